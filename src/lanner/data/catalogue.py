@@ -1,0 +1,31 @@
+"""What is known of items (or users) besides their interactions: a text each, and named attributes."""
+
+from dataclasses import dataclass, field
+
+from lanner.data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One named attribute with several values an entity may hold: genre, category, brand, sector …"""
+
+    names: tuple[str, ...]
+    """Distinct values; a value's position is its code."""
+    codes: Ragged
+    """Codes held by each entity, one list a row."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Texts and attributes of ``len(texts)`` items or users, in row order."""
+
+    texts: tuple[str, ...]
+    """What the language encoder reads; the empty string where there is none."""
+    titles: tuple[str, ...]
+    """What a person is shown; the external id where there is none."""
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    @classmethod
+    def blank(cls, titles: tuple[str, ...]) -> "Catalogue":
+        """A catalogue that knows nothing but names."""
+        return cls(texts=("",) * len(titles), titles=titles)

@@ -1,0 +1,66 @@
+"""Lists of different lengths in two flat arrays (the CSR layout)."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """``values[indptr[r] : indptr[r + 1]]`` is list ``r``.
+
+    indptr: int64 ``[rows + 1]``, starts at 0, never falls. values: int32 ``[indptr[-1]]``.
+    """
+
+    indptr: NDArray[np.int64]
+    values: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self.values[self.indptr[row] : self.indptr[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 ``[rows]``."""
+        return np.diff(self.indptr)
+
+    @property
+    def row_of_value(self) -> NDArray[np.int64]:
+        """The list that each value belongs to, int64 ``[indptr[-1]]``."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @classmethod
+    def from_pairs(cls, rows: NDArray[np.integer], values: NDArray[np.integer], num_rows: int) -> Self:
+        """Group ``values`` by ``rows``; the order inside a list is the order given (a stable sort)."""
+        order = np.argsort(rows, kind="stable")
+        indptr = np.zeros(num_rows + 1, np.int64)
+        np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
+        return cls(indptr, values[order].astype(np.int32, copy=False))
+
+    @classmethod
+    def from_lists(cls, lists: list[list[int]] | list[NDArray[np.int32]]) -> Self:
+        indptr = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(one) for one in lists], out=indptr[1:])
+        values = np.concatenate([np.asarray(one, np.int32) for one in lists]) if lists else np.empty(0, np.int32)
+        return cls(indptr, values)
+
+    @classmethod
+    def empty(cls, num_rows: int) -> Self:
+        return cls(np.zeros(num_rows + 1, np.int64), np.empty(0, np.int32))
+
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """The lists ``rows``, in that order."""
+        lengths = self.lengths[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+        return type(self)(indptr, self.values[np.repeat(self.indptr[rows], lengths) + within])
+
+    def join(self, other: "Ragged") -> Self:
+        """Row by row, the list of ``self`` followed by that of ``other``."""
+        rows = np.concatenate([self.row_of_value, other.row_of_value])
+        return self.from_pairs(rows, np.concatenate([self.values, other.values]), len(self))

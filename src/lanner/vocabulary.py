@@ -1,0 +1,86 @@
+"""The words every room shares: column names, id types, the axis legend and the error tree.
+
+Axis legend, used as suffixes in names (``item_ID`` is ``[items, dimensions]``) and in shape comments:
+
+    U users    I items    B a batch of users    K the k of a top-k list    D embedding dimensions
+    L history length    E edges    T texts    Z concatenated features of a user-item pair
+
+Error tree (exit code of the command line in brackets)::
+
+    LannerError [2]
+    ├── DataError        a file, row or dataset that cannot be used; names path, line and field
+    ├── ConfigError      a setting that is unknown, of a wrong type or out of range; names the key
+    ├── BundleError      a bundle that is missing, damaged or of another schema
+    ├── UnknownIdError   a user or item that the model does not know and that came without history or text
+    ├── MissingExtraError  an optional dependency is not installed; carries the install line
+    ├── StorageError     the disk refused a write (full, read-only)
+    └── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
+"""
+
+from pathlib import Path
+from typing import NewType
+
+USER = "user"
+ITEM = "item"
+TIMESTAMP = "timestamp"
+WEIGHT = "weight"
+BEHAVIOUR = "behaviour"
+FRIEND = "friend"
+TEXT = "text"
+REASON = "reason"
+
+UserRow = NewType("UserRow", int)
+"""Position of a user inside one dataset, 0 … num_users − 1. Never shown to a caller."""
+ItemRow = NewType("ItemRow", int)
+"""Position of an item inside one dataset, 0 … num_items − 1. Never shown to a caller."""
+ExternalId = str
+"""An id as its owner writes it. Integers become their decimal text, so that 7 and "7" are one id."""
+
+
+class LannerError(Exception):
+    """Root of every error that a caller can mend. Its text is one line: what, where, what to do."""
+
+    exit_code = 2
+
+
+class DataError(LannerError):
+    """Rows, files or datasets that cannot be used."""
+
+    def __init__(
+        self, problem: str, *, path: Path | str | None = None, line: int | None = None, field: str | None = None
+    ) -> None:
+        place = [str(path)] if path is not None else []
+        place += [f"line {line}"] if line is not None else []
+        place += [f"field '{field}'"] if field is not None else []
+        super().__init__(f"{', '.join(place)}: {problem}" if place else problem)
+        self.path, self.line, self.field = path, line, field
+
+
+class ConfigError(LannerError):
+    """A setting that is unknown, of a wrong type, or out of range."""
+
+
+class BundleError(LannerError):
+    """A bundle that is missing, damaged, or written by another schema version."""
+
+
+class UnknownIdError(LannerError):
+    """An id that was never seen, given without a history or a text to compute it from."""
+
+
+class MissingExtraError(LannerError):
+    """An optional dependency is absent; the message carries the line that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}'; install it with: pip install 'lanner[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+class StorageError(LannerError):
+    """The disk refused a write; nothing half-written was left under the final name."""
+
+
+class Interrupted(LannerError):
+    """Stopped by Ctrl-C; the message says where the checkpoint lies and how to resume."""
+
+    exit_code = 130
