@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import Catalogue
@@ -17,6 +18,7 @@ class Interactions:
 
     user, item: int32 ``[E]`` rows. timestamp: int64 ``[E]`` seconds since 1970, or None.
     weight: float32 ``[E]`` (a rating, a count), or None. behaviour: uint8 ``[E]`` codes into ``behaviours``.
+    partition: uint8 ``[E]`` codes into ``partitions`` where the source publishes a split, or None.
     """
 
     user: NDArray[np.int32]
@@ -25,6 +27,9 @@ class Interactions:
     weight: NDArray[np.float32] | None = None
     behaviour: NDArray[np.uint8] | None = None
     behaviours: tuple[str, ...] = ("interaction",)
+    partition: NDArray[np.uint8] | None = None
+    partitions: tuple[str, ...] = ()
+    """Names of the published split's parts, of ``train``, ``validation`` and ``test`` those that occur."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -39,6 +44,7 @@ class Interactions:
             timestamp=pick(self.timestamp),
             weight=pick(self.weight),
             behaviour=pick(self.behaviour),
+            partition=pick(self.partition),
         )
 
 
@@ -79,6 +85,8 @@ class Dataset:
     """Friends of each user, one list a user row; None where the source has no ties."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Rows set aside while reading, counted by reason."""
+    rejected_rows: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    """Those rows themselves: reason, file, line (or row of a Parquet file), record (JSON)."""
     has_order: bool = False
     """Whether the order of events inside a user is the order in time."""
 

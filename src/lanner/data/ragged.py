@@ -6,6 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.data.grouping import group
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -36,10 +38,9 @@ class Ragged:
     @classmethod
     def from_pairs(cls, rows: NDArray[np.integer], values: NDArray[np.integer], num_rows: int) -> Self:
         """Group ``values`` by ``rows``; the order inside a list is the order given (a stable sort)."""
-        order = np.argsort(rows, kind="stable")
-        indptr = np.zeros(num_rows + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
-        return cls(indptr, values[order].astype(np.int32, copy=False))
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+            raise ValueError(f"rows {rows.min()} … {rows.max()} do not fit {num_rows} lists")
+        return cls(*group(rows, values.astype(np.int32, copy=False), num_rows))
 
     @classmethod
     def from_lists(cls, lists: list[list[int]] | list[NDArray[np.int32]]) -> Self:

@@ -32,9 +32,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset cut in three. The test users' histories hold train and validation events."""
+    """A dataset cut in three. The test users' histories hold train and validation events.
+
+    Every part keeps all users and items of the whole, so that a row means the same everywhere. ``refit`` holds the
+    train and validation events: what a model may be fitted on anew once its settings are chosen.
+    """
 
     name: str
     train: Dataset
+    refit: Dataset
     validation: HeldOut
     test: HeldOut

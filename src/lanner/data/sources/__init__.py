@@ -1,0 +1,95 @@
+"""Readers: a file for each published format, and one for any other by a column mapping."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lanner.data.assemble import assemble
+from lanner.data.interactions import Dataset
+from lanner.data.sources import amazon, fartrans, lastfm, lightgcn, movielens, recbole, single, yelp
+from lanner.data.sources.mapping import read_mapping
+from lanner.data.sources.recipe import data_folder, read_recipe
+from lanner.data.tables import Tables
+from lanner.vocabulary import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A format: does this path look like it, and read it."""
+
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Tables]
+
+
+SOURCES = {
+    "movielens": Source(movielens.detect, movielens.read),
+    "amazon": Source(amazon.detect, amazon.read),
+    "yelp": Source(yelp.detect, yelp.read),
+    "lastfm-hetrec": Source(lastfm.detect, lastfm.read),
+    "far-trans": Source(fartrans.detect, fartrans.read),
+    "lightgcn": Source(lightgcn.detect, lightgcn.read),
+    "recbole": Source(recbole.detect, recbole.read),
+    "single-file": Source(single.detect, single.read),
+}
+"""Formats by name, in the order in which ``load`` tries them."""
+
+
+def load(path: Path | str, format: str = "auto") -> Dataset:
+    """Read a dataset.
+
+    path: a folder, a single file of interactions, or a recipe (``.toml``). format: ``"auto"`` looks at the files,
+    otherwise a name of ``SOURCES``, or a recipe to read the folder ``path`` by.
+
+    Raises:
+        DataError: nothing there, no format fits, or a file is not what it says.
+        ConfigError: a recipe with an unknown or missing key.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(
+            "no such file or folder; give a dataset's folder, a file of interactions or a recipe", path=path
+        )
+    return assemble(_tables(path, format))
+
+
+def bundled(name: str) -> Path:
+    """Recipe of a dataset that comes with the package.
+
+    Raises:
+        DataError: no dataset of that name is bundled.
+    """
+    shelf = Path(__file__).parents[2] / "bundled"
+    recipe = shelf / name / f"{name}.toml"
+    if not recipe.is_file():
+        known = ", ".join(sorted(one.stem for one in shelf.glob("*/*.toml")))
+        raise DataError(f"no bundled dataset '{name}'; there are: {known}")
+    return recipe
+
+
+def _tables(path: Path, format: str) -> Tables:
+    if path.suffix == ".toml":
+        return _by_recipe(path, None)
+    if format.endswith(".toml"):
+        return _by_recipe(Path(format), path)
+    if format == "auto":
+        own = sorted(path.glob("*.toml")) if path.is_dir() else []
+        return _by_recipe(own[0], path) if len(own) == 1 else _detected(path).read(path)
+    if format not in SOURCES:
+        raise DataError(f"unknown format '{format}'; known are auto, {', '.join(SOURCES)}, or a recipe (.toml)")
+    return SOURCES[format].read(path)
+
+
+def _by_recipe(recipe: Path, folder: Path | None) -> Tables:
+    mapping = read_recipe(recipe)
+    folder = folder or data_folder(mapping, recipe)
+    if not folder.is_dir():
+        raise DataError("no such folder; set LANNER_DATA to the folder that holds the datasets", path=folder)
+    return read_mapping(mapping, folder)
+
+
+def _detected(path: Path) -> Source:
+    for source in SOURCES.values():
+        if source.detect(path):
+            return source
+    known = ", ".join(SOURCES)
+    raise DataError(f"no known format ({known}); describe its columns in a recipe (.toml) and load that", path=path)

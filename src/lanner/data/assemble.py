@@ -1,0 +1,227 @@
+"""Raw frames in, the one frozen dataset out; what cannot be used is set aside and counted."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.columns import encode, number_ids, positions, read_ids, read_times, read_weights
+from lanner.data.grouping import stable_order
+from lanner.data.ids import IdMap
+from lanner.data.interactions import Dataset, Interactions
+from lanner.data.ragged import Ragged
+from lanner.data.rejects import Fault, Rejects
+from lanner.data.tables import LINE, Entities, Table, Tables
+from lanner.vocabulary import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER, WEIGHT, DataError, ExternalId
+
+ID, TITLE, ORDER, PARTITION = "id", "title", "order", "partition"
+_PARTS = ("train", "validation", "test")
+_PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
+
+
+def assemble(tables: Tables) -> Dataset:
+    """Judge the rows, number the ids, order the events, and attach texts, attributes and ties.
+
+    Raises:
+        DataError: a file of which not one row can be used.
+    """
+    rejects = Rejects()
+    events = _events(tables, rejects)
+    users, user_rows = number_ids(events[USER])
+    items, item_rows = number_ids(events[ITEM])
+    user_ids, user_catalogue = _catalogue(tables.users, users, USER, rejects)
+    item_ids, item_catalogue = _catalogue(tables.items, items, ITEM, rejects)
+    return Dataset(
+        interactions=_interactions(events, user_rows, item_rows),
+        users=user_ids,
+        items=item_ids,
+        item_catalogue=item_catalogue,
+        user_catalogue=user_catalogue,
+        ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
+        rejected=rejects.counts(),
+        rejected_rows=rejects.frame(),
+        has_order=TIMESTAMP in events.columns or ORDER in events.columns,
+    )
+
+
+def _events(tables: Tables, rejects: Rejects) -> pl.DataFrame:
+    if not tables.interactions:
+        return pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
+    read = [_read(table) for table in tables.interactions]
+    usable = [rejects.split(*_faults(before, after, tables.minimum_weight)) for before, after in read]
+    kept = [frame.select(column for column in frame.columns if not column.startswith("raw ")) for frame in usable]
+    return pl.concat(_one_type_of_id(kept))
+
+
+def _one_type_of_id(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Where one file writes ids as numbers and another as texts, all are texts."""
+    mixed = [c for c in (USER, ITEM) if len({frame[c].dtype for frame in frames}) > 1]
+    return [frame.with_columns(pl.col(column).cast(pl.String) for column in mixed) for frame in frames]
+
+
+def _read(table: Table) -> tuple[Table, pl.DataFrame]:
+    """The table, and its columns as values, null where a cell cannot be read."""
+    readers = {USER: read_ids, ITEM: read_ids, TIMESTAMP: read_times, WEIGHT: read_weights, ORDER: read_times}
+    columns = [readers.get(series.name, _text)(series).alias(series.name) for series in table.frame]
+    return table, pl.DataFrame(columns)
+
+
+def _text(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String)
+
+
+def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> tuple[Table, list[Fault]]:
+    """The table of values, beside the raw cells that could not be read, and all that can be wrong with a row of it."""
+    raw = [table.frame[name].alias(f"raw {name}") for name in read.columns if read[name].null_count()]
+    faults = []
+    for series in read:
+        name, value, cell = series.name, pl.col(series.name), pl.col(f"raw {series.name}")
+        if series.null_count():
+            empty = cell.cast(pl.String).fill_null("") == ""
+            what = f"{name} id" if name in (USER, ITEM) else name
+            faults += [Fault(f"missing {what}", name, empty), Fault(f"unreadable {what}", name, value.is_null())]
+        if name == WEIGHT:
+            faults.append(Fault("weight is NaN or infinite", name, ~value.is_finite()))
+            if minimum_weight is not None:
+                faults.append(Fault(f"weight below {minimum_weight:g}", name, value < minimum_weight, damning=False))
+    return Table(pl.DataFrame([*read, *raw]), table.path, table.first_line), faults
+
+
+def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
+    column = lambda name: events[name].to_numpy() if name in events.columns else None  # noqa: E731
+    behaviour, behaviours = _codes(events, BEHAVIOUR, ("interaction",))
+    partition, partitions = _parts(events)
+    timestamp = column(TIMESTAMP)
+    interactions = Interactions(
+        user_rows,
+        item_rows,
+        None if timestamp is None else timestamp.astype(np.int64, copy=False),
+        column(WEIGHT),
+        behaviour,
+        behaviours,
+        partition,
+        partitions,
+    )
+    place = column(ORDER)
+    # Time is the last key, so that it leads; the place inside a user only breaks its ties.
+    interactions = interactions if place is None else _sorted(interactions, place)
+    return interactions if timestamp is None else _sorted(interactions, interactions.timestamp)
+
+
+def _sorted(interactions: Interactions, keys: NDArray[np.integer] | None) -> Interactions:
+    order = None if keys is None else stable_order(keys)
+    return interactions if order is None else interactions.take(order)
+
+
+def _codes(
+    events: pl.DataFrame, name: str, absent: tuple[str, ...]
+) -> tuple[NDArray[np.uint8] | None, tuple[str, ...]]:
+    if name not in events.columns:
+        return None, absent
+    names, codes = encode(events[name])
+    if len(names) > 256:
+        raise DataError(
+            f"{len(names)} different values, at most 256 are expected; is this the right column?", field=name
+        )
+    return codes.astype(np.uint8), names
+
+
+def _parts(events: pl.DataFrame) -> tuple[NDArray[np.uint8] | None, tuple[str, ...]]:
+    """Partition codes with the names in the order train, validation, test."""
+    codes, names = _codes(events, PARTITION, ())
+    if codes is None:
+        return None, names
+    plain = [_PART_NAMES.get(name.lower(), name.lower()) for name in names]
+    strange = sorted(set(plain) - set(_PARTS))
+    if strange:
+        raise DataError(f"unknown part '{strange[0]}' of a split; write one of {', '.join(_PARTS)}", field=PARTITION)
+    present = tuple(part for part in _PARTS if part in plain)
+    return np.array([present.index(one) for one in plain], np.uint8)[codes], present
+
+
+@dataclass(frozen=True)
+class _Noun:
+    """How a kind of entity is spoken of when one of its rows is set aside."""
+
+    kind: str
+
+    @property
+    def missing(self) -> Fault:
+        return Fault(f"{self.kind} listed without an id", ID, pl.col(ID).is_null())
+
+    @property
+    def twice(self) -> Fault:
+        return Fault(f"{self.kind} listed twice", ID, ~pl.col(ID).is_first_distinct())
+
+
+def _catalogue(
+    entities: Entities | None, seen: list[ExternalId], kind: str, rejects: Rejects
+) -> tuple[IdMap, Catalogue]:
+    """Ids (those seen first, then those only listed, where they are kept) and what is known of each."""
+    if entities is None:
+        ids = IdMap(seen)
+        return ids, Catalogue.blank(ids.external)
+    listed = _listed(entities, kind, rejects)
+    if entities.keep == "listed":
+        seen = [*seen, *listed[ID].filter(~listed[ID].is_in(seen)).sort().to_list()]
+    elif (idle := ~listed[ID].is_in(seen)).any():
+        reason = pl.lit(f"{kind} listed but in no interaction").alias(REASON)
+        rejects.keep(listed.filter(idle).with_columns(reason), entities.table.path)
+    ids = IdMap(seen)
+    names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
+    known = names.join(listed, on=ID, how="left", maintain_order="left")
+    return ids, _describe_entities(known)
+
+
+def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:
+    """One row an id, id as String, with the column ``line``."""
+    table, noun = entities.table, _Noun(kind)
+    frame = table.frame.with_columns(read_ids(table.frame[ID]).cast(pl.String).alias(ID))
+    frame = rejects.split(replace(table, frame=frame.with_row_index(LINE, table.first_line)), [noun.missing])
+    if entities.latest_last:
+        return frame.unique(ID, keep="last", maintain_order=True)
+    repeated = frame.filter(noun.twice.test).with_columns(pl.lit(noun.twice.reason).alias(REASON))
+    if repeated.height:
+        rejects.keep(repeated, table.path)
+    return frame.unique(ID, keep="first", maintain_order=True)
+
+
+def _describe_entities(known: pl.DataFrame) -> Catalogue:
+    """Texts, titles and attributes of the rows of ``known``, in that order."""
+    texts = known[TEXT].fill_null("") if TEXT in known.columns else pl.repeat("", known.height, eager=True)
+    titles = known[ID]
+    if TITLE in known.columns:
+        titles = known.select(pl.when(pl.col(TITLE) != "").then(TITLE).otherwise(ID)).to_series()
+    lists = [name for name, dtype in known.schema.items() if isinstance(dtype, pl.List)]
+    attributes = {name: _attribute(known[name]) for name in lists}
+    return Catalogue(tuple(texts.to_list()), tuple(titles.to_list()), attributes)
+
+
+def _attribute(held: pl.Series) -> Attribute:
+    """Distinct values, and for each row the codes of those it holds, each once, in the order written."""
+    pairs = pl.DataFrame({"row": pl.arange(0, len(held), eager=True), "value": held}).explode("value")
+    pairs = pairs.filter(pl.col("value").is_not_null() & (pl.col("value") != "")).unique(maintain_order=True)
+    names, codes = encode(pairs["value"])
+    return Attribute(names, Ragged.from_pairs(pairs["row"].to_numpy(), codes, len(held)))
+
+
+def _ties(table: Table, users: tuple[ExternalId, ...], rejects: Rejects) -> Ragged:
+    """Friends of each user, as given: a tie listed one way round is kept one way round."""
+    known = pl.Series(users, dtype=pl.String)
+    ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in (USER, FRIEND))
+    rows = [positions(ids[name], known).cast(pl.Int64).alias(f"{name} row") for name in (USER, FRIEND)]
+    faults = [
+        Fault("tie without an id", FRIEND, pl.any_horizontal(pl.col(USER, FRIEND).is_null())),
+        Fault(
+            "tie to an unknown user",
+            FRIEND,
+            pl.any_horizontal(pl.col(f"{USER} row", f"{FRIEND} row").is_null()),
+            damning=False,
+        ),
+        Fault("tie to oneself", FRIEND, pl.col(USER) == pl.col(FRIEND), damning=False),
+        Fault("tie given twice", FRIEND, ~pl.struct(USER, FRIEND).is_first_distinct(), damning=False),
+    ]
+    pairs = rejects.split(replace(table, frame=ids.with_columns(rows)), faults)
+    return Ragged.from_pairs(pairs[f"{USER} row"].to_numpy(), pairs[f"{FRIEND} row"].to_numpy(), len(users))

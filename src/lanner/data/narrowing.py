@@ -1,0 +1,106 @@
+"""Ways to ask less of held-out users: rank among few items instead of all."""
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut
+from lanner.vocabulary import DataError
+
+
+def sampled_negatives(held_out: HeldOut, num_items: int, number: int = 99, seed: int = 0) -> HeldOut:
+    """Rank each user's positives among ``number`` items that are neither positive, nor excluded, nor in the history.
+
+    Negatives are distinct and drawn uniformly; a user with fewer such items gets them all.
+    """
+    taken = held_out.positives.join(held_out.excluded).join(held_out.users.history)
+    negatives = Ragged(*_draw(taken.indptr, taken.values, num_items, number, np.random.default_rng(seed)))
+    return replace(held_out, candidates=held_out.positives.join(negatives))
+
+
+def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
+    """Rank only each user's held-out items; those rated at least ``threshold`` are relevant.
+
+    Users without a relevant item are left out.
+
+    Raises:
+        DataError: there are no ratings.
+    """
+    if held_out.ratings is None:
+        raise DataError("ranking rated items needs ratings, and the held-out events have none")
+    liked = held_out.ratings >= threshold
+    users = held_out.positives.row_of_value[liked]
+    relevant = Ragged.from_pairs(users, held_out.positives.values[liked], len(held_out))
+    kept = np.flatnonzero(relevant.lengths)
+    return HeldOut(
+        rows=held_out.rows[kept],
+        users=held_out.users.take(kept),
+        positives=relevant.take(kept),
+        excluded=held_out.excluded.take(kept),
+        candidates=held_out.positives.take(kept),
+        ratings=held_out.ratings[liked],
+    )
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _draw(
+    indptr: NDArray[np.int64], taken: NDArray[np.int32], num_items: int, number: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """``number`` items of each row that are not ``taken``: (indptr, values)."""
+    num_rows = len(indptr) - 1
+    drawn_indptr = np.zeros(num_rows + 1, np.int64)
+    drawn = np.empty(num_rows * number, np.int32)
+    last_row_to_take = np.full(num_items, -1, np.int64)
+    end = 0
+    for row in range(num_rows):
+        free = num_items
+        for item in taken[indptr[row] : indptr[row + 1]]:
+            free -= last_row_to_take[item] != row
+            last_row_to_take[item] = row
+        if free <= 2 * number:
+            end = _draw_from_few(last_row_to_take, row, min(free, number), rng, drawn, end)
+        else:
+            end = _draw_from_many(last_row_to_take, row, number, rng, drawn, end)
+        drawn_indptr[row + 1] = end
+    return drawn_indptr, drawn[:end]
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _draw_from_many(
+    last_row_to_take: NDArray[np.int64],
+    row: int,
+    wanted: int,
+    rng: np.random.Generator,
+    drawn: NDArray[np.int32],
+    end: int,
+) -> int:
+    """Draw and draw again what is taken; quick while at least half of the free items stay free."""
+    stop = end + wanted
+    while end < stop:
+        item = rng.integers(0, len(last_row_to_take))
+        if last_row_to_take[item] != row:
+            last_row_to_take[item] = row
+            drawn[end] = item
+            end += 1
+    return end
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _draw_from_few(
+    last_row_to_take: NDArray[np.int64],
+    row: int,
+    wanted: int,
+    rng: np.random.Generator,
+    drawn: NDArray[np.int32],
+    end: int,
+) -> int:
+    """Shuffle what is free and take the first."""
+    free = np.flatnonzero(last_row_to_take != row)
+    for place in range(wanted):
+        other = rng.integers(place, len(free))
+        free[place], free[other] = free[other], free[place]
+        drawn[end + place] = free[place]
+    return end + wanted

@@ -1,0 +1,80 @@
+"""The one top-k of score rows: serving, recommending and evaluating all rank by this rule."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 64
+"""Columns that are compared with the k-th best at once; a multiple of the widest vector register."""
+_SCORES_WORTH_A_THREAD = 1 << 18
+
+
+def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Best k columns of each row: items int32 ``[B, k]``, scores float32 ``[B, k]``, best first.
+
+    Ties go to the lower column. Columns scored −inf or NaN are never returned; where a row runs out, items are −1
+    and scores −inf. Every score is read once; large blocks are shared out over the cores.
+    """
+    scores = np.ascontiguousarray(scores, np.float32)
+    items = np.full((len(scores), k), -1, np.int32)
+    values = np.full((len(scores), k), -np.inf, np.float32)
+    workers = min(numba.get_num_threads(), len(scores), max(1, scores.size // _SCORES_WORTH_A_THREAD))
+    if k and workers == 1:
+        _select(scores, items, values)
+    elif k:
+        # Plain threads rather than numba's own: those may neither be entered twice at once nor survive a fork.
+        parts = [np.array_split(array, workers) for array in (scores, items, values)]
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(_select, *parts))
+    return items, values
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _select(scores: NDArray[np.float32], items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
+    """Fill ``items`` and ``values`` ``[B, k]``; a heap of the k best so far, its root the worst of them."""
+    num_items = scores.shape[1]
+    for row in range(scores.shape[0]):
+        line, best, score = scores[row], items[row], values[row]
+        for start in range(0, num_items, _CHUNK):
+            stop = min(start + _CHUNK, num_items)
+            # The root is −inf until the heap is full, so one comparison turns away −inf, NaN and the beaten.
+            bar = score[0]
+            better = 0
+            for column in range(start, stop):
+                better |= line[column] > bar
+            if better:
+                for column in range(start, stop):
+                    if line[column] > score[0]:
+                        _sink(best, score, len(score), column, line[column])
+        _sort(best, score)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _sink(items: NDArray[np.int32], values: NDArray[np.float32], size: int, item: int, value: float) -> None:
+    """Replace the root of the heap ``[:size]`` and let the newcomer sink below everything worse than it."""
+    hole = 0
+    while 2 * hole + 1 < size:
+        child = 2 * hole + 1
+        if child + 1 < size and _worse(values[child + 1], items[child + 1], values[child], items[child]):
+            child += 1
+        if not _worse(values[child], items[child], value, item):
+            break
+        values[hole], items[hole] = values[child], items[child]
+        hole = child
+    values[hole], items[hole] = value, item
+
+
+@numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _worse(value: float, item: int, other_value: float, other_item: int) -> bool:
+    return value < other_value or (value == other_value and item > other_item)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _sort(items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
+    """Heap to list, best first: the worst is moved to the end until nothing is left."""
+    for last in range(len(items) - 1, 0, -1):
+        item, value = items[last], values[last]
+        items[last], values[last] = items[0], values[0]
+        _sink(items, values, last, item, value)

@@ -1,0 +1,99 @@
+"""Rows set aside while reading: counted by reason, and kept."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from lanner.data.tables import LINE, Table
+from lanner.vocabulary import REASON, DataError, StorageError
+
+if TYPE_CHECKING:
+    from lanner.data.interactions import Dataset
+
+_SCHEMA = {REASON: pl.String, "file": pl.String, LINE: pl.Int64, "record": pl.String}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way a row can be unusable: the reason in words, the field at fault, and the test."""
+
+    reason: str
+    field: str
+    test: pl.Expr
+    damning: bool = True
+    """Whether a file in which every row has such a fault cannot be what it was taken for."""
+
+
+@dataclass
+class Rejects:
+    """Collects unusable rows over all the files of one dataset."""
+
+    frames: list[pl.DataFrame] = field(default_factory=list)
+
+    def split(self, table: Table, faults: list[Fault]) -> pl.DataFrame:
+        """The usable rows of ``table``; the others are kept under their first fault.
+
+        Raises:
+            DataError: the table has rows and not one is usable: the file is not what it says.
+        """
+        frame = table.frame
+        if not faults or not frame.select(pl.any_horizontal(fault.test.any() for fault in faults)).item():
+            return frame
+        counted = LINE in frame.columns
+        numbered = frame if counted else frame.with_row_index(LINE, table.first_line)
+        reason = pl.coalesce(pl.when(fault.test).then(pl.lit(fault.reason)) for fault in faults)
+        marked = numbered.with_columns(reason.alias(REASON))
+        bad = marked.filter(pl.col(REASON).is_not_null())
+        if bad.height == frame.height:
+            self._refuse(table, faults, bad)
+        self.keep(bad, table.path)
+        return marked.filter(pl.col(REASON).is_null()).drop(REASON if counted else [REASON, LINE])
+
+    def keep(self, bad: pl.DataFrame, path: Path) -> None:
+        """Keep rows that carry the columns ``reason`` and ``line``."""
+        record = pl.struct(pl.exclude(REASON, LINE)).struct.json_encode()
+        kept = bad.select(REASON, pl.lit(path.name).alias("file"), pl.col(LINE).cast(pl.Int64), record.alias("record"))
+        self.frames.append(kept)
+
+    @staticmethod
+    def _refuse(table: Table, faults: list[Fault], bad: pl.DataFrame) -> None:
+        harmless = [fault.reason for fault in faults if not fault.damning]
+        if bad[REASON].is_in(harmless).any():
+            return
+        first = bad.row(0, named=True)
+        fault = next(fault for fault in faults if fault.reason == first[REASON])
+        problem = f"{first[REASON]}, and none of the {bad.height} rows can be used; is this the right file and column?"
+        raise DataError(problem, path=table.path, line=first[LINE], field=fault.field)
+
+    def frame(self) -> pl.DataFrame:
+        """All rows: reason, file, line, record (JSON)."""
+        return pl.concat([pl.DataFrame(schema=_SCHEMA), *self.frames])
+
+    def counts(self) -> dict[str, int]:
+        """Rows by reason, most frequent first."""
+        counted = self.frame()[REASON].value_counts().sort(["count", REASON], descending=[True, False])
+        return dict(counted.iter_rows())
+
+
+def write_rejected(dataset: "Dataset", folder: Path) -> Path | None:
+    """Write the rows set aside to ``folder/rejected.parquet``; None where there are none.
+
+    Raises:
+        StorageError: the disk refused the write.
+    """
+    if dataset.rejected_rows is None or dataset.rejected_rows.is_empty():
+        return None
+    path = folder / "rejected.parquet"
+    temporary = path.with_suffix(".parquet.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        dataset.rejected_rows.write_parquet(temporary, compression="zstd")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: the rejected rows could not be written ({error}); free the disk or choose another folder"
+        ) from error
+    return path

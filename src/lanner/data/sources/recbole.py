@@ -1,0 +1,89 @@
+"""RecBole's atomic files: ``.inter``, ``.item``, ``.user`` and ``.net``, tab-separated, a type in each column's name.
+
+Source: https://recbole.io/docs/user_guide/data/atomic_files.html.
+"""
+
+from pathlib import Path
+
+from lanner.data.sources.files import Layout, header
+from lanner.data.sources.mapping import EntityColumns, InteractionColumns, SourceMapping, TieColumns, read_mapping
+from lanner.data.tables import Tables
+from lanner.vocabulary import DataError
+
+_LAYOUT = Layout("\t", quote=False)
+_TITLES = ("title", "name", "movie_title", "item_name")
+_MOST_NAMES = ("user_id", "item_id")
+
+
+def detect(folder: Path) -> bool:
+    """Whether the folder holds exactly one ``.inter`` file."""
+    return folder.is_dir() and len(list(folder.glob("*.inter"))) == 1
+
+
+def read(folder: Path) -> Tables:
+    """Interactions with rating and time where given; token fields of items and users as attributes; ties."""
+    events = next(folder.glob("*.inter"))
+    mapping = SourceMapping(
+        "recbole",
+        _events(events),
+        _entities(events.with_suffix(".item"), "item_id"),
+        _entities(events.with_suffix(".user"), "user_id"),
+        _ties(events.with_suffix(".net")),
+        _LAYOUT,
+    )
+    return read_mapping(mapping, folder)
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """Type of each field, in the file's order.
+
+    Raises:
+        DataError: a column's name carries no type.
+    """
+    fields = {}
+    for cell in header(path, _LAYOUT)[0]:
+        name, colon, kind = cell.partition(":")
+        if not colon:
+            raise DataError("expected a name of the form field:type", path=path, line=1, field=cell)
+        fields[name] = kind
+    return fields
+
+
+def _events(path: Path) -> InteractionColumns:
+    fields = _fields(path)
+    for name in _MOST_NAMES:
+        if name not in fields:
+            raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=name)
+    typed = lambda name: f"{name}:{fields[name]}" if name in fields else ""  # noqa: E731
+    return InteractionColumns(
+        typed("user_id"), typed("item_id"), path.name, timestamp=typed("timestamp"), weight=typed("rating")
+    )
+
+
+def _entities(path: Path, key: str) -> EntityColumns | None:
+    if not path.is_file():
+        return None
+    fields = _fields(path)
+    if key not in fields:
+        raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=key)
+    others = {name: kind for name, kind in fields.items() if name != key and kind in ("token", "token_seq")}
+    title = next((name for name in _TITLES if name in others), "")
+    text = tuple(
+        f"{name.replace('_', ' ').capitalize()}: {{{name}:{kind}}}." for name, kind in others.items() if name != title
+    )
+    return EntityColumns(
+        path.name,
+        f"{key}:{fields[key]}",
+        f"{title}:{fields[title]}" if title else "",
+        ((f"{{{title}:{fields[title]}}}.",) if title else ()) + text,
+        {f"{name}:{kind}": " " if kind == "token_seq" else "" for name, kind in others.items() if name != title},
+    )
+
+
+def _ties(path: Path) -> TieColumns | None:
+    if not path.is_file():
+        return None
+    names = header(path, _LAYOUT)[0]
+    if len(names) < 2:
+        raise DataError("expected two columns, source_id and target_id", path=path, line=1)
+    return TieColumns(path.name, names[0], names[1])

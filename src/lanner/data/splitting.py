@@ -1,0 +1,220 @@
+"""Ways to cut a dataset in three. Each labels every event and hands the labels to one builder."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut, Split
+from lanner.vocabulary import ConfigError, DataError
+
+_TRAIN, _VALIDATION, _TEST = 0, 1, 2
+_PARTS = ("train", "validation", "test")
+Labels = NDArray[np.uint8]
+"""uint8 ``[E]``: to which part each event goes."""
+
+
+def random_ratio(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
+    """Of each user's distinct items, a random share ``test``; of what remains, a share ``validation``.
+
+    All events of one user with one item go to the same part. Counts are rounded to the nearest whole number and one
+    item of each user stays in training.
+
+    Raises:
+        ConfigError: a share outside 0 … 1.
+        DataError: nothing could be held out.
+    """
+    _check_shares(test=test, validation=validation)
+    labels = _label_pairs(dataset, np.ones(len(dataset.interactions), bool), test, validation, seed)
+    return _build(f"random-{_percent(1 - test)}-{_percent(test)}", dataset, labels)
+
+
+def leave_last_out(dataset: Dataset, exclude_seen: bool = True) -> Split:
+    """Each user's last event is for testing, the one before for validation.
+
+    A user with two events has no validation event; a user with one has neither. An item that occurs earlier in the
+    history may be a positive: the last event decides, and the positive itself is never excluded from ranking.
+    Other seen items are excluded. RecBole, and UniSRec after it, exclude nothing in full ranking of sequential
+    recommenders, so that seen items compete with the positive; ``exclude_seen=False`` gives that protocol.
+
+    Raises:
+        DataError: the order of events is unknown, or nobody has two.
+    """
+    if not dataset.has_order:
+        raise DataError("leave-last-out needs the order of events, and this dataset has none; use random_ratio")
+    users = dataset.interactions.user
+    order = np.argsort(users, kind="stable")
+    counts = np.bincount(users, minlength=dataset.num_users)
+    from_end = np.empty(len(users), np.int64)
+    from_end[order] = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(users))
+    labels = np.zeros(len(users), np.uint8)
+    labels[(from_end == 0) & (counts[users] >= 2)] = _TEST
+    labels[(from_end == 1) & (counts[users] >= 3)] = _VALIDATION
+    return _build("leave-last-out", dataset, labels, repeats=True, exclude_seen=exclude_seen)
+
+
+def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) -> Split:
+    """The latest share ``test`` of all events; of what remains, the latest share ``validation``.
+
+    Events of one second stay together, on the earlier side. Test items that the user has met before are not asked
+    for. Users without earlier events stay in, with an empty history.
+
+    Raises:
+        ConfigError: a share outside 0 … 1.
+        DataError: events carry no timestamps, or nothing could be held out.
+    """
+    _check_shares(test=test, validation=validation)
+    times = dataset.interactions.timestamp
+    if times is None or not len(times):
+        raise DataError("a global time split needs timestamps, and this dataset has none; use random_ratio")
+    labels = np.zeros(len(times), np.uint8)
+    labels[times > np.quantile(times, (1 - test) * (1 - validation), method="inverted_cdf")] = _VALIDATION
+    labels[times > np.quantile(times, 1 - test, method="inverted_cdf")] = _TEST
+    return _build("global-time", dataset, labels)
+
+
+def cold_items(
+    dataset: Dataset,
+    share: float = 0.2,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    among: Literal["cold", "all"] = "cold",
+) -> Split:
+    """A random ``share`` of the items that occur, with all their events; of the others, ``validation_share``.
+
+    Neither kind occurs in training. ``among="cold"`` ranks test items among the test-cold items and validation items
+    among the validation-cold ones; ``"all"`` ranks them among all items, only that the test-cold ones do not exist
+    yet at validation.
+
+    Raises:
+        ConfigError: a share outside 0 … 1.
+        DataError: nothing could be held out.
+    """
+    _check_shares(share=share, validation_share=validation_share)
+    occurring = np.unique(dataset.interactions.item)
+    shuffled = np.random.default_rng(seed).permutation(occurring)
+    num_test = round(share * len(occurring))
+    num_validation = round(validation_share * (len(occurring) - num_test))
+    label_of_item = np.zeros(dataset.num_items, np.uint8)
+    label_of_item[shuffled[:num_test]] = _TEST
+    label_of_item[shuffled[num_test : num_test + num_validation]] = _VALIDATION
+    every = np.arange(dataset.num_items, dtype=np.int32)
+    candidates = (every[label_of_item == _VALIDATION], every[label_of_item == _TEST])
+    if among == "all":
+        candidates = (every[label_of_item != _TEST], every)
+    name = "cold-items" if among == "cold" else "cold-items-among-all"
+    return _build(name, dataset, label_of_item[dataset.interactions.item], candidates=candidates)
+
+
+def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split:
+    """The split that the dataset came with.
+
+    Where it has no validation part, a share ``validation`` of each user's training items is taken, as in
+    ``random_ratio``. Test items count as positives even where they also occur in training: the publisher's word.
+
+    Raises:
+        ConfigError: a share outside 0 … 1.
+        DataError: the dataset came without a split, or without a test part.
+    """
+    _check_shares(validation=validation)
+    events = dataset.interactions
+    if events.partition is None or "test" not in events.partitions:
+        raise DataError(f"no published split: parts are {events.partitions or 'none'}; use random_ratio")
+    code_of_part = np.array([_PARTS.index(part) for part in events.partitions], np.uint8)
+    labels = code_of_part[events.partition]
+    if "validation" not in events.partitions:
+        labels = np.maximum(labels, _label_pairs(dataset, labels == _TRAIN, 0.0, validation, seed))
+    return _build("published", dataset, labels, repeats=True)
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} must be at least 0 and below 1, received {share}")
+
+
+def _percent(share: float) -> int:
+    return round(100 * share)
+
+
+def _label_pairs(dataset: Dataset, chosen: NDArray[np.bool_], test: float, validation: float, seed: int) -> Labels:
+    """Random labels, a user at a time, for the distinct pairs among the ``chosen`` events; the others get 0."""
+    events = dataset.interactions
+    keys = events.user[chosen].astype(np.int64) * dataset.num_items + events.item[chosen]
+    pairs, pair_of_event = np.unique(keys, return_inverse=True)
+    users = pairs // max(dataset.num_items, 1)
+    counts = np.bincount(users, minlength=dataset.num_users)
+    order = np.lexsort((np.random.default_rng(seed).random(len(pairs)), users))
+    place = np.empty(len(pairs), np.int64)
+    place[order] = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
+    num_test = _rounded_share(counts, test)
+    num_validation = _rounded_share(counts - num_test, validation)
+    label_of_pair = np.where(place < (num_test + num_validation)[users], _VALIDATION, _TRAIN)
+    label_of_pair[place < num_test[users]] = _TEST
+    labels = np.zeros(len(chosen), np.uint8)
+    labels[chosen] = label_of_pair[pair_of_event]
+    return labels
+
+
+def _rounded_share(counts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """The share of each count to the nearest whole number, leaving at least one."""
+    return np.minimum(np.floor(counts * share + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+
+
+def _build(
+    name: str,
+    dataset: Dataset,
+    labels: Labels,
+    *,
+    repeats: bool = False,
+    exclude_seen: bool = True,
+    candidates: tuple[NDArray[np.int32], NDArray[np.int32]] | tuple[None, None] = (None, None),
+) -> Split:
+    train = dataset.with_interactions(dataset.interactions.take(labels == _TRAIN))
+    refit = dataset.with_interactions(dataset.interactions.take(labels != _TEST))
+    validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, exclude_seen, candidates[0])
+    test = _hold_out(dataset, labels == _TEST, refit, repeats, exclude_seen, candidates[1])
+    if not len(test) or not len(train.interactions):
+        raise DataError(
+            f"the split '{name}' of {len(labels)} events leaves {len(train.interactions)} for training and "
+            f"{len(test)} users to test; give more data or another share"
+        )
+    return Split(name, train, refit, validation, test)
+
+
+def _hold_out(
+    dataset: Dataset,
+    hidden: NDArray[np.bool_],
+    known: Dataset,
+    repeats: bool,
+    exclude_seen: bool,
+    candidates: NDArray[np.int32] | None,
+) -> HeldOut:
+    """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts."""
+    seen_keys = _pair_keys(known)
+    hidden_keys = _pair_keys(dataset)[hidden]
+    weights = dataset.interactions.weight
+    # np.unique gives the first of equal keys, which from the end is the last event.
+    keys, from_end = np.unique(hidden_keys[::-1], return_index=True)
+    if not repeats:
+        fresh = ~np.isin(keys, seen_keys)
+        keys, from_end = keys[fresh], from_end[fresh]
+    user, item = np.divmod(keys, max(dataset.num_items, 1))
+    rows = np.unique(user)
+    excluded = np.setdiff1d(seen_keys, keys) if exclude_seen else keys[:0]
+    excluded_user, excluded_item = np.divmod(excluded, max(dataset.num_items, 1))
+    return HeldOut(
+        rows=rows,
+        users=known.user_batch(rows),
+        positives=Ragged.from_pairs(user, item, dataset.num_users).take(rows),
+        excluded=Ragged.from_pairs(excluded_user, excluded_item, dataset.num_users).take(rows),
+        candidates=candidates,
+        ratings=None if weights is None else weights[hidden][::-1][from_end],
+    )
+
+
+def _pair_keys(dataset: Dataset) -> NDArray[np.int64]:
+    """One number for each event's pair of user and item, int64 ``[E]``."""
+    return dataset.interactions.user.astype(np.int64) * dataset.num_items + dataset.interactions.item

@@ -1,0 +1,55 @@
+"""What a reader hands on: raw frames with the house's column names, nothing judged yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+LINE = "line"
+"""Column that counts the rows of a file as its owner would: lines of a text, rows of a Parquet file, from 1."""
+
+Keep = Literal["interacting", "listed"]
+"""Which ids make up the dataset: those of the events, or those of the catalogue too."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file's rows. Row ``r`` of the frame is line ``first_line + r`` of the file."""
+
+    frame: pl.DataFrame
+    path: Path
+    first_line: int = 1
+
+    def select(self, columns: dict[str, str]) -> "Table":
+        """The columns ``{house name: file's name}``."""
+        return Table(
+            self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items()),
+            self.path,
+            self.first_line,
+        )
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Items or users as listed. Columns: id, title?, text?; every column of lists is an attribute."""
+
+    table: Table
+    keep: Keep = "interacting"
+    latest_last: bool = False
+    """Whether a later row of the same id replaces an earlier one instead of being set aside."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All the frames of one dataset.
+
+    interactions: columns user, item and any of timestamp, weight, behaviour, order, partition; the files of one
+    source share their columns. ties: columns user, friend.
+    """
+
+    interactions: tuple[Table, ...]
+    items: Entities | None = None
+    users: Entities | None = None
+    ties: Table | None = None
+    minimum_weight: float | None = None
