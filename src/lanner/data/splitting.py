@@ -217,4 +217,5 @@ def _hold_out(
 
 def _pair_keys(dataset: Dataset) -> NDArray[np.int64]:
     """One number for each event's pair of user and item, int64 ``[E]``."""
-    return dataset.interactions.user.astype(np.int64) * dataset.num_items + dataset.interactions.item
+    keys: NDArray[np.int64] = dataset.interactions.user.astype(np.int64) * dataset.num_items + dataset.interactions.item
+    return keys

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
-from lanner.models.ranking import top_k
 from lanner.vocabulary import LannerError
 
 PartKind = Literal["history", "friend", "text", "profile", "attribute", "popularity", "head"]
