@@ -1,6 +1,9 @@
 """Raw frames in, the one frozen dataset out; what cannot be used is set aside and counted."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -51,7 +54,10 @@ def _events(tables: Tables, rejects: Rejects) -> pl.DataFrame:
         return pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
     read = [_read(table) for table in tables.interactions]
     usable = [rejects.split(*_faults(before, after, tables.minimum_weight)) for before, after in read]
-    kept = [frame.select(column for column in frame.columns if not column.startswith("raw ")) for frame in usable]
+    kept = [
+        frame.drop([LINE, *(name for name in frame.columns if name.startswith("raw "))], strict=False)
+        for frame in usable
+    ]
     return pl.concat(_one_type_of_id(kept))
 
 
@@ -64,7 +70,7 @@ def _one_type_of_id(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
 def _read(table: Table) -> tuple[Table, pl.DataFrame]:
     """The table, and its columns as values, null where a cell cannot be read."""
     readers = {USER: read_ids, ITEM: read_ids, TIMESTAMP: read_times, WEIGHT: read_weights, ORDER: read_times}
-    columns = [readers.get(series.name, _text)(series).alias(series.name) for series in table.frame]
+    columns = [series if series.name == LINE else readers.get(series.name, _text)(series) for series in table.frame]
     return table, pl.DataFrame(columns)
 
 
@@ -90,29 +96,38 @@ def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> t
 
 
 def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
-    column = lambda name: events[name].to_numpy() if name in events.columns else None  # noqa: E731
     behaviour, behaviours = _codes(events, BEHAVIOUR, ("interaction",))
     partition, partitions = _parts(events)
-    timestamp = column(TIMESTAMP)
+    times, weights, place = (_column(events, name) for name in (TIMESTAMP, WEIGHT, ORDER))
     interactions = Interactions(
         user_rows,
         item_rows,
-        None if timestamp is None else timestamp.astype(np.int64, copy=False),
-        column(WEIGHT),
+        None if times is None else times.astype(np.int64, copy=False),
+        weights,
         behaviour,
         behaviours,
         partition,
         partitions,
     )
-    place = column(ORDER)
     # Time is the last key, so that it leads; the place inside a user only breaks its ties.
     interactions = interactions if place is None else _sorted(interactions, place)
-    return interactions if timestamp is None else _sorted(interactions, interactions.timestamp)
+    return interactions if times is None else _sorted(interactions, interactions.timestamp)
+
+
+def _column(events: pl.DataFrame, name: str) -> NDArray[Any] | None:
+    return events[name].to_numpy() if name in events.columns else None
 
 
 def _sorted(interactions: Interactions, keys: NDArray[np.integer] | None) -> Interactions:
+    """The events in rising order of ``keys``; the columns are gathered side by side, for it is memory that they wait on."""
     order = None if keys is None else stable_order(keys)
-    return interactions if order is None else interactions.take(order)
+    if order is None:
+        return interactions
+    names = ("user", "item", "timestamp", "weight", "behaviour", "partition")
+    columns = {name: column for name in names if (column := getattr(interactions, name)) is not None}
+    with ThreadPoolExecutor() as pool:
+        taken = pool.map(partial(np.take, indices=order), columns.values())
+        return replace(interactions, **dict(zip(columns, taken, strict=True)))
 
 
 def _codes(

@@ -70,7 +70,7 @@ def _arrays(dataset: Dataset) -> list[NDArray[Any] | None]:
     return arrays
 
 
-def _add_texts(digest: "hashlib._Hash", texts: tuple[str, ...]) -> None:
+def _add_texts(digest: hashlib.blake2b, texts: tuple[str, ...]) -> None:
     """Lengths first: otherwise ("ab", "c") and ("a", "bc") would be one content."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     digest.update(np.array([len(encoded), *map(len, encoded)], np.int64).data)

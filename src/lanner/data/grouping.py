@@ -12,7 +12,7 @@ _DIGIT = 11
 """Bits sorted at a time: 2,048 counters stay inside the first-level cache."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def group(rows: NDArray[np.integer], values: NDArray[np.int32], num_rows: int):  # type: ignore[no-untyped-def]
     """Stable counting sort of ``values`` by ``rows``: (indptr int64 ``[num_rows + 1]``, values int32 ``[E]``)."""
     indptr = np.zeros(num_rows + 1, np.int64)
@@ -29,7 +29,7 @@ def group(rows: NDArray[np.integer], values: NDArray[np.int32], num_rows: int): 
     return indptr, grouped
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _radix_order(keys: NDArray[np.integer], low: int, bits: int, index_bits: int) -> NDArray[np.int64]:
     """Stable order of ``keys``, all within ``low … low + 2**bits − 1``; key and position travel in one word."""
     words, other = np.empty(len(keys), np.uint64), np.empty(len(keys), np.uint64)
@@ -61,7 +61,7 @@ def stable_order(keys: NDArray[np.integer]) -> NDArray[np.int64] | None:
     return order
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _number(ids: NDArray[np.integer], low: int, span: int):  # type: ignore[no-untyped-def]
     rank = np.zeros(span, np.int32)
     for one in ids:

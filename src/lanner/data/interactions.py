@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,7 +37,10 @@ class Interactions:
 
     def take(self, events: NDArray[np.integer] | NDArray[np.bool_]) -> "Interactions":
         """The chosen events, by position or by mask."""
-        pick = lambda column: None if column is None else column[events]  # noqa: E731
+
+        def pick(column: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if column is None else column[events]
+
         return replace(
             self,
             user=self.user[events],

@@ -23,7 +23,7 @@ _ONE = np.uintp(1)
 """Positions are unsigned: a signed index would be tested for being negative at each byte, four times slower."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_lines(data: NDArray[np.uint8]) -> int:
     lines = 0
     for byte in data:

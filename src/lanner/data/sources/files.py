@@ -80,10 +80,11 @@ def _json_lines(path: Path, wanted: list[str]) -> Table:
     try:
         return Table(pl.read_ndjson(io.BytesIO(data), schema=schema).select(wanted), path)
     except pl.exceptions.PolarsError as error:
-        raise _bad_json(path, data) from error
+        raise bad_json(path, data) from error
 
 
-def _bad_json(path: Path, data: bytes) -> DataError:
+def bad_json(path: Path, data: bytes) -> DataError:
+    """The error that names the first line which is no JSON object."""
     for number, line in enumerate(data.splitlines(), 1):
         try:
             parsed = json.loads(line)

@@ -195,7 +195,7 @@ def split_values(column: pl.Expr, separator: str) -> pl.Expr:
     texts = column.cast(pl.String)
     if separator == "json":
         values = texts.str.extract_all(_JSON_TEXT).list.eval(
-            pl.element().str.strip_chars('"').str.replace_all(r"\\(.)", "$1")
+            pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_all(r"\\(.)", "$1")
         )
     elif separator:
         values = texts.str.split(separator)

@@ -27,10 +27,12 @@ _JOBS = (
 OCCUPATIONS = {str(code): words for code, words in enumerate(_JOBS.split(","))}
 GENDERS = {"F": "female", "M": "male"}
 
+_DAT_MOVIES = EntityColumns("movies.dat", "item", "title", ("{title}.", "Genres: {genres}."), {"genres": "|"})
+_CSV_MOVIES = EntityColumns("movies.csv", "movieId", "title", ("{title}.", "Genres: {genres}."), {"genres": "|"})
 _DAT = SourceMapping(
     "movielens",
     InteractionColumns("user", "item", "ratings.dat", timestamp="timestamp", weight="rating"),
-    EntityColumns("movies.dat", "item", "title", ("{title}.", "Genres: {genres}."), {"genres": "|"}),
+    _DAT_MOVIES,
     EntityColumns(
         "users.dat",
         "user",
@@ -53,7 +55,7 @@ _DAT = SourceMapping(
 _CSV = SourceMapping(
     "movielens",
     InteractionColumns("userId", "movieId", "ratings.csv", timestamp="timestamp", weight="rating"),
-    EntityColumns("movies.csv", "movieId", "title", ("{title}.", "Genres: {genres}."), {"genres": "|"}),
+    _CSV_MOVIES,
 )
 
 
@@ -64,13 +66,11 @@ def detect(folder: Path) -> bool:
 
 def read(folder: Path) -> Tables:
     """Ratings with times, movies with genres (and tags), users with gender, age and occupation where given."""
-    end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
-    mapping = _DAT if end == ".dat" else _CSV
-    assert mapping.items is not None
+    old = (folder / "ratings.dat").is_file()
+    mapping, movies, tags_file = (_DAT, _DAT_MOVIES, "tags.dat") if old else (_CSV, _CSV_MOVIES, "tags.csv")
     if not (folder / "users.dat").is_file():
         mapping = replace(mapping, users=None)
-    if (folder / f"tags{end}").is_file():
-        tags = Gather("tags", f"tags{end}", mapping.items.id, "tag")
-        text = (*mapping.items.text, "Tags: {tags}.")
-        mapping = replace(mapping, items=replace(mapping.items, text=text, gather=(tags,)))
+    if (folder / tags_file).is_file():
+        tags = Gather("tags", tags_file, movies.id, "tag")
+        mapping = replace(mapping, items=replace(movies, text=(*movies.text, "Tags: {tags}."), gather=(tags,)))
     return read_mapping(mapping, folder)

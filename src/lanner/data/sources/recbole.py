@@ -3,11 +3,12 @@
 Source: https://recbole.io/docs/user_guide/data/atomic_files.html.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from lanner.data.sources.files import Layout, header
 from lanner.data.sources.mapping import EntityColumns, InteractionColumns, SourceMapping, TieColumns, read_mapping
-from lanner.data.tables import Tables
+from lanner.data.tables import Entities, Tables
 from lanner.vocabulary import DataError
 
 _LAYOUT = Layout("\t", quote=False)
@@ -31,7 +32,16 @@ def read(folder: Path) -> Tables:
         _ties(events.with_suffix(".net")),
         _LAYOUT,
     )
-    return read_mapping(mapping, folder)
+    tables = read_mapping(mapping, folder)
+    return replace(tables, items=_without_types(tables.items), users=_without_types(tables.users))
+
+
+def _without_types(entities: Entities | None) -> Entities | None:
+    """Attributes under the fields' plain names."""
+    if entities is None:
+        return None
+    frame = entities.table.frame.rename(lambda name: name.partition(":")[0])
+    return replace(entities, table=replace(entities.table, frame=frame))
 
 
 def _fields(path: Path) -> dict[str, str]:
@@ -54,9 +64,13 @@ def _events(path: Path) -> InteractionColumns:
     for name in _MOST_NAMES:
         if name not in fields:
             raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=name)
-    typed = lambda name: f"{name}:{fields[name]}" if name in fields else ""  # noqa: E731
+    typed = {name: f"{name}:{kind}" for name, kind in fields.items()}
     return InteractionColumns(
-        typed("user_id"), typed("item_id"), path.name, timestamp=typed("timestamp"), weight=typed("rating")
+        typed["user_id"],
+        typed["item_id"],
+        path.name,
+        timestamp=typed.get("timestamp", ""),
+        weight=typed.get("rating", ""),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lanner.data.sources.files import Layout, header
+from lanner.data.sources.files import Layout, bad_json, header
 from lanner.data.sources.mapping import InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Tables
 from lanner.vocabulary import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT, DataError
@@ -32,8 +32,16 @@ def read(path: Path) -> Tables:
         if needed not in roles:
             problem = f"no such column; the file has {', '.join(names)}. Describe its columns in a recipe (.toml)"
             raise DataError(problem, path=path, line=1, field=needed)
-    known = {one: roles[one] for one in (TIMESTAMP, WEIGHT, BEHAVIOUR, "order", "partition") if one in roles}
-    columns = InteractionColumns(roles[USER], roles[ITEM], path.name, **known)
+    columns = InteractionColumns(
+        roles[USER],
+        roles[ITEM],
+        path.name,
+        timestamp=roles.get(TIMESTAMP, ""),
+        weight=roles.get(WEIGHT, ""),
+        behaviour=roles.get(BEHAVIOUR, ""),
+        order=roles.get("order", ""),
+        partition=roles.get("partition", ""),
+    )
     return read_mapping(SourceMapping(path.stem, columns, layout=layout), path.parent)
 
 
@@ -42,7 +50,9 @@ def _names(path: Path, layout: Layout) -> list[str]:
         if path.suffix == ".parquet":
             return list(pl.read_parquet_schema(path))
         if path.suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, n_rows=100).columns
+            return pl.read_ndjson(path, infer_schema_length=1_000, n_rows=1_000).columns
     except pl.exceptions.PolarsError as error:
+        if path.suffix != ".parquet":
+            raise bad_json(path, path.read_bytes()) from error
         raise DataError(f"not what its name says ({str(error).splitlines()[0]})", path=path, line=1) from error
     return header(path, layout)[0]

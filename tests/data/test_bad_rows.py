@@ -1,0 +1,157 @@
+"""Rows that cannot be used are counted and kept; files that are not what they say are refused."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lanner.data.rejects import write_rejected
+from lanner.data.sources import load
+from lanner.vocabulary import DataError, StorageError
+
+HEADER = "user,item,weight,timestamp\n"
+
+
+def from_csv(tmp_path, rows, header=HEADER):
+    path = tmp_path / "events.csv"
+    path.write_text(header + rows, encoding="utf-8")
+    return load(path)
+
+
+def test_each_bad_row_is_counted_under_its_reason_and_kept(tmp_path):
+    data = from_csv(
+        tmp_path,
+        "a,x,1,10\n,x,1,10\na,,1,10\na,x,nan,10\na,x,inf,10\na,x,many,10\na,x,,10\na,x,1,soon\na,x,1,\nb,y,2,5\n",
+    )
+    assert data.rejected == {
+        "weight is NaN or infinite": 2,
+        "missing item id": 1,
+        "missing timestamp": 1,
+        "missing user id": 1,
+        "missing weight": 1,
+        "unreadable timestamp": 1,
+        "unreadable weight": 1,
+    }
+    assert data.interactions.timestamp.tolist() == [5, 10]
+    path = write_rejected(data, tmp_path / "out")
+    rows = pl.read_parquet(path)
+    assert rows.columns == ["reason", "file", "line", "record"]
+    late = rows.row(by_predicate=pl.col("reason") == "unreadable timestamp", named=True)
+    assert (late["file"], late["line"]) == ("events.csv", 9)
+    assert json.loads(late["record"])["raw timestamp"] == "soon"
+
+
+def test_nothing_rejected_writes_nothing(tmp_path):
+    data = from_csv(tmp_path, "1,2,1,1\n")
+    assert write_rejected(data, tmp_path / "out") is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    data = from_csv(tmp_path, "a,x,1,1\n,x,1,1\n")
+
+    def full(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(StorageError, match=r"rejected\.parquet.*No space left"):
+        write_rejected(data, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", r"a\.csv, line 1: an empty file|a\.csv, line 1, field 'user'"),
+        ("a.csv", b"who,item\n1,2\n", r"a\.csv, line 1, field 'user': no such column; the file has who, item"),
+        ("a.csv", b"user,item\n1,2\n1,2,3\n", r"a\.csv, line 3, field 'item': 3 cells, expected 2"),
+        ("a.csv", b"user,item\n1,2\n\xff\xfe,2\n", r"a\.csv, line 3: not text in utf-8"),
+        ("a.csv", b"user,item,timestamp\n1,2,x\n1,3,y\n", r"a\.csv, line 2, field 'timestamp': unreadable timestamp"),
+        ("a.parquet", b"user,item\n1,2\n", r"a\.parquet.*not what its name says"),
+        ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, \n', r"a\.jsonl, line 2: not JSON"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_gzip_names_the_file(tmp_path):
+    (tmp_path / "meta_x.json.gz").write_bytes(b"plain")
+    (tmp_path / "x.json").write_text('{"reviewerID": "a", "asin": "b", "overall": 1, "unixReviewTime": 1}\n')
+    with pytest.raises(DataError, match=r"meta_x\.json\.gz: not a gzip file"):
+        load(tmp_path)
+
+
+def test_lightgcn_file_with_words(tmp_path):
+    (tmp_path / "train.txt").write_text("0 1 2\n1 x\n")
+    (tmp_path / "test.txt").write_text("0 3\n")
+    with pytest.raises(DataError, match=r"train\.txt, line 2, field 'item': expected a number, received 'x'"):
+        load(tmp_path)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="absent: no such file or folder"):
+        load(tmp_path / "absent")
+
+
+def test_an_empty_dataset_is_a_dataset(tmp_path):
+    data = from_csv(tmp_path, "")
+    assert (data.num_users, data.num_items, len(data.interactions)) == (0, 0, 0)
+    assert len(data.histories) == 0
+
+
+def test_one_user_one_item_repeated(tmp_path):
+    data = from_csv(tmp_path, "1,1,2,3\n1,1,2,3\n")
+    assert data.histories[0].tolist() == [0, 0]
+
+
+def test_ids_of_every_kind_stay_what_their_owner_wrote(tmp_path):
+    ids = ["7", "007", "99999999999999999999999", "ключ", "😀", " x", '"q""uote"', "-3", "1e3", "9223372036854775808"]
+    data = from_csv(tmp_path, "".join(f"{one},1,1,1\n" for one in ids))
+    assert set(data.users.external) == {*ids[:6], 'q"uote', *ids[7:]}
+    assert data.items.external == ("1",)
+    assert data.users.row(7) == data.users.row("7")
+
+
+def test_integers_and_texts_are_one_id(tmp_path):
+    pl.DataFrame({"u": [2, 1], "i": [5, 6]}).write_parquet(tmp_path / "events.parquet")
+    pl.DataFrame({"sku": ["5", "6"], "name": ["five", ""]}).write_parquet(tmp_path / "items.parquet")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'name = "r"\n[interactions]\nfile = "events.parquet"\nuser = "u"\nitem = "i"\n'
+        '[items]\nfile = "items.parquet"\nid = "sku"\ntitle = "name"\ntext = ["{name}"]\n'
+    )
+    data = load(recipe)
+    assert data.item_catalogue.titles == ("five", "6")
+    assert data.item_catalogue.texts == ("five", "")
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pl.Series([2.0, 1.0, None]), {"1", "2"}),
+        (pl.Series([2**63, 1, None], dtype=pl.UInt64), {"1", "9223372036854775808"}),
+        (pl.Series([-5, 10**17, None]), {"-5", "100000000000000000"}),
+        (pl.Series([1.5, float("nan"), None]), {"1.5"}),
+        (pl.Series(["a", "", None], dtype=pl.Categorical), {"a"}),
+    ],
+)
+def test_parquet_ids(tmp_path, ids, expected):
+    pl.DataFrame({"user": ids, "item": [1, 1, 1]}).write_parquet(tmp_path / "e.parquet")
+    assert set(load(tmp_path / "e.parquet").users.external) == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [["1970-01-02", "1970-01-02T00:00:00Z"], [86400000000000000 // 10**6 + 10**12] * 2, ["86400", "86400.5"]],
+)
+def test_times(tmp_path, column):
+    pl.DataFrame({"user": [1, 2], "item": [1, 2], "timestamp": column}).write_parquet(tmp_path / "e.parquet")
+    times = load(tmp_path / "e.parquet").interactions.timestamp
+    assert times.dtype == np.int64
+    assert times.tolist() == ([86400] * 2 if isinstance(column[0], str) else [column[0] // 1000] * 2)
