@@ -160,7 +160,8 @@ def _label_pairs(dataset: Dataset, chosen: NDArray[np.bool_], test: float, valid
 
 def _rounded_share(counts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     """The share of each count to the nearest whole number, leaving at least one."""
-    return np.minimum(np.floor(counts * share + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+    rounded: NDArray[np.int64] = np.minimum(np.floor(counts * share + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+    return rounded
 
 
 def _build(

@@ -1,0 +1,208 @@
+"""The one yardstick: scores in, report out, whatever gives the scores."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.ranking import top_k
+from lanner.data.split import HeldOut, Split
+from lanner.evaluation import metrics as measures
+from lanner.evaluation.report import Report
+from lanner.evaluation.rows import areas_under_curve, find_hits, squared_and_absolute_errors
+from lanner.vocabulary import ConfigError
+
+SCORES_AT_ONCE = 1 << 22
+"""Scores in memory at a time. Blocks below 32 MiB come from memory that malloc keeps, not from fresh pages."""
+USERS_AT_ONCE = 1024
+"""Bounds what a scorer holds besides the scores when there are few items."""
+
+DEFAULT_METRICS = (*measures.RANKED, "coverage")
+_OF_ALL_SCORES = ("auc", "rmse", "mae")
+
+
+class Scorer(Protocol):
+    """Anything that can be measured."""
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item for each user, float32 ``[B, num_items]``; higher is better.
+
+        The array is overwritten by the caller, and is not read after the next call, so that it may be one buffer.
+        """
+        ...
+
+
+@dataclass
+class _Findings:
+    """What the blocks fill in, in the order of ``held_out``."""
+
+    items: NDArray[np.int32]
+    auc: NDArray[np.float64]
+    squared: NDArray[np.float64]
+    absolute: NDArray[np.float64]
+    num_items: int = 0
+
+
+def evaluate(
+    scorer: Scorer,
+    held_out: HeldOut | Split,
+    ks: Sequence[int] = (10, 20),
+    metrics: Sequence[str] | None = None,
+    popularity: NDArray[np.integer] | None = None,
+    item_vectors: NDArray[np.float32] | None = None,
+    name: str = "",
+) -> Report:
+    """Rank for every held-out user and measure. Of a ``Split`` the test users are taken.
+
+    Users are scored in blocks, so that memory does not grow with users × items. Items in ``excluded`` and items that
+    are no candidates are never ranked; scores of −inf and NaN neither; among equal scores the lower item row is first.
+
+    Args:
+        scorer: what is measured.
+        held_out: whom to ask and what the answers are.
+        ks: lengths of the lists that are judged.
+        metrics: of recall, precision, ndcg, hr, mrr, map, coverage, novelty, diversity (each at every k), auc, and
+            rmse and mae (scores taken as predicted ratings, over all rated held-out events). None: the first seven,
+            and novelty and diversity where they can be computed.
+        popularity: training interactions of each item ``[I]``, for novelty; counted from a ``Split`` where None.
+        item_vectors: float32 ``[I, D]``, for diversity.
+        name: what the report is called.
+
+    Raises:
+        ConfigError: an unknown metric, one that lacks its input, or a k below 1.
+        ValueError: the scorer returned another shape than ``[B, num_items]``.
+    """
+    if isinstance(held_out, Split):
+        if popularity is None:
+            popularity = np.bincount(held_out.train.interactions.item, minlength=held_out.train.num_items)
+        held_out = held_out.test
+    wanted = _checked(metrics, ks, held_out, popularity, item_vectors)
+    begun = time.perf_counter()
+    found = _rank(scorer, held_out, max(ks), wanted)
+    return Report(
+        name,
+        held_out.rows,
+        _per_user(found, held_out, ks, wanted, popularity, item_vectors),
+        _overall(found, held_out, ks, wanted),
+        held_out.positives.lengths.astype(np.float64),
+        time.perf_counter() - begun,
+    )
+
+
+def _checked(
+    metrics: Sequence[str] | None,
+    ks: Sequence[int],
+    held_out: HeldOut,
+    popularity: NDArray[np.integer] | None,
+    item_vectors: NDArray[np.float32] | None,
+) -> tuple[str, ...]:
+    """The metrics to compute, all of them possible."""
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks must be whole numbers of at least 1, received {list(ks)}")
+    given = {"novelty": popularity, "diversity": item_vectors}
+    if metrics is None:
+        return DEFAULT_METRICS + tuple(metric for metric, needed in given.items() if needed is not None)
+    known = (*DEFAULT_METRICS, *given, *_OF_ALL_SCORES)
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError(f"unknown metric '{metric}'; there are {', '.join(known)}")
+    needs = given | {"rmse": held_out.ratings, "mae": held_out.ratings}
+    for metric in metrics:
+        if metric in needs and needs[metric] is None:
+            raise ConfigError(f"the metric '{metric}' needs popularity, item_vectors or ratings, which were not given")
+    return tuple(metrics)
+
+
+def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _Findings:
+    users = len(held_out)
+    auc, squared, absolute = np.full((3, users), np.nan)
+    found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
+    for block in _blocks(scorer, held_out):
+        part, scores = slice(block.start, block.start + len(block.scores)), block.scores
+        found.num_items = scores.shape[1]
+        rows = np.arange(part.start, part.stop)
+        positives = held_out.positives.take(rows)
+        if held_out.ratings is not None and ("rmse" in wanted or "mae" in wanted):
+            first, last = held_out.positives.indptr[[part.start, part.stop]]
+            errors = squared_and_absolute_errors(scores, positives, held_out.ratings[first:last])
+            found.squared[part], found.absolute[part] = errors
+        _narrow(scores, held_out, rows)
+        if "auc" in wanted:
+            found.auc[part] = areas_under_curve(scores, positives.indptr, positives.values)
+        found.items[part] = top_k(scores, k)[0]
+    return found
+
+
+@dataclass
+class _Block:
+    start: int
+    scores: NDArray[np.float32]
+
+
+def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[_Block]:
+    """Scores of all users, so many at a time; the first block is of one user, who tells how many items there are."""
+    start, size = 0, 1
+    while start < len(held_out):
+        users = held_out.users.take(np.arange(start, min(start + size, len(held_out))))
+        # Copies only what is of another type, read-only or not in C order.
+        scores = np.require(scorer.score(users), np.float32, ["C", "W"])
+        if scores.ndim != 2 or len(scores) != len(users):
+            raise ValueError(f"the scorer returned shape {scores.shape} for {len(users)} users, not [B, num_items]")
+        yield _Block(start, scores)
+        start += len(users)
+        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(scores.shape[1], 1)))
+
+
+def _narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int64]) -> None:
+    """Write −inf over what must not be ranked for the users ``rows`` of ``held_out``."""
+    candidates = held_out.candidates
+    if isinstance(candidates, Ragged):
+        mine = candidates.take(rows)
+        _keep(scores, mine.row_of_value, mine.values)
+    elif candidates is not None:
+        _keep(scores, slice(None), candidates)
+    excluded = held_out.excluded.take(rows)
+    scores[excluded.row_of_value, excluded.values] = -np.inf
+
+
+def _keep(scores: NDArray[np.float32], rows: NDArray[np.int64] | slice, columns: NDArray[np.int32]) -> None:
+    kept = scores[rows, columns]
+    scores.fill(-np.inf)
+    scores[rows, columns] = kept
+
+
+def _per_user(
+    found: _Findings,
+    held_out: HeldOut,
+    ks: Sequence[int],
+    wanted: Sequence[str],
+    popularity: NDArray[np.integer] | None,
+    item_vectors: NDArray[np.float32] | None,
+) -> dict[str, NDArray[np.float64]]:
+    hits = find_hits(found.items, held_out.positives.indptr, held_out.positives.values)
+    counts = held_out.positives.lengths
+    values: dict[str, NDArray[np.float64]] = {}
+    for metric in wanted:
+        for k in ks:
+            at_k = f"{metric}_at_{k}"
+            if metric in measures.RANKED:
+                values[at_k] = measures.RANKED[metric](hits, counts, k)
+            elif metric == "novelty" and popularity is not None:
+                values[at_k] = measures.novelty(found.items, k, popularity)
+            elif metric == "diversity" and item_vectors is not None:
+                values[at_k] = measures.diversity(found.items, k, item_vectors)
+    whole = {"auc": found.auc, "rmse": found.squared, "mae": found.absolute}
+    return values | {metric: whole[metric] for metric in wanted if metric in whole}
+
+
+def _overall(found: _Findings, held_out: HeldOut, ks: Sequence[int], wanted: Sequence[str]) -> dict[str, float]:
+    if "coverage" not in wanted or not len(held_out):
+        return {}
+    candidates = held_out.candidates
+    rankable = len(candidates) if isinstance(candidates, np.ndarray) else found.num_items
+    return {f"coverage_at_{k}": measures.coverage(found.items, k, rankable) for k in ks}
