@@ -119,7 +119,7 @@ def _column(events: pl.DataFrame, name: str) -> NDArray[Any] | None:
 
 
 def _sorted(interactions: Interactions, keys: NDArray[np.integer] | None) -> Interactions:
-    """The events in rising order of ``keys``; the columns are gathered side by side, for it is memory that they wait on."""
+    """The events in rising order of ``keys``; the columns are gathered side by side, for they wait on memory."""
     order = None if keys is None else stable_order(keys)
     if order is None:
         return interactions
