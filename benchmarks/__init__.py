@@ -1,0 +1,1 @@
+"""Benchmarks: a script for each published figure, run as ``python -m benchmarks.<name>``."""
