@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ def test_a_core_a_batch_changes_no_vector_and_no_setting(model_folders: dict[str
         alone = encoder_of(model_folders["bert"], tokens_per_batch=64, cache=False).encode(texts)
         torch.set_num_threads(3)
         together = encoder_of(model_folders["bert"], tokens_per_batch=64, cache=False).encode(texts)
-        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as started_afterwards:
+            assert started_afterwards.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
     assert_allclose(alone, together, atol=2e-6)

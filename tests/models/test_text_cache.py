@@ -62,6 +62,18 @@ def test_a_damaged_file_is_started_afresh_with_a_warning(path: Path, damage: byt
         assert len(cache.get(keys)) == 3
 
 
+def test_a_damaged_file_that_cannot_be_removed_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 400)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
+    cache = TextCache(path)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert cache.get(keys_of(3)) == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.put(keys_of(3), vectors_of(3))
+
+
 def test_a_full_disk_warns_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
 

@@ -193,24 +193,27 @@ class LanguageEncoder:
                 advance(len(rows), sum(len(ids[row]) for row in rows))
         return dict(zip(keys, vectors, strict=True))
 
-    def _batches(self, ids: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _batches(self, ids: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Rows and their vectors, batch by batch; texts without tokens are in none."""
         budget = self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
         batches = list(batches_of_tokens(np.array([len(one) for one in ids]), budget))
         model, pad_id = self._model, self._tokeniser.pad_token_id or 0
-        with _a_core_a_batch(len(batches), self.device) as each:
-            padded = (pad_right([ids[row] for row in rows], pad_id) for rows in batches)
-            yield from zip(batches, each(lambda batch: self._vectors(model, *batch), padded), strict=True)
 
-    def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        def vectors_of(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return self._vectors(model, *pad_right([ids[row] for row in rows], pad_id))
+
+        with _a_core_a_batch(len(batches), self.device) as each:
+            yield from zip(batches, each(vectors_of, batches), strict=True)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text with its special tokens, cut at ``max_tokens``; a blank text has none."""
         positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
         limit = min(self.config.max_tokens, self._tokeniser.model_max_length, positions)
-        ids: list[NDArray[np.int64]] = []
+        ids: list[NDArray[np.int32]] = []
         for start in range(0, len(texts), _TEXTS_PER_TOKENISER_CALL):
             part = [_readable(text) for text in texts[start : start + _TEXTS_PER_TOKENISER_CALL]]
             encoded = self._tokeniser(part, truncation=True, max_length=limit, return_attention_mask=False)
-            ids += [np.asarray(one, np.int64) for one in encoded["input_ids"]]
+            ids += [np.asarray(one, np.int32) for one in encoded["input_ids"]]
         return ids
 
     @torch.inference_mode()
@@ -223,7 +226,7 @@ class LanguageEncoder:
         return pooled_BD.cpu().numpy()
 
 
-def pad_right(batch: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
     lengths = np.array([len(ids) for ids in batch])
     mask = np.arange(lengths.max()) < lengths[:, None]
