@@ -23,7 +23,6 @@ USERS_AT_ONCE = 1024
 """Bounds what a scorer holds besides the scores when there are few items."""
 
 DEFAULT_METRICS = (*measures.RANKED, "coverage")
-_OF_ALL_SCORES = ("auc", "rmse", "mae")
 
 
 class Scorer(Protocol):
@@ -104,17 +103,17 @@ def _checked(
     """The metrics to compute, all of them possible."""
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be whole numbers of at least 1, received {list(ks)}")
-    given = {"novelty": popularity, "diversity": item_vectors}
+    inputs = {"novelty": ("popularity", popularity), "diversity": ("item_vectors", item_vectors)}
     if metrics is None:
-        return DEFAULT_METRICS + tuple(metric for metric, needed in given.items() if needed is not None)
-    known = (*DEFAULT_METRICS, *given, *_OF_ALL_SCORES)
+        return DEFAULT_METRICS + tuple(metric for metric, (_, given) in inputs.items() if given is not None)
+    inputs |= {"rmse": ("ratings", held_out.ratings), "mae": ("ratings", held_out.ratings)}
+    known = (*DEFAULT_METRICS, *inputs, "auc")
     for metric in metrics:
         if metric not in known:
             raise ConfigError(f"unknown metric '{metric}'; there are {', '.join(known)}")
-    needs = given | {"rmse": held_out.ratings, "mae": held_out.ratings}
-    for metric in metrics:
-        if metric in needs and needs[metric] is None:
-            raise ConfigError(f"the metric '{metric}' needs popularity, item_vectors or ratings, which were not given")
+        needed, given = inputs.get(metric, ("nothing", ()))
+        if given is None:
+            raise ConfigError(f"the metric '{metric}' needs {needed}, which were not given")
     return tuple(metrics)
 
 
