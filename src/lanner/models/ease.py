@@ -1,0 +1,120 @@
+"""EASE: the best linear map from histories to histories with an empty diagonal (Steck, WWW 2019)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.split import HeldOut
+from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, training_matrix
+from lanner.vocabulary import ConfigError, DataError
+
+_ITEMS_PER_BLOCK = 512
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class EASEConfig:
+    """One number to choose, and the memory it may take."""
+
+    regularisation: float = 500.0
+    """λ added to the diagonal of the Gram matrix: the more events a dataset has an item, the larger it may be."""
+    memory_limit_mib: int = 4096
+    """Refuse to start where the one dense items × items float32 matrix would exceed this."""
+
+    def __post_init__(self) -> None:
+        if not self.regularisation > 0:
+            raise ConfigError(f"ease.regularisation must be above 0, received {self.regularisation}")
+        if self.memory_limit_mib < 1:
+            raise ConfigError(f"ease.memory_limit_mib must be at least 1, received {self.memory_limit_mib}")
+
+
+class EASE(LinearRecommender):
+    """score = history · B with B = I − P diag(P)⁻¹ and P = (XᵀX + λI)⁻¹; X the users × items 0/1 matrix.
+
+    Memory: one float32 matrix items × items, inverted where it lies, and blocks of 512 of its rows.
+    """
+
+    name: ClassVar[str] = "ease"
+
+    def __init__(self, config: EASEConfig | None = None) -> None:
+        self.config = config or EASEConfig()
+
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
+        """Learn the item-to-item matrix.
+
+        Raises:
+            DataError: no interactions, or so many items that the matrix would exceed ``memory_limit_mib``.
+        """
+        matrix = training_matrix(dataset)
+        self._check_memory(dataset.num_items)
+        self._item_to_item = _ease(matrix, self.config.regularisation)
+        self.dataset = dataset
+        return self
+
+    def _check_memory(self, num_items: int) -> None:
+        needed = 4 * num_items**2 / _MIB
+        if needed > self.config.memory_limit_mib:
+            raise DataError(
+                f"EASE needs {needed:.0f} MiB for {num_items} items and may take {self.config.memory_limit_mib} MiB; "
+                "raise ease.memory_limit_mib or choose a sparse model such as graph-filter"
+            )
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        return sum_of_rows(history_matrix(users.history, self.dataset.num_items), self._item_to_item)
+
+    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
+        column: NDArray[np.float32] = self._item_to_item[history, item]
+        return column
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        return {"item_to_item": self._item_to_item}, asdict(self.config)
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        self.config, self.dataset = EASEConfig(**settings), dataset
+        self._item_to_item = arrays["item_to_item"]
+        return self
+
+
+def _ease(matrix_UI: sp.csr_matrix, regularisation: float) -> NDArray[np.float32]:
+    """B, float32 ``[I, I]``."""
+    inverse = _inverse(_gram(matrix_UI, regularisation))
+    inverse /= -inverse.diagonal().copy()
+    np.fill_diagonal(inverse, 0)
+    return inverse
+
+
+def _gram(matrix_UI: sp.csr_matrix, regularisation: float) -> NDArray[np.float32]:
+    """XᵀX + λI, float32 ``[I, I]``, filled in blocks: its sparse form could be twice the dense one."""
+    by_item = matrix_UI.T.tocsr()
+    gram = np.empty((by_item.shape[0],) * 2, np.float32)
+    for start in range(0, len(gram), _ITEMS_PER_BLOCK):
+        block = slice(start, start + _ITEMS_PER_BLOCK)
+        gram[block] = (by_item[block] @ matrix_UI).toarray()
+    gram[np.diag_indices_from(gram)] += np.float32(regularisation)
+    return gram
+
+
+def _inverse(symmetric: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of a positive definite matrix, in its own memory (Cholesky, then LAPACK's potri).
+
+    Raises:
+        DataError: not positive definite in float32.
+    """
+    # LAPACK counts by columns: the transpose of a symmetric matrix is itself, and lies in the order it wants.
+    factor, failed = lapack.spotrf(symmetric.T, lower=1, overwrite_a=1, clean=0)
+    inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1) if not failed else (factor, failed)
+    if failed:
+        raise DataError("EASE's Gram matrix cannot be inverted in float32; raise ease.regularisation")
+    full: NDArray[np.float32] = inverse.T
+    for start in range(0, len(full), _ITEMS_PER_BLOCK):
+        end = min(start + _ITEMS_PER_BLOCK, len(full))
+        corner = np.triu(full[start:end, start:end])
+        full[start:end, start:end] = corner + np.triu(corner, 1).T
+        full[end:, start:end] = full[start:end, end:].T
+    return full

@@ -1,0 +1,150 @@
+"""A spectral filter on the user-item graph, with nothing to train.
+
+The family of GF-CF (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021): a history is a
+signal on the items, and a recommendation is what a low-pass filter leaves of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.split import HeldOut
+from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, sum_of_sparse_rows, training_matrix
+from lanner.models.neighbours import item_neighbours
+from lanner.vocabulary import ConfigError
+
+_SPARE_DIMENSIONS = 16
+"""Random directions beyond the rank, so that the last kept ones converge too (Halko et al. 2011)."""
+
+
+@dataclass(frozen=True)
+class GraphFilterConfig:
+    """The shape of the filter."""
+
+    neighbours: int = 300
+    """Strongest entries kept in each row of the linear filter."""
+    user_exponent: float = 0.6
+    """How much the co-occurrences of a user with many items are damped; 0: not at all, 1: fully."""
+    popularity_exponent: float = 0.3
+    """Scores are multiplied by the item's degree to this power."""
+    rank: int = 0
+    """Dimensions of the ideal low-pass filter; 0: the linear filter alone."""
+    low_pass_weight: float = 0.05
+    """Weight of the ideal low-pass filter where the linear one's largest response is 1."""
+    power_iterations: int = 3
+    """Subspace iterations for the ideal low-pass filter; more of them sharpen its edge."""
+    seed: int = 0
+    """Of the first random subspace."""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1 or self.power_iterations < 1:
+            raise ConfigError("graph-filter.neighbours and graph-filter.power_iterations must be at least 1")
+        if self.rank < 0 or not self.low_pass_weight >= 0:
+            raise ConfigError("graph-filter.rank and graph-filter.low_pass_weight must be at least 0")
+
+
+class GraphFilter(LinearRecommender):
+    """score = history · (ÑᵀÑ + α Dᵢ^−½ V Vᵀ) Dᵢ^p with Ñ = D_u^−a/2 M Dᵢ^−½.
+
+    M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, V the first ``rank`` right
+    singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. Nothing items × items is
+    ever dense: ÑᵀÑ is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
+    """
+
+    name: ClassVar[str] = "graph-filter"
+
+    def __init__(self, config: GraphFilterConfig | None = None) -> None:
+        self.config = config or GraphFilterConfig()
+
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
+        matrix = training_matrix(dataset)
+        degree_U, degree_I = (_degrees(matrix.indptr), _degrees(matrix.tocsc().indptr))
+        user_scale = degree_U**-self.config.user_exponent
+        to_target_I = degree_I**self.config.popularity_exponent
+        self._linear = item_neighbours(
+            matrix,
+            neighbours=self.config.neighbours,
+            user_scale=user_scale,
+            row_scale=degree_I**-0.5,
+            column_scale=degree_I**-0.5 * to_target_I,
+            keep_self=True,
+        )
+        self._from_history_IK, self._to_target_IK = self._low_pass(matrix, user_scale, degree_I**-0.5, to_target_I)
+        self.dataset = dataset
+        return self
+
+    def _low_pass(
+        self,
+        matrix: sp.csr_matrix,
+        user_scale: NDArray[np.float32],
+        item_scale: NDArray[np.float32],
+        to_target_I: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both factors of the ideal low-pass filter, float32 ``[I, rank]`` each."""
+        rank = min(self.config.rank, *matrix.shape)
+        if rank == 0:
+            return np.empty((matrix.shape[1], 0), np.float32), np.empty((matrix.shape[1], 0), np.float32)
+        largest, vectors_IK = _leading_subspace(
+            matrix, user_scale, item_scale, rank, self.config.power_iterations, self.config.seed
+        )
+        weight = np.float32(self.config.low_pass_weight * largest)
+        return vectors_IK * (weight * item_scale[:, None]), vectors_IK * to_target_I[:, None]
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        history = history_matrix(users.history, self.dataset.num_items)
+        scores = sum_of_sparse_rows(history, self._linear)
+        if self._to_target_IK.shape[1]:
+            scores += sum_of_rows(history, self._from_history_IK) @ self._to_target_IK.T
+        return scores
+
+    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
+        linear = np.asarray(self._linear[history, item].toarray()).ravel()
+        ideal: NDArray[np.float32] = self._from_history_IK[history] @ self._to_target_IK[item]
+        return linear + ideal
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        linear = self._linear
+        arrays = {"indptr": linear.indptr, "items": linear.indices, "responses": linear.data}
+        factors = {"from_history": self._from_history_IK, "to_target": self._to_target_IK}
+        return arrays | factors, asdict(self.config)
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        self.config, self.dataset = GraphFilterConfig(**settings), dataset
+        parts = (arrays["responses"], arrays["items"], arrays["indptr"])
+        self._linear = sp.csr_matrix(parts, shape=(dataset.num_items,) * 2)
+        self._from_history_IK, self._to_target_IK = arrays["from_history"], arrays["to_target"]
+        return self
+
+
+def _degrees(indptr: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Entries of each row, at least 1: who has none must not be divided by 0."""
+    return np.maximum(np.diff(indptr), 1).astype(np.float32)
+
+
+def _leading_subspace(
+    matrix: sp.csr_matrix,
+    user_scale: NDArray[np.float32],
+    item_scale: NDArray[np.float32],
+    rank: int,
+    iterations: int,
+    seed: int,
+) -> tuple[float, NDArray[np.float32]]:
+    """Largest squared singular value of Ñ and its first right singular vectors, float32 ``[I, rank]``.
+
+    Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products.
+    """
+    by_item = matrix.T.tocsr()
+    scale_I1, scale_U1 = item_scale[:, None], user_scale[:, None]
+    width = min(rank + _SPARE_DIMENSIONS, *matrix.shape)
+    basis_IK = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
+    for _ in range(iterations):
+        smoothed_IK = scale_I1 * sum_of_rows(by_item, scale_U1 * sum_of_rows(matrix, scale_I1 * basis_IK))
+        basis_IK = np.linalg.qr(smoothed_IK)[0]
+    projected_UK = np.sqrt(scale_U1) * sum_of_rows(matrix, scale_I1 * basis_IK)
+    squares, rotation = np.linalg.eigh(projected_UK.T @ projected_UK)
+    return float(squares[-1]), basis_IK @ rotation[:, ::-1][:, :rank]

@@ -1,0 +1,72 @@
+"""ItemKNN: the items most often met together (Deshpande & Karypis, "Item-based top-N recommendation", 2004)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.split import HeldOut
+from lanner.models.linear import LinearRecommender, history_matrix, sum_of_sparse_rows, training_matrix
+from lanner.models.neighbours import item_neighbours
+from lanner.vocabulary import ConfigError
+
+
+@dataclass(frozen=True)
+class ItemKNNConfig:
+    """Cosine between items, over the users who met both."""
+
+    neighbours: int = 100
+    """How many of its most similar items may speak for an item."""
+    shrinkage: float = 10.0
+    """Added to the cosine's denominator, so that similarities resting on few users count less."""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise ConfigError(f"item-knn.neighbours must be at least 1, received {self.neighbours}")
+        if not self.shrinkage >= 0:
+            raise ConfigError(f"item-knn.shrinkage must be at least 0, received {self.shrinkage}")
+
+
+class ItemKNN(LinearRecommender):
+    """score(u, j) = Σ_{i ∈ history(u) ∩ N(j)} |i ∩ j| / (√(|i| |j|) + shrinkage), N(j) the top neighbours of j."""
+
+    name: ClassVar[str] = "item-knn"
+
+    def __init__(self, config: ItemKNNConfig | None = None) -> None:
+        self.config = config or ItemKNNConfig()
+
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
+        matrix = training_matrix(dataset)
+        scale = np.maximum(np.bincount(matrix.indices, minlength=dataset.num_items), 1).astype(np.float32) ** -0.5
+        similar = item_neighbours(
+            matrix,
+            neighbours=self.config.neighbours,
+            user_scale=np.ones(dataset.num_users, np.float32),
+            row_scale=scale,
+            column_scale=scale,
+            shrinkage=self.config.shrinkage,
+        )
+        # Row j holds the neighbours of the target j; histories are the rows of the transpose.
+        self._from_history: sp.csr_matrix = similar.T.tocsr()
+        self.dataset = dataset
+        return self
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        return sum_of_sparse_rows(history_matrix(users.history, self.dataset.num_items), self._from_history)
+
+    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
+        return np.asarray(self._from_history[history, item].toarray()).ravel()
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        kept = self._from_history
+        return {"indptr": kept.indptr, "items": kept.indices, "similarities": kept.data}, asdict(self.config)
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        self.config, self.dataset = ItemKNNConfig(**settings), dataset
+        parts = (arrays["similarities"], arrays["items"], arrays["indptr"])
+        self._from_history = sp.csr_matrix(parts, shape=(dataset.num_items,) * 2)
+        return self
