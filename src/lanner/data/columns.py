@@ -18,6 +18,8 @@ _TIME_FORMATS = (
     "%Y-%m-%dT%H:%M:%SZ",
     "%Y-%m-%dT%H:%M:%S%.fZ",
 )
+_SAMPLE = 100_000
+"""Cells enough to tell the unit of a column of times."""
 _LONGEST_SECONDS = 1e11
 """Numbers above this are no seconds (year 5138) but milli-, micro- or nanoseconds, 1,000 times finer each."""
 
@@ -81,7 +83,7 @@ def read_times(column: pl.Series) -> pl.Series:
 def _seconds(numbers: pl.Series) -> pl.Series:
     if numbers.dtype.is_float():
         numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
-    typical = numbers.abs().median()
+    typical = numbers.gather_every(max(1, len(numbers) // _SAMPLE)).abs().median()
     scale = 1
     while typical is not None and float(str(typical)) / scale > _LONGEST_SECONDS:
         scale *= 1_000

@@ -31,7 +31,7 @@ def _count_lines(data: NDArray[np.uint8]) -> int:
     return lines
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _number(data, at, end, decimal):  # type: ignore[no-untyped-def]
     """(mantissa, digits after the point, position after the number); ``end + 1`` where it is not canonical."""
     start, point, value = at, end, np.int64(0)
@@ -53,7 +53,7 @@ def _number(data, at, end, decimal):  # type: ignore[no-untyped-def]
     return value, places, end + _ONE if padded else at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _skip(data, at, end, separator):  # type: ignore[no-untyped-def]
     """Position after a cell that nobody asked for; ``end + 1`` where it is quoted."""
     while at < end and data[at] != separator[0] and data[at] != _NEWLINE and data[at] != _RETURN:
@@ -63,7 +63,7 @@ def _skip(data, at, end, separator):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _next_cell(data, at, end, separator):  # type: ignore[no-untyped-def]
     """Position after the separator; ``end + 1`` where there is none."""
     for byte in separator:
@@ -73,7 +73,7 @@ def _next_cell(data, at, end, separator):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _next_line(data, at, end):  # type: ignore[no-untyped-def]
     """Position after the line's end; ``end + 1`` where the line goes on."""
     if at < end and data[at] == _RETURN:
