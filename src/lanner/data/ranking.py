@@ -34,21 +34,25 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def _select(scores: NDArray[np.float32], items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
     """Fill ``items`` and ``values`` ``[B, k]``; a heap of the k best so far, its root the worst of them."""
-    num_items = scores.shape[1]
     for row in range(scores.shape[0]):
         line, best, score = scores[row], items[row], values[row]
-        for start in range(0, num_items, _CHUNK):
-            stop = min(start + _CHUNK, num_items)
-            # The root is −inf until the heap is full, so one comparison turns away −inf, NaN and the beaten.
-            bar = score[0]
-            better = 0
-            for column in range(start, stop):
-                better |= line[column] > bar
-            if better:
-                for column in range(start, stop):
-                    if line[column] > score[0]:
-                        _sink(best, score, len(score), column, line[column])
+        # The root is −inf until the heap is full, so one comparison turns away −inf, NaN and the beaten.
+        for start in range(0, len(line), _CHUNK):
+            chunk = line[start : start + _CHUNK]
+            if len(chunk) < _CHUNK or _any_above(chunk, score[0]):
+                for place in range(len(chunk)):
+                    if chunk[place] > score[0]:
+                        _sink(best, score, len(score), start + place, chunk[place])
         _sort(best, score)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False, inline="always")  # type: ignore[untyped-decorator]
+def _any_above(chunk: NDArray[np.float32], bar: float) -> bool:
+    """Whether one of ``_CHUNK`` scores is above ``bar``; of fixed length and without a branch, it becomes SIMD."""
+    found = np.int32(0)
+    for place in range(_CHUNK):
+        found |= np.int32(chunk[place] > bar)
+    return found != 0
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
