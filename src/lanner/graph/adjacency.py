@@ -103,9 +103,9 @@ class Adjacency:
         targets = np.linspace(0, work[-1], count + 1)
         return np.searchsorted(work, targets).astype(np.int64)
 
-    def dense(self) -> NDArray[np.float32]:
-        """The whole matrix, float32 ``[rows, columns]``: the slow clear twin, for small graphs only."""
-        matrix = np.zeros(self.shape, np.float32)
+    def dense(self) -> NDArray[np.float64]:
+        """The whole matrix, float64 ``[rows, columns]``: the slow clear twin, for small graphs only."""
+        matrix = np.zeros(self.shape)
         np.add.at(matrix, (self.row_of_edge, self.indices), 1.0 if self.values is None else self.values)
         return matrix
 

@@ -39,7 +39,7 @@ def _splat(builder: Any, scalar: Any, width: int) -> Any:
     )
 
 
-def _constant(element: Any, width: int, number: int) -> Any:
+def _constant(element: Any, width: int, number: float) -> Any:
     return ir.Constant(ir.VectorType(element, width), [number] * width)
 
 
@@ -97,7 +97,7 @@ def _sum_row(
 
     def generate(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         _, row_, column_, first_, last_, *arrays = arguments
-        make = lambda kind, value: context.make_array(kind)(context, builder, value)  # noqa: E731
+        make: Any = lambda kind, value: context.make_array(kind)(context, builder, value)  # noqa: E731
         indices_, features_, out_ = make(indices, arrays[0]), make(features, arrays[2]), make(out, arrays[3])
         stride = builder.extract_value(features_.shape, 1)
         final_edge = builder.sub(builder.extract_value(indices_.shape, 0), ir.Constant(_INT64, 1))

@@ -1,0 +1,149 @@
+"""The strongest neighbours of every item: by weighted co-occurrence, or by what their texts say; in bounded memory."""
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.data.ranking import top_k
+from lanner.graph.adjacency import Adjacency
+
+_BLOCK_BYTES = 64 << 20
+"""Scores held at a time while texts are compared."""
+
+
+def co_occurrence_neighbours(interactions: Adjacency, k: int) -> Adjacency:
+    """The ``k`` items nearest to each item by the cosine of who met them, float32 weights, ``[I, I]``.
+
+    interactions: ``[U, I]``, without parallel edges. An item that shares nobody with another has no neighbours.
+    """
+    ones = np.ones(interactions.num_edges, np.float32)
+    matrix_UI = sp.csr_matrix((ones, interactions.indices, interactions.indptr), shape=interactions.shape)
+    scale = np.maximum(interactions.column_degrees, 1).astype(np.float32) ** -0.5
+    users = np.ones(interactions.shape[0], np.float32)
+    found = item_neighbours(matrix_UI, neighbours=k, user_scale=users, row_scale=scale, column_scale=scale)
+    return Adjacency(found.indptr.astype(np.int64), found.indices.astype(np.int32), found.data, found.shape)
+
+
+def text_neighbours(embeddings_ID: NDArray[np.float32], k: int) -> Adjacency:
+    """The ``k`` items nearest to each item by the cosine of their embeddings, where above 0; ``[I, I]``, best first.
+
+    A row of zeros (an item without a text) has no neighbours and is nobody's neighbour.
+    """
+    count = len(embeddings_ID)
+    lengths = np.linalg.norm(embeddings_ID, axis=1, keepdims=True)
+    unit_ID = (embeddings_ID / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    rows_at_once = max(1, _BLOCK_BYTES // (4 * max(count, 1)))
+    found = [_nearest(unit_ID, first, min(first + rows_at_once, count), k) for first in range(0, count, rows_at_once)]
+    if not found:
+        return Adjacency(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), (0, 0))
+    items, cosines = (np.concatenate(part) for part in zip(*found, strict=True))
+    kept = (items >= 0) & (cosines > 0)
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return Adjacency(indptr, items[kept], cosines[kept], (count, count))
+
+
+def _nearest(
+    unit_ID: NDArray[np.float32], first: int, last: int, k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    cosines = unit_ID[first:last] @ unit_ID.T
+    cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
+    return top_k(cosines, min(k, len(unit_ID)))
+
+
+def item_neighbours(
+    matrix_UI: sp.csr_matrix,
+    *,
+    neighbours: int,
+    user_scale: NDArray[np.float32],
+    row_scale: NDArray[np.float32],
+    column_scale: NDArray[np.float32],
+    shrinkage: float = 0.0,
+    keep_self: bool = False,
+) -> sp.csr_matrix:
+    """The ``neighbours`` largest entries of each row of ``S``, float32 csr ``[I, I]``, columns sorted.
+
+    With ``M`` the 0/1 matrix, ``u`` the user scales ``[U]``, ``r`` and ``c`` the item scales ``[I]``, all positive::
+
+        G = diag(r) Mᵀ diag(u) M diag(c)        S = G / (1 + shrinkage · r cᵀ)
+
+    Cosine with shrinkage ``|i ∩ j| / (√(|i| |j|) + shrinkage)`` is u = 1, r = c = degree^−½. Memory: 8 bytes times
+    items × neighbours for the answer, and 8 bytes times items for each thread.
+    """
+    width = min(neighbours, matrix_UI.shape[1])
+    by_item = matrix_UI.tocsc()
+    columns, values = _strongest(
+        by_item.indptr, by_item.indices, matrix_UI.indptr, matrix_UI.indices,
+        user_scale, row_scale, column_scale, shrinkage, keep_self, width,
+        numba.get_num_threads(),
+    )  # fmt: skip
+    kept = columns >= 0
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    found = sp.csr_matrix((values[kept], columns[kept], indptr), shape=(matrix_UI.shape[1],) * 2)
+    found.sort_indices()
+    return found
+
+
+@numba.njit(parallel=True, cache=True)
+def _strongest(  # type: ignore[no-untyped-def]
+    item_indptr,
+    item_users,
+    user_indptr,
+    user_items,
+    user_scale,
+    row_scale,
+    column_scale,
+    shrinkage,
+    keep_self,
+    width,
+    num_threads,
+):
+    num_items = len(item_indptr) - 1
+    columns = np.full((num_items, width), -1, np.int32)
+    values = np.zeros((num_items, width), np.float32)
+    for thread in numba.prange(num_threads):
+        total = np.zeros(num_items, np.float32)
+        touched = np.empty(num_items, np.int32)
+        # Items are dealt out in turn: their degrees often fall with their row, and each thread should get its share.
+        for item in range(thread, num_items, num_threads):
+            count = 0
+            for position in range(item_indptr[item], item_indptr[item + 1]):
+                user = item_users[position]
+                for place in range(user_indptr[user], user_indptr[user + 1]):
+                    other = user_items[place]
+                    if other == item and not keep_self:
+                        continue
+                    if total[other] == 0:
+                        touched[count] = other
+                        count += 1
+                    total[other] += user_scale[user]
+            found = np.empty(count, np.float32)
+            for place in range(count):
+                other = touched[place]
+                scale = row_scale[item] * column_scale[other]
+                found[place] = total[other] * scale / (1 + shrinkage * scale)
+                total[other] = 0
+            _keep_largest(found, touched[:count], columns[item], values[item])
+    return columns, values
+
+
+@numba.njit(cache=True)
+def _keep_largest(found, owners, columns, values):  # type: ignore[no-untyped-def]
+    """Copy the ``len(columns)`` largest of ``found`` with their owners; among equals the first met stay."""
+    width = len(columns)
+    if len(found) <= width:
+        columns[: len(found)] = owners
+        values[: len(found)] = found
+        return
+    least = np.partition(found, len(found) - width)[len(found) - width]
+    spare = width - np.sum(found > least)
+    kept = 0
+    for place in range(len(found)):
+        if found[place] == least:
+            if spare == 0:
+                continue
+            spare -= 1
+        if found[place] >= least:
+            columns[kept] = owners[place]
+            values[kept] = found[place]
+            kept += 1
