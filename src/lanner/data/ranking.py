@@ -52,7 +52,7 @@ def _any_above(chunk: NDArray[np.float32], bar: float) -> bool:
     found = np.int32(0)
     for place in range(_CHUNK):
         found |= np.int32(chunk[place] > bar)
-    return found != 0
+    return bool(found)
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]

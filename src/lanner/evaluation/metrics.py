@@ -73,7 +73,7 @@ RANKED: dict[str, Callable[[Hits, Counts, int], Values]] = {
 def coverage(items: NDArray[np.int32], k: int, num_rankable: int) -> float:
     """Share of the rankable items that somebody is recommended; items ``[U, K]``, −1 for none."""
     top = items[:, :k]
-    return len(np.unique(top[top >= 0])) / num_rankable
+    return np.count_nonzero(np.bincount(top[top >= 0])) / num_rankable
 
 
 def novelty(items: NDArray[np.int32], k: int, popularity: NDArray[np.integer]) -> Values:
