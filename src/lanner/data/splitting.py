@@ -93,7 +93,7 @@ def cold_items(
         DataError: nothing could be held out.
     """
     _check_shares(share=share, validation_share=validation_share)
-    occurring = np.unique(dataset.interactions.item)
+    occurring = np.flatnonzero(np.bincount(dataset.interactions.item))
     shuffled = np.random.default_rng(seed).permutation(occurring)
     num_test = round(share * len(occurring))
     num_validation = round(validation_share * (len(occurring) - num_test))
@@ -203,8 +203,8 @@ def _hold_out(
         fresh = ~np.isin(keys, seen_keys)
         keys, from_end = keys[fresh], from_end[fresh]
     user, item = np.divmod(keys, max(dataset.num_items, 1))
-    rows = np.unique(user)
-    excluded = np.setdiff1d(seen_keys, keys) if exclude_seen else keys[:0]
+    rows = _distinct(user)
+    excluded = _distinct(np.sort(seen_keys[~np.isin(seen_keys, keys)])) if exclude_seen else keys[:0]
     excluded_user, excluded_item = np.divmod(excluded, max(dataset.num_items, 1))
     return HeldOut(
         rows=rows,
@@ -214,6 +214,11 @@ def _hold_out(
         candidates=candidates,
         ratings=None if weights is None else weights[hidden][::-1][from_end],
     )
+
+
+def _distinct(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each value once. np.unique would hash, which is many times slower than sorting for keys like these."""
+    return ascending[np.diff(ascending, prepend=-1) != 0]
 
 
 def _pair_keys(dataset: Dataset) -> NDArray[np.int64]:
