@@ -155,3 +155,11 @@ def test_times(tmp_path, column):
     times = load(tmp_path / "e.parquet").interactions.timestamp
     assert times.dtype == np.int64
     assert times.tolist() == ([86400] * 2 if isinstance(column[0], str) else [column[0] // 1000] * 2)
+
+
+def test_ties_to_nobody_known_are_no_broken_file(tmp_path):
+    (tmp_path / "s.inter").write_text("user_id:token\titem_id:token\na\tx\n")
+    (tmp_path / "s.net").write_text("source_id:token\ttarget_id:token\na\tz\n")
+    data = load(tmp_path)
+    assert data.rejected == {"tie to an unknown user": 1}
+    assert len(data.ties.values) == 0
