@@ -194,17 +194,17 @@ def _hold_out(
     candidates: NDArray[np.int32] | None,
 ) -> HeldOut:
     """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts."""
-    seen_keys = _pair_keys(known)
+    seen = _distinct(np.sort(_pair_keys(known)))
     hidden_keys = _pair_keys(dataset)[hidden]
     weights = dataset.interactions.weight
     # np.unique gives the first of equal keys, which from the end is the last event.
     keys, from_end = np.unique(hidden_keys[::-1], return_index=True)
     if not repeats:
-        fresh = ~np.isin(keys, seen_keys)
+        fresh = np.isin(keys, seen, assume_unique=True, invert=True)
         keys, from_end = keys[fresh], from_end[fresh]
     user, item = np.divmod(keys, max(dataset.num_items, 1))
     rows = _distinct(user)
-    excluded = _distinct(np.sort(seen_keys[~np.isin(seen_keys, keys)])) if exclude_seen else keys[:0]
+    excluded = np.setdiff1d(seen, keys, assume_unique=True) if exclude_seen else keys[:0]
     excluded_user, excluded_item = np.divmod(excluded, max(dataset.num_items, 1))
     return HeldOut(
         rows=rows,
@@ -218,7 +218,8 @@ def _hold_out(
 
 def _distinct(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
     """Each value once. np.unique would hash, which is many times slower than sorting for keys like these."""
-    return ascending[np.diff(ascending, prepend=-1) != 0]
+    once: NDArray[np.int64] = ascending[np.diff(ascending, prepend=-1) != 0]
+    return once
 
 
 def _pair_keys(dataset: Dataset) -> NDArray[np.int64]:
