@@ -1,0 +1,202 @@
+"""Propagation, forward and backward, against torch.sparse and PyG's LGConv, beside the machine's copy bandwidth.
+
+One LightGCN step, out = D^-½ A D^-½ x over the square graph of users and items, both ways. Sizes: gowalla's training
+edges, and ten times as many users, items and edges with the same degrees, matched at random. Every way takes turns in
+one process; the medians are compared. Peers are given their best:
+
+- torch.sparse: CSR with 32-bit and with 64-bit indices; the faster is taken. Its backward is autograd's or a forward
+  product with the transpose built beforehand, whichever is faster.
+- PyG: LGConv(normalize=False) with the weights computed beforehand, once on edge_index (where its memory allows) and
+  once on a torch.sparse CSR tensor; the faster is taken.
+
+bfloat16 is ours with bfloat16 features (half the bytes, sums in float32), compared with the peers' fastest float32
+and, where they can, bfloat16. Bytes counted: a row of features for each edge, index and weight, and the output;
+features that stay in a cache are why the share of copy bandwidth may pass 1.
+
+    LANNER_DATA=… python -m benchmarks.kernels [--sizes gowalla gowalla-x10] [--dimensions 32 64 128] [--repetitions N]
+"""
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch_geometric.nn import LGConv
+
+from benchmarks._record import record
+from lanner.graph.adjacency import Adjacency
+from lanner.graph.propagation import propagate
+from lanner.graph.typed import distinct_edges
+
+SEED = 0
+COPY_BYTES = 1 << 29
+EDGE_INDEX_LIMIT = 6 << 30
+"""Bytes of messages, one an edge, up to which PyG is also measured on edge_index."""
+OURS = "lanner"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Way = Callable[[Tensor], Tensor]
+
+
+def gowalla_pairs() -> tuple[np.ndarray, np.ndarray]:
+    table = pl.read_parquet(Path(os.environ["LANNER_DATA"]) / "gowalla-lightgcn" / "train.parquet")
+    # Stored in 16 bits, in which users and items together would wrap around.
+    return table["user"].cast(pl.Int64).to_numpy(), table["item"].cast(pl.Int64).to_numpy()
+
+
+def times_ten(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ten users and ten items for each one, of the same degree; the ends of the edges are matched at random."""
+    of_user, of_item = np.tile(np.bincount(users), 10), np.tile(np.bincount(items), 10)
+    ends = np.random.default_rng(SEED).permutation(np.repeat(np.arange(len(of_item)), of_item))
+    return np.repeat(np.arange(len(of_user)), of_user), ends
+
+
+def two_way_graph(users: np.ndarray, items: np.ndarray) -> Adjacency:
+    """Users then items as one kind of node, each edge both ways, symmetrically normalised."""
+    num_users = int(users.max()) + 1
+    items = items + num_users
+    count = int(items.max()) + 1
+    both = np.concatenate([users, items]), np.concatenate([items, users])
+    return distinct_edges(*both, (count, count)).normalised("symmetric")
+
+
+def torch_csr(adjacency: Adjacency, index: torch.dtype, dtype: torch.dtype) -> Tensor:
+    parts = torch.from_numpy(adjacency.indptr).to(index), torch.from_numpy(adjacency.indices).to(index)
+    return torch.sparse_csr_tensor(*parts, torch.from_numpy(adjacency.values).to(dtype), size=adjacency.shape)
+
+
+def forward_ways(adjacency: Adjacency, dimensions: int, dtype: torch.dtype) -> dict[str, Way]:
+    convolution = LGConv(normalize=False)
+    csr = torch_csr(adjacency, torch.int64, dtype)
+    narrow = torch_csr(adjacency, torch.int32, dtype)
+    ways: dict[str, Way] = {
+        OURS: lambda x: propagate(adjacency, x),
+        "torch_sparse_int32": lambda x: torch.sparse.mm(narrow, x),
+        "torch_sparse_int64": lambda x: torch.sparse.mm(csr, x),
+        "pyg_csr": lambda x: convolution(x, csr),
+    }
+    if adjacency.num_edges * dimensions * dtype.itemsize <= EDGE_INDEX_LIMIT:
+        pairs = np.stack([adjacency.indices, adjacency.row_of_edge]).astype(np.int64)
+        edge_index, weight = torch.from_numpy(pairs), torch.from_numpy(adjacency.values).to(dtype)
+        ways["pyg_edge_index"] = lambda x: convolution(x, edge_index, weight)
+    return ways
+
+
+def backward_ways(forward: dict[str, Way], features: Tensor) -> dict[str, Way]:
+    """Gradient of the features from that of the output; the graph of each way is built once and kept."""
+
+    def through_autograd(way: Way) -> Way:
+        leaf = features.detach().clone().requires_grad_()
+        out = way(leaf)
+        return lambda upstream: torch.autograd.grad(out, leaf, upstream, retain_graph=True)[0]
+
+    ways = {name: through_autograd(way) for name, way in forward.items()}
+    # The matrix is its own transpose: a peer that keeps it pays a forward product only.
+    kept = {f"{name}_kept_transpose": way for name, way in forward.items() if name.startswith("torch_sparse")}
+    return ways | kept
+
+
+def usable(ways: dict[str, Way], features: Tensor) -> dict[str, Way]:
+    """The ways that this type is implemented for, each checked against ours; this is also the warm-up."""
+    expected, kept = ways[OURS](features).float(), {}
+    for name, way in ways.items():
+        try:
+            found = way(features).float()
+        except (RuntimeError, NotImplementedError):
+            continue
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 if features.dtype.itemsize == 2 else 1e-4)
+        kept[name] = way
+    return kept
+
+
+def medians(ways: dict[str, Way], features: Tensor, repetitions: int) -> dict[str, float]:
+    """Median milliseconds of each way, taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repetitions):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(features)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()}
+
+
+def copy_bandwidth(repetitions: int) -> float:
+    """Bytes read and written per second by copying an array larger than any cache, on all threads."""
+    source = torch.ones(COPY_BYTES // 4)
+    target = torch.empty_like(source).copy_(source)
+    taken = medians({OURS: target.copy_}, source, repetitions)[OURS]
+    return 2 * COPY_BYTES / (taken / 1e3)
+
+
+def bytes_moved(adjacency: Adjacency, dimensions: int, itemsize: int) -> int:
+    rows, edges = adjacency.shape[0], adjacency.num_edges
+    return edges * (dimensions * itemsize + 4 + 4) + rows * (dimensions * itemsize + 8)
+
+
+def summary(taken: dict[str, float], fastest_float32: float | None, moved: int, bandwidth: float) -> dict[str, Any]:
+    """``fastest_float32`` is the peers' best time in float32, which a bfloat16 row must beat, too."""
+    best = {prefix: min((ms for name, ms in taken.items() if name.startswith(prefix)), default=None)
+            for prefix in ("torch_sparse", "pyg")}  # fmt: skip
+    peers = [ms for ms in (*best.values(), fastest_float32) if ms is not None]
+    speed = moved / (taken[OURS] / 1e3)
+    return {
+        "lanner_ms": taken[OURS],
+        "torch_sparse_ms": best["torch_sparse"],
+        "pyg_ms": best["pyg"],
+        "ratio_to_faster_peer": min(peers) / taken[OURS],
+        "gigabytes_per_second": speed / 1e9,
+        "share_of_copy_bandwidth": speed / bandwidth,
+        "all_ms": taken,
+    }
+
+
+def compare(adjacency: Adjacency, dimensions: int, repetitions: int, bandwidth: float) -> dict[str, Any]:
+    """Rows of one size and dimension: ``[dtype][direction]``."""
+    results: dict[str, Any] = {}
+    fastest: dict[str, float] = {}
+    torch.manual_seed(SEED)
+    plain = torch.randn(adjacency.shape[1], dimensions)
+    for name, dtype in DTYPES.items():
+        features, results[name] = plain.to(dtype), {}
+        forward = usable(forward_ways(adjacency, dimensions, dtype), features)
+        moved = bytes_moved(adjacency, dimensions, dtype.itemsize)
+        for direction, ways in (("forward", forward), ("backward", backward_ways(forward, features))):
+            taken = medians(usable(ways, features), features, repetitions)
+            row = summary(taken, fastest.get(direction), moved, bandwidth)
+            fastest.setdefault(direction, min(ms for way, ms in taken.items() if way != OURS))
+            results[name][direction] = row
+            print(f"  d{dimensions} {name} {direction}: {row['lanner_ms']:.1f} ms, {row['ratio_to_faster_peer']:.2f} ×")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["gowalla", "gowalla-x10"], choices=["gowalla", "gowalla-x10"])
+    parser.add_argument("--dimensions", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--repetitions", type=int, default=11)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="Sparse")
+    bandwidth = copy_bandwidth(options.repetitions)
+    print(f"copy: {bandwidth / 1e9:.1f} GB/s on {torch.get_num_threads()} threads")
+    results: dict[str, Any] = {"copy_gigabytes_per_second": bandwidth / 1e9}
+    for size in options.sizes:
+        pairs = gowalla_pairs()
+        adjacency = two_way_graph(*(pairs if size == "gowalla" else times_ten(*pairs)))
+        print(f"{size}: {adjacency.shape[0]:,} nodes, {adjacency.num_edges:,} edges")
+        results[size] = {"nodes": adjacency.shape[0], "edges": adjacency.num_edges}
+        for dimensions in options.dimensions:
+            results[size][f"d{dimensions}"] = compare(adjacency, dimensions, options.repetitions, bandwidth)
+    settings = {**vars(options), "threads": torch.get_num_threads(), "edge_index_limit_bytes": EDGE_INDEX_LIMIT}
+    print(record("kernels", seed=SEED, settings=settings, results=results))
+
+
+if __name__ == "__main__":
+    main()
