@@ -45,7 +45,7 @@ def record(benchmark: str, *, seed: int, settings: dict[str, Any], results: dict
     path = RESULTS / f"{benchmark}.json"
     draft = path.with_suffix(".json.partial")
     draft.write_text(json.dumps(entry, indent=1, default=_plain, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    draft.replace(path)
     return path
 
 

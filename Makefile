@@ -1,0 +1,57 @@
+# Two commands for a fresh machine with Python and pip: `make demo` and `make test`.
+# VENV: where the environment lies. PYTHON: what it is made of. Nothing is installed twice; once installed, all works offline.
+
+VENV ?= .venv
+PYTHON ?= python3
+WORKERS ?= 2
+BUNDLE ?= demo-bundle
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test check bench docs clean
+
+demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset
+	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
+	@$(BIN)/lanner run --out $(BUNDLE)
+
+test: $(VENV)/.test-installed ## run the whole test suite
+	@echo "==> pytest, $(WORKERS) workers of one thread each"
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+check: $(VENV)/.test-installed ## format, lint and types
+	@echo "==> ruff and mypy --strict"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.bench-installed ## measure every figure anew (needs LANNER_DATA; hours)
+	@for one in $(BENCHMARKS); do echo "==> python -m benchmarks.$$one"; $(BIN)/python -m benchmarks.$$one || exit 1; done
+
+docs: $(VENV)/.test-installed ## regenerate the README's results and the command reference
+	@echo "==> README.md, docs/commands.md"
+	@$(BIN)/python -m benchmarks.readme
+
+clean: ## remove the environment and the demo's bundle
+	rm -rf $(VENV) $(BUNDLE)
+
+$(BIN)/python:
+	@echo "==> environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "==> installing lanner[language,baselines] (a few minutes, once)"
+	@$(PIP) -e '.[language,baselines]'
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.demo-installed
+	@echo "==> installing what the tests and checks need (once)"
+	@$(PIP) -e '.[language,baselines,pyg,test,check]'
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.test-installed
+	@echo "==> installing what the benchmarks compare with (once)"
+	@$(PIP) -e '.[language,baselines,pyg,test,check,bench]'
+	@touch $@
