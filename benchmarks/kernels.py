@@ -38,7 +38,7 @@ from lanner.graph.typed import distinct_edges
 
 SEED = 0
 COPY_BYTES = 1 << 29
-EDGE_INDEX_LIMIT = 6 << 30
+EDGE_INDEX_LIMIT = 3 << 30
 """Bytes of messages, one an edge, up to which PyG is also measured on edge_index."""
 OURS = "lanner"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -173,7 +173,10 @@ def compare(adjacency: Adjacency, dimensions: int, repetitions: int, bandwidth: 
             row = summary(taken, fastest.get(direction), moved, bandwidth)
             fastest.setdefault(direction, min(ms for way, ms in taken.items() if way != OURS))
             results[name][direction] = row
-            print(f"  d{dimensions} {name} {direction}: {row['lanner_ms']:.1f} ms, {row['ratio_to_faster_peer']:.2f} ×")
+            print(
+                f"  d{dimensions} {name} {direction}: {row['lanner_ms']:.1f} ms, {row['ratio_to_faster_peer']:.2f} ×",
+                flush=True,
+            )
     return results
 
 
