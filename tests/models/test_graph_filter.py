@@ -11,15 +11,21 @@ from lanner.vocabulary import ConfigError
 def test_equals_the_dense_formula(rank, popularity_exponent):
     dataset, met = random_events()
     config = GraphFilterConfig(
-        neighbours=99, user_exponent=0.8, popularity_exponent=popularity_exponent, rank=rank, power_iterations=60
+        neighbours=99,
+        user_exponent=0.8,
+        popularity_exponent=popularity_exponent,
+        rank=rank,
+        low_pass_exponent=0.4,
+        power_iterations=60,
     )
     scores = GraphFilter(config).fit(dataset).score(dataset.user_batch())
     degree_U, degree_I = np.maximum(met.sum(axis=1), 1), np.maximum(met.sum(axis=0), 1)
     normalised = degree_U[:, None] ** -0.4 * met * degree_I**-0.5
     _, singular, right = np.linalg.svd(normalised)
-    ideal = degree_I[:, None] ** -0.5 * right[:rank].T @ right[:rank]
-    kernel = normalised.T @ normalised + config.low_pass_weight * singular[0] ** 2 * ideal
-    np.testing.assert_allclose(scores, met @ kernel * degree_I**popularity_exponent, rtol=1e-3, atol=1e-5)
+    ideal = degree_I[:, None] ** -0.5 * right[:rank].T @ right[:rank] * degree_I**0.4
+    linear = normalised.T @ normalised * degree_I**popularity_exponent
+    kernel = linear + config.low_pass_weight * singular[0] ** 2 * ideal
+    np.testing.assert_allclose(scores, met @ kernel, rtol=1e-3, atol=1e-5)
 
 
 def test_rank_beyond_the_matrix_is_all_there_is():

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
+from lanner.graph.neighbours import item_neighbours
 from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, sum_of_sparse_rows, training_matrix
-from lanner.models.neighbours import item_neighbours
 from lanner.vocabulary import ConfigError
 
 _SPARE_DIMENSIONS = 16
@@ -28,14 +28,16 @@ class GraphFilterConfig:
 
     neighbours: int = 300
     """Strongest entries kept in each row of the linear filter."""
-    user_exponent: float = 0.6
+    user_exponent: float = 0.8
     """How much the co-occurrences of a user with many items are damped; 0: not at all, 1: fully."""
-    popularity_exponent: float = 0.3
-    """Scores are multiplied by the item's degree to this power."""
+    popularity_exponent: float = 0.2
+    """The linear filter's scores are multiplied by the item's degree to this power."""
     rank: int = 0
     """Dimensions of the ideal low-pass filter; 0: the linear filter alone."""
     low_pass_weight: float = 0.05
     """Weight of the ideal low-pass filter where the linear one's largest response is 1."""
+    low_pass_exponent: float = 0.5
+    """As ``popularity_exponent``, of the ideal low-pass filter."""
     power_iterations: int = 3
     """Subspace iterations for the ideal low-pass filter; more of them sharpen its edge."""
     seed: int = 0
@@ -49,11 +51,12 @@ class GraphFilterConfig:
 
 
 class GraphFilter(LinearRecommender):
-    """score = history · (ÑᵀÑ + α Dᵢ^−½ V Vᵀ) Dᵢ^p with Ñ = D_u^−a/2 M Dᵢ^−½.
+    """score = history · (ÑᵀÑ Dᵢ^p + α Dᵢ^−½ V Vᵀ Dᵢ^q) with Ñ = D_u^−a/2 M Dᵢ^−½.
 
-    M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, V the first ``rank`` right
-    singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. Nothing items × items is
-    ever dense: ÑᵀÑ is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
+    M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, q ``low_pass_exponent``, V the
+    first ``rank`` right singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. Nothing
+    items × items is ever dense: ÑᵀÑ Dᵢ^p is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
+    GF-CF as published is a = 1, p = 0, q = ½, α = 0.3, rank 256, unpruned.
     """
 
     name: ClassVar[str] = "graph-filter"
@@ -63,18 +66,17 @@ class GraphFilter(LinearRecommender):
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         matrix = training_matrix(dataset)
-        degree_U, degree_I = (_degrees(matrix.indptr), _degrees(matrix.tocsc().indptr))
+        degree_U, degree_I = _degrees(matrix.indptr), _degrees(matrix.tocsc().indptr)
         user_scale = degree_U**-self.config.user_exponent
-        to_target_I = degree_I**self.config.popularity_exponent
         self._linear = item_neighbours(
             matrix,
             neighbours=self.config.neighbours,
             user_scale=user_scale,
             row_scale=degree_I**-0.5,
-            column_scale=degree_I**-0.5 * to_target_I,
+            column_scale=degree_I ** (self.config.popularity_exponent - 0.5),
             keep_self=True,
         )
-        self._from_history_IK, self._to_target_IK = self._low_pass(matrix, user_scale, degree_I**-0.5, to_target_I)
+        self._from_history_IK, self._to_target_IK = self._low_pass(matrix, user_scale, degree_I)
         self.dataset = dataset
         return self
 
@@ -82,17 +84,18 @@ class GraphFilter(LinearRecommender):
         self,
         matrix: sp.csr_matrix,
         user_scale: NDArray[np.float32],
-        item_scale: NDArray[np.float32],
-        to_target_I: NDArray[np.float32],
+        degree_I: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Both factors of the ideal low-pass filter, float32 ``[I, rank]`` each."""
         rank = min(self.config.rank, *matrix.shape)
         if rank == 0:
             return np.empty((matrix.shape[1], 0), np.float32), np.empty((matrix.shape[1], 0), np.float32)
+        item_scale = degree_I**-0.5
         largest, vectors_IK = _leading_subspace(
             matrix, user_scale, item_scale, rank, self.config.power_iterations, self.config.seed
         )
         weight = np.float32(self.config.low_pass_weight * largest)
+        to_target_I = degree_I**self.config.low_pass_exponent
         return vectors_IK * (weight * item_scale[:, None]), vectors_IK * to_target_I[:, None]
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:

@@ -1,6 +1,8 @@
 """iALS: weighted matrix factorisation (Hu, Koren & Volinsky, ICDM 2008), trained by the package ``implicit``."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,6 +16,9 @@ from lanner.data.split import HeldOut
 from lanner.models.linear import history_matrix, training_matrix
 from lanner.models.recommender import Recommender
 from lanner.vocabulary import ConfigError, MissingExtraError
+
+_USERS_PER_BLOCK = 64
+"""Systems D × D that a thread holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,13 @@ class IALS(Recommender):
 
     def _fold_in(self, history: sp.csr_matrix) -> NDArray[np.float32]:
         """User factors, float32 ``[B, D]``."""
+        blocks = [history[start : start + _USERS_PER_BLOCK] for start in range(0, history.shape[0], _USERS_PER_BLOCK)]
+        # Many small systems: BLAS gains nothing from threads within one, much is gained from threads across them.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
+            solved = list(threads.map(self._solve, blocks))
+        return np.concatenate([np.empty((0, self._item_ID.shape[1]), np.float32), *solved])
+
+    def _solve(self, history: sp.csr_matrix) -> NDArray[np.float32]:
         system_BDD = np.repeat(self._gram[None], history.shape[0], axis=0)
         for user, (start, end) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
             met_LD = self._item_ID[history.indices[start:end]]

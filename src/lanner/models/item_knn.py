@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
+from lanner.graph.neighbours import item_neighbours
 from lanner.models.linear import LinearRecommender, history_matrix, sum_of_sparse_rows, training_matrix
-from lanner.models.neighbours import item_neighbours
 from lanner.vocabulary import ConfigError
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lanner.models.neighbours import item_neighbours
+from lanner.graph.neighbours import item_neighbours
 
 
 def _parts(num_users: int = 40, num_items: int = 25) -> tuple[np.ndarray, dict[str, np.ndarray]]:
