@@ -55,14 +55,18 @@ def gowalla() -> Arrays:
 
 
 class DotProducts:
-    """Scores the users in the order of their rows, whose factors are known."""
+    """Scores the users in the order of their rows, whose factors are known, into one buffer as ``product`` does."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.users, self.items, self.next = arrays["user_factors"], arrays["item_factors"], 0
+        self.buffer = np.empty((0, len(self.items)), np.float32)
 
     def score(self, users: UserBatch) -> np.ndarray:
+        part = self.users[self.next : self.next + len(users)]
         self.next += len(users)
-        return self.users[self.next - len(users) : self.next] @ self.items.T
+        if len(users) > len(self.buffer):
+            self.buffer = np.empty((len(users), len(self.items)), np.float32)
+        return np.matmul(part, self.items.T, out=self.buffer[: len(part)])
 
 
 def held_out(arrays: Arrays) -> HeldOut:
