@@ -35,7 +35,8 @@ class Split:
     """A dataset cut in three. The test users' histories hold train and validation events.
 
     Every part keeps all users and items of the whole, so that a row means the same everywhere. ``refit`` holds the
-    train and validation events: what a model may be fitted on anew once its settings are chosen.
+    train and validation events: what a model may be fitted on anew once its settings are chosen. ``labels``: uint8
+    ``[E]``, the part of each event of the whole: 0 train, 1 validation, 2 test.
     """
 
     name: str
@@ -43,3 +44,4 @@ class Split:
     refit: Dataset
     validation: HeldOut
     test: HeldOut
+    labels: NDArray[np.uint8]

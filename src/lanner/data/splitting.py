@@ -182,7 +182,7 @@ def _build(
             f"the split '{name}' of {len(labels)} events leaves {len(train.interactions)} for training and "
             f"{len(test)} users to test; give more data or another share"
         )
-    return Split(name, train, refit, validation, test)
+    return Split(name, train, refit, validation, test, labels)
 
 
 def _hold_out(

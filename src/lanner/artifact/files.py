@@ -1,0 +1,81 @@
+"""Folders that appear whole or not at all, and bytes that are checked before they are used."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lanner.vocabulary import BundleError, StorageError
+
+
+def write_folder(path: Path, contents: Mapping[str, bytes], *, replaceable: str) -> None:
+    """Write files into a new folder beside ``path``, then give it that name; what stood there goes last.
+
+    Args:
+        path: the folder's final name.
+        contents: bytes by file name.
+        replaceable: a folder that stands at ``path`` is replaced only if it holds a file of this name, or nothing.
+
+    Raises:
+        StorageError: the disk refused; nothing half-written is left, and what stood at ``path`` still stands.
+    """
+    path = path.absolute()
+    if path.exists() and not (path / replaceable).is_file() and not _is_empty_folder(path):
+        raise StorageError(f"{path}: holds something else than a bundle; give another folder or remove it")
+    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        for name, content in contents.items():
+            _write_through(draft / name, content)
+        _swap(draft, path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_checked(path: Path, expected: str) -> bytes:
+    """The bytes of a file whose digest is ``expected``.
+
+    Raises:
+        BundleError: the file is missing, cannot be read, or differs.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the bundle anew") from None
+    if digest(content) != expected:
+        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the bundle anew")
+    return content
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap(draft: Path, path: Path) -> None:
+    """A folder cannot be renamed over a full one, so the old one steps aside for a moment, and back if need be."""
+    aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    stood = path.exists()
+    if stood:
+        path.rename(aside)
+    try:
+        draft.rename(path)
+    except OSError:
+        if stood:
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

@@ -1,0 +1,94 @@
+"""Explanations for people: each part by its name, and the whole in one sentence."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lanner.data.interactions import Dataset
+from lanner.models.recommender import Explanation, PartKind, ScorePart
+
+NAMED = 3
+"""So many parts are named in the sentence."""
+
+_PHRASES: dict[PartKind, str] = {
+    "history": "you chose {name}",
+    "friend": "your friend {name} chose it",
+    "text": "its description resembles that of {name}",
+    "profile": "it fits what you say about yourself",
+    "attribute": "of its {name}",
+    "popularity": "many others chose it",
+    "head": "of how the signals combine",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One summand of a score, by name. name: a title, a person, an attribute's value, or empty."""
+
+    kind: PartKind
+    name: str
+    value: float
+
+
+def reasons(explanation: Explanation, dataset: Dataset) -> list[Reason]:
+    """Every part by name, largest first; the values add up to the score."""
+    parts = sorted(explanation.parts, key=lambda part: -part.value)
+    return [Reason(part.kind, _name(part, dataset), part.value) for part in parts]
+
+
+def sentence(explanation: Explanation, dataset: Dataset) -> str:
+    """Why the item has its score, in one sentence that names the largest parts that speak for it."""
+    title = dataset.item_catalogue.titles[explanation.item]
+    speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0][:NAMED]
+    if not speaking:
+        return f"Nothing known of this user speaks for {title}."
+    return f"{title} is suggested because {_joined([_clause(reason) for reason in speaking])}."
+
+
+def short_reason(explanation: Explanation, dataset: Dataset) -> str:
+    """The largest parts that speak for the item, for one cell of a table."""
+    speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0][:2]
+    return _joined([_clause(reason) for reason in speaking])
+
+
+def explanation_table(explanation: Explanation, dataset: Dataset) -> dict[str, Any]:
+    """The explanation as JSON can hold it."""
+    return {
+        "item": dataset.items.external[explanation.item],
+        "title": dataset.item_catalogue.titles[explanation.item],
+        "score": explanation.score,
+        "parts": [vars(reason) for reason in reasons(explanation, dataset)],
+        "sentence": sentence(explanation, dataset),
+    }
+
+
+def _clause(reason: Reason) -> str:
+    return _PHRASES[reason.kind].format(name=reason.name)
+
+
+def _joined(clauses: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``; a beginning that all share is said once."""
+    alike = [clause.removeprefix("you chose ") for clause in clauses]
+    if all(clause.startswith("you chose ") for clause in clauses) and len(clauses) > 1:
+        clauses = [clauses[0], *alike[1:]]
+    return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}" if clauses else ""
+
+
+def _name(part: ScorePart, dataset: Dataset) -> str:
+    if part.row < 0:
+        return ""
+    if part.kind in ("history", "text"):
+        return dataset.item_catalogue.titles[part.row]
+    if part.kind == "friend":
+        return dataset.user_catalogue.titles[part.row]
+    if part.kind == "attribute":
+        return _attribute_value(part.row, dataset)
+    return ""
+
+
+def _attribute_value(code: int, dataset: Dataset) -> str:
+    """Codes run through the items' attributes in their order, one after the other."""
+    for name, attribute in dataset.item_catalogue.attributes.items():
+        if code < len(attribute.names):
+            return f"{name} {attribute.names[code]}"
+        code -= len(attribute.names)
+    return ""

@@ -1,0 +1,157 @@
+"""Any frozen dataclass from a table of TOML: the one place that judges keys and types of settings."""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lanner.vocabulary import ConfigError
+
+
+def build(kind: type[Any], values: Mapping[str, Any], place: str = "") -> Any:
+    """An instance of the dataclass ``kind`` from a table of TOML, checked key by key; ``place`` begins each message.
+
+    Dashes in keys count as underscores. A field is a scalar, a Literal, a list or tuple, a table, or a dataclass again.
+
+    Raises:
+        ConfigError: a key is unknown (the error names the nearest), missing, or of a wrong type.
+    """
+    fields = {one.name: one for one in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    given = {key.replace("-", "_"): (key, value) for key, value in values.items()}
+    for name, (key, _) in given.items():
+        if name not in fields:
+            raise ConfigError(f"{place}unknown key '{key}'; {_advice(name, kind)}")
+    for name, one in fields.items():
+        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if required and name not in given:
+            raise ConfigError(f"{place}the key '{name}' is missing")
+    return kind(**{name: convert(hints[name], value, f"{place}{name}") for name, (_, value) in given.items()})
+
+
+def convert(hint: Any, value: Any, place: str) -> Any:
+    """``value`` as the type ``hint`` asks for; ``place`` is the dotted key.
+
+    Raises:
+        ConfigError: it is of another type; the message names the key, what was received and what was expected.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _one_of(arguments, value, place)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build(hint, value, f"{place}.")
+    if origin is typing.Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(arguments[0], one, place) for one in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {key: convert(arguments[1], one, f"{place}.{key}") for key, one in value.items()}
+    if isinstance(origin, type) and issubclass(list, origin) and isinstance(value, list):
+        return [convert(arguments[0], one, place) for one in value]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any or (
+        isinstance(hint, type) and isinstance(value, hint) and (hint is bool) == isinstance(value, bool)
+    ):
+        return value
+    raise ConfigError(f"{place}: received {value!r} ({type(value).__name__}), expected {_in_words(hint)}")
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    present = [kind for kind in kinds if kind is not type(None)]
+    for kind in present[:-1]:
+        try:
+            return convert(kind, value, place)
+        except ConfigError:
+            continue
+    return convert(present[-1], value, place)
+
+
+def replaced(config: Any, key: str, value: Any) -> Any:
+    """``config`` with the dotted ``key`` set to ``value``, checked as in ``build``."""
+    table: dict[str, Any] = {}
+    inner = table
+    *path, last = key.split(".")
+    for part in path:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+    return overlay(config, table)
+
+
+def overlay(config: Any, values: Mapping[str, Any], place: str = "") -> Any:
+    """``config`` with the keys of a table of TOML replaced, section by section, checked as in ``build``."""
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            raise ConfigError(f"{place}unknown key '{key}'; {_advice(name, type(config))}")
+        section = getattr(config, name)
+        whole = isinstance(value, Mapping) and dataclasses.is_dataclass(section)
+        changes[name] = (
+            overlay(section, value, f"{place}{name}.") if whole else convert(hints[name], value, place + name)
+        )
+    return dataclasses.replace(config, **changes)
+
+
+def everywhere(config: Any, name: str, value: Any) -> Any:
+    """``config`` with every field called ``name``, at any depth, set to ``value``."""
+    changes = {}
+    for one in dataclasses.fields(config):
+        inner = getattr(config, one.name)
+        if one.name == name:
+            changes[one.name] = value
+        elif dataclasses.is_dataclass(inner):
+            changes[one.name] = everywhere(inner, name, value)
+    return dataclasses.replace(config, **changes)
+
+
+def leaves(config: Any, place: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every setting in order: (dotted key, value, what its documentation says)."""
+    documented = field_docs(type(config))
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{place}{one.name}.")
+        else:
+            yield place + one.name, value, documented.get(one.name, "")
+
+
+def field_docs(kind: type[Any]) -> dict[str, str]:
+    """What the string under each field of a dataclass says, by field name; read from the source."""
+    try:
+        body = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body[0]
+    except (OSError, TypeError):  # no source at hand, as in a frozen application
+        return {}
+    found: dict[str, str] = {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for first, second in itertools.pairwise(statements):
+        if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name) and isinstance(second, ast.Expr):
+            text = second.value.value if isinstance(second.value, ast.Constant) else ""
+            found[first.target.id] = inspect.cleandoc(str(text))
+    return found
+
+
+def _advice(name: str, kind: type[Any]) -> str:
+    known = [one.name for one in dataclasses.fields(kind)]
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(one) for one in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_in_words(one) for one in arguments if one is not type(None))
+    if origin is not None:
+        inner = [one for one in arguments if one is not Ellipsis]
+        return f"a list of {_in_words(inner[-1])}" if origin is not dict else f"a table of {_in_words(inner[-1])}"
+    return "a table" if dataclasses.is_dataclass(hint) else str(getattr(hint, "__name__", hint))

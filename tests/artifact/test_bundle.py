@@ -1,0 +1,145 @@
+"""The bundle: nothing lost on the way, nothing damaged goes unseen, nothing half-written stays."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from lanner.artifact.bundle import FILES, MANIFEST, SEAL, load_bundle, read_manifest, write_bundle
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.describe import fingerprint
+from lanner.data.ids import IdMap
+from lanner.data.interactions import Dataset, Interactions
+from lanner.data.ragged import Ragged
+from lanner.models.ease import EASE
+from lanner.vocabulary import BundleError, StorageError
+
+
+def small_dataset() -> Dataset:
+    user, item = np.array([0, 0, 1, 1, 2, 2, 0], np.int32), np.array([0, 1, 1, 2, 2, 3, 3], np.int32)
+    return Dataset(
+        interactions=Interactions(
+            user,
+            item,
+            timestamp=np.arange(7, dtype=np.int64),
+            weight=np.linspace(1, 5, 7).astype(np.float32),
+            behaviour=np.array([0, 1, 0, 1, 0, 1, 0], np.uint8),
+            behaviours=("view", "buy"),
+        ),
+        users=IdMap(["anna", "7", "ünï", "without history"]),
+        items=IdMap(["a", "b", "c", "d", "9" * 30]),
+        item_catalogue=Catalogue(
+            texts=("one", "", "zwei ✓", "four", ""),
+            titles=("A", "B", "C", "D", "E"),
+            attributes={"genre": Attribute(("drama", "comedy"), Ragged.from_lists([[0], [0, 1], [], [1], []]))},
+        ),
+        user_catalogue=Catalogue.blank(("anna", "7", "ünï", "without history")),
+        ties=Ragged.from_lists([[1], [0, 2], [], []]),
+        rejected={"missing user": 2},
+        has_order=True,
+    )
+
+
+@pytest.fixture
+def fitted():
+    mask = np.array([True] * 6 + [False])
+    dataset = small_dataset()
+    return EASE().fit(dataset.with_interactions(dataset.interactions.take(mask))), dataset, mask
+
+
+def write(path, fitted, **changes):
+    recommender, dataset, mask = fitted
+    parts = {"dataset": dataset, "fitted": mask, "config": {"model": "ease"}, "metrics": {"ndcg_at_10": 0.5}}
+    return write_bundle(path, recommender, **(parts | changes))
+
+
+def read(path):
+    return load_bundle(path, lambda manifest: EASE())
+
+
+def test_everything_comes_back(tmp_path, fitted):
+    bundle = read(write(tmp_path / "bundle", fitted))
+    recommender, dataset, _ = fitted
+    assert fingerprint(bundle.dataset) == fingerprint(dataset) == bundle.manifest["dataset"]["fingerprint"]
+    assert fingerprint(bundle.recommender.dataset) == fingerprint(recommender.dataset)
+    assert bundle.dataset.rejected == dataset.rejected
+    np.testing.assert_array_equal(
+        bundle.recommender.score(dataset.user_batch()), recommender.score(dataset.user_batch())
+    )
+    assert bundle.manifest["metrics"] == {"ndcg_at_10": 0.5}
+    assert bundle.verify() == 3
+
+
+def test_a_changed_model_fails_its_golden_requests(tmp_path, fitted):
+    bundle = read(write(tmp_path / "bundle", fitted))
+    arrays, settings = bundle.recommender.state()
+    changed = {name: array * 1.01 for name, array in arrays.items()}
+    bundle.recommender.load_state(changed, settings, bundle.recommender.dataset)
+    with pytest.raises(BundleError, match="golden request"):
+        bundle.verify()
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST, SEAL])
+def test_one_flipped_byte_is_named(tmp_path, fitted, name):
+    path = write(tmp_path / "bundle", fitted)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(BundleError) as error:
+        read(path)
+    assert (name if name != SEAL else "manifest") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*FILES, SEAL])
+def test_a_missing_file_is_named(tmp_path, fitted, name):
+    path = write(tmp_path / "bundle", fitted)
+    (path / name).unlink()
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        read(path)
+
+
+def test_no_bundle_and_another_schema(tmp_path, fitted, monkeypatch):
+    with pytest.raises(BundleError, match="no bundle there"):
+        read(tmp_path / "nowhere")
+    monkeypatch.setattr("lanner.artifact.bundle.SCHEMA", 99)
+    path = write(tmp_path / "bundle", fitted)
+    monkeypatch.undo()
+    with pytest.raises(BundleError, match="schema 99"):
+        read(path)
+
+
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(tmp_path, fitted, monkeypatch):
+    path = write(tmp_path / "bundle", fitted)
+    writes = []
+
+    def full(descriptor):
+        writes.append(descriptor)
+        if len(writes) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write(path, fitted, metrics={"new": 1.0})
+    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+    assert read(path).manifest["metrics"] == {"ndcg_at_10": 0.5}
+
+
+def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
+    path = write(tmp_path / "bundle", fitted)
+    write(path, fitted, metrics={"new": 1.0})
+    assert read_manifest(path)["metrics"] == {"new": 1.0}
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "photo.jpg").write_text("x")
+    with pytest.raises(StorageError, match="something else than a bundle"):
+        write(other, fitted)
+    assert [one.name for one in other.iterdir()] == ["photo.jpg"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "precious"]
+
+
+def test_the_manifest_is_plain_json(tmp_path, fitted):
+    manifest = json.loads((write(tmp_path / "bundle", fitted) / MANIFEST).read_text())
+    assert {"schema", "lanner", "created", "model", "config", "metrics", "dataset", "sha256"} == set(manifest)

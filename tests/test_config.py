@@ -1,0 +1,113 @@
+"""Settings: nearest keys, types by name, TOML there and back."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+
+from lanner.config import (
+    EvaluationConfig,
+    RunConfig,
+    from_dict,
+    read_config,
+    to_dict,
+    to_toml,
+    with_device,
+    with_overrides,
+    with_seed,
+)
+from lanner.settings import build, field_docs, leaves
+from lanner.vocabulary import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    """How fast."""
+    layers: tuple[int, ...] = (1, 2)
+    fusion: Literal["concat", "gated"] = "concat"
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int
+    inner: Inner = Inner()
+
+
+def refused(message, values, kind=Outer):
+    with pytest.raises(ConfigError) as error:
+        build(kind, values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nested_values_of_every_kind():
+    built = build(Outer, {"steps": 3, "inner": {"rate": 1, "layers": [4], "fusion": "gated", "folder": "x"}})
+    assert built == Outer(3, Inner(1.0, (4,), "gated", "x"))
+    assert isinstance(built.inner.rate, float)
+
+
+def test_a_misspelt_key_names_the_nearest():
+    refused("inner.unknown key 'fusoin'; did you mean 'fusion'?", {"steps": 1, "inner": {"fusoin": "gated"}})
+    refused("known keys: steps, inner", {"steps": 1, "zzz": 1})
+
+
+def test_a_wrong_type_names_key_received_and_expected():
+    refused("steps: received 'many' (str), expected int", {"steps": "many"})
+    refused("steps: received True (bool), expected int", {"steps": True})
+    refused(
+        "inner.fusion: received 'sum' (str), expected one of 'concat', 'gated'",
+        {"steps": 1, "inner": {"fusion": "sum"}},
+    )
+    refused("inner.layers: received 3 (int), expected a list of int", {"steps": 1, "inner": {"layers": 3}})
+    refused("inner.folder: received 3 (int), expected str", {"steps": 1, "inner": {"folder": 3}})
+    refused("inner: received 3 (int), expected a table", {"steps": 1, "inner": 3})
+    refused("the key 'steps' is missing", {})
+
+
+def test_documentation_is_read_from_under_the_field():
+    assert field_docs(Inner) == {"rate": "How fast."}
+    assert ("inner.rate", 0.5, "How fast.") in list(leaves(Outer(1)))
+
+
+def test_toml_there_and_back(tmp_path):
+    odd = replace(RunConfig(), model='a "quoted" \\ näme\n', evaluation=EvaluationConfig(ks=(5,), threshold=1e-9))
+    file = tmp_path / "run.toml"
+    file.write_text(to_toml(odd), encoding="utf-8")
+    assert read_config(file) == odd
+    assert from_dict(to_dict(odd)) == odd
+
+
+def test_a_config_file_that_cannot_be_used(tmp_path):
+    file = tmp_path / "run.toml"
+    for text, message in [("split = [", "not TOML"), ("[splt]\ntest = 1", "did you mean 'split'?")]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"run\.toml") as error:
+            read_config(file)
+        assert message in str(error.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "absent.toml")
+
+
+def test_overrides_are_checked_like_files():
+    config = with_overrides(
+        RunConfig(), ["split.test=0.5", "model=popularity", "item-knn.neighbours=7", "evaluation.ks=[3]"]
+    )
+    assert (config.split.test, config.model, config.item_knn.neighbours) == (0.5, "popularity", 7)
+    assert config.evaluation.ks == (3,)
+    for override, message in [
+        ("split.tset=1", "did you mean 'test'?"),
+        ("split", "expected key=value"),
+        ("model.x=1", "model: received"),
+        ("ease.regularisation=-1", "ease.regularisation must be above 0"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            with_overrides(RunConfig(), [override])
+        assert message in str(error.value)
+
+
+def test_seed_and_device_reach_every_part_but_the_split():
+    config = with_device(with_seed(RunConfig(), 7), "cpu")
+    assert (config.random.seed, config.ials.seed, config.split.seed, config.evaluation.seed) == (7, 7, 0, 0)
+    assert config.language.device == "cpu"
