@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from lanner.data.ragged import Ragged
 
+FIELD_SEPARATOR = "\n"
+"""Between the fields of a text (title, plot, …). Every text of a catalogue has the same fields, empty ones too."""
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -20,7 +23,7 @@ class Catalogue:
     """Texts and attributes of ``len(texts)`` items or users, in row order."""
 
     texts: tuple[str, ...]
-    """What the language encoder reads; the empty string where there is none."""
+    """What the language encoder reads, field by field (``FIELD_SEPARATOR``); the empty string where there is none."""
     titles: tuple[str, ...]
     """What a person is shown; the external id where there is none."""
     attributes: dict[str, Attribute] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from pathlib import Path
 import polars as pl
 
 from lanner.data.sources.files import Layout, read_file
+from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.tables import LINE, Entities, Keep, Table, Tables
 from lanner.vocabulary import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT, ConfigError
 
@@ -78,7 +79,7 @@ class EntityColumns:
     id: str
     title: str = ""
     text: tuple[str, ...] = ()
-    """Fragments such as ``"By {brand}."``, joined by a space; one whose column is empty is left out."""
+    """Fragments such as ``"By {brand}."``, a line each; one whose column is empty is an empty line."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Columns whose values become attributes, each with its separator; ``""``: one value; ``"json"``: a JSON list."""
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -205,8 +206,10 @@ def split_values(column: pl.Expr, separator: str) -> pl.Expr:
 
 
 def compose_text(fragments: tuple[str, ...], schema: pl.Schema) -> pl.Expr:
-    """One text a row from ``fragments`` whose slots name columns; a fragment with an empty slot is left out."""
-    return pl.concat_str([_fragment(one, schema) for one in fragments], separator=" ", ignore_nulls=True)
+    """One text a row from ``fragments`` whose slots name columns; a fragment with an empty slot is an empty line."""
+    lines = [_fragment(one, schema).str.replace_all(r"\s*\n\s*", " ") for one in fragments]
+    text = pl.concat_str([line.fill_null("") for line in lines], separator=FIELD_SEPARATOR)
+    return pl.when(pl.any_horizontal([line.is_not_null() for line in lines])).then(text)
 
 
 def _fragment(fragment: str, schema: pl.Schema) -> pl.Expr:

@@ -1,0 +1,135 @@
+"""Heads that join what the views say of a user-item pair into one score.
+
+All begin as the weighted sum of the views' dot products (the retrieval head: one inner product, so that an index can
+serve it) and add a learned correction that starts at nothing (the ranking head). z = h_u ‖ e_u ‖ h_i ‖ e_i.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """Users and candidate items as V views see them.
+
+    users: V tensors ``[B, D_v]``. items: V tensors ``[C, D_v]``. scores: V tensors ``[B, C]``. is_cold_C: ``[C]``
+    where an item was never met in training, so that its graph vectors are borrowed from its neighbours.
+    """
+
+    users: list[Tensor]
+    items: list[Tensor]
+    scores: list[Tensor]
+    is_cold_C: Tensor
+
+
+class Fusion(nn.Module):
+    """The retrieval head alone: a weight a view, another one for cold items."""
+
+    def __init__(self, dimensions: list[int]) -> None:
+        super().__init__()
+        self.log_weights = nn.Parameter(torch.zeros(2, len(dimensions)))
+
+    def view_weights(self, is_cold_C: Tensor) -> Tensor:
+        """Weight of each view for each item, ``[C, V]``."""
+        return self.log_weights.exp()[is_cold_C.long()]
+
+    def retrieval(self, pair: PairInputs) -> Tensor:
+        """The weighted sum of dot products, ``[B, C]``."""
+        weights_CV = self.view_weights(pair.is_cold_C)
+        total = pair.scores[0] * weights_CV[:, 0]
+        for view, scores_BC in enumerate(pair.scores[1:], start=1):
+            total = total + scores_BC * weights_CV[:, view]
+        return total
+
+    def correction(self, pair: PairInputs) -> Tensor:
+        """What the ranking head adds, ``[B, C]``."""
+        raise NotImplementedError
+
+    def forward(self, pair: PairInputs) -> Tensor:
+        return self.retrieval(pair) + self.correction(pair)
+
+
+class ConcatFusion(Fusion):
+    """MLP over z, as in the papers. Its first layer falls apart into a user half and an item half:
+
+    hidden = relu(W_u [h_u ‖ e_u] + W_i [h_i ‖ e_i] + b)
+    """
+
+    def __init__(self, dimensions: list[int], hidden: int = 64) -> None:
+        super().__init__(dimensions)
+        self.normalise_user, self.normalise_item = _normalisers(dimensions)
+        self.from_user = nn.Linear(sum(dimensions), hidden)
+        self.from_item = nn.Linear(sum(dimensions), hidden, bias=False)
+        self.out = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def correction(self, pair: PairInputs) -> Tensor:
+        user_BH = self.from_user(torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1))
+        item_CH = self.from_item(torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1))
+        hidden_BCH = torch.relu(user_BH[:, None] + item_CH[None])
+        result: Tensor = self.out(hidden_BCH)[:, :, 0]
+        return result
+
+
+class GatedFusion(Fusion):
+    """A gate a view from the user's side and one from the item's: Σ_v (4 σ(a_v(z_u)) σ(b_v(z_i)) − 1) w_v s_v."""
+
+    def __init__(self, dimensions: list[int]) -> None:
+        super().__init__(dimensions)
+        self.normalise_user, self.normalise_item = _normalisers(dimensions)
+        self.user_gate = nn.Linear(sum(dimensions), len(dimensions))
+        self.item_gate = nn.Linear(sum(dimensions), len(dimensions))
+        for gate in (self.user_gate, self.item_gate):
+            nn.init.zeros_(gate.weight)
+            nn.init.zeros_(gate.bias)
+
+    def correction(self, pair: PairInputs) -> Tensor:
+        user = torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1)
+        item = torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1)
+        gates_BV, gates_CV = 2 * torch.sigmoid(self.user_gate(user)), 2 * torch.sigmoid(self.item_gate(item))
+        weights_CV = self.view_weights(pair.is_cold_C)
+        parts = [
+            (gates_BV[:, view, None] * gates_CV[None, :, view] - 1) * weights_CV[:, view] * scores
+            for view, scores in enumerate(pair.scores)
+        ]
+        return torch.stack(parts).sum(0)
+
+
+class CrossAttentionFusion(Fusion):
+    """Each view of the item asks the views of the user: Σ_v Σ_w softmax_w(q_v(i)·k_w(u)/√d) · (o_v(i)·m_w(u))."""
+
+    def __init__(self, dimensions: list[int], width: int = 32) -> None:
+        super().__init__(dimensions)
+        self.normalise_user, self.normalise_item = _normalisers(dimensions)
+        self.query, self.key, self.message, self.out = (
+            nn.ModuleList(nn.Linear(size, width, bias=False) for size in dimensions) for _ in range(4)
+        )
+        for layer in self.out:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+
+    def correction(self, pair: PairInputs) -> Tensor:
+        users = [normalise(x) for normalise, x in zip(self.normalise_user, pair.users, strict=True)]
+        items = [normalise(x) for normalise, x in zip(self.normalise_item, pair.items, strict=True)]
+        keys = [layer(x) for layer, x in zip(self.key, users, strict=True)]
+        messages = [layer(x) for layer, x in zip(self.message, users, strict=True)]
+        total = torch.zeros_like(pair.scores[0])
+        for query, out, item in zip(self.query, self.out, items, strict=True):
+            asked, said = query(item), out(item)
+            attention = torch.stack([key @ asked.T for key in keys]).div(asked.shape[1] ** 0.5).softmax(0)
+            total = total + (attention * torch.stack([message @ said.T for message in messages])).sum(0)
+        return total
+
+
+def _normalisers(dimensions: list[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Layer norms without parameters: views differ in scale, and a head should not have to learn that."""
+    user, item = (nn.ModuleList(nn.LayerNorm(size, elementwise_affine=False) for size in dimensions) for _ in range(2))
+    return user, item
+
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "concat": ConcatFusion,
+    "gated": GatedFusion,
+    "cross-attention": CrossAttentionFusion,
+}

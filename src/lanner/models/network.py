@@ -1,0 +1,155 @@
+"""The network behind every trained model: some views of the items, joined by one fusion."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ranking import top_k
+from lanner.models.fusion import Fusion, PairInputs
+from lanner.models.views import Tables, UserInputs, View
+
+_ROWS_AT_ONCE = 512
+_PAIR_BYTES = 16 << 20
+"""What a ranking head may hold for one block of user-item pairs: about a cache's worth."""
+_HIDDEN_BYTES = 256
+"""Bytes that the widest head holds for one pair."""
+
+
+@dataclass(frozen=True)
+class ItemSide:
+    """Everything of the items that does not depend on who asks: one entry a view.
+
+    own: the tables, where cold items already borrow. borrowed: what each item would have were it cold.
+    """
+
+    own: list[Tables]
+    borrowed: list[Tables]
+    is_cold_I: Tensor
+
+    def take(self, columns_C: Tensor, pretend_cold_C: Tensor | None = None) -> tuple[list[Tables], Tensor]:
+        """Tables of some items; those marked in ``pretend_cold_C`` are seen as if nobody had met them yet."""
+        is_cold_C = self.is_cold_I[columns_C]
+        own = [_rows(tables, columns_C) for tables in self.own]
+        if pretend_cold_C is None:
+            return own, is_cold_C
+        borrowed = [_rows(tables, columns_C) for tables in self.borrowed]
+        mixed = [_where(pretend_cold_C, first, second) for first, second in zip(borrowed, own, strict=True)]
+        return mixed, is_cold_C | pretend_cold_C
+
+
+class RecommenderNetwork(nn.Module):
+    """Views and their fusion over one catalogue.
+
+    degrees: interactions of each item in training ``[I]``. features_IF: text features, by which items nobody met
+    borrow graph vectors from the ``num_neighbours`` items that read most alike; None: nothing to borrow by.
+    read_profiles: profile texts → features ``[B, F]``.
+    """
+
+    def __init__(
+        self,
+        views: dict[str, View],
+        fusion: Fusion,
+        degrees: NDArray[np.int64],
+        num_users: int,
+        num_neighbours: int,
+        read_profiles: Callable[[Sequence[str]], Tensor] | None,
+    ) -> None:
+        super().__init__()
+        self.views = nn.ModuleDict(views)
+        self.fusion = fusion
+        self.num_users, self.num_items = num_users, len(degrees)
+        self.read_profiles = read_profiles
+        borrows = "language" in views
+        self.register_buffer("is_cold", torch.from_numpy(degrees == 0) & borrows)
+        self.register_buffer("lenders", torch.zeros(len(degrees), num_neighbours if borrows else 0, dtype=torch.int32))
+        self.register_buffer("shares", torch.zeros(len(degrees), num_neighbours if borrows else 0))
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer("is_cold").device
+
+    def find_lenders(self, features_IF: NDArray[np.float32]) -> None:
+        """Fill in from whom each item would borrow: the items met in training whose texts are nearest."""
+        lenders, shares = self.get_buffer("lenders"), self.get_buffer("shares")
+        warm = np.flatnonzero(~self.get_buffer("is_cold").cpu().numpy()).astype(np.int32)
+        for first in range(0, self.num_items, _ROWS_AT_ONCE):
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, self.num_items))
+            cosines = features_IF[rows] @ features_IF[warm].T
+            cosines[warm[None, :] == rows[:, None]] = -np.inf
+            places, values = top_k(cosines, lenders.shape[1])
+            weights = np.where(places >= 0, np.exp(5 * np.maximum(values, -1)), 0)
+            total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+            lenders[rows] = torch.from_numpy(warm[np.maximum(places, 0)]).to(lenders.device)
+            shares[rows] = torch.from_numpy((weights / total).astype(np.float32)).to(shares.device)
+
+    def inputs(self, users: UserBatch) -> UserInputs:
+        """What the views read of a batch of users."""
+        profiles = None
+        if self.read_profiles is not None and users.profiles is not None:
+            profiles = self.read_profiles(users.profiles).to(self.device)
+        return UserInputs.of(users, self.num_items, self.num_users, profiles)
+
+    @torch.no_grad()
+    def item_side(self) -> ItemSide:
+        """The item tables of every view, ready for any user."""
+        is_cold = self.get_buffer("is_cold")
+        tables = [view.tables() for view in self._views]
+        # What the language view knows of an item never came from its interactions: nothing to borrow there.
+        borrowed = [
+            table if name == "language" else self._borrow(table) for name, table in zip(self.views, tables, strict=True)
+        ]
+        own = [_where(is_cold, lent, table) for lent, table in zip(borrowed, tables, strict=True)]
+        return ItemSide(own, borrowed, is_cold)
+
+    def _borrow(self, tables: Tables) -> Tables:
+        lenders, shares = self.get_buffer("lenders").long(), self.get_buffer("shares")
+        if lenders.shape[1] == 0:
+            return tables
+        mean = [
+            torch.stack([shares[:, k, None] * table[lenders[:, k]] for k in range(lenders.shape[1])]).sum(0)
+            for table in (tables.source_ID, tables.target_ID, tables.bias_I[:, None])
+        ]
+        return Tables(mean[0], mean[1], mean[2][:, 0])
+
+    def user_side(self, inputs: UserInputs, items: ItemSide) -> list[Tensor]:
+        """h_u of every view, V tensors ``[B, D_v]``."""
+        return [view.user_vectors(inputs, tables) for view, tables in zip(self._views, items.own, strict=True)]
+
+    def pairs(self, users: list[Tensor], tables: list[Tables], is_cold_C: Tensor) -> PairInputs:
+        """What the fusion reads of B users and C items."""
+        targets = [table.target_ID for table in tables]
+        scores = [user @ table.target_ID.T + table.bias_I for user, table in zip(users, tables, strict=True)]
+        return PairInputs(users, targets, scores, is_cold_C)
+
+    @torch.no_grad()
+    def score(self, users: UserBatch, items: ItemSide) -> NDArray[np.float32]:
+        """Scores of every item, float32 ``[B, I]``, in blocks of users that keep a head's pairs in the cache."""
+        self.eval()
+        vectors = self.user_side(self.inputs(users), items)
+        step = max(1, _PAIR_BYTES // (_HIDDEN_BYTES * self.num_items))
+        blocks = [
+            self.fusion(self.pairs([vector[first : first + step] for vector in vectors], items.own, items.is_cold_I))
+            for first in range(0, len(users), step)
+        ]
+        return torch.cat(blocks).float().cpu().numpy()
+
+    @property
+    def _views(self) -> list[View]:
+        return [view for view in self.views.values() if isinstance(view, View)]
+
+
+def _rows(tables: Tables, rows: Tensor) -> Tables:
+    return Tables(tables.source_ID[rows], tables.target_ID[rows], tables.bias_I[rows])
+
+
+def _where(mask_I: Tensor, yes: Tables, no: Tables) -> Tables:
+    return Tables(
+        torch.where(mask_I[:, None], yes.source_ID, no.source_ID),
+        torch.where(mask_I[:, None], yes.target_ID, no.target_ID),
+        torch.where(mask_I, yes.bias_I, no.bias_I),
+    )

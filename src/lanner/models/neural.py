@@ -1,0 +1,243 @@
+"""The trained recommenders: graph only, language only, or both joined (the hybrid)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.split import HeldOut
+from lanner.data.splitting import random_ratio
+from lanner.graph.adjacency import Adjacency
+from lanner.models.fusion import FUSIONS
+from lanner.models.language import LanguageConfig, LanguageEncoder
+from lanner.models.linear import check_explained, training_matrix
+from lanner.models.network import ItemSide, RecommenderNetwork
+from lanner.models.recommender import Explanation, Recommender, ScorePart
+from lanner.models.text_features import TextFeatures
+from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
+from lanner.vocabulary import ConfigError, DataError
+
+FusionName = Literal["concat", "gated", "cross-attention"]
+Trainer = Callable[[RecommenderNetwork, Dataset, HeldOut], None]
+"""Trains a network in place; the held-out events decide when to stop and how the views are joined."""
+
+
+@dataclass(frozen=True)
+class NeuralConfig:
+    """What the network is made of."""
+
+    views: tuple[ViewName, ...] = ("graph", "filter", "language")
+    """How items are seen: by message passing, by a closed-form filter of the graph, by their texts."""
+    fusion: FusionName = "concat"
+    """The ranking head that joins the views."""
+    dimensions: int = 128
+    """Length of the graph view's vectors."""
+    layers: int = 0
+    """Rounds of item-user-item message passing before users gather; 0: users gather from items directly."""
+    filter_rank: int = 256
+    """Singular directions that the filter view keeps."""
+    filter_ridge: float = 500.0
+    """λ of the filter view: how strong a direction must be to pass."""
+    language_dimensions: int = 128
+    """Length of the language view's vectors."""
+    meaning_dimensions: int = 384
+    """Principal directions kept of the language model's embeddings."""
+    word_dimensions: int = 256
+    """Singular directions kept of the words themselves; 0: none."""
+    feature_dropout: float = 0.2
+    """Share of the text features hidden at each training step."""
+    cold_neighbours: int = 20
+    """From how many items with the nearest texts an item nobody met borrows its graph vectors."""
+    encoder: LanguageConfig = field(default_factory=LanguageConfig)
+    """The language model."""
+
+    def __post_init__(self) -> None:
+        if not self.views or len(set(self.views)) != len(self.views):
+            raise ConfigError(
+                f"views must name at least one of graph, filter, language, each once, received {self.views}"
+            )
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"unknown fusion '{self.fusion}'; choose one of {', '.join(FUSIONS)}")
+        for name in ("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+
+
+class NeuralRecommender(Recommender):
+    """A ``RecommenderNetwork`` behind the contract. ``trainer`` is handed in, so that models know no training."""
+
+    name: ClassVar[str] = "hybrid"
+
+    def __init__(self, config: NeuralConfig | None = None, trainer: Trainer | None = None) -> None:
+        self.config = config or NeuralConfig()
+        self.trainer = trainer
+        self._encoder = LanguageEncoder(self.config.encoder)
+        self._features: TextFeatures | None = None
+
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
+        """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
+
+        Raises:
+            DataError: no interactions, or no texts for a model that has a language view and nothing else.
+            ConfigError: the model was built without a trainer.
+        """
+        if self.trainer is None:
+            raise ConfigError("this recommender was built for loading; give it a trainer to fit it")
+        if validation is None:
+            split = random_ratio(dataset, test=0.1, validation=0.0)
+            dataset, validation = split.train, split.test
+        edges = _distinct_edges(dataset)
+        features_IF = self._fit_features(dataset, edges.column_degrees)
+        network = self._build(dataset, edges, features_IF, FilterView.fit)
+        if features_IF is not None:
+            network.find_lenders(features_IF)
+        self.trainer(network, dataset, validation)
+        return self._serve(network.cpu(), dataset)
+
+    def _fit_features(self, dataset: Dataset, degrees: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        if "language" not in self.config.views:
+            return None
+        texts = dataset.item_catalogue.texts
+        known = [text for text, degree in zip(texts, degrees, strict=True) if degree and text]
+        if not known:
+            raise DataError("no item with interactions has a text; leave 'language' out of views")
+        sizes = (self.config.meaning_dimensions, self.config.word_dimensions)
+        self._features = TextFeatures.fit(known, self._encode, *sizes)
+        return self._features.transform(texts, self._encode)
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encoder.encode(texts, progress=len(texts) > 512)
+
+    def _read_profiles(self, profiles: Sequence[str]) -> Tensor:
+        assert self._features is not None
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(profiles))}
+        features = torch.from_numpy(self._features.transform(list(distinct), self._encode))
+        return features[torch.tensor([distinct[text] for text in profiles], dtype=torch.long)]
+
+    def _build(
+        self,
+        dataset: Dataset,
+        edges: Adjacency,
+        features_IF: NDArray[np.float32] | None,
+        make_filter: Callable[[Adjacency, int, float], FilterView],
+    ) -> RecommenderNetwork:
+        config, views, sizes = self.config, {}, []
+        has_profiles = any(dataset.user_catalogue.texts)
+        for name in config.views:
+            view: View
+            if name == "graph":
+                view = GraphView(edges, config.dimensions, config.layers, dataset.ties is not None)
+                sizes.append(config.dimensions)
+            elif name == "filter":
+                view = make_filter(edges, config.filter_rank, config.filter_ridge)
+                sizes.append(view.get_buffer("source").shape[1])
+            else:
+                assert features_IF is not None
+                features = torch.from_numpy(features_IF)
+                view = LanguageView(features, config.language_dimensions, config.feature_dropout, has_profiles)
+                sizes.append(config.language_dimensions)
+            views[name] = view
+        read = self._read_profiles if has_profiles and "language" in views else None
+        fusion = FUSIONS[config.fusion](sizes)
+        neighbours = min(config.cold_neighbours, max(1, int((edges.column_degrees > 0).sum()) - 1))
+        return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, neighbours, read)
+
+    def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
+        self.network, self.dataset = network.eval(), dataset
+        self._items: ItemSide = network.item_side()
+        return self
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        return self.network.score(users, self._items)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        arrays = {f"network.{name}": value.numpy() for name, value in self.network.state_dict().items()}
+        words: list[str] = []
+        if self._features is not None:
+            texts, words = self._features.state()
+            arrays |= {f"texts.{name}": value for name, value in texts.items()}
+        return arrays, {"config": asdict(self.config), "words": words}
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        config = dict(settings["config"])
+        encoder = LanguageConfig(**config.pop("encoder"))
+        self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
+        self._encoder = LanguageEncoder(encoder)
+        texts = _below("texts.", arrays)
+        self._features = TextFeatures.from_state(texts, settings["words"]) if texts else None
+        stored = {name: torch.from_numpy(np.array(value)) for name, value in _below("network.", arrays).items()}
+        features = stored.get("views.language.features")
+
+        def stored_filter(_: Adjacency, rank: int, ridge: float) -> FilterView:
+            return FilterView(stored["views.filter.source"], stored["views.filter.target"])
+
+        kept = None if features is None else features.numpy()
+        network = self._build(dataset, _distinct_edges(dataset), kept, stored_filter)
+        network.load_state_dict(stored)
+        return self._serve(network, dataset)
+
+    def explain(self, users: UserBatch, item: int) -> Explanation:
+        """Parts that sum to the score: each item of the history (graph and filter), friends, each field of the
+        item's text, the profile, popularity (the views' biases) and the ranking head's correction.
+
+        Raises:
+            ValueError: not exactly one user, or ``item`` is no row of the dataset.
+        """
+        check_explained(users, item, self.dataset.num_items)
+        score = float(self.score(users)[0, item])
+        weights = self.network.fusion.view_weights(self._items.is_cold_I)[item].tolist()
+        parts: list[ScorePart] = []
+        with torch.no_grad():
+            for name, weight, tables in zip(self.network.views, weights, self._items.own, strict=True):
+                parts += self._parts_of_view(name, weight, users, item, tables.target_ID[item])
+                parts.append(ScorePart("popularity", -1, weight * float(tables.bias_I[item])))
+        parts.append(ScorePart("head", -1, score - sum(part.value for part in parts)))
+        return Explanation(item, score, _merged(parts))
+
+    def _parts_of_view(
+        self, name: str, weight: float, users: UserBatch, item: int, target_D: Tensor
+    ) -> list[ScorePart]:
+        view, tables = self.network.views[name], self._items.own[list(self.network.views).index(name)]
+        assert isinstance(view, View)
+        inputs = self.network.inputs(users)
+        own_D = inputs.history.values
+        history = inputs.history.indices
+        if name == "language":
+            return self._parts_of_text(view, weight, view.user_vectors(inputs, tables)[0], item)
+        values = torch.from_numpy(own_D if own_D is not None else np.empty(0, np.float32))
+        shares = values * (tables.source_ID[torch.from_numpy(history).long()] @ target_D) * weight
+        parts = [ScorePart("history", int(row), float(share)) for row, share in zip(history, shares, strict=True)]
+        rest = weight * float(view.user_vectors(inputs, tables)[0] @ target_D) - float(shares.sum())
+        return [*parts, ScorePart("friend", -1, rest)] if users.friends is not None else parts
+
+    def _parts_of_text(self, view: View, weight: float, user_D: Tensor, item: int) -> list[ScorePart]:
+        """One part a field of the item's text; the last is what its words add."""
+        assert isinstance(view, LanguageView)
+        assert self._features is not None
+        _, passages = self._features.passages(self.dataset.item_catalogue.texts[item], self._encode)
+        values = view.read(torch.from_numpy(passages)).target_ID @ user_D * weight
+        return [ScorePart("text", place, float(value)) for place, value in enumerate(values)]
+
+
+def _distinct_edges(dataset: Dataset) -> Adjacency:
+    """Who met what, without repeats, ``[U, I]``."""
+    matrix = training_matrix(dataset)
+    return Adjacency(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), None, matrix.shape)
+
+
+def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _merged(parts: Sequence[ScorePart]) -> tuple[ScorePart, ...]:
+    """Parts of one kind and row added up, largest first."""
+    totals: dict[tuple[Any, int], float] = {}
+    for part in parts:
+        totals[part.kind, part.row] = totals.get((part.kind, part.row), 0.0) + part.value
+    ordered = sorted(totals.items(), key=lambda entry: -entry[1])
+    return tuple(ScorePart(kind, row, value) for (kind, row), value in ordered)

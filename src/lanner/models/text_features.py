@@ -1,0 +1,156 @@
+"""Texts as numbers a linear map can use: what a language model makes of each field, and the words themselves.
+
+A sentence encoder blurs names (directors, brands), which words keep; words know no synonyms, which the encoder does.
+Both are kept: ``[meaning ‖ words]``, each block of unit length. Everything is linear until that scaling, so that a
+text's features are the sum of its fields' features.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
+
+from lanner.data.catalogue import FIELD_SEPARATOR
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+_WORD = re.compile(r"\w[\w']+")
+_COMMON = 0.5
+"""Words in more than this share of the texts say nothing."""
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Fitted on the texts of a catalogue; turns any text into ``width`` numbers.
+
+    mean_SE: ``[S, E]`` average embedding of each field. meaning_SED: ``[S, E, D]`` principal directions.
+    words: the vocabulary. weight_W: inverse document frequencies. words_WD: ``[W, D']`` singular directions.
+    """
+
+    mean_SE: NDArray[np.float32]
+    meaning_SED: NDArray[np.float32]
+    words: tuple[str, ...]
+    weight_W: NDArray[np.float32]
+    words_WD: NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        return self.meaning_SED.shape[2] + self.words_WD.shape[1]
+
+    @classmethod
+    def fit(
+        cls, texts: Sequence[str], encode: Encode, meaning_dimensions: int, word_dimensions: int, min_count: int = 3
+    ) -> Self:
+        """Learn averages, directions and the vocabulary from ``texts`` (those of training items only)."""
+        known = [text for text in texts if text]
+        embedded_TSE, present_TS = _embed_fields(known, encode, num_fields=_most_fields(known))
+        mean_SE = embedded_TSE.sum(0) / np.maximum(present_TS.sum(0), 1)[:, None]
+        centred = ((embedded_TSE - mean_SE) * present_TS[:, :, None]).reshape(len(known), -1)
+        meaning_SED = _principal_directions(centred, meaning_dimensions).reshape(*mean_SE.shape, -1)
+        words, weight_W = _vocabulary(known, min_count)
+        directions = _singular_directions(_weighted_words(known, words, weight_W), word_dimensions)
+        return cls(mean_SE.astype(np.float32), meaning_SED.astype(np.float32), words, weight_W, directions)
+
+    def transform(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
+        """Features of each text, float32 ``[T, width]``; zeros for an empty one."""
+        embedded_TSE, present_TS = _embed_fields(texts, encode, len(self.mean_SE))
+        centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
+        meaning_TD = np.einsum("tse,sed->td", centred, self.meaning_SED, optimize=True)
+        words_TD = _weighted_words(texts, self.words, self.weight_W) @ self.words_WD
+        return np.hstack([_unit(meaning_TD), _unit(words_TD)]).astype(np.float32)
+
+    def passages(self, text: str, encode: Encode) -> tuple[list[str], NDArray[np.float32]]:
+        """The fields of one text and what each adds to its features, float32 ``[S + 1, width]``; last: the words."""
+        embedded_SE, present_S = (part[0] for part in _embed_fields([text], encode, len(self.mean_SE)))
+        centred = (embedded_SE - self.mean_SE) * present_S[:, None]
+        meaning_SD = np.einsum("se,sed->sd", centred, self.meaning_SED)
+        length = np.linalg.norm(meaning_SD.sum(0))
+        rows = np.zeros((len(meaning_SD) + 1, self.width), np.float32)
+        rows[:-1, : meaning_SD.shape[1]] = meaning_SD / (length or 1.0)
+        rows[-1, meaning_SD.shape[1] :] = _unit(_weighted_words([text], self.words, self.weight_W) @ self.words_WD)[0]
+        return _fields(text, len(self.mean_SE)), rows
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
+        """Arrays, and the vocabulary."""
+        arrays = {"mean": self.mean_SE, "meaning": self.meaning_SED, "weight": self.weight_W, "words": self.words_WD}
+        return arrays, list(self.words)
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], words: Sequence[str]) -> Self:
+        """The inverse of ``state``."""
+        return cls(arrays["mean"], arrays["meaning"], tuple(words), arrays["weight"], arrays["words"])
+
+
+def _most_fields(texts: Sequence[str]) -> int:
+    return max((text.count(FIELD_SEPARATOR) + 1 for text in texts), default=1)
+
+
+def _fields(text: str, count: int) -> list[str]:
+    """Exactly ``count`` fields: a text without separators (a search, a stranger's item) stands in all of them."""
+    fields = text.split(FIELD_SEPARATOR)
+    if len(fields) == 1:
+        return fields * count
+    fields = fields[: count - 1] + [" ".join(fields[count - 1 :])]
+    return fields + [""] * (count - len(fields))
+
+
+def _embed_fields(
+    texts: Sequence[str], encode: Encode, num_fields: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings ``[T, S, E]`` and which fields hold anything ``[T, S]``."""
+    fields = [field for text in texts for field in _fields(text, num_fields)]
+    shape = (len(texts), num_fields)
+    present = np.array([bool(field.strip()) for field in fields], bool).reshape(shape)
+    return encode(fields).reshape(*shape, -1), present
+
+
+def _principal_directions(centred_TX: NDArray[np.float32], dimensions: int) -> NDArray[np.float64]:
+    """``[X, D]``, most variance first."""
+    covariance = centred_TX.T.astype(np.float64) @ centred_TX
+    return np.asarray(np.linalg.eigh(covariance)[1][:, ::-1][:, :dimensions])
+
+
+def _tokens(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Words found in at least ``min_count`` texts but not in most, and their inverse document frequencies."""
+    counts = Counter(word for text in texts for word in set(_tokens(text)))
+    kept = sorted(word for word, count in counts.items() if min_count <= count <= max(_COMMON * len(texts), 1))
+    frequencies = np.array([counts[word] for word in kept], np.float32)
+    return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
+
+
+def _weighted_words(texts: Sequence[str], words: Sequence[str], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
+    """(1 + log count) · idf, rows of unit length, ``[T, W]``."""
+    number = {word: place for place, word in enumerate(words)}
+    rows, columns, values = [], [], []
+    for row, text in enumerate(texts):
+        for word, count in Counter(token for token in _tokens(text) if token in number).items():
+            rows.append(row)
+            columns.append(number[word])
+            values.append((1 + np.log(count)) * weight_W[number[word]])
+    matrix = sp.csr_matrix((np.array(values, np.float32), (rows, columns)), shape=(len(texts), len(words)))
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
+    return sp.diags((1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)) @ matrix
+
+
+def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[np.float32]:
+    """``[W, D]``; no columns where there are too few texts or words to speak of directions."""
+    dimensions = min(dimensions, min(matrix_TW.shape) - 1)
+    if dimensions < 1:
+        return np.empty((matrix_TW.shape[1], 0), np.float32)
+    start = np.ones(min(matrix_TW.shape), np.float32)
+    _, _, right = svds(matrix_TW, k=dimensions, v0=start, return_singular_vectors="vh")
+    return np.ascontiguousarray(right[::-1].T, np.float32)
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[Any]:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 1e-8, lengths, 1))

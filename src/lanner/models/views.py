@@ -1,0 +1,190 @@
+"""Views: different ways to see the same items, each with its own vectors, all read by one rule.
+
+A view gives three tables, and a user is the mean of what was met::
+
+    h_u = 1/|N(u)| Σ_{i ∈ N(u)} source_i  (+ friends, + profile)        score(u, i) = h_u · target_i + bias_i
+
+So every view is linear in the history, every user is computed from a history, and a score falls apart into the
+items that carried it. ``graph`` is trained by message passing, ``filter`` is closed-form, ``language`` reads texts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
+from torch import Tensor, nn
+
+from lanner.data.interactions import UserBatch
+from lanner.graph.adjacency import Adjacency
+from lanner.graph.propagation import propagate
+from lanner.models.linear import history_matrix
+
+ViewName = Literal["graph", "filter", "language"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What one view says of the items: source_ID and target_ID ``[I, D]``, bias_I ``[I]``."""
+
+    source_ID: Tensor
+    target_ID: Tensor
+    bias_I: Tensor
+
+
+@dataclass(frozen=True)
+class UserInputs:
+    """A batch of users as the views read them.
+
+    history: mean-normalised ``[B, I]``. friends: mean-normalised ``[B, U]`` or None. profiles_BF: ``[B, F]`` or None.
+    """
+
+    history: Adjacency
+    friends: Adjacency | None = None
+    profiles_BF: Tensor | None = None
+
+    @classmethod
+    def of(cls, users: UserBatch, num_items: int, num_users: int, profiles_BF: Tensor | None = None) -> "UserInputs":
+        """Distinct items of each history, equally weighted."""
+        history = mean_adjacency(users, num_items)
+        friends = None if users.friends is None else Adjacency.from_ragged(users.friends, num_users).normalised("mean")
+        return cls(history, friends, profiles_BF)
+
+
+def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
+    """Distinct items of each history, ``[B, I]``, each weighing 1 / |N(u)|."""
+    matrix = history_matrix(users.history, num_items)
+    edges = Adjacency(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), None, matrix.shape)
+    return edges.normalised("mean")
+
+
+class View(nn.Module):
+    """One way to see the items. ``is_trained`` tells whether gradient steps are of use to it."""
+
+    is_trained = True
+
+    def tables(self) -> Tables:
+        """The three tables as they stand; differentiable where the view is trained."""
+        raise NotImplementedError
+
+    def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
+        """h_u of each user, ``[B, D]``; zero for an empty history."""
+        return propagate(inputs.history, tables.source_ID)
+
+
+class GraphView(View):
+    """Learned item vectors, smoothed over the user-item graph: ê = 1/(L+1) Σ_l (R̃ᵀ R̃)^l e (He et al., SIGIR 2020).
+
+    R̃ is the symmetrically normalised user-item adjacency. Users carry no parameters, which makes the view inductive;
+    source and target are one table, so that two items are as close as their neighbourhoods.
+    Friends add ``friend_weight`` times the mean of their own vectors.
+    """
+
+    def __init__(self, interactions: Adjacency, dimensions: int, layers: int, has_friends: bool) -> None:
+        super().__init__()
+        self._by_user = interactions.normalised("symmetric")
+        self._means = interactions.normalised("mean")
+        self._layers = layers
+        degrees = torch.from_numpy(interactions.column_degrees.astype(np.float32))
+        # Scores start near the log-popularity that a softmax without vectors would learn.
+        self.bias = nn.Parameter(torch.log((degrees + 1) / (degrees + 1).mean()))
+        # An item nobody met gets no gradient that means anything: it keeps the zero vector.
+        start = torch.randn(interactions.shape[1], dimensions) * 0.2 * (128 / dimensions) ** 0.25
+        self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
+        self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)
+
+    def tables(self) -> Tables:
+        total = current = self.vectors
+        for _ in range(self._layers):
+            current = propagate(self._by_user.transposed, propagate(self._by_user, current))
+            total = total + current
+        smooth = total / (self._layers + 1)
+        return Tables(smooth, smooth, self.bias)
+
+    def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
+        own = propagate(inputs.history, tables.source_ID)
+        if inputs.friends is None:
+            return own
+        return own + self.friend_weight * propagate(inputs.friends, propagate(self._means, tables.source_ID))
+
+
+class FilterView(View):
+    """Ridge regression of every item on all others, kept at low rank: a low-pass filter with a learned cut.
+
+    With M = U S Vᵀ truncated and f = s²/(s² + λ)::  score = history · V f Vᵀ / (1 − Σ_k v_ik² f_k)
+
+    the low-rank form of EASE (Steck, WWW 2019) for items outside the history, where its zero diagonal plays no part.
+    """
+
+    is_trained = False
+
+    def __init__(self, source_ID: Tensor, target_ID: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("source", source_ID)
+        self.register_buffer("target", target_ID)
+
+    @classmethod
+    def fit(cls, interactions: Adjacency, rank: int, ridge: float) -> "FilterView":
+        """Solve for the factors; ``interactions`` ``[U, I]`` without repeats."""
+        source, target = _low_rank_ridge(interactions, rank, ridge)
+        return cls(torch.from_numpy(source), torch.from_numpy(target))
+
+    def tables(self) -> Tables:
+        source, target = self.get_buffer("source"), self.get_buffer("target")
+        return Tables(source, target, torch.zeros(len(source), device=source.device))
+
+
+def _low_rank_ridge(
+    interactions: Adjacency, rank: int, ridge: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both factors, float32 ``[I, rank]``."""
+    import scipy.sparse as sp
+
+    ones = np.ones(interactions.num_edges, np.float32)
+    matrix = sp.csr_matrix((ones, interactions.indices, interactions.indptr), shape=interactions.shape)
+    rank = min(rank, min(matrix.shape) - 1)
+    # A fixed start vector keeps the fit reproducible: svds draws a random one otherwise.
+    _, singular, right = svds(matrix, k=rank, v0=np.ones(min(matrix.shape), np.float32), return_singular_vectors="vh")
+    response = singular**2 / (singular**2 + ridge)
+    factors = right.T * np.sqrt(response)
+    leverage = np.minimum((factors**2).sum(axis=1, keepdims=True), 0.99)
+    # Scores of a mean history are about 1/|I|-sized; this scale brings their spread near that of trained logits.
+    scale = np.sqrt(matrix.shape[1])
+    return (factors * scale).astype(np.float32), (factors / (1 - leverage)).astype(np.float32)
+
+
+class LanguageView(View):
+    """Linear maps of what the texts say: source = W₁ f_i, target = W₂ f_i, bias = w·f_i, profile: W₃ f_u.
+
+    Everything of an item comes from its text, so a new item has a place the moment its text is read.
+    features_IF: ``[I, F]``, rows of unit length or zero.
+    """
+
+    def __init__(self, features_IF: Tensor, dimensions: int, feature_dropout: float, has_profiles: bool) -> None:
+        super().__init__()
+        width = features_IF.shape[1]
+        self.register_buffer("features", features_IF)
+        self.to_source = nn.Linear(width, dimensions, bias=False)
+        self.to_target = nn.Linear(width, dimensions, bias=False)
+        self.to_bias = nn.Linear(width, 1)
+        self.from_profile = nn.Linear(width, dimensions, bias=False) if has_profiles else None
+        if self.from_profile is not None:
+            nn.init.zeros_(self.from_profile.weight)
+        self.dropout = nn.Dropout(feature_dropout)
+
+    def tables(self) -> Tables:
+        return self.read(self.get_buffer("features"))
+
+    def read(self, features_IF: Tensor) -> Tables:
+        """The three tables of any texts' features, ``[n, F]``."""
+        features = self.dropout(features_IF)
+        # Unit-length features give tiny products; the gains let the learning rate suit them and the vectors alike.
+        return Tables(self.to_source(features), self.to_target(features) * 10, self.to_bias(features)[:, 0] * 5)
+
+    def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
+        own = propagate(inputs.history, tables.source_ID)
+        if self.from_profile is None or inputs.profiles_BF is None:
+            return own
+        return own + self.from_profile(inputs.profiles_BF)

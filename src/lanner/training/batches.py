@@ -1,0 +1,62 @@
+"""Batches drawn from (seed, step) alone, so that a run can be picked up at any step."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some users with part of their history hidden.
+
+    rows: int64 ``[B]`` places among the users drawn from. users: what a model may see. row, item: int64 ``[P]``
+    the hidden items: whose, and which.
+    """
+
+    rows: NDArray[np.int64]
+    users: UserBatch
+    row: NDArray[np.int64]
+    item: NDArray[np.int64]
+
+
+class UserBatches:
+    """Every user once an epoch in a random order; each item of a history is hidden with chance ``hide``.
+
+    Users with fewer than two distinct items are left out: with one, nothing would remain to predict it from.
+    """
+
+    def __init__(self, users: UserBatch, batch_users: int, hide: float, seed: int) -> None:
+        self._users = UserBatch(_distinct(users.history), users.profiles, users.friends)
+        self._able = np.flatnonzero(self._users.history.lengths >= 2)
+        self._batch_users, self._hide, self._seed = batch_users, hide, seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, -(-len(self._able) // self._batch_users))
+
+    def __len__(self) -> int:
+        return len(self._able)
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step; asking twice gives the same."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self._seed, 0, epoch)).permutation(self._able)
+        rows = order[place * self._batch_users : (place + 1) * self._batch_users]
+        batch = self._users.take(rows)
+        history = batch.history
+        hidden = np.random.default_rng((self._seed, 1, step)).random(len(history.values)) < self._hide
+        owner = history.row_of_value
+        seen = Ragged.from_pairs(owner[~hidden], history.values[~hidden], len(rows))
+        visible = UserBatch(seen, batch.profiles, batch.friends)
+        return Batch(rows, visible, owner[hidden], history.values[hidden].astype(np.int64))
+
+
+def _distinct(history: Ragged) -> Ragged:
+    """Each list without repeats, sorted."""
+    width = int(history.values.max(initial=0)) + 1
+    keys = np.unique(history.row_of_value * width + history.values)
+    return Ragged.from_pairs(keys // width, keys % width, len(history))

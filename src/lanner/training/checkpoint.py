@@ -1,0 +1,85 @@
+"""A training run on disk: tensors in safetensors, the rest as JSON in its header; never a pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lanner.vocabulary import DataError, StorageError
+
+FILE = "training.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. ``task`` counts finished tasks, ``step`` the finished steps of the present one."""
+
+    run: str
+    """Fingerprint of everything that must be the same for a run to go on."""
+    task: int
+    step: int
+    best_quality: float
+    best_step: int
+
+
+def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
+    """Write atomically: a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    path, draft = folder / FILE, folder / f"{FILE}.{os.getpid()}.tmp"
+    # Each tensor on its own memory: safetensors refuses tensors that share it.
+    owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(owned, draft, metadata={"progress": json.dumps(asdict(progress))})
+        draft.replace(path)
+    except (OSError, RuntimeError) as failure:
+        draft.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot write the checkpoint ({failure}); free some space and resume") from failure
+    return path
+
+
+def load_checkpoint(folder: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The checkpoint in ``folder``; None where there is none.
+
+    Raises:
+        DataError: the file is damaged, or belongs to a run with other data or settings.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as failure:
+        raise DataError(f"not a readable checkpoint ({failure}); delete it to start anew", path=path) from failure
+    if progress.run != run:
+        raise DataError(
+            "checkpoint of a run with other data or settings; delete it or choose another folder", path=path
+        )
+    return progress, tensors
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of ``flatten_optimizer``."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, slot = name.split(".", 2)
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,203 @@
+"""The one training loop: AdamW, early stopping on validation, checkpoints that resume to the same weights."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress as Display
+from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lanner.data.describe import fingerprint
+from lanner.data.interactions import Dataset
+from lanner.data.split import HeldOut
+from lanner.models.network import RecommenderNetwork
+from lanner.models.views import View
+from lanner.training.checkpoint import (
+    Progress,
+    flatten_optimizer,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTask
+from lanner.vocabulary import ConfigError, Interrupted
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained."""
+
+    epochs: int = 40
+    """Most passes over the users, for each view and for the fusion."""
+    patience: int = 4
+    """Stop after this many epochs without a better validation."""
+    batch_users: int = 256
+    """Users in one step."""
+    learning_rate: float = 0.003
+    """AdamW step size of the views."""
+    fusion_learning_rate: float = 0.002
+    """AdamW step size of the fusion."""
+    weight_decay: float = 0.0
+    """AdamW weight decay of the views."""
+    hide: float = 0.5
+    """Chance that an item of a history is hidden, to be predicted from the rest."""
+    num_candidates: int = 8192
+    """Items scored in one step; catalogues up to this size are scored whole."""
+    objective: Literal["softmax", "bpr"] = "softmax"
+    """What the views minimise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_users", "num_candidates"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if not 0 < self.hide < 1:
+            raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(OBJECTIVES)}")
+
+
+class Trainer:
+    """Trains every view that can be trained, then the fusion. With a ``folder`` it can be interrupted and resumed."""
+
+    def __init__(self, config: TrainingConfig | None = None, folder: Path | None = None, progress: bool = True) -> None:
+        self.config = config or TrainingConfig()
+        self.folder, self.progress = folder, progress
+
+    def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
+        """Train in place.
+
+        Raises:
+            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+        """
+        network.to(_device(self.config.device))
+        run = _fingerprint_of_run(self.config, network, dataset, validation)
+        resumed = load_checkpoint(self.folder, run) if self.folder else None
+        first_task = 0
+        if resumed is not None:
+            first_task = resumed[0].task
+            network.load_state_dict(_below("network.", resumed[1]))
+        for number, task in enumerate(self._tasks(network, dataset, validation)):
+            if number >= first_task:
+                self._minimise(task, network, run, number, resumed if number == first_task else None)
+
+    def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> Iterator[Task]:
+        config = self.config
+        for name, view in network.views.items():
+            if isinstance(view, View) and view.is_trained:
+                seed = config.seed + 1000 * list(network.views).index(name)
+                sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
+                yield ViewTask(network, name, dataset, validation, sampling)
+        yield FusionTask(network, validation, Sampling(config.batch_users, config.hide, 0, "softmax", config.seed))
+
+    def _minimise(
+        self,
+        task: Task,
+        network: RecommenderNetwork,
+        run: str,
+        number: int,
+        resumed: tuple[Progress, dict[str, Tensor]] | None,
+    ) -> None:
+        config = self.config
+        rate = config.fusion_learning_rate if task.name == "fusion" else config.learning_rate
+        decay = 0.01 if task.name == "fusion" else config.weight_decay
+        trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+        step, best_step, best_quality = 0, 0, -math.inf
+        best = _copy(task.module.state_dict())
+        if resumed is not None:
+            step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
+            best = _below("best.", resumed[1]) or best
+            restore_optimizer(optimizer, resumed[1])
+        elif task.name == "fusion":
+            best_quality = task.quality()
+
+        def save(task_number: int) -> None:
+            if self.folder is not None:
+                tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+                if task_number == number:
+                    tensors |= {f"best.{name}": value for name, value in best.items()} | flatten_optimizer(optimizer)
+                progress = Progress(run, task_number, step if task_number == number else 0, best_quality, best_step)
+                save_checkpoint(self.folder, progress, tensors)
+
+        last = config.epochs * task.steps_per_epoch
+        with self._display(task.name, last, step) as show:
+            try:
+                while step < last and step - best_step < (config.patience + 1) * task.steps_per_epoch:
+                    loss = self._step(task, optimizer, step)
+                    step += 1
+                    if step % task.steps_per_epoch == 0:
+                        quality = task.quality()
+                        if quality > best_quality:
+                            best_quality, best_step, best = quality, step, _copy(task.module.state_dict())
+                        show(step, loss, best_quality)
+                        save(number)
+            except KeyboardInterrupt:
+                save(number)
+                raise Interrupted(self._farewell(task.name, step)) from None
+        task.module.load_state_dict(best)
+        best_quality, best_step = -math.inf, 0
+        save(number + 1)
+
+    def _step(self, task: Task, optimizer: torch.optim.Optimizer, step: int) -> float:
+        # Dropout draws from the global generator: seeding each step makes it a function of (seed, step) too.
+        torch.manual_seed(hash((self.config.seed, task.name == "fusion", step)) & 0x7FFFFFFF)
+        task.module.train()
+        on_gpu = next(task.module.parameters()).device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
+            loss = task.loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def _farewell(self, name: str, step: int) -> str:
+        if self.folder is None:
+            return f"training stopped in '{name}' after {step} steps; nothing was kept"
+        return f"training stopped in '{name}' after {step} steps; the same command resumes from {self.folder}"
+
+    @contextmanager
+    def _display(self, name: str, last: int, step: int) -> Iterator[Any]:
+        columns = ("{task.description}", TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Display(*columns, console=Console(stderr=True), disable=not self.progress) as display:
+            bar = display.add_task(f"train {name}", total=last, completed=step, note="")
+
+            def show(done: int, loss: float, quality: float) -> None:
+                rate = display.tasks[bar].speed or 0.0
+                note = f"step {done} · loss {loss:.4f} · best ndcg@10 {quality:.4f} · {rate:.1f} steps/s"
+                display.update(bar, completed=done, note=note)
+
+            yield show
+
+
+def _device(choice: str) -> torch.device:
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for and no CUDA device is available; use 'auto' or 'cpu'")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _fingerprint_of_run(
+    config: TrainingConfig, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut
+) -> str:
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    parts = [asdict(config), shapes, fingerprint(dataset), len(validation), int(validation.positives.values.sum())]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,191 @@
+"""What there is to minimise: one task a trained view, then one for the fusion.
+
+Each view learns alone, so that none leans on another; how far to trust each is then learned from events that none of
+them saw. That is also why graph-only and language-only models are parts of the hybrid and not other models.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut
+from lanner.evaluation.protocol import evaluate
+from lanner.models.network import RecommenderNetwork
+from lanner.models.views import View
+from lanner.objectives.bpr import bayesian_personalised_ranking
+from lanner.objectives.softmax import sampled_softmax
+from lanner.training.batches import UserBatches
+
+OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
+QUALITY = "ndcg_at_10"
+_MOST_JUDGES = 4000
+"""Validation users asked after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
+
+
+class Task(Protocol):
+    """Something the loop can minimise."""
+
+    name: str
+    module: nn.Module
+    """Whose parameters are trained, and whose best state is kept."""
+    steps_per_epoch: int
+
+    def loss(self, step: int) -> Tensor:
+        """A scalar, a function of (seed, step) and of the parameters only."""
+
+    def quality(self) -> float:
+        """How good the module is on validation; higher is better."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How batches and candidates are drawn."""
+
+    batch_users: int
+    hide: float
+    num_candidates: int
+    objective: str
+    seed: int
+
+
+class ViewTask:
+    """Predict the hidden part of a history from the rest by one view alone."""
+
+    def __init__(
+        self, network: RecommenderNetwork, name: str, dataset: Dataset, validation: HeldOut, sampling: Sampling
+    ) -> None:
+        self.name = name
+        self._network, self._sampling = network, sampling
+        view = network.views[name]
+        assert isinstance(view, View)
+        self.module = self._view = view
+        self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
+        self._popularity = np.bincount(dataset.interactions.item, minlength=dataset.num_items)
+        self._judges = _some(validation, _MOST_JUDGES)
+        self.steps_per_epoch = self._batches.steps_per_epoch
+
+    def loss(self, step: int) -> Tensor:
+        batch = self._batches.at(step)
+        items, log_probability = self._candidates(step, batch.item)
+        device = self._network.device
+        place = np.full(len(self._popularity), -1)
+        place[items] = np.arange(len(items))
+        tables = self._view.tables()
+        users = self._view.user_vectors(self._network.inputs(batch.users), tables)
+        columns = torch.from_numpy(items).to(device)
+        scores = users @ tables.target_ID[columns].T + tables.bias_I[columns]
+        seen_row, seen_place = batch.users.history.row_of_value, place[batch.users.history.values]
+        shown = seen_place >= 0
+        scores[torch.from_numpy(seen_row[shown]), torch.from_numpy(seen_place[shown])] = -torch.inf
+        hidden = (torch.from_numpy(batch.row).to(device), torch.from_numpy(place[batch.item]).to(device))
+        return OBJECTIVES[self._sampling.objective](scores, *hidden, log_probability)
+
+    def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
+        """Every item where they are few, else the batch's hidden items and as many drawn evenly as there is room."""
+        count = len(self._popularity)
+        if count <= self._sampling.num_candidates:
+            return np.arange(count), None
+        extra = np.random.default_rng((self._sampling.seed, 2, step)).integers(
+            count, size=self._sampling.num_candidates
+        )
+        items = np.union1d(hidden, extra)
+        share = self._popularity[items] / max(self._popularity.sum(), 1)
+        missed = np.exp(-len(hidden) * share - len(extra) / count)
+        chance = np.maximum(1 - missed, 1e-9).astype(np.float32)
+        return items, torch.from_numpy(np.log(chance)).to(self._network.device)
+
+    def quality(self) -> float:
+        return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+
+    @torch.no_grad()
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores by this view alone, float32 ``[B, I]``."""
+        self._view.eval()
+        tables = self._view.tables()
+        vectors = self._view.user_vectors(self._network.inputs(users), tables)
+        return (vectors @ tables.target_ID.T + tables.bias_I).float().cpu().numpy()
+
+
+class FusionTask:
+    """Learn the views' weights and the ranking head on four fifths of the validation users; judge on the fifth."""
+
+    name = "fusion"
+
+    def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
+        self._network, self._sampling = network, sampling
+        self.module = network.fusion
+        order = np.random.default_rng((sampling.seed, 3)).permutation(len(validation))
+        cut = max(1, len(validation) // 5)
+        self._judges = _subset(validation, np.sort(order[:cut][:_MOST_JUDGES]))
+        self._learners = _subset(validation, np.sort(order[cut:] if len(order) > cut else order))
+        self._items = network.item_side()
+        # Small steps: the users of a block meet the same candidates, and a head's pairs must fit in memory.
+        self._batch_users = min(64, sampling.batch_users)
+        self.steps_per_epoch = min(100, max(1, len(self._learners) // self._batch_users))
+        self._pool = validation.candidates if isinstance(validation.candidates, np.ndarray) else None
+
+    def loss(self, step: int) -> Tensor:
+        random = np.random.default_rng((self._sampling.seed, 4, step))
+        rows = random.choice(len(self._learners), min(self._batch_users, len(self._learners)), replace=False)
+        users, positives = self._learners.users.take(rows), self._learners.positives.take(rows)
+        items, is_pretending = self._draw(random, positives)
+        columns = torch.from_numpy(items).to(self._network.device)
+        pretend = torch.from_numpy(is_pretending).to(self._network.device)
+        with torch.no_grad():
+            vectors = self._network.user_side(self._network.inputs(users), self._items)
+            pairs = self._network.pairs(vectors, *self._items.take(columns, pretend))
+        scores = self._network.fusion(pairs)
+        scores = scores.masked_fill(torch.from_numpy(_marks(self._learners.excluded.take(rows), items)), -torch.inf)
+        hidden_place = torch.from_numpy(np.searchsorted(items, positives.values))
+        hidden_row = torch.from_numpy(positives.row_of_value)
+        kept = torch.isfinite(scores[hidden_row, hidden_place])
+        return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], None)
+
+    def _draw(self, random: np.random.Generator, positives: Ragged) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Candidates, sorted, and which of them to see as if they were new."""
+        pool = np.arange(self._network.num_items) if self._pool is None else self._pool
+        others = random.choice(pool, min(1024, len(pool)), replace=False)
+        items = np.union1d(positives.values, others).astype(np.int64)
+        can_borrow = "language" in self._network.views
+        return items, (random.random(len(items)) < 0.2) & can_borrow
+
+    def quality(self) -> float:
+        return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of the whole network, float32 ``[B, I]``."""
+        return self._network.score(users, self._items)
+
+
+def _marks(lists: Ragged, items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where an item of the sorted ``items`` is in a user's list, ``[B, C]``."""
+    place = np.minimum(np.searchsorted(items, lists.values), len(items) - 1)
+    found = items[place] == lists.values
+    marks = np.zeros((len(lists), len(items)), bool)
+    marks[lists.row_of_value[found], place[found]] = True
+    return marks
+
+
+def _some(held_out: HeldOut, most: int) -> HeldOut:
+    rows = np.arange(len(held_out))
+    return (
+        held_out if len(rows) <= most else _subset(held_out, np.sort(np.random.default_rng(0).permutation(rows)[:most]))
+    )
+
+
+def _subset(held_out: HeldOut, rows: NDArray[np.integer]) -> HeldOut:
+    """Some of the held-out users."""
+    candidates = held_out.candidates.take(rows) if isinstance(held_out.candidates, Ragged) else held_out.candidates
+    return HeldOut(
+        held_out.rows[rows],
+        held_out.users.take(rows),
+        held_out.positives.take(rows),
+        held_out.excluded.take(rows),
+        candidates,
+    )
