@@ -24,17 +24,17 @@ _SPARE_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class GraphFilterConfig:
-    """The shape of the filter."""
+    """The shape of the filter; the defaults are those published for GF-CF, but for the pruning."""
 
-    neighbours: int = 300
+    neighbours: int = 2000
     """Strongest entries kept in each row of the linear filter."""
-    user_exponent: float = 0.8
+    user_exponent: float = 1.0
     """How much the co-occurrences of a user with many items are damped; 0: not at all, 1: fully."""
-    popularity_exponent: float = 0.2
+    popularity_exponent: float = 0.0
     """The linear filter's scores are multiplied by the item's degree to this power."""
-    rank: int = 0
+    rank: int = 256
     """Dimensions of the ideal low-pass filter; 0: the linear filter alone."""
-    low_pass_weight: float = 0.05
+    low_pass_weight: float = 0.3
     """Weight of the ideal low-pass filter where the linear one's largest response is 1."""
     low_pass_exponent: float = 0.5
     """As ``popularity_exponent``, of the ideal low-pass filter."""
@@ -56,7 +56,7 @@ class GraphFilter(LinearRecommender):
     M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, q ``low_pass_exponent``, V the
     first ``rank`` right singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. Nothing
     items × items is ever dense: ÑᵀÑ Dᵢ^p is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
-    GF-CF as published is a = 1, p = 0, q = ½, α = 0.3, rank 256, unpruned.
+    GF-CF is a = 1, p = 0, q = ½ without pruning.
     """
 
     name: ClassVar[str] = "graph-filter"
