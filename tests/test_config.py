@@ -110,4 +110,5 @@ def test_overrides_are_checked_like_files():
 def test_seed_and_device_reach_every_part_but_the_split():
     config = with_device(with_seed(RunConfig(), 7), "cpu")
     assert (config.random.seed, config.ials.seed, config.split.seed, config.evaluation.seed) == (7, 7, 0, 0)
-    assert config.language.device == "cpu"
+    assert (config.training.device, config.neural.encoder.device) == ("cpu", "cpu")
+    assert config.training.seed == 7

@@ -10,9 +10,10 @@ from lanner.models.ease import EASEConfig
 from lanner.models.graph_filter import GraphFilterConfig
 from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
-from lanner.models.language import LanguageConfig
+from lanner.models.neural import NeuralConfig
 from lanner.models.yardsticks import PopularityConfig, RandomConfig
 from lanner.settings import everywhere, overlay, replaced
+from lanner.training.loop import TrainingConfig
 from lanner.vocabulary import ConfigError
 
 
@@ -60,8 +61,8 @@ class EvaluationConfig:
 class RunConfig:
     """All settings of one run. A section that the chosen model does not use changes nothing."""
 
-    model: str = "ease"
-    """Which recommender; a name in ``pipeline.MODELS``."""
+    model: str = "hybrid"
+    """Which recommender; a name in ``choices.MODELS``."""
     data: DataConfig = field(default_factory=DataConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -71,7 +72,8 @@ class RunConfig:
     ease: EASEConfig = field(default_factory=EASEConfig)
     ials: IALSConfig = field(default_factory=IALSConfig)
     graph_filter: GraphFilterConfig = field(default_factory=GraphFilterConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
+    neural: NeuralConfig = field(default_factory=NeuralConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def read_config(path: Path) -> RunConfig:

@@ -56,7 +56,7 @@ def write(path, fitted, **changes):
 
 
 def read(path):
-    return load_bundle(path, lambda manifest: EASE())
+    return load_bundle(path, lambda name: EASE())
 
 
 def test_everything_comes_back(tmp_path, fitted):

@@ -31,8 +31,8 @@ SEAL = "manifest.sha256"
 FILES = ("model.safetensors", "golden.json", *dataset_files.FILES)
 """Every file of a bundle but the manifest and its seal."""
 
-Builder = Callable[[Mapping[str, Any]], Recommender]
-"""An empty recommender for a run's configuration, ready for ``load_state``."""
+Builder = Callable[[str], Recommender]
+"""An empty recommender by the name of its model, ready for ``load_state``."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_bundle(
         recommender: fitted.
         dataset: all known events.
         fitted: bool ``[E]``: those that ``recommender`` learnt from.
-        config: the run's effective configuration; JSON can hold it.
+        config: the run's effective configuration, the model's name under ``model``; JSON can hold it.
         metrics: what the evaluation found; JSON can hold it.
 
     Raises:
@@ -94,7 +94,7 @@ def write_bundle(
         "schema": SCHEMA,
         "lanner": lanner.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {"name": recommender.name, "settings": settings},
+        "model": {"name": config["model"], "settings": settings},
         "config": dict(config),
         "metrics": dict(metrics),
         "dataset": {
@@ -127,7 +127,7 @@ def load_bundle(path: Path | str, builder: Builder) -> Bundle:
     dataset, fitted = dataset_files.unpack_dataset(files, manifest["dataset"])
     learnt_from = dataset.with_interactions(dataset.interactions.take(fitted))
     model = manifest["model"]
-    recommender = builder(manifest).load_state(load(files["model.safetensors"]), model["settings"], learnt_from)
+    recommender = builder(model["name"]).load_state(load(files["model.safetensors"]), model["settings"], learnt_from)
     return Bundle(path, recommender, dataset, manifest)
 
 

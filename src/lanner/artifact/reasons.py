@@ -12,7 +12,7 @@ NAMED = 3
 _PHRASES: dict[PartKind, str] = {
     "history": "you chose {name}",
     "friend": "your friend {name} chose it",
-    "text": "its description resembles that of {name}",
+    "text": "its text reads “{name}”",
     "profile": "it fits what you say about yourself",
     "attribute": "of its {name}",
     "popularity": "many others chose it",
@@ -76,7 +76,7 @@ def _joined(clauses: list[str]) -> str:
 def _name(part: ScorePart, dataset: Dataset) -> str:
     if part.row < 0:
         return ""
-    if part.kind in ("history", "text"):
+    if part.kind == "history":
         return dataset.item_catalogue.titles[part.row]
     if part.kind == "friend":
         return dataset.user_catalogue.titles[part.row]

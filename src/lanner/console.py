@@ -1,0 +1,90 @@
+"""How the command line speaks: results on stdout, as tables or as JSON; everything else on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
+
+def stages() -> "Stages":
+    """Tells on stderr what begins, and at which second."""
+    return Stages()
+
+
+class Stages:
+    """Prints one line a stage with the seconds since the first."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._console = Console(stderr=True, highlight=False)
+
+    def __call__(self, stage: str) -> None:
+        self._console.print(f"[dim]{time.perf_counter() - self._begun:7.1f} s[/dim]  ", end="")
+        self._console.print(stage, markup=False)
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on stdout; figures that JSON lacks (NaN, infinity) become null."""
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=1))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stdout; numbers stand to the right."""
+    listed = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for place, column in enumerate(columns):
+        numeric = all(isinstance(row[place], int | float) for row in listed)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(_cell(value) for value in row))
+    _stdout().print(table, markup=False)
+
+
+def show_line(text: str) -> None:
+    """A line of text on stdout, as it is."""
+    _stdout().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Nested facts as a table of dotted names and values; None and empty tables are left out."""
+    show_table(title, ("what", "value"), [(name, _cell(value)) for name, value in _flat(facts, "")])
+
+
+def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{name}.")
+        elif value is not None:
+            yield f"{place}{name}".replace("_", " "), value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1000 and value != int(value) else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _escaped(str(value))
+
+
+def _escaped(text: str) -> str:
+    """Titles may hold what rich takes for markup."""
+    return text.replace("[", r"\[")
+
+
+def _stdout() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value

@@ -1,0 +1,83 @@
+"""The story on one page: load → split → graph → fit → evaluate → bundle."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lanner.artifact.bundle import Bundle, load_bundle, write_bundle
+from lanner.choices import CANDIDATES, SPLITS, load_dataset, model_builder
+from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
+from lanner.data.split import Split
+from lanner.evaluation.protocol import evaluate
+from lanner.evaluation.report import Report
+from lanner.graph.typed import build_graph
+from lanner.models.recommender import Recommender
+from lanner.vocabulary import BundleError
+
+Announce = Callable[[str], None]
+"""Told what begins, as it begins."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: the bundle as anyone would load it, and what the evaluation found."""
+
+    bundle: Bundle
+    report: Report | None
+
+
+def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, measure: bool = True) -> Outcome:
+    """From a dataset's path to a bundle at ``out``; without ``measure`` nothing is evaluated.
+
+    Raises:
+        LannerError: with one line that says what to do. ``Interrupted`` leaves a checkpoint: run again to resume.
+    """
+    build = model_builder(config.model)
+    announce(f"load {config.data.path}")
+    dataset = load_dataset(config.data)
+    announce(f"split {len(dataset.interactions):,} events: {config.split.name}")
+    split = SPLITS[config.split.name](dataset, config.split)
+    graph = build_graph(split.train)
+    counts = ", ".join(f"{source}-{to} {len(edges.indices):,}" for (source, _, to), edges in graph.edges.items())
+    announce(f"graph: {counts}")
+    announce(f"fit {config.model} on {len(split.train.interactions):,} events")
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    recommender = build(config, checkpoint).fit(split.train, split.validation)
+    report = None
+    if measure:
+        announce(f"evaluate on {len(split.test):,} users")
+        report = measured(recommender, split, config.evaluation)
+    announce(f"write {out}")
+    metrics = {} if report is None else report.to_dict()
+    write_bundle(out, recommender, dataset=dataset, fitted=split.labels == 0, config=to_dict(config), metrics=metrics)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return Outcome(open_bundle(out), report)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """A bundle of any of ``MODELS``; raises ``BundleError``."""
+    return load_bundle(path, lambda name: model_builder(name)(RunConfig(model=name), None))
+
+
+def measured(recommender: Recommender, split: Split, config: EvaluationConfig, name: str = "") -> Report:
+    """The recommender on the split's test users, its candidates narrowed as ``config`` says."""
+    test = CANDIDATES[config.candidates](split.test, split.train.num_items, config)
+    return evaluate(recommender, replace(split, test=test), config.ks, name=name)
+
+
+def measured_bundle(bundle: Bundle, config: EvaluationConfig | None = None) -> Report:
+    """A bundle on the events that its run had hidden."""
+    its_own = from_dict(bundle.config)
+    split = SPLITS[its_own.split.name](bundle.dataset, its_own.split)
+    return measured(bundle.recommender, split, config or its_own.evaluation, str(bundle.path))
+
+
+def check_comparable(first: Bundle, second: Bundle) -> None:
+    """Raises ``BundleError`` unless both hid the same events of the same dataset."""
+    for what, one, two in (
+        ("dataset", first.manifest["dataset"]["fingerprint"], second.manifest["dataset"]["fingerprint"]),
+        ("split", first.config["split"], second.config["split"]),
+    ):
+        if one != two:
+            raise BundleError(f"{first.path} and {second.path} differ in their {what}; run both on the same one")
