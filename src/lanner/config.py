@@ -1,7 +1,7 @@
 """``RunConfig``: everything a run depends on, composed of the rooms' own settings; TOML in and out."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -104,11 +104,19 @@ def with_overrides(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
     Raises:
         ConfigError: no ``=``, an unknown key, or a value of a wrong type.
     """
+    values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected key=value, such as split.test=0.1")
-        config = replaced(config, key.strip(), _parsed(text.strip()))
+        values[key.strip()] = _parsed(text.strip())
+    return with_values(config, values)
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """``config`` with settings replaced, by dotted key."""
+    for key, value in values.items():
+        config = replaced(config, key, value)
     return config
 
 

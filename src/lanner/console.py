@@ -4,30 +4,23 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""
 
 
-def stages() -> "Stages":
-    """Tells on stderr what begins, and at which second."""
-    return Stages()
-
-
 class Stages:
-    """Prints one line a stage with the seconds since the first."""
+    """Tells on stderr what begins, and at which second."""
 
     def __init__(self) -> None:
         self._begun = time.perf_counter()
-        self._console = Console(stderr=True, highlight=False)
 
     def __call__(self, stage: str) -> None:
-        self._console.print(f"[dim]{time.perf_counter() - self._begun:7.1f} s[/dim]  ", end="")
-        self._console.print(stage, markup=False)
+        print(f"{time.perf_counter() - self._begun:7.1f} s  {stage}", file=sys.stderr, flush=True)
 
 
 def show_json(value: Any) -> None:
@@ -37,14 +30,16 @@ def show_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout; numbers stand to the right."""
+    from rich.table import Table  # only commands with tables pay for it
+
     listed = [list(row) for row in rows]
     table = Table(title=title, title_justify="left", header_style="bold")
     for place, column in enumerate(columns):
-        numeric = all(isinstance(row[place], int | float) for row in listed)
+        numeric = all(isinstance(row[place], int | float) or row[place] == "" for row in listed)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         table.add_row(*(_cell(value) for value in row))
-    _stdout().print(table, markup=False)
+    _stdout().print(table)
 
 
 def show_line(text: str) -> None:
@@ -76,7 +71,9 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _stdout() -> Console:
+def _stdout() -> "Console":
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 

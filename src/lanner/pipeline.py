@@ -9,11 +9,12 @@ from lanner.artifact.bundle import Bundle, load_bundle, write_bundle
 from lanner.choices import CANDIDATES, SPLITS, load_dataset, model_builder
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.split import Split
+from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
-from lanner.evaluation.report import Report
+from lanner.evaluation.report import Report, compare
 from lanner.graph.typed import build_graph
 from lanner.models.recommender import Recommender
-from lanner.vocabulary import BundleError
+from lanner.vocabulary import BundleError, DataError
 
 Announce = Callable[[str], None]
 """Told what begins, as it begins."""
@@ -36,6 +37,8 @@ def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, me
     build = model_builder(config.model)
     announce(f"load {config.data.path}")
     dataset = load_dataset(config.data)
+    if not len(dataset.interactions):
+        raise DataError("holds no interactions that can be used", path=config.data.path)
     announce(f"split {len(dataset.interactions):,} events: {config.split.name}")
     split = SPLITS[config.split.name](dataset, config.split)
     graph = build_graph(split.train)
@@ -73,11 +76,18 @@ def measured_bundle(bundle: Bundle, config: EvaluationConfig | None = None) -> R
     return measured(bundle.recommender, split, config or its_own.evaluation, str(bundle.path))
 
 
-def check_comparable(first: Bundle, second: Bundle) -> None:
-    """Raises ``BundleError`` unless both hid the same events of the same dataset."""
+def compared(first: Bundle, second: Bundle) -> list[Comparison]:
+    """Every metric of one bundle against another's, user by user, on the events that both had hidden.
+
+    Raises:
+        BundleError: they were run on another dataset or split.
+    """
     for what, one, two in (
         ("dataset", first.manifest["dataset"]["fingerprint"], second.manifest["dataset"]["fingerprint"]),
         ("split", first.config["split"], second.config["split"]),
     ):
         if one != two:
             raise BundleError(f"{first.path} and {second.path} differ in their {what}; run both on the same one")
+    how = from_dict(first.config).evaluation
+    ours, theirs = (measured_bundle(bundle, how) for bundle in (first, second))
+    return [compare(ours, theirs, metric) for metric in ours.per_user]

@@ -1,0 +1,355 @@
+"""The command line: one short function a command. Rooms are imported inside, so that ``lanner --help`` answers at once.
+
+Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the caller can mend (one line says what);
+130 after Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lanner import console
+from lanner.vocabulary import LannerError
+
+if TYPE_CHECKING:
+    from lanner.config import RunConfig
+    from lanner.evaluation.report import Report
+    from lanner.pipeline import Outcome
+
+_LOOK = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+app = typer.Typer(name="lanner", help="Recommend with a graph and a language model.", add_completion=False, **_LOOK)  # type: ignore[arg-type]
+data_app = typer.Typer(help="Look at datasets.", **_LOOK)  # type: ignore[arg-type]
+app.add_typer(data_app, name="data")
+
+DEMO_USERS = 3
+EXPLAINED_PARTS = 10
+"""So many parts of a score are shown; JSON has them all."""
+MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, hybrid"
+
+Data = Annotated[str | None, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")]
+BundlePath = Annotated[Path, typer.Argument(help="The folder of a bundle.", metavar="BUNDLE")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings in TOML.")]
+Model = Annotated[str | None, typer.Option("--model", help=f"One of {MODEL_NAMES}.")]
+SplitName = Annotated[
+    str | None,
+    typer.Option("--split", help="What to hide: random, leave-last-out, global-time, cold-items, published."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the model and its training; the split keeps its own.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write the bundle to.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+TopK = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
+User = Annotated[str | None, typer.Option("--user", help="A known user's id.")]
+History = Annotated[str | None, typer.Option("--history", help="A stranger's items, separated by commas.")]
+ProfileText = Annotated[str | None, typer.Option("--text", help="What a stranger says about themself.")]
+
+
+@app.command()
+def run(
+    data: Data = None,
+    config: Config = None,
+    model: Model = None,
+    split: SplitName = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Out = Path("lanner-bundle"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load, split, fit, evaluate, write a bundle, and recommend for a few users.
+
+    Examples:
+
+      lanner run
+
+      lanner run ratings.csv --model ease --out my-bundle
+
+      lanner run --config run.toml --set training.epochs=5 --json
+    """
+    from lanner.answers import recommendations, sample_users, who
+
+    outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=True)
+    bundle = outcome.bundle
+    answers = {
+        user: recommendations(bundle, who(bundle, user, None, None), 5) for user in sample_users(bundle, DEMO_USERS)
+    }
+    if as_json:
+        console.show_json({"bundle": str(out), **bundle.manifest["metrics"], "recommendations": answers})
+        return
+    if outcome.report:
+        _show_report(outcome.report)
+    for user, items in answers.items():
+        _show_items(f"For user {user}", items)
+    console.show_line(f"The bundle is in {out}; ask it: lanner recommend {out} --user {next(iter(answers), 'ID')}")
+
+
+@app.command()
+def train(
+    data: Data = None,
+    config: Config = None,
+    model: Model = None,
+    split: SplitName = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Out = Path("lanner-bundle"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model and write a bundle, without evaluating it.
+
+    Examples:
+
+      lanner train recipes/ml-1m.toml --model hybrid --out ml-1m-hybrid
+
+      lanner train --model ease --set ease.regularisation=300
+    """
+    outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=False)
+    if as_json:
+        console.show_json({"bundle": str(out), "model": outcome.bundle.manifest["model"]["name"]})
+    else:
+        console.show_line(f"The bundle is in {out}; measure it: lanner evaluate {out}")
+
+
+@app.command()
+def evaluate(
+    bundle: BundlePath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the evaluation, such as evaluation.ks=[5]."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle on the events that its run had hidden.
+
+    Examples:
+
+      lanner evaluate lanner-bundle
+
+      lanner evaluate lanner-bundle --set evaluation.candidates=sampled --set "evaluation.ks=[5, 10]" --json
+    """
+    from lanner.config import from_dict, with_overrides
+    from lanner.pipeline import measured_bundle, open_bundle
+
+    opened = open_bundle(bundle)
+    asked = with_overrides(from_dict(opened.config), overrides or ())
+    report = measured_bundle(opened, asked.evaluation)
+    if as_json:
+        console.show_json(report.to_dict())
+    else:
+        _show_report(report)
+
+
+@app.command()
+def recommend(
+    bundle: BundlePath,
+    user: User = None,
+    history: History = None,
+    text: ProfileText = None,
+    k: TopK = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Recommend items to a known user, or to a stranger by a history or a text.
+
+    Examples:
+
+      lanner recommend lanner-bundle --user 42
+
+      lanner recommend lanner-bundle --history 1,260,1196 -k 5 --json
+
+      lanner recommend lanner-bundle --text "slow science fiction"
+    """
+    from lanner.answers import recommendations, who
+    from lanner.pipeline import open_bundle
+
+    opened = open_bundle(bundle)
+    items = recommendations(opened, who(opened, user, history, text), k)
+    _answer(as_json, items, f"For user {user}" if user else "For a stranger")
+
+
+@app.command()
+def similar(
+    bundle: BundlePath,
+    item: Annotated[str, typer.Option("--item", help="An item's id.")],
+    k: TopK = 10,
+    as_json: AsJson = False,
+) -> None:
+    """List the items most like one item.
+
+    Examples:
+
+      lanner similar lanner-bundle --item 260
+
+      lanner similar lanner-bundle --item 260 -k 3 --json
+    """
+    from lanner.answers import similar_items
+    from lanner.pipeline import open_bundle
+
+    opened = open_bundle(bundle)
+    title = opened.dataset.item_catalogue.titles[opened.dataset.items.row(item)]
+    _answer(as_json, similar_items(opened, item, k), f"Like {title}")
+
+
+@app.command()
+def explain(
+    bundle: BundlePath,
+    item: Annotated[str, typer.Option("--item", help="An item's id.")],
+    user: User = None,
+    history: History = None,
+    text: ProfileText = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why an item has its score: parts that add up to it, and one sentence.
+
+    Examples:
+
+      lanner explain lanner-bundle --user 42 --item 260
+
+      lanner explain lanner-bundle --history 1,1196 --item 260 --json
+    """
+    from lanner.answers import explanation, who
+    from lanner.pipeline import open_bundle
+
+    opened = open_bundle(bundle)
+    found = explanation(opened, who(opened, user, history, text), item)
+    if as_json:
+        console.show_json(found)
+        return
+    title = f"{found['title']}: score {found['score']:.4f}"
+    console.show_table(title, ("part", "what", "adds"), _largest(found["parts"], found["score"]))
+    console.show_line(found["sentence"])
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="BUNDLE_A", help="The folder of a bundle.")],
+    second: Annotated[Path, typer.Argument(metavar="BUNDLE_B", help="The folder of another.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two bundles user by user: mean difference A − B with its 95 % interval.
+
+    Examples:
+
+      lanner compare hybrid-bundle ease-bundle
+
+      lanner compare hybrid-bundle ease-bundle --json
+    """
+    from lanner.pipeline import compared, open_bundle
+
+    found = compared(open_bundle(first), open_bundle(second))
+    if as_json:
+        console.show_json([asdict(one) for one in found])
+        return
+    cells = [(one.metric, one.difference, *one.ci95, one.p_wilcoxon) for one in found]
+    console.show_table(f"{first} − {second}", ("metric", "difference", "from", "to", "p (Wilcoxon)"), cells)
+
+
+@data_app.command()
+def describe(
+    path: Annotated[str, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")],
+    format: Annotated[str, typer.Option("--format", help="How to read it; auto looks at the files.")] = "auto",
+    rejected: Annotated[Path, typer.Option("--rejected", help="Folder for rejected.parquet.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Count a dataset: size, density, degrees, text and tie coverage, time span, and what was set aside and why.
+
+    Examples:
+
+      lanner data describe ml-latest-small
+
+      lanner data describe ratings.csv --rejected /tmp --json
+    """
+    from lanner.choices import load_dataset
+    from lanner.config import DataConfig
+    from lanner.data.describe import describe as counted
+    from lanner.data.rejects import write_rejected
+
+    dataset = load_dataset(DataConfig(path, format))
+    written = write_rejected(dataset, rejected)
+    if as_json:
+        console.show_json({**counted(dataset), "rejected_rows": None if written is None else str(written)})
+    else:
+        console.show_facts(path, counted(dataset))
+        if written:
+            console.show_line(f"{sum(dataset.rejected.values()):,} rows were set aside; they are in {written}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=True)
+    except LannerError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped")
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output left early (| head); Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _complain(problem: str) -> None:
+    print(f"lanner: {' '.join(problem.split())}", file=sys.stderr)
+
+
+def _settings(
+    data: str | None,
+    config: Path | None,
+    model: str | None,
+    split: str | None,
+    seed: int | None,
+    device: str | None,
+    overrides: Sequence[str] | None,
+) -> "RunConfig":
+    """The file's settings, then those of the options, then those of ``--set``."""
+    from lanner import config as settings
+
+    chosen = settings.read_config(config) if config else settings.RunConfig()
+    if seed is not None:
+        chosen = settings.with_seed(chosen, seed)
+    if device is not None:
+        chosen = settings.with_device(chosen, device)
+    options = {"data.path": data, "model": model, "split.name": split}
+    chosen = settings.with_values(chosen, {key: value for key, value in options.items() if value is not None})
+    return settings.with_overrides(chosen, overrides or ())
+
+
+def _fit(settings: "RunConfig", out: Path, *, measure: bool) -> "Outcome":
+    from lanner.pipeline import run as run_pipeline
+
+    return run_pipeline(settings, out, console.Stages(), measure=measure)
+
+
+def _largest(parts: list[dict[str, Any]], score: float) -> list[tuple[str, str, float]]:
+    """The parts of most weight, what the others add together, and the sum."""
+    weighty = sorted(parts, key=lambda part: -abs(part["value"]))[:EXPLAINED_PARTS]
+    rows = [(part["kind"], part["name"], part["value"]) for part in weighty]
+    if len(parts) > len(weighty):
+        rest = sum(part["value"] for part in parts) - sum(value for _, _, value in rows)
+        rows.append(("others", f"{len(parts) - len(weighty)} parts", rest))
+    return [*rows, ("sum", "", score)]
+
+
+def _show_report(report: "Report") -> None:
+    rows = [(name, value, *report.ci95.get(name, ("", ""))) for name, value in report.metrics.items()]
+    console.show_table(f"{len(report.rows):,} users", ("metric", "mean", "95 % from", "to"), rows)
+
+
+def _answer(as_json: bool, items: list[dict[str, Any]], title: str) -> None:
+    if as_json:
+        console.show_json(items)
+    else:
+        _show_items(title, items)
+
+
+def _show_items(title: str, items: list[dict[str, Any]]) -> None:
+    columns = list(items[0]) if items else ["rank", "item", "title", "score"]
+    console.show_table(title, columns, [list(item.values()) for item in items])
