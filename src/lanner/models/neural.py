@@ -1,8 +1,9 @@
 """The trained recommenders: graph only, language only, or both joined (the hybrid)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -23,8 +24,16 @@ from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewN
 from lanner.vocabulary import ConfigError, DataError
 
 FusionName = Literal["concat", "gated", "cross-attention"]
-Trainer = Callable[[RecommenderNetwork, Dataset, HeldOut], None]
-"""Trains a network in place; the held-out events decide when to stop and how the views are joined."""
+
+
+class Trainer(Protocol):
+    """Trains a network in place; the held-out events decide when to stop and how the views are joined."""
+
+    def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
+        """Train everything."""
+
+    def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
+        """Train the fusion alone."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class NeuralRecommender(Recommender):
         self.trainer = trainer
         self._encoder = LanguageEncoder(self.config.encoder)
         self._features: TextFeatures | None = None
+        self._profiles: dict[str, Tensor] = {}
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
@@ -99,6 +109,18 @@ class NeuralRecommender(Recommender):
         self.trainer(network, dataset, validation)
         return self._serve(network.cpu(), dataset)
 
+    def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
+        """The same views under another ranking head, which alone is trained."""
+        if self.trainer is None:
+            raise ConfigError("this recommender was built for loading; give it a trainer to train a head")
+        other = NeuralRecommender(replace(self.config, fusion=fusion), self.trainer)
+        other._features, other._profiles = self._features, self._profiles
+        network = deepcopy(self.network)
+        network.read_profiles = other._read_profiles if self.network.read_profiles else None
+        network.fusion = FUSIONS[fusion](network.fusion.dimensions)
+        self.trainer.fuse(network, validation)
+        return other._serve(network.cpu(), self.dataset)
+
     def _fit_features(self, dataset: Dataset, degrees: NDArray[np.int64]) -> NDArray[np.float32] | None:
         if "language" not in self.config.views:
             return None
@@ -114,10 +136,13 @@ class NeuralRecommender(Recommender):
         return self._encoder.encode(texts, progress=len(texts) > 512)
 
     def _read_profiles(self, profiles: Sequence[str]) -> Tensor:
+        """Features of each profile, ``[B, F]``; those of the dataset's own users were read once and for all."""
         assert self._features is not None
-        distinct = {text: row for row, text in enumerate(dict.fromkeys(profiles))}
-        features = torch.from_numpy(self._features.transform(list(distinct), self._encode))
-        return features[torch.tensor([distinct[text] for text in profiles], dtype=torch.long)]
+        new = [text for text in dict.fromkeys(profiles) if text not in self._profiles]
+        read = self._profiles
+        if new:
+            read = read | dict(zip(new, torch.from_numpy(self._features.transform(new, self._encode)), strict=True))
+        return torch.stack([read[text] for text in profiles])
 
     def _build(
         self,
@@ -142,7 +167,11 @@ class NeuralRecommender(Recommender):
                 view = LanguageView(features, config.language_dimensions, config.feature_dropout, has_profiles)
                 sizes.append(config.language_dimensions)
             views[name] = view
-        read = self._read_profiles if has_profiles and "language" in views else None
+        reads = has_profiles and self._features is not None
+        if reads and self._features is not None:
+            known = list(dict.fromkeys(dataset.user_catalogue.texts))
+            self._profiles = dict(zip(known, torch.from_numpy(self._features.transform(known, self._encode)), strict=True))
+        read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
         neighbours = min(config.cold_neighbours, max(1, int((edges.column_degrees > 0).sum()) - 1))
         return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, neighbours, read)

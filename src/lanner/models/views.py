@@ -22,6 +22,9 @@ from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
 from lanner.models.linear import history_matrix
 
+_SAMPLED_USERS = 512
+"""How many users' scores tell the spread of a closed form's scores."""
+
 ViewName = Literal["graph", "filter", "language"]
 
 
@@ -150,9 +153,12 @@ def _low_rank_ridge(
     response = singular**2 / (singular**2 + ridge)
     factors = right.T * np.sqrt(response)
     leverage = np.minimum((factors**2).sum(axis=1, keepdims=True), 0.99)
-    # Scores of a mean history are about 1/|I|-sized; this scale brings their spread near that of trained logits.
-    scale = np.sqrt(matrix.shape[1])
-    return (factors * scale).astype(np.float32), (factors / (1 - leverage)).astype(np.float32)
+    target = factors / (1 - leverage)
+    # A fixed spread, near that of trained logits: the fusion's weights then start where they mean something.
+    means = sp.csr_matrix(matrix[:_SAMPLED_USERS])
+    sample = (means @ factors) @ target.T / np.maximum(means.sum(axis=1), 1).reshape(-1, 1)
+    scale = 1 / max(float(np.std(np.asarray(sample))), 1e-12)
+    return (factors * scale).astype(np.float32), target.astype(np.float32)
 
 
 class LanguageView(View):

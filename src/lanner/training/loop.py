@@ -74,6 +74,8 @@ class Trainer:
     def __init__(self, config: TrainingConfig | None = None, folder: Path | None = None, progress: bool = True) -> None:
         self.config = config or TrainingConfig()
         self.folder, self.progress = folder, progress
+        self.qualities: dict[str, float] = {}
+        """Best validation ndcg@10 of every task of the last run."""
 
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train in place.
@@ -92,6 +94,15 @@ class Trainer:
             if number >= first_task:
                 self._minimise(task, network, run, number, resumed if number == first_task else None)
 
+    def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
+        """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
+        network.to(_device(self.config.device))
+        folder, self.folder = self.folder, None
+        try:
+            self._minimise(self._fusion_task(network, validation), network, "", 0, None)
+        finally:
+            self.folder = folder
+
     def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> Iterator[Task]:
         config = self.config
         for name, view in network.views.items():
@@ -99,7 +110,11 @@ class Trainer:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
                 yield ViewTask(network, name, dataset, validation, sampling)
-        yield FusionTask(network, validation, Sampling(config.batch_users, config.hide, 0, "softmax", config.seed))
+        yield self._fusion_task(network, validation)
+
+    def _fusion_task(self, network: RecommenderNetwork, validation: HeldOut) -> FusionTask:
+        sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
+        return FusionTask(network, validation, sampling)
 
     def _minimise(
         self,
@@ -147,6 +162,7 @@ class Trainer:
                 save(number)
                 raise Interrupted(self._farewell(task.name, step)) from None
         task.module.load_state_dict(best)
+        self.qualities[task.name] = best_quality
         best_quality, best_step = -math.inf, 0
         save(number + 1)
 

@@ -4,7 +4,7 @@ Each view learns alone, so that none leans on another; how far to trust each is 
 them saw. That is also why graph-only and language-only models are parts of the hybrid and not other models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -113,22 +113,20 @@ class ViewTask:
 
 
 class FusionTask:
-    """Learn the views' weights and the ranking head on four fifths of the validation users; judge on the fifth."""
+    """Learn the views' weights and the ranking head on most of the validation events; judge on the rest."""
 
     name = "fusion"
 
     def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
         self._network, self._sampling = network, sampling
         self.module = network.fusion
-        order = np.random.default_rng((sampling.seed, 3)).permutation(len(validation))
-        cut = max(1, len(validation) // 5)
-        self._judges = _subset(validation, np.sort(order[:cut][:_MOST_JUDGES]))
-        self._learners = _subset(validation, np.sort(order[cut:] if len(order) > cut else order))
+        learners, judges = _divide(validation, np.random.default_rng((sampling.seed, 3)))
+        self._learners, self._judges = learners, _some(judges, _MOST_JUDGES)
         self._items = network.item_side()
         # Small steps: the users of a block meet the same candidates, and a head's pairs must fit in memory.
         self._batch_users = min(64, sampling.batch_users)
-        self.steps_per_epoch = min(100, max(1, len(self._learners) // self._batch_users))
-        self._pool = validation.candidates if isinstance(validation.candidates, np.ndarray) else None
+        self.steps_per_epoch = min(50, max(1, len(self._learners) // self._batch_users))
+        self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else None
 
     def loss(self, step: int) -> Tensor:
         random = np.random.default_rng((self._sampling.seed, 4, step))
@@ -170,6 +168,33 @@ def _marks(lists: Ragged, items: NDArray[np.int64]) -> NDArray[np.bool_]:
     marks = np.zeros((len(lists), len(items)), bool)
     marks[lists.row_of_value[found], place[found]] = True
     return marks
+
+
+def _divide(validation: HeldOut, random: np.random.Generator) -> tuple[HeldOut, HeldOut]:
+    """Four fifths to learn from and a fifth to judge by: of the users, and of the items where those are what is new.
+
+    A head can learn by heart which of a few new items are liked. Judged on other users but the same items, that
+    would pass for skill.
+    """
+    order = random.permutation(len(validation))
+    cut = max(1, len(order) // 5)
+    learners = _subset(validation, np.sort(order[cut:] if len(order) > cut else order))
+    judges = _subset(validation, np.sort(order[:cut]))
+    pool = validation.candidates
+    if not isinstance(pool, np.ndarray) or len(pool) < 10:
+        return learners, judges
+    shuffled = random.permutation(pool)
+    cut = len(pool) // 3
+    return _among(learners, np.sort(shuffled[cut:])), _among(judges, np.sort(shuffled[:cut]))
+
+
+def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:
+    """The users who have positives among ``candidates``, asked for those only."""
+    positives = held_out.positives
+    kept = np.isin(positives.values, candidates, kind="sort")
+    fewer = Ragged.from_pairs(positives.row_of_value[kept], positives.values[kept], len(positives))
+    narrowed = replace(held_out, positives=fewer, candidates=candidates, ratings=None)
+    return _subset(narrowed, np.flatnonzero(fewer.lengths))
 
 
 def _some(held_out: HeldOut, most: int) -> HeldOut:

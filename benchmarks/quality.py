@@ -1,0 +1,162 @@
+"""How good the recommendations are: every model, dataset and protocol of a suite, on one yardstick.
+
+``python -m benchmarks.quality --suite foundation`` writes ``results/quality_foundation.json`` as
+``results[dataset][protocol][model][metric]``, with 95 % intervals and the costs of fitting and scoring. Each model
+runs in a process of its own, so that its peak memory is its own. ``--only DATASET/PROTOCOL[/MODEL]`` (several may be
+given) measures anew what it names and keeps the other entries of the file; each entry carries its commit.
+
+Settings were chosen on validation events carved from training; the test events are read once, by this script. Closed
+forms are fitted on train + validation; trained models on train, with validation for early stopping and for the
+fusion. Test histories hold train and validation events for all, and those are never ranked.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _record
+from benchmarks._quality_settings import CELLS, CLOSED_FORMS, FUSION_NAMES, SETTINGS, SKIPPED, Cell
+
+SEED = 0
+KS = (10, 20)
+CACHE = Path("runs") / "quality"
+"""Scores a user, kept for the paired comparisons; not part of the result."""
+COMPARED = "ndcg_at_10"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=sorted(CELLS), default="foundation")
+    parser.add_argument("--only", action="append", default=[], metavar="DATASET/PROTOCOL[/MODEL]")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        _measure(*arguments.cell.split("/"))
+        return
+    results: dict[str, Any] = _earlier(arguments.suite) if arguments.only else {}
+    for cell in CELLS[arguments.suite]:
+        for model in cell.models:
+            name = f"{cell.dataset}/{cell.protocol}/{model}"
+            if not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only):
+                _run_cell(name)
+                _collect(results, cell, model)
+        if results.get(cell.dataset, {}).get(cell.protocol):
+            _finish(results[cell.dataset][cell.protocol], cell)
+            settings = {"ks": KS, "tuned": SETTINGS, "closed_forms_fitted_on": "train + validation"}
+            path = _record.record(f"quality_{arguments.suite}", seed=SEED, settings=_plain(settings), results=results)
+    print(path)
+
+
+def _earlier(suite: str) -> dict[str, Any]:
+    path = _record.RESULTS / f"quality_{suite}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _run_cell(name: str) -> None:
+    print(f"· {name}", flush=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.quality", "--cell", name], check=True)
+
+
+def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
+    rows = results.setdefault(cell.dataset, {}).setdefault(cell.protocol, {})
+    for name in FUSION_NAMES if model == "hybrid" else (model,):
+        stored = CACHE / cell.dataset / cell.protocol / f"{name}.json"
+        rows[name] = json.loads(stored.read_text())
+        print(
+            f"    {name}: "
+            + ", ".join(f"{k} {rows[name][k]:.4f}" for k in ("recall_at_20", "ndcg_at_10", "ndcg_at_20"))
+        )
+
+
+def _finish(rows: dict[str, Any], cell: Cell) -> None:
+    """Name the best hybrid by validation, compare it with its halves, and list what was left out and why."""
+    from lanner.evaluation.intervals import paired
+
+    variants = [name for name in FUSION_NAMES if name in rows]
+    for name, why in SKIPPED.get(f"{cell.dataset}/{cell.protocol}", {}).items():
+        rows[name] = {"skipped": why}
+    if not variants:
+        return
+    best = max(variants, key=lambda name: rows[name]["validation_ndcg_at_10"])
+    rows["hybrid"] = rows[best] | {"variant": best}
+    per_user = {name: _per_user(cell, name) for name in (best, "gnn", "language") if name in rows}
+    rows["hybrid"]["paired_difference"] = {
+        other: {"metric": COMPARED, "mean": found.difference, "ci95": list(found.ci95), "p_wilcoxon": found.p_wilcoxon}
+        for other in ("gnn", "language")
+        if other in per_user
+        for found in (paired(COMPARED, per_user[best], per_user[other]),)
+    }
+
+
+def _per_user(cell: Cell, name: str) -> np.ndarray:
+    return np.load(CACHE / cell.dataset / cell.protocol / f"{name}.npy")
+
+
+def _measure(dataset: str, protocol: str, model: str) -> None:
+    """Fit and evaluate one model in this process."""
+    from lanner.choices import MODELS, SPLITS
+    from lanner.config import RunConfig, from_dict
+    from lanner.data.sources import load
+    from lanner.models.neural import NeuralRecommender
+    from lanner.training.loop import Trainer
+
+    cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))
+    data = load(Path("recipes") / f"{dataset}.toml")
+    tuned = SETTINGS["*"] | SETTINGS.get(f"{dataset}/{protocol}", {})
+    config: RunConfig = from_dict(tuned.get("*", {}) | tuned.get(model, {}))
+    split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
+    begun = time.perf_counter()
+    recommender = MODELS[model](config, None)
+    recommender.fit(split.refit if model in CLOSED_FORMS else split.train, split.validation)
+    seconds = time.perf_counter() - begun
+    if not isinstance(recommender, NeuralRecommender):
+        _keep(cell, model, recommender, split, seconds)
+        return
+    trainer = recommender.trainer
+    assert isinstance(trainer, Trainer)
+    extra = {"validation_ndcg_at_10": trainer.qualities["fusion"]}
+    if model != "hybrid":
+        _keep(cell, model, recommender, split, seconds, **extra)
+        return
+    _keep(cell, FUSION_NAMES[0], recommender, split, seconds, **extra)
+    for name in FUSION_NAMES[1:]:
+        begun = time.perf_counter()
+        other = recommender.with_fusion(name.removeprefix("hybrid-"), split.validation)
+        # The views are shared, so that a variant's cost is theirs and its own head's.
+        total = seconds + time.perf_counter() - begun
+        _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["fusion"])
+
+
+def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: float) -> None:
+    from lanner.evaluation.protocol import evaluate
+
+    begun = time.perf_counter()
+    report = evaluate(recommender, split, ks=KS, name=name)
+    costs = {
+        "fit_seconds": round(fit_seconds, 2),
+        "score_seconds": round(time.perf_counter() - begun, 2),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "commit": _record._commit(),
+    }
+    metrics = {key: round(value, 6) for key, value in report.metrics.items()}
+    intervals = {key: [round(float(bound), 6) for bound in bounds] for key, bounds in report.ci95.items()}
+    folder = CACHE / cell.dataset / cell.protocol
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{name}.npy", report.per_user[COMPARED])
+    (folder / f"{name}.json").write_text(json.dumps(metrics | extra | {"ci95": intervals} | costs))
+
+
+if __name__ == "__main__":
+    main()
