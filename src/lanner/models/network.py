@@ -97,6 +97,7 @@ class RecommenderNetwork(nn.Module):
     @torch.no_grad()
     def item_side(self) -> ItemSide:
         """The item tables of every view, ready for any user."""
+        self.eval()  # in training a view hides some of what it knows
         is_cold = self.get_buffer("is_cold")
         tables = [view.tables() for view in self._views]
         # What the language view knows of an item never came from its interactions: nothing to borrow there.

@@ -1,6 +1,7 @@
 """The trained recommenders: graph only, language only, or both joined (the hybrid)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -62,6 +63,8 @@ class NeuralConfig:
     """Share of the text features hidden at each training step."""
     cold_neighbours: int = 20
     """From how many items with the nearest texts an item nobody met borrows its graph vectors."""
+    seed: int = 0
+    """Of the weights that training begins from."""
     encoder: LanguageConfig = field(default_factory=LanguageConfig)
     """The language model."""
 
@@ -75,6 +78,11 @@ class NeuralConfig:
         for name in ("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+        for name in ("layers", "word_dimensions", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
+        if self.filter_ridge <= 0:
+            raise ConfigError(f"filter_ridge must be above 0, received {self.filter_ridge}")
 
 
 class NeuralRecommender(Recommender):
@@ -92,22 +100,28 @@ class NeuralRecommender(Recommender):
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
 
+        Where nobody can spare an item for it, everything stays as it begins: popularity, and the closed forms.
+
         Raises:
             DataError: no interactions, or no texts for a model that has a language view and nothing else.
             ConfigError: the model was built without a trainer.
         """
         if self.trainer is None:
             raise ConfigError("this recommender was built for loading; give it a trainer to fit it")
+        whole = dataset
         if validation is None:
-            split = random_ratio(dataset, test=0.1, validation=0.0)
-            dataset, validation = split.train, split.test
+            dataset, validation = _with_validation(dataset)
         edges = _distinct_edges(dataset)
         features_IF = self._fit_features(dataset, edges.column_degrees)
-        network = self._build(dataset, edges, features_IF, FilterView.fit)
+        with _seeded(self.config.seed):
+            network = self._build(dataset, edges, features_IF, FilterView.fit)
         if features_IF is not None:
             network.find_lenders(features_IF)
-        self.trainer(network, dataset, validation)
-        return self._serve(network.cpu(), dataset)
+        if validation is not None:
+            self.trainer(network, dataset, validation)
+        self._serve(network.cpu(), dataset)
+        # What was held out in here has happened all the same: friends and neighbours are read from all of it.
+        return self if dataset is whole else self.load_state(*self.state(), whole)
 
     def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
         """The same views under another ranking head, which alone is trained."""
@@ -117,7 +131,8 @@ class NeuralRecommender(Recommender):
         other._features, other._profiles = self._features, self._profiles
         network = deepcopy(self.network)
         network.read_profiles = other._read_profiles if self.network.read_profiles else None
-        network.fusion = FUSIONS[fusion](network.fusion.dimensions)
+        with _seeded(self.config.seed):
+            network.fusion = FUSIONS[fusion](network.fusion.dimensions)
         self.trainer.fuse(network, validation)
         return other._serve(network.cpu(), self.dataset)
 
@@ -142,7 +157,7 @@ class NeuralRecommender(Recommender):
         read = self._profiles
         if new:
             read = read | dict(zip(new, torch.from_numpy(self._features.transform(new, self._encode)), strict=True))
-        return torch.stack([read[text] for text in profiles])
+        return torch.stack([read[text] for text in profiles]) if profiles else torch.empty(0, self._features.width)
 
     def _build(
         self,
@@ -151,7 +166,8 @@ class NeuralRecommender(Recommender):
         features_IF: NDArray[np.float32] | None,
         make_filter: Callable[[Adjacency, int, float], FilterView],
     ) -> RecommenderNetwork:
-        config, views, sizes = self.config, {}, []
+        config, sizes = self.config, []
+        views: dict[str, View] = {}
         has_profiles = any(dataset.user_catalogue.texts)
         for name in config.views:
             view: View
@@ -170,11 +186,11 @@ class NeuralRecommender(Recommender):
         reads = has_profiles and self._features is not None
         if reads and self._features is not None:
             known = list(dict.fromkeys(dataset.user_catalogue.texts))
-            self._profiles = dict(zip(known, torch.from_numpy(self._features.transform(known, self._encode)), strict=True))
+            features = torch.from_numpy(self._features.transform(known, self._encode))
+            self._profiles = dict(zip(known, features, strict=True))
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
-        neighbours = min(config.cold_neighbours, max(1, int((edges.column_degrees > 0).sum()) - 1))
-        return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, neighbours, read)
+        return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, config.cold_neighbours, read)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
         self.network, self.dataset = network.eval(), dataset
@@ -251,6 +267,23 @@ class NeuralRecommender(Recommender):
         _, passages = self._features.passages(self.dataset.item_catalogue.texts[item], self._encode)
         values = view.read(torch.from_numpy(passages)).target_ID @ user_D * weight
         return [ScorePart("text", place, float(value)) for place, value in enumerate(values)]
+
+
+def _with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
+    """A tenth of each user's items set apart; None where nobody has enough of them."""
+    try:
+        split = random_ratio(dataset, test=0.1, validation=0.0)
+    except DataError:
+        return dataset, None
+    return split.train, split.test
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights drawn in the block depend on ``seed`` alone, and nobody else's random numbers on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _distinct_edges(dataset: Dataset) -> Adjacency:

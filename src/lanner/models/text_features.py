@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
 
 from lanner.data.catalogue import FIELD_SEPARATOR
+from lanner.models.singular import right_singular
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 _WORD = re.compile(r"\w[\w']+")
@@ -40,7 +40,7 @@ class TextFeatures:
 
     @property
     def width(self) -> int:
-        return self.meaning_SED.shape[2] + self.words_WD.shape[1]
+        return int(self.meaning_SED.shape[2] + self.words_WD.shape[1])
 
     @classmethod
     def fit(
@@ -95,7 +95,7 @@ def _fields(text: str, count: int) -> list[str]:
     fields = text.split(FIELD_SEPARATOR)
     if len(fields) == 1:
         return fields * count
-    fields = fields[: count - 1] + [" ".join(fields[count - 1 :])]
+    fields = [*fields[: count - 1], " ".join(fields[count - 1 :])]
     return fields + [""] * (count - len(fields))
 
 
@@ -142,13 +142,10 @@ def _weighted_words(texts: Sequence[str], words: Sequence[str], weight_W: NDArra
 
 
 def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[np.float32]:
-    """``[W, D]``; no columns where there are too few texts or words to speak of directions."""
-    dimensions = min(dimensions, min(matrix_TW.shape) - 1)
-    if dimensions < 1:
+    """``[W, D]``, largest first; no columns where there are no words or none are wanted."""
+    if dimensions < 1 or not matrix_TW.shape[1]:
         return np.empty((matrix_TW.shape[1], 0), np.float32)
-    start = np.ones(min(matrix_TW.shape), np.float32)
-    _, _, right = svds(matrix_TW, k=dimensions, v0=start, return_singular_vectors="vh")
-    return np.ascontiguousarray(right[::-1].T, np.float32)
+    return np.ascontiguousarray(right_singular(matrix_TW, dimensions)[1], np.float32)
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:

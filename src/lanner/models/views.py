@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
 from lanner.models.linear import history_matrix
+from lanner.models.singular import right_singular
 
 _SAMPLED_USERS = 512
 """How many users' scores tell the spread of a closed form's scores."""
@@ -98,8 +98,12 @@ class GraphView(View):
         self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
         self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)
 
+    def extra_repr(self) -> str:
+        return f"layers={self._layers}"
+
     def tables(self) -> Tables:
-        total = current = self.vectors
+        current: Tensor = self.vectors
+        total = current
         for _ in range(self._layers):
             current = propagate(self._by_user.transposed, propagate(self._by_user, current))
             total = total + current
@@ -147,17 +151,17 @@ def _low_rank_ridge(
 
     ones = np.ones(interactions.num_edges, np.float32)
     matrix = sp.csr_matrix((ones, interactions.indices, interactions.indptr), shape=interactions.shape)
-    rank = min(rank, min(matrix.shape) - 1)
-    # A fixed start vector keeps the fit reproducible: svds draws a random one otherwise.
-    _, singular, right = svds(matrix, k=rank, v0=np.ones(min(matrix.shape), np.float32), return_singular_vectors="vh")
+    singular, right = right_singular(matrix, rank)
     response = singular**2 / (singular**2 + ridge)
-    factors = right.T * np.sqrt(response)
+    factors = right * np.sqrt(response)
     leverage = np.minimum((factors**2).sum(axis=1, keepdims=True), 0.99)
     target = factors / (1 - leverage)
     # A fixed spread, near that of trained logits: the fusion's weights then start where they mean something.
     means = sp.csr_matrix(matrix[:_SAMPLED_USERS])
     sample = (means @ factors) @ target.T / np.maximum(means.sum(axis=1), 1).reshape(-1, 1)
-    scale = 1 / max(float(np.std(np.asarray(sample))), 1e-12)
+    spread = float(np.std(sample))
+    # With one item or one taste there is no spread but that of rounding.
+    scale = 1 / spread if spread > 1e-4 * np.abs(sample).max() else 1.0
     return (factors * scale).astype(np.float32), target.astype(np.float32)
 
 
@@ -193,4 +197,5 @@ class LanguageView(View):
         own = propagate(inputs.history, tables.source_ID)
         if self.from_profile is None or inputs.profiles_BF is None:
             return own
-        return own + self.from_profile(inputs.profiles_BF)
+        profile: Tensor = self.from_profile(inputs.profiles_BF)
+        return own + profile

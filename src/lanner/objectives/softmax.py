@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def sampled_softmax(scores_BC: Tensor, rows_P: Tensor, columns_P: Tensor, log_probability_C: Tensor | None) -> Tensor:
-    """Mean negative log-likelihood of the hidden items, a scalar.
+    """Mean negative log-likelihood of the hidden items, a scalar; 0 where none is hidden.
 
     scores_BC: ``[B, C]``, −inf where a candidate must not count. rows_P, columns_P: ``[P]`` where the hidden items
     stand. log_probability_C: ``[C]`` log of the chance that a candidate was drawn; None where all items are here.
@@ -22,4 +22,4 @@ def sampled_softmax(scores_BC: Tensor, rows_P: Tensor, columns_P: Tensor, log_pr
     if log_probability_C is not None:
         scores_BC = scores_BC - log_probability_C
     normaliser_B = torch.logsumexp(scores_BC, dim=1)
-    return (normaliser_B[rows_P] - scores_BC[rows_P, columns_P]).mean()
+    return (normaliser_B[rows_P] - scores_BC[rows_P, columns_P]).sum() / max(len(rows_P), 1)

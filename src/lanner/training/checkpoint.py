@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
         folder.mkdir(parents=True, exist_ok=True)
         save_file(owned, draft, metadata={"progress": json.dumps(asdict(progress))})
         draft.replace(path)
-    except (OSError, RuntimeError) as failure:
+    except (OSError, SafetensorError) as failure:
         draft.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot write the checkpoint ({failure}); free some space and resume") from failure
     return path

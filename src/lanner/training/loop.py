@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress as Display
@@ -27,6 +28,7 @@ from lanner.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTask
 from lanner.vocabulary import ConfigError, Interrupted
 
@@ -62,6 +64,8 @@ class TrainingConfig:
         for name in ("epochs", "patience", "batch_users", "num_candidates"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, received {self.seed}")
         if not 0 < self.hide < 1:
             raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
         if self.objective not in OBJECTIVES:
@@ -131,7 +135,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
         step, best_step, best_quality = 0, 0, -math.inf
         best = _copy(task.module.state_dict())
-        if resumed is not None:
+        # At step 0 a checkpoint holds the network alone: the task is begun as if it had never been.
+        if resumed is not None and resumed[0].step:
             step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
             best = _below("best.", resumed[1]) or best
             restore_optimizer(optimizer, resumed[1])
@@ -147,28 +152,29 @@ class Trainer:
                 save_checkpoint(self.folder, progress, tensors)
 
         last = config.epochs * task.steps_per_epoch
-        with self._display(task.name, last, step) as show:
-            try:
-                while step < last and step - best_step < (config.patience + 1) * task.steps_per_epoch:
-                    loss = self._step(task, optimizer, step)
-                    step += 1
-                    if step % task.steps_per_epoch == 0:
-                        quality = task.quality()
-                        if quality > best_quality:
-                            best_quality, best_step, best = quality, step, _copy(task.module.state_dict())
-                        show(step, loss, best_quality)
-                        save(number)
-            except KeyboardInterrupt:
-                save(number)
-                raise Interrupted(self._farewell(task.name, step)) from None
-        task.module.load_state_dict(best)
-        self.qualities[task.name] = best_quality
-        best_quality, best_step = -math.inf, 0
-        save(number + 1)
+        with self._display(task.name, last, step) as show, interrupts_held() as must_stop:
+            while step < last and step - best_step < (config.patience + 1) * task.steps_per_epoch:
+                if must_stop():
+                    save(number)
+                    raise Interrupted(self._farewell(task.name, step))
+                loss = self._step(task, optimizer, number, step)
+                step += 1
+                if step % task.steps_per_epoch == 0:
+                    quality = task.quality()
+                    if quality > best_quality:
+                        best_quality, best_step, best = quality, step, _copy(task.module.state_dict())
+                    show(step, loss, best_quality)
+                    save(number)
+            task.module.load_state_dict(best)
+            self.qualities[task.name] = best_quality
+            best_quality, best_step = -math.inf, 0
+            save(number + 1)
+            if must_stop():
+                raise Interrupted(self._farewell(task.name, step))
 
-    def _step(self, task: Task, optimizer: torch.optim.Optimizer, step: int) -> float:
-        # Dropout draws from the global generator: seeding each step makes it a function of (seed, step) too.
-        torch.manual_seed(hash((self.config.seed, task.name == "fusion", step)) & 0x7FFFFFFF)
+    def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
+        # Dropout draws from the global generator: seeding each step makes it a function of (seed, task, step) too.
+        torch.manual_seed(int(np.random.SeedSequence((self.config.seed, number, step)).generate_state(1)[0]))
         task.module.train()
         on_gpu = next(task.module.parameters()).device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
@@ -207,7 +213,14 @@ def _fingerprint_of_run(
     config: TrainingConfig, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut
 ) -> str:
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
-    parts = [asdict(config), shapes, fingerprint(dataset), len(validation), int(validation.positives.values.sum())]
+    parts = [
+        asdict(config),
+        shapes,
+        str(network),
+        fingerprint(dataset),
+        len(validation),
+        int(validation.positives.values.sum()),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

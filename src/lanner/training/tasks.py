@@ -32,9 +32,11 @@ class Task(Protocol):
     """Something the loop can minimise."""
 
     name: str
-    module: nn.Module
-    """Whose parameters are trained, and whose best state is kept."""
     steps_per_epoch: int
+
+    @property
+    def module(self) -> nn.Module:
+        """Whose parameters are trained, and whose best state is kept."""
 
     def loss(self, step: int) -> Tensor:
         """A scalar, a function of (seed, step) and of the parameters only."""
