@@ -126,7 +126,7 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
         return
     trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
-    extra = {"validation_ndcg_at_10": trainer.qualities["fusion"]}
+    extra = {"validation_ndcg_at_10": trainer.qualities["head"]}
     if model != "hybrid":
         _keep(cell, model, recommender, split, seconds, **extra)
         return
@@ -136,7 +136,7 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
         other = recommender.with_fusion(name.removeprefix("hybrid-"), split.validation)
         # The views are shared, so that a variant's cost is theirs and its own head's.
         total = seconds + time.perf_counter() - begun
-        _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["fusion"])
+        _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["head"])
 
 
 def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: float) -> None:

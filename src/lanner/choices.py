@@ -44,6 +44,8 @@ MODELS: dict[str, Build] = {
     "gnn": partial(_neural, views=("graph", "filter")),
     "hybrid": _neural,
 }
+CLOSED_FORMS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
+"""Models that never look at validation events, and so may learn from them too."""
 SPLITS: dict[str, Callable[[Dataset, SplitConfig], Split]] = {
     "random": lambda dataset, c: random_ratio(dataset, c.test, c.validation, c.seed),
     "leave-last-out": lambda dataset, _: leave_last_out(dataset),

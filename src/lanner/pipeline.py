@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lanner.artifact.bundle import Bundle, load_bundle, write_bundle
-from lanner.choices import CANDIDATES, SPLITS, load_dataset, model_builder
+from lanner.choices import CANDIDATES, CLOSED_FORMS, SPLITS, load_dataset, model_builder
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.split import Split
 from lanner.evaluation.intervals import Comparison
@@ -41,19 +41,27 @@ def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, me
         raise DataError("holds no interactions that can be used", path=config.data.path)
     announce(f"split {len(dataset.interactions):,} events: {config.split.name}")
     split = SPLITS[config.split.name](dataset, config.split)
-    graph = build_graph(split.train)
+    known = split.refit if config.model in CLOSED_FORMS else split.train
+    graph = build_graph(known)
     counts = ", ".join(f"{source}-{to} {len(edges.indices):,}" for (source, _, to), edges in graph.edges.items())
     announce(f"graph: {counts}")
-    announce(f"fit {config.model} on {len(split.train.interactions):,} events")
+    announce(f"fit {config.model} on {len(known.interactions):,} events")
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    recommender = build(config, checkpoint).fit(split.train, split.validation)
+    recommender = build(config, checkpoint).fit(known, split.validation)
     report = None
     if measure:
         announce(f"evaluate on {len(split.test):,} users")
         report = measured(recommender, split, config.evaluation)
     announce(f"write {out}")
     metrics = {} if report is None else report.to_dict()
-    write_bundle(out, recommender, dataset=dataset, fitted=split.labels == 0, config=to_dict(config), metrics=metrics)
+    write_bundle(
+        out,
+        recommender,
+        dataset=dataset,
+        fitted=split.labels <= (config.model in CLOSED_FORMS),
+        config=to_dict(config),
+        metrics=metrics,
+    )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return Outcome(open_bundle(out), report)
 

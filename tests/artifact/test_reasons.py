@@ -3,7 +3,7 @@
 import numpy as np
 
 from lanner.artifact.reasons import explanation_table, reasons, sentence, short_reason
-from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.catalogue import FIELD_SEPARATOR, Attribute, Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
@@ -14,7 +14,9 @@ DATASET = Dataset(
     users=IdMap(["u"]),
     items=IdMap(["a", "b", "c"]),
     item_catalogue=Catalogue(
-        ("", "", ""), ("Alien", "Brazil", "Cube"), {"genre": Attribute(("noir",), Ragged.from_lists([[0], [], []]))}
+        ("", "", f"Cube{FIELD_SEPARATOR}a maze {'x' * 99} of rooms"),
+        ("Alien", "Brazil", "Cube"),
+        {"genre": Attribute(("noir",), Ragged.from_lists([[0], [], []]))},
     ),
     user_catalogue=Catalogue.blank(("Uma",)),
 )
@@ -36,8 +38,19 @@ def test_every_kind_has_words():
     kinds = [("friend", 0), ("text", 0), ("profile", -1), ("attribute", 0), ("popularity", -1), ("head", -1)]
     for kind, row in kinds:
         assert sentence(explained(ScorePart(kind, row, 1.0)), DATASET).startswith("Cube is suggested because ")
-    assert "Uma" in sentence(explained(ScorePart("friend", 0, 1.0)), DATASET)
-    assert "genre noir" in sentence(explained(ScorePart("attribute", 0, 1.0)), DATASET)
+    assert "friends such as Uma chose it" in sentence(explained(ScorePart("friend", 0, 1.0)), DATASET)
+    assert "your friends chose it" in sentence(explained(ScorePart("friend", -1, 1.0)), DATASET)
+
+
+def test_passages_are_quoted_and_cut_short():
+    assert "“Cube” suits you" in sentence(explained(ScorePart("text", 0, 1.0)), DATASET)
+    assert "“a maze…” suits you" in sentence(explained(ScorePart("text", 1, 1.0)), DATASET)
+    assert "the wording of its text suits you" in sentence(explained(ScorePart("text", 2, 1.0)), DATASET)
+
+
+def test_a_short_reason_prefers_what_is_about_this_user():
+    one = explained(ScorePart("popularity", -1, 9.0), ScorePart("head", -1, 8.0), ScorePart("history", 0, 0.5))
+    assert short_reason(one, DATASET) == "you chose Alien and many others chose it"
 
 
 def test_nothing_to_say():

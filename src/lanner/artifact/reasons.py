@@ -1,20 +1,23 @@
 """Explanations for people: each part by its name, and the whole in one sentence."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
+from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.interactions import Dataset
 from lanner.models.recommender import Explanation, PartKind, ScorePart
 
 NAMED = 3
 """So many parts are named in the sentence."""
+PASSAGE_CHARACTERS = 60
 
 _PHRASES: dict[PartKind, str] = {
     "history": "you chose {name}",
-    "friend": "your friend {name} chose it",
-    "text": "its text reads “{name}”",
+    "friend": "friends such as {name} chose it",
+    "text": "{name} suits you",
     "profile": "it fits what you say about yourself",
-    "attribute": "of its {name}",
+    "attribute": "what it is suits you",
     "popularity": "many others chose it",
     "head": "of how the signals combine",
 }
@@ -32,7 +35,7 @@ class Reason:
 def reasons(explanation: Explanation, dataset: Dataset) -> list[Reason]:
     """Every part by name, largest first; the values add up to the score."""
     parts = sorted(explanation.parts, key=lambda part: -part.value)
-    return [Reason(part.kind, _name(part, dataset), part.value) for part in parts]
+    return [Reason(part.kind, _name(part, explanation.item, dataset), part.value) for part in parts]
 
 
 def sentence(explanation: Explanation, dataset: Dataset) -> str:
@@ -45,8 +48,9 @@ def sentence(explanation: Explanation, dataset: Dataset) -> str:
 
 
 def short_reason(explanation: Explanation, dataset: Dataset) -> str:
-    """The largest parts that speak for the item, for one cell of a table."""
-    speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0][:2]
+    """The largest parts that speak for the item, for one cell of a table; those that differ between users first."""
+    speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0]
+    speaking = sorted(speaking, key=lambda reason: reason.kind in ("popularity", "head"))[:2]
     return _joined([_clause(reason) for reason in speaking])
 
 
@@ -62,6 +66,8 @@ def explanation_table(explanation: Explanation, dataset: Dataset) -> dict[str, A
 
 
 def _clause(reason: Reason) -> str:
+    if reason.kind == "friend" and not reason.name:
+        return "your friends chose it"
     return _PHRASES[reason.kind].format(name=reason.name)
 
 
@@ -73,22 +79,19 @@ def _joined(clauses: list[str]) -> str:
     return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}" if clauses else ""
 
 
-def _name(part: ScorePart, dataset: Dataset) -> str:
-    if part.row < 0:
-        return ""
+def _name(part: ScorePart, item: int, dataset: Dataset) -> str:
     if part.kind == "history":
         return dataset.item_catalogue.titles[part.row]
-    if part.kind == "friend":
+    if part.kind == "friend" and part.row >= 0:
         return dataset.user_catalogue.titles[part.row]
-    if part.kind == "attribute":
-        return _attribute_value(part.row, dataset)
+    if part.kind == "text":
+        return _passage(part.row, dataset.item_catalogue.texts[item])
     return ""
 
 
-def _attribute_value(code: int, dataset: Dataset) -> str:
-    """Codes run through the items' attributes in their order, one after the other."""
-    for name, attribute in dataset.item_catalogue.attributes.items():
-        if code < len(attribute.names):
-            return f"{name} {attribute.names[code]}"
-        code -= len(attribute.names)
-    return ""
+def _passage(place: int, text: str) -> str:
+    """Field ``place`` of a text, cut short; beyond the last one stand its words."""
+    fields = text.split(FIELD_SEPARATOR)
+    if 0 <= place < len(fields) and fields[place].strip():
+        return f"“{shorten(fields[place], PASSAGE_CHARACTERS, placeholder='…')}”"
+    return "the wording of its text"

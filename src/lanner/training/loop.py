@@ -103,7 +103,8 @@ class Trainer:
         network.to(_device(self.config.device))
         folder, self.folder = self.folder, None
         try:
-            self._minimise(self._fusion_task(network, validation), network, "", 0, None)
+            for task in self._fusion_tasks(network, validation):
+                self._minimise(task, network, "", 0, None)
         finally:
             self.folder = folder
 
@@ -114,11 +115,12 @@ class Trainer:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
                 yield ViewTask(network, name, dataset, validation, sampling)
-        yield self._fusion_task(network, validation)
+        yield from self._fusion_tasks(network, validation)
 
-    def _fusion_task(self, network: RecommenderNetwork, validation: HeldOut) -> FusionTask:
+    def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
         sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
-        return FusionTask(network, validation, sampling)
+        yield FusionTask(network, "weights", validation, sampling)
+        yield FusionTask(network, "head", validation, sampling)
 
     def _minimise(
         self,
@@ -129,8 +131,8 @@ class Trainer:
         resumed: tuple[Progress, dict[str, Tensor]] | None,
     ) -> None:
         config = self.config
-        rate = config.fusion_learning_rate if task.name == "fusion" else config.learning_rate
-        decay = 0.01 if task.name == "fusion" else config.weight_decay
+        rate = config.fusion_learning_rate if isinstance(task, FusionTask) else config.learning_rate
+        decay = 0.01 if isinstance(task, FusionTask) else config.weight_decay
         trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
         step, best_step, best_quality = 0, 0, -math.inf
@@ -140,7 +142,7 @@ class Trainer:
             step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
             best = _below("best.", resumed[1]) or best
             restore_optimizer(optimizer, resumed[1])
-        elif task.name == "fusion":
+        elif isinstance(task, FusionTask):
             best_quality = task.quality()
 
         def save(task_number: int) -> None:

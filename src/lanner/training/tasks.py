@@ -5,7 +5,7 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -115,13 +115,18 @@ class ViewTask:
 
 
 class FusionTask:
-    """Learn the views' weights and the ranking head on most of the validation events; judge on the rest."""
+    """Learn to join the views on most of the validation events; judge on the rest.
 
-    name = "fusion"
+    First the weights alone (``"weights"``), then the ranking head with them (``"head"``): a head that turns out to
+    know nothing new is then left at nothing, and the weights are good all the same.
+    """
 
-    def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
+    def __init__(
+        self, network: RecommenderNetwork, part: Literal["weights", "head"], validation: HeldOut, sampling: Sampling
+    ) -> None:
+        self.name = part
         self._network, self._sampling = network, sampling
-        self.module = network.fusion
+        self.module: nn.Module = network.fusion.view_weights if part == "weights" else network.fusion
         learners, judges = _divide(validation, np.random.default_rng((sampling.seed, 3)))
         self._learners, self._judges = learners, _some(judges, _MOST_JUDGES)
         self._items = network.item_side()
