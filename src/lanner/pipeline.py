@@ -41,7 +41,8 @@ def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, me
         raise DataError("holds no interactions that can be used", path=config.data.path)
     announce(f"split {len(dataset.interactions):,} events: {config.split.name}")
     split = SPLITS[config.split.name](dataset, config.split)
-    known = split.refit if config.model in CLOSED_FORMS else split.train
+    closed_form = config.model in CLOSED_FORMS
+    known, fitted = (split.refit, split.labels < 2) if closed_form else (split.train, split.labels < 1)
     graph = build_graph(known)
     counts = ", ".join(f"{source}-{to} {len(edges.indices):,}" for (source, _, to), edges in graph.edges.items())
     announce(f"graph: {counts}")
@@ -58,7 +59,7 @@ def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, me
         out,
         recommender,
         dataset=dataset,
-        fitted=split.labels <= (config.model in CLOSED_FORMS),
+        fitted=fitted,
         config=to_dict(config),
         metrics=metrics,
     )

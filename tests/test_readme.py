@@ -1,0 +1,81 @@
+"""The documents say what the code does: examples are run, tables are generated, every command is named."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lanner import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = ("run", "train", "evaluate", "recommend", "similar", "explain", "compare", "data describe")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def readme(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import readme
+
+    return readme
+
+
+def test_results_are_those_of_the_result_files(readme):
+    assert readme.with_results(README, readme.results_section()) == README, "run: make docs"
+
+
+def test_the_command_reference_is_that_of_the_command_line(readme):
+    assert readme.COMMANDS.read_text() == readme.command_reference(), "run: make docs"
+
+
+def test_a_changed_result_file_changes_the_table(readme, tmp_path):
+    figures = {"random": {"ndcg_at_10": 0.01}, "hybrid": {"ndcg_at_10": 0.4321}}
+    entry = {"machine": {"cores": 2, "cpu": "x"}, "results": {"ml-1m": {"random-80-20": figures}}}
+    (tmp_path / "quality_foundation.json").write_text(json.dumps(entry))
+    assert "| hybrid | **0.4321** |" in readme.results_section(tmp_path)
+    assert "| ease | – |" in readme.results_section(tmp_path)
+
+
+def test_the_python_example_prints_what_it_says(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,), (output,) = blocks("python"), blocks("text")
+    assert len([line for line in example.splitlines() if line]) <= 12
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == output
+
+
+def test_the_shell_examples_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    events = [f"{user},{item}" for user in range(12) for item in range(9) if (user * 3 + item * 5) % 7 < 4]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,item", *events]) + "\n")
+    ask("train", "--model", "item-knn", "--out", "demo-bundle")  # stands for `make demo`
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lanner ")]
+    assert len(lines) >= len(COMMANDS)
+    for line in lines:
+        assert ask(*shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
+
+
+def test_every_command_stands_in_the_readme():
+    shown = {line for block in blocks("sh") for line in block.splitlines()}
+    assert [one for one in COMMANDS if not any(line.startswith(f"lanner {one} ") for line in shown)] == []
+    reference = (ROOT / "docs" / "commands.md").read_text()
+    documented = set(re.findall(r"^#+ `lanner (.+)`$", reference, re.MULTILINE))
+    assert documented == {*COMMANDS, "data"}
+
+
+def test_every_make_target_of_the_docs_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", README + (ROOT / "AGENTS.md").read_text(), re.MULTILINE))
+    assert {name for pair in named for name in pair if name} <= targets
+
+
+def ask(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    return stopped.value.code or 0
