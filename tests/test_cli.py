@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -231,7 +232,7 @@ def test_ctrl_c_in_training_leaves_a_checkpoint(ask, tmp_path, monkeypatch):
     def interrupted(self, *arguments, **named):
         steps.append(1)
         if len(steps) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return step(self, *arguments, **named)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
@@ -242,3 +243,11 @@ def test_ctrl_c_in_training_leaves_a_checkpoint(ask, tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
     assert ask(*command)[0] == 0
     assert sorted(one.name for one in tmp_path.iterdir()) == ["b", "ratings.csv"]
+
+
+def test_ctrl_c_elsewhere_says_so(ask, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lanner.pipeline.open_bundle", interrupted)
+    assert ask("recommend", "b", "--user", "1") == (130, "", "lanner: stopped; nothing was kept\n")

@@ -26,6 +26,7 @@ app = typer.Typer(name="lanner", help="Recommend with a graph and a language mod
 data_app = typer.Typer(help="Look at datasets.", **_LOOK)  # type: ignore[arg-type]
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
 DEMO_USERS = 3
 EXPLAINED_PARTS = 10
 """So many parts of a score are shown; JSON has them all."""
@@ -286,9 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LannerError as error:
         _complain(str(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        _complain("stopped")
-        code = 130
+    except SystemExit as ended:  # how typer ends, after Ctrl-C without a word
+        code = ended.code
+        if code == INTERRUPTED:
+            _complain("stopped; nothing was kept")
     except BrokenPipeError:
         # The reader of our output left early (| head); Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
