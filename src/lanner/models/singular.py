@@ -9,13 +9,12 @@ from scipy.sparse.linalg import svds
 def right_singular(matrix_NM: sp.csr_matrix, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Singular values, largest first, ``[K]`` and their right vectors ``[M, K]``, K = min(rank, N, M).
 
-    Reproducible: the iterative solver begins from a fixed vector, where it would draw a random one.
+    Reproducible: what the iterative solver draws, to begin from and wherever it gets stuck, is seeded.
     """
     # The iterative solver cannot give all directions; where so many are asked for, the short side is short.
     if rank >= min(matrix_NM.shape):
         return _by_gram_matrix(matrix_NM.astype(np.float64))
-    start = np.ones(min(matrix_NM.shape), matrix_NM.dtype)
-    _, values, right = svds(matrix_NM, k=rank, v0=start, return_singular_vectors="vh")
+    _, values, right = svds(matrix_NM, k=rank, rng=0, return_singular_vectors="vh")
     return values[::-1], right[::-1].T
 
 

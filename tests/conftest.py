@@ -1,0 +1,16 @@
+"""Makes ``tests/`` importable (``from stand_ins import …``) and stands in for the language model where asked."""
+
+from collections.abc import Iterator
+
+import pytest
+from stand_ins import encode_words
+
+
+@pytest.fixture(scope="module")
+def hashed_words() -> Iterator[None]:
+    """Trained recommenders read texts by ``encode_words``: no language model is installed, loaded or waited for."""
+    from lanner.models.neural import NeuralRecommender
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NeuralRecommender, "_encode", lambda self, texts: encode_words(texts))
+        yield
