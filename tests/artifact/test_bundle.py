@@ -143,3 +143,10 @@ def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
 def test_the_manifest_is_plain_json(tmp_path, fitted):
     manifest = json.loads((write(tmp_path / "bundle", fitted) / MANIFEST).read_text())
     assert {"schema", "lanner", "created", "model", "config", "metrics", "dataset", "sha256"} == set(manifest)
+
+
+def test_a_model_of_another_version_is_refused_in_one_line(tmp_path, fitted, monkeypatch):
+    monkeypatch.setattr(EASE, "state", lambda self: ({"other": np.zeros(1)}, {}))
+    path = write(tmp_path / "bundle", fitted)
+    with pytest.raises(BundleError, match="cannot be read by"):
+        read(path)

@@ -127,7 +127,13 @@ def load_bundle(path: Path | str, builder: Builder) -> Bundle:
     dataset, fitted = dataset_files.unpack_dataset(files, manifest["dataset"])
     learnt_from = dataset.with_interactions(dataset.interactions.take(fitted))
     model = manifest["model"]
-    recommender = builder(model["name"]).load_state(load(files["model.safetensors"]), model["settings"], learnt_from)
+    arrays = load(files["model.safetensors"])
+    try:
+        recommender = builder(model["name"]).load_state(arrays, model["settings"], learnt_from)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # Intact, so written by a version whose models kept other arrays or settings.
+        written = manifest["lanner"]
+        raise BundleError(f"{path}: its model, of lanner {written}, cannot be read by {lanner.__version__}") from error
     return Bundle(path, recommender, dataset, manifest)
 
 
