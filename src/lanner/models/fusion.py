@@ -48,7 +48,7 @@ class Fusion(nn.Module):
     def retrieval(self, pair: PairInputs) -> Tensor:
         """The weighted sum of dot products, ``[B, C]``."""
         weights_CV = self.view_weights(pair.is_cold_C)
-        total = pair.scores[0] * weights_CV[:, 0]
+        total: Tensor = pair.scores[0] * weights_CV[:, 0]
         for view, scores_BC in enumerate(pair.scores[1:], start=1):
             total = total + scores_BC * weights_CV[:, view]
         return total

@@ -3,27 +3,22 @@
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 
-def right_singular(matrix_NM: sp.csr_matrix, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def right_singular(matrix_NM: sp.csr_matrix, rank: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Singular values, largest first, ``[K]`` and their right vectors ``[M, K]``, K = min(rank, N, M).
 
-    Reproducible: what the iterative solver draws, to begin from and wherever it gets stuck, is seeded.
+    From the eigenvectors of the smaller of M Mᵀ and Mᵀ M. Reproducible: the iterative solver draws vectors to begin
+    from and wherever it gets stuck, and those are seeded here, as they are not by ``scipy.sparse.linalg.svds``.
     """
-    # The iterative solver cannot give all directions; where so many are asked for, the short side is short.
-    if rank >= min(matrix_NM.shape):
-        return _by_gram_matrix(matrix_NM.astype(np.float64))
-    _, values, right = svds(matrix_NM, k=rank, rng=0, return_singular_vectors="vh")
-    return values[::-1], right[::-1].T
-
-
-def _by_gram_matrix(matrix_NM: sp.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """All of them, from the eigenvectors of the smaller of M Mᵀ and Mᵀ M."""
     is_wide = matrix_NM.shape[0] < matrix_NM.shape[1]
-    gram = (matrix_NM @ matrix_NM.T if is_wide else matrix_NM.T @ matrix_NM).toarray()
-    squares, vectors = (part[..., ::-1] for part in np.linalg.eigh(gram))
-    values = np.sqrt(np.maximum(squares, 0))
-    if is_wide:
-        vectors = matrix_NM.T @ vectors / np.where(values > 1e-9, values, np.inf)
-    return values, np.ascontiguousarray(vectors)
+    short = matrix_NM.T.tocsr() if is_wide else matrix_NM
+    size = short.shape[1]
+    if rank < size:
+        gram = LinearOperator((size, size), matvec=lambda x: short.T @ (short @ x), dtype=short.dtype)
+        basis = np.linalg.qr(eigsh(gram, k=rank, rng=0)[1])[0]
+    else:  # the solver cannot give all; but where all are asked for, the short side is short
+        basis = np.linalg.eigh((short.T @ short).toarray())[1]
+    left, values, turn = np.linalg.svd(short @ basis, full_matrices=False)
+    return values, left[:, : len(values)] if is_wide else basis @ turn.T
