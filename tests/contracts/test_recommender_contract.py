@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,13 @@ from lanner.models.ease import EASE, EASEConfig
 from lanner.models.graph_filter import GraphFilter, GraphFilterConfig
 from lanner.models.ials import IALS, IALSConfig
 from lanner.models.item_knn import ItemKNN, ItemKNNConfig
+from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.models.recommender import Recommender
 from lanner.models.yardsticks import PopularityRecommender, RandomRecommender
+from lanner.training.loop import Trainer, TrainingConfig
 from lanner.vocabulary import DataError, LannerError
+
+pytestmark = pytest.mark.usefixtures("hashed_words")
 
 GROUPS, USERS_PER_GROUP, ITEMS_PER_GROUP = 4, 12, 10
 NUM_ITEMS = GROUPS * ITEMS_PER_GROUP
@@ -34,6 +39,16 @@ class Case:
     explains: bool = True
 
 
+TRAINING = TrainingConfig(epochs=12, batch_users=16, learning_rate=0.03, device="cpu")
+
+
+def neural(*views: str, training: TrainingConfig = TRAINING, **changes: Any) -> Case:
+    """A small network, trained for a moment."""
+    sizes = {"dimensions": 8, "language_dimensions": 8, "filter_rank": 8, "filter_ridge": 5.0, "cold_neighbours": 5}
+    trainer = Trainer(training, progress=False)
+    return Case(lambda: NeuralRecommender(NeuralConfig(views=views, **sizes | changes), trainer), NeuralRecommender)
+
+
 CASES = {
     "random": Case(RandomRecommender, RandomRecommender, learns_taste=False, explains=False),
     "popularity": Case(PopularityRecommender, PopularityRecommender, learns_taste=False),
@@ -42,6 +57,10 @@ CASES = {
     "ials": Case(lambda: IALS(IALSConfig(factors=8, iterations=10)), IALS, explains=False),
     "graph-filter": Case(GraphFilter, GraphFilter),
     "graph-filter-with-low-pass": Case(lambda: GraphFilter(GraphFilterConfig(rank=4, neighbours=20)), GraphFilter),
+    "lightgcn": neural("graph", layers=3, training=replace(TRAINING, objective="bpr", learning_rate=0.1)),
+    "gnn": neural("graph", "filter"),
+    "language": neural("language"),
+    "hybrid": neural("graph", "filter", "language"),
 }
 
 

@@ -135,7 +135,7 @@ class RecommenderNetwork(nn.Module):
         step = max(1, _PAIR_BYTES // (_HIDDEN_BYTES * self.num_items))
         blocks = [
             self.fusion(self.pairs([vector[first : first + step] for vector in vectors], items.own, items.is_cold_I))
-            for first in range(0, len(users), step)
+            for first in range(0, max(len(users), 1), step)
         ]
         return torch.cat(blocks).float().cpu().numpy()
 
