@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._quality_settings import CELLS, CLOSED_FORMS, FUSION_NAMES, SETTINGS, SKIPPED, Cell
+from benchmarks._quality_settings import CELLS, FUSION_NAMES, SETTINGS, SKIPPED, Cell
 
 SEED = 0
 KS = (10, 20)
 CACHE = Path("runs") / "quality"
 """Scores a user, kept for the paired comparisons; not part of the result."""
 COMPARED = "ndcg_at_10"
+_RIVALS = ("gnn", "gnn-filter", "language")
 
 
 def main() -> None:
@@ -91,10 +92,10 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
         return
     best = max(variants, key=lambda name: rows[name]["validation_ndcg_at_10"])
     rows["hybrid"] = rows[best] | {"variant": best}
-    per_user = {name: _per_user(cell, name) for name in (best, "gnn", "language") if name in rows}
+    per_user = {name: _per_user(cell, name) for name in (best, *_RIVALS) if name in rows}
     rows["hybrid"]["paired_difference"] = {
         other: {"metric": COMPARED, "mean": found.difference, "ci95": list(found.ci95), "p_wilcoxon": found.p_wilcoxon}
-        for other in ("gnn", "language")
+        for other in _RIVALS
         if other in per_user
         for found in (paired(COMPARED, per_user[best], per_user[other]),)
     }
@@ -106,7 +107,7 @@ def _per_user(cell: Cell, name: str) -> np.ndarray:
 
 def _measure(dataset: str, protocol: str, model: str) -> None:
     """Fit and evaluate one model in this process."""
-    from lanner.choices import MODELS, SPLITS
+    from lanner.choices import CLOSED_FORMS, MODELS, SPLITS
     from lanner.config import RunConfig, from_dict
     from lanner.data.sources import load
     from lanner.models.neural import NeuralRecommender
@@ -114,8 +115,7 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
 
     cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))
     data = load(Path("recipes") / f"{dataset}.toml")
-    tuned = SETTINGS["*"] | SETTINGS.get(f"{dataset}/{protocol}", {})
-    config: RunConfig = from_dict(tuned.get("*", {}) | tuned.get(model, {}))
+    config: RunConfig = from_dict(SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {}))
     split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
     begun = time.perf_counter()
     recommender = MODELS[model](config, None)

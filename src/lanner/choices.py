@@ -32,6 +32,12 @@ def _neural(config: RunConfig, folder: Path | None, views: Sequence[ViewName] = 
     return NeuralRecommender(network, Trainer(config.training, folder))
 
 
+def _lightgcn(config: RunConfig, folder: Path | None) -> Recommender:
+    """As published (three layers, 64 dimensions, BPR), but that users are read from their histories."""
+    published = replace(config.neural, views=("graph",), layers=3, dimensions=64)
+    return NeuralRecommender(published, Trainer(replace(config.training, objective="bpr"), folder))
+
+
 MODELS: dict[str, Build] = {
     "random": lambda config, _: RandomRecommender(config.random),
     "popularity": lambda config, _: PopularityRecommender(config.popularity),
@@ -39,9 +45,10 @@ MODELS: dict[str, Build] = {
     "ease": lambda config, _: EASE(config.ease),
     "ials": lambda config, _: IALS(config.ials),
     "graph-filter": lambda config, _: GraphFilter(config.graph_filter),
-    "lightgcn": partial(_neural, views=("graph",), layers=2),
+    "lightgcn": _lightgcn,
     "language": partial(_neural, views=("language",)),
-    "gnn": partial(_neural, views=("graph", "filter")),
+    "gnn": partial(_neural, views=("graph",)),
+    "gnn-filter": partial(_neural, views=("graph", "filter")),
     "hybrid": _neural,
 }
 CLOSED_FORMS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")

@@ -24,26 +24,18 @@ class PairInputs:
     is_cold_C: Tensor
 
 
-class ViewWeights(nn.Module):
-    """How far each view is trusted, for items met in training and for cold ones."""
-
-    def __init__(self, num_views: int) -> None:
-        super().__init__()
-        self.log_weights = nn.Parameter(torch.zeros(2, num_views))
-
-    def forward(self, is_cold_C: Tensor) -> Tensor:
-        """Weight of each view for each item, ``[C, V]``."""
-        # Two numbers a view deserve longer steps than the thousands in a head: one learning rate suits both this way.
-        return (10 * self.log_weights).exp()[is_cold_C.long()]
-
-
 class Fusion(nn.Module):
     """The retrieval head, on which each ranking head builds."""
 
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__()
         self.dimensions = dimensions
-        self.view_weights = ViewWeights(len(dimensions))
+        # Chosen by ranking quality on validation, which gradients do not see; so no parameter.
+        self.register_buffer("weights", torch.ones(2, len(dimensions)))
+
+    def view_weights(self, is_cold_C: Tensor) -> Tensor:
+        """How far each view is trusted, ``[C, V]``; items nobody met have weights of their own."""
+        return self.get_buffer("weights")[is_cold_C.long()]
 
     def retrieval(self, pair: PairInputs) -> Tensor:
         """The weighted sum of dot products, ``[B, C]``."""

@@ -47,11 +47,11 @@ class NeuralConfig:
     """The ranking head that joins the views."""
     dimensions: int = 128
     """Length of the graph view's vectors."""
-    layers: int = 0
+    layers: int = 1
     """Rounds of item-user-item message passing before users gather; 0: users gather from items directly."""
     filter_rank: int = 256
     """Singular directions that the filter view keeps."""
-    filter_ridge: float = 500.0
+    filter_ridge: float = 300.0
     """λ of the filter view: how strong a direction must be to pass."""
     language_dimensions: int = 128
     """Length of the language view's vectors."""

@@ -30,6 +30,7 @@ from lanner.training.checkpoint import (
 )
 from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTask
+from lanner.training.weights import choose_weights
 from lanner.vocabulary import ConfigError, Interrupted
 
 
@@ -103,8 +104,7 @@ class Trainer:
         network.to(_device(self.config.device))
         folder, self.folder = self.folder, None
         try:
-            for task in self._fusion_tasks(network, validation):
-                self._minimise(task, network, "", 0, None)
+            self._minimise(self._head_task(network, validation), network, "", 0, None)
         finally:
             self.folder = folder
 
@@ -115,12 +115,13 @@ class Trainer:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
                 yield ViewTask(network, name, dataset, validation, sampling)
-        yield from self._fusion_tasks(network, validation)
+        yield self._head_task(network, validation)
 
-    def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
+    def _head_task(self, network: RecommenderNetwork, validation: HeldOut) -> FusionTask:
+        # A function of the trained views alone, and quick: a resumed run finds the same weights again.
+        self.qualities["weights"] = choose_weights(network, validation)
         sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
-        yield FusionTask(network, "weights", validation, sampling)
-        yield FusionTask(network, "head", validation, sampling)
+        return FusionTask(network, validation, sampling)
 
     def _minimise(
         self,

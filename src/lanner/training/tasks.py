@@ -5,7 +5,7 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class ViewTask:
         self.module = self._view = view
         self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
         self._popularity = np.bincount(dataset.interactions.item, minlength=dataset.num_items)
-        self._judges = _some(validation, _MOST_JUDGES)
+        self._judges = some(validation, _MOST_JUDGES)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def loss(self, step: int) -> Tensor:
@@ -115,20 +115,15 @@ class ViewTask:
 
 
 class FusionTask:
-    """Learn to join the views on most of the validation events; judge on the rest.
+    """Learn the ranking head on most of the validation events; judge on the rest."""
 
-    First the weights alone (``"weights"``), then the ranking head with them (``"head"``): a head that turns out to
-    know nothing new is then left at nothing, and the weights are good all the same.
-    """
+    name = "head"
 
-    def __init__(
-        self, network: RecommenderNetwork, part: Literal["weights", "head"], validation: HeldOut, sampling: Sampling
-    ) -> None:
-        self.name = part
+    def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
         self._network, self._sampling = network, sampling
-        self.module: nn.Module = network.fusion.view_weights if part == "weights" else network.fusion
+        self.module = network.fusion
         learners, judges = _divide(validation, np.random.default_rng((sampling.seed, 3)))
-        self._learners, self._judges = learners, _some(judges, _MOST_JUDGES)
+        self._learners, self._judges = learners, some(judges, _MOST_JUDGES)
         self._items = network.item_side()
         # Small steps: the users of a block meet the same candidates, and a head's pairs must fit in memory.
         self._batch_users = min(64, sampling.batch_users)
@@ -204,7 +199,8 @@ def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:
     return _subset(narrowed, np.flatnonzero(fewer.lengths))
 
 
-def _some(held_out: HeldOut, most: int) -> HeldOut:
+def some(held_out: HeldOut, most: int) -> HeldOut:
+    """At most ``most`` of the held-out users, always the same ones."""
     rows = np.arange(len(held_out))
     return (
         held_out if len(rows) <= most else _subset(held_out, np.sort(np.random.default_rng(0).permutation(rows)[:most]))

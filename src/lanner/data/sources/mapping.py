@@ -26,8 +26,8 @@ from pathlib import Path
 
 import polars as pl
 
-from lanner.data.sources.files import Layout, read_file
 from lanner.data.catalogue import FIELD_SEPARATOR
+from lanner.data.sources.files import Layout, read_file
 from lanner.data.tables import LINE, Entities, Keep, Table, Tables
 from lanner.vocabulary import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT, ConfigError
 

@@ -1,0 +1,83 @@
+"""How far to trust each view: a search over a handful of numbers by what counts, the ranking on validation."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lanner.data.interactions import UserBatch
+from lanner.data.split import HeldOut
+from lanner.evaluation.protocol import evaluate
+from lanner.models.network import ItemSide, RecommenderNetwork
+from lanner.training.tasks import QUALITY, some
+
+_FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
+_ROUNDS = 3
+_MOST_JUDGES = 2000
+"""Users asked for each candidate weight: a dozen numbers are not learned by heart from so many."""
+_COLD, _WARM = 1, 0
+
+
+@torch.no_grad()
+def choose_weights(network: RecommenderNetwork, validation: HeldOut) -> float:
+    """Set the fusion's weights in place and return the best validation ndcg@10 of the weighted sum.
+
+    Coordinate search, one view's weight at a time. Weights of cold items are chosen where validation has such items;
+    where it has none, every item is ranked as if it were new.
+    """
+    items, judges = network.item_side(), some(validation, _MOST_JUDGES)
+    if len(network.views) == 1:
+        return _quality(network, items, judges)
+    asked = torch.from_numpy(np.unique(validation.positives.values).astype(np.int64))
+    has_cold = bool(items.is_cold_I[asked].any())
+    has_warm = not bool(items.is_cold_I[asked].all())
+    best = -1.0
+    if "language" in network.views:
+        pretending = replace(items, own=items.borrowed, is_cold_I=torch.ones_like(items.is_cold_I))
+        best = _search(network, items if has_cold else pretending, judges, _COLD)
+    return _search(network, items, judges, _WARM) if has_warm else best
+
+
+def _search(network: RecommenderNetwork, items: ItemSide, judges: HeldOut, row: int) -> float:
+    weights = network.fusion.get_buffer("weights")
+    best = _quality(network, items, judges)
+    for _ in range(_ROUNDS):
+        before = best
+        for view in range(weights.shape[1]):
+            centre = float(weights[row, view])
+            tried = {factor: _tried(network, items, judges, (row, view), centre * factor) for factor in _FACTORS}
+            winner = max(tried, key=lambda factor: tried[factor])
+            improved = tried[winner] > best
+            weights[row, view] = centre * winner if improved else centre
+            best = max(best, tried[winner])
+        if best == before:
+            break
+    return best
+
+
+def _tried(
+    network: RecommenderNetwork, items: ItemSide, judges: HeldOut, place: tuple[int, int], weight: float
+) -> float:
+    network.fusion.get_buffer("weights")[place] = weight
+    return _quality(network, items, judges)
+
+
+def _quality(network: RecommenderNetwork, items: ItemSide, judges: HeldOut) -> float:
+    return float(evaluate(_WeightedSum(network, items), judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+
+
+class _WeightedSum:
+    """The retrieval head alone: one product of all views' vectors, laid side by side and weighted."""
+
+    def __init__(self, network: RecommenderNetwork, items: ItemSide) -> None:
+        self._network, self._items = network, items
+        weights_IV = network.fusion.view_weights(items.is_cold_I)
+        columns = [table.target_ID * weights_IV[:, view, None] for view, table in enumerate(items.own)]
+        self._target_ID = torch.cat(columns, 1)
+        self._bias_I = torch.stack([table.bias_I * weights_IV[:, v] for v, table in enumerate(items.own)]).sum(0)
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        vectors: list[Tensor] = self._network.user_side(self._network.inputs(users), self._items)
+        return (torch.cat(vectors, 1) @ self._target_ID.T + self._bias_I).float().cpu().numpy()
