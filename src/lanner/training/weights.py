@@ -27,6 +27,8 @@ def choose_weights(network: RecommenderNetwork, validation: HeldOut) -> float:
     Coordinate search, one view's weight at a time. Weights of cold items are chosen where validation has such items;
     where it has none, every item is ranked as if it were new.
     """
+    # From the same start each time, so that a resumed run ends where an uninterrupted one does.
+    network.fusion.get_buffer("weights").fill_(1)
     items, judges = network.item_side(), some(validation, _MOST_JUDGES)
     if len(network.views) == 1:
         return _quality(network, items, judges)
