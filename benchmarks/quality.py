@@ -126,7 +126,7 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
         return
     trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
-    extra = {"validation_ndcg_at_10": trainer.qualities["head"]}
+    extra = {"validation_ndcg_at_10": trainer.qualities.get("head", trainer.qualities["weights"])}
     if model != "hybrid":
         _keep(cell, model, recommender, split, seconds, **extra)
         return

@@ -34,7 +34,7 @@ def _neural(config: RunConfig, folder: Path | None, views: Sequence[ViewName] = 
 
 def _lightgcn(config: RunConfig, folder: Path | None) -> Recommender:
     """As published (three layers, 64 dimensions, BPR), but that users are read from their histories."""
-    published = replace(config.neural, views=("graph",), layers=3, dimensions=64)
+    published = replace(config.neural, views=("graph",), fusion="sum", layers=3, dimensions=64)
     return NeuralRecommender(published, Trainer(replace(config.training, objective="bpr"), folder))
 
 

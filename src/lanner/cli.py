@@ -30,7 +30,7 @@ INTERRUPTED = 130
 DEMO_USERS = 3
 EXPLAINED_PARTS = 10
 """So many parts of a score are shown; JSON has them all."""
-MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, hybrid"
+MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
 
 Data = Annotated[str | None, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")]
 BundlePath = Annotated[Path, typer.Argument(help="The folder of a bundle.", metavar="BUNDLE")]

@@ -51,9 +51,9 @@ def test_movielens_dat(tmp_path):
     assert data.users.external == ("1", "2", "10")
     assert data.has_order
     assert data.item_catalogue.titles == ("James and the Giant Peach (1996)", "Misérables: Les (1995)")
-    assert data.item_catalogue.texts[1] == "Misérables: Les (1995). Genres: Drama."
+    assert data.item_catalogue.texts[1] == "Misérables: Les (1995).\nGenres: Drama."
     assert attribute(data, "661", "genres") == ["Animation", "Children's", "Musical"]
-    assert data.user_catalogue.texts[0] == "Gender: female. Age: under 18. Occupation: school student."
+    assert data.user_catalogue.texts[0] == "Gender: female.\nAge: under 18.\nOccupation: school student."
     assert data.rejected == {"item listed but in no interaction": 1}
 
 
@@ -66,7 +66,7 @@ def test_movielens_csv_with_tags(tmp_path):
     )
     data = load(tmp_path)
     assert (
-        data.item_catalogue.texts[data.items.row(31)] == "Dangerous, Minds (1995). Genres: Drama. Tags: school, gang."
+        data.item_catalogue.texts[data.items.row(31)] == "Dangerous, Minds (1995).\nGenres: Drama.\nTags: school, gang."
     )
     assert attribute(data, "31", "tags") == ["school", "gang"]
 
@@ -91,7 +91,7 @@ def test_amazon_2014_with_literal_metadata(tmp_path):
     )
     data = load(tmp_path)
     assert events(data) == [("A1", "0439"), ("A2", "B1")]
-    assert data.item_catalogue.texts == ("Kid's easel. By Melissa. Toys, Easels, big.", "")
+    assert data.item_catalogue.texts == ("Kid's easel.\nBy Melissa.\n\nToys, Easels, big.\n\n", "")
     assert data.item_catalogue.titles == ("Kid's easel", "B1")
     assert attribute(data, "0439", "categories") == ["Toys", "Easels, big"]
 
@@ -115,7 +115,7 @@ def test_amazon_2018(tmp_path):
     }
     write(tmp_path, Tools_5__json=lines(review), meta_Tools__json=lines(meta))
     data = load(tmp_path)
-    assert data.item_catalogue.texts == ('Drill. By Bosch. Tools, Drills. A "fast" drill',)
+    assert data.item_catalogue.texts == ('Drill.\nBy Bosch.\nTools, Drills.\n\n\nA "fast" drill',)
     assert attribute(data, "B00", "category") == ["Tools", "Drills"]
     assert attribute(data, "B00", "brand") == ["Bosch"]
 
@@ -142,7 +142,7 @@ def test_amazon_2023_in_milliseconds(tmp_path):
     data = load(tmp_path)
     assert events(data) == [("AE", "P1")]
     assert data.interactions.timestamp.tolist() == [1588687728]
-    assert data.item_catalogue.texts == ("Spray. By Acme. Beauty. light",)
+    assert data.item_catalogue.texts == ("Spray.\nBy Acme.\nBeauty.\n\nlight\n",)
 
 
 def test_amazon_without_metadata_takes_first_reviews(tmp_path):
@@ -180,7 +180,7 @@ def test_yelp(tmp_path):
     data = load(tmp_path)
     assert events(data) == [("u2", "b1"), ("u1", "b1")]
     assert data.interactions.timestamp.tolist() == [1483228800, 1531001351]
-    assert data.item_catalogue.texts == ("Cafe. Categories: Food, Coffee & Tea. In Reno.",)
+    assert data.item_catalogue.texts == ("Cafe.\nCategories: Food, Coffee & Tea.\nIn Reno.",)
     assert attribute(data, "b1", "categories") == ["Food", "Coffee & Tea"]
     assert [data.ties[row].tolist() for row in range(2)] == [[1], []]
     assert data.rejected == {"tie to an unknown user": 1}
@@ -199,7 +199,7 @@ def test_lastfm_hetrec(tmp_path):
     )
     data = load(tmp_path)
     assert data.interactions.weight.tolist() == [13883.0, 11690.0]
-    assert data.item_catalogue.texts == ('Duran "Duran. Tags: pop, métal.', "Morcheeba.")
+    assert data.item_catalogue.texts == ('Duran "Duran.\nTags: pop, métal.', "Morcheeba.\n")
     assert [data.ties[row].tolist() for row in range(2)] == [[1], [0]]
     assert data.rejected == {"tie given twice": 1, "tie to an unknown user": 1, "tie to oneself": 1}
 
@@ -219,7 +219,10 @@ def test_far_trans(tmp_path):
     assert data.interactions.behaviour.tolist() == [0, 1]
     assert data.users.external == ("C1", "C2")
     assert attribute(data, "C1", "riskLevel", "user") == ["Income"], "the latest row of a customer counts"
-    assert data.item_catalogue.texts == ("HELLENIC. Stock. Sector: Technology. Industry: Telecom.", "Bond.")
+    assert data.item_catalogue.texts == (
+        "HELLENIC.\nStock.\n\nSector: Technology.\nIndustry: Telecom.",
+        "\nBond.\n\n\n",
+    )
     assert data.histories.lengths.tolist() == [2, 0]
     assert data.rejected == {}
 
@@ -244,7 +247,7 @@ def test_recbole(tmp_path):
     )
     data = load(tmp_path)
     assert events(data) == [("u2", "i1"), ("u1", "i1")]
-    assert data.item_catalogue.texts == ("Toy Story. Genre: Comedy, Kids.",)
+    assert data.item_catalogue.texts == ("Toy Story.\nGenre: Comedy, Kids.",)
     assert attribute(data, "i1", "genre") == ["Comedy", "Kids"]
     assert attribute(data, "u1", "gender", "user") == ["F"]
     assert data.ties[0].tolist() == [1]

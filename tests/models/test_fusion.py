@@ -38,7 +38,7 @@ def test_views_weigh_otherwise_for_cold_items(name, pair):
     torch.testing.assert_close(fusion(pair), expected)
 
 
-@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("name", [name for name in FUSIONS if name != "sum"])
 def test_every_parameter_is_learnt_once_the_correction_has_begun(name, pair):
     """A head whose last layer starts at nothing must still get a gradient there, and later everywhere."""
     torch.manual_seed(1)

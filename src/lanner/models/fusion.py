@@ -25,7 +25,7 @@ class PairInputs:
 
 
 class Fusion(nn.Module):
-    """The retrieval head, on which each ranking head builds."""
+    """The retrieval head alone (``sum``), on which each ranking head builds."""
 
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Fusion(nn.Module):
 
     def correction(self, pair: PairInputs) -> Tensor:
         """What the ranking head adds, ``[B, C]``."""
-        raise NotImplementedError
+        return torch.zeros_like(pair.scores[0])
 
     def forward(self, pair: PairInputs) -> Tensor:
         return self.retrieval(pair) + self.correction(pair)
@@ -131,6 +131,7 @@ def _normalisers(dimensions: list[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
 
 
 FUSIONS: dict[str, type[Fusion]] = {
+    "sum": Fusion,
     "concat": ConcatFusion,
     "gated": GatedFusion,
     "cross-attention": CrossAttentionFusion,

@@ -24,7 +24,7 @@ from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
 from lanner.vocabulary import ConfigError, DataError
 
-FusionName = Literal["concat", "gated", "cross-attention"]
+FusionName = Literal["sum", "concat", "gated", "cross-attention"]
 
 
 class Trainer(Protocol):

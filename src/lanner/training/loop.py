@@ -104,7 +104,8 @@ class Trainer:
         network.to(_device(self.config.device))
         folder, self.folder = self.folder, None
         try:
-            self._minimise(self._head_task(network, validation), network, "", 0, None)
+            for task in self._fusion_tasks(network, validation):
+                self._minimise(task, network, "", 0, None)
         finally:
             self.folder = folder
 
@@ -115,13 +116,15 @@ class Trainer:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
                 yield ViewTask(network, name, dataset, validation, sampling)
-        yield self._head_task(network, validation)
+        yield from self._fusion_tasks(network, validation)
 
-    def _head_task(self, network: RecommenderNetwork, validation: HeldOut) -> FusionTask:
+    def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
+        """Choose the weights, then give out the ranking head to be trained, where there is one."""
         # A function of the trained views alone, and quick: a resumed run finds the same weights again.
         self.qualities["weights"] = choose_weights(network, validation)
-        sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
-        return FusionTask(network, validation, sampling)
+        if any(True for _ in network.fusion.parameters()):
+            sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
+            yield FusionTask(network, validation, sampling)
 
     def _minimise(
         self,
