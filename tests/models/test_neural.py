@@ -175,7 +175,7 @@ def test_without_a_trainer_it_cannot_be_fitted(world):
     [
         ("views", ()),
         ("views", ("graph", "graph")),
-        ("fusion", "sum"),
+        ("fusion", "product"),
         ("dimensions", 0),
         ("layers", -1),
         ("seed", -1),
