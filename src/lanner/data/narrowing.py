@@ -34,15 +34,8 @@ def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
     liked = held_out.ratings >= threshold
     users = held_out.positives.row_of_value[liked]
     relevant = Ragged.from_pairs(users, held_out.positives.values[liked], len(held_out))
-    kept = np.flatnonzero(relevant.lengths)
-    return HeldOut(
-        rows=held_out.rows[kept],
-        users=held_out.users.take(kept),
-        positives=relevant.take(kept),
-        excluded=held_out.excluded.take(kept),
-        candidates=held_out.positives.take(kept),
-        ratings=held_out.ratings[liked],
-    )
+    narrowed = replace(held_out, positives=relevant, candidates=held_out.positives, ratings=held_out.ratings[liked])
+    return narrowed.take(np.flatnonzero(relevant.lengths))
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

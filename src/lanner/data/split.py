@@ -29,6 +29,19 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def take(self, chosen: NDArray[np.integer]) -> "HeldOut":
+        """Some of these users, by their place here, in that order."""
+        places = Ragged(self.positives.indptr, np.arange(len(self.positives.values), dtype=np.int32)).take(chosen)
+        candidates = self.candidates.take(chosen) if isinstance(self.candidates, Ragged) else self.candidates
+        return HeldOut(
+            self.rows[chosen],
+            self.users.take(chosen),
+            self.positives.take(chosen),
+            self.excluded.take(chosen),
+            candidates,
+            None if self.ratings is None else self.ratings[places.values],
+        )
+
 
 @dataclass(frozen=True)
 class Split:

@@ -180,8 +180,8 @@ def _divide(validation: HeldOut, random: np.random.Generator) -> tuple[HeldOut, 
     """
     order = random.permutation(len(validation))
     cut = max(1, len(order) // 5)
-    learners = _subset(validation, np.sort(order[cut:] if len(order) > cut else order))
-    judges = _subset(validation, np.sort(order[:cut]))
+    learners = validation.take(np.sort(order[cut:] if len(order) > cut else order))
+    judges = validation.take(np.sort(order[:cut]))
     pool = validation.candidates
     if not isinstance(pool, np.ndarray) or len(pool) < 10:
         return learners, judges
@@ -196,24 +196,11 @@ def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:
     kept = np.isin(positives.values, candidates, kind="sort")
     fewer = Ragged.from_pairs(positives.row_of_value[kept], positives.values[kept], len(positives))
     narrowed = replace(held_out, positives=fewer, candidates=candidates, ratings=None)
-    return _subset(narrowed, np.flatnonzero(fewer.lengths))
+    return narrowed.take(np.flatnonzero(fewer.lengths))
 
 
 def some(held_out: HeldOut, most: int) -> HeldOut:
     """At most ``most`` of the held-out users, always the same ones."""
-    rows = np.arange(len(held_out))
-    return (
-        held_out if len(rows) <= most else _subset(held_out, np.sort(np.random.default_rng(0).permutation(rows)[:most]))
-    )
-
-
-def _subset(held_out: HeldOut, rows: NDArray[np.integer]) -> HeldOut:
-    """Some of the held-out users."""
-    candidates = held_out.candidates.take(rows) if isinstance(held_out.candidates, Ragged) else held_out.candidates
-    return HeldOut(
-        held_out.rows[rows],
-        held_out.users.take(rows),
-        held_out.positives.take(rows),
-        held_out.excluded.take(rows),
-        candidates,
-    )
+    if len(held_out) <= most:
+        return held_out
+    return held_out.take(np.sort(np.random.default_rng(0).permutation(len(held_out))[:most]))
