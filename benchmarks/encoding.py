@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from benchmarks._record import record
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from benchmarks._record import record
 from lanner.models.language import DEFAULT_MODEL, LanguageConfig, LanguageEncoder, model_folder
 
 SEED = 0
