@@ -18,7 +18,7 @@ PartKind = Literal["history", "friend", "text", "profile", "attribute", "popular
 
 @dataclass(frozen=True)
 class ScorePart:
-    """One summand of a score. ``row`` is an item row (history, text), a user row (friend) or a code; −1: none."""
+    """One summand of a score. ``row``: an item row (history), the place of a field (text); −1: none."""
 
     kind: PartKind
     row: int

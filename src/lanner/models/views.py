@@ -93,7 +93,7 @@ class GraphView(View):
         degrees = torch.from_numpy(interactions.column_degrees.astype(np.float32))
         # Scores start near the log-popularity that a softmax without vectors would learn.
         self.bias = nn.Parameter(torch.log((degrees + 1) / (degrees + 1).mean()))
-        # An item nobody met gets no gradient that means anything: it keeps the zero vector.
+        # An item nobody met is never a candidate in training: it keeps the zero vector.
         start = torch.randn(interactions.shape[1], dimensions) * 0.2 * (128 / dimensions) ** 0.25
         self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
         self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)

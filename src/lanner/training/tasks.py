@@ -69,6 +69,7 @@ class ViewTask:
         self.module = self._view = view
         self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
         self._popularity = np.bincount(dataset.interactions.item, minlength=dataset.num_items)
+        self._met = np.flatnonzero(self._popularity)
         self._judges = some(validation, _MOST_JUDGES)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
@@ -89,16 +90,17 @@ class ViewTask:
         return OBJECTIVES[self._sampling.objective](scores, *hidden, log_probability)
 
     def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
-        """Every item where they are few, else the batch's hidden items and as many drawn evenly as there is room."""
-        count = len(self._popularity)
-        if count <= self._sampling.num_candidates:
-            return np.arange(count), None
-        extra = np.random.default_rng((self._sampling.seed, 2, step)).integers(
-            count, size=self._sampling.num_candidates
-        )
+        """Every item met in training where they are few, else the batch's hidden ones and as many drawn evenly.
+
+        An item nobody met is no evidence of dislike: as a candidate it would teach the views to rank down what is new.
+        """
+        if len(self._met) <= self._sampling.num_candidates:
+            return self._met, None
+        random = np.random.default_rng((self._sampling.seed, 2, step))
+        extra = random.choice(self._met, self._sampling.num_candidates)
         items = np.union1d(hidden, extra)
         share = self._popularity[items] / max(self._popularity.sum(), 1)
-        missed = np.exp(-len(hidden) * share - len(extra) / count)
+        missed = np.exp(-len(hidden) * share - len(extra) / len(self._met))
         chance = np.maximum(1 - missed, 1e-9).astype(np.float32)
         return items, torch.from_numpy(np.log(chance)).to(self._network.device)
 
