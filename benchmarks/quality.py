@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._quality_settings import CELLS, FUSION_NAMES, SETTINGS, SKIPPED, Cell
+from benchmarks._quality_settings import CELLS, FUSION_NAMES, SETTINGS, SKIPPED, SVDS_RANK, VARIANTS, Cell
 
 SEED = 0
 KS = (10, 20)
@@ -118,11 +118,12 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
     config: RunConfig = from_dict(SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {}))
     split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
     begun = time.perf_counter()
-    recommender = MODELS[model](config, None)
-    recommender.fit(split.refit if model in CLOSED_FORMS else split.train, split.validation)
+    recommender = MODELS[VARIANTS.get(model, model)](config, None)
+    is_closed = VARIANTS.get(model, model) in CLOSED_FORMS
+    recommender.fit(split.refit if is_closed else split.train, split.validation)
     seconds = time.perf_counter() - begun
     if not isinstance(recommender, NeuralRecommender):
-        _keep(cell, model, recommender, split, seconds)
+        _keep(cell, model, recommender, split, seconds, **_svds_beside(cell, model, split.refit, seconds))
         return
     trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
@@ -137,6 +138,27 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
         # The views are shared, so that a variant's cost is theirs and its own head's.
         total = seconds + time.perf_counter() - begun
         _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["head"])
+
+
+def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> dict[str, float]:
+    """The time of one truncated SVD of the same symmetrically normalised matrix, where the suite asks for it."""
+    import scipy.sparse as sp
+    from scipy.sparse.linalg import svds
+
+    from lanner.models.linear import training_matrix
+
+    rank = SVDS_RANK.get(f"{cell.dataset}/{cell.protocol}/{model}")
+    if rank is None:
+        return {}
+    matrix = training_matrix(dataset)
+    by_user, by_item = (
+        sp.diags(np.maximum(np.asarray(matrix.sum(axis=axis)).ravel(), 1) ** -0.5).astype(np.float32) for axis in (1, 0)
+    )
+    normalised = (by_user @ matrix @ by_item).tocsr()
+    begun = time.perf_counter()
+    svds(normalised, k=rank)
+    seconds = time.perf_counter() - begun
+    return {"svds_seconds": round(seconds, 2), "fit_over_svds": round(fit_seconds / seconds, 3)}
 
 
 def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: float) -> None:
