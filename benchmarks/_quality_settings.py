@@ -98,6 +98,6 @@ SETTINGS["gowalla-lightgcn/published"] = {
 }
 """By ``dataset/protocol`` and model, as sections of the run's configuration; what is not named keeps its default.
 
-``graph-filter`` on gowalla runs at the published settings of GF-CF, which are its defaults; ``graph-filter-tuned`` at those
-picked on a random tenth of the training events, which scored better there and score worse on the published test.
+``graph-filter`` on gowalla runs at the published settings of GF-CF, which are its defaults; ``graph-filter-tuned`` at
+those picked on a random tenth of the training events, which scored better there and score worse on the published test.
 """
