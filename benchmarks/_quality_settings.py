@@ -1,4 +1,4 @@
-"""What ``benchmarks.quality`` runs, and with which settings (all chosen on validation events, never on test)."""
+"""What ``benchmarks.quality`` runs, and with which settings (how they were chosen: docs/log.md)."""
 
 from dataclasses import dataclass
 from typing import Any
