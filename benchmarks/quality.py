@@ -6,8 +6,8 @@ runs in a process of its own, so that its peak memory is its own. ``--only DATAS
 given) measures anew what it names and keeps the other entries of the file; each entry carries its commit.
 
 Settings were chosen on validation events carved from training; where test figures were in view as well, docs/log.md
-says so. Closed forms are fitted on train + validation; trained models on train, with validation for early stopping and for the
-fusion. Test histories hold train and validation events for all, and those are never ranked.
+says so. Closed forms are fitted on train + validation; trained models on train, with validation for early stopping
+and for the fusion. Test histories hold train and validation events for all, and those are never ranked.
 """
 
 import argparse
