@@ -1,8 +1,6 @@
 """Raw frames in, the one frozen dataset out; what cannot be used is set aside and counted."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,9 @@ from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.columns import encode, number_ids, positions, read_ids, read_times, read_weights
-from lanner.data.grouping import stable_order
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
+from lanner.data.ordering import sort_by
 from lanner.data.ragged import Ragged
 from lanner.data.rejects import Fault, Rejects
 from lanner.data.tables import LINE, Entities, Table, Tables
@@ -102,7 +100,7 @@ def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows:
     interactions = Interactions(
         user_rows,
         item_rows,
-        None if times is None else times.astype(np.int64, copy=False),
+        times,
         weights,
         behaviour,
         behaviours,
@@ -111,23 +109,23 @@ def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows:
     )
     # Time is the last key, so that it leads; the place inside a user only breaks its ties.
     interactions = interactions if place is None else _sorted(interactions, place)
-    return interactions if times is None else _sorted(interactions, interactions.timestamp)
+    if interactions.timestamp is None:
+        return interactions
+    # As narrow as it was read while it is moved about.
+    ordered = _sorted(interactions, interactions.timestamp)
+    return replace(ordered, timestamp=np.asarray(ordered.timestamp, np.int64))
 
 
 def _column(events: pl.DataFrame, name: str) -> NDArray[Any] | None:
     return events[name].to_numpy() if name in events.columns else None
 
 
-def _sorted(interactions: Interactions, keys: NDArray[np.integer] | None) -> Interactions:
-    """The events in rising order of ``keys``; the columns are gathered side by side, for they wait on memory."""
-    order = None if keys is None else stable_order(keys)
-    if order is None:
-        return interactions
+def _sorted(interactions: Interactions, keys: NDArray[np.integer]) -> Interactions:
+    """The events in rising order of ``keys``."""
     names = ("user", "item", "timestamp", "weight", "behaviour", "partition")
     columns = {name: column for name in names if (column := getattr(interactions, name)) is not None}
-    with ThreadPoolExecutor() as pool:
-        taken = pool.map(partial(np.take, indices=order), columns.values())
-        return replace(interactions, **dict(zip(columns, taken, strict=True)))
+    ordered = sort_by(keys, list(columns.values()))
+    return interactions if ordered is None else replace(interactions, **dict(zip(columns, ordered, strict=True)))
 
 
 def _codes(

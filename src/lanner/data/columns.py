@@ -67,7 +67,7 @@ def read_weights(column: pl.Series) -> pl.Series:
 
 
 def read_times(column: pl.Series) -> pl.Series:
-    """Int64 seconds since 1970, null where a cell is no time: numbers in s, ms, µs or ns, or ISO dates (UTC)."""
+    """Int64 (or Int32) seconds since 1970, null where a cell is no time: s, ms, µs or ns, or ISO dates (UTC)."""
     if column.dtype.is_temporal():
         return column.cast(pl.Datetime("us")).dt.epoch("s")
     if column.dtype.is_numeric():
@@ -87,6 +87,8 @@ def _seconds(numbers: pl.Series) -> pl.Series:
     scale = 1
     while typical is not None and float(str(typical)) / scale > _LONGEST_SECONDS:
         scale *= 1_000
+    if scale == 1 and numbers.dtype == pl.Int32:
+        return numbers  # as narrow as it was read: ten million of them are sorted by soon
     return (numbers if scale == 1 else numbers // scale).cast(pl.Int64, strict=False)
 
 

@@ -1,15 +1,19 @@
-"""Sorting by small integers, compiled: the three kernels that turn columns of events into lists.
+"""Numbering and grouping by small integers, compiled: what turns columns of events into lists.
 
-Counting and radix sorts touch each event a fixed number of times and are stable, where a comparison sort of ten
-million events costs more than reading them from disk.
+Counting touches each event a fixed number of times and is stable, where a comparison sort of ten million events costs
+more than reading them from disk.
 """
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_DIGIT = 11
-"""Bits sorted at a time: 2,048 counters stay inside the first-level cache."""
+_WORTH_A_THREAD = 500_000
+"""Events that keep a core busy for longer than it takes to start a thread."""
 
 
 def group(
@@ -19,66 +23,36 @@ def group(
 
     The rows are not checked: each must lie in ``0 … num_rows − 1``.
     """
+    # A share of the events a core; few events are not worth a second table of counts.
+    workers = max(1, min(os.cpu_count() or 1, len(rows) // max(4 * num_rows, _WORTH_A_THREAD)))
+    cuts = [len(rows) * part // workers for part in range(workers + 1)]
+    parts = [slice(first, last) for first, last in pairwise(cuts)]
     # NumPy asks the system for huge pages where compiled code would not: large arrays are made out here.
-    indptr, grouped = np.zeros(num_rows + 1, np.int64), np.empty(len(values), np.int32)
-    _group(rows, values, indptr, grouped)
+    counts, grouped = np.zeros((workers, num_rows), np.int64), np.empty(len(values), np.int32)
+    indptr = np.zeros(num_rows + 1, np.int64)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda part, count: _count(rows[part], count), parts, counts))
+        np.cumsum(counts.sum(axis=0), out=indptr[1:])
+        # Events of an earlier share come first, so that the order given is kept.
+        places = indptr[:-1] + np.cumsum(counts, axis=0) - counts
+        list(pool.map(lambda part, place: _place(rows[part], values[part], place, grouped), parts, places))
     return indptr, grouped
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _group(
-    rows: NDArray[np.integer], values: NDArray[np.int32], indptr: NDArray[np.int64], grouped: NDArray[np.int32]
-) -> None:
+def _count(rows: NDArray[np.integer], counts: NDArray[np.int64]) -> None:
     for row in rows:
-        indptr[row + 1] += 1
-    for row in range(len(indptr) - 1):
-        indptr[row + 1] += indptr[row]
-    place = indptr[:-1].copy()
+        counts[row] += 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _place(
+    rows: NDArray[np.integer], values: NDArray[np.int32], place: NDArray[np.int64], grouped: NDArray[np.int32]
+) -> None:
     for event in range(len(rows)):
         row = rows[event]
         grouped[place[row]] = values[event]
         place[row] += 1
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _radix_order(
-    keys: NDArray[np.integer],
-    low: int,
-    bits: int,
-    index_bits: int,
-    words: NDArray[np.uint64],
-    other: NDArray[np.uint64],
-) -> NDArray[np.int64]:
-    """Stable order of ``keys``, all within ``low … low + 2**bits − 1``; key and position travel in one word."""
-    for event in range(len(keys)):
-        words[event] = (np.uint64(keys[event] - low) << np.uint64(index_bits)) | np.uint64(event)
-    mask = np.uint64((1 << _DIGIT) - 1)
-    for shift in range(index_bits, index_bits + bits, _DIGIT):
-        place = np.zeros((1 << _DIGIT) + 1, np.int64)
-        for word in words:
-            place[((word >> np.uint64(shift)) & mask) + np.uint64(1)] += 1
-        place = np.cumsum(place)
-        for word in words:
-            digit = (word >> np.uint64(shift)) & mask
-            other[place[digit]] = word
-            place[digit] += 1
-        words, other = other, words
-    for event in range(len(words)):
-        words[event] &= np.uint64((1 << index_bits) - 1)
-    return words.view(np.int64)
-
-
-def stable_order(keys: NDArray[np.integer]) -> NDArray[np.int64] | None:
-    """Positions that sort ``keys``, equal keys in the order given; None where they are sorted already."""
-    if len(keys) < 2 or bool(np.all(keys[:-1] <= keys[1:])):
-        return None
-    low, high = int(keys.min()), int(keys.max())
-    bits, index_bits = (high - low).bit_length(), len(keys).bit_length()
-    if bits + index_bits > 64 or bits > 4 * _DIGIT:
-        return np.argsort(keys, kind="stable")
-    words, other = np.empty(len(keys), np.uint64), np.empty(len(keys), np.uint64)
-    order: NDArray[np.int64] = _radix_order(keys.astype(np.int64, copy=False), low, bits, index_bits, words, other)
-    return order
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

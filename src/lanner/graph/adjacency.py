@@ -67,10 +67,11 @@ class Adjacency:
     @cached_property
     def transposed(self) -> "Adjacency":
         """The same edges the other way, ``[columns, rows]``; built once, and its own transpose is this object."""
-        rows = self.row_of_edge
-        indptr, order = group(self.indices, np.arange(self.num_edges, dtype=np.int32), self.shape[1])
-        values = None if self.values is None else self.values[order]
-        turned = Adjacency(indptr, rows[order], values, (self.shape[1], self.shape[0]))
+        indptr, rows = group(self.indices, self.row_of_edge, self.shape[1])
+        # Weights travel the same way: their bits are as wide as a row.
+        bits = None if self.values is None else group(self.indices, self.values.view(np.int32), self.shape[1])[1]
+        values = None if bits is None else bits.view(np.float32)
+        turned = Adjacency(indptr, rows, values, (self.shape[1], self.shape[0]))
         turned.__dict__["transposed"] = self
         return turned
 
