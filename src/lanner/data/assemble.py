@@ -125,7 +125,10 @@ def _sorted(interactions: Interactions, keys: NDArray[np.integer]) -> Interactio
     names = ("user", "item", "timestamp", "weight", "behaviour", "partition")
     columns = {name: column for name in names if (column := getattr(interactions, name)) is not None}
     ordered = sort_by(keys, list(columns.values()))
-    return interactions if ordered is None else replace(interactions, **dict(zip(columns, ordered, strict=True)))
+    if ordered is None:
+        return interactions
+    changed: dict[str, Any] = dict(zip(columns, ordered, strict=True))
+    return replace(interactions, **changed)
 
 
 def _codes(

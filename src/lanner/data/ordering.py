@@ -8,6 +8,7 @@ bucket, which fits the cache, is then sorted and its columns are put in order th
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def _in_buckets(
 ) -> list[NDArray[Any]]:
     workers = os.cpu_count() or 1
     cuts = [len(keys) * part // workers for part in range(workers + 1)]
-    parts = [slice(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [slice(first, last) for first, last in pairwise(cuts)]
     with ThreadPoolExecutor(workers) as pool:
 
         def each(work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
@@ -63,7 +64,7 @@ def _in_buckets(
 
         order, dealt_keys = np.empty(len(keys), np.int32), deal(keys)
         shares = np.searchsorted(starts, cuts)
-        runs = [starts[first : last + 1] for first, last in zip(shares[:-1], shares[1:], strict=True) if last > first]
+        runs = [starts[first : last + 1] for first, last in pairwise(shares) if last > first]
         largest = int(counts.sum(axis=0).max())
         each(lambda run: _order(dealt_keys, low, shift, run, order, largest), runs)
 
