@@ -25,7 +25,8 @@ import numpy as np
 from benchmarks import _record
 from benchmarks._quality_settings import CELLS, FUSION_NAMES, SETTINGS, SKIPPED, SVDS_RANK, VARIANTS, Cell
 
-SEED = 0
+SEED = 1
+"""Not that of the splits on which settings were chosen, which was 0."""
 KS = (10, 20)
 CACHE = Path("runs") / "quality"
 """Scores a user, kept for the paired comparisons; not part of the result."""

@@ -8,6 +8,7 @@ from stand_ins import encode_words
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.graph.typed import distinct_edges
 from lanner.models.neural import _distinct_edges
 from lanner.models.views import FilterView, GraphView, LanguageView, UserInputs, View
 
@@ -156,3 +157,14 @@ def test_a_profile_adds_its_own_reading():
         view.from_profile.weight.normal_()
     difference = view.user_vectors(told, tables) - view.user_vectors(plain, tables)
     torch.testing.assert_close(difference, profiles @ view.from_profile.weight.T)
+
+
+def test_a_refit_filter_scores_as_the_new_one_and_lies_near_the_old():
+    random = np.random.default_rng(5)
+    few = random.random((60, 12)) < 0.3
+    more = few | (random.random((60, 12)) < 0.05)
+    few, more = (distinct_edges(*np.nonzero(met), met.shape) for met in (few, more))
+    old, new = FilterView.fit(few, 5, 3.0), FilterView.fit(more, 5, 3.0)
+    refit = old.refit(more, 3.0)
+    assert torch.allclose(refit.source @ refit.target.T, new.source @ new.target.T, atol=1e-4)
+    assert torch.norm(refit.source - old.source) < torch.norm(new.source - old.source)

@@ -15,6 +15,7 @@ from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
 from lanner.data.splitting import random_ratio
 from lanner.graph.adjacency import Adjacency
+from lanner.graph.typed import distinct_edges
 from lanner.models.fusion import FUSIONS
 from lanner.models.language import LanguageConfig, LanguageEncoder
 from lanner.models.linear import check_explained, training_matrix
@@ -96,6 +97,8 @@ class NeuralRecommender(Recommender):
         self._encoder = LanguageEncoder(self.config.encoder)
         self._features: TextFeatures | None = None
         self._profiles: dict[str, Tensor] = {}
+        self._chosen_on: RecommenderNetwork | None = None
+        """The network as it was when the held-out events chose its weights and trained its head."""
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
@@ -119,21 +122,34 @@ class NeuralRecommender(Recommender):
             network.find_lenders(features_IF)
         if validation is not None:
             self.trainer(network, dataset, validation)
+            self._chosen_on = deepcopy(network).cpu()
+            # What was held out has happened all the same: the closed form learns from it once all is chosen.
+            self._refit_filter(network.cpu(), edges, validation)
         self._serve(network.cpu(), dataset)
-        # What was held out in here has happened all the same: friends and neighbours are read from all of it.
+        # Friends and neighbours, too, are read from all of it.
         return self if dataset is whole else self.load_state(*self.state(), whole)
 
+    def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency, held_out: HeldOut) -> None:
+        view = dict(network.views.items()).get("filter")
+        if isinstance(view, FilterView):
+            rows = np.concatenate([edges.row_of_edge, held_out.rows[held_out.positives.row_of_value]])
+            columns = np.concatenate([edges.indices, held_out.positives.values])
+            network.views["filter"] = view.refit(distinct_edges(rows, columns, edges.shape), self.config.filter_ridge)
+
     def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
-        """The same views under another ranking head, which alone is trained."""
-        if self.trainer is None:
-            raise ConfigError("this recommender was built for loading; give it a trainer to train a head")
+        """The same views under another ranking head, which alone is trained. ``validation``: that of ``fit``."""
+        if self.trainer is None or self._chosen_on is None:
+            raise ConfigError("this recommender was loaded or never fitted; fit it with a trainer to train a head")
         other = NeuralRecommender(replace(self.config, fusion=fusion), self.trainer)
         other._features, other._profiles = self._features, self._profiles
-        network = deepcopy(self.network)
+        # Views that never saw the held-out events; those that did would seem better to the head than they are.
+        network = deepcopy(self._chosen_on)
         network.read_profiles = other._read_profiles if self.network.read_profiles else None
         with _seeded(self.config.seed):
             network.fusion = FUSIONS[fusion](network.fusion.dimensions)
         self.trainer.fuse(network, validation)
+        if "filter" in network.views:
+            network.cpu().views["filter"] = self.network.views["filter"]
         return other._serve(network.cpu(), self.dataset)
 
     def _fit_features(self, dataset: Dataset, degrees: NDArray[np.int64]) -> NDArray[np.float32] | None:

@@ -138,6 +138,18 @@ class FilterView(View):
         source, target = _low_rank_ridge(interactions, rank, ridge)
         return cls(torch.from_numpy(source), torch.from_numpy(target))
 
+    @torch.no_grad()
+    def refit(self, interactions: Adjacency, ridge: float) -> "FilterView":
+        """The filter of more ``interactions``, its factors turned to lie as near these as a rotation brings them.
+
+        A rotation of both factors changes no score (Schönemann, 1966), and a ranking head that knows these factors
+        reads the new ones too.
+        """
+        old = self.get_buffer("source")
+        source, target = _low_rank_ridge(interactions, old.shape[1], ridge)
+        left, _, right = np.linalg.svd(source.T @ old.cpu().numpy())
+        return FilterView(torch.from_numpy(source @ (left @ right)), torch.from_numpy(target @ (left @ right)))
+
     def tables(self) -> Tables:
         source, target = self.get_buffer("source"), self.get_buffer("target")
         return Tables(source, target, torch.zeros(len(source), device=source.device))

@@ -33,6 +33,9 @@ from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTa
 from lanner.training.weights import choose_weights
 from lanner.vocabulary import ConfigError, Interrupted
 
+_HEAD_CANDIDATES = 4096
+"""Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -123,7 +126,9 @@ class Trainer:
         # A function of the trained views alone, and quick: a resumed run finds the same weights again.
         self.qualities["weights"] = choose_weights(network, validation)
         if any(True for _ in network.fusion.parameters()):
-            sampling = Sampling(self.config.batch_users, self.config.hide, 0, "softmax", self.config.seed)
+            sampling = Sampling(
+                self.config.batch_users, self.config.hide, _HEAD_CANDIDATES, "softmax", self.config.seed
+            )
             yield FusionTask(network, validation, sampling)
 
     def _minimise(

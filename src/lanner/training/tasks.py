@@ -97,12 +97,8 @@ class ViewTask:
         if len(self._met) <= self._sampling.num_candidates:
             return self._met, None
         random = np.random.default_rng((self._sampling.seed, 2, step))
-        extra = random.choice(self._met, self._sampling.num_candidates)
-        items = np.union1d(hidden, extra)
-        share = self._popularity[items] / max(self._popularity.sum(), 1)
-        missed = np.exp(-len(hidden) * share - len(extra) / len(self._met))
-        chance = np.maximum(1 - missed, 1e-9).astype(np.float32)
-        return items, torch.from_numpy(np.log(chance)).to(self._network.device)
+        items, log_chance = _draw(random, hidden, self._met, self._sampling.num_candidates, self._popularity)
+        return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
         return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
@@ -130,32 +126,31 @@ class FusionTask:
         # Small steps: the users of a block meet the same candidates, and a head's pairs must fit in memory.
         self._batch_users = min(64, sampling.batch_users)
         self.steps_per_epoch = min(50, max(1, len(self._learners) // self._batch_users))
-        self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else None
+        everything = np.arange(network.num_items, dtype=np.int32)
+        self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else everything
+        self._popularity = np.bincount(learners.positives.values, minlength=network.num_items)
 
     def loss(self, step: int) -> Tensor:
         random = np.random.default_rng((self._sampling.seed, 4, step))
         rows = random.choice(len(self._learners), min(self._batch_users, len(self._learners)), replace=False)
         users, positives = self._learners.users.take(rows), self._learners.positives.take(rows)
-        items, is_pretending = self._draw(random, positives)
+        items, log_chance = self._pool.astype(np.int64), None
+        if len(items) > self._sampling.num_candidates:
+            drawn = _draw(random, positives.values, items, self._sampling.num_candidates, self._popularity)
+            items, log_chance = drawn[0], torch.from_numpy(drawn[1]).to(self._network.device)
+        # A fifth of the steps are about new items: all candidates of a step are, for the weights of new and of known
+        # items were chosen apart and their scores do not compare.
+        is_new = "language" in self._network.views and random.random() < 0.2
         columns = torch.from_numpy(items).to(self._network.device)
-        pretend = torch.from_numpy(is_pretending).to(self._network.device)
         with torch.no_grad():
             vectors = self._network.user_side(self._network.inputs(users), self._items)
-            pairs = self._network.pairs(vectors, *self._items.take(columns, pretend))
+            pairs = self._network.pairs(vectors, *self._items.take(columns, torch.full_like(columns, is_new).bool()))
         scores = self._network.fusion(pairs)
         scores = scores.masked_fill(torch.from_numpy(_marks(self._learners.excluded.take(rows), items)), -torch.inf)
         hidden_place = torch.from_numpy(np.searchsorted(items, positives.values))
         hidden_row = torch.from_numpy(positives.row_of_value)
         kept = torch.isfinite(scores[hidden_row, hidden_place])
-        return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], None)
-
-    def _draw(self, random: np.random.Generator, positives: Ragged) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Candidates, sorted, and which of them to see as if they were new."""
-        pool = np.arange(self._network.num_items) if self._pool is None else self._pool
-        others = random.choice(pool, min(1024, len(pool)), replace=False)
-        items = np.union1d(positives.values, others).astype(np.int64)
-        can_borrow = "language" in self._network.views
-        return items, (random.random(len(items)) < 0.2) & can_borrow
+        return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], log_chance)
 
     def quality(self) -> float:
         return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
@@ -163,6 +158,21 @@ class FusionTask:
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of the whole network, float32 ``[B, I]``."""
         return self._network.score(users, self._items)
+
+
+def _draw(
+    random: np.random.Generator,
+    hidden: NDArray[np.integer],
+    pool: NDArray[np.integer],
+    number: int,
+    popularity: NDArray[np.integer],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The hidden items and ``number`` drawn evenly from ``pool``, sorted, and the log of each one's chance of it."""
+    extra = random.choice(pool, number)
+    items = np.union1d(hidden, extra).astype(np.int64)
+    share = popularity[items] / max(popularity.sum(), 1)
+    missed = np.exp(-len(hidden) * share - len(extra) / len(pool))
+    return items, np.log(np.maximum(1 - missed, 1e-9)).astype(np.float32)
 
 
 def _marks(lists: Ragged, items: NDArray[np.int64]) -> NDArray[np.bool_]:

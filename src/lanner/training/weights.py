@@ -15,8 +15,8 @@ from lanner.training.tasks import QUALITY, some
 
 _FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 _ROUNDS = 3
-_MOST_JUDGES = 2000
-"""Users asked for each candidate weight: a dozen numbers are not learned by heart from so many."""
+_MOST_JUDGES = 8000
+"""Users asked for each candidate weight: with 2,000 the search took noise for a preference (docs/log.md)."""
 _COLD, _WARM = 1, 0
 
 
