@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from lanner import cli
+from lanner import cli, options
 from lanner.choices import MODELS, SPLITS
 
 EVENTS = [(f"u{user}", f"i{item}") for user in range(12) for item in range(8) if (user * 3 + item * 5) % 7 < 4]
@@ -72,12 +72,23 @@ def test_help_needs_no_heavy_room():
 def test_help_names_every_model_and_split(ask):
     text = re.sub(r"\s+", "", ask("run", "--help")[1])
     assert all(name in text for name in (*MODELS, *SPLITS))
-    assert ", ".join(MODELS) == cli.MODEL_NAMES
+    assert ", ".join(MODELS) == options.MODEL_NAMES
 
 
 @pytest.mark.parametrize(
     "command",
-    [["run"], ["train"], ["evaluate"], ["recommend"], ["similar"], ["explain"], ["compare"], ["data", "describe"]],
+    [
+        ["run"],
+        ["train"],
+        ["evaluate"],
+        ["recommend"],
+        ["similar"],
+        ["explain"],
+        ["compare"],
+        ["compress"],
+        ["profile"],
+        ["data", "describe"],
+    ],
 )
 def test_every_command_shows_examples(ask, command):
     code, out, _ = ask(*command, "--help")

@@ -21,7 +21,9 @@ ROOMS = {
     "parallel": {"vocabulary", "models"},
     "evaluation": {"vocabulary", "data"},
     "training": {"vocabulary", "data", "graph", "models", "objectives", "parallel", "evaluation"},
-    "artifact": {"vocabulary", "data", "models"},
+    "compression": {"vocabulary", "data", "models", "objectives", "training", "evaluation"},
+    "artifact": {"vocabulary", "data", "models", "compression"},
+    "serving": {"vocabulary", "data", "models", "artifact"},
     "config": {"vocabulary", "settings", "data", "graph", "models", "training", "evaluation"},
     "choices": {"vocabulary", "config", "data", "models", "training"},
     "pipeline": {
@@ -39,9 +41,15 @@ ROOMS = {
         ),
         "artifact",
     },
+    "compress": {"vocabulary", "config", "choices", "data", "models", "compression", "artifact", "pipeline"},
     "answers": {"vocabulary", "data", "models", "artifact"},
     "console": {"vocabulary"},
-    "cli": {"vocabulary", "console", "config", "settings", "pipeline", "choices", "answers", "data", "evaluation"},
+    "cli": {
+        *("vocabulary", "options", "console", "config", "settings", "pipeline", "choices", "answers", "data"),
+        *("evaluation", "cli_serving"),
+    },
+    "cli_serving": {"vocabulary", "console", "options", "pipeline", "compress", "compression", "artifact", "serving"},
+    "options": set(),
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -123,7 +131,7 @@ def test_the_rooms_table_in_the_docs_is_this_one():
     documented = {room: text for names, text in rows for room in names.split(", ")}
     for room, allowed in ROOMS.items():
         if not room.startswith("__"):
-            assert set(re.findall(r"[a-z]+", documented[room])) - {"nothing", "and", "lazily"} == allowed, room
+            assert set(re.findall(r"[a-z_]+", documented[room])) - {"nothing", "and", "lazily"} == allowed, room
 
 
 def test_no_import_goes_in_a_circle():

@@ -13,7 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lanner import console
+from lanner import cli_serving, console
+from lanner.options import (
+    AsJson,
+    BundlePath,
+    Config,
+    Data,
+    Device,
+    History,
+    Model,
+    Out,
+    Overrides,
+    ProfileText,
+    Seed,
+    SplitName,
+    TopK,
+    User,
+)
 from lanner.vocabulary import LannerError
 
 if TYPE_CHECKING:
@@ -30,25 +46,6 @@ INTERRUPTED = 130
 DEMO_USERS = 3
 EXPLAINED_PARTS = 10
 """So many parts of a score are shown; JSON has them all."""
-MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
-
-Data = Annotated[str | None, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")]
-BundlePath = Annotated[Path, typer.Argument(help="The folder of a bundle.", metavar="BUNDLE")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings in TOML.")]
-Model = Annotated[str | None, typer.Option("--model", help=f"One of {MODEL_NAMES}.")]
-SplitName = Annotated[
-    str | None,
-    typer.Option("--split", help="What to hide: random, leave-last-out, global-time, cold-items, published."),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the model and its training; the split keeps its own.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write the bundle to.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-TopK = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
-User = Annotated[str | None, typer.Option("--user", help="A known user's id.")]
-History = Annotated[str | None, typer.Option("--history", help="A stranger's items, separated by commas.")]
-ProfileText = Annotated[str | None, typer.Option("--text", help="What a stranger says about themself.")]
 
 
 @app.command()
@@ -248,6 +245,10 @@ def compare(
         return
     cells = [(one.metric, one.difference, *one.ci95, one.p_wilcoxon) for one in found]
     console.show_table(f"{first} − {second}", ("metric", "difference", "from", "to", "p (Wilcoxon)"), cells)
+
+
+app.command()(cli_serving.compress)
+app.command()(cli_serving.profile)
 
 
 @data_app.command()

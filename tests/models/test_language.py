@@ -13,7 +13,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lanner.models import language
-from lanner.models.language import LanguageConfig, LanguageEncoder, batches_of_tokens, multiplies_bfloat16, pad_right
+from lanner.models.batches_of_texts import batches_of_tokens, pad_right
+from lanner.models.language import LanguageConfig, LanguageEncoder, multiplies_bfloat16
 from lanner.vocabulary import ConfigError, MissingExtraError
 
 transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")

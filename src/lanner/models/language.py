@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
+from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.text_cache import TextCache, cache_directory, text_key
 from lanner.vocabulary import ConfigError, MissingExtraError
 
@@ -168,6 +169,31 @@ class LanguageEncoder:
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         return model.eval().to(self.device)
 
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
+        return self._model
+
+    def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Token ids of each text as ``encode`` reads it: special tokens included, cut at ``max_tokens``."""
+        return self._token_ids(texts)
+
+    @property
+    def special_ids(self) -> tuple[tuple[int, ...], int]:
+        """The ids of the special tokens, and that of an unknown one."""
+        return tuple(self._tokeniser.all_special_ids), int(self._tokeniser.unk_token_id)
+
+    @property
+    def tokeniser_json(self) -> str:
+        """The tokeniser as ``tokenizers.Tokenizer.from_str`` reads it, without transformers."""
+        return str(self._tokeniser.backend_tokenizer.to_str())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is read whole."""
+        positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
+        return int(min(self.config.max_tokens, self._tokeniser.model_max_length, positions))
+
     def _load(self, kind: str, **options: Any) -> Any:
         loader = getattr(_transformers(), kind)
         try:
@@ -207,12 +233,10 @@ class LanguageEncoder:
 
     def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text with its special tokens, cut at ``max_tokens``; a blank text has none."""
-        positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
-        limit = min(self.config.max_tokens, self._tokeniser.model_max_length, positions)
         ids: list[NDArray[np.int32]] = []
         for start in range(0, len(texts), _TEXTS_PER_TOKENISER_CALL):
             part = [_readable(text) for text in texts[start : start + _TEXTS_PER_TOKENISER_CALL]]
-            encoded = self._tokeniser(part, truncation=True, max_length=limit, return_attention_mask=False)
+            encoded = self._tokeniser(part, truncation=True, max_length=self.longest, return_attention_mask=False)
             ids += [np.asarray(one, np.int32) for one in encoded["input_ids"]]
         return ids
 
@@ -226,35 +250,12 @@ class LanguageEncoder:
         return pooled_BD.cpu().numpy()
 
 
-def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
-    lengths = np.array([len(ids) for ids in batch])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = np.concatenate(batch)
-    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-
-
 def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     """``[B, D]``: the mean over the tokens that are not padding, or the last of them."""
     lengths_B = mask_BL.sum(1)
     if pooling == "last":
         return hidden_BLD[torch.arange(len(lengths_B)), lengths_B - 1]
     return (hidden_BLD * mask_BL[:, :, None]).sum(1) / lengths_B[:, None]
-
-
-def batches_of_tokens(lengths: NDArray[np.integer], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Rows in batches of like length, longest first, so that padded tokens stay within ``budget`` a batch.
-
-    A text longer than the budget is a batch of its own; texts of length 0 are in none.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    start = 0
-    while start < len(order):
-        stop = start + max(1, budget // int(lengths[order[start]]))
-        yield order[start:stop]
-        start = stop
 
 
 @contextmanager

@@ -136,6 +136,26 @@ class NeuralRecommender(Recommender):
             columns = np.concatenate([edges.indices, held_out.positives.values])
             network.views["filter"] = view.refit(distinct_edges(rows, columns, edges.shape), self.config.filter_ridge)
 
+    def unaware(self) -> "NeuralRecommender":
+        """This model with its closed form solved on ``dataset`` alone: what held-out events can still judge."""
+        other = NeuralRecommender(self.config, self.trainer)
+        other._features, other._profiles = self._features, self._profiles
+        network = deepcopy(self.network)
+        view = dict(network.views.items()).get("filter")
+        if isinstance(view, FilterView):
+            network.views["filter"] = view.refit(_distinct_edges(self.dataset), self.config.filter_ridge)
+        return other._serve(network, self.dataset)
+
+    @property
+    def encoder(self) -> LanguageEncoder:
+        """The language model that reads the texts."""
+        return self._encoder
+
+    @property
+    def features(self) -> TextFeatures | None:
+        """How texts become features; None for a model without a language view."""
+        return self._features
+
     def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
         """The same views under another ranking head, which alone is trained. ``validation``: that of ``fit``."""
         if self.trainer is None or self._chosen_on is None:

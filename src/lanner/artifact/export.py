@@ -1,0 +1,267 @@
+"""A compact encoder as ONNX and OpenVINO models, in float32 and in INT8.
+
+The graph is written node by node: the architecture is fixed, and what an exporter makes of it differs from one release
+to the next. It is compared with the encoder itself before it is given out.
+"""
+
+import importlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lanner.models.batches_of_texts import pad_right
+from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer
+from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
+
+FEWEST_CALIBRATION_TEXTS = 8
+"""Ranges of activations read off fewer texts than this are those texts', not the language's."""
+OPSET = 20
+"""The first that has Gelu."""
+_IR = 10
+_LARGEST_DIFFERENCE = 1e-4
+_OPTIONAL = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
+"""The extra that brings each module."""
+
+
+class ExportError(LannerError):
+    """The exported graph does not compute what the encoder does."""
+
+
+def export_onnx(encoder: CompactEncoder) -> bytes:
+    """The encoder as an ONNX model: ``ids`` and ``mask``, int64 ``[B, L]``, to ``vectors``, float32 ``[B, D]``.
+
+    Raises:
+        ExportError: a vector differs from the encoder's by more than 1e-4.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
+    content: bytes = _Graph(encoder).model().SerializeToString()
+    _require_equal(encoder, content)
+    return content
+
+
+def quantise_dynamic(onnx_bytes: bytes) -> bytes:
+    """INT8 weights, one scale an output channel; activations get theirs anew for every request.
+
+    Raises:
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
+    quantization = optional_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        quantization.quantize_dynamic(
+            _prepared(onnx_bytes),
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            # Scores and mixtures of attention multiply two activations: small, and dear to quantise.
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return target.read_bytes()
+
+
+def quantise_static(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]]) -> bytes:
+    """INT8 weights and activations; the activations' scales are read off the texts of ``calibration`` once.
+
+    Raises:
+        ConfigError: there are fewer than 8 texts.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
+    _require_enough(calibration)
+    quantization = optional_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        quantization.quantize_static(
+            _prepared(onnx_bytes),
+            target,
+            _Reader(calibration),
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return target.read_bytes()
+
+
+def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]]) -> tuple[bytes, bytes]:
+    """INT8 weights and activations for OpenVINO, by NNCF's post-training quantisation of transformers.
+
+    Returns:
+        The model's XML and its numbers, to stand side by side as ``*.xml`` and ``*.bin``.
+
+    Raises:
+        ConfigError: there are fewer than 8 texts.
+        MissingExtraError: OpenVINO or NNCF is not installed.
+    """
+    _require_enough(calibration)
+    openvino, nncf = optional_module("openvino"), optional_module("nncf")
+    nncf.set_log_level(logging.ERROR)
+    # NNCF draws its bars on stdout, which belongs to results.
+    with redirect_stdout(io.StringIO()):
+        quantised = nncf.quantize(
+            openvino.Core().read_model(onnx_bytes),
+            nncf.Dataset(list(_requests(calibration))),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.xml"
+        openvino.save_model(quantised, target)
+        return target.read_bytes(), target.with_suffix(".bin").read_bytes()
+
+
+def _prepared(onnx_bytes: bytes) -> Any:
+    """The model, with the mark without which ONNX Runtime warns: the graph is plain, nothing in it is left to fold."""
+    model = optional_module("onnx").load_from_string(onnx_bytes)
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    return model
+
+
+class _Reader:
+    """Calibration texts one by one, then None: what ONNX Runtime asks of a reader."""
+
+    def __init__(self, calibration: Sequence[NDArray[np.int32]]) -> None:
+        self._requests = _requests(calibration)
+
+    def get_next(self) -> dict[str, NDArray[np.int64]] | None:
+        return next(self._requests, None)
+
+
+def _requests(token_ids: Sequence[NDArray[np.int32]]) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Each text as a batch of its own, as it would be asked."""
+    for ids in token_ids:
+        ids_BL, mask_BL = pad_right([ids], 0)
+        yield {"ids": ids_BL.numpy(), "mask": mask_BL.numpy()}
+
+
+def _require_enough(calibration: Sequence[NDArray[np.int32]]) -> None:
+    count = len(calibration)
+    if count < FEWEST_CALIBRATION_TEXTS:
+        raise ConfigError(
+            f"calibration received {count} text{'' if count == 1 else 's'}, too few to read ranges off; "
+            f"give at least {FEWEST_CALIBRATION_TEXTS}"
+        )
+
+
+class _Graph:
+    """The nodes and numbers of a model as they are gathered."""
+
+    def __init__(self, encoder: CompactEncoder) -> None:
+        self.onnx = optional_module("onnx")
+        self.shape = encoder.shape
+        self.nodes: list[Any] = []
+        self.numbers: list[Any] = []
+        hidden = self._embedded(encoder)
+        for number, layer in enumerate(encoder.layers):
+            assert isinstance(layer, EncoderLayer)
+            hidden = self._layer(f"layer{number}", layer, hidden)
+        self._pooled(hidden)
+
+    def model(self) -> Any:
+        helper, kind = self.onnx.helper, self.onnx.TensorProto
+        tokens = [helper.make_tensor_value_info(name, kind.INT64, ["batch", "length"]) for name in ("ids", "mask")]
+        vectors = helper.make_tensor_value_info("vectors", kind.FLOAT, ["batch", self.shape.hidden])
+        graph = helper.make_graph(self.nodes, "sentence_encoder", tokens, [vectors], self.numbers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR)
+        self.onnx.checker.check_model(model)
+        return model
+
+    def _embedded(self, encoder: CompactEncoder) -> str:
+        self._node("Cast", "mask", name="mask_BL", to=self.onnx.TensorProto.FLOAT)
+        absent = self._node("Sub", self._number("one", 1.0), "mask_BL")
+        scaled = self._node("Mul", absent, self._number("masked", MASKED))
+        self._node("Unsqueeze", scaled, self._number("inner_axes", [1, 2]), name="bias_B11L")
+        words = self._node("Gather", self._number("words", encoder.words.weight), "ids", name="words_BLD")
+        length = self._node("Shape", "ids", start=1, end=2)
+        place = [self._number("positions", encoder.positions.weight), self._number("first", [0]), length]
+        embedded = self._node("Add", words, self._node("Slice", *place))
+        return self._norm("embeddings", encoder.norm, embedded)
+
+    def _layer(self, name: str, layer: EncoderLayer, hidden: str) -> str:
+        projected = self._linear(f"{name}.attend", layer.attend, hidden)
+        apart = self._number(f"{name}.apart", [0, 0, 3, layer.heads, layer.head_size])
+        stacked = self._node("Transpose", self._node("Reshape", projected, apart), perm=[2, 0, 3, 1, 4])
+        query, key, value = (self._node("Gather", stacked, self._number(f"part{part}", part)) for part in range(3))
+        scores = self._node("MatMul", query, self._node("Transpose", key, perm=[0, 1, 3, 2]))
+        weights = self._node("Softmax", self._node("Add", scores, "bias_B11L"), axis=-1)
+        mixed = self._node("Transpose", self._node("MatMul", weights, value), perm=[0, 2, 1, 3])
+        together = self._number(f"{name}.together", [0, 0, layer.heads * layer.head_size])
+        joined = self._linear(f"{name}.join", layer.join, self._node("Reshape", mixed, together))
+        hidden = self._norm(f"{name}.attention_norm", layer.attention_norm, self._node("Add", hidden, joined))
+        wide = self._node("Gelu", self._linear(f"{name}.widen", layer.widen, hidden))
+        narrow = self._linear(f"{name}.narrow", layer.narrow, wide)
+        return self._norm(f"{name}.norm", layer.norm, self._node("Add", hidden, narrow))
+
+    def _pooled(self, hidden: str) -> None:
+        present = self._node("Unsqueeze", "mask_BL", self._number("last_axis", [2]))
+        total = self._node("ReduceSum", self._node("Mul", hidden, present), self._number("axis", [1]), keepdims=0)
+        length = self._node("ReduceL2", total, self._number("axis", [1]), keepdims=1)
+        self._node("Div", total, self._node("Max", length, self._number("shortest", SHORTEST)), name="vectors")
+
+    def _linear(self, name: str, linear: torch.nn.Linear, value: str) -> str:
+        product = self._node("MatMul", value, self._number(f"{name}.weight", linear.weight.T), name=f"{name}.product")
+        return self._node("Add", product, self._number(f"{name}.bias", linear.bias))
+
+    def _norm(self, name: str, norm: torch.nn.LayerNorm, value: str) -> str:
+        scale, bias = self._number(f"{name}.weight", norm.weight), self._number(f"{name}.bias", norm.bias)
+        return self._node("LayerNormalization", value, scale, bias, axis=-1, epsilon=norm.eps)
+
+    def _node(self, operation: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node; the name of what it gives."""
+        output = name or f"{operation.lower()}{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operation, inputs, [output], name=output, **attributes))
+        return output
+
+    def _number(self, name: str, value: Tensor | float | list[int]) -> str:
+        """Add a constant once; its name. Floats become float32, integers int64."""
+        if all(present.name != name for present in self.numbers):
+            array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value)
+            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, order="C")
+            self.numbers.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+
+def _require_equal(encoder: CompactEncoder, content: bytes) -> None:
+    """Compare on two random texts, one of them padded."""
+    length = min(12, encoder.shape.positions)
+    ids = np.random.default_rng(0).integers(0, encoder.shape.vocabulary, (2, length))
+    mask = np.arange(length) < np.array([[length], [max(1, length // 2)]])
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))).numpy()
+    found = run_onnx(content, {"ids": ids, "mask": mask.astype(np.int64)})
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _LARGEST_DIFFERENCE:
+        raise ExportError(f"the ONNX model's vectors differ from the encoder's by {difference:.1e}; report this")
+
+
+def run_onnx(content: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """What an ONNX model makes of ``inputs``: its first output, by ONNX Runtime.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    session = optional_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, dict(inputs))[0])
+
+
+def optional_module(module: str) -> Any:
+    """A library that comes with an extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as absence:
+        package = module.partition(".")[0]
+        raise MissingExtraError(package, _OPTIONAL[package], "the export of an encoder") from absence

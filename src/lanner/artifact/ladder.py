@@ -1,0 +1,134 @@
+"""The ladder: the variants of one recommender, from the full one down to popularity, in a folder beside the bundle.
+
+A rung is a request form, a scoring network and an encoder of texts, as files that a runtime reads without torch.
+``ladder.json`` carries what was measured of each rung and a SHA-256 of every file; ``ladder.sha256`` carries its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from lanner.artifact.files import digest, read_checked, write_folder
+from lanner.models.request_form import RequestForm
+from lanner.models.text_features import TextFeatures
+from lanner.vocabulary import BundleError, ConfigError
+
+FOLDER = "ladder"
+INDEX = "ladder.json"
+SEAL = "ladder.sha256"
+SCHEMA = 1
+_TOKENISER, _TEXTS, _WORDS = "tokenizer.json", "texts.safetensors", "words.json"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One variant. files: what runtimes read, by role (``network.onnx``, ``encoder.safetensors``, …)."""
+
+    name: str
+    form: RequestForm
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the form and the encoder as stored."""
+        return self.form.num_bytes + sum(len(data) for role, data in self.files.items() if role.startswith("encoder"))
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How texts are read at request time: their features, the tokeniser's JSON, the longest text in tokens."""
+
+    features: TextFeatures
+    tokeniser: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What ``read_ladder`` checked: figures of every rung, best first; a rung's files are read on demand."""
+
+    path: Path
+    table: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.table["rungs"])
+
+    def rung(self, name: str) -> Rung:
+        """Read and check one rung.
+
+        Raises:
+            ConfigError: there is no such rung. BundleError: a file is damaged.
+        """
+        if name not in self.table["rungs"]:
+            raise ConfigError(f"no variant '{name}' in {self.path}; it has {', '.join(self.names)}")
+        facts = self.table["rungs"][name]
+        files = {role: self._read(f"{name}.{role}") for role in facts["roles"]}
+        form = RequestForm.from_arrays(load(files.pop("form.safetensors")), tuple(facts["view_sizes"]))
+        return Rung(name, form, files, facts["figures"])
+
+    @property
+    def reader(self) -> TextReader | None:
+        """How texts are read; None for a recommender that reads none."""
+        if "max_tokens" not in self.table:
+            return None
+        words = json.loads(self._read(_WORDS))
+        features = TextFeatures.from_state(load(self._read(_TEXTS)), words)
+        return TextReader(features, self._read(_TOKENISER).decode(), int(self.table["max_tokens"]))
+
+    def _read(self, name: str) -> bytes:
+        return read_checked(self.path / name, self.table["sha256"].get(name, ""))
+
+
+def write_ladder(bundle: Path, rungs: Sequence[Rung], reader: TextReader | None, report: Mapping[str, Any]) -> "Ladder":
+    """Write the ladder of a bundle; an older one is replaced at the very end. ``report``: what the search found.
+
+    Raises:
+        StorageError: the disk refused; what stood there still stands.
+    """
+    files: dict[str, bytes] = {}
+    table: dict[str, Any] = {"schema": SCHEMA, "report": dict(report), "rungs": {}}
+    for rung in rungs:
+        arrays: dict[str, NDArray[Any]] = {n: np.ascontiguousarray(a) for n, a in rung.form.arrays().items()}
+        named = {"form.safetensors": save(arrays), **rung.files}
+        files |= {f"{rung.name}.{role}": data for role, data in named.items()}
+        table["rungs"][rung.name] = {
+            "roles": list(named),
+            "view_sizes": list(rung.form.view_sizes),
+            "figures": dict(rung.figures),
+        }
+    if reader is not None:
+        arrays, words = reader.features.state()
+        files |= {_TOKENISER: reader.tokeniser.encode(), _TEXTS: save(arrays), _WORDS: json.dumps(words).encode()}
+        table["max_tokens"] = reader.max_tokens
+    table["sha256"] = {name: digest(data) for name, data in files.items()}
+    sealed = json.dumps(table, ensure_ascii=False, indent=1).encode()
+    write_folder(bundle / FOLDER, {**files, INDEX: sealed, SEAL: digest(sealed).encode()}, replaceable=INDEX)
+    return Ladder(bundle / FOLDER, table)
+
+
+def read_ladder(bundle: Path) -> Ladder:
+    """The ladder of a bundle, its index checked.
+
+    Raises:
+        BundleError: there is none, it is damaged, or of another schema.
+    """
+    folder = bundle / FOLDER
+    if not (folder / INDEX).is_file():
+        raise BundleError(f"{folder}: no ladder there (no {INDEX}); write one with: lanner compress {bundle}")
+    try:
+        seal = (folder / SEAL).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder / SEAL}: damaged or missing ({error}); run: lanner compress {bundle}") from None
+    table = json.loads(read_checked(folder / INDEX, seal))
+    if table.get("schema") != SCHEMA:
+        raise BundleError(f"{folder}: schema {table.get('schema')}, this version reads {SCHEMA}; compress it anew")
+    return Ladder(folder, table)

@@ -1,0 +1,88 @@
+"""The commands from a bundle to what a service runs: compress, profile."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lanner import console
+from lanner.options import AsJson, BundlePath, Threads
+
+
+def compress(
+    bundle: BundlePath,
+    max_ndcg_loss: Annotated[
+        float, typer.Option("--max-ndcg-loss", help="Relative loss of validation ndcg@10 that a variant may have.")
+    ] = 0.005,
+    target: Annotated[str, typer.Option("--target", help="latency or size.")] = "latency",
+    seconds: Annotated[float, typer.Option("--seconds", help="Spent on teaching the pruned encoder.")] = 300.0,
+    threads: Threads = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Make smaller variants of a bundle, judge and time each, and write them beside it as a ladder.
+
+    Examples:
+
+      lanner compress lanner-bundle
+
+      lanner compress lanner-bundle --max-ndcg-loss 0.01 --target size --seconds 60 --json
+    """
+    from functools import partial
+
+    from lanner.compress import compress as compressed
+    from lanner.compression.encoder import EncoderRecipe
+    from lanner.compression.steps import Budget
+    from lanner.serving.profile import measure_rung
+
+    measure = partial(measure_rung, threads=threads)
+    ladder = compressed(
+        bundle, Budget(max_ndcg_loss, target), EncoderRecipe(seconds=seconds), measure, console.Stages()
+    )
+    if as_json:
+        rungs = {name: facts["figures"] for name, facts in ladder.table["rungs"].items()}
+        console.show_json({"ladder": str(ladder.path), "rungs": rungs, **ladder.table["report"]})
+        return
+    steps = [tuple(step.values()) for step in ladder.table["report"]["steps"]]
+    console.show_table("Judged on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
+    console.show_line(f"The ladder is in {ladder.path}; look at it: lanner profile {bundle}")
+
+
+def profile(
+    bundle: BundlePath,
+    variant: Annotated[list[str] | None, typer.Option("--variant", help="A rung of the ladder; repeatable.")] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="torch, torch-compile, onnxruntime, openvino or cuda: it reads the texts.")
+    ] = "torch",
+    text: Annotated[str | None, typer.Option("--text", help="Read with each request, where texts are read.")] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 200,
+    threads: Threads = 2,
+    plot: Annotated[Path | None, typer.Option("--plot", help="A picture (.svg, .png) of the same.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the time of a request goes, per variant, beside what this machine's memory and arithmetic allow.
+
+    Examples:
+
+      lanner profile lanner-bundle
+
+      lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
+    """
+    from lanner.artifact.ladder import read_ladder
+    from lanner.pipeline import open_bundle
+    from lanner.serving.profile import draw, machine_ceilings, profile_ladder
+
+    histories = open_bundle(bundle).dataset.histories
+    found = profile_ladder(read_ladder(bundle), variant or (), backend, histories, requests, text, threads)
+    ceilings = machine_ceilings()
+    if plot is not None:
+        draw(plot, found)
+    rows = [
+        (name, one.stage, one.p50_ms, one.p99_ms, one.bound_ms(ceilings))
+        for name, times in found.items()
+        for one in times
+    ]
+    columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
+    if as_json:
+        console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in rows]})
+    else:
+        console.show_table(f"{requests} requests, texts read by {backend}", columns, rows)

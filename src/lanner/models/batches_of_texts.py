@@ -1,0 +1,30 @@
+"""Token ids in batches: of like length, and padded."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
+    lengths = np.array([len(ids) for ids in batch])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.concatenate(batch)
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def batches_of_tokens(lengths: NDArray[np.integer], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows in batches of like length, longest first, so that padded tokens stay within ``budget`` a batch.
+
+    A text longer than the budget is a batch of its own; texts of length 0 are in none.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start = 0
+    while start < len(order):
+        stop = start + max(1, budget // int(lengths[order[start]]))
+        yield order[start:stop]
+        start = stop

@@ -1,0 +1,239 @@
+"""A hybrid in the form that answers requests: the items' side computed once and for all, the user's side a short sum.
+
+With the views laid side by side and their weights folded into the targets, the weighted sum of the views is one inner
+product, and the first layer of the concat head falls into a user half and an item half, exactly::
+
+    u = 1/|N| Σ_{i ∈ N} source_i + f W_profile
+    score(u, i) = u · target_i + bias_i + out · relu(W_user LN(u) + b + item_half_i)
+
+Nothing of it needs torch, the graph or a training set. Every compressed variant is of this form.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.models.fusion import ConcatFusion, Fusion
+from lanner.models.linear import history_matrix, sum_of_rows
+from lanner.models.network import ItemSide, RecommenderNetwork
+from lanner.models.neural import NeuralRecommender
+from lanner.models.views import LanguageView
+from lanner.vocabulary import ConfigError
+
+_LAYER_NORM = 1e-5
+_PAIR_FLOATS = 1 << 22
+"""Hidden numbers of user-item pairs in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Int8Rows:
+    """A table whose row r is ``codes[r] · scale[r]``: codes int8 ``[I, D]``, scale float32 ``[I]``."""
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, table_ID: NDArray[np.float32]) -> Self:
+        """Nearest codes; the largest number of each row becomes ±127, none errs by more than 1/254 of it."""
+        largest = np.abs(table_ID).max(axis=1, initial=0.0)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        return cls(np.rint(table_ID / scale[:, None]).astype(np.int8), scale)
+
+
+Table = NDArray[np.float32] | Int8Rows
+
+
+def take(table: Table, rows: NDArray[np.integer] | slice = slice(None)) -> NDArray[np.float32]:
+    """Rows of a table as float32 ``[n, D]``."""
+    if isinstance(table, Int8Rows):
+        return table.codes[rows] * table.scale[rows, None]
+    return table[rows]
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """The concat head: user_DH ``[D, H]``, bias_H ``[H]``, item_IH ``[I, H]`` (the precomputed half), out_H ``[H]``."""
+
+    user_DH: NDArray[np.float32]
+    bias_H: NDArray[np.float32]
+    item_IH: Table
+    out_H: NDArray[np.float32]
+
+    def hidden(self, users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> NDArray[np.float32]:
+        """The user half of the hidden layer, ``[B, H]``."""
+        return normalised(users_BD, view_sizes) @ self.user_DH + self.bias_H
+
+    def correction(
+        self, users_BD: NDArray[np.float32], view_sizes: tuple[int, ...], items: NDArray[np.integer] | slice
+    ) -> NDArray[np.float32]:
+        """What the head adds for some items, ``[B, C]``."""
+        hidden_BH, item_CH = self.hidden(users_BD, view_sizes), take(self.item_IH, items)
+        out = np.empty((len(users_BD), len(item_CH)), np.float32)
+        step = max(1, _PAIR_FLOATS // max(1, item_CH.size))
+        for first in range(0, len(out), step):
+            block = hidden_BH[first : first + step, None] + item_CH[None]
+            out[first : first + step] = np.maximum(block, 0, out=block) @ self.out_H
+        return out
+
+
+@dataclass(frozen=True)
+class RequestForm:
+    """source_ID, target_ID: ``[I, D]``, the views side by side. bias_I: float32 ``[I]``.
+
+    view_sizes: dimensions of each view, whose sum is D. head: None where it adds nothing. profile_FD: float32
+    ``[F, D]``, from the features of a profile text to what it adds to a user; None where profiles are not read.
+    """
+
+    source_ID: Table
+    target_ID: Table
+    bias_I: NDArray[np.float32]
+    view_sizes: tuple[int, ...]
+    head: RequestHead | None = None
+    profile_FD: NDArray[np.float32] | None = None
+
+    @property
+    def num_items(self) -> int:
+        return len(self.bias_I)
+
+    @property
+    def dimensions(self) -> int:
+        return sum(self.view_sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays().values())
+
+    @classmethod
+    def of(cls, recommender: NeuralRecommender) -> Self:
+        """The form of a fitted recommender.
+
+        Raises:
+            ConfigError: its head is neither ``sum`` nor ``concat``, or it reads social ties.
+        """
+        network = recommender.network
+        if recommender.dataset.ties is not None:
+            raise ConfigError("a recommender that reads social ties has no request form yet; serve it as it is")
+        if type(network.fusion) not in (Fusion, ConcatFusion):
+            name = recommender.config.fusion
+            raise ConfigError(f"the head '{name}' does not split into a user and an item half; use 'concat' or 'sum'")
+        items = network.item_side()
+        weights_IV = network.fusion.view_weights(items.is_cold_I)
+        with torch.no_grad():
+            source = torch.cat([tables.source_ID for tables in items.own], 1)
+            target = torch.cat([t.target_ID * weights_IV[:, v, None] for v, t in enumerate(items.own)], 1)
+            bias = torch.stack([t.bias_I * weights_IV[:, v] for v, t in enumerate(items.own)]).sum(0)
+            return cls(
+                _numpy(source),
+                _numpy(target),
+                _numpy(bias),
+                tuple(network.fusion.dimensions),
+                _head(network, items),
+                _profile(network),
+            )
+
+    def users(self, batch: UserBatch, features_BF: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """One vector a user, float32 ``[B, D]``, from distinct items of the history and features of a profile."""
+        history = history_matrix(batch.history, self.num_items)
+        met = np.unique(history.indices)
+        history.indices = np.searchsorted(met, history.indices).astype(history.indices.dtype)
+        few = sp.csr_matrix((history.data, history.indices, history.indptr), (len(batch), len(met)))
+        lengths = np.maximum(np.diff(few.indptr), 1).astype(np.float32)
+        own: NDArray[np.float32] = sum_of_rows(few, take(self.source_ID, met)) / lengths[:, None]
+        return own if features_BF is None or self.profile_FD is None else own + features_BF @ self.profile_FD
+
+    def score(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of every item, float32 ``[B, I]``."""
+        scores = users_BD @ take(self.target_ID).T + self.bias_I
+        return scores if self.head is None else scores + self.head.correction(users_BD, self.view_sizes, slice(None))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name, those that are there: what a file keeps."""
+        found: dict[str, Table] = {"source": self.source_ID, "target": self.target_ID, "bias": self.bias_I}
+        if self.profile_FD is not None:
+            found["profile"] = self.profile_FD
+        if self.head is not None:
+            head = self.head
+            found |= {"head.user": head.user_DH, "head.bias": head.bias_H, "head.item": head.item_IH}
+            found["head.out"] = head.out_H
+        named: dict[str, NDArray[Any]] = {}
+        for name, table in found.items():
+            if isinstance(table, Int8Rows):
+                named |= {f"{name}.codes": table.codes, f"{name}.scale": table.scale}
+            else:
+                named[name] = table
+        return named
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], view_sizes: tuple[int, ...]) -> Self:
+        """The inverse of ``arrays``."""
+
+        def table(name: str) -> Table:
+            codes = arrays.get(f"{name}.codes")
+            return arrays[name] if codes is None else Int8Rows(codes, arrays[f"{name}.scale"])
+
+        head = None
+        if "head.out" in arrays:
+            head = RequestHead(arrays["head.user"], arrays["head.bias"], table("head.item"), arrays["head.out"])
+        return cls(table("source"), table("target"), arrays["bias"], view_sizes, head, arrays.get("profile"))
+
+    def map_tables(self, change: Callable[[Table], Table]) -> "RequestForm":
+        """The same form with each table of items changed, such as ``Int8Rows.of`` does."""
+        head = None if self.head is None else replace(self.head, item_IH=change(self.head.item_IH))
+        return replace(self, source_ID=change(self.source_ID), target_ID=change(self.target_ID), head=head)
+
+
+class RequestScorer:
+    """A form behind the one yardstick. ``read_profiles``: profile texts to features ``[B, F]``, where they are read."""
+
+    def __init__(
+        self, form: RequestForm, read_profiles: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
+    ) -> None:
+        # Scoring everything for many users, a table is read often enough to be unpacked once.
+        self.form = form.map_tables(take)
+        self._read = read_profiles
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item for each user, float32 ``[B, I]``."""
+        profiles = None if self._read is None or users.profiles is None else self._read(users.profiles)
+        return self.form.score(self.form.users(users, profiles))
+
+
+def normalised(users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> NDArray[np.float32]:
+    """Each view's slice with mean 0 and deviation 1, as a layer norm without parameters gives it."""
+    parts = np.split(users_BD, np.cumsum(view_sizes)[:-1], axis=1)
+    centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
+    return np.concatenate([c / np.sqrt((c**2).mean(axis=1, keepdims=True) + _LAYER_NORM) for c in centred], axis=1)
+
+
+def _head(network: RecommenderNetwork, items: ItemSide) -> RequestHead | None:
+    fusion = network.fusion
+    if not isinstance(fusion, ConcatFusion) or not bool(fusion.out.weight.any()):
+        return None
+    targets = [n(t.target_ID) for n, t in zip(fusion.normalise_item, items.own, strict=True)]
+    return RequestHead(
+        _numpy(fusion.from_user.weight.T),
+        _numpy(fusion.from_user.bias),
+        _numpy(fusion.from_item(torch.cat(targets, 1))),
+        _numpy(fusion.out.weight[0]),
+    )
+
+
+def _profile(network: RecommenderNetwork) -> NDArray[np.float32] | None:
+    """The language view's reading of a profile, zeros in the other views' places."""
+    sizes = network.fusion.dimensions
+    for place, view in enumerate(network.views.values()):
+        if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
+            read_FD = _numpy(view.from_profile.weight.T)
+            before, after = sum(sizes[:place]), sum(sizes[place + 1 :])
+            return np.pad(read_FD, ((0, 0), (before, after)))
+    return None
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())

@@ -1,0 +1,62 @@
+"""Runtimes by name. Each is imported when it is asked for, so that none is needed that is not used."""
+
+from collections.abc import Callable
+
+from lanner.artifact.ladder import Rung, TextReader
+from lanner.serving.backends.contract import Backend
+from lanner.vocabulary import ConfigError
+
+Build = Callable[[Rung, TextReader | None, int], Backend]
+
+
+def _torch(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.torch import TorchBackend
+
+    return TorchBackend(rung, reader, threads)
+
+
+def _compiled(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.torch import CompiledTorchBackend
+
+    return CompiledTorchBackend(rung, reader, threads)
+
+
+def _cuda(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.torch import CudaBackend
+
+    return CudaBackend(rung, reader, threads)
+
+
+def _onnx_runtime(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.onnx_runtime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(rung, reader, threads)
+
+
+def _open_vino(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.open_vino import OpenVinoBackend
+
+    return OpenVinoBackend(rung, reader, threads)
+
+
+BACKENDS: dict[str, Build] = {
+    "torch": _torch,
+    "torch-compile": _compiled,
+    "onnxruntime": _onnx_runtime,
+    "openvino": _open_vino,
+    "cuda": _cuda,
+}
+
+
+def open_backend(name: str, rung: Rung, reader: TextReader | None = None, threads: int = 1) -> Backend:
+    """A rung loaded into a runtime.
+
+    Raises:
+        ConfigError: no such backend, or it cannot run this rung. MissingExtraError: its library is not installed.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend '{name}'; choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[name](rung, reader, threads)
+
+
+__all__ = ["BACKENDS", "Backend", "open_backend"]

@@ -1,0 +1,126 @@
+"""What every runtime must do with a rung of the ladder, and what they share: tokens in, histories in."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from lanner.artifact.ladder import Rung, TextReader
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.vocabulary import ConfigError, MissingExtraError
+
+_PROFILES_KEPT = 10_000
+_CHARACTERS_A_TOKEN = 64
+"""No word of that length becomes a single token."""
+
+
+class Backend(ABC):
+    """One rung in one runtime. Threads are set here and nowhere else; ``close`` gives everything back."""
+
+    name: ClassVar[str]
+
+    def __init__(self, rung: Rung, reader: TextReader | None = None, threads: int = 1) -> None:
+        """Load the network, and the encoder where ``reader`` is given and the rung has one.
+
+        Raises:
+            MissingExtraError: the runtime is not installed. ConfigError: the rung lacks what this runtime reads.
+        """
+        self.rung, self.reader, self.threads = rung, reader, threads
+        self._profiles: dict[str, NDArray[np.float32]] = {}
+        self._load()
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item for each user, float32 ``[B, I]``: a scorer for the one yardstick, too."""
+        return self.score_vectors(self.users(users))
+
+    def users(self, users: UserBatch) -> NDArray[np.float32]:
+        """One vector a user, float32 ``[B, D]``, from the history and, where profiles are read, the profile."""
+        features = None
+        if users.profiles is not None and self.rung.form.profile_FD is not None and self.reader is not None:
+            features = self.features(users.profiles)
+        return self.rung.form.users(users, features)
+
+    @abstractmethod
+    def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of every item for users by their vectors, float32 ``[B, I]``."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One vector of length 1 a text, float32 ``[T, E]``; zeros for a text without a token.
+
+        Raises:
+            ConfigError: this rung reads no texts.
+        """
+        width = self.rung.figures.get("encoder_shape", {}).get("hidden")
+        if self.reader is None or width is None:
+            raise ConfigError(f"the variant '{self.rung.name}' reads no texts; choose another")
+        vectors = np.zeros((len(texts), int(width)), np.float32)
+        filled = [row for row, text in enumerate(texts) if text.strip()]
+        if filled:
+            vectors[filled] = self._encode(*self._tokens([texts[row] for row in filled]))
+        return vectors
+
+    def warm_up(self) -> None:
+        """Ask one request of each kind, so that the first caller waits no longer than the others."""
+        self.score(UserBatch(Ragged.from_lists([[0]])))
+        if self.reader is not None and "encoder_shape" in self.rung.figures:
+            self.encode(["a first text"])
+
+    def close(self) -> None:
+        """Let go of the runtime's memory; the backend answers no more."""
+        for name in ("_network", "_encoder"):
+            self.__dict__.pop(name, None)
+
+    @abstractmethod
+    def _load(self) -> None: ...
+
+    @abstractmethod
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]: ...
+
+    def features(self, profiles: Sequence[str]) -> NDArray[np.float32]:
+        """Features of profiles ``[B, F]``. Few different ones are met again and again, so the last ones are kept."""
+        assert self.reader is not None
+        new = [text for text in dict.fromkeys(profiles) if text not in self._profiles]
+        if new:
+            if len(self._profiles) + len(new) > _PROFILES_KEPT:
+                self._profiles.clear()
+            read = self.reader.features.transform(new, self._encode_distinct)
+            self._profiles |= dict(zip(new, read, strict=True))
+        return np.stack([self._profiles[text] for text in profiles])
+
+    def _encode_distinct(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """A text that stands in every field is encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        place = {text: row for row, text in enumerate(distinct)}
+        return self.encode(distinct)[[place[text] for text in texts]]
+
+    @cached_property
+    def _tokeniser(self) -> Any:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise MissingExtraError("tokenizers", "language", "encode()") from None
+        assert self.reader is not None
+        tokeniser = Tokenizer.from_str(self.reader.tokeniser)
+        tokeniser.enable_truncation(self.reader.max_tokens)
+        tokeniser.enable_padding()
+        return tokeniser
+
+    @cached_property
+    def _new_id(self) -> NDArray[np.int64] | None:
+        """Where the encoder knows fewer tokens than the tokeniser: its own id of each."""
+        stored = self.rung.files.get("encoder.vocabulary.safetensors")
+        return None if stored is None else load(stored)["new_id"].astype(np.int64)
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        # The end of a very long text is cut before the tokeniser sees it, for it would read all of it.
+        assert self.reader is not None
+        longest = self.reader.max_tokens * _CHARACTERS_A_TOKEN
+        encoded = self._tokeniser.encode_batch_fast([text[:longest] for text in texts])
+        ids = np.array([one.ids for one in encoded], np.int64)
+        ids = ids if self._new_id is None else self._new_id[ids]
+        return ids, np.array([one.attention_mask for one in encoded], np.int64)

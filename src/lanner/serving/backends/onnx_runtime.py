@@ -1,0 +1,42 @@
+"""ONNX Runtime on the CPU."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.serving.backends.contract import Backend
+from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+
+
+class OnnxRuntimeBackend(Backend):
+    """Reads ``network.onnx`` and ``encoder.onnx``, float32 or INT8 as the rung has them."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def _load(self) -> None:
+        self._network = self._session("network.onnx")
+        self._encoder: Any = self._session("encoder.onnx") if "encoder.onnx" in self.rung.files else None
+
+    def _session(self, role: str) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("onnxruntime", "onnx", "the backend 'onnxruntime'") from None
+        if role not in self.rung.files:
+            raise ConfigError(f"the variant '{self.rung.name}' has no {role}; choose the backend 'torch'")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        # Idle threads of one session must not take the cores from the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return onnxruntime.InferenceSession(self.rung.files[role], options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library's own errors have no common root
+            first = str(error).splitlines()[0]
+            raise BundleError(f"{self.rung.name}.{role}: ONNX Runtime cannot read it ({first})") from error
+
+    def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._network.run(None, {"users": users_BD})[0])
+
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(self._encoder.run(None, {"ids": ids_TL, "mask": mask_TL})[0])

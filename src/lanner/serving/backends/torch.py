@@ -1,0 +1,62 @@
+"""Torch eager, the oracle; compiled; and on a GPU."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape
+from lanner.models.request_network import RequestNetwork
+from lanner.serving.backends.contract import Backend
+from lanner.vocabulary import ConfigError
+
+
+class TorchBackend(Backend):
+    """Every rung as written: float32 modules, int8 tables unpacked."""
+
+    name: ClassVar[str] = "torch"
+    device: ClassVar[str] = "cpu"
+
+    def _load(self) -> None:
+        torch.set_num_threads(self.threads)
+        self._network: Any = self._prepared(RequestNetwork(self.rung.form))
+        self._encoder: Any = None
+        if "encoder.safetensors" in self.rung.files:
+            state = load(self.rung.files["encoder.safetensors"])
+            shape = EncoderShape(**self.rung.figures["encoder_shape"])
+            self._encoder = self._prepared(CompactEncoder.from_state(shape, state))
+
+    def _prepared(self, module: torch.nn.Module) -> Any:
+        return module.eval().to(self.device)
+
+    @torch.inference_mode()
+    def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._network(torch.from_numpy(users_BD).to(self.device)).cpu().numpy())
+
+    @torch.inference_mode()
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        inputs = (torch.from_numpy(array).to(self.device) for array in (ids_TL, mask_TL))
+        return np.asarray(self._encoder(*inputs).float().cpu().numpy())
+
+
+class CompiledTorchBackend(TorchBackend):
+    """The same modules through ``torch.compile`` (a C++ compiler must be there); shapes may vary."""
+
+    name: ClassVar[str] = "torch-compile"
+
+    def _prepared(self, module: torch.nn.Module) -> Any:
+        return torch.compile(super()._prepared(module), dynamic=True)
+
+
+class CudaBackend(TorchBackend):
+    """The same modules on an NVIDIA GPU."""
+
+    name: ClassVar[str] = "cuda"
+    device: ClassVar[str] = "cuda"
+
+    def _load(self) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError("the backend 'cuda' needs an NVIDIA GPU that torch sees; choose another backend")
+        super()._load()

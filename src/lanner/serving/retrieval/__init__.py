@@ -1,0 +1,7 @@
+"""Maximum-inner-product retrieval: the k best items of a user vector, exactly or nearly so, behind one interface."""
+
+from lanner.serving.retrieval.files import load_index
+from lanner.serving.retrieval.index import Index, build_index, tune
+from lanner.serving.retrieval.plan import RetrievalConfig
+
+__all__ = ["Index", "RetrievalConfig", "build_index", "load_index", "tune"]

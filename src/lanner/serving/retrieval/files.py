@@ -1,0 +1,133 @@
+"""An index as a folder: mapped rather than read, so that it is there at once and processes share its pages.
+
+``index.json`` tells how the index was made and carries a SHA-256 of every other file, ``index.sha256`` its own. Every
+byte is checked before any is used; nothing is executed.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.artifact.files import digest, read_checked, write_folder
+from lanner.serving.retrieval.candidates import Cells, Graph, import_faiss
+from lanner.serving.retrieval.index import Index
+from lanner.serving.retrieval.plan import Plan, RetrievalConfig
+from lanner.serving.retrieval.snapshot import Base, Snapshot
+from lanner.serving.retrieval.vectors import FloatVectors, Int8Vectors, Vectors
+from lanner.vocabulary import BundleError
+
+SCHEMA = 1
+"""Raised whenever an older reader would misread what is written."""
+MANIFEST = "index.json"
+SEAL = "index.sha256"
+STRUCTURE = "candidates.faiss"
+_MAPPED = {"vectors", "codes", "scales"}
+"""Arrays that are large and never empty unless the index is."""
+
+
+def write_index(path: Path, snapshot: Snapshot, config: RetrievalConfig) -> None:
+    """Write a folder that ``load_index`` reads; the files are held in memory until they are written.
+
+    Raises:
+        StorageError: the disk refused; what stood there before still stands.
+    """
+    base = snapshot.base
+    arrays: dict[str, NDArray[Any]] = {
+        "alive": snapshot.alive,
+        "fresh_rows": snapshot.fresh_row_F,
+        "fresh_vectors": snapshot.fresh_FD,
+    }
+    if base.row_P is not None:
+        arrays["rows"] = base.row_P
+    if not isinstance(base.candidates, Graph):
+        arrays |= base.vectors.arrays
+    files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    if base.candidates is not None:
+        files[STRUCTURE] = import_faiss("saving an index").serialize_index(base.candidates.index).tobytes()
+    manifest = {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "plan": asdict(base.plan),
+        "effort": snapshot.effort,
+        "num_rows": snapshot.num_rows,
+        "sha256": {name: digest(content) for name, content in files.items()},
+    }
+    sealed = json.dumps(manifest, indent=1).encode()
+    write_folder(path, {**files, MANIFEST: sealed, SEAL: digest(sealed).encode()}, replaceable=MANIFEST)
+
+
+def load_index(path: Path | str) -> Index:
+    """Map an index that ``Index.save`` wrote.
+
+    Raises:
+        BundleError: no index there, one of another schema, or a damaged file, which is named.
+        MissingExtraError: the structure needs faiss, which is not installed.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    for name, expected in manifest["sha256"].items():
+        _check(path / name, expected)
+    arrays: dict[str, NDArray[Any]] = {
+        Path(name).stem: np.load(path / name, mmap_mode="r" if Path(name).stem in _MAPPED else None, allow_pickle=False)
+        for name in manifest["sha256"]
+        if name != STRUCTURE
+    }
+    plan = Plan(**manifest["plan"])
+    candidates: Graph | Cells | None = None
+    if plan.kind in ("hnsw", "ivf-pq"):
+        faiss = import_faiss(f"reading an index of kind {plan.kind}")
+        structure = faiss.read_index(str(path / STRUCTURE), faiss.IO_FLAG_MMAP_IFC)
+        candidates = Graph(structure) if plan.kind == "hnsw" else Cells(structure)
+    vectors: Vectors
+    if isinstance(candidates, Graph):
+        vectors = candidates.vectors
+    elif plan.precision == "int8":
+        vectors = Int8Vectors(arrays["codes"], arrays["scales"])
+    else:
+        vectors = FloatVectors(arrays["vectors"])
+    snapshot = Snapshot(
+        Base(plan, vectors, candidates, arrays.get("rows")),
+        manifest["effort"],
+        arrays["alive"],
+        arrays["fresh_rows"],
+        arrays["fresh_vectors"],
+        manifest["num_rows"],
+    )
+    return Index(snapshot, RetrievalConfig(**manifest["config"]))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: no index there (no {MANIFEST}); write one with Index.save")
+    try:
+        manifest: dict[str, Any] = json.loads(read_checked(path / MANIFEST, (path / SEAL).read_text(encoding="ascii")))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / SEAL}: damaged or missing ({error}); write the index anew") from None
+    if manifest["schema"] != SCHEMA:
+        raise BundleError(
+            f"{path}: schema {manifest['schema']}, this version of lanner reads {SCHEMA}; write the index anew"
+        )
+    return manifest
+
+
+def _check(path: Path, expected: str) -> None:
+    """As ``read_checked``, but without holding the file."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the index anew") from None
+    if found != expected:
+        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the index anew")
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()

@@ -1,0 +1,292 @@
+"""The index a service holds: searched by many threads while others change it."""
+
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lanner.serving.retrieval.candidates import Candidates, Cells, Graph
+from lanner.serving.retrieval.plan import Kind, RetrievalConfig, choose
+from lanner.serving.retrieval.snapshot import Base, Found, Snapshot
+from lanner.serving.retrieval.tuning import cheapest_effort
+from lanner.serving.retrieval.vectors import Vectors, encode
+
+_STAND_INS = 64
+"""Items that stand in for queries until ``tune`` is given real ones."""
+_STAND_IN_K = 10
+_CHANGED_SHARE = 0.05
+_CHANGES_UNNOTICED = 1024
+"""Share of the items, and number, whose changes are searched beside the structure before a rebuild pays."""
+
+
+class Index:
+    """Retrieves the items of largest inner product, by row.
+
+    Every change makes a new snapshot and puts it in place of the old one, so a search sees all of a change or nothing
+    of it, and never waits. The structure itself does not change: an item that is removed or given another vector is
+    barred there, and fresh vectors are kept beside it as float32 and searched exactly, which costs time and memory
+    with their number. ``rebuild`` folds them in; call it, from any thread, where ``needs_rebuild`` says so.
+    """
+
+    def __init__(self, snapshot: Snapshot, config: RetrievalConfig) -> None:
+        self.config = config
+        self._snapshot = snapshot
+        self._changing = Lock()
+        self._rebuilding = Lock()
+        self._changed_meanwhile: list[NDArray[np.int64]] | None = None
+        """Rows changed since the rebuild under way began; None: there is none."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The index as it is now."""
+        return self._snapshot
+
+    @property
+    def kind(self) -> Kind:
+        """The structure in use, which "auto" chose or which the catalogue was too small for."""
+        return self._snapshot.base.plan.kind
+
+    @property
+    def dimensions(self) -> int:
+        """D of the vectors."""
+        return self._snapshot.base.vectors.shape[1]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held to search and re-score; those mapped from a file included."""
+        now = self._snapshot
+        return now.base.memory_bytes + now.alive.nbytes + now.fresh_row_F.nbytes + now.fresh_FD.nbytes
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether so much has changed that searching the changes separately costs more than it should."""
+        now = self._snapshot
+        items = now.base.vectors.shape[0]
+        changed = len(now.fresh_row_F) + items - now.num_alive
+        return changed > max(_CHANGES_UNNOTICED, _CHANGED_SHARE * items)
+
+    def __len__(self) -> int:
+        return self._snapshot.num_alive + len(self._snapshot.fresh_row_F)
+
+    def search(
+        self, queries: ArrayLike, k: int, allow: ArrayLike | None = None, deny: ArrayLike | None = None
+    ) -> Found:
+        """The best items of each query.
+
+        Scores are inner products with the vectors as they are kept: exact in float32, see ``FloatVectors`` and
+        ``Int8Vectors`` for the error of the others; fresh vectors are kept exactly. Filters hold for the whole batch,
+        are never softened, and never cost results: where fewer than ``k`` items pass, all of them are returned.
+
+        Args:
+            queries: float32 ``[B, D]``.
+            k: at least 1; beyond the catalogue the rest is padding.
+            allow: rows int ``[n]``, of which alone answers may come; None: all. Removed rows are passed over.
+            deny: rows int ``[n]`` that no answer may hold.
+
+        Returns:
+            Rows int64 ``[B, k]`` padded with −1 and scores float32 ``[B, k]`` padded with −inf, best first.
+
+        Raises:
+            ValueError: a wrong shape, a number that is not finite, k below 1, or a row that was never in the index.
+        """
+        now = self._snapshot
+        queries_BD = _matrix(queries, now.base.vectors.shape[1], "queries")
+        _check_k(k)
+        allowed = None if allow is None else _rows(allow, "allow", now.num_rows)
+        denied = None if deny is None else _rows(deny, "deny", now.num_rows)
+        return now.search(queries_BD, k, allowed, denied)
+
+    def add(self, rows: ArrayLike, vectors: ArrayLike) -> None:
+        """Add items; the next search finds them.
+
+        Args:
+            rows: int ``[n]``, not in the index; they may lie beyond the largest one.
+            vectors: float32 ``[n, D]``.
+
+        Raises:
+            ValueError: a row is there already or named twice, or a vector is of a wrong shape or not finite.
+        """
+        self._put(rows, vectors, present=False)
+
+    def update(self, rows: ArrayLike, vectors: ArrayLike) -> None:
+        """Give items other vectors; as ``add``, but for rows ``[n]`` that are in the index."""
+        self._put(rows, vectors, present=True)
+
+    def remove(self, rows: ArrayLike) -> None:
+        """Take items ``[n]`` out; a row may be added again later.
+
+        Raises:
+            ValueError: a row is not in the index or named twice.
+        """
+        row_n = _distinct(rows)
+        with self._changing:
+            _check_presence(self._snapshot, row_n, present=True)
+            self._replace(self._snapshot.without(row_n), row_n)
+
+    def rebuild(self) -> None:
+        """Build the structure anew from all items as they are kept; searches and changes go on meanwhile.
+
+        For a time both structures and the vectors as float32 are held. The kind is chosen anew; while it stays, so
+        does the effort that ``tune`` set.
+
+        Raises:
+            ConfigError: the catalogue has outgrown the memory limit; the index stays as it was.
+        """
+        with self._rebuilding:
+            with self._changing:
+                before, changes = self._snapshot, [np.empty(0, np.int64)]
+                self._changed_meanwhile = changes
+            try:
+                built = _build(*before.contents(), self.config, before.num_rows)
+                if built.base.plan.kind == before.base.plan.kind:
+                    built = replace(built, effort=before.effort)
+            except BaseException:
+                self._changed_meanwhile = None
+                raise
+            with self._changing:
+                self._changed_meanwhile = None
+                now, changed = self._snapshot, np.unique(np.concatenate(changes))
+                later = np.isin(now.fresh_row_F, changed)
+                built = built.without(changed).with_vectors(now.fresh_row_F[later], now.fresh_FD[later])
+                effort = built.effort if now.effort == before.effort else now.effort
+                self._snapshot = replace(built, num_rows=now.num_rows, effort=effort)
+
+    def set_effort(self, effort: int) -> None:
+        """Spend ``effort`` on every later search: efSearch of ``hnsw``, cells probed of ``ivf-pq``."""
+        if effort < 1:
+            raise ValueError(f"effort is {effort}, it must be at least 1")
+        with self._changing:
+            self._snapshot = replace(self._snapshot, effort=effort)
+
+    def save(self, path: Path | str) -> None:
+        """Write a folder that ``load_index`` maps; an older index there is replaced at the very end.
+
+        Raises:
+            StorageError: the disk refused; what stood there before still stands.
+        """
+        from lanner.serving.retrieval.files import write_index
+
+        write_index(Path(path), self._snapshot, self.config)
+
+    def _put(self, rows: ArrayLike, vectors: ArrayLike, *, present: bool) -> None:
+        row_n = _distinct(rows)
+        vector_nD = _matrix(vectors, self.dimensions, "vectors").copy()
+        if len(row_n) != len(vector_nD):
+            raise ValueError(f"{len(row_n)} rows came with {len(vector_nD)} vectors; give one each")
+        with self._changing:
+            _check_presence(self._snapshot, row_n, present=present)
+            self._replace(self._snapshot.with_vectors(row_n, vector_nD), row_n)
+
+    def _replace(self, snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
+        self._snapshot = snapshot
+        if self._changed_meanwhile is not None:
+            self._changed_meanwhile.append(changed)
+
+
+def build_index(item_ID: ArrayLike, config: RetrievalConfig | None = None) -> Index:
+    """An index of items; the row of an item is its place in ``item_ID``, float32 ``[I, D]``.
+
+    Approximate kinds are tuned with items standing in for queries; give ``tune`` real ones.
+
+    Raises:
+        ValueError: a wrong shape or a number that is not finite.
+        ConfigError: no structure fits the memory limit.
+        MissingExtraError: the structure needs faiss, which is not installed.
+    """
+    config = config or RetrievalConfig()
+    items = _matrix(item_ID, None, "item vectors")
+    return Index(_build(np.arange(len(items)), items, config, len(items)), config)
+
+
+def tune(index: Index, queries: ArrayLike, recall_target: float, k: int = 10, retrieved: int | None = None) -> float:
+    """Set the least search effort that reaches a recall on a sample of queries.
+
+    Recall is measured against an exact scan of the vectors as they are kept; exact kinds have 1.
+
+    Args:
+        index: its later searches spend the effort found.
+        queries: float32 ``[B, D]`` of the kind that will be asked.
+        recall_target: share of the true ``k`` best that is to be found.
+        k: how many of the best count.
+        retrieved: the ``k`` that searches will ask for, at least this ``k``, which is the default.
+
+    Returns:
+        The recall measured. Where it is below the target, the most effort was set.
+
+    Raises:
+        ValueError: no or malformed queries, or an argument out of range.
+    """
+    queries_BD = _matrix(queries, index.dimensions, "queries")
+    _check_k(k)
+    retrieved = k if retrieved is None else retrieved
+    if not len(queries_BD):
+        raise ValueError("there are no queries to tune with; give a sample of real ones")
+    if not 0 < recall_target <= 1 or retrieved < k:
+        raise ValueError(
+            f"recall_target is {recall_target} and retrieved {retrieved}; need 0 < recall_target ≤ 1, retrieved ≥ {k}"
+        )
+    effort, recall = cheapest_effort(index.snapshot, queries_BD, recall_target, k, retrieved)
+    index.set_effort(effort)
+    return recall
+
+
+def _build(rows: NDArray[np.int64], item_ID: NDArray[np.float32], config: RetrievalConfig, num_rows: int) -> Snapshot:
+    """``rows`` ascending."""
+    plan = choose(len(item_ID), item_ID.shape[1], config)
+    vectors: Vectors
+    candidates: Candidates | None = None
+    if plan.kind == "hnsw":
+        candidates = Graph.build(item_ID)
+        vectors = candidates.vectors
+    else:
+        vectors = encode(item_ID, plan.precision)
+        candidates = Cells.build(item_ID) if plan.kind == "ivf-pq" else None
+    contiguous = not len(rows) or rows[-1] == len(rows) - 1
+    snapshot = Snapshot.of(Base(plan, vectors, candidates, None if contiguous else rows), 1, num_rows)
+    if candidates is None:
+        return snapshot
+    stand_ins = item_ID[np.random.default_rng(0).choice(len(item_ID), _STAND_INS, replace=False)]
+    effort, _ = cheapest_effort(snapshot, stand_ins, config.recall_target, _STAND_IN_K, _STAND_IN_K)
+    return replace(snapshot, effort=effort)
+
+
+def _matrix(vectors: ArrayLike, dimensions: int | None, name: str) -> NDArray[np.float32]:
+    matrix = np.ascontiguousarray(vectors, np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] < 1 or (dimensions is not None and matrix.shape[1] != dimensions):
+        wanted = "a matrix" if dimensions is None else f"[n, {dimensions}]"
+        raise ValueError(f"{name} are of shape {list(matrix.shape)}, they must be {wanted}")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} hold NaN or infinity, first in line {int(np.argwhere(~np.isfinite(matrix))[0, 0])}")
+    return matrix
+
+
+def _rows(rows: ArrayLike, name: str, num_rows: int | None = None) -> NDArray[np.int64]:
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{name} must be a list of whole numbers, not {array.dtype} of shape {list(array.shape)}")
+    wrong = array[(array < 0) | (array >= num_rows)] if num_rows is not None else array[array < 0]
+    if len(wrong):
+        known = "rows are 0 or more" if num_rows is None else f"the index has had rows below {num_rows}"
+        raise ValueError(f"{name} hold row {wrong[0]}, but {known}")
+    return array.astype(np.int64)
+
+
+def _distinct(rows: ArrayLike) -> NDArray[np.int64]:
+    row_n = _rows(rows, "rows")
+    if len(np.unique(row_n)) < len(row_n):
+        raise ValueError("rows name an item twice; give each once")
+    return row_n
+
+
+def _check_presence(snapshot: Snapshot, rows: NDArray[np.int64], *, present: bool) -> None:
+    wrong = rows[snapshot.holds(rows) != present]
+    if len(wrong):
+        advice = "is not in the index; add it" if present else "is in the index already; update it"
+        raise ValueError(f"row {wrong[0]} {advice}")
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}, it must be at least 1")

@@ -1,0 +1,108 @@
+"""What an index is asked for, and which structure that calls for."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lanner.vocabulary import ConfigError
+
+Kind = Literal["exact", "exact-int8", "hnsw", "ivf-pq"]
+Precision = Literal["float32", "float16", "int8"]
+
+LINKS = 14
+"""Neighbours of an item on the upper levels of the graph; twice as many on the lowest, which holds every item."""
+TRAINABLE_ITEMS = 1000
+"""Fewer items are searched exactly whatever is asked for: nothing is gained, and centroids cannot be learnt."""
+_EXACT_NUMBERS = 1 << 22
+"""items × dimensions that one core scans in about a millisecond; up to here nothing beats the exact scan."""
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How items are to be retrieved."""
+
+    kind: Literal["auto", "exact", "exact-int8", "hnsw", "ivf-pq"] = "auto"
+    """The structure; "auto" chooses by catalogue size, recall target and memory."""
+    recall_target: float = 0.99
+    """Share of the true best that approximate kinds must find; 1 asks for an exact kind."""
+    memory_mib: int = 0
+    """MiB that the index may take, all that it needs to search and re-score included; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        kinds = ("auto", *get_args(Kind))
+        if self.kind not in kinds:
+            raise ConfigError(f"retrieval.kind is '{self.kind}', it must be one of {', '.join(kinds)}")
+        if not 0 < self.recall_target <= 1:
+            raise ConfigError(f"retrieval.recall_target is {self.recall_target}, it must be above 0 and at most 1")
+        if self.memory_mib < 0:
+            raise ConfigError(f"retrieval.memory_mib is {self.memory_mib}, it must be at least 0")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A structure and the form its vectors are kept in."""
+
+    kind: Kind
+    precision: Precision
+
+
+_PLANS = (
+    Plan("exact", "float32"),
+    Plan("exact-int8", "int8"),
+    Plan("hnsw", "float16"),
+    Plan("ivf-pq", "float16"),
+    Plan("ivf-pq", "int8"),
+)
+"""Of one kind, the more precise first."""
+
+
+def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> Plan:
+    """The structure for a catalogue.
+
+    A kind that is named is taken, in the most precise form that fits the memory. "auto" takes the exact scan where it
+    costs a millisecond or recall must be 1; beyond that the graph, and where the graph does not fit, ``ivf-pq``.
+
+    Raises:
+        ConfigError: nothing that may be chosen fits the memory.
+    """
+    kinds: tuple[Kind, ...]
+    if num_items < TRAINABLE_ITEMS or config.recall_target == 1:
+        kinds = ("exact-int8",) if config.kind == "exact-int8" else ("exact",)
+    elif config.kind != "auto":
+        kinds = (config.kind,)
+    elif num_items * dimensions <= _EXACT_NUMBERS:
+        kinds = ("exact", "exact-int8")
+    else:
+        kinds = ("hnsw", "ivf-pq")
+    plans = [plan for kind in kinds for plan in _PLANS if plan.kind == kind]
+    limit = config.memory_mib * _MIB
+    for plan in plans:
+        if not limit or expected_bytes(plan, num_items, dimensions) <= limit:
+            return plan
+    least = min(expected_bytes(plan, num_items, dimensions) for plan in plans) / _MIB
+    raise ConfigError(
+        f"retrieval.memory_mib is {config.memory_mib}, but {num_items} items of {dimensions} dimensions "
+        f"need {least:.0f} as {' or '.join(kinds)}; allow more or ask for another kind"
+    )
+
+
+def expected_bytes(plan: Plan, num_items: int, dimensions: int) -> int:
+    """Bytes that an index takes, to within a few percent."""
+    per_item = {"float32": 4 * dimensions, "float16": 2 * dimensions, "int8": dimensions + 4}[plan.precision]
+    if plan.kind == "hnsw":
+        # 4 bytes a link, 2 × LINKS on the lowest level; a level and an offset; one item in LINKS is on upper levels.
+        per_item += 8 * LINKS + 5 + 4 + 8
+    elif plan.kind == "ivf-pq":
+        per_item += (sub_quantisers(dimensions) + 1) // 2 + 8
+        return num_items * per_item + 4 * dimensions * num_cells(num_items)
+    return num_items * per_item
+
+
+def sub_quantisers(dimensions: int) -> int:
+    """Two dimensions share a code of 4 bits, or one has its own where the number of dimensions is odd."""
+    return dimensions // 2 if dimensions % 2 == 0 else dimensions
+
+
+def num_cells(num_items: int) -> int:
+    """Coarse cells: the power of two nearest below 4 √items, each with enough items to learn its centre from."""
+    return 1 << max(2, int(4 * num_items**0.5).bit_length() - 1) if num_items >= TRAINABLE_ITEMS else 1

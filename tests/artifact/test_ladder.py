@@ -1,0 +1,73 @@
+"""A ladder comes back as it was written, or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lanner.artifact.ladder import INDEX, Rung, read_ladder, write_ladder
+from lanner.models.request_form import Int8Rows, RequestForm, take
+from lanner.vocabulary import BundleError, ConfigError
+
+
+def make_form() -> RequestForm:
+    draw = lambda *shape: np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    return RequestForm(draw(9, 4), draw(9, 4), draw(9), (1, 3))
+
+
+def written(folder):
+    form = make_form()
+    small = form.map_tables(lambda table: Int8Rows.of(take(table)))
+    rungs = [Rung("full", form, {"network.onnx": b"n"}, {"ndcg": 0.5}), Rung("int8", small, {"encoder.onnx": b"e"})]
+    return write_ladder(folder, rungs, None, {"steps": []})
+
+
+def test_there_and_back(tmp_path):
+    written(tmp_path)
+    ladder = read_ladder(tmp_path)
+    assert ladder.names == ("full", "int8")
+    assert ladder.reader is None
+    rung = ladder.rung("full")
+    assert rung.files == {"network.onnx": b"n"}
+    assert rung.figures == {"ndcg": 0.5}
+    assert rung.form.view_sizes == (1, 3)
+    assert np.array_equal(rung.form.source_ID, make_form().source_ID)
+    assert isinstance(ladder.rung("int8").form.target_ID, Int8Rows)
+    assert ladder.rung("int8").num_bytes == ladder.rung("int8").form.num_bytes + 1
+
+
+def test_writing_again_replaces_it(tmp_path):
+    written(tmp_path)
+    write_ladder(tmp_path, [Rung("only", make_form())], None, {})
+    assert read_ladder(tmp_path).names == ("only",)
+
+
+def test_a_variant_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no variant 'tiny' in .*; it has full, int8"):
+        written(tmp_path).rung("tiny")
+
+
+@pytest.mark.parametrize("name", ["full.network.onnx", "full.form.safetensors", INDEX])
+def test_one_flipped_byte_is_found(tmp_path, name):
+    file = written(tmp_path).path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name}.*damaged"):
+        read_ladder(tmp_path).rung("full")
+
+
+def test_no_ladder_says_how_to_make_one(tmp_path):
+    with pytest.raises(BundleError, match="lanner compress"):
+        read_ladder(tmp_path)
+
+
+def test_another_schema_is_refused(tmp_path):
+    from lanner.artifact.files import digest
+
+    folder = written(tmp_path).path
+    table = json.loads((folder / INDEX).read_text()) | {"schema": 99}
+    (folder / INDEX).write_text(json.dumps(table))
+    (folder / "ladder.sha256").write_text(digest((folder / INDEX).read_bytes()))
+    with pytest.raises(BundleError, match="schema 99"):
+        read_ladder(tmp_path)

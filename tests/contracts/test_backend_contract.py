@@ -1,0 +1,157 @@
+"""What every runtime must keep: the numbers of torch eager, for every variant it can run."""
+
+import builtins
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save
+
+from lanner.artifact.ladder import Rung, TextReader
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape
+from lanner.models.request_form import RequestForm, RequestHead
+from lanner.models.text_features import TextFeatures
+from lanner.serving.backends import BACKENDS, open_backend
+from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+
+pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
+
+ITEMS, WIDTH, HIDDEN = 40, 8, 5
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "films", "about", "the", "sea", "war"]
+SHAPE = EncoderShape((2, 1), (16, 8), head_size=4, hidden=8, vocabulary=len(WORDS), positions=16)
+TEXTS = ["slow films", "the sea", "", "war war war about the slow unheard sea"]
+HERE = [name for name in BACKENDS if name not in ("cuda", "torch-compile")]
+SLOW = [pytest.param(name, marks=pytest.mark.filterwarnings("ignore")) for name in HERE]
+
+
+def reader() -> TextReader:
+    tokeniser = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    tokeniser.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokeniser.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    encode = lambda texts: np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
+    return TextReader(TextFeatures.fit(["slow sea", "war films", "the sea"], encode, 4, 0), tokeniser.to_str(), 12)
+
+
+def encoder() -> CompactEncoder:
+    torch.manual_seed(0)
+    made = CompactEncoder(SHAPE)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def rungs() -> dict[str, Rung]:
+    from lanner.artifact.export import export_onnx, quantise_dynamic
+    from lanner.artifact.export_network import export_network
+
+    draw = lambda *shape: np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    head = RequestHead(draw(WIDTH, HIDDEN), draw(HIDDEN), draw(ITEMS, HIDDEN), draw(HIDDEN))
+    form = RequestForm(draw(ITEMS, WIDTH), draw(ITEMS, WIDTH), draw(ITEMS), (3, 5), head, draw(4, WIDTH))
+    network, onnx = export_network(form), export_onnx(encoder())
+    weights, figures = save(dict(encoder().state_dict())), {"encoder_shape": asdict(SHAPE)}
+    files = {"network.onnx": network, "encoder.onnx": onnx, "encoder.safetensors": weights}
+    int8 = files | {"network.onnx": quantise_dynamic(network), "encoder.onnx": quantise_dynamic(onnx)}
+    return {"full": Rung("full", form, files, figures), "int8": Rung("int8", form, int8, figures)}
+
+
+@pytest.fixture(scope="module")
+def batch() -> UserBatch:
+    return UserBatch(Ragged.from_lists([[0, 4, 7], [], [39]]), ("slow films", "", "war"))
+
+
+@pytest.mark.parametrize("name", SLOW)
+class TestEveryBackend:
+    def test_scores_and_vectors_are_those_of_torch(self, name, rungs, batch):
+        backend, oracle = (open_backend(one, rungs["full"], reader(), 1) for one in (name, "torch"))
+        assert np.allclose(backend.score(batch), oracle.score(batch), atol=1e-3)
+        assert np.allclose(backend.encode(TEXTS), oracle.encode(TEXTS), atol=1e-4)
+
+    def test_a_text_alone_is_as_among_others(self, name, rungs):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        alone = np.concatenate([backend.encode([text]) for text in TEXTS])
+        assert np.allclose(backend.encode(TEXTS), alone, atol=1e-4)
+        assert not alone[2].any()
+        assert np.allclose(np.linalg.norm(alone[[0, 1, 3]], axis=1), 1, atol=1e-4)
+
+    def test_a_profile_moves_the_scores(self, name, rungs, batch):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        without = backend.score(UserBatch(batch.history))
+        assert not np.allclose(backend.score(batch)[0], without[0])
+        assert np.allclose(backend.score(batch)[1], without[1], atol=1e-3)
+
+    def test_a_text_of_100_000_characters_is_read(self, name, rungs):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        assert np.isfinite(backend.encode(["the slow sea " * 8000])).all()
+
+    def test_a_rung_without_an_encoder_refuses_texts(self, name, rungs):
+        bare = Rung("popularity", rungs["full"].form, {"network.onnx": rungs["full"].files["network.onnx"]})
+        with pytest.raises(ConfigError, match="'popularity' reads no texts"):
+            open_backend(name, bare, reader(), 1).encode(["slow"])
+
+    def test_warm_up_and_close(self, name, rungs, batch):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        backend.warm_up()
+        backend.close()
+        with pytest.raises((AttributeError, TypeError)):
+            backend.score(batch)
+
+
+def test_int8_stays_close_to_eager(rungs, batch):
+    backend, oracle = (
+        open_backend("onnxruntime", rungs["int8"], reader(), 1),
+        open_backend("torch", rungs["int8"], reader(), 1),
+    )
+    assert np.abs(backend.score(batch) - oracle.score(batch)).max() < 0.05 * np.abs(oracle.score(batch)).max()
+    cosines = (backend.encode(TEXTS) * oracle.encode(TEXTS)).sum(axis=1)[[0, 1, 3]]
+    assert cosines.min() > 0.98
+
+
+def test_tokens_left_out_are_read_as_unknown(rungs):
+    new_id = np.arange(len(WORDS), dtype=np.int32)
+    new_id[WORDS.index("war")] = WORDS.index("[UNK]")
+    files = {**rungs["full"].files, "encoder.vocabulary.safetensors": save_arrays({"new_id": new_id})}
+    trimmed = open_backend("onnxruntime", Rung("t", rungs["full"].form, files, rungs["full"].figures), reader(), 1)
+    assert np.allclose(trimmed.encode(["war sea"]), trimmed.encode(["unheard sea"]))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_damaged_model_is_named(name, rungs):
+    broken = Rung("full", rungs["full"].form, {"network.onnx": b"nothing of the kind"})
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    with pytest.raises(BundleError, match=r"full.network"):
+        open_backend(name, broken, None, 1)
+
+
+@pytest.mark.parametrize(("name", "module"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_library_names_its_extra(name, module, rungs, monkeypatch):
+    real = builtins.__import__
+
+    def without(wanted, *rest, **named):
+        if wanted.split(".")[0] == module:
+            raise ImportError(wanted)
+        return real(wanted, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        open_backend(name, rungs["full"], None, 1)
+
+
+def test_what_does_not_exist_is_named(rungs):
+    with pytest.raises(ConfigError, match="unknown backend 'tpu'; choose one of torch"):
+        open_backend("tpu", rungs["full"])
+    with pytest.raises(ConfigError, match=r"no network.onnx"):
+        open_backend("onnxruntime", Rung("r", rungs["full"].form))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="NVIDIA GPU"):
+            open_backend("cuda", rungs["full"])
