@@ -77,13 +77,23 @@ def test_a_graph_that_computes_something_else_is_not_given_out(
         export_onnx(encoder)
 
 
-@pytest.mark.parametrize("quantise", [quantise_dynamic, lambda content: quantise_static(content, IDS)])
-def test_int8_is_near_the_encoder_and_smaller(encoder: CompactEncoder, content: bytes, quantise, caplog) -> None:
+# Of a layer's numbers in linear maps, static quantisation leaves those that gelu is multiplied with.
+_NARROW = sum(32 * width for width in SHAPE.feed_forward)
+_LINEAR = 2 * _NARROW + sum(4 * 32 * heads * SHAPE.head_size for heads in SHAPE.heads)
+
+
+@pytest.mark.parametrize(
+    ("quantise", "share"),
+    [(quantise_dynamic, 1), (lambda content: quantise_static(content, IDS), 1 - _NARROW / _LINEAR)],
+)
+def test_int8_is_near_the_encoder_and_smaller(
+    encoder: CompactEncoder, content: bytes, quantise, share: float, caplog
+) -> None:
     int8 = quantise(content)
     assert caplog.text == ""
     assert (vectors_by_onnx(int8) * vectors_of(encoder, IDS)).sum(1).min() > 0.999
     assert int8_share(content) == 0
-    assert int8_share(int8) == 1
+    assert int8_share(int8) == pytest.approx(share)
 
 
 def test_openvino_int8_is_near_the_encoder(encoder: CompactEncoder, content: bytes, capfd) -> None:

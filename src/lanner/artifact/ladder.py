@@ -38,8 +38,11 @@ class Rung:
 
     @property
     def num_bytes(self) -> int:
-        """Of the form and the encoder as stored."""
-        return self.form.num_bytes + sum(len(data) for role, data in self.files.items() if role.startswith("encoder"))
+        """Of the form and of the encoder in the smallest format it is stored in: a runtime loads one."""
+        sizes = {role: len(data) for role, data in self.files.items()}
+        openvino = sizes.get("encoder.xml", 0) + sizes.get("encoder.bin", 0)
+        stored = [sizes.get("encoder.onnx", 0), sizes.get("encoder.safetensors", 0), openvino]
+        return self.form.num_bytes + min((size for size in stored if size), default=0)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def write_ladder(bundle: Path, rungs: Sequence[Rung], reader: TextReader | None,
     table["sha256"] = {name: digest(data) for name, data in files.items()}
     sealed = json.dumps(table, ensure_ascii=False, indent=1).encode()
     write_folder(bundle / FOLDER, {**files, INDEX: sealed, SEAL: digest(sealed).encode()}, replaceable=INDEX)
-    return Ladder(bundle / FOLDER, table)
+    return read_ladder(bundle)
 
 
 def read_ladder(bundle: Path) -> Ladder:

@@ -1,0 +1,188 @@
+"""From a bundle to its ladder and to answers, with a language model made on the fly."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lanner import cli
+from lanner.artifact.ladder import read_ladder
+from lanner.compress import compress
+from lanner.compression.encoder import EncoderRecipe
+from lanner.compression.steps import Budget
+from lanner.config import EvaluationConfig, RunConfig, from_dict
+from lanner.data.ragged import Ragged
+from lanner.pipeline import open_bundle, run
+from lanner.serving.backends import open_backend
+from lanner.serving.engine import Engine
+from lanner.vocabulary import BundleError, ConfigError
+
+for library in ("onnxruntime", "openvino", "nncf", "faiss"):
+    pytest.importorskip(library, reason="an extra of compression is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
+
+WORDS = [f"w{number}" for number in range(40)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+RECIPE = """
+name = "small-shop"
+folder = "."
+[interactions]
+file = "events.csv"
+user = "user"
+item = "item"
+[items]
+file = "items.csv"
+id = "item"
+title = "title"
+text = ["{title}", "{about}"]
+[users]
+file = "users.csv"
+id = "user"
+text = ["{likes}"]
+"""
+QUICK = EncoderRecipe(layers=1, seconds=2.0, epochs=2, spans=1)
+
+
+def language_model(folder: Path) -> Path:
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: row for row, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]")
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = transformers.BertConfig(vocab_size=len(SPECIAL + WORDS), max_position_embeddings=32, **sizes)
+    transformers.BertModel(shape).save_pretrained(folder)
+    return folder
+
+
+def dataset(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    write = lambda name, header, rows: (folder / name).write_text("\n".join([header, *rows]) + "\n")
+    likes = {user: user % 3 for user in range(40)}
+    events = [
+        f"u{user},i{item}"
+        for user, group in likes.items()
+        for item in random.choice(20, 8, replace=False) + 20 * group * (random.random() < 0.9)
+    ]
+    write("events.csv", "user,item", events)
+    text = lambda group: " ".join(random.choice(WORDS[group * 10 : group * 10 + 12], 6))
+    write("items.csv", "item,title,about", [f"i{row},{text(row // 20)},{text(row // 20)}" for row in range(60)])
+    write("users.csv", "user,likes", [f"u{user},{text(group)}" for user, group in likes.items()])
+    (folder / "shop.toml").write_text(RECIPE)
+    return folder / "shop.toml"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    encoder = {"model": str(language_model(folder / "model")), "cache": False, "dtype": "float32", "max_tokens": 32}
+    network = {"dimensions": 8, "language_dimensions": 8, "filter_rank": 8, "word_dimensions": 8, "encoder": encoder}
+    config = from_dict(
+        {
+            "model": "hybrid",
+            "data": {"path": str(dataset(folder))},
+            "neural": network,
+            "training": {"epochs": 3, "batch_users": 16, "device": "cpu"},
+        }
+    )
+    run(config, folder / "bundle", measure=False)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def ladder(shop):
+    return compress(shop, Budget(max_ndcg_loss=0.2), QUICK, lambda rung, reader: {"seen": rung.name})
+
+
+def test_the_ladder_has_every_rung_and_says_what_was_tried(shop, ladder):
+    assert ladder.names == ("full", "int8", "pruned", "distilled", "popularity")
+    assert read_ladder(shop).table == ladder.table
+    assert ladder.table["report"]["steps"][0]["name"] == "full"
+    assert all(facts["figures"]["seen"] == name for name, facts in ladder.table["rungs"].items())
+    assert ladder.rung("distilled").num_bytes < ladder.rung("full").num_bytes / 2
+    assert ladder.rung("pruned").figures["encoder_shape"]["heads"] == [2]
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_the_full_rung_is_the_model(shop, ladder, backend):
+    bundle = open_bundle(shop)
+    users = bundle.dataset.user_batch(np.arange(10))
+    runtime = open_backend(backend, ladder.rung("full"), ladder.reader, 1)
+    assert np.allclose(runtime.score(users), bundle.recommender.score(users), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["int8", "pruned", "distilled"])
+def test_smaller_rungs_agree_between_runtimes(shop, ladder, name):
+    users = open_bundle(shop).dataset.user_batch(np.arange(10))
+    rung, reader = ladder.rung(name), ladder.reader
+    wanted = open_backend("torch", rung, reader, 1).score(users)
+    for backend in ("onnxruntime", "openvino"):
+        got = open_backend(backend, rung, reader, 1).score(users)
+        assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+def test_the_engine_answers_a_stranger_by_text(shop, ladder):
+    rung = ladder.rung("distilled")
+    engine = Engine(rung, open_backend("onnxruntime", rung, ladder.reader, 1))
+    plain, told = engine.answer([1, 2], k=5), engine.answer([1, 2], k=5, text=" ".join(WORDS[20:30]))
+    assert len(told.items) == 5
+    assert not np.allclose(plain.scores, told.scores)
+
+
+def test_the_index_of_a_bundle_is_asked_as_the_bundle_is(shop, ladder):
+    bundle = open_bundle(shop)
+    engine = Engine(ladder.rung("full"), candidates=1000)
+    for history in ([3], [1, 2, 30]):
+        users = replace(bundle.dataset.user_batch(np.array([0])), history=Ragged.from_lists([history]), profiles=None)
+        wanted = bundle.recommender.recommend(users, 5).items[0]
+        assert engine.answer(history, k=5).items.tolist() == wanted.tolist()
+
+
+def test_the_commands(shop, ladder, capsys, tmp_path):
+    for arguments in (
+        ["compress", shop, "--seconds", "1", "--max-ndcg-loss", "0.5", "--threads", "1", "--json"],
+        [
+            "profile",
+            shop,
+            "--variant",
+            "int8",
+            "--requests",
+            "5",
+            "--text",
+            "w3 w4",
+            "--plot",
+            tmp_path / "t.svg",
+            "--json",
+        ],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(one) for one in arguments])
+        assert not stopped.value.code
+        found = json.loads(capsys.readouterr().out)
+    assert {one["stage"] for one in found["stages"]} >= {"gather", "encode", "retrieve"}
+    assert (tmp_path / "t.svg").read_text().startswith("<?xml")
+    assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino"}
+
+
+def test_a_model_without_a_compressed_form_is_refused(tmp_path):
+    run(RunConfig(model="item-knn", evaluation=EvaluationConfig()), tmp_path / "knn", measure=False)
+    with pytest.raises(ConfigError, match="'item-knn' has no compressed form"):
+        compress(tmp_path / "knn")
+    with pytest.raises(BundleError, match="lanner compress"):
+        read_ladder(tmp_path / "knn")
+
+
+def test_an_interrupted_recipe_is_refused_before_any_work():
+    with pytest.raises(ConfigError, match="seconds"):
+        EncoderRecipe(seconds=0)
+    with pytest.raises(ConfigError, match="layers"):
+        EncoderRecipe(layers=0)
