@@ -93,6 +93,7 @@ def _measure_ml1m() -> dict[str, Any]:
         print(name, json.dumps(rows[name]), flush=True)
     rows["encoder"] = _encoders(ladder)
     rows["full-catalogue"] = _full_catalogue(ladder)
+    rows["stages"] = _stages(ladder, bundle.dataset.histories, requests[0][1])
     rows["report"] = dict(ladder.table["report"])
     rows["pruning"] = {
         key: value for key, value in ladder.rung("pruned").figures.items() if key.startswith("encoder_")
@@ -238,6 +239,14 @@ def _full_catalogue(ladder: Any) -> dict[str, Any]:
             found[name][backend] = median_ms(lambda r=runtime, u=user_1D: r.score_vectors(u), 200)
             runtime.close()
     return found
+
+
+def _stages(ladder: Any, histories: Any, text: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds by stage of each variant, texts read by OpenVINO."""
+    from lanner.serving.profile import profile_ladder
+
+    found = profile_ladder(ladder, (), "openvino", histories, REQUESTS, text, THREADS)
+    return {name: {one.stage: one.p50_ms for one in times} for name, times in found.items()}
 
 
 def _neurons(ladder: Any, name: str) -> int:

@@ -110,6 +110,9 @@ def test_the_ladder_has_every_rung_and_says_what_was_tried(shop, ladder):
     assert all(facts["figures"]["seen"] == name for name, facts in ladder.table["rungs"].items())
     assert ladder.rung("distilled").num_bytes < ladder.rung("full").num_bytes / 2
     assert ladder.rung("pruned").figures["encoder_shape"]["heads"] == [2]
+    assert all(0 <= facts["figures"]["ndcg_at_10"] <= 1 for facts in ladder.table["rungs"].values())
+    kept = [name for name in ladder.names if ladder.rung(name).figures["kept"]]
+    assert ladder.table["report"]["best"] in kept
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])

@@ -44,7 +44,10 @@ def compress(
         return
     steps = [tuple(step.values()) for step in ladder.table["report"]["steps"]]
     console.show_table("Judged on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
-    console.show_line(f"The ladder is in {ladder.path}; look at it: lanner profile {bundle}")
+    best = ladder.table["report"]["best"]
+    console.show_line(
+        f"Least {target} within the loss: {best}. The ladder is in {ladder.path}: lanner profile {bundle}"
+    )
 
 
 def profile(

@@ -21,6 +21,7 @@ from lanner.compression.steps import (
     Budget,
     Judge,
     Read,
+    Step,
     choose_dimensions,
     choose_neurons,
     popularity_form,
@@ -42,8 +43,6 @@ Announce = Callable[[str], None]
 Measure = Callable[[Rung, TextReader | None], Mapping[str, Any]]
 """Times a rung on this machine; the figures go into the ladder."""
 _CALIBRATION_TEXTS = 256
-_ENCODER_LOSS_ALLOWED = 0.01
-"""Relative ndcg a pruned encoder may cost before gentler pruning is tried."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +84,56 @@ def compress(
     read = texts.read.get("full")
     judge = Judge(twin, validation, read, budget.max_ndcg_loss)
     users, twin_users = (_users(one, model.dataset, read) for one in (form, twin))
-    announce("judge INT8 tables")
-    judge.accepts("INT8 tables", quantised(twin), texts.read.get("int8"))
-    announce("search the fewest neurons and dimensions")
+    announce("judge INT8, and search the fewest neurons and dimensions")
+    as_int8 = judge.step("int8", quantised(twin), texts.read.get("full"))
     number = choose_neurons(judge, twin, twin_users, read)
     pruned, pruned_twin = (fewer_neurons(one, u, number or 1) for one, u in ((form, users), (twin, twin_users)))
-    judge.accepts("pruned encoder and head", pruned_twin, texts.read.get("pruned"), _ENCODER_LOSS_ALLOWED)
-    rank = choose_dimensions(judge, pruned_twin, twin_users, texts.read.get("pruned_int8"))
-    small = pruned if rank == form.dimensions else fewer_dimensions(pruned, users, rank)
-    popularity = np.bincount(model.dataset.interactions.item, minlength=form.num_items)
+    as_pruned = judge.step("pruned", pruned_twin, texts.read.get("pruned"))
+    rank = choose_dimensions(judge, pruned_twin, twin_users, texts.read.get("pruned"))
+    small, small_twin = (
+        one if rank == form.dimensions else fewer_dimensions(one, u, rank)
+        for one, u in ((pruned, users), (pruned_twin, twin_users))
+    )
+    as_distilled = judge.step("distilled", quantised(small_twin), texts.read.get("pruned"))
+    popular = popularity_form(form, np.bincount(model.dataset.interactions.item, minlength=form.num_items))
+    as_popular = judge.step("popularity", popular, None)
     rungs = [
-        _rung("full", form, texts.full, texts.figures.get("full")),
-        _rung("int8", quantised(form), texts.int8, texts.figures.get("full"), int8=True),
-        _rung("pruned", pruned, texts.pruned, texts.figures.get("pruned")),
-        _rung("distilled", quantised(small), texts.pruned_int8, texts.figures.get("pruned"), int8=True),
-        _rung("popularity", popularity_form(form, popularity), {}, None),
+        _rung(judge.steps[0], form, texts.full, texts.figures.get("full")),
+        _rung(as_int8, quantised(form), texts.int8, texts.figures.get("full"), int8=True),
+        _rung(as_pruned, pruned, texts.pruned, texts.figures.get("pruned")),
+        _rung(as_distilled, quantised(small), texts.pruned_int8, texts.figures.get("pruned"), int8=True),
+        _rung(as_popular, popular, {}, None),
     ]
     announce("measure every rung")
     measured = [Rung(r.name, r.form, r.files, {**r.figures, **measure(r, texts.reader)}) for r in rungs]
-    report = {"budget": asdict(budget), "recipe": asdict(recipe), "steps": [asdict(step) for step in judge.steps]}
+    report = {
+        "budget": asdict(budget),
+        "recipe": asdict(recipe),
+        "steps": [asdict(step) for step in judge.steps],
+        "best": min((rung for rung in measured if rung.figures["kept"]), key=_cost(budget.target)).name,
+    }
     announce(f"write {path}/ladder")
     return write_ladder(path, measured, texts.reader, report)
 
 
 def _rung(
-    name: str, form: RequestForm, encoder: dict[str, bytes], figures: dict[str, Any] | None, int8: bool = False
+    step: Step, form: RequestForm, encoder: dict[str, bytes], figures: dict[str, Any] | None, int8: bool = False
 ) -> Rung:
     network = export_network(form)
     files = {"network.onnx": quantise_dynamic(network) if int8 else network, **encoder}
-    return Rung(name, form, files, {"dimensions": form.dimensions, **(figures or {})})
+    judged = {key: value for key, value in asdict(step).items() if key != "name"}
+    return Rung(step.name, form, files, {**judged, "dimensions": form.dimensions, **(figures or {})})
+
+
+def _cost(target: str) -> Callable[[Rung], float]:
+    """What the best rung has least of. Where no time was measured, fewer bytes are taken to be quicker."""
+
+    def milliseconds(rung: Rung) -> float:
+        by_backend = rung.figures.get("latency", {}).values()
+        times = [one["score_p50_ms"]["1"] + one.get("encode_p50_ms", 0.0) for one in by_backend]
+        return min(times, default=float(rung.num_bytes))
+
+    return milliseconds if target == "latency" else lambda rung: float(rung.num_bytes)
 
 
 def _users(form: RequestForm, dataset: Dataset, read: Read | None) -> NDArray[np.float32]:
@@ -193,4 +213,4 @@ def _readers(
         partial(read, partial(encode, teacher, None)),
         partial(read, partial(encode, small.encoder, small.new_id)),
     )
-    return {"full": whole, "int8": whole, "pruned": pruned, "pruned_int8": pruned}
+    return {"full": whole, "pruned": pruned}

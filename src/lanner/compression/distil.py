@@ -108,20 +108,11 @@ def recover(
     judged = [ids for ids, out in zip(token_ids, held_out, strict=True) if out]
     before = training.cosine(judged, teacher_vectors[held_out])
     best, best_state, done = before, student.state_dict(), 0.0
-    begun = time.perf_counter()
+    ends = None if seconds is None else (time.perf_counter(), seconds)
     with interrupts_held() as must_stop:
         for epoch in range(epochs):
             batches = _shuffled_batches(token_ids, ~held_out, np.random.default_rng((seed, epoch)))
-            for number, rows in enumerate(batches):
-                done = (epoch + number / len(batches)) / epochs
-                spent = (time.perf_counter() - begun) / seconds if seconds else 0.0
-                if must_stop():
-                    raise Interrupted(f"distillation stopped after {done:.0%}; the encoder is as it was")
-                if spent >= 1:
-                    break
-                training.step(rows, max(done, spent))
-            else:
-                done = (epoch + 1) / epochs
+            done = training.pass_over(batches, epoch, epochs, ends, must_stop)
             cosine = training.cosine(judged, teacher_vectors[held_out])
             if cosine > best:
                 best, best_state = cosine, copy.deepcopy(training.student.state_dict())
@@ -144,6 +135,25 @@ class _Training:
         student.words.requires_grad_(False)
         self.learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learned, lr=learning_rate, weight_decay=0.0)
+
+    def pass_over(
+        self,
+        batches: Sequence[NDArray[np.int64]],
+        epoch: int,
+        epochs: int,
+        ends: tuple[float, float] | None,
+        must_stop: Callable[[], bool],
+    ) -> float:
+        """One epoch, or as much of it as ``ends`` (when all began, and seconds from then) allows: the share done."""
+        for number, rows in enumerate(batches):
+            done = (epoch + number / len(batches)) / epochs
+            spent = 0.0 if ends is None else (time.perf_counter() - ends[0]) / ends[1]
+            if must_stop():
+                raise Interrupted(f"distillation stopped after {done:.0%}; the encoder is as it was")
+            if spent >= 1:
+                return done
+            self.step(rows, max(done, spent))
+        return (epoch + 1) / epochs
 
     def step(self, rows: NDArray[np.int64], done: float) -> None:
         """``done``: the share of the training that lies behind."""

@@ -35,7 +35,7 @@ class Budget:
     max_ndcg_loss: float = 0.005
     """Relative loss of validation ndcg@10 that a variant may have against the full one."""
     target: str = "latency"
-    """``latency`` or ``size``: by which a pruned encoder that is slower, or larger, is not kept."""
+    """``latency`` or ``size``: what the best variant has least of, among those within the loss."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_ndcg_loss < 1:
@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Step:
-    """One attempt: its quality on validation, and whether the budget let it stand."""
+    """One attempt: its quality on validation, and whether it is within the budget."""
 
     name: str
     ndcg_at_10: float
@@ -63,13 +63,12 @@ class Judge:
         self._full = self._quality(full, read)
         self.steps.append(Step("full", self._full, 0.0, True))
 
-    def accepts(self, name: str, form: RequestForm, read: Read | None, max_loss: float | None = None) -> bool:
-        """Measure, write down, and say whether it is within the budget (or within ``max_loss``)."""
+    def step(self, name: str, form: RequestForm, read: Read | None) -> Step:
+        """Measure a form, write it down, and say whether it is within the budget."""
         quality = self._quality(form, read)
         loss = 1 - quality / self._full if self._full > 0 else 0.0
-        kept = loss <= (self._max_loss if max_loss is None else max_loss)
-        self.steps.append(Step(name, quality, loss, kept))
-        return kept
+        self.steps.append(Step(name, quality, loss, loss <= self._max_loss))
+        return self.steps[-1]
 
     def _quality(self, form: RequestForm, read: Read | None) -> float:
         return float(evaluate(RequestScorer(form, read), self._validation, ks=(10,), metrics=("ndcg",))[QUALITY])
@@ -94,7 +93,7 @@ def choose_dimensions(judge: Judge, twin: RequestForm, users_BD: NDArray[np.floa
         rank = max(1, round(share * twin.dimensions / 8) * 8)
         if rank >= twin.dimensions:
             continue
-        if judge.accepts(f"{rank} dimensions, INT8", quantised(fewer_dimensions(twin, users_BD, rank)), read):
+        if judge.step(f"{rank} dimensions, INT8", quantised(fewer_dimensions(twin, users_BD, rank)), read).kept:
             return rank
     return twin.dimensions
 
@@ -106,7 +105,7 @@ def choose_neurons(judge: Judge, twin: RequestForm, users_BD: NDArray[np.float32
     hidden = len(twin.head.out_H)
     for share in _NEURON_SHARES:
         number = max(1, round(share * hidden))
-        if judge.accepts(f"{number} of {hidden} neurons", fewer_neurons(twin, users_BD, number), read):
+        if judge.step(f"{number} of {hidden} neurons", fewer_neurons(twin, users_BD, number), read).kept:
             return number
     return hidden
 
