@@ -35,7 +35,7 @@ def test_items_are_listed_once_and_what_speaks_against_is_left_out():
 
 
 def test_every_kind_has_words():
-    kinds = [("friend", 0), ("text", 0), ("profile", -1), ("attribute", 0), ("popularity", -1), ("head", -1)]
+    kinds = [("friend", 0), ("text", 0), ("profile", -1), ("popularity", -1), ("head", -1)]
     for kind, row in kinds:
         assert sentence(explained(ScorePart(kind, row, 1.0)), DATASET).startswith("Cube is suggested because ")
     assert "friends such as Uma chose it" in sentence(explained(ScorePart("friend", 0, 1.0)), DATASET)

@@ -32,8 +32,10 @@ def test_what_was_lost_comes_back() -> None:
     assert recovery.cosine > recovery.cosine_before + 0.25 * (1 - recovery.cosine_before)
     assert recovery.encoder.shape.num_layers == 1
     assert recovery.epochs == 8
-    assert [done for done, _ in told] == [number / 8 for number in range(1, 9)]
-    assert told[-1][1] == recovery.cosine
+    shares, bests = zip(*told, strict=True)
+    assert list(shares) == sorted(shares)
+    assert list(bests) == sorted(bests)
+    assert told[-1] == (1.0, recovery.cosine)
 
 
 def test_the_seed_decides() -> None:
@@ -106,6 +108,10 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         recover(teacher(), vectors[:1], IDS[:1], **good)
     with pytest.raises(ConfigError, match="at least 2 texts"):
         recover(teacher(), vectors, IDS, source=np.zeros(300, np.int64), **good)
+    with pytest.raises(ConfigError, match="source"):
+        recover(teacher(), vectors, IDS, source=np.arange(299), **good)
+    with pytest.raises(ConfigError, match="seconds"):
+        recover(teacher(), vectors, IDS, **(good | {"seconds": 0}))
     with pytest.raises(ConfigError, match="epochs"):
         recover(teacher(), vectors, IDS, **(good | {"epochs": 0}))
     with pytest.raises(ConfigError, match="learning_rate"):

@@ -6,10 +6,11 @@ import torch
 from random_events import random_events
 from stand_ins import encode_words
 
+from lanner.graph.adjacency import Adjacency
 from lanner.models import network as network_module
 from lanner.models.fusion import ConcatFusion
+from lanner.models.linear import training_matrix
 from lanner.models.network import RecommenderNetwork
-from lanner.models.neural import _distinct_edges
 from lanner.models.views import FilterView, GraphView, LanguageView
 
 DATASET, MET = random_events()
@@ -27,7 +28,7 @@ def texts() -> np.ndarray:
 
 def build(*names: str, neighbours: int = NEIGHBOURS, features: np.ndarray | None = None) -> RecommenderNetwork:
     torch.manual_seed(0)
-    edges, features = _distinct_edges(DATASET), texts() if features is None else features
+    edges, features = Adjacency.from_pattern(training_matrix(DATASET)), texts() if features is None else features
     views = {
         "graph": GraphView(edges, 6, 1, False),
         "filter": FilterView.fit(edges, 5, 10.0),

@@ -70,14 +70,17 @@ def test_reasons_are_what_each_part_of_the_network_says(hybrid, item):
         }
         alone = network.views["graph"].user_vectors(network.inputs(replace(STRANGER, friends=None)), side.own[0])
         friends = (weights[0] * ((users[0] - alone)[0] @ target[0])).item()
-        text = (weights[2] * (users[2][0] @ target[2])).item()
+        read = network.views["language"].user_vectors(network.inputs(replace(STRANGER, profiles=None)), side.own[2])[0]
+        text = (weights[2] * (read @ target[2])).item()
+        profile = (weights[2] * ((users[2][0] - read) @ target[2])).item()
     assert told["head", -1] == pytest.approx(head, abs=1e-4)
     assert told["popularity", -1] == pytest.approx(bias, abs=1e-4)
     for row, value in history.items():
         assert told["history", row] == pytest.approx(value, abs=1e-4)
     assert sum(value for (kind, _), value in told.items() if kind == "friend") == pytest.approx(friends, abs=1e-4)
     assert sum(value for (kind, _), value in told.items() if kind == "text") == pytest.approx(text, abs=1e-4)
-    assert {kind for kind, _ in told} == {"history", "friend", "text", "popularity", "head"}
+    assert told["profile", -1] == pytest.approx(profile, abs=1e-4)
+    assert {kind for kind, _ in told} == {"history", "friend", "text", "profile", "popularity", "head"}
 
 
 def test_passages_carry_what_they_say(hybrid):

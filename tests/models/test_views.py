@@ -8,12 +8,13 @@ from stand_ins import encode_words
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.graph.adjacency import Adjacency
 from lanner.graph.typed import distinct_edges
-from lanner.models.neural import _distinct_edges
+from lanner.models.linear import training_matrix
 from lanner.models.views import FilterView, GraphView, LanguageView, UserInputs, View
 
 DATASET, MET = random_events()
-EDGES = _distinct_edges(DATASET)
+EDGES = Adjacency.from_pattern(training_matrix(DATASET))
 NUM_USERS, NUM_ITEMS = MET.shape
 MEANS = MET / np.maximum(MET.sum(axis=1, keepdims=True), 1)
 

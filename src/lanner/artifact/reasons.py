@@ -17,7 +17,6 @@ _PHRASES: dict[PartKind, str] = {
     "friend": "friends such as {name} chose it",
     "text": "{name} suits you",
     "profile": "it fits what you say about yourself",
-    "attribute": "what it is suits you",
     "popularity": "many others chose it",
     "head": "of how the signals combine",
 }

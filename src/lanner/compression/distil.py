@@ -6,6 +6,7 @@ of Sanh et al. 2019 and Reimers & Gurevych, EMNLP 2020). Requests are short wher
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from lanner.vocabulary import ConfigError, Interrupted
 TokenIds = Sequence[NDArray[np.int32]]
 Report = Callable[[float, float], None]
 _HELD_OUT = 0.1
+_MOST_JUDGED = 1024
+"""Held-out rows by which a student is judged; a mean over more is no surer, only slower."""
 _TOKENS_PER_STEP = 1024
 _WARM_UP = 0.05
 """Share of the training in which the step size rises."""
@@ -91,69 +94,52 @@ def recover(
         seed: of what is held out and of the order.
         seconds: stop after so many; the step size falls accordingly.
         source: ``[T]`` which text each row is a part of: parts of one text are held out together.
-        progress: told the share that is done and the best held-out cosine, after every epoch.
+        progress: told after every step the share that is done and the best held-out cosine so far.
 
     Raises:
         ConfigError: sizes do not match, there are fewer than two texts, or a setting is out of range.
         Interrupted: Ctrl-C; the student is as it was.
     """
     source = np.arange(len(token_ids)) if source is None else source
-    _require_sound(student, teacher_vectors, token_ids, epochs, learning_rate)
-    if len(np.unique(source)) < 2:
-        raise ConfigError(
-            f"distillation needs at least 2 texts, one of them to judge by, received {len(np.unique(source))}"
-        )
+    _require_sound(student, teacher_vectors, token_ids, source, epochs, learning_rate, seconds)
     held_out = _held_out(source, seed)
-    training = _Training(copy.deepcopy(student).train(), teacher_vectors, token_ids, learning_rate)
-    judged = [ids for ids, out in zip(token_ids, held_out, strict=True) if out]
-    before = training.cosine(judged, teacher_vectors[held_out])
-    best, best_state, done = before, student.state_dict(), 0.0
-    ends = None if seconds is None else (time.perf_counter(), seconds)
+    judged = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_JUDGED]
+    training = _Training(student, teacher_vectors, token_ids, learning_rate, judged)
+    before, done, begun = training.judge(), 0.0, time.perf_counter()
     with interrupts_held() as must_stop:
-        for epoch in range(epochs):
-            batches = _shuffled_batches(token_ids, ~held_out, np.random.default_rng((seed, epoch)))
-            done = training.pass_over(batches, epoch, epochs, ends, must_stop)
-            cosine = training.cosine(judged, teacher_vectors[held_out])
-            if cosine > best:
-                best, best_state = cosine, copy.deepcopy(training.student.state_dict())
+        for done, rows in _schedule(token_ids, ~held_out, epochs, seed):
+            passed = max(done, (time.perf_counter() - begun) / seconds if seconds else 0.0)
+            if rows is None or passed >= 1:
+                training.judge()
+            else:
+                training.step(rows, passed)
             if progress:
-                progress(done, best)
-            if done < (epoch + 1) / epochs:
+                progress(min(passed, 1.0), training.best)
+            if must_stop():
+                raise Interrupted(f"distillation stopped after {passed:.0%}; the encoder is as it was")
+            if passed >= 1:
                 break
-    return Recovery(CompactEncoder.from_state(student.shape, best_state), before, best, done * epochs)
+    return Recovery(CompactEncoder.from_state(student.shape, training.best_state), before, training.best, done * epochs)
 
 
 class _Training:
-    """The student, its optimizer, and one step of both."""
+    """A copy of the student, its optimizer, one step of both, and the best that was seen."""
 
     def __init__(
-        self, student: CompactEncoder, teacher_vectors: NDArray[np.float32], token_ids: TokenIds, learning_rate: float
-    ) -> None:
-        self.student, self.token_ids, self.learning_rate = student, token_ids, learning_rate
-        self.teacher_TD = torch.from_numpy(teacher_vectors)
-        # Words stay where the teacher put them: those that no text here has must not be left behind by the others.
-        student.words.requires_grad_(False)
-        self.learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.learned, lr=learning_rate, weight_decay=0.0)
-
-    def pass_over(
         self,
-        batches: Sequence[NDArray[np.int64]],
-        epoch: int,
-        epochs: int,
-        ends: tuple[float, float] | None,
-        must_stop: Callable[[], bool],
-    ) -> float:
-        """One epoch, or as much of it as ``ends`` (when all began, and seconds from then) allows: the share done."""
-        for number, rows in enumerate(batches):
-            done = (epoch + number / len(batches)) / epochs
-            spent = 0.0 if ends is None else (time.perf_counter() - ends[0]) / ends[1]
-            if must_stop():
-                raise Interrupted(f"distillation stopped after {done:.0%}; the encoder is as it was")
-            if spent >= 1:
-                return done
-            self.step(rows, max(done, spent))
-        return (epoch + 1) / epochs
+        student: CompactEncoder,
+        teacher_vectors: NDArray[np.float32],
+        token_ids: TokenIds,
+        learning_rate: float,
+        judged: NDArray[np.int64],
+    ) -> None:
+        self.student, self.token_ids, self.learning_rate = student.copy().train(), token_ids, learning_rate
+        self.teacher_TD, self.judged = torch.from_numpy(teacher_vectors), judged
+        # Words stay where the teacher put them: those that no text here has must not be left behind by the others.
+        self.student.words.requires_grad_(False)
+        self.learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.learned, lr=learning_rate, weight_decay=0.0)
+        self.best, self.best_state = -math.inf, student.state_dict()
 
     def step(self, rows: NDArray[np.int64], done: float) -> None:
         """``done``: the share of the training that lies behind."""
@@ -166,8 +152,24 @@ class _Training:
         torch.nn.utils.clip_grad_norm_(self.learned, _LARGEST_GRADIENT)
         self.optimizer.step()
 
-    def cosine(self, token_ids: TokenIds, teacher_vectors: NDArray[np.float32]) -> float:
-        return float((vectors_of(self.student, token_ids) * teacher_vectors).sum(1).mean())
+    def judge(self) -> float:
+        """The mean cosine of the judged texts; what gives the best is kept."""
+        vectors = vectors_of(self.student, [self.token_ids[row] for row in self.judged])
+        cosine = float((vectors * self.teacher_TD[self.judged].numpy()).sum(1).mean())
+        if cosine > self.best:
+            self.best, self.best_state = cosine, copy.deepcopy(self.student.state_dict())
+        return cosine
+
+
+def _schedule(
+    token_ids: TokenIds, learned: NDArray[np.bool_], epochs: int, seed: int
+) -> Iterator[tuple[float, NDArray[np.int64] | None]]:
+    """The share of all steps that is done, and the rows of the next; None where an epoch ends."""
+    for epoch in range(epochs):
+        batches = _shuffled_batches(token_ids, learned, np.random.default_rng((seed, epoch)))
+        for number, rows in enumerate(batches):
+            yield (epoch + number / len(batches)) / epochs, rows
+        yield (epoch + 1) / epochs, None
 
 
 def _step_size(done: float) -> float:
@@ -199,17 +201,22 @@ def _require_sound(
     student: CompactEncoder,
     teacher_vectors: NDArray[np.float32],
     token_ids: TokenIds,
+    source: NDArray[np.int64],
     epochs: int,
     learning_rate: float,
+    seconds: float | None,
 ) -> None:
     expected = (len(token_ids), student.shape.hidden)
     if teacher_vectors.shape != expected:
         raise ConfigError(f"the teacher's vectors must be {expected}, received {teacher_vectors.shape}")
-    if len(token_ids) < 2:
-        raise ConfigError(
-            f"distillation needs at least 2 texts, one of them to be judged by, received {len(token_ids)}"
-        )
+    if source.shape != expected[:1]:
+        raise ConfigError(f"source must name the text of each of {expected[0]} rows, received {source.shape}")
+    texts = len(np.unique(source))
+    if texts < 2:
+        raise ConfigError(f"distillation needs at least 2 texts, one of them to judge by, received {texts}")
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, received {epochs}")
     if learning_rate <= 0:
         raise ConfigError(f"learning_rate must be positive, received {learning_rate}")
+    if seconds is not None and seconds <= 0:
+        raise ConfigError(f"seconds must be positive, received {seconds}")

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.grouping import group
 from lanner.data.ragged import Ragged
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Normalisation = Literal["none", "symmetric", "mean"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("none", "symmetric", "mean")
@@ -63,6 +66,11 @@ class Adjacency:
     def from_ragged(cls, ragged: Ragged, num_columns: int) -> Self:
         """List ``r`` of ``ragged`` becomes the neighbours of row ``r``; repeats stay as parallel edges."""
         return cls(ragged.indptr, ragged.values, None, (len(ragged), num_columns))
+
+    @classmethod
+    def from_pattern(cls, matrix: "sp.csr_matrix") -> Self:
+        """Where a sparse matrix holds entries, without their weights."""
+        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), None, matrix.shape)
 
     @cached_property
     def transposed(self) -> "Adjacency":

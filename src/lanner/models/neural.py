@@ -20,7 +20,7 @@ from lanner.models.fusion import FUSIONS
 from lanner.models.language import LanguageConfig, LanguageEncoder
 from lanner.models.linear import check_explained, training_matrix
 from lanner.models.network import ItemSide, RecommenderNetwork
-from lanner.models.recommender import Explanation, Recommender, ScorePart
+from lanner.models.recommender import Explanation, Recommender, ScorePart, below
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
 from lanner.vocabulary import ConfigError, DataError
@@ -114,7 +114,7 @@ class NeuralRecommender(Recommender):
         whole = dataset
         if validation is None:
             dataset, validation = _with_validation(dataset)
-        edges = _distinct_edges(dataset)
+        edges = Adjacency.from_pattern(training_matrix(dataset))
         features_IF = self._fit_features(dataset, edges.column_degrees)
         with _seeded(self.config.seed):
             network = self._build(dataset, edges, features_IF, FilterView.fit)
@@ -143,7 +143,9 @@ class NeuralRecommender(Recommender):
         network = deepcopy(self.network)
         view = dict(network.views.items()).get("filter")
         if isinstance(view, FilterView):
-            network.views["filter"] = view.refit(_distinct_edges(self.dataset), self.config.filter_ridge)
+            network.views["filter"] = view.refit(
+                Adjacency.from_pattern(training_matrix(self.dataset)), self.config.filter_ridge
+            )
         return other._serve(network, self.dataset)
 
     @property
@@ -249,16 +251,16 @@ class NeuralRecommender(Recommender):
         encoder = LanguageConfig(**config.pop("encoder"))
         self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
         self._encoder = LanguageEncoder(encoder)
-        texts = _below("texts.", arrays)
+        texts = below("texts.", arrays)
         self._features = TextFeatures.from_state(texts, settings["words"]) if texts else None
-        stored = {name: torch.from_numpy(np.array(value)) for name, value in _below("network.", arrays).items()}
+        stored = {name: torch.from_numpy(np.array(value)) for name, value in below("network.", arrays).items()}
         features = stored.get("views.language.features")
 
         def stored_filter(_: Adjacency, rank: int, ridge: float) -> FilterView:
             return FilterView(stored["views.filter.source"], stored["views.filter.target"])
 
         kept = None if features is None else features.numpy()
-        network = self._build(dataset, _distinct_edges(dataset), kept, stored_filter)
+        network = self._build(dataset, Adjacency.from_pattern(training_matrix(dataset)), kept, stored_filter)
         network.load_state_dict(stored)
         return self._serve(network, dataset)
 
@@ -286,11 +288,14 @@ class NeuralRecommender(Recommender):
         view, tables = self.network.views[name], self._items.own[list(self.network.views).index(name)]
         assert isinstance(view, View)
         inputs = self.network.inputs(users)
-        own_D = inputs.history.values
+        shares_of_history = inputs.history.values
         history = inputs.history.indices
         if name == "language":
-            return self._parts_of_text(view, weight, view.user_vectors(inputs, tables)[0], item)
-        values = torch.from_numpy(own_D if own_D is not None else np.empty(0, np.float32))
+            own_D = view.user_vectors(replace(inputs, profiles_BF=None), tables)[0]
+            told = weight * float((view.user_vectors(inputs, tables)[0] - own_D) @ target_D)
+            parts = self._parts_of_text(view, weight, own_D, item)
+            return parts if users.profiles is None else [*parts, ScorePart("profile", -1, told)]
+        values = torch.from_numpy(np.empty(0, np.float32) if shares_of_history is None else shares_of_history)
         shares = values * (tables.source_ID[torch.from_numpy(history).long()] @ target_D) * weight
         parts = [ScorePart("history", int(row), float(share)) for row, share in zip(history, shares, strict=True)]
         rest = weight * float(view.user_vectors(inputs, tables)[0] @ target_D) - float(shares.sum())
@@ -320,16 +325,6 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _distinct_edges(dataset: Dataset) -> Adjacency:
-    """Who met what, without repeats, ``[U, I]``."""
-    matrix = training_matrix(dataset)
-    return Adjacency(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), None, matrix.shape)
-
-
-def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _merged(parts: Sequence[ScorePart]) -> tuple[ScorePart, ...]:

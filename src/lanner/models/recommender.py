@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
 from lanner.vocabulary import LannerError
 
-PartKind = Literal["history", "friend", "text", "profile", "attribute", "popularity", "head"]
+_T = TypeVar("_T")
+
+PartKind = Literal["history", "friend", "text", "profile", "popularity", "head"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,8 @@ class Recommender(ABC):
         from lanner.data.ragged import Ragged
 
         return self.recommend(UserBatch(Ragged.from_lists([[item]])), k)
+
+
+def below(prefix: str, named: Mapping[str, _T]) -> dict[str, _T]:
+    """The entries whose names begin with ``prefix``, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -58,9 +58,7 @@ class UserInputs:
 
 def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
     """Distinct items of each history, ``[B, I]``, each weighing 1 / |N(u)|."""
-    matrix = history_matrix(users.history, num_items)
-    edges = Adjacency(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), None, matrix.shape)
-    return edges.normalised("mean")
+    return Adjacency.from_pattern(history_matrix(users.history, num_items)).normalised("mean")
 
 
 class View(nn.Module):

@@ -20,6 +20,7 @@ from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.models.network import RecommenderNetwork
+from lanner.models.recommender import below
 from lanner.models.views import View
 from lanner.training.checkpoint import (
     Progress,
@@ -97,7 +98,7 @@ class Trainer:
         first_task = 0
         if resumed is not None:
             first_task = resumed[0].task
-            network.load_state_dict(_below("network.", resumed[1]))
+            network.load_state_dict(below("network.", resumed[1]))
         for number, task in enumerate(self._tasks(network, dataset, validation)):
             if number >= first_task:
                 self._minimise(task, network, run, number, resumed if number == first_task else None)
@@ -149,7 +150,7 @@ class Trainer:
         # At step 0 a checkpoint holds the network alone: the task is begun as if it had never been.
         if resumed is not None and resumed[0].step:
             step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
-            best = _below("best.", resumed[1]) or best
+            best = below("best.", resumed[1]) or best
             restore_optimizer(optimizer, resumed[1])
         elif isinstance(task, FusionTask):
             best_quality = task.quality()
@@ -237,7 +238,3 @@ def _fingerprint_of_run(
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
