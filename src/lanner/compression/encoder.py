@@ -29,6 +29,8 @@ class EncoderRecipe:
     """Passages of each text to learn from besides the text: requests are short."""
     longest_span: int = 48
     """Tokens of the longest passage."""
+    most_texts: int = 20_000
+    """Texts and passages learned from: reading them with the teacher takes as long as learning from them."""
     learning_rate: float = 5e-4
     seconds: float = 300.0
     """Of recovery; the step size falls to nothing in that time."""
@@ -84,6 +86,10 @@ def shrink_encoder(
     parts, source = with_spans(
         language.token_ids(texts), per_text=recipe.spans, longest=recipe.longest_span, seed=recipe.seed
     )
+    special, unknown = language.special_ids
+    present = np.unique(np.concatenate(parts))
+    chosen = np.sort(np.random.default_rng(recipe.seed).permutation(len(parts))[: recipe.most_texts])
+    parts, source = [parts[row] for row in chosen], source[chosen]
     wanted = vectors_of(teacher, parts)
     judged = np.random.default_rng(recipe.seed).permutation(len(parts))[:_JUDGED_TEXTS]
     batches = [
@@ -96,8 +102,6 @@ def shrink_encoder(
     fewer = keep_layers(teacher, kept)
     neurons = replace(importance, feed_forward=tuple(importance.feed_forward[layer] for layer in kept))
     pruned = prune_feed_forward(fewer, neurons, recipe.feed_forward_share)
-    special, unknown = language.special_ids
-    present = np.unique(np.concatenate(parts))
     trimmed, new_id = trim_vocabulary(pruned, present.tolist(), special_ids=special, unknown_id=unknown)
     recovery = recover(
         trimmed,
