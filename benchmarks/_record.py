@@ -23,6 +23,10 @@ _PACKAGES = (
     "torch-geometric",
     "rectools",
     "pandas",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "faiss-cpu",
 )
 
 
