@@ -176,6 +176,17 @@ def test_the_commands(shop, ladder, capsys, tmp_path):
     assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino"}
 
 
+def test_a_model_that_reads_no_texts_has_a_ladder_too(shop, tmp_path):
+    settings = open_bundle(shop).config | {"model": "gnn-filter"}
+    run(from_dict(settings), tmp_path / "graph", measure=False)
+    ladder = compress(tmp_path / "graph", Budget(max_ndcg_loss=0.2), QUICK)
+    assert ladder.reader is None
+    rung = ladder.rung("distilled")
+    assert len(Engine(rung, open_backend("onnxruntime", rung, None, 1)).answer([1], k=4).items) == 4
+    with pytest.raises(ConfigError, match="reads no profile texts"):
+        Engine(rung).answer([1], text="w3")
+
+
 def test_a_model_without_a_compressed_form_is_refused(tmp_path):
     run(RunConfig(model="item-knn", evaluation=EvaluationConfig()), tmp_path / "knn", measure=False)
     with pytest.raises(ConfigError, match="'item-knn' has no compressed form"):
