@@ -159,8 +159,6 @@ def _baseline(recommender: Any, split: Any, requests: Sequence[Any]) -> dict[str
     network = eager.network
 
     def answer(history: NDArray[np.int32], text: str) -> None:
-        # As described: the items' side is computed by the network for each request.
-        eager._items = network.item_side()
         eager.recommend(UserBatch(Ragged.from_lists([history]), (text,)), 10)
 
     timed = _timed(answer, requests)

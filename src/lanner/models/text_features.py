@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -53,16 +54,24 @@ class TextFeatures:
         centred = ((embedded_TSE - mean_SE) * present_TS[:, :, None]).reshape(len(known), -1)
         meaning_SED = _principal_directions(centred, meaning_dimensions).reshape(*mean_SE.shape, -1)
         words, weight_W = _vocabulary(known, min_count)
-        directions = _singular_directions(_weighted_words(known, words, weight_W), word_dimensions)
+        numbers = {word: place for place, word in enumerate(words)}
+        directions = _singular_directions(_weighted_words(known, numbers, weight_W), word_dimensions)
         return cls(mean_SE.astype(np.float32), meaning_SED.astype(np.float32), words, weight_W, directions)
 
     def transform(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
         """Features of each text, float32 ``[T, width]``; zeros for an empty one."""
         embedded_TSE, present_TS = _embed_fields(texts, encode, len(self.mean_SE))
         centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
-        meaning_TD = np.einsum("tse,sed->td", centred, self.meaning_SED, optimize=True)
-        words_TD = _weighted_words(texts, self.words, self.weight_W) @ self.words_WD
+        meaning_TD = centred.reshape(len(texts), -1) @ self.meaning_SED.reshape(-1, self.meaning_SED.shape[2])
+        words_TD = self._weighted_words(texts) @ self.words_WD
         return np.hstack([_unit(meaning_TD), _unit(words_TD)]).astype(np.float32)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.words)}
+
+    def _weighted_words(self, texts: Sequence[str]) -> sp.csr_matrix:
+        return _weighted_words(texts, self._numbers, self.weight_W)
 
     def passages(self, text: str, encode: Encode) -> tuple[list[str], NDArray[np.float32]]:
         """The fields of one text and what each adds to its features, float32 ``[S + 1, width]``; last: the words."""
@@ -72,7 +81,7 @@ class TextFeatures:
         length = np.linalg.norm(meaning_SD.sum(0))
         rows = np.zeros((len(meaning_SD) + 1, self.width), np.float32)
         rows[:-1, : meaning_SD.shape[1]] = meaning_SD / (length or 1.0)
-        rows[-1, meaning_SD.shape[1] :] = _unit(_weighted_words([text], self.words, self.weight_W) @ self.words_WD)[0]
+        rows[-1, meaning_SD.shape[1] :] = _unit(self._weighted_words([text]) @ self.words_WD)[0]
         return _fields(text, len(self.mean_SE)), rows
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -127,18 +136,20 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _weighted_words(texts: Sequence[str], words: Sequence[str], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
+def _weighted_words(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
     """(1 + log count) · idf, rows of unit length, ``[T, W]``."""
-    number = {word: place for place, word in enumerate(words)}
-    rows, columns, values = [], [], []
-    for row, text in enumerate(texts):
-        for word, count in Counter(token for token in _tokens(text) if token in number).items():
-            rows.append(row)
-            columns.append(number[word])
-            values.append((1 + np.log(count)) * weight_W[number[word]])
-    matrix = sp.csr_matrix((np.array(values, np.float32), (rows, columns)), shape=(len(texts), len(words)))
-    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
-    return sp.diags((1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)) @ matrix
+    indptr, columns, counts = [0], list[int](), list[int]()
+    for text in texts:
+        found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
+        columns += found.keys()
+        counts += found.values()
+        indptr.append(len(columns))
+    values = (1 + np.log(np.array(counts, np.float32))) * weight_W[columns]
+    row_lengths = np.diff(indptr)
+    squares = np.zeros(len(texts), np.float32)
+    np.add.at(squares, np.repeat(np.arange(len(texts)), row_lengths), values**2)
+    values /= np.repeat(np.sqrt(squares), row_lengths)
+    return sp.csr_matrix((values, np.array(columns, np.int32), np.array(indptr, np.int32)), (len(texts), len(numbers)))
 
 
 def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[np.float32]:

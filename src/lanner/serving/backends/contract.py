@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
+from threadpoolctl import threadpool_limits
 
 from lanner.artifact.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
@@ -20,7 +21,10 @@ _CHARACTERS_A_TOKEN = 64
 
 
 class Backend(ABC):
-    """One rung in one runtime. Threads are set here and nowhere else; ``close`` gives everything back."""
+    """One rung in one runtime. Threads are set here and nowhere else, NumPy's to one while the backend is open.
+
+    ``close`` gives everything back.
+    """
 
     name: ClassVar[str]
 
@@ -32,6 +36,8 @@ class Backend(ABC):
         """
         self.rung, self.reader, self.threads = rung, reader, threads
         self._profiles: dict[str, NDArray[np.float32]] = {}
+        # NumPy's products of a request are small: its own threads would only get in the way of the runtime's.
+        self._blas = threadpool_limits(limits=1, user_api="blas")
         self._load()
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
@@ -74,6 +80,7 @@ class Backend(ABC):
         """Let go of the runtime's memory; the backend answers no more."""
         for name in ("_network", "_encoder"):
             self.__dict__.pop(name, None)
+        self._blas.restore_original_limits()
 
     @abstractmethod
     def _load(self) -> None: ...
