@@ -85,7 +85,10 @@ def _measure_ml1m() -> dict[str, Any]:
     config = from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
     requests = _requests(bundle.dataset, split.test)
-    rows: dict[str, Any] = {"baseline": {"torch": _baseline(bundle.recommender, split, requests)}}
+    rows: dict[str, Any] = {
+        "commit": _record._commit(),
+        "baseline": {"torch": _baseline(bundle.recommender, split, requests)},
+    }
     whole = rows["baseline"]["torch"]["ndcg_at_10"]
     for name in ladder.names:
         rung = ladder.rung(name)
