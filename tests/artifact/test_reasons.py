@@ -56,3 +56,8 @@ def test_a_short_reason_prefers_what_is_about_this_user():
 def test_nothing_to_say():
     assert sentence(explained(), DATASET) == "Nothing known of this user speaks for Cube."
     assert short_reason(explained(), DATASET) == ""
+
+
+def test_a_short_reason_joins_what_was_done_and_what_the_text_says():
+    one = explained(ScorePart("text", 2, 3.0), ScorePart("text", 1, 2.0), ScorePart("history", 0, 0.5))
+    assert short_reason(one, DATASET) == "you chose Alien and the wording of its text suits you"

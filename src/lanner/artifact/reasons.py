@@ -47,10 +47,16 @@ def sentence(explanation: Explanation, dataset: Dataset) -> str:
 
 
 def short_reason(explanation: Explanation, dataset: Dataset) -> str:
-    """The largest parts that speak for the item, for one cell of a table; those that differ between users first."""
+    """Two parts that speak for the item, for one cell of a table: what this user did, then what the item's text says.
+
+    Where one of the two is missing, the next largest part stands in; what holds for everyone comes last.
+    """
     speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0]
-    speaking = sorted(speaking, key=lambda reason: reason.kind in ("popularity", "head"))[:2]
-    return _joined([_clause(reason) for reason in speaking])
+    texts = [reason for reason in speaking if reason.kind == "text"]
+    general = [reason for reason in speaking if reason.kind in ("popularity", "head")]
+    personal = [reason for reason in speaking if reason not in texts and reason not in general]
+    ordered = [*personal[:1], *texts[:1], *personal[1:], *texts[1:], *general]
+    return _joined([_clause(reason) for reason in ordered[:2]])
 
 
 def explanation_table(explanation: Explanation, dataset: Dataset) -> dict[str, Any]:
