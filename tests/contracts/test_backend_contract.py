@@ -1,6 +1,7 @@
 """What every runtime must keep: the numbers of torch eager, for every variant it can run."""
 
 import builtins
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -102,8 +103,19 @@ class TestEveryBackend:
         backend = open_backend(name, rungs["full"], reader(), 1)
         backend.warm_up()
         backend.close()
-        with pytest.raises((AttributeError, TypeError)):
+        backend.close()
+        with pytest.raises(ConfigError, match="was closed"):
             backend.score(batch)
+        with pytest.raises(ConfigError, match="was closed"):
+            backend.encode(["slow"])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_modules_are_those_of_torch(rungs, batch):
+    backend, oracle = (open_backend(name, rungs["full"], reader(), 1) for name in ("torch-compile", "torch"))
+    assert np.allclose(backend.score(batch), oracle.score(batch), atol=1e-3)
+    assert np.allclose(backend.encode(TEXTS), oracle.encode(TEXTS), atol=1e-4)
 
 
 def test_int8_stays_close_to_eager(rungs, batch):

@@ -20,6 +20,19 @@ _CHARACTERS_A_TOKEN = 64
 """No word of that length becomes a single token."""
 
 
+class _Closed:
+    """Stands where a runtime was; whatever is asked of it, the answer is one clear line."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, asked: str) -> Any:
+        raise ConfigError(f"the backend '{self._name}' was closed; open it again")
+
+    def __call__(self, *inputs: Any) -> Any:
+        raise ConfigError(f"the backend '{self._name}' was closed; open it again")
+
+
 class Backend(ABC):
     """One rung in one runtime. Threads are set here and nowhere else, NumPy's to one while the backend is open.
 
@@ -27,6 +40,9 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+
+    _network: Any
+    _encoder: Any
 
     def __init__(self, rung: Rung, reader: TextReader | None = None, threads: int = 1) -> None:
         """Load the network, and the encoder where ``reader`` is given and the rung has one.
@@ -77,9 +93,8 @@ class Backend(ABC):
             self.encode(["a first text"])
 
     def close(self) -> None:
-        """Let go of the runtime's memory; the backend answers no more."""
-        for name in ("_network", "_encoder"):
-            self.__dict__.pop(name, None)
+        """Let go of the runtime's memory; the backend answers no more. A second time does nothing."""
+        self._network = self._encoder = _Closed(self.name)
         self._blas.restore_original_limits()
 
     @abstractmethod

@@ -16,7 +16,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _load(self) -> None:
         self._network = self._session("network.onnx")
-        self._encoder: Any = self._session("encoder.onnx") if "encoder.onnx" in self.rung.files else None
+        self._encoder = self._session("encoder.onnx") if "encoder.onnx" in self.rung.files else None
 
     def _session(self, role: str) -> Any:
         try:

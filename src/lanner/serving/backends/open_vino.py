@@ -21,7 +21,7 @@ class OpenVinoBackend(Backend):
             raise MissingExtraError("openvino", "openvino", "the backend 'openvino'") from None
         self._core = openvino.Core()
         self._network = self._compiled("network")
-        self._encoder: Any = self._compiled("encoder") if "encoder_shape" in self.rung.figures else None
+        self._encoder = self._compiled("encoder") if "encoder_shape" in self.rung.figures else None
 
     def _compiled(self, role: str) -> Any:
         files = self.rung.files

@@ -21,8 +21,8 @@ class TorchBackend(Backend):
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
-        self._network: Any = self._prepared(RequestNetwork(self.rung.form))
-        self._encoder: Any = None
+        self._network = self._prepared(RequestNetwork(self.rung.form))
+        self._encoder = None
         if "encoder.safetensors" in self.rung.files:
             state = load(self.rung.files["encoder.safetensors"])
             shape = EncoderShape(**self.rung.figures["encoder_shape"])
