@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,3 +166,11 @@ def test_files_and_functions_stay_small(path):
         and node.end_lineno - node.lineno + 1 > FUNCTION_LINES
     ]
     assert long == []
+
+
+def test_a_service_without_the_torch_backend_never_imports_torch():
+    imported = "lanner.serving.engine, lanner.serving.profile, lanner.artifact.ladder"
+    runtimes = "lanner.serving.backends.onnx_runtime, lanner.serving.backends.open_vino, lanner.serving.retrieval"
+    code = f"import sys, {imported}, {runtimes}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

@@ -9,7 +9,7 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.models.request_form import Int8Rows, RequestForm, RequestScorer, take
-from lanner.models.request_network import RequestNetwork
+from lanner.models.request_network import RequestNetwork, request_form
 from lanner.training.loop import Trainer, TrainingConfig
 from lanner.vocabulary import ConfigError
 
@@ -32,18 +32,18 @@ def fitted(fusion: str = "concat", ties: bool = False) -> NeuralRecommender:
 def test_it_scores_as_the_network_does(fusion):
     model = fitted(fusion)
     users = model.dataset.user_batch()
-    scorer = RequestScorer(RequestForm.of(model), lambda texts: model._read_profiles(texts).numpy())
+    scorer = RequestScorer(request_form(model), lambda texts: model._read_profiles(texts).numpy())
     assert np.allclose(scorer.score(users), model.score(users), atol=1e-4)
 
 
 def test_a_stranger_without_history_gets_the_bias_and_the_head():
     model = fitted()
     nobody = UserBatch(Ragged.empty(1))
-    assert np.allclose(RequestScorer(RequestForm.of(model)).score(nobody), model.score(nobody), atol=1e-4)
+    assert np.allclose(RequestScorer(request_form(model)).score(nobody), model.score(nobody), atol=1e-4)
 
 
 def test_the_torch_module_is_the_same():
-    form = RequestForm.of(fitted())
+    form = request_form(fitted())
     users = np.random.default_rng(0).normal(size=(5, form.dimensions)).astype(np.float32)
     with torch.no_grad():
         assert np.allclose(RequestNetwork(form)(torch.from_numpy(users)).numpy(), form.score(users), atol=1e-4)
@@ -52,11 +52,11 @@ def test_the_torch_module_is_the_same():
 def test_a_head_that_adds_nothing_is_left_out():
     model = fitted()
     torch.nn.init.zeros_(model.network.fusion.out.weight)
-    assert RequestForm.of(model).head is None
+    assert request_form(model).head is None
 
 
 def test_arrays_and_back():
-    form = RequestForm.of(fitted()).map_tables(lambda table: Int8Rows.of(take(table)))
+    form = request_form(fitted()).map_tables(lambda table: Int8Rows.of(take(table)))
     again = RequestForm.from_arrays(form.arrays(), form.view_sizes)
     users = np.ones((1, form.dimensions), np.float32)
     assert np.array_equal(again.score(users), form.score(users))
@@ -74,9 +74,9 @@ def test_int8_errs_by_half_a_step():
 @pytest.mark.parametrize("fusion", ["gated", "cross-attention"])
 def test_heads_that_do_not_split_are_refused(fusion):
     with pytest.raises(ConfigError, match="does not split"):
-        RequestForm.of(fitted(fusion))
+        request_form(fitted(fusion))
 
 
 def test_ties_are_refused():
     with pytest.raises(ConfigError, match="social ties"):
-        RequestForm.of(fitted(ties=True))
+        request_form(fitted(ties=True))

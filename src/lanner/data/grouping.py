@@ -25,6 +25,8 @@ def group(
     """
     # A share of the events a core; few events are not worth a second table of counts.
     workers = max(1, min(os.cpu_count() or 1, len(rows) // max(4 * num_rows, _WORTH_A_THREAD)))
+    if workers == 1:
+        return _grouped(rows, values, num_rows)
     cuts = [len(rows) * part // workers for part in range(workers + 1)]
     parts = [slice(first, last) for first, last in pairwise(cuts)]
     # NumPy asks the system for huge pages where compiled code would not: large arrays are made out here.
@@ -36,6 +38,17 @@ def group(
         # Events of an earlier share come first, so that the order given is kept.
         places = indptr[:-1] + np.cumsum(counts, axis=0) - counts
         list(pool.map(lambda part, place: _place(rows[part], values[part], place, grouped), parts, places))
+    return indptr, grouped
+
+
+def _grouped(
+    rows: NDArray[np.integer], values: NDArray[np.int32], num_rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The same in this thread: batches of training and evaluation come here at every step."""
+    indptr, grouped = np.zeros(num_rows + 1, np.int64), np.empty(len(values), np.int32)
+    _count(rows, indptr[1:])
+    np.cumsum(indptr, out=indptr)
+    _place(rows, values, indptr[:-1].copy(), grouped)
     return indptr, grouped
 
 

@@ -1,14 +1,19 @@
 """Token ids in batches: of like length, and padded."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import torch
 
-def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor]":
     """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
+    import torch  # a service batches texts without it
+
     lengths = np.array([len(ids) for ids in batch])
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)

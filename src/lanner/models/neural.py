@@ -97,8 +97,6 @@ class NeuralRecommender(Recommender):
         self._encoder = LanguageEncoder(self.config.encoder)
         self._features: TextFeatures | None = None
         self._profiles: dict[str, Tensor] = {}
-        self._chosen_on: RecommenderNetwork | None = None
-        """The network as it was when the held-out events chose its weights and trained its head."""
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
@@ -122,30 +120,26 @@ class NeuralRecommender(Recommender):
             network.find_lenders(features_IF)
         if validation is not None:
             self.trainer(network, dataset, validation)
-            self._chosen_on = deepcopy(network).cpu()
             # What was held out has happened all the same: the closed form learns from it once all is chosen.
-            self._refit_filter(network.cpu(), edges, validation)
+            rows = np.concatenate([edges.row_of_edge, validation.rows[validation.positives.row_of_value]])
+            columns = np.concatenate([edges.indices, validation.positives.values])
+            self._refit_filter(network.cpu(), distinct_edges(rows, columns, edges.shape))
         self._serve(network.cpu(), dataset)
         # Friends and neighbours, too, are read from all of it.
         return self if dataset is whole else self.load_state(*self.state(), whole)
 
-    def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency, held_out: HeldOut) -> None:
-        view = dict(network.views.items()).get("filter")
-        if isinstance(view, FilterView):
-            rows = np.concatenate([edges.row_of_edge, held_out.rows[held_out.positives.row_of_value]])
-            columns = np.concatenate([edges.indices, held_out.positives.values])
-            network.views["filter"] = view.refit(distinct_edges(rows, columns, edges.shape), self.config.filter_ridge)
+    def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency) -> None:
+        for name, view in network.views.items():
+            if isinstance(view, FilterView):
+                network.views[name] = view.refit(edges, self.config.filter_ridge)
 
     def unaware(self) -> "NeuralRecommender":
         """This model with its closed form solved on ``dataset`` alone: what held-out events can still judge."""
         other = NeuralRecommender(self.config, self.trainer)
         other._features, other._profiles = self._features, self._profiles
         network = deepcopy(self.network)
-        view = dict(network.views.items()).get("filter")
-        if isinstance(view, FilterView):
-            network.views["filter"] = view.refit(
-                Adjacency.from_pattern(training_matrix(self.dataset)), self.config.filter_ridge
-            )
+        network.read_profiles = other._read_profiles if self.network.read_profiles else None
+        self._refit_filter(network, Adjacency.from_pattern(training_matrix(self.dataset)))
         return other._serve(network, self.dataset)
 
     @property
@@ -160,13 +154,11 @@ class NeuralRecommender(Recommender):
 
     def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
         """The same views under another ranking head, which alone is trained. ``validation``: that of ``fit``."""
-        if self.trainer is None or self._chosen_on is None:
-            raise ConfigError("this recommender was loaded or never fitted; fit it with a trainer to train a head")
-        other = NeuralRecommender(replace(self.config, fusion=fusion), self.trainer)
-        other._features, other._profiles = self._features, self._profiles
+        if self.trainer is None:
+            raise ConfigError("this recommender was built for loading; give it a trainer to train a head")
         # Views that never saw the held-out events; those that did would seem better to the head than they are.
-        network = deepcopy(self._chosen_on)
-        network.read_profiles = other._read_profiles if self.network.read_profiles else None
+        other = self.unaware()
+        other.config, network = replace(self.config, fusion=fusion), other.network
         with _seeded(self.config.seed):
             network.fusion = FUSIONS[fusion](network.fusion.dimensions)
         self.trainer.fuse(network, validation)

@@ -6,7 +6,8 @@ product, and the first layer of the concat head falls into a user half and an it
     u = 1/|N| Σ_{i ∈ N} source_i + f W_profile
     score(u, i) = u · target_i + bias_i + out · relu(W_user LN(u) + b + item_half_i)
 
-Nothing of it needs torch, the graph or a training set. Every compressed variant is of this form.
+Nothing of it needs torch, the graph or a training set (``request_network.py`` makes it of a fitted network). Every
+compressed variant is of this form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +16,10 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
-from lanner.models.fusion import ConcatFusion, Fusion
 from lanner.models.linear import history_matrix, sum_of_rows
-from lanner.models.network import ItemSide, RecommenderNetwork
-from lanner.models.neural import NeuralRecommender
-from lanner.models.views import LanguageView
-from lanner.vocabulary import ConfigError
 
 _LAYER_NORM = 1e-5
 _PAIR_FLOATS = 1 << 22
@@ -109,34 +104,6 @@ class RequestForm:
     def num_bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays().values())
 
-    @classmethod
-    def of(cls, recommender: NeuralRecommender) -> Self:
-        """The form of a fitted recommender.
-
-        Raises:
-            ConfigError: its head is neither ``sum`` nor ``concat``, or it reads social ties.
-        """
-        network = recommender.network
-        if recommender.dataset.ties is not None:
-            raise ConfigError("a recommender that reads social ties has no request form yet; serve it as it is")
-        if type(network.fusion) not in (Fusion, ConcatFusion):
-            name = recommender.config.fusion
-            raise ConfigError(f"the head '{name}' does not split into a user and an item half; use 'concat' or 'sum'")
-        items = network.item_side()
-        weights_IV = network.fusion.view_weights(items.is_cold_I)
-        with torch.no_grad():
-            source = torch.cat([tables.source_ID for tables in items.own], 1)
-            target = torch.cat([t.target_ID * weights_IV[:, v, None] for v, t in enumerate(items.own)], 1)
-            bias = torch.stack([t.bias_I * weights_IV[:, v] for v, t in enumerate(items.own)]).sum(0)
-            return cls(
-                _numpy(source),
-                _numpy(target),
-                _numpy(bias),
-                tuple(network.fusion.dimensions),
-                _head(network, items),
-                _profile(network),
-            )
-
     def users(self, batch: UserBatch, features_BF: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """One vector a user, float32 ``[B, D]``, from distinct items of the history and features of a profile."""
         history = history_matrix(batch.history, self.num_items)
@@ -209,31 +176,3 @@ def normalised(users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> ND
     parts = np.split(users_BD, np.cumsum(view_sizes)[:-1], axis=1)
     centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
     return np.concatenate([c / np.sqrt((c**2).mean(axis=1, keepdims=True) + _LAYER_NORM) for c in centred], axis=1)
-
-
-def _head(network: RecommenderNetwork, items: ItemSide) -> RequestHead | None:
-    fusion = network.fusion
-    if not isinstance(fusion, ConcatFusion) or not bool(fusion.out.weight.any()):
-        return None
-    targets = [n(t.target_ID) for n, t in zip(fusion.normalise_item, items.own, strict=True)]
-    return RequestHead(
-        _numpy(fusion.from_user.weight.T),
-        _numpy(fusion.from_user.bias),
-        _numpy(fusion.from_item(torch.cat(targets, 1))),
-        _numpy(fusion.out.weight[0]),
-    )
-
-
-def _profile(network: RecommenderNetwork) -> NDArray[np.float32] | None:
-    """The language view's reading of a profile, zeros in the other views' places."""
-    sizes = network.fusion.dimensions
-    for place, view in enumerate(network.views.values()):
-        if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
-            read_FD = _numpy(view.from_profile.weight.T)
-            before, after = sum(sizes[:place]), sum(sizes[place + 1 :])
-            return np.pad(read_FD, ((0, 0), (before, after)))
-    return None
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())

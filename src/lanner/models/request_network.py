@@ -1,9 +1,41 @@
-"""The scoring half of a request form as a torch module: the oracle of every other runtime, and what they export."""
+"""Between torch and the request form: the form of a fitted network, and its scoring half as a module, the oracle."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lanner.models.request_form import RequestForm, take
+from lanner.models.fusion import ConcatFusion, Fusion
+from lanner.models.network import ItemSide, RecommenderNetwork
+from lanner.models.neural import NeuralRecommender
+from lanner.models.request_form import RequestForm, RequestHead, take
+from lanner.models.views import LanguageView
+from lanner.vocabulary import ConfigError
+
+
+def request_form(recommender: NeuralRecommender) -> RequestForm:
+    """The form of a fitted recommender.
+
+    Raises:
+        ConfigError: its head is neither ``sum`` nor ``concat``, or it reads social ties.
+    """
+    network = recommender.network
+    if recommender.dataset.ties is not None:
+        raise ConfigError("a recommender that reads social ties has no request form yet; serve it as it is")
+    if type(network.fusion) not in (Fusion, ConcatFusion):
+        name = recommender.config.fusion
+        raise ConfigError(f"the head '{name}' does not split into a user and an item half; use 'concat' or 'sum'")
+    items = network.item_side()
+    weights_IV = network.fusion.view_weights(items.is_cold_I)
+    with torch.no_grad():
+        return RequestForm(
+            _numpy(torch.cat([tables.source_ID for tables in items.own], 1)),
+            _numpy(torch.cat([t.target_ID * weights_IV[:, v, None] for v, t in enumerate(items.own)], 1)),
+            _numpy(torch.stack([t.bias_I * weights_IV[:, v] for v, t in enumerate(items.own)]).sum(0)),
+            tuple(network.fusion.dimensions),
+            _head(network, items),
+            _profile(network),
+        )
 
 
 class RequestNetwork(nn.Module):
@@ -31,3 +63,31 @@ class RequestNetwork(nn.Module):
         hidden_BH = read_BD @ self.get_buffer("user_DH") + self.get_buffer("bias_H")
         pairs_BIH = torch.relu(hidden_BH[:, None] + self.get_buffer("item_IH")[None])
         return scores + pairs_BIH @ self.get_buffer("out_H")
+
+
+def _head(network: RecommenderNetwork, items: ItemSide) -> RequestHead | None:
+    fusion = network.fusion
+    if not isinstance(fusion, ConcatFusion) or not bool(fusion.out.weight.any()):
+        return None
+    targets = [n(t.target_ID) for n, t in zip(fusion.normalise_item, items.own, strict=True)]
+    return RequestHead(
+        _numpy(fusion.from_user.weight.T),
+        _numpy(fusion.from_user.bias),
+        _numpy(fusion.from_item(torch.cat(targets, 1))),
+        _numpy(fusion.out.weight[0]),
+    )
+
+
+def _profile(network: RecommenderNetwork) -> NDArray[np.float32] | None:
+    """The language view's reading of a profile, zeros in the other views' places."""
+    sizes = network.fusion.dimensions
+    for place, view in enumerate(network.views.values()):
+        if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
+            read_FD = _numpy(view.from_profile.weight.T)
+            before, after = sum(sizes[:place]), sum(sizes[place + 1 :])
+            return np.pad(read_FD, ((0, 0), (before, after)))
+    return None
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())

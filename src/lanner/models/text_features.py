@@ -115,7 +115,9 @@ def _embed_fields(
     fields = [field for text in texts for field in _fields(text, num_fields)]
     shape = (len(texts), num_fields)
     present = np.array([bool(field.strip()) for field in fields], bool).reshape(shape)
-    return encode(fields).reshape(*shape, -1), present
+    # A text without separators stands in all its fields, and names recur: each is encoded once.
+    places = {field: place for place, field in enumerate(dict.fromkeys(fields))}
+    return encode(list(places))[[places[field] for field in fields]].reshape(*shape, -1), present
 
 
 def _principal_directions(centred_TX: NDArray[np.float32], dimensions: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from lanner.data.ragged import Ragged
 from lanner.models.request_form import Int8Rows, Table
 from lanner.serving.backends import open_backend
 from lanner.serving.engine import Engine
-from lanner.vocabulary import LannerError, MissingExtraError
+from lanner.vocabulary import MissingExtraError
 
 STAGES = ("gather", "encode", "retrieve", "rank")
 PORTABLE = ("torch", "onnxruntime", "openvino")
@@ -101,7 +101,7 @@ def measure_rung(rung: Rung, reader: TextReader | None, threads: int = 2) -> dic
     for name in PORTABLE:
         try:
             backend = open_backend(name, rung, reader, threads)
-        except LannerError:
+        except MissingExtraError:
             continue
         users = np.random.default_rng(0).normal(size=(max(BATCH_SIZES), rung.form.dimensions)).astype(np.float32)
         score = {str(size): median_ms(partial(backend.score_vectors, users[:size])) for size in BATCH_SIZES}

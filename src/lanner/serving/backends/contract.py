@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,11 +14,40 @@ from threadpoolctl import threadpool_limits
 from lanner.artifact.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.models.batches_of_texts import batches_of_tokens
 from lanner.vocabulary import ConfigError, MissingExtraError
 
 _PROFILES_KEPT = 10_000
+_TOKENS_AT_ONCE = 8192
+"""Padded tokens in one call of a runtime: what its activations may hold, whatever is asked."""
 _CHARACTERS_A_TOKEN = 64
 """No word of that length becomes a single token."""
+
+
+class _OneBlasThread:
+    """NumPy's products of a request are small: its own threads would only get in the way of the runtimes'.
+
+    The setting is the whole process's, so open backends are counted: the last one closed gives the threads back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._open = Lock(), 0
+        self._limits: threadpool_limits | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._open:
+                self._limits = threadpool_limits(limits=1, user_api="blas")
+            self._open += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if not self._open and self._limits is not None:
+                self._limits.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
 
 
 class _Closed:
@@ -52,9 +82,8 @@ class Backend(ABC):
         """
         self.rung, self.reader, self.threads = rung, reader, threads
         self._profiles: dict[str, NDArray[np.float32]] = {}
-        # NumPy's products of a request are small: its own threads would only get in the way of the runtime's.
-        self._blas = threadpool_limits(limits=1, user_api="blas")
         self._load()
+        _ONE_BLAS_THREAD.enter()
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of every item for each user, float32 ``[B, I]``: a scorer for the one yardstick, too."""
@@ -81,9 +110,12 @@ class Backend(ABC):
         if self.reader is None or width is None:
             raise ConfigError(f"the variant '{self.rung.name}' reads no texts; choose another")
         vectors = np.zeros((len(texts), int(width)), np.float32)
-        filled = [row for row, text in enumerate(texts) if text.strip()]
-        if filled:
-            vectors[filled] = self._encode(*self._tokens([texts[row] for row in filled]))
+        ids = self._token_ids(texts)
+        for rows in batches_of_tokens(np.array([len(one) for one in ids], np.int64), _TOKENS_AT_ONCE):
+            mask_BL = np.arange(len(ids[rows[0]])) < np.array([[len(ids[row])] for row in rows])
+            ids_BL = np.zeros(mask_BL.shape, np.int64)
+            ids_BL[mask_BL] = np.concatenate([ids[row] for row in rows])
+            vectors[rows] = self._encode(ids_BL, mask_BL.astype(np.int64))
         return vectors
 
     def warm_up(self) -> None:
@@ -94,8 +126,9 @@ class Backend(ABC):
 
     def close(self) -> None:
         """Let go of the runtime's memory; the backend answers no more. A second time does nothing."""
-        self._network = self._encoder = _Closed(self.name)
-        self._blas.restore_original_limits()
+        if not isinstance(self._network, _Closed):
+            self._network = self._encoder = _Closed(self.name)
+            _ONE_BLAS_THREAD.leave()
 
     @abstractmethod
     def _load(self) -> None: ...
@@ -110,15 +143,9 @@ class Backend(ABC):
         if new:
             if len(self._profiles) + len(new) > _PROFILES_KEPT:
                 self._profiles.clear()
-            read = self.reader.features.transform(new, self._encode_distinct)
+            read = self.reader.features.transform(new, self.encode)
             self._profiles |= dict(zip(new, read, strict=True))
         return np.stack([self._profiles[text] for text in profiles])
-
-    def _encode_distinct(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """A text that stands in every field is encoded once."""
-        distinct = list(dict.fromkeys(texts))
-        place = {text: row for row, text in enumerate(distinct)}
-        return self.encode(distinct)[[place[text] for text in texts]]
 
     @cached_property
     def _tokeniser(self) -> Any:
@@ -129,7 +156,7 @@ class Backend(ABC):
         assert self.reader is not None
         tokeniser = Tokenizer.from_str(self.reader.tokeniser)
         tokeniser.enable_truncation(self.reader.max_tokens)
-        tokeniser.enable_padding()
+        tokeniser.no_padding()
         return tokeniser
 
     @cached_property
@@ -138,11 +165,11 @@ class Backend(ABC):
         stored = self.rung.files.get("encoder.vocabulary.safetensors")
         return None if stored is None else load(stored)["new_id"].astype(np.int64)
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Ids of each text in the encoder's own vocabulary; a blank text has none."""
         # The end of a very long text is cut before the tokeniser sees it, for it would read all of it.
         assert self.reader is not None
         longest = self.reader.max_tokens * _CHARACTERS_A_TOKEN
         encoded = self._tokeniser.encode_batch_fast([text[:longest] for text in texts])
-        ids = np.array([one.ids for one in encoded], np.int64)
-        ids = ids if self._new_id is None else self._new_id[ids]
-        return ids, np.array([one.attention_mask for one in encoded], np.int64)
+        ids = [np.array(one.ids if text.strip() else [], np.int64) for text, one in zip(texts, encoded, strict=True)]
+        return ids if self._new_id is None else [self._new_id[one] for one in ids]
