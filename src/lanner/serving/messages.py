@@ -1,0 +1,176 @@
+"""What a caller sends and receives, typed: one source for parsing, for the store's records and for the OpenAPI page.
+
+Ids are those of their owner, never rows. Times are seconds since 1970. A field that is not named here is an error.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MAX_K = 1000
+MAX_HISTORY = 5000
+MAX_EVENTS = 1000
+MAX_TEXT = 20_000
+MAX_IDS = 10_000
+
+Id = Annotated[str, Meta(min_length=1, max_length=256)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
+"""Values by name of the attribute: genre, brand, sector …"""
+Variant = Literal["full", "int8", "pruned", "distilled", "popularity"]
+ReasonKind = Literal["history", "friend", "text", "profile", "popularity", "head"]
+Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every body has in common: its fields are named, and no others are taken."""
+
+
+# --- what is stored ------------------------------------------------------------------------------------------------
+
+
+class Event(Message):
+    """A user met an item. key: unique to the event; sent again with the same key it is stored once."""
+
+    user_id: Id
+    item_id: Id
+    behaviour: Behaviour = "interaction"
+    weight: float | None = None
+    timestamp: Annotated[float, Meta(ge=0, lt=2**40)] | None = None
+    """None: the moment the server received it."""
+    key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+class Item(Message):
+    """An item as it is shown, read and filtered. text: one line a field, in the order of the catalogue's fields."""
+
+    title: Text = ""
+    text: Text = ""
+    attributes: Annotated[Attributes, Meta(max_length=64)] = {}
+
+
+class User(Message):
+    """What a user says of themselves, and to whom they are tied."""
+
+    profile: Text = ""
+    ties: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
+
+
+# --- recommendations -----------------------------------------------------------------------------------------------
+
+
+class Filters(Message):
+    """Which items may be answered; honoured exactly. attributes: an item must hold one of the values of each name."""
+
+    attributes: Annotated[Attributes, Meta(max_length=64)] = {}
+    allow: Annotated[list[Id], Meta(max_length=MAX_IDS)] | None = None
+    deny: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
+
+
+class RecommendRequest(Message):
+    """For whom: a known ``user_id``, or a stranger by a ``history`` (item ids, oldest first), a ``text``, or both."""
+
+    user_id: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
+    text: Text | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    exclude_seen: bool = True
+    filters: Filters | None = None
+    diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """0: by score alone; 1: as unlike one another as the candidates allow (maximal marginal relevance)."""
+    explain: bool = False
+    deadline_ms: Annotated[float, Meta(gt=0, le=60_000)] | None = None
+    """None: the server's own."""
+
+
+class Reason(Message):
+    """One summand of a score. name: a title, an attribute's value or a passage; empty where there is none."""
+
+    kind: ReasonKind
+    name: str
+    value: float
+
+
+class RecommendedItem(Message):
+    """One item of an answer, best first."""
+
+    item_id: str
+    title: str
+    score: float
+    rank: int
+    reasons: list[Reason] = []
+    """Only where asked for: summands of the score, largest first; they add up to it."""
+    because: str = ""
+    """The largest of them in one sentence."""
+
+
+class Served(Message):
+    """By what an answer was made."""
+
+    model: str
+    """The bundle's version."""
+    variant: str
+    backend: str
+    milliseconds: dict[str, float]
+    """By component, ``total`` and ``queue`` among them."""
+    cached: bool = False
+
+
+class RecommendAnswer(Message):
+    """The best items, fewer than k where the filters leave fewer."""
+
+    items: list[RecommendedItem]
+    served: Served
+
+
+class ExplainRequest(Message):
+    """Why an item has its score for one user; for whom as in ``RecommendRequest``."""
+
+    item_id: Id
+    user_id: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
+    text: Text | None = None
+
+
+class ExplainAnswer(Message):
+    """Summands of the score, largest first, and one sentence."""
+
+    item: RecommendedItem
+    served: Served
+
+
+# --- events, items, users ------------------------------------------------------------------------------------------
+
+
+class EventBatch(Message):
+    """Events to store together; acknowledged once they are on disk."""
+
+    events: Annotated[list[Event], Meta(min_length=1, max_length=MAX_EVENTS)]
+
+
+class EventsAnswer(Message):
+    """accepted: newly stored. duplicates: stored before under the same key."""
+
+    accepted: int
+    duplicates: int
+
+
+class Changed(Message):
+    """An item or a user was written or removed."""
+
+    id: str
+    existed: bool
+
+
+class ErrorAnswer(Message):
+    """One line: what was received, where, what to do."""
+
+    error: str
+
+
+class Health(Message):
+    """ready: whether requests are taken. degraded: what works less well than it should, one line each."""
+
+    ready: bool
+    degraded: list[str] = []
+
