@@ -173,4 +173,3 @@ class Health(Message):
 
     ready: bool
     degraded: list[str] = []
-
