@@ -33,7 +33,7 @@ from lanner.data.interactions import Dataset
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.neural import NeuralRecommender
 from lanner.models.request_form import RequestForm
-from lanner.models.request_network import request_form
+from lanner.models.request_network import item_reader, request_form
 from lanner.pipeline import open_bundle
 from lanner.vocabulary import ConfigError
 
@@ -107,7 +107,7 @@ def compress(
         "best": min((rung for rung in measured if rung.figures["kept"]), key=_cost(budget.target)).name,
     }
     announce(f"write {path}/ladder")
-    return write_ladder(path, measured, reader, report)
+    return write_ladder(path, measured, reader, report, item_reader(model))
 
 
 def _rung(step: Step, form: RequestForm, encoder: Mapping[str, bytes], figures: Mapping[str, Any]) -> Rung:

@@ -16,14 +16,15 @@ from safetensors.numpy import load, save
 
 from lanner.artifact.files import digest, read_checked, write_folder
 from lanner.models.request_form import RequestForm
+from lanner.models.request_items import ItemReader
 from lanner.models.text_features import TextFeatures
 from lanner.vocabulary import BundleError, ConfigError
 
 FOLDER = "ladder"
 INDEX = "ladder.json"
 SEAL = "ladder.sha256"
-SCHEMA = 1
-_TOKENISER, _TEXTS, _WORDS = "tokenizer.json", "texts.safetensors", "words.json"
+SCHEMA = 2
+_TOKENISER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,24 @@ class Ladder:
         features = TextFeatures.from_state(load(self._read(_TEXTS)), words)
         return TextReader(features, self._read(_TOKENISER).decode(), int(self.table["max_tokens"]))
 
+    @property
+    def item_reader(self) -> ItemReader | None:
+        """What the text of a new item becomes; None for a recommender that reads none."""
+        if "items" not in self.table:
+            return None
+        return ItemReader.from_arrays(load(self._read(_ITEMS)), self.table["items"])
+
     def _read(self, name: str) -> bytes:
         return read_checked(self.path / name, self.table["sha256"].get(name, ""))
 
 
-def write_ladder(bundle: Path, rungs: Sequence[Rung], reader: TextReader | None, report: Mapping[str, Any]) -> "Ladder":
+def write_ladder(
+    bundle: Path,
+    rungs: Sequence[Rung],
+    reader: TextReader | None,
+    report: Mapping[str, Any],
+    item_reader: ItemReader | None = None,
+) -> "Ladder":
     """Write the ladder of a bundle; an older one is replaced at the very end. ``report``: what the search found.
 
     Raises:
@@ -112,6 +126,9 @@ def write_ladder(bundle: Path, rungs: Sequence[Rung], reader: TextReader | None,
         arrays, words = reader.features.state()
         files |= {_TOKENISER: reader.tokeniser.encode(), _TEXTS: save(arrays), _WORDS: json.dumps(words).encode()}
         table["max_tokens"] = reader.max_tokens
+    if item_reader is not None:
+        files[_ITEMS] = save({name: np.ascontiguousarray(array) for name, array in item_reader.arrays().items()})
+        table["items"] = item_reader.facts
     table["sha256"] = {name: digest(data) for name, data in files.items()}
     sealed = json.dumps(table, ensure_ascii=False, indent=1).encode()
     write_folder(bundle / FOLDER, {**files, INDEX: sealed, SEAL: digest(sealed).encode()}, replaceable=INDEX)

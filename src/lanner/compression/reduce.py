@@ -19,24 +19,29 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
     only, is fitted anew on the short vectors by least squares on its hidden layer.
 
     Raises:
-        ValueError: ``rank`` is not within 1 … ``form.dimensions``.
+        ValueError: ``rank`` is not within 1 … ``form.dimensions``, or the form was cut before.
     """
+    if form.reduction.source_DR is not None:
+        raise ValueError("this form's dimensions were cut before; cut the full one")
     if not 1 <= rank <= form.dimensions:
         raise ValueError(f"rank must lie within 1 … {form.dimensions}, received {rank}")
     target_ID = take(form.target_ID).astype(np.float64)
-    target_ID -= target_ID.mean(axis=0)
+    mean_D = target_ID.mean(axis=0)
+    target_ID -= mean_D
     values, vectors = np.linalg.eigh(users_BD.T.astype(np.float64) @ users_BD)
     values = np.maximum(values, _FLOOR * values[-1])
     spread_DD = (vectors * np.sqrt(values)) @ vectors.T
     gathered_DD = (vectors / np.sqrt(values)) @ vectors.T
     leading_DR = np.linalg.eigh(spread_DD @ (target_ID.T @ target_ID) @ spread_DD)[1][:, ::-1][:, :rank]
     shorten_DR = (gathered_DD @ leading_DR).astype(np.float32)
+    target_DR = (spread_DD @ leading_DR).astype(np.float32)
     shorter = replace(
         form,
         source_ID=take(form.source_ID) @ shorten_DR,
-        target_ID=(target_ID @ spread_DD @ leading_DR).astype(np.float32),
+        target_ID=target_ID.astype(np.float32) @ target_DR,
         view_sizes=(rank,),
         profile_FD=None if form.profile_FD is None else form.profile_FD @ shorten_DR,
+        reduction=replace(form.reduction, source_DR=shorten_DR, target_DR=target_DR, mean_D=mean_D.astype(np.float32)),
     )
     if form.head is None:
         return shorter
@@ -68,10 +73,11 @@ def fewer_neurons(form: RequestForm, users_BD: NDArray[np.float32], number: int)
     hidden_BH = head.hidden(users_BD, form.view_sizes)
     spread_H = sum(np.maximum(hidden_H + item_IH, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
     kept = np.sort(np.argsort(-spread_H, kind="stable")[:number])
+    original = kept if form.reduction.neurons is None else form.reduction.neurons[kept]
     smaller = RequestHead(
         np.ascontiguousarray(head.user_DH[:, kept]),
         head.bias_H[kept],
         np.ascontiguousarray(item_IH[:, kept]),
         head.out_H[kept],
     )
-    return replace(form, head=smaller)
+    return replace(form, head=smaller, reduction=replace(form.reduction, neurons=original))

@@ -14,7 +14,7 @@ from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.data.interactions import UserBatch
 from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
-from lanner.models.request_form import Int8Rows, RequestForm, RequestScorer, take
+from lanner.models.request_form import Int8Rows, Reduction, RequestForm, RequestScorer, take
 from lanner.vocabulary import ConfigError
 
 QUALITY = "ndcg_at_10"
@@ -113,4 +113,6 @@ def choose_neurons(judge: Judge, twin: RequestForm, users_BD: NDArray[np.float32
 def popularity_form(form: RequestForm, popularity_I: NDArray[np.integer]) -> RequestForm:
     """The same list for everyone, the last rung: no vectors to speak of, and log popularity as the bias."""
     nothing = np.zeros((form.num_items, 1), np.float32)
-    return RequestForm(nothing, nothing, np.log1p(popularity_I).astype(np.float32), (1,))
+    no_taste = np.zeros((form.dimensions, 1), np.float32)
+    reduction = Reduction(no_taste, no_taste, no_taste[:, 0], bias_gain=np.zeros(1, np.float32))
+    return RequestForm(nothing, nothing, np.log1p(popularity_I).astype(np.float32), (1,), reduction=reduction)

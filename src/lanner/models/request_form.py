@@ -11,7 +11,7 @@ compressed variant is of this form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -78,11 +78,46 @@ class RequestHead:
 
 
 @dataclass(frozen=True)
+class ItemRows:
+    """The rows that a form has of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: the head's."""
+
+    source_ND: NDArray[np.float32]
+    target_ND: NDArray[np.float32]
+    bias_N: NDArray[np.float32]
+    half_NH: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How rows of the full form become those of a smaller one; what is None stays as it is.
+
+    source_DR, target_DR: linear maps, the latter after mean_D is taken off. neurons: those of the head that are kept.
+    bias_gain: ``[1]``, 0 where the form's biases are no function of the full one's.
+    """
+
+    source_DR: NDArray[np.float32] | None = None
+    target_DR: NDArray[np.float32] | None = None
+    mean_D: NDArray[np.float32] | None = None
+    neurons: NDArray[np.int64] | None = None
+    bias_gain: NDArray[np.float32] | None = None
+
+    def __call__(self, rows: ItemRows) -> ItemRows:
+        """Rows of new items, reduced as the catalogue's were."""
+        source, target, half = rows.source_ND, rows.target_ND, rows.half_NH
+        if self.source_DR is not None and self.target_DR is not None:
+            source, target = source @ self.source_DR, (target - self.mean_D) @ self.target_DR
+        if self.neurons is not None and half is not None:
+            half = half[:, self.neurons]
+        return ItemRows(source, target, rows.bias_N if self.bias_gain is None else rows.bias_N * self.bias_gain, half)
+
+
+@dataclass(frozen=True)
 class RequestForm:
     """source_ID, target_ID: ``[I, D]``, the views side by side. bias_I: float32 ``[I]``.
 
     view_sizes: dimensions of each view, whose sum is D. head: None where it adds nothing. profile_FD: float32
     ``[F, D]``, from the features of a profile text to what it adds to a user; None where profiles are not read.
+    reduction: from the full form, which has none.
     """
 
     source_ID: Table
@@ -91,6 +126,7 @@ class RequestForm:
     view_sizes: tuple[int, ...]
     head: RequestHead | None = None
     profile_FD: NDArray[np.float32] | None = None
+    reduction: Reduction = Reduction()
 
     @property
     def num_items(self) -> int:
@@ -134,7 +170,8 @@ class RequestForm:
                 named |= {f"{name}.codes": table.codes, f"{name}.scale": table.scale}
             else:
                 named[name] = table
-        return named
+        reduced = {f"reduction.{name}": array for name, array in vars(self.reduction).items() if array is not None}
+        return named | reduced
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], view_sizes: tuple[int, ...]) -> Self:
@@ -147,7 +184,9 @@ class RequestForm:
         head = None
         if "head.out" in arrays:
             head = RequestHead(arrays["head.user"], arrays["head.bias"], table("head.item"), arrays["head.out"])
-        return cls(table("source"), table("target"), arrays["bias"], view_sizes, head, arrays.get("profile"))
+        reduction = Reduction(**{f.name: arrays.get(f"reduction.{f.name}") for f in fields(Reduction)})
+        profile = arrays.get("profile")
+        return cls(table("source"), table("target"), arrays["bias"], view_sizes, head, profile, reduction)
 
     def map_tables(self, change: Callable[[Table], Table]) -> "RequestForm":
         """The same form with each table of items changed, such as ``Int8Rows.of`` does."""

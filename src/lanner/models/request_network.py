@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from lanner.models.fusion import ConcatFusion, Fusion
 from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.neural import NeuralRecommender
-from lanner.models.request_form import RequestForm, RequestHead, take
-from lanner.models.views import LanguageView
+from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
+from lanner.models.request_items import TRUSTED, ItemReader
+from lanner.models.views import BIAS_GAIN, TARGET_GAIN, LanguageView
 from lanner.vocabulary import ConfigError
 
 
@@ -26,7 +27,7 @@ def request_form(recommender: NeuralRecommender) -> RequestForm:
         name = recommender.config.fusion
         raise ConfigError(f"the head '{name}' does not split into a user and an item half; use 'concat' or 'sum'")
     items = network.item_side()
-    weights_IV = network.fusion.view_weights(items.is_cold_I)
+    weights_IV = network.fusion.view_weights(items.is_cold_I).clamp(min=TRUSTED)
     with torch.no_grad():
         return RequestForm(
             _numpy(torch.cat([tables.source_ID for tables in items.own], 1)),
@@ -35,6 +36,35 @@ def request_form(recommender: NeuralRecommender) -> RequestForm:
             tuple(network.fusion.dimensions),
             _head(network, items),
             _profile(network),
+        )
+
+
+def item_reader(recommender: NeuralRecommender) -> ItemReader | None:
+    """How new items get their rows of ``request_form(recommender)``; None for a network that reads no texts."""
+    network = recommender.network
+    if "language" not in network.views:
+        return None
+    place = list(network.views).index("language")
+    view = network.views["language"]
+    assert isinstance(view, LanguageView)
+    fusion, items = network.fusion, network.item_side()
+    weights_2V = fusion.get_buffer("weights").clamp(min=TRUSTED)
+    lent = [weights_2V[1, v] * tables.bias_I for v, tables in enumerate(items.own) if v != place]
+    has_head = _head(network, items) is not None
+    with torch.no_grad():
+        return ItemReader(
+            Int8Rows.of(_numpy(view.get_buffer("features"))),
+            ~network.get_buffer("is_cold").cpu().numpy(),
+            place,
+            tuple(fusion.dimensions),
+            _numpy(weights_2V),
+            _numpy(view.to_source.weight.T),
+            _numpy(view.to_target.weight.T) * TARGET_GAIN,
+            _numpy(view.to_bias.weight[0]) * BIAS_GAIN,
+            float(view.to_bias.bias) * BIAS_GAIN,
+            _numpy(torch.stack([torch.zeros(network.num_items), *lent]).sum(0)),
+            _numpy(fusion.from_item.weight.T) if isinstance(fusion, ConcatFusion) and has_head else None,
+            recommender.config.cold_neighbours,
         )
 
 

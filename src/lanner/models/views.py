@@ -25,6 +25,8 @@ from lanner.models.singular import right_singular
 _SAMPLED_USERS = 512
 """How many users' scores tell the spread of a closed form's scores."""
 
+TARGET_GAIN, BIAS_GAIN = 10, 5
+"""Unit-length features give tiny products; with these, one learning rate suits them and the vectors alike."""
 ViewName = Literal["graph", "filter", "language"]
 
 
@@ -200,8 +202,8 @@ class LanguageView(View):
     def read(self, features_IF: Tensor) -> Tables:
         """The three tables of any texts' features, ``[n, F]``."""
         features = self.dropout(features_IF)
-        # Unit-length features give tiny products; the gains let the learning rate suit them and the vectors alike.
-        return Tables(self.to_source(features), self.to_target(features) * 10, self.to_bias(features)[:, 0] * 5)
+        target_ID, bias_I = self.to_target(features) * TARGET_GAIN, self.to_bias(features)[:, 0] * BIAS_GAIN
+        return Tables(self.to_source(features), target_ID, bias_I)
 
     def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
         own = propagate(inputs.history, tables.source_ID)

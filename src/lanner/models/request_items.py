@@ -1,0 +1,142 @@
+"""Items that come after training: from the features of a text to the rows that a request form has of any item.
+
+What the language view knows of an item are linear maps of its features. The other views' vectors are borrowed from the
+items met in training whose features lie nearest, as the network does for the items nobody met (``network.py``). An item
+the form knows already keeps what its interactions taught, and has only its text read anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.ranking import top_k
+from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, normalised, take
+
+_SHARPNESS = 5
+"""Of the softmax by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class ItemReader:
+    """Fitted maps and the catalogue's features.
+
+    features_IF: of every item's text. is_met_I: bool, items that may lend. place: of the language view among the views.
+    view_sizes: dimensions of each view. weights_2V: how far each view is trusted, for items met and not met.
+    source_FD, target_FD, bias_F, bias: the language view's maps, its gains included. lent_bias_I: the other views'
+    biases, at the weights of items not met. head_DH: the ranking head's item
+    half, None where the form has no head. num_neighbours: from how many items vectors are borrowed.
+    """
+
+    features_IF: Int8Rows
+    is_met_I: NDArray[np.bool_]
+    place: int
+    view_sizes: tuple[int, ...]
+    weights_2V: NDArray[np.float32]
+    source_FD: NDArray[np.float32]
+    target_FD: NDArray[np.float32]
+    bias_F: NDArray[np.float32]
+    bias: float
+    lent_bias_I: NDArray[np.float32]
+    head_DH: NDArray[np.float32] | None
+    num_neighbours: int
+
+    def read(self, form: RequestForm, features_NF: NDArray[np.float32], rows: Sequence[int | None]) -> ItemRows:
+        """What ``form``, the full one, would have of N items by their texts; ``rows``: the row of a known one, or None.
+
+        A known item that was met keeps its other views' vectors.
+        """
+        drawn = [
+            self._kept(form, row, features_F) if row is not None and self.is_met_I[row] else self._new(form, features_F)
+            for row, features_F in zip(rows, features_NF, strict=True)
+        ]
+        source_ND, target_ND, bias_N = (np.stack(part) for part in zip(*drawn, strict=True))
+        half_NH = None if self.head_DH is None else normalised(target_ND, self.view_sizes) @ self.head_DH
+        return ItemRows(source_ND, target_ND, bias_N.astype(np.float32), half_NH)
+
+    def nearest(self, features_BF: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items that read most alike, by cosine: rows int64, −1 where there are fewer, and cosines, ``[B, k]``."""
+        return self._nearest(features_BF, k, np.arange(len(self.is_met_I)))
+
+    def _nearest(
+        self, features_BF: NDArray[np.float32], k: int, among: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Block by block, so that the catalogue's features are never unpacked at once."""
+        found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        for first in range(0, len(among), _ROWS_AT_ONCE):
+            block = among[first : first + _ROWS_AT_ONCE]
+            places, cosines = top_k(features_BF @ take(self.features_IF, block).T, k)
+            found.append((np.where(places >= 0, block[np.maximum(places, 0)], -1), cosines))
+        if not found:
+            return np.full((len(features_BF), k), -1), np.full((len(features_BF), k), -np.inf, np.float32)
+        rows, cosines = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+        best, values = top_k(cosines, k)
+        return np.where(best >= 0, np.take_along_axis(rows, np.maximum(best, 0), 1), -1), values
+
+    def _language(self, features_F: NDArray[np.float32], weight: np.float32) -> tuple[Any, Any, float]:
+        bias = float(features_F @ self.bias_F) + self.bias
+        return features_F @ self.source_FD, weight * (features_F @ self.target_FD), float(weight) * bias
+
+    @property
+    def _own(self) -> slice:
+        """The language view's place among the dimensions."""
+        first = sum(self.view_sizes[: self.place])
+        return slice(first, first + self.view_sizes[self.place])
+
+    def _kept(self, form: RequestForm, row: int, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+        weight = self.weights_2V[0, self.place]
+        before = self._language(take(self.features_IF, np.array([row]))[0], weight)[2]
+        source_D, target_D = (take(table, np.array([row]))[0].copy() for table in (form.source_ID, form.target_ID))
+        source_D[self._own], target_D[self._own], bias = self._language(features_F, weight)
+        return source_D, target_D, float(form.bias_I[row]) - before + bias
+
+    def _new(self, form: RequestForm, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+        rows, cosines = self._nearest(features_F[None], self.num_neighbours, np.flatnonzero(self.is_met_I))
+        rows, cosines = rows[0][rows[0] >= 0], cosines[0][rows[0] >= 0]
+        shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
+        shares /= max(float(shares.sum()), 1e-9)
+        met, not_met = self.weights_2V
+        # Targets hold their view's weight, which differs between items met and not met.
+        gains = np.repeat(not_met / np.maximum(met, TRUSTED), self.view_sizes)
+        source_D = shares @ take(form.source_ID, rows)
+        target_D = shares @ take(form.target_ID, rows) * gains
+        source_D[self._own], target_D[self._own], bias = self._language(features_F, not_met[self.place])
+        return source_D.astype(np.float32), target_D.astype(np.float32), bias + float(shares @ self.lent_bias_I[rows])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name: what a file keeps; ``view_sizes``, ``place`` and the rest of the numbers are in ``facts``."""
+        named = {"features.codes": self.features_IF.codes, "features.scale": self.features_IF.scale}
+        named |= {"is_met": self.is_met_I, "weights": self.weights_2V, "source": self.source_FD}
+        named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
+        return named if self.head_DH is None else named | {"head": self.head_DH}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What JSON keeps."""
+        numbers = {"place": self.place, "bias": self.bias, "num_neighbours": self.num_neighbours}
+        return {**numbers, "view_sizes": list(self.view_sizes)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
+        """The inverse of ``arrays`` and ``facts``."""
+        return cls(
+            Int8Rows(arrays["features.codes"], arrays["features.scale"]),
+            arrays["is_met"],
+            int(facts["place"]),
+            tuple(facts["view_sizes"]),
+            arrays["weights"],
+            arrays["source"],
+            arrays["target"],
+            arrays["bias"],
+            float(facts["bias"]),
+            arrays["lent_bias"],
+            arrays.get("head"),
+            int(facts["num_neighbours"]),
+        )
+
+
+TRUSTED = 1e-6
+"""The least weight a view has in a form: one of 0 would lose vectors that other items borrow."""
