@@ -366,7 +366,8 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
         found = index.search(judged, CANDIDATES)[0]
         asked = [(one,) for one in histories[:REQUESTS]]
         vectors_1D = [
-            (np.append(engine.gather(engine.known(one)), np.float32(1))[None],) for one in histories[:REQUESTS]
+            (np.append(engine.aggregate(engine.gather(engine.known(one))), np.float32(1))[None],)
+            for one in histories[:REQUESTS]
         ]
         bare = _bare_search(index)
         request = _timed(lambda history: engine.answer(history, 10), asked)
@@ -391,7 +392,8 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
 
 def _retrieved(engine: Any, history: NDArray[np.int64]) -> None:
     met = engine.known(history)
-    engine.retrieve(engine.gather(met), 10, deny=met)
+    mean_D = engine.aggregate(engine.gather(met))
+    engine.retrieve(engine.fuse(mean_D, engine.encode(None, None, len(met))), 10, deny=met)
 
 
 def _bare_search(index: Any) -> Callable[[NDArray[np.float32]], Any]:

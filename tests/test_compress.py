@@ -100,7 +100,7 @@ def shop(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ladder(shop):
-    return compress(shop, Budget(max_ndcg_loss=0.2), QUICK, lambda rung, reader: {"seen": rung.name})
+    return compress(shop, Budget(max_ndcg_loss=0.2), QUICK, lambda rung, *_: {"seen": rung.name})
 
 
 def test_the_ladder_has_every_rung_and_says_what_was_tried(shop, ladder):
@@ -136,7 +136,7 @@ def test_smaller_rungs_agree_between_runtimes(shop, ladder, name):
 def test_the_engine_answers_a_stranger_by_text(shop, ladder):
     rung = ladder.rung("distilled")
     engine = Engine(rung, open_backend("onnxruntime", rung, ladder.reader, 1))
-    plain, told = engine.answer([1, 2], k=5), engine.answer([1, 2], k=5, text=" ".join(WORDS[20:30]))
+    plain, told = engine.answer([1, 2], k=5), engine.answer([1, 2], k=5, profile=" ".join(WORDS[20:30]))
     assert len(told.items) == 5
     assert not np.allclose(plain.scores, told.scores)
 
@@ -171,9 +171,14 @@ def test_the_commands(shop, ladder, capsys, tmp_path):
             cli.main([str(one) for one in arguments])
         assert not stopped.value.code
         found = json.loads(capsys.readouterr().out)
-    assert {one["stage"] for one in found["stages"]} >= {"gather", "encode", "retrieve"}
+    assert {one["stage"] for one in found["stages"]} >= {"gather", "aggregate", "encode", "fuse", "retrieve", "explain"}
     assert (tmp_path / "t.svg").read_text().startswith("<?xml")
     assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino"}
+    tried = read_ladder(shop).table["report"]["tried"]
+    assert list(tried["bf16"]["latency"]) == ["torch"]
+    assert tried["bf16"]["latency"]["torch"]["cosine"] == pytest.approx(1, abs=0.02)
+    assert tried["bf16"]["encoder_mib"] < 0.7 * read_ladder(shop).rung("full").figures["encoder_mib"]
+    assert 0.5 < tried["int8-static"]["latency"]["onnxruntime"]["cosine"] <= 1.001
 
 
 def test_a_model_that_reads_no_texts_has_a_ladder_too(shop, tmp_path):
@@ -184,7 +189,7 @@ def test_a_model_that_reads_no_texts_has_a_ladder_too(shop, tmp_path):
     rung = ladder.rung("distilled")
     assert len(Engine(rung, open_backend("onnxruntime", rung, None, 1)).answer([1], k=4).items) == 4
     with pytest.raises(ConfigError, match="reads no profile texts"):
-        Engine(rung).answer([1], text="w3")
+        Engine(rung).answer([1], profile="w3")
 
 
 def test_a_model_without_a_compressed_form_is_refused(tmp_path):

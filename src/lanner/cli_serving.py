@@ -54,7 +54,10 @@ def profile(
     bundle: BundlePath,
     variant: Annotated[list[str] | None, typer.Option("--variant", help="A rung of the ladder; repeatable.")] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="torch, torch-compile, onnxruntime, openvino or cuda: it reads the texts.")
+        str,
+        typer.Option(
+            "--backend", help="torch, torch-compile, onnxruntime, openvino, cuda or tensorrt: it reads the texts."
+        ),
     ] = "torch",
     text: Annotated[str | None, typer.Option("--text", help="Read with each request, where texts are read.")] = None,
     requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 200,

@@ -1,18 +1,16 @@
 """One call from a bundle to its ladder: every compression step, judged on validation, timed, and written down."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save as save_arrays
-from safetensors.torch import save as save_tensors
 
-from lanner.artifact.export import export_onnx, quantise_dynamic, quantise_openvino
+from lanner.artifact.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifact.export_network import export_network
-from lanner.artifact.ladder import Ladder, Rung, TextReader, write_ladder
+from lanner.artifact.ladder import Ladder, Rung, TextReader, TextSample, write_ladder
 from lanner.choices import SPLITS
 from lanner.compression.encoder import EncoderRecipe, SmallEncoder, shrink_encoder, whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
@@ -38,26 +36,34 @@ from lanner.pipeline import open_bundle
 from lanner.vocabulary import ConfigError
 
 Announce = Callable[[str], None]
-Measure = Callable[[Rung, TextReader | None], Mapping[str, Any]]
-"""Times a rung on this machine; the figures go into the ladder."""
+Measure = Callable[[Rung, TextReader | None, TextSample | None, Sequence[str] | None], Mapping[str, Any]]
+"""Times a rung on this machine, in the runtimes named or in all; the figures go into the ladder."""
 _CALIBRATION_TEXTS = 256
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """One encoder as a ladder keeps it: files by role, what is said of it, and how a judge reads profiles by it."""
+_ON = {"bf16": ("torch",), "int8-static": ("onnxruntime",)}
+"""Forms of the encoder that are tried and told of, and the runtime that reads each. The ladder does not hold them: on
+the machines met so far the rung of INT8 was quicker than either."""
 
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    int8_files: Mapping[str, bytes] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    read: Read | None = None
+
+@dataclass(frozen=True)
+class _Encoders:
+    """How texts are read, texts to judge encoders by, and the encoder's forms: those of the rungs, and those tried."""
+
+    reader: TextReader | None
+    sample: TextSample | None
+    full: EncoderForm
+    int8: EncoderForm
+    pruned: EncoderForm
+    pruned_int8: EncoderForm
+    tried: Mapping[str, EncoderForm]
 
 
 def compress(
     path: Path,
     budget: Budget | None = None,
     recipe: EncoderRecipe | None = None,
-    measure: Measure = lambda rung, reader: {},
+    measure: Measure = lambda *_: {},
     announce: Announce = lambda _: None,
 ) -> Ladder:
     """Write the ladder of the bundle at ``path``: full → int8 → pruned → distilled → popularity.
@@ -75,46 +81,53 @@ def compress(
     validation = SPLITS[config.split.name](bundle.dataset, config.split).validation
     announce("split the ranking head, and solve the closed form without the validation events, to judge by them")
     form, twin = request_form(model), request_form(model.unaware())
-    reader, whole, small_encoder = _encoders(model, recipe, announce)
-    judge = Judge(twin, validation, whole.read, budget.max_ndcg_loss)
-    users, twin_users = (_users(one, model.dataset, whole.read) for one in (form, twin))
+    texts = _encoders(model, recipe, announce)
+    judge = Judge(twin, validation, texts.full.read, budget.max_ndcg_loss)
+    users, twin_users = (_users(one, model.dataset, texts.full.read) for one in (form, twin))
     announce("judge INT8, and search the fewest neurons and dimensions")
-    as_int8 = judge.step("int8", quantised(twin), whole.read)
-    number = choose_neurons(judge, twin, twin_users, whole.read)
+    tried = [_rung(judge.step(name, twin, one.read), form, one) for name, one in texts.tried.items()]
+    as_int8 = judge.step("int8", quantised(twin), texts.int8.read)
+    number = choose_neurons(judge, twin, twin_users, texts.full.read)
     pruned, pruned_twin = (fewer_neurons(one, u, number) for one, u in ((form, users), (twin, twin_users)))
-    as_pruned = judge.step("pruned", pruned_twin, small_encoder.read)
-    rank = choose_dimensions(judge, pruned_twin, twin_users, small_encoder.read)
+    as_pruned = judge.step("pruned", pruned_twin, texts.pruned.read)
+    rank = choose_dimensions(judge, pruned_twin, twin_users, texts.pruned_int8.read)
     small, small_twin = (
         one if rank == form.dimensions else fewer_dimensions(one, u, rank)
         for one, u in ((pruned, users), (pruned_twin, twin_users))
     )
-    as_distilled = judge.step("distilled", quantised(small_twin), small_encoder.read)
+    as_distilled = judge.step("distilled", quantised(small_twin), texts.pruned_int8.read)
     popular = popularity_form(form, np.bincount(model.dataset.interactions.item, minlength=form.num_items))
     as_popular = judge.step("popularity", popular, None)
     rungs = [
-        _rung(judge.steps[0], form, whole.files, whole.figures),
-        _rung(as_int8, quantised(form), whole.int8_files, whole.figures),
-        _rung(as_pruned, pruned, small_encoder.files, small_encoder.figures),
-        _rung(as_distilled, quantised(small), small_encoder.int8_files, small_encoder.figures),
-        _rung(as_popular, popular, {}, {}),
+        _rung(judge.steps[0], form, texts.full),
+        _rung(as_int8, quantised(form), texts.int8),
+        _rung(as_pruned, pruned, texts.pruned),
+        _rung(as_distilled, quantised(small), texts.pruned_int8),
+        _rung(as_popular, popular, EncoderForm()),
     ]
     announce("measure every rung")
-    measured = [Rung(r.name, r.form, r.files, {**r.figures, **measure(r, reader)}) for r in rungs]
+    measured = [_measured(rung, texts, measure, None) for rung in rungs]
     report = {
         "budget": asdict(budget),
         "recipe": asdict(recipe),
         "steps": [asdict(step) for step in judge.steps],
+        "tried": {rung.name: dict(_measured(rung, texts, measure, _ON[rung.name]).figures) for rung in tried},
         "best": min((rung for rung in measured if rung.figures["kept"]), key=_cost(budget.target)).name,
     }
     announce(f"write {path}/ladder")
-    return write_ladder(path, measured, reader, report, item_reader(model))
+    return write_ladder(path, measured, texts.reader, report, item_reader(model))
 
 
-def _rung(step: Step, form: RequestForm, encoder: Mapping[str, bytes], figures: Mapping[str, Any]) -> Rung:
+def _rung(step: Step, form: RequestForm, encoder: EncoderForm) -> Rung:
     # The network of an INT8 rung multiplies what its codes stand for: users' vectors as INT8 cost ml-1m 8 % of ndcg.
     judged = {key: value for key, value in asdict(step).items() if key != "name"}
-    files = {"network.onnx": export_network(form), **encoder}
-    return Rung(step.name, form, files, {**judged, "dimensions": form.dimensions, **figures})
+    files = {"network.onnx": export_network(form), **encoder.files}
+    return Rung(step.name, form, files, {**judged, "dimensions": form.dimensions, **encoder.figures})
+
+
+def _measured(rung: Rung, texts: _Encoders, measure: Measure, backends: Sequence[str] | None) -> Rung:
+    found = measure(rung, texts.reader, texts.sample, backends)
+    return Rung(rung.name, rung.form, rung.files, {**rung.figures, **found})
 
 
 def _cost(target: str) -> Callable[[Rung], float]:
@@ -134,44 +147,34 @@ def _users(form: RequestForm, dataset: Dataset, read: Read | None) -> NDArray[np
     return sample_of_users(form, batch, features)
 
 
-def _encoders(
-    model: NeuralRecommender, recipe: EncoderRecipe, announce: Announce
-) -> tuple[TextReader | None, _Encoder, _Encoder]:
-    """How texts are read, and the encoder whole and small; nothing where no texts are."""
+def _encoders(model: NeuralRecommender, recipe: EncoderRecipe, announce: Announce) -> _Encoders:
+    """Nothing where no texts are read."""
     features, language, dataset = model.features, model.encoder, model.dataset
     if features is None:
-        return None, _Encoder(), _Encoder()
+        unread = EncoderForm()
+        return _Encoders(None, None, unread, unread, unread, unread, {})
     announce("measure the encoder, prune it, and teach it from the whole one")
     teacher = whole_encoder(language)
     profiles = sorted(set(dataset.user_catalogue.texts))
     fields = sorted({field for text in dataset.item_catalogue.texts for field in text.split(FIELD_SEPARATOR)})
     small = shrink_encoder(language, teacher, [*fields, *profiles], recipe)
-    ids = language.token_ids([*fields, *profiles])
-    chosen = np.random.default_rng(recipe.seed).permutation(len(ids))[:_CALIBRATION_TEXTS]
-    calibration = [ids[row] for row in chosen if len(ids[row])]
+    texts = [*fields, *profiles]
+    chosen = [texts[row] for row in np.random.default_rng(recipe.seed).permutation(len(texts))[:_CALIBRATION_TEXTS]]
+    calibration = [ids for ids in language.token_ids(chosen) if len(ids)]
+    sample = TextSample(tuple(chosen), vectors_of(teacher, language.token_ids(chosen)))
     announce("quantise the encoder")
-
-    def as_kept(encoder: CompactEncoder, new_id: NDArray[np.int32] | None, figures: dict[str, Any]) -> _Encoder:
-        def own(ids: Sequence[NDArray[np.int32]]) -> Sequence[NDArray[np.int32]]:
-            return ids if new_id is None else [new_id[one] for one in ids]
-
-        onnx, same = export_onnx(encoder), {"encoder.safetensors": save_tensors(dict(encoder.state_dict()))}
-        if new_id is not None:
-            same["encoder.vocabulary.safetensors"] = save_arrays({"new_id": new_id})
-        xml, numbers = quantise_openvino(onnx, own(calibration))
-        int8 = {"encoder.onnx": quantise_dynamic(onnx), "encoder.xml": xml, "encoder.bin": numbers}
-        read = features.transform(profiles, lambda texts: vectors_of(encoder, own(language.token_ids(texts))))
-        known = dict(zip(profiles, read, strict=True))
-        return _Encoder(
-            {**same, "encoder.onnx": onnx},
-            {**same, **int8},
-            {"encoder_shape": asdict(encoder.shape), **figures},
-            lambda texts: np.stack([known[text] for text in texts]),
-        )
-
-    whole = as_kept(teacher, None, {})
-    pruned = as_kept(small.encoder, small.new_id, _pruned_figures(teacher, small))
-    return TextReader(features, language.tokeniser_json, language.longest), whole, pruned
+    shared = (features, language.token_ids, calibration, profiles)
+    whole = EncoderFiles(teacher, None, *shared, {})
+    fewer = EncoderFiles(small.encoder, small.new_id, *shared, _pruned_figures(teacher, small))
+    return _Encoders(
+        TextReader(features, language.tokeniser_json, language.longest),
+        sample,
+        whole.float32(),
+        whole.int8(),
+        fewer.float32(),
+        fewer.int8(),
+        {"bf16": whole.bfloat16(), "int8-static": whole.static_int8()},
+    )
 
 
 def _pruned_figures(teacher: CompactEncoder, small: SmallEncoder) -> dict[str, Any]:

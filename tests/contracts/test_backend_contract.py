@@ -26,7 +26,7 @@ ITEMS, WIDTH, HIDDEN = 40, 8, 5
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "films", "about", "the", "sea", "war"]
 SHAPE = EncoderShape((2, 1), (16, 8), head_size=4, hidden=8, vocabulary=len(WORDS), positions=16)
 TEXTS = ["slow films", "the sea", "", "war war war about the slow unheard sea"]
-HERE = [name for name in BACKENDS if name not in ("cuda", "torch-compile")]
+HERE = [name for name in BACKENDS if name not in ("cuda", "tensorrt", "torch-compile")]
 SLOW = [pytest.param(name, marks=pytest.mark.filterwarnings("ignore")) for name in HERE]
 
 
@@ -167,3 +167,5 @@ def test_what_does_not_exist_is_named(rungs):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="NVIDIA GPU"):
             open_backend("cuda", rungs["full"])
+        with pytest.raises(ConfigError, match="'tensorrt' needs ONNX Runtime's TensorrtExecutionProvider"):
+            open_backend("tensorrt", rungs["full"])

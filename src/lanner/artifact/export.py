@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanner.models.batches_of_texts import pad_right
+from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer
 from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
@@ -27,6 +27,7 @@ FEWEST_CALIBRATION_TEXTS = 8
 OPSET = 20
 """The first that has Gelu."""
 _IR = 10
+_TOKENS_AT_ONCE = 2048
 _LARGEST_DIFFERENCE = 1e-4
 _OPTIONAL = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
 """The extra that brings each module."""
@@ -263,6 +264,20 @@ def run_onnx(content: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]
     """
     session = optional_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, dict(inputs))[0])
+
+
+def onnx_vectors(content: bytes, token_ids: Sequence[NDArray[np.int32]], hidden: int) -> NDArray[np.float32]:
+    """Sentence vectors ``[T, hidden]`` of an exported encoder, by ONNX Runtime; zeros where a text has no token.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    session = optional_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    vectors = np.zeros((len(token_ids), hidden), np.float32)
+    for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), _TOKENS_AT_ONCE):
+        ids, mask = pad_right([token_ids[row] for row in rows], 0)
+        vectors[rows] = session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})[0]
+    return vectors
 
 
 def optional_module(module: str) -> Any:

@@ -39,11 +39,16 @@ class Rung:
 
     @property
     def num_bytes(self) -> int:
-        """Of the form and of the encoder in the smallest format it is stored in: a runtime loads one."""
+        """Of the form and of the encoder."""
+        return self.form.num_bytes + self.encoder_bytes
+
+    @property
+    def encoder_bytes(self) -> int:
+        """In the smallest format it is stored in, for a runtime loads one; 0 where there is none."""
         sizes = {role: len(data) for role, data in self.files.items()}
         openvino = sizes.get("encoder.xml", 0) + sizes.get("encoder.bin", 0)
         stored = [sizes.get("encoder.onnx", 0), sizes.get("encoder.safetensors", 0), openvino]
-        return self.form.num_bytes + min((size for size in stored if size), default=0)
+        return min((size for size in stored if size), default=0)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,14 @@ class TextReader:
     features: TextFeatures
     tokeniser: str
     max_tokens: int
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """Texts of the catalogue, and the vectors float32 ``[T, E]`` that the whole encoder gives them."""
+
+    texts: tuple[str, ...]
+    vectors_TE: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def vectors_of(
     vectors = np.zeros((len(token_ids), encoder.shape.hidden), np.float32)
     for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), tokens_per_batch):
         ids_BL, mask_BL = pad_right([token_ids[row] for row in rows], 0)
-        vectors[rows] = encoder(ids_BL, mask_BL).numpy()
+        vectors[rows] = encoder(ids_BL, mask_BL).float().numpy()
     return vectors
 
 

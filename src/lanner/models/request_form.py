@@ -104,8 +104,8 @@ class Reduction:
     def __call__(self, rows: ItemRows) -> ItemRows:
         """Rows of new items, reduced as the catalogue's were."""
         source, target, half = rows.source_ND, rows.target_ND, rows.half_NH
-        if self.source_DR is not None and self.target_DR is not None:
-            source, target = source @ self.source_DR, (target - self.mean_D) @ self.target_DR
+        if self.source_DR is not None and self.target_DR is not None and self.mean_D is not None:
+            source, target = source @ self.source_DR, np.asarray((target - self.mean_D) @ self.target_DR, np.float32)
         if self.neurons is not None and half is not None:
             half = half[:, self.neurons]
         return ItemRows(source, target, rows.bias_N if self.bias_gain is None else rows.bias_N * self.bias_gain, half)
@@ -164,14 +164,13 @@ class RequestForm:
             head = self.head
             found |= {"head.user": head.user_DH, "head.bias": head.bias_H, "head.item": head.item_IH}
             found["head.out"] = head.out_H
-        named: dict[str, NDArray[Any]] = {}
+        named = {f"reduction.{name}": array for name, array in vars(self.reduction).items() if array is not None}
         for name, table in found.items():
             if isinstance(table, Int8Rows):
                 named |= {f"{name}.codes": table.codes, f"{name}.scale": table.scale}
             else:
                 named[name] = table
-        reduced = {f"reduction.{name}": array for name, array in vars(self.reduction).items() if array is not None}
-        return named | reduced
+        return named
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], view_sizes: tuple[int, ...]) -> Self:

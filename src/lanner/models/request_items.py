@@ -57,6 +57,11 @@ class ItemReader:
         half_NH = None if self.head_DH is None else normalised(target_ND, self.view_sizes) @ self.head_DH
         return ItemRows(source_ND, target_ND, bias_N.astype(np.float32), half_NH)
 
+    def text_sources(self) -> NDArray[np.float32]:
+        """float32 ``[F, D]``: from the features of a text to the source vector of an item nobody knew but by it."""
+        before, after = sum(self.view_sizes[: self.place]), sum(self.view_sizes[self.place + 1 :])
+        return np.pad(self.source_FD, ((0, 0), (before, after)))
+
     def nearest(self, features_BF: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items that read most alike, by cosine: rows int64, −1 where there are fewer, and cosines, ``[B, k]``."""
         return self._nearest(features_BF, k, np.arange(len(self.is_met_I)))
@@ -108,7 +113,8 @@ class ItemReader:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By name: what a file keeps; ``view_sizes``, ``place`` and the rest of the numbers are in ``facts``."""
-        named = {"features.codes": self.features_IF.codes, "features.scale": self.features_IF.scale}
+        named: dict[str, NDArray[Any]] = {}
+        named |= {"features.codes": self.features_IF.codes, "features.scale": self.features_IF.scale}
         named |= {"is_met": self.is_met_I, "weights": self.weights_2V, "source": self.source_FD}
         named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
         return named if self.head_DH is None else named | {"head": self.head_DH}

@@ -1,20 +1,27 @@
-"""One request, from a history and a text to the best items: gather → encode → retrieve → rank. It knows no HTTP.
+"""One request, from what a user met, says and asks for to the best items and the reasons. It knows no HTTP.
 
-Each stage is a method of its own, so that a profile can time what a request runs.
+gather → aggregate → encode → fuse → retrieve → rank → explain: each stage is a method of its own, so that a profile can
+time what a request runs. Messages were passed over the graph when the tables were made; what is left of the graph's
+aggregation at request time is the mean over what was met.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from lanner.artifact.ladder import Rung
-from lanner.models.request_form import Int8Rows, RequestForm, Table, take
+from lanner.models.request_form import ItemRows, RequestForm, take
+from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
+from lanner.serving.item_tables import ItemTables
 from lanner.serving.retrieval import Index, RetrievalConfig, build_index
 from lanner.vocabulary import ConfigError
+
+_MOST_DIVERSIFIED = 200
+"""Candidates among which a diverse list is chosen."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,29 @@ class Answer:
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, as the stages see them.
+
+    vector_D: ``share`` of the mean of what was met, and told_D, what texts add. hidden_H: the head's user half.
+    """
+
+    vector_D: NDArray[np.float32]
+    told_D: NDArray[np.float32]
+    share: float
+    hidden_H: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Summands of the scores of N items: by each of the M items met, by texts, by popularity and by the head."""
+
+    history_NM: NDArray[np.float32]
+    told_N: NDArray[np.float32]
+    popularity_N: NDArray[np.float32]
+    head_N: NDArray[np.float32]
 
 
 class Engine:
@@ -35,150 +65,188 @@ class Engine:
         retrieval: RetrievalConfig | None = None,
         candidates: int = 500,
         index: Index | None = None,
+        item_reader: ItemReader | None = None,
     ) -> None:
         """candidates: retrieved by inner product, then ranked by the head, where the rung has one.
+
+        item_reader: without it no search text is read, for it tells what a text would be as an item.
 
         Raises:
             ConfigError: ``candidates`` is below 1.
         """
         if candidates < 1:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
-        self.form, self.backend, self.candidates = rung.form, backend, candidates
+        self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
         self.index = index or build_index(indexed_vectors(rung.form), retrieval or RetrievalConfig())
+        self._tables = ItemTables(rung.form)
+        self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
+
+    @property
+    def num_items(self) -> int:
+        """Rows ever given: those removed keep theirs."""
+        return self._tables.num_items
 
     @property
     def state_bytes(self) -> int:
         """Bytes read to answer: the index and the form but for its targets, which the index holds."""
-        targets = ("target", "target.codes", "target.scale")
-        return self.index.memory_bytes + sum(a.nbytes for n, a in self.form.arrays().items() if n not in targets)
+        tables = ("target", "source", "head.item")
+        arrays = self.form.arrays().items()
+        rest = sum(
+            array.nbytes for name, array in arrays if name.removesuffix(".codes").removesuffix(".scale") not in tables
+        )
+        return self.index.memory_bytes + self._tables.memory_bytes + rest
 
     def answer(
         self,
         history: Sequence[int] | NDArray[np.integer],
         k: int = 10,
+        profile: str | None = None,
         text: str | None = None,
         exclude_seen: bool = True,
         allow: NDArray[np.integer] | None = None,
         deny: NDArray[np.integer] | None = None,
+        diversity: float = 0.0,
     ) -> Answer:
         """The k best items for one user; fewer where the filters leave fewer.
 
+        Args:
+            history: rows of items, repeats allowed.
+            k: how many.
+            profile: what the user says of themselves.
+            text: what is looked for, or was just read: as if an item that reads so had been met.
+            exclude_seen: leave out what is in the history.
+            allow: rows, of which alone answers may come.
+            deny: rows that no answer may hold.
+            diversity: 0 … 1, see ``diversify``.
+
         Raises:
             ValueError: k is below 1, or a row lies outside the catalogue.
-            ConfigError: a text, where this engine reads none.
+            ConfigError: a profile or a text, where this engine reads none.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, received {k}")
         met = self.known(history)
-        user_D = self.gather(met)
-        if text is not None:
-            user_D = user_D + self.read(text)
+        mean_D = self.aggregate(self.gather(met))
+        asker = self.fuse(mean_D, self.encode(profile, text, len(met)))
         if exclude_seen and len(met):
             deny = met if deny is None else np.union1d(deny, met)
-        rows, scores = self.retrieve(user_D, k, allow, deny)
-        return self.rank(user_D, rows, scores, k)
+        wanted = max(k, _MOST_DIVERSIFIED) if diversity else k
+        ranked = self.rank(asker, *self.retrieve(asker, wanted, allow, deny), wanted)
+        return self.diversify(ranked, k, diversity) if diversity else ranked
 
     def known(self, history: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Distinct rows of a history, checked."""
         met = np.unique(np.asarray(history, np.int64))
-        if len(met) and not 0 <= met[0] <= met[-1] < self.form.num_items:
-            raise ValueError(f"item rows {met[0]} … {met[-1]} do not fit {self.form.num_items} items")
+        if len(met) and not 0 <= met[0] <= met[-1] < self.num_items:
+            raise ValueError(f"item rows {met[0]} … {met[-1]} do not fit {self.num_items} items")
         return met
 
     def gather(self, met: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The mean of what was met, float32 ``[D]``; zeros for nobody."""
-        return mean_of_rows(self.form.source_ID, met)
+        """The vectors of what was met, float32 ``[m, D]``."""
+        return self._tables.sources(met)
 
-    def read(self, text: str) -> NDArray[np.float32]:
-        """What a profile text adds to a user, float32 ``[D]``."""
-        if self.backend is None or self.form.profile_FD is None:
-            raise ConfigError("this recommender reads no profile texts; leave the text out")
-        added_1D: NDArray[np.float32] = self.backend.features([text]) @ self.form.profile_FD
-        return np.asarray(added_1D[0])
+    def aggregate(self, sources_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of what was met, float32 ``[D]``; zeros for nobody."""
+        return np.asarray(sources_MD.mean(axis=0)) if len(sources_MD) else self._nothing_D
+
+    def encode(self, profile: str | None, text: str | None, num_met: int) -> tuple[NDArray[np.float32], float]:
+        """What the texts add to a user, float32 ``[D]``, and by how much what was met is to shrink beside them."""
+        told_D, share = self._nothing_D, 1.0
+        if profile is not None:
+            if self.form.profile_FD is None:
+                raise ConfigError("this recommender reads no profile texts; leave the profile out")
+            told_D = self._features(profile) @ self.form.profile_FD
+        if text is not None:
+            share = num_met / (num_met + 1)
+            told_D = told_D + (1 - share) * (self._features(text) @ self._text_FD)
+        return told_D, share
+
+    def fuse(self, mean_D: NDArray[np.float32], read: tuple[NDArray[np.float32], float]) -> Asker:
+        """Join what was met and what was read, and take the ranking head's first layer as far as the user goes."""
+        told_D, share = read
+        vector_D = mean_D * np.float32(share) + told_D
+        head = self.form.head
+        hidden_H = None if head is None else head.hidden(vector_D[None], self.form.view_sizes)[0]
+        return Asker(vector_D, told_D, share, hidden_H)
 
     def retrieve(
         self,
-        user_D: NDArray[np.float32],
+        asker: Asker,
         k: int,
         allow: NDArray[np.integer] | None = None,
         deny: NDArray[np.integer] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Candidates by inner product, best first: rows int64 ``[C]`` and scores float32 ``[C]``."""
         number = k if self.form.head is None else max(k, self.candidates)
-        query_1D = np.append(user_D, np.float32(1))[None]
+        query_1D = np.append(asker.vector_D, np.float32(1))[None]
         rows, scores = self.index.search(query_1D, number, allow=allow, deny=deny)
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
 
-    def rank(self, user_D: NDArray[np.float32], rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Answer:
+    def rank(self, asker: Asker, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Answer:
         """The k best of the candidates once the head has spoken."""
-        head = self.form.head
-        if head is None:
+        if asker.hidden_H is None or self.form.head is None:
             return Answer(rows[:k], scores[:k])
-        hidden_H = head.hidden(user_D[None], self.form.view_sizes)[0]
-        total_C = scores + corrections(head.item_IH, rows, hidden_H, head.out_H)
+        total_C = scores + self._tables.corrections(rows, asker.hidden_H, self.form.head.out_H)
         best = np.argsort(-total_C, kind="stable")[:k]
         return Answer(rows[best], total_C[best])
+
+    def diversify(self, ranked: Answer, k: int, diversity: float) -> Answer:
+        """k of the ranked items, chosen one by one by score and unlikeness to those chosen (Carbonell & Goldstein,
+        SIGIR 1998): (1 − diversity) · score, scaled to 0 … 1, − diversity · the largest cosine to one of them.
+        """
+        if len(ranked.items) <= 1:
+            return ranked
+        targets_CD = self.index.vectors(ranked.items)[:, :-1]
+        unit_CD = targets_CD / np.maximum(np.linalg.norm(targets_CD, axis=1, keepdims=True), 1e-9)
+        spread = float(np.ptp(ranked.scores)) or 1.0
+        worth_C = (1 - diversity) * (ranked.scores - ranked.scores.min()) / spread
+        nearest_C, chosen = np.zeros(len(unit_CD), np.float32), list[int]()
+        for _ in range(min(k, len(unit_CD))):
+            worth = worth_C - diversity * nearest_C
+            worth[chosen] = -np.inf
+            chosen.append(int(worth.argmax()))
+            nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[chosen[-1]])
+        return Answer(ranked.items[chosen], ranked.scores[chosen])
+
+    def explain(self, sources_MD: NDArray[np.float32], asker: Asker, items: NDArray[np.int64]) -> Parts:
+        """What the scores of ``items`` ``[n]`` are made of; the parts of an item add up to its score."""
+        targets_ND = self.index.vectors(items)
+        weight = asker.share / max(1, len(sources_MD))
+        history_NM = targets_ND[:, :-1] @ sources_MD.T * np.float32(weight)
+        told_N = targets_ND[:, :-1] @ asker.told_D
+        head_N = np.zeros(len(items), np.float32)
+        if asker.hidden_H is not None and self.form.head is not None:
+            head_N = self._tables.corrections(items, asker.hidden_H, self.form.head.out_H)
+        return Parts(history_NM, told_N, targets_ND[:, -1], head_N)
+
+    def add_items(self, rows: ItemRows) -> NDArray[np.int64]:
+        """Items of this rung's own rows (see ``RequestForm.reduction``) get the next rows and can be found at once."""
+        first = self.num_items
+        added = np.arange(first, first + len(rows.bias_N))
+        self._tables.append(rows)
+        self.index.add(added, np.hstack([rows.target_ND, rows.bias_N[:, None]]))
+        return added
+
+    def remove_items(self, rows: NDArray[np.int64]) -> None:
+        """Items that are found no more; histories may go on naming them."""
+        self.index.remove(rows)
+
+    def _features(self, text: str) -> NDArray[np.float32]:
+        if self.backend is None or self.backend.reader is None:
+            raise ConfigError("this recommender reads no texts; leave the text out")
+        return np.asarray(self.backend.features([text])[0])
+
+    @cached_property
+    def _text_FD(self) -> NDArray[np.float32]:
+        """From the features of a text to the source vector of an item that reads so."""
+        if self._item_reader is None:
+            raise ConfigError("this recommender reads no texts; leave the text out")
+        whole_FD = self._item_reader.text_sources()
+        reduced = self.form.reduction.source_DR
+        return whole_FD if reduced is None else whole_FD @ reduced
 
 
 def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
     """Targets with the bias as one more dimension, ``[I, D + 1]``: users have a 1 there."""
     return np.hstack([take(form.target_ID), form.bias_I[:, None]])
-
-
-def mean_of_rows(table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """float32 ``[D]``; read straight from the codes where the table is INT8."""
-    if isinstance(table, Int8Rows):
-        return np.asarray(_mean_of_codes(table.codes, table.scale, rows))
-    return np.asarray(_mean_of_floats(table, rows))
-
-
-def corrections(
-    table: Table, rows: NDArray[np.int64], hidden_H: NDArray[np.float32], out_H: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """out · relu(hidden + item half) of some items, float32 ``[C]``."""
-    if isinstance(table, Int8Rows):
-        return np.asarray(_correct_codes(table.codes, table.scale, rows, hidden_H, out_H))
-    return np.asarray(_correct_floats(table, rows, hidden_H, out_H))
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _mean_of_floats(table_ID, rows):  # type: ignore[no-untyped-def]
-    total = np.zeros(table_ID.shape[1], np.float32)
-    for row in rows:
-        for column in range(len(total)):
-            total[column] += table_ID[row, column]
-    return total / np.float32(max(1, len(rows)))
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _mean_of_codes(codes_ID, scale_I, rows):  # type: ignore[no-untyped-def]
-    total = np.zeros(codes_ID.shape[1], np.float32)
-    for row in rows:
-        scale = scale_I[row]
-        for column in range(len(total)):
-            total[column] += scale * np.float32(codes_ID[row, column])
-    return total / np.float32(max(1, len(rows)))
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _correct_floats(item_IH, rows, hidden_H, out_H):  # type: ignore[no-untyped-def]
-    out = np.empty(len(rows), np.float32)
-    for place in range(len(rows)):
-        total = np.float32(0)
-        for unit in range(len(hidden_H)):
-            total += max(hidden_H[unit] + item_IH[rows[place], unit], np.float32(0)) * out_H[unit]
-        out[place] = total
-    return out
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _correct_codes(codes_IH, scale_I, rows, hidden_H, out_H):  # type: ignore[no-untyped-def]
-    out = np.empty(len(rows), np.float32)
-    for place in range(len(rows)):
-        total, scale = np.float32(0), scale_I[rows[place]]
-        for unit in range(len(hidden_H)):
-            value = hidden_H[unit] + scale * np.float32(codes_IH[rows[place], unit])
-            total += max(value, np.float32(0)) * out_H[unit]
-        out[place] = total
-    return out

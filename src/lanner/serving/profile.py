@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.ladder import Ladder, Rung, TextReader
+from lanner.artifact.ladder import Ladder, Rung, TextReader, TextSample
 from lanner.data.ragged import Ragged
 from lanner.models.request_form import Int8Rows, Table
-from lanner.serving.backends import open_backend
+from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Engine
 from lanner.vocabulary import MissingExtraError
 
-STAGES = ("gather", "encode", "retrieve", "rank")
+STAGES = ("gather", "aggregate", "encode", "fuse", "retrieve", "rank", "explain")
+"""In the order of a request: what was met is gathered and averaged (all that graph aggregation is at request time), a
+text is read, both are joined, candidates are retrieved and ranked, and the k best are taken apart into reasons."""
 PORTABLE = ("torch", "onnxruntime", "openvino")
 """Backends measured when a ladder is written; those not installed are left out."""
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
@@ -57,16 +59,19 @@ def profile(engine: Engine, histories: Sequence[NDArray[np.integer]], text: str 
     for number, history in enumerate([*histories[:3], *histories]):
         clock = _Clock()
         met = engine.known(history)
-        user_D = clock("gather", partial(engine.gather, met))
-        if text is not None:
-            user_D = user_D + clock("encode", partial(engine.read, f"{text} {number}"))
-        rows, scores = clock("retrieve", partial(engine.retrieve, user_D, k, deny=met))
-        clock("rank", partial(engine.rank, user_D, rows, scores, k))
+        sources_MD = clock("gather", partial(engine.gather, met))
+        mean_D = clock("aggregate", partial(engine.aggregate, sources_MD))
+        unread = None if text is None else f"{text} {number}"
+        read = clock("encode", partial(engine.encode, unread, None, len(met)))
+        asker = clock("fuse", partial(engine.fuse, mean_D, read))
+        rows, scores = clock("retrieve", partial(engine.retrieve, asker, k, deny=met))
+        ranked = clock("rank", partial(engine.rank, asker, rows, scores, k))
+        clock("explain", partial(engine.explain, sources_MD, asker, ranked.items))
         if number >= 3:
             lengths.append(len(met))
             for stage, seconds in clock.seconds.items():
                 times[stage].append(seconds * 1e3)
-    counted = _work(engine, float(np.mean(lengths)) if lengths else 0.0, text)
+    counted = _work(engine, float(np.mean(lengths)) if lengths else 0.0, text, k)
     return [
         StageTime(stage, float(np.median(times[stage])), float(np.percentile(times[stage], 99)), *counted[stage])
         for stage in STAGES
@@ -95,10 +100,20 @@ def profile_ladder(
     return found
 
 
-def measure_rung(rung: Rung, reader: TextReader | None, threads: int = 2) -> dict[str, Any]:
-    """Milliseconds at the median of scoring the catalogue, per batch size, and of reading a text, per backend."""
+def measure_rung(
+    rung: Rung,
+    reader: TextReader | None,
+    sample: TextSample | None = None,
+    backends: Sequence[str] | None = None,
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Milliseconds at the median of scoring the catalogue, per batch size, and of reading a text.
+
+    By backend, all portable ones where none is named. With a ``sample``, also texts a second and the mean cosine to
+    the whole encoder's vectors.
+    """
     latency: dict[str, Any] = {}
-    for name in PORTABLE:
+    for name in backends or PORTABLE:
         try:
             backend = open_backend(name, rung, reader, threads)
         except MissingExtraError:
@@ -108,8 +123,17 @@ def measure_rung(rung: Rung, reader: TextReader | None, threads: int = 2) -> dic
         latency[name] = {"score_p50_ms": score}
         if reader is not None and "encoder_shape" in rung.figures:
             latency[name]["encode_p50_ms"] = median_ms(partial(backend.encode, [A_TEXT]))
+            if sample is not None:
+                latency[name] |= _of_sample(backend, sample)
         backend.close()
-    return {"latency": latency, "size_mib": rung.num_bytes / 2**20}
+    return {"latency": latency, "size_mib": rung.num_bytes / 2**20, "encoder_mib": rung.encoder_bytes / 2**20}
+
+
+def _of_sample(backend: Backend, sample: TextSample) -> dict[str, float]:
+    vectors_TE = backend.encode(sample.texts)
+    milliseconds = median_ms(partial(backend.encode, sample.texts), repetitions=3)
+    cosine = float((vectors_TE * sample.vectors_TE).sum(axis=1).mean())
+    return {"texts_per_s": 1e3 * len(sample.texts) / milliseconds, "cosine": cosine}
 
 
 def median_ms(work: Callable[[], Any], repetitions: int = 30) -> float:
@@ -161,7 +185,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def _work(engine: Engine, met: float, text: str | None) -> dict[str, tuple[int, int]]:
+def _work(engine: Engine, met: float, text: str | None, k: int) -> dict[str, tuple[int, int]]:
     """(bytes read, multiply-adds) of each stage: counted, not measured."""
     form, head = engine.form, engine.form.head
     shape = None if engine.backend is None else engine.backend.rung.figures.get("encoder_shape")
@@ -172,11 +196,16 @@ def _work(engine: Engine, met: float, text: str | None) -> dict[str, tuple[int, 
         hidden = shape["hidden"]
         layers = sum(4 * hidden * heads * shape["head_size"] + 2 * hidden * inner for heads, inner in widths)
     pairs = 0 if head is None else engine.candidates * len(head.out_H)
+    fused = 0 if head is None else head.user_DH.size
+    gathered = round(met * form.dimensions)
     return {
-        "gather": (round(met * _row_bytes(form.source_ID)), round(met * form.dimensions)),
-        "encode": (4 * layers, tokens * layers),
+        "gather": (round(met * _row_bytes(form.source_ID)), 0),
+        "aggregate": (4 * gathered, gathered),
+        "encode": (0, 0) if text is None else (4 * layers, tokens * layers),
+        "fuse": (4 * fused, fused),
         "retrieve": (form.num_items * _row_bytes(form.target_ID), form.num_items * form.dimensions),
         "rank": (0 if head is None else engine.candidates * _row_bytes(head.item_IH), pairs),
+        "explain": (4 * (k * form.dimensions + gathered), k * gathered),
     }
 
 

@@ -33,6 +33,12 @@ def _onnx_runtime(rung: Rung, reader: TextReader | None, threads: int) -> Backen
     return OnnxRuntimeBackend(rung, reader, threads)
 
 
+def _tensorrt(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
+    from lanner.serving.backends.onnx_runtime import TensorRtBackend
+
+    return TensorRtBackend(rung, reader, threads)
+
+
 def _open_vino(rung: Rung, reader: TextReader | None, threads: int) -> Backend:
     from lanner.serving.backends.open_vino import OpenVinoBackend
 
@@ -45,6 +51,7 @@ BACKENDS: dict[str, Build] = {
     "onnxruntime": _onnx_runtime,
     "openvino": _open_vino,
     "cuda": _cuda,
+    "tensorrt": _tensorrt,
 }
 
 

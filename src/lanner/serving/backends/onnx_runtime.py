@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and on a GPU through TensorRT."""
 
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ class OnnxRuntimeBackend(Backend):
     """Reads ``network.onnx`` and ``encoder.onnx``, float32 or INT8 as the rung has them."""
 
     name: ClassVar[str] = "onnxruntime"
+    providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
+    """The first must be there; the others take what it leaves."""
 
     def _load(self) -> None:
         self._network = self._session("network.onnx")
@@ -22,7 +24,12 @@ class OnnxRuntimeBackend(Backend):
         try:
             import onnxruntime
         except ImportError:
-            raise MissingExtraError("onnxruntime", "onnx", "the backend 'onnxruntime'") from None
+            raise MissingExtraError("onnxruntime", "onnx", f"the backend '{self.name}'") from None
+        if self.providers[0] not in onnxruntime.get_available_providers():
+            raise ConfigError(
+                f"the backend '{self.name}' needs ONNX Runtime's {self.providers[0]}, which this build lacks; "
+                "install onnxruntime-gpu beside the libraries it asks for, or choose another backend"
+            )
         if role not in self.rung.files:
             raise ConfigError(f"the variant '{self.rung.name}' has no {role}; choose the backend 'torch'")
         options = onnxruntime.SessionOptions()
@@ -34,7 +41,7 @@ class OnnxRuntimeBackend(Backend):
             return onnxruntime.InferenceSession(
                 self.rung.files[role],
                 options,
-                providers=["CPUExecutionProvider"],
+                providers=list(self.providers),
                 disabled_optimizers=["SkipLayerNormFusion"],
             )
         except Exception as error:  # the library's own errors have no common root
@@ -46,3 +53,14 @@ class OnnxRuntimeBackend(Backend):
 
     def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.asarray(self._encoder.run(None, {"ids": ids_TL, "mask": mask_TL})[0])
+
+
+class TensorRtBackend(OnnxRuntimeBackend):
+    """The same files through TensorRT on an NVIDIA GPU; what it cannot take runs on CUDA, the rest on the CPU."""
+
+    name: ClassVar[str] = "tensorrt"
+    providers: ClassVar[tuple[str, ...]] = (
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    )

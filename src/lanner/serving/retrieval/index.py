@@ -98,6 +98,10 @@ class Index:
         denied = None if deny is None else _rows(deny, "deny", now.num_rows)
         return now.search(queries_BD, k, allowed, denied)
 
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors float32 ``[n, D]`` of items, as they are kept. ``rows`` are of items that searches found."""
+        return self._snapshot.vectors(rows)
+
     def add(self, rows: ArrayLike, vectors: ArrayLike) -> None:
         """Add items; the next search finds them.
 

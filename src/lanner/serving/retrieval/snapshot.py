@@ -106,6 +106,15 @@ class Snapshot:
             num_rows=max(self.num_rows, int(rows.max(initial=-1)) + 1),
         )
 
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors float32 ``[n, D]`` of ``rows`` as they are kept; of an item that has left, the base's."""
+        is_fresh = np.isin(rows, self.fresh_row_F)
+        found = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
+        found[~is_fresh] = self.base.vectors.decode(self.base.positions(rows[~is_fresh]))
+        order = np.argsort(self.fresh_row_F)
+        found[is_fresh] = self.fresh_FD[order[np.searchsorted(self.fresh_row_F, rows[is_fresh], sorter=order)]]
+        return found
+
     def contents(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Every row, ascending int64 ``[I]``, and its vector as it is kept float32 ``[I, D]``."""
         standing = _unpacked(self.alive, self.base.vectors.shape[0])

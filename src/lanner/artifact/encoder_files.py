@@ -1,0 +1,96 @@
+"""An encoder in every form that a ladder keeps or tries: as files by role, and as what reads texts to judge it by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save as save_tensors
+
+from lanner.artifact.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
+from lanner.compression.steps import Read
+from lanner.models.compact_encoder import CompactEncoder, vectors_of
+from lanner.models.text_features import TextFeatures
+
+Tokenise = Callable[[Sequence[str]], Sequence[NDArray[np.int32]]]
+"""Texts to the ids of the tokeniser."""
+
+
+@dataclass(frozen=True)
+class EncoderForm:
+    """One form of an encoder. files: by role. figures: what is said of it. read: how a judge reads profiles by it."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    read: Read | None = None
+
+
+class EncoderFiles:
+    """Makes the forms of one encoder.
+
+    new_id: its own id of each of the tokeniser's tokens, None where they are the same. calibration: the tokeniser's ids
+    of texts, off which the ranges of activations are read. profiles: all that a judge will read.
+    """
+
+    def __init__(
+        self,
+        encoder: CompactEncoder,
+        new_id: NDArray[np.int32] | None,
+        features: TextFeatures,
+        tokenise: Tokenise,
+        calibration: Sequence[NDArray[np.int32]],
+        profiles: Sequence[str],
+        figures: Mapping[str, Any],
+    ) -> None:
+        self._encoder, self._features, self._profiles = encoder, features, profiles
+        self._figures = {"encoder_shape": asdict(encoder.shape), **figures}
+        self._own: Tokenise = lambda texts: tokenise(texts) if new_id is None else [new_id[i] for i in tokenise(texts)]
+        self._calibration = calibration if new_id is None else [new_id[ids] for ids in calibration]
+        self._vocabulary = {}
+        if new_id is not None:
+            self._vocabulary["encoder.vocabulary.safetensors"] = save_arrays({"new_id": new_id})
+        self._onnx = export_onnx(encoder)
+
+    def float32(self) -> EncoderForm:
+        """As it is, for every runtime."""
+        return self._form(
+            {"encoder.safetensors": _saved(self._encoder), "encoder.onnx": self._onnx},
+            lambda texts: vectors_of(self._encoder, self._own(texts)),
+        )
+
+    def int8(self) -> EncoderForm:
+        """INT8 with scales anew for each request (ONNX Runtime) or calibrated ones (OpenVINO); torch has float32."""
+        dynamic = quantise_dynamic(self._onnx)
+        xml, numbers = quantise_openvino(self._onnx, self._calibration)
+        files = {"encoder.onnx": dynamic, "encoder.xml": xml, "encoder.bin": numbers}
+        return self._form(
+            {"encoder.safetensors": _saved(self._encoder), **files},
+            lambda texts: onnx_vectors(dynamic, self._own(texts), self._encoder.shape.hidden),
+        )
+
+    def static_int8(self) -> EncoderForm:
+        """INT8 with calibrated scales, for ONNX Runtime alone."""
+        static = quantise_static(self._onnx, self._calibration)
+        return self._form(
+            {"encoder.onnx": static}, lambda texts: onnx_vectors(static, self._own(texts), self._encoder.shape.hidden)
+        )
+
+    def bfloat16(self) -> EncoderForm:
+        """Half the bytes, for torch alone: ONNX Runtime has no such products on a CPU."""
+        half = self._encoder.copy().to(torch.bfloat16)
+        return self._form({"encoder.safetensors": _saved(half)}, lambda texts: vectors_of(half, self._own(texts)))
+
+    def _form(self, files: Mapping[str, bytes], encode: Callable[[Sequence[str]], NDArray[np.float32]]) -> EncoderForm:
+        """The judge's reading is done once: few profiles differ, and it asks for them again and again."""
+        features = self._features.transform(self._profiles, encode)
+        known = dict(zip(self._profiles, features, strict=True))
+        return EncoderForm(
+            {**self._vocabulary, **files}, self._figures, lambda texts: np.stack([known[text] for text in texts])
+        )
+
+
+def _saved(encoder: CompactEncoder) -> bytes:
+    return bytes(save_tensors(dict(encoder.state_dict())))
