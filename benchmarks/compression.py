@@ -7,8 +7,8 @@ ml-1m: the trained hybrid of the quality suite. One request is one user: a histo
 tokens that was never seen before, answered with the ten best items. *Baseline*: torch eager in float32 as trained; the
 text goes through the language model and every item through views, fusion and ranking head, for each request.
 ``encoder`` rows time the encoder alone, ``full-catalogue`` rows the scoring of all items in each runtime;
-``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of every form that was tried. Each
-row is measured in a process of its own; peak_mib is what that process had when its requests were done.
+``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of every form that was tried.
+Each row is measured in a process of its own; peak_mib is what that process had when its requests were done.
 
 ml-1m-cold: the hybrid of the cold-items protocol, whose cold items are given as new ones, by their texts alone, once
 read by the whole encoder and once by a small one that was taught on the other items' texts.
@@ -68,7 +68,9 @@ def main() -> None:
     if options.only in (None, "ml-1m"):
         results["ml-1m"] = _measure_ml1m()
     if options.only in (None, "ml-1m-cold"):
-        results["ml-1m-cold"] = _measure_cold()
+        from benchmarks import _compression_cold
+
+        results["ml-1m-cold"] = _compression_cold.measure(SEED, RECOVERY_SECONDS)
     if options.only in (None, "clustered-1m"):
         results["clustered-1m"] = _catalogues()
     results["summary"] = _summary(results)
@@ -308,62 +310,6 @@ def _stages(ladder: Any, histories: Any, text: str) -> dict[str, dict[str, float
 def _neurons(ladder: Any, name: str) -> int:
     head = ladder.rung(name).form.head
     return 0 if head is None else len(head.out_H)
-
-
-# --- cold items ---------------------------------------------------------------------------------------------------
-
-
-def _measure_cold() -> dict[str, Any]:
-    """Test ndcg@20 among the cold items: as the network has them, and given as new items by either encoder."""
-    from lanner.choices import MODELS, SPLITS
-    from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
-    from lanner.config import from_dict
-    from lanner.data.catalogue import FIELD_SEPARATOR
-    from lanner.data.sources import load
-    from lanner.evaluation.protocol import evaluate
-    from lanner.models.compact_encoder import vectors_of
-    from lanner.models.request_form import RequestScorer
-    from lanner.models.request_network import item_reader, request_form
-
-    settings = json.loads(json.dumps(SETTINGS["ml-1m/cold-items"]["hybrid"]))
-    config = from_dict({**settings, "data": {"path": "recipes/ml-1m.toml"}, "model": "hybrid"})
-    config = replace(config, split=replace(config.split, name="cold-items", seed=SEED))
-    dataset = load(Path("recipes") / "ml-1m.toml")
-    split = SPLITS["cold-items"](dataset, config.split)
-    model = MODELS["hybrid"](config, None).fit(split.train, split.validation)
-    form, items = request_form(model), item_reader(model)
-    texts, language, features = dataset.item_catalogue.texts, model.encoder, model.features
-    met = sorted({part for row in np.flatnonzero(items.is_met_I) for part in texts[row].split(FIELD_SEPARATOR)})
-    teacher = whole_encoder(language)
-    small = shrink_encoder(language, teacher, met, EncoderRecipe(seconds=RECOVERY_SECONDS))
-    own = lambda texts: [small.new_id[ids] for ids in language.token_ids(texts)]
-    encoders = {
-        "whole encoder": lambda texts: vectors_of(teacher, language.token_ids(texts)),
-        "small encoder": lambda texts: vectors_of(small.encoder, own(texts)),
-    }
-    quality = lambda scorer: evaluate(scorer, split, ks=(20,), metrics=("ndcg",))["ndcg_at_20"]
-    profiles = lambda texts: model._read_profiles(texts).numpy()
-    rows = {"as trained": quality(RequestScorer(form, profiles))}
-    new = np.flatnonzero(~items.is_met_I)
-    for name, encode in encoders.items():
-        read = features.transform([texts[row] for row in new], encode)
-        given = _with_rows(form, new, items.read(form, read, [None] * len(new)))
-        rows[name] = quality(RequestScorer(given, profiles))
-    for name in ("popularity", "random"):
-        rows[name] = quality(MODELS[name](config, None).fit(split.train))
-    return {"commit": _record._commit(), "ndcg_at_20": rows, "encoder_cosine": small.cosine, "new_items": len(new)}
-
-
-def _with_rows(form: Any, rows: NDArray[np.int64], given: Any) -> Any:
-    """The form with other rows for some items."""
-    source, target, bias = form.source_ID.copy(), form.target_ID.copy(), form.bias_I.copy()
-    source[rows], target[rows], bias[rows] = given.source_ND, given.target_ND, given.bias_N
-    head = form.head
-    if head is not None:
-        half = head.item_IH.copy()
-        half[rows] = given.half_NH
-        head = replace(head, item_IH=half)
-    return replace(form, source_ID=source, target_ID=target, bias_I=bias, head=head)
 
 
 # --- one million items ---------------------------------------------------------------------------------------------
