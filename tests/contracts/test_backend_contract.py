@@ -142,7 +142,7 @@ def test_a_damaged_model_is_named(name, rungs):
     if name == "openvino":
         pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     with pytest.raises(BundleError, match=r"full.network"):
-        open_backend(name, broken, None, 1)
+        open_backend(name, broken, None, 1).warm_up()
 
 
 @pytest.mark.parametrize(("name", "module"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
@@ -163,7 +163,7 @@ def test_what_does_not_exist_is_named(rungs):
     with pytest.raises(ConfigError, match="unknown backend 'tpu'; choose one of torch"):
         open_backend("tpu", rungs["full"])
     with pytest.raises(ConfigError, match=r"no network.onnx"):
-        open_backend("onnxruntime", Rung("r", rungs["full"].form))
+        open_backend("onnxruntime", Rung("r", rungs["full"].form)).warm_up()
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="NVIDIA GPU"):
             open_backend("cuda", rungs["full"])

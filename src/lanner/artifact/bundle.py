@@ -137,6 +137,19 @@ def load_bundle(path: Path | str, builder: Builder) -> Bundle:
     return Bundle(path, recommender, dataset, manifest)
 
 
+def read_catalogue(path: Path) -> tuple[Dataset, Mapping[str, Any], Mapping[str, Any]]:
+    """What a service needs of a bundle beside its ladder: every known event, the golden requests, the manifest.
+
+    Raises:
+        BundleError: no bundle there, one of another schema, or a damaged file, which is named.
+    """
+    manifest = read_manifest(path)
+    names = ("golden.json", *dataset_files.FILES)
+    files = {name: read_checked(path / name, manifest["sha256"][name]) for name in names}
+    dataset, _ = dataset_files.unpack_dataset(files, manifest["dataset"])
+    return dataset, json.loads(files["golden.json"]), manifest
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a bundle.
 

@@ -71,19 +71,26 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
-    _network: Any
-    _encoder: Any
-
     def __init__(self, rung: Rung, reader: TextReader | None = None, threads: int = 1) -> None:
-        """Load the network, and the encoder where ``reader`` is given and the rung has one.
+        """Load the encoder where ``reader`` is given and the rung has one; the network is loaded when it first scores.
 
         Raises:
             MissingExtraError: the runtime is not installed. ConfigError: the rung lacks what this runtime reads.
         """
         self.rung, self.reader, self.threads = rung, reader, threads
         self._profiles: dict[str, NDArray[np.float32]] = {}
-        self._load()
+        self._is_open = False
+        self._open()
+        self._encoder: Any = None
+        if reader is not None and "encoder_shape" in rung.figures:
+            self._encoder = self._load_encoder()
+        self._is_open = True
         _ONE_BLAS_THREAD.enter()
+
+    @cached_property
+    def _network(self) -> Any:
+        """A service that retrieves from an index never asks for it, and its tables are as large as the catalogue."""
+        return self._load_network()
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of every item for each user, float32 ``[B, I]``: a scorer for the one yardstick, too."""
@@ -126,12 +133,20 @@ class Backend(ABC):
 
     def close(self) -> None:
         """Let go of the runtime's memory; the backend answers no more. A second time does nothing."""
-        if not isinstance(self._network, _Closed):
-            self._network = self._encoder = _Closed(self.name)
+        if self._is_open:
+            self._is_open = False
+            self.__dict__["_network"] = self._encoder = _Closed(self.name)
             _ONE_BLAS_THREAD.leave()
 
     @abstractmethod
-    def _load(self) -> None: ...
+    def _open(self) -> None:
+        """Import the runtime and see that it can run here."""
+
+    @abstractmethod
+    def _load_network(self) -> Any: ...
+
+    @abstractmethod
+    def _load_encoder(self) -> Any: ...
 
     @abstractmethod
     def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]: ...

@@ -16,29 +16,34 @@ class OnnxRuntimeBackend(Backend):
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
     """The first must be there; the others take what it leaves."""
 
-    def _load(self) -> None:
-        self._network = self._session("network.onnx")
-        self._encoder = self._session("encoder.onnx") if "encoder.onnx" in self.rung.files else None
-
-    def _session(self, role: str) -> Any:
+    def _open(self) -> None:
         try:
             import onnxruntime
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnx", f"the backend '{self.name}'") from None
+        self._library = onnxruntime
         if self.providers[0] not in onnxruntime.get_available_providers():
             raise ConfigError(
                 f"the backend '{self.name}' needs ONNX Runtime's {self.providers[0]}, which this build lacks; "
                 "install onnxruntime-gpu beside the libraries it asks for, or choose another backend"
             )
+
+    def _load_network(self) -> Any:
+        return self._session("network.onnx")
+
+    def _load_encoder(self) -> Any:
+        return self._session("encoder.onnx")
+
+    def _session(self, role: str) -> Any:
         if role not in self.rung.files:
             raise ConfigError(f"the variant '{self.rung.name}' has no {role}; choose the backend 'torch'")
-        options = onnxruntime.SessionOptions()
+        options = self._library.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         # Idle threads of one session must not take the cores from the next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             # Fused skip connections keep INT8 products from being fused with their scales: a fifth slower.
-            return onnxruntime.InferenceSession(
+            return self._library.InferenceSession(
                 self.rung.files[role],
                 options,
                 providers=list(self.providers),

@@ -14,14 +14,18 @@ class OpenVinoBackend(Backend):
 
     name: ClassVar[str] = "openvino"
 
-    def _load(self) -> None:
+    def _open(self) -> None:
         try:
             import openvino
         except ImportError:
             raise MissingExtraError("openvino", "openvino", "the backend 'openvino'") from None
         self._core = openvino.Core()
-        self._network = self._compiled("network")
-        self._encoder = self._compiled("encoder") if "encoder_shape" in self.rung.figures else None
+
+    def _load_network(self) -> Any:
+        return self._compiled("network")
+
+    def _load_encoder(self) -> Any:
+        return self._compiled("encoder")
 
     def _compiled(self, role: str) -> Any:
         files = self.rung.files

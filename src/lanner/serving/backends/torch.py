@@ -19,14 +19,17 @@ class TorchBackend(Backend):
     name: ClassVar[str] = "torch"
     device: ClassVar[str] = "cpu"
 
-    def _load(self) -> None:
+    def _open(self) -> None:
         torch.set_num_threads(self.threads)
-        self._network = self._prepared(RequestNetwork(self.rung.form))
-        self._encoder = None
-        if "encoder.safetensors" in self.rung.files:
-            state = load(self.rung.files["encoder.safetensors"])
-            shape = EncoderShape(**self.rung.figures["encoder_shape"])
-            self._encoder = self._prepared(CompactEncoder.from_state(shape, state))
+
+    def _load_network(self) -> Any:
+        return self._prepared(RequestNetwork(self.rung.form))
+
+    def _load_encoder(self) -> Any:
+        if "encoder.safetensors" not in self.rung.files:
+            raise ConfigError(f"the variant '{self.rung.name}' has no encoder.safetensors; choose another backend")
+        shape = EncoderShape(**self.rung.figures["encoder_shape"])
+        return self._prepared(CompactEncoder.from_state(shape, load(self.rung.files["encoder.safetensors"])))
 
     def _prepared(self, module: torch.nn.Module) -> Any:
         return module.eval().to(self.device)
@@ -56,7 +59,7 @@ class CudaBackend(TorchBackend):
     name: ClassVar[str] = "cuda"
     device: ClassVar[str] = "cuda"
 
-    def _load(self) -> None:
+    def _open(self) -> None:
         if not torch.cuda.is_available():
             raise ConfigError("the backend 'cuda' needs an NVIDIA GPU that torch sees; choose another backend")
-        super()._load()
+        super()._open()
