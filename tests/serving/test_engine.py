@@ -12,7 +12,7 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead, take
 from lanner.models.request_items import ItemReader
-from lanner.serving.engine import Engine
+from lanner.serving.engine import Engine, add_items, remove_items
 from lanner.serving.profile import STAGES, histories_of, machine_ceilings, profile
 from lanner.vocabulary import ConfigError
 
@@ -149,12 +149,12 @@ def test_items_that_come_later_are_found_gathered_and_ranked_as_if_they_had_been
     for first in (0, 1, 200):
         rows = slice(first, {0: 1, 1: 200, 200: 300}[first])
         part = ItemRows(later.source_ND[rows], later.target_ND[rows], later.bias_N[rows], later.half_NH[rows])
-        assert engine.add_items(part).tolist() == list(range(ITEMS + rows.start, ITEMS + rows.stop))
+        assert add_items([engine], part).tolist() == list(range(ITEMS + rows.start, ITEMS + rows.stop))
     history = [3, ITEMS + 2, 9, ITEMS + 250]
     wanted, got = Engine(Rung("any", whole), candidates=1000).answer(history), engine.answer(history)
     assert np.allclose(got.scores, wanted.scores, atol=0.2 if int8 else 1e-4)
     assert int8 or got.items.tolist() == wanted.items.tolist()
-    engine.remove_items(got.items[:1])
+    remove_items([engine], got.items[:1])
     assert engine.answer(history).items[0] == got.items[1]
     assert len(engine.answer(got.items.tolist()).items) == 10
 
@@ -189,7 +189,7 @@ def test_a_text_weighs_as_one_more_item_that_reads_so():
     backend = SimpleNamespace(reader=object(), features=lambda texts: np.stack([told] * len(texts)))
     engine = Engine(Rung("any", form), backend, item_reader=reader)
     rows = reader.read(form, told[None], [None])
-    engine.add_items(rows)
+    add_items([engine], rows)
     as_item = engine.answer([4, 7, ITEMS], k=5)
     as_text = engine.answer([4, 7], k=5, text="anything", deny=np.array([ITEMS]))
     language_only = form.source_ID[[4, 7]].sum(axis=0) / 3

@@ -78,13 +78,13 @@ class Engine:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
         self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
         self.index = index or build_index(indexed_vectors(rung.form), retrieval or RetrievalConfig())
-        self._tables = ItemTables(rung.form)
+        self.tables = ItemTables(rung.form)
         self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
 
     @property
     def num_items(self) -> int:
         """Rows ever given: those removed keep theirs."""
-        return self._tables.num_items
+        return self.tables.num_items
 
     @property
     def state_bytes(self) -> int:
@@ -94,7 +94,7 @@ class Engine:
         rest = sum(
             array.nbytes for name, array in arrays if name.removesuffix(".codes").removesuffix(".scale") not in tables
         )
-        return self.index.memory_bytes + self._tables.memory_bytes + rest
+        return self.index.memory_bytes + self.tables.memory_bytes + rest
 
     def answer(
         self,
@@ -143,7 +143,7 @@ class Engine:
 
     def gather(self, met: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of what was met, float32 ``[m, D]``."""
-        return self._tables.sources(met)
+        return self.tables.sources(met)
 
     def aggregate(self, sources_MD: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of what was met, float32 ``[D]``; zeros for nobody."""
@@ -187,7 +187,7 @@ class Engine:
         """The k best of the candidates once the head has spoken."""
         if asker.hidden_H is None or self.form.head is None:
             return Answer(rows[:k], scores[:k])
-        total_C = scores + self._tables.corrections(rows, asker.hidden_H, self.form.head.out_H)
+        total_C = scores + self.tables.corrections(rows, asker.hidden_H, self.form.head.out_H)
         best = np.argsort(-total_C, kind="stable")[:k]
         return Answer(rows[best], total_C[best])
 
@@ -217,20 +217,8 @@ class Engine:
         told_N = targets_ND[:, :-1] @ asker.told_D
         head_N = np.zeros(len(items), np.float32)
         if asker.hidden_H is not None and self.form.head is not None:
-            head_N = self._tables.corrections(items, asker.hidden_H, self.form.head.out_H)
+            head_N = self.tables.corrections(items, asker.hidden_H, self.form.head.out_H)
         return Parts(history_NM, told_N, targets_ND[:, -1], head_N)
-
-    def add_items(self, rows: ItemRows) -> NDArray[np.int64]:
-        """Items of this rung's own rows (see ``RequestForm.reduction``) get the next rows and can be found at once."""
-        first = self.num_items
-        added = np.arange(first, first + len(rows.bias_N))
-        self._tables.append(rows)
-        self.index.add(added, np.hstack([rows.target_ND, rows.bias_N[:, None]]))
-        return added
-
-    def remove_items(self, rows: NDArray[np.int64]) -> None:
-        """Items that are found no more; histories may go on naming them."""
-        self.index.remove(rows)
 
     def _features(self, text: str) -> NDArray[np.float32]:
         if self.backend is None or self.backend.reader is None:
@@ -245,6 +233,28 @@ class Engine:
         whole_FD = self._item_reader.text_sources()
         reduced = self.form.reduction.source_DR
         return whole_FD if reduced is None else whole_FD @ reduced
+
+
+def add_items(engines: Sequence[Engine], rows: ItemRows) -> NDArray[np.int64]:
+    """Items given as rows of the full form get the next rows of every engine and can be found at once.
+
+    The engines are variants of one catalogue, and may share an index.
+    """
+    added = np.arange(engines[0].num_items, engines[0].num_items + len(rows.bias_N))
+    changed: set[int] = set()
+    for engine in engines:
+        reduced = engine.form.reduction(rows)
+        engine.tables.append(reduced)
+        if id(engine.index) not in changed:
+            changed.add(id(engine.index))
+            engine.index.add(added, np.hstack([reduced.target_ND, reduced.bias_N[:, None]]))
+    return added
+
+
+def remove_items(engines: Sequence[Engine], rows: NDArray[np.int64]) -> None:
+    """Items that are found no more; histories may go on naming them."""
+    for index in {id(engine.index): engine.index for engine in engines}.values():
+        index.remove(rows)
 
 
 def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:

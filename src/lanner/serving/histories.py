@@ -1,0 +1,99 @@
+"""What each user did last, in memory: the bundle's events, then the store's, with a bound on users and on events."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset
+from lanner.serving.live import LiveItems
+from lanner.serving.messages import Event
+from lanner.serving.store import Store
+from lanner.vocabulary import StoreUnavailableError
+
+_BYTES_A_USER = 600
+"""Of a state beside its rows, roughly: a metric needs no more."""
+
+
+class UserState(Struct):
+    """rows: int64 ``[n]`` of items, oldest first. profile: None where nothing was said. version: rises with changes."""
+
+    rows: NDArray[np.int64]
+    profile: str | None
+    version: int
+
+
+class Histories:
+    """The states of users asked for lately. Used from one thread, the event loop's.
+
+    A user who is not held is read from the store, so an event that was acknowledged is in the next answer whatever was
+    held. While the store is away, the bundle's own events stand in, and ``degraded`` says so.
+    """
+
+    def __init__(self, dataset: Dataset, items: LiveItems, store: Store, length: int, most_users: int) -> None:
+        """length: events a user; most_users: states held."""
+        self._dataset, self._items, self._store = dataset, items, store
+        self._length, self._most_users = length, most_users
+        self._states: OrderedDict[str, UserState] = OrderedDict()
+        self._forgotten: set[str] = set()
+        self._versions = 0
+        self.degraded = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the states held."""
+        return sum(state.rows.nbytes for state in self._states.values()) + _BYTES_A_USER * len(self._states)
+
+    def of(self, user_id: str) -> UserState:
+        """The state of a user; an empty one for a stranger."""
+        state = self._states.get(user_id)
+        if state is not None:
+            self._states.move_to_end(user_id)
+            return state
+        state, complete = self._read(user_id)
+        if complete:
+            self._states[user_id] = state
+            if len(self._states) > self._most_users:
+                self._states.popitem(last=False)
+        return state
+
+    def happened(self, events: Iterable[Event]) -> None:
+        """Events that the store has acknowledged; only users who are held need to hear of them."""
+        for event in events:
+            state = self._states.get(event.user_id)
+            rows = self._items.known_rows((event.item_id,))
+            if state is not None and rows:
+                self._versions += 1
+                newest = np.append(state.rows, np.int64(rows[0]))[-self._length :]
+                self._states[event.user_id] = UserState(newest, state.profile, self._versions)
+
+    def drop(self, user_ids: Sequence[str] | None) -> None:
+        """Read these users anew when they are next asked for; None: all."""
+        if user_ids is None:
+            self._states.clear()
+        for user_id in user_ids or ():
+            self._states.pop(user_id, None)
+
+    def _read(self, user_id: str) -> tuple[UserState, bool]:
+        """(the state, whether the store was asked)."""
+        self._versions += 1
+        rows, profile = self._of_bundle(user_id)
+        try:
+            happened = self._store.histories((user_id,), self._length)[0]
+            told = self._store.user(user_id)
+        except StoreUnavailableError:
+            self.degraded = True
+            return UserState(rows[-self._length :], profile, self._versions), False
+        self.degraded = False
+        later = np.array(self._items.known_rows(event.item_id for event in happened), np.int64)
+        profile = profile if told is None else told.profile or None
+        return UserState(np.concatenate([rows, later])[-self._length :], profile, self._versions), True
+
+    def _of_bundle(self, user_id: str) -> tuple[NDArray[np.int64], str | None]:
+        if user_id not in self._dataset.users or self._store.is_forgotten(user_id):
+            return np.empty(0, np.int64), None
+        row = self._dataset.users.row(user_id)
+        rows = self._dataset.histories[row].astype(np.int64)
+        return self._items.current(rows), self._dataset.user_catalogue.texts[row] or None
