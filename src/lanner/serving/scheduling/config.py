@@ -12,15 +12,15 @@ class SchedulerConfig:
 
     queue_limit: int = 4096
     """Requests that may wait; further ones are rejected whatever their deadline."""
-    full_at: float = 0.9
+    full_at: float = 0.95
     """Share of a variant's throughput that arrivals may take; above it the next variant down serves."""
-    climb_below: float = 0.7
+    climb_below: float = 0.8
     """Share of the better variant's throughput below which arrivals must stay before it serves again."""
     climb_after_s: float = 0.5
     """Seconds for which that must hold, for each variant climbed."""
     rate_memory_s: float = 0.5
     """Seconds over which the rate of arrivals is averaged (time constant of the exponential decay)."""
-    patience: float = 0.5
+    patience: float = 0.25
     """Share of a request's slack that may pass while its batch grows; 0: a batch starts as soon as a worker is idle."""
     plan_every_s: float = 0.05
     """Seconds after which throughputs are computed anew from corrected times and current deadlines."""

@@ -1,12 +1,14 @@
-"""What a scheduler is asked and what it answers. Times are seconds on one clock, whichever the caller reads."""
+"""What a scheduler is asked and what it answers. Times are seconds on one clock, whichever the caller reads.
+
+Named tuples: they are made in a third of the time that a frozen dataclass takes, and every request makes several.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request. number: unique among those under way. lowest: the worst variant it accepts; None: any."""
 
     number: int
@@ -15,22 +17,19 @@ class Request:
     lowest: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The request waits in the queue."""
 
     predicted_completion: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """The request would not have been answered in time; it was not kept."""
 
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Requests to compute now, together. number: unique. predicted_completion: at the 99th percentile."""
 
     number: int
@@ -41,8 +40,7 @@ class Batch:
     predicted_completion: float
 
 
-@dataclass(frozen=True, slots=True)
-class WaitUntil:
+class WaitUntil(NamedTuple):
     """Nothing to start now. Ask again at ``time``, or as soon as a request was admitted or a batch completed."""
 
     time: float

@@ -76,23 +76,24 @@ class Policy:
         self._plan(now)
         if len(self._waiting) >= self.config.queue_limit:
             return Rejected(self._work_s())
-        end, late_s = self._predict(request, lowest, now)
+        place, end, late_s = self._predict(request, lowest, now)
         if late_s > 0:
             return Rejected(late_s)
-        self._waiting.add(request, lowest)
+        self._waiting.add(request, lowest, place)
         return Admitted(end)
 
     def next(self, now: float) -> Batch | WaitUntil | Idle:
         """The batch to start now; or until when to wait, with slack left or every worker busy."""
         self._plan(now)
-        self._level.update(self._load, len(self._waiting), now)
-        wait = math.inf
-        for first, queues in self._groups():
-            decision = self._serve(first, queues, now)
-            if isinstance(decision, Batch):
-                return decision
-            wait = min(wait, decision)
-        return WaitUntil(wait) if len(self._waiting) else _IDLE
+        live, wait = self._drop_useless(now)
+        if any(station.idle for station in self._stations.values()):
+            self._level.update(self._load, len(self._waiting), now)
+            for first, places in self._groups(live):
+                decision = self._start(first, places, now)
+                if isinstance(decision, Batch):
+                    return decision
+                wait = min(wait, decision)
+        return WaitUntil(max(wait, math.nextafter(now, math.inf))) if live else _IDLE
 
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:
         """A batch has ended; its time corrects the profile. Returns the requests answered too late.
@@ -134,7 +135,7 @@ class Policy:
         """Seconds until one more request would be answered by the variant that serves."""
         rung = self._rungs[self._level.rung]
         self._plan(now)
-        return self._free_at(rung, now) - now + rung.drain_s(len(self._waiting))
+        return self._free_at(rung, now) - now + len(self._waiting) / rung.throughput + rung.batch_s
 
     def _lowest_of(self, request: Request) -> int:
         if request.lowest is None:
@@ -153,25 +154,23 @@ class Policy:
             best = min(best, rung.fastest_s)
             self._fastest_s[place] = best
 
-    def _predict(self, request: Request, lowest: int, now: float) -> tuple[float, float]:
-        """(when this request would be answered at the lowest rung it accepts, seconds by which anybody is late)."""
+    def _predict(self, request: Request, lowest: int, now: float) -> tuple[int, float, float]:
+        """(place in its queue, end at the lowest rung it accepts, seconds by which it or the last would be late)."""
         rung, waiting = self._rungs[lowest], self._waiting
-        ahead_s = 0.0
-        for place, queue in enumerate(waiting.queues):
-            if queue and place != lowest:
-                ahead_s += waiting.before(place, request.deadline) / self._rungs[place].throughput
-        ahead = waiting.before(lowest, request.deadline)
-        batch = rung.widest.batch
+        own = waiting.queues[lowest]
+        ahead, batch = waiting.before(request, lowest), rung.widest.batch
+        queued_s = (ahead - ahead % batch) / rung.throughput
+        if len(waiting) > len(own):
+            others = (place for place, queue in enumerate(waiting.queues) if queue and place != lowest)
+            queued_s += sum(waiting.before(request, place) / self._rungs[place].throughput for place in others)
+        begin = self._free_at(rung, now) + queued_s / self.config.full_at
         # Later arrivals join its batch, which grows to what they need.
-        own = rung.widest.curve.p99_s(min(max(ahead % batch + 1, rung.needed), batch))
-        free = self._free_at(rung, now)
-        end = free + ahead_s + (ahead - ahead % batch) / rung.throughput + own
-        queue = waiting.queues[lowest]
+        end = begin + rung.widest.curve.p99_s(min(max(ahead % batch + 1, rung.needed), batch))
         late_s = end - request.deadline
-        if ahead < len(queue):
-            last = free + ahead_s + (len(queue) + 1) / rung.throughput + rung.fastest_s
-            late_s = max(late_s, last - queue[-1][0])
-        return end, late_s
+        if ahead < len(own):
+            last = begin + (len(own) - ahead + 1) / rung.throughput + rung.fastest_s
+            late_s = max(late_s, last - own[-1][0])
+        return ahead, end, late_s
 
     def _work_s(self) -> float:
         queues = zip(self._waiting.queues, self._rungs, strict=True)
@@ -180,58 +179,57 @@ class Policy:
     def _free_at(self, rung: Rung, now: float) -> float:
         return min(lane.station.free_at(now) for lane in rung.lanes)
 
-    def _groups(self) -> list[tuple[int, range]]:
-        """(rung to serve at, queues served there), the earliest deadline first."""
-        level, queues = self._level.rung, self._waiting.queues
-        strict = [(rung, range(rung, rung + 1)) for rung in range(level) if queues[rung]]
-        free = [(level, range(level, len(queues)))] if any(queues[level:]) else []
-        groups = strict + free
-        return sorted(groups, key=lambda group: self._head(group[1])[0].deadline) if strict else groups
+    def _drop_useless(self, now: float) -> tuple[list[int], float]:
+        """Drop what no rung could answer in time any more; (queues with requests left, when the next is useless)."""
+        live, next_useless = [], math.inf
+        for place, queue in enumerate(self._waiting.queues):
+            if queue and queue[0][0] - self._fastest_s[place] < now:
+                self._missed += self._waiting.drop_before(place, now + self._fastest_s[place])
+            if queue:
+                live.append(place)
+                next_useless = min(next_useless, queue[0][0] - self._fastest_s[place])
+        return live, next_useless
 
-    def _head(self, places: range) -> tuple[Request, int]:
+    def _groups(self, live: list[int]) -> list[tuple[int, list[int]]]:
+        """(rung to serve at, queues served there), the earliest deadline first."""
+        level = self._level.rung
+        if len(live) == 1:
+            return [(min(level, live[0]), live)]
+        groups = [(place, [place]) for place in live if place < level]
+        groups.append((level, [place for place in live if place >= level]))
+        ordered = sorted((self._head(places)[0].deadline, first, places) for first, places in groups if places)
+        return [(first, places) for _, first, places in ordered]
+
+    def _head(self, places: list[int]) -> tuple[Request, int]:
         """The earliest request of some queues, and the lowest rung that it accepts."""
         queues = self._waiting.queues
-        lowest = min((place for place in places if queues[place]), key=lambda place: queues[place][0])
+        lowest = places[0] if len(places) == 1 else min(places, key=lambda place: queues[place][0])
         return queues[lowest][0][2], lowest
 
-    def _serve(self, first: int, places: range, now: float) -> Batch | float:
-        """A batch of some queues at rung ``first`` or, for want of slack, below it; or when to look again."""
-        queues = self._waiting.queues
-        while any(queues[place] for place in places):
-            head, lowest = self._head(places)
-            useless = head.deadline - self._fastest_s[lowest]
-            if useless >= now:
-                decision = self._start(head, range(first, lowest + 1), places, now)
-                if decision is not None:
-                    return decision
-                if useless > now:
-                    return useless
-            self._waiting.remove(head.number)
-            self._missed.append(head.number)
-        return math.inf
+    def _start(self, first: int, places: list[int], now: float) -> Batch | float:
+        """A batch of some queues at rung ``first`` or, for want of slack, below it; or when to look again.
 
-    def _start(self, head: Request, rungs: range, places: range, now: float) -> Batch | float | None:
-        """The best rung that answers ``head`` in time with a batch large enough for the arrivals."""
-        if not any(station.idle for station in self._stations.values()):
-            return None
-        for place in rungs:
-            rung = self._rungs[place]
-            served = range(max(place, places.start), places.stop)
-            waiting = sum(len(self._waiting.queues[lowest]) for lowest in served)
-            least = 1 if place == rungs[-1] else min(waiting, rung.needed)
+        The best rung that answers the earliest request in time with a batch large enough for the arrivals.
+        """
+        head, lowest = self._head(places)
+        for number in range(first, lowest + 1):
+            rung = self._rungs[number]
+            served = [place for place in places if place >= number]
+            waiting = sum([len(self._waiting.queues[place]) for place in served])
+            least = 1 if number == lowest else min(waiting, rung.needed)
             lane, size, free = self._fastest_lane(rung, head.deadline, waiting, least, now)
             if lane is None:
                 continue
-            if free > now:
-                return free
-            grown = min(rung.needed, lane.batch)
-            if waiting < grown:
-                slack = head.deadline - lane.curve.p99_s(grown) - head.arrival
-                start_by = head.arrival + self.config.patience * slack
-                if start_by > now:
-                    return start_by
-            return self._begin(lane, rung, served, size, now)
-        return None
+            start = max(free, self._grown_by(head, lane, rung, waiting))
+            return start if start > now else self._begin(lane, rung, served, size, now)
+        return math.inf
+
+    def _grown_by(self, head: Request, lane: Lane, rung: Rung, waiting: int) -> float:
+        """Until when a batch may wait to grow to the size that the arrivals need."""
+        grown = min(rung.needed, lane.batch)
+        if waiting >= grown:
+            return -math.inf
+        return head.arrival + self.config.patience * (head.deadline - lane.curve.p99_s(grown) - head.arrival)
 
     def _fastest_lane(
         self, rung: Rung, deadline: float, waiting: int, least: int, now: float
@@ -254,7 +252,7 @@ class Policy:
                 best, best_end = (lane, size, free), end
         return best
 
-    def _begin(self, lane: Lane, rung: Rung, places: range, size: int, now: float) -> Batch:
+    def _begin(self, lane: Lane, rung: Rung, places: list[int], size: int, now: float) -> Batch:
         requests = self._waiting.take(places, size)
         self._batches += 1
         end = now + lane.curve.p99_s(size)

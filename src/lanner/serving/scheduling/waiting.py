@@ -1,6 +1,7 @@
 """The requests that wait, earliest deadline first, apart by the worst variant that each accepts."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
+from collections.abc import Sequence
 
 from lanner.serving.scheduling.contract import Request
 
@@ -25,10 +26,10 @@ class Waiting:
     def __contains__(self, number: int) -> bool:
         return number in self._entries
 
-    def add(self, request: Request, lowest: int) -> None:
-        """Let ``request`` wait, which accepts no rung below ``lowest``."""
+    def add(self, request: Request, lowest: int, place: int) -> None:
+        """Let ``request`` wait, which accepts no rung below ``lowest``, at its place there (see ``before``)."""
         entry = (request.deadline, request.number, request)
-        insort(self.queues[lowest], entry)
+        self.queues[lowest].insert(place, entry)
         self._entries[request.number] = (lowest, entry)
 
     def remove(self, number: int) -> bool:
@@ -40,17 +41,30 @@ class Waiting:
         del queue[bisect_left(queue, entry)]
         return True
 
-    def before(self, lowest: int, deadline: float) -> int:
-        """How many in one queue have an earlier deadline, or the same."""
-        return bisect_left(self.queues[lowest], (deadline, float("inf")))
+    def before(self, request: Request, lowest: int) -> int:
+        """How many in one queue are served before ``request``."""
+        queue, key = self.queues[lowest], (request.deadline, request.number)
+        if not queue or queue[-1] < key:
+            return len(queue)
+        return bisect_left(queue, key)
 
-    def take(self, lowest: range, number: int) -> tuple[Request, ...]:
+    def drop_before(self, lowest: int, deadline: float) -> list[int]:
+        """Take those out of one queue whose deadline is earlier; returns their numbers."""
+        queue = self.queues[lowest]
+        place = bisect_left(queue, (deadline,))
+        numbers = [number for _, number, _ in queue[:place]]
+        del queue[:place]
+        for number in numbers:
+            del self._entries[number]
+        return numbers
+
+    def take(self, places: Sequence[int], number: int) -> tuple[Request, ...]:
         """The ``number`` earliest of some queues."""
-        merged = sorted(entry for rung in lowest for entry in self.queues[rung][:number])[:number]
-        for rung in lowest:
-            queue = self.queues[rung]
-            if queue and queue[0] <= merged[-1]:
-                del queue[: bisect_left(queue, (merged[-1][0], merged[-1][1] + 1))]
+        merged = sorted([entry for place in places for entry in self.queues[place][:number]])[:number]
+        beyond = (merged[-1][0], merged[-1][1] + 1)
+        for place in places:
+            queue = self.queues[place]
+            del queue[: bisect_left(queue, beyond)]
         for _, key, _ in merged:
             del self._entries[key]
         return tuple([request for _, _, request in merged])
