@@ -57,9 +57,9 @@ class Rung:
 
     def carries(self, rate: float, waiting: int, typical_s: float, share: float) -> bool:
         """Whether ``share`` of this throughput bears the arrivals, and ``share`` of a deadline drains the queue."""
-        if rate > share * self.throughput:
-            return False
-        return waiting <= (share * typical_s - self.batch_s) * self.throughput
+        spare_s = share * typical_s - self.batch_s
+        fits = spare_s >= 0 and waiting <= self.widest.batch + spare_s * self.throughput
+        return fits and rate <= share * self.throughput
 
 
 class Load:

@@ -18,7 +18,7 @@ class Request(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """The request waits in the queue."""
+    """The request waits in the queue. predicted_completion: by the lowest variant that it accepts."""
 
     predicted_completion: float
 
@@ -79,5 +79,5 @@ class Scheduler(Protocol):
         ...
 
     def backlog_s(self, now: float) -> float:
-        """Seconds until one more request would be answered, as predicted; for a balancer between replicas."""
+        """Seconds of work under way and waiting, as predicted; a balancer compares replicas by it."""
         ...

@@ -41,7 +41,7 @@ class FixedWindow:
         """Take the request while the queue has room."""
         if len(self._waiting) >= self._queue_limit:
             return Rejected(self.backlog_s(now))
-        end = now + self.backlog_s(now)
+        end = now + self.backlog_s(now) + self._curve.p99_s(self._batch)
         self._waiting[request.number] = request
         return Admitted(end)
 
@@ -79,7 +79,7 @@ class FixedWindow:
         self._station.workers = workers[self._station.name]
 
     def backlog_s(self, now: float) -> float:
-        """Seconds until one more request would be answered."""
-        batches = len(self._waiting) // self._batch / max(1, self._station.workers)
-        own = self._curve.p99_s(len(self._waiting) % self._batch + 1)
-        return self._station.free_at(now) - now + batches * self._curve.mean_s(self._batch) + own
+        """Seconds of work under way and waiting."""
+        batches = math.ceil(len(self._waiting) / self._batch)
+        work_s = self._station.remaining_s(now) + batches * self._curve.mean_s(self._batch)
+        return work_s / max(1, self._station.workers)

@@ -132,10 +132,15 @@ class Policy:
         self._planned = -math.inf
 
     def backlog_s(self, now: float) -> float:
-        """Seconds until one more request would be answered by the variant that serves."""
-        rung = self._rungs[self._level.rung]
+        """Seconds of work under way and waiting, as if the best variant served all that waits.
+
+        At the variant in use, a replica that had to fall would seem quicker, be sent more, and never climb back.
+        """
         self._plan(now)
-        return self._free_at(rung, now) - now + len(self._waiting) / rung.throughput + rung.batch_s
+        stations = self._stations.values()
+        under_way = sum([station.remaining_s(now) for station in stations])
+        workers = sum([station.workers for station in stations])
+        return under_way / workers + len(self._waiting) / self._rungs[0].throughput
 
     def _lowest_of(self, request: Request) -> int:
         if request.lowest is None:
@@ -197,8 +202,9 @@ class Policy:
             return [(min(level, live[0]), live)]
         groups = [(place, [place]) for place in live if place < level]
         groups.append((level, [place for place in live if place >= level]))
-        ordered = sorted((self._head(places)[0].deadline, first, places) for first, places in groups if places)
-        return [(first, places) for _, first, places in ordered]
+        queues = self._waiting.queues
+        earliest = [(min(queues[place][0] for place in places), first, places) for first, places in groups if places]
+        return [(first, places) for _, first, places in sorted(earliest)]
 
     def _head(self, places: list[int]) -> tuple[Request, int]:
         """The earliest request of some queues, and the lowest rung that it accepts."""

@@ -50,8 +50,8 @@ class Outcomes:
     workers: int
 
     def report(self) -> Report:
-        """The figures of the whole run; the time is that from the start to the last arrival."""
-        seconds = float(self.arrivals[-1]) if len(self.arrivals) else math.nan
+        """The figures of the whole run, from 0 to the last arrival or answer."""
+        seconds = float(np.fmax.reduce(self.ends, initial=self.arrivals.max(initial=0))) or math.nan
         answered = self.fates == ANSWERED
         latencies = (self.ends - self.arrivals)[answered]
         in_time = int(np.count_nonzero(latencies <= self.within_s + 1e-9))

@@ -32,6 +32,10 @@ class Station:
             return now
         return max(now, self._ends[len(self._ends) - self.workers]) if self.workers else math.inf
 
+    def remaining_s(self, now: float) -> float:
+        """Seconds that all that runs will take yet, as predicted."""
+        return sum([max(0.0, end - now) for end in self._ends])
+
     def overdue(self, now: float) -> bool:
         """Whether nothing is idle and what should have ended by now still runs: no prediction is left to trust."""
         return not self.idle and self.free_at(now) <= now
