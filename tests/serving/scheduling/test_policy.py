@@ -56,6 +56,13 @@ def test_a_lone_request_starts_at_once_on_the_top_rung():
     assert isinstance(policy.next(0.01), Idle)
 
 
+def test_asking_before_the_first_request_changes_nothing():
+    policy = make()
+    assert (policy.next(0.0), policy.backlog_s(0.0)) == (Idle(), 0.0)
+    ask(policy, 1, 0.05)
+    assert policy.next(0.0).variant == "full"
+
+
 def test_the_earliest_deadline_goes_first():
     policy = make()
     ask(policy, 0, 0.5)

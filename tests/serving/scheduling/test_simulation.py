@@ -118,6 +118,13 @@ def test_a_light_load_is_served_from_the_top_only():
     assert report.in_time == report.offered
 
 
+def test_a_load_that_the_better_rung_just_carries_does_not_bring_it_back():
+    burst = np.arange(0, 2, 1 / (3 * FULL_PER_S))
+    just_carried = np.arange(2, 12, 1 / (0.88 * FULL_PER_S))
+    outcomes = run([elastic()], np.concatenate([burst, just_carried]))
+    assert set(outcomes.variants[-2000:]) == {"int8"}
+
+
 @pytest.mark.parametrize("balance", ["least", "two"])
 def test_replicas_share_the_load(balance):
     arrivals = poisson([(0.7 * 4 * FULL_PER_S, 10)], 6)

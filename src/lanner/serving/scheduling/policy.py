@@ -152,7 +152,9 @@ class Policy:
     def _plan(self, now: float) -> None:
         if now - self._planned < self.config.plan_every_s:
             return
-        self._planned, best = now, math.inf
+        # Before the first request no deadline is known; what is planned then must not last.
+        self._planned = -math.inf if math.isinf(self._load.typical_s) else now
+        best = math.inf
         rate = self._load.rate(now) / self.config.full_at
         for place, rung in enumerate(self._rungs):
             rung.plan(rate, self._load.typical_s)
