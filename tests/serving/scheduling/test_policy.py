@@ -47,7 +47,7 @@ def test_nothing_to_do():
 
 def test_a_lone_request_starts_at_once_on_the_top_rung():
     policy = make()
-    assert ask(policy, 1, 0.1) == Admitted(pytest.approx(0.001)), "by the lowest rung, if need be"
+    assert ask(policy, 1, 0.1) == Admitted(pytest.approx(0.001)), "by the swiftest rung, if need be"
     batch = policy.next(0.0)
     assert isinstance(batch, Batch)
     assert (batch.backend, batch.variant, numbers(batch)) == ("cpu", "full", [1])
@@ -214,6 +214,18 @@ def test_workers_can_be_added_and_taken_away():
     ask(policy, 50, 0.5, 0.01)
     assert isinstance(policy.next(0.01), WaitUntil)
     assert (policy.running, policy.depth) == (1, 1)
+
+
+def test_a_backend_without_workers_counts_for_nothing():
+    times = {"cpu": {"full": TIMES["cpu"]["full"]}, "cuda": {"popularity": CUDA["popularity"]}}
+    policy = make({"cpu": 1, "cuda": 0}, times=times, ladder=("full", "popularity"))
+    answers = [ask(policy, number, 0.1) for number in range(60)]
+    assert 8 <= sum(isinstance(answer, Admitted) for answer in answers) < 30
+    assert policy.next(0.0).variant == "full", "the lower rung would be quicker, but nobody runs it"
+    policy.set_workers({"cuda": 1})
+    policy.set_workers({"cpu": 0})
+    assert policy.next(0.01).variant == "popularity"
+    assert ask(policy, 99, 0.1, lowest="full") == Rejected(math.inf)
 
 
 def test_misuse_is_refused():

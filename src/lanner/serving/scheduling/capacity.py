@@ -43,9 +43,12 @@ class Rung:
         for lane in self.lanes:
             lane.batch = max(1, lane.curve.largest_within(typical_s / 2))
         self.throughput = self._throughput_at(max(lane.batch for lane in self.lanes))
-        self.widest = max(self.lanes, key=lambda lane: lane.batch / lane.curve.mean_s(lane.batch))
+        self.widest = max(
+            self.lanes, key=lambda lane: lane.station.workers * lane.batch / lane.curve.mean_s(lane.batch)
+        )
         self.batch_s = self.widest.curve.p99_s(self.widest.batch)
-        self.fastest_s = min(lane.curve.p99_s(1) for lane in self.lanes)
+        staffed = [lane for lane in self.lanes if lane.station.workers]
+        self.fastest_s = min((lane.curve.p99_s(1) for lane in staffed), default=math.inf)
         self.needed = 1
         while self.needed < self.widest.batch and self._throughput_at(self.needed) < rate:
             self.needed = min(2 * self.needed, self.widest.batch)
@@ -90,13 +93,17 @@ class Level:
         self._quiet_since: float | None = None
 
     def update(self, load: Load, waiting: int, now: float) -> None:
-        """Choose for the queue as a whole, by what drains it and bears the arrivals."""
+        """Choose for the queue as a whole: the best rung that drains it and bears the arrivals, else the swiftest."""
         rate, typical_s, config = load.rate(now), load.typical_s, self._config
-        rungs, below = self._rungs, self.rung
-        while below < len(rungs) - 1 and not rungs[below].carries(rate, waiting, typical_s, config.full_at):
-            below += 1
-        if below > self.rung:
-            self.rung, self._quiet_since = below, None
+        rungs = self._rungs
+        if not rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
+            carrying = (
+                place
+                for place in range(self.rung + 1, len(rungs))
+                if rungs[place].carries(rate, waiting, typical_s, config.full_at)
+            )
+            most = max(range(len(rungs)), key=lambda place: rungs[place].throughput)
+            self.rung, self._quiet_since = next(carrying, most), None
         while self.rung and self._quiet(
             rungs[self.rung - 1].carries(rate, waiting, typical_s, config.climb_below), now
         ):

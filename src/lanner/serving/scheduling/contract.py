@@ -18,13 +18,16 @@ class Request(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """The request waits in the queue. predicted_completion: by the lowest variant that it accepts."""
+    """The request waits in the queue. predicted_completion: by the swiftest variant that it accepts."""
 
     predicted_completion: float
 
 
 class Rejected(NamedTuple):
-    """The request would not have been answered in time; it was not kept."""
+    """The request would not have been answered in time; it was not kept.
+
+    retry_after_s: above 0; infinite while no worker runs a variant that it accepts.
+    """
 
     retry_after_s: float
 

@@ -41,6 +41,7 @@ class Policy:
         self._rungs = rungs_of(profile, variants, list(self._stations.values()))
         self._lowest = {variant: rung for rung, variant in enumerate(variants)}
         self._fastest_s = [0.0] * len(variants)
+        self._swiftest = list(self._rungs)
         self._waiting, self._load = Waiting(len(variants)), Load(self.config.rate_memory_s)
         self._level = Level(self._rungs, self.config)
         self._running: set[int] = set()
@@ -154,22 +155,24 @@ class Policy:
             return
         # Before the first request no deadline is known; what is planned then must not last.
         self._planned = -math.inf if math.isinf(self._load.typical_s) else now
-        best = math.inf
         rate = self._load.rate(now) / self.config.full_at
+        best, swiftest = math.inf, self._rungs[0]
         for place, rung in enumerate(self._rungs):
             rung.plan(rate, self._load.typical_s)
             best = min(best, rung.fastest_s)
-            self._fastest_s[place] = best
+            swiftest = max(swiftest, rung, key=lambda one: one.throughput)
+            self._fastest_s[place] = best if math.isfinite(best) else 0.0
+            self._swiftest[place] = swiftest
 
     def _predict(self, request: Request, lowest: int, now: float) -> tuple[int, float, float]:
-        """(place in its queue, end at the lowest rung it accepts, seconds by which it or the last would be late)."""
-        rung, waiting = self._rungs[lowest], self._waiting
+        """(place in its queue, end at the swiftest rung it accepts, seconds by which it or the last would be late)."""
+        rung, waiting = self._swiftest[lowest], self._waiting
         own = waiting.queues[lowest]
         ahead, batch = waiting.before(request, lowest), rung.widest.batch
         queued_s = (ahead - ahead % batch) / rung.throughput
         if len(waiting) > len(own):
             others = (place for place, queue in enumerate(waiting.queues) if queue and place != lowest)
-            queued_s += sum(waiting.before(request, place) / self._rungs[place].throughput for place in others)
+            queued_s += sum(waiting.before(request, place) / self._swiftest[place].throughput for place in others)
         begin = self._free_at(rung, now) + queued_s / self.config.full_at
         # Later arrivals join its batch, which grows to what they need.
         end = begin + rung.widest.curve.p99_s(min(max(ahead % batch + 1, rung.needed), batch))
@@ -180,7 +183,7 @@ class Policy:
         return ahead, end, late_s
 
     def _work_s(self) -> float:
-        queues = zip(self._waiting.queues, self._rungs, strict=True)
+        queues = zip(self._waiting.queues, self._swiftest, strict=True)
         return sum(len(queue) / rung.throughput for queue, rung in queues)
 
     def _free_at(self, rung: Rung, now: float) -> float:
@@ -221,16 +224,26 @@ class Policy:
         """
         head, lowest = self._head(places)
         for number in range(first, lowest + 1):
-            rung = self._rungs[number]
-            served = [place for place in places if place >= number]
-            waiting = sum([len(self._waiting.queues[place]) for place in served])
-            least = 1 if number == lowest else min(waiting, rung.needed)
-            lane, size, free = self._fastest_lane(rung, head.deadline, waiting, least, now)
-            if lane is None:
-                continue
-            start = max(free, self._grown_by(head, lane, rung, waiting))
-            return start if start > now else self._begin(lane, rung, served, size, now)
+            found = self._try(number, self._rungs[number].needed, head, places, now)
+            if found is not None:
+                return found
+        # No rung keeps up with the arrivals and this deadline; a small batch is better than a request dropped.
+        for number in range(lowest, -1, -1):
+            found = self._try(number, 1, head, places, now)
+            if found is not None:
+                return found
         return math.inf
+
+    def _try(self, number: int, least: int, head: Request, places: list[int], now: float) -> Batch | float | None:
+        """Serve at one rung, with at least so many if they wait; None where ``head`` would be late."""
+        rung = self._rungs[number]
+        served = [place for place in places if place >= number]
+        waiting = sum([len(self._waiting.queues[place]) for place in served])
+        lane, size, free = self._fastest_lane(rung, head.deadline, waiting, min(waiting, least), now)
+        if lane is None:
+            return None
+        start = max(free, self._grown_by(head, lane, rung, waiting))
+        return start if start > now else self._begin(lane, rung, served, size, now)
 
     def _grown_by(self, head: Request, lane: Lane, rung: Rung, waiting: int) -> float:
         """Until when a batch may wait to grow to the size that the arrivals need."""
