@@ -1,0 +1,37 @@
+"""When requests arrive: Poisson, in phases of different rates, or as real timestamps do."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.vocabulary import ConfigError
+
+
+def poisson(phases: Sequence[tuple[float, float]], seed: int) -> NDArray[np.float64]:
+    """Sorted seconds from 0. phases: (requests a second, seconds) one after another; bursts are short phases.
+
+    Raises:
+        ConfigError: a rate is negative or a phase not of positive, finite length.
+    """
+    random, begun, parts = np.random.default_rng(seed), 0.0, []
+    for rate, seconds in phases:
+        if not (0 <= rate < math.inf and 0 < seconds < math.inf):
+            raise ConfigError(f"a phase of {rate} requests a second for {seconds} s; both must be finite, not negative")
+        parts.append(begun + np.sort(random.uniform(0, seconds, random.poisson(rate * seconds))))
+        begun += seconds
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def like_timestamps(timestamps: Sequence[float] | NDArray[np.number], rate: float) -> NDArray[np.float64]:
+    """Seconds from 0 with the gaps of ``timestamps`` (any unit, any order), stretched to ``rate`` requests a second.
+
+    Raises:
+        ConfigError: there is no span of time to stretch, or the rate is not positive.
+    """
+    ordered = np.sort(np.asarray(timestamps, np.float64))
+    if len(ordered) < 2 or not np.isfinite(ordered).all() or ordered[-1] == ordered[0] or not 0 < rate < math.inf:
+        raise ConfigError(f"cannot stretch {len(ordered)} timestamps to {rate} a second; give finite ones that differ")
+    stretched: NDArray[np.float64] = (ordered - ordered[0]) * ((len(ordered) - 1) / rate / np.ptp(ordered))
+    return stretched

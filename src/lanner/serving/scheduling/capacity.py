@@ -1,0 +1,140 @@
+"""What each variant can carry over all backends, how much arrives, and which variant therefore serves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lanner.serving.scheduling.config import SchedulerConfig
+from lanner.serving.scheduling.profile import Curve, LatencyProfile
+from lanner.serving.scheduling.stations import Station
+from lanner.vocabulary import ConfigError
+
+_TYPICAL = 0.05
+"""Weight of one request in the typical time between arrival and deadline."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """One variant on one backend. batch: requests at most in one batch, so that two of them fit a typical deadline."""
+
+    station: Station
+    curve: Curve
+    batch: int = 1
+
+
+class Rung:
+    """One variant on all backends that have it.
+
+    throughput: requests a second at the lanes' batch sizes. widest: the lane that gives most of it. batch_s: what a
+    full batch takes there. fastest_s: one request alone, on the quickest backend. Times at the 99th percentile.
+    """
+
+    def __init__(self, variant: str, lanes: Sequence[Lane]) -> None:
+        self.variant, self.lanes = variant, lanes
+        self.widest, self.throughput, self.needed = lanes[0], 1.0, 1
+        self.batch_s, self.fastest_s = 0.0, 0.0
+
+    def plan(self, rate: float, typical_s: float) -> None:
+        """Weigh anew.
+
+        A batch may take half of the typical deadline: a request that just missed one waits for it and then for its own
+        (Nexus, Shen et al., SOSP 2019). ``needed`` is the smallest batch size that keeps up with ``rate``.
+        """
+        for lane in self.lanes:
+            lane.batch = max(1, lane.curve.largest_within(typical_s / 2))
+        self.throughput = self._throughput_at(max(lane.batch for lane in self.lanes))
+        self.widest = max(
+            self.lanes, key=lambda lane: lane.station.workers * lane.batch / lane.curve.mean_s(lane.batch)
+        )
+        self.batch_s = self.widest.curve.p99_s(self.widest.batch)
+        staffed = [lane for lane in self.lanes if lane.station.workers]
+        self.fastest_s = min((lane.curve.p99_s(1) for lane in staffed), default=math.inf)
+        self.needed = 1
+        while self.needed < self.widest.batch and self._throughput_at(self.needed) < rate:
+            self.needed = min(2 * self.needed, self.widest.batch)
+
+    def _throughput_at(self, batch: int) -> float:
+        sizes = [(lane, min(batch, lane.batch)) for lane in self.lanes]
+        total = sum(lane.station.workers * size / lane.curve.mean_s(size) for lane, size in sizes)
+        return max(total, 1e-9)
+
+    def carries(self, rate: float, waiting: int, typical_s: float, share: float) -> bool:
+        """Whether ``share`` of this throughput bears the arrivals, and ``share`` of a deadline drains the queue."""
+        spare_s = share * typical_s - self.batch_s
+        fits = spare_s >= 0 and waiting <= self.widest.batch + spare_s * self.throughput
+        return fits and rate <= share * self.throughput
+
+
+class Load:
+    """Arrivals a second, and the typical seconds from arrival to deadline; both forget exponentially."""
+
+    def __init__(self, memory_s: float) -> None:
+        self.typical_s = math.inf
+        self._memory_s, self._rate, self._last = memory_s, 0.0, 0.0
+
+    def offered(self, within_s: float, now: float) -> None:
+        """A request arrived that is to be answered ``within_s``."""
+        first = math.isinf(self.typical_s)
+        self.typical_s = within_s if first else self.typical_s + _TYPICAL * (within_s - self.typical_s)
+        self._rate = self.rate(now) + 1 / self._memory_s
+        self._last = now
+
+    def rate(self, now: float) -> float:
+        """Arrivals a second, those rejected among them."""
+        return self._rate * math.exp((self._last - now) / self._memory_s)
+
+
+class Level:
+    """The rung that serves, and the hysteresis around it: down at once, up one rung at a time after a quiet while."""
+
+    def __init__(self, rungs: Sequence[Rung], config: SchedulerConfig) -> None:
+        self.rung = 0
+        self._rungs, self._config = rungs, config
+        self._quiet_since: float | None = None
+
+    def update(self, load: Load, waiting: int, now: float) -> None:
+        """Choose for the queue as a whole: the best rung that drains it and bears the arrivals, else the swiftest."""
+        rate, typical_s, config = load.rate(now), load.typical_s, self._config
+        rungs = self._rungs
+        if not rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
+            carrying = (
+                place
+                for place in range(self.rung + 1, len(rungs))
+                if rungs[place].carries(rate, waiting, typical_s, config.full_at)
+            )
+            most = max(range(len(rungs)), key=lambda place: rungs[place].throughput)
+            self.rung, self._quiet_since = next(carrying, most), None
+        while self.rung and self._quiet(
+            rungs[self.rung - 1].carries(rate, waiting, typical_s, config.climb_below), now
+        ):
+            self.rung -= 1
+
+    def _quiet(self, carries: bool, now: float) -> bool:
+        """Whether the better rung has carried the load for long enough; what it needed of that time is then used up."""
+        if not carries:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = now
+        elif now - self._quiet_since >= self._config.climb_after_s:
+            self._quiet_since += self._config.climb_after_s
+            return True
+        return False
+
+
+def rungs_of(profile: LatencyProfile, variants: Sequence[str], stations: Sequence[Station]) -> list[Rung]:
+    """The ladder, best first, with the lanes that the profile knows.
+
+    Raises:
+        ConfigError: no variant is given, one twice, or one was measured on none of the backends.
+    """
+    if not variants or len(set(variants)) < len(variants):
+        raise ConfigError(f"variants are {', '.join(variants) or 'missing'}; name each once, the best first")
+    rungs = []
+    for variant in variants:
+        curves = [(station, profile.curve(station.name, variant)) for station in stations]
+        lanes = [Lane(station, curve) for station, curve in curves if curve is not None]
+        if not lanes:
+            names = ", ".join(station.name for station in stations)
+            raise ConfigError(f"the latency profile has no variant '{variant}' on {names}; measure it there")
+        rungs.append(Rung(variant, lanes))
+    return rungs
