@@ -176,7 +176,7 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
     assert index.needs_rebuild
     from lanner.serving.retrieval import index as module
 
-    build = module._build
+    build = module._rebuilt
 
     def build_while_others_change(*arguments):
         index.remove([200, 3500])
@@ -184,7 +184,7 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
         index.add([5, 9000], ITEM_ID[[5, 9000]])
         return build(*arguments)
 
-    monkeypatch.setattr(module, "_build", build_while_others_change)
+    monkeypatch.setattr(module, "_rebuilt", build_while_others_change)
     index.rebuild()
     expected = np.zeros_like(ITEM_ID)
     expected[:4000] = ITEM_ID[:4000]
@@ -321,19 +321,23 @@ def test_exact_kinds_need_no_tuning(index, kind):
     assert tune(index, QUERY_BD, 1.0) == 1.0
 
 
-def test_the_structure_is_chosen_by_size_target_and_memory():
-    assert choose(20_000, 64, RetrievalConfig()) == Plan("exact", "float32")
-    assert choose(20_000, 64, RetrievalConfig(memory_mib=2)) == Plan("exact-int8", "int8")
-    assert choose(1_000_000, 64, RetrievalConfig()) == Plan("hnsw", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(recall_target=1)) == Plan("exact", "float32")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=250)) == Plan("hnsw", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=160)) == Plan("ivf-pq", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=100)) == Plan("ivf-pq", "int8")
-    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq")) == Plan("ivf-pq", "float16")
-    assert choose(10, 64, RetrievalConfig("hnsw")) == Plan("exact", "float32")
-    with pytest.raises(
-        ConfigError, match=r"memory_mib is 9, but 1000000 items of 64 dimensions need \d+ as hnsw or ivf"
-    ):
+def test_size_target_and_memory_say_what_may_be_built():
+    scan, scan_int8, cells, graph = (
+        Plan(kind, form)
+        for kind, form in zip(
+            ("exact", "exact-int8", "ivf-pq", "hnsw"), ("float32", "int8", "float16", "float16"), strict=True
+        )
+    )
+    assert choose(20_000, 64, RetrievalConfig()) == (scan,)
+    assert choose(20_000, 64, RetrievalConfig(memory_mib=2)) == (scan_int8,)
+    assert choose(1_000_000, 64, RetrievalConfig()) == (scan, scan_int8, cells, graph)
+    assert choose(1_000_000, 64, RetrievalConfig(recall_target=1)) == (scan,)
+    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=160)) == (scan_int8, cells)
+    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=110)) == (scan_int8, Plan("ivf-pq", "int8"))
+    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq")) == (cells,)
+    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq", memory_mib=110)) == (Plan("ivf-pq", "int8"),)
+    assert choose(10, 64, RetrievalConfig("hnsw")) == (scan,)
+    with pytest.raises(ConfigError, match=r"memory_mib is 9, but 1000000 items of 64 dimensions need \d+ as exact or"):
         choose(1_000_000, 64, RetrievalConfig(memory_mib=9))
 
 
@@ -376,7 +380,11 @@ def test_malformed_calls_end_with_one_line():
         (lambda: index.remove([100]), "row 100 is not in the index"),
         (lambda: index.set_effort(0), "effort is 0"),
         (lambda: tune(index, QUERY_BD[:0], 0.9), "no queries"),
-        (lambda: tune(index, QUERY_BD, 0.9, k=10, retrieved=5), "retrieved 5"),
+        (lambda: tune(index, QUERY_BD, 0.9, k=10, retrieved=5), "retrieved is 5"),
+        (lambda: tune(index, QUERY_BD, 1.5), "recall_target is 1.5"),
+        (lambda: build_index(ITEM_ID[:9], queries=QUERY_BD[:0]), "no queries"),
+        (lambda: build_index(ITEM_ID[:9], queries=QUERY_BD[:, :3]), "queries are of shape"),
+        (lambda: build_index(ITEM_ID[:9], k=0), "k is 0"),
     ]
     for call, message in calls:
         with pytest.raises(ValueError, match=message) as caught:

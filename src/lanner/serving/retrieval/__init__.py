@@ -2,6 +2,7 @@
 
 from lanner.serving.retrieval.files import load_index
 from lanner.serving.retrieval.index import Index, build_index, tune
-from lanner.serving.retrieval.plan import RetrievalConfig
+from lanner.serving.retrieval.plan import Measured, RetrievalConfig
+from lanner.serving.retrieval.row_set import RowSet
 
-__all__ = ["Index", "RetrievalConfig", "build_index", "load_index", "tune"]
+__all__ = ["Index", "Measured", "RetrievalConfig", "RowSet", "build_index", "load_index", "tune"]
