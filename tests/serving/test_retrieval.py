@@ -1,11 +1,15 @@
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from lanner.serving.retrieval import RetrievalConfig, build_index, load_index, tune
+from lanner.serving.retrieval import RetrievalConfig, RowSet, build_index, load_index, tune
+from lanner.serving.retrieval import plan as plan_module
+from lanner.serving.retrieval.candidates import Graph
 from lanner.serving.retrieval.plan import Plan, choose
+from lanner.serving.retrieval.tuning import Judge
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 pytest.importorskip("faiss")
@@ -266,6 +270,7 @@ def test_a_saved_index_answers_and_changes_as_before(kind, tmp_path):
             np.testing.assert_array_equal(ours, theirs)
     assert (loaded.kind, loaded.config, len(loaded)) == (index.kind, index.config, len(index))
     assert loaded.memory_bytes == index.memory_bytes
+    assert loaded.measured == index.measured
     loaded.update([4000], 100 * QUERY_BD[:1])
     loaded.rebuild()
     assert loaded.search(QUERY_BD[:1], 1)[0].tolist() == [[4000]]
@@ -341,6 +346,62 @@ def test_size_target_and_memory_say_what_may_be_built():
         choose(1_000_000, 64, RetrievalConfig(memory_mib=9))
 
 
+def test_auto_keeps_what_measures_fastest(monkeypatch, caplog):
+    """Times are made up, so that each structure wins in turn; recall is real."""
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    for winner in KINDS:
+        times = {kind: 1.0 if kind == winner else 5.0 for kind in KINDS}
+        monkeypatch.setattr(Judge, "_microseconds", lambda _, snapshot, times=times: times[snapshot.base.plan.kind])
+        with caplog.at_level("INFO", "lanner.serving.retrieval"):
+            index = build_index(ITEM_ID, RetrievalConfig(recall_target=0.98), QUERY_BD, k=10, retrieved=20)
+        assert index.kind == winner == index.measured.kind
+        assert index.measured.microseconds == 1.0
+        found = overlap(index.search(QUERY_BD, 20)[0][:, :10], brute_force(ITEM_ID, QUERY_BD, 10))
+        assert found == pytest.approx(index.measured.recall, abs=0.005)
+        assert found >= 0.98
+        assert f"{winner} finds {index.measured.recall:.2%} of the best in 1 µs a query" in caplog.text
+        index.add([ITEMS], ITEM_ID[:1])
+        index.rebuild()
+        assert index.kind == winner == index.measured.kind
+
+
+def test_a_graph_that_a_trial_shows_to_be_too_slow_is_not_built(monkeypatch):
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    built, build = [], Graph.build
+    monkeypatch.setattr(Graph, "build", lambda items: built.append(len(items)) or build(items))
+    for graph_time, expected in ((6.0, [ITEMS // 10]), (1.0, [ITEMS // 10, ITEMS])):
+        times = {"exact": 7.0, "exact-int8": 7.0, "ivf-pq": 5.0, "hnsw": graph_time}
+        monkeypatch.setattr(Judge, "_microseconds", lambda _, snapshot, times=times: times[snapshot.base.plan.kind])
+        assert build_index(ITEM_ID, RetrievalConfig(), QUERY_BD).kind == ("ivf-pq" if graph_time > 5 else "hnsw")
+        assert built == expected
+        built.clear()
+
+
+def test_where_nothing_reaches_the_target_recall_decides(monkeypatch):
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    recalls = {"exact": 0.7, "exact-int8": 0.6, "hnsw": 0.8, "ivf-pq": 0.75}
+    monkeypatch.setattr(Judge, "_recall", lambda _, snapshot: recalls[snapshot.base.plan.kind])
+    index = build_index(ITEM_ID, RetrievalConfig(), QUERY_BD)
+    assert (index.kind, index.measured.recall) == ("hnsw", 0.8)
+    # More effort finds no more here, so the least is spent.
+    assert index.snapshot.effort == index.snapshot.base.candidates.efforts[0]
+
+
+def test_the_time_measured_is_that_of_single_queries():
+    index = build_index(ITEM_ID, RetrievalConfig("exact"), QUERY_BD)
+    seconds = []
+    for query in QUERY_BD:
+        begun = time.perf_counter()
+        index.search(query[None], 10)
+        seconds.append(time.perf_counter() - begun)
+    assert index.measured.recall == 1
+    assert 0.2 < index.measured.microseconds / (1e6 * np.median(seconds)) < 5
+    assert tune(index, QUERY_BD[:1], 0.9) == 1.0
+    index.set_effort(1)
+    assert index.measured is None
+    assert build_index(np.empty((0, DIMENSIONS))).measured is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_memory_foreseen_is_the_memory_taken(index, kind):
     from lanner.serving.retrieval.plan import expected_bytes
@@ -355,6 +416,37 @@ def test_the_memory_foreseen_is_the_memory_taken(index, kind):
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=f"retrieval.{next(iter(setting))}"):
         RetrievalConfig(**setting)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filters_hold_where_rows_have_gaps_and_items_are_fresh(kind):
+    index = build_index(ITEM_ID[:4000], RetrievalConfig(kind))
+    index.remove(np.arange(0, 4000, 3))
+    index.rebuild()
+    index.add(np.arange(0, 90, 3), ITEM_ID[0:90:3])
+    index.remove([1])
+    present = passing([*range(0, 90, 3), *(row for row in range(2, 4000) if row % 3)])
+    for rows in ([1, 2, 3, 4], np.arange(0, 4000, 500), np.arange(100), np.arange(1000, 4000)):
+        for filters in ({"allow": rows}, {"deny": rows}, {"allow": RowSet.of(np.asarray(rows), 4000)}):
+            mask = present & (passing(deny=rows) if "deny" in filters else passing(allow=rows))
+            found, scores = index.search(QUERY_BD, 10, **filters)
+            assert mask[found[found >= 0]].all()
+            assert ((found >= 0).sum(axis=1) == min(10, mask.sum())).all()
+            assert overlap(found, brute_force(ITEM_ID, QUERY_BD, 10, mask)) >= LEAST_RECALL[kind]
+            assert_scored(found, scores, kind)
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 63, 64, 65, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_a_set_of_rows_is_those_rows(number, share):
+    rows = np.flatnonzero(np.random.default_rng(number).random(number) < share)
+    listed = RowSet.of(rows[::-1].astype(np.int32), number)
+    assert listed.rows().tolist() == rows.tolist()
+    assert listed.count == len(rows)
+    assert listed.holds(np.arange(number + 20)).nonzero()[0].tolist() == rows.tolist()
+    assert len(listed.first_bytes(3)) == 3
+    with pytest.raises(ValueError, match=f"row {number}, but rows are 0 or more and below {number}"):
+        RowSet.of(np.array([number]), number)
 
 
 def test_malformed_calls_end_with_one_line():

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from lanner.data.ranking import top_k
 from lanner.serving.retrieval.candidates import Candidates
 from lanner.serving.retrieval.plan import Measured, Plan
-from lanner.serving.retrieval.row_set import RowSet, count_bits
+from lanner.serving.retrieval.row_set import RowSet, count_bits, listed_bits
 from lanner.serving.retrieval.vectors import Vectors, score_listed
 
 _SCORES_AT_ONCE = 1 << 24
 """Scores of an exact scan that are held at a time."""
-_SPARSE = 32
+_SPARSE = 128
 """Of so many items one is listed where searching each listed row among the items' is as quick as asking all of them."""
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -129,7 +129,7 @@ class Snapshot:
 
     def contents(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Every row, ascending int64 ``[I]``, and its vector as it is kept float32 ``[I, D]``."""
-        standing = _unpacked(self.alive, self.base.vectors.shape[0])
+        standing = listed_bits(self.alive, self.num_alive)
         rows = np.concatenate([self.base.rows(standing), self.fresh_row_F])
         order = np.argsort(rows)
         vectors = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
@@ -193,8 +193,8 @@ class Snapshot:
         vectors = self.base.vectors
         items = vectors.shape[0]
         # To pick vectors out takes longer than to read past those that do not pass, unless these are many.
-        listed = _unpacked(passing, items) if 4 * count <= items else None
-        barred = None if listed is not None or count == items else _unpacked(~passing, items)
+        listed = listed_bits(passing, count) if 4 * count <= items else None
+        barred = None if listed is not None or count == items else _unset(passing, items)
         at_once = max(1, _SCORES_AT_ONCE // max(items if listed is None else count, 1))
         found = [(np.empty((0, wanted), np.int32), np.empty((0, wanted), np.float32))]
         for start in range(0, len(queries_BD), at_once):
@@ -243,5 +243,5 @@ def _packed(listed: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.packbits(listed, bitorder="little")
 
 
-def _unpacked(bits: NDArray[np.uint8], items: int) -> NDArray[np.int64]:
-    return np.flatnonzero(np.unpackbits(bits, count=items, bitorder="little").view(np.bool_))
+def _unset(bits: NDArray[np.uint8], items: int) -> NDArray[np.bool_]:
+    return ~np.unpackbits(bits, count=items, bitorder="little").view(np.bool_)
