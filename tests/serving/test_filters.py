@@ -89,6 +89,16 @@ def test_what_is_asked_is_checked_and_nothing_asked_is_no_filter():
     assert subject.allowed({"colour": ["red"]}).rows().tolist() == [5]
 
 
+def test_a_remembered_answer_does_not_outlive_a_change():
+    subject = AttributeFilter(catalogue_of([{"genre": ["noir"]}, {"genre": ["drama"]}]))
+    ask = lambda: subject.allowed({"genre": ["noir"]}).rows().tolist()
+    assert ask() == [0]
+    subject.put(1, {"genre": ["noir"]})
+    assert ask() == [0, 1]
+    subject.remove(0)
+    assert ask() == [1]
+
+
 def test_memory_does_not_grow_with_changes_or_questions(monkeypatch):
     monkeypatch.setattr(filters, "_CHANGES_UNNOTICED", 20)
     subject = AttributeFilter(catalogue_of([{"genre": ["noir"]}] * 50))
@@ -109,7 +119,7 @@ def test_memory_does_not_grow_with_changes_or_questions(monkeypatch):
 def test_each_answer_is_of_one_moment_while_items_change(monkeypatch):
     monkeypatch.setattr(filters, "_CHANGES_UNNOTICED", 30)
     number = 200
-    # Every item is red or blue at any moment, and at most one of them is between the two counts of a reader.
+    # Every item is a drama of brand a or a noir of brand b; half changed it would be missing, or a drama of brand b.
     subject = AttributeFilter(catalogue_of([{"genre": ["drama"], "brand": ["a"]}] * number))
     stop, failures, answers = threading.Event(), [], []
 
