@@ -379,7 +379,7 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
     from lanner.artifact.ladder import Rung
     from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
     from lanner.serving.engine import Engine, indexed_vectors
-    from lanner.serving.retrieval import RetrievalConfig, build_index, load_index, tune
+    from lanner.serving.retrieval import RetrievalConfig, build_index, load_index
 
     random = np.random.default_rng(SEED)
     vectors, share = clustered_catalogue(items, random)
@@ -393,8 +393,8 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
     judged = queries[100:].astype(np.float32)
     exact = _exact_top(targets, judged)
     begun = time.perf_counter()
-    index = build_index(targets, RetrievalConfig(kind=kind))
-    on_sample = tune(index, queries[:100], 0.995, k=10, retrieved=CANDIDATES)
+    index = build_index(targets, RetrievalConfig(kind, 0.995), queries[:100], k=10, retrieved=CANDIDATES)
+    on_sample = index.measured.recall
     build_seconds = time.perf_counter() - begun
     small = {name: Int8Rows.of(table) for name, table in (("source", vectors), ("head.item", half))}
     with tempfile.TemporaryDirectory() as folder:

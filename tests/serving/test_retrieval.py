@@ -1,11 +1,15 @@
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from lanner.serving.retrieval import RetrievalConfig, build_index, load_index, tune
+from lanner.serving.retrieval import RetrievalConfig, RowSet, build_index, load_index, tune
+from lanner.serving.retrieval import plan as plan_module
+from lanner.serving.retrieval.candidates import Graph
 from lanner.serving.retrieval.plan import Plan, choose
+from lanner.serving.retrieval.tuning import Judge
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 pytest.importorskip("faiss")
@@ -176,7 +180,7 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
     assert index.needs_rebuild
     from lanner.serving.retrieval import index as module
 
-    build = module._build
+    build = module._rebuilt
 
     def build_while_others_change(*arguments):
         index.remove([200, 3500])
@@ -184,7 +188,7 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
         index.add([5, 9000], ITEM_ID[[5, 9000]])
         return build(*arguments)
 
-    monkeypatch.setattr(module, "_build", build_while_others_change)
+    monkeypatch.setattr(module, "_rebuilt", build_while_others_change)
     index.rebuild()
     expected = np.zeros_like(ITEM_ID)
     expected[:4000] = ITEM_ID[:4000]
@@ -266,6 +270,7 @@ def test_a_saved_index_answers_and_changes_as_before(kind, tmp_path):
             np.testing.assert_array_equal(ours, theirs)
     assert (loaded.kind, loaded.config, len(loaded)) == (index.kind, index.config, len(index))
     assert loaded.memory_bytes == index.memory_bytes
+    assert loaded.measured == index.measured
     loaded.update([4000], 100 * QUERY_BD[:1])
     loaded.rebuild()
     assert loaded.search(QUERY_BD[:1], 1)[0].tolist() == [[4000]]
@@ -321,20 +326,80 @@ def test_exact_kinds_need_no_tuning(index, kind):
     assert tune(index, QUERY_BD, 1.0) == 1.0
 
 
-def test_the_structure_is_chosen_by_size_target_and_memory():
-    assert choose(20_000, 64, RetrievalConfig()) == Plan("exact", "float32")
-    assert choose(20_000, 64, RetrievalConfig(memory_mib=2)) == Plan("exact-int8", "int8")
-    assert choose(1_000_000, 64, RetrievalConfig()) == Plan("hnsw", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(recall_target=1)) == Plan("exact", "float32")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=250)) == Plan("hnsw", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=160)) == Plan("ivf-pq", "float16")
-    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=100)) == Plan("ivf-pq", "int8")
-    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq")) == Plan("ivf-pq", "float16")
-    assert choose(10, 64, RetrievalConfig("hnsw")) == Plan("exact", "float32")
-    with pytest.raises(
-        ConfigError, match=r"memory_mib is 9, but 1000000 items of 64 dimensions need \d+ as hnsw or ivf"
-    ):
+def test_size_target_and_memory_say_what_may_be_built():
+    scan, scan_int8, cells, graph = (
+        Plan(kind, form)
+        for kind, form in zip(
+            ("exact", "exact-int8", "ivf-pq", "hnsw"), ("float32", "int8", "float16", "float16"), strict=True
+        )
+    )
+    assert choose(20_000, 64, RetrievalConfig()) == (scan,)
+    assert choose(20_000, 64, RetrievalConfig(memory_mib=2)) == (scan_int8,)
+    assert choose(1_000_000, 64, RetrievalConfig()) == (scan, scan_int8, cells, graph)
+    assert choose(1_000_000, 64, RetrievalConfig(recall_target=1)) == (scan,)
+    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=160)) == (scan_int8, cells)
+    assert choose(1_000_000, 64, RetrievalConfig(memory_mib=110)) == (scan_int8, Plan("ivf-pq", "int8"))
+    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq")) == (cells,)
+    assert choose(1_000_000, 64, RetrievalConfig("ivf-pq", memory_mib=110)) == (Plan("ivf-pq", "int8"),)
+    assert choose(10, 64, RetrievalConfig("hnsw")) == (scan,)
+    with pytest.raises(ConfigError, match=r"memory_mib is 9, but 1000000 items of 64 dimensions need \d+ as exact or"):
         choose(1_000_000, 64, RetrievalConfig(memory_mib=9))
+
+
+def test_auto_keeps_what_measures_fastest(monkeypatch, caplog):
+    """Times are made up, so that each structure wins in turn; recall is real."""
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    for winner in KINDS:
+        times = {kind: 1.0 if kind == winner else 5.0 for kind in KINDS}
+        monkeypatch.setattr(Judge, "_microseconds", lambda _, snapshot, times=times: times[snapshot.base.plan.kind])
+        with caplog.at_level("INFO", "lanner.serving.retrieval"):
+            index = build_index(ITEM_ID, RetrievalConfig(recall_target=0.98), QUERY_BD, k=10, retrieved=20)
+        assert index.kind == winner == index.measured.kind
+        assert index.measured.microseconds == 1.0
+        found = overlap(index.search(QUERY_BD, 20)[0][:, :10], brute_force(ITEM_ID, QUERY_BD, 10))
+        assert found == pytest.approx(index.measured.recall, abs=0.005)
+        assert found >= 0.98
+        assert f"{winner} finds {index.measured.recall:.2%} of the best in 1 µs a query" in caplog.text
+        index.add([ITEMS], ITEM_ID[:1])
+        index.rebuild()
+        assert index.kind == winner == index.measured.kind
+
+
+def test_a_graph_that_a_trial_shows_to_be_too_slow_is_not_built(monkeypatch):
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    built, build = [], Graph.build
+    monkeypatch.setattr(Graph, "build", lambda items: built.append(len(items)) or build(items))
+    for graph_time, expected in ((4.0, [ITEMS // 10]), (1.0, [ITEMS // 10, ITEMS])):
+        times = {"exact": 7.0, "exact-int8": 7.0, "ivf-pq": 5.0, "hnsw": graph_time}
+        monkeypatch.setattr(Judge, "_microseconds", lambda _, snapshot, times=times: times[snapshot.base.plan.kind])
+        assert build_index(ITEM_ID, RetrievalConfig(), QUERY_BD).kind == ("ivf-pq" if graph_time == 4 else "hnsw")
+        assert built == expected
+        built.clear()
+
+
+def test_where_nothing_reaches_the_target_recall_decides(monkeypatch):
+    monkeypatch.setattr(plan_module, "_EXACT_NUMBERS", 0)
+    recalls = {"exact": 0.7, "exact-int8": 0.6, "hnsw": 0.8, "ivf-pq": 0.75}
+    monkeypatch.setattr(Judge, "_recall", lambda _, snapshot: recalls[snapshot.base.plan.kind])
+    index = build_index(ITEM_ID, RetrievalConfig(), QUERY_BD)
+    assert (index.kind, index.measured.recall) == ("hnsw", 0.8)
+    # More effort finds no more here, so the least is spent.
+    assert index.snapshot.effort == index.snapshot.base.candidates.efforts[0]
+
+
+def test_the_time_measured_is_that_of_single_queries():
+    index = build_index(ITEM_ID, RetrievalConfig("exact"), QUERY_BD)
+    seconds = []
+    for query in QUERY_BD:
+        begun = time.perf_counter()
+        index.search(query[None], 10)
+        seconds.append(time.perf_counter() - begun)
+    assert index.measured.recall == 1
+    assert 0.2 < index.measured.microseconds / (1e6 * np.median(seconds)) < 5
+    assert tune(index, QUERY_BD[:1], 0.9) == 1.0
+    index.set_effort(1)
+    assert index.measured is None
+    assert build_index(np.empty((0, DIMENSIONS))).measured is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -351,6 +416,37 @@ def test_the_memory_foreseen_is_the_memory_taken(index, kind):
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=f"retrieval.{next(iter(setting))}"):
         RetrievalConfig(**setting)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filters_hold_where_rows_have_gaps_and_items_are_fresh(kind):
+    index = build_index(ITEM_ID[:4000], RetrievalConfig(kind))
+    index.remove(np.arange(0, 4000, 3))
+    index.rebuild()
+    index.add(np.arange(0, 90, 3), ITEM_ID[0:90:3])
+    index.remove([1])
+    present = passing([*range(0, 90, 3), *(row for row in range(2, 4000) if row % 3)])
+    for rows in ([1, 2, 3, 4], np.arange(0, 4000, 500), np.arange(100), np.arange(1000, 4000)):
+        for filters in ({"allow": rows}, {"deny": rows}, {"allow": RowSet.of(np.asarray(rows), 4000)}):
+            mask = present & (passing(deny=rows) if "deny" in filters else passing(allow=rows))
+            found, scores = index.search(QUERY_BD, 10, **filters)
+            assert mask[found[found >= 0]].all()
+            assert ((found >= 0).sum(axis=1) == min(10, mask.sum())).all()
+            assert overlap(found, brute_force(ITEM_ID, QUERY_BD, 10, mask)) >= LEAST_RECALL[kind]
+            assert_scored(found, scores, kind)
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 63, 64, 65, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_a_set_of_rows_is_those_rows(number, share):
+    rows = np.flatnonzero(np.random.default_rng(number).random(number) < share)
+    listed = RowSet.of(rows[::-1].astype(np.int32), number)
+    assert listed.rows().tolist() == rows.tolist()
+    assert listed.count == len(rows)
+    assert listed.holds(np.arange(number + 20)).nonzero()[0].tolist() == rows.tolist()
+    assert len(listed.first_bytes(3)) == 3
+    with pytest.raises(ValueError, match=f"row {number}, but rows are 0 or more and below {number}"):
+        RowSet.of(np.array([number]), number)
 
 
 def test_malformed_calls_end_with_one_line():
@@ -376,7 +472,11 @@ def test_malformed_calls_end_with_one_line():
         (lambda: index.remove([100]), "row 100 is not in the index"),
         (lambda: index.set_effort(0), "effort is 0"),
         (lambda: tune(index, QUERY_BD[:0], 0.9), "no queries"),
-        (lambda: tune(index, QUERY_BD, 0.9, k=10, retrieved=5), "retrieved 5"),
+        (lambda: tune(index, QUERY_BD, 0.9, k=10, retrieved=5), "retrieved is 5"),
+        (lambda: tune(index, QUERY_BD, 1.5), "recall_target is 1.5"),
+        (lambda: build_index(ITEM_ID[:9], queries=QUERY_BD[:0]), "no queries"),
+        (lambda: build_index(ITEM_ID[:9], queries=QUERY_BD[:, :3]), "queries are of shape"),
+        (lambda: build_index(ITEM_ID[:9], k=0), "k is 0"),
     ]
     for call, message in calls:
         with pytest.raises(ValueError, match=message) as caught:

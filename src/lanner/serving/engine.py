@@ -17,11 +17,12 @@ from lanner.models.request_form import ItemRows, RequestForm, take
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
 from lanner.serving.item_tables import ItemTables
-from lanner.serving.retrieval import Index, RetrievalConfig, build_index
+from lanner.serving.retrieval import BEST, Index, RetrievalConfig, RowSet, build_index
 from lanner.vocabulary import ConfigError
 
 _MOST_DIVERSIFIED = 200
 """Candidates among which a diverse list is chosen."""
+_QUERIES = 256
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Engine:
         """candidates: retrieved by inner product, then ranked by the head, where the rung has one.
 
         item_reader: without it no search text is read, for it tells what a text would be as an item.
+        index: over ``indexed_vectors``; None: one is built, tuned with users who met one item each.
 
         Raises:
             ConfigError: ``candidates`` is below 1.
@@ -77,7 +79,9 @@ class Engine:
         if candidates < 1:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
         self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
-        self.index = index or build_index(indexed_vectors(rung.form), retrieval or RetrievalConfig())
+        self.index = index or build_index(
+            indexed_vectors(rung.form), retrieval, users_of_one_item(rung.form), retrieved=self._retrieved(BEST)
+        )
         self.tables = ItemTables(rung.form)
         self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
 
@@ -103,7 +107,7 @@ class Engine:
         profile: str | None = None,
         text: str | None = None,
         exclude_seen: bool = True,
-        allow: NDArray[np.integer] | None = None,
+        allow: NDArray[np.integer] | RowSet | None = None,
         deny: NDArray[np.integer] | None = None,
         diversity: float = 0.0,
     ) -> Answer:
@@ -173,15 +177,17 @@ class Engine:
         self,
         asker: Asker,
         k: int,
-        allow: NDArray[np.integer] | None = None,
+        allow: NDArray[np.integer] | RowSet | None = None,
         deny: NDArray[np.integer] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Candidates by inner product, best first: rows int64 ``[C]`` and scores float32 ``[C]``."""
-        number = k if self.form.head is None else max(k, self.candidates)
         query_1D = np.append(asker.vector_D, np.float32(1))[None]
-        rows, scores = self.index.search(query_1D, number, allow=allow, deny=deny)
+        rows, scores = self.index.search(query_1D, self._retrieved(k), allow=allow, deny=deny)
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
+
+    def _retrieved(self, k: int) -> int:
+        return k if self.form.head is None else max(k, self.candidates)
 
     def rank(self, asker: Asker, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Answer:
         """The k best of the candidates once the head has spoken."""
@@ -260,3 +266,9 @@ def remove_items(engines: Sequence[Engine], rows: NDArray[np.int64]) -> None:
 def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
     """Targets with the bias as one more dimension, ``[I, D + 1]``: users have a 1 there."""
     return np.hstack([take(form.target_ID), form.bias_I[:, None]])
+
+
+def users_of_one_item(form: RequestForm) -> NDArray[np.float32] | None:
+    """Queries ``[n, D + 1]`` to tune an index with where no real histories are at hand; None: there are no items."""
+    met = np.random.default_rng(0).choice(form.num_items, min(_QUERIES, form.num_items), replace=False)
+    return np.hstack([take(form.source_ID, met), np.ones((len(met), 1), np.float32)]) if len(met) else None

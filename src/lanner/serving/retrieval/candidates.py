@@ -19,8 +19,9 @@ _BUILD_EFFORT = 160
 """Candidates weighed when an item is linked into the graph."""
 _NORM_KEPT = 0.5
 """Vectors are linked as if their norm were this power of it. By the whole norm everyone links to the long ones, nobody
-to the short, and lists break off: on the items above, efSearch 500 found 99.95 % of the 10 best, 78 % of the 100 best;
-by no norm (cosines) 97 % and 85 %; by its square root 99.7 % and 90 %."""
+to the short, and lists break off. On items as above (1,000 clusters; 14 links, 160 candidates weighed) efSearch 500
+found of the 10 and the 100 best by the whole norm 99.75 and 72 %, by its square root 99.95 and 83 %, by none 99.45 and
+88 %; building took 26, 6 and 8 s."""
 _ROUNDS = 10
 _ITEMS_PER_CELL = 64
 """Rounds, and sampled items a cell, from which k-means learns the centres."""

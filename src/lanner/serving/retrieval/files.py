@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lanner.artifact.files import digest, read_checked, write_folder
 from lanner.serving.retrieval.candidates import Cells, Graph, import_faiss
 from lanner.serving.retrieval.index import Index
-from lanner.serving.retrieval.plan import Plan, RetrievalConfig
+from lanner.serving.retrieval.plan import Measured, Plan, RetrievalConfig
 from lanner.serving.retrieval.snapshot import Base, Snapshot
 from lanner.serving.retrieval.vectors import FloatVectors, Int8Vectors, Vectors
 from lanner.vocabulary import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever an older reader would misread what is written."""
 MANIFEST = "index.json"
 SEAL = "index.sha256"
@@ -56,6 +56,7 @@ def write_index(path: Path, snapshot: Snapshot, config: RetrievalConfig) -> None
         "plan": asdict(base.plan),
         "effort": snapshot.effort,
         "num_rows": snapshot.num_rows,
+        "measured": None if snapshot.measured is None else asdict(snapshot.measured),
         "sha256": {name: digest(content) for name, content in files.items()},
     }
     sealed = json.dumps(manifest, indent=1).encode()
@@ -98,6 +99,7 @@ def load_index(path: Path | str) -> Index:
         arrays["fresh_rows"],
         arrays["fresh_vectors"],
         manifest["num_rows"],
+        None if manifest["measured"] is None else Measured(**manifest["measured"]),
     )
     return Index(snapshot, RetrievalConfig(**manifest["config"]))
 

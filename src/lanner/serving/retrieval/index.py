@@ -7,15 +7,11 @@ from threading import Lock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lanner.serving.retrieval.candidates import Candidates, Cells, Graph
-from lanner.serving.retrieval.plan import Kind, RetrievalConfig, choose
-from lanner.serving.retrieval.snapshot import Base, Found, Snapshot
-from lanner.serving.retrieval.tuning import cheapest_effort
-from lanner.serving.retrieval.vectors import Vectors, encode
+from lanner.serving.retrieval.building import BEST, Sample, fastest, structure
+from lanner.serving.retrieval.plan import Kind, Measured, RetrievalConfig, choose
+from lanner.serving.retrieval.row_set import RowSet
+from lanner.serving.retrieval.snapshot import Found, Snapshot
 
-_STAND_INS = 64
-"""Items that stand in for queries until ``tune`` is given real ones."""
-_STAND_IN_K = 10
 _CHANGED_SHARE = 0.05
 _CHANGES_UNNOTICED = 1024
 """Share of the items, and number, whose changes are searched beside the structure before a rebuild pays."""
@@ -49,6 +45,11 @@ class Index:
         return self._snapshot.base.plan.kind
 
     @property
+    def measured(self) -> Measured | None:
+        """Recall and time when the index was built or last tuned; None: with no items, or after ``set_effort``."""
+        return self._snapshot.measured
+
+    @property
     def dimensions(self) -> int:
         """D of the vectors."""
         return self._snapshot.base.vectors.shape[1]
@@ -71,7 +72,7 @@ class Index:
         return self._snapshot.num_alive + len(self._snapshot.fresh_row_F)
 
     def search(
-        self, queries: ArrayLike, k: int, allow: ArrayLike | None = None, deny: ArrayLike | None = None
+        self, queries: ArrayLike, k: int, allow: ArrayLike | RowSet | None = None, deny: ArrayLike | None = None
     ) -> Found:
         """The best items of each query.
 
@@ -82,7 +83,8 @@ class Index:
         Args:
             queries: float32 ``[B, D]``.
             k: at least 1; beyond the catalogue the rest is padding.
-            allow: rows int ``[n]``, of which alone answers may come; None: all. Removed rows are passed over.
+            allow: rows int ``[n]`` or a set, of which alone answers may come; None: all. Removed rows are passed over,
+                as are those of a set that were never in the index.
             deny: rows int ``[n]`` that no answer may hold.
 
         Returns:
@@ -94,8 +96,8 @@ class Index:
         now = self._snapshot
         queries_BD = _matrix(queries, now.base.vectors.shape[1], "queries")
         _check_k(k)
-        allowed = None if allow is None else _rows(allow, "allow", now.num_rows)
-        denied = None if deny is None else _rows(deny, "deny", now.num_rows)
+        allowed = allow if allow is None or isinstance(allow, RowSet) else _listed(allow, "allow", now.num_rows)
+        denied = None if deny is None else _listed(deny, "deny", now.num_rows)
         return now.search(queries_BD, k, allowed, denied)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -132,8 +134,9 @@ class Index:
     def rebuild(self) -> None:
         """Build the structure anew from all items as they are kept; searches and changes go on meanwhile.
 
-        For a time both structures and the vectors as float32 are held. The kind is chosen anew; while it stays, so
-        does the effort that ``tune`` set.
+        For a time both structures and the vectors as float32 are held. A kind that "auto" found stays, and with it the
+        effort and what was measured; ``build_index`` would choose anew. A catalogue that has grown or shrunk past the
+        size from which a named kind pays changes to or from that kind.
 
         Raises:
             ConfigError: the catalogue has outgrown the memory limit; the index stays as it was.
@@ -143,9 +146,7 @@ class Index:
                 before, changes = self._snapshot, [np.empty(0, np.int64)]
                 self._changed_meanwhile = changes
             try:
-                built = _build(*before.contents(), self.config, before.num_rows)
-                if built.base.plan.kind == before.base.plan.kind:
-                    built = replace(built, effort=before.effort)
+                built = _rebuilt(before, self.config)
             except BaseException:
                 self._changed_meanwhile = None
                 raise
@@ -154,15 +155,15 @@ class Index:
                 now, changed = self._snapshot, np.unique(np.concatenate(changes))
                 later = np.isin(now.fresh_row_F, changed)
                 built = built.without(changed).with_vectors(now.fresh_row_F[later], now.fresh_FD[later])
-                effort = built.effort if now.effort == before.effort else now.effort
-                self._snapshot = replace(built, num_rows=now.num_rows, effort=effort)
+                tuned = built if now.effort == before.effort else now
+                self._snapshot = replace(built, num_rows=now.num_rows, effort=tuned.effort, measured=tuned.measured)
 
-    def set_effort(self, effort: int) -> None:
+    def set_effort(self, effort: int, measured: Measured | None = None) -> None:
         """Spend ``effort`` on every later search: efSearch of ``hnsw``, cells probed of ``ivf-pq``."""
         if effort < 1:
             raise ValueError(f"effort is {effort}, it must be at least 1")
         with self._changing:
-            self._snapshot = replace(self._snapshot, effort=effort)
+            self._snapshot = replace(self._snapshot, effort=effort, measured=measured)
 
     def save(self, path: Path | str) -> None:
         """Write a folder that ``load_index`` maps; an older index there is replaced at the very end.
@@ -189,71 +190,89 @@ class Index:
             self._changed_meanwhile.append(changed)
 
 
-def build_index(item_ID: ArrayLike, config: RetrievalConfig | None = None) -> Index:
-    """An index of items; the row of an item is its place in ``item_ID``, float32 ``[I, D]``.
+def build_index(
+    item_ID: ArrayLike,
+    config: RetrievalConfig | None = None,
+    queries: ArrayLike | None = None,
+    k: int = BEST,
+    retrieved: int | None = None,
+) -> Index:
+    """An index of items, tuned to the recall target; "auto" keeps the structure that answers the queries fastest.
 
-    Approximate kinds are tuned with items standing in for queries; give ``tune`` real ones.
+    Recall is measured against an exact scan of the items as given. Where "auto" has a choice every structure is built
+    in turn, the graph, which takes minutes for a million items, only where a trial says that it may pay.
+
+    Args:
+        item_ID: float32 ``[I, D]``; the row of an item is its place.
+        config: what is asked for.
+        queries: float32 ``[B, D]``, a few hundred of the kind that will be asked; None: items stand in.
+        k: how many of the best count.
+        retrieved: the ``k`` that searches will ask for, at least this ``k``, which is the default.
 
     Raises:
-        ValueError: a wrong shape or a number that is not finite.
+        ValueError: a wrong shape or a number that is not finite, no queries, or an argument out of range.
         ConfigError: no structure fits the memory limit.
-        MissingExtraError: the structure needs faiss, which is not installed.
+        MissingExtraError: a structure needs faiss, which is not installed.
     """
     config = config or RetrievalConfig()
     items = _matrix(item_ID, None, "item vectors")
-    return Index(_build(np.arange(len(items)), items, config, len(items)), config)
+    return Index(fastest(items, config, _sample(queries, items.shape[1], k, retrieved)), config)
 
 
-def tune(index: Index, queries: ArrayLike, recall_target: float, k: int = 10, retrieved: int | None = None) -> float:
-    """Set the least search effort that reaches a recall on a sample of queries.
+def tune(index: Index, queries: ArrayLike, recall_target: float, k: int = BEST, retrieved: int | None = None) -> float:
+    """Set the least search effort that reaches a recall on other queries, or another recall, than it was built with.
 
     Recall is measured against an exact scan of the vectors as they are kept; exact kinds have 1.
 
     Args:
         index: its later searches spend the effort found.
-        queries: float32 ``[B, D]`` of the kind that will be asked.
+        queries: as ``build_index``.
         recall_target: share of the true ``k`` best that is to be found.
-        k: how many of the best count.
-        retrieved: the ``k`` that searches will ask for, at least this ``k``, which is the default.
+        k: as ``build_index``.
+        retrieved: as ``build_index``.
 
     Returns:
-        The recall measured. Where it is below the target, the most effort was set.
+        The recall measured. Where no effort reaches the target, the least that finds as much as the most was set.
 
     Raises:
         ValueError: no or malformed queries, or an argument out of range.
     """
-    queries_BD = _matrix(queries, index.dimensions, "queries")
+    sample = _sample(queries, index.dimensions, k, retrieved)
+    if not 0 < recall_target <= 1:
+        raise ValueError(f"recall_target is {recall_target}, it must be above 0 and at most 1")
+    now = index.snapshot
+    tuned, measured = sample.judge(now).tuned(now, recall_target)
+    index.set_effort(tuned.effort, measured)
+    return measured.recall
+
+
+def _sample(queries: ArrayLike | None, dimensions: int, k: int, retrieved: int | None) -> Sample:
+    """What structures are judged by, checked."""
     _check_k(k)
     retrieved = k if retrieved is None else retrieved
+    if retrieved < k:
+        raise ValueError(f"retrieved is {retrieved}, it must be at least k, which is {k}")
+    if queries is None:
+        return Sample(None, k, retrieved)
+    queries_BD = _matrix(queries, dimensions, "queries")
     if not len(queries_BD):
         raise ValueError("there are no queries to tune with; give a sample of real ones")
-    if not 0 < recall_target <= 1 or retrieved < k:
-        raise ValueError(
-            f"recall_target is {recall_target} and retrieved {retrieved}; need 0 < recall_target ≤ 1, retrieved ≥ {k}"
-        )
-    effort, recall = cheapest_effort(index.snapshot, queries_BD, recall_target, k, retrieved)
-    index.set_effort(effort)
-    return recall
+    return Sample(queries_BD, k, retrieved)
 
 
-def _build(rows: NDArray[np.int64], item_ID: NDArray[np.float32], config: RetrievalConfig, num_rows: int) -> Snapshot:
-    """``rows`` ascending."""
-    plan = choose(len(item_ID), item_ID.shape[1], config)
-    vectors: Vectors
-    candidates: Candidates | None = None
-    if plan.kind == "hnsw":
-        candidates = Graph.build(item_ID)
-        vectors = candidates.vectors
+def _rebuilt(before: Snapshot, config: RetrievalConfig) -> Snapshot:
+    """All that ``before`` holds, in one structure of its kind."""
+    rows, item_ID = before.contents()
+    if config.kind == "auto":
+        config = replace(config, kind=before.base.plan.kind)
+    plan = choose(len(item_ID), item_ID.shape[1], config)[0]
+    if plan.kind == before.base.plan.kind:
+        built = replace(structure(plan, item_ID), effort=before.effort, measured=before.measured)
     else:
-        vectors = encode(item_ID, plan.precision)
-        candidates = Cells.build(item_ID) if plan.kind == "ivf-pq" else None
+        built = fastest(item_ID, config, Sample())
     contiguous = not len(rows) or rows[-1] == len(rows) - 1
-    snapshot = Snapshot.of(Base(plan, vectors, candidates, None if contiguous else rows), 1, num_rows)
-    if candidates is None:
-        return snapshot
-    stand_ins = item_ID[np.random.default_rng(0).choice(len(item_ID), _STAND_INS, replace=False)]
-    effort, _ = cheapest_effort(snapshot, stand_ins, config.recall_target, _STAND_IN_K, _STAND_IN_K)
-    return replace(snapshot, effort=effort)
+    base = replace(built.base, row_P=None if contiguous else rows)
+    return replace(built, base=base, num_rows=before.num_rows)
 
 
 def _matrix(vectors: ArrayLike, dimensions: int | None, name: str) -> NDArray[np.float32]:
@@ -266,19 +285,24 @@ def _matrix(vectors: ArrayLike, dimensions: int | None, name: str) -> NDArray[np
     return matrix
 
 
-def _rows(rows: ArrayLike, name: str, num_rows: int | None = None) -> NDArray[np.int64]:
+def _whole(rows: ArrayLike, name: str) -> NDArray[np.integer]:
     array = np.asarray(rows)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{name} must be a list of whole numbers, not {array.dtype} of shape {list(array.shape)}")
-    wrong = array[(array < 0) | (array >= num_rows)] if num_rows is not None else array[array < 0]
-    if len(wrong):
-        known = "rows are 0 or more" if num_rows is None else f"the index has had rows below {num_rows}"
-        raise ValueError(f"{name} hold row {wrong[0]}, but {known}")
-    return array.astype(np.int64)
+    return array if array.size else array.astype(np.int64)
+
+
+def _listed(rows: ArrayLike, name: str, num_rows: int) -> RowSet:
+    try:
+        return RowSet.of(_whole(rows, name), num_rows)
+    except ValueError as error:
+        raise ValueError(f"{name} hold {error}") from None
 
 
 def _distinct(rows: ArrayLike) -> NDArray[np.int64]:
-    row_n = _rows(rows, "rows")
+    row_n = _whole(rows, "rows").astype(np.int64)
+    if row_n.min(initial=0) < 0:
+        raise ValueError(f"rows hold row {row_n.min()}, but rows are 0 or more")
     if len(np.unique(row_n)) < len(row_n):
         raise ValueError("rows name an item twice; give each once")
     return row_n

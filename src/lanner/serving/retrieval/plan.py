@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from lanner.vocabulary import ConfigError
 
-Kind = Literal["exact", "exact-int8", "hnsw", "ivf-pq"]
+Kind = Literal["exact", "exact-int8", "ivf-pq", "hnsw"]
 Precision = Literal["float32", "float16", "int8"]
 
 LINKS = 14
@@ -22,7 +22,7 @@ class RetrievalConfig:
     """How items are to be retrieved."""
 
     kind: Literal["auto", "exact", "exact-int8", "hnsw", "ivf-pq"] = "auto"
-    """The structure; "auto" chooses by catalogue size, recall target and memory."""
+    """The structure; "auto" scans small catalogues exactly, and for others keeps what measures fastest."""
     recall_target: float = 0.99
     """Share of the true best that approximate kinds must find; 1 asks for an exact kind."""
     memory_mib: int = 0
@@ -46,21 +46,35 @@ class Plan:
     precision: Precision
 
 
+@dataclass(frozen=True)
+class Measured:
+    """How an index did on a sample of queries, at the effort it spends."""
+
+    kind: Kind
+    recall: float
+    """Share of the true best that it found."""
+    microseconds: float
+    """Median of a query asked alone."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} finds {self.recall:.2%} of the best in {self.microseconds:.0f} µs a query"
+
+
 _PLANS = (
     Plan("exact", "float32"),
     Plan("exact-int8", "int8"),
-    Plan("hnsw", "float16"),
     Plan("ivf-pq", "float16"),
     Plan("ivf-pq", "int8"),
+    Plan("hnsw", "float16"),
 )
-"""Of one kind, the more precise first."""
+"""Quickest to build first; of one kind, the more precise first."""
 
 
-def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> Plan:
-    """The structure for a catalogue.
+def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> tuple[Plan, ...]:
+    """The structures that may serve a catalogue, quickest to build first; among several only a measurement decides.
 
     A kind that is named is taken, in the most precise form that fits the memory. "auto" takes the exact scan where it
-    costs a millisecond or recall must be 1; beyond that the graph, and where the graph does not fit, ``ivf-pq``.
+    costs a millisecond or recall must be 1; beyond that every kind that fits is named, each in its most precise form.
 
     Raises:
         ConfigError: nothing that may be chosen fits the memory.
@@ -73,17 +87,19 @@ def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> Plan:
     elif num_items * dimensions <= _EXACT_NUMBERS:
         kinds = ("exact", "exact-int8")
     else:
-        kinds = ("hnsw", "ivf-pq")
-    plans = [plan for kind in kinds for plan in _PLANS if plan.kind == kind]
+        kinds = get_args(Kind)
+    plans = [plan for plan in _PLANS if plan.kind in kinds]
     limit = config.memory_mib * _MIB
-    for plan in plans:
-        if not limit or expected_bytes(plan, num_items, dimensions) <= limit:
-            return plan
-    least = min(expected_bytes(plan, num_items, dimensions) for plan in plans) / _MIB
-    raise ConfigError(
-        f"retrieval.memory_mib is {config.memory_mib}, but {num_items} items of {dimensions} dimensions "
-        f"need {least:.0f} as {' or '.join(kinds)}; allow more or ask for another kind"
-    )
+    fitting = [plan for plan in plans if not limit or expected_bytes(plan, num_items, dimensions) <= limit]
+    if not fitting:
+        least = min(expected_bytes(plan, num_items, dimensions) for plan in plans) / _MIB
+        raise ConfigError(
+            f"retrieval.memory_mib is {config.memory_mib}, but {num_items} items of {dimensions} dimensions "
+            f"need {least:.0f} as {' or '.join(kinds)}; allow more or ask for another kind"
+        )
+    if num_items * dimensions <= _EXACT_NUMBERS:
+        return (fitting[0],)
+    return tuple(next(plan for plan in fitting if plan.kind == kind) for kind in dict.fromkeys(p.kind for p in fitting))
 
 
 def expected_bytes(plan: Plan, num_items: int, dimensions: int) -> int:

@@ -59,10 +59,8 @@ class FloatVectors:
     def score(self, queries_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._item_ID.dtype != np.float32:
             return score_listed(self, queries_BD, np.arange(len(self._item_ID)))
-        if len(queries_BD) > _FEW_QUERIES:
-            return np.asarray(queries_BD @ self._item_ID.T, np.float32)
         scores = np.empty((len(queries_BD), len(self._item_ID)), np.float32)
-        _score_floats(self._item_ID, queries_BD, scores)
+        _score_block(self._item_ID, queries_BD, scores)
         return scores
 
 
@@ -89,7 +87,8 @@ class Int8Vectors:
         # 126; faiss' IndexScalarQuantizer 2, 28, 279, which would keep its own copy and rank worse (one scale for all).
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         scores = np.empty((len(queries_BD), len(self._code_ID)), np.float32)
-        workers = max(1, min(numba.get_num_threads(), len(self._code_ID) // _ITEMS_WORTH_A_THREAD))
+        threads = numba.get_num_threads() if len(queries_BD) > _FEW_QUERIES else 1
+        workers = max(1, min(threads, len(self._code_ID) // _ITEMS_WORTH_A_THREAD))
         bounds = np.linspace(0, len(self._code_ID), workers + 1).astype(np.int64)
         with ThreadPoolExecutor(workers) as pool:
             parts = pairwise(bounds)
@@ -104,8 +103,16 @@ def score_listed(
     scores = np.empty((len(queries_BD), len(positions)), np.float32)
     for start in range(0, len(positions), _BLOCK):
         block = slice(start, start + _BLOCK)
-        np.matmul(queries_BD, vectors.decode(positions[block]).T, out=scores[:, block])
+        _score_block(vectors.decode(positions[block]), queries_BD, scores[:, block])
     return scores
+
+
+def _score_block(item_ID: NDArray[np.floating], queries_BD: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+    """Fill ``scores`` ``[B, I]``."""
+    if len(queries_BD) > _FEW_QUERIES:
+        np.matmul(queries_BD, item_ID.T, out=scores)
+    else:
+        _score_floats(item_ID, queries_BD, scores)
 
 
 def encode(item_ID: NDArray[np.float32], precision: Precision) -> Vectors:
@@ -152,7 +159,7 @@ def _single_from_half(half_ID: NDArray[np.uint16], positions: NDArray[np.int64])
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False, fastmath=True)  # type: ignore[untyped-decorator]
-def _score_floats(item_ID: NDArray[np.float32], queries_BD: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+def _score_floats(item_ID: NDArray[np.floating], queries_BD: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
     """Fill ``scores`` ``[B, I]``; a vector is read once for the whole batch."""
     for item in range(item_ID.shape[0]):
         for row in range(queries_BD.shape[0]):

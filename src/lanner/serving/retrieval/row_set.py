@@ -1,0 +1,109 @@
+"""Rows as bits: what a filter leaves, in a form that is joined, counted and handed to a search in microseconds."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """A set of rows; rows are dense, as an ``IdMap`` gives them, so that a bit for each is little.
+
+    bits: uint8 ``[⌈rows / 8⌉]``, the lowest bit of a byte first; whatever lies beyond is not in the set. Never changed.
+    """
+
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.integer], num_rows: int) -> Self:
+        """The set of ``rows`` ``[n]``, in any order, repeated or not.
+
+        Raises:
+            ValueError: a row is negative or not below ``num_rows``.
+        """
+        bits = np.zeros((num_rows + 7) >> 3, np.uint8)
+        wrong = mark(bits, rows, num_rows)
+        if wrong >= 0:
+            raise ValueError(f"row {rows[wrong]}, but rows are 0 or more and below {num_rows}")
+        return cls(bits)
+
+    @cached_property
+    def count(self) -> int:
+        """How many rows there are."""
+        return count_bits(self.bits)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The rows, ascending int64 ``[count]``."""
+        return listed_bits(self.bits, self.count)
+
+    def holds(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Which of ``rows`` ``[n]``, none negative, are in the set."""
+        held: NDArray[np.bool_] = _held(self.bits, rows)
+        return held
+
+    def first_bytes(self, number: int) -> NDArray[np.uint8]:
+        """The bits of the first ``8 · number`` rows."""
+        short = number - len(self.bits)
+        return self.bits[:number] if short <= 0 else np.concatenate([self.bits, np.zeros(short, np.uint8)])
+
+
+def count_bits(bits: NDArray[np.uint8]) -> int:
+    """How many bits are set."""
+    words, rest = _words(bits)
+    return int(np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(rest).sum(dtype=np.int64))
+
+
+def listed_bits(bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+    """The places of the ``count`` bits that are set, ascending.
+
+    Of a million bits 1 or 10 % set: 0.2 and 0.7 ms, where unpacking them for ``flatnonzero`` takes 0.3 and 1.4.
+    """
+    places = np.empty(count + 1, np.int64)
+    _list(*_words(bits), bits, places)
+    return places[:count]
+
+
+def _words(bits: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """``bits`` eight bytes at a time, and the bytes left over."""
+    whole = len(bits) & ~7
+    return bits[:whole].view(np.uint64), bits[whole:]
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _list(
+    words: NDArray[np.uint64], rest: NDArray[np.uint8], bits: NDArray[np.uint8], places: NDArray[np.int64]
+) -> None:
+    """Fill ``places``, which has room for one more: each bit is written, and overwritten where it was not set."""
+    found = 0
+    for word in range(len(words) + 1):
+        if word < len(words) and words[word] == 0:
+            continue
+        for byte in range(8 * word, 8 * word + (8 if word < len(words) else len(rest))):
+            if bits[byte]:
+                for bit in range(8):
+                    places[found] = 8 * byte + bit
+                    found += (bits[byte] >> bit) & 1
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def mark(bits: NDArray[np.uint8], rows: NDArray[np.integer], num_rows: int) -> int:
+    """Set the bits of ``rows``; the place of the first row outside ``0 … num_rows − 1``, where it stops, else −1."""
+    for place in range(len(rows)):
+        row = rows[place]
+        if row < 0 or row >= num_rows:
+            return place
+        bits[row >> 3] |= np.uint8(1 << (row & 7))
+    return -1
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _held(bits: NDArray[np.uint8], rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+    held = np.zeros(len(rows), np.bool_)
+    for place in range(len(rows)):
+        row = rows[place]
+        held[place] = (row >> 3) < len(bits) and (bits[row >> 3] >> (row & 7)) & 1 == 1
+    return held
