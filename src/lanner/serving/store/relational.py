@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -141,7 +142,7 @@ class RelationalStore(Connections, Store):
     # --- items and users -------------------------------------------------------------------------------------------
 
     def put_item(self, id: str, item: Item) -> Changed:
-        _require_storable(item.title, item.text)
+        _require_storable(item.title, item.text, *item.attributes, *chain(*item.attributes.values()))
         return self._set_item(id, msgspec.json.encode(item).decode())
 
     def delete_item(self, id: str) -> Changed:
@@ -223,7 +224,7 @@ class RelationalStore(Connections, Store):
 
     def expose(self, rows: Sequence[Exposure]) -> None:
         for row in rows:
-            _require_storable(row.experiment, row.arm, row.user_id)
+            _require_storable(row.experiment, row.arm, row.user_id, *row.item_ids)
         people = [(id,) for id in {row.user_id for row in rows}]
         values = [
             (row.experiment, row.arm, row.user_id, row.timestamp, msgspec.json.encode(row.item_ids).decode())

@@ -9,7 +9,8 @@ from lanner.serving.store.schema import VERSION, tables
 from lanner.vocabulary import DataError, LannerError, StorageError, StoreUnavailableError
 
 _LOCK_SECONDS = 4.0
-_CACHE_KIB = 32 * 1024
+_CACHE_KIB = {"writing": 32 * 1024, "reading": 4 * 1024}
+"""Of each connection; readers are many, and the operating system keeps what they read."""
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log after which it is moved into the file: 16 MB."""
 _PAGES_FREED = 2_000
@@ -40,7 +41,11 @@ class SqliteStore(RelationalStore):
         connection = sqlite3.connect(
             self._path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
-        settings = {"cache_size": -_CACHE_KIB, "secure_delete": "ON", "synchronous": "FULL"}
+        settings = {
+            "cache_size": -_CACHE_KIB["reading" if reading else "writing"],
+            "secure_delete": "ON",
+            "synchronous": "FULL",
+        }
         settings |= {"query_only": "ON"} if reading else {"wal_autocheckpoint": _LOG_PAGES}
         for name, value in settings.items():
             connection.execute(f"PRAGMA {name} = {value}")

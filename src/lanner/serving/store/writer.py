@@ -86,8 +86,6 @@ class Writer:
                 self._commit(jobs)
             else:
                 jobs[0].settle(jobs[0].act)
-            with self._changed:
-                self._waiting_events -= sum(job.events for job in jobs)
 
     def _next(self) -> list[_Job]:
         """What goes into the next commit, or one job that stands alone; nothing once closed and done."""
@@ -101,6 +99,7 @@ class Writer:
                 events += jobs[-1].events
                 if not jobs[-1].joins:
                     break
+            self._waiting_events -= sum(job.events for job in jobs)
             return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
