@@ -46,7 +46,7 @@ def test_gone_and_back_nothing_acknowledged_is_lost(cluster):
     cluster.stop()
     try:
         for call in (lambda: store.append([event("gone", key="late")], NOW), store.check, store.stats):
-            with pytest.raises(StoreUnavailableError, match="does not answer .*; check the server and try again"):
+            with pytest.raises(StoreUnavailableError, match=r"does not answer .*; check the server and try again"):
                 call()
         with pytest.raises(StoreUnavailableError, match="does not answer"):
             open_store(cluster.url)
@@ -89,7 +89,7 @@ def test_a_newer_schema(store, administrator, postgres_url):
 def test_a_user_who_may_not_write(store, administrator, postgres_url):
     administrator.execute("DROP ROLE IF EXISTS lanner_reader")
     administrator.execute("CREATE ROLE lanner_reader LOGIN")
-    with pytest.raises(StorageError, match="may not be written .*; check the user's privileges"):
+    with pytest.raises(StorageError, match=r"may not be written .*; check the user's privileges"):
         open_store(
             f"{postgres_url}&user=lanner_reader" if "?" in postgres_url else f"{postgres_url}?user=lanner_reader"
         )

@@ -92,7 +92,7 @@ class TestTheFile:
             if mine == 0:
                 os.seteuid(65534)
             try:
-                with pytest.raises(StorageError, match="cannot be opened for writing .*; check the path"):
+                with pytest.raises(StorageError, match=r"cannot be opened for writing .*; check the path"):
                     SqliteStore(folder / "events.db")
             finally:
                 os.seteuid(mine)

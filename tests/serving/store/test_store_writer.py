@@ -109,9 +109,9 @@ def test_more_than_may_wait_is_refused_at_once(writer):
         waiting = threads.submit(writer.submit, lambda done: None, 9)
         queued(writer, 1)
         with pytest.raises(
-            StoreUnavailableError, match="10 events wait to be written and 1 more exceed the bound of 10"
+            StoreUnavailableError, match="9 events wait to be written and 2 more exceed the bound of 10"
         ):
-            writer.submit(lambda done: None, 1)
+            writer.submit(lambda done: None, 2)
         held.let_go()
         waiting.result(5)
     assert writer.submit(lambda done: 3, 10) == 3
