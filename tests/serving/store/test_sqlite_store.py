@@ -2,12 +2,15 @@
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -132,26 +135,25 @@ def raw_bytes(path):
 
 def test_the_files_hold_no_byte_of_who_was_forgotten(path, store):
     draw = random.Random(0)
-    names = [f"{draw.getrandbits(64):016x}-person" for _ in range(1500)]
+    names = [f"{draw.getrandbits(64):016x}{'x' * draw.randrange(60)}-person" for _ in range(6000)]
     for start in range(0, len(names), 100):
         people = names[start : start + 100]
-        store.append([event(name, str(n), key=f"{name}.{n}") for name in people for n in range(3)], NOW)
-    for name in names[::3]:
-        store.put_user(name, User(profile=f"profile of {name} " * draw.randrange(400), ties=draw.sample(names, 3)))
+        store.append([event(name, key=f"{name}.{n}") for name in people for n in range(2)], NOW)
+        for name in draw.sample(names[: start + 100], 10):
+            store.put_user(name, User(profile="sea " * draw.randrange(450), ties=draw.sample(people, 3)))
     store.expose([Exposure("x", "a", name, NOW, ["1"]) for name in names])
-    gone = draw.sample(names, 12)
     reader = SqliteStore(path)
-    reader.histories(gone, 5)
-    assert gone[0].encode() in raw_bytes(path)
+    reader.histories(names, 5)
+    store._clear_logs()
+    copies = Counter(re.findall(rb"[0-9a-f]{16}x*-person", raw_bytes(path)))
+    gone = [name.decode() for name, _ in copies.most_common(8)]
+    assert copies[gone[0].encode()] > 2, "more than the row and its index: pages keep copies of rows that were moved"
     for name in gone:
         store.forget_user(name)
-        found = raw_bytes(path)
-        assert name.encode() not in found
-    assert [name for name in gone if name.encode() in found] == []
+        assert name.encode() not in raw_bytes(path)
     left = [name for name in names if name not in gone]
-    assert all(len(one) == 3 for one in reader.histories(left, 5))
+    assert all(len(one) == 2 for one in reader.histories(left, 5))
     assert reader.stats().users == len(left)
-    assert reader.user(names[0] if names[0] in left else names[3]) is not None
     reader.close()
 
 
@@ -179,8 +181,6 @@ def test_compacting_gives_space_back(path, store):
 
 
 def test_many_readers_while_one_writes(store):
-    from concurrent.futures import ThreadPoolExecutor
-
     store.append([event(item=str(n)) for n in range(100)], NOW)
     with ThreadPoolExecutor(8) as threads:
         reads = [threads.submit(store.histories, ["ann"], 50) for _ in range(200)]
@@ -190,6 +190,7 @@ def test_many_readers_while_one_writes(store):
     assert len(store._idle) <= 8
 
 
+KILLS = 10
 APPENDING = """
 import sys, threading
 from lanner.serving.messages import Event
@@ -212,7 +213,7 @@ for caller in range(3):
 def test_a_kill_loses_nothing_acknowledged_and_a_retry_doubles_nothing(path):
     draw = random.Random(0)
     acknowledged = set()
-    for run in range(int(os.environ.get("LANNER_KILLS", "8"))):
+    for run in range(KILLS):
         said = path.with_name("said")
         with said.open("wb") as output:
             process = subprocess.Popen([sys.executable, "-c", APPENDING, str(path), str(run)], stdout=output)
