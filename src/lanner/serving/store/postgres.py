@@ -1,6 +1,6 @@
 """The store that many servers share: PostgreSQL, by psycopg 3, in the schema ``lanner`` of the database it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lanner.serving.store.connections import MOST_WAITING
@@ -30,11 +30,20 @@ _SILENCE_MILLISECONDS = 10_000
 _SETUP_LOCK = 0x1A44E4
 """Servers that start together make the tables once."""
 
+# People are looked up one by one: a join may be planned as a scan of the whole table.
 _HISTORIES = """SELECT wanted.place, h.* FROM unnest(?::text[]) WITH ORDINALITY AS wanted (id, place)
-    JOIN people p ON p.id = wanted.id CROSS JOIN LATERAL (
-        SELECT sequence, item, behaviour, weight, timestamp FROM events e WHERE e.person = p.number
+    CROSS JOIN LATERAL (SELECT sequence, item, behaviour, weight, timestamp FROM events
+        WHERE person = (SELECT number FROM people p WHERE p.id = wanted.id)
         ORDER BY timestamp DESC, sequence DESC LIMIT ?) AS h
     ORDER BY wanted.place, h.timestamp DESC, h.sequence DESC"""
+# One statement for all rows of a batch: one for each row takes about twice as long.
+_NEW_PEOPLE = "INSERT INTO people (id) SELECT unnest(?::text[]) ON CONFLICT DO NOTHING"
+_NEW_EVENTS = """INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key)
+    SELECT new.sequence, (SELECT number FROM people p WHERE p.id = new.id), new.item, new.behaviour, new.weight,
+        new.timestamp, new.key
+    FROM unnest(?::bigint[], ?::text[], ?::text[], ?::text[], ?::float8[], ?::float8[], ?::bytea[])
+        AS new (sequence, id, item, behaviour, weight, timestamp, key)
+    ORDER BY new.sequence ON CONFLICT DO NOTHING"""
 _BYTES = """SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'lanner' AND c.relkind = 'r'"""
 
@@ -83,6 +92,12 @@ class PostgresStore(RelationalStore):
             version = connection.execute("SELECT version FROM store_schema").fetchone()[0]
         if version > VERSION:
             raise DataError(f"a store of schema {version}, newer than {VERSION}; update lanner", path=self._name)
+
+    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
+        self._all(connection, _NEW_PEOPLE, [(list(ids),)])
+
+    def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
+        return self._all(connection, _NEW_EVENTS, [tuple(map(list, zip(*rows, strict=True)))]) if rows else 0
 
     def _newest(self, connection: Any, user_ids: Sequence[str], limit: int) -> list[list[tuple[Any, ...]]]:
         found: list[list[tuple[Any, ...]]] = [[] for _ in user_ids]

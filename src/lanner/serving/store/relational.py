@@ -6,7 +6,7 @@ waits for that row, so numbers appear in the order in which they were given, acr
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
 from threading import Lock
@@ -83,18 +83,25 @@ class RelationalStore(Connections, Store):
         with self._lock:
             received = self._latest = max(self._latest, received)
         rows = [_event_row(event, received) for event in events]
-        people = [(id,) for id in {event.user_id for event in events}]
+        people = {event.user_id for event in events}
 
         def work(connection: Any) -> int:
             first = self._take_numbers(connection, len(rows))
-            self._all(connection, _NEW_PERSON, people)
-            return self._all(connection, _NEW_EVENT, [(first + place, *row) for place, row in enumerate(rows)])
+            self._insert_people(connection, people)
+            return self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
 
         accepted = self._writer.submit(work, len(rows))
         future = sum(_is_ahead(event, received) for event in events)
         with self._lock:
             self._future_timestamps += future
         return EventsAnswer(accepted=accepted, duplicates=len(rows) - accepted)
+
+    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
+        self._all(connection, _NEW_PERSON, [(id,) for id in ids])
+
+    def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
+        """How many were new; a row is the columns of ``_NEW_EVENT``."""
+        return self._all(connection, _NEW_EVENT, rows)
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[list[StoredEvent]]:
         if limit < 1:
@@ -170,7 +177,7 @@ class RelationalStore(Connections, Store):
 
         def work(connection: Any) -> bool:
             sequence = self._take_numbers(connection, 1)
-            self._all(connection, _NEW_PERSON, [(one,) for one in {id, *user.ties}])
+            self._insert_people(connection, {id, *user.ties})
             [(number, stood)] = self._rows(connection, "SELECT number, profile FROM people WHERE id = ?", (id,))
             written = (user.profile, sequence, number)
             self._all(connection, "UPDATE people SET profile = ?, changed = ? WHERE number = ?", [written])
@@ -225,7 +232,7 @@ class RelationalStore(Connections, Store):
     def expose(self, rows: Sequence[Exposure]) -> None:
         for row in rows:
             _require_storable(row.experiment, row.arm, row.user_id, *row.item_ids)
-        people = [(id,) for id in {row.user_id for row in rows}]
+        people = {row.user_id for row in rows}
         values = [
             (row.experiment, row.arm, row.user_id, row.timestamp, msgspec.json.encode(row.item_ids).decode())
             for row in rows
@@ -233,7 +240,7 @@ class RelationalStore(Connections, Store):
 
         def work(connection: Any) -> None:
             first = self._take_numbers(connection, len(values))
-            self._all(connection, _NEW_PERSON, people)
+            self._insert_people(connection, people)
             self._all(connection, _NEW_EXPOSURE, [(first + place, *row) for place, row in enumerate(values)])
 
         self._writer.submit(work, len(values))
