@@ -14,6 +14,7 @@ Error tree (exit code of the command line in brackets)::
     ├── UnknownIdError   a user or item that the model does not know and that came without history or text
     ├── MissingExtraError  an optional dependency is not installed; carries the install line
     ├── StorageError     the disk refused a write (full, read-only)
+    ├── StoreUnavailableError  the event store is gone, locked, full or behind; the same call may succeed later
     └── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
 """
 
@@ -78,6 +79,10 @@ class MissingExtraError(LannerError):
 
 class StorageError(LannerError):
     """The disk refused a write; nothing half-written was left under the final name."""
+
+
+class StoreUnavailableError(LannerError):
+    """The event store cannot answer now (gone, locked, full, too much waiting); the same call may succeed later."""
 
 
 class Interrupted(LannerError):

@@ -1,0 +1,308 @@
+"""The store in SQL: what SQLite and PostgreSQL do alike.
+
+Every transaction that changes something first takes its numbers from the one row of ``counter``. Whoever else writes
+waits for that row, so numbers appear in the order in which they were given, across processes and servers.
+"""
+
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from hashlib import blake2b
+from itertools import chain
+from threading import Lock
+from typing import Any
+
+import msgspec
+
+from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
+from lanner.serving.store.connections import MOST_WAITING, Connections
+from lanner.serving.store.contract import (
+    FUTURE_SECONDS,
+    MOST_CHANGES,
+    EventRow,
+    Exposure,
+    ItemChange,
+    Store,
+    StoredEvent,
+    StoreStats,
+)
+from lanner.vocabulary import ConfigError, DataError
+
+_ROWS_A_BATCH = 10_000
+_ROWS_A_DELETE = 5_000
+_PEOPLE_A_DELETE = 200
+_KEY_BYTES = 16
+_SECONDS_A_DAY = 86_400
+
+_HISTORY = """SELECT sequence, item, behaviour, weight, timestamp FROM events
+    WHERE person = (SELECT number FROM people WHERE id = ?) ORDER BY timestamp DESC, sequence DESC LIMIT ?"""
+_NEW_PERSON = "INSERT INTO people (id) VALUES (?) ON CONFLICT DO NOTHING"
+_NEW_EVENT = """INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key)
+    VALUES (?, (SELECT number FROM people WHERE id = ?), ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_NEW_TIE = """INSERT INTO ties (person, friend, position)
+    SELECT p.number, f.number, ? FROM people p, people f WHERE p.id = ? AND f.id = ? ON CONFLICT DO NOTHING"""
+_NEW_EXPOSURE = """INSERT INTO exposures (sequence, experiment, arm, person, timestamp, items)
+    VALUES (?, ?, ?, (SELECT number FROM people WHERE id = ?), ?, ?)"""
+_SET_ITEM = """INSERT INTO items (id, sequence, body) VALUES (?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, body = excluded.body"""
+_USER = """SELECT p.profile, f.id FROM people p LEFT JOIN ties t ON t.person = p.number
+    LEFT JOIN people f ON f.number = t.friend WHERE p.id = ? AND p.profile IS NOT NULL ORDER BY t.position"""
+_CHANGED_USERS = """SELECT id FROM people WHERE (changed > ? AND changed <= ?)
+    OR number IN (SELECT person FROM events WHERE sequence > ? AND sequence <= ?)"""
+_EXPOSURES = """SELECT e.sequence, e.experiment, e.arm, p.id, e.timestamp, e.items FROM exposures e
+    JOIN people p ON p.number = e.person WHERE e.experiment = ? AND e.sequence > ? ORDER BY e.sequence LIMIT ?"""
+_EVENTS = """SELECT e.sequence, p.id, e.item, e.behaviour, e.weight, e.timestamp FROM events e
+    JOIN people p ON p.number = e.person WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?"""
+_LONG_HISTORIES = """SELECT person FROM events WHERE person > ?
+    GROUP BY person HAVING count(*) > ? ORDER BY person LIMIT ?"""
+_DELETE_BEYOND = """DELETE FROM events WHERE person = ? AND (timestamp, sequence) < (SELECT timestamp, sequence
+    FROM events WHERE person = ? ORDER BY timestamp DESC, sequence DESC LIMIT 1 OFFSET ?)"""
+_COUNTS = """SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM people),
+    (SELECT count(*) FROM items WHERE body IS NOT NULL)"""
+_TRACES = (
+    "DELETE FROM events WHERE person = ?",
+    "DELETE FROM ties WHERE person = ?",
+    "DELETE FROM ties WHERE friend = ?",
+    "DELETE FROM exposures WHERE person = ?",
+)
+
+
+class RelationalStore(Connections, Store):
+    """A store in a database of tables; what a database does its own way is said in ``Connections``."""
+
+    def __init__(self, name: str, most_waiting: int = MOST_WAITING) -> None:
+        """Arguments as ``Connections``."""
+        super().__init__(name, most_waiting)
+        self._lock = Lock()
+        self._latest = -math.inf
+        self._future_timestamps = 0
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def append(self, events: Sequence[Event], received: float) -> EventsAnswer:
+        with self._lock:
+            received = self._latest = max(self._latest, received)
+        rows = [_event_row(event, received) for event in events]
+        people = {event.user_id for event in events}
+
+        def work(connection: Any) -> int:
+            first = self._take_numbers(connection, len(rows))
+            self._insert_people(connection, people)
+            return self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
+
+        accepted = self._writer.submit(work, len(rows))
+        future = sum(_is_ahead(event, received) for event in events)
+        with self._lock:
+            self._future_timestamps += future
+        return EventsAnswer(accepted=accepted, duplicates=len(rows) - accepted)
+
+    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
+        self._all(connection, _NEW_PERSON, [(id,) for id in ids])
+
+    def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
+        """How many were new; a row is the columns of ``_NEW_EVENT``."""
+        return self._all(connection, _NEW_EVENT, rows)
+
+    def histories(self, user_ids: Sequence[str], limit: int) -> list[list[StoredEvent]]:
+        if limit < 1:
+            raise ConfigError(f"limit = {limit}: a history of fewer than 1 event; give at least 1")
+
+        def query(connection: Any) -> list[list[StoredEvent]]:
+            return [[StoredEvent(*row) for row in rows[::-1]] for rows in self._newest(connection, user_ids, limit)]
+
+        return self._read(query)
+
+    def _newest(self, connection: Any, user_ids: Sequence[str], limit: int) -> list[list[tuple[Any, ...]]]:
+        """Rows of each user's events, newest first."""
+        return [self._rows(connection, _HISTORY, (id, limit)) for id in user_ids]
+
+    def events(self) -> Iterator[list[EventRow]]:
+        after = 0
+        while rows := self._fetch(_EVENTS, (after, _ROWS_A_BATCH)):
+            after = rows[-1][0]
+            yield [EventRow(*row) for row in rows]
+
+    def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
+        if keep_days is not None and not keep_days >= 0:
+            raise ConfigError(f"keep_days = {keep_days}: give 0 or more days, or none to keep all")
+        if keep_per_user is not None and keep_per_user < 1:
+            raise ConfigError(f"keep_per_user = {keep_per_user}: give at least 1, or none to keep all")
+        deleted = 0 if keep_days is None else self._delete_before(time.time() - keep_days * _SECONDS_A_DAY)
+        deleted += 0 if keep_per_user is None else self._delete_beyond(keep_per_user)
+        self._free_space()
+        return deleted
+
+    def _delete_before(self, moment: float) -> int:
+        # By ranges of numbers, so that no index on time is needed and each transaction is short.
+        first, last = self._fetch("SELECT coalesce(min(sequence), 0), coalesce(max(sequence), -1) FROM events")[0]
+        statement = "DELETE FROM events WHERE sequence >= ? AND sequence < ? AND timestamp < ?"
+        ranges = ((low, low + _ROWS_A_DELETE, moment) for low in range(first, last + 1, _ROWS_A_DELETE))
+        return sum(self._change(statement, [one]) for one in ranges)
+
+    def _delete_beyond(self, keep: int) -> int:
+        deleted, person = 0, 0
+        while rows := self._fetch(_LONG_HISTORIES, (person, keep, _PEOPLE_A_DELETE)):
+            person = rows[-1][0]
+            deleted += self._change(_DELETE_BEYOND, [(number, number, keep - 1) for (number,) in rows])
+        return deleted
+
+    # --- items and users -------------------------------------------------------------------------------------------
+
+    def put_item(self, id: str, item: Item) -> Changed:
+        _require_storable(item.title, item.text, *item.attributes, *chain(*item.attributes.values()))
+        return self._set_item(id, msgspec.json.encode(item).decode())
+
+    def delete_item(self, id: str) -> Changed:
+        return self._set_item(id, None)
+
+    def _set_item(self, id: str, body: str | None) -> Changed:
+        _require_storable(id)
+
+        def work(connection: Any) -> bool:
+            sequence = self._take_numbers(connection, 1)
+            stood = self._rows(connection, "SELECT 1 FROM items WHERE id = ? AND body IS NOT NULL", (id,))
+            self._all(connection, _SET_ITEM, [(id, sequence, body)])
+            return bool(stood)
+
+        return Changed(id=id, existed=self._writer.submit(work))
+
+    def item_changes(self, after: int) -> list[ItemChange]:
+        rows = self._fetch("SELECT sequence, id, body FROM items WHERE sequence > ? ORDER BY sequence", (after,))
+        read = msgspec.json.Decoder(Item).decode
+        return [ItemChange(sequence, id, None if body is None else read(body)) for sequence, id, body in rows]
+
+    def put_user(self, id: str, user: User) -> Changed:
+        _require_storable(id, user.profile, *user.ties)
+        ties = [(place, id, friend) for place, friend in enumerate(user.ties)]
+
+        def work(connection: Any) -> bool:
+            sequence = self._take_numbers(connection, 1)
+            self._insert_people(connection, {id, *user.ties})
+            [(number, stood)] = self._rows(connection, "SELECT number, profile FROM people WHERE id = ?", (id,))
+            written = (user.profile, sequence, number)
+            self._all(connection, "UPDATE people SET profile = ?, changed = ? WHERE number = ?", [written])
+            self._all(connection, "DELETE FROM ties WHERE person = ?", [(number,)])
+            self._all(connection, _NEW_TIE, ties)
+            return stood is not None
+
+        return Changed(id=id, existed=self._writer.submit(work, 1 + len(ties)))
+
+    def user(self, id: str) -> User | None:
+        rows = self._fetch(_USER, (id,))
+        return User(profile=rows[0][0], ties=[friend for _, friend in rows if friend is not None]) if rows else None
+
+    def forget_user(self, id: str) -> Changed:
+        def work(connection: Any) -> bool:
+            sequence = self._take_numbers(connection, 1)
+            found = self._rows(connection, "SELECT number FROM people WHERE id = ?", (id,))
+            if found:
+                for statement in _TRACES:
+                    self._all(connection, statement, found)
+                self._all(connection, "INSERT INTO forgotten (sequence) VALUES (?)", [(sequence,)])
+                self._rewrite_people(connection, found[0][0])
+            return bool(found)
+
+        existed = self._writer.submit(work)
+        self._writer.alone(self._clear_logs)
+        return Changed(id=id, existed=existed)
+
+    def _rewrite_people(self, connection: Any, without: int) -> None:
+        """All the others anew. To delete one row would not do: pages keep copies of rows that were moved in them."""
+        columns = "number, id, profile, changed"
+        for statement in (
+            f"CREATE TEMPORARY TABLE others AS SELECT {columns} FROM people WHERE number <> {int(without)}",
+            self._empty_people,
+            f"INSERT INTO people ({columns}) SELECT {columns} FROM others ORDER BY number",
+            "DROP TABLE others",
+        ):
+            connection.execute(statement)
+
+    def changed_users(self, after: int) -> tuple[int, list[str] | None]:
+        def query(connection: Any) -> tuple[int, list[str] | None]:
+            [(now,)] = self._rows(connection, "SELECT sequence FROM counter")
+            forgotten = "SELECT 1 FROM forgotten WHERE sequence > ? AND sequence <= ? LIMIT 1"
+            if not 0 <= now - after <= MOST_CHANGES or self._rows(connection, forgotten, (after, now)):
+                return now, None
+            return now, [id for (id,) in self._rows(connection, _CHANGED_USERS, (after, now, after, now))]
+
+        return self._read(query)
+
+    # --- experiments -----------------------------------------------------------------------------------------------
+
+    def expose(self, rows: Sequence[Exposure]) -> None:
+        for row in rows:
+            _require_storable(row.experiment, row.arm, row.user_id, *row.item_ids)
+        people = {row.user_id for row in rows}
+        values = [
+            (row.experiment, row.arm, row.user_id, row.timestamp, msgspec.json.encode(row.item_ids).decode())
+            for row in rows
+        ]
+
+        def work(connection: Any) -> None:
+            first = self._take_numbers(connection, len(values))
+            self._insert_people(connection, people)
+            self._all(connection, _NEW_EXPOSURE, [(first + place, *row) for place, row in enumerate(values)])
+
+        self._writer.submit(work, len(values))
+
+    def exposures(self, experiment: str) -> Iterator[Exposure]:
+        after = 0
+        while rows := self._fetch(_EXPOSURES, (experiment, after, _ROWS_A_BATCH)):
+            after = rows[-1][0]
+            for _, name, arm, user_id, timestamp, items in rows:
+                yield Exposure(name, arm, user_id, timestamp, msgspec.json.decode(items, type=list[str]))
+
+    # --- the store itself ------------------------------------------------------------------------------------------
+
+    def stats(self) -> StoreStats:
+        [(events, users, items)] = self._fetch(_COUNTS)
+        writer = self._writer
+        return StoreStats(
+            events=events,
+            users=users,
+            items=items,
+            bytes_on_disk=self._bytes_on_disk(),
+            commit_milliseconds=writer.commit_milliseconds,
+            batches_per_commit=writer.batches / max(writer.commits, 1),
+            future_timestamps=self._future_timestamps,
+        )
+
+    def check(self) -> None:
+        self._fetch("SELECT sequence FROM counter")
+
+    def _take_numbers(self, connection: Any, count: int) -> int:
+        """The first of ``count`` new sequence numbers."""
+        [(last,)] = self._rows(connection, "UPDATE counter SET sequence = sequence + ? RETURNING sequence", (count,))
+        return int(last) - count + 1
+
+
+def _is_ahead(event: Event, received: float) -> bool:
+    return event.timestamp is not None and event.timestamp > received + FUTURE_SECONDS
+
+
+def _event_row(event: Event, received: float) -> tuple[Any, ...]:
+    """User id, item id, behaviour, weight, time and digest of the key."""
+    _require_storable(event.user_id, event.item_id, event.behaviour)
+    for field, number in (("weight", event.weight), ("timestamp", event.timestamp)):
+        if number is not None and not math.isfinite(number):
+            raise DataError(f"{number} is no number that can be stored; send a finite one", field=field)
+    own = None if event.timestamp is None or _is_ahead(event, received) else event.timestamp
+    digest = (
+        None
+        if event.key is None
+        else blake2b(event.key.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+    )
+    return event.user_id, event.item_id, event.behaviour, event.weight, received if own is None else own, digest
+
+
+def _require_storable(*texts: str) -> None:
+    for text in texts:
+        if "\0" in text or not (text.isascii() or _is_unicode(text)):
+            raise DataError(f"{text[:60]!r} holds NUL or half a character, which is not stored; send whole UTF-8 text")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False

@@ -1,0 +1,57 @@
+"""The export is a dataset for the next training run."""
+
+import polars as pl
+import pytest
+
+from lanner.data.sources import load
+from lanner.serving.messages import Event
+from lanner.serving.store.export import export_events
+from lanner.vocabulary import StorageError
+
+NOW = 1_700_000_000.0
+
+
+def test_what_was_stored_is_what_is_loaded(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_BATCH", 2)
+    events = [
+        Event(user_id="7", item_id="sea", timestamp=NOW, weight=2.5, behaviour="buy"),
+        Event(user_id="ann", item_id="sea", timestamp=NOW - 9.5),
+        Event(user_id="ann", item_id="war", timestamp=NOW - 60, behaviour="view"),
+        Event(user_id="7", item_id="„Meer“", timestamp=NOW + 0.5),
+        Event(user_id="ann", item_id="sea", timestamp=NOW),
+    ]
+    store.append(events, NOW)
+    path = tmp_path / "exports" / "events.parquet"
+    assert export_events(store, path) == 5
+    assert [one.name for one in path.parent.iterdir()] == ["events.parquet"]
+    dataset = load(path)
+    read = dataset.interactions
+    rows = [
+        (dataset.users.external[user], dataset.items.external[item], time, weight, read.behaviours[code])
+        for user, item, time, weight, code in zip(
+            read.user, read.item, read.timestamp, read.weight, read.behaviour, strict=True
+        )
+    ]
+    expected = sorted(events, key=lambda event: int(event.timestamp))
+    assert rows == [(one.user_id, one.item_id, int(one.timestamp), one.weight or 1, one.behaviour) for one in expected]
+    assert not dataset.rejected
+    assert pl.read_parquet(path)["timestamp"][1] == NOW - 9.5
+
+
+def test_an_empty_store_is_an_empty_table(store, tmp_path):
+    assert export_events(store, tmp_path / "events.parquet") == 0
+    assert pl.read_parquet(tmp_path / "events.parquet").columns == ["user", "item", "behaviour", "weight", "timestamp"]
+
+
+def test_a_failure_leaves_what_stood_there(store, tmp_path, monkeypatch):
+    path = tmp_path / "events.parquet"
+    path.write_text("before")
+
+    def full(self, *rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(StorageError, match=r"events\.parquet: cannot be written \(No space left.*nothing was changed"):
+        export_events(store, path)
+    assert path.read_text() == "before"
+    assert [one for one in tmp_path.iterdir() if "partial" in one.name] == []
