@@ -32,6 +32,7 @@ from lanner.vocabulary import OverloadedError
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 5.0
+_MOST_DIGITS = 18
 _JSON_OK = json_start(200)
 _ALIVE = json_reply(Alive(alive=True))
 _encode = msgspec.json.Encoder().encode
@@ -118,8 +119,8 @@ class App:
         if endpoint.query or scope["query_string"]:
             arguments += read_query(endpoint.query, scope["query_string"])
         if endpoint.decoder is not None:
-            self._check_body(content_type, length)
-            body = await read_body(receive, self.limits.body_bytes, self.limits.body_seconds)
+            expected = self._check_body(content_type, length)
+            body = await read_body(receive, expected, self.limits.body_bytes, self.limits.body_seconds)
             arguments.append(decode(endpoint.decoder, body))
         answer = await endpoint.call(*arguments)
         if endpoint.served:
@@ -139,18 +140,19 @@ class App:
         if RANK[holder.role] < RANK[role]:
             raise RefusedError(403, f"the key '{holder.name}' has the role {holder.role}; this needs {role}")
 
-    def _check_body(self, content_type: bytes, length: bytes) -> None:
-        if (
-            content_type != b"application/json"
-            and content_type.partition(b";")[0].strip().lower() != b"application/json"
-        ):
+    def _check_body(self, content_type: bytes, length: bytes) -> int | None:
+        """The announced length, where there is one."""
+        if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
             shown = content_type.decode("ascii", "replace") or "none"
             raise RefusedError(415, f"content-type: received {shown}, expected application/json")
-        if length and not length.isdigit():
+        if not length:
+            return None
+        if not length.isdigit():
             raise RefusedError(400, "content-length is no number")
         # A length of many digits need not be read to be known as too long.
-        if length and (len(length) > 18 or int(length) > self.limits.body_bytes):
+        if len(length) > _MOST_DIGITS or int(length) > self.limits.body_bytes:
             raise too_long(self.limits.body_bytes)
+        return int(length)
 
     def _add(self, route: Route, endpoint: Endpoint) -> None:
         """Paths without a parameter are found whole; the others have theirs as the third segment."""

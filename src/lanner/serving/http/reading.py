@@ -22,39 +22,29 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
-async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
-    """The whole body.
+async def read_body(receive: Receive, length: int | None, limit: int, seconds: float) -> bytes:
+    """The whole body. length: as the caller announced it, None where they did not.
 
     Raises:
         RefusedError: it is longer than ``limit`` bytes (413) or takes longer than ``seconds`` (408).
         DisconnectedError: the caller went away.
     """
-    message = await receive()
-    if message["type"] != "http.request":
-        raise DisconnectedError
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        try:
-            async with asyncio.timeout(seconds):
-                body = await _rest(receive, body, limit)
-        except TimeoutError:
-            raise RefusedError(408, f"the body took longer than {seconds:g} s to arrive") from None
-    if len(body) > limit:
-        raise too_long(limit)
+    body = b""
+    try:
+        async with asyncio.timeout(seconds):
+            more = True
+            # A server may send an empty last part after the bytes that were announced; it need not be waited for.
+            while more and len(body) != length:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise DisconnectedError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
+                    raise too_long(limit)
+    except TimeoutError:
+        raise RefusedError(408, f"the body took longer than {seconds:g} s to arrive") from None
     return body
-
-
-async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    parts, size = [first], len(first)
-    more = True
-    while more and size <= limit:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise DisconnectedError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message.get("more_body", False)
-    return b"".join(parts)
 
 
 def too_long(limit: int) -> RefusedError:
