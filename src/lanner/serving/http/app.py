@@ -17,7 +17,6 @@ from lanner.serving.http.openapi import document
 from lanner.serving.http.page import PageFile, read_page
 from lanner.serving.http.reading import Receive, Scope, Send, decode, read_body, read_query, read_segment, too_long
 from lanner.serving.http.replies import (
-    DisconnectedError,
     RefusedError,
     Reply,
     json_reply,
@@ -66,7 +65,7 @@ class App:
         self.in_flight = 0
         self._rate = RateLimit(self.limits)
         self._page: dict[bytes, PageFile] = read_page()
-        self._openapi = Reply(json_start(200), _encode(document()))
+        self._openapi = Reply(json_start(200), _encode(document(guarded=keys is not None)))
         self._other = self.metrics.route("any", "other")
         self._whole: dict[bytes, dict[str, Endpoint]] = {}
         self._parted: dict[tuple[bytes, ...], dict[str, Endpoint]] = {}
@@ -97,8 +96,6 @@ class App:
                 endpoint = _of_method(found, method)
                 figures = endpoint.figures
                 reply = await self._answer(endpoint, path, scope, receive)
-        except DisconnectedError:
-            return
         except Exception as error:
             reply = reply_to(error)
         finally:
@@ -142,7 +139,10 @@ class App:
 
     def _check_body(self, content_type: bytes, length: bytes) -> int | None:
         """The announced length, where there is one."""
-        if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
+        if (
+            content_type != b"application/json"
+            and content_type.partition(b";")[0].strip().lower() != b"application/json"
+        ):
             shown = content_type.decode("ascii", "replace") or "none"
             raise RefusedError(415, f"content-type: received {shown}, expected application/json")
         if not length:

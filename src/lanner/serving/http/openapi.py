@@ -56,36 +56,34 @@ _ERRORS = {
 _REFERENCE = "#/components/schemas/{name}"
 
 
-def document() -> dict[str, Any]:
-    """The whole document, ready for JSON."""
+def document(guarded: bool) -> dict[str, Any]:
+    """The whole document, ready for JSON. guarded: whether the server asks for keys."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, guarded)
     messages = {one for route in ROUTES for one in (route.body, route.answer) if one not in (None, str)}
     ordered = sorted(messages | {ErrorAnswer}, key=lambda one: str(one.__name__))
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    key = {"type": "http", "scheme": "bearer", "description": "Made by the server's owner; it has a role."}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Lanner",
             "version": _version(),
             "summary": "Recommendations in milliseconds.",
-            "license": {"name": "see the package"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"key": []}],
+        "security": [{"key": []}] if guarded else [],
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the server has keys."}
-            },
+            "securitySchemes": {"key": key} if guarded else {},
             "responses": {status: _error(status, says) for status, says in _ERRORS.items()},
         },
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(route: Route, guarded: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.says,
@@ -98,18 +96,21 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["requestBody"] = {"required": True, "content": _content(route.body)}
     if route.role is None:
         operation["security"] = []
-    else:
-        operation["description"] = f"Needs a key of the role {route.role} or above, where the server has keys."
-    operation["responses"] |= {one: {"$ref": f"#/components/responses/{one}"} for one in _errors_of(route)}
+    elif guarded:
+        operation["description"] = f"Needs a key of the role {route.role} or above."
+    references = {one: {"$ref": f"#/components/responses/{one}"} for one in _errors_of(route, guarded)}
+    operation["responses"] |= references
     if route.operation == "ready":
         operation["responses"]["503"] = {"description": "Not ready.", "content": _content(Health)}
     return operation
 
 
-def _errors_of(route: Route) -> list[str]:
-    """The statuses that a route can end with: those of a body only where it takes one."""
-    of_bodies, of_callers = {"408", "413", "415"}, {"401", "403", "404", "429", "503"}
-    left_out = (set() if route.body else of_bodies) | (set() if route.role else of_callers)
+def _errors_of(route: Route, guarded: bool) -> list[str]:
+    """The statuses that a route can end with: those of bodies where it takes one, of keys where there are some."""
+    of_bodies, of_keys, of_services = {"408", "413", "415"}, {"401", "403"}, {"404", "429", "503"}
+    left_out = set() if route.body else of_bodies
+    left_out |= set() if route.role and guarded else of_keys
+    left_out |= set() if route.role else of_services
     return [status for status in _ERRORS if status not in left_out]
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
-from lanner.serving.http.replies import DisconnectedError, RefusedError
+from lanner.serving.http.replies import RefusedError
 from lanner.serving.http.routes import REQUIRED, Parameter
 
 Scope = dict[str, Any]
@@ -26,8 +26,8 @@ async def read_body(receive: Receive, length: int | None, limit: int, seconds: f
     """The whole body. length: as the caller announced it, None where they did not.
 
     Raises:
-        RefusedError: it is longer than ``limit`` bytes (413) or takes longer than ``seconds`` (408).
-        DisconnectedError: the caller went away.
+        RefusedError: it is longer than ``limit`` bytes (413), takes longer than ``seconds`` (408), or ends early or in
+            broken parts (400): a server shows that as a caller who went away, who may yet read a reply.
     """
     body = b""
     try:
@@ -37,7 +37,7 @@ async def read_body(receive: Receive, length: int | None, limit: int, seconds: f
             while more and len(body) != length:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise DisconnectedError
+                    raise RefusedError(400, "the body ends before it should, or its parts are broken")
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > limit:

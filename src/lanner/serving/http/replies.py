@@ -62,10 +62,6 @@ class RefusedError(Exception):
         self.reply = error_reply(status, line, *headers)
 
 
-class DisconnectedError(Exception):
-    """The caller is gone; nobody waits for a reply."""
-
-
 def start(status: int, content_type: bytes, *headers: Header, cache: bytes = b"no-store") -> dict[str, Any]:
     """The first message of a reply. Its length is left to the server, which knows the body."""
     fixed = ((b"content-type", content_type), (b"cache-control", cache))
