@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import re
+from urllib.parse import quote
 
 import pytest
 from asking import HANG, ask
@@ -26,8 +27,6 @@ def app(service):
 
 def test_an_id_may_hold_anything_but_nul(app, service):
     for id in ["7", "a/b", "a?b=c#d", "é✓ 漢字", "..", "a%2Fb", '"quoted"\\', " ", "x" * 256]:
-        from urllib.parse import quote
-
         reply = ask(app, "PUT", f"/v1/items/{quote(id, safe='')}", b'{"title":"t"}')
         assert (reply.status, reply.json["id"]) == (200, id)
     assert "a/b" in service.items

@@ -8,6 +8,7 @@ from stand_in_service import StandInService
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, check_address, create, revoke
 from lanner.serving.http.limits import Limits, RateLimit
+from lanner.serving.http.routes import ROUTES
 from lanner.vocabulary import ConfigError, StorageError
 
 
@@ -105,13 +106,20 @@ def test_without_keys_only_this_machine_is_answered(path):
 
 ASKED = [
     ("read", "POST", "/v1/recommend", b'{"user_id":"a"}'),
+    ("read", "POST", "/v1/explain", b'{"user_id":"a","item_id":"b"}'),
+    ("read", "GET", "/v1/items/7/similar", b""),
     ("read", "GET", "/v1/search?q=a", b""),
     ("read", "GET", "/metrics", b""),
     ("write", "POST", "/v1/events", b'{"events":[{"user_id":"a","item_id":"b"}]}'),
     ("write", "PUT", "/v1/items/7", b"{}"),
+    ("write", "PUT", "/v1/users/7", b"{}"),
     ("admin", "DELETE", "/v1/items/7", b""),
     ("admin", "DELETE", "/v1/users/7", b""),
 ]
+
+
+def test_every_guarded_route_is_asked_below():
+    assert len(ASKED) == len([route for route in ROUTES if route.role is not None])
 
 
 @pytest.mark.parametrize(("needed", "method", "address", "body"), ASKED)
