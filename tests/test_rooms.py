@@ -26,6 +26,7 @@ ROOMS = {
     "compression": {"vocabulary", "data", "models", "objectives", "training", "evaluation"},
     "artifact": {"vocabulary", "data", "models", "compression"},
     "serving": {"vocabulary", "data", "models", "artifact"},
+    "client": {"vocabulary", "serving"},
     "config": {"vocabulary", "settings", "data", "graph", "models", "training", "evaluation"},
     "choices": {"vocabulary", "config", "data", "models", "training"},
     "pipeline": {

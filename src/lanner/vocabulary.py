@@ -15,6 +15,8 @@ Error tree (exit code of the command line in brackets)::
     ├── MissingExtraError  an optional dependency is not installed; carries the install line
     ├── StorageError     the disk refused a write (full, read-only)
     ├── StoreUnavailableError  the event store is gone, locked, full or behind; the same call may succeed later
+    ├── OverloadedError  more requests than can be answered now; carries the seconds to wait
+    ├── ServerError      a server that cannot be reached, or failed; raised by the client alone
     └── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
 """
 
@@ -83,6 +85,22 @@ class StorageError(LannerError):
 
 class StoreUnavailableError(LannerError):
     """The event store cannot answer now (gone, locked, full, too much waiting); the same call may succeed later."""
+
+
+class OverloadedError(LannerError):
+    """More is asked than can be answered now; nothing was done, and it may be asked again."""
+
+    def __init__(self, problem: str, retry_after_s: float) -> None:
+        super().__init__(problem)
+        self.retry_after_s = retry_after_s
+
+
+class ServerError(LannerError):
+    """A server that cannot be reached, or that failed to answer. status: None where no answer came."""
+
+    def __init__(self, problem: str, status: int | None = None) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 class Interrupted(LannerError):

@@ -20,6 +20,10 @@ Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[
 Variant = Literal["full", "int8", "pruned", "distilled", "popularity"]
 ReasonKind = Literal["history", "friend", "text", "profile", "popularity", "head"]
 Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
+Number = Annotated[int, Meta(ge=1, le=MAX_K)]
+"""How many items an answer may hold."""
+Question = Annotated[str, Meta(min_length=1, max_length=1000)]
+"""What is searched for, in words."""
 
 
 class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -73,7 +77,7 @@ class RecommendRequest(Message):
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
     text: Text | None = None
-    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    k: Number = 10
     exclude_seen: bool = True
     filters: Filters | None = None
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -173,3 +177,9 @@ class Health(Message):
 
     ready: bool
     degraded: list[str] = []
+
+
+class Alive(Message):
+    """The process runs and its loop turns; whether it can answer is another question (``Health``)."""
+
+    alive: bool

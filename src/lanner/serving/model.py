@@ -114,7 +114,9 @@ class ServedModel:
             found = self.best.answer(rows, self.golden["k"])
             got = {one for one, _ in self.items.named(found.items)}
             if len(got & set(wanted["items"])) < 0.9 * len(wanted["items"]):
-                raise BundleError(f"bundle {self.version}: golden request {number} is answered differently; do not serve it")
+                raise BundleError(
+                    f"bundle {self.version}: golden request {number} is answered differently; do not serve it"
+                )
         return len(self.golden["requests"])
 
     def warm_up(self) -> None:

@@ -1,0 +1,95 @@
+"""When a request is sent, sent again, or given up; written once for both clients."""
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import msgspec
+
+from lanner.client.calls import A, Call
+from lanner.serving.messages import ErrorAnswer
+from lanner.vocabulary import ConfigError, DataError, LannerError, OverloadedError, ServerError, UnknownIdError
+
+_ERRORS: dict[int, type[LannerError]] = {
+    400: DataError,
+    401: ConfigError,
+    403: ConfigError,
+    404: UnknownIdError,
+    413: DataError,
+    415: DataError,
+}
+"""What a refused request is raised as, with the server's line; 429 and 5xx have errors of their own."""
+_AGAIN = {429, 503}
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a request is sent again: after 429, 503 or a broken connection. Every operation may be sent twice."""
+
+    attempts: int = 4
+    """Requests in all; 1: never again."""
+    first_wait_s: float = 0.1
+    """Before the second; doubled each time, and shortened at random by up to a half."""
+    longest_wait_s: float = 5.0
+    """A server that asks for more patience than this is not waited for."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.first_wait_s < 0 or self.longest_wait_s < 0:
+            raise ConfigError(f"retries: received {self}, expected at least one attempt and waits of 0 s or more")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    content: bytes
+    retry_after_s: float | None = None
+
+
+Talk = Generator[float, Reply | Exception, A]
+"""Yields how long to wait before the request is sent, in seconds, and takes what came of it."""
+
+
+def conversation(call: Call[A], retries: Retries) -> Talk[A]:
+    """Ends with the answer. Knows neither sockets nor clocks, so that both clients can hold it.
+
+    Raises:
+        LannerError: the server refused or failed, or was not reached; after as many attempts as ``retries`` allows.
+    """
+    wait = 0.0
+    for attempt in range(1, retries.attempts + 1):
+        came = yield wait
+        if isinstance(came, Reply) and came.status in call.takes:
+            return _read(call, came.content)
+        asked = (came.retry_after_s or 0.0) if isinstance(came, Reply) else 0.0
+        again = isinstance(came, Exception) or (came.status in _AGAIN and asked <= retries.longest_wait_s)
+        if attempt == retries.attempts or not again:
+            raise _error(came)
+        grown = retries.first_wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+        wait = min(max(grown, asked), retries.longest_wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read(call: Call[A], content: bytes) -> A:
+    if call.answer is str:
+        return content.decode()  # type: ignore[return-value]
+    try:
+        return msgspec.json.decode(content, type=call.answer)
+    except ValueError as error:
+        raise ServerError(f"{call.path}: the answer is not the server's of this version ({error})") from None
+
+
+def _error(came: Reply | Exception) -> LannerError:
+    if not isinstance(came, Reply):
+        return ServerError(
+            f"the server cannot be reached ({str(came) or type(came).__name__}); does it run at this address?"
+        )
+    try:
+        line = msgspec.json.decode(came.content, type=ErrorAnswer).error
+    except ValueError:
+        line = f"the server answered {came.status} without a reason"
+    if came.status == 429:
+        return OverloadedError(line, came.retry_after_s or 1.0)
+    kind = _ERRORS.get(came.status)
+    return ServerError(line, came.status) if kind is None else kind(line)

@@ -1,0 +1,146 @@
+"""The OpenAPI 3.1 document, written from the table of routes and the messages."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from lanner.serving.http.routes import REQUIRED, ROUTES, Parameter, Route
+from lanner.serving.messages import (
+    Changed,
+    ErrorAnswer,
+    Event,
+    EventBatch,
+    EventsAnswer,
+    ExplainAnswer,
+    ExplainRequest,
+    Filters,
+    Health,
+    Item,
+    Reason,
+    RecommendAnswer,
+    RecommendedItem,
+    RecommendRequest,
+    Served,
+    User,
+)
+
+_SERVED = Served(model="2026-01", variant="int8", backend="openvino", milliseconds={"total": 1.4, "queue": 0.1})
+_BEST = RecommendedItem(item_id="m17", title="The Third Man", score=2.5, rank=1)
+_REASONS = [Reason(kind="history", name="Casablanca", value=1.75), Reason(kind="popularity", name="", value=0.75)]
+_WHY = msgspec.structs.replace(_BEST, reasons=_REASONS, because="Because you met Casablanca.")
+_EXAMPLES: tuple[msgspec.Struct, ...] = (
+    RecommendRequest(user_id="ada", k=5, filters=Filters(attributes={"genre": ["Drama", "Noir"]})),
+    RecommendAnswer(items=[_BEST], served=_SERVED),
+    ExplainRequest(user_id="ada", item_id="m17"),
+    ExplainAnswer(item=_WHY, served=_SERVED),
+    EventBatch(events=[Event(user_id="ada", item_id="m17", timestamp=1767225600.0, key="order-81")]),
+    EventsAnswer(accepted=1, duplicates=0),
+    Item(title="The Third Man", text="A writer looks for a friend in Vienna.", attributes={"genre": ["Noir"]}),
+    User(profile="Likes old films.", ties=["bob"]),
+    Changed(id="m17", existed=True),
+    Health(ready=True),
+)
+_ERRORS = {
+    "400": "The request cannot be read; the line names the field and what was received.",
+    "401": "No key, or an unknown one.",
+    "403": "The key's role may not ask this.",
+    "404": "An id that the server does not know.",
+    "408": "The body took too long.",
+    "413": "The body is too long.",
+    "415": "The body is not application/json.",
+    "429": "Too many requests; ask again after the seconds in Retry-After.",
+    "500": "The server failed; the line has the error's number in its log.",
+    "503": "The server cannot answer now; ask again later.",
+}
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def document(guarded: bool) -> dict[str, Any]:
+    """The whole document, ready for JSON. guarded: whether the server asks for keys."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, guarded)
+    messages = {one for route in ROUTES for one in (route.body, route.answer) if one not in (None, str)}
+    ordered = sorted(messages | {ErrorAnswer}, key=lambda one: str(one.__name__))
+    _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    key = {"type": "http", "scheme": "bearer", "description": "Made by the server's owner; it has a role."}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lanner",
+            "version": _version(),
+            "summary": "Recommendations in milliseconds.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}] if guarded else [],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": key} if guarded else {},
+            "responses": {status: _error(status, says) for status, says in _ERRORS.items()},
+        },
+    }
+
+
+def _operation(route: Route, guarded: bool) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.operation,
+        "summary": route.says,
+        "responses": {"200": {"description": "The answer.", "content": _content(route.answer)}},
+    }
+    if route.inside or route.query:
+        operation["parameters"] = [_parameter(one, "path") for one in route.inside]
+        operation["parameters"] += [_parameter(one, "query") for one in route.query]
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(route.body)}
+    if route.role is None:
+        operation["security"] = []
+    elif guarded:
+        operation["description"] = f"Needs a key of the role {route.role} or above."
+    references = {one: {"$ref": f"#/components/responses/{one}"} for one in _errors_of(route, guarded)}
+    operation["responses"] |= references
+    if route.operation == "ready":
+        operation["responses"]["503"] = {"description": "Not ready.", "content": _content(Health)}
+    return operation
+
+
+def _errors_of(route: Route, guarded: bool) -> list[str]:
+    """The statuses that a route can end with: those of bodies where it takes one, of keys where there are some."""
+    of_bodies, of_keys, of_services = {"408", "413", "415"}, {"401", "403"}, {"404", "429", "503"}
+    left_out = set() if route.body else of_bodies
+    left_out |= set() if route.role and guarded else of_keys
+    left_out |= set() if route.role else of_services
+    return [status for status in _ERRORS if status not in left_out]
+
+
+def _parameter(one: Parameter, place: str) -> dict[str, Any]:
+    ((schema,), _) = msgspec.json.schema_components([one.kind])
+    if one.default not in (REQUIRED, None):
+        schema = {**schema, "default": one.default}
+    required = one.default is REQUIRED
+    return {"name": one.name, "in": place, "required": required, "description": one.says, "schema": schema}
+
+
+def _content(message: Any) -> dict[str, Any]:
+    if message is str:
+        return {"text/plain": {"schema": {"type": "string"}}}
+    content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(name=message.__name__)}}
+    example = next((one for one in _EXAMPLES if type(one) is message), None)
+    if example is not None:
+        content["example"] = msgspec.to_builtins(example)
+    return {"application/json": content}
+
+
+def _error(status: str, says: str) -> dict[str, Any]:
+    reply: dict[str, Any] = {"description": says, "content": _content(ErrorAnswer)}
+    if status == "429":
+        reply["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return reply
+
+
+def _version() -> str:
+    try:
+        return version("lanner")
+    except PackageNotFoundError:
+        return "0"

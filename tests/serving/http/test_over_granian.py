@@ -1,0 +1,161 @@
+"""A real server on a real socket: what it answers, and that nothing that is sent to it can make it fail."""
+
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lanner.client import Client, Retries
+from lanner.serving.messages import Event, RecommendRequest
+from lanner.vocabulary import ServerError
+
+HERE = Path(__file__).parent
+REQUESTS = 2000
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("granian") / "log").open("w+")
+    options = ["--interface", "asgi", "--port", str(port), "--no-ws", "--factory", "stand_in_service:served"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    server = subprocess.Popen([sys.executable, "-m", "granian", *options], env=environment, stdout=log, stderr=log)
+    _wait_for(port, server)
+    yield port
+    assert server.poll() is None, "the server ended by itself"
+    server.terminate()
+    assert server.wait(20) == 0
+    log.seek(0)
+    assert not re.search("Traceback|panicked|ERROR", log.read())
+
+
+def _wait_for(port, server):
+    with Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
+        for _ in range(400):
+            assert server.poll() is None
+            try:
+                assert client.ready().ready
+                return
+            except ServerError:
+                time.sleep(0.05)
+    raise AssertionError("the server does not answer")
+
+
+def test_the_client_and_the_server_understand_one_another(port):
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert client.recommend(RecommendRequest(user_id="ada", k=2)).items[0].item_id == "ada-1"
+        assert client.add_events([Event(user_id="a", item_id="b")]).accepted == 1
+        for id in ["a/b", "..", "é 漢", "%2F?#"]:
+            assert client.delete_item(id).id == id
+        assert client.recommend(RecommendRequest(text="x" * 20_000, k=1)).items
+        assert "lanner_requests_total" in client.metrics()
+
+
+def test_bodies_are_bounded_and_callers_may_go_away(port):
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    assert _send(port, head + b"content-length: 99999999\r\n\r\n")[:12] == b"HTTP/1.1 413"
+    assert _send(port, head + b"content-length: 50\r\n\r\n{", wait=0.05) == b""
+    chunked = b'transfer-encoding: chunked\r\n\r\n5\r\n{"k":\r\n2\r\n1}\r\n0\r\n\r\n'
+    assert _send(port, head + chunked)[:12] == b"HTTP/1.1 200"
+    head_only = _send(port, b"HEAD /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert re.search(rb"content-length: [1-9]\d{3,}\r\n", head_only)
+    assert head_only.endswith(b"\r\n\r\n")
+
+
+def test_no_bytes_make_the_server_fail(port):
+    statuses, seeds = [], range(REQUESTS)
+    threads = [threading.Thread(target=lambda n=n: statuses.extend(_statuses(port, seeds[n::8]))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) == REQUESTS
+    assert [one for one in statuses if one and one >= 500] == []
+    assert len([one for one in statuses if one and one >= 400]) > REQUESTS / 2
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert client.ready().ready
+
+
+def _statuses(port, seeds):
+    for seed in seeds:
+        reply = _send(port, _malformed(random.Random(seed)), wait=0.2)
+        yield int(reply[9:12]) if reply.startswith(b"HTTP/1.") else None
+
+
+def _send(port, content, wait=5.0):
+    """The first bytes that come back; nothing where the server closes, or still waits for more after ``wait`` s."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(content)
+            connection.settimeout(wait)
+            return connection.recv(65536)
+    except (ConnectionError, TimeoutError):
+        return b""
+
+
+METHODS = [b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"get", b"", b"\xff", b"G" * 300]
+ADDRESSES = [b"/v1/recommend", b"/v1/items/%00", b"/v1/items/%ff/similar?k=x", b"/v1/search?q=%", b"/v1/search?q=a&q=b"]
+ADDRESSES += [
+    b"/../../etc/passwd",
+    b"//",
+    b"*",
+    b"",
+    b"http://h/v1/explain",
+    b"/v1/events",
+    b"/\xff\x00",
+    b"/" + b"a" * 5000,
+]
+HEADERS = [
+    b"content-type: application/json",
+    b"content-type: \xff",
+    b"authorization: Bearer \xff",
+    b"x" * 5000 + b": 1",
+]
+HEADERS += [b"content-length: -1", b"content-length: 1e9", b"transfer-encoding: chunked", b"no colon", b": empty"]
+HEADERS += [
+    b"expect: 100-continue",
+    b"upgrade: websocket",
+    b"connection: upgrade",
+    b"content-length: 5",
+    b"if-none-match: \xff",
+]
+BODIES = [
+    b"",
+    b"{",
+    b"[" * 3000,
+    b'{"k":NaN}',
+    b'{"user_id":"\xff"}',
+    b'{"k":1e999}',
+    b"null",
+    b'{"a":' * 500,
+    b"\x00" * 50,
+]
+BODIES += [
+    b'{"events":[{}]}',
+    b'{"text":"\\ud800"}',
+    b"FFFFFFFFFFFFFFFFF\r\n",
+    b'{"user_id":"bug "}',
+    b'{"history":[1]}',
+]
+
+
+def _malformed(chance):
+    body = chance.choice(BODIES)
+    lines = [chance.choice(METHODS) + b" " + chance.choice(ADDRESSES) + b" HTTP/1.1", b"host: a"]
+    if chance.random() < 0.6:
+        lines = [b"POST /v1/%s HTTP/1.1" % chance.choice([b"recommend", b"explain", b"events"]), b"host: a"]
+        lines += [b"content-type: application/json", b"content-length: %d" % len(body)]
+    lines += chance.sample(HEADERS, chance.randrange(3))
+    content = bytearray(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    for _ in range(chance.choice([0, 0, 1, 5])):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    return bytes(content[: chance.randrange(1, len(content) + 1)] if chance.random() < 0.1 else content)
