@@ -100,6 +100,21 @@ class Engine:
         )
         return self.index.memory_bytes + self.tables.memory_bytes + rest
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether search texts, and the texts of new items, are understood."""
+        return self._item_reader is not None and self.backend is not None and self.backend.reader is not None
+
+    def new_rows(self, text: str, learnt_row: int | None) -> ItemRows:
+        """What an item of this text has in the full form, which must be this engine's; see ``ItemReader.read``.
+
+        Raises:
+            ConfigError: this engine reads no texts.
+        """
+        if self._item_reader is None:
+            raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
+        return self._item_reader.read(self.form, self._features(text)[None], [learnt_row])
+
     def answer(
         self,
         history: Sequence[int] | NDArray[np.integer],

@@ -84,7 +84,9 @@ class ServedModel:
                 if key not in shared:
                     shared[key] = _index(path / FOLDER / f"index-{key}", rung.form, dataset, config)
                 backend = open_backend(name, rung, reader, config.threads)
-                engines[name, rung.name] = Engine(rung, backend, config.candidates, shared[key], item_reader)
+                engines[name, rung.name] = Engine(
+                    rung, backend, candidates=config.candidates, index=shared[key], item_reader=item_reader
+                )
         return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, config)
 
     @property

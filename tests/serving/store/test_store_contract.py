@@ -152,6 +152,8 @@ class TestUsers:
         assert [one.user_id for one in other.exposures("x")] == ["bob"]
         assert [row.user_id for batch in other.events() for row in batch] == ["bob"]
         assert store.forget_user("ann") == Changed(id="ann", existed=False)
+        assert store.is_forgotten("ann")
+        assert not store.is_forgotten("bob")
         assert store.append([event(key="k")], NOW).accepted == 1
 
     def test_changed_users_are_named_until_somebody_is_forgotten(self, opens):

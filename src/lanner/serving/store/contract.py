@@ -129,12 +129,21 @@ class Store(ABC):
     def forget_user(self, id: str) -> Changed:
         """Remove every trace of a person: events, profile, ties from and to them, exposures, the id itself.
 
+        A salted digest stays, see ``is_forgotten``.
+
         When this returns the database files no longer hold the id's bytes either. Takes as long as copying the table
         of users (about 0.1 s for 20,000).
 
         Raises:
             StoreUnavailableError: also where the person is removed but another process still reads old pages of the
                 files; asked again, this finishes the removal.
+        """
+
+    @abstractmethod
+    def is_forgotten(self, id: str) -> bool:
+        """Whether ``forget_user`` was ever asked for this id: what else is known of the person must be passed over.
+
+        A salted digest of the id tells; whoever has the store and guesses an id can check the guess, no more.
         """
 
     @abstractmethod

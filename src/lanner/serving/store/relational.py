@@ -198,8 +198,9 @@ class RelationalStore(Connections, Store):
             if found:
                 for statement in _TRACES:
                     self._all(connection, statement, found)
-                self._all(connection, "INSERT INTO forgotten (sequence) VALUES (?)", [(sequence,)])
                 self._rewrite_people(connection, found[0][0])
+            digest = self._digest(connection, id)
+            self._all(connection, "INSERT INTO forgotten (sequence, digest) VALUES (?, ?)", [(sequence, digest)])
             return bool(found)
 
         existed = self._writer.submit(work)
@@ -216,6 +217,17 @@ class RelationalStore(Connections, Store):
             "DROP TABLE others",
         ):
             connection.execute(statement)
+
+    def is_forgotten(self, id: str) -> bool:
+        def query(connection: Any) -> bool:
+            digest = self._digest(connection, id)
+            return bool(self._rows(connection, "SELECT 1 FROM forgotten WHERE digest = ? LIMIT 1", (digest,)))
+
+        return self._read(query)
+
+    def _digest(self, connection: Any, id: str) -> bytes:
+        [(salt,)] = self._rows(connection, "SELECT salt FROM counter")
+        return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES, salt=bytes.fromhex(salt)).digest()
 
     def changed_users(self, after: int) -> tuple[int, list[str] | None]:
         def query(connection: Any) -> tuple[int, list[str] | None]:

@@ -1,14 +1,17 @@
 """The tables, as both databases understand them.
 
 A user's id stands in ``people`` alone and everything else holds their number, so that to forget somebody is to rewrite
-one small table. Keys of events are kept as digests: they may have been made of ids.
+one small table. Of those who were forgotten a salted digest stays, by which what a bundle holds of them is passed over.
+Keys of events are kept as digests: they may have been made of ids.
 """
+
+from secrets import token_hex
 
 VERSION = 1
 
 _TABLES = """
-CREATE TABLE counter (sequence BIGINT NOT NULL);
-INSERT INTO counter VALUES (0);
+CREATE TABLE counter (sequence BIGINT NOT NULL, salt TEXT NOT NULL);
+INSERT INTO counter VALUES (0, '{salt}');
 CREATE TABLE people (number {numbered}, id TEXT NOT NULL UNIQUE, profile TEXT, changed BIGINT);
 CREATE INDEX people_changed ON people (changed) WHERE changed IS NOT NULL;
 CREATE TABLE events (sequence {key}, person BIGINT NOT NULL, item TEXT NOT NULL, behaviour TEXT NOT NULL,
@@ -24,10 +27,11 @@ CREATE TABLE exposures (sequence {key}, experiment TEXT NOT NULL, arm TEXT NOT N
     timestamp DOUBLE PRECISION NOT NULL, items TEXT NOT NULL);
 CREATE INDEX exposures_experiment ON exposures (experiment, sequence);
 CREATE INDEX exposures_person ON exposures (person);
-CREATE TABLE forgotten (sequence {key})
+CREATE TABLE forgotten (sequence {key}, digest {bytes} NOT NULL);
+CREATE INDEX forgotten_digest ON forgotten (digest)
 """
 
 
 def tables(numbered: str, key: str, bytes: str) -> list[str]:
     """Statements that make the tables; the types of a number given by the database, of a given number, and of bytes."""
-    return _TABLES.format(numbered=numbered, key=key, bytes=bytes).strip().split(";\n")
+    return _TABLES.format(numbered=numbered, key=key, bytes=bytes, salt=token_hex(16)).strip().split(";\n")
