@@ -1,7 +1,7 @@
 """A bundle opened for serving: its ladder in a runtime each, indexes on disk, and the catalogue as it is now."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -141,9 +141,8 @@ class ServedModel:
             existed = item_id in self.items
             if self.items.num_rows - self.dataset.num_items >= self.config.most_new_items:
                 raise ConfigError(f"{self.config.most_new_items} items came or changed; train and serve a newer bundle")
-            engines = list(self.engines.values())
             rows = self.best.new_rows(item.text or item.title, self._learnt_row(item_id))
-            added = add_items(_distinct(engines), rows)
+            added = add_items(list(self.engines.values()), rows)
             self.filters.put(int(added[0]), item.attributes)
             before = self.items.put(item_id, item.title)
             if before is not None:
@@ -171,11 +170,6 @@ class ServedModel:
     def _learnt_row(self, item_id: str) -> int | None:
         """Where the bundle has the item, if it has."""
         return self.dataset.items.row(item_id) if item_id in self.dataset.items else None
-
-
-def _distinct(engines: Sequence[Engine]) -> list[Engine]:
-    """One engine of each variant: those of several backends share its tables."""
-    return list({id(engine.tables): engine for engine in engines}.values())
 
 
 def _installed(rung: Rung) -> str:

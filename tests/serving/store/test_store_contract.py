@@ -255,6 +255,7 @@ def test_closing_commits_what_waits_and_then_every_method_says_so(opens):
         "put_user": ("a", User()),
         "user": ("a",),
         "forget_user": ("a",),
+        "is_forgotten": ("a",),
         "changed_users": (0,),
         "expose": ([Exposure("x", "a", "u", NOW, [])],),
         "compact": (1.0, 1),
