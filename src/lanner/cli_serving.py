@@ -1,7 +1,7 @@
 """The commands from a bundle to what a service runs: compress, profile, serve, keys."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -109,7 +109,7 @@ def serve(
 
       lanner serve lanner-bundle
 
-      lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml --set service.workers=4
+      lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml
     """
     from dataclasses import replace
 
@@ -132,7 +132,9 @@ KeyFilePath = Annotated[Path, typer.Option("--file", help="The file with the key
 @keys_app.command("add")
 def add_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    role: Annotated[str, typer.Option("--role", help="read, write or admin; each may do what those before it may.")],
+    role: Annotated[
+        Literal["read", "write", "admin"], typer.Option("--role", help="Each may do what those before it may.")
+    ],
     file: KeyFilePath = Path("keys.toml"),
 ) -> None:
     """Make a key and show it this once; the file keeps a hash of it.

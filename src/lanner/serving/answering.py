@@ -69,7 +69,7 @@ def find(engine: Engine, question: Question) -> Found:
     """Runs in a worker's thread."""
     met = engine.known(question.rows)
     sources_MD = engine.gather(met)
-    read = engine.encode(question.profile, question.text, len(met))
+    read = _read(engine, question, len(met))
     asker = engine.fuse(engine.aggregate(sources_MD), read)
     deny = question.deny
     if question.exclude_seen and len(met):
@@ -83,9 +83,15 @@ def explain_one(engine: Engine, question: Question, row: int) -> Found:
     """The reasons of one item's score, whatever its rank."""
     met = engine.known(question.rows)
     sources_MD = engine.gather(met)
-    asker = engine.fuse(engine.aggregate(sources_MD), engine.encode(question.profile, question.text, len(met)))
+    asker = engine.fuse(engine.aggregate(sources_MD), _read(engine, question, len(met)))
     parts = engine.explain(sources_MD, asker, np.array([row]))
     return Found(Answer(np.array([row]), parts.scores), parts, met)
+
+
+def _read(engine: Engine, question: Question, num_met: int) -> tuple[NDArray[np.float32], float]:
+    """What the texts say; a rung that reads none answers without them."""
+    profile = question.profile if engine.form.profile_FD is not None else None
+    return engine.encode(profile, question.text if engine.reads_texts else None, num_met)
 
 
 def search(model: ServedModel, engine: Engine, text: str, rows: NDArray[np.int64], k: int) -> Found:

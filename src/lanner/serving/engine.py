@@ -108,7 +108,7 @@ class Engine:
     @property
     def reads_texts(self) -> bool:
         """Whether search texts, and the texts of new items, are understood."""
-        return self._item_reader is not None and self.backend is not None and self.backend.reader is not None
+        return self._item_reader is not None and self.backend is not None and self.backend.reads_texts
 
     def new_rows(self, features_F: NDArray[np.float32], learnt_row: int | None) -> ItemRows:
         """What an item of this text has in the full form, which must be this engine's; see ``ItemReader.read``.

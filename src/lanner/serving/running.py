@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from lanner.artifact.bundle import read_manifest
+from lanner.artifact.ladder import read_ladder
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, check_address
 from lanner.serving.http.limits import Limits
@@ -60,9 +62,7 @@ def serve(config: ServerConfig) -> None:
     except ImportError:
         raise MissingExtraError("granian", "serving", "the server") from None
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
-    # A bundle that cannot be served, or a store that cannot be opened, ends here and not in a worker that is restarted.
-    ServedModel.open(Path(config.bundle), config.model).close()
-    open_store(config.store).close()
+    _check(config)
     os.environ[_SETTINGS] = msgspec.json.encode(config).decode()
     Granian(
         f"{__name__}:application",
@@ -74,8 +74,22 @@ def serve(config: ServerConfig) -> None:
         loop=Loops.uvloop,
         websockets=False,
         log_level="warning",
-        respawn_failed_workers=True,
     ).serve()
+
+
+def _check(config: ServerConfig) -> None:
+    """What can be known to fail before a worker is started.
+
+    Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
+    fork of this process.
+    """
+    bundle = Path(config.bundle)
+    read_manifest(bundle)
+    ladder = read_ladder(bundle)
+    unknown = [name for name in config.model.variants if name not in ladder.names]
+    if unknown:
+        raise ConfigError(f"no variant '{unknown[0]}' in {bundle}; it has {', '.join(ladder.names)}")
+    open_store(config.store).close()
 
 
 def application() -> App:

@@ -239,14 +239,15 @@ class LannerService:
         """
         if user_id is not None and history is not None:
             raise ConfigError("give either user_id or history; a known user's history is known here")
+        if text is not None and self.model.texts is None:
+            raise ConfigError("this recommender reads no texts; leave the text out")
         if user_id is None and history is None and text is None:
             raise ConfigError("say for whom: user_id, history or text")
         if user_id is None:
             known = self.model.items.known_rows(history or ())
             return Question(np.array(known[-self.config.history_length :], np.int64), None, text, 1)
         state = self._histories.of(user_id)
-        profile = state.profile if self.model.best.form.profile_FD is not None else None
-        return Question(self.model.items.current(state.rows), profile, text, 1)
+        return Question(self.model.items.current(state.rows), state.profile, text, 1)
 
     def _rows(self, user_id: str) -> NDArray[np.int64]:
         return self.model.items.current(self._histories.of(user_id).rows)
