@@ -20,7 +20,6 @@ candidates, against the bare FAISS search of the same index at the same effort.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -519,7 +518,9 @@ def _pruned_share(pruning: dict[str, Any]) -> float:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process since it was started; ``ru_maxrss`` would count its parent's memory before that."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -80,3 +80,18 @@ def test_heads_that_do_not_split_are_refused(fusion):
 def test_ties_are_refused():
     with pytest.raises(ConfigError, match="social ties"):
         request_form(fitted(ties=True))
+
+
+def test_views_are_of_one_size_so_that_one_scale_a_row_suits_them_all():
+    model = fitted()
+    with torch.no_grad():
+        model.network.views["filter"].get_buffer("source").mul_(500)
+        model.network.views["filter"].get_buffer("target").div_(500)
+    form = request_form(model._serve(model.network, model.dataset))
+    sources = np.split(form.source_ID, np.cumsum(form.view_sizes)[:-1], axis=1)
+    targets = np.split(form.target_ID, np.cumsum(form.view_sizes)[:-1], axis=1)
+    for source, target in zip(sources, targets, strict=True):
+        assert source.std() == pytest.approx(target.std(), rel=0.05)
+    users = model.dataset.user_batch()
+    scorer = RequestScorer(form, lambda texts: model._read_profiles(texts).numpy())
+    assert np.allclose(scorer.score(users), model.score(users), atol=1e-4)

@@ -43,10 +43,12 @@ def _model(form: RequestForm) -> Any:
         constants |= {"middle": np.array([1], np.int64), "last": np.array([2], np.int64)}
         views = [f"view{number}" for number in range(len(sizes))]
         nodes.append(helper.make_node("Split", ["users", "sizes"], views, axis=1))
-        for view, size in zip(views, sizes, strict=True):
+        for view, size, epsilon in zip(views, sizes, head.epsilons(len(sizes)), strict=True):
             constants[f"{view}.one"] = np.ones(size, np.float32)
             nodes.append(
-                helper.make_node("LayerNormalization", [view, f"{view}.one"], [f"{view}.read"], axis=-1, epsilon=1e-5)
+                helper.make_node(
+                    "LayerNormalization", [view, f"{view}.one"], [f"{view}.read"], axis=-1, epsilon=epsilon
+                )
             )
         nodes += [
             helper.make_node("Concat", [f"{view}.read" for view in views], ["read"], axis=1),

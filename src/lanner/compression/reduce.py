@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.models.request_form import RequestForm, RequestHead, normalised, take
+from lanner.models.request_form import LAYER_NORM, RequestForm, RequestHead, normalised, take
 
 _FLOOR = 1e-6
 """Of the largest: directions in which users differ less than this are noise of float32."""
@@ -50,10 +50,10 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
 
 
 def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> RequestHead:
-    read_BR = normalised(users_BR, (users_BR.shape[1],))
+    read_BR = normalised(users_BR, (users_BR.shape[1],), (LAYER_NORM,))
     known = np.hstack([read_BR, np.ones((len(read_BR), 1), np.float32)])
     solved = np.linalg.lstsq(known, hidden_BH, rcond=None)[0].astype(np.float32)
-    return replace(head, user_DH=np.ascontiguousarray(solved[:-1]), bias_H=solved[-1])
+    return replace(head, user_DH=np.ascontiguousarray(solved[:-1]), bias_H=solved[-1], epsilon_V=None)
 
 
 def fewer_neurons(form: RequestForm, users_BD: NDArray[np.float32], number: int) -> RequestForm:
@@ -79,5 +79,6 @@ def fewer_neurons(form: RequestForm, users_BD: NDArray[np.float32], number: int)
         head.bias_H[kept],
         np.ascontiguousarray(item_IH[:, kept]),
         head.out_H[kept],
+        head.epsilon_V,
     )
     return replace(form, head=smaller, reduction=replace(form.reduction, neurons=original))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lanner.data.interactions import UserBatch
 from lanner.models.linear import history_matrix, sum_of_rows
 
-_LAYER_NORM = 1e-5
+LAYER_NORM = 1e-5
 _PAIR_FLOATS = 1 << 22
 """Hidden numbers of user-item pairs in memory at a time."""
 
@@ -53,16 +53,24 @@ def take(table: Table, rows: NDArray[np.integer] | slice = slice(None)) -> NDArr
 
 @dataclass(frozen=True)
 class RequestHead:
-    """The concat head: user_DH ``[D, H]``, bias_H ``[H]``, item_IH ``[I, H]`` (the precomputed half), out_H ``[H]``."""
+    """The concat head: user_DH ``[D, H]``, bias_H ``[H]``, item_IH ``[I, H]`` (the precomputed half), out_H ``[H]``.
+
+    epsilon_V: what the layer norm adds to the variance of each view; None: ``LAYER_NORM`` for all.
+    """
 
     user_DH: NDArray[np.float32]
     bias_H: NDArray[np.float32]
     item_IH: Table
     out_H: NDArray[np.float32]
+    epsilon_V: NDArray[np.float32] | None = None
 
     def hidden(self, users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> NDArray[np.float32]:
         """The user half of the hidden layer, ``[B, H]``."""
-        return normalised(users_BD, view_sizes) @ self.user_DH + self.bias_H
+        return normalised(users_BD, view_sizes, self.epsilons(len(view_sizes))) @ self.user_DH + self.bias_H
+
+    def epsilons(self, num_views: int) -> Sequence[float]:
+        """One for each view."""
+        return [LAYER_NORM] * num_views if self.epsilon_V is None else self.epsilon_V.tolist()
 
     def correction(
         self, users_BD: NDArray[np.float32], view_sizes: tuple[int, ...], items: NDArray[np.integer] | slice
@@ -164,6 +172,8 @@ class RequestForm:
             head = self.head
             found |= {"head.user": head.user_DH, "head.bias": head.bias_H, "head.item": head.item_IH}
             found["head.out"] = head.out_H
+            if head.epsilon_V is not None:
+                found["head.epsilon"] = head.epsilon_V
         named = {f"reduction.{name}": array for name, array in vars(self.reduction).items() if array is not None}
         for name, table in found.items():
             if isinstance(table, Int8Rows):
@@ -182,7 +192,8 @@ class RequestForm:
 
         head = None
         if "head.out" in arrays:
-            head = RequestHead(arrays["head.user"], arrays["head.bias"], table("head.item"), arrays["head.out"])
+            user, bias, out = (arrays[f"head.{name}"] for name in ("user", "bias", "out"))
+            head = RequestHead(user, bias, table("head.item"), out, arrays.get("head.epsilon"))
         reduction = Reduction(**{f.name: arrays.get(f"reduction.{f.name}") for f in fields(Reduction)})
         profile = arrays.get("profile")
         return cls(table("source"), table("target"), arrays["bias"], view_sizes, head, profile, reduction)
@@ -209,8 +220,16 @@ class RequestScorer:
         return self.form.score(self.form.users(users, profiles))
 
 
-def normalised(users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> NDArray[np.float32]:
+def normalised(
+    users_BD: NDArray[np.float32], view_sizes: tuple[int, ...], epsilons: Sequence[float]
+) -> NDArray[np.float32]:
     """Each view's slice with mean 0 and deviation 1, as a layer norm without parameters gives it."""
     parts = np.split(users_BD, np.cumsum(view_sizes)[:-1], axis=1)
     centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
-    return np.concatenate([c / np.sqrt((c**2).mean(axis=1, keepdims=True) + _LAYER_NORM) for c in centred], axis=1)
+    return np.concatenate(
+        [
+            c / np.sqrt((c**2).mean(axis=1, keepdims=True) + np.float32(epsilon))
+            for c, epsilon in zip(centred, epsilons, strict=True)
+        ],
+        axis=1,
+    )

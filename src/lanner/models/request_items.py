@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.ranking import top_k
-from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, normalised, take
+from lanner.models.request_form import LAYER_NORM, Int8Rows, ItemRows, RequestForm, normalised, take
 
 _SHARPNESS = 5
 """Of the softmax by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
@@ -54,8 +54,11 @@ class ItemReader:
             for row, features_F in zip(rows, features_NF, strict=True)
         ]
         source_ND, target_ND, bias_N = (np.stack(part) for part in zip(*drawn, strict=True))
-        half_NH = None if self.head_DH is None else normalised(target_ND, self.view_sizes) @ self.head_DH
+        half_NH = None if self.head_DH is None else self._normalised(target_ND) @ self.head_DH
         return ItemRows(source_ND, target_ND, bias_N.astype(np.float32), half_NH)
+
+    def _normalised(self, target_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        return normalised(target_ND, self.view_sizes, [LAYER_NORM] * len(self.view_sizes))
 
     def text_sources(self) -> NDArray[np.float32]:
         """float32 ``[F, D]``: from the features of a text to the source vector of an item nobody knew but by it."""
