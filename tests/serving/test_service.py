@@ -1,0 +1,287 @@
+"""The whole server but for the socket: a trained bundle, a store on disk, and the application in between."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from small_shop import QUICK, WORDS, make_shop
+
+from lanner.client import AsyncClient, Retries
+from lanner.compress import compress
+from lanner.compression.steps import Budget
+from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
+from lanner.serving.running import ServerConfig, build
+from lanner.serving.service import LannerService, ServiceConfig
+from lanner.vocabulary import (
+    BundleError,
+    ConfigError,
+    DataError,
+    OverloadedError,
+    ServerError,
+    StoreUnavailableError,
+    UnknownIdError,
+)
+
+for library in ("onnxruntime", "openvino", "nncf", "faiss"):
+    pytest.importorskip(library, reason="an extra of serving is not installed")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    shop = make_shop(tmp_path_factory.mktemp("shop"))
+    compress(shop, Budget(max_ndcg_loss=0.2), QUICK)
+    return shop
+
+
+@pytest.fixture
+def config(bundle, tmp_path) -> ServerConfig:
+    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0)
+    return ServerConfig(str(bundle), str(tmp_path / "events.db"), service=patient)
+
+
+@asynccontextmanager
+async def running(config: ServerConfig) -> AsyncIterator[tuple[AsyncClient, LannerService]]:
+    app = build(config)
+    service = app.service
+    assert isinstance(service, LannerService)
+    await service.start()
+    try:
+        once = Retries(attempts=1)
+        async with AsyncClient("http://shop", retries=once, transport=httpx.ASGITransport(app)) as client:
+            yield client, service
+    finally:
+        await service.stop()
+
+
+def asked(config: ServerConfig, conversation: Callable) -> None:
+    async def talk() -> None:
+        async with running(config) as (client, service):
+            await conversation(client, service)
+
+    asyncio.run(talk())
+
+
+def ids(answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def test_reasons_add_up_to_the_score_on_every_way_of_asking(config):
+    async def conversation(client, service):
+        for request in (
+            RecommendRequest(user_id="u3", explain=True, k=5),
+            RecommendRequest(history=["i1", "i2"], explain=True, k=5),
+            RecommendRequest(text=" ".join(WORDS[20:30]), explain=True, k=5),
+            RecommendRequest(user_id="u3", text=WORDS[5], explain=True, k=5),
+        ):
+            answer = await client.recommend(request)
+            assert len(answer.items) == 5
+            assert [item.rank for item in answer.items] == [1, 2, 3, 4, 5]
+            for item in answer.items:
+                assert sum(reason.value for reason in item.reasons) == pytest.approx(item.score, abs=1e-3)
+            assert answer.served.variant == "full"
+
+    asked(config, conversation)
+
+
+def test_an_answer_knows_of_the_event_of_a_moment_ago(config):
+    async def conversation(client, service):
+        first = await client.recommend(RecommendRequest(user_id="u3"))
+        again = await client.recommend(RecommendRequest(user_id="u3"))
+        assert ids(again) == ids(first)
+        assert again.served.cached
+        await client.add_events([Event(user_id="u3", item_id=ids(first)[0])])
+        after = await client.recommend(RecommendRequest(user_id="u3"))
+        assert not after.served.cached
+        assert ids(first)[0] not in ids(after)
+        kept = await client.recommend(RecommendRequest(user_id="u3", exclude_seen=False, k=60))
+        assert ids(first)[0] in ids(kept)
+
+    asked(config, conversation)
+
+
+def test_events_items_and_forgetting_outlive_a_restart(config):
+    async def before(client, service):
+        known = RecommendRequest(user_id="u3", exclude_seen=False, explain=True)
+        assert any(reason.kind == "history" for reason in (await client.recommend(known)).items[0].reasons)
+        await client.add_events([Event(user_id="new", item_id="i7", key="k1")])
+        assert not (await client.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))).existed
+        assert (await client.delete_item("i9")).existed
+        assert (await client.delete_user("u3")).existed
+
+    async def after(client, service):
+        again = await client.add_events([Event(user_id="new", item_id="i7", key="k1")])
+        assert (again.accepted, again.duplicates) == (0, 1)
+        assert "i7" not in ids(await client.recommend(RecommendRequest(user_id="new", k=60)))
+        everything = ids(await client.recommend(RecommendRequest(user_id="nobody", k=100)))
+        assert len(everything) == 60
+        assert "fresh" in everything
+        assert "i9" not in everything
+        forgotten = await client.recommend(RecommendRequest(user_id="u3", explain=True, exclude_seen=False))
+        assert {reason.kind for reason in forgotten.items[0].reasons} <= {"popularity", "head"}
+        assert not (await client.delete_user("u3")).existed
+
+    asked(config, before)
+    asked(config, after)
+
+
+def test_a_new_item_is_found_by_its_text_at_once_and_by_its_new_text_later(config):
+    async def conversation(client, service):
+        await client.put_item("fresh", Item(title="First", text=" ".join(WORDS[20:28]), attributes={"shelf": ["odd"]}))
+        assert ids(await client.search(" ".join(WORDS[20:28]), k=3))[0] == "fresh"
+        only = Filters(attributes={"shelf": ["odd"]})
+        assert ids(await client.recommend(RecommendRequest(user_id="u1", filters=only))) == ["fresh"]
+        await client.add_events([Event(user_id="u1", item_id="fresh")])
+        assert ids(await client.recommend(RecommendRequest(user_id="u1", filters=only))) == []
+        await client.put_item("fresh", Item(title="Second", text=" ".join(WORDS[:8])))
+        found = await client.search(" ".join(WORDS[:8]), k=1)
+        assert (found.items[0].item_id, found.items[0].title) == ("fresh", "Second")
+        assert "fresh" not in ids(await client.recommend(RecommendRequest(user_id="u1", k=100)))
+        assert (await client.similar_items("fresh", k=4)).items[0].item_id != "fresh"
+        await client.delete_item("fresh")
+        assert "fresh" not in ids(await client.search(" ".join(WORDS[:8]), k=60))
+        with pytest.raises(UnknownIdError, match="unknown item 'fresh'"):
+            await client.similar_items("fresh", k=4)
+
+    asked(config, conversation)
+
+
+def test_filters_hold_and_one_that_excludes_everything_leaves_nothing(config):
+    async def conversation(client, service):
+        async def shown(**filters):
+            request = RecommendRequest(user_id="u2", k=60, exclude_seen=False, filters=Filters(**filters))
+            return set(ids(await client.recommend(request)))
+
+        assert await shown(attributes={"shelf": ["shelf1"]}) == {f"i{row}" for row in range(20, 40)}
+        assert await shown(allow=["i3", "i4", "unheard"], deny=["i4"]) == {"i3"}
+        assert await shown(attributes={"shelf": ["shelf2"]}, allow=["i3"]) == set()
+        assert await shown(allow=[]) == set()
+        with pytest.raises(DataError, match="shelf"):
+            await shown(attributes={"shelv": ["shelf1"]})
+
+    asked(config, conversation)
+
+
+def test_why_an_item_has_its_score_even_where_it_would_not_be_listed(config):
+    async def conversation(client, service):
+        from lanner.serving.messages import ExplainRequest
+
+        answer = await client.explain(ExplainRequest(item_id="i55", user_id="u1"))
+        assert answer.item.item_id == "i55"
+        assert sum(reason.value for reason in answer.item.reasons) == pytest.approx(answer.item.score, abs=1e-3)
+
+    asked(config, conversation)
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        (RecommendRequest(), "say for whom"),
+        (RecommendRequest(user_id="u1", history=["i1"]), "either user_id or history"),
+    ],
+)
+def test_a_question_about_nobody_is_refused(config, request_, line):
+    async def conversation(client, service):
+        with pytest.raises(DataError, match=line):
+            await client.recommend(request_)
+
+    asked(config, conversation)
+
+
+def test_the_same_question_at_the_same_time_is_worked_on_once(config):
+    async def conversation(client, service):
+        worked = []
+        submit = service._dispatcher.submit
+
+        async def counted(work, within_s, lowest=None):
+            worked.append(1)
+            return await submit(work, within_s, lowest)
+
+        service._dispatcher.submit = counted
+        answers = await asyncio.gather(*(client.recommend(RecommendRequest(user_id="u5")) for _ in range(20)))
+        assert len(worked) == 1
+        assert len({tuple(ids(answer)) for answer in answers}) == 1
+
+    asked(config, conversation)
+
+
+def test_what_cannot_be_in_time_is_refused_at_once_and_says_when_to_come_back(config):
+    async def conversation(client, service):
+        with pytest.raises(OverloadedError, match="too busy") as refused:
+            await service.recommend(RecommendRequest(user_id="u1", deadline_ms=0.001))
+        assert 0 < refused.value.retry_after_s <= 60
+        assert len((await client.recommend(RecommendRequest(user_id="u1"))).items) == 10
+
+    asked(config, conversation)
+
+
+def test_while_the_store_is_away_answers_come_from_the_bundle_and_events_are_refused(config, monkeypatch):
+    async def conversation(client, service):
+        def gone(*_):
+            raise StoreUnavailableError("the store does not answer")
+
+        for name in ("histories", "append", "check", "user"):
+            monkeypatch.setattr(service.store, name, gone)
+        assert len((await client.recommend(RecommendRequest(user_id="u1"))).items) == 10
+        health = await client.ready()
+        assert health.ready
+        assert "store" in health.degraded[0]
+        with pytest.raises(ServerError) as refused:
+            await client.add_events([Event(user_id="u1", item_id="i1")])
+        assert refused.value.status == 503
+        monkeypatch.undo()
+        await client.add_events([Event(user_id="u1", item_id="i1")])
+        assert "i1" not in ids(await client.recommend(RecommendRequest(user_id="u1", k=60)))
+        assert not (await client.ready()).degraded
+
+    asked(config, conversation)
+
+
+def test_a_profile_that_is_written_counts(config):
+    async def conversation(client, service):
+        told = RecommendRequest(user_id="stranger", explain=True)
+        before = await client.recommend(told)
+        await client.put_user("stranger", User(profile=" ".join(WORDS[20:30])))
+        after = await client.recommend(told)
+        assert "profile" not in {reason.kind for reason in before.items[0].reasons}
+        assert "profile" in {reason.kind for reason in after.items[0].reasons}
+
+    asked(config, conversation)
+
+
+def test_two_servers_on_one_store_hear_of_each_other(config):
+    watching = replace(config, service=replace(config.service, watch_seconds=0.05))
+
+    async def talk() -> None:
+        async with running(watching) as (first, _), running(watching) as (second, _):
+            assert len(ids(await second.recommend(RecommendRequest(user_id="u1", k=100)))) > 0
+            await first.add_events([Event(user_id="u1", item_id="i50")])
+            await first.put_item("fresh", Item(title="Fresh", text=WORDS[3]))
+            for _ in range(100):
+                await asyncio.sleep(0.05)
+                seen = ids(await second.recommend(RecommendRequest(user_id="u1", k=100)))
+                if "fresh" in seen and "i50" not in seen:
+                    break
+            assert "fresh" in seen
+            assert "i50" not in seen
+
+    asyncio.run(talk())
+
+
+def test_what_cannot_be_served_is_said_in_one_line(config, bundle, tmp_path):
+    with pytest.raises(ConfigError, match="no variant 'tiny'"):
+        build(replace(config, model=replace(config.model, variants=("tiny",))))
+    bare = tmp_path / "bare"
+    shutil.copytree(bundle, bare, ignore=shutil.ignore_patterns("ladder"))
+    with pytest.raises(BundleError, match="lanner compress"):
+        build(replace(config, bundle=str(bare)))
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    damaged = broken / "ladder" / "full.form.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="damaged"):
+        build(replace(config, bundle=str(broken)))
