@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -88,14 +88,15 @@ class ServedModel:
             for rung in rungs:
                 key = _index_key(rung.form)
                 if key not in shared:
-                    shared[key] = _index(path / FOLDER / f"index-{key}", rung.form, dataset, config)
+                    vectors, users = indexed_vectors(rung.form), _queries(rung.form, dataset)
+                    shared[key] = _index(path / FOLDER / f"index-{key}", vectors, users, "auto")
                 backend = open_backend(name, rung, reader, config.threads)
                 engines[name, rung.name] = Engine(
                     rung, backend, candidates=config.candidates, index=shared[key], item_reader=item_reader
                 )
         texts = None
         if item_reader is not None:
-            texts = build_index(take(item_reader.features_IF), RetrievalConfig(kind="exact-int8"))
+            texts = _index(path / FOLDER / "index-texts", take(item_reader.features_IF), None, "exact-int8")
         return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, texts, config)
 
     @property
@@ -211,13 +212,15 @@ def _index_key(form: RequestForm) -> str:
     return hashlib.sha256(np.ascontiguousarray(reduction).tobytes()).hexdigest()[:12]
 
 
-def _index(folder: Path, form: RequestForm, dataset: Dataset, config: ModelConfig) -> Index:
+def _index(
+    folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32] | None, kind: Literal["auto", "exact-int8"]
+) -> Index:
     """Read from disk, else built and written there; a damaged one is built anew."""
     try:
         return load_index(folder)
     except BundleError:
         pass
-    index = build_index(indexed_vectors(form), RetrievalConfig(), _queries(form, dataset))
+    index = build_index(vectors, RetrievalConfig(kind=kind), queries)
     index.save(folder)
     return index
 
