@@ -49,7 +49,7 @@ class Exposures:
         return True
 
     def forget(self, user_id: str) -> None:
-        """Drop what waits of a person; once it returns nothing of it comes to the store. Before ``store.forget_user``."""
+        """Drop what waits of a person, so that it never comes to the store. Call it before ``store.forget_user``."""
         with self._writing, self._lock:
             self._waiting = deque(one for one in self._waiting if one.user_id != user_id)
 

@@ -231,7 +231,8 @@ def _differences(sums: Mapping[str, _Sums]) -> Iterator[Difference]:
 
 def _difference(names: tuple[str, str, str], arm: Sequence[float], control: Sequence[float]) -> Difference:
     """Of two independent means with their variances, normal for many users."""
-    apart, error = arm[0] - control[0], math.sqrt(max(0.0, arm[1] + control[1]))
+    apart, variance = arm[0] - control[0], arm[1] + control[1]
+    error = math.sqrt(0.0 if variance < 0 else variance)  # rounding may leave less than 0, and NaN must stay
     width = _NORMAL.inv_cdf(0.975) * error
     return Difference(*names, apart, (apart - width, apart + width), _two_sided(apart, error))
 

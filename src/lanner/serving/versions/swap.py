@@ -125,13 +125,11 @@ def _close_when_idle(lease: Lease[Served]) -> None:
 
 
 def _opened(version: str, opening: Callable[[], Served]) -> Served:
-    """Whatever goes wrong inside a runtime is one line, for the old model must go on."""
+    """Open, check and warm up; whatever goes wrong inside a runtime becomes one line, for the old model must go on."""
     try:
         model = opening()
-    except LannerError:
-        raise
     except Exception as error:
-        raise BundleError(f"version {version} cannot be opened ({error}); the one before is still served") from error
+        raise _as_line(f"version {version} cannot be opened", error) from error
     try:
         if model.version != version:
             raise BundleError(f"version {version} was replaced by {model.version}; the one before is still served")
@@ -139,7 +137,11 @@ def _opened(version: str, opening: Callable[[], Served]) -> Served:
         model.warm_up()
     except Exception as error:
         model.close()
-        if isinstance(error, LannerError):
-            raise
-        raise BundleError(f"version {version} does not answer ({error}); the one before is still served") from error
+        raise _as_line(f"version {version} does not answer", error) from error
     return model
+
+
+def _as_line(problem: str, error: Exception) -> LannerError:
+    if isinstance(error, LannerError):
+        return error
+    return BundleError(f"{problem} ({' '.join(str(error).split())}); the one before is still served")
