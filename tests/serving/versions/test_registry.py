@@ -92,7 +92,7 @@ def test_a_version_damaged_in_its_place_is_not_promoted(registry, versions):
     content = file.read_bytes()
     file.unlink()  # the other name of the same bytes stays whole
     file.write_bytes(content[:-1] + b" ")
-    with pytest.raises(BundleError, match="golden.json: damaged"):
+    with pytest.raises(BundleError, match=r"golden\.json: damaged"):
         registry.set_alias("champion", versions[1])
     assert registry.aliases() == {"champion": versions[0]}
 
