@@ -51,7 +51,7 @@ def log():
 
 
 @pytest.fixture
-def buffers():
+def buffers(log):
     made: list[Exposures] = []
 
     def make(*arguments, **named) -> Exposures:
@@ -59,6 +59,7 @@ def buffers():
         return made[-1]
 
     yield make
+    log.open.set()
     for one in made:
         one.close()
 

@@ -8,6 +8,7 @@ import pytest
 from stand_ins import write_served_bundle
 
 from lanner.serving.model import ServedModel
+from lanner.serving.versions import swap as swap_module
 from lanner.serving.versions.swap import Live
 from lanner.vocabulary import BundleError, ConfigError
 
@@ -51,7 +52,23 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_fifty_swaps_under_load():
+class Yielding:
+    """A lock after whose release others come first: what must happen under it is seen where it does not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("lock", [threading.Lock, Yielding])
+def test_fifty_swaps_under_load(monkeypatch, lock):
+    monkeypatch.setattr(swap_module, "Lock", lock)
     models = [Answering(str(number)) for number in range(51)]
     live = served(champion=models[0])
     seen: list[str] = []
