@@ -1,14 +1,19 @@
-"""A language model and a dataset small enough for a test."""
+"""A language model, a dataset and a bundle small enough for a test."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
+from lanner.artifact.bundle import write_bundle
+from lanner.artifact.ladder import Rung, write_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
+from lanner.models.recommender import Recommender
+from lanner.models.request_form import RequestForm
 
 GROUPS, USERS_PER_GROUP, ITEMS_PER_GROUP = 3, 8, 8
 NUM_USERS, NUM_ITEMS = GROUPS * USERS_PER_GROUP, GROUPS * ITEMS_PER_GROUP
@@ -55,3 +60,36 @@ def small_world(ties: bool = True, profiles: bool = True, events_seed: int = 0) 
         ties=Ragged.from_lists(friends) if ties else None,
         has_order=True,
     )
+
+
+class FormRecommender(Recommender):
+    """Random vectors in the request form, so that a bundle of it has the ladder that a trained network would have."""
+
+    name = "form"
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        draw = lambda *shape: np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+        self.dataset = dataset
+        self.form = RequestForm(draw(dataset.num_items, 6), draw(dataset.num_items, 6), draw(dataset.num_items), (6,))
+
+    def fit(self, dataset, validation=None):
+        raise NotImplementedError
+
+    def score(self, users):
+        return self.form.score(self.form.users(users))
+
+    def state(self):
+        return {"source": self.form.source_ID}, {}
+
+    def load_state(self, arrays, settings, dataset):
+        raise NotImplementedError
+
+
+def write_served_bundle(path: Path, seed: int = 0) -> Path:
+    """A bundle with a ladder of one rung, that ``ServedModel`` opens; another seed gives another version."""
+    recommender = FormRecommender(small_world(), seed)
+    dataset = recommender.dataset
+    fitted = np.ones(len(dataset.interactions), np.bool_)
+    write_bundle(path, recommender, dataset=dataset, fitted=fitted, config={"model": "form"}, metrics={})
+    write_ladder(path, [Rung("full", recommender.form)], None, {})
+    return path

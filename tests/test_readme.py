@@ -22,9 +22,15 @@ COMMANDS = (
     "compress",
     "profile",
     "data describe",
+    "bundles list",
+    "bundles add",
+    "bundles promote",
+    "bundles rollback",
+    "bundles remove",
+    "experiment report",
 )
-RUN_ELSEWHERE = ("compress", "profile")
-"""They need a trained network: tests/test_compress.py."""
+RUN_ELSEWHERE = ("compress", "profile", "bundles", "experiment")
+"""They need a trained network or a server's log: tests/test_compress.py, tests/test_cli_versions.py."""
 
 
 def blocks(language):
@@ -79,7 +85,7 @@ def test_every_command_stands_in_the_readme():
     assert [one for one in COMMANDS if not any(line.startswith(f"lanner {one} ") for line in shown)] == []
     reference = (ROOT / "docs" / "commands.md").read_text()
     documented = set(re.findall(r"^#+ `lanner (.+)`$", reference, re.MULTILINE))
-    assert documented == {*COMMANDS, "data"}
+    assert documented == {*COMMANDS, "data", "bundles", "experiment"}
 
 
 def test_every_make_target_of_the_docs_exists():

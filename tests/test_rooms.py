@@ -49,7 +49,7 @@ ROOMS = {
     "console": {"vocabulary"},
     "cli": {
         *("vocabulary", "options", "console", "config", "settings", "pipeline", "choices", "answers", "data"),
-        *("evaluation", "cli_serving"),
+        *("evaluation", "cli_serving", "cli_versions"),
     },
     "cli_serving": {
         "vocabulary",
@@ -62,6 +62,7 @@ ROOMS = {
         "artifact",
         "serving",
     },
+    "cli_versions": {"vocabulary", "console", "options", "serving"},
     "options": set(),
     "__main__": {"cli"},
     "__init__": set(),

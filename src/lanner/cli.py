@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lanner import cli_serving, console
+from lanner import cli_serving, cli_versions, console
 from lanner.options import (
     AsJson,
     BundlePath,
@@ -41,6 +41,10 @@ _LOOK = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_e
 app = typer.Typer(name="lanner", help="Recommend with a graph and a language model.", add_completion=False, **_LOOK)  # type: ignore[arg-type]
 data_app = typer.Typer(help="Look at datasets.", **_LOOK)  # type: ignore[arg-type]
 app.add_typer(data_app, name="data")
+bundles_app = typer.Typer(help="Bundles that live side by side, and which is served.", **_LOOK)  # type: ignore[arg-type]
+app.add_typer(bundles_app, name="bundles")
+experiment_app = typer.Typer(help="Experiments on the users of a server.", **_LOOK)  # type: ignore[arg-type]
+app.add_typer(experiment_app, name="experiment")
 
 INTERRUPTED = 130
 DEMO_USERS = 3
@@ -252,6 +256,12 @@ app.command()(cli_serving.compress)
 app.command()(cli_serving.profile)
 app.command()(cli_serving.serve)
 app.add_typer(cli_serving.keys_app, name="keys")
+bundles_app.command("list")(cli_versions.list_bundles)
+bundles_app.command()(cli_versions.add)
+bundles_app.command()(cli_versions.promote)
+bundles_app.command()(cli_versions.rollback)
+bundles_app.command()(cli_versions.remove)
+experiment_app.command()(cli_versions.report)
 
 
 @data_app.command()

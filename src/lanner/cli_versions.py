@@ -1,0 +1,182 @@
+"""The commands about bundles that live side by side: which there are, which is served, and what an experiment found."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lanner import console
+from lanner.options import AsJson, BundlePath
+from lanner.vocabulary import ConfigError
+
+if TYPE_CHECKING:
+    from lanner.serving.versions.registry import Registry
+
+Folder = Annotated[Path, typer.Option("--folder", help="Where the versions live.")]
+Alias = Annotated[str, typer.Option("--alias", help="champion or challenger.")]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="As 'lanner bundles list' shows it.")]
+FOLDER = Path("bundles")
+
+
+def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """List the versions, the newest first, and where the aliases point.
+
+    Examples:
+
+      lanner bundles list
+
+      lanner bundles list --folder /srv/bundles --json
+    """
+    registry = _registry(folder)
+    versions, moves = registry.versions(), registry.moves()
+    if as_json:
+        found = [{**asdict(one), "path": str(one.path)} for one in versions]
+        console.show_json(
+            {"versions": found, "moves": [_with_date(move.time, move.alias, move.version) for move in moves]}
+        )
+        return
+    rows = [(one.version, one.model, one.created, ", ".join(one.aliases)) for one in versions]
+    console.show_table(str(folder), ("version", "model", "written", "aliases"), rows)
+
+
+def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Check a bundle and its ladder, build its indexes, ask its golden requests, and take it in as a version.
+
+    Examples:
+
+      lanner bundles add lanner-bundle
+
+      lanner bundles add lanner-bundle --folder /srv/bundles --json
+    """
+    from lanner.serving.model import ServedModel
+
+    # A server may see the versions read-only: what it would write at its first opening is written now.
+    model = ServedModel.open(bundle)
+    try:
+        model.verify()
+    finally:
+        model.close()
+    version = _registry(folder).add(bundle)
+    _say(
+        as_json,
+        {"version": version},
+        f"Version {version}; serve it: lanner bundles promote {version} --folder {folder}",
+    )
+
+
+def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Let an alias point to a version; servers of the folder follow without dropping a request.
+
+    Examples:
+
+      lanner bundles promote 0f3c9a71d2be
+
+      lanner bundles promote 0f3c9a71d2be --alias challenger --json
+    """
+    _registry(folder).set_alias(alias, version)
+    _say(as_json, {"alias": alias, "version": version}, f"{alias} is version {version}")
+
+
+def rollback(alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Let an alias point to the version it pointed to before.
+
+    Examples:
+
+      lanner bundles rollback
+
+      lanner bundles rollback --alias challenger --folder /srv/bundles
+    """
+    version = _registry(folder).rollback(alias)
+    _say(as_json, {"alias": alias, "version": version}, f"{alias} is version {version} again")
+
+
+def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Delete a version that no alias points to.
+
+    Examples:
+
+      lanner bundles remove 0f3c9a71d2be
+
+      lanner bundles remove 0f3c9a71d2be --folder /srv/bundles
+    """
+    _registry(folder).remove(version)
+    _say(as_json, {"removed": version}, f"Version {version} is gone")
+
+
+def report(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment's.")],
+    store: Annotated[str, typer.Option("--store", help="A file's path, or postgresql://user@host/database.")],
+    horizon_hours: Annotated[
+        float, typer.Option("--horizon-hours", help="An event counts so long after the item was first shown.")
+    ] = 24.0,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--share", metavar="ARM=SHARE", help="As configured; repeatable. The users are counted against it."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show per arm how often what was shown was taken, and the arms' differences with 95 % intervals over users.
+
+    Examples:
+
+      lanner experiment report new-ladder --store events.db
+
+      lanner experiment report new-ladder --store events.db --share champion=0.9 --share challenger=0.1 --json
+    """
+    from contextlib import closing
+
+    from lanner.serving.store import open_store
+    from lanner.serving.versions.report import experiment_report
+
+    with closing(open_store(store)) as opened:
+        found = experiment_report(opened, name, horizon_hours * 3600, _shares(share) if share else None)
+    if as_json:
+        console.show_json({**asdict(found), "sample_ratio_mismatch": found.sample_ratio_mismatch})
+        return
+    columns = ("arm", "users", "exposures", "conversions", "per user", "per exposure")
+    console.show_table(name, columns, [tuple(asdict(arm).values()) for arm in found.arms])
+    rows = [(f"{one.arm} − {one.control}", one.metric, one.difference, *one.ci95, one.p) for one in found.differences]
+    console.show_table("95 % intervals over users", ("arms", "rate", "difference", "from", "to", "p"), rows)
+    if found.users_in_several_arms:
+        console.show_line(f"{found.users_in_several_arms:,} users saw several arms; they count in their first.")
+    if found.sample_ratio_p is not None:
+        verdict = (
+            "do not trust the result: users are not shared out as configured"
+            if found.sample_ratio_mismatch
+            else "as configured"
+        )
+        console.show_line(f"Shares of users: p = {found.sample_ratio_p:.4f}, {verdict}.")
+
+
+def _registry(folder: Path) -> "Registry":
+    from lanner.serving.versions.registry import Registry
+
+    return Registry(folder)
+
+
+def _shares(options: Sequence[str]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for option in options:
+        arm, _, share = option.partition("=")
+        try:
+            shares[arm] = float(share)
+        except ValueError:
+            raise ConfigError(f"--share '{option}' is no ARM=SHARE, such as challenger=0.1") from None
+    return shares
+
+
+def _with_date(time: float, alias: str, version: str) -> dict[str, str]:
+    moment = datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+    return {"time": moment, "alias": alias, "version": version}
+
+
+def _say(as_json: bool, facts: dict[str, str], line: str) -> None:
+    if as_json:
+        console.show_json(facts)
+    else:
+        console.show_line(line)

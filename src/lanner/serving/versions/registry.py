@@ -1,0 +1,310 @@
+"""Bundles that live side by side: a folder of immutable versions, and aliases that say which of them is served.
+
+``FOLDER/<version>/`` is a bundle with its ladder; a version is the first 12 hex digits of the bundle's seal.
+``FOLDER/aliases.json`` says where the aliases point and which moves led there. Whoever writes holds a lock that ends
+with the process; what is written stands beside its place until it is whole, so that a kill leaves the old state.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lanner.artifact import bundle as bundles
+from lanner.artifact import ladder as ladders
+from lanner.artifact.files import read_checked
+from lanner.vocabulary import BundleError, ConfigError, StorageError
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+ALIASES = (CHAMPION, CHALLENGER)
+"""What is served, and what is tried beside it."""
+MOST_MOVES = 200
+"""So many moves are remembered; aliases can be rolled back no further."""
+_STATE, _LOCK, _DRAFT = "aliases.json", ".lock", ".draft-"
+_SCHEMA = 1
+_VERSION = re.compile(r"[0-9a-f]{12}")
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES}
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An alias began to point to another version. before: None for its first. time: seconds since 1970."""
+
+    alias: str
+    before: str | None
+    version: str
+    time: float
+    rolled_back: bool = False
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int
+    aliases: dict[str, str]
+    moves: list[Move]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One bundle of the registry."""
+
+    version: str
+    path: Path
+    model: str
+    created: str
+    """When the bundle was written, ISO 8601."""
+    aliases: tuple[str, ...]
+
+
+class Registry:
+    """The versions of one folder. Any number of processes may read and change it at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: made when the first version is added."""
+        self.folder = folder
+
+    def add(self, path: Path) -> str:
+        """Take a bundle with its ladder and return its version; files are hard links where the disk allows it.
+
+        A version that is there already, with the same ladder, stays as it is.
+
+        Raises:
+            BundleError: a file is missing or damaged; nothing was changed. ConfigError: the version is there with
+            another ladder. StorageError: the disk refused.
+        """
+        version = check_bundle(path)
+        place = self.folder / version
+        with self._writing():
+            if place.exists():
+                if ladders.read_ladder(place).table["sha256"] != ladders.read_ladder(path).table["sha256"]:
+                    raise ConfigError(f"version {version} is there with another ladder; remove it, then add {path}")
+                return version
+            draft = self.folder / f"{_DRAFT}{version}"
+            with _disk(self.folder):
+                shutil.copytree(path, draft, copy_function=_link)
+            check_bundle(draft)  # what was linked or copied may have been replaced or damaged on the way
+            with _disk(self.folder):
+                _sync_folders(draft)
+                draft.rename(place)
+                _sync(self.folder)
+        return version
+
+    def versions(self) -> list[Version]:
+        """All versions, the newest bundle first.
+
+        Raises:
+            BundleError: a manifest or the file of aliases is damaged.
+        """
+        aliases = self.aliases()
+        found = [self._version(place, aliases) for place in self._places()]
+        return sorted(found, key=lambda one: (one.created, one.version), reverse=True)
+
+    def aliases(self) -> dict[str, str]:
+        """Where the aliases point; one that was never set is missing. Reads a small file: ask as often as you like.
+
+        Raises:
+            BundleError: the file is damaged, or points to a version that is not there.
+        """
+        return dict(self._read().aliases)
+
+    def moves(self) -> list[Move]:
+        """The last moves, oldest first."""
+        return self._read().moves
+
+    def path(self, version: str) -> Path:
+        """The bundle of a version.
+
+        Raises:
+            ConfigError: no such version.
+        """
+        place = self.folder / version
+        if not _VERSION.fullmatch(version) or not place.is_dir():
+            known = ", ".join(one.name for one in self._places()) or "none"
+            raise ConfigError(f"no version '{version}' in {self.folder}; it has {known}")
+        return place
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Let an alias point to a version.
+
+        Raises:
+            ConfigError: no such alias or version. BundleError: the version is damaged. StorageError: the disk refused.
+        """
+        _require_alias(alias)
+        with self._writing():
+            check_bundle(self.path(version))
+            self._move(alias, version, rolled_back=False)
+
+    def rollback(self, alias: str) -> str:
+        """Let an alias point where it pointed before, and return that version. Once more goes one further back.
+
+        Raises:
+            ConfigError: there was none before, or it was removed. BundleError, StorageError: as ``set_alias``.
+        """
+        _require_alias(alias)
+        with self._writing():
+            before = _before(alias, self._read().moves)
+            if before is None:
+                raise ConfigError(f"{alias} has no version to go back to in {self.folder}; promote one")
+            check_bundle(self.path(before))
+            self._move(alias, before, rolled_back=True)
+        return before
+
+    def remove(self, version: str) -> None:
+        """Delete a version. A server that has it open goes on answering from memory.
+
+        Raises:
+            ConfigError: no such version, or an alias points there. StorageError: the disk refused.
+        """
+        with self._writing():
+            place = self.path(version)
+            if holders := [alias for alias, held in self.aliases().items() if held == version]:
+                raise ConfigError(f"{' and '.join(holders)} is version {version}; promote another before removing it")
+            doomed = self.folder / f"{_DRAFT}{version}"
+            with _disk(self.folder):
+                place.rename(doomed)
+                shutil.rmtree(doomed)
+
+    def _places(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(one for one in self.folder.iterdir() if _VERSION.fullmatch(one.name))
+
+    def _version(self, place: Path, aliases: Mapping[str, str]) -> Version:
+        manifest = bundles.read_manifest(place)
+        names = tuple(alias for alias in ALIASES if aliases.get(alias) == place.name)
+        return Version(place.name, place, manifest["model"]["name"], manifest["created"], names)
+
+    def _move(self, alias: str, version: str, *, rolled_back: bool) -> None:
+        state = self._read()
+        before = state.aliases.get(alias)
+        if before == version:
+            return
+        moves = [*state.moves, Move(alias, before, version, time.time(), rolled_back)][-MOST_MOVES:]
+        self._write(_State(_SCHEMA, {**state.aliases, alias: version}, moves))
+
+    def _read(self) -> _State:
+        file = self.folder / _STATE
+        try:
+            state = msgspec.json.decode(file.read_bytes(), type=_State)
+        except FileNotFoundError:
+            return _State(_SCHEMA, {}, [])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise BundleError(f"{file}: damaged ({error}); delete it and promote a version again") from None
+        if state.schema != _SCHEMA:
+            raise BundleError(f"{file}: schema {state.schema}, this version of lanner reads {_SCHEMA}; update lanner")
+        for alias, version in state.aliases.items():
+            if alias not in ALIASES or not _VERSION.fullmatch(version) or not (self.folder / version).is_dir():
+                raise BundleError(f"{file}: {alias} is version '{version}', which is not there; delete it and promote")
+        return state
+
+    def _write(self, state: _State) -> None:
+        draft = self.folder / f"{_DRAFT}{_STATE}"
+        with _disk(self.folder):
+            with draft.open("xb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.folder / _STATE)
+            _sync(self.folder)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Alone among all processes; the kernel gives the lock back when its holder dies."""
+        with contextlib.ExitStack() as stack:
+            with _disk(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((self.folder / _LOCK).open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Drafts belong to the holder of the lock; those of the dead are nobody's."""
+        for left in self.folder.glob(f"{_DRAFT}*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def version_of(path: Path) -> str:
+    """The version of a bundle: what ``ServedModel.version`` says of it. The bundle must be intact."""
+    return (path / bundles.SEAL).read_text(encoding="ascii")[:12]
+
+
+def check_bundle(path: Path) -> str:
+    """Check every byte of a bundle and of its ladder; returns the version.
+
+    Raises:
+        BundleError: a file is missing, damaged or of another schema; the line names it.
+    """
+    try:
+        _, _, manifest = bundles.read_catalogue(path)
+        for name in bundles.FILES:
+            read_checked(path / name, manifest["sha256"][name])
+        ladder = ladders.read_ladder(path)
+        for name in ladder.names:
+            ladder.rung(name)
+        _ = ladder.reader, ladder.item_reader
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read ({error!r}); write the bundle anew") from error
+    return version_of(path)
+
+
+def _before(alias: str, moves: list[Move]) -> str | None:
+    """Where the alias pointed before the last move that was not undone."""
+    trail: list[str | None] = []
+    for move in (one for one in moves if one.alias == alias):
+        if not move.rolled_back:
+            trail.append(move.before)
+        elif trail:
+            trail.pop()
+    return trail[-1] if trail else None
+
+
+def _require_alias(alias: str) -> None:
+    if alias not in ALIASES:
+        raise ConfigError(f"no alias '{alias}'; choose one of {', '.join(ALIASES)}")
+
+
+def _link(source: str, target: str) -> None:
+    """Bundles are replaced by renaming, never written over, so both names may share the bytes."""
+    try:
+        Path(target).hardlink_to(Path(source).resolve())
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+        _sync(Path(target))
+
+
+def _sync_folders(folder: Path) -> None:
+    for one in (folder, *(below for below in folder.rglob("*") if below.is_dir())):
+        _sync(one)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """The disk's refusals as one line."""
+    try:
+        yield
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{folder}: cannot be written ({reason}); the versions are as they were") from error
