@@ -10,7 +10,15 @@ from stand_in_service import ERRORS, STATUS, StandInService
 
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile
-from lanner.serving.messages import Event, EventBatch, Reason, RecommendAnswer, RecommendedItem, RecommendRequest, Served
+from lanner.serving.messages import (
+    Event,
+    EventBatch,
+    Reason,
+    RecommendAnswer,
+    RecommendedItem,
+    RecommendRequest,
+    Served,
+)
 from lanner.serving.recent import Recent
 from lanner.vocabulary import OverloadedError
 
@@ -23,10 +31,8 @@ Some Like It Hot (1959): Comedy Romance | The Apartment (1960): Comedy Drama Rom
 Chinatown (1974): Noir Mystery Thriller | The Sting (1973): Comedy Crime | North by Northwest (1959): Thriller Adventure
 Spirited Away (2001): Adventure Fantasy
 """
-FILMS = {
-    f"f{number}": (title.strip(), genres.split())
-    for number, (title, _, genres) in enumerate(line.rpartition(":") for line in TITLES.strip().replace("\n", "|").split("|"))
-}
+LINES = [line.rpartition(":") for line in TITLES.strip().replace("\n", "|").split("|")]
+FILMS = {f"f{number}": (title.strip(), genres.split()) for number, (title, _, genres) in enumerate(LINES)}
 GENRES = sorted({genre for _, genres in FILMS.values() for genre in genres})
 MOST_AT_ONCE, MOST_WAITING, SECONDS_EACH = 2, 3, 0.004
 

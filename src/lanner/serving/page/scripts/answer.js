@@ -18,6 +18,7 @@ export async function put(question, below = asked) {
   if (answer === null) return;
   asked = [...below, question];
   draw(question, answer);
+  bringIntoView();
   announce(`${counted(answer.items.length, "item")}: ${question.heading}. ${answer.served.variant} on ${answer.served.backend}.`);
 }
 
@@ -110,6 +111,12 @@ async function attempt(button, line, act) {
     showLine(line, error.retryAfterS ? `${error.message} (in ${error.retryAfterS} s)` : error.message);
     setTimeout(() => { button.disabled = false; }, error.retryAfterS * 1000 || 0);
   }
+}
+
+/** On a narrow screen the answer stands below the forms. */
+function bringIntoView() {
+  const { top } = found("results").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) found("results").scrollIntoView();
 }
 
 /** The pressed button is gone with the list it stood in; its successor, or the heading, takes the focus. */
