@@ -51,12 +51,24 @@ def origin(tmp_path_factory):
 
 
 @pytest.fixture
-def watched(browser, origin):
-    tab = Watched(browser, origin)
+def tab_at(browser):
+    """Opens tabs, and closes them whatever came: a load that goes on would fall on the tests after this one."""
+    opened = []
+
+    def tab_at(origin, **options):
+        opened.append(Watched(browser, origin, **options))
+        return opened[-1]
+
+    yield tab_at
+    for tab in opened:
+        tab.context.close()
+
+
+@pytest.fixture
+def watched(tab_at, origin):
+    tab = tab_at(origin)
     yield tab
-    unwanted = tab.unwanted(allowed=REFUSED)
-    tab.context.close()  # First: a load that goes on would fall on the tests after this one.
-    assert unwanted == []
+    assert tab.unwanted(allowed=REFUSED) == []
 
 
 def titles(page):
@@ -270,10 +282,10 @@ def test_load_moves_the_charts_and_the_counters(watched):
     assert "six at a time" in page.inner_text("#load-line")
 
 
-def test_the_charts_show_a_gap_while_the_server_is_away_and_go_on(browser, tmp_path):
+def test_the_charts_show_a_gap_while_the_server_is_away_and_go_on(tab_at, tmp_path):
     port = free_port()
     with server(tmp_path / "first", port):
-        tab = Watched(browser, f"http://127.0.0.1:{port}")
+        tab = tab_at(f"http://127.0.0.1:{port}")
         recommend(tab.page, "ada")
         tab.page.wait_for_timeout(1500)
     tab.page.wait_for_selector("#state[data-state=silent]")
@@ -288,14 +300,13 @@ def test_the_charts_show_a_gap_while_the_server_is_away_and_go_on(browser, tmp_p
         queue = tab.page.locator(".chart").nth(2).locator(".line")
         assert queue.count() == 2, "one line before the gap, one after it"
         assert tab.page.evaluate("window.violations") == []
-        tab.context.close()
 
 
-def test_a_server_with_keys_is_asked_with_the_key_of_this_tab_alone(browser, tmp_path):
+def test_a_server_with_keys_is_asked_with_the_key_of_this_tab_alone(tab_at, tmp_path):
     keys, port = tmp_path / "keys", free_port()
     known = create(keys, "write", "page")
     with server(tmp_path / "log", port, LANNER_TEST_KEYS=str(keys)):
-        tab = Watched(browser, f"http://127.0.0.1:{port}")
+        tab = tab_at(f"http://127.0.0.1:{port}")
         page = tab.page
         page.wait_for_selector("#key-form:visible")
         assert "no known key" in page.inner_text("#key-error")
@@ -314,12 +325,11 @@ def test_a_server_with_keys_is_asked_with_the_key_of_this_tab_alone(browser, tmp
         assert known in page.evaluate("Object.values(sessionStorage)")
         assert known not in page.content() + page.url + str(page.evaluate("({...localStorage})"))
         assert tab.unwanted(allowed="401") == []
-        tab.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_contrast_in_both_schemes(browser, origin, scheme):
-    tab = Watched(browser, origin, color_scheme=scheme)
+def test_every_text_has_contrast_in_both_schemes(tab_at, origin, scheme):
+    tab = tab_at(origin, color_scheme=scheme)
     recommend(tab.page, "ada")
     tab.page.click(".item:first-child .doing button")
     news(tab.page, "The event is stored")
@@ -327,11 +337,10 @@ def test_every_text_has_contrast_in_both_schemes(browser, origin, scheme):
     ratios = tab.page.evaluate(CONTRAST)
     assert len(ratios) > 60
     assert [one for one in ratios if one[1] < 4.5] == []
-    tab.context.close()
 
 
-def test_the_choice_of_dark_is_kept(browser, origin):
-    tab = Watched(browser, origin, color_scheme="light")
+def test_the_choice_of_dark_is_kept(tab_at, origin):
+    tab = tab_at(origin, color_scheme="light")
     paper = "getComputedStyle(document.body).backgroundColor"
     light = tab.page.evaluate(paper)
     tab.page.click("#theme")
@@ -343,7 +352,6 @@ def test_the_choice_of_dark_is_kept(browser, origin):
     tab.page.click("#theme")
     assert tab.page.evaluate(paper) == light
     assert tab.unwanted() == []
-    tab.context.close()
 
 
 def test_every_control_has_a_name(watched):
@@ -363,8 +371,8 @@ def test_every_control_has_a_name(watched):
         ("narrow", {"viewport": {"width": 390, "height": 844}}),
     ],
 )
-def test_pictures_are_taken_and_nothing_is_wider_than_the_page(browser, origin, name, options):
-    tab = Watched(browser, origin, **options)
+def test_pictures_are_taken_and_nothing_is_wider_than_the_page(tab_at, origin, name, options):
+    tab = tab_at(origin, **options)
     page = tab.page
     page.wait_for_selector("#examples button")
     for level in ("16", "4", "0"):
@@ -379,4 +387,3 @@ def test_pictures_are_taken_and_nothing_is_wider_than_the_page(browser, origin, 
     page.screenshot(path=ARTEFACTS / f"page-{name}.png", full_page=name == "narrow")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert tab.unwanted(allowed=REFUSED) == []
-    tab.context.close()

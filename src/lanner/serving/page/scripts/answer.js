@@ -19,7 +19,8 @@ export async function put(question, below = asked) {
   asked = [...below, question];
   draw(question, answer);
   bringIntoView();
-  announce(`${counted(answer.items.length, "item")}: ${question.heading}. ${answer.served.variant} on ${answer.served.backend}.`);
+  const { variant, backend } = answer.served;
+  announce(`${counted(answer.items.length, "item")}: ${question.heading}. ${variant} on ${backend}.`);
 }
 
 /** Let the button go back to the question before. */
@@ -77,8 +78,10 @@ function row(question, item, scale, mark) {
 function eventButton(question, item, line) {
   // One key for this button: pressed again after an answer that was lost, the event is stored once.
   const key = newKey();
-  const button = element("button", { type: "button", class: "small", "aria-label": `Add event: ${item.title || item.item_id}`,
-    disabled: !question.userId, title: question.userId ? null : "Name a user: an event is someone’s" }, "Add event");
+  const button = element("button", {
+    type: "button", class: "small", "aria-label": `Add event: ${item.title || item.item_id}`,
+    disabled: !question.userId, title: question.userId ? null : "Name a user: an event is someone’s",
+  }, "Add event");
   button.addEventListener("click", () => attempt(button, line, async () => {
     await addEvent(question.userId, item.item_id, key);
     const before = shown;
@@ -93,8 +96,8 @@ function eventButton(question, item, line) {
 }
 
 function similarButton(question, item, line) {
-  const button = element("button", { type: "button", class: "small quiet", "aria-label": `Similar to ${item.title || item.item_id}` },
-    "Similar");
+  const named = `Similar to ${item.title || item.item_id}`;
+  const button = element("button", { type: "button", class: "small quiet", "aria-label": named }, "Similar");
   button.addEventListener("click", () => attempt(button, line, async () => {
     await put(similarTo(item, question.userId));
     found("results-heading").focus();

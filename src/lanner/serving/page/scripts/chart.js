@@ -14,13 +14,14 @@ class Chart {
     this.title = title;
     this.paths = drawn("g");
     this.pointer = drawn("line", { class: "pointer", y1: 0, y2: HEIGHT, visibility: "hidden" });
-    const grid = [0, 0.5, 1].map((part) => drawn("line", { class: "grid", x1: 0, x2: WIDTH, y1: part * HEIGHT, y2: part * HEIGHT }));
+    const grid = [0, HEIGHT / 2, HEIGHT].map((y) => drawn("line", { class: "grid", x1: 0, x2: WIDTH, y1: y, y2: y }));
     this.drawing = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
       ...grid, this.paths, this.pointer);
     this.top = element("span", { class: "axis figures", "aria-hidden": "true" });
     this.figures = element("ul", { class: "chart-legend" });
     this.figure = element("figure", { class: "chart" },
-      element("figcaption", {}, element("span", {}, title, unit ? element("span", { class: "soft" }, ` ${unit}`) : null), this.figures),
+      element("figcaption", {},
+        element("span", {}, title, element("span", { class: "soft" }, ` ${unit}`)), this.figures),
       element("div", { class: "plot" }, this.top, this.drawing));
     this.drawing.addEventListener("pointermove", (event) => this.pointAt(event));
     this.drawing.addEventListener("pointerleave", () => this.pointAt(null));
@@ -85,7 +86,8 @@ export class LineChart extends Chart {
     return this.series.flatMap(({ read, color }) => this.runs(samples, (status) => read(status) !== null).map((run) => {
       const points = run.map((sample) => `${this.x(sample).toFixed(1)} ${y(read(sample.status)).toFixed(1)}`);
       // A line of one point has no length; a short one shows that it was there.
-      return drawn("path", { class: "line", "data-color": color, d: `M${points.join("L")}${points.length > 1 ? "" : "h1"}` });
+      const d = `M${points.join("L")}${points.length > 1 ? "" : "h1"}`;
+      return drawn("path", { class: "line", "data-color": color, d });
     }));
   }
 
@@ -106,8 +108,10 @@ export class ShareChart extends Chart {
     for (const { status } of samples) {
       if (status) this.known = [...new Set([...this.names(status), ...this.known, ...Object.keys(this.read(status))])];
     }
-    const share = (sample, place) => this.read(sample.status)[this.known[place]] ?? 0;
-    const foot = (sample, place) => HEIGHT * (1 - this.known.slice(0, place).reduce((sum, _, one) => sum + share(sample, one), 0));
+    const foot = (sample, place) => {
+      const shares = this.read(sample.status);
+      return HEIGHT * (1 - this.known.slice(0, place).reduce((sum, name) => sum + (shares[name] ?? 0), 0));
+    };
     const runs = this.runs(samples, (status) => Object.keys(this.read(status)).length > 0);
     return this.known.flatMap((_, place) => runs.map((run) => {
       const edge = (level) => run.map((sample) => `${this.x(sample).toFixed(1)} ${foot(sample, level).toFixed(1)}`);
@@ -118,7 +122,9 @@ export class ShareChart extends Chart {
 
   entries(status) {
     const shares = status ? this.read(status) : {};
-    return this.known.map((name, place) => ({ name, color: this.color(place), value: status ? percent(shares[name] ?? 0) : "–" }));
+    const none = Object.keys(shares).length === 0;
+    return this.known.map((name, place) =>
+      ({ name, color: this.color(place), value: none ? "–" : percent(shares[name] ?? 0) }));
   }
 
   color(place) {

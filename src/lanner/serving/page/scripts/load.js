@@ -15,7 +15,9 @@ let wanted = 0;
 /** Draw the choice of levels. */
 export function joinLoad() {
   const choices = LEVELS.map((level) => element("label", {},
-    element("input", { type: "radio", name: "level", value: level, checked: level === 0, change: () => setLevel(level) }),
+    element("input", {
+      type: "radio", name: "level", value: level, checked: level === 0, change: () => setLevel(level),
+    }),
     element("span", {}, String(level))));
   found("load").querySelector(".levels").replaceChildren(...choices);
   setInterval(showCounts, REDRAW_MS);

@@ -18,7 +18,8 @@ export function joinForms(put) {
 
 /** The items nearest to an item. */
 export function similarTo(item, userId) {
-  return { heading: `Similar to ${item.title || item.item_id}`, userId, ask: () => operations.similar(item.item_id, number()) };
+  const heading = `Similar to ${item.title || item.item_id}`;
+  return { heading, userId, ask: () => operations.similar(item.item_id, number()) };
 }
 
 /** What the server's status says can be asked. */
