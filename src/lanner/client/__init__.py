@@ -27,6 +27,7 @@ from lanner.serving.messages import (
     Item,
     RecommendAnswer,
     RecommendRequest,
+    Status,
     User,
 )
 from lanner.vocabulary import ConfigError, MissingExtraError, ServerError
@@ -138,6 +139,10 @@ class Client(_Wire):
         """The items nearest to words, for one user where named."""
         return self._send(calls.search(q, k, user_id))
 
+    def status(self) -> Status:
+        """What answers, how it fared over the last seconds, and what can be asked."""
+        return self._send(calls.STATUS)
+
     def live(self) -> Alive:
         """Whether the process runs."""
         return self._send(calls.LIVE)
@@ -234,6 +239,10 @@ class AsyncClient(_Wire):
     async def search(self, q: str, k: int = 10, user_id: str | None = None) -> RecommendAnswer:
         """The items nearest to words, for one user where named."""
         return await self._send(calls.search(q, k, user_id))
+
+    async def status(self) -> Status:
+        """What answers, how it fared over the last seconds, and what can be asked."""
+        return await self._send(calls.STATUS)
 
     async def live(self) -> Alive:
         """Whether the process runs."""

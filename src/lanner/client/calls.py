@@ -20,6 +20,7 @@ from lanner.serving.messages import (
     Item,
     RecommendAnswer,
     RecommendRequest,
+    Status,
     User,
 )
 from lanner.vocabulary import DataError
@@ -87,6 +88,7 @@ def search(q: str, k: int, user_id: str | None) -> Call[RecommendAnswer]:
     return Call("GET", "/v1/search", RecommendAnswer, query)
 
 
+STATUS = Call("GET", "/v1/status", Status)
 LIVE = Call("GET", "/health/live", Alive)
 READY = Call("GET", "/health/ready", Health, takes=frozenset({200, 503}))
 METRICS = Call("GET", "/metrics", str)

@@ -179,6 +179,49 @@ class Health(Message):
     degraded: list[str] = []
 
 
+class RecentFigures(Message):
+    """What came of the requests of the last seconds. An answer is in time where it came before its deadline."""
+
+    window_s: float
+    """Over how many seconds; fewer where the server has only begun."""
+    requests_per_s: float
+    """Answered and refused."""
+    goodput_per_s: float
+    """Answered in time."""
+    refused_per_s: float
+    """Refused early, without work."""
+    p50_ms: float | None
+    """Of what was answered, in time or not; None where nothing was."""
+    p99_ms: float | None
+    by_variant: dict[str, float]
+    """Share of the answers that each rung of the ladder made; the shares add up to 1, and those absent made none."""
+    by_backend: dict[str, float]
+
+
+class Status(Message):
+    """What answers, how it fares, and what can be asked: enough for a page that knows nothing of the dataset."""
+
+    time: float
+    """The server's clock."""
+    up_s: float
+    model: str
+    """The bundle's version."""
+    variants: list[str]
+    """The ladder's rungs, best first."""
+    backends: list[str]
+    recent: RecentFigures
+    queue_depth: int
+    """Requests that wait."""
+    num_items: int
+    num_users: int
+    example_users: Annotated[list[str], Meta(max_length=20)]
+    """Some that are known, to begin with."""
+    attributes: dict[str, Annotated[list[str], Meta(max_length=20)]]
+    """What can be filtered by: some values of each name, the most frequent first."""
+    reads_texts: bool
+    """Whether a text may be given, and words searched for."""
+
+
 class Alive(Message):
     """The process runs and its loop turns; whether it can answer is another question (``Health``)."""
 

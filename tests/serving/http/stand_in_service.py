@@ -11,15 +11,41 @@ from lanner.serving.messages import (
     Health,
     Item,
     Reason,
+    RecentFigures,
     RecommendAnswer,
     RecommendedItem,
     RecommendRequest,
     Served,
+    Status,
     User,
 )
 from lanner.vocabulary import BundleError, ConfigError, OverloadedError, UnknownIdError
 
 SERVED = Served(model="stand-in", variant="full", backend="none", milliseconds={"total": 0.5, "queue": 0.1})
+RECENT = RecentFigures(
+    window_s=5.0,
+    requests_per_s=0.0,
+    goodput_per_s=0.0,
+    refused_per_s=0.0,
+    p50_ms=None,
+    p99_ms=None,
+    by_variant={},
+    by_backend={},
+)
+STATUS = Status(
+    time=1767225600.0,
+    up_s=1.0,
+    model="stand-in",
+    variants=["full"],
+    backends=["none"],
+    recent=RECENT,
+    queue_depth=3,
+    num_items=0,
+    num_users=0,
+    example_users=["ada"],
+    attributes={"genre": ["Noir"]},
+    reads_texts=True,
+)
 ERRORS = {
     "unknown": UnknownIdError("the user 'unknown' is not known; give a history"),
     "config": ConfigError("the text cannot be read"),
@@ -80,6 +106,9 @@ class StandInService:
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         return answer(f"{q} for {user_id}", k)
+
+    async def status(self) -> Status:
+        return STATUS
 
     async def health(self) -> Health:
         return Health(ready=self.ready, degraded=[] if self.ready else ["no model yet"])

@@ -46,6 +46,8 @@ def test_every_operation_by_the_async_client(service):
         assert (await client.search("two words & more", 1, "ada")).items[0].item_id == "two words & more for ada-1"
         assert (await client.search("w", 1)).items[0].item_id == "w for None-1"
         assert (await client.live()).alive
+        status = await client.status()
+        assert (status.queue_depth, status.recent.p50_ms, status.attributes) == (3, None, {"genre": ["Noir"]})
         assert (await client.ready()).ready
         service.ready = False
         assert (await client.ready()).degraded == ["no model yet"]

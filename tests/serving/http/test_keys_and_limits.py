@@ -109,6 +109,7 @@ ASKED = [
     ("read", "POST", "/v1/explain", b'{"user_id":"a","item_id":"b"}'),
     ("read", "GET", "/v1/items/7/similar", b""),
     ("read", "GET", "/v1/search?q=a", b""),
+    ("read", "GET", "/v1/status", b""),
     ("read", "GET", "/metrics", b""),
     ("write", "POST", "/v1/events", b'{"events":[{"user_id":"a","item_id":"b"}]}'),
     ("write", "PUT", "/v1/items/7", b"{}"),

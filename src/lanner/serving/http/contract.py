@@ -14,6 +14,7 @@ from lanner.serving.messages import (
     Item,
     RecommendAnswer,
     RecommendRequest,
+    Status,
     User,
 )
 
@@ -68,6 +69,9 @@ class Service(Protocol):
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """The items nearest to words, for one user where named."""
+
+    async def status(self) -> Status:
+        """What answers and how it fares; asked once a second by every open page, so it must be cheap."""
 
     async def health(self) -> Health:
         """Whether requests are taken. Read by anyone: lines name no path and no address."""

@@ -18,10 +18,12 @@ from lanner.serving.messages import (
     Health,
     Item,
     Reason,
+    RecentFigures,
     RecommendAnswer,
     RecommendedItem,
     RecommendRequest,
     Served,
+    Status,
     User,
 )
 
@@ -29,6 +31,30 @@ _SERVED = Served(model="2026-01", variant="int8", backend="openvino", millisecon
 _BEST = RecommendedItem(item_id="m17", title="The Third Man", score=2.5, rank=1)
 _REASONS = [Reason(kind="history", name="Casablanca", value=1.75), Reason(kind="popularity", name="", value=0.75)]
 _WHY = msgspec.structs.replace(_BEST, reasons=_REASONS, because="Because you met Casablanca.")
+_RECENT = RecentFigures(
+    window_s=5.0,
+    requests_per_s=420.0,
+    goodput_per_s=408.2,
+    refused_per_s=10.4,
+    p50_ms=1.3,
+    p99_ms=4.8,
+    by_variant={"full": 0.25, "int8": 0.75},
+    by_backend={"openvino": 1.0},
+)
+_STATUS = Status(
+    time=1767225600.0,
+    up_s=3600.0,
+    model="2026-01",
+    variants=["full", "int8", "popularity"],
+    backends=["openvino"],
+    recent=_RECENT,
+    queue_depth=2,
+    num_items=9742,
+    num_users=610,
+    example_users=["ada", "bob"],
+    attributes={"genre": ["Drama", "Noir"]},
+    reads_texts=True,
+)
 _EXAMPLES: tuple[msgspec.Struct, ...] = (
     RecommendRequest(user_id="ada", k=5, filters=Filters(attributes={"genre": ["Drama", "Noir"]})),
     RecommendAnswer(items=[_BEST], served=_SERVED),
@@ -40,6 +66,7 @@ _EXAMPLES: tuple[msgspec.Struct, ...] = (
     User(profile="Likes old films.", ties=["bob"]),
     Changed(id="m17", existed=True),
     Health(ready=True),
+    _STATUS,
 )
 _ERRORS = {
     "400": "The request cannot be read; the line names the field and what was received.",

@@ -18,6 +18,7 @@ from lanner.serving.messages import (
     Question,
     RecommendAnswer,
     RecommendRequest,
+    Status,
     User,
 )
 
@@ -76,6 +77,8 @@ ROUTES = (
     Route("DELETE", USER, "delete_user", "admin", Changed, "Remove a user with their events.", inside=(USER_ID,)),
     Route("GET", "/v1/search", "search", "read", RecommendAnswer,
           "The items nearest to words.", query=(Q, K, FOR_USER)),
+    Route("GET", "/v1/status", "status", "read", Status,
+          "What answers, how it fared over the last seconds, and what can be asked."),
     Route("GET", "/health/live", "live", None, Alive, "Whether the process runs."),
     Route("GET", "/health/ready", "ready", None, Health, "Whether requests are taken; 503 where they are not."),
     Route("GET", "/metrics", "metrics", "read", str, "Figures for Prometheus."),

@@ -1,0 +1,26 @@
+// The field for the key: opened by its button, or by a server that asks for one.
+
+import { found, showLine } from "./elements.js";
+import { key, setKey } from "./server.js";
+
+/** Let the field open, close and be sent. */
+export function joinKey() {
+  const [form, field, button] = ["key-form", "key", "key-button"].map(found);
+  const open = (opened) => {
+    form.hidden = !opened;
+    button.setAttribute("aria-expanded", String(opened));
+    if (opened) field.focus();
+  };
+  button.addEventListener("click", () => open(form.hidden));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    showLine(found("key-error"), null);
+    open(false);
+    button.focus();
+    setKey(field.value.trim());
+  });
+  key.addEventListener("wanted", (event) => {
+    showLine(found("key-error"), event.detail);
+    if (form.hidden) open(true);
+  });
+}

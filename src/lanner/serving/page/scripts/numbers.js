@@ -1,0 +1,37 @@
+// Numbers as they are shown.
+
+/** About three figures, with thousands parted; "–" where there is none. */
+export function short(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const digits = size >= 100 || Number.isInteger(value) ? 0 : size >= 10 ? 1 : 2;
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+/** A summand with its sign. */
+export function signed(value) {
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+}
+
+/** A share of 1 as a percentage. */
+export function percent(share) {
+  return `${Math.round(share * 100)} %`;
+}
+
+/** "1 item", "2 items". */
+export function counted(number, noun) {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** Seconds as the largest unit that fits. */
+export function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+}
+
+/** The next of 1, 2, 5, 10, 20 … that is not below the value: where an axis ends. */
+export function roundedUp(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-9)));
+  return power * [1, 2, 5, 10].find((step) => step * power >= value * 0.999999);
+}

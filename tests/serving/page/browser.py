@@ -1,0 +1,87 @@
+"""A server of its own for the page, a Chromium that looks at it, and what went wrong in either."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from lanner.client import Client, Retries
+from lanner.vocabulary import ServerError
+
+HERE = Path(__file__).parent
+CHROMIUM = shutil.which("chromium")
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WATCH_POLICY = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
+"""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def server(log_path, port, **environment):
+    """The small cinema under Granian; yields the process."""
+    paths = [str(HERE), str(HERE.parent / "http"), *sys.path]
+    environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
+    options = ["--interface", "asgi", "--port", str(port), "--no-ws", "--factory", "small_cinema:served"]
+    with log_path.open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "granian", *options], env=environment, stdout=log, stderr=log)
+        try:
+            _wait_for(port, process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert "Traceback" not in log_path.read_text()
+
+
+def _wait_for(port, process):
+    with Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
+        for _ in range(400):
+            assert process.poll() is None
+            try:
+                assert client.ready().ready
+                return
+            except ServerError:
+                time.sleep(0.05)
+    raise AssertionError("the server does not answer")
+
+
+class Watched:
+    """A tab and everything it did: lines of the console, and addresses asked for."""
+
+    def __init__(self, browser, origin, **options):
+        self.origin = origin
+        self.context = browser.new_context(**({"viewport": {"width": 1440, "height": 1000}} | options))
+        self.context.set_default_timeout(10_000)
+        self.page = self.context.new_page()
+        self.page.add_init_script(WATCH_POLICY)
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request))
+        self.page.goto(origin)
+        self.page.wait_for_selector("#state:not([data-state=waiting])")
+
+    def unwanted(self, allowed=""):
+        """What must not happen on a page: broken policy, errors, requests to elsewhere. allowed: part of a line."""
+        elsewhere = [one.url for one in self.requests if not one.url.startswith((self.origin, "data:"))]
+        complaints = [line for line in self.complaints if not allowed or allowed not in line]
+        return self.page.evaluate("window.violations") + complaints + elsewhere
