@@ -1,6 +1,5 @@
 """Questions by external id to a bundle, and answers that JSON can hold."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,6 @@ def similar_items(bundle: Bundle, item: str, k: int) -> list[dict[str, Any]]:
 def explanation(bundle: Bundle, users: UserBatch, item: str) -> dict[str, Any]:
     """Why ``item`` has its score: parts that add up to it, and one sentence."""
     return explanation_table(bundle.recommender.explain(users, bundle.dataset.items.row(item)), bundle.dataset)
-
-
-def sample_users(bundle: Bundle, number: int) -> Sequence[str]:
-    """The ids of a few users with a history, evenly spread over the dataset."""
-    known = np.flatnonzero(bundle.dataset.histories.lengths)
-    places = np.linspace(0, len(known) - 1, min(number, len(known))).round().astype(np.int64)
-    return [bundle.dataset.users.external[row] for row in known[places]]
 
 
 def _listed(bundle: Bundle, found: Recommendations) -> list[tuple[int, dict[str, Any]]]:

@@ -74,12 +74,14 @@ def run(
 
       lanner run --config run.toml --set training.epochs=5 --json
     """
-    from lanner.answers import recommendations, sample_users, who
+    from lanner.answers import recommendations, who
+    from lanner.data.describe import example_users
 
     outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=True)
     bundle = outcome.bundle
     answers = {
-        user: recommendations(bundle, who(bundle, user, None, None), 5) for user in sample_users(bundle, DEMO_USERS)
+        user: recommendations(bundle, who(bundle, user, None, None), 5)
+        for user in example_users(bundle.dataset, DEMO_USERS)
     }
     if as_json:
         console.show_json({"bundle": str(out), **bundle.manifest["metrics"], "recommendations": answers})

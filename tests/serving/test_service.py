@@ -285,3 +285,19 @@ def test_what_cannot_be_served_is_said_in_one_line(config, bundle, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="damaged"):
         build(replace(config, bundle=str(broken)))
+
+
+def test_the_page_is_told_what_answers_and_how_it_fares(config):
+    async def conversation(client, service):
+        await client.recommend(RecommendRequest(user_id="u3"))
+        with pytest.raises(OverloadedError):
+            await service.recommend(RecommendRequest(user_id="u1", deadline_ms=0.001))
+        status = await client.status()
+        assert status.variants == ["full", "int8", "pruned", "distilled", "popularity"]
+        assert (status.num_items, status.num_users, status.reads_texts) == (60, 40, True)
+        assert status.attributes == {"shelf": ["shelf0", "shelf1", "shelf2"]}
+        assert len(status.example_users) == 20
+        assert status.recent.by_variant == {"full": 1.0}
+        assert status.recent.refused_per_s > 0
+
+    asked(config, conversation)

@@ -149,3 +149,12 @@ def _date(seconds: np.int64) -> str:
         return datetime.fromtimestamp(int(seconds), UTC).isoformat()
     except (OverflowError, ValueError, OSError):
         return str(seconds)
+
+
+def example_users(dataset: Dataset, number: int) -> list[str]:
+    """Ids of a few users with a history, evenly spread over the dataset."""
+    known = np.flatnonzero(dataset.histories.lengths)
+    if not len(known):
+        return []
+    places = np.linspace(0, len(known) - 1, min(number, len(known))).round().astype(np.int64)
+    return [dataset.users.external[row] for row in known[places]]

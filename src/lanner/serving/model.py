@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
+from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.models.request_form import RequestForm, take
 from lanner.serving.backends import open_backend
@@ -233,3 +234,12 @@ def _queries(form: RequestForm, dataset: Dataset) -> NDArray[np.float32] | None:
     chosen = np.random.default_rng(0).permutation(known)[:_TUNING_USERS]
     users = form.users(dataset.user_batch(np.sort(chosen)))
     return np.hstack([users, np.ones((len(users), 1), np.float32)])
+
+
+def frequent_values(catalogue: Catalogue, number: int) -> dict[str, list[str]]:
+    """The values that most items hold, by attribute."""
+    found = {}
+    for name, attribute in catalogue.attributes.items():
+        counts = np.bincount(attribute.codes.values, minlength=len(attribute.names))
+        found[name] = [attribute.names[code] for code in np.argsort(-counts, kind="stable")[:number]]
+    return found

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.data.describe import example_users
 from lanner.serving.answering import Found, Question, allowed, explain_one, find, listed, search
 from lanner.serving.dispatcher import Dispatcher, Done
 from lanner.serving.histories import Histories
@@ -31,16 +32,20 @@ from lanner.serving.messages import (
     RecommendAnswer,
     RecommendRequest,
     Served,
+    Status,
     User,
 )
-from lanner.serving.model import ServedModel
+from lanner.serving.model import ServedModel, frequent_values
+from lanner.serving.recent import Recent
 from lanner.serving.scheduling import LatencyProfile, Policy, Scheduler, SchedulerConfig
 from lanner.serving.store import Store
-from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
+from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
 _encode = msgspec.json.Encoder().encode
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
+_SHOWN = 20
+"""Users, and values of an attribute, that the page offers."""
 MakePolicy = Callable[[LatencyProfile, ServedModel, int], Scheduler]
 
 
@@ -94,6 +99,10 @@ class LannerService:
         self._under_way: dict[tuple[Any, ...], asyncio.Future[RecommendAnswer]] = {}
         self._dispatcher: Dispatcher | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+        self._recent = Recent(self._began)
+        self._example_users = example_users(model.dataset, _SHOWN)
+        self._attributes = frequent_values(model.dataset.item_catalogue, _SHOWN)
         self._seen = 0
         self._store_stats: dict[str, float] = {}
 
@@ -155,6 +164,24 @@ class LannerService:
             degraded.append("the store does not answer: histories are those of the bundle, and events are refused")
         return Health(ready=self._dispatcher is not None, degraded=degraded)
 
+    async def status(self) -> Status:
+        """What answers and how it fares, for the page."""
+        model = self.model
+        return Status(
+            time=time.time(),
+            up_s=time.monotonic() - self._began,
+            model=model.version,
+            variants=list(model.variants),
+            backends=list(model.backends),
+            recent=self._recent.figures(time.monotonic()),
+            queue_depth=self._depth,
+            num_items=len(model.items),
+            num_users=model.dataset.num_users,
+            example_users=self._example_users,
+            attributes=self._attributes,
+            reads_texts=model.texts is not None,
+        )
+
     def state(self) -> State:
         """What is held now."""
         held = {"histories": float(self._histories.held_bytes), "answers_kept": float(len(self._answers))}
@@ -173,6 +200,7 @@ class LannerService:
         kept = self._answers.get(key)
         if kept is not None:
             self._answers.move_to_end(key)
+            self._recent.answered(time.monotonic(), 0.0, kept.served.variant, kept.served.backend, True)
             return msgspec.structs.replace(kept, served=msgspec.structs.replace(kept.served, cached=True))
         if key in self._under_way:
             return await asyncio.shield(self._under_way[key])
@@ -229,7 +257,15 @@ class LannerService:
     async def _ask(self, work: Callable[[Any], Found], deadline_ms: float | None) -> Done:
         if self._dispatcher is None:
             raise StoreUnavailableError("the server is starting; ask again in a moment")
-        return await self._dispatcher.submit(work, (deadline_ms or self.config.deadline_ms) / 1e3)
+        within_s, begun = (deadline_ms or self.config.deadline_ms) / 1e3, time.monotonic()
+        try:
+            done = await self._dispatcher.submit(work, within_s)
+        except OverloadedError:
+            self._recent.refused(time.monotonic())
+            raise
+        now = time.monotonic()
+        self._recent.answered(now, (now - begun) * 1e3, done.variant, done.backend, now - begun <= within_s)
+        return done
 
     def _question(self, user_id: str | None, history: list[str] | None, text: str | None) -> Question:
         """Who asks.
