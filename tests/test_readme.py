@@ -29,8 +29,8 @@ COMMANDS = (
     "bundles remove",
     "experiment report",
 )
-RUN_ELSEWHERE = ("compress", "profile", "bundles", "experiment")
-"""They need a trained network or a server's log: tests/test_compress.py, tests/test_cli_versions.py."""
+RUN_ELSEWHERE = ("compress", "profile", "serve", "bundles", "experiment")
+"""They need a trained network or a server's log: tests/test_compress.py, tests/serving, tests/test_cli_versions.py."""
 
 
 def blocks(language):
