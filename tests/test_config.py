@@ -13,10 +13,9 @@ from lanner.config import (
     to_dict,
     to_toml,
     with_device,
-    with_overrides,
     with_seed,
 )
-from lanner.settings import build, field_docs, leaves
+from lanner.settings import build, field_docs, leaves, overridden
 from lanner.vocabulary import ConfigError
 
 
@@ -91,7 +90,7 @@ def test_a_config_file_that_cannot_be_used(tmp_path):
 
 
 def test_overrides_are_checked_like_files():
-    config = with_overrides(
+    config = overridden(
         RunConfig(), ["split.test=0.5", "model=popularity", "item-knn.neighbours=7", "evaluation.ks=[3]"]
     )
     assert (config.split.test, config.model, config.item_knn.neighbours) == (0.5, "popularity", 7)
@@ -103,7 +102,7 @@ def test_overrides_are_checked_like_files():
         ("ease.regularisation=-1", "ease.regularisation must be above 0"),
     ]:
         with pytest.raises(ConfigError) as error:
-            with_overrides(RunConfig(), [override])
+            overridden(RunConfig(), [override])
         assert message in str(error.value)
 
 

@@ -131,11 +131,12 @@ def evaluate(
 
       lanner evaluate lanner-bundle --set evaluation.candidates=sampled --set "evaluation.ks=[5, 10]" --json
     """
-    from lanner.config import from_dict, with_overrides
+    from lanner.config import from_dict
     from lanner.pipeline import measured_bundle, open_bundle
+    from lanner.settings import overridden
 
     opened = open_bundle(bundle)
-    asked = with_overrides(from_dict(opened.config), overrides or ())
+    asked = overridden(from_dict(opened.config), overrides or ())
     report = measured_bundle(opened, asked.evaluation)
     if as_json:
         console.show_json(report.to_dict())
@@ -249,6 +250,8 @@ def compare(
 
 app.command()(cli_serving.compress)
 app.command()(cli_serving.profile)
+app.command()(cli_serving.serve)
+app.add_typer(cli_serving.keys_app, name="keys")
 
 
 @data_app.command()
@@ -314,6 +317,7 @@ def _settings(
 ) -> "RunConfig":
     """The file's settings, then those of the options, then those of ``--set``."""
     from lanner import config as settings
+    from lanner.settings import overridden
 
     chosen = settings.read_config(config) if config else settings.RunConfig()
     if seed is not None:
@@ -322,7 +326,8 @@ def _settings(
         chosen = settings.with_device(chosen, device)
     options = {"data.path": data, "model": model, "split.name": split}
     chosen = settings.with_values(chosen, {key: value for key, value in options.items() if value is not None})
-    return settings.with_overrides(chosen, overrides or ())
+    result: RunConfig = overridden(chosen, overrides or ())
+    return result
 
 
 def _fit(settings: "RunConfig", out: Path, *, measure: bool) -> "Outcome":

@@ -1,12 +1,12 @@
-"""The commands from a bundle to what a service runs: compress, profile."""
+"""The commands from a bundle to what a service runs: compress, profile, serve, keys."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lanner import console
-from lanner.options import AsJson, BundlePath, Threads
+from lanner.options import AsJson, BundlePath, Overrides, Threads
 
 
 def compress(
@@ -92,3 +92,70 @@ def profile(
         console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
         console.show_table(f"{requests} requests, texts read by {backend}", columns, rows)
+
+
+def serve(
+    bundle: BundlePath,
+    store: Annotated[str, typer.Option("--store", help="Where events lie: a file, or postgresql://…")] = "events.db",
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 8080,
+    keys: Annotated[Path | None, typer.Option("--keys", help="The file that lanner keys writes.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings of the server in TOML.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Serve a compressed bundle: recommendations, events, items and users over HTTP, with a page at /.
+
+    Examples:
+
+      lanner serve lanner-bundle
+
+      lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml
+    """
+    from dataclasses import replace
+
+    from lanner.serving.running import ServerConfig, serve
+    from lanner.settings import overlay, overridden, read_toml
+
+    chosen = ServerConfig(str(bundle), store)
+    if config is not None:
+        chosen = overlay(chosen, read_toml(config), f"{config}: ")
+    chosen = overridden(chosen, overrides or ())
+    chosen = replace(chosen, bundle=str(bundle), store=store, host=host, port=port, keys=str(keys or ""))
+    console.show_line(f"Serving {bundle} at http://{host}:{port}/ (Ctrl-C stops it)")
+    serve(chosen)
+
+
+keys_app = typer.Typer(help="Who may ask the server what.", no_args_is_help=True, rich_markup_mode=None)
+KeyFilePath = Annotated[Path, typer.Option("--file", help="The file with the keys' hashes.")]
+
+
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    role: Annotated[
+        Literal["read", "write", "admin"], typer.Option("--role", help="Each may do what those before it may.")
+    ],
+    file: KeyFilePath = Path("keys.toml"),
+) -> None:
+    """Make a key and show it this once; the file keeps a hash of it.
+
+    Examples:
+
+      lanner keys add shop-frontend --role read
+    """
+    from lanner.serving.http.keys import create
+
+    console.show_line(create(file, role, name))
+
+
+@keys_app.command("revoke")
+def revoke_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: KeyFilePath = Path("keys.toml")) -> None:
+    """Take a key back; a running server knows within seconds.
+
+    Examples:
+
+      lanner keys revoke shop-frontend
+    """
+    from lanner.serving.http.keys import revoke
+
+    revoke(file, name)

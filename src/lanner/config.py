@@ -1,6 +1,5 @@
 """``RunConfig``: everything a run depends on, composed of the rooms' own settings; TOML in and out."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -12,9 +11,8 @@ from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural import NeuralConfig
 from lanner.models.yardsticks import PopularityConfig, RandomConfig
-from lanner.settings import everywhere, overlay, replaced
+from lanner.settings import everywhere, overlay, read_toml, replaced
 from lanner.training.loop import TrainingConfig
-from lanner.vocabulary import ConfigError
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,7 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: no such file, not TOML, or a key that is unknown or of a wrong type.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a TOML file with settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from None
-    config: RunConfig = overlay(RunConfig(), values, f"{path}: ")
+    config: RunConfig = overlay(RunConfig(), read_toml(path), f"{path}: ")
     return config
 
 
@@ -96,21 +88,6 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     """Settings from the table that ``to_dict`` of this or an earlier version gave."""
     config: RunConfig = overlay(RunConfig(), values)
     return config
-
-
-def with_overrides(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
-    """``config`` with settings replaced, each as ``section.key=value``.
-
-    Raises:
-        ConfigError: no ``=``, an unknown key, or a value of a wrong type.
-    """
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override}: expected key=value, such as split.test=0.1")
-        values[key.strip()] = _parsed(text.strip())
-    return with_values(config, values)
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -168,11 +145,3 @@ def _toml_value(value: Any) -> str:
         return f"[{', '.join(map(_toml_value, value))}]"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in escaped) + '"'
-
-
-def _parsed(text: str) -> Any:
-    """A value as TOML reads it; what is not TOML is a plain word."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

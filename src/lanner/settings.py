@@ -5,9 +5,11 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lanner.vocabulary import ConfigError
@@ -99,6 +101,42 @@ def overlay(config: Any, values: Mapping[str, Any], place: str = "") -> Any:
             overlay(section, value, f"{place}{name}.") if whole else convert(hints[name], value, place + name)
         )
     return dataclasses.replace(config, **changes)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a file.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a TOML file with settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+
+
+def overridden(config: Any, overrides: Iterable[str]) -> Any:
+    """``config`` with settings replaced, each as ``section.key=value``.
+
+    Raises:
+        ConfigError: no ``=``, an unknown key, or a value of a wrong type.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected key=value, such as split.test=0.1")
+        config = replaced(config, key.strip(), _parsed(text.strip()))
+    return config
+
+
+def _parsed(text: str) -> Any:
+    """A value as TOML reads it; what is not TOML is a plain word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def everywhere(config: Any, name: str, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Explanations for people: each part by its name, and the whole in one sentence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -51,7 +52,12 @@ def short_reason(explanation: Explanation, dataset: Dataset) -> str:
 
     Where one of the two is missing, the next largest part stands in; what holds for everyone comes last.
     """
-    speaking = [reason for reason in reasons(explanation, dataset) if reason.value > 0]
+    return brief(reasons(explanation, dataset))
+
+
+def brief(parts: Sequence[Reason]) -> str:
+    """``short_reason`` of parts that have their names, largest first."""
+    speaking = [reason for reason in parts if reason.value > 0]
     texts = [reason for reason in speaking if reason.kind == "text"]
     general = [reason for reason in speaking if reason.kind in ("popularity", "head")]
     personal = [reason for reason in speaking if reason not in texts and reason not in general]

@@ -55,6 +55,11 @@ class Parts:
     popularity_N: NDArray[np.float32]
     head_N: NDArray[np.float32]
 
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The sums, float32 ``[N]``."""
+        return np.asarray(self.history_NM.sum(axis=1) + self.told_N + self.popularity_N + self.head_N)
+
 
 class Engine:
     """A rung of the ladder with an index over its items. ``backend`` reads texts; without it texts are refused."""
@@ -103,9 +108,9 @@ class Engine:
     @property
     def reads_texts(self) -> bool:
         """Whether search texts, and the texts of new items, are understood."""
-        return self._item_reader is not None and self.backend is not None and self.backend.reader is not None
+        return self._item_reader is not None and self.backend is not None and self.backend.reads_texts
 
-    def new_rows(self, text: str, learnt_row: int | None) -> ItemRows:
+    def new_rows(self, features_F: NDArray[np.float32], learnt_row: int | None) -> ItemRows:
         """What an item of this text has in the full form, which must be this engine's; see ``ItemReader.read``.
 
         Raises:
@@ -113,7 +118,7 @@ class Engine:
         """
         if self._item_reader is None:
             raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
-        return self._item_reader.read(self.form, self._features(text)[None], [learnt_row])
+        return self._item_reader.read(self.form, features_F[None], [learnt_row])
 
     def answer(
         self,
@@ -149,6 +154,17 @@ class Engine:
         asker = self.fuse(mean_D, self.encode(profile, text, len(met)))
         if exclude_seen and len(met):
             deny = met if deny is None else np.union1d(deny, met)
+        return self.best(asker, k, allow, deny, diversity)
+
+    def best(
+        self,
+        asker: Asker,
+        k: int,
+        allow: NDArray[np.integer] | RowSet | None = None,
+        deny: NDArray[np.integer] | None = None,
+        diversity: float = 0.0,
+    ) -> Answer:
+        """Retrieve, rank and, where asked for, diversify; arguments as ``answer``."""
         wanted = max(k, _MOST_DIVERSIFIED) if diversity else k
         ranked = self.rank(asker, *self.retrieve(asker, wanted, allow, deny), wanted)
         return self.diversify(ranked, k, diversity) if diversity else ranked
@@ -174,10 +190,10 @@ class Engine:
         if profile is not None:
             if self.form.profile_FD is None:
                 raise ConfigError("this recommender reads no profile texts; leave the profile out")
-            told_D = self._features(profile) @ self.form.profile_FD
+            told_D = self.features(profile) @ self.form.profile_FD
         if text is not None:
             share = num_met / (num_met + 1)
-            told_D = told_D + (1 - share) * (self._features(text) @ self._text_FD)
+            told_D = told_D + (1 - share) * (self.features(text) @ self._text_FD)
         return told_D, share
 
     def fuse(self, mean_D: NDArray[np.float32], read: tuple[NDArray[np.float32], float]) -> Asker:
@@ -230,6 +246,18 @@ class Engine:
             nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[chosen[-1]])
         return Answer(ranked.items[chosen], ranked.scores[chosen])
 
+    def similar(self, row: int, k: int) -> Answer:
+        """The k items whose targets point most nearly where this one's does; scores are cosines."""
+        target_1D = self.index.vectors(np.array([row]))
+        target_1D[0, -1] = 0.0
+        rows, _ = self.index.search(target_1D, max(k, self.candidates), deny=np.array([row]))
+        found = rows[0][rows[0] >= 0]
+        near_CD, own_D = self.index.vectors(found)[:, :-1], target_1D[0, :-1]
+        lengths = np.linalg.norm(near_CD, axis=1) * np.linalg.norm(own_D)
+        cosines = near_CD @ own_D / np.maximum(lengths, 1e-9)
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return Answer(found[best], cosines[best])
+
     def explain(self, sources_MD: NDArray[np.float32], asker: Asker, items: NDArray[np.int64]) -> Parts:
         """What the scores of ``items`` ``[n]`` are made of; the parts of an item add up to its score."""
         targets_ND = self.index.vectors(items)
@@ -241,7 +269,8 @@ class Engine:
             head_N = self.tables.corrections(items, asker.hidden_H, self.form.head.out_H)
         return Parts(history_NM, told_N, targets_ND[:, -1], head_N)
 
-    def _features(self, text: str) -> NDArray[np.float32]:
+    def features(self, text: str) -> NDArray[np.float32]:
+        """What a text says, float32 ``[F]``; raises ConfigError where this engine reads none."""
         if self.backend is None or self.backend.reader is None:
             raise ConfigError("this recommender reads no texts; leave the text out")
         return np.asarray(self.backend.features([text])[0])

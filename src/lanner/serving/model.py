@@ -7,13 +7,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
 from lanner.data.interactions import Dataset
-from lanner.models.request_form import RequestForm
+from lanner.models.request_form import RequestForm, take
 from lanner.serving.backends import open_backend
 from lanner.serving.engine import Engine, add_items, indexed_vectors, remove_items
 from lanner.serving.filters import AttributeFilter
@@ -57,11 +58,16 @@ class ServedModel:
         dataset: Dataset,
         golden: Mapping[str, Any],
         engines: Mapping[tuple[str, str], Engine],
+        texts: Index | None,
         config: ModelConfig,
     ) -> None:
+        """texts: an index of what the items' texts say, by row; None where no texts are read."""
         self.version, self.dataset, self.golden, self.engines, self.config = version, dataset, golden, engines, config
+        self.texts = texts
         self.items = LiveItems(dataset)
         self.filters = AttributeFilter(dataset.item_catalogue)
+        self._written: dict[str, bytes] = {}
+        """A digest of each item that came or changed."""
         self._changing = Lock()
 
     @classmethod
@@ -87,7 +93,10 @@ class ServedModel:
                 engines[name, rung.name] = Engine(
                     rung, backend, candidates=config.candidates, index=shared[key], item_reader=item_reader
                 )
-        return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, config)
+        texts = None
+        if item_reader is not None:
+            texts = build_index(take(item_reader.features_IF), RetrievalConfig(kind="exact-int8"))
+        return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, texts, config)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -134,25 +143,35 @@ class ServedModel:
     def put_item(self, item_id: str, item: Item) -> bool:
         """Write an item; it can be found when this returns. Returns whether it was there.
 
+        An item as it already is stays where it is: a server hears of its own changes from the store, too.
+
         Raises:
             ConfigError: this bundle reads no texts, so it cannot place an item nobody met; or too many came.
         """
         with self._changing:
             existed = item_id in self.items
+            written = hashlib.sha256(msgspec.json.encode(item)).digest()
+            if existed and self._written.get(item_id) == written:
+                return True
             if self.items.num_rows - self.dataset.num_items >= self.config.most_new_items:
                 raise ConfigError(f"{self.config.most_new_items} items came or changed; train and serve a newer bundle")
-            rows = self.best.new_rows(item.text or item.title, self._learnt_row(item_id))
+            features_F = self.best.features(item.text or item.title)
+            rows = self.best.new_rows(features_F, self._learnt_row(item_id))
             added = add_items(list(self.engines.values()), rows)
+            if self.texts is not None:
+                self.texts.add(added, features_F[None])
             self.filters.put(int(added[0]), item.attributes)
             before = self.items.put(item_id, item.title)
             if before is not None:
                 self._withdraw(before)
+            self._written[item_id] = written
             return existed
 
     def delete_item(self, item_id: str) -> bool:
         """Remove an item; returns whether it was there."""
         with self._changing:
             row = self.items.remove(item_id)
+            self._written.pop(item_id, None)
             if row is not None:
                 self._withdraw(row)
             return row is not None
@@ -165,6 +184,8 @@ class ServedModel:
 
     def _withdraw(self, row: int) -> None:
         remove_items(list(self.engines.values()), np.array([row]))
+        if self.texts is not None:
+            self.texts.remove([row])
         self.filters.remove(row)
 
     def _learnt_row(self, item_id: str) -> int | None:

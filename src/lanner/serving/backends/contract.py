@@ -82,10 +82,15 @@ class Backend(ABC):
         self._is_open = False
         self._open()
         self._encoder: Any = None
-        if reader is not None and "encoder_shape" in rung.figures:
+        if self.reads_texts:
             self._encoder = self._load_encoder()
         self._is_open = True
         _ONE_BLAS_THREAD.enter()
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether ``encode`` may be asked."""
+        return self.reader is not None and "encoder_shape" in self.rung.figures
 
     @cached_property
     def _network(self) -> Any:
@@ -128,7 +133,7 @@ class Backend(ABC):
     def warm_up(self) -> None:
         """Ask one request of each kind, so that the first caller waits no longer than the others."""
         self.score(UserBatch(Ragged.from_lists([[0]])))
-        if self.reader is not None and "encoder_shape" in self.rung.figures:
+        if self.reads_texts:
             self.encode(["a first text"])
 
     def close(self) -> None:

@@ -1,0 +1,146 @@
+"""From a question to what the engine is to do, and from what it found to an answer with names and reasons."""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.artifact import reasons as words
+from lanner.serving.engine import Answer, Engine, Parts
+from lanner.serving.live import LiveItems
+from lanner.serving.messages import Filters, Reason, RecommendedItem
+from lanner.serving.model import ServedModel
+from lanner.serving.retrieval import RowSet
+
+NAMED_PARTS = 8
+"""Items of the history that are named in an item's reasons; the rest are one part without a name."""
+_ASKED = "what you asked for"
+_PERSONAL = 0.1
+"""Of a search's cosines: how far the user's own taste may move an item."""
+_SEARCHED = 10
+"""Times k: items nearest to the words, among which taste decides."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Who asks for what. rows: int64 of the history, oldest first. allow, deny: see ``Index.search``."""
+
+    rows: NDArray[np.int64]
+    profile: str | None
+    text: str | None
+    k: int
+    exclude_seen: bool = True
+    allow: RowSet | None = None
+    deny: NDArray[np.int64] | None = None
+    diversity: float = 0.0
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an engine found, and the reasons where they were asked for."""
+
+    answer: Answer
+    parts: Parts | None
+    met: NDArray[np.int64]
+
+
+def allowed(model: ServedModel, filters: Filters | None) -> tuple[RowSet | None, NDArray[np.int64] | None]:
+    """Filters by name as rows: (of which alone answers may come, which no answer may hold).
+
+    Ids that are not known are passed over: no answer would hold them.
+
+    Raises:
+        ConfigError: an attribute that no item has.
+    """
+    if filters is None:
+        return None, None
+    allow = model.filters.allowed(filters.attributes)
+    if filters.allow is not None:
+        listed = np.array(sorted(set(model.items.known_rows(filters.allow))), np.int64)
+        if allow is not None:
+            listed = listed[allow.holds(listed)]
+        allow = RowSet.of(listed, model.items.num_rows)
+    deny = np.array(model.items.known_rows(filters.deny), np.int64) if filters.deny else None
+    return allow, deny
+
+
+def find(engine: Engine, question: Question) -> Found:
+    """Runs in a worker's thread."""
+    met = engine.known(question.rows)
+    sources_MD = engine.gather(met)
+    read = _read(engine, question, len(met))
+    asker = engine.fuse(engine.aggregate(sources_MD), read)
+    deny = question.deny
+    if question.exclude_seen and len(met):
+        deny = met if deny is None else np.union1d(deny, met)
+    answer = engine.best(asker, question.k, question.allow, deny, question.diversity)
+    parts = engine.explain(sources_MD, asker, answer.items) if question.explain else None
+    return Found(answer, parts, met)
+
+
+def explain_one(engine: Engine, question: Question, row: int) -> Found:
+    """The reasons of one item's score, whatever its rank."""
+    met = engine.known(question.rows)
+    sources_MD = engine.gather(met)
+    asker = engine.fuse(engine.aggregate(sources_MD), _read(engine, question, len(met)))
+    parts = engine.explain(sources_MD, asker, np.array([row]))
+    return Found(Answer(np.array([row]), parts.scores), parts, met)
+
+
+def _read(engine: Engine, question: Question, num_met: int) -> tuple[NDArray[np.float32], float]:
+    """What the texts say; a rung that reads none answers without them."""
+    profile = question.profile if engine.form.profile_FD is not None else None
+    return engine.encode(profile, question.text if engine.reads_texts else None, num_met)
+
+
+def search(model: ServedModel, engine: Engine, text: str, rows: NDArray[np.int64], k: int) -> Found:
+    """Items whose texts lie nearest to ``text``; of those nearly as near, the ones that suit the history come first."""
+    assert model.texts is not None
+    near, cosines = (part[0] for part in model.texts.search(engine.features(text)[None], k * _SEARCHED))
+    near, cosines = near[near >= 0], cosines[near >= 0]
+    met = engine.known(rows)
+    if len(met) and len(near):
+        taste = engine.index.vectors(near)[:, :-1] @ engine.aggregate(engine.gather(met))
+        cosines = cosines + _PERSONAL * (taste - taste.mean()) / max(float(taste.std()), 1e-9)
+    best = np.argsort(-cosines, kind="stable")[:k]
+    return Found(Answer(near[best], cosines[best]), None, met)
+
+
+def listed(found: Found, items: LiveItems, has_text: bool) -> list[RecommendedItem]:
+    """Items by id and title, with reasons where there are parts."""
+    named = items.named(found.answer.items.tolist())
+    scores = found.answer.scores.tolist()
+    if found.parts is None:
+        return [
+            RecommendedItem(item_id=item_id, title=title, score=score, rank=rank)
+            for rank, ((item_id, title), score) in enumerate(zip(named, scores, strict=True), 1)
+        ]
+    titles = [title for _, title in items.named(found.met.tolist())]
+    answered = []
+    for place, ((item_id, title), score) in enumerate(zip(named, scores, strict=True)):
+        parts = _reasons(found.parts, place, titles, has_text)
+        said = [one for one in parts if one.name or one.kind != "history"]
+        because = words.brief([words.Reason(one.kind, one.name, one.value) for one in said])
+        answered.append(
+            RecommendedItem(item_id=item_id, title=title, score=score, rank=place + 1, reasons=parts, because=because)
+        )
+    return answered
+
+
+def _reasons(parts: Parts, place: int, titles: list[str], has_text: bool) -> list[Reason]:
+    """The summands of one item, largest first; they add up to its score."""
+    history_M = parts.history_NM[place]
+    largest = np.argsort(-np.abs(history_M), kind="stable")[:NAMED_PARTS]
+    found = [Reason(kind="history", name=titles[one], value=float(history_M[one])) for one in largest]
+    rest = float(history_M.sum()) - sum(reason.value for reason in found)
+    if len(history_M) > NAMED_PARTS:
+        found.append(Reason(kind="history", name="", value=rest))
+    told, popularity, head = (float(part[place]) for part in (parts.told_N, parts.popularity_N, parts.head_N))
+    found.append(Reason(kind="popularity", name="", value=popularity))
+    if told:
+        asked = Reason(kind="text", name=_ASKED, value=told)
+        found.append(asked if has_text else Reason(kind="profile", name="", value=told))
+    if head:
+        found.append(Reason(kind="head", name="", value=head))
+    return sorted(found, key=lambda reason: -reason.value)

@@ -1,0 +1,144 @@
+"""The scheduler at work: requests in, batches to worker threads, answers back to who waits.
+
+The policy decides (``scheduling/``); this part reads the clock, keeps the timer and holds the futures. All of it but
+the work itself runs on the event loop's thread, so the policy needs no lock.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from lanner.serving.engine import Engine
+from lanner.serving.scheduling import Batch, Rejected, Request, Scheduler, WaitUntil
+from lanner.vocabulary import OverloadedError
+
+Work = Callable[[Engine], Any]
+"""What a request wants of whichever engine it is given."""
+_LONGEST_RETRY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A result, by what it was made, and how long it waited and was worked on, in seconds."""
+
+    result: Any
+    backend: str
+    variant: str
+    queued_s: float
+    worked_s: float
+
+
+class _Waiting:
+    """A request and the future of who waits for it."""
+
+    __slots__ = ("arrival", "future", "work")
+
+    def __init__(self, work: Work, arrival: float, future: "asyncio.Future[Done]") -> None:
+        self.work, self.arrival, self.future = work, arrival, future
+
+
+class Dispatcher:
+    """Made on the loop that will use it. engines: by (backend, variant), as the policy's profile names them."""
+
+    def __init__(self, policy: Scheduler, engines: Mapping[tuple[str, str], Engine], workers: int) -> None:
+        """workers: threads, as many as the policy was told in all."""
+        self._policy, self._engines = policy, engines
+        self._pool = ThreadPoolExecutor(workers, "lanner-worker")
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, _Waiting] = {}
+        self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.refused = 0
+        """Requests rejected on arrival or dropped before they were worked on."""
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait or are worked on."""
+        return len(self._waiting)
+
+    async def submit(self, work: Work, within_s: float, lowest: str | None = None) -> Done:
+        """The result of ``work`` by the best engine that is in time.
+
+        Raises:
+            OverloadedError: no engine would be in time. ConfigError: no such variant. What ``work`` raises.
+        """
+        now = perf_counter()
+        self._number += 1
+        number = self._number
+        verdict = self._policy.admit(Request(number, now, now + within_s, lowest), now)
+        if isinstance(verdict, Rejected):
+            self.refused += 1
+            raise _overloaded(verdict.retry_after_s)
+        one = self._waiting[number] = _Waiting(work, now, self._loop.create_future())
+        self._turn(now)
+        try:
+            return await one.future
+        except asyncio.CancelledError:
+            self._policy.cancel(number)
+            raise
+        finally:
+            self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        """Let running batches end, and start no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _turn(self, now: float) -> None:
+        """Start what is to start now, tell those that were dropped, and set the timer for the rest."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        decision = self._policy.next(now)
+        while isinstance(decision, Batch):
+            self._pool.submit(self._work, decision, [self._waiting.get(one.number) for one in decision.requests])
+            decision = self._policy.next(now)
+        for number in self._policy.take_missed():
+            self.refused += 1
+            if (dropped := self._waiting.get(number)) is not None and not dropped.future.done():
+                dropped.future.set_exception(_overloaded(0.0))
+        if isinstance(decision, WaitUntil) and math.isfinite(decision.time):
+            self._timer = self._loop.call_later(max(0.0, decision.time - now), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._turn(perf_counter())
+
+    def _work(self, batch: Batch, waiting: list[_Waiting | None]) -> None:
+        """In a worker's thread. A request whose caller has gone is not worked on."""
+        engine = self._engines[batch.backend, batch.variant]
+        ended: list[tuple[_Waiting, Done | Exception]] = []
+        for one in waiting:
+            if one is None or one.future.done():
+                continue
+            begun = perf_counter()
+            try:
+                result = one.work(engine)
+            except Exception as error:
+                ended.append((one, error))
+            else:
+                worked = perf_counter() - begun
+                ended.append((one, Done(result, batch.backend, batch.variant, begun - one.arrival, worked)))
+        self._loop.call_soon_threadsafe(self._ended, batch, ended)
+
+    def _ended(self, batch: Batch, ended: list[tuple[_Waiting, Done | Exception]]) -> None:
+        for one, outcome in ended:
+            if one.future.done():
+                continue
+            if isinstance(outcome, Done):
+                one.future.set_result(outcome)
+            else:
+                one.future.set_exception(outcome)
+        now = perf_counter()
+        self._policy.completed(batch, now)
+        self._turn(now)
+
+
+def _overloaded(retry_after_s: float) -> OverloadedError:
+    wait = min(max(retry_after_s, 0.001), _LONGEST_RETRY_S)
+    return OverloadedError("too busy to answer in time; ask again later, or give a longer deadline_ms", wait)
