@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 
 import psutil
 
@@ -52,10 +53,12 @@ class Contender:
 
 
 def lanner(*options: str) -> Contender:
-    """Lanner with the benchmark's deadline."""
-    return Contender("lanner", options=("--deadline-ms", f"{DEADLINE_MS:g}", *options))
+    """Lanner with the benchmark's deadline; options: more of its command line."""
+    return Contender("lanner", options=("--set", f"service.deadline_ms={DEADLINE_MS:g}", *options))
 
 
+FIXED_WINDOW = ("--set", "scheduler=fixed-window")
+"""The same engine as most servers schedule it: a fixed window for batches, the best variant, no ladder."""
 _ONE = Addresses(*[("POST", "/answer")] * 3)
 PEERS = {
     "fastapi": Contender("fastapi", ready="/ready"),
@@ -68,6 +71,44 @@ RAW = Contender("raw_asgi", _ONE, "/")
 """The limit: it searches, and does nothing else."""
 WORKERS = {"mlserver": ("1",)}
 """How many processes of a peer are tried, where it is not one and two; the better count is what it is measured with."""
+
+
+class Watch:
+    """Memory and descriptors of a server, looked at now and then while the block lasts."""
+
+    def __init__(self, server: "Running", every_s: float) -> None:
+        self._server, self._every_s, self._ended = server, every_s, Event()
+        self.seconds: list[float] = []
+        self.memory_mib: list[float] = []
+        self.descriptors: list[int] = []
+
+    def __enter__(self) -> "Watch":
+        self._thread = Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        while not self._ended.wait(self._every_s):
+            self.seconds.append(time.monotonic() - begun)
+            self.memory_mib.append(self._server.memory_mib())
+            self.descriptors.append(self._server.descriptors())
+
+    def memory_growth(self, skipped: float = 0.1) -> float:
+        """The last tenth's mean over that of the tenth that follows the share skipped, less one."""
+        number = len(self.memory_mib)
+        width = max(1, number // 10)
+        first = int(skipped * number)
+        before, after = self.memory_mib[first : first + width], self.memory_mib[-width:]
+        return (sum(after) / len(after)) / (sum(before) / len(before)) - 1
+
+    def descriptor_growth(self) -> int:
+        """The last look's number less that of the look after the first tenth."""
+        return self.descriptors[-1] - self.descriptors[len(self.descriptors) // 10]
 
 
 @dataclass(frozen=True)
@@ -129,9 +170,9 @@ class Launcher:
             finally:
                 _end(server.process)
 
-    def start(self, contender: Contender, store: str, log: Path) -> Running:
-        """Start a server and wait until it is ready; the caller ends it."""
-        port = free_port()
+    def start(self, contender: Contender, store: str, log: Path, port: int | None = None) -> Running:
+        """Start a server and wait until it is ready; the caller ends it. port: None: any that is free."""
+        port = port or free_port()
         command = self._command(contender, port, store)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT / "src"), str(_ROOT)])}
         environment |= {"SERVING_PEER_FOLDER": str(self.work.peers.absolute()), "OMP_NUM_THREADS": "1"}
