@@ -11,6 +11,7 @@ _ADDRESSES = [
     b"/v1/search?q=a&q=b",
 ]
 _ADDRESSES += [
+    b"/v1/search?q=a&q=b",
     b"/../../etc/passwd",
     b"//",
     b"*",

@@ -31,18 +31,16 @@ def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
     """Every server on one catalogue, Lanner first: the rate of the latency figure is half of what it saturates at."""
     found: dict[str, Any] = {}
     for contender in (lanner(), *PEERS.values(), RAW):
-        half = found["lanner"]["goodput_per_s"] / 2 if found else None
+        half = found.get("lanner", {}).get("goodput_per_s", 0.0) / 2
         try:
             found[contender.name] = _best(launcher, contender, lengths, half)
         except NotStartedError as error:
             found[contender.name] = {"error": str(error)}
         print(launcher.work.items, contender.name, shown(found[contender.name]), flush=True)
-        if "error" in found.get("lanner", {}):
-            break
     return found
 
 
-def _best(launcher: Launcher, contender: Contender, lengths: Lengths, half: float | None) -> dict[str, Any]:
+def _best(launcher: Launcher, contender: Contender, lengths: Lengths, half: float) -> dict[str, Any]:
     """The better of a contender's settings."""
     if contender.name == "lanner":
         return _measured(launcher, contender, lengths, half)
@@ -54,7 +52,8 @@ def _best(launcher: Launcher, contender: Contender, lengths: Lengths, half: floa
     return best | {"tried": [{key: one[key] for key in ("workers", "goodput_per_s")} for one in tried]}
 
 
-def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: float | None) -> dict[str, Any]:
+def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: float) -> dict[str, Any]:
+    """half: of what Lanner saturates at; 0: it is not known, so half of this one's own."""
     with launcher.running(contender) as server:
         found = saturate(server, launcher, lengths)
         rate = half or found["goodput_per_s"] / 2
@@ -114,15 +113,12 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def summary(catalogues: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The worst of the catalogues; ``best_peer`` of the first figure leaves FastAPI out, that of the latency does not."""
+    """The worst of the catalogues. The best peer by goodput is another than FastAPI; by latency it may be FastAPI."""
     ratios = [_ratios(rows) for rows in catalogues.values() if "error" not in rows["lanner"]]
     worst = {"goodput_over_best_peer": min, "goodput_over_fastapi": min, "p99_over_best_peer": max}
     worst |= {"throughput_over_raw_asgi": min}
-    return {
-        name: float(choose(known))
-        for name, choose in worst.items()
-        if (known := [r[name] for r in ratios if name in r])
-    }
+    known = {name: [one[name] for one in ratios if name in one] for name in worst}
+    return {name: float(choose(known[name])) for name, choose in worst.items() if known[name]}
 
 
 def _ratios(rows: dict[str, Any]) -> dict[str, float]:

@@ -236,10 +236,10 @@ def _write_for_peers(work: Work, form: RequestForm, reader: TextReader, encoder:
     ServedModel.open(work.bundle, ModelConfig(candidates=CANDIDATES)).close()
     index = work.bundle / FOLDER / "index-full"
     structure = index / "candidates.faiss"
-    assert structure.exists(), "the index that was chosen is no structure of FAISS, so no peer can wrap it"
     assert form.head is not None
     work.peers.mkdir(exist_ok=True)
-    (work.peers / "candidates.faiss").write_bytes(structure.read_bytes())
+    if structure.exists():
+        (work.peers / "candidates.faiss").write_bytes(structure.read_bytes())
     targets = np.hstack([take(form.target_ID), form.bias_I[:, None]])
     arrays = {"source": form.source_ID, "target": targets, "half": form.head.item_IH, "user": form.head.user_DH}
     for name, array in {**arrays, "out": form.head.out_H}.items():

@@ -1,7 +1,7 @@
 """What the server keeps up: goodput, latency, overload, crashes, growth and abuse, beside other servers.
 
-``python -m benchmarks.serving`` writes ``serving.json`` as ``results[part]`` and ``results.summary``. Everything runs on
-the cores of one machine, the generator of the load among them: its own cost is in every row.
+``python -m benchmarks.serving`` writes ``serving.json``: ``results[part]`` and ``results.summary``. Everything runs
+on the cores of one machine, the generator of the load among them: its own cost is in every row.
 
 The work, the same for all: a request is a history of 50 items, answered with the ten best of 100,000 or 1,000,000 by a
 FAISS index and an MLP head over 200 candidates; besides, 10 % of the traffic are events and 1 % texts of new items

@@ -46,12 +46,8 @@ class Retrieval:
         facts = json.loads((folder / "facts.json").read_text())
         self.count: int = facts["candidates"]
         self._source_ID = np.load(folder / "source.npy", mmap_mode="r")
-        structure = faiss.read_index(str(folder / "candidates.faiss"))
-        if facts["kind"] == "hnsw":
-            self._index, effort = structure, max(facts["effort"], self.count)
-            self._settings = faiss.SearchParametersHNSW(efSearch=effort)
-        else:
-            self._index, self._settings, *self._kept = _refined(structure, folder, facts["effort"], self.count)
+        targets, effort = np.load(folder / "target.npy"), facts["effort"]
+        self._index, self._settings, *self._kept = _FAISS[facts["kind"]](folder, targets, effort, self.count)
 
     def user(self, history: list[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows of the history, and the mean of its vectors, float32 ``[D]``."""
@@ -65,13 +61,21 @@ class Retrieval:
         return rows[0], scores[0]
 
 
-def _refined(structure: Any, folder: Path, effort: int, count: int) -> tuple[Any, ...]:
-    """Product codes choose, float16 vectors re-score: in FAISS as in Lanner.
+def _flat(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
+    """Small catalogues are scanned. Each of these returns an index, its settings, and what both only point to."""
+    index = faiss.IndexFlatIP(targets.shape[1])
+    index.add(targets)
+    return index, None
 
-    Returns:
-        The index, its settings, and what both only point to.
-    """
-    targets = np.load(folder / "target.npy")
+
+def _graph(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
+    structure = faiss.read_index(str(folder / "candidates.faiss"))
+    return structure, faiss.SearchParametersHNSW(efSearch=max(effort, count))
+
+
+def _cells(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
+    """Product codes choose, float16 vectors re-score: in FAISS as in Lanner."""
+    structure = faiss.read_index(str(folder / "candidates.faiss"))
     vectors = faiss.IndexScalarQuantizer(targets.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     vectors.train(targets)
     vectors.add(targets)
@@ -82,6 +86,9 @@ def _refined(structure: Any, folder: Path, effort: int, count: int) -> tuple[Any
     cells = faiss.IVFSearchParameters(nprobe=probed)
     settings = faiss.IndexRefineSearchParameters(k_factor=rescored / count, base_index_params=cells)
     return index, settings, structure, vectors, cells
+
+
+_FAISS = {"exact": _flat, "exact-int8": _flat, "hnsw": _graph, "ivf-pq": _cells}
 
 
 class Recommender:
