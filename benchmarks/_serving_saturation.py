@@ -93,6 +93,7 @@ def sent(server: Running, launcher: Launcher, rate: float, seconds: float, **set
     """What came of a steady load once it had run for a moment. settings: of ``Load``."""
     phases = [(rate, _WARM_UP_S + seconds)]
     load = Load(server.port, phases, str(launcher.work.requests), 1, server.contender.addresses, **settings)
+    server.settle()
     return send(load).within(_WARM_UP_S, _WARM_UP_S + seconds)
 
 

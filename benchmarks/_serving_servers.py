@@ -32,6 +32,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 _ENVIRONMENTS = Path("runs") / "serving"
 _PATIENCE_S = 180.0
+_SETTLING_S, _PROMPT_ANSWERS = 30.0, 5
 
 
 class NotStartedError(Exception):
@@ -140,6 +141,15 @@ class Running:
             with suppress(psutil.Error):
                 total += one.num_fds()
         return total
+
+    def settle(self) -> None:
+        """Wait until it answers promptly, so that one load does not bear what an earlier one left behind."""
+        prompt, last = 0, time.monotonic() + _SETTLING_S
+        while prompt < _PROMPT_ANSWERS and time.monotonic() < last:
+            begun = time.monotonic()
+            ready = is_ready(self.contender, self.port)
+            prompt = prompt + 1 if ready and time.monotonic() - begun < DEADLINE_MS / 1e3 else 0
+            time.sleep(DEADLINE_MS / 1e3)
 
     def kill(self) -> None:
         """SIGKILL to every process at once, as the kernel or a power cut would."""
