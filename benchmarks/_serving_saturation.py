@@ -5,6 +5,7 @@ apart. A rate is raised by half until goodput no longer grows, then rates around
 searched with one worker process and with two, and measured with whichever does more. Servers run one after another.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._serving_lengths import Lengths
@@ -57,8 +58,8 @@ def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: 
     with launcher.running(contender) as server:
         found = saturate(server, launcher, lengths)
         rate = half or found["goodput_per_s"] / 2
-        outcome = sent(server, launcher, rate, lengths.steady_s)
-        found["at_half_of_lanner"] = figures(outcome, lengths.steady_s)
+        for name, phases in (("at_half_of_lanner", [(rate, lengths.steady_s)]), ("in_bursts", _bursts(rate, lengths))):
+            found[name] = figures(sent(server, launcher, phases), lengths.steady_s)
         return found | {"memory_mib": server.memory_mib(), "ready_s": server.ready_s}
 
 
@@ -67,7 +68,7 @@ def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str,
     steps: dict[float, dict[str, Any]] = {}
 
     def probe(rate: float) -> float:
-        outcome = sent(server, launcher, rate, lengths.probe_s)
+        outcome = sent(server, launcher, [(rate, lengths.probe_s)])
         steps[rate] = outcome.of_kind(RECOMMEND).figures(lengths.probe_s, DEADLINE_MS / 1e3)
         return float(steps[rate]["goodput_per_s"])
 
@@ -89,12 +90,19 @@ def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str,
     }
 
 
-def sent(server: Running, launcher: Launcher, rate: float, seconds: float, **settings: Any) -> Outcome:
-    """What came of a steady load once it had run for a moment. settings: of ``Load``."""
-    phases = [(rate, _WARM_UP_S + seconds)]
-    load = Load(server.port, phases, str(launcher.work.requests), 1, server.contender.addresses, **settings)
+def sent(server: Running, launcher: Launcher, phases: Sequence[tuple[float, float]]) -> Outcome:
+    """What came of a load once its first rate had run for a moment."""
+    warmed = [(phases[0][0], _WARM_UP_S), *phases]
+    load = Load(server.port, warmed, str(launcher.work.requests), 1, server.contender.addresses)
     server.settle()
-    return send(load).within(_WARM_UP_S, _WARM_UP_S + seconds)
+    return send(load).within(_WARM_UP_S, _WARM_UP_S + sum(seconds for _, seconds in phases))
+
+
+def _bursts(rate: float, lengths: Lengths) -> list[tuple[float, float]]:
+    """The same number of requests, but every fourth half second brings five times what the others do."""
+    quiet, burst = (1.5, 0.5 * rate), (0.5, 2.5 * rate)
+    number = max(1, round(lengths.steady_s / (quiet[0] + burst[0])))
+    return [(per_s, seconds) for seconds, per_s in [quiet, burst] * number]
 
 
 def figures(outcome: Outcome, seconds: float) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from benchmarks import (
     _serving_soak,
 )
 from benchmarks._serving_lengths import SHORT, Lengths
+from benchmarks._serving_load import Load
 from benchmarks._serving_servers import DEADLINE_MS, LANNER, PEERS, Launcher, lanner
 from benchmarks._serving_work import CANDIDATES, HISTORY, SEED, K, prepared
 
@@ -113,9 +114,10 @@ def _settings(lengths: Lengths) -> dict[str, Any]:
         "history": HISTORY,
         "candidates": CANDIDATES,
         "k": K,
-        "events": 0.10,
-        "new_items": 0.01,
-        "generator": "open loop, Poisson, one process on the same cores, at most 256 connections",
+        "events": Load.events,
+        "new_items": Load.new_items,
+        "connections": Load.connections,
+        "generator": "open loop, Poisson and bursts, one process on the same cores",
         "peer_versions": pins,
     }
 
