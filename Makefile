@@ -8,7 +8,7 @@ BUNDLE ?= demo-bundle
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression
+BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check bench docs clean

@@ -27,6 +27,11 @@ _PACKAGES = (
     "openvino",
     "nncf",
     "faiss-cpu",
+    "granian",
+    "uvloop",
+    "msgspec",
+    "psutil",
+    "schemathesis",
 )
 
 

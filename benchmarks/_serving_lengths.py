@@ -1,0 +1,26 @@
+"""How long each part of the serving benchmark takes: in full, and short enough for a test."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds and numbers of every part."""
+
+    catalogues: tuple[int, ...] = (100_000, 1_000_000)
+    probe_s: float = 4.0
+    """One rate of the search for saturation."""
+    refinements: int = 4
+    """Rates tried beside the best one found by climbing."""
+    steady_s: float = 20.0
+    calm_s: float = 10.0
+    overload_s: float = 60.0
+    simulated_s: float = 30.0
+    kills: int = 100
+    soak_s: float = 600.0
+    examples: int = 100
+    """Requests that schemathesis makes up for each operation."""
+    malformed: int = 10_000
+
+
+SHORT = Lengths((10_000,), 1.0, 1, 2.0, 2.0, 5.0, 3.0, 3, 20.0, 10, 300)

@@ -1,0 +1,69 @@
+"""Figure 3: three times the load that saturates, for a minute, against the same engine with a fixed batch window."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks._serving_lengths import Lengths
+from benchmarks._serving_load import RECOMMEND, VARIANTS, Load, Outcome, send
+from benchmarks._serving_servers import DEADLINE_MS, FIXED_WINDOW, Contender, Launcher, Watch, lanner
+
+_TIMES = 3.0
+_CALM = 0.5
+"""Share of the saturation before and after the overload."""
+_BACK = 0.95
+"""The ladder is climbed again in the first second of which this share is answered by the top rung."""
+
+
+def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
+    """saturation: the goodput and rate of Lanner's that the multiples are of."""
+    return {
+        "saturation_per_s": saturation,
+        "ladder": _overloaded(launcher, lanner(), lengths, saturation),
+        "fixed-window": _overloaded(launcher, lanner(*FIXED_WINDOW), lengths, saturation),
+    }
+
+
+def _overloaded(launcher: Launcher, contender: Contender, lengths: Lengths, saturation: float) -> dict[str, Any]:
+    calm, over = lengths.calm_s, lengths.overload_s
+    phases = [(_CALM * saturation, calm), (_TIMES * saturation, over), (_CALM * saturation, calm)]
+    with launcher.running(contender) as server, Watch(server, 1.0) as watch:
+        load = Load(server.port, phases, str(launcher.work.requests), 1, contender.addresses)
+        outcome = send(load).of_kind(RECOMMEND)
+    during = outcome.within(calm, calm + over)
+    after = outcome.within(calm + over, 2 * calm + over)
+    return {
+        "before": outcome.within(0, calm).figures(calm, DEADLINE_MS / 1e3),
+        "during": during.figures(over, DEADLINE_MS / 1e3),
+        "after": after.figures(calm, DEADLINE_MS / 1e3),
+        "answered_by": _rungs(during),
+        "recovered_s": _recovered(after, calm + over),
+        "memory_growth": watch.memory_growth(),
+        "memory_mib": watch.memory_mib,
+    }
+
+
+def summary(found: dict[str, Any]) -> dict[str, float]:
+    """Goodput during the overload over the saturated one, and over the fixed window's."""
+    ours, theirs = (found[name]["during"]["goodput_per_s"] for name in ("ladder", "fixed-window"))
+    return {
+        "overload_goodput_kept": ours / found["saturation_per_s"],
+        "overload_over_fixed_window": ours / max(theirs, 1e-9),
+    }
+
+
+def _rungs(outcome: Outcome) -> dict[str, float]:
+    """The share of the answers that each rung made."""
+    counts = np.bincount(outcome.variant[outcome.answered], minlength=len(VARIANTS))
+    return {name or "unknown": float(n / max(1, counts.sum())) for name, n in zip(VARIANTS, counts, strict=True) if n}
+
+
+def _recovered(after: Outcome, ended_s: float) -> float | None:
+    """Seconds until the beginning of the first whole second that the top rung answers; None: it never does."""
+    seconds = (after.due_s - ended_s).astype(np.int64)
+    is_top = after.answered & (after.variant == VARIANTS.index("full"))
+    for second in range(int(seconds.max(initial=-1)) + 1):
+        asked = seconds == second
+        if asked.any() and is_top[asked].mean() >= _BACK:
+            return float(second)
+    return None
