@@ -34,6 +34,7 @@ from lanner.models.recommender import Recommender
 from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
 from lanner.models.request_items import ItemReader
 from lanner.models.text_features import TextFeatures
+from lanner.models.text_neighbours import TextNeighbours
 from lanner.serving.model import ModelConfig, ServedModel
 
 SEED = 1
@@ -170,7 +171,7 @@ def _item_reader(form: RequestForm, width: int, random: np.random.Generator) -> 
     scale = np.full(form.num_items, 1 / (73 * width**0.5), np.float32)
     maps = 0.3 * random.normal(size=(2, width, VIEWS[1])).astype(np.float32)
     return ItemReader(
-        features_IF=Int8Rows(codes, scale),
+        texts=TextNeighbours.of(Int8Rows(codes, scale)),
         is_met_I=np.ones(form.num_items, bool),
         place=1,
         view_sizes=VIEWS,

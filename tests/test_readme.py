@@ -21,6 +21,9 @@ COMMANDS = (
     "compare",
     "compress",
     "profile",
+    "serve",
+    "keys add",
+    "keys revoke",
     "data describe",
     "bundles list",
     "bundles add",
@@ -85,7 +88,7 @@ def test_every_command_stands_in_the_readme():
     assert [one for one in COMMANDS if not any(line.startswith(f"lanner {one} ") for line in shown)] == []
     reference = (ROOT / "docs" / "commands.md").read_text()
     documented = set(re.findall(r"^#+ `lanner (.+)`$", reference, re.MULTILINE))
-    assert documented == {*COMMANDS, "data", "bundles", "experiment"}
+    assert documented == {*COMMANDS, "data", "bundles", "experiment", "keys"}
 
 
 def test_every_make_target_of_the_docs_exists():

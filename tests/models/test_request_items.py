@@ -85,9 +85,9 @@ def test_a_catalogue_that_met_nothing_lends_nothing(fitted):
 
 def test_the_nearest_items_are_those_of_the_same_text(fitted):
     reader = item_reader(fitted)
-    rows, cosines = reader.nearest(features(fitted)[[3]], 2)
-    assert rows[0, 0] == 3
-    assert cosines[0, 0] == pytest.approx(float((features(fitted)[3] ** 2).sum()), abs=0.02)
+    rows, cosines = reader.texts.nearest(features(fitted)[3], 2)
+    assert rows[0] == 3
+    assert cosines[0] == pytest.approx(float((features(fitted)[3] ** 2).sum()), abs=0.02)
 
 
 def test_there_and_back(fitted):

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from lanner.artifact.ladder import Rung
-from lanner.compression.steps import quantised
+from lanner.compression.steps import popularity_form, quantised
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead, take
 from lanner.models.request_items import ItemReader
+from lanner.models.text_neighbours import TextNeighbours
 from lanner.serving.engine import Engine, add_items, remove_items
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.profile import STAGES, histories_of, machine_ceilings, profile
 from lanner.vocabulary import ConfigError
 
@@ -173,7 +175,7 @@ def test_a_diverse_list_holds_fewer_twins():
 def test_a_text_weighs_as_one_more_item_that_reads_so():
     form = make_form(with_head=False)
     reader = ItemReader(
-        Int8Rows.of(np.eye(ITEMS, 4, dtype=np.float32)),
+        TextNeighbours.of(Int8Rows.of(np.eye(ITEMS, 4, dtype=np.float32))),
         np.ones(ITEMS, bool),
         1,
         (5, 7),
@@ -197,3 +199,21 @@ def test_a_text_weighs_as_one_more_item_that_reads_so():
     wanted = np.argsort(-(form.target_ID @ language_only + form.bias_I))
     assert as_text.items.tolist() == [row for row in wanted if row not in (4, 7)][:5]
     assert not np.allclose(as_item.scores, as_text.scores)
+
+
+def test_the_same_list_for_all_is_read_off_and_follows_every_filter_and_change():
+    form = popularity_form(make_form(), np.arange(ITEMS)[::-1])
+    engine = Engine(Rung("popularity", form))
+    assert isinstance(engine.index, FixedOrder)
+    assert engine.answer([0, 3], k=4).items.tolist() == [1, 2, 4, 5]
+    assert engine.answer([0], k=9, allow=np.array([7, 0, 70])).items.tolist() == [7, 70]
+    assert engine.answer([0], k=2, deny=np.array([1])).items.tolist() == [2, 3]
+    assert np.allclose(engine.answer([], k=2).scores, np.log1p([79, 78]))
+    add_items([engine], new_rows(1))
+    remove_items([engine], np.array([0]))
+    everything = engine.answer([], k=1000).items.tolist()
+    assert everything == [*range(1, ITEMS), ITEMS]
+    met = engine.known([5])
+    sources = engine.gather(met)
+    parts = engine.explain(sources, engine.fuse(engine.aggregate(sources), engine.encode(None, None, 1)), np.array([1]))
+    assert np.allclose(parts.scores, np.log1p(78))

@@ -333,8 +333,8 @@ def test_size_target_and_memory_say_what_may_be_built():
             ("exact", "exact-int8", "ivf-pq", "hnsw"), ("float32", "int8", "float16", "float16"), strict=True
         )
     )
-    assert choose(20_000, 64, RetrievalConfig()) == (scan,)
-    assert choose(20_000, 64, RetrievalConfig(memory_mib=2)) == (scan_int8,)
+    assert choose(10_000, 64, RetrievalConfig()) == (scan,)
+    assert choose(10_000, 64, RetrievalConfig(memory_mib=1)) == (scan_int8,)
     assert choose(1_000_000, 64, RetrievalConfig()) == (scan, scan_int8, cells, graph)
     assert choose(1_000_000, 64, RetrievalConfig(recall_target=1)) == (scan,)
     assert choose(1_000_000, 64, RetrievalConfig(memory_mib=160)) == (scan_int8, cells)

@@ -23,7 +23,7 @@ from lanner.vocabulary import BundleError, ConfigError
 FOLDER = "ladder"
 INDEX = "ladder.json"
 SEAL = "ladder.sha256"
-SCHEMA = 2
+SCHEMA = 3
 _TOKENISER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 
 

@@ -1,6 +1,7 @@
 """Fewer dimensions and fewer neurons: smaller matrices that score real users as the large ones do."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
     leading_DR = np.linalg.eigh(spread_DD @ (target_ID.T @ target_ID) @ spread_DD)[1][:, ::-1][:, :rank]
     shorten_DR = (gathered_DD @ leading_DR).astype(np.float32)
     target_DR = (spread_DD @ leading_DR).astype(np.float32)
+    # As for views, a direction's sources and targets are brought to one size, for rows kept as INT8 have one scale.
+    gain_R = _sizes(target_ID @ target_DR) / _sizes(take(form.source_ID) @ shorten_DR)
+    shorten_DR, target_DR = shorten_DR * np.sqrt(gain_R), target_DR / np.sqrt(gain_R)
     shorter = replace(
         form,
         source_ID=take(form.source_ID) @ shorten_DR,
@@ -47,6 +51,12 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
         return shorter
     hidden_BH = form.head.hidden(users_BD, form.view_sizes)
     return replace(shorter, head=_refitted(form.head, users_BD @ shorten_DR, hidden_BH))
+
+
+def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Deviation of each column, float32 ``[R]``, never 0."""
+    deviation = table_IR.std(axis=0)
+    return np.maximum(deviation, max(1e-6 * float(deviation.max()), 1e-12)).astype(np.float32)
 
 
 def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> RequestHead:

@@ -12,26 +12,26 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.data.ranking import top_k
-from lanner.models.request_form import LAYER_NORM, Int8Rows, ItemRows, RequestForm, normalised, take
+from lanner.models.request_form import LAYER_NORM, ItemRows, RequestForm, normalised, take
+from lanner.models.text_neighbours import TextNeighbours
 
+_TEXTS = ("codes", "scale", "directions", "short")
 _SHARPNESS = 5
 """Of the softmax by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
-_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
 class ItemReader:
-    """Fitted maps and the catalogue's features.
+    """Fitted maps and what the catalogue's texts say.
 
-    features_IF: of every item's text. is_met_I: bool, items that may lend. place: of the language view among the views.
-    view_sizes: dimensions of each view. weights_2V: how far each view is trusted, for items met and not met.
-    source_FD, target_FD, bias_F, bias: the language view's maps, its gains included. lent_bias_I: the other views'
-    biases, at the weights of items not met. head_DH: the ranking head's item
-    half, None where the form has no head. num_neighbours: from how many items vectors are borrowed.
+    texts: of every item. is_met_I: bool, items that may lend. place: of the language view among the views. view_sizes:
+    dimensions of each view. weights_2V: how far each view is trusted, for items met and not met. source_FD, target_FD,
+    bias_F, bias: the language view's maps, its gains included. lent_bias_I: the other views' biases, at the weights of
+    items not met. head_DH: the ranking head's item half, None where the form has no head. num_neighbours: from how many
+    items vectors are borrowed.
     """
 
-    features_IF: Int8Rows
+    texts: TextNeighbours
     is_met_I: NDArray[np.bool_]
     place: int
     view_sizes: tuple[int, ...]
@@ -65,25 +65,6 @@ class ItemReader:
         before, after = sum(self.view_sizes[: self.place]), sum(self.view_sizes[self.place + 1 :])
         return np.pad(self.source_FD, ((0, 0), (before, after)))
 
-    def nearest(self, features_BF: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Items that read most alike, by cosine: rows int64, −1 where there are fewer, and cosines, ``[B, k]``."""
-        return self._nearest(features_BF, k, np.arange(len(self.is_met_I)))
-
-    def _nearest(
-        self, features_BF: NDArray[np.float32], k: int, among: NDArray[np.integer]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Block by block, so that the catalogue's features are never unpacked at once."""
-        found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-        for first in range(0, len(among), _ROWS_AT_ONCE):
-            block = among[first : first + _ROWS_AT_ONCE]
-            places, cosines = top_k(features_BF @ take(self.features_IF, block).T, k)
-            found.append((np.where(places >= 0, block[np.maximum(places, 0)], -1), cosines))
-        if not found:
-            return np.full((len(features_BF), k), -1), np.full((len(features_BF), k), -np.inf, np.float32)
-        rows, cosines = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-        best, values = top_k(cosines, k)
-        return np.where(best >= 0, np.take_along_axis(rows, np.maximum(best, 0), 1), -1), values
-
     def _language(self, features_F: NDArray[np.float32], weight: np.float32) -> tuple[Any, Any, float]:
         bias = float(features_F @ self.bias_F) + self.bias
         return features_F @ self.source_FD, weight * (features_F @ self.target_FD), float(weight) * bias
@@ -96,14 +77,13 @@ class ItemReader:
 
     def _kept(self, form: RequestForm, row: int, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
         weight = self.weights_2V[0, self.place]
-        before = self._language(take(self.features_IF, np.array([row]))[0], weight)[2]
+        before = self._language(self.texts.features(np.array([row]))[0], weight)[2]
         source_D, target_D = (take(table, np.array([row]))[0].copy() for table in (form.source_ID, form.target_ID))
         source_D[self._own], target_D[self._own], bias = self._language(features_F, weight)
         return source_D, target_D, float(form.bias_I[row]) - before + bias
 
     def _new(self, form: RequestForm, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
-        rows, cosines = self._nearest(features_F[None], self.num_neighbours, np.flatnonzero(self.is_met_I))
-        rows, cosines = rows[0][rows[0] >= 0], cosines[0][rows[0] >= 0]
+        rows, cosines = self.texts.nearest(features_F, self.num_neighbours, self.is_met_I)
         shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
         shares /= max(float(shares.sum()), 1e-9)
         met, not_met = self.weights_2V
@@ -116,8 +96,7 @@ class ItemReader:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By name: what a file keeps; ``view_sizes``, ``place`` and the rest of the numbers are in ``facts``."""
-        named: dict[str, NDArray[Any]] = {}
-        named |= {"features.codes": self.features_IF.codes, "features.scale": self.features_IF.scale}
+        named = {f"texts.{name}": array for name, array in self.texts.arrays().items()}
         named |= {"is_met": self.is_met_I, "weights": self.weights_2V, "source": self.source_FD}
         named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
         return named if self.head_DH is None else named | {"head": self.head_DH}
@@ -132,7 +111,7 @@ class ItemReader:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
         """The inverse of ``arrays`` and ``facts``."""
         return cls(
-            Int8Rows(arrays["features.codes"], arrays["features.scale"]),
+            TextNeighbours.from_arrays({name: arrays[f"texts.{name}"] for name in _TEXTS}),
             arrays["is_met"],
             int(facts["place"]),
             tuple(facts["view_sizes"]),

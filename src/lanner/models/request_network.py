@@ -12,6 +12,7 @@ from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.neural import NeuralRecommender
 from lanner.models.request_form import LAYER_NORM, Int8Rows, RequestForm, RequestHead, take
 from lanner.models.request_items import TRUSTED, ItemReader
+from lanner.models.text_neighbours import TextNeighbours
 from lanner.models.views import BIAS_GAIN, TARGET_GAIN, LanguageView
 from lanner.vocabulary import ConfigError
 
@@ -71,7 +72,7 @@ def item_reader(recommender: NeuralRecommender) -> ItemReader | None:
     has_head = _head(network, items, [1.0] * len(items.own)) is not None
     with torch.no_grad():
         return ItemReader(
-            Int8Rows.of(_numpy(view.get_buffer("features"))),
+            TextNeighbours.of(Int8Rows.of(_numpy(view.get_buffer("features")))),
             ~network.get_buffer("is_cold").cpu().numpy(),
             place,
             tuple(fusion.dimensions),

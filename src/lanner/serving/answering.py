@@ -97,8 +97,7 @@ def _read(engine: Engine, question: Question, num_met: int) -> tuple[NDArray[np.
 def search(model: ServedModel, engine: Engine, text: str, rows: NDArray[np.int64], k: int) -> Found:
     """Items whose texts lie nearest to ``text``; of those nearly as near, the ones that suit the history come first."""
     assert model.texts is not None
-    near, cosines = (part[0] for part in model.texts.search(engine.features(text)[None], k * _SEARCHED))
-    near, cosines = near[near >= 0], cosines[near >= 0]
+    near, cosines = model.texts.nearest((engine if engine.reads_texts else model.best).features(text), k * _SEARCHED)
     met = engine.known(rows)
     if len(met) and len(near):
         taste = engine.index.vectors(near)[:, :-1] @ engine.aggregate(engine.gather(met))

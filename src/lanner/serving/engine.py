@@ -16,6 +16,7 @@ from lanner.artifact.ladder import Rung
 from lanner.models.request_form import ItemRows, RequestForm, take
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.item_tables import ItemTables
 from lanner.serving.retrieval import BEST, Index, RetrievalConfig, RowSet, build_index
 from lanner.vocabulary import ConfigError
@@ -70,7 +71,7 @@ class Engine:
         backend: Backend | None = None,
         retrieval: RetrievalConfig | None = None,
         candidates: int = 500,
-        index: Index | None = None,
+        index: Index | FixedOrder | None = None,
         item_reader: ItemReader | None = None,
     ) -> None:
         """candidates: retrieved by inner product, then ranked by the head, where the rung has one.
@@ -84,11 +85,15 @@ class Engine:
         if candidates < 1:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
         self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
-        self.index = index or build_index(
-            indexed_vectors(rung.form), retrieval, users_of_one_item(rung.form), retrieved=self._retrieved(BEST)
-        )
+        self.index = index or self._build_index(retrieval)
         self.tables = ItemTables(rung.form)
         self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
+
+    def _build_index(self, retrieval: RetrievalConfig | None) -> Index | FixedOrder:
+        vectors = indexed_vectors(self.form)
+        if lists_the_same_for_all(self.form):
+            return FixedOrder(vectors)
+        return build_index(vectors, retrieval, users_of_one_item(self.form), retrieved=self._retrieved(BEST))
 
     @property
     def num_items(self) -> int:
@@ -305,6 +310,11 @@ def remove_items(engines: Sequence[Engine], rows: NDArray[np.int64]) -> None:
     """Items that are found no more; histories may go on naming them."""
     for index in {id(engine.index): engine.index for engine in engines}.values():
         index.remove(rows)
+
+
+def lists_the_same_for_all(form: RequestForm) -> bool:
+    """Whether a score depends on the item alone, as on the rung of popularity."""
+    return form.head is None and form.dimensions == 1 and not take(form.target_ID).any()
 
 
 def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:

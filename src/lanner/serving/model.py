@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,13 +15,15 @@ from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
-from lanner.models.request_form import RequestForm, take
+from lanner.models.request_form import RequestForm
 from lanner.serving.backends import open_backend
-from lanner.serving.engine import Engine, add_items, indexed_vectors, remove_items
+from lanner.serving.engine import Engine, add_items, indexed_vectors, lists_the_same_for_all, remove_items
 from lanner.serving.filters import AttributeFilter
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.live import LiveItems
+from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
-from lanner.serving.retrieval import Index, RetrievalConfig, build_index, load_index
+from lanner.serving.retrieval import Index, build_index, load_index
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 PREFERRED = ("openvino", "onnxruntime", "torch")
@@ -59,10 +61,10 @@ class ServedModel:
         dataset: Dataset,
         golden: Mapping[str, Any],
         engines: Mapping[tuple[str, str], Engine],
-        texts: Index | None,
+        texts: LiveTexts | None,
         config: ModelConfig,
     ) -> None:
-        """texts: an index of what the items' texts say, by row; None where no texts are read."""
+        """texts: what the items' texts say, by row; None where no texts are read."""
         self.version, self.dataset, self.golden, self.engines, self.config = version, dataset, golden, engines, config
         self.texts = texts
         self.items = LiveItems(dataset)
@@ -83,21 +85,18 @@ class ServedModel:
         ladder = read_ladder(path)
         reader, item_reader = ladder.reader, ladder.item_reader
         rungs = [ladder.rung(name) for name in config.variants or ladder.names]
-        shared: dict[str, Index] = {}
+        shared: dict[str, Index | FixedOrder] = {}
         engines: dict[tuple[str, str], Engine] = {}
         for name in config.backends or (_installed(rungs[0]),):
             for rung in rungs:
                 key = _index_key(rung.form)
                 if key not in shared:
-                    vectors, users = indexed_vectors(rung.form), _queries(rung.form, dataset)
-                    shared[key] = _index(path / FOLDER / f"index-{key}", vectors, users, "auto")
+                    shared[key] = _index(path / FOLDER / f"index-{key}", rung.form, dataset)
                 backend = open_backend(name, rung, reader, config.threads)
                 engines[name, rung.name] = Engine(
                     rung, backend, candidates=config.candidates, index=shared[key], item_reader=item_reader
                 )
-        texts = None
-        if item_reader is not None:
-            texts = _index(path / FOLDER / "index-texts", take(item_reader.features_IF), None, "exact-int8")
+        texts = None if item_reader is None else LiveTexts(item_reader.texts)
         return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, texts, config)
 
     @property
@@ -161,7 +160,7 @@ class ServedModel:
             rows = self.best.new_rows(features_F, self._learnt_row(item_id))
             added = add_items(list(self.engines.values()), rows)
             if self.texts is not None:
-                self.texts.add(added, features_F[None])
+                self.texts.add(features_F)
             self.filters.put(int(added[0]), item.attributes)
             before = self.items.put(item_id, item.title)
             if before is not None:
@@ -187,7 +186,7 @@ class ServedModel:
     def _withdraw(self, row: int) -> None:
         remove_items(list(self.engines.values()), np.array([row]))
         if self.texts is not None:
-            self.texts.remove([row])
+            self.texts.remove(row)
         self.filters.remove(row)
 
     def _learnt_row(self, item_id: str) -> int | None:
@@ -213,15 +212,15 @@ def _index_key(form: RequestForm) -> str:
     return hashlib.sha256(np.ascontiguousarray(reduction).tobytes()).hexdigest()[:12]
 
 
-def _index(
-    folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32] | None, kind: Literal["auto", "exact-int8"]
-) -> Index:
+def _index(folder: Path, form: RequestForm, dataset: Dataset) -> Index | FixedOrder:
     """Read from disk, else built and written there; a damaged one is built anew."""
+    if lists_the_same_for_all(form):
+        return FixedOrder(indexed_vectors(form))
     try:
         return load_index(folder)
     except BundleError:
         pass
-    index = build_index(vectors, RetrievalConfig(kind=kind), queries)
+    index = build_index(indexed_vectors(form), queries=_queries(form, dataset))
     index.save(folder)
     return index
 

@@ -12,8 +12,8 @@ LINKS = 14
 """Neighbours of an item on the upper levels of the graph; twice as many on the lowest, which holds every item."""
 TRAINABLE_ITEMS = 1000
 """Fewer items are searched exactly whatever is asked for: nothing is gained, and centroids cannot be learnt."""
-_EXACT_NUMBERS = 1 << 22
-"""items × dimensions that one core scans in about a millisecond; up to here nothing beats the exact scan."""
+_EXACT_NUMBERS = 1 << 20
+"""items × dimensions that one core scans in about a quarter of a millisecond; beyond, what is quicker is measured."""
 _MIB = 1 << 20
 
 
@@ -74,7 +74,8 @@ def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> tuple[Pl
     """The structures that may serve a catalogue, quickest to build first; among several only a measurement decides.
 
     A kind that is named is taken, in the most precise form that fits the memory. "auto" takes the exact scan where it
-    costs a millisecond or recall must be 1; beyond that every kind that fits is named, each in its most precise form.
+    costs a quarter of a millisecond or recall must be 1; beyond that every kind that fits is named, each in its most
+    precise form.
 
     Raises:
         ConfigError: nothing that may be chosen fits the memory.

@@ -1,0 +1,44 @@
+"""What the items' texts say, while items come and go: the nearest to the words of a search."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.models.text_neighbours import TextNeighbours
+from lanner.serving.item_tables import GrowingTable
+
+
+class LiveTexts:
+    """The bundle's texts and those that came since. One thread changes them at a time; others may search meanwhile."""
+
+    def __init__(self, texts: TextNeighbours) -> None:
+        self._base = texts
+        self._later = GrowingTable(np.empty((0, len(texts.short_FS)), np.float32))
+        self._alive_I = np.ones(len(texts), bool)
+        self._all_alive = True
+        self._gone_later: frozenset[int] = frozenset()
+
+    def add(self, features_F: NDArray[np.float32]) -> None:
+        """What the item of the next row says."""
+        self._later.append(features_F[None])
+
+    def remove(self, row: int) -> None:
+        """An item is found no more."""
+        if row >= len(self._base):
+            self._gone_later |= {row - len(self._base)}
+        else:
+            self._all_alive = False
+            self._alive_I[row] = False
+
+    def nearest(self, features_F: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and cosines of at most k items, nearest first."""
+        rows, cosines = self._base.nearest(features_F, k, None if self._all_alive else self._alive_I)
+        later = np.arange(len(self._later))
+        if not len(later):
+            return rows, cosines
+        near = self._later.take(later) @ features_F
+        if self._gone_later:
+            near[list(self._gone_later)] = -np.inf
+        rows, cosines = np.concatenate([rows, later + len(self._base)]), np.concatenate([cosines, near])
+        best = np.argsort(-cosines, kind="stable")[:k]
+        best = best[np.isfinite(cosines[best])]
+        return rows[best], cosines[best]
