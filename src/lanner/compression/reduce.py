@@ -56,7 +56,7 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
 def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Deviation of each column, float32 ``[R]``, never 0."""
     deviation = table_IR.std(axis=0)
-    return np.maximum(deviation, max(1e-6 * float(deviation.max()), 1e-12)).astype(np.float32)
+    return np.asarray(np.maximum(deviation, max(1e-6 * float(deviation.max()), 1e-12)), np.float32)
 
 
 def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> RequestHead:
