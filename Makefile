@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
 BUNDLE ?= demo-bundle
+PORT ?= 8080
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -13,9 +14,13 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check bench docs clean
 
-demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset
+demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
 	@$(BIN)/lanner run --out $(BUNDLE)
+	@echo "==> lanner compress $(BUNDLE)"
+	@$(BIN)/lanner compress $(BUNDLE) --seconds 30
+	@echo "==> lanner serve $(BUNDLE)"
+	@$(BIN)/lanner serve $(BUNDLE) --store $(BUNDLE)-events.db --port $(PORT)
 
 test: $(VENV)/.test-installed ## run the whole test suite
 	@echo "==> pytest, $(WORKERS) workers of one thread each"
@@ -42,8 +47,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "==> installing lanner[language,baselines] (a few minutes, once)"
-	@$(PIP) -e '.[language,baselines]'
+	@echo "==> installing lanner[language,baselines,serving,onnx,openvino] (a few minutes, once)"
+	@$(PIP) -e '.[language,baselines,serving,onnx,openvino]'
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed

@@ -121,7 +121,10 @@ def serve(
         chosen = overlay(chosen, read_toml(config), f"{config}: ")
     chosen = overridden(chosen, overrides or ())
     chosen = replace(chosen, bundle=str(bundle), store=store, host=host, port=port, keys=str(keys or ""))
-    console.show_line(f"Serving {bundle} at http://{host}:{port}/ (Ctrl-C stops it)")
+    address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
+    console.show_line(f"The page: {address}/   (Ctrl-C stops the server)")
+    question = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
+    console.show_line(f"A question: curl {address}/v1/recommend {question}")
     serve(chosen)
 
 
