@@ -13,12 +13,14 @@ from time import perf_counter
 from typing import Any
 
 from lanner.serving.engine import Engine
-from lanner.serving.scheduling import Batch, Rejected, Request, Scheduler, WaitUntil
+from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
 from lanner.vocabulary import OverloadedError
 
 Work = Callable[[Engine], Any]
 """What a request wants of whichever engine it is given."""
 _LONGEST_RETRY_S = 60.0
+_LOOK_S = 0.25
+"""Between two looks at how busy the workers are."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ class _Waiting:
 class Dispatcher:
     """Made on the loop that will use it. engines: by (backend, variant), as the policy's profile names them."""
 
-    def __init__(self, policy: Scheduler, engines: Mapping[tuple[str, str], Engine], workers: int) -> None:
-        """workers: threads, as many as the policy was told in all."""
+    def __init__(
+        self, policy: Scheduler, engines: Mapping[tuple[str, str], Engine], elastic: ElasticConfig | None = None
+    ) -> None:
+        """elastic: how many threads each backend may have; the policy was told the least number."""
         self._policy, self._engines = policy, engines
-        self._pool = ThreadPoolExecutor(workers, "lanner-worker")
+        elastic = elastic or ElasticConfig(maximum=1)
+        self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
+        self._pool = ThreadPoolExecutor(elastic.maximum * len(self._elastic), "lanner-worker")
         self._loop = asyncio.get_running_loop()
+        self._busy_s = dict.fromkeys(self._elastic, 0.0)
+        self._looked, self._refused_then = perf_counter(), 0
+        self._looking = self._loop.call_later(_LOOK_S, self._look)
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -83,11 +92,35 @@ class Dispatcher:
         finally:
             self._waiting.pop(number, None)
 
-    def close(self) -> None:
-        """Let running batches end, and start no more."""
+    @property
+    def workers(self) -> dict[str, int]:
+        """Threads that each backend may use now."""
+        return {backend: elastic.workers for backend, elastic in self._elastic.items()}
+
+    async def close(self) -> None:
+        """Let running batches end, start no more, and refuse what waits."""
+        self._looking.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        await asyncio.sleep(0)  # the last batches' answers are on their way
+        for one in self._waiting.values():
+            if not one.future.done():
+                one.future.set_exception(OverloadedError("the server is stopping; ask again", 1.0))
+
+    def _look(self) -> None:
+        """Let the number of workers follow the load."""
+        now = perf_counter()
+        passed, misses = now - self._looked, self.refused - self._refused_then
+        self._looked, self._refused_then = now, self.refused
+        for backend, elastic in self._elastic.items():
+            busy = min(1.0, self._busy_s[backend] / (passed * elastic.workers))
+            self._busy_s[backend] = 0.0
+            before, wanted = elastic.workers, elastic.wanted(self.depth, busy, misses, now)
+            if wanted != before:
+                self._policy.set_workers({backend: wanted})
+        self._looking = self._loop.call_later(_LOOK_S, self._look)
+        self._turn(now)
 
     def _turn(self, now: float) -> None:
         """Start what is to start now, tell those that were dropped, and set the timer for the rest."""
@@ -135,6 +168,7 @@ class Dispatcher:
             else:
                 one.future.set_exception(outcome)
         now = perf_counter()
+        self._busy_s[batch.backend] += now - batch.started
         self._policy.completed(batch, now)
         self._turn(now)
 

@@ -107,7 +107,6 @@ def build(config: ServerConfig) -> App:
     return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
 
 
-def fixed_window(profile: LatencyProfile, model: ServedModel, workers: int) -> Scheduler:
+def fixed_window(profile: LatencyProfile, model: ServedModel) -> Scheduler:
     """The common way, to compare with: batches of 16 or of what came within 5 ms, by the best variant, first come."""
-    backend = {model.backends[0]: workers}
-    return FixedWindow(profile, model.variants[0], backend, window_s=0.005, batch=16, queue_limit=4096)
+    return FixedWindow(profile, model.variants[0], {model.backends[0]: 1}, window_s=0.005, batch=16, queue_limit=4096)

@@ -37,7 +37,7 @@ from lanner.serving.messages import (
 )
 from lanner.serving.model import ServedModel, frequent_values
 from lanner.serving.recent import Recent
-from lanner.serving.scheduling import LatencyProfile, Policy, Scheduler, SchedulerConfig
+from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler, SchedulerConfig
 from lanner.serving.store import Store
 from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
@@ -46,7 +46,7 @@ _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
 _SHOWN = 20
 """Users, and values of an attribute, that the page offers."""
-MakePolicy = Callable[[LatencyProfile, ServedModel, int], Scheduler]
+MakePolicy = Callable[[LatencyProfile, ServedModel], Scheduler]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class ServiceConfig:
     """Users whose histories are kept in memory."""
     answers_held: int = 10_000
     """Answers kept for a request that comes again before anything has changed; 0: none."""
-    workers: int = 1
-    """Threads that answer."""
+    most_workers: int = 2
+    """Threads of each backend that answer under load; one when it is calm."""
     watch_seconds: float = 1.0
     """How often the store is asked what other servers have changed; 0: never, for a store of one server."""
 
     def __post_init__(self) -> None:
-        for name in ("deadline_ms", "history_length", "users_held", "workers"):
+        for name in ("deadline_ms", "history_length", "users_held", "most_workers"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be above 0")
         for name in ("answers_held", "watch_seconds"):
@@ -75,9 +75,9 @@ class ServiceConfig:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be 0 or more")
 
 
-def ladder_policy(profile: LatencyProfile, model: ServedModel, workers: int) -> Scheduler:
-    """The elastic scheduler over every variant and backend."""
-    return Policy(profile, model.variants, dict.fromkeys(model.backends, workers), SchedulerConfig())
+def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduler:
+    """The elastic scheduler over every variant and backend, one worker each to begin with."""
+    return Policy(profile, model.variants, dict.fromkeys(model.backends, 1), SchedulerConfig())
 
 
 class LannerService:
@@ -115,9 +115,8 @@ class LannerService:
         await asyncio.to_thread(self.model.verify)
         await asyncio.to_thread(self.model.warm_up)
         profile = await asyncio.to_thread(measure_profile, self.model, self.config.history_length)
-        threads = self.config.workers * len(self.model.backends)
-        policy = self._make_policy(profile, self.model, self.config.workers)
-        self._dispatcher = Dispatcher(policy, self.model.engines, threads)
+        policy = self._make_policy(profile, self.model)
+        self._dispatcher = Dispatcher(policy, self.model.engines, ElasticConfig(maximum=self.config.most_workers))
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self._watch())
 
@@ -126,7 +125,7 @@ class LannerService:
         if self._watching is not None:
             self._watching.cancel()
         if self._dispatcher is not None:
-            await asyncio.to_thread(self._dispatcher.close)
+            await self._dispatcher.close()
         self.model.close()
         await asyncio.to_thread(self.store.close)
 

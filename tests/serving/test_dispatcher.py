@@ -1,0 +1,118 @@
+"""The dispatcher with engines that only take time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lanner.serving.dispatcher import Dispatcher
+from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy
+from lanner.vocabulary import OverloadedError
+
+ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
+PROFILE = {"cpu": {"full": {1: (20.0, 22.0), 4: (80.0, 88.0)}, "small": {1: (1.0, 1.2), 4: (4.0, 4.8)}}}
+SECONDS = {"full": 0.02, "small": 0.001}
+
+
+def work(engine: str) -> str:
+    time.sleep(SECONDS[engine])
+    return engine
+
+
+def dispatched(conversation: Callable, **elastic: float) -> None:
+    async def talk() -> None:
+        policy = Policy(LatencyProfile(PROFILE), ("full", "small"), {"cpu": 1})
+        dispatcher = Dispatcher(policy, ENGINES, ElasticConfig(**elastic) if elastic else None)
+        await conversation(dispatcher)
+        await dispatcher.close()
+
+    asyncio.run(talk())
+
+
+def test_a_calm_request_is_answered_by_the_best():
+    async def conversation(dispatcher):
+        done = await dispatcher.submit(work, 1.0)
+        assert (done.result, done.variant, done.backend) == ("full", "full", "cpu")
+        assert done.worked_s >= 0.02
+        assert dispatcher.depth == 0
+
+    dispatched(conversation)
+
+
+def test_many_at_once_are_answered_further_down_and_in_time():
+    async def conversation(dispatcher):
+        begun = time.perf_counter()
+        done = await asyncio.gather(*(dispatcher.submit(work, 0.3) for _ in range(60)))
+        assert time.perf_counter() - begun < 0.6
+        assert {one.variant for one in done} >= {"small"}
+
+    dispatched(conversation)
+
+
+def test_what_cannot_be_in_time_is_refused_and_not_worked_on():
+    async def conversation(dispatcher):
+        worked = []
+        with pytest.raises(OverloadedError) as refused:
+            await dispatcher.submit(worked.append, 0.0001)
+        assert refused.value.retry_after_s > 0
+        assert (worked, dispatcher.refused, dispatcher.depth) == ([], 1, 0)
+
+    dispatched(conversation)
+
+
+def test_an_error_of_the_work_reaches_who_asked_and_nobody_else():
+    def broken(engine):
+        raise RuntimeError("broken")
+
+    async def conversation(dispatcher):
+        first = dispatcher.submit(broken, 1.0)
+        second = dispatcher.submit(work, 1.0)
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert isinstance(outcomes[0], RuntimeError)
+        assert outcomes[1].result in ENGINES.values()
+
+    dispatched(conversation)
+
+
+def test_who_went_away_is_not_worked_for():
+    async def conversation(dispatcher):
+        worked = []
+        blocking = asyncio.create_task(dispatcher.submit(work, 1.0))
+        await asyncio.sleep(0)
+        gone = asyncio.create_task(dispatcher.submit(worked.append, 1.0))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await blocking
+        await asyncio.sleep(0.05)
+        assert worked == []
+        assert dispatcher.depth == 0
+
+    dispatched(conversation)
+
+
+def test_workers_come_under_load_and_go_when_it_is_over():
+    async def conversation(dispatcher):
+        async def load(until):
+            while time.perf_counter() < until:
+                await asyncio.gather(*(dispatcher.submit(work, 1.0) for _ in range(30)), return_exceptions=True)
+
+        assert dispatcher.workers == {"cpu": 1}
+        await load(time.perf_counter() + 1.2)
+        assert dispatcher.workers == {"cpu": 3}
+        await asyncio.sleep(1.5)
+        assert dispatcher.workers == {"cpu": 1}
+
+    dispatched(conversation, maximum=3, grow_after_s=0.1, shrink_after_s=0.3)
+
+
+def test_on_closing_what_waits_is_refused():
+    async def conversation(dispatcher):
+        asked = [asyncio.create_task(dispatcher.submit(work, 5.0)) for _ in range(20)]
+        await asyncio.sleep(0.005)
+        await dispatcher.close()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert any(isinstance(one, OverloadedError) for one in outcomes)
+        assert all(isinstance(one, OverloadedError) or one.result in ENGINES.values() for one in outcomes)
+
+    dispatched(conversation)
