@@ -39,6 +39,8 @@ Announce = Callable[[str], None]
 Measure = Callable[[Rung, TextReader | None, TextSample | None, Sequence[str] | None], Mapping[str, Any]]
 """Times a rung on this machine, in the runtimes named or in all; the figures go into the ladder."""
 _CALIBRATION_TEXTS = 256
+_JUDGED_TEXTS = 64
+"""Read twice by every form in every runtime: seconds each."""
 
 
 _ON = {"bf16": ("torch",), "int8-static": ("onnxruntime",)}
@@ -161,7 +163,8 @@ def _encoders(model: NeuralRecommender, recipe: EncoderRecipe, announce: Announc
     texts = [*fields, *profiles]
     chosen = [texts[row] for row in np.random.default_rng(recipe.seed).permutation(len(texts))[:_CALIBRATION_TEXTS]]
     calibration = [ids for ids in language.token_ids(chosen) if len(ids)]
-    sample = TextSample(tuple(chosen), vectors_of(teacher, language.token_ids(chosen)))
+    judged = chosen[:_JUDGED_TEXTS]
+    sample = TextSample(tuple(judged), vectors_of(teacher, language.token_ids(judged)))
     announce("quantise the encoder")
     shared = (features, language.token_ids, calibration, profiles)
     whole = EncoderFiles(teacher, None, *shared, {})
