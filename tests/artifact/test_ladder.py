@@ -28,7 +28,8 @@ def test_there_and_back(tmp_path):
     assert ladder.names == ("full", "int8")
     assert ladder.reader is None
     rung = ladder.rung("full")
-    assert rung.files == {"network.onnx": b"n"}
+    assert dict(rung.files) == {"network.onnx": b"n"}
+    assert "encoder.onnx" not in rung.files
     assert rung.figures == {"ndcg": 0.5}
     assert rung.form.view_sizes == (1, 3)
     assert np.array_equal(rung.form.source_ID, make_form().source_ID)
@@ -54,7 +55,9 @@ def test_one_flipped_byte_is_found(tmp_path, name):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(BundleError, match=f"{name}.*damaged"):
-        read_ladder(tmp_path).rung("full")
+        read_ladder(tmp_path).verify()
+    with pytest.raises(BundleError, match=f"{name}.*damaged"):
+        read_ladder(tmp_path).rung("full").files["network.onnx"]
 
 
 def test_no_ladder_says_how_to_make_one(tmp_path):

@@ -5,7 +5,7 @@ A rung is a request form, a scoring network and an encoder of texts, as files th
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ FOLDER = "ladder"
 INDEX = "ladder.json"
 SEAL = "ladder.sha256"
 SCHEMA = 3
+_FORM = "form.safetensors"
 _TOKENISER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 
 
@@ -49,6 +50,27 @@ class Rung:
         openvino = sizes.get("encoder.xml", 0) + sizes.get("encoder.bin", 0)
         stored = [sizes.get("encoder.onnx", 0), sizes.get("encoder.safetensors", 0), openvino]
         return min((size for size in stored if size), default=0)
+
+
+class _Files(Mapping[str, bytes]):
+    """A rung's files by role, read and checked each time they are asked for: a runtime needs few, and those once."""
+
+    def __init__(self, read: Callable[[str], bytes], name: str, roles: Sequence[str]) -> None:
+        self._read, self._name, self._roles = read, name, roles
+
+    def __getitem__(self, role: str) -> bytes:
+        if role not in self._roles:
+            raise KeyError(role)
+        return self._read(f"{self._name}.{role}")
+
+    def __contains__(self, role: object) -> bool:
+        return role in self._roles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._roles)
+
+    def __len__(self) -> int:
+        return len(self._roles)
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,7 @@ class Ladder:
         return tuple(self.table["rungs"])
 
     def rung(self, name: str) -> Rung:
-        """Read and check one rung.
+        """Read and check one rung; its encoder's and network's files when a runtime asks for them.
 
         Raises:
             ConfigError: there is no such rung. BundleError: a file is damaged.
@@ -88,9 +110,14 @@ class Ladder:
         if name not in self.table["rungs"]:
             raise ConfigError(f"no variant '{name}' in {self.path}; it has {', '.join(self.names)}")
         facts = self.table["rungs"][name]
-        files = {role: self._read(f"{name}.{role}") for role in facts["roles"]}
-        form = RequestForm.from_arrays(load(files.pop("form.safetensors")), tuple(facts["view_sizes"]))
-        return Rung(name, form, files, facts["figures"])
+        form = RequestForm.from_arrays(load(self._read(f"{name}.{_FORM}")), tuple(facts["view_sizes"]))
+        roles = [role for role in facts["roles"] if role != _FORM]
+        return Rung(name, form, _Files(self._read, name, roles), facts["figures"])
+
+    def verify(self) -> None:
+        """Check every file; raises ``BundleError``."""
+        for name in self.table["sha256"]:
+            self._read(name)
 
     @property
     def reader(self) -> TextReader | None:
@@ -128,7 +155,7 @@ def write_ladder(
     table: dict[str, Any] = {"schema": SCHEMA, "report": dict(report), "rungs": {}}
     for rung in rungs:
         arrays: dict[str, NDArray[Any]] = {n: np.ascontiguousarray(a) for n, a in rung.form.arrays().items()}
-        named = {"form.safetensors": save(arrays), **rung.files}
+        named = {_FORM: save(arrays), **rung.files}
         files |= {f"{rung.name}.{role}": data for role, data in named.items()}
         table["rungs"][rung.name] = {
             "roles": list(named),

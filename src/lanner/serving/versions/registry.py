@@ -252,8 +252,7 @@ def check_bundle(path: Path) -> str:
         for name in bundles.FILES:
             read_checked(path / name, manifest["sha256"][name])
         ladder = ladders.read_ladder(path)
-        for name in ladder.names:
-            ladder.rung(name)
+        ladder.verify()
         _ = ladder.reader, ladder.item_reader
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read ({error!r}); write the bundle anew") from error
