@@ -42,13 +42,22 @@ class _Waiting:
 
 
 class Dispatcher:
-    """Made on the loop that will use it. engines: by (backend, variant), as the policy's profile names them."""
+    """Made in any thread; all calls but ``close`` come from the loop's.
 
-    def __init__(self, policy: Scheduler, engines: Mapping[tuple[str, str], Engine], workers: int) -> None:
+    engines: by (backend, variant), as the policy's profile names them.
+    """
+
+    def __init__(
+        self,
+        policy: Scheduler,
+        engines: Mapping[tuple[str, str], Engine],
+        workers: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         """workers: threads, as many as the policy was told in all."""
         self._policy, self._engines = policy, engines
         self._pool = ThreadPoolExecutor(workers, "lanner-worker")
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -84,16 +93,18 @@ class Dispatcher:
             self._waiting.pop(number, None)
 
     def close(self) -> None:
-        """Let running batches end, and start no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Let running batches end, and start no more. Called beside the loop, which must still turn."""
+        self._loop.call_soon_threadsafe(self._stop_timer)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _turn(self, now: float) -> None:
-        """Start what is to start now, tell those that were dropped, and set the timer for the rest."""
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _turn(self, now: float) -> None:
+        """Start what is to start now, tell those that were dropped, and set the timer for the rest."""
+        self._stop_timer()
         decision = self._policy.next(now)
         while isinstance(decision, Batch):
             self._pool.submit(self._work, decision, [self._waiting.get(one.number) for one in decision.requests])
