@@ -205,6 +205,8 @@ def test_what_is_written_while_a_version_is_opened_is_in_it(config, registry, ve
 
 def test_changes_reach_every_version_that_is_served(config, versions):
     async def conversation(client, service):
+        for user_id in USERS:  # from now on their histories are held
+            await client.recommend(RecommendRequest(user_id=user_id))
         await client.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
         await client.add_events([Event(user_id=user_id, item_id="i50") for user_id in USERS])
         models = set()
@@ -253,7 +255,9 @@ def test_without_its_champion_a_server_does_not_start_and_without_its_challenger
 
     asked(replace(config, experiment=HALVES), conversation)
     with closing(open_store(config.store)) as store:
-        assert {one.arm for one in store.exposures("ladder")} == {CHAMPION}, "nobody saw the challenger"
+        exposures = list(store.exposures("ladder"))
+        assert {one.arm for one in exposures} == {CHAMPION}
+        assert {one.user_id for one in exposures} == {one for one in USERS if HALVES.arm_of(one) == CHAMPION}
     damage(registry.path(versions[0]))
     with pytest.raises(BundleError, match="damaged"):
         asked(config, conversation)

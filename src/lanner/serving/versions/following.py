@@ -83,7 +83,7 @@ class Follower(Generic[Served]):
         try:
             wanted = self._versions.aliases()
         except LannerError as error:
-            self._failed("", "the aliases cannot be read; what is served stays; the log says why", error, None)
+            self._failed("", "the aliases cannot be read, what is served stays; see the log", error, None)
             return
         self._problems.pop("", None)
         for alias in self._aliases:
@@ -98,16 +98,17 @@ class Follower(Generic[Served]):
         if version is not None and version == served:
             self._problems.pop(alias, None)
             return
-        stands = f"{served} is served on" if served else "none is served"
         before = self._problems.get(alias)
         if before is not None and before.version == version and time.monotonic() < before.again:
             return
+        wish = f"version {version} cannot be served" if version else "no version is set"
+        stands = f"{served} is served on" if served else "none is served"
         try:
             if version is None:
-                raise ConfigError("it was set to none; lanner bundles promote VERSION --alias " + alias)
+                raise ConfigError(f"choose one: lanner bundles promote VERSION --alias {alias}")
             self._serve(alias, version)
         except LannerError as error:
-            self._failed(alias, f"{alias}: version {version} cannot be served, {stands}; see the log", error, version)
+            self._failed(alias, f"{alias}: {wish}, {stands}; see the log", error, version)
             return
         self._problems.pop(alias, None)
         _log.info("%s is version %s now", alias, version)
