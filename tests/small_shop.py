@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lanner.compression.encoder import EncoderRecipe
-from lanner.config import from_dict
+from lanner.config import from_dict, with_seed
 from lanner.pipeline import run
 
 transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
@@ -71,8 +71,8 @@ def dataset(folder: Path) -> Path:
     return folder / "shop.toml"
 
 
-def make_shop(folder: Path) -> Path:
-    """Train a hybrid and write its bundle below ``folder``."""
+def make_shop(folder: Path, seed: int = 0) -> Path:
+    """Train a hybrid and write its bundle below ``folder``; another seed gives another version of the same shop."""
     encoder = {"model": str(language_model(folder / "model")), "cache": False, "dtype": "float32", "max_tokens": 32}
     network = {"dimensions": 8, "language_dimensions": 8, "filter_rank": 8, "word_dimensions": 8, "encoder": encoder}
     config = from_dict(
@@ -83,5 +83,5 @@ def make_shop(folder: Path) -> Path:
             "training": {"epochs": 3, "batch_users": 16, "device": "cpu"},
         }
     )
-    run(config, folder / "bundle", measure=False)
+    run(with_seed(config, seed), folder / "bundle", measure=False)
     return folder / "bundle"

@@ -95,7 +95,9 @@ def profile(
 
 
 def serve(
-    bundle: BundlePath,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A compressed bundle, or a folder of versions with a champion.")
+    ],
     store: Annotated[str, typer.Option("--store", help="Where events lie: a file, or postgresql://…")] = "events.db",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 8080,
@@ -103,11 +105,15 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Settings of the server in TOML.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Serve a compressed bundle: recommendations, events, items and users over HTTP, with a page at /.
+    """Serve recommendations over HTTP, with events, items, users and a page at /.
+
+    A folder of versions is followed: who promotes another champion changes what is served, without a request lost.
 
     Examples:
 
       lanner serve lanner-bundle
+
+      lanner serve bundles --set 'experiment={name="new", arms={champion=0.9, challenger=0.1}}' --set shadow_share=0.05
 
       lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml
     """
@@ -116,11 +122,11 @@ def serve(
     from lanner.serving.running import ServerConfig, serve
     from lanner.settings import overlay, overridden, read_toml
 
-    chosen = ServerConfig(str(bundle), store)
+    chosen = ServerConfig(str(path), store)
     if config is not None:
         chosen = overlay(chosen, read_toml(config), f"{config}: ")
     chosen = overridden(chosen, overrides or ())
-    chosen = replace(chosen, bundle=str(bundle), store=store, host=host, port=port, keys=str(keys or ""))
+    chosen = replace(chosen, bundle=str(path), store=store, host=host, port=port, keys=str(keys or ""))
     address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
     console.show_line(f"The page: {address}/   (Ctrl-C stops the server)")
     question = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""

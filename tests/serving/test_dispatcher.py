@@ -23,9 +23,10 @@ def work(engine: str) -> str:
 def dispatched(conversation: Callable, **elastic: float) -> None:
     async def talk() -> None:
         policy = Policy(LatencyProfile(PROFILE), ("full", "small"), {"cpu": 1})
-        dispatcher = Dispatcher(policy, ENGINES, ElasticConfig(**elastic) if elastic else None)
+        loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(policy, ENGINES, loop, ElasticConfig(**elastic) if elastic else None)
         await conversation(dispatcher)
-        await dispatcher.close()
+        await asyncio.to_thread(dispatcher.close)
 
     asyncio.run(talk())
 
@@ -110,7 +111,7 @@ def test_on_closing_what_waits_is_refused():
     async def conversation(dispatcher):
         asked = [asyncio.create_task(dispatcher.submit(work, 5.0)) for _ in range(20)]
         await asyncio.sleep(0.005)
-        await dispatcher.close()
+        await asyncio.to_thread(dispatcher.close)
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert any(isinstance(one, OverloadedError) for one in outcomes)
         assert all(isinstance(one, OverloadedError) or one.result in ENGINES.values() for one in outcomes)

@@ -16,7 +16,8 @@ from lanner.compress import compress
 from lanner.compression.steps import Budget
 from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
 from lanner.serving.running import ServerConfig, build
-from lanner.serving.service import LannerService, ServiceConfig
+from lanner.serving.served_version import ServiceConfig
+from lanner.serving.service import LannerService
 from lanner.vocabulary import (
     BundleError,
     ConfigError,
@@ -195,13 +196,14 @@ def test_a_question_about_nobody_is_refused(config, request_, line):
 def test_the_same_question_at_the_same_time_is_worked_on_once(config):
     async def conversation(client, service):
         worked = []
-        submit = service._dispatcher.submit
+        [version] = service._live.models()
+        submit = version._dispatcher.submit
 
         async def counted(work, within_s, lowest=None):
             worked.append(1)
             return await submit(work, within_s, lowest)
 
-        service._dispatcher.submit = counted
+        version._dispatcher.submit = counted
         answers = await asyncio.gather(*(client.recommend(RecommendRequest(user_id="u5")) for _ in range(20)))
         assert len(worked) == 1
         assert len({tuple(ids(answer)) for answer in answers}) == 1
@@ -273,18 +275,21 @@ def test_two_servers_on_one_store_hear_of_each_other(config):
 
 
 def test_what_cannot_be_served_is_said_in_one_line(config, bundle, tmp_path):
+    def start(config: ServerConfig) -> None:
+        asyncio.run(build(config).service.start())
+
     with pytest.raises(ConfigError, match="no variant 'tiny'"):
-        build(replace(config, model=replace(config.model, variants=("tiny",))))
+        start(replace(config, model=replace(config.model, variants=("tiny",))))
     bare = tmp_path / "bare"
     shutil.copytree(bundle, bare, ignore=shutil.ignore_patterns("ladder"))
     with pytest.raises(BundleError, match="lanner compress"):
-        build(replace(config, bundle=str(bare)))
+        start(replace(config, bundle=str(bare)))
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
     damaged = broken / "ladder" / "full.form.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="damaged"):
-        build(replace(config, bundle=str(broken)))
+        start(replace(config, bundle=str(broken)))
 
 
 def test_the_page_is_told_what_answers_and_how_it_fares(config):

@@ -44,25 +44,37 @@ class _Waiting:
 
 
 class Dispatcher:
-    """Made on the loop that will use it. engines: by (backend, variant), as the policy's profile names them."""
+    """Made in any thread; all calls but ``close`` come from the loop's.
+
+    engines: by (backend, variant), as the policy's profile names them.
+    """
 
     def __init__(
-        self, policy: Scheduler, engines: Mapping[tuple[str, str], Engine], elastic: ElasticConfig | None = None
+        self,
+        policy: Scheduler,
+        engines: Mapping[tuple[str, str], Engine],
+        loop: asyncio.AbstractEventLoop,
+        elastic: ElasticConfig | None = None,
     ) -> None:
         """elastic: how many threads each backend may have; the policy was told the least number."""
-        self._policy, self._engines = policy, engines
+        self._policy, self._engines, self._loop = policy, engines, loop
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
         self._pool = ThreadPoolExecutor(elastic.maximum * len(self._elastic), "lanner-worker")
-        self._loop = asyncio.get_running_loop()
         self._busy_s = dict.fromkeys(self._elastic, 0.0)
         self._looked, self._refused_then = perf_counter(), 0
-        self._looking = self._loop.call_later(_LOOK_S, self._look)
+        self._looking: asyncio.TimerHandle | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
         self.refused = 0
         """Requests rejected on arrival or dropped before they were worked on."""
+        loop.call_soon_threadsafe(self._look)
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Threads that each backend may use now."""
+        return {backend: elastic.workers for backend, elastic in self._elastic.items()}
 
     @property
     def depth(self) -> int:
@@ -92,26 +104,19 @@ class Dispatcher:
         finally:
             self._waiting.pop(number, None)
 
-    @property
-    def workers(self) -> dict[str, int]:
-        """Threads that each backend may use now."""
-        return {backend: elastic.workers for backend, elastic in self._elastic.items()}
+    def close(self) -> None:
+        """Let running batches end, start no more, and refuse what waits.
 
-    async def close(self) -> None:
-        """Let running batches end, start no more, and refuse what waits."""
-        self._looking.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
-        await asyncio.sleep(0)  # the last batches' answers are on their way
-        for one in self._waiting.values():
-            if not one.future.done():
-                one.future.set_exception(OverloadedError("the server is stopping; ask again", 1.0))
+        Called beside the loop, which must still turn.
+        """
+        self._loop.call_soon_threadsafe(self._stop_timers)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._loop.call_soon_threadsafe(self._refuse_rest)
 
     def _look(self) -> None:
         """Let the number of workers follow the load."""
         now = perf_counter()
-        passed, misses = now - self._looked, self.refused - self._refused_then
+        passed, misses = max(now - self._looked, 1e-3), self.refused - self._refused_then
         self._looked, self._refused_then = now, self.refused
         for backend, elastic in self._elastic.items():
             busy = min(1.0, self._busy_s[backend] / (passed * elastic.workers))
@@ -121,6 +126,16 @@ class Dispatcher:
                 self._policy.set_workers({backend: wanted})
         self._looking = self._loop.call_later(_LOOK_S, self._look)
         self._turn(now)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
+
+    def _refuse_rest(self) -> None:
+        for one in self._waiting.values():
+            if not one.future.done():
+                one.future.set_exception(OverloadedError("the server is stopping; ask again", 1.0))
 
     def _turn(self, now: float) -> None:
         """Start what is to start now, tell those that were dropped, and set the timer for the rest."""

@@ -198,6 +198,26 @@ class RecentFigures(Message):
     by_backend: dict[str, float]
 
 
+class ShadowFigures(Message):
+    """What the challenger answered to copies of the champion's requests; means over all, latencies over the last."""
+
+    compared: int
+    dropped: int
+    """Too many waited."""
+    failed: int
+    """Not answered by the challenger."""
+    overlap: float | None
+    """Share of the longer list that stands in both, mean; None where nothing was compared."""
+    rank_correlation: float | None
+    """Spearman's, over the items in both lists, mean."""
+    champion_p50_ms: float | None
+    champion_p99_ms: float | None
+    challenger_p50_ms: float | None
+    challenger_p99_ms: float | None
+    problem: str = ""
+    """Why the challenger failed last, one line."""
+
+
 class Status(Message):
     """What answers, how it fares, and what can be asked: enough for a page that knows nothing of the dataset."""
 
@@ -205,7 +225,7 @@ class Status(Message):
     """The server's clock."""
     up_s: float
     model: str
-    """The bundle's version."""
+    """The champion's version; the figures of the catalogue are its."""
     variants: list[str]
     """The ladder's rungs, best first."""
     backends: list[str]
@@ -220,6 +240,10 @@ class Status(Message):
     """What can be filtered by: some values of each name, the most frequent first."""
     reads_texts: bool
     """Whether a text may be given, and words searched for."""
+    versions: dict[str, str] = {}
+    """What is served, by alias."""
+    shadow: ShadowFigures | None = None
+    """Only with shadow traffic."""
 
 
 class Alive(Message):

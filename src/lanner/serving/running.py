@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,13 @@ from lanner.serving.http.limits import Limits
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.scheduling import LatencyProfile, Scheduler
 from lanner.serving.scheduling.fixed_window import FixedWindow
-from lanner.serving.service import LannerService, MakePolicy, ServiceConfig, ladder_policy
+from lanner.serving.served_version import MakePolicy, ServiceConfig, ladder_policy
+from lanner.serving.service import LannerService
 from lanner.serving.store import open_store
+from lanner.serving.versions.experiment import Experiment
+from lanner.serving.versions.following import OneBundle, Versions
+from lanner.serving.versions.registry import CHAMPION, Registry
+from lanner.serving.versions.trials import check_arms
 from lanner.vocabulary import ConfigError, MissingExtraError
 
 _SETTINGS = "LANNER_SERVER_SETTINGS"
@@ -28,6 +34,7 @@ class ServerConfig:
     """A server: what it serves, where, to whom."""
 
     bundle: str
+    """A bundle, or the folder of a registry, whose aliases are followed."""
     store: str
     """Where events lie: a path or a URL, see ``store.open_store``."""
     host: str = "127.0.0.1"
@@ -38,6 +45,10 @@ class ServerConfig:
     """Without keys, listen beyond this machine all the same."""
     scheduler: str = "ladder"
     """``ladder``, or ``fixed-window`` to compare with: a fixed batch window and the best variant alone."""
+    experiment: Experiment | None = None
+    """Its arms are aliases: ``{name = "new-ladder", arms = {champion = 0.9, challenger = 0.1}}``."""
+    shadow_share: float = 0.0
+    """Of the champion's requests: so many are asked of the challenger, too, whose answers are only compared."""
     model: ModelConfig = field(default_factory=ModelConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     limits: Limits = field(default_factory=Limits)
@@ -47,6 +58,10 @@ class ServerConfig:
             raise ConfigError(f"serving.scheduler is '{self.scheduler}', it must be one of {', '.join(SCHEDULERS)}")
         if not 0 < self.port < 65536:
             raise ConfigError(f"serving.port is {self.port}, it must be within 1 … 65535")
+        if not 0 <= self.shadow_share <= 1:
+            raise ConfigError(f"serving.shadow_share is {self.shadow_share}, it must lie between 0 and 1")
+        if self.experiment is not None:
+            check_arms(self.experiment)
 
 
 def serve(config: ServerConfig) -> None:
@@ -83,7 +98,11 @@ def _check(config: ServerConfig) -> None:
     Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
     fork of this process.
     """
-    bundle = Path(config.bundle)
+    versions = versions_of(config)
+    champion = versions.aliases().get(CHAMPION)
+    if champion is None:
+        raise ConfigError(f"{config.bundle} has no {CHAMPION}; choose one: lanner bundles promote VERSION")
+    bundle = versions.path(champion)
     read_manifest(bundle)
     ladder = read_ladder(bundle)
     unknown = [name for name in config.model.variants if name not in ladder.names]
@@ -100,11 +119,32 @@ def application() -> App:
 
 
 def build(config: ServerConfig) -> App:
-    """An ASGI application over a bundle and a store."""
-    model = ServedModel.open(Path(config.bundle), config.model)
+    """An ASGI application over a bundle or a registry, and a store."""
     make: MakePolicy = ladder_policy if config.scheduler == "ladder" else fixed_window
-    service = LannerService(model, open_store(config.store), config.service, make)
+    service = LannerService(
+        versions_of(config),
+        partial(ServedModel.open, config=config.model),
+        open_store(config.store),
+        config.service,
+        make,
+        config.experiment,
+        config.shadow_share,
+    )
     return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
+
+
+def versions_of(config: ServerConfig) -> Versions:
+    """What is served: the versions of a registry, or one bundle.
+
+    Raises:
+        ConfigError: an experiment or shadow traffic without a registry.
+    """
+    registry = Registry(Path(config.bundle))
+    if registry.has_aliases:
+        return registry
+    if config.experiment is not None or config.shadow_share:
+        raise ConfigError(f"{config.bundle} is no registry with a challenger to try; see lanner bundles add")
+    return OneBundle(Path(config.bundle))
 
 
 def fixed_window(profile: LatencyProfile, model: ServedModel) -> Scheduler:

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from stand_ins import write_served_bundle
 
-from lanner.serving.model import ServedModel
 from lanner.serving.versions import swap as swap_module
 from lanner.serving.versions.swap import Live
 from lanner.vocabulary import BundleError, ConfigError
@@ -18,7 +16,7 @@ class Answering:
 
     def __init__(self, version: str = "1", fault: Exception | None = None) -> None:
         self.version, self.fault = version, fault
-        self.closed = self.warm = 0
+        self.closed = self.warm = self.caught_up = 0
 
     def verify(self) -> int:
         if self.fault:
@@ -27,6 +25,9 @@ class Answering:
 
     def warm_up(self) -> None:
         self.warm += 1
+
+    def catch_up(self) -> None:
+        self.caught_up += 1
 
     def close(self) -> None:
         self.closed += 1
@@ -217,13 +218,44 @@ def test_borrowing_costs_about_a_microsecond():
     assert min(once() for _ in range(20)) < 2e-6  # twice the aim: the tests share their cores
 
 
-def test_bundles_are_what_it_serves(tmp_path):
-    live: Live[ServedModel] = Live()
-    paths = [write_served_bundle(tmp_path / str(seed), seed) for seed in range(2)]
-    for path in paths:
-        version = (path / "manifest.sha256").read_text()[:12]
-        live.serve("champion", version, lambda path=path: ServedModel.open(path))
+def test_nothing_is_written_between_the_last_look_and_the_swap():
+    """A writer stores, then tells every model that is served; a model is swapped in at the same time."""
+    stored: list[int] = []
+
+    class Reading(Answering):
+        def catch_up(self) -> None:
+            seen = list(stored)
+            time.sleep(0.002)
+            self.seen = seen
+
+    for version in range(20):
+        live = served(champion=Reading("old"))
+        swapping = threading.Thread(
+            target=live.serve, args=("champion", str(version), lambda version=version: Reading(str(version)))
+        )
+        swapping.start()
+        time.sleep(0.0003 * version)
+        stored.append(version)
+        live.catch_up()
         with live.acquire("champion") as model:
-            assert model.version == version
-            assert len(model.best.answer([0, 1], 3).items) == 3
-    live.close()
+            assert version in model.seen
+        swapping.join()
+        with live.acquire("champion") as model:
+            assert version in model.seen
+        live.close()
+
+
+def test_a_model_that_cannot_catch_up_is_not_swapped_in_and_keeps_no_other_from_it():
+    class Behind(Answering):
+        def catch_up(self) -> None:
+            raise BundleError("too many items")
+
+    old, behind = Answering("1"), Behind("2")
+    live = served(champion=old)
+    with pytest.raises(BundleError, match="too many items"):
+        live.serve("champion", "2", lambda: behind)
+    assert (live.versions(), behind.closed) == ({"champion": "1"}, 1)
+    live = served(champion=Behind("2"), challenger=old)
+    with pytest.raises(BundleError, match="too many items"):
+        live.catch_up()
+    assert old.caught_up == 1

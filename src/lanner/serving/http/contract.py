@@ -29,6 +29,8 @@ class State:
     """Bytes in memory by name: index, rungs, caches, queues …"""
     store: Mapping[str, float] = field(default_factory=dict)
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
+    trials: Mapping[str, float] = field(default_factory=dict)
+    """Figures of an experiment and of shadow traffic by name."""
 
 
 class Service(Protocol):

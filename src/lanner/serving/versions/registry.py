@@ -69,6 +69,11 @@ class Registry:
         """folder: made when the first version is added."""
         self.folder = folder
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether any alias was ever set: what tells a registry from a bundle."""
+        return (self.folder / _STATE).is_file()
+
     def add(self, path: Path) -> str:
         """Take a bundle with its ladder and return its version; files are hard links where the disk allows it.
 

@@ -9,7 +9,7 @@ from lanner.vocabulary import BundleError, ConfigError, LannerError
 
 
 class Model(Protocol):
-    """What is asked of a model; ``ServedModel`` has it."""
+    """What is asked of a model; ``ServedVersion`` has it."""
 
     version: str
 
@@ -17,6 +17,9 @@ class Model(Protocol):
         """Raises BundleError where answers differ from the stored ones."""
 
     def warm_up(self) -> None: ...
+
+    def catch_up(self) -> None:
+        """Take in what was written since it was last called; nothing is written unseen between this and the swap."""
 
     def close(self) -> None: ...
 
@@ -53,6 +56,7 @@ class Live(Generic[Served]):
         self._leases: dict[str, Lease[Served]] = {}
         self._lock = Lock()
         self._changing = RLock()  # held while a model is opened; requests never take it
+        self._altering = RLock()  # held while what a model holds changes, and while another takes its place
         self._closers: list[Thread] = []
 
     def acquire(self, alias: str) -> Lease[Served]:
@@ -68,14 +72,39 @@ class Live(Generic[Served]):
             lease.requests += 1
             return lease
 
+    def serves(self, alias: str) -> bool:
+        """Whether there is a model under an alias; there will be one until ``close``."""
+        return alias in self._leases
+
     def versions(self) -> dict[str, str]:
         """What is served now, by alias."""
         with self._lock:
             return {alias: lease.model.version for alias, lease in self._leases.items()}
 
+    def models(self) -> list[Served]:
+        """What is served now, each once."""
+        with self._lock:
+            return list({id(lease): lease.model for lease in self._leases.values()}.values())
+
+    def catch_up(self) -> None:
+        """Let every model take in what was written; one that is swapped in meanwhile has it, too.
+
+        Raises:
+            LannerError: the first of those that models raise; the others took in what they could.
+        """
+        failed: list[LannerError] = []
+        with self._altering:
+            for model in self.models():
+                try:
+                    model.catch_up()
+                except LannerError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
     def swap(self, alias: str, model: Served) -> None:
         """New requests get ``model`` from now on; what stood there is closed once no alias and no request has it."""
-        with self._changing, self._lock:
+        with self._changing, self._altering, self._lock:
             shared = next((one for one in self._leases.values() if one.model is model), None)
             before = self._leases.get(alias)
             self._leases[alias] = shared or Lease(model, self._lock)
@@ -93,12 +122,17 @@ class Live(Generic[Served]):
         with self._changing:
             if self.versions().get(alias) == version:
                 return
-            self.swap(alias, self._open_already(version) or _opened(version, opening))
+            shared = self._open_already(version)
+            model = shared or _opened(version, opening)
+            with self._altering:
+                if shared is None:
+                    _finish(model, model.catch_up)
+                self.swap(alias, model)
 
     def close(self) -> None:
         """Close every model, each after its last request; returns when all are closed."""
         with self._changing:
-            with self._lock:
+            with self._altering, self._lock:
                 for lease in set(self._leases.values()):
                     self._retire(lease)
                 self._leases.clear()
@@ -130,15 +164,21 @@ def _opened(version: str, opening: Callable[[], Served]) -> Served:
         model = opening()
     except Exception as error:
         raise _as_line(f"version {version} cannot be opened", error) from error
+    if model.version != version:
+        model.close()
+        raise BundleError(f"version {version} was replaced by {model.version}; the one before is still served")
+    _finish(model, model.verify)
+    _finish(model, model.warm_up)
+    return model
+
+
+def _finish(model: Model, step: Callable[[], object]) -> None:
+    """Do what makes a model ready, or close it."""
     try:
-        if model.version != version:
-            raise BundleError(f"version {version} was replaced by {model.version}; the one before is still served")
-        model.verify()
-        model.warm_up()
+        step()
     except Exception as error:
         model.close()
-        raise _as_line(f"version {version} does not answer", error) from error
-    return model
+        raise _as_line(f"version {model.version} does not answer", error) from error
 
 
 def _as_line(problem: str, error: Exception) -> LannerError:

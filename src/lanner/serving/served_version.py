@@ -1,0 +1,258 @@
+"""One version while it is served: its model, the histories as its catalogue numbers them, and its own scheduler.
+
+Everything here but the engines' work, the opening and the changes of items runs on the event loop's thread.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.describe import example_users
+from lanner.serving.answering import Found, Question, allowed, explain_one, find, listed, search
+from lanner.serving.dispatcher import Dispatcher, Done
+from lanner.serving.histories import Histories
+from lanner.serving.measuring import measure_profile
+from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
+from lanner.serving.model import ServedModel, frequent_values
+from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler, SchedulerConfig
+from lanner.serving.store import Store
+from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
+
+_encode = msgspec.json.Encoder().encode
+_SHOWN = 20
+"""Users, and values of an attribute, that the page offers."""
+MakePolicy = Callable[[LatencyProfile, ServedModel], Scheduler]
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """How requests are answered."""
+
+    deadline_ms: float = 50.0
+    """Of a request that names none: later than this its answer is worth nothing."""
+    history_length: int = 50
+    """Newest events of a user that are read."""
+    users_held: int = 100_000
+    """Users whose histories are kept in memory."""
+    answers_held: int = 10_000
+    """Answers kept for a request that comes again before anything has changed; 0: none."""
+    most_workers: int = 2
+    """Threads of each backend that answer under load; one when it is calm."""
+    watch_seconds: float = 1.0
+    """How often the store is asked what other servers have changed; 0: never, for a store of one server."""
+
+    def __post_init__(self) -> None:
+        for name in ("deadline_ms", "history_length", "users_held", "most_workers"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("answers_held", "watch_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be 0 or more")
+
+
+def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduler:
+    """The elastic scheduler over every variant and backend, one worker each to begin with."""
+    return Policy(profile, model.variants, dict.fromkeys(model.backends, 1), SchedulerConfig())
+
+
+class ServedVersion:
+    """Answers of one version; what ``versions.swap`` asks of a model, and the questions of the service."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        store: Store,
+        config: ServiceConfig,
+        make_policy: MakePolicy,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """loop: on which questions will be asked."""
+        self.model, self.version = model, model.version
+        self._store, self._config, self._make_policy, self._loop = store, config, make_policy, loop
+        self.histories = Histories(model.dataset, model.items, store, config.history_length, config.users_held)
+        self.example_users = example_users(model.dataset, _SHOWN)
+        self.attributes = frequent_values(model.dataset.item_catalogue, _SHOWN)
+        self._answers: OrderedDict[tuple[Any, ...], RecommendAnswer] = OrderedDict()
+        self._under_way: dict[tuple[Any, ...], asyncio.Future[RecommendAnswer]] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._items_seen = 0
+
+    # --- life, beside the loop -------------------------------------------------------------------------------------
+
+    def verify(self) -> int:
+        """Ask the golden requests, of the catalogue as it was written; returns how many there are.
+
+        Raises:
+            BundleError: an answer differs.
+        """
+        return self.model.verify()
+
+    def warm_up(self) -> None:
+        """Take in what was written since the bundle, and measure what the scheduler must know."""
+        self.catch_up()
+        self.model.warm_up()
+        profile = measure_profile(self.model, self._config.history_length)
+        policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
+        self._dispatcher = Dispatcher(policy, self.model.engines, self._loop, elastic)
+
+    def catch_up(self) -> None:
+        """Bring the catalogue to what the store says; one thread at a time.
+
+        Raises:
+            ConfigError: an item could not be taken in; the others were. StoreUnavailableError: to be tried again.
+        """
+        failed: list[LannerError] = []
+        for change in self._store.item_changes(self._items_seen):
+            try:
+                if change.item is None:
+                    self.model.delete_item(change.id)
+                elif self.model.texts is not None:
+                    self.model.put_item(change.id, change.item)
+            except LannerError as error:
+                failed.append(error)
+            self._items_seen = change.sequence
+        if failed:
+            raise failed[0]
+
+    def close(self) -> None:
+        """Let the last work end and let go of the runtimes."""
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+        self.model.close()
+
+    # --- what is held ----------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait or are worked on."""
+        return 0 if self._dispatcher is None else self._dispatcher.depth
+
+    def held(self) -> dict[str, float]:
+        """Bytes and numbers by name."""
+        return {
+            "histories": float(self.histories.held_bytes),
+            "answers_kept": float(len(self._answers)),
+            "engines": float(sum(engine.state_bytes for engine in self.model.engines.values())),
+        }
+
+    def forget(self, user_id: str) -> None:
+        """Hold nothing of a person, nor any answer that one may have asked for."""
+        self.histories.drop([user_id])
+        self._answers.clear()
+
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
+        """From memory where nothing has changed since the same request was last answered."""
+        key = self._key(request)
+        kept = self._answers.get(key)
+        if kept is not None:
+            self._answers.move_to_end(key)
+            return msgspec.structs.replace(kept, served=msgspec.structs.replace(kept.served, cached=True))
+        if key in self._under_way:
+            return await asyncio.shield(self._under_way[key])
+        future = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await self.answer(request)
+        except BaseException as error:
+            future.set_exception(error)
+            future.exception()  # nobody else may have waited
+            raise
+        finally:
+            del self._under_way[key]
+        future.set_result(answer)
+        self._keep(key, answer)
+        return answer
+
+    async def answer(self, request: RecommendRequest) -> RecommendAnswer:
+        """Worked out now, whatever was answered before."""
+        question = self._question(request.user_id, request.history, request.text)
+        allow, deny = allowed(self.model, request.filters)
+        question = msgspec.structs.replace(
+            question,
+            k=request.k,
+            exclude_seen=request.exclude_seen,
+            allow=allow,
+            deny=deny,
+            diversity=request.diversity,
+            explain=request.explain,
+        )
+        done = await self._ask(lambda engine: find(engine, question), request.deadline_ms)
+        return self._told(done, request.text is not None)
+
+    async def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """Why an item has its score."""
+        row = self.model.items.row(request.item_id)
+        question = msgspec.structs.replace(self._question(request.user_id, request.history, request.text), explain=True)
+        done = await self._ask(lambda engine: explain_one(engine, question, row), None)
+        answer = self._told(done, request.text is not None)
+        return ExplainAnswer(item=answer.items[0], served=answer.served)
+
+    async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
+        """The items that the model takes to be most alike."""
+        row = self.model.items.row(item_id)
+        nobody = np.empty(0, np.int64)
+        return self._told(await self._ask(lambda e: Found(e.similar(row, k), None, nobody), None), False)
+
+    async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
+        """The items whose texts lie nearest to words."""
+        if self.model.texts is None:
+            raise ConfigError("this recommender reads no texts; search is not served")
+        rows = np.empty(0, np.int64) if user_id is None else self._rows(user_id)
+        done = await self._ask(lambda engine: search(self.model, engine, q, rows, k), None)
+        return self._told(done, False)
+
+    async def _ask(self, work: Callable[[Any], Found], deadline_ms: float | None) -> Done:
+        if self._dispatcher is None:
+            raise StoreUnavailableError("the server is starting; ask again in a moment")
+        return await self._dispatcher.submit(work, (deadline_ms or self._config.deadline_ms) / 1e3)
+
+    def _question(self, user_id: str | None, history: list[str] | None, text: str | None) -> Question:
+        """Who asks.
+
+        Raises:
+            ConfigError: nobody was named, or a user beside a history.
+        """
+        if user_id is not None and history is not None:
+            raise ConfigError("give either user_id or history; a known user's history is known here")
+        if text is not None and self.model.texts is None:
+            raise ConfigError("this recommender reads no texts; leave the text out")
+        if user_id is None and history is None and text is None:
+            raise ConfigError("say for whom: user_id, history or text")
+        if user_id is None:
+            known = self.model.items.known_rows(history or ())
+            return Question(np.array(known[-self._config.history_length :], np.int64), None, text, 1)
+        state = self.histories.of(user_id)
+        return Question(self.model.items.current(state.rows), state.profile, text, 1)
+
+    def _rows(self, user_id: str) -> NDArray[np.int64]:
+        return self.model.items.current(self.histories.of(user_id).rows)
+
+    def _told(self, done: Done, has_text: bool) -> RecommendAnswer:
+        begun = time.perf_counter()
+        items = listed(done.result, self.model.items, has_text)
+        named = time.perf_counter() - begun
+        times = {"queue": done.queued_s, "engine": done.worked_s, "names": named}
+        times["total"] = sum(times.values())
+        milliseconds = {name: round(seconds * 1e3, 3) for name, seconds in times.items()}
+        served = Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=milliseconds)
+        return RecommendAnswer(items=items, served=served)
+
+    def _key(self, request: RecommendRequest) -> tuple[Any, ...]:
+        """Equal for requests that have the same answer."""
+        version = 0 if request.user_id is None else self.histories.of(request.user_id).version
+        return self.model.items.version, version, _encode(request)
+
+    def _keep(self, key: tuple[Any, ...], answer: RecommendAnswer) -> None:
+        """An answer from further down the ladder is not kept: the next one may be better."""
+        if self._config.answers_held and answer.served.variant == self.model.variants[0]:
+            self._answers[key] = answer
+            if len(self._answers) > self._config.answers_held:
+                self._answers.popitem(last=False)
