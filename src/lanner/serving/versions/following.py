@@ -39,7 +39,9 @@ class OneBundle:
         try:
             return {CHAMPION: version_of(self._path)}
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{self._path}: no bundle can be read there ({error}); write one") from None
+            reason = getattr(error, "strerror", None) or error
+            problem = f"{self._path}: neither a bundle nor a folder of versions with a champion ({reason})"
+            raise BundleError(f"{problem}; see lanner bundles promote") from None
 
     def path(self, version: str) -> Path:
         """The one there is."""
