@@ -221,12 +221,12 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_says_when_to_come_back(co
     asked(config, conversation)
 
 
-def test_while_the_store_is_away_answers_come_from_the_bundle_and_events_are_refused(config, monkeypatch):
+def test_while_the_store_is_away_users_are_strangers_and_events_are_refused(config, monkeypatch):
     async def conversation(client, service):
         def gone(*_):
             raise StoreUnavailableError("the store does not answer")
 
-        for name in ("histories", "append", "check", "user"):
+        for name in ("histories", "append", "check", "user", "is_forgotten"):
             monkeypatch.setattr(service.store, name, gone)
         assert len((await client.recommend(RecommendRequest(user_id="u1"))).items) == 10
         health = await client.ready()

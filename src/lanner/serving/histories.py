@@ -29,7 +29,7 @@ class Histories:
     """The states of users asked for lately. Used from one thread, the event loop's.
 
     A user who is not held is read from the store, so an event that was acknowledged is in the next answer whatever was
-    held. While the store is away, the bundle's own events stand in, and ``degraded`` says so.
+    held. While the store is away, users who are not held are strangers: it alone knows who is to be forgotten.
     """
 
     def __init__(self, dataset: Dataset, items: LiveItems, store: Store, length: int, most_users: int) -> None:
@@ -37,9 +37,7 @@ class Histories:
         self._dataset, self._items, self._store = dataset, items, store
         self._length, self._most_users = length, most_users
         self._states: OrderedDict[str, UserState] = OrderedDict()
-        self._forgotten: set[str] = set()
         self._versions = 0
-        self.degraded = False
 
     @property
     def held_bytes(self) -> int:
@@ -79,14 +77,12 @@ class Histories:
     def _read(self, user_id: str) -> tuple[UserState, bool]:
         """(the state, whether the store was asked)."""
         self._versions += 1
-        rows, profile = self._of_bundle(user_id)
         try:
+            rows, profile = self._of_bundle(user_id)
             happened = self._store.histories((user_id,), self._length)[0]
             told = self._store.user(user_id)
         except StoreUnavailableError:
-            self.degraded = True
-            return UserState(rows[-self._length :], profile, self._versions), False
-        self.degraded = False
+            return UserState(np.empty(0, np.int64), None, self._versions), False
         later = np.array(self._items.known_rows(event.item_id for event in happened), np.int64)
         profile = profile if told is None else told.profile or None
         return UserState(np.concatenate([rows, later])[-self._length :], profile, self._versions), True

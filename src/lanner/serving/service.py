@@ -117,7 +117,7 @@ class LannerService:
         try:
             await asyncio.to_thread(self.store.check)
         except LannerError:
-            degraded.append("the store does not answer: histories are those of the bundle, and events are refused")
+            degraded.append("the store does not answer: users not met lately are strangers, and events are refused")
         degraded += self._follower.problems() + self._trials.problems()
         return Health(ready=self._live.serves(CHAMPION), degraded=degraded)
 
