@@ -24,6 +24,7 @@ COMMANDS = (
     "serve",
     "keys add",
     "keys revoke",
+    "events export",
     "data describe",
     "bundles list",
     "bundles add",
@@ -32,7 +33,7 @@ COMMANDS = (
     "bundles remove",
     "experiment report",
 )
-RUN_ELSEWHERE = ("compress", "profile", "serve", "bundles", "experiment")
+RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment")
 """They need a trained network or a server's log: tests/test_compress.py, tests/serving, tests/test_cli_versions.py."""
 
 
@@ -88,7 +89,7 @@ def test_every_command_stands_in_the_readme():
     assert [one for one in COMMANDS if not any(line.startswith(f"lanner {one} ") for line in shown)] == []
     reference = (ROOT / "docs" / "commands.md").read_text()
     documented = set(re.findall(r"^#+ `lanner (.+)`$", reference, re.MULTILINE))
-    assert documented == {*COMMANDS, "data", "bundles", "experiment", "keys"}
+    assert documented == {*COMMANDS, "data", "bundles", "experiment", "keys", "events"}
 
 
 def test_every_make_target_of_the_docs_exists():

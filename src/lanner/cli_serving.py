@@ -1,4 +1,4 @@
-"""The commands from a bundle to what a service runs: compress, profile, serve, keys."""
+"""The commands from a bundle to what a service runs: compress, profile, serve, keys, events."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -168,3 +168,32 @@ def revoke_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: Ke
     from lanner.serving.http.keys import revoke
 
     revoke(file, name)
+
+
+events_app = typer.Typer(help="What a server was told.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@events_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    store: Annotated[str, typer.Option("--store", help="Where events lie: a file, or postgresql://…")] = "events.db",
+    as_json: AsJson = False,
+) -> None:
+    """Write a store's events as Parquet, which the next run can learn from.
+
+    Examples:
+
+      lanner events export events.parquet --store events.db
+    """
+    from lanner.serving.store import open_store
+    from lanner.serving.store.export import export_events
+
+    opened = open_store(store)
+    try:
+        number = export_events(opened, out)
+    finally:
+        opened.close()
+    if as_json:
+        console.show_json({"events": number, "file": str(out)})
+    else:
+        console.show_line(f"{number} events in {out}: lanner run {out}")

@@ -5,6 +5,7 @@ import pytest
 
 from lanner.data.sources import load
 from lanner.serving.messages import Event
+from lanner.serving.store import open_store
 from lanner.serving.store.export import export_events
 from lanner.vocabulary import StorageError
 
@@ -55,3 +56,17 @@ def test_a_failure_leaves_what_stood_there(store, tmp_path, monkeypatch):
         export_events(store, path)
     assert path.read_text() == "before"
     assert [one for one in tmp_path.iterdir() if "partial" in one.name] == []
+
+
+def test_the_command_writes_what_the_store_holds(tmp_path, capsys):
+    from lanner import cli
+
+    store = open_store(str(tmp_path / "events.db"))
+    store.append([Event(user_id="u", item_id="i", key="k")], 1.0)
+    store.close()
+    arguments = ["events", "export", str(tmp_path / "e.parquet"), "--store", str(tmp_path / "events.db"), "--json"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert not stopped.value.code
+    assert '"events": 1' in capsys.readouterr().out
+    assert (tmp_path / "e.parquet").exists()
