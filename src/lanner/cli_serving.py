@@ -119,7 +119,7 @@ def serve(
     """
     from dataclasses import replace
 
-    from lanner.serving.running import ServerConfig, serve
+    from lanner.serving.running import ServerConfig, check, serve
     from lanner.settings import overlay, overridden, read_toml
 
     chosen = ServerConfig(str(path), store)
@@ -127,6 +127,7 @@ def serve(
         chosen = overlay(chosen, read_toml(config), f"{config}: ")
     chosen = overridden(chosen, overrides or ())
     chosen = replace(chosen, bundle=str(path), store=store, host=host, port=port, keys=str(keys or ""))
+    check(chosen)
     address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
     console.show_line(f"The page: {address}/   (Ctrl-C stops the server)")
     question = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""

@@ -65,19 +65,12 @@ class ServerConfig:
 
 
 def serve(config: ServerConfig) -> None:
-    """Serve until stopped. What cannot work is said before the address is taken.
-
-    Raises:
-        ConfigError: no keys for an address that others reach, or a setting that makes no sense.
-        BundleError: no bundle or ladder there. MissingExtraError: Granian is not installed.
-    """
+    """Serve until stopped what ``check`` has found no fault with; raises MissingExtraError where Granian is missing."""
     try:
         from granian import Granian
         from granian.constants import Interfaces, Loops
     except ImportError:
         raise MissingExtraError("granian", "serving", "the server") from None
-    check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
-    _check(config)
     os.environ[_SETTINGS] = msgspec.json.encode(config).decode()
     Granian(
         f"{__name__}:application",
@@ -92,12 +85,17 @@ def serve(config: ServerConfig) -> None:
     ).serve()
 
 
-def _check(config: ServerConfig) -> None:
+def check(config: ServerConfig) -> None:
     """What can be known to fail before a worker is started.
+
+    Raises:
+        ConfigError: no keys for an address that others reach, or a variant or champion that is not there.
+        BundleError: no bundle or ladder there. What opening the store raises.
 
     Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
     fork of this process.
     """
+    check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
     versions = versions_of(config)
     champion = versions.aliases().get(CHAMPION)
     if champion is None:
