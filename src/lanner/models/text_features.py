@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -55,23 +56,46 @@ class TextFeatures:
         meaning_SED = _principal_directions(centred, meaning_dimensions).reshape(*mean_SE.shape, -1)
         words, weight_W = _vocabulary(known, min_count)
         numbers = {word: place for place, word in enumerate(words)}
-        directions = _singular_directions(_weighted_words(known, numbers, weight_W), word_dimensions)
+        directions = _singular_directions(_word_matrix(known, numbers, weight_W), word_dimensions)
         return cls(mean_SE.astype(np.float32), meaning_SED.astype(np.float32), words, weight_W, directions)
 
     def transform(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
         """Features of each text, float32 ``[T, width]``; zeros for an empty one."""
+        dimensions = self.meaning_SED.shape[2]
+        rows = np.empty((len(texts), self.width), np.float32)
+        rows[:, :dimensions] = _unit(self._meaning(texts, encode))
+        rows[:, dimensions:] = _unit(self._words(texts))
+        return rows
+
+    def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
+        """``[T, D]``, before its length is taken off."""
         embedded_TSE, present_TS = _embed_fields(texts, encode, len(self.mean_SE))
-        centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
-        meaning_TD = centred.reshape(len(texts), -1) @ self.meaning_SED.reshape(-1, self.meaning_SED.shape[2])
-        words_TD = self._weighted_words(texts) @ self.words_WD
-        return np.hstack([_unit(meaning_TD), _unit(words_TD)]).astype(np.float32)
+        has_fields = np.array([FIELD_SEPARATOR in text for text in texts], bool)
+        meaning_TD = np.empty((len(texts), self.meaning_SED.shape[2]), np.float32)
+        # The text of a request stands in all fields alike: the sum of their maps is a fraction of their bytes.
+        whole_ED, offset_D = self._of_plain_texts
+        meaning_TD[~has_fields] = embedded_TSE[~has_fields, 0] @ whole_ED - offset_D
+        meaning_TD[~(has_fields | present_TS[:, 0])] = 0
+        centred = (embedded_TSE[has_fields] - self.mean_SE) * present_TS[has_fields, :, None]
+        meaning_TD[has_fields] = np.tensordot(centred, self.meaning_SED, 2)
+        return meaning_TD
+
+    @cached_property
+    def _of_plain_texts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a text in all fields is multiplied by ``[E, D]``, and what is then taken off ``[D]``."""
+        return self.meaning_SED.sum(0), np.einsum("se,sed->d", self.mean_SE, self.meaning_SED)
+
+    def _words(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """``[T, D']``, before its length is taken off."""
+        words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
+        for row, text in enumerate(texts):
+            columns, weights = _weighted_words(text, self._numbers, self.weight_W)
+            words_TD[row] = weights @ self.words_WD[columns]
+        return words_TD
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {word: place for place, word in enumerate(self.words)}
-
-    def _weighted_words(self, texts: Sequence[str]) -> sp.csr_matrix:
-        return _weighted_words(texts, self._numbers, self.weight_W)
 
     def passages(self, text: str, encode: Encode) -> tuple[list[str], NDArray[np.float32]]:
         """The fields of one text and what each adds to its features, float32 ``[S + 1, width]``; last: the words."""
@@ -81,7 +105,7 @@ class TextFeatures:
         length = np.linalg.norm(meaning_SD.sum(0))
         rows = np.zeros((len(meaning_SD) + 1, self.width), np.float32)
         rows[:-1, : meaning_SD.shape[1]] = meaning_SD / (length or 1.0)
-        rows[-1, meaning_SD.shape[1] :] = _unit(self._weighted_words([text]) @ self.words_WD)[0]
+        rows[-1, meaning_SD.shape[1] :] = _unit(self._words([text]))[0]
         return _fields(text, len(self.mean_SE)), rows
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -138,20 +162,23 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _weighted_words(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
-    """(1 + log count) · idf, rows of unit length, ``[T, W]``."""
-    indptr, columns, counts = [0], list[int](), list[int]()
-    for text in texts:
-        found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
-        columns += found.keys()
-        counts += found.values()
-        indptr.append(len(columns))
-    values = (1 + np.log(np.array(counts, np.float32))) * weight_W[columns]
-    row_lengths = np.diff(indptr)
-    squares = np.zeros(len(texts), np.float32)
-    np.add.at(squares, np.repeat(np.arange(len(texts)), row_lengths), values**2)
-    values /= np.repeat(np.sqrt(squares), row_lengths)
-    return sp.csr_matrix((values, np.array(columns, np.int32), np.array(indptr, np.int32)), (len(texts), len(numbers)))
+def _weighted_words(
+    text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
+) -> tuple[list[int], NDArray[np.float32]]:
+    """The known words of a text and (1 + log count) · idf of each, of length 1."""
+    found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
+    columns = list(found)
+    weights = (1 + np.log(np.array(list(found.values()), np.float32))) * weight_W[columns]
+    return columns, weights / (np.sqrt(weights @ weights) if columns else 1)
+
+
+def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
+    """``_weighted_words`` of each text, ``[T, W]``."""
+    rows = [_weighted_words(text, numbers, weight_W) for text in texts]
+    indptr = np.cumsum([0, *(len(columns) for columns, _ in rows)])
+    columns = np.fromiter(chain.from_iterable(columns for columns, _ in rows), np.int32, indptr[-1])
+    values = np.concatenate([np.empty(0, np.float32), *(weights for _, weights in rows)])
+    return sp.csr_matrix((values, columns, indptr), (len(texts), len(numbers)))
 
 
 def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[np.float32]:

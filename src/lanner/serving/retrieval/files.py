@@ -22,7 +22,7 @@ from lanner.serving.retrieval.snapshot import Base, Snapshot
 from lanner.serving.retrieval.vectors import FloatVectors, Int8Vectors, Vectors
 from lanner.vocabulary import BundleError
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever an older reader would misread what is written."""
 MANIFEST = "index.json"
 SEAL = "index.sha256"
@@ -89,7 +89,7 @@ def load_index(path: Path | str) -> Index:
     if isinstance(candidates, Graph):
         vectors = candidates.vectors
     elif plan.precision == "int8":
-        vectors = Int8Vectors(arrays["codes"], arrays["scales"])
+        vectors = Int8Vectors(*(arrays[name] for name in ("codes", "scales", "wide", "wide_numbers")))
     else:
         vectors = FloatVectors(arrays["vectors"])
     snapshot = Snapshot(

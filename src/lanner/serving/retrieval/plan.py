@@ -75,7 +75,7 @@ def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> tuple[Pl
 
     A kind that is named is taken, in the most precise form that fits the memory. "auto" takes the exact scan where it
     costs a quarter of a millisecond or recall must be 1; beyond that every kind that fits is named, each in its most
-    precise form.
+    precise form. How precise numbers are is the variant's affair, so "auto" scans INT8 only where float32 does not fit.
 
     Raises:
         ConfigError: nothing that may be chosen fits the memory.
@@ -100,7 +100,10 @@ def choose(num_items: int, dimensions: int, config: RetrievalConfig) -> tuple[Pl
         )
     if num_items * dimensions <= _EXACT_NUMBERS:
         return (fitting[0],)
-    return tuple(next(plan for plan in fitting if plan.kind == kind) for kind in dict.fromkeys(p.kind for p in fitting))
+    named = {plan.kind: plan for plan in reversed(fitting)}
+    if "exact" in named and config.kind == "auto":
+        named.pop("exact-int8", None)
+    return tuple(plan for plan in fitting if named.get(plan.kind) is plan)
 
 
 def expected_bytes(plan: Plan, num_items: int, dimensions: int) -> int:
