@@ -35,6 +35,7 @@ from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
 from lanner.models.request_items import ItemReader
 from lanner.models.text_features import TextFeatures
 from lanner.models.text_neighbours import TextNeighbours
+from lanner.serving.item_index import index_name
 from lanner.serving.model import ModelConfig, ServedModel
 
 SEED = 1
@@ -235,7 +236,7 @@ def _dataset(items: int, histories: NDArray[np.int64]) -> Dataset:
 def _write_for_peers(work: Work, form: RequestForm, reader: TextReader, encoder: Any) -> None:
     """The index as Lanner built it, the tables of the full rung, and the encoder for ONNX Runtime."""
     ServedModel.open(work.bundle, ModelConfig(candidates=CANDIDATES)).close()
-    index = work.bundle / FOLDER / "index-full"
+    index = work.bundle / FOLDER / index_name(form, CANDIDATES)
     structure = index / "candidates.faiss"
     assert form.head is not None
     work.peers.mkdir(exist_ok=True)

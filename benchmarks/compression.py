@@ -377,7 +377,8 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
     """Build, save, load memory-mapped, and serve; queries are means of real-looking histories, as users are."""
     from lanner.artifact.ladder import Rung
     from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
-    from lanner.serving.engine import Engine, indexed_vectors
+    from lanner.serving.engine import Engine
+    from lanner.serving.item_index import indexed_vectors
     from lanner.serving.retrieval import RetrievalConfig, build_index, load_index
 
     random = np.random.default_rng(SEED)

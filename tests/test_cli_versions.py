@@ -28,7 +28,7 @@ def test_the_life_of_two_versions(ask, tmp_path):
         code, out, _ = ask("bundles", "add", write_served_bundle(tmp_path / str(seed), seed), *folder, "--json")
         assert code == 0
         versions.append(json.loads(out)["version"])
-        assert (tmp_path / "bundles" / versions[-1] / "ladder" / "index-full").is_dir(), "a server may only read"
+        assert (tmp_path / "bundles" / versions[-1] / "ladder" / "index-full-10").is_dir(), "a server may only read"
     for version in versions:
         assert ask("bundles", "promote", version, *folder)[0] == 0
     assert ask("bundles", "promote", versions[1], "--alias", "challenger", *folder)[0] == 0

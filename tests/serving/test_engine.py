@@ -16,6 +16,7 @@ from lanner.models.text_neighbours import TextNeighbours
 from lanner.serving.engine import Engine, add_items, remove_items
 from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.profile import STAGES, histories_of, machine_ceilings, profile
+from lanner.serving.retrieval import build_index
 from lanner.vocabulary import ConfigError
 
 ITEMS, WIDTH, HIDDEN = 80, 12, 6
@@ -103,6 +104,14 @@ def test_no_candidates_are_refused():
         Engine(Rung("any", make_form()), candidates=0)
 
 
+def test_an_index_that_is_given_is_the_one_that_is_asked_though_it_is_empty():
+    index = build_index(np.ones((ITEMS, WIDTH + 1)))
+    index.remove(np.arange(ITEMS))
+    engine = Engine(Rung("any", make_form(with_head=False)), index=index)
+    assert engine.index is index
+    assert engine.answer([0], k=3).items.tolist() == []
+
+
 def test_a_profile_has_every_stage_and_a_bound():
     engine = Engine(Rung("any", make_form()))
     times = profile(engine, [np.array([1, 2]), np.array([3])] * 5, None)
@@ -120,11 +129,8 @@ def test_histories_are_spread_over_their_lengths():
 @pytest.mark.parametrize("with_head", [True, False])
 def test_the_parts_of_a_score_add_up_to_it(with_head):
     engine = Engine(Rung("any", make_form(with_head)), candidates=ITEMS)
-    met = engine.known([4, 7, 9])
-    sources = engine.gather(met)
-    asker = engine.fuse(engine.aggregate(sources), engine.encode(None, None, len(met)))
     answer = engine.answer([4, 7, 9], k=5)
-    parts = engine.explain(sources, asker, answer.items)
+    parts = engine.explain(engine.ask([9, 4, 7]), answer.items)
     assert parts.history_NM.shape == (5, 3)
     total = parts.history_NM.sum(axis=1) + parts.told_N + parts.popularity_N + parts.head_N
     assert np.allclose(total, answer.scores, atol=1e-4)
@@ -213,7 +219,5 @@ def test_the_same_list_for_all_is_read_off_and_follows_every_filter_and_change()
     remove_items([engine], np.array([0]))
     everything = engine.answer([], k=1000).items.tolist()
     assert everything == [*range(1, ITEMS), ITEMS]
-    met = engine.known([5])
-    sources = engine.gather(met)
-    parts = engine.explain(sources, engine.fuse(engine.aggregate(sources), engine.encode(None, None, 1)), np.array([1]))
+    parts = engine.explain(engine.ask([5]), np.array([1]))
     assert np.allclose(parts.scores, np.log1p(78))

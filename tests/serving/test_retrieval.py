@@ -200,6 +200,15 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
     assert not index.needs_rebuild
 
 
+def test_what_left_before_a_rebuild_or_never_was_in_the_base_has_zeros():
+    index = build_index(np.ones((4, 3)))
+    index.add([5], np.ones((1, 3)))
+    index.remove([1, 5])
+    assert index.vectors(np.array([0, 5, 1, 2])).sum(axis=1).tolist() == [3, 0, 3, 3]
+    index.rebuild()
+    assert index.vectors(np.array([0, 5, 1, 2])).sum(axis=1).tolist() == [3, 0, 0, 3]
+
+
 def test_a_failed_rebuild_leaves_the_index_as_it_was():
     index = build_index(ITEM_ID[:1024], RetrievalConfig("exact", memory_mib=1))
     index.add(np.arange(1024, 5000), np.repeat(ITEM_ID[:1], 3976, axis=0))

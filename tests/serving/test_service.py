@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,10 @@ from small_shop import QUICK, WORDS, make_shop
 from lanner.client import AsyncClient, Retries
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.serving.engine import indexes_of
 from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
+from lanner.serving.retrieval import Index
+from lanner.serving.retrieval import index as index_module
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
@@ -147,6 +151,107 @@ def test_a_new_item_is_found_by_its_text_at_once_and_by_its_new_text_later(confi
         assert "fresh" not in ids(await client.search(" ".join(WORDS[:8]), k=60))
         with pytest.raises(UnknownIdError, match="unknown item 'fresh'"):
             await client.similar_items("fresh", k=4)
+
+    asked(config, conversation)
+
+
+def test_items_are_placed_though_the_full_variant_is_not_served(config):
+    async def conversation(client, service):
+        await client.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
+        await client.put_item("i3", Item(title="Anew", text=" ".join(WORDS[20:28])))
+        answer = await client.recommend(RecommendRequest(user_id="nobody", k=100))
+        assert answer.served.variant == "distilled"
+        assert len(ids(answer)) == 61
+        assert {"fresh", "i3"} <= set(ids(answer))
+        assert ids(await client.search(" ".join(WORDS[:6]), k=5))[0] == "fresh"
+
+    few = replace(config.model, variants=("distilled", "popularity"))
+    asked(replace(config, model=few), conversation)
+
+
+def test_where_the_best_variant_reads_no_texts_none_are_read(config):
+    async def conversation(client, service):
+        assert not (await client.status()).reads_texts
+        for refused in (
+            client.put_item("fresh", Item(title="Fresh")),
+            client.search("w3", k=3),
+            client.recommend(RecommendRequest(text="w3")),
+        ):
+            with pytest.raises(DataError, match="reads no texts"):
+                await refused
+        assert (await client.delete_item("i9")).existed
+        assert len(ids(await client.recommend(RecommendRequest(user_id="nobody", k=100)))) == 59
+
+    asked(replace(config, model=replace(config.model, variants=("popularity",))), conversation)
+
+
+def test_an_item_that_went_and_came_again_is_still_known_to_have_been_met(config):
+    async def conversation(client, service):
+        met = {f"i{row}" for row in range(60)} - set(ids(await client.recommend(RecommendRequest(user_id="u3", k=60))))
+        assert met
+        for item_id in met:
+            await client.delete_item(item_id)
+            assert not (await client.put_item(item_id, Item(title="Again", text=WORDS[3]))).existed
+        assert not met & set(ids(await client.recommend(RecommendRequest(user_id="u3", k=60))))
+
+    asked(config, conversation)
+
+
+def test_indexes_are_built_anew_beside_the_requests_once_much_has_changed(config, monkeypatch):
+    monkeypatch.setattr(index_module, "_CHANGES_UNNOTICED", 2)
+    monkeypatch.setattr(index_module, "_CHANGED_SHARE", 0.0)
+    begun, go_on, rebuild = threading.Event(), threading.Event(), Index.rebuild
+
+    def slowly(self):
+        begun.set()
+        assert go_on.wait(5)
+        rebuild(self)
+
+    monkeypatch.setattr(Index, "rebuild", slowly)
+
+    async def conversation(client, service):
+        [version] = service._live.models()
+        indexes = [one for one in indexes_of(version.model.engines.values()) if isinstance(one, Index)]
+        fresh = [f"fresh{number}" for number in range(4)]
+        for item_id in fresh:
+            await client.put_item(item_id, Item(title=item_id, text=" ".join(WORDS[:6])))
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert (await client.delete_item("i9")).existed
+        everything = RecommendRequest(user_id="nobody", k=100)
+        meanwhile = ids(await client.recommend(everything))
+        assert all(one.needs_rebuild for one in indexes)
+        go_on.set()
+        async with asyncio.timeout(20):
+            while any(one.needs_rebuild for one in indexes):
+                await asyncio.sleep(0.01)
+        assert {*fresh} <= {*meanwhile} == {*ids(await client.recommend(everything))}
+        assert len(meanwhile) == 63
+
+    asked(config, conversation)
+
+
+def test_an_index_that_cannot_be_built_anew_serves_on(config, monkeypatch, caplog):
+    monkeypatch.setattr(index_module, "_CHANGES_UNNOTICED", 0)
+    monkeypatch.setattr(index_module, "_CHANGED_SHARE", 0.0)
+    failed = []
+
+    def fails(self):
+        failed.append(self)
+        raise MemoryError
+
+    monkeypatch.setattr(Index, "rebuild", fails)
+
+    async def conversation(client, service):
+        [version] = service._live.models()
+        await client.delete_item("i9")
+        await asyncio.to_thread(version.model._folding.join)
+        tried = len(failed)
+        assert tried
+        await client.delete_item("i8")
+        await asyncio.to_thread(version.model._folding.join)
+        assert len(failed) == tried
+        assert len(ids(await client.recommend(RecommendRequest(user_id="nobody", k=100)))) == 58
+        assert "cannot be built anew" in caplog.text
 
     asked(config, conversation)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact import reasons as words
-from lanner.serving.engine import Answer, Engine, Parts
+from lanner.serving.engine import Answer, Asked, Engine, Parts, unseen
 from lanner.serving.live import LiveItems
 from lanner.serving.messages import Filters, Reason, RecommendedItem
 from lanner.serving.model import ServedModel
@@ -67,43 +67,35 @@ def allowed(model: ServedModel, filters: Filters | None) -> tuple[RowSet | None,
 
 def find(engine: Engine, question: Question) -> Found:
     """Runs in a worker's thread."""
-    met = engine.known(question.rows)
-    sources_MD = engine.gather(met)
-    read = _read(engine, question, len(met))
-    asker = engine.fuse(engine.aggregate(sources_MD), read)
-    deny = question.deny
-    if question.exclude_seen and len(met):
-        deny = met if deny is None else np.union1d(deny, met)
-    answer = engine.best(asker, question.k, question.allow, deny, question.diversity)
-    parts = engine.explain(sources_MD, asker, answer.items) if question.explain else None
-    return Found(answer, parts, met)
+    asked = _asked(engine, question)
+    deny = unseen(asked, question.deny) if question.exclude_seen else question.deny
+    answer = engine.best(asked.asker, question.k, question.allow, deny, question.diversity)
+    return Found(answer, engine.explain(asked, answer.items) if question.explain else None, asked.met)
 
 
 def explain_one(engine: Engine, question: Question, row: int) -> Found:
     """The reasons of one item's score, whatever its rank."""
-    met = engine.known(question.rows)
-    sources_MD = engine.gather(met)
-    asker = engine.fuse(engine.aggregate(sources_MD), _read(engine, question, len(met)))
-    parts = engine.explain(sources_MD, asker, np.array([row]))
-    return Found(Answer(np.array([row]), parts.scores), parts, met)
+    asked, rows = _asked(engine, question), np.array([row])
+    parts = engine.explain(asked, rows)
+    return Found(Answer(rows, parts.scores), parts, asked.met)
 
 
-def _read(engine: Engine, question: Question, num_met: int) -> tuple[NDArray[np.float32], float]:
-    """What the texts say; a rung that reads none answers without them."""
+def _asked(engine: Engine, question: Question) -> Asked:
+    """A rung that reads no texts answers without them."""
     profile = question.profile if engine.form.profile_FD is not None else None
-    return engine.encode(profile, question.text if engine.reads_texts else None, num_met)
+    return engine.ask(question.rows, profile, question.text if engine.reads_texts else None)
 
 
 def search(model: ServedModel, engine: Engine, text: str, rows: NDArray[np.int64], k: int) -> Found:
     """Items whose texts lie nearest to ``text``; of those nearly as near, the ones that suit the history come first."""
     assert model.texts is not None
     near, cosines = model.texts.nearest((engine if engine.reads_texts else model.best).features(text), k * _SEARCHED)
-    met = engine.known(rows)
-    if len(met) and len(near):
-        taste = engine.index.vectors(near)[:, :-1] @ engine.aggregate(engine.gather(met))
+    asked = engine.ask(rows)
+    if len(asked.met) and len(near):
+        taste = engine.index.vectors(near)[:, :-1] @ asked.asker.vector_D
         cosines = cosines + _PERSONAL * (taste - taste.mean()) / max(float(taste.std()), 1e-9)
     best = np.argsort(-cosines, kind="stable")[:k]
-    return Found(Answer(near[best], cosines[best]), None, met)
+    return Found(Answer(near[best], cosines[best]), None, asked.met)
 
 
 def listed(found: Found, items: LiveItems, has_text: bool) -> list[RecommendedItem]:

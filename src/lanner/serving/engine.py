@@ -5,7 +5,7 @@ time what a request runs. Messages were passed over the graph when the tables we
 aggregation at request time is the mean over what was met.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact.ladder import Rung
-from lanner.models.request_form import ItemRows, RequestForm, take
+from lanner.models.request_form import ItemRows
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
-from lanner.serving.fixed_order import FixedOrder
+from lanner.serving.item_index import ItemIndex, item_index, retrieved
 from lanner.serving.item_tables import ItemTables
-from lanner.serving.retrieval import BEST, Index, RetrievalConfig, RowSet, build_index
+from lanner.serving.retrieval import RetrievalConfig, RowSet
 from lanner.vocabulary import ConfigError
 
 _MOST_DIVERSIFIED = 200
 """Candidates among which a diverse list is chosen."""
-_QUERIES = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,15 @@ class Asker:
     told_D: NDArray[np.float32]
     share: float
     hidden_H: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The first stages of a request. met: distinct rows int64 ``[M]``; sources_MD: what was gathered of them."""
+
+    met: NDArray[np.int64]
+    sources_MD: NDArray[np.float32]
+    asker: Asker
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,13 @@ class Engine:
         backend: Backend | None = None,
         retrieval: RetrievalConfig | None = None,
         candidates: int = 500,
-        index: Index | FixedOrder | None = None,
+        index: ItemIndex | None = None,
         item_reader: ItemReader | None = None,
     ) -> None:
         """candidates: retrieved by inner product, then ranked by the head, where the rung has one.
 
         item_reader: without it no search text is read, for it tells what a text would be as an item.
-        index: over ``indexed_vectors``; None: one is built, tuned with users who met one item each.
+        index: over ``indexed_vectors``; None: ``item_index`` builds one.
 
         Raises:
             ConfigError: ``candidates`` is below 1.
@@ -85,15 +93,9 @@ class Engine:
         if candidates < 1:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
         self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
-        self.index = index or self._build_index(retrieval)
+        self.index = item_index(rung.form, candidates, retrieval) if index is None else index
         self.tables = ItemTables(rung.form)
         self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
-
-    def _build_index(self, retrieval: RetrievalConfig | None) -> Index | FixedOrder:
-        vectors = indexed_vectors(self.form)
-        if lists_the_same_for_all(self.form):
-            return FixedOrder(vectors)
-        return build_index(vectors, retrieval, users_of_one_item(self.form), retrieved=self._retrieved(BEST))
 
     @property
     def num_items(self) -> int:
@@ -114,16 +116,6 @@ class Engine:
     def reads_texts(self) -> bool:
         """Whether search texts, and the texts of new items, are understood."""
         return self._item_reader is not None and self.backend is not None and self.backend.reads_texts
-
-    def new_rows(self, features_F: NDArray[np.float32], learnt_row: int | None) -> ItemRows:
-        """What an item of this text has in the full form, which must be this engine's; see ``ItemReader.read``.
-
-        Raises:
-            ConfigError: this engine reads no texts.
-        """
-        if self._item_reader is None:
-            raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
-        return self._item_reader.read(self.form, features_F[None], [learnt_row])
 
     def answer(
         self,
@@ -154,12 +146,16 @@ class Engine:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, received {k}")
+        asked = self.ask(history, profile, text)
+        return self.best(asked.asker, k, allow, unseen(asked, deny) if exclude_seen else deny, diversity)
+
+    def ask(
+        self, history: Sequence[int] | NDArray[np.integer], profile: str | None = None, text: str | None = None
+    ) -> Asked:
+        """Gather, aggregate, encode and fuse; arguments and errors as ``answer``."""
         met = self.known(history)
-        mean_D = self.aggregate(self.gather(met))
-        asker = self.fuse(mean_D, self.encode(profile, text, len(met)))
-        if exclude_seen and len(met):
-            deny = met if deny is None else np.union1d(deny, met)
-        return self.best(asker, k, allow, deny, diversity)
+        sources_MD = self.gather(met)
+        return Asked(met, sources_MD, self.fuse(self.aggregate(sources_MD), self.encode(profile, text, len(met))))
 
     def best(
         self,
@@ -218,12 +214,9 @@ class Engine:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Candidates by inner product, best first: rows int64 ``[C]`` and scores float32 ``[C]``."""
         query_1D = np.append(asker.vector_D, np.float32(1))[None]
-        rows, scores = self.index.search(query_1D, self._retrieved(k), allow=allow, deny=deny)
+        rows, scores = self.index.search(query_1D, retrieved(self.form, self.candidates, k), allow=allow, deny=deny)
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
-
-    def _retrieved(self, k: int) -> int:
-        return k if self.form.head is None else max(k, self.candidates)
 
     def rank(self, asker: Asker, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Answer:
         """The k best of the candidates once the head has spoken."""
@@ -263,8 +256,9 @@ class Engine:
         best = np.argsort(-cosines, kind="stable")[:k]
         return Answer(found[best], cosines[best])
 
-    def explain(self, sources_MD: NDArray[np.float32], asker: Asker, items: NDArray[np.int64]) -> Parts:
+    def explain(self, asked: Asked, items: NDArray[np.int64]) -> Parts:
         """What the scores of ``items`` ``[n]`` are made of; the parts of an item add up to its score."""
+        sources_MD, asker = asked.sources_MD, asked.asker
         targets_ND = self.index.vectors(items)
         weight = asker.share / max(1, len(sources_MD))
         history_NM = targets_ND[:, :-1] @ sources_MD.T * np.float32(weight)
@@ -290,6 +284,13 @@ class Engine:
         return whole_FD if reduced is None else whole_FD @ reduced
 
 
+def unseen(asked: Asked, deny: NDArray[np.integer] | None) -> NDArray[np.integer] | None:
+    """Rows that no answer may hold where it is to hold nothing that was met: those of ``deny``, too."""
+    if not len(asked.met):
+        return deny
+    return asked.met if deny is None else np.union1d(deny, asked.met)
+
+
 def add_items(engines: Sequence[Engine], rows: ItemRows) -> NDArray[np.int64]:
     """Items given as rows of the full form get the next rows of every engine and can be found at once.
 
@@ -308,21 +309,10 @@ def add_items(engines: Sequence[Engine], rows: ItemRows) -> NDArray[np.int64]:
 
 def remove_items(engines: Sequence[Engine], rows: NDArray[np.int64]) -> None:
     """Items that are found no more; histories may go on naming them."""
-    for index in {id(engine.index): engine.index for engine in engines}.values():
+    for index in indexes_of(engines):
         index.remove(rows)
 
 
-def lists_the_same_for_all(form: RequestForm) -> bool:
-    """Whether a score depends on the item alone, as on the rung of popularity."""
-    return form.head is None and form.dimensions == 1 and not take(form.target_ID).any()
-
-
-def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
-    """Targets with the bias as one more dimension, ``[I, D + 1]``: users have a 1 there."""
-    return np.hstack([take(form.target_ID), form.bias_I[:, None]])
-
-
-def users_of_one_item(form: RequestForm) -> NDArray[np.float32] | None:
-    """Queries ``[n, D + 1]`` to tune an index with where no real histories are at hand; None: there are no items."""
-    met = np.random.default_rng(0).choice(form.num_items, min(_QUERIES, form.num_items), replace=False)
-    return np.hstack([take(form.source_ID, met), np.ones((len(met), 1), np.float32)]) if len(met) else None
+def indexes_of(engines: Iterable[Engine]) -> list[ItemIndex]:
+    """Each once, however many engines share it."""
+    return list({id(engine.index): engine.index for engine in engines}.values())

@@ -11,11 +11,10 @@ from lanner.serving.retrieval.snapshot import Found
 
 @dataclass(frozen=True)
 class _Order:
-    """rows_I: best first. score_R, is_gone_R: by row. Replaced as a whole, so that a search sees one moment."""
+    """rows_I: best first. score_R: by row. Replaced as a whole, so that a search sees one moment."""
 
     rows_I: NDArray[np.int64]
     score_R: NDArray[np.float32]
-    is_gone_R: NDArray[np.bool_]
 
 
 class FixedOrder:
@@ -23,7 +22,7 @@ class FixedOrder:
 
     def __init__(self, item_ID: NDArray[np.float32]) -> None:
         """item_ID: vectors that are zero but for the last number, the bias."""
-        self._order = _ordered(item_ID[:, -1], np.zeros(len(item_ID), bool))
+        self._order = _Order(_best_first(item_ID[:, -1]), item_ID[:, -1].copy())
 
     @property
     def memory_bytes(self) -> int:
@@ -58,18 +57,17 @@ class FixedOrder:
 
     def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Items take the next rows."""
-        now = self._order
-        self._order = _ordered(
-            np.append(now.score_R, vectors[:, -1]), np.append(now.is_gone_R, np.zeros(len(rows), bool))
-        )
+        now, best = self._order, _best_first(vectors[:, -1])
+        # Scores rise towards the front, so their negatives are sorted; of equal ones the older item comes first.
+        places = np.searchsorted(-now.score_R[now.rows_I], -vectors[best, -1], side="right")
+        self._order = _Order(np.insert(now.rows_I, places, rows[best]), np.append(now.score_R, vectors[:, -1]))
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Items are listed no more."""
-        gone = self._order.is_gone_R.copy()
-        gone[rows] = True
-        self._order = _ordered(self._order.score_R, gone)
+        now = self._order
+        self._order = _Order(now.rows_I[~np.isin(now.rows_I, rows)], now.score_R)
 
 
-def _ordered(score_R: NDArray[np.float32], is_gone_R: NDArray[np.bool_]) -> _Order:
-    rows = np.argsort(-score_R, kind="stable")
-    return _Order(rows[~is_gone_R[rows]].astype(np.int64), score_R, is_gone_R)
+def _best_first(score_N: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places of the scores, the largest first."""
+    return np.argsort(-score_N, kind="stable")

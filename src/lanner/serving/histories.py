@@ -38,11 +38,12 @@ class Histories:
         self._length, self._most_users = length, most_users
         self._states: OrderedDict[str, UserState] = OrderedDict()
         self._versions = 0
-
-    @property
-    def held_bytes(self) -> int:
+        self.held_bytes = 0
         """Bytes of the states held."""
-        return sum(state.rows.nbytes for state in self._states.values()) + _BYTES_A_USER * len(self._states)
+
+    def __len__(self) -> int:
+        """States held."""
+        return len(self._states)
 
     def of(self, user_id: str) -> UserState:
         """The state of a user; an empty one for a stranger."""
@@ -52,9 +53,9 @@ class Histories:
             return state
         state, complete = self._read(user_id)
         if complete:
-            self._states[user_id] = state
+            self._hold(user_id, state)
             if len(self._states) > self._most_users:
-                self._states.popitem(last=False)
+                self._let_go(next(iter(self._states)))
         return state
 
     def happened(self, events: Iterable[Event]) -> None:
@@ -65,14 +66,25 @@ class Histories:
             if state is not None and rows:
                 self._versions += 1
                 newest = np.append(state.rows, np.int64(rows[0]))[-self._length :]
-                self._states[event.user_id] = UserState(newest, state.profile, self._versions)
+                self._hold(event.user_id, UserState(newest, state.profile, self._versions))
 
     def drop(self, user_ids: Sequence[str] | None) -> None:
         """Read these users anew when they are next asked for; None: all."""
         if user_ids is None:
             self._states.clear()
+            self.held_bytes = 0
         for user_id in user_ids or ():
-            self._states.pop(user_id, None)
+            self._let_go(user_id)
+
+    def _hold(self, user_id: str, state: UserState) -> None:
+        """A user who is held already keeps their place in the order of being asked for."""
+        before = self._states.get(user_id)
+        self.held_bytes += _bytes_of(state) - (0 if before is None else _bytes_of(before))
+        self._states[user_id] = state
+
+    def _let_go(self, user_id: str) -> None:
+        state = self._states.pop(user_id, None)
+        self.held_bytes -= 0 if state is None else _bytes_of(state)
 
     def _read(self, user_id: str) -> tuple[UserState, bool]:
         """(the state, whether the store was asked)."""
@@ -93,3 +105,7 @@ class Histories:
         row = self._dataset.users.row(user_id)
         rows = self._dataset.histories[row].astype(np.int64)
         return self._items.current(rows), self._dataset.user_catalogue.texts[row] or None
+
+
+def _bytes_of(state: UserState) -> int:
+    return _BYTES_A_USER + state.rows.nbytes + len(state.profile or "")

@@ -19,7 +19,11 @@ class LiveItems:
         self._id_of = list(dataset.items.external)
         self._title_of = list(dataset.item_catalogue.titles)
         self._row_of = {one: row for row, one in enumerate(self._id_of)}
-        self._moved: dict[int, int] = {}
+        self._gone_from: dict[str, int] = {}
+        """The last row of each item that went."""
+        self._first_R = np.arange(len(self._id_of))
+        """The first row that the item of a row ever had; there ``_latest_R`` holds its last one."""
+        self._latest_R = self._first_R.copy()
         self.version = 0
         """Rises with every change: whatever was answered before may be out of date."""
 
@@ -49,32 +53,37 @@ class LiveItems:
 
     def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where items stand now that stood at ``rows`` when a history was read; they keep their place if they went."""
-        if not self._moved:
-            return rows
-        return np.array([self._moved.get(int(row), int(row)) for row in rows], np.int64)
+        return self._latest_R[self._first_R[rows]]
 
     def named(self, rows: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, str]]:
         """(id, title) of rows."""
         return [(self._id_of[row], self._title_of[row]) for row in rows]
 
-    def retitle(self, item_id: str, title: str) -> None:
-        """Another title, and nothing else."""
-        self._title_of[self.row(item_id)] = title or item_id
-        self.version += 1
-
     def put(self, item_id: str, title: str) -> int | None:
-        """Give an item the next row; returns the row it had before."""
-        before = self._row_of.get(item_id)
+        """Give an item the next row; returns the row it had before, None where it was not there."""
+        before, row = self._row_of.get(item_id), len(self._id_of)
+        last = self._gone_from.pop(item_id, None) if before is None else before
+        first = row if last is None else int(self._first_R[last])
+        self._make_room(row + 1)
+        self._first_R[row] = first
         self._id_of.append(item_id)
         self._title_of.append(title or item_id)
-        row = len(self._id_of) - 1
-        if before is not None:
-            self._moved = {**{old: row if new == before else new for old, new in self._moved.items()}, before: row}
+        # Each in one step, so that who reads meanwhile gets the row before or this one.
+        self._latest_R[first] = row
         self._row_of[item_id] = row
         self.version += 1
         return before
 
     def remove(self, item_id: str) -> int | None:
         """Forget an item; returns the row it had."""
+        row = self._row_of.pop(item_id, None)
+        if row is not None:
+            self._gone_from[item_id] = row
         self.version += 1
-        return self._row_of.pop(item_id, None)
+        return row
+
+    def _make_room(self, rows: int) -> None:
+        """Twice the room where it runs out; who reads the arrays before reads what stood there then."""
+        if rows > len(self._first_R):
+            more = np.zeros(rows, np.int64)
+            self._first_R, self._latest_R = np.append(self._first_R, more), np.append(self._latest_R, more)

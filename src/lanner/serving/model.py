@@ -1,34 +1,39 @@
 """A bundle opened for serving: its ladder in a runtime each, indexes on disk, and the catalogue as it is now."""
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.models.request_form import RequestForm
+from lanner.models.request_items import ItemReader
 from lanner.serving.backends import open_backend
-from lanner.serving.engine import Engine, add_items, indexed_vectors, lists_the_same_for_all, remove_items
+from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
-from lanner.serving.fixed_order import FixedOrder
+from lanner.serving.item_index import ItemIndex, index_name, kept_item_index
 from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
-from lanner.serving.retrieval import Index, build_index, load_index
+from lanner.serving.retrieval import Index
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 PREFERRED = ("openvino", "onnxruntime", "torch")
 """Runtimes on a CPU, the quickest first; the first that is installed is taken where none is named."""
 _TUNING_USERS = 256
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ class ModelConfig:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be at least 1")
 
 
+@dataclass(frozen=True)
+class Placing:
+    """What makes an item of a text. whole: the ladder's first form, of whose rows those of every rung are made."""
+
+    reader: ItemReader
+    whole: RequestForm
+
+
 class ServedModel:
     """engines: by (backend, variant). Items may come and go while others ask; one thread changes them at a time."""
 
@@ -61,17 +74,21 @@ class ServedModel:
         dataset: Dataset,
         golden: Mapping[str, Any],
         engines: Mapping[tuple[str, str], Engine],
-        texts: LiveTexts | None,
+        placing: Placing | None,
         config: ModelConfig,
     ) -> None:
-        """texts: what the items' texts say, by row; None where no texts are read."""
+        """placing: None where the best engine reads no texts."""
         self.version, self.dataset, self.golden, self.engines, self.config = version, dataset, golden, engines, config
-        self.texts = texts
+        self._placing = placing
+        self.texts = None if placing is None else LiveTexts(placing.reader.texts)
+        """What the items' texts say, by row."""
         self.items = LiveItems(dataset)
         self.filters = AttributeFilter(dataset.item_catalogue)
         self._written: dict[str, bytes] = {}
         """A digest of each item that came or changed."""
         self._changing = Lock()
+        self._folding: Thread | None = None
+        self._can_fold = True
 
     @classmethod
     def open(cls, path: Path, config: ModelConfig | None = None) -> "ServedModel":
@@ -85,19 +102,26 @@ class ServedModel:
         ladder = read_ladder(path)
         reader, item_reader = ladder.reader, ladder.item_reader
         rungs = [ladder.rung(name) for name in config.variants or ladder.names]
-        shared: dict[str, Index | FixedOrder] = {}
+        shared: dict[str, ItemIndex] = {}
         engines: dict[tuple[str, str], Engine] = {}
         for name in config.backends or (_installed(rungs[0]),):
             for rung in rungs:
-                key = _index_key(rung.form)
-                if key not in shared:
-                    shared[key] = _index(path / FOLDER / f"index-{key}", rung.form, dataset)
+                place = index_name(rung.form, config.candidates)
+                if place not in shared:
+                    queries = partial(_queries, rung.form, dataset)
+                    shared[place] = kept_item_index(path / FOLDER / place, rung.form, config.candidates, queries)
                 backend = open_backend(name, rung, reader, config.threads)
                 engines[name, rung.name] = Engine(
-                    rung, backend, candidates=config.candidates, index=shared[key], item_reader=item_reader
+                    rung, backend, candidates=config.candidates, index=shared[place], item_reader=item_reader
                 )
-        texts = None if item_reader is None else LiveTexts(item_reader.texts)
-        return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, texts, config)
+        if rungs[0].name != ladder.names[0]:
+            # They are answers of the first variant, which another gives only roughly.
+            golden = {**golden, "requests": []}
+        placing = None
+        if item_reader is not None and next(iter(engines.values())).reads_texts:
+            first = ladder.names[0]
+            placing = Placing(item_reader, rungs[0].form if rungs[0].name == first else ladder.rung(first).form)
+        return cls((path / SEAL).read_text(encoding="ascii")[:12], dataset, golden, engines, placing, config)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -114,7 +138,7 @@ class ServedModel:
         return next(iter(self.engines.values()))
 
     def verify(self) -> int:
-        """Ask the golden requests of the best variant; returns how many there are.
+        """Ask the golden requests; returns how many there are: none where the ladder's first variant is not served.
 
         Of each stored list at most a tenth may differ: an approximate index may miss what an exact scan finds.
 
@@ -149,6 +173,8 @@ class ServedModel:
         Raises:
             ConfigError: this bundle reads no texts, so it cannot place an item nobody met; or too many came.
         """
+        if self._placing is None or self.texts is None:
+            raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
         with self._changing:
             existed = item_id in self.items
             written = hashlib.sha256(msgspec.json.encode(item)).digest()
@@ -157,15 +183,15 @@ class ServedModel:
             if self.items.num_rows - self.dataset.num_items >= self.config.most_new_items:
                 raise ConfigError(f"{self.config.most_new_items} items came or changed; train and serve a newer bundle")
             features_F = self.best.features(item.text or item.title)
-            rows = self.best.new_rows(features_F, self._learnt_row(item_id))
+            rows = self._placing.reader.read(self._placing.whole, features_F[None], [self._learnt_row(item_id)])
             added = add_items(list(self.engines.values()), rows)
-            if self.texts is not None:
-                self.texts.add(features_F)
+            self.texts.add(features_F)
             self.filters.put(int(added[0]), item.attributes)
             before = self.items.put(item_id, item.title)
             if before is not None:
                 self._withdraw(before)
             self._written[item_id] = written
+            self._fold_in()
             return existed
 
     def delete_item(self, item_id: str) -> bool:
@@ -175,6 +201,7 @@ class ServedModel:
             self._written.pop(item_id, None)
             if row is not None:
                 self._withdraw(row)
+                self._fold_in()
             return row is not None
 
     def close(self) -> None:
@@ -189,6 +216,24 @@ class ServedModel:
             self.texts.remove(row)
         self.filters.remove(row)
 
+    def _fold_in(self) -> None:
+        """See that indexes of which much has changed are built anew, beside the requests; the lock is held."""
+        due = [one for one in indexes_of(self.engines.values()) if isinstance(one, Index) and one.needs_rebuild]
+        if due and self._can_fold and (self._folding is None or not self._folding.is_alive()):
+            # Nobody waits for it, not even who closes: an index of a million items takes minutes.
+            self._folding = Thread(target=self._rebuild, args=(due,), name=f"rebuild-{self.version}", daemon=True)
+            self._folding.start()
+
+    def _rebuild(self, indexes: Sequence[Index]) -> None:
+        """On one core, for requests need the others; where it fails once, the indexes serve on as they are."""
+        with threadpool_limits(limits=1, user_api="openmp"):
+            for index in indexes:
+                try:
+                    index.rebuild()
+                except Exception:
+                    self._can_fold = False
+                    _log.exception("an index cannot be built anew; searching what changes will cost ever more")
+
     def _learnt_row(self, item_id: str) -> int | None:
         """Where the bundle has the item, if it has."""
         return self.dataset.items.row(item_id) if item_id in self.dataset.items else None
@@ -202,27 +247,6 @@ def _installed(rung: Rung) -> str:
             continue
         return name
     raise LannerError(f"none of the runtimes {', '.join(PREFERRED)} is installed: pip install 'lanner[onnx]'")
-
-
-def _index_key(form: RequestForm) -> str:
-    """Variants with the same name have the same targets, but for INT8's rounding, and so share an index."""
-    reduction = form.reduction.target_DR
-    if reduction is None:
-        return "full"
-    return hashlib.sha256(np.ascontiguousarray(reduction).tobytes()).hexdigest()[:12]
-
-
-def _index(folder: Path, form: RequestForm, dataset: Dataset) -> Index | FixedOrder:
-    """Read from disk, else built and written there; a damaged one is built anew."""
-    if lists_the_same_for_all(form):
-        return FixedOrder(indexed_vectors(form))
-    try:
-        return load_index(folder)
-    except BundleError:
-        pass
-    index = build_index(indexed_vectors(form), queries=_queries(form, dataset))
-    index.save(folder)
-    return index
 
 
 def _queries(form: RequestForm, dataset: Dataset) -> NDArray[np.float32] | None:

@@ -14,7 +14,7 @@ from lanner.artifact.ladder import Ladder, Rung, TextReader, TextSample
 from lanner.data.ragged import Ragged
 from lanner.models.request_form import Int8Rows, Table
 from lanner.serving.backends import Backend, open_backend
-from lanner.serving.engine import Engine
+from lanner.serving.engine import Asked, Engine
 from lanner.vocabulary import MissingExtraError
 
 STAGES = ("gather", "aggregate", "encode", "fuse", "retrieve", "rank", "explain")
@@ -66,7 +66,7 @@ def profile(engine: Engine, histories: Sequence[NDArray[np.integer]], text: str 
         asker = clock("fuse", partial(engine.fuse, mean_D, read))
         rows, scores = clock("retrieve", partial(engine.retrieve, asker, k, deny=met))
         ranked = clock("rank", partial(engine.rank, asker, rows, scores, k))
-        clock("explain", partial(engine.explain, sources_MD, asker, ranked.items))
+        clock("explain", partial(engine.explain, Asked(met, sources_MD, asker), ranked.items))
         if number >= 3:
             lengths.append(len(met))
             for stage, seconds in clock.seconds.items():

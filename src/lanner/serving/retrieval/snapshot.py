@@ -41,12 +41,17 @@ class Base:
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of those ``rows`` that the base holds, in their order."""
+        held = rows[self.holds(rows)]
+        return held if self.row_P is None else np.searchsorted(self.row_P, held)
+
+    def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of ``rows`` has a position."""
         if self.row_P is None:
-            return rows[rows < self.vectors.shape[0]]
+            return rows < self.vectors.shape[0]
         places = np.searchsorted(self.row_P, rows)
         held = places < len(self.row_P)
         held[held] = self.row_P[places[held]] == rows[held]
-        return places[held]
+        return held
 
     def bits(self, listed: RowSet) -> NDArray[np.uint8]:
         """A bit for each position whose row is ``listed``; those beyond the last position mean nothing."""
@@ -128,10 +133,11 @@ class Snapshot:
         )
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors float32 ``[n, D]`` of ``rows`` as they are kept; of an item that has left, the base's."""
+        """Vectors float32 ``[n, D]`` of ``rows`` as they are kept; of an item that has left, the base's, or zeros."""
         is_fresh = np.isin(rows, self.fresh_row_F)
-        found = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
-        found[~is_fresh] = self.base.vectors.decode(self.base.positions(rows[~is_fresh]))
+        is_based = ~is_fresh & self.base.holds(rows)
+        found = np.zeros((len(rows), self.base.vectors.shape[1]), np.float32)
+        found[is_based] = self.base.vectors.decode(self.base.positions(rows[is_based]))
         order = np.argsort(self.fresh_row_F)
         found[is_fresh] = self.fresh_FD[order[np.searchsorted(self.fresh_row_F, rows[is_fresh], sorter=order)]]
         return found

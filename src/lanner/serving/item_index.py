@@ -1,0 +1,87 @@
+"""The index over a rung's items: what stands in it, which searches it is tuned for, and where it lies on disk."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.models.request_form import RequestForm, take
+from lanner.serving.fixed_order import FixedOrder
+from lanner.serving.retrieval import BEST, Index, RetrievalConfig, build_index, load_index
+from lanner.vocabulary import BundleError, StorageError
+
+ItemIndex = Index | FixedOrder
+Queries = NDArray[np.float32] | None
+_QUERIES = 256
+_log = logging.getLogger(__name__)
+
+
+def retrieved(form: RequestForm, candidates: int, k: int = BEST) -> int:
+    """How many items the k best are searched among: with a head, ``candidates`` are retrieved for it to rank."""
+    return k if form.head is None else max(k, candidates)
+
+
+def item_index(
+    form: RequestForm, candidates: int, config: RetrievalConfig | None = None, queries: Queries = None
+) -> ItemIndex:
+    """An index tuned for searches that ask for as many items as ``retrieved`` says.
+
+    queries: float32 ``[n, D + 1]``, users as they will ask; None: users who met one item each.
+
+    Raises:
+        What ``build_index`` raises.
+    """
+    return (
+        FixedOrder(indexed_vectors(form))
+        if _lists_the_same_for_all(form)
+        else _built(form, candidates, config, queries)
+    )
+
+
+def kept_item_index(folder: Path, form: RequestForm, candidates: int, queries: Callable[[], Queries]) -> ItemIndex:
+    """The index at ``folder``; where there is none, or a damaged one, it is built and written there.
+
+    queries: asked only where it is built; see ``item_index``.
+    """
+    if _lists_the_same_for_all(form):
+        return FixedOrder(indexed_vectors(form))
+    try:
+        return load_index(folder)
+    except BundleError:
+        index = _built(form, candidates, None, queries())
+    try:
+        index.save(folder)
+    except StorageError as error:
+        _log.warning("%s; the index is built anew whenever this bundle is opened", error)
+    return index
+
+
+def index_name(form: RequestForm, candidates: int) -> str:
+    """Forms of the same name share an index: the same targets, but for INT8's rounding, searched for as many items."""
+    reduction = form.reduction.target_DR
+    made = "full" if reduction is None else hashlib.sha256(np.ascontiguousarray(reduction).tobytes()).hexdigest()[:12]
+    return f"index-{made}-{retrieved(form, candidates)}"
+
+
+def _lists_the_same_for_all(form: RequestForm) -> bool:
+    """Whether a score depends on the item alone, as on the rung of popularity."""
+    return form.head is None and form.dimensions == 1 and not take(form.target_ID).any()
+
+
+def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
+    """Targets with the bias as one more dimension, ``[I, D + 1]``: users have a 1 there."""
+    return np.hstack([take(form.target_ID), form.bias_I[:, None]])
+
+
+def _built(form: RequestForm, candidates: int, config: RetrievalConfig | None, queries: Queries) -> Index:
+    queries = _users_of_one_item(form) if queries is None else queries
+    return build_index(indexed_vectors(form), config, queries, retrieved=retrieved(form, candidates))
+
+
+def _users_of_one_item(form: RequestForm) -> Queries:
+    """None: there are no items."""
+    met = np.random.default_rng(0).choice(form.num_items, min(_QUERIES, form.num_items), replace=False)
+    return np.hstack([take(form.source_ID, met), np.ones((len(met), 1), np.float32)]) if len(met) else None

@@ -1,0 +1,87 @@
+"""One way to an item index, in memory and on disk, tuned for the searches that will be made."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lanner.models.request_form import Reduction, RequestForm, RequestHead
+from lanner.serving import item_index as module
+from lanner.serving.engine import Engine
+from lanner.serving.item_index import index_name, item_index, kept_item_index, retrieved
+from lanner.serving.retrieval import Index
+from lanner.vocabulary import StorageError
+
+ITEMS, WIDTH = 40, 6
+
+
+def make_form(with_head=True):
+    draw = lambda *shape: np.random.default_rng([7, *shape]).normal(size=shape).astype(np.float32)
+    head = RequestHead(draw(WIDTH, 3), draw(3), draw(ITEMS, 3), draw(3)) if with_head else None
+    return RequestForm(draw(ITEMS, WIDTH), draw(ITEMS, WIDTH), draw(ITEMS), (WIDTH,), head)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What ``build_index`` was told to tune for, each time it was called."""
+    told, build = [], module.build_index
+
+    def noted(vectors, config, queries, retrieved):
+        told.append(retrieved)
+        return build(vectors, config, queries, retrieved=retrieved)
+
+    monkeypatch.setattr(module, "build_index", noted)
+    return told
+
+
+def kept(folder, form, candidates):
+    queries = lambda: np.ones((2, WIDTH + 1), np.float32)
+    return kept_item_index(folder / index_name(form, candidates), form, candidates, queries)
+
+
+def test_it_is_tuned_for_as_many_as_the_head_ranks(asked, tmp_path):
+    item_index(make_form(), 30)
+    kept(tmp_path, make_form(), 31)
+    item_index(make_form(with_head=False), 30)
+    assert asked == [30, 31, 10]
+    assert (retrieved(make_form(), 30, k=50), retrieved(make_form(False), 30, k=5)) == (50, 5)
+
+
+def test_one_that_is_kept_is_built_anew_for_another_number_of_candidates_alone(asked, tmp_path):
+    for candidates in (30, 30, 200, 30, 200):
+        assert isinstance(kept(tmp_path, make_form(), candidates), Index)
+    assert asked == [30, 200]
+    damaged = tmp_path / index_name(make_form(), 30) / "index.json"
+    damaged.write_bytes(damaged.read_bytes() + b" ")
+    kept(tmp_path, make_form(), 30)
+    assert asked == [30, 200, 30]
+
+
+def test_forms_share_an_index_where_they_are_searched_alike():
+    form = make_form()
+    eye = np.eye(WIDTH, 3, dtype=np.float32)
+    names = {
+        index_name(one, 30)
+        for one in (form, replace(form, head=None), replace(form, reduction=Reduction(eye, eye, eye[:, 0])))
+    }
+    assert len(names) == 3
+    assert index_name(form, 30) == index_name(replace(form, reduction=Reduction(neurons=np.arange(2))), 30)
+
+
+def test_where_none_can_be_written_one_is_held_and_that_is_said(monkeypatch, tmp_path, caplog):
+    def refused(self, path):
+        raise StorageError(f"{path}: cannot be written (Read-only file system); nothing was changed")
+
+    monkeypatch.setattr(Index, "save", refused)
+    with caplog.at_level(logging.WARNING):
+        index = kept(tmp_path, make_form(), 30)
+    assert len(index) == ITEMS
+    assert "whenever this bundle is opened" in caplog.text
+
+
+def test_an_engine_builds_the_same(asked):
+    from lanner.artifact.ladder import Rung
+
+    Engine(Rung("any", make_form()), candidates=25)
+    assert asked == [25]
