@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lanner.models.request_form import Reduction, RequestForm, RequestHead
+from lanner.models.request_form import Int8Rows, Reduction, RequestForm, RequestHead
 from lanner.serving import item_index as module
 from lanner.serving.engine import Engine
-from lanner.serving.item_index import index_name, item_index, kept_item_index, retrieved
-from lanner.serving.retrieval import Index
+from lanner.serving.item_index import KeptIndexes, index_name, item_index, retrieved
+from lanner.serving.retrieval import Index, RetrievalConfig
 from lanner.vocabulary import StorageError
 
 ITEMS, WIDTH = 40, 6
@@ -36,8 +36,7 @@ def asked(monkeypatch):
 
 
 def kept(folder, form, candidates):
-    queries = lambda: np.ones((2, WIDTH + 1), np.float32)
-    return kept_item_index(folder / index_name(form, candidates), form, candidates, queries)
+    return KeptIndexes(folder, candidates).of(form, lambda: np.ones((2, WIDTH + 1), np.float32))
 
 
 def test_it_is_tuned_for_as_many_as_the_head_ranks(asked, tmp_path):
@@ -67,6 +66,20 @@ def test_forms_share_an_index_where_they_are_searched_alike():
     }
     assert len(names) == 3
     assert index_name(form, 30) == index_name(replace(form, reduction=Reduction(neurons=np.arange(2))), 30)
+
+
+def test_a_rung_in_int8_scans_its_own_codes_and_shares_what_is_no_scan(tmp_path, monkeypatch):
+    form = make_form()
+    codes = form.map_tables(Int8Rows.of)
+    both, queries = KeptIndexes(tmp_path, 30), lambda: np.ones((2, WIDTH + 1), np.float32)
+    whole, rounded = both.of(form, queries), both.of(codes, queries)
+    assert (whole.kind, rounded.kind, item_index(codes, 30).kind) == ("exact", "exact-int8", "exact-int8")
+    assert rounded is both.of(codes, queries)
+    found = rounded.vectors(np.arange(ITEMS))
+    np.testing.assert_allclose(found[:, :-1], codes.target_ID.codes * codes.target_ID.scale[:, None], rtol=1e-6)
+    assert item_index(codes, 30, RetrievalConfig("exact")).kind == "exact"
+    monkeypatch.setattr(module, "_scans_floats", lambda index: False)
+    assert both.of(codes, queries) is whole
 
 
 def test_where_none_can_be_written_one_is_held_and_that_is_said(monkeypatch, tmp_path, caplog):

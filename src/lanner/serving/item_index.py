@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.models.request_form import RequestForm, take
+from lanner.models.request_form import Int8Rows, RequestForm, take
 from lanner.serving.fixed_order import FixedOrder
-from lanner.serving.retrieval import BEST, Index, RetrievalConfig, build_index, load_index
+from lanner.serving.retrieval import BEST, Index, RetrievalConfig, build_index, load_index, scan_of_codes
 from lanner.vocabulary import BundleError, StorageError
 
 ItemIndex = Index | FixedOrder
@@ -34,18 +34,41 @@ def item_index(
     Raises:
         What ``build_index`` raises.
     """
-    return (
-        FixedOrder(indexed_vectors(form))
-        if _lists_the_same_for_all(form)
-        else _built(form, candidates, config, queries)
-    )
+    if _lists_the_same_for_all(form):
+        return FixedOrder(indexed_vectors(form))
+    index = _built(form, candidates, config, queries)
+    if config is None and _scans_floats(index) and isinstance(form.target_ID, Int8Rows):
+        return _own_scan(form.target_ID, form.bias_I)
+    return index
 
 
-def kept_item_index(folder: Path, form: RequestForm, candidates: int, queries: Callable[[], Queries]) -> ItemIndex:
-    """The index at ``folder``; where there is none, or a damaged one, it is built and written there.
+class KeptIndexes:
+    """The indexes of a ladder: each is read from a folder, or built and written where there is none.
 
-    queries: asked only where it is built; see ``item_index``.
+    Rungs whose targets differ by rounding alone share one, but for a scan: that reads every number it has, so a rung
+    in INT8 scans its own codes, a fourth of the bytes, without a further loss.
     """
+
+    def __init__(self, folder: Path, candidates: int) -> None:
+        """candidates: as ``retrieved``."""
+        self._folder, self._candidates = folder, candidates
+        self._found: dict[str, ItemIndex] = {}
+
+    def of(self, form: RequestForm, queries: Callable[[], Queries]) -> ItemIndex:
+        """The index that ``form`` is searched by. queries: asked only where one is built; see ``item_index``."""
+        name = index_name(form, self._candidates)
+        if name not in self._found:
+            self._found[name] = _read_or_built(self._folder / name, form, self._candidates, queries)
+        index = self._found[name]
+        if not (_scans_floats(index) and isinstance(form.target_ID, Int8Rows)):
+            return index
+        own = f"{name}-int8"
+        if own not in self._found:
+            self._found[own] = _own_scan(form.target_ID, form.bias_I)
+        return self._found[own]
+
+
+def _read_or_built(folder: Path, form: RequestForm, candidates: int, queries: Callable[[], Queries]) -> ItemIndex:
     if _lists_the_same_for_all(form):
         return FixedOrder(indexed_vectors(form))
     try:
@@ -79,6 +102,14 @@ def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
 def _built(form: RequestForm, candidates: int, config: RetrievalConfig | None, queries: Queries) -> Index:
     queries = _users_of_one_item(form) if queries is None else queries
     return build_index(indexed_vectors(form), config, queries, retrieved=retrieved(form, candidates))
+
+
+def _scans_floats(index: ItemIndex) -> bool:
+    return isinstance(index, Index) and index.kind == "exact"
+
+
+def _own_scan(target: Int8Rows, bias_I: NDArray[np.float32]) -> Index:
+    return scan_of_codes(target.codes, target.scale, bias_I[:, None])
 
 
 def _users_of_one_item(form: RequestForm) -> Queries:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table, take
+from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 
 _FIRST_ROOM = 256
 
@@ -89,7 +89,7 @@ class GrowingTable:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        return self.each(rows, take)
+        return self.each(rows, _taken)
 
     def each(
         self, rows: NDArray[np.int64], work: Callable[[Table, NDArray[np.int64]], NDArray[np.float32]]
@@ -106,8 +106,28 @@ class GrowingTable:
         return both
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _correct_floats(item_IH, rows, hidden_H, out_H):  # type: ignore[no-untyped-def]
+def _taken(table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    if isinstance(table, Int8Rows):
+        return np.asarray(_take_codes(table.codes, table.scale, rows))
+    return table[rows]
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _take_codes(
+    codes_IW: NDArray[np.int8], scale_I: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    out = np.empty((len(rows), codes_IW.shape[1]), np.float32)
+    for place in range(len(rows)):
+        row = rows[place]
+        for column in range(codes_IW.shape[1]):
+            out[place, column] = np.float32(codes_IW[row, column]) * scale_I[row]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _correct_floats(
+    item_IH: NDArray[np.float32], rows: NDArray[np.int64], hidden_H: NDArray[np.float32], out_H: NDArray[np.float32]
+) -> NDArray[np.float32]:
     out = np.empty(len(rows), np.float32)
     for place in range(len(rows)):
         total = np.float32(0)
@@ -117,8 +137,14 @@ def _correct_floats(item_IH, rows, hidden_H, out_H):  # type: ignore[no-untyped-
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _correct_codes(codes_IH, scale_I, rows, hidden_H, out_H):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _correct_codes(
+    codes_IH: NDArray[np.int8],
+    scale_I: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    hidden_H: NDArray[np.float32],
+    out_H: NDArray[np.float32],
+) -> NDArray[np.float32]:
     out = np.empty(len(rows), np.float32)
     for place in range(len(rows)):
         total, scale = np.float32(0), scale_I[rows[place]]

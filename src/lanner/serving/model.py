@@ -23,7 +23,7 @@ from lanner.models.request_items import ItemReader
 from lanner.serving.backends import open_backend
 from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
-from lanner.serving.item_index import ItemIndex, index_name, kept_item_index
+from lanner.serving.item_index import KeptIndexes
 from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
@@ -102,17 +102,14 @@ class ServedModel:
         ladder = read_ladder(path)
         reader, item_reader = ladder.reader, ladder.item_reader
         rungs = [ladder.rung(name) for name in config.variants or ladder.names]
-        shared: dict[str, ItemIndex] = {}
+        indexes = KeptIndexes(path / FOLDER, config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
         for name in config.backends or (_installed(rungs[0]),):
             for rung in rungs:
-                place = index_name(rung.form, config.candidates)
-                if place not in shared:
-                    queries = partial(_queries, rung.form, dataset)
-                    shared[place] = kept_item_index(path / FOLDER / place, rung.form, config.candidates, queries)
+                index = indexes.of(rung.form, partial(_queries, rung.form, dataset))
                 backend = open_backend(name, rung, reader, config.threads)
                 engines[name, rung.name] = Engine(
-                    rung, backend, candidates=config.candidates, index=shared[place], item_reader=item_reader
+                    rung, backend, candidates=config.candidates, index=index, item_reader=item_reader
                 )
         if rungs[0].name != ladder.names[0]:
             # They are answers of the first variant, which another gives only roughly.

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lanner.serving.retrieval.building import BEST, Sample, fastest, structure
-from lanner.serving.retrieval.plan import Kind, Measured, RetrievalConfig, choose
+from lanner.serving.retrieval.plan import Kind, Measured, Plan, RetrievalConfig, choose
 from lanner.serving.retrieval.row_set import RowSet
-from lanner.serving.retrieval.snapshot import Found, Snapshot
+from lanner.serving.retrieval.snapshot import Base, Found, Snapshot
+from lanner.serving.retrieval.vectors import Int8Vectors
 
 _CHANGED_SHARE = 0.05
 _CHANGES_UNNOTICED = 1024
@@ -217,6 +218,20 @@ def build_index(
     config = config or RetrievalConfig()
     items = _matrix(item_ID, None, "item vectors")
     return Index(fastest(items, config, _sample(queries, items.shape[1], k, retrieved)), config)
+
+
+def scan_of_codes(code_ID: NDArray[np.int8], scale_I: NDArray[np.float32], wide_IW: NDArray[np.float32]) -> Index:
+    """An exact scan of vectors that are in INT8 already, as they are: each is ``codes · scale``, then its ``wide``.
+
+    Args:
+        code_ID: int8 ``[I, D]``.
+        scale_I: float32 ``[I]``.
+        wide_IW: float32 ``[I, W]``, further dimensions, kept exactly.
+    """
+    codes = np.pad(code_ID, ((0, 0), (0, wide_IW.shape[1])))
+    wide_W = np.arange(code_ID.shape[1], codes.shape[1])
+    base = Base(Plan("exact-int8", "int8"), Int8Vectors(codes, scale_I, wide_W, wide_IW), None, None)
+    return Index(Snapshot.of(base, 1, len(codes)), RetrievalConfig("exact-int8"))
 
 
 def tune(index: Index, queries: ArrayLike, recall_target: float, k: int = BEST, retrieved: int | None = None) -> float:
