@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -89,6 +92,10 @@ def ready(address):
         return False
 
 
+def figures_of(address):
+    return httpx.get(f"{address}/metrics").text
+
+
 def replicas_of(server):
     """Processes of replicas below a server's own, which Ray names in their command line."""
     parents, names = {}, {}
@@ -137,7 +144,7 @@ def test_replicas_answer_as_a_single_server_does(server, bundle, tmp_path):
         for _ in range(3):
             replies = [told(client.request(method, path, json=body)) for method, path, body in ASKED]
             assert replies == expected
-        figures = client.get("/metrics").text
+    figures = figures_of(address)
     assert f'lanner_replicas{{what="answering"}} {REPLICAS}.0' in figures
     assert "lanner_requests_total" in figures
 
@@ -185,12 +192,18 @@ def test_a_replica_killed_under_load_loses_nothing_and_is_replaced(server):
         caller.start()
     time.sleep(SECONDS / 4)
     killed = min(before)
-    os.kill(killed, signal.SIGKILL)
+    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # every caller's events now wait in a replica, so some are with this one
+        time.sleep(SECONDS / 8)
+        os.kill(killed, signal.SIGKILL)
+        other.execute("ROLLBACK")
     time.sleep(SECONDS)
     stopped.set()
     for caller in callers:
         caller.join()
     assert [line for caller in callers for line in caller.failed] == []
+    asked_again = float(re.search(r'lanner_replicas{what="asked_again"} (\S+)', figures_of(address))[1])
+    assert asked_again >= 1
     acknowledged = [name for caller in callers for name in caller.acknowledged]
     assert len(acknowledged) > 20
     opened = open_store(str(store))
