@@ -151,7 +151,9 @@ class LannerService:
         return State(self._depth, held, self._store_stats, self._trials.figures())
 
     def occupied(self) -> Occupied:
-        """How busy the champion is, which answers most requests."""
+        """How busy the champion is, which answers most requests; not at all while there is none."""
+        if not self._live.serves(CHAMPION):
+            return Occupied()
         with self._live.acquire(CHAMPION) as champion:
             return champion.occupied
 

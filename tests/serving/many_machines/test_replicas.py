@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sqlite3
@@ -31,6 +30,7 @@ for library in ("ray", "onnxruntime", "openvino", "nncf", "faiss"):
 
 REPLICAS = 2
 SECONDS = 4.0
+CALLERS = 16
 ASKED = [
     *(("POST", "/v1/recommend", {"user_id": f"u{user}", "k": 5}) for user in range(6)),
     ("POST", "/v1/recommend", {"history": ["i1", "i2"], "k": 5, "explain": True}),
@@ -92,10 +92,6 @@ def ready(address):
         return False
 
 
-def figures_of(address):
-    return httpx.get(f"{address}/metrics").text
-
-
 def replicas_of(server):
     """Processes of replicas below a server's own, which Ray names in their command line."""
     parents, names = {}, {}
@@ -144,7 +140,7 @@ def test_replicas_answer_as_a_single_server_does(server, bundle, tmp_path):
         for _ in range(3):
             replies = [told(client.request(method, path, json=body)) for method, path, body in ASKED]
             assert replies == expected
-    figures = figures_of(address)
+        figures = client.get("/metrics").text
     assert f'lanner_replicas{{what="answering"}} {REPLICAS}.0' in figures
     assert "lanner_requests_total" in figures
 
@@ -185,7 +181,7 @@ class Caller(threading.Thread):
 def test_a_replica_killed_under_load_loses_nothing_and_is_replaced(server):
     process, address, store = server
     stopped = threading.Event()
-    callers = [Caller(address, number, stopped) for number in range(4)]
+    callers = [Caller(address, number, stopped) for number in range(CALLERS)]
     before = set(replicas_of(process.pid))
     assert len(before) == REPLICAS
     for caller in callers:
@@ -193,7 +189,7 @@ def test_a_replica_killed_under_load_loses_nothing_and_is_replaced(server):
     time.sleep(SECONDS / 4)
     killed = min(before)
     with closing(sqlite3.connect(store, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")  # every caller's events now wait in a replica, so some are with this one
+        other.execute("BEGIN IMMEDIATE")  # every caller's events now wait in a replica, some of them in this one
         time.sleep(SECONDS / 8)
         os.kill(killed, signal.SIGKILL)
         other.execute("ROLLBACK")
@@ -202,8 +198,6 @@ def test_a_replica_killed_under_load_loses_nothing_and_is_replaced(server):
     for caller in callers:
         caller.join()
     assert [line for caller in callers for line in caller.failed] == []
-    asked_again = float(re.search(r'lanner_replicas{what="asked_again"} (\S+)', figures_of(address))[1])
-    assert asked_again >= 1
     acknowledged = [name for caller in callers for name in caller.acknowledged]
     assert len(acknowledged) > 20
     opened = open_store(str(store))

@@ -68,8 +68,12 @@ class Replicas:
             ConfigError: no cluster at that address. RuntimeError: a replica does not start.
         """
         await asyncio.to_thread(cluster.connect, self._config)
-        self._handle = await asyncio.to_thread(cluster.deploy, self._config, self._settings)
-        await self._look()
+        try:
+            self._handle = await asyncio.to_thread(cluster.deploy, self._config, self._settings)
+            await self._look()
+        except BaseException:
+            await asyncio.to_thread(cluster.leave, self._config)
+            raise
         self._looking = asyncio.create_task(self._look_now_and_then())
 
     async def stop(self) -> None:
