@@ -102,6 +102,13 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 8080,
     keys: Annotated[Path | None, typer.Option("--keys", help="The file that lanner keys writes.")] = None,
+    engine: Annotated[
+        Literal["single", "ray"] | None,
+        typer.Option("--engine", help="single: this process answers. ray: replicas that Ray runs do."),
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", min=1, help="With --engine ray: how many there are at least.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Settings of the server in TOML.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -116,10 +123,12 @@ def serve(
       lanner serve bundles --set 'experiment={name="new", arms={champion=0.9, challenger=0.1}}' --set shadow_share=0.05
 
       lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml
+
+      lanner serve lanner-bundle --engine ray --replicas 2 --set ray.most_replicas=8
     """
     from dataclasses import replace
 
-    from lanner.serving.running import ServerConfig, check, serve
+    from lanner.serving.running import ServerConfig, check, serve, with_engine
     from lanner.settings import overlay, overridden, read_toml
 
     chosen = ServerConfig(str(path), store)
@@ -127,6 +136,7 @@ def serve(
         chosen = overlay(chosen, read_toml(config), f"{config}: ")
     chosen = overridden(chosen, overrides or ())
     chosen = replace(chosen, bundle=str(path), store=store, host=host, port=port, keys=str(keys or ""))
+    chosen = with_engine(chosen, engine or chosen.engine, replicas)
     check(chosen)
     address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
     console.show_line(f"The page: {address}/   (Ctrl-C stops the server)")

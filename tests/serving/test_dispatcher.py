@@ -41,6 +41,20 @@ def test_a_calm_request_is_answered_by_the_best():
     dispatched(conversation)
 
 
+def test_how_busy_it_was_is_counted():
+    async def conversation(dispatcher):
+        assert dispatcher.occupied[:4] == (0, 0.0, 3, 0)
+        await dispatcher.submit(work, 1.0)
+        with pytest.raises(OverloadedError):
+            await dispatcher.submit(work, 0.0001)
+        depth, worked_s, _, refused, request_s = dispatcher.occupied
+        assert (depth, refused) == (0, 1)
+        assert 0.02 <= worked_s < 0.5
+        assert 0.01 < request_s < 0.05
+
+    dispatched(conversation, maximum=3)
+
+
 def test_many_at_once_are_answered_further_down_and_in_time():
     async def conversation(dispatcher):
         asked = (dispatcher.submit(work, 0.3) for _ in range(60))

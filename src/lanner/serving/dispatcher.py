@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
@@ -21,6 +21,20 @@ Work = Callable[[Engine], Any]
 _LONGEST_RETRY_S = 60.0
 _LOOK_S = 0.25
 """Between two looks at how busy the workers are."""
+
+
+class Occupied(NamedTuple):
+    """How busy a dispatcher is: what balancers and autoscalers of several servers compare.
+
+    depth: requests that wait or are worked on. worked_s: seconds of all workers since it began. workers: how many there
+    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``.
+    """
+
+    depth: int = 0
+    worked_s: float = 0.0
+    workers: int = 0
+    refused: int = 0
+    request_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,9 @@ class Dispatcher:
         self._policy, self._engines, self._loop = policy, engines, loop
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
-        self._pool = ThreadPoolExecutor(elastic.maximum * len(self._elastic), "lanner-worker")
-        self._busy_s = dict.fromkeys(self._elastic, 0.0)
+        self._most_workers = elastic.maximum * len(self._elastic)
+        self._pool = ThreadPoolExecutor(self._most_workers, "lanner-worker")
+        self._busy_s, self._worked_s = dict.fromkeys(self._elastic, 0.0), 0.0
         self._looked, self._refused_then = perf_counter(), 0
         self._looking: asyncio.TimerHandle | None = None
         self._waiting: dict[int, _Waiting] = {}
@@ -80,6 +95,12 @@ class Dispatcher:
     def depth(self) -> int:
         """Requests that wait or are worked on."""
         return len(self._waiting)
+
+    @property
+    def occupied(self) -> Occupied:
+        """How busy it is now, and was since it began."""
+        request_s = self._policy.request_s(perf_counter())
+        return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s)
 
     async def submit(self, work: Work, within_s: float, lowest: str | None = None) -> Done:
         """The result of ``work`` by the best engine that is in time.
@@ -184,6 +205,7 @@ class Dispatcher:
                 one.future.set_exception(outcome)
         now = perf_counter()
         self._busy_s[batch.backend] += now - batch.started
+        self._worked_s += now - batch.started
         self._policy.completed(batch, now)
         self._turn(now)
 

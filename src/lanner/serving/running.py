@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,11 @@ import msgspec
 from lanner.artifact.bundle import read_manifest
 from lanner.artifact.ladder import read_ladder
 from lanner.serving.http.app import App
+from lanner.serving.http.contract import Service
 from lanner.serving.http.keys import KeyFile, check_address
 from lanner.serving.http.limits import Limits
+from lanner.serving.many_machines.config import RayConfig, check_shared
+from lanner.serving.many_machines.front import Replicas
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.scheduling import LatencyProfile, Scheduler
 from lanner.serving.scheduling.fixed_window import FixedWindow
@@ -27,6 +30,7 @@ from lanner.vocabulary import ConfigError, MissingExtraError
 
 _SETTINGS = "LANNER_SERVER_SETTINGS"
 SCHEDULERS = ("ladder", "fixed-window")
+ENGINES = ("single", "ray")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class ServerConfig:
     """Its arms are aliases: ``{name = "new-ladder", arms = {champion = 0.9, challenger = 0.1}}``."""
     shadow_share: float = 0.0
     """Of the champion's requests: so many are asked of the challenger, too, whose answers are only compared."""
+    engine: str = "single"
+    """``single``: this process answers. ``ray``: replicas on a Ray cluster do, and this process passes requests on."""
+    ray: RayConfig = field(default_factory=RayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     limits: Limits = field(default_factory=Limits)
@@ -56,12 +63,27 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
             raise ConfigError(f"serving.scheduler is '{self.scheduler}', it must be one of {', '.join(SCHEDULERS)}")
+        if self.engine not in ENGINES:
+            raise ConfigError(f"serving.engine is '{self.engine}', it must be one of {', '.join(ENGINES)}")
         if not 0 < self.port < 65536:
             raise ConfigError(f"serving.port is {self.port}, it must be within 1 … 65535")
         if not 0 <= self.shadow_share <= 1:
             raise ConfigError(f"serving.shadow_share is {self.shadow_share}, it must lie between 0 and 1")
         if self.experiment is not None:
             check_arms(self.experiment)
+
+
+def with_engine(config: ServerConfig, engine: str, replicas: int | None) -> ServerConfig:
+    """Another engine, and so many replicas where a number is given.
+
+    Raises:
+        ConfigError: replicas of an engine that has none.
+    """
+    if replicas is None:
+        return replace(config, engine=engine)
+    if engine != "ray":
+        raise ConfigError(f"--replicas {replicas} needs --engine ray; the engine '{engine}' is one process")
+    return replace(config, engine=engine, ray=replace(config.ray, replicas=replicas))
 
 
 def serve(config: ServerConfig) -> None:
@@ -89,13 +111,16 @@ def check(config: ServerConfig) -> None:
     """What can be known to fail before a worker is started.
 
     Raises:
-        ConfigError: no keys for an address that others reach, or a variant or champion that is not there.
+        ConfigError: no keys for an address that others reach, a variant or champion that is not there, or a store that
+            replicas could not share. MissingExtraError: replicas are asked for where Ray is not installed.
         BundleError: no bundle or ladder there. What opening the store raises.
 
     Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
     fork of this process.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
+    if config.engine == "ray":
+        check_shared(config.ray, config.store, config.service.watch_seconds)
     versions = versions_of(config)
     champion = versions.aliases().get(CHAMPION)
     if champion is None:
@@ -117,9 +142,22 @@ def application() -> App:
 
 
 def build(config: ServerConfig) -> App:
-    """An ASGI application over a bundle or a registry, and a store."""
+    """An ASGI application over a bundle or a registry, and a store; or over replicas of that."""
+    service: Service = replicas_of(config) if config.engine == "ray" else service_of(config)
+    return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
+
+
+def replicas_of(config: ServerConfig) -> Replicas:
+    """Replicas of ``service_of``; they may run in another folder than this process."""
+    store = config.store if "://" in config.store else str(Path(config.store).absolute())
+    each = replace(config, engine="single", bundle=str(Path(config.bundle).absolute()), store=store)
+    return Replicas(config.ray, msgspec.json.encode(each), config.service.deadline_ms)
+
+
+def service_of(config: ServerConfig) -> LannerService:
+    """The service of one process: the whole server, or one replica."""
     make: MakePolicy = ladder_policy if config.scheduler == "ladder" else fixed_window
-    service = LannerService(
+    return LannerService(
         versions_of(config),
         partial(ServedModel.open, config=config.model),
         open_store(config.store),
@@ -128,7 +166,6 @@ def build(config: ServerConfig) -> App:
         config.experiment,
         config.shadow_share,
     )
-    return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
 
 
 def versions_of(config: ServerConfig) -> Versions:

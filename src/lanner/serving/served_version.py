@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
 from lanner.serving.answering import Found, Question, allowed, explain_one, find, listed, search
-from lanner.serving.dispatcher import Dispatcher, Done
+from lanner.serving.dispatcher import Dispatcher, Done, Occupied
 from lanner.serving.histories import Histories
 from lanner.serving.measuring import measure_profile
 from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
@@ -133,6 +133,11 @@ class ServedVersion:
     def depth(self) -> int:
         """Requests that wait or are worked on."""
         return 0 if self._dispatcher is None else self._dispatcher.depth
+
+    @property
+    def occupied(self) -> Occupied:
+        """How busy it is now, and was since it was opened."""
+        return Occupied() if self._dispatcher is None else self._dispatcher.occupied
 
     def held(self) -> dict[str, float]:
         """Bytes and numbers by name."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lanner.serving.dispatcher import Occupied
 from lanner.serving.http.contract import State
 from lanner.serving.messages import (
     Changed,
@@ -148,6 +149,13 @@ class LannerService:
         for version in self._live.models():
             held.update(version.held())
         return State(self._depth, held, self._store_stats, self._trials.figures())
+
+    def occupied(self) -> Occupied:
+        """How busy the champion is, which answers most requests; not at all while there is none."""
+        if not self._live.serves(CHAMPION):
+            return Occupied()
+        with self._live.acquire(CHAMPION) as champion:
+            return champion.occupied
 
     @property
     def _depth(self) -> int:

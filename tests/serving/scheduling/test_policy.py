@@ -63,6 +63,15 @@ def test_asking_before_the_first_request_changes_nothing():
     assert policy.next(0.0).variant == "full"
 
 
+def test_what_one_request_more_takes_is_weighed_at_the_best_rung_by_all_workers():
+    alone, two = make(), make({"cpu": 2})
+    for policy in (alone, two):
+        ask(policy, 1, 1.0)
+    assert alone.request_s(0.0) == pytest.approx(2 * two.request_s(0.0))
+    assert 0.005 <= alone.request_s(0.0) <= 0.012
+    assert alone.backlog_s(0.0) == pytest.approx(alone.request_s(0.0))
+
+
 def test_the_earliest_deadline_goes_first():
     policy = make()
     ask(policy, 0, 0.5)

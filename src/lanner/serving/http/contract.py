@@ -31,6 +31,8 @@ class State:
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
     trials: Mapping[str, float] = field(default_factory=dict)
     """Figures of an experiment and of shadow traffic by name."""
+    replicas: Mapping[str, float] = field(default_factory=dict)
+    """Of a service that asks others: how many answer, and how often a request was asked again because one died."""
 
 
 class Service(Protocol):

@@ -84,3 +84,10 @@ class Scheduler(Protocol):
     def backlog_s(self, now: float) -> float:
         """Seconds of work under way and waiting, as predicted; a balancer compares replicas by it."""
         ...
+
+    def request_s(self, now: float) -> float:
+        """Seconds by which one request more lengthens what waits, in batches and by all workers of the best variant.
+
+        A balancer elsewhere, which cannot ask for ``backlog_s`` each time, weighs what it has sent by it.
+        """
+        ...

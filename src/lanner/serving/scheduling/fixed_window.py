@@ -83,3 +83,7 @@ class FixedWindow:
         batches = math.ceil(len(self._waiting) / self._batch)
         work_s = self._station.remaining_s(now) + batches * self._curve.mean_s(self._batch)
         return work_s / max(1, self._station.workers)
+
+    def request_s(self, now: float) -> float:
+        """Seconds that one request takes in a full batch."""
+        return self._curve.mean_s(self._batch) / (self._batch * max(1, self._station.workers))

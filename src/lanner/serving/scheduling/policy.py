@@ -137,11 +137,15 @@ class Policy:
 
         At the variant in use, a replica that had to fall would seem quicker, be sent more, and never climb back.
         """
-        self._plan(now)
         stations = self._stations.values()
         under_way = sum([station.remaining_s(now) for station in stations])
         workers = sum([station.workers for station in stations])
-        return under_way / workers + len(self._waiting) / self._rungs[0].throughput
+        return under_way / workers + len(self._waiting) * self.request_s(now)
+
+    def request_s(self, now: float) -> float:
+        """Seconds that one request takes at the best variant's throughput."""
+        self._plan(now)
+        return 1 / self._rungs[0].throughput
 
     def _lowest_of(self, request: Request) -> int:
         if request.lowest is None:
