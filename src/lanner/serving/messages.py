@@ -116,7 +116,7 @@ class Served(Message):
     variant: str
     backend: str
     milliseconds: dict[str, float]
-    """By component, ``total`` and ``queue`` among them."""
+    """What this answer took, by component, ``total`` and ``queue`` among them."""
     cached: bool = False
 
 

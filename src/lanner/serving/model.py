@@ -137,6 +137,12 @@ class ServedModel:
         """The engine that makes new items' rows and explains: of the best variant."""
         return next(iter(self.engines.values()))
 
+    def held_bytes(self) -> dict[str, int]:
+        """Of the indexes, each once, and of the rungs beside them; runtimes share a rung."""
+        rungs = {variant: engine.bytes_beside_index for (_, variant), engine in self.engines.items()}
+        indexes = sum(index.memory_bytes for index in indexes_of(self.engines.values()))
+        return {"indexes": indexes, "rungs": sum(rungs.values())}
+
     def verify(self) -> int:
         """Ask the golden requests; returns how many there are: none where the ladder's first variant is not served.
 
