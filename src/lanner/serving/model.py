@@ -20,7 +20,7 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.models.request_form import RequestForm
 from lanner.models.request_items import ItemReader
-from lanner.serving.backends import open_backend
+from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
 from lanner.serving.item_index import ItemIndex, index_name, kept_item_index
@@ -104,13 +104,15 @@ class ServedModel:
         rungs = [ladder.rung(name) for name in config.variants or ladder.names]
         shared: dict[str, ItemIndex] = {}
         engines: dict[tuple[str, str], Engine] = {}
+        backends: list[Backend] = []
         for name in config.backends or (_installed(rungs[0]),):
             for rung in rungs:
                 place = index_name(rung.form, config.candidates)
                 if place not in shared:
                     queries = partial(_queries, rung.form, dataset)
                     shared[place] = kept_item_index(path / FOLDER / place, rung.form, config.candidates, queries)
-                backend = open_backend(name, rung, reader, config.threads)
+                backend = open_backend(name, rung, reader, config.threads, backends)
+                backends.append(backend)
                 engines[name, rung.name] = Engine(
                     rung, backend, candidates=config.candidates, index=shared[place], item_reader=item_reader
                 )
