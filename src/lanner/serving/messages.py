@@ -215,7 +215,7 @@ class ShadowFigures(Message):
     challenger_p50_ms: float | None
     challenger_p99_ms: float | None
     problem: str = ""
-    """Why the challenger failed last, one line."""
+    """Why the challenger did not answer the last request, one line; empty once it answers again."""
 
 
 class Status(Message):
