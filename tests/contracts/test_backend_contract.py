@@ -2,7 +2,8 @@
 
 import builtins
 import shutil
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from lanner.data.ragged import Ragged
 from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
-from lanner.serving.backends import BACKENDS, open_backend
+from lanner.serving.backends import BACKENDS, Backend, open_backend
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -40,6 +41,12 @@ def reader() -> TextReader:
     )
     encode = lambda texts: np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
     return TextReader(TextFeatures.fit(["slow sea", "war films", "the sea"], encode, 4, 0), tokeniser.to_str(), 12)
+
+
+def backend_of(name: str) -> type[Backend]:
+    bare = open_backend(name, Rung("bare", RequestForm(*(np.zeros(shape) for shape in ((1, 1), (1, 1), 1)), (1,))))
+    bare.close()
+    return type(bare)
 
 
 def encoder() -> CompactEncoder:
@@ -93,6 +100,32 @@ class TestEveryBackend:
     def test_a_text_of_100_000_characters_is_read(self, name, rungs):
         backend = open_backend(name, rungs["full"], reader(), 1)
         assert np.isfinite(backend.encode(["the slow sea " * 8000])).all()
+
+    def test_many_threads_read_texts_at_once(self, name, rungs):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        texts = [" ".join(WORDS[4 : 5 + number % 5] * 2) for number in range(40)]
+        wanted = [backend.encode([text]) for text in texts]
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda text: backend.encode([text]), texts * 5))
+        assert np.allclose(np.concatenate(got), np.concatenate(wanted * 5), atol=1e-5)
+
+    def test_rungs_with_one_encoder_share_it_until_the_last_is_closed(self, name, rungs, monkeypatch):
+        loaded, load = [], backend_of(name)._load_encoder
+        monkeypatch.setattr(backend_of(name), "_load_encoder", lambda self: loaded.append(self.rung.name) or load(self))
+        text = reader()
+        same = [replace(rungs["full"], name=rung, encoder_digest="a") for rung in ("full", "pruned")]
+        other = [replace(rungs["full"], name="other", encoder_digest="b"), replace(rungs["full"], name="unknown")]
+        opened = []
+        for rung in (*same, *other, other[-1]):
+            opened.append(open_backend(name, rung, text, 1, opened))
+        assert loaded == ["full", "other", "unknown", "unknown"]
+        wanted = opened[0].encode(TEXTS)
+        opened[0].close()
+        with pytest.raises(ConfigError, match="was closed"):
+            opened[0].encode(["slow"])
+        assert np.array_equal(opened[1].encode(TEXTS), wanted)
+        for one in opened:
+            one.close()
 
     def test_a_rung_without_an_encoder_refuses_texts(self, name, rungs):
         bare = Rung("popularity", rungs["full"].form, {"network.onnx": rungs["full"].files["network.onnx"]})

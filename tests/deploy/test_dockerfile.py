@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+KNOWN = {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 """ADD is not among them: it fetches and unpacks."""
 
 Instruction = tuple[str, str]
@@ -39,6 +39,8 @@ def faults(text: str) -> list[str]:
         "keeps pip's cache": all("--no-cache-dir" in rest for rest in pip),
         "pipes into a shell": not any(re.search(r"\|\s*(ba)?sh\b", rest) for _, rest in found),
         "shell form": all(rest.startswith("[") for word, rest in last if word in ("ENTRYPOINT", "CMD")),
+        "names a package registry": not any("pip install" in rest and "://" in rest for _, rest in found)
+        and not any(word == "ARG" and "://" in rest for word, rest in found),
         "copies everything": not any(re.match(r"\.\s", rest) for word, rest in found if word == "COPY"),
     }
     return [fault for fault, kept in rules.items() if not kept]
@@ -62,6 +64,8 @@ def test_the_rules_hold():
         (r"(EXPOSE .*)", r"\1\nRUN curl x | sh", "pipes into a shell"),
         (r"CMD \[\"serve.*", "CMD lanner serve", "shell form"),
         (r"COPY src ./src", "COPY . .", "copies everything"),
+        (r"TORCH_INDEX_URL=$", "TORCH_INDEX_URL=https://example.org/cpu", "names a package registry"),
+        (r"\$\{TORCH_INDEX_URL.*\}", "--index-url https://example.org/cpu", "names a package registry"),
         (r"COPY src", "ADD src", "unknown instruction"),
     ],
 )

@@ -99,6 +99,8 @@ def test_an_answer_knows_of_the_event_of_a_moment_ago(config):
         again = await client.recommend(RecommendRequest(user_id="u3"))
         assert ids(again) == ids(first)
         assert again.served.cached
+        assert again.served.milliseconds["queue"] == 0
+        assert again.served.milliseconds["total"] == again.served.milliseconds["memory"]
         await client.add_events([Event(user_id="u3", item_id=ids(first)[0])])
         after = await client.recommend(RecommendRequest(user_id="u3"))
         assert not after.served.cached
@@ -254,6 +256,26 @@ def test_an_index_that_cannot_be_built_anew_serves_on(config, monkeypatch, caplo
         assert "cannot be built anew" in caplog.text
 
     asked(config, conversation)
+
+
+def test_what_is_held_is_counted_once(config):
+    async def conversation(client, service):
+        for user_id in ("u1", "u2", "u2"):
+            await client.recommend(RecommendRequest(user_id=user_id))
+        state = service.state()
+        assert state.held_entries == {"histories": 2, "answers": 2}
+        [version] = service._live.models()
+        engines = version.model.engines
+        assert len(engines) == 10
+        one_runtime = [engine for (backend, _), engine in engines.items() if backend == "openvino"]
+        shared = {id(engine.index): engine.index.memory_bytes for engine in one_runtime}
+        assert len(shared) < len(one_runtime)
+        assert state.held_bytes["indexes"] == sum(shared.values())
+        beside = sum(engine.state_bytes - engine.index.memory_bytes for engine in one_runtime)
+        assert state.held_bytes["rungs"] == beside > 0
+        assert state.held_bytes["histories"] == version.histories.held_bytes
+
+    asked(replace(config, model=replace(config.model, backends=("openvino", "onnxruntime"))), conversation)
 
 
 def test_filters_hold_and_one_that_excludes_everything_leaves_nothing(config):

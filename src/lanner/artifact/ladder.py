@@ -37,6 +37,8 @@ class Rung:
     files: Mapping[str, bytes] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     """What was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it."""
+    encoder_digest: str = ""
+    """The same for rungs whose encoder's files are the same; empty where there is none, or it is not known."""
 
     @property
     def num_bytes(self) -> int:
@@ -112,7 +114,10 @@ class Ladder:
         facts = self.table["rungs"][name]
         form = RequestForm.from_arrays(load(self._read(f"{name}.{_FORM}")), tuple(facts["view_sizes"]))
         roles = [role for role in facts["roles"] if role != _FORM]
-        return Rung(name, form, _Files(self._read, name, roles), facts["figures"])
+        sealed = self.table["sha256"]
+        encoder = [f"{role} {sealed[f'{name}.{role}']}" for role in sorted(roles) if role.startswith("encoder.")]
+        same = digest("\n".join(encoder).encode()) if encoder else ""
+        return Rung(name, form, _Files(self._read, name, roles), facts["figures"], same)
 
     def verify(self) -> None:
         """Check every file; raises ``BundleError``."""

@@ -104,13 +104,18 @@ class Engine:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes read to answer: the index and the form but for its targets, which the index holds."""
+        """Bytes read to answer: the index and what is beside it."""
+        return self.index.memory_bytes + self.bytes_beside_index
+
+    @property
+    def bytes_beside_index(self) -> int:
+        """Bytes of the tables and the form but for its targets, which the index holds."""
         tables = ("target", "source", "head.item")
         arrays = self.form.arrays().items()
         rest = sum(
             array.nbytes for name, array in arrays if name.removesuffix(".codes").removesuffix(".scale") not in tables
         )
-        return self.index.memory_bytes + self.tables.memory_bytes + rest
+        return self.tables.memory_bytes + rest
 
     @property
     def reads_texts(self) -> bool:

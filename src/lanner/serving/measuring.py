@@ -12,7 +12,7 @@ from lanner.serving.profile import histories_of
 from lanner.serving.scheduling import LatencyProfile
 
 BATCH_SIZES = (1, 4, 16)
-_REQUESTS = 128
+_REQUESTS = 64
 _K = 10
 
 

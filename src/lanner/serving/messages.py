@@ -116,7 +116,7 @@ class Served(Message):
     variant: str
     backend: str
     milliseconds: dict[str, float]
-    """By component, ``total`` and ``queue`` among them."""
+    """What this answer took, by component, ``total`` and ``queue`` among them."""
     cached: bool = False
 
 
@@ -215,7 +215,7 @@ class ShadowFigures(Message):
     challenger_p50_ms: float | None
     challenger_p99_ms: float | None
     problem: str = ""
-    """Why the challenger failed last, one line."""
+    """Why the challenger did not answer the last request, one line; empty once it answers again."""
 
 
 class Status(Message):

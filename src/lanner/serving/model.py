@@ -20,7 +20,7 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.models.request_form import RequestForm
 from lanner.models.request_items import ItemReader
-from lanner.serving.backends import open_backend
+from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
 from lanner.serving.item_index import KeptIndexes
@@ -104,10 +104,12 @@ class ServedModel:
         rungs = [ladder.rung(name) for name in config.variants or ladder.names]
         indexes = KeptIndexes(path / FOLDER, config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
+        backends: list[Backend] = []
         for name in config.backends or (_installed(rungs[0]),):
             for rung in rungs:
                 index = indexes.of(rung.form, partial(_queries, rung.form, dataset))
-                backend = open_backend(name, rung, reader, config.threads)
+                backend = open_backend(name, rung, reader, config.threads, backends)
+                backends.append(backend)
                 engines[name, rung.name] = Engine(
                     rung, backend, candidates=config.candidates, index=index, item_reader=item_reader
                 )
@@ -133,6 +135,12 @@ class ServedModel:
     def best(self) -> Engine:
         """The engine that makes new items' rows and explains: of the best variant."""
         return next(iter(self.engines.values()))
+
+    def held_bytes(self) -> dict[str, int]:
+        """Of the indexes, each once, and of the rungs beside them; runtimes share a rung."""
+        rungs = {variant: engine.bytes_beside_index for (_, variant), engine in self.engines.items()}
+        indexes = sum(index.memory_bytes for index in indexes_of(self.engines.values()))
+        return {"indexes": indexes, "rungs": sum(rungs.values())}
 
     def verify(self) -> int:
         """Ask the golden requests; returns how many there are: none where the ladder's first variant is not served.

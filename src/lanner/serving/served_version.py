@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
@@ -139,13 +140,13 @@ class ServedVersion:
         """How busy it is now, and was since it was opened."""
         return Occupied() if self._dispatcher is None else self._dispatcher.occupied
 
-    def held(self) -> dict[str, float]:
-        """Bytes and numbers by name."""
-        return {
-            "histories": float(self.histories.held_bytes),
-            "answers_kept": float(len(self._answers)),
-            "engines": float(sum(engine.state_bytes for engine in self.model.engines.values())),
-        }
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes in memory by name."""
+        return {"histories": self.histories.held_bytes, **self.model.held_bytes()}
+
+    def held_entries(self) -> dict[str, int]:
+        """How many there are of what is kept by the request or the user."""
+        return {"histories": len(self.histories), "answers": len(self._answers)}
 
     def forget(self, user_id: str) -> None:
         """Hold nothing of a person, nor any answer that one may have asked for."""
@@ -156,11 +157,13 @@ class ServedVersion:
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         """From memory where nothing has changed since the same request was last answered."""
+        begun = time.perf_counter()
         key = self._key(request)
         kept = self._answers.get(key)
         if kept is not None:
             self._answers.move_to_end(key)
-            return msgspec.structs.replace(kept, served=msgspec.structs.replace(kept.served, cached=True))
+            spent = _milliseconds({"queue": 0.0, "memory": time.perf_counter() - begun})
+            return replace(kept, served=replace(kept.served, cached=True, milliseconds=spent))
         if key in self._under_way:
             return await asyncio.shield(self._under_way[key])
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
@@ -180,7 +183,7 @@ class ServedVersion:
         """Worked out now, whatever was answered before."""
         question = self._question(request.user_id, request.history, request.text)
         allow, deny = allowed(self.model, request.filters)
-        question = msgspec.structs.replace(
+        question = replace(
             question,
             k=request.k,
             exclude_seen=request.exclude_seen,
@@ -195,7 +198,7 @@ class ServedVersion:
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score."""
         row = self.model.items.row(request.item_id)
-        question = msgspec.structs.replace(self._question(request.user_id, request.history, request.text), explain=True)
+        question = replace(self._question(request.user_id, request.history, request.text), explain=True)
         done = await self._ask(lambda engine: explain_one(engine, question, row), None)
         answer = self._told(done, request.text is not None)
         return ExplainAnswer(item=answer.items[0], served=answer.served)
@@ -244,9 +247,7 @@ class ServedVersion:
         begun = time.perf_counter()
         items = listed(done.result, self.model.items, has_text)
         named = time.perf_counter() - begun
-        times = {"queue": done.queued_s, "engine": done.worked_s, "names": named}
-        times["total"] = sum(times.values())
-        milliseconds = {name: round(seconds * 1e3, 3) for name, seconds in times.items()}
+        milliseconds = _milliseconds({"queue": done.queued_s, "engine": done.worked_s, "names": named})
         served = Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=milliseconds)
         return RecommendAnswer(items=items, served=served)
 
@@ -261,3 +262,9 @@ class ServedVersion:
             self._answers[key] = answer
             if len(self._answers) > self._config.answers_held:
                 self._answers.popitem(last=False)
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    """By component, and in total."""
+    spent = {**seconds, "total": sum(seconds.values())}
+    return {name: round(one * 1e3, 3) for name, one in spent.items()}

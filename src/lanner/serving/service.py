@@ -145,10 +145,11 @@ class LannerService:
 
     def state(self) -> State:
         """What is held now."""
-        held: Counter[str] = Counter()
+        held, entries = Counter[str](), Counter[str]()
         for version in self._live.models():
-            held.update(version.held())
-        return State(self._depth, held, self._store_stats, self._trials.figures())
+            held.update(version.held_bytes())
+            entries.update(version.held_entries())
+        return State(self._depth, held, entries, self._store_stats, self._trials.figures())
 
     def occupied(self) -> Occupied:
         """How busy the champion is, which answers most requests; not at all while there is none."""

@@ -114,7 +114,7 @@ class StandInService:
         return Health(ready=self.ready, degraded=[] if self.ready else ["no model yet"])
 
     def state(self) -> State:
-        return State(queue_depth=3, held_bytes={"index": 1e6}, store={"events": len(self.events)})
+        return State(3, {"indexes": 1e6}, {"answers": 4}, {"events": len(self.events)})
 
 
 def answer(name: str, k: int) -> RecommendAnswer:

@@ -51,7 +51,8 @@ def test_requests_are_counted_by_route_and_status_never_by_address():
     assert found["lanner_requests_total", ("method", "any"), ("route", "other"), ("status", "404")] == 5
     assert found["lanner_answers_total", ("backend", "none"), ("cached", "false"), ("variant", "full")] == 1
     assert found["lanner_queue_depth",] == 3
-    assert found["lanner_held_bytes", ("what", "index")] == 1e6
+    assert found["lanner_held_bytes", ("what", "indexes")] == 1e6
+    assert found["lanner_held_entries", ("what", "answers")] == 4
     assert found["lanner_store", ("what", "events")] == 0
     assert "secret" not in text
     assert found["lanner_request_seconds_count", ("route", "/v1/items/{item_id}")] == 6

@@ -7,15 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from real_server import wait_until_ready
 
 from benchmarks._serving_malformed import malformed
-from lanner.client import Client, Retries
+from lanner.client import Client
 from lanner.serving.messages import Event, RecommendRequest
-from lanner.vocabulary import ServerError
 
 HERE = Path(__file__).parent
 REQUESTS = 2000
@@ -30,25 +29,13 @@ def port(tmp_path_factory):
     options = ["--interface", "asgi", "--port", str(port), "--no-ws", "--factory", "stand_in_service:served"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     server = subprocess.Popen([sys.executable, "-m", "granian", *options], env=environment, stdout=log, stderr=log)
-    _wait_for(port, server)
+    wait_until_ready(port, server)
     yield port
     assert server.poll() is None, "the server ended by itself"
     server.terminate()
     assert server.wait(20) == 0
     log.seek(0)
     assert not re.search("Traceback|panicked|ERROR", log.read())
-
-
-def _wait_for(port, server):
-    with Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
-        for _ in range(400):
-            assert server.poll() is None
-            try:
-                assert client.ready().ready
-                return
-            except ServerError:
-                time.sleep(0.05)
-    raise AssertionError("the server does not answer")
 
 
 def test_the_client_and_the_server_understand_one_another(port):

@@ -5,12 +5,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lanner.client import Client, Retries
-from lanner.vocabulary import ServerError
+from real_server import wait_until_ready
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium")
@@ -44,24 +42,12 @@ def server(log_path, port, **environment):
     with log_path.open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", "granian", *options], env=environment, stdout=log, stderr=log)
         try:
-            _wait_for(port, process)
+            wait_until_ready(port, process)
             yield process
         finally:
             process.terminate()
             process.wait(20)
     assert "Traceback" not in log_path.read_text()
-
-
-def _wait_for(port, process):
-    with Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=1)) as client:
-        for _ in range(400):
-            assert process.poll() is None
-            try:
-                assert client.ready().ready
-                return
-            except ServerError:
-                time.sleep(0.05)
-    raise AssertionError("the server does not answer")
 
 
 class Watched:

@@ -71,8 +71,13 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, rung: Rung, reader: TextReader | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, rung: Rung, reader: TextReader | None = None, threads: int = 1, like: "Backend | None" = None
+    ) -> None:
         """Load the encoder where ``reader`` is given and the rung has one; the network is loaded when it first scores.
+
+        like: an open backend of the same runtime and the same encoder, which is used here, too, and is let go of once
+        all that use it are closed.
 
         Raises:
             MissingExtraError: the runtime is not installed. ConfigError: the rung lacks what this runtime reads.
@@ -83,7 +88,7 @@ class Backend(ABC):
         self._open()
         self._encoder: Any = None
         if self.reads_texts:
-            self._encoder = self._load_encoder()
+            self._encoder = self._load_encoder() if like is None else like._encoder
         self._is_open = True
         _ONE_BLAS_THREAD.enter()
 

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,6 +8,25 @@ from numpy.typing import NDArray
 
 from lanner.serving.backends.contract import Backend
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+
+
+class _Requests:
+    """A compiled model and its inference requests, each of which answers one thread at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle = [compiled.create_infer_request()]
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            # Copied, for the next one to ask overwrites what the request holds.
+            return np.array(next(iter(request.infer(inputs).values())))
+        finally:
+            self._idle.append(request)
 
 
 class OpenVinoBackend(Backend):
@@ -43,13 +63,13 @@ class OpenVinoBackend(Backend):
         }
         try:
             read = self._core.read_model(model=model, weights=weights) if weights else self._core.read_model(model)
-            return self._core.compile_model(read, "CPU", options).create_infer_request()
+            return _Requests(self._core.compile_model(read, "CPU", options))
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]
             raise BundleError(f"{self.rung.name}.{role}: OpenVINO cannot read it ({first})") from error
 
     def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.array(next(iter(self._network.infer({"users": users_BD}).values())))
+        return np.asarray(self._network({"users": users_BD}))
 
     def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.array(next(iter(self._encoder.infer({"ids": ids_TL, "mask": mask_TL}).values())))
+        return np.asarray(self._encoder({"ids": ids_TL, "mask": mask_TL}))

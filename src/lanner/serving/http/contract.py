@@ -26,7 +26,9 @@ class State:
     queue_depth: int = 0
     """Requests that wait."""
     held_bytes: Mapping[str, float] = field(default_factory=dict)
-    """Bytes in memory by name: index, rungs, caches, queues …"""
+    """Bytes in memory by name: indexes, rungs, histories …"""
+    held_entries: Mapping[str, float] = field(default_factory=dict)
+    """What is kept by the request or the user, by name: answers, histories …"""
     store: Mapping[str, float] = field(default_factory=dict)
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
     trials: Mapping[str, float] = field(default_factory=dict)

@@ -65,6 +65,7 @@ class Metrics:
         self._in_flight = gauge("lanner_in_flight", "Requests at work.", registry=one, multiprocess_mode="livesum")
         self._queued = gauge("lanner_queue_depth", "Requests that wait.", registry=one, multiprocess_mode="livesum")
         self._held = gauge("lanner_held_bytes", "Memory.", ["what"], registry=one, multiprocess_mode="livesum")
+        self._entries = gauge("lanner_held_entries", "In memory.", ["what"], registry=one, multiprocess_mode="livesum")
         self._store = gauge("lanner_store", "The store.", ["what"], registry=one, multiprocess_mode="livemax")
         self._trials = gauge("lanner_trials", "Trials.", ["what"], registry=one, multiprocess_mode="livemax")
         self._replicas = gauge("lanner_replicas", "Replicas.", ["what"], registry=one, multiprocess_mode="livemax")
@@ -90,6 +91,8 @@ class Metrics:
         self._queued.set(state.queue_depth)
         for name, value in state.held_bytes.items():
             self._held.labels(name).set(value)
+        for name, value in state.held_entries.items():
+            self._entries.labels(name).set(value)
         for name, value in state.store.items():
             self._store.labels(name).set(value)
         for name, value in state.trials.items():

@@ -40,7 +40,7 @@ class ShadowSummary:
     challenger_p50_ms: float
     challenger_p99_ms: float
     problem: str
-    """Why the challenger failed last, one line."""
+    """Why the challenger did not answer the last request, one line; empty once it answers again."""
 
 
 class Shadow(Generic[Request]):
@@ -126,6 +126,7 @@ class Shadow(Generic[Request]):
         took = (time.perf_counter() - started) * 1e3
         correlation = rank_correlation(champion, challenger)
         with self._lock:
+            self._problem = ""
             self._compared += 1
             self._overlap += overlap(champion, challenger)
             if correlation is not None:
