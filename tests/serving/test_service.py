@@ -18,6 +18,7 @@ from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
+from lanner.serving.store.retention import RetentionConfig
 from lanner.vocabulary import (
     BundleError,
     ConfigError,
@@ -272,6 +273,23 @@ def test_two_servers_on_one_store_hear_of_each_other(config):
             assert "i50" not in seen
 
     asyncio.run(talk())
+
+
+def test_what_is_no_longer_kept_is_no_longer_answered_from(config):
+    keeping = replace(config, retention=RetentionConfig(events_per_user=1, every_minutes=0.001))
+
+    async def conversation(client, service):
+        await client.add_events([Event(user_id="new", item_id=f"i{n}") for n in (7, 8, 9)])
+        for _ in range(100):
+            seen = ids(await client.recommend(RecommendRequest(user_id="new", k=60)))
+            if "i7" in seen:
+                break
+            await asyncio.sleep(0.05)
+        assert {"i7", "i8"} <= set(seen)
+        assert "i9" not in seen
+        assert service.state().beside["retention_deleted_events"] == 2
+
+    asked(keeping, conversation)
 
 
 def test_what_cannot_be_served_is_said_in_one_line(config, bundle, tmp_path):

@@ -19,6 +19,7 @@ from lanner.serving.scheduling.fixed_window import FixedWindow
 from lanner.serving.served_version import MakePolicy, ServiceConfig, ladder_policy
 from lanner.serving.service import LannerService
 from lanner.serving.store import open_store
+from lanner.serving.store.retention import RetentionConfig
 from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import OneBundle, Versions
 from lanner.serving.versions.registry import CHAMPION, Registry
@@ -52,6 +53,7 @@ class ServerConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     limits: Limits = field(default_factory=Limits)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
@@ -127,6 +129,7 @@ def build(config: ServerConfig) -> App:
         make,
         config.experiment,
         config.shadow_share,
+        config.retention,
     )
     return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
 

@@ -34,6 +34,7 @@ from lanner.serving.model import ServedModel
 from lanner.serving.recent import Recent
 from lanner.serving.served_version import MakePolicy, ServedVersion, ServiceConfig, ladder_policy
 from lanner.serving.store import Store
+from lanner.serving.store.retention import Retention, RetentionConfig
 from lanner.serving.versions import following
 from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import Follower, Versions
@@ -60,12 +61,14 @@ class LannerService:
         make_policy: MakePolicy = ladder_policy,
         experiment: Experiment | None = None,
         shadow_share: float = 0.0,
+        retention: RetentionConfig | None = None,
     ) -> None:
         """Raises ConfigError where the experiment or the share makes no sense."""
         self.store, self.config = store, config or ServiceConfig()
         self._open_model, self._make_policy = open_model, make_policy
         self._live: Live[ServedVersion] = Live()
         self._trials = Trials(store, experiment, shadow_share, self._ask_challenger)
+        self._retention = Retention(store, retention or RetentionConfig())
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,6 +94,10 @@ class LannerService:
             self._tasks.append(asyncio.create_task(_again_and_again(self.config.watch_seconds, self._hear)))
             self._tasks.append(asyncio.create_task(_again_and_again(_COUNT_SECONDS, self._count)))
 
+        if self._retention.config.deletes:
+            every = self._retention.config.every_minutes * 60
+            self._tasks.append(asyncio.create_task(_again_and_again(every, self._delete_old)))
+
     async def stop(self) -> None:
         """Let the last requests end and close everything."""
         for task in self._tasks:
@@ -110,6 +117,12 @@ class LannerService:
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
+
+    async def _delete_old(self) -> None:
+        """Hold no longer in memory what the store has deleted, whichever server deleted it."""
+        await asyncio.to_thread(self._retention.run)
+        for version in self._live.models():
+            version.histories.drop(None)
 
     async def health(self) -> Health:
         """Ready once a champion is served; degraded while the store is away or a version cannot take its place."""
@@ -147,7 +160,7 @@ class LannerService:
         held: Counter[str] = Counter()
         for version in self._live.models():
             held.update(version.held())
-        return State(self._depth, held, self._store_stats, self._trials.figures())
+        return State(self._depth, held, self._store_stats, self._trials.figures(), self._retention.figures())
 
     @property
     def _depth(self) -> int:

@@ -31,6 +31,8 @@ class State:
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
     trials: Mapping[str, float] = field(default_factory=dict)
     """Figures of an experiment and of shadow traffic by name."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Figures of work beside the requests by name: events deleted …"""
 
 
 class Service(Protocol):
