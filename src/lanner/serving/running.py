@@ -14,6 +14,7 @@ from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, check_address
 from lanner.serving.http.limits import Limits
 from lanner.serving.model import ModelConfig, ServedModel
+from lanner.serving.redis_entries import RedisConfig, RedisEntries
 from lanner.serving.scheduling import LatencyProfile, Scheduler
 from lanner.serving.scheduling.fixed_window import FixedWindow
 from lanner.serving.served_version import MakePolicy, ServiceConfig, ladder_policy
@@ -54,6 +55,7 @@ class ServerConfig:
     service: ServiceConfig = field(default_factory=ServiceConfig)
     limits: Limits = field(default_factory=Limits)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
@@ -62,6 +64,8 @@ class ServerConfig:
             raise ConfigError(f"serving.port is {self.port}, it must be within 1 … 65535")
         if not 0 <= self.shadow_share <= 1:
             raise ConfigError(f"serving.shadow_share is {self.shadow_share}, it must lie between 0 and 1")
+        if self.redis.url and not self.service.watch_seconds:
+            raise ConfigError("redis.url without service.watch_seconds: servers that share must also ask the store")
         if self.experiment is not None:
             check_arms(self.experiment)
 
@@ -91,7 +95,8 @@ def check(config: ServerConfig) -> None:
     """What can be known to fail before a worker is started.
 
     Raises:
-        ConfigError: no keys for an address that others reach, or a variant or champion that is not there.
+        ConfigError: no keys for an address that others reach, a variant or champion that is not there, or an address
+            that Redis' client cannot read.
         BundleError: no bundle or ladder there. What opening the store raises.
 
     Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
@@ -108,6 +113,8 @@ def check(config: ServerConfig) -> None:
     unknown = [name for name in config.model.variants if name not in ladder.names]
     if unknown:
         raise ConfigError(f"no variant '{unknown[0]}' in {bundle}; it has {', '.join(ladder.names)}")
+    if config.redis.url:
+        RedisEntries(config.redis)
     open_store(config.store).close()
 
 
@@ -130,6 +137,7 @@ def build(config: ServerConfig) -> App:
         config.experiment,
         config.shadow_share,
         config.retention,
+        config.redis,
     )
     return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
 
