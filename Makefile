@@ -53,10 +53,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,redis,client,onnx,openvino,plot,pyg,test,check]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,client,onnx,openvino,plot,pyg,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,redis,client,onnx,openvino,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,client,onnx,openvino,plot,pyg,test,check,bench]'
 	@touch $@

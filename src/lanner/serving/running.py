@@ -1,5 +1,6 @@
 """From settings to a running server: what ``lanner serve`` starts, and what each worker process builds."""
 
+import importlib.util
 import logging
 import os
 from dataclasses import dataclass, field
@@ -32,6 +33,24 @@ SCHEDULERS = ("ladder", "fixed-window")
 
 
 @dataclass(frozen=True)
+class TracingConfig:
+    """Traces of requests for a collector of OpenTelemetry; headers for it come from its usual environment variables."""
+
+    endpoint: str = ""
+    """OTLP over HTTP, such as ``http://collector:4318/v1/traces``; empty: no traces."""
+    ratio: float = 0.01
+    """Of the traces that begin here, so many are recorded; what a caller's ``traceparent`` has decided is followed."""
+    service: str = "lanner"
+    """By which name the collector knows this server."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"tracing.endpoint is '{self.endpoint}', expected http://host:4318/v1/traces")
+        if not 0 <= self.ratio <= 1:
+            raise ConfigError(f"tracing.ratio is {self.ratio}, it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """A server: what it serves, where, to whom."""
 
@@ -56,6 +75,7 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     redis: RedisConfig = field(default_factory=RedisConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
@@ -115,6 +135,8 @@ def check(config: ServerConfig) -> None:
         raise ConfigError(f"no variant '{unknown[0]}' in {bundle}; it has {', '.join(ladder.names)}")
     if config.redis.url:
         RedisEntries(config.redis)
+    if config.tracing.endpoint and importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests")
     open_store(config.store).close()
 
 
@@ -139,7 +161,13 @@ def build(config: ServerConfig) -> App:
         config.retention,
         config.redis,
     )
-    return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
+    keys = KeyFile(Path(config.keys)) if config.keys else None
+    if not config.tracing.endpoint:
+        return App(service, keys, config.limits)
+    from lanner.serving.http.tracing import TracedApp, Tracing
+
+    tracing = config.tracing
+    return TracedApp(service, keys, config.limits, Tracing(tracing.endpoint, tracing.ratio, tracing.service))
 
 
 def versions_of(config: ServerConfig) -> Versions:
