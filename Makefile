@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check audit bench docs clean
 
 demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
@@ -26,11 +26,16 @@ test: $(VENV)/.test-installed ## run the whole test suite
 	@echo "==> pytest, $(WORKERS) workers of one thread each"
 	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-check: $(VENV)/.test-installed ## format, lint and types
+check: $(VENV)/.test-installed ## format, lint, types and known vulnerabilities
 	@echo "==> ruff and mypy --strict"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit
+
+audit: $(VENV)/.test-installed ## ask for known vulnerabilities of the pinned versions; offline it says so and passes
+	@echo "==> pip-audit"
+	@$(BIN)/python .ci/audit.py $(BIN)/pip-audit
 
 bench: $(VENV)/.bench-installed ## measure every figure anew (needs LANNER_DATA; hours)
 	@for one in $(BENCHMARKS); do echo "==> python -m benchmarks.$$one"; $(BIN)/python -m benchmarks.$$one || exit 1; done
@@ -53,10 +58,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,ray,client,onnx,openvino,plot,pyg,test,check]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
 	@touch $@

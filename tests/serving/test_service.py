@@ -17,11 +17,13 @@ from lanner.compress import compress
 from lanner.compression.steps import Budget
 from lanner.serving.engine import indexes_of
 from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
+from lanner.serving.redis_entries import RedisConfig
 from lanner.serving.retrieval import Index
 from lanner.serving.retrieval import index as index_module
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
+from lanner.serving.store.retention import RetentionConfig
 from lanner.vocabulary import (
     BundleError,
     ConfigError,
@@ -399,6 +401,71 @@ def test_two_servers_on_one_store_hear_of_each_other(config):
             assert "i50" not in seen
 
     asyncio.run(talk())
+
+
+def test_with_redis_the_next_answer_of_another_server_knows_and_without_it_the_store_is_enough(config, redis_server):
+    # The store is asked so seldom that only Redis can have told.
+    patient = replace(config.service, watch_seconds=600)
+    sharing = replace(config, service=patient, redis=RedisConfig(redis_server.url, timeout_ms=2000))
+
+    async def talk() -> None:
+        async with running(sharing) as (first, one), running(sharing) as (second, other):
+            asked = RecommendRequest(user_id="u1", k=100)
+            for n in range(5):
+                assert f"i{50 + n}" in ids(await second.recommend(asked))
+                await first.add_events([Event(user_id="u1", item_id=f"i{50 + n}")])
+                assert f"i{50 + n}" not in ids(await second.recommend(asked))
+            assert (await second.recommend(asked)).served.cached
+            assert not (await second.ready()).degraded
+            redis_server.stop()
+            await first.add_events([Event(user_id="u1", item_id="i55")])
+            assert "i55" not in ids(await first.recommend(asked))
+            assert len(ids(await second.recommend(asked))) > 0
+            health = await second.ready()
+            assert health.ready
+            assert "Redis does not answer" in health.degraded[0]
+            assert other.state().beside["redis_up"] == 0
+            await other._hear()
+            assert "i55" not in ids(await second.recommend(asked))
+            redis_server.start()
+            for _ in range(100):
+                await asyncio.sleep(0.05)
+                if not (await first.ready()).degraded + (await second.ready()).degraded:
+                    break
+            await first.add_events([Event(user_id="u1", item_id="i56")])
+            assert "i56" not in ids(await second.recommend(asked))
+            one._shared._entries.up = False
+            await first.add_events([Event(user_id="u1", item_id="i57")])
+            other._shared._heads.clear()
+            await other._hear()
+            assert "i57" not in ids(await second.recommend(asked))
+            await one._shared.look()
+            await first.delete_user("u1")
+            assert await one._shared._entries._client.dbsize() == 0
+
+    asyncio.run(talk())
+
+
+def test_redis_without_asking_the_store_is_refused(config):
+    with pytest.raises(ConfigError, match=r"redis\.url without service\.watch_seconds"):
+        replace(config, redis=RedisConfig("redis://localhost"))
+
+
+def test_what_is_no_longer_kept_is_no_longer_answered_from(config):
+    keeping = replace(config, retention=RetentionConfig(events_per_user=1, every_minutes=0.001))
+
+    async def conversation(client, service):
+        await client.add_events([Event(user_id="new", item_id=f"i{n}") for n in (7, 8, 9)])
+        for _ in range(100):
+            seen = ids(await client.recommend(RecommendRequest(user_id="new", k=60)))
+            if "i7" in seen:
+                break
+            await asyncio.sleep(0.05)
+        assert {"i7", "i8"} <= set(seen)
+        assert "i9" not in seen
+        assert service.state().beside["retention_deleted_events"] == 2
+
+    asked(keeping, conversation)
 
 
 def test_what_cannot_be_served_is_said_in_one_line(config, bundle, tmp_path):

@@ -25,6 +25,26 @@ class UserState(Struct):
     version: int
 
 
+class Known(Struct, frozen=True, array_like=True):
+    """What a store knows of a user, for whoever has which bundle.
+
+    item_ids: of the newest events, at most ``length``, oldest first. told: their profile; None where nothing was said.
+    """
+
+    item_ids: list[str]
+    told: str | None
+    forgotten: bool
+    length: int
+
+
+def read_known(store: Store, user_id: str, length: int, in_a_bundle: bool) -> Known:
+    """Ask a store. in_a_bundle: whether it matters that they may be forgotten. Raises StoreUnavailableError."""
+    forgotten = in_a_bundle and store.is_forgotten(user_id)
+    events = store.histories((user_id,), length)[0]
+    told = store.user(user_id)
+    return Known([event.item_id for event in events], None if told is None else told.profile, forgotten, length)
+
+
 class Histories:
     """The states of users asked for lately. Used from one thread, the event loop's.
 
@@ -51,11 +71,23 @@ class Histories:
         if state is not None:
             self._states.move_to_end(user_id)
             return state
-        state, complete = self._read(user_id)
-        if complete:
-            self._hold(user_id, state)
-            if len(self._states) > self._most_users:
-                self._let_go(next(iter(self._states)))
+        try:
+            known = read_known(self._store, user_id, self._length, user_id in self._dataset.users)
+        except StoreUnavailableError:
+            self._versions += 1
+            return UserState(np.empty(0, np.int64), None, self._versions)
+        return self.learn(user_id, known)
+
+    def learn(self, user_id: str, known: Known) -> UserState:
+        """Hold what was read of a user just now."""
+        self._versions += 1
+        rows, profile = (np.empty(0, np.int64), None) if known.forgotten else self._of_bundle(user_id)
+        later = np.array(self._items.known_rows(known.item_ids), np.int64)
+        profile = profile if known.told is None else known.told or None
+        state = UserState(np.concatenate([rows, later])[-self._length :], profile, self._versions)
+        self._hold(user_id, state)
+        if len(self._states) > self._most_users:
+            self._let_go(next(iter(self._states)))
         return state
 
     def happened(self, events: Iterable[Event]) -> None:
@@ -86,21 +118,8 @@ class Histories:
         state = self._states.pop(user_id, None)
         self.held_bytes -= 0 if state is None else _bytes_of(state)
 
-    def _read(self, user_id: str) -> tuple[UserState, bool]:
-        """(the state, whether the store was asked)."""
-        self._versions += 1
-        try:
-            rows, profile = self._of_bundle(user_id)
-            happened = self._store.histories((user_id,), self._length)[0]
-            told = self._store.user(user_id)
-        except StoreUnavailableError:
-            return UserState(np.empty(0, np.int64), None, self._versions), False
-        later = np.array(self._items.known_rows(event.item_id for event in happened), np.int64)
-        profile = profile if told is None else told.profile or None
-        return UserState(np.concatenate([rows, later])[-self._length :], profile, self._versions), True
-
     def _of_bundle(self, user_id: str) -> tuple[NDArray[np.int64], str | None]:
-        if user_id not in self._dataset.users or self._store.is_forgotten(user_id):
+        if user_id not in self._dataset.users:
             return np.empty(0, np.int64), None
         row = self._dataset.users.row(user_id)
         rows = self._dataset.histories[row].astype(np.int64)

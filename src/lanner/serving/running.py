@@ -1,5 +1,6 @@
 """From settings to a running server: what ``lanner serve`` starts, and what each worker process builds."""
 
+import importlib.util
 import logging
 import os
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,13 @@ from lanner.serving.http.limits import Limits
 from lanner.serving.many_machines.config import RayConfig, check_shared
 from lanner.serving.many_machines.front import Replicas
 from lanner.serving.model import ModelConfig, ServedModel
+from lanner.serving.redis_entries import RedisConfig, RedisEntries
 from lanner.serving.scheduling import LatencyProfile, Scheduler
 from lanner.serving.scheduling.fixed_window import FixedWindow
 from lanner.serving.served_version import MakePolicy, ServiceConfig, ladder_policy
 from lanner.serving.service import LannerService
 from lanner.serving.store import open_store
+from lanner.serving.store.retention import RetentionConfig
 from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import OneBundle, Versions
 from lanner.serving.versions.registry import CHAMPION, Registry
@@ -31,6 +34,24 @@ from lanner.vocabulary import ConfigError, MissingExtraError
 _SETTINGS = "LANNER_SERVER_SETTINGS"
 SCHEDULERS = ("ladder", "fixed-window")
 ENGINES = ("single", "ray")
+
+
+@dataclass(frozen=True)
+class TracingConfig:
+    """Traces of requests for a collector of OpenTelemetry; headers for it come from its usual environment variables."""
+
+    endpoint: str = ""
+    """OTLP over HTTP, such as ``http://collector:4318/v1/traces``; empty: no traces."""
+    ratio: float = 0.01
+    """Of the traces that begin here, so many are recorded; what a caller's ``traceparent`` has decided is followed."""
+    service: str = "lanner"
+    """By which name the collector knows this server."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"tracing.endpoint is '{self.endpoint}', expected http://host:4318/v1/traces")
+        if not 0 <= self.ratio <= 1:
+            raise ConfigError(f"tracing.ratio is {self.ratio}, it must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,9 @@ class ServerConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     limits: Limits = field(default_factory=Limits)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
@@ -69,6 +93,8 @@ class ServerConfig:
             raise ConfigError(f"serving.port is {self.port}, it must be within 1 … 65535")
         if not 0 <= self.shadow_share <= 1:
             raise ConfigError(f"serving.shadow_share is {self.shadow_share}, it must lie between 0 and 1")
+        if self.redis.url and not self.service.watch_seconds:
+            raise ConfigError("redis.url without service.watch_seconds: servers that share must also ask the store")
         if self.experiment is not None:
             check_arms(self.experiment)
 
@@ -111,8 +137,9 @@ def check(config: ServerConfig) -> None:
     """What can be known to fail before a worker is started.
 
     Raises:
-        ConfigError: no keys for an address that others reach, a variant or champion that is not there, or a store that
-            replicas could not share. MissingExtraError: replicas are asked for where Ray is not installed.
+        ConfigError: no keys for an address that others reach, a variant or champion that is not there, a store that
+            replicas could not share, or an address that Redis' client cannot read. MissingExtraError: replicas are
+            asked for where Ray is not installed.
         BundleError: no bundle or ladder there. What opening the store raises.
 
     Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
@@ -131,6 +158,10 @@ def check(config: ServerConfig) -> None:
     unknown = [name for name in config.model.variants if name not in ladder.names]
     if unknown:
         raise ConfigError(f"no variant '{unknown[0]}' in {bundle}; it has {', '.join(ladder.names)}")
+    if config.redis.url:
+        RedisEntries(config.redis)
+    if config.tracing.endpoint and importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests")
     open_store(config.store).close()
 
 
@@ -144,7 +175,13 @@ def application() -> App:
 def build(config: ServerConfig) -> App:
     """An ASGI application over a bundle or a registry, and a store; or over replicas of that."""
     service: Service = replicas_of(config) if config.engine == "ray" else service_of(config)
-    return App(service, KeyFile(Path(config.keys)) if config.keys else None, config.limits)
+    keys = KeyFile(Path(config.keys)) if config.keys else None
+    if not config.tracing.endpoint:
+        return App(service, keys, config.limits)
+    from lanner.serving.http.tracing import TracedApp, Tracing
+
+    tracing = config.tracing
+    return TracedApp(service, keys, config.limits, Tracing(tracing.endpoint, tracing.ratio, tracing.service))
 
 
 def replicas_of(config: ServerConfig) -> Replicas:
@@ -165,6 +202,8 @@ def service_of(config: ServerConfig) -> LannerService:
         make,
         config.experiment,
         config.shadow_share,
+        config.retention,
+        config.redis,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lanner.serving.dispatcher import Occupied
+from lanner.serving.histories import Histories
 from lanner.serving.http.contract import State
 from lanner.serving.messages import (
     Changed,
@@ -33,8 +34,11 @@ from lanner.serving.messages import (
 )
 from lanner.serving.model import ServedModel
 from lanner.serving.recent import Recent
+from lanner.serving.redis_entries import RedisConfig
 from lanner.serving.served_version import MakePolicy, ServedVersion, ServiceConfig, ladder_policy
+from lanner.serving.shared_histories import LOOK_SECONDS, SharedHistories
 from lanner.serving.store import Store
+from lanner.serving.store.retention import Retention, RetentionConfig
 from lanner.serving.versions import following
 from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import Follower, Versions
@@ -61,12 +65,20 @@ class LannerService:
         make_policy: MakePolicy = ladder_policy,
         experiment: Experiment | None = None,
         shadow_share: float = 0.0,
+        retention: RetentionConfig | None = None,
+        redis: RedisConfig | None = None,
     ) -> None:
-        """Raises ConfigError where the experiment or the share makes no sense."""
+        """Raises ConfigError where the experiment, the share or the address of Redis makes no sense."""
         self.store, self.config = store, config or ServiceConfig()
         self._open_model, self._make_policy = open_model, make_policy
         self._live: Live[ServedVersion] = Live()
         self._trials = Trials(store, experiment, shadow_share, self._ask_challenger)
+        self._retention = Retention(store, retention or RetentionConfig())
+        self._shared = (
+            SharedHistories(redis, store, self.config.history_length, self.config.users_held, self._histories)
+            if redis and redis.url
+            else None
+        )
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,26 +103,48 @@ class LannerService:
         if self.config.watch_seconds:
             self._tasks.append(asyncio.create_task(_again_and_again(self.config.watch_seconds, self._hear)))
             self._tasks.append(asyncio.create_task(_again_and_again(_COUNT_SECONDS, self._count)))
+        if self._shared is not None:
+            await self._shared.look()
+            self._tasks.append(asyncio.create_task(_again_and_again(LOOK_SECONDS, self._shared.look)))
+        if self._retention.config.deletes:
+            every = self._retention.config.every_minutes * 60
+            self._tasks.append(asyncio.create_task(_again_and_again(every, self._delete_old)))
 
     async def stop(self) -> None:
         """Let the last requests end and close everything."""
         for task in self._tasks:
             task.cancel()
+        if self._shared is not None:
+            await self._shared.close()
         for close in (self._trials.close, self._live.close, self.store.close):
             await asyncio.to_thread(close)
 
     def _open(self, path: Path) -> ServedVersion:
         return ServedVersion(self._open_model(path), self.store, self.config, self._make_policy, self._loop)
 
+    def _histories(self) -> list[Histories]:
+        return [version.histories for version in self._live.models()]
+
+    async def _read_anew(self, user_ids: list[str] | None) -> None:
+        """Hold no longer what was read of these users, None: of all; others may have changed it."""
+        for histories in self._histories():
+            histories.drop(user_ids)
+        if self._shared is not None:
+            await self._shared.heard(user_ids)
+
     async def _hear(self) -> None:
         """Take in what other servers wrote."""
         self._seen, changed = await asyncio.to_thread(self.store.changed_users, self._seen)
-        for version in self._live.models():
-            version.histories.drop(changed)
+        await self._read_anew(changed)
         await asyncio.to_thread(self._live.catch_up)
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
+
+    async def _delete_old(self) -> None:
+        """Hold no longer in memory what the store has deleted, whichever server deleted it."""
+        await asyncio.to_thread(self._retention.run)
+        await self._read_anew(None)
 
     async def health(self) -> Health:
         """Ready once a champion is served; degraded while the store is away or a version cannot take its place."""
@@ -120,6 +154,7 @@ class LannerService:
         except LannerError:
             degraded.append("the store does not answer: users not met lately are strangers, and events are refused")
         degraded += self._follower.problems() + self._trials.problems()
+        degraded += self._shared.problems() if self._shared is not None else []
         return Health(ready=self._live.serves(CHAMPION), degraded=degraded)
 
     async def status(self) -> Status:
@@ -149,7 +184,8 @@ class LannerService:
         for version in self._live.models():
             held.update(version.held_bytes())
             entries.update(version.held_entries())
-        return State(self._depth, held, entries, self._store_stats, self._trials.figures())
+        beside = {**self._retention.figures(), **(self._shared.figures() if self._shared is not None else {})}
+        return State(self._depth, held, entries, store=self._store_stats, trials=self._trials.figures(), beside=beside)
 
     def occupied(self) -> Occupied:
         """How busy the champion is, which answers most requests; not at all while there is none."""
@@ -169,14 +205,16 @@ class LannerService:
         arm = self._trials.arm(request.user_id)
         alias = self._alias(arm)
         begun = time.monotonic()
-        answer = await self._ask(alias, lambda version: version.recommend(request), request.deadline_ms)
+        answer = await self._ask(
+            alias, lambda version: version.recommend(request), request.user_id, request.deadline_ms
+        )
         self._trials.answered(request, answer, arm, alias, time.monotonic() - begun)
         return answer
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score."""
         alias = self._alias(self._trials.arm(request.user_id))
-        return await self._ask(alias, lambda version: version.explain(request))
+        return await self._ask(alias, lambda version: version.explain(request), request.user_id)
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
         """The items that the champion takes to be most alike."""
@@ -185,19 +223,25 @@ class LannerService:
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """The items whose texts lie nearest to words."""
         alias = self._alias(self._trials.arm(user_id))
-        return await self._ask(alias, lambda version: version.search(q, k, user_id))
+        return await self._ask(alias, lambda version: version.search(q, k, user_id), user_id)
 
     def _alias(self, arm: str | None) -> str:
         """Whose arm cannot be served is answered by the champion."""
         return arm if arm is not None and self._live.serves(arm) else CHAMPION
 
     async def _ask(
-        self, alias: str, question: Callable[[ServedVersion], Awaitable[Told]], deadline_ms: float | None = None
+        self,
+        alias: str,
+        question: Callable[[ServedVersion], Awaitable[Told]],
+        user_id: str | None = None,
+        deadline_ms: float | None = None,
     ) -> Told:
-        """Ask a version, and count what came of it."""
+        """Ask a version, and count what came of it. user_id: whose history it will read."""
         if not self._live.serves(alias):
             raise StoreUnavailableError("the server is starting or stopping; ask again in a moment")
         begun = time.monotonic()
+        if self._shared is not None and user_id is not None:
+            await self._shared.refresh(user_id)
         try:
             with self._live.acquire(alias) as version:
                 answer = await question(version)
@@ -225,6 +269,8 @@ class LannerService:
         answer = await asyncio.to_thread(self.store.append, batch.events, time.time())
         for version in self._live.models():
             version.histories.happened(batch.events)
+        if self._shared is not None:
+            await self._shared.changed(event.user_id for event in batch.events)
         return answer
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
@@ -250,6 +296,8 @@ class LannerService:
         changed = await asyncio.to_thread(self.store.put_user, user_id, user)
         for version in self._live.models():
             version.histories.drop([user_id])
+        if self._shared is not None:
+            await self._shared.changed([user_id])
         return _existed(changed, self._in_a_bundle(user_id))
 
     async def delete_user(self, user_id: str) -> Changed:
@@ -259,6 +307,8 @@ class LannerService:
         changed = await asyncio.to_thread(self.store.forget_user, user_id)
         for version in self._live.models():
             version.forget(user_id)
+        if self._shared is not None:
+            await self._shared.forget(user_id)
         return _existed(changed, known)
 
     def _in_a_bundle(self, user_id: str) -> bool:

@@ -20,7 +20,8 @@ metrics = Metrics()
 route = metrics.route("POST", "/v1/recommend")
 for _ in range(int(sys.argv[1])):
     route.observe(200, 0.0012)
-state = State(queue_depth=2, held_bytes={"index": 10.0}, store={"events": 5.0}, trials={"shadow_compared": 7.0})
+held, store, trials, beside = {"index": 10.0}, {"events": 5.0}, {"shadow_compared": 7.0}, {"deleted": 3.0}
+state = State(queue_depth=2, held_bytes=held, store=store, trials=trials, beside=beside)
 metrics.observe(state, 1)
 print("counted", flush=True)
 sys.stdin.read()
@@ -103,6 +104,7 @@ def test_workers_add_up_and_one_that_died_holds_nothing(tmp_path):
     assert (both["lanner_in_flight",], one["lanner_in_flight",]) == (2, 1)
     assert both["lanner_store", ("what", "events")] == 5
     assert both["lanner_trials", ("what", "shadow_compared")] == 7
+    assert both["lanner_beside", ("what", "deleted")] == 3
 
 
 def _scraped(environment):

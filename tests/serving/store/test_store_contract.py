@@ -8,6 +8,7 @@ import pytest
 
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
 from lanner.serving.store import Exposure, StoredEvent, contract
+from lanner.serving.store.retention import Retention, RetentionConfig
 from lanner.vocabulary import ConfigError, DataError
 
 NOW = 1_700_000_000.0
@@ -201,13 +202,50 @@ class TestRetention:
         assert store.append([event(item="9", key="9"), event(key="0")], now).accepted == 1
 
     def test_long_histories_are_cut(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_A_DELETE", 2)
+        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_A_LOOK", 2)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 2)
         for user, count in (("ann", 6), ("bob", 3), ("cid", 5), ("dan", 4)):
             store.append([event(user, str(n), timestamp=NOW) for n in range(count)], NOW)
         assert store.compact(None, 3) == 6
         assert [len(one) for one in store.histories(["ann", "bob", "cid", "dan"], 9)] == [3, 3, 3, 3]
         assert items_of(store) == ["3", "4", "5"]
         assert store.compact(None, None) == 0
+
+    def test_what_a_server_keeps_is_what_it_was_told_to(self, store):
+        now = time.time()
+        for user in ("ann", "bob"):
+            store.append([event(user, str(n), timestamp=now - n * DAY) for n in range(10)], now)
+        nothing = Retention(store, RetentionConfig())
+        assert not nothing.config.deletes
+        assert nothing.figures() == {}
+        retention = Retention(store, RetentionConfig(days=7.5, events_per_user=3))
+        retention.run()
+        assert items_of(store, "bob") == ["2", "1", "0"]
+        retention.run()
+        figures = retention.figures()
+        assert figures["retention_deleted_events"] == 14
+        assert figures["retention_finished_time"] == pytest.approx(time.time(), abs=5)
+
+    def test_no_transaction_deletes_more_than_the_bound_and_appends_come_between(self, store, monkeypatch):
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 10)
+        store.append([event(item=str(n), timestamp=NOW + n) for n in range(100)], NOW + 100)
+        deleted, change = [], store._change
+
+        def watched(statement, values):
+            deleted.append(change(statement, values))
+            store.append([event("bob", str(len(deleted)))], NOW)
+            return deleted[-1]
+
+        monkeypatch.setattr(store, "_change", watched)
+        assert store.compact(None, 25) == 75
+        assert deleted == [10] * 7 + [5]
+        assert items_of(store) == [str(n) for n in range(75, 100)]
+        assert len(items_of(store, "bob")) == 8
+
+    @pytest.mark.parametrize("bad", [{"days": -1}, {"events_per_user": -1}, {"every_minutes": 0}])
+    def test_a_retention_of_nonsense_is_refused(self, bad):
+        with pytest.raises(ConfigError, match=f"retention.{next(iter(bad))} is"):
+            RetentionConfig(**bad)
 
     @pytest.mark.parametrize("bad", [(-1, None), (None, 0), (float("nan"), None)])
     def test_nonsense_is_refused(self, bad, store):

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from lanner.serving.http.contract import Service
+from lanner.serving.http.contract import Service, State
 from lanner.serving.http.keys import RANK, KeyFile, Role
 from lanner.serving.http.limits import Limits, RateLimit
 from lanner.serving.http.metrics import CONTENT_TYPE, Metrics
@@ -25,7 +25,7 @@ from lanner.serving.http.replies import (
     start,
 )
 from lanner.serving.http.routes import ROUTES, Route
-from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer
+from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer, Served
 from lanner.vocabulary import OverloadedError
 
 _log = logging.getLogger(__name__)
@@ -40,9 +40,10 @@ _encode = msgspec.json.Encoder().encode
 class Endpoint:
     """A route made ready: its decoder, the method it calls and its figures, all bound once."""
 
-    __slots__ = ("call", "decoder", "figures", "inside", "query", "role", "served")
+    __slots__ = ("call", "decoder", "figures", "inside", "method", "query", "role", "route", "served")
 
     def __init__(self, route: Route, call: Callable[..., Awaitable[Any]], metrics: Metrics) -> None:
+        self.method, self.route = route.method, route.path
         self.call, self.role, self.inside, self.query = call, route.role, route.inside, route.query
         self.decoder = msgspec.json.Decoder(route.body) if route.body is not None else None
         self.served = route.answer in (RecommendAnswer, ExplainAnswer)
@@ -121,8 +122,11 @@ class App:
             arguments.append(decode(endpoint.decoder, body))
         answer = await endpoint.call(*arguments)
         if endpoint.served:
-            self.metrics.answered(answer.served)
+            self._answered(answer.served)
         return answer if type(answer) is Reply else Reply(_JSON_OK, _encode(answer))
+
+    def _answered(self, served: Served) -> None:
+        self.metrics.answered(served)
 
     def _admit(self, role: Role, authorization: bytes | None, scope: Scope) -> None:
         holder = None if self.keys is None else self.keys.holder(authorization)
@@ -186,8 +190,11 @@ class App:
         return json_reply(health, 200 if health.ready else 503)
 
     async def _metrics(self) -> Reply:
-        self.metrics.observe(self.service.state(), self.in_flight)
+        self.metrics.observe(self._state(), self.in_flight)
         return Reply(start(200, CONTENT_TYPE), await asyncio.to_thread(self.metrics.text))
+
+    def _state(self) -> State:
+        return self.service.state()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -210,7 +217,7 @@ class App:
     async def _look_now_and_then(self) -> None:
         while True:
             try:
-                self.metrics.observe(self.service.state(), self.in_flight)
+                self.metrics.observe(self._state(), self.in_flight)
                 if self.keys is not None:
                     self.keys.refresh()
             except Exception as error:

@@ -35,6 +35,8 @@ class State:
     """Figures of an experiment and of shadow traffic by name."""
     replicas: Mapping[str, float] = field(default_factory=dict)
     """Of a service that asks others: how many answer, and how often a request was asked again because one died."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Figures of work beside the requests by name: events deleted …"""
 
 
 class Service(Protocol):

@@ -69,6 +69,9 @@ class Metrics:
         self._store = gauge("lanner_store", "The store.", ["what"], registry=one, multiprocess_mode="livemax")
         self._trials = gauge("lanner_trials", "Trials.", ["what"], registry=one, multiprocess_mode="livemax")
         self._replicas = gauge("lanner_replicas", "Replicas.", ["what"], registry=one, multiprocess_mode="livemax")
+        self._beside = gauge(
+            "lanner_beside", "Work beside the requests.", ["what"], registry=one, multiprocess_mode="livemax"
+        )
         self._kinds: dict[tuple[str, str, bool], Any] = {}
 
     def route(self, method: str, path: str) -> "RouteMetrics":
@@ -99,6 +102,8 @@ class Metrics:
             self._trials.labels(name).set(value)
         for name, value in state.replicas.items():
             self._replicas.labels(name).set(value)
+        for name, value in state.beside.items():
+            self._beside.labels(name).set(value)
 
     def text(self) -> bytes:
         """All workers' figures in Prometheus' text format; reads files, so it runs beside the loop."""

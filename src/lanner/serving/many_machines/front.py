@@ -116,12 +116,20 @@ class Replicas:
 
     def state(self) -> State:
         """What all replicas held together at the last look; of the store and of trials the most that one knows."""
-        held: Counter[str] = Counter()
+        held, entries, beside = Counter[str](), Counter[str](), Counter[str]()
         for state in self._states:
             held.update(state.held_bytes)
-        store, trials = _most([one.store for one in self._states]), _most([one.trials for one in self._states])
-        replicas = {"answering": float(len(self._states)), "asked_again": float(self._asked_again)}
-        return State(sum(state.queue_depth for state in self._states), held, store, trials, replicas)
+            entries.update(state.held_entries)
+            beside.update(state.beside)
+        return State(
+            sum(state.queue_depth for state in self._states),
+            held,
+            entries,
+            store=_most([one.store for one in self._states]),
+            trials=_most([one.trials for one in self._states]),
+            replicas={"answering": float(len(self._states)), "asked_again": float(self._asked_again)},
+            beside=beside,
+        )
 
     # --- questions -------------------------------------------------------------------------------------------------
 

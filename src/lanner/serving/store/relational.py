@@ -29,8 +29,9 @@ from lanner.serving.store.contract import (
 from lanner.vocabulary import ConfigError, DataError
 
 _ROWS_A_BATCH = 10_000
-_ROWS_A_DELETE = 5_000
-_PEOPLE_A_DELETE = 200
+_ROWS_A_DELETE = 1_000
+"""In one transaction: a few milliseconds, for appends wait until it ends."""
+_PEOPLE_A_LOOK = 1_000
 _KEY_BYTES = 16
 _SECONDS_A_DAY = 86_400
 
@@ -53,10 +54,10 @@ _EXPOSURES = """SELECT e.sequence, e.experiment, e.arm, p.id, e.timestamp, e.ite
     JOIN people p ON p.number = e.person WHERE e.experiment = ? AND e.sequence > ? ORDER BY e.sequence LIMIT ?"""
 _EVENTS = """SELECT e.sequence, p.id, e.item, e.behaviour, e.weight, e.timestamp FROM events e
     JOIN people p ON p.number = e.person WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?"""
-_LONG_HISTORIES = """SELECT person FROM events WHERE person > ?
+_LONG_HISTORIES = """SELECT person, count(*) FROM events WHERE person > ?
     GROUP BY person HAVING count(*) > ? ORDER BY person LIMIT ?"""
-_DELETE_BEYOND = """DELETE FROM events WHERE person = ? AND (timestamp, sequence) < (SELECT timestamp, sequence
-    FROM events WHERE person = ? ORDER BY timestamp DESC, sequence DESC LIMIT 1 OFFSET ?)"""
+_DELETE_BEYOND = """DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE person = ?
+    ORDER BY timestamp DESC, sequence DESC LIMIT ? OFFSET ?)"""
 _COUNTS = """SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM people),
     (SELECT count(*) FROM items WHERE body IS NOT NULL)"""
 _TRACES = (
@@ -141,9 +142,10 @@ class RelationalStore(Connections, Store):
 
     def _delete_beyond(self, keep: int) -> int:
         deleted, person = 0, 0
-        while rows := self._fetch(_LONG_HISTORIES, (person, keep, _PEOPLE_A_DELETE)):
+        while rows := self._fetch(_LONG_HISTORIES, (person, keep, _PEOPLE_A_LOOK)):
             person = rows[-1][0]
-            deleted += self._change(_DELETE_BEYOND, [(number, number, keep - 1) for (number,) in rows])
+            for batch in _batches([(number, count - keep) for number, count in rows]):
+                deleted += self._change(_DELETE_BEYOND, [(number, count, keep) for number, count in batch])
         return deleted
 
     # --- items and users -------------------------------------------------------------------------------------------
@@ -286,6 +288,22 @@ class RelationalStore(Connections, Store):
         """The first of ``count`` new sequence numbers."""
         [(last,)] = self._rows(connection, "UPDATE counter SET sequence = sequence + ? RETURNING sequence", (count,))
         return int(last) - count + 1
+
+
+def _batches(surplus: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """(person, events too many) in parts of at most ``_ROWS_A_DELETE`` events; one person may be in several."""
+    batch: list[tuple[int, int]] = []
+    room = _ROWS_A_DELETE
+    for person, left in surplus:
+        while left:
+            taken = min(left, room)
+            batch.append((person, taken))
+            left, room = left - taken, room - taken
+            if not room:
+                yield batch
+                batch, room = [], _ROWS_A_DELETE
+    if batch:
+        yield batch
 
 
 def _is_ahead(event: Event, received: float) -> bool:

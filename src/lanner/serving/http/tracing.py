@@ -1,0 +1,152 @@
+"""Traces for OpenTelemetry: one span a request. Imported only where the settings name a collector."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Timer
+from typing import Any
+
+from lanner.serving.http.app import App, Endpoint
+from lanner.serving.http.contract import Service, State
+from lanner.serving.http.keys import KeyFile
+from lanner.serving.http.limits import Limits
+from lanner.serving.http.reading import Receive, Scope, Send
+from lanner.serving.http.replies import Reply
+from lanner.serving.messages import Served
+from lanner.vocabulary import MissingExtraError
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests") from None
+
+_MOST_WAITING = 2_048
+"""Spans; what comes while so many wait is dropped and counted."""
+_SEND_SECONDS = 5.0
+_STOP_SECONDS = 2.0
+"""For the last spans when the server stops, wherever the collector is."""
+_CONTEXT = (b"traceparent", b"tracestate")
+
+
+class Tracing:
+    """Spans on their way to a collector: in the background, in bounded memory, and lost where it is away."""
+
+    def __init__(self, endpoint: str, ratio: float, service: str) -> None:
+        """endpoint: OTLP over HTTP. ratio: of the traces that begin here; a caller's own decision is followed."""
+        self._exporter = _Exporter(endpoint)
+        self._queue = _Queue(self._exporter)
+        sampler = ParentBased(TraceIdRatioBased(ratio))
+        resource = Resource.create({SERVICE_NAME: service})
+        self._provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(self._queue)
+        self._tracer = self._provider.get_tracer("lanner")
+        self._read_context = TraceContextTextMapPropagator().extract
+
+    @contextmanager
+    def span(self, headers: Sequence[tuple[bytes, bytes]]) -> Iterator[Any]:
+        """The span of one request, under the caller's where the headers name one."""
+        named = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
+        context = self._read_context(named)
+        with self._tracer.start_as_current_span("other", context, trace.SpanKind.SERVER) as span:
+            yield span
+
+    def figures(self) -> Mapping[str, float]:
+        """For the metrics: spans sent, not taken by the collector, and dropped because too many waited."""
+        exporter = self._exporter
+        return {"spans_sent": exporter.sent, "spans_failed": exporter.failed, "spans_dropped": self._queue.dropped}
+
+    def close(self) -> None:
+        """Send what waits, but not for long."""
+        limit = Timer(_STOP_SECONDS, self._exporter.shutdown)
+        limit.start()
+        self._provider.shutdown()
+        limit.cancel()
+
+
+class TracedApp(App):
+    """The application with a span a request: route, status, variant, backend and milliseconds; nobody's id or words."""
+
+    def __init__(self, service: Service, keys: KeyFile | None, limits: Limits, tracing: Tracing) -> None:
+        """As ``App``."""
+        super().__init__(service, keys, limits)
+        self._tracing = tracing
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._tracing.span(scope["headers"]) as span:
+
+            async def noting(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= 500:
+                        span.set_status(trace.StatusCode.ERROR)
+                await send(message)
+
+            await super()._request(scope, receive, noting)
+
+    async def _answer(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
+        span = trace.get_current_span()
+        span.update_name(f"{endpoint.method} {endpoint.route}")
+        span.set_attributes({"http.request.method": endpoint.method, "http.route": endpoint.route})
+        return await super()._answer(endpoint, path, scope, receive)
+
+    def _answered(self, served: Served) -> None:
+        super()._answered(served)
+        span = trace.get_current_span()
+        said = {"model": served.model, "variant": served.variant, "backend": served.backend}
+        span.set_attributes({f"lanner.{name}": value for name, value in said.items()})
+        span.set_attribute("lanner.cached", served.cached)
+        if not served.cached:  # what is kept took its time when it was first asked for
+            span.set_attributes({f"lanner.{name}_ms": value for name, value in served.milliseconds.items()})
+
+    def _state(self) -> State:
+        state = super()._state()
+        return replace(state, beside={**state.beside, **self._tracing.figures()})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await super()._lifespan(receive, send)
+        await asyncio.to_thread(self._tracing.close)
+
+
+class _Exporter(SpanExporter):
+    """Counts what becomes of spans."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._inner = OTLPSpanExporter(endpoint, timeout=_SEND_SECONDS)
+        self.taken = self.sent = self.failed = 0
+        self._closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.taken += len(spans)
+        result = SpanExportResult.FAILURE if self._closed else self._inner.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self.sent += len(spans)
+        else:
+            self.failed += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._inner.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _Queue(BatchSpanProcessor):
+    """Counts what is dropped, which the library only logs."""
+
+    def __init__(self, exporter: _Exporter) -> None:
+        super().__init__(exporter, max_queue_size=_MOST_WAITING)
+        self._exporter, self._ended, self.dropped = exporter, 0, 0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            if self._ended - self._exporter.taken - self.dropped >= _MOST_WAITING:
+                self.dropped += 1
+            self._ended += 1
+        super().on_end(span)
