@@ -8,11 +8,11 @@ class Lengths:
     """Seconds and numbers of every part."""
 
     catalogues: tuple[int, ...] = (100_000, 1_000_000)
-    probe_s: float = 4.0
+    probe_s: float = 3.0
     """One rate of the search for saturation."""
-    refinements: int = 4
+    refinements: int = 3
     """Rates tried beside the best one found by climbing."""
-    steady_s: float = 20.0
+    steady_s: float = 10.0
     calm_s: float = 10.0
     overload_s: float = 60.0
     simulated_s: float = 30.0

@@ -2,7 +2,8 @@
 
 Goodput counts recommendations answered within the deadline; events and new items are sent beside them and reported
 apart. A rate is raised by half until goodput no longer grows, then rates around the best one are tried. A peer is
-searched with one worker process and with two, and measured with whichever does more. Servers run one after another.
+searched with one worker process and with two on the first catalogue, and measured with whichever does more there.
+Servers run one after another.
 """
 
 from collections.abc import Sequence
@@ -28,26 +29,37 @@ _WARM_UP_S = 1.0
 """Before each measurement, at its rate; not counted."""
 
 
-def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
-    """Every server on one catalogue, Lanner first: the rate of the latency figure is half of what it saturates at."""
+def measure(launcher: Launcher, lengths: Lengths, smaller: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Every server on one catalogue, Lanner first: the rate of the latency figure is half of what it saturates at.
+
+    smaller: what was found on a smaller catalogue, whose numbers of workers are taken.
+    """
     found: dict[str, Any] = {}
     for contender in (lanner(), *PEERS.values(), RAW):
         half = found.get("lanner", {}).get("goodput_per_s", 0.0) / 2
         try:
-            found[contender.name] = _best(launcher, contender, lengths, half)
+            counts = _counts(contender, (smaller or {}).get(contender.name, {}))
+            found[contender.name] = _best(launcher, contender, counts, lengths, half)
         except NotStartedError as error:
             found[contender.name] = {"error": str(error)}
         print(launcher.work.items, contender.name, shown(found[contender.name]), flush=True)
     return found
 
 
-def _best(launcher: Launcher, contender: Contender, lengths: Lengths, half: float) -> dict[str, Any]:
+def _counts(contender: Contender, before: dict[str, Any]) -> tuple[str, ...]:
+    """Numbers of worker processes to try."""
+    return (str(before["workers"]),) if "workers" in before else WORKERS.get(contender.name, ("1", "2"))
+
+
+def _best(
+    launcher: Launcher, contender: Contender, counts: Sequence[str], lengths: Lengths, half: float
+) -> dict[str, Any]:
     """The better of a contender's settings."""
     if contender.name == "lanner":
         return _measured(launcher, contender, lengths, half)
     tried = [
         _measured(launcher, contender.with_options(workers), lengths, half) | {"workers": int(workers)}
-        for workers in WORKERS.get(contender.name, ("1", "2"))
+        for workers in counts
     ]
     best = max(tried, key=lambda one: one["goodput_per_s"])
     return best | {"tried": [{key: one[key] for key in ("workers", "goodput_per_s")} for one in tried]}

@@ -72,11 +72,11 @@ def measure(
     first = Launcher(prepared(lengths.catalogues[0]), lanner_command)
     for part in parts:
         if part == "saturation":
-            kept = results.get(part, {})
-            results[part] = kept | {
-                str(items): _serving_saturation.measure(Launcher(prepared(items), lanner_command), lengths)
-                for items in lengths.catalogues
-            }
+            results[part] = results.get(part, {})
+            smaller: dict[str, Any] = {}
+            for items in lengths.catalogues:
+                launcher = Launcher(prepared(items), lanner_command)
+                smaller = results[part][str(items)] = _serving_saturation.measure(launcher, lengths, smaller)
         elif part in _OF_SATURATION:
             results[part] = PARTS[part].measure(first, lengths, _saturation(results, first, lengths))
         else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,11 +20,21 @@ def work(engine: str) -> str:
     return engine
 
 
+def one_by_one(engine: str, works: Sequence[Callable]) -> list:
+    outcomes = []
+    for one in works:
+        try:
+            outcomes.append(one(engine))
+        except Exception as error:
+            outcomes.append(error)
+    return outcomes
+
+
 def dispatched(conversation: Callable, **elastic: float) -> None:
     async def talk() -> None:
         policy = Policy(LatencyProfile(PROFILE), ("full", "small"), {"cpu": 1})
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(policy, ENGINES, loop, ElasticConfig(**elastic) if elastic else None)
+        dispatcher = Dispatcher(policy, ENGINES, one_by_one, loop, ElasticConfig(**elastic) if elastic else None)
         await conversation(dispatcher)
         await asyncio.to_thread(dispatcher.close)
 

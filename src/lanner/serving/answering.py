@@ -1,5 +1,6 @@
 """From a question to what the engine is to do, and from what it found to an answer with names and reasons."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +13,7 @@ from lanner.serving.live import LiveItems
 from lanner.serving.messages import Filters, Reason, RecommendedItem
 from lanner.serving.model import ServedModel
 from lanner.serving.retrieval import RowSet
+from lanner.serving.together import answer_together
 
 NAMED_PARTS = 8
 """Items of the history that are named in an item's reasons; the rest are one part without a name."""
@@ -65,8 +67,48 @@ def allowed(model: ServedModel, filters: Filters | None) -> tuple[RowSet | None,
     return allow, deny
 
 
+Work = Question | Callable[[Engine], Found]
+"""What is wanted of whichever engine it is given."""
+
+
+def work_on(engine: Engine, works: Sequence[Work]) -> list[Found | Exception]:
+    """What comes of each, in a worker's thread; one that fails takes no other along."""
+    plain = {place: work for place, work in enumerate(works) if isinstance(work, Question) and _is_plain(engine, work)}
+    together = dict(zip(plain, _find_together(engine, list(plain.values())), strict=True))
+    return [together[place] if place in together else _alone(engine, work) for place, work in enumerate(works)]
+
+
+def _is_plain(engine: Engine, question: Question) -> bool:
+    """Whether it asks for nothing but the best items for a history, as far as this engine reads it."""
+    reads = (question.text and engine.reads_texts) or (question.profile and engine.form.profile_FD is not None)
+    filtered = question.allow is not None or question.deny is not None
+    return not (reads or filtered or question.diversity or question.explain)
+
+
+def _find_together(engine: Engine, questions: Sequence[Question]) -> list[Found | Exception]:
+    if not questions:
+        return []
+    try:
+        answers = answer_together(
+            engine,
+            [one.rows for one in questions],
+            [one.k for one in questions],
+            [one.exclude_seen for one in questions],
+        )
+    except Exception:
+        return [_alone(engine, question) for question in questions]
+    return [Found(answer, None, met) for answer, met in answers]
+
+
+def _alone(engine: Engine, work: Work) -> Found | Exception:
+    try:
+        return find(engine, work) if isinstance(work, Question) else work(engine)
+    except Exception as error:
+        return error
+
+
 def find(engine: Engine, question: Question) -> Found:
-    """Runs in a worker's thread."""
+    """The answer to one question."""
     asked = _asked(engine, question)
     deny = unseen(asked, question.deny) if question.exclude_seen else question.deny
     answer = engine.best(asked.asker, question.k, question.allow, deny, question.diversity)

@@ -6,7 +6,7 @@ the work itself runs on the event loop's thread, so the policy needs no lock.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,8 +16,8 @@ from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
 from lanner.vocabulary import OverloadedError
 
-Work = Callable[[Engine], Any]
-"""What a request wants of whichever engine it is given."""
+WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
+"""What comes of each of some requests; an exception in the place of one that failed."""
 _LONGEST_RETRY_S = 60.0
 _LOOK_S = 0.25
 """Between two looks at how busy the workers are."""
@@ -39,7 +39,7 @@ class Occupied(NamedTuple):
 
 @dataclass(frozen=True)
 class Done:
-    """A result, by what it was made, and how long it waited and was worked on, in seconds."""
+    """A result, by what it was made, and how long it waited and its batch was worked on, in seconds."""
 
     result: Any
     backend: str
@@ -53,7 +53,7 @@ class _Waiting:
 
     __slots__ = ("arrival", "future", "work")
 
-    def __init__(self, work: Work, arrival: float, future: "asyncio.Future[Done]") -> None:
+    def __init__(self, work: Any, arrival: float, future: "asyncio.Future[Done]") -> None:
         self.work, self.arrival, self.future = work, arrival, future
 
 
@@ -67,11 +67,15 @@ class Dispatcher:
         self,
         policy: Scheduler,
         engines: Mapping[tuple[str, str], Engine],
+        work_on: WorkOn,
         loop: asyncio.AbstractEventLoop,
         elastic: ElasticConfig | None = None,
     ) -> None:
-        """elastic: how many threads each backend may have; the policy was told the least number."""
-        self._policy, self._engines, self._loop = policy, engines, loop
+        """work_on: runs in the workers' threads.
+
+        elastic: how many threads each backend may have; the policy was told the least number.
+        """
+        self._policy, self._engines, self._work_on, self._loop = policy, engines, work_on, loop
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
         self._most_workers = elastic.maximum * len(self._elastic)
@@ -102,8 +106,8 @@ class Dispatcher:
         request_s = self._policy.request_s(perf_counter())
         return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s)
 
-    async def submit(self, work: Work, within_s: float, lowest: str | None = None) -> Done:
-        """The result of ``work`` by the best engine that is in time.
+    async def submit(self, work: Any, within_s: float, lowest: str | None = None) -> Done:
+        """What came of ``work``, which ``work_on`` understands, by the best engine that is in time.
 
         Raises:
             OverloadedError: no engine would be in time. ConfigError: no such variant. What ``work`` raises.
@@ -181,28 +185,25 @@ class Dispatcher:
     def _work(self, batch: Batch, waiting: list[_Waiting | None]) -> None:
         """In a worker's thread. A request whose caller has gone is not worked on."""
         engine = self._engines[batch.backend, batch.variant]
-        ended: list[tuple[_Waiting, Done | Exception]] = []
-        for one in waiting:
-            if one is None or one.future.done():
-                continue
-            begun = perf_counter()
-            try:
-                result = one.work(engine)
-            except Exception as error:
-                ended.append((one, error))
-            else:
-                worked = perf_counter() - begun
-                ended.append((one, Done(result, batch.backend, batch.variant, begun - one.arrival, worked)))
-        self._loop.call_soon_threadsafe(self._ended, batch, ended)
+        wanted = [one for one in waiting if one is not None and not one.future.done()]
+        begun = perf_counter()
+        try:
+            outcomes = self._work_on(engine, [one.work for one in wanted])
+        except Exception as error:
+            outcomes = [error] * len(wanted)
+        self._loop.call_soon_threadsafe(self._ended, batch, wanted, outcomes, begun, perf_counter())
 
-    def _ended(self, batch: Batch, ended: list[tuple[_Waiting, Done | Exception]]) -> None:
-        for one, outcome in ended:
+    def _ended(
+        self, batch: Batch, wanted: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
+    ) -> None:
+        for one, outcome in zip(wanted, outcomes, strict=True):
             if one.future.done():
                 continue
-            if isinstance(outcome, Done):
-                one.future.set_result(outcome)
-            else:
+            if isinstance(outcome, Exception):
                 one.future.set_exception(outcome)
+            else:
+                queued = begun - one.arrival
+                one.future.set_result(Done(outcome, batch.backend, batch.variant, queued, ended - begun))
         now = perf_counter()
         self._busy_s[batch.backend] += now - batch.started
         self._worked_s += now - batch.started

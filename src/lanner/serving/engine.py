@@ -227,7 +227,7 @@ class Engine:
         """The k best of the candidates once the head has spoken."""
         if asker.hidden_H is None or self.form.head is None:
             return Answer(rows[:k], scores[:k])
-        total_C = scores + self.tables.corrections(rows, asker.hidden_H, self.form.head.out_H)
+        total_C = scores + self.tables.corrections(rows[None], asker.hidden_H[None], self.form.head.out_H)[0]
         best = np.argsort(-total_C, kind="stable")[:k]
         return Answer(rows[best], total_C[best])
 
@@ -270,7 +270,7 @@ class Engine:
         told_N = targets_ND[:, :-1] @ asker.told_D
         head_N = np.zeros(len(items), np.float32)
         if asker.hidden_H is not None and self.form.head is not None:
-            head_N = self.tables.corrections(items, asker.hidden_H, self.form.head.out_H)
+            head_N = self.tables.corrections(items[None], asker.hidden_H[None], self.form.head.out_H)[0]
         return Parts(history_NM, told_N, targets_ND[:, -1], head_N)
 
     def features(self, text: str) -> NDArray[np.float32]:

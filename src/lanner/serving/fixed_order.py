@@ -36,7 +36,7 @@ class FixedOrder:
         allow: ArrayLike | RowSet | None = None,
         deny: ArrayLike | None = None,
     ) -> Found:
-        """As ``Index.search``, for one query."""
+        """As ``Index.search``."""
         now = self._order
         denied = np.zeros(0, np.int64) if deny is None else np.asarray(deny, np.int64)
         if allow is None:
@@ -46,9 +46,10 @@ class FixedOrder:
             allowed = allow if isinstance(allow, RowSet) else RowSet.of(np.asarray(allow, np.int64), len(now.score_R))
             rows = now.rows_I[allowed.holds(now.rows_I)]
         rows = rows[~np.isin(rows, denied)][:k]
-        found = np.full((1, k), -1, np.int64), np.full((1, k), -np.inf, np.float32)
-        found[0][0, : len(rows)] = rows
-        found[1][0, : len(rows)] = now.score_R[rows] * queries[0, -1]
+        shape = len(queries), k
+        found = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        found[0][:, : len(rows)] = rows
+        found[1][:, : len(rows)] = now.score_R[rows] * queries[:, -1:]
         return found
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

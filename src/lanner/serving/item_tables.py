@@ -4,8 +4,6 @@ Items that come while serving get rows beyond the rung's own, kept as float32. A
 readers need no lock; one writer at a time adds.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -45,18 +43,14 @@ class ItemTables:
         return self._source.take(rows)
 
     def corrections(
-        self, rows: NDArray[np.int64], hidden_H: NDArray[np.float32], out_H: NDArray[np.float32]
+        self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """out · relu(hidden + item half) of some items, float32 ``[C]``."""
+        """out · relu(hidden + item half) of some items for each of B users, float32 ``[B, C]``."""
         assert self._half is not None
-        return self._half.each(
-            rows,
-            lambda table, own: np.asarray(
-                _correct_codes(table.codes, table.scale, own, hidden_H, out_H)
-                if isinstance(table, Int8Rows)
-                else _correct_floats(table, own, hidden_H, out_H)
-            ),
-        )
+        base, later = self._half.parts
+        if isinstance(base, Int8Rows):
+            return np.asarray(_correct_codes(base.codes, base.scale, later, rows_BC, hidden_BH, out_H))
+        return np.asarray(_correct_floats(base, later, rows_BC, hidden_BH, out_H))
 
 
 class GrowingTable:
@@ -87,53 +81,68 @@ class GrowingTable:
         self._later[self._length : needed] = rows_NW
         self._length = needed
 
+    @property
+    def parts(self) -> tuple[Table, NDArray[np.float32]]:
+        """The table, and the rows beyond it; the last of them mean nothing yet."""
+        return self._base, self._later
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        return self.each(rows, _taken)
-
-    def each(
-        self, rows: NDArray[np.int64], work: Callable[[Table, NDArray[np.int64]], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """``work(table, rows)`` for rows of the base and for later ones, put together in the order asked."""
-        if not self._length:
-            return work(self._base, rows)
-        is_later = rows >= self._base_rows
-        if not is_later.any():
-            return work(self._base, rows)
-        first, later = work(self._base, rows[~is_later]), work(self._later, rows[is_later] - self._base_rows)
-        both = np.empty((len(rows), *later.shape[1:]), np.float32)
-        both[~is_later], both[is_later] = first, later
-        return both
-
-
-def _taken(table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    if isinstance(table, Int8Rows):
-        return np.asarray(_take_codes(table.codes, table.scale, rows))
-    return table[rows]
+        if isinstance(self._base, Int8Rows):
+            return np.asarray(_take_codes(self._base.codes, self._base.scale, self._later, rows))
+        return np.asarray(_take_floats(self._base, self._later, rows))
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _take_codes(
-    codes_IW: NDArray[np.int8], scale_I: NDArray[np.float32], rows: NDArray[np.int64]
+    codes_IW: NDArray[np.int8], scale_I: NDArray[np.float32], later_NW: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     out = np.empty((len(rows), codes_IW.shape[1]), np.float32)
     for place in range(len(rows)):
         row = rows[place]
+        if row >= len(codes_IW):
+            out[place] = later_NW[row - len(codes_IW)]
+            continue
         for column in range(codes_IW.shape[1]):
             out[place, column] = np.float32(codes_IW[row, column]) * scale_I[row]
     return out
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _correct_floats(
-    item_IH: NDArray[np.float32], rows: NDArray[np.int64], hidden_H: NDArray[np.float32], out_H: NDArray[np.float32]
+def _take_floats(
+    base_IW: NDArray[np.float32], later_NW: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    out = np.empty(len(rows), np.float32)
+    out = np.empty((len(rows), base_IW.shape[1]), np.float32)
     for place in range(len(rows)):
-        total = np.float32(0)
-        for unit in range(len(hidden_H)):
-            total += max(hidden_H[unit] + item_IH[rows[place], unit], np.float32(0)) * out_H[unit]
-        out[place] = total
+        row = rows[place]
+        out[place] = base_IW[row] if row < len(base_IW) else later_NW[row - len(base_IW)]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def _correct_float(
+    half_H: NDArray[np.float32], hidden_H: NDArray[np.float32], out_H: NDArray[np.float32]
+) -> np.float32:
+    total = np.float32(0)
+    for unit in range(len(hidden_H)):
+        total += max(hidden_H[unit] + half_H[unit], np.float32(0)) * out_H[unit]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _correct_floats(
+    item_IH: NDArray[np.float32],
+    later_NH: NDArray[np.float32],
+    rows_BC: NDArray[np.int64],
+    hidden_BH: NDArray[np.float32],
+    out_H: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    out = np.empty(rows_BC.shape, np.float32)
+    for user in range(rows_BC.shape[0]):
+        for place in range(rows_BC.shape[1]):
+            row = rows_BC[user, place]
+            half_H = item_IH[row] if row < len(item_IH) else later_NH[row - len(item_IH)]
+            out[user, place] = _correct_float(half_H, hidden_BH[user], out_H)
     return out
 
 
@@ -141,15 +150,22 @@ def _correct_floats(
 def _correct_codes(
     codes_IH: NDArray[np.int8],
     scale_I: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    hidden_H: NDArray[np.float32],
+    later_NH: NDArray[np.float32],
+    rows_BC: NDArray[np.int64],
+    hidden_BH: NDArray[np.float32],
     out_H: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    out = np.empty(len(rows), np.float32)
-    for place in range(len(rows)):
-        total, scale = np.float32(0), scale_I[rows[place]]
-        for unit in range(len(hidden_H)):
-            value = hidden_H[unit] + scale * np.float32(codes_IH[rows[place], unit])
-            total += max(value, np.float32(0)) * out_H[unit]
-        out[place] = total
+    out = np.empty(rows_BC.shape, np.float32)
+    for user in range(rows_BC.shape[0]):
+        hidden_H = hidden_BH[user]
+        for place in range(rows_BC.shape[1]):
+            row = rows_BC[user, place]
+            if row >= len(codes_IH):
+                out[user, place] = _correct_float(later_NH[row - len(codes_IH)], hidden_H, out_H)
+                continue
+            total, scale = np.float32(0), scale_I[row]
+            for unit in range(len(hidden_H)):
+                value = hidden_H[unit] + scale * np.float32(codes_IH[row, unit])
+                total += max(value, np.float32(0)) * out_H[unit]
+            out[user, place] = total
     return out

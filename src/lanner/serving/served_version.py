@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
-from lanner.serving.answering import Found, Question, allowed, explain_one, find, listed, search
+from lanner.serving.answering import Found, Question, Work, allowed, explain_one, listed, search, work_on
 from lanner.serving.dispatcher import Dispatcher, Done, Occupied
 from lanner.serving.histories import Histories
 from lanner.serving.measuring import measure_profile
@@ -101,7 +101,7 @@ class ServedVersion:
         self.model.warm_up()
         profile = measure_profile(self.model, self._config.history_length)
         policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
-        self._dispatcher = Dispatcher(policy, self.model.engines, self._loop, elastic)
+        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic)
 
     def catch_up(self) -> None:
         """Bring the catalogue to what the store says; one thread at a time.
@@ -192,7 +192,7 @@ class ServedVersion:
             diversity=request.diversity,
             explain=request.explain,
         )
-        done = await self._ask(lambda engine: find(engine, question), request.deadline_ms)
+        done = await self._ask(question, request.deadline_ms)
         return self._told(done, request.text is not None)
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
@@ -217,7 +217,7 @@ class ServedVersion:
         done = await self._ask(lambda engine: search(self.model, engine, q, rows, k), None)
         return self._told(done, False)
 
-    async def _ask(self, work: Callable[[Any], Found], deadline_ms: float | None) -> Done:
+    async def _ask(self, work: Work, deadline_ms: float | None) -> Done:
         if self._dispatcher is None:
             raise StoreUnavailableError("the server is starting; ask again in a moment")
         return await self._dispatcher.submit(work, (deadline_ms or self._config.deadline_ms) / 1e3)

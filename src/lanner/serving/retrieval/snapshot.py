@@ -62,14 +62,6 @@ class Base:
             return RowSet.of(self.positions(listed.rows()), items).bits
         return _packed(listed.holds(self.row_P))
 
-    def scores(self, queries_BD: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Inner products ``[B, n]`` of each query with items of its own, ``positions`` ``[B, n]``; −inf for −1."""
-        scores = np.empty(positions.shape, np.float32)
-        for row, query in enumerate(queries_BD):
-            scores[row] = self.vectors.decode(positions[row]) @ query
-        scores[positions < 0] = -np.inf
-        return scores
-
     @property
     def memory_bytes(self) -> int:
         stored = [*self.vectors.arrays.values(), *([] if self.row_P is None else [self.row_P])]
@@ -224,7 +216,7 @@ class Snapshot:
 
     def _rescore(self, queries_BD: NDArray[np.float32], positions: NDArray[np.int64], wanted: int) -> Found:
         """The best of the candidates ``positions`` ``[B, n]`` by their kept vectors."""
-        places, values = top_k(self.base.scores(queries_BD, positions), wanted)
+        places, values = top_k(self.base.vectors.score_own(queries_BD, positions), wanted)
         return _taken(positions, places), values
 
     def _merge_fresh(

@@ -64,7 +64,7 @@ class Judge:
         scores = scores[:, : self.k]
         if snapshot.base is not self.reference.base:
             # Rounded vectors do not judge themselves.
-            scores = self.reference.base.scores(self.queries_BD, rows[:, : self.k])
+            scores = self.reference.base.vectors.score_own(self.queries_BD, rows[:, : self.k])
         return float((scores >= self.bar_B[:, None]).sum() / max(self.num_best, 1))
 
     def _microseconds(self, snapshot: Snapshot) -> float:

@@ -37,6 +37,9 @@ class Vectors(Protocol):
     def score(self, queries_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Inner products float32 ``[B, I]`` with every item."""
 
+    def score_own(self, queries_BD: NDArray[np.float32], positions_BN: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Inner products float32 ``[B, N]`` of each query with items of its own; −inf for −1."""
+
 
 _FEW_QUERIES = 4
 """Up to so many a request's thread scans alone: BLAS would wake the other cores, which serve requests of their own,
@@ -65,6 +68,14 @@ class FloatVectors:
             return score_listed(self, queries_BD, np.arange(len(self._item_ID)))
         scores = np.empty((len(queries_BD), len(self._item_ID)), np.float32)
         _score_block(self._item_ID, queries_BD, scores)
+        return scores
+
+    def score_own(self, queries_BD: NDArray[np.float32], positions_BN: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores = np.empty(positions_BN.shape, np.float32)
+        if self._item_ID.dtype == np.float32:
+            _score_own_floats(self._item_ID, queries_BD, positions_BN, scores)
+        else:
+            _score_own_halves(self._item_ID.view(np.uint16), queries_BD, positions_BN, scores)
         return scores
 
 
@@ -120,6 +131,11 @@ class Int8Vectors:
         bounds = np.linspace(0, len(self._code_ID), workers + 1).astype(np.int64)
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda part: self._score(queries_BD, part[0], part[1], scores), pairwise(bounds)))
+        return scores
+
+    def score_own(self, queries_BD: NDArray[np.float32], positions_BN: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores, wide_BW = np.empty(positions_BN.shape, np.float32), queries_BD[:, self._wide_W]
+        _score_own_codes(self._code_ID, self._scale_I, self._wide_IW, queries_BD, wide_BW, positions_BN, scores)
         return scores
 
     def _score(self, queries_BD: NDArray[np.float32], start: int, stop: int, scores: NDArray[np.float32]) -> None:
@@ -227,3 +243,76 @@ def _score_codes(
             for place in range(wide_IW.shape[1]):
                 total += wide_IW[item, place] * wide_BW[row, place]
             scores[row, item] = total
+
+
+# To pick out the vectors first and multiply then would write and read each once more.
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"contract", "reassoc"})  # type: ignore[untyped-decorator]
+def _score_own_floats(
+    item_ID: NDArray[np.float32],
+    queries_BD: NDArray[np.float32],
+    positions_BN: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> None:
+    for row in range(positions_BN.shape[0]):
+        for place in range(positions_BN.shape[1]):
+            position = positions_BN[row, place]
+            if position < 0:
+                scores[row, place] = -np.inf
+                continue
+            total = np.float32(0)
+            for dimension in range(item_ID.shape[1]):
+                total += item_ID[position, dimension] * queries_BD[row, dimension]
+            scores[row, place] = total
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"contract", "reassoc"})  # type: ignore[untyped-decorator]
+def _score_own_halves(
+    half_ID: NDArray[np.uint16],
+    queries_BD: NDArray[np.float32],
+    positions_BN: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> None:
+    """See ``_single_from_half``."""
+    bits = np.empty(half_ID.shape[1], np.uint32)
+    single = bits.view(np.float32)
+    for row in range(positions_BN.shape[0]):
+        for place in range(positions_BN.shape[1]):
+            position = positions_BN[row, place]
+            if position < 0:
+                scores[row, place] = -np.inf
+                continue
+            for dimension in range(half_ID.shape[1]):
+                half = np.uint32(half_ID[position, dimension])
+                sign = (half & np.uint32(0x8000)) << np.uint32(16)
+                bits[dimension] = np.uint32(sign | ((half & np.uint32(0x7FFF)) << np.uint32(13)))
+            total = np.float32(0)
+            for dimension in range(half_ID.shape[1]):
+                total += single[dimension] * np.float32(2.0**112) * queries_BD[row, dimension]
+            scores[row, place] = total
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"contract", "reassoc"})  # type: ignore[untyped-decorator]
+def _score_own_codes(
+    code_ID: NDArray[np.int8],
+    scale_I: NDArray[np.float32],
+    wide_IW: NDArray[np.float32],
+    queries_BD: NDArray[np.float32],
+    wide_BW: NDArray[np.float32],
+    positions_BN: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> None:
+    for row in range(positions_BN.shape[0]):
+        for place in range(positions_BN.shape[1]):
+            position = positions_BN[row, place]
+            if position < 0:
+                scores[row, place] = -np.inf
+                continue
+            total = np.float32(0)
+            for dimension in range(code_ID.shape[1]):
+                total += np.float32(code_ID[position, dimension]) * queries_BD[row, dimension]
+            total *= scale_I[position]
+            for wide in range(wide_IW.shape[1]):
+                total += wide_IW[position, wide] * wide_BW[row, wide]
+            scores[row, place] = total
