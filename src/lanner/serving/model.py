@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtr
 PREFERRED = ("openvino", "onnxruntime", "torch")
 """Runtimes on a CPU, the quickest first; the first that is installed is taken where none is named."""
 _TUNING_USERS = 256
+_READERS = 2
 _log = logging.getLogger(__name__)
 
 
@@ -100,8 +102,11 @@ class ServedModel:
         config = config or ModelConfig()
         dataset, golden, _ = read_catalogue(path)
         ladder = read_ladder(path)
-        reader, item_reader = ladder.reader, ladder.item_reader
-        rungs = [ladder.rung(name) for name in config.variants or ladder.names]
+        with ThreadPoolExecutor(_READERS) as pool:
+            # Most of the time goes into checksums, which let go of the interpreter.
+            texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
+            rungs = list(pool.map(ladder.rung, config.variants or ladder.names))
+        reader, item_reader = texts.result()
         indexes = KeptIndexes(path / FOLDER, config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
         backends: list[Backend] = []
