@@ -3,11 +3,19 @@
 The simulation runs the policy that serves, on service times measured on this machine by the code with which the server
 measures its own. It knows nothing of HTTP: what a request spends there is taken from one light load, as the difference
 of the medians, and added to every prediction. Recommendations alone are sent, on the very arrivals that are simulated.
+
+Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
+arrive as the ratings of ml-1m did in its busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are
+taken). Each goes to the better of two replicas drawn at random.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from benchmarks._serving_lengths import Lengths
 from benchmarks._serving_load import Load, send
@@ -16,13 +24,18 @@ from benchmarks._serving_work import CANDIDATES, HISTORY
 from lanner.serving.measuring import measure_profile
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.scheduling import LatencyProfile, Policy
-from lanner.serving.scheduling.arrivals import poisson
+from lanner.serving.scheduling.arrivals import like_timestamps, poisson
 from lanner.serving.scheduling.simulation import log_normal, simulate
 
 _LOADS = (0.3, 0.6, 0.9)
 """Of the saturation."""
 _LIGHT_PER_S = 50.0
 _SEED = 7
+_REPLICAS = (1, 4, 16, 64, 256)
+_REPLICA_LOADS = (0.7, 1.5)
+"""Of what all replicas carry at the top rung."""
+_ARRIVALS = 100_000
+"""Of each simulation: all ten within a minute."""
 
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
@@ -37,7 +50,14 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
         {"rate_per_s": rate, "measured": seen, "predicted": _figures(times + http_ms, lengths.simulated_s)}
         for rate, seen, times in zip(rates, measured, latencies, strict=True)
     ]
-    return {"http_ms": http_ms, "profile": profile.to_dict(), "light": rows[0], "loads": rows[1:]}
+    replicas = many_replicas(profile, variants, backends)
+    return {
+        "http_ms": http_ms,
+        "profile": profile.to_dict(),
+        "light": rows[0],
+        "loads": rows[1:],
+        "replicas": replicas,
+    }
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
@@ -48,6 +68,48 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
         for name in ("p99_ms", "goodput_per_s")
     ]
     return {"simulator_error": max(errors)}
+
+
+def many_replicas(profile: LatencyProfile, variants: tuple[str, ...], backends: dict[str, int]) -> dict[str, Any]:
+    """Predicted by number of replicas and load, or why it is not."""
+    file = Path(os.environ.get("LANNER_DATA", "")) / "ml-1m" / "ratings.parquet"
+    if not file.is_file():
+        return {"skipped": "no ml-1m; set LANNER_DATA to the folder that holds the datasets"}
+    known = pl.read_parquet(file, columns=["timestamp"])["timestamp"].drop_nulls().sort().to_numpy()
+    busiest = int(np.argmin(known[_ARRIVALS:] - known[:-_ARRIVALS]))
+    pattern = known[busiest : busiest + _ARRIVALS]
+    curves = [(profile.curve(backend, variants[0]), workers) for backend, workers in backends.items()]
+    capacity = sum(workers / curve.mean_s(1) for curve, workers in curves if curve is not None)
+    rows = [
+        _replicated(profile, variants, backends, number, share, like_timestamps(pattern, share * capacity * number))
+        for number in _REPLICAS
+        for share in _REPLICA_LOADS
+    ]
+    return {"capacity_per_s": capacity, "pattern_h": float(np.ptp(pattern)) / 3600, "rows": rows}
+
+
+def _replicated(
+    profile: LatencyProfile,
+    variants: tuple[str, ...],
+    backends: dict[str, int],
+    number: int,
+    share: float,
+    arrivals: NDArray[np.float64],
+) -> dict[str, Any]:
+    fresh = [LatencyProfile.from_dict(profile.to_dict()) for _ in range(number)]
+    replicas = [Policy(one, variants, backends) for one in fresh]
+    workers, balance = number * sum(backends.values()), "two" if number > 1 else "least"
+    service = log_normal(LatencyProfile.from_dict(profile.to_dict()))
+    report = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance).report()
+    return {
+        "replicas": number,
+        "load": share,
+        "simulated_s": float(arrivals[-1]),
+        "goodput_share": report.in_time / report.offered,
+        "p99_ms": report.p99_ms,
+        "top_rung_share": report.variant_shares.get(variants[0], 0.0),
+        "late": report.late,
+    }
 
 
 def _profiled(launcher: Launcher) -> tuple[LatencyProfile, tuple[str, ...], dict[str, int]]:

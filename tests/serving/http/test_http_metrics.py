@@ -112,7 +112,7 @@ def _scraped(environment):
 
 
 def test_the_folder_is_emptied_of_figures_and_of_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # so that it is taken away again at the end
     (tmp_path / "counter_17.db").touch()
     share_between_workers(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -122,4 +122,3 @@ def test_the_folder_is_emptied_of_figures_and_of_nothing_else(tmp_path, monkeypa
         share_between_workers(tmp_path)
     with pytest.raises(ConfigError, match="cannot hold"):
         share_between_workers(tmp_path / "thesis.tex")
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
