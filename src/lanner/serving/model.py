@@ -192,7 +192,7 @@ class ServedModel:
                 return True
             if self.items.num_rows - self.dataset.num_items >= self.config.most_new_items:
                 raise ConfigError(f"{self.config.most_new_items} items came or changed; train and serve a newer bundle")
-            features_F = self.best.features(item.text or item.title)
+            features_F = self._reads_items.features(item.text or item.title)
             rows = self._placing.reader.read(self._placing.whole, features_F[None], [self._learnt_row(item_id)])
             added = add_items(list(self.engines.values()), rows)
             self.texts.add(features_F)
@@ -243,6 +243,12 @@ class ServedModel:
                 except Exception:
                     self._can_fold = False
                     _log.exception("an index cannot be built anew; searching what changes will cost ever more")
+
+    @property
+    def _reads_items(self) -> Engine:
+        """INT8 reads in a third of the time, and its loss was found to be within the budget when it was made."""
+        quick = (engine for (_, variant), engine in self.engines.items() if variant == "int8" and engine.reads_texts)
+        return next(quick, self.best)
 
     def _learnt_row(self, item_id: str) -> int | None:
         """Where the bundle has the item, if it has."""

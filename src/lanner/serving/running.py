@@ -176,12 +176,14 @@ def build(config: ServerConfig) -> App:
     """An ASGI application over a bundle or a registry, and a store; or over replicas of that."""
     service: Service = replicas_of(config) if config.engine == "ray" else service_of(config)
     keys = KeyFile(Path(config.keys)) if config.keys else None
+    deadline_s = config.service.deadline_ms / 1e3
     if not config.tracing.endpoint:
-        return App(service, keys, config.limits)
+        return App(service, keys, config.limits, deadline_s=deadline_s)
     from lanner.serving.http.tracing import TracedApp, Tracing
 
     tracing = config.tracing
-    return TracedApp(service, keys, config.limits, Tracing(tracing.endpoint, tracing.ratio, tracing.service))
+    exported = Tracing(tracing.endpoint, tracing.ratio, tracing.service)
+    return TracedApp(service, keys, config.limits, deadline_s, exported)
 
 
 def replicas_of(config: ServerConfig) -> Replicas:

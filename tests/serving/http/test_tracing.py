@@ -61,7 +61,7 @@ def collector():
 
 def traced(collector, ratio=1.0):
     tracing = Tracing(collector.url, ratio, "shop")
-    return TracedApp(StandInService(), None, Limits(), tracing), tracing
+    return TracedApp(StandInService(), None, Limits(), 0.05, tracing), tracing
 
 
 def attributes(span):

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from lanner.serving.http.contract import Service, State
+from lanner.serving.http.door import Door
 from lanner.serving.http.keys import RANK, KeyFile, Role
 from lanner.serving.http.limits import Limits, RateLimit
 from lanner.serving.http.metrics import CONTENT_TYPE, Metrics
@@ -34,6 +35,7 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _MOST_DIGITS = 18
 _JSON_OK = json_start(200)
 _ALIVE = json_reply(Alive(alive=True))
+_FULL = reply_to(OverloadedError("too busy to answer in time; ask again later", 1.0))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,12 +61,17 @@ class App:
         keys: KeyFile | None = None,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
+        deadline_s: float = 0.05,
     ) -> None:
-        """Raises MissingExtraError where a package of the extra ``serving`` is missing."""
+        """deadline_s: of a request that names none, see ``Door``.
+
+        Raises:
+            MissingExtraError: a package of the extra ``serving`` is missing.
+        """
         self.service, self.keys, self.limits = service, keys, limits or Limits()
         self.metrics = metrics or Metrics()
         self.in_flight = 0
-        self._rate = RateLimit(self.limits)
+        self._rate, self._door = RateLimit(self.limits), Door(deadline_s)
         self._page: dict[bytes, PageFile] = read_page()
         self._openapi = Reply(json_start(200), _encode(document(guarded=keys is not None)))
         self._other = self.metrics.route("any", "other")
@@ -96,7 +103,7 @@ class App:
             else:
                 endpoint = _of_method(found, method)
                 figures = endpoint.figures
-                reply = await self._answer(endpoint, path, scope, receive)
+                reply = await self._let_in(endpoint, path, scope, receive)
         except Exception as error:
             reply = reply_to(error)
         finally:
@@ -106,6 +113,17 @@ class App:
         await send(reply.start)
         await send({"type": "http.response.body", "body": reply.body})
         figures.observe(reply.start["status"], perf_counter() - began)
+
+    async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
+        if not endpoint.served:
+            return await self._answer(endpoint, path, scope, receive)
+        if self._door.is_full:
+            return _FULL
+        self._door.enter()
+        try:
+            return await self._answer(endpoint, path, scope, receive)
+        finally:
+            self._door.leave(perf_counter())
 
     async def _answer(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         authorization, content_type, length = _headers(scope)

@@ -73,9 +73,11 @@ class Tracing:
 class TracedApp(App):
     """The application with a span a request: route, status, variant, backend and milliseconds; nobody's id or words."""
 
-    def __init__(self, service: Service, keys: KeyFile | None, limits: Limits, tracing: Tracing) -> None:
+    def __init__(
+        self, service: Service, keys: KeyFile | None, limits: Limits, deadline_s: float, tracing: Tracing
+    ) -> None:
         """As ``App``."""
-        super().__init__(service, keys, limits)
+        super().__init__(service, keys, limits, deadline_s=deadline_s)
         self._tracing = tracing
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
