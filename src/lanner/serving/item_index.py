@@ -16,6 +16,8 @@ from lanner.vocabulary import BundleError, StorageError
 ItemIndex = Index | FixedOrder
 Queries = NDArray[np.float32] | None
 _QUERIES = 256
+_RECALL_FURTHER_DOWN = 0.95
+"""Asked of rungs with fewer dimensions: searching is most of a request, and they are there to make it short."""
 _log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,8 @@ def indexed_vectors(form: RequestForm) -> NDArray[np.float32]:
 
 def _built(form: RequestForm, candidates: int, config: RetrievalConfig | None, queries: Queries) -> Index:
     queries = _users_of_one_item(form) if queries is None else queries
+    if config is None and form.reduction.target_DR is not None:
+        config = RetrievalConfig(recall_target=_RECALL_FURTHER_DOWN)
     return build_index(indexed_vectors(form), config, queries, retrieved=retrieved(form, candidates))
 
 

@@ -4,6 +4,7 @@ Everything here but the engines' work, the opening and the changes of items runs
 """
 
 import asyncio
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -44,8 +45,8 @@ class ServiceConfig:
     """Users whose histories are kept in memory."""
     answers_held: int = 10_000
     """Answers kept for a request that comes again before anything has changed; 0: none."""
-    most_workers: int = 2
-    """Threads of each backend that answer under load; one when it is calm."""
+    most_workers: int = max(1, (os.cpu_count() or 1) - 1)
+    """Threads of each backend that answer under load; one when it is calm. The loop needs a processor of its own."""
     watch_seconds: float = 1.0
     """How often the store is asked what other servers have changed; 0: never, for a store of one server."""
 

@@ -7,9 +7,12 @@ once the store has it on disk, and every later answer knows of it.
 
 import asyncio
 import logging
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +50,7 @@ from lanner.serving.versions.swap import Live
 from lanner.serving.versions.trials import Trials
 from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
+_NICENESS = 5
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
 _log = logging.getLogger(__name__)
@@ -82,6 +86,7 @@ class LannerService:
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
+        self._placing = ThreadPoolExecutor(1, "lanner-placing", initializer=_step_back)
         self._began = time.monotonic()
         self._recent = Recent(self._began)
         self._seen = 0
@@ -116,7 +121,7 @@ class LannerService:
             task.cancel()
         if self._shared is not None:
             await self._shared.close()
-        for close in (self._trials.close, self._live.close, self.store.close):
+        for close in (self._placing.shutdown, self._trials.close, self._live.close, self.store.close):
             await asyncio.to_thread(close)
 
     def _open(self, path: Path) -> ServedVersion:
@@ -136,7 +141,11 @@ class LannerService:
         """Take in what other servers wrote."""
         self._seen, changed = await asyncio.to_thread(self.store.changed_users, self._seen)
         await self._read_anew(changed)
-        await asyncio.to_thread(self._live.catch_up)
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Let every version take in the items that changed."""
+        await self._loop.run_in_executor(self._placing, self._live.catch_up)
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
@@ -280,7 +289,7 @@ class LannerService:
                 raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
             known = item_id in champion.model.items
         changed = await asyncio.to_thread(self.store.put_item, item_id, item)
-        await asyncio.to_thread(self._live.catch_up)
+        await self._catch_up()
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
@@ -288,7 +297,7 @@ class LannerService:
         with self._live.acquire(CHAMPION) as champion:
             known = item_id in champion.model.items
         await asyncio.to_thread(self.store.delete_item, item_id)
-        await asyncio.to_thread(self._live.catch_up)
+        await self._catch_up()
         return Changed(id=item_id, existed=known)
 
     async def put_user(self, user_id: str, user: User) -> Changed:
@@ -333,3 +342,9 @@ async def _again_and_again(seconds: float, work: Callable[[], Coroutine[Any, Any
         else:
             said = ""
         await asyncio.sleep(seconds)
+
+
+def _step_back() -> None:
+    """Let requests have the processor before this thread: to read a text takes as long as to answer tens of them."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
