@@ -1,19 +1,28 @@
-"""Who is turned away when replies leave too slowly."""
+"""Who is turned away when replies leave too slowly, or the loop comes round too late."""
+
+import asyncio
+import time
+
+import pytest
 
 from lanner.serving.http.door import Door
 
 
-def fill(door: Door) -> int:
-    """How many are let in before it is full."""
-    entered = 0
-    while not door.is_full:
-        door.enter()
-        entered += 1
-    return entered
+def on_a_loop(door: Door, now: float = 0.0) -> int:
+    """How many are let in at once before it is full."""
+
+    async def fill() -> int:
+        entered = 0
+        while not door.is_full(now):
+            door.enter()
+            entered += 1
+        return entered
+
+    return asyncio.run(fill())
 
 
 def test_a_first_burst_is_let_in_up_to_a_bound():
-    assert fill(Door(0.02)) == 32
+    assert on_a_loop(Door(0.02)) == 32
 
 
 def test_as_many_are_let_in_as_leave_within_the_deadline():
@@ -23,7 +32,7 @@ def test_as_many_are_let_in_as_leave_within_the_deadline():
         now += 0.001
         door.leave(now)
     # 1,000 a second and 60 % of 0.1 s.
-    assert 55 <= fill(door) <= 60
+    assert 55 <= on_a_loop(door) <= 60
 
 
 def test_the_best_rate_fades_when_fewer_leave():
@@ -32,4 +41,30 @@ def test_the_best_rate_fades_when_fewer_leave():
         door.enter()
         now += step
         door.leave(now)
-    assert fill(door) == 32
+    assert on_a_loop(door) == 32
+
+
+@pytest.mark.parametrize(("held_s", "turned_away"), [(0.0, False), (0.1, True)])
+def test_while_the_loop_is_late_nobody_is_let_in_and_then_again(held_s, turned_away):
+    async def ask() -> None:
+        door = Door(0.1)
+        assert not door.is_full(time.perf_counter())
+        time.sleep(held_s)
+        assert door.is_full(time.perf_counter()) == turned_away
+        # The beat that was held up says so once, the next one that all is well.
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            door.is_full(time.perf_counter())
+        assert not door.is_full(time.perf_counter())
+
+    asyncio.run(ask())
+
+
+def test_where_nobody_comes_the_beat_stops():
+    async def wait() -> int:
+        door = Door(0.1)
+        door.is_full(time.perf_counter())
+        await asyncio.sleep(0.03)
+        return len(asyncio.get_running_loop()._scheduled)
+
+    assert asyncio.run(wait()) == 0

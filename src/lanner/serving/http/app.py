@@ -119,7 +119,7 @@ class App:
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:
             return await self._answer(endpoint, path, scope, receive)
-        if self._door.is_full:
+        if self._door.is_full(perf_counter()):
             return _FULL
         self._door.enter()
         try:

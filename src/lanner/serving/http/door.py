@@ -1,5 +1,6 @@
 """Who is turned away at the door: the scheduler knows what waits for an engine, not what waits for the loop itself."""
 
+import asyncio
 from time import perf_counter
 
 _LEAST = 32
@@ -9,32 +10,39 @@ _SHARE = 0.6
 _WINDOW_S = 0.05
 _HALVED_S = 10.0
 """The highest rate measured fades by half in so many seconds."""
+_BEAT_S = 0.002
+_TURNS = 6
+"""Times that the loop comes round before a request has its reply, the way in included."""
 
 
 class Door:
     """Lets in as many requests as leave within their deadline at the rate at which they have left at best.
 
-    By Little's law N requests inside, of which R leave a second, spend N / R each. Where the event loop is what
-    everybody waits for, a reply of one line is a fraction of the work, and keeps those in time who are inside.
+    By Little's law N requests inside, of which R leave a second, spend N / R each. Those who have not even come to the
+    door are seen by a beat of the loop: where it comes late, everything does. A refusal is a fraction of the work of an
+    answer, and keeps those in time who are inside. Used on the loop's thread.
     """
 
     def __init__(self, deadline_s: float) -> None:
         """deadline_s: of a request that names none."""
-        self._within_s = _SHARE * deadline_s
+        self._within_s, self._latest_s = _SHARE * deadline_s, deadline_s / _TURNS
         self._inside, self._left, self._most = 0, 0, _LEAST
         self._since, self._best_rate = perf_counter(), 0.0
+        self._beats, self._came, self._due, self._late_s = False, False, 0.0, 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next one would be late."""
-        return self._inside >= self._most
+    def is_full(self, now: float) -> bool:
+        """Whether the next one would be late. now: seconds of ``perf_counter``."""
+        self._came = True
+        if not self._beats:
+            self._beat()
+        return self._inside >= self._most or max(self._late_s, now - self._due) > self._latest_s
 
     def enter(self) -> None:
         """One more is inside."""
         self._inside += 1
 
     def leave(self, now: float) -> None:
-        """One has its reply. now: seconds of ``perf_counter``."""
+        """One has its reply."""
         self._inside -= 1
         self._left += 1
         passed = now - self._since
@@ -43,3 +51,11 @@ class Door:
         self._best_rate = max(self._left / passed, self._best_rate * 0.5 ** (passed / _HALVED_S))
         self._most = max(_LEAST, int(self._best_rate * self._within_s))
         self._since, self._left = now, 0
+
+    def _beat(self) -> None:
+        """Come back soon, as long as anybody comes; by how much later than soon is how late the loop is."""
+        now = perf_counter()
+        self._late_s = max(0.0, now - self._due) if self._beats else 0.0
+        self._beats, self._came, self._due = self._came, False, now + _BEAT_S
+        if self._beats:
+            asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
