@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from lanner.models.request_form import LAYER_NORM, RequestForm, RequestHead, normalised, take
 
 _FLOOR = 1e-6
+_ITEMS_LOOKED_AT = 20_000
+"""Of a large catalogue, so many tell how far a neuron's output spreads: to within a percent."""
 """Of the largest: directions in which users differ less than this are noise of float32."""
 
 
@@ -81,7 +83,8 @@ def fewer_neurons(form: RequestForm, users_BD: NDArray[np.float32], number: int)
     if not 1 <= number <= len(head.out_H):
         raise ValueError(f"number must lie within 1 … {len(head.out_H)}, received {number}")
     hidden_BH = head.hidden(users_BD, form.view_sizes)
-    spread_H = sum(np.maximum(hidden_H + item_IH, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
+    looked_at = item_IH[:: max(1, len(item_IH) // _ITEMS_LOOKED_AT)]
+    spread_H = sum(np.maximum(hidden_H + looked_at, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
     kept = np.sort(np.argsort(-spread_H, kind="stable")[:number])
     original = kept if form.reduction.neurons is None else form.reduction.neurons[kept]
     smaller = RequestHead(
