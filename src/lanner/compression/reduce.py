@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from lanner.models.request_form import LAYER_NORM, RequestForm, RequestHead, normalised, take
 
 _FLOOR = 1e-6
+"""Of the largest: directions in which users differ less than this are noise of float32."""
 _ITEMS_LOOKED_AT = 20_000
 """Of a large catalogue, so many tell how far a neuron's output spreads: to within a percent."""
-"""Of the largest: directions in which users differ less than this are noise of float32."""
 
 
 def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int) -> RequestForm:
