@@ -10,9 +10,9 @@ class Lengths:
     catalogues: tuple[int, ...] = (100_000, 1_000_000)
     probe_s: float = 3.0
     """One rate of the search for saturation."""
-    refinements: int = 3
+    refinements: int = 2
     """Rates tried beside the best one found by climbing."""
-    steady_s: float = 10.0
+    steady_s: float = 8.0
     calm_s: float = 10.0
     overload_s: float = 60.0
     simulated_s: float = 30.0
