@@ -27,7 +27,7 @@ _PACKAGES = (
     "openvino",
     "nncf",
     "faiss-cpu",
-    "granian",
+    "uvicorn",
     "uvloop",
     "msgspec",
     "psutil",

@@ -1,8 +1,8 @@
 """From settings to a running server: what ``lanner serve`` starts, and what each worker process builds."""
 
+import contextlib
 import importlib.util
 import logging
-import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,12 @@ from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import OneBundle, Versions
 from lanner.serving.versions.registry import CHAMPION, Registry
 from lanner.serving.versions.trials import check_arms
-from lanner.vocabulary import ConfigError, MissingExtraError
+from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
-_SETTINGS = "LANNER_SERVER_SETTINGS"
+_BACKLOG = 4096
+"""Connections that wait to be taken."""
+_IDLE_SECONDS, _LAST_SECONDS = 75, 20
+"""How long a connection may stay silent, and requests may take to end when the server stops."""
 SCHEDULERS = ("ladder", "fixed-window")
 ENGINES = ("single", "ray")
 
@@ -113,24 +116,41 @@ def with_engine(config: ServerConfig, engine: str, replicas: int | None) -> Serv
 
 
 def serve(config: ServerConfig) -> None:
-    """Serve until stopped what ``check`` has found no fault with; raises MissingExtraError where Granian is missing."""
+    """Serve until stopped what ``check`` has found no fault with.
+
+    Raises:
+        MissingExtraError: uvicorn or httptools is missing. LannerError: the service did not start; its log says why.
+    """
     try:
-        from granian import Granian
-        from granian.constants import Interfaces, Loops
+        import httptools  # noqa: F401
+        import uvicorn
     except ImportError:
-        raise MissingExtraError("granian", "serving", "the server") from None
-    os.environ[_SETTINGS] = msgspec.json.encode(config).decode()
-    Granian(
-        f"{__name__}:application",
-        address=config.host,
-        port=config.port,
-        interface=Interfaces.ASGI,
-        factory=True,
-        workers=1,
-        loop=Loops.uvloop,
-        websockets=False,
-        log_level="warning",
-    ).serve()
+        raise MissingExtraError("uvicorn", "serving", "the server") from None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from lanner.serving.http.protocol import protocol_of
+
+    app = build(config)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            loop="uvloop",
+            http=protocol_of(app),
+            ws="none",
+            backlog=_BACKLOG,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise LannerError(f"the server on {config.host}:{config.port} did not start; the lines above say why")
 
 
 def check(config: ServerConfig) -> None:
@@ -141,9 +161,6 @@ def check(config: ServerConfig) -> None:
             replicas could not share, or an address that Redis' client cannot read. MissingExtraError: replicas are
             asked for where Ray is not installed.
         BundleError: no bundle or ladder there. What opening the store raises.
-
-    Only the seals are read: whatever starts threads here (Polars, the runtimes) would be dead in the worker, which is a
-    fork of this process.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
     if config.engine == "ray":
@@ -163,13 +180,6 @@ def check(config: ServerConfig) -> None:
     if config.tracing.endpoint and importlib.util.find_spec("opentelemetry.sdk") is None:
         raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests")
     open_store(config.store).close()
-
-
-def application() -> App:
-    """The application of one worker process, from the settings that ``serve`` left."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    config = msgspec.json.decode(os.environ[_SETTINGS].encode(), type=ServerConfig)
-    return build(config)
 
 
 def build(config: ServerConfig) -> App:

@@ -51,6 +51,8 @@ from lanner.serving.versions.trials import Trials
 from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
 _NICENESS = 5
+_MOST_ITEMS_WAITING = 16
+"""To place one takes 10 to 50 ms; more would wait longer than a caller does, and hold their connections."""
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
 _log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class LannerService:
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
+        self._items_waiting = 0
         self._placing = ThreadPoolExecutor(1, "lanner-placing", initializer=_step_back)
         self._began = time.monotonic()
         self._recent = Recent(self._began)
@@ -275,7 +278,7 @@ class LannerService:
 
     async def add_events(self, batch: EventBatch) -> EventsAnswer:
         """Store events; returns once they are on disk."""
-        answer = await asyncio.to_thread(self.store.append, batch.events, time.time())
+        answer = await asyncio.wrap_future(self.store.appending(batch.events, time.time()))
         for version in self._live.models():
             version.histories.happened(batch.events)
         if self._shared is not None:
@@ -283,13 +286,23 @@ class LannerService:
         return answer
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Write an item; it can be recommended when this returns."""
+        """Write an item; it can be recommended when this returns.
+
+        Raises:
+            OverloadedError: so many wait that this one would not be placed within a second. What the store raises.
+        """
         with self._live.acquire(CHAMPION) as champion:
             if champion.model.texts is None:
                 raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
             known = item_id in champion.model.items
-        changed = await asyncio.to_thread(self.store.put_item, item_id, item)
-        await self._catch_up()
+        if self._items_waiting >= _MOST_ITEMS_WAITING:
+            raise OverloadedError("too many items are being placed; send this one again in a moment", 1.0)
+        self._items_waiting += 1
+        try:
+            changed = await asyncio.to_thread(self.store.put_item, item_id, item)
+            await self._catch_up()
+        finally:
+            self._items_waiting -= 1
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:

@@ -35,12 +35,12 @@ def free_port():
 
 @contextmanager
 def server(log_path, port, **environment):
-    """The small cinema under Granian; yields the process."""
+    """The small cinema under uvicorn; yields the process."""
     paths = [str(HERE), str(HERE.parent / "http"), *sys.path]
     environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
-    options = ["--interface", "asgi", "--port", str(port), "--no-ws", "--factory", "small_cinema:served"]
+    options = ["--port", str(port), "--ws", "none", "--http", "httptools", "--factory", "small_cinema:served"]
     with log_path.open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "granian", *options], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "uvicorn", *options], env=environment, stdout=log, stderr=log)
         try:
             wait_until_ready(port, process)
             yield process

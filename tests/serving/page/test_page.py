@@ -46,7 +46,7 @@ def browser():
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
     port = free_port()
-    with server(tmp_path_factory.mktemp("granian") / "log", port):
+    with server(tmp_path_factory.mktemp("server") / "log", port):
         yield f"http://127.0.0.1:{port}"
 
 

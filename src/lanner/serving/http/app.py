@@ -38,6 +38,12 @@ _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 _JSON_OK = json_start(200)
 _ALIVE = json_reply(Alive(alive=True))
 _FULL = reply_to(OverloadedError("too busy to answer in time; ask again later", 1.0))
+_TURNED_AWAY = b"HTTP/1.1 429 Too Many Requests\r\n%s\r\n%s" % (
+    b"".join(
+        b"%s: %s\r\n" % header for header in [*_FULL.start["headers"], (b"content-length", b"%d" % len(_FULL.body))]
+    ),
+    _FULL.body,
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -83,6 +89,8 @@ class App:
         for route in ROUTES:
             call = own.get(route.operation) or getattr(service, route.operation)
             self._add(route, Endpoint(route, call, self.metrics))
+        endpoints = [one for methods in self._whole.values() for one in methods.values()]
+        self._questions = [one for one in endpoints if one.served and one.method == "POST"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of ASGI: a request, or the life of the worker."""
@@ -110,16 +118,33 @@ class App:
             reply = reply_to(error)
         finally:
             self.in_flight -= 1
-        if scope["method"] == "HEAD":
-            reply = _without_body(reply)
-        await send(reply.start)
-        await send({"type": "http.response.body", "body": reply.body})
+        body = reply.body
+        length = (b"content-length", b"%d" % len(body))
+        await send({**reply.start, "headers": [*reply.start["headers"], length]})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         figures.observe(reply.start["status"], perf_counter() - began)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a question would be turned away now."""
+        return self._door.is_full(perf_counter())
+
+    @property
+    def behind_the_door(self) -> list[tuple[str, str]]:
+        """Method and path of what is asked most, whose addresses have no parameter."""
+        return [(one.method, one.route) for one in self._questions]
+
+    def turn_away(self, request: bytes) -> bytes:
+        """The whole reply to a request that is not let in."""
+        for one in self._questions:
+            if request.startswith(one.method.encode() + b" " + one.route.encode() + b" "):
+                one.figures.observe(_FULL.status, 0.0)
+        return _TURNED_AWAY
 
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:
             return await self._answer(endpoint, path, scope, receive)
-        if self._door.is_full(perf_counter()):
+        if self.is_full:
             return _FULL
         self._door.enter()
         try:
@@ -259,11 +284,6 @@ def _of_method(found: dict[str, Endpoint], method: str) -> Endpoint:
 def _not_allowed(methods: list[str], method: str) -> RefusedError:
     allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
     return RefusedError(405, f"{method[:16]} is not allowed here; allowed: {allowed}", (b"allow", allowed.encode()))
-
-
-def _without_body(reply: Reply) -> Reply:
-    length = (b"content-length", b"%d" % len(reply.body))
-    return Reply({**reply.start, "headers": [*reply.start["headers"], length]}, b"")
 
 
 def _headers(scope: Scope) -> tuple[bytes | None, bytes, bytes]:

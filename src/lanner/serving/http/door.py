@@ -3,16 +3,16 @@
 import asyncio
 from time import perf_counter
 
-_LEAST = 32
-"""So many are let in whatever was measured: a first burst has no past."""
-_SHARE = 0.6
+_LEAST, _FEW = 32, 8
+"""So many are let in whatever was measured, for a first burst has no past; and so many however late the loop is."""
+_SHARE = 0.4
 """Of the deadline that may pass in here; the rest is spent on the way in and out."""
 _WINDOW_S = 0.05
 _HALVED_S = 10.0
 """The highest rate measured fades by half in so many seconds."""
 _BEAT_S = 0.002
-_TURNS = 6
-"""Times that the loop comes round before a request has its reply, the way in included."""
+_TURNS = 8
+"""Times that the loop comes round before a request has its reply, the way in included, and to spare."""
 
 
 class Door:
@@ -35,7 +35,8 @@ class Door:
         self._came = True
         if not self._beats:
             self._beat()
-        return self._inside >= self._most or max(self._late_s, now - self._due) > self._latest_s
+        is_late = max(self._late_s, now - self._due) > self._latest_s
+        return self._inside >= (_FEW if is_late else self._most)
 
     def enter(self) -> None:
         """One more is inside."""

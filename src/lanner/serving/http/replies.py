@@ -63,7 +63,7 @@ class RefusedError(Exception):
 
 
 def start(status: int, content_type: bytes, *headers: Header, cache: bytes = b"no-store") -> dict[str, Any]:
-    """The first message of a reply. Its length is left to the server, which knows the body."""
+    """The first message of a reply; its length is added when it is sent."""
     fixed = ((b"content-type", content_type), (b"cache-control", cache))
     return {"type": "http.response.start", "status": status, "headers": [*fixed, *SECURITY, *headers]}
 

@@ -12,6 +12,7 @@ Times are seconds since 1970.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 
 from msgspec import Struct
 
@@ -84,14 +85,19 @@ class StoreStats(Struct, frozen=True):
 class Store(ABC):
     """Events, live items, users and exposures of all servers that share one store."""
 
-    @abstractmethod
     def append(self, events: Sequence[Event], received: float) -> EventsAnswer:
-        """Store events; they are on disk when this returns. A batch is stored whole or not at all.
+        """Store events; they are on disk when this returns. Arguments and errors as ``appending``."""
+        return self.appending(events, received).result()
+
+    @abstractmethod
+    def appending(self, events: Sequence[Event], received: float) -> "Future[EventsAnswer]":
+        """Store events without waiting for it; they are on disk once there is a result. A batch is stored whole or not
+        at all.
 
         received: their time where they have none of their own, or one more than ``FUTURE_SECONDS`` later. A clock set
         back does not reorder: within a process ``received`` counts as no earlier than it was before.
 
-        Raises:
+        Raises, or has the future raise:
             StoreUnavailableError: also at once where too many events wait to be written. The batch may have been
                 stored nevertheless if the connection broke: send it again with the same keys.
             DataError: an id, behaviour, weight or time that cannot be stored (NUL, lone surrogate, not finite).

@@ -7,6 +7,7 @@ waits for that row, so numbers appear in the order in which they were given, acr
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from hashlib import blake2b
 from itertools import chain
 from threading import Lock
@@ -80,22 +81,27 @@ class RelationalStore(Connections, Store):
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def append(self, events: Sequence[Event], received: float) -> EventsAnswer:
+    def appending(self, events: Sequence[Event], received: float) -> "Future[EventsAnswer]":
         with self._lock:
             received = self._latest = max(self._latest, received)
         rows = [_event_row(event, received) for event in events]
         people = {event.user_id for event in events}
 
-        def work(connection: Any) -> int:
+        def work(connection: Any) -> EventsAnswer:
             first = self._take_numbers(connection, len(rows))
             self._insert_people(connection, people)
-            return self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
+            accepted = self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
+            return EventsAnswer(accepted=accepted, duplicates=len(rows) - accepted)
 
-        accepted = self._writer.submit(work, len(rows))
-        future = sum(_is_ahead(event, received) for event in events)
-        with self._lock:
-            self._future_timestamps += future
-        return EventsAnswer(accepted=accepted, duplicates=len(rows) - accepted)
+        def count(done: "Future[EventsAnswer]") -> None:
+            if done.exception() is None:
+                with self._lock:
+                    self._future_timestamps += ahead
+
+        ahead = sum(_is_ahead(event, received) for event in events)
+        stored = self._writer.begin(work, len(rows))
+        stored.add_done_callback(count)
+        return stored
 
     def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
         self._all(connection, _NEW_PERSON, [(id,) for id in ids])

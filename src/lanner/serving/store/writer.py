@@ -48,16 +48,20 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Work[Result], events: int = 1) -> Result:
-        """The result of ``work``, committed. events: its weight in the queue.
+        """The result of ``work``, committed; arguments and errors as ``begin``."""
+        return self.begin(work, events).result()
+
+    def begin(self, work: Work[Result], events: int = 1) -> "Future[Result]":
+        """Join the next commit, without waiting for it. events: its weight in the queue.
 
         Raises:
             StoreUnavailableError: at once, where the queue would grow beyond its bound. ConfigError: closed.
         """
-        return self._wait(_Job(work, events, joins=True))  # type: ignore[no-any-return]
+        return self._join(_Job(work, events, joins=True))
 
     def alone(self, act: Callable[[], Result]) -> Result:
         """The result of ``act``, run by the writing thread outside of any transaction."""
-        return self._wait(_Job(act, 1, joins=False))  # type: ignore[no-any-return]
+        return self._join(_Job(act, 1, joins=False)).result()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -66,7 +70,7 @@ class Writer:
             self._changed.notify()
         self._thread.join()
 
-    def _wait(self, job: _Job) -> Any:
+    def _join(self, job: _Job) -> "Future[Any]":
         with self._changed:
             if self._closing:
                 raise ConfigError(f"{self._name}: the store was closed; open it again")
@@ -78,7 +82,7 @@ class Writer:
             self._waiting_events += job.events
             self._queue.append(job)
             self._changed.notify()
-        return job.done.result()
+        return job.done
 
     def _run(self) -> None:
         while jobs := self._next():
