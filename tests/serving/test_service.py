@@ -355,7 +355,7 @@ def test_while_the_store_is_away_users_are_strangers_and_events_are_refused(conf
         def gone(*_):
             raise StoreUnavailableError("the store does not answer")
 
-        for name in ("histories", "append", "check", "user", "is_forgotten"):
+        for name in ("histories", "appending", "check", "user", "is_forgotten"):
             monkeypatch.setattr(service.store, name, gone)
         assert len((await client.recommend(RecommendRequest(user_id="u1"))).items) == 10
         health = await client.ready()
