@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import signal
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,8 @@ def serve(config: ServerConfig) -> None:
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
     )
+    # uvicorn ends in peace and then raises the signal once more, which would make it look like a death.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -3,8 +3,9 @@
 import asyncio
 from time import perf_counter
 
-_LEAST, _FEW = 32, 8
-"""So many are let in whatever was measured, for a first burst has no past; and so many however late the loop is."""
+_LEAST_RATE, _FEW = 4000.0, 8
+"""So many a second are taken to be answered whatever was measured, for a first burst has no past; and so many are let
+in however late the loop is."""
 _SHARE = 0.4
 """Of the deadline that may pass in here; the rest is spent on the way in and out."""
 _WINDOW_S = 0.05
@@ -26,7 +27,7 @@ class Door:
     def __init__(self, deadline_s: float) -> None:
         """deadline_s: of a request that names none."""
         self._within_s, self._latest_s = _SHARE * deadline_s, deadline_s / _TURNS
-        self._inside, self._left, self._most = 0, 0, _LEAST
+        self._inside, self._left, self._most = 0, 0, int(_LEAST_RATE * self._within_s)
         self._since, self._best_rate = perf_counter(), 0.0
         self._beats, self._came, self._due, self._late_s = False, False, 0.0, 0.0
 
@@ -50,7 +51,7 @@ class Door:
         if passed < _WINDOW_S:
             return
         self._best_rate = max(self._left / passed, self._best_rate * 0.5 ** (passed / _HALVED_S))
-        self._most = max(_LEAST, int(self._best_rate * self._within_s))
+        self._most = int(max(_LEAST_RATE, self._best_rate) * self._within_s)
         self._since, self._left = now, 0
 
     def _beat(self) -> None:
