@@ -66,7 +66,7 @@ def test_waiting_for_a_connection_counts(port, requests):
 
 
 def test_kinds_and_statuses_are_kept_apart(port, requests):
-    outcome = send(Load(port, [(100, 1.0)], requests, 1, events=0.3, new_items=0.1))
+    outcome = send(Load(port, [(100, 1.0)], requests, 1, connections=64, events=0.3, new_items=0.1))
     assert set(outcome.status[outcome.kind == EVENT]) == {429}
     assert set(outcome.status[outcome.kind != EVENT]) == {200}
     figures = outcome.of_kind(RECOMMEND).figures(1.0, 1.0)
