@@ -1,9 +1,13 @@
 """What every runtime must keep: the numbers of torch eager, for every variant it can run."""
 
 import builtins
+import ctypes
+import gc
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +45,21 @@ def reader() -> TextReader:
     )
     encode = lambda texts: np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
     return TextReader(TextFeatures.fit(["slow sea", "war films", "the sea"], encode, 4, 0), tokeniser.to_str(), 12)
+
+
+class SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signals_have_a_stack() -> bool:
+    """Whether the stack that this thread's signal handlers run on, if one was set, is memory of this process."""
+    stack = SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    ranges = [line.split()[:2] for line in Path("/proc/self/maps").read_text().splitlines()]
+    bounds = [[int(end, 16) for end in span.split("-")] for span, rights in ranges if "w" in rights]
+    return not stack.start or any(start <= stack.start < end for start, end in bounds)
 
 
 def backend_of(name: str) -> type[Backend]:
@@ -126,6 +145,14 @@ class TestEveryBackend:
         assert np.array_equal(opened[1].encode(TEXTS), wanted)
         for one in opened:
             one.close()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map of Linux")
+    def test_a_signal_is_survived_after_backends_were_closed_in_order(self, name, rungs):
+        opened = [open_backend(name, rungs["full"], reader(), 1) for _ in range(3)]
+        while opened:
+            opened.pop(0).close()
+            gc.collect()
+            assert signals_have_a_stack()
 
     def test_a_rung_without_an_encoder_refuses_texts(self, name, rungs):
         bare = Rung("popularity", rungs["full"].form, {"network.onnx": rungs["full"].files["network.onnx"]})

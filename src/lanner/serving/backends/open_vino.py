@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -8,6 +9,19 @@ from numpy.typing import NDArray
 
 from lanner.serving.backends.contract import Backend
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+
+
+@functools.cache
+def _core() -> Any:
+    """The one core of the process, which is never destroyed.
+
+    The processor's plugin gives the thread that loads it a stack for signals and takes it back with the core. Where
+    cores go in another order than they came, a thread is left with a stack that is no longer mapped, and the next
+    signal (a Ctrl-C) kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class _Requests:
@@ -36,10 +50,9 @@ class OpenVinoBackend(Backend):
 
     def _open(self) -> None:
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError:
             raise MissingExtraError("openvino", "openvino", "the backend 'openvino'") from None
-        self._core = openvino.Core()
 
     def _load_network(self) -> Any:
         return self._compiled("network")
@@ -62,8 +75,8 @@ class OpenVinoBackend(Backend):
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            read = self._core.read_model(model=model, weights=weights) if weights else self._core.read_model(model)
-            return _Requests(self._core.compile_model(read, "CPU", options))
+            read = _core().read_model(model=model, weights=weights) if weights else _core().read_model(model)
+            return _Requests(_core().compile_model(read, "CPU", options))
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]
             raise BundleError(f"{self.rung.name}.{role}: OpenVINO cannot read it ({first})") from error
