@@ -84,20 +84,20 @@ def item_neighbours(
     return found
 
 
-@numba.njit(parallel=True, cache=True)
-def _strongest(  # type: ignore[no-untyped-def]
-    item_indptr,
-    item_users,
-    user_indptr,
-    user_items,
-    user_scale,
-    row_scale,
-    column_scale,
-    shrinkage,
-    keep_self,
-    width,
-    num_threads,
-):
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _strongest(
+    item_indptr: NDArray[np.signedinteger],
+    item_users: NDArray[np.signedinteger],
+    user_indptr: NDArray[np.signedinteger],
+    user_items: NDArray[np.signedinteger],
+    user_scale: NDArray[np.floating],
+    row_scale: NDArray[np.floating],
+    column_scale: NDArray[np.floating],
+    shrinkage: float,
+    keep_self: bool,
+    width: int,
+    num_threads: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     num_items = len(item_indptr) - 1
     columns = np.full((num_items, width), -1, np.int32)
     values = np.zeros((num_items, width), np.float32)
@@ -127,8 +127,10 @@ def _strongest(  # type: ignore[no-untyped-def]
     return columns, values
 
 
-@numba.njit(cache=True)
-def _keep_largest(found, owners, columns, values):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _keep_largest(
+    found: NDArray[np.float32], owners: NDArray[np.int32], columns: NDArray[np.int32], values: NDArray[np.float32]
+) -> None:
     """Copy the ``len(columns)`` largest of ``found`` with their owners; among equals the first met stay."""
     width = len(columns)
     if len(found) <= width:

@@ -44,8 +44,10 @@ def sum_of_sparse_rows(history: sp.csr_matrix, rows_II: sp.csr_matrix) -> NDArra
     return np.asarray(_sum_of_sparse_rows(*parts))
 
 
-@numba.njit(parallel=True, cache=True)
-def _sum_of_rows(indptr, indices, rows_IK):  # type: ignore[no-untyped-def]
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _sum_of_rows(
+    indptr: NDArray[np.signedinteger], indices: NDArray[np.signedinteger], rows_IK: NDArray[np.float32]
+) -> NDArray[np.float32]:
     out = np.zeros((len(indptr) - 1, rows_IK.shape[1]), np.float32)
     for user in numba.prange(len(indptr) - 1):
         for position in range(indptr[user], indptr[user + 1]):
@@ -56,8 +58,15 @@ def _sum_of_rows(indptr, indices, rows_IK):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(parallel=True, cache=True)
-def _sum_of_sparse_rows(indptr, indices, row_indptr, row_indices, row_values, width):  # type: ignore[no-untyped-def]
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _sum_of_sparse_rows(
+    indptr: NDArray[np.signedinteger],
+    indices: NDArray[np.signedinteger],
+    row_indptr: NDArray[np.signedinteger],
+    row_indices: NDArray[np.signedinteger],
+    row_values: NDArray[np.floating],
+    width: int,
+) -> NDArray[np.float32]:
     out = np.zeros((len(indptr) - 1, width), np.float32)
     for user in numba.prange(len(indptr) - 1):
         for position in range(indptr[user], indptr[user + 1]):

@@ -82,16 +82,18 @@ class PopularityRecommender(Recommender):
         return self
 
 
-@numba.njit(cache=True)
-def _mix(word):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _mix(word: np.uint64) -> np.uint64:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the answer hangs on every bit of ``word``."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
 
 
-@numba.njit(parallel=True, cache=True)
-def _uniform(seed, indptr, indices, num_items):  # type: ignore[no-untyped-def]
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _uniform(
+    seed: np.uint64, indptr: NDArray[np.signedinteger], indices: NDArray[np.signedinteger], num_items: int
+) -> NDArray[np.float32]:
     step = np.uint64(0x9E3779B97F4A7C15)
     out = np.empty((len(indptr) - 1, num_items), np.float32)
     for user in numba.prange(len(indptr) - 1):

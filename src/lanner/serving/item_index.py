@@ -39,9 +39,7 @@ def item_index(
     if _lists_the_same_for_all(form):
         return FixedOrder(indexed_vectors(form))
     index = _built(form, candidates, config, queries)
-    if config is None and _scans_floats(index) and isinstance(form.target_ID, Int8Rows):
-        return _own_scan(form.target_ID, form.bias_I)
-    return index
+    return index if config is not None else _own_scan(index, form) or index
 
 
 class KeptIndexes:
@@ -61,12 +59,9 @@ class KeptIndexes:
         name = index_name(form, self._candidates)
         if name not in self._found:
             self._found[name] = _read_or_built(self._folder / name, form, self._candidates, queries)
-        index = self._found[name]
-        if not (_scans_floats(index) and isinstance(form.target_ID, Int8Rows)):
-            return index
-        own = f"{name}-int8"
+        own = f"{name}-int8" if isinstance(form.target_ID, Int8Rows) else name
         if own not in self._found:
-            self._found[own] = _own_scan(form.target_ID, form.bias_I)
+            self._found[own] = _own_scan(self._found[name], form) or self._found[name]
         return self._found[own]
 
 
@@ -108,12 +103,11 @@ def _built(form: RequestForm, candidates: int, config: RetrievalConfig | None, q
     return build_index(indexed_vectors(form), config, queries, retrieved=retrieved(form, candidates))
 
 
-def _scans_floats(index: ItemIndex) -> bool:
-    return isinstance(index, Index) and index.kind == "exact"
-
-
-def _own_scan(target: Int8Rows, bias_I: NDArray[np.float32]) -> Index:
-    return scan_of_codes(target.codes, target.scale, bias_I[:, None])
+def _own_scan(index: ItemIndex, form: RequestForm) -> Index | None:
+    """A scan of the form's own codes, where ``index`` scans floats and the form is in INT8."""
+    if not (isinstance(index, Index) and index.kind == "exact" and isinstance(form.target_ID, Int8Rows)):
+        return None
+    return scan_of_codes(form.target_ID.codes, form.target_ID.scale, form.bias_I[:, None])
 
 
 def _users_of_one_item(form: RequestForm) -> Queries:

@@ -45,7 +45,7 @@ class ItemTables:
     def corrections(
         self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """out · relu(hidden + item half) of some items for each of B users, float32 ``[B, C]``."""
+        """out · relu(hidden + item half) of some items for each of B users, float32 ``[B, C]``; 0 for no item, −1."""
         assert self._half is not None
         base, later = self._half.parts
         if isinstance(base, Int8Rows):
@@ -141,6 +141,9 @@ def _correct_floats(
     for user in range(rows_BC.shape[0]):
         for place in range(rows_BC.shape[1]):
             row = rows_BC[user, place]
+            if row < 0:
+                out[user, place] = 0
+                continue
             half_H = item_IH[row] if row < len(item_IH) else later_NH[row - len(item_IH)]
             out[user, place] = _correct_float(half_H, hidden_BH[user], out_H)
     return out
@@ -160,6 +163,9 @@ def _correct_codes(
         hidden_H = hidden_BH[user]
         for place in range(rows_BC.shape[1]):
             row = rows_BC[user, place]
+            if row < 0:
+                out[user, place] = 0
+                continue
             if row >= len(codes_IH):
                 out[user, place] = _correct_float(later_NH[row - len(codes_IH)], hidden_H, out_H)
                 continue

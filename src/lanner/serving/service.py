@@ -51,6 +51,7 @@ from lanner.serving.versions.trials import Trials
 from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
 _NICENESS = 5
+"""Of the thread that places items, above that of the others: see ``_step_back``."""
 _MOST_ITEMS_WAITING = 16
 """To place one takes 10 to 50 ms; more would wait longer than a caller does, and hold their connections."""
 _COUNT_SECONDS = 15.0

@@ -36,7 +36,7 @@ def answer_together(
     head = engine.form.head
     if head is not None:
         hidden_BH = head.hidden(mean_BD, engine.form.view_sizes)
-        scores_BC = scores_BC + engine.tables.corrections(np.maximum(rows_BC, 0), hidden_BH, head.out_H)
+        scores_BC = scores_BC + engine.tables.corrections(rows_BC, hidden_BH, head.out_H)
     places_BK, best_BK = top_k(scores_BC, max(ks))
     answers = []
     for user, k in enumerate(ks):

@@ -31,8 +31,8 @@ def _count_lines(data: NDArray[np.uint8]) -> int:
     return lines
 
 
-@njit(cache=True, nogil=True)
-def _number(data, at, end, decimal):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _number(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, decimal: bool) -> tuple[np.int64, np.uintp, np.uintp]:
     """(mantissa, digits after the point, position after the number); ``end + 1`` where it is not canonical."""
     start, point, value = at, end, np.int64(0)
     while at < end:
@@ -53,8 +53,8 @@ def _number(data, at, end, decimal):  # type: ignore[no-untyped-def]
     return value, places, end + _ONE if padded else at
 
 
-@njit(cache=True, nogil=True)
-def _skip(data, at, end, separator):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _skip(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, separator: NDArray[np.uint8]) -> np.uintp:
     """Position after a cell that nobody asked for; ``end + 1`` where it is quoted."""
     while at < end and data[at] != separator[0] and data[at] != _NEWLINE and data[at] != _RETURN:
         if data[at] == _QUOTE:
@@ -63,8 +63,8 @@ def _skip(data, at, end, separator):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True)
-def _next_cell(data, at, end, separator):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _next_cell(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, separator: NDArray[np.uint8]) -> np.uintp:
     """Position after the separator; ``end + 1`` where there is none."""
     for byte in separator:
         if at >= end or data[at] != byte:
@@ -73,8 +73,8 @@ def _next_cell(data, at, end, separator):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True)
-def _next_line(data, at, end):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _next_line(data: NDArray[np.uint8], at: np.uintp, end: np.uintp) -> np.uintp:
     """Position after the line's end; ``end + 1`` where the line goes on."""
     if at < end and data[at] == _RETURN:
         at += _ONE
@@ -83,8 +83,15 @@ def _next_line(data, at, end):  # type: ignore[no-untyped-def]
     return at + _ONE if at < end and data[at] == _NEWLINE else end + _ONE
 
 
-@njit(cache=True, nogil=True)
-def _parse(data, separator, kinds, integers, decimals, row):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _parse(
+    data: NDArray[np.uint8],
+    separator: NDArray[np.uint8],
+    kinds: NDArray[np.uint8],
+    integers: NDArray[np.signedinteger],
+    decimals: NDArray[np.float32],
+    row: int,
+) -> bool:
     """Fill the columns from ``row`` on; True where every byte was understood."""
     powers, widest = 10.0 ** np.arange(_MOST_DIGITS + 1), np.iinfo(integers.dtype).max
     at, end, last = np.uintp(0), np.uintp(len(data)), len(kinds) - 1
