@@ -78,8 +78,9 @@ def test_a_rung_in_int8_scans_its_own_codes_and_shares_what_is_no_scan(tmp_path,
     found = rounded.vectors(np.arange(ITEMS))
     np.testing.assert_allclose(found[:, :-1], codes.target_ID.codes * codes.target_ID.scale[:, None], rtol=1e-6)
     assert item_index(codes, 30, RetrievalConfig("exact")).kind == "exact"
-    monkeypatch.setattr(module, "_scans_floats", lambda index: False)
-    assert both.of(codes, queries) is whole
+    monkeypatch.setattr(module, "_own_scan", lambda index, form: None)
+    shared = KeptIndexes(tmp_path, 30)
+    assert shared.of(form, queries) is shared.of(codes, queries)
 
 
 def test_where_none_can_be_written_one_is_held_and_that_is_said(monkeypatch, tmp_path, caplog):
