@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 FOLDER = "SERVING_PEER_FOLDER"
 """The variable that names the folder ``_serving_work`` wrote; workers of every framework inherit it."""
 _EPSILON = 1e-5
-_RESCORED_PER_CELL = 8
+_RESCORED_PER_CELL = 4
 """As ``lanner.serving.retrieval.candidates`` re-scores."""
 
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder()
@@ -56,7 +56,8 @@ class Retrieval:
 
     def search(self, user_D: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and scores ``[C]``, best first."""
-        query = np.append(user_D, np.float32(1))[None]
+        query = np.zeros((1, self._index.d), np.float32)
+        query[0, : len(user_D)], query[0, len(user_D)] = user_D, 1
         scores, rows = self._index.search(query, self.count, params=self._settings)
         return rows[0], scores[0]
 
@@ -76,6 +77,7 @@ def _graph(folder: Path, targets: NDArray[np.float32], effort: int, count: int) 
 def _cells(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
     """Product codes choose, float16 vectors re-score: in FAISS as in Lanner."""
     structure = faiss.read_index(str(folder / "candidates.faiss"))
+    targets = np.pad(targets, ((0, 0), (0, structure.d - targets.shape[1])))
     vectors = faiss.IndexScalarQuantizer(targets.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     vectors.train(targets)
     vectors.add(targets)

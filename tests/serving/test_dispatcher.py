@@ -51,6 +51,21 @@ def test_a_calm_request_is_answered_by_the_best():
     dispatched(conversation)
 
 
+def test_workers_use_one_core_each():
+    faiss = pytest.importorskip("faiss", reason="the extra 'serving' is not installed")
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+
+    async def conversation(dispatcher):
+        done = await dispatcher.submit(lambda engine: faiss.omp_get_max_threads(), 1.0)
+        assert (done.result, faiss.omp_get_max_threads()) == (1, 2)
+
+    try:
+        dispatched(conversation)
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def test_how_busy_it_was_is_counted():
     async def conversation(dispatcher):
         assert dispatcher.occupied[:4] == (0, 0.0, 3, 0)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from threadpoolctl import threadpool_limits
+
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
 from lanner.vocabulary import OverloadedError
@@ -21,6 +23,15 @@ WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
 _LONGEST_RETRY_S = 60.0
 _LOOK_S = 0.25
 """Between two looks at how busy the workers are."""
+
+
+def on_one_core() -> threadpool_limits:
+    """Let what the calling thread works on use no further cores: others answer there, and OpenMP would wait for them.
+
+    Returns:
+        A context manager, for who wants to go back.
+    """
+    return threadpool_limits(limits=1, user_api="openmp")
 
 
 class Occupied(NamedTuple):
@@ -79,7 +90,7 @@ class Dispatcher:
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
         self._most_workers = elastic.maximum * len(self._elastic)
-        self._pool = ThreadPoolExecutor(self._most_workers, "lanner-worker")
+        self._pool = ThreadPoolExecutor(self._most_workers, "lanner-worker", initializer=on_one_core)
         self._busy_s, self._worked_s = dict.fromkeys(self._elastic, 0.0), 0.0
         self._looked, self._refused_then = perf_counter(), 0
         self._looking: asyncio.TimerHandle | None = None

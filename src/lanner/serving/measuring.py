@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lanner.serving.answering import Question, work_on
+from lanner.serving.dispatcher import on_one_core
 from lanner.serving.engine import Engine
 from lanner.serving.model import ServedModel
 from lanner.serving.profile import histories_of
@@ -24,9 +25,10 @@ def measure_profile(model: ServedModel, history_length: int) -> LatencyProfile:
     histories = [one[-history_length:].astype(np.int64) for one in histories_of(model.dataset.histories, _REQUESTS)]
     questions = [Question(one, None, None, _K) for one in histories or [np.empty(0, np.int64)]]
     table: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
-    for (backend, variant), engine in model.engines.items():
-        times = {size: _milliseconds(engine, questions, size) for size in BATCH_SIZES}
-        table.setdefault(backend, {})[variant] = times
+    with on_one_core():
+        for (backend, variant), engine in model.engines.items():
+            times = {size: _milliseconds(engine, questions, size) for size in BATCH_SIZES}
+            table.setdefault(backend, {})[variant] = times
     return LatencyProfile(table)
 
 

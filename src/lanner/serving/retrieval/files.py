@@ -22,7 +22,7 @@ from lanner.serving.retrieval.snapshot import Base, Snapshot
 from lanner.serving.retrieval.vectors import FloatVectors, Int8Vectors, Vectors
 from lanner.vocabulary import BundleError
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised whenever an older reader would misread what is written."""
 MANIFEST = "index.json"
 SEAL = "index.sha256"

@@ -119,8 +119,8 @@ def expected_bytes(plan: Plan, num_items: int, dimensions: int) -> int:
 
 
 def sub_quantisers(dimensions: int) -> int:
-    """Two dimensions share a code of 4 bits, or one has its own where the number of dimensions is odd."""
-    return dimensions // 2 if dimensions % 2 == 0 else dimensions
+    """Two dimensions share a code of 4 bits; where their number is odd the last one has its own."""
+    return (dimensions + 1) // 2
 
 
 def num_cells(num_items: int) -> int:
