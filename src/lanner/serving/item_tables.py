@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
+from lanner.serving.prefetch import AHEAD, fetch_row
 
 _FIRST_ROOM = 256
 
@@ -99,6 +100,8 @@ def _take_codes(
 ) -> NDArray[np.float32]:
     out = np.empty((len(rows), codes_IW.shape[1]), np.float32)
     for place in range(len(rows)):
+        if place + AHEAD < len(rows):
+            fetch_row(codes_IW, rows[place + AHEAD])
         row = rows[place]
         if row >= len(codes_IW):
             out[place] = later_NW[row - len(codes_IW)]
@@ -114,6 +117,8 @@ def _take_floats(
 ) -> NDArray[np.float32]:
     out = np.empty((len(rows), base_IW.shape[1]), np.float32)
     for place in range(len(rows)):
+        if place + AHEAD < len(rows):
+            fetch_row(base_IW, rows[place + AHEAD])
         row = rows[place]
         out[place] = base_IW[row] if row < len(base_IW) else later_NW[row - len(base_IW)]
     return out
@@ -140,6 +145,8 @@ def _correct_floats(
     out = np.empty(rows_BC.shape, np.float32)
     for user in range(rows_BC.shape[0]):
         for place in range(rows_BC.shape[1]):
+            if place + AHEAD < rows_BC.shape[1]:
+                fetch_row(item_IH, rows_BC[user, place + AHEAD])
             row = rows_BC[user, place]
             if row < 0:
                 out[user, place] = 0
@@ -162,6 +169,8 @@ def _correct_codes(
     for user in range(rows_BC.shape[0]):
         hidden_H = hidden_BH[user]
         for place in range(rows_BC.shape[1]):
+            if place + AHEAD < rows_BC.shape[1]:
+                fetch_row(codes_IH, rows_BC[user, place + AHEAD])
             row = rows_BC[user, place]
             if row < 0:
                 out[user, place] = 0

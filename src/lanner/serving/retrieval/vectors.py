@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.serving.prefetch import AHEAD, fetch_row
 from lanner.serving.retrieval.plan import Precision
 
 _BLOCK = 4096
@@ -257,6 +258,8 @@ def _score_own_floats(
 ) -> None:
     for row in range(positions_BN.shape[0]):
         for place in range(positions_BN.shape[1]):
+            if place + AHEAD < positions_BN.shape[1]:
+                fetch_row(item_ID, positions_BN[row, place + AHEAD])
             position = positions_BN[row, place]
             if position < 0:
                 scores[row, place] = -np.inf
@@ -279,6 +282,8 @@ def _score_own_halves(
     single = bits.view(np.float32)
     for row in range(positions_BN.shape[0]):
         for place in range(positions_BN.shape[1]):
+            if place + AHEAD < positions_BN.shape[1]:
+                fetch_row(half_ID, positions_BN[row, place + AHEAD])
             position = positions_BN[row, place]
             if position < 0:
                 scores[row, place] = -np.inf
@@ -305,6 +310,8 @@ def _score_own_codes(
 ) -> None:
     for row in range(positions_BN.shape[0]):
         for place in range(positions_BN.shape[1]):
+            if place + AHEAD < positions_BN.shape[1]:
+                fetch_row(code_ID, positions_BN[row, place + AHEAD])
             position = positions_BN[row, place]
             if position < 0:
                 scores[row, place] = -np.inf
