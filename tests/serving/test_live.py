@@ -30,7 +30,7 @@ def test_a_row_leads_to_the_last_one_of_its_item(steps):
             there.discard(item_id)
     for item_id, rows in rows_of.items():
         assert set(items.current(np.array(rows)).tolist()) == {rows[-1]}
-        assert items.known_rows([item_id]) == (rows[-1:] if item_id in there else [])
+        assert items.known_rows([item_id]).tolist() == (rows[-1:] if item_id in there else [])
         assert {one for one, _ in items.named(rows)} == {item_id}
     assert len(items) == len(there)
 

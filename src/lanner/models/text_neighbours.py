@@ -56,10 +56,12 @@ class TextNeighbours:
         Fewer than k where ``among_I`` leaves fewer. Features are of unit length in each block, so that their product
         serves as the cosine.
         """
-        rows = np.arange(len(self)) if among_I is None else np.flatnonzero(among_I)
-        if len(rows) > _COMPARED:
+        among = len(self) if among_I is None else int(np.count_nonzero(among_I))
+        if among <= _COMPARED:
+            rows = np.arange(len(self)) if among_I is None else np.flatnonzero(among_I)
+        else:
             short_I = self.short_IS @ (features_F @ self.short_FS)
-            if among_I is not None:
+            if among_I is not None and among < len(self):
                 short_I[~among_I] = -np.inf
             found = top_k(short_I[None], max(512, 8 * k))[0][0]
             rows = found[found >= 0].astype(np.int64)

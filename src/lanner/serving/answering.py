@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lanner.artifact import reasons as words
 from lanner.serving.engine import Answer, Asked, Engine, Parts, unseen
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.live import LiveItems
 from lanner.serving.messages import Filters, Reason, RecommendedItem
 from lanner.serving.model import ServedModel
@@ -59,11 +60,11 @@ def allowed(model: ServedModel, filters: Filters | None) -> tuple[RowSet | None,
         return None, None
     allow = model.filters.allowed(filters.attributes)
     if filters.allow is not None:
-        listed = np.array(sorted(set(model.items.known_rows(filters.allow))), np.int64)
+        listed = np.unique(model.items.known_rows(filters.allow))
         if allow is not None:
             listed = listed[allow.holds(listed)]
         allow = RowSet.of(listed, model.items.num_rows)
-    deny = np.array(model.items.known_rows(filters.deny), np.int64) if filters.deny else None
+    deny = model.items.known_rows(filters.deny) if filters.deny else None
     return allow, deny
 
 
@@ -76,6 +77,11 @@ def work_on(engine: Engine, works: Sequence[Work]) -> list[Found | Exception]:
     plain = {place: work for place, work in enumerate(works) if isinstance(work, Question) and _is_plain(engine, work)}
     together = dict(zip(plain, _find_together(engine, list(plain.values())), strict=True))
     return [together[place] if place in together else _alone(engine, work) for place, work in enumerate(works)]
+
+
+def is_quick(engine: Engine, work: Work) -> bool:
+    """Whether it takes less time than to hand it to a thread: nothing is searched, and only a list is asked for."""
+    return isinstance(engine.index, FixedOrder) and isinstance(work, Question) and _is_plain(engine, work)
 
 
 def _is_plain(engine: Engine, question: Question) -> bool:

@@ -81,11 +81,13 @@ class Dispatcher:
         work_on: WorkOn,
         loop: asyncio.AbstractEventLoop,
         elastic: ElasticConfig | None = None,
+        is_quick: Callable[[Engine, Any], bool] = lambda engine, work: False,
     ) -> None:
-        """work_on: runs in the workers' threads.
+        """work_on: runs in the workers' threads, or on the loop where all of a batch ``is_quick``.
 
         elastic: how many threads each backend may have; the policy was told the least number.
         """
+        self._is_quick = is_quick
         self._policy, self._engines, self._work_on, self._loop = policy, engines, work_on, loop
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
@@ -180,7 +182,13 @@ class Dispatcher:
             self._timer = None
         decision = self._policy.next(now)
         while isinstance(decision, Batch):
-            self._pool.submit(self._work, decision, [self._waiting.get(one.number) for one in decision.requests])
+            engine = self._engines[decision.backend, decision.variant]
+            waiting = [self._waiting.get(one.number) for one in decision.requests]
+            if all(one is None or self._is_quick(engine, one.work) for one in waiting):
+                self._settle(decision, *self._worked(engine, waiting))
+                now = perf_counter()
+            else:
+                self._pool.submit(self._work, decision, engine, waiting)
             decision = self._policy.next(now)
         for number in self._policy.take_missed():
             self.refused += 1
@@ -193,20 +201,32 @@ class Dispatcher:
         self._timer = None
         self._turn(perf_counter())
 
-    def _work(self, batch: Batch, waiting: list[_Waiting | None]) -> None:
-        """In a worker's thread. A request whose caller has gone is not worked on."""
-        engine = self._engines[batch.backend, batch.variant]
+    def _work(self, batch: Batch, engine: Engine, waiting: list[_Waiting | None]) -> None:
+        """In a worker's thread."""
+        self._loop.call_soon_threadsafe(self._ended, batch, *self._worked(engine, waiting))
+
+    def _worked(
+        self, engine: Engine, waiting: list[_Waiting | None]
+    ) -> tuple[Sequence[_Waiting], Sequence[Any], float, float]:
+        """(requests, what came of them, begun, ended); a request whose caller has gone is not worked on."""
         wanted = [one for one in waiting if one is not None and not one.future.done()]
         begun = perf_counter()
         try:
             outcomes = self._work_on(engine, [one.work for one in wanted])
         except Exception as error:
             outcomes = [error] * len(wanted)
-        self._loop.call_soon_threadsafe(self._ended, batch, wanted, outcomes, begun, perf_counter())
+        return wanted, outcomes, begun, perf_counter()
 
     def _ended(
         self, batch: Batch, wanted: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
     ) -> None:
+        self._settle(batch, wanted, outcomes, begun, ended)
+        self._turn(perf_counter())
+
+    def _settle(
+        self, batch: Batch, wanted: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
+    ) -> None:
+        """Tell who waits, and the policy."""
         for one, outcome in zip(wanted, outcomes, strict=True):
             if one.future.done():
                 continue
@@ -219,7 +239,6 @@ class Dispatcher:
         self._busy_s[batch.backend] += now - batch.started
         self._worked_s += now - batch.started
         self._policy.completed(batch, now)
-        self._turn(now)
 
 
 def _overloaded(retry_after_s: float) -> OverloadedError:

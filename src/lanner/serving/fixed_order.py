@@ -1,20 +1,27 @@
 """Retrieval for a rung that lists the same items for everyone: nothing is searched, the order is known."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lanner.serving.item_tables import GrowingTable
 from lanner.serving.retrieval import RowSet
 from lanner.serving.retrieval.snapshot import Found
+
+_MOST_APART = 1024
+"""Items that came or went since the order was made; beyond, it is made anew."""
 
 
 @dataclass(frozen=True)
 class _Order:
-    """rows_I: best first. score_R: by row. Replaced as a whole, so that a search sees one moment."""
+    """rows_I, fresh_F: rows when the order was made and those that came since, best first. gone: rows of either that
+    are listed no more. Replaced as a whole, so that a search sees one moment."""
 
     rows_I: NDArray[np.int64]
-    score_R: NDArray[np.float32]
+    fresh_F: NDArray[np.int64]
+    gone: frozenset[int]
 
 
 class FixedOrder:
@@ -22,12 +29,14 @@ class FixedOrder:
 
     def __init__(self, item_ID: NDArray[np.float32]) -> None:
         """item_ID: vectors that are zero but for the last number, the bias."""
-        self._order = _Order(_best_first(item_ID[:, -1]), item_ID[:, -1].copy())
+        self._scores = GrowingTable(item_ID[:, -1:].copy())
+        self._order = _Order(_best_first(item_ID[:, -1]), np.empty(0, np.int64), frozenset())
 
     @property
     def memory_bytes(self) -> int:
         """Bytes held."""
-        return sum(array.nbytes for array in vars(self._order).values())
+        now = self._order
+        return now.rows_I.nbytes + now.fresh_F.nbytes + self._scores.memory_bytes
 
     def search(
         self,
@@ -41,32 +50,57 @@ class FixedOrder:
         denied = np.zeros(0, np.int64) if deny is None else np.asarray(deny, np.int64)
         if allow is None:
             # What is denied can cost no more places than it has rows.
-            rows = now.rows_I[: k + len(denied)]
+            rows = self._first(now, k + len(denied))
         else:
-            allowed = allow if isinstance(allow, RowSet) else RowSet.of(np.asarray(allow, np.int64), len(now.score_R))
-            rows = now.rows_I[allowed.holds(now.rows_I)]
+            allowed = allow if isinstance(allow, RowSet) else RowSet.of(np.asarray(allow, np.int64), len(self._scores))
+            rows = self._first(now, len(now.rows_I) + len(now.fresh_F))
+            rows = rows[allowed.holds(rows)]
         rows = rows[~np.isin(rows, denied)][:k]
         shape = len(queries), k
         found = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
         found[0][:, : len(rows)] = rows
-        found[1][:, : len(rows)] = now.score_R[rows] * queries[:, -1:]
+        found[1][:, : len(rows)] = self._score(rows) * queries[:, -1:]
         return found
+
+    def best(self, seen: Collection[int], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best rows that are not in ``seen``, and their scores: in a tenth of the time of ``search``."""
+        listed = self._first(self._order, k + len(seen)).tolist()
+        rows = np.array([row for row in listed if row not in seen][:k], np.int64)
+        return rows, self._score(rows)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The bias behind a zero, float32 ``[n, 2]``."""
-        return np.stack([np.zeros(len(rows), np.float32), self._order.score_R[rows]], axis=1)
+        return np.stack([np.zeros(len(rows), np.float32), self._score(rows)], axis=1)
 
     def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Items take the next rows."""
-        now, best = self._order, _best_first(vectors[:, -1])
-        # Scores rise towards the front, so their negatives are sorted; of equal ones the older item comes first.
-        places = np.searchsorted(-now.score_R[now.rows_I], -vectors[best, -1], side="right")
-        self._order = _Order(np.insert(now.rows_I, places, rows[best]), np.append(now.score_R, vectors[:, -1]))
+        self._scores.append(vectors[:, -1:])
+        self._replace(replace(self._order, fresh_F=self._sorted(np.concatenate([self._order.fresh_F, rows]))))
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Items are listed no more."""
-        now = self._order
-        self._order = _Order(now.rows_I[~np.isin(now.rows_I, rows)], now.score_R)
+        self._replace(replace(self._order, gone=self._order.gone | set(rows.tolist())))
+
+    def _replace(self, order: _Order) -> None:
+        """The next order; all of it is made anew where much has changed."""
+        if len(order.fresh_F) + len(order.gone) > _MOST_APART:
+            every = self._first(order, len(order.rows_I) + len(order.fresh_F))
+            order = _Order(every, np.empty(0, np.int64), frozenset())
+        self._order = order
+
+    def _first(self, now: _Order, number: int) -> NDArray[np.int64]:
+        """At least the ``number`` best rows, best first, or all; of equal ones the older comes first."""
+        number += len(now.gone)
+        rows, fresh = now.rows_I[:number], now.fresh_F[:number]
+        if len(fresh) and (len(rows) < number or self._score(fresh[:1])[0] > self._score(rows[-1:])[0]):
+            rows = self._sorted(np.concatenate([rows, fresh]))
+        return rows[~np.isin(rows, list(now.gone))] if now.gone else rows
+
+    def _sorted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows[_best_first(self._score(rows))]
+
+    def _score(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._scores.take(rows)[:, 0]
 
 
 def _best_first(score_N: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -82,7 +82,7 @@ class Histories:
         """Hold what was read of a user just now."""
         self._versions += 1
         rows, profile = (np.empty(0, np.int64), None) if known.forgotten else self._of_bundle(user_id)
-        later = np.array(self._items.known_rows(known.item_ids), np.int64)
+        later = self._items.known_rows(known.item_ids)
         profile = profile if known.told is None else known.told or None
         state = UserState(np.concatenate([rows, later])[-self._length :], profile, self._versions)
         self._hold(user_id, state)
@@ -95,9 +95,9 @@ class Histories:
         for event in events:
             state = self._states.get(event.user_id)
             rows = self._items.known_rows((event.item_id,))
-            if state is not None and rows:
+            if state is not None and len(rows):
                 self._versions += 1
-                newest = np.append(state.rows, np.int64(rows[0]))[-self._length :]
+                newest = np.append(state.rows, rows)[-self._length :]
                 self._hold(event.user_id, UserState(newest, state.profile, self._versions))
 
     def drop(self, user_ids: Sequence[str] | None) -> None:

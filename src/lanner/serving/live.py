@@ -1,11 +1,12 @@
 """The catalogue as it is now: ids, titles and rows of items that stood in the bundle, came, changed or went since."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
+from lanner.serving.row_table import RowTable
 from lanner.vocabulary import UnknownIdError
 
 
@@ -19,6 +20,7 @@ class LiveItems:
         self._id_of = list(dataset.items.external)
         self._title_of = list(dataset.item_catalogue.titles)
         self._row_of = {one: row for row, one in enumerate(self._id_of)}
+        self._table = RowTable(self._row_of)
         self._gone_from: dict[str, int] = {}
         """The last row of each item that went."""
         self._first_R = np.arange(len(self._id_of))
@@ -46,10 +48,9 @@ class LiveItems:
             raise UnknownIdError(f"unknown item '{item_id}'; {len(self)} items are known")
         return found
 
-    def known_rows(self, item_ids: Iterable[str]) -> list[int]:
-        """Rows of those ids that are known, in their order."""
-        rows = map(self._row_of.get, item_ids)
-        return [row for row in rows if row is not None]
+    def known_rows(self, item_ids: Collection[str]) -> NDArray[np.int64]:
+        """Rows of those ids that are known, in their order, int64 ``[n]``."""
+        return self._table.rows(item_ids)
 
     def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where items stand now that stood at ``rows`` when a history was read; they keep their place if they went."""
@@ -71,6 +72,7 @@ class LiveItems:
         # Each in one step, so that who reads meanwhile gets the row before or this one.
         self._latest_R[first] = row
         self._row_of[item_id] = row
+        self._table.put(item_id, row, self._row_of)
         self.version += 1
         return before
 
@@ -79,6 +81,7 @@ class LiveItems:
         row = self._row_of.pop(item_id, None)
         if row is not None:
             self._gone_from[item_id] = row
+            self._table.remove(item_id)
         self.version += 1
         return row
 

@@ -1,9 +1,7 @@
 """From settings to a running server: what ``lanner serve`` starts, and what each worker process builds."""
 
-import contextlib
 import importlib.util
 import logging
-import signal
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +30,6 @@ from lanner.serving.versions.registry import CHAMPION, Registry
 from lanner.serving.versions.trials import check_arms
 from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
-_BACKLOG = 4096
-"""Connections that wait to be taken."""
-_IDLE_SECONDS, _LAST_SECONDS = 75, 20
-"""How long a connection may stay silent, and requests may take to end when the server stops."""
 SCHEDULERS = ("ladder", "fixed-window")
 ENGINES = ("single", "ray")
 
@@ -123,36 +117,11 @@ def serve(config: ServerConfig) -> None:
         MissingExtraError: uvicorn or httptools is missing. LannerError: the service did not start; its log says why.
     """
     try:
-        import httptools  # noqa: F401
-        import uvicorn
+        from lanner.serving.http import server
     except ImportError:
         raise MissingExtraError("uvicorn", "serving", "the server") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from lanner.serving.http.protocol import protocol_of
-
-    app = build(config)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=config.host,
-            port=config.port,
-            loop="uvloop",
-            http=protocol_of(app),
-            ws="none",
-            backlog=_BACKLOG,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=_IDLE_SECONDS,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-        )
-    )
-    # uvicorn ends in peace and then raises the signal once more, which would make it look like a death.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    if not server.started:
+    if not server.run(build(config), config.host, config.port):
         raise LannerError(f"the server on {config.host}:{config.port} did not start; the lines above say why")
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
-from lanner.serving.answering import Found, Question, Work, allowed, explain_one, listed, search, work_on
+from lanner.serving.answering import Found, Question, Work, allowed, explain_one, is_quick, listed, search, work_on
 from lanner.serving.dispatcher import Dispatcher, Done, Occupied
 from lanner.serving.histories import Histories
 from lanner.serving.measuring import measure_profile
@@ -102,7 +102,7 @@ class ServedVersion:
         self.model.warm_up()
         profile = measure_profile(self.model, self._config.history_length)
         policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
-        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic)
+        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic, is_quick)
 
     def catch_up(self) -> None:
         """Bring the catalogue to what the store says; one thread at a time.
@@ -237,7 +237,7 @@ class ServedVersion:
             raise ConfigError("say for whom: user_id, history or text")
         if user_id is None:
             known = self.model.items.known_rows(history or ())
-            return Question(np.array(known[-self._config.history_length :], np.int64), None, text, 1)
+            return Question(known[-self._config.history_length :], None, text, 1)
         state = self.histories.of(user_id)
         return Question(self.model.items.current(state.rows), state.profile, text, 1)
 
@@ -260,6 +260,8 @@ class ServedVersion:
     def _keep(self, key: tuple[Any, ...], answer: RecommendAnswer) -> None:
         """An answer from further down the ladder is not kept: the next one may be better."""
         if self._config.answers_held and answer.served.variant == self.model.variants[0]:
+            if self._answers and next(iter(self._answers))[0] != key[0]:
+                self._answers.clear()  # the catalogue has changed: nobody will ask for these again
             self._answers[key] = answer
             if len(self._answers) > self._config.answers_held:
                 self._answers.popitem(last=False)

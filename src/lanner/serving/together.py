@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lanner.data.ranking import top_k
 from lanner.serving.engine import Answer, Engine
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.item_index import retrieved
 
 
@@ -26,6 +27,9 @@ def answer_together(
     Raises:
         ValueError: a row lies outside the catalogue.
     """
+    if isinstance(engine.index, FixedOrder):
+        asked = zip(histories, ks, exclude_seen, strict=True)
+        return [_of_order(engine.index, engine.num_items, *one) for one in asked]
     met, starts = _distinct_rows(histories, engine.num_items)
     mean_BD = _means(engine.tables.sources(met), starts)
     wanted_B = np.array([retrieved(engine.form, engine.candidates, k) for k in ks])
@@ -47,6 +51,19 @@ def answer_together(
     return answers
 
 
+def _of_order(
+    order: FixedOrder, num_items: int, history: NDArray[np.int64], k: int, exclude_seen: bool
+) -> tuple[Answer, NDArray[np.int64]]:
+    met = set(history.tolist())
+    if met and not 0 <= min(met) <= max(met) < num_items:
+        raise _misfit(min(met), max(met), num_items)
+    return Answer(*order.best(met if exclude_seen else (), k)), np.array(sorted(met), np.int64)
+
+
+def _misfit(first: int, last: int, num_items: int) -> ValueError:
+    return ValueError(f"item rows {first} … {last} do not fit {num_items} items")
+
+
 def _distinct_rows(
     histories: Sequence[NDArray[np.int64]], num_items: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -54,7 +71,7 @@ def _distinct_rows(
     ends = np.cumsum([0, *map(len, histories)])
     rows = np.concatenate(histories)
     if len(rows) and not 0 <= rows.min() <= rows.max() < num_items:
-        raise ValueError(f"item rows {rows.min()} … {rows.max()} do not fit {num_items} items")
+        raise _misfit(int(rows.min()), int(rows.max()), num_items)
     kept: tuple[NDArray[np.int64], NDArray[np.int64]] = _distinct(rows, ends)
     return kept
 

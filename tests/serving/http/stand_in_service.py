@@ -123,5 +123,5 @@ def answer(name: str, k: int) -> RecommendAnswer:
 
 
 def served() -> App:
-    """What uvicorn loads: an application with the stand-in behind it."""
+    """An application with the stand-in behind it."""
     return App(StandInService())

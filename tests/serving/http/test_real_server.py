@@ -27,9 +27,10 @@ def port(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
-    options = ["--port", str(port), "--ws", "none", "--http", "httptools", "--factory", "stand_in_service:served"]
+    serve = "import stand_in_service, lanner.serving.http.server as server"
+    serve += f"; server.run(stand_in_service.served(), '127.0.0.1', {port})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    server = subprocess.Popen([sys.executable, "-m", "uvicorn", *options], env=environment, stdout=log, stderr=log)
+    server = subprocess.Popen([sys.executable, "-c", serve], env=environment, stdout=log, stderr=log)
     wait_until_ready(port, server)
     yield port
     assert server.poll() is None, "the server ended by itself"

@@ -135,6 +135,6 @@ def _said(reason: Reason) -> str:
 
 
 def served() -> App:
-    """What uvicorn loads. LANNER_TEST_KEYS: a file of keys; without it the server is open."""
+    """The application. LANNER_TEST_KEYS: a file of keys; without it the server is open."""
     keys = os.environ.get("LANNER_TEST_KEYS")
     return App(SmallCinema(), KeyFile(Path(keys)) if keys else None)

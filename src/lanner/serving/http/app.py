@@ -1,7 +1,6 @@
 """The HTTP shell as one plain ASGI application: find the route, let the caller in, read, call, write."""
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic, perf_counter
@@ -17,15 +16,18 @@ from lanner.serving.http.limits import Limits, RateLimit
 from lanner.serving.http.metrics import CONTENT_TYPE, Metrics
 from lanner.serving.http.openapi import document
 from lanner.serving.http.page import PageFile, read_page
-from lanner.serving.http.reading import Receive, Scope, Send, decode, read_body, read_query, read_segment, too_long
-from lanner.serving.http.replies import (
-    RefusedError,
-    Reply,
-    json_reply,
-    json_start,
-    reply_to,
-    start,
+from lanner.serving.http.reading import (
+    WHOLE,
+    Receive,
+    Scope,
+    Send,
+    decode,
+    read_body,
+    read_query,
+    read_segment,
+    too_long,
 )
+from lanner.serving.http.replies import JSON_HEADERS, RefusedError, Reply, headers_of, json_reply, reply_to
 from lanner.serving.http.routes import ROUTES, Route
 from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer, Served
 from lanner.vocabulary import OverloadedError
@@ -34,16 +36,8 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 _MOST_DIGITS = 18
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
-_JSON_OK = json_start(200)
 _ALIVE = json_reply(Alive(alive=True))
 _FULL = reply_to(OverloadedError("too busy to answer in time; ask again later", 1.0))
-_TURNED_AWAY = b"HTTP/1.1 429 Too Many Requests\r\n%s\r\n%s" % (
-    b"".join(
-        b"%s: %s\r\n" % header for header in [*_FULL.start["headers"], (b"content-length", b"%d" % len(_FULL.body))]
-    ),
-    _FULL.body,
-)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,7 +75,7 @@ class App:
         self.in_flight = 0
         self._rate, self._door = RateLimit(self.limits), Door(deadline_s)
         self._page: dict[bytes, PageFile] = read_page()
-        self._openapi = Reply(json_start(200), _encode(document(guarded=keys is not None)))
+        self._openapi = Reply(200, JSON_HEADERS, _encode(document(guarded=keys is not None)))
         self._other = self.metrics.route("any", "other")
         self._whole: dict[bytes, dict[str, Endpoint]] = {}
         self._parted: dict[tuple[bytes, ...], dict[str, Endpoint]] = {}
@@ -89,19 +83,22 @@ class App:
         for route in ROUTES:
             call = own.get(route.operation) or getattr(service, route.operation)
             self._add(route, Endpoint(route, call, self.metrics))
-        endpoints = [one for methods in self._whole.values() for one in methods.values()]
-        self._questions = [one for one in endpoints if one.served and one.method == "POST"]
+        posted = {path: methods["POST"] for path, methods in self._whole.items() if "POST" in methods}
+        self._questions = {path: endpoint for path, endpoint in posted.items() if endpoint.served}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of ASGI: a request, or the life of the worker."""
         if scope["type"] == "http":
-            await self._request(scope, receive, send)
+            reply = await self.reply(scope, receive)
+            await send(reply.start)
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def reply(self, scope: Scope, receive: Receive) -> Reply:
+        """What a request is answered with, whatever becomes of it; ``scope`` as ``reading.WHOLE`` says."""
         began = perf_counter()
         figures = self._other
         self.in_flight += 1
@@ -118,33 +115,21 @@ class App:
             reply = reply_to(error)
         finally:
             self.in_flight -= 1
-        body = reply.body
-        length = (b"content-length", b"%d" % len(body))
-        await send({**reply.start, "headers": [*reply.start["headers"], length]})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        figures.observe(reply.start["status"], perf_counter() - began)
+        figures.observe(reply.status, perf_counter() - began)
+        return reply
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a question would be turned away now."""
-        return self._door.is_full(perf_counter())
-
-    @property
-    def behind_the_door(self) -> list[tuple[str, str]]:
-        """Method and path of what is asked most, whose addresses have no parameter."""
-        return [(one.method, one.route) for one in self._questions]
-
-    def turn_away(self, request: bytes) -> bytes:
-        """The whole reply to a request that is not let in."""
-        for one in self._questions:
-            if request.startswith(one.method.encode() + b" " + one.route.encode() + b" "):
-                one.figures.observe(_FULL.status, 0.0)
-        return _TURNED_AWAY
+    def turned_away(self, path: bytes) -> Reply | None:
+        """The reply to a question posted to ``path``, where the door is shut; None where it is to be read."""
+        question = self._questions.get(path)
+        if question is None or not self._door.is_full(perf_counter()):
+            return None
+        question.figures.observe(_FULL.status, 0.0)
+        return _FULL
 
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:
             return await self._answer(endpoint, path, scope, receive)
-        if self.is_full:
+        if self._door.is_full(perf_counter()):
             return _FULL
         self._door.enter()
         try:
@@ -163,12 +148,14 @@ class App:
             arguments += read_query(endpoint.query, scope["query_string"])
         if endpoint.decoder is not None:
             expected = self._check_body(content_type, length)
-            body = await read_body(receive, expected, self.limits.body_bytes, self.limits.body_seconds)
+            body = scope.get(WHOLE)
+            if body is None:
+                body = await read_body(receive, expected, self.limits.body_bytes, self.limits.body_seconds)
             arguments.append(decode(endpoint.decoder, body))
         answer = await endpoint.call(*arguments)
         if endpoint.served:
             self._answered(answer.served)
-        return answer if type(answer) is Reply else Reply(_JSON_OK, _encode(answer))
+        return answer if type(answer) is Reply else Reply(200, JSON_HEADERS, _encode(answer))
 
     def _answered(self, served: Served) -> None:
         self.metrics.answered(served)
@@ -236,7 +223,7 @@ class App:
 
     async def _metrics(self) -> Reply:
         self.metrics.observe(self._state(), self.in_flight)
-        return Reply(start(200, CONTENT_TYPE), await asyncio.to_thread(self.metrics.text))
+        return Reply(200, headers_of(CONTENT_TYPE), await asyncio.to_thread(self.metrics.text))
 
     def _state(self) -> State:
         return self.service.state()
@@ -250,10 +237,6 @@ class App:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         looking = asyncio.create_task(self._look_now_and_then())
-        # What was read at the start stays: walked through now and then, 100,000 items held everybody up.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 10, 10)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         looking.cancel()

@@ -5,7 +5,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
 
-from lanner.serving.http.replies import Header, Reply, start
+from lanner.serving.http.replies import Header, Reply, headers_of
 
 KINDS = {
     ".html": b"text/html; charset=utf-8",
@@ -26,8 +26,8 @@ class PageFile:
     def __init__(self, content: bytes, kind: bytes) -> None:
         self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'.encode()
         tagged: Header = (b"etag", self._tag)
-        self._full = Reply(start(200, kind, tagged, cache=b"no-cache"), content)
-        self._unchanged = Reply(start(304, kind, tagged, cache=b"no-cache"), b"")
+        self._full = Reply(200, headers_of(kind, tagged, cache=b"no-cache"), content)
+        self._unchanged = Reply(304, headers_of(kind, tagged, cache=b"no-cache"), b"")
 
     def reply(self, has: bytes) -> Reply:
         """has: the value of If-None-Match."""

@@ -15,6 +15,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+WHOLE = "lanner.body"
+"""Under this name a scope has the body, where the server had all of it when the request was begun."""
 _MOST_PARAMETERS = 32
 _LONGEST_SHOWN = 80
 _PLACE = re.compile(r"^(?P<what>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)

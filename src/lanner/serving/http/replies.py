@@ -43,15 +43,28 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply(NamedTuple):
-    """start: the first message to send, made once and shared by all replies alike."""
+    """headers: all but the length, made once and shared by all replies alike."""
 
-    start: dict[str, Any]
+    status: int
+    headers: tuple[Header, ...]
     body: bytes
 
     @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return int(self.start["status"])
+    def start(self) -> dict[str, Any]:
+        """The first message to send."""
+        length = (b"content-length", b"%d" % len(self.body))
+        return {"type": "http.response.start", "status": self.status, "headers": [*self.headers, length]}
+
+    @property
+    def whole(self) -> bytes:
+        """Everything that goes over the wire, for who writes it there."""
+        return b"%scontent-length: %d\r\n\r\n%s" % (_head(self.status, self.headers), len(self.body), self.body)
+
+
+@functools.lru_cache(maxsize=256)
+def _head(status: int, headers: tuple[Header, ...]) -> bytes:
+    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return b"HTTP/1.1 %d %s\r\n%s" % (status, http.HTTPStatus(status).phrase.encode(), lines)
 
 
 class RefusedError(Exception):
@@ -62,29 +75,25 @@ class RefusedError(Exception):
         self.reply = error_reply(status, line, *headers)
 
 
-def start(status: int, content_type: bytes, *headers: Header, cache: bytes = b"no-store") -> dict[str, Any]:
-    """The first message of a reply; its length is added when it is sent."""
-    fixed = ((b"content-type", content_type), (b"cache-control", cache))
-    return {"type": "http.response.start", "status": status, "headers": [*fixed, *SECURITY, *headers]}
+def headers_of(content_type: bytes, *headers: Header, cache: bytes = b"no-store") -> tuple[Header, ...]:
+    """What every reply says, and ``headers``."""
+    return ((b"content-type", content_type), (b"cache-control", cache), *SECURITY, *headers)
 
 
-@functools.cache
-def json_start(status: int) -> dict[str, Any]:
-    """The first message of a JSON reply without headers of its own."""
-    return start(status, JSON)
+JSON_HEADERS = headers_of(JSON)
 
 
 def json_reply(answer: msgspec.Struct, status: int = 200) -> Reply:
     """A message of the API."""
-    return Reply(json_start(status), _encode(answer))
+    return Reply(status, JSON_HEADERS, _encode(answer))
 
 
 def error_reply(status: int, line: str, *headers: Header) -> Reply:
     """One line in an ``ErrorAnswer``."""
     line = " ".join(line.split())
     line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"
-    first = start(status, JSON, *headers) if headers else json_start(status)
-    return Reply(first, _encode(ErrorAnswer(error=line.encode("utf-8", "replace").decode())))
+    every = headers_of(JSON, *headers) if headers else JSON_HEADERS
+    return Reply(status, every, _encode(ErrorAnswer(error=line.encode("utf-8", "replace").decode())))
 
 
 def reply_to(error: Exception) -> Reply:

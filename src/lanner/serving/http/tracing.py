@@ -80,17 +80,13 @@ class TracedApp(App):
         super().__init__(service, keys, limits, deadline_s=deadline_s)
         self._tracing = tracing
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def reply(self, scope: Scope, receive: Receive) -> Reply:
         with self._tracing.span(scope["headers"]) as span:
-
-            async def noting(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= 500:
-                        span.set_status(trace.StatusCode.ERROR)
-                await send(message)
-
-            await super()._request(scope, receive, noting)
+            reply = await super().reply(scope, receive)
+            span.set_attribute("http.response.status_code", reply.status)
+            if reply.status >= 500:
+                span.set_status(trace.StatusCode.ERROR)
+            return reply
 
     async def _answer(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         span = trace.get_current_span()

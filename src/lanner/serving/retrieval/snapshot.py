@@ -104,15 +104,15 @@ class Snapshot:
 
     def without(self, rows: NDArray[np.int64]) -> Self:
         """The index after ``rows`` are gone."""
-        gone = np.zeros(self.base.vectors.shape[0], np.bool_)
-        gone[self.base.positions(rows)] = True
-        kept = ~np.isin(self.fresh_row_F, rows)
-        return replace(
-            self,
-            alive=self.alive & ~_packed(gone),
-            fresh_row_F=self.fresh_row_F[kept],
-            fresh_FD=self.fresh_FD[kept],
-        )
+        positions, kept = self.base.positions(rows), ~np.isin(self.fresh_row_F, rows)
+        alive = self.alive
+        if len(positions):
+            gone = np.zeros(self.base.vectors.shape[0], np.bool_)
+            gone[positions] = True
+            alive = alive & ~_packed(gone)
+        if kept.all():
+            return replace(self, alive=alive)
+        return replace(self, alive=alive, fresh_row_F=self.fresh_row_F[kept], fresh_FD=self.fresh_FD[kept])
 
     def with_vectors(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> Self:
         """The index after ``rows`` ``[n]`` have ``vectors`` ``[n, D]``, whatever they had before."""
