@@ -13,12 +13,19 @@ def fill(door: Door) -> int:
 
     async def enter() -> int:
         entered = 0
-        while not door.is_full(0.0):
-            door.enter()
+        while door.lets_in(0.0):
             entered += 1
         return entered
 
     return asyncio.run(enter())
+
+
+async def pass_through(door: Door, now: float, steps: list[float]) -> None:
+    """One after another, each staying for a step."""
+    for step in steps:
+        assert door.lets_in(0.0)
+        now += step
+        door.leave(now)
 
 
 def test_a_first_burst_is_let_in_up_to_a_bound():
@@ -27,20 +34,14 @@ def test_a_first_burst_is_let_in_up_to_a_bound():
 
 def test_as_many_are_let_in_as_leave_within_the_deadline():
     door, now = Door(0.1), 1e9
-    for _ in range(2000):
-        door.enter()
-        now += 0.0001
-        door.leave(now)
+    asyncio.run(pass_through(door, now, [0.0001] * 2000))
     # 10,000 a second and 40 % of 0.1 s.
     assert 370 <= fill(door) <= 410
 
 
 def test_the_best_rate_fades_when_fewer_leave():
     door, now = Door(0.1), 1e9
-    for step in [0.0001] * 2000 + [1.0] * 60:
-        door.enter()
-        now += step
-        door.leave(now)
+    asyncio.run(pass_through(door, now, [0.0001] * 2000 + [1.0] * 60))
     assert fill(door) == 160
 
 
@@ -49,14 +50,14 @@ def test_while_the_loop_is_late_few_are_let_in_and_then_again_more(held_s, turne
     async def ask() -> None:
         door = Door(0.1)
         for _ in range(8):
-            assert not door.is_full(time.perf_counter())
-            door.enter()
+            assert door.lets_in(time.perf_counter())
         time.sleep(held_s)
-        assert door.is_full(time.perf_counter()) == turned_away
+        assert door.lets_in(time.perf_counter()) != turned_away
         for _ in range(10):
             await asyncio.sleep(0.003)
-            door.is_full(time.perf_counter())
-        assert not door.is_full(time.perf_counter())
+            if door.lets_in(time.perf_counter()):
+                door.leave(time.perf_counter())
+        assert door.lets_in(time.perf_counter())
 
     asyncio.run(ask())
 
@@ -64,7 +65,7 @@ def test_while_the_loop_is_late_few_are_let_in_and_then_again_more(held_s, turne
 def test_where_nobody_comes_the_beat_stops():
     async def wait() -> bool:
         door = Door(0.1)
-        door.is_full(time.perf_counter())
+        door.lets_in(time.perf_counter())
         await asyncio.sleep(0.05)
         return door._beats
 

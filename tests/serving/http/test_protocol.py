@@ -134,7 +134,7 @@ def test_what_is_unusual_takes_the_long_way(name, monkeypatch):
         app = App(StandInService())
         made, wire = connected(app)
         created = []
-        monkeypatch.setattr(app, "turned_away", lambda path: created.append(path))
+        monkeypatch.setattr(app, "knock", lambda path: created.append(path))
         made.data_received(LONG[name])
         await settled(wire, 1)
         assert not created
@@ -184,7 +184,7 @@ def test_who_sends_too_much_ahead_is_not_read():
 def test_a_shut_door_is_met_before_anything_is_begun(monkeypatch):
     async def conversation():
         app = App(StandInService())
-        monkeypatch.setattr(app._door, "is_full", lambda now: True)
+        monkeypatch.setattr(app._door, "lets_in", lambda now: False)
         made, wire = connected(app)
         made.data_received(asked())
         assert wire.writes == 1

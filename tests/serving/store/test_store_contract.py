@@ -43,6 +43,21 @@ class TestEvents:
         assert opens().append(batch, NOW) == EventsAnswer(accepted=1, duplicates=3)
         assert opens().stats().events == 5
 
+    def test_callers_who_share_a_commit_are_each_told_of_their_own(self, store):
+        gate = threading.Event()
+        holding = threading.Thread(target=lambda: store._writer.alone(gate.wait))
+        holding.start()
+        commits = store._writer.commits
+        batches = [[event(key="a")] * 2, [event(key="b", user=f"u{n}") for n in range(3)], [], [event()] * 150]
+        batches += [[event(key="a"), event(key="c")], [event(user="zoe")]]
+        waiting = [store.appending(batch, NOW) for batch in batches]
+        gate.set()
+        told = [(one.result().accepted, one.result().duplicates) for one in waiting]
+        holding.join()
+        assert told == [(1, 1), (1, 2), (0, 0), (150, 0), (1, 1), (1, 0)]
+        assert store._writer.commits == commits + 1
+        assert (store.stats().events, len(items_of(store, limit=200)), len(items_of(store, "u0"))) == (154, 152, 1)
+
     def test_a_history_is_the_newest_events_oldest_first(self, store):
         store.append([event(item=str(n), timestamp=NOW - n) for n in range(20)], NOW)
         assert items_of(store, limit=3) == ["2", "1", "0"]

@@ -118,10 +118,13 @@ class App:
         figures.observe(reply.status, perf_counter() - began)
         return reply
 
-    def turned_away(self, path: bytes) -> Reply | None:
-        """The reply to a question posted to ``path``, where the door is shut; None where it is to be read."""
+    def knock(self, path: bytes) -> Reply | None:
+        """For who has a question posted to ``path`` and will ask ``reply`` with ``WHOLE``: what to say instead.
+
+        None: it is let in, and counted from now on rather than from when its turn comes.
+        """
         question = self._questions.get(path)
-        if question is None or not self._door.is_full(perf_counter()):
+        if question is None or self._door.lets_in(perf_counter()):
             return None
         question.figures.observe(_FULL.status, 0.0)
         return _FULL
@@ -129,9 +132,9 @@ class App:
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:
             return await self._answer(endpoint, path, scope, receive)
-        if self._door.is_full(perf_counter()):
+        has_knocked = WHOLE in scope and endpoint.method == "POST"
+        if not has_knocked and not self._door.lets_in(perf_counter()):
             return _FULL
-        self._door.enter()
         try:
             return await self._answer(endpoint, path, scope, receive)
         finally:

@@ -31,17 +31,16 @@ class Door:
         self._since, self._best_rate = perf_counter(), 0.0
         self._beats, self._came, self._due, self._late_s = False, False, 0.0, 0.0
 
-    def is_full(self, now: float) -> bool:
-        """Whether the next one would be late. now: seconds of ``perf_counter``."""
+    def lets_in(self, now: float) -> bool:
+        """Whether one more is inside now, or would be late. now: seconds of ``perf_counter``."""
         self._came = True
         if not self._beats:
             self._beat()
         is_late = max(self._late_s, now - self._due) > self._latest_s
-        return self._inside >= (_FEW if is_late else self._most)
-
-    def enter(self) -> None:
-        """One more is inside."""
+        if self._inside >= (_FEW if is_late else self._most):
+            return False
         self._inside += 1
+        return True
 
     def leave(self, now: float) -> None:
         """One has its reply."""

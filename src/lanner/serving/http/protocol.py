@@ -64,9 +64,9 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
             if named.get(b"content-length") != b"%d" % len(body):
                 return False
             self._unset_keepalive_if_required()
-            turned_away = app.turned_away(found[2]) if found[1] == b"POST" else None
-            if turned_away is not None:
-                self.transport.write(turned_away.whole)
+            refusal = app.knock(found[2]) if found[1] == b"POST" else None
+            if refusal is not None:
+                self.transport.write(refusal.whole)
                 self.on_response_complete()
                 return True
             scope: Scope = {

@@ -6,6 +6,7 @@ waits for that row, so numbers appear in the order in which they were given, acr
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
@@ -38,9 +39,7 @@ _SECONDS_A_DAY = 86_400
 
 _HISTORY = """SELECT sequence, item, behaviour, weight, timestamp FROM events
     WHERE person = (SELECT number FROM people WHERE id = ?) ORDER BY timestamp DESC, sequence DESC LIMIT ?"""
-_NEW_PERSON = "INSERT INTO people (id) VALUES (?) ON CONFLICT DO NOTHING"
-_NEW_EVENT = """INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key)
-    VALUES (?, (SELECT number FROM people WHERE id = ?), ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_STORED = "SELECT sequence FROM events WHERE sequence >= ? AND sequence < ?"
 _NEW_TIE = """INSERT INTO ties (person, friend, position)
     SELECT p.number, f.number, ? FROM people p, people f WHERE p.id = ? AND f.id = ? ON CONFLICT DO NOTHING"""
 _NEW_EXPOSURE = """INSERT INTO exposures (sequence, experiment, arm, person, timestamp, items)
@@ -85,13 +84,6 @@ class RelationalStore(Connections, Store):
         with self._lock:
             received = self._latest = max(self._latest, received)
         rows = [_event_row(event, received) for event in events]
-        people = {event.user_id for event in events}
-
-        def work(connection: Any) -> EventsAnswer:
-            first = self._take_numbers(connection, len(rows))
-            self._insert_people(connection, people)
-            accepted = self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
-            return EventsAnswer(accepted=accepted, duplicates=len(rows) - accepted)
 
         def count(done: "Future[EventsAnswer]") -> None:
             if done.exception() is None:
@@ -99,16 +91,33 @@ class RelationalStore(Connections, Store):
                     self._future_timestamps += ahead
 
         ahead = sum(_is_ahead(event, received) for event in events)
-        stored = self._writer.begin(work, len(rows))
+        stored = self._writer.begin_together(self._append, rows, len(rows))
         stored.add_done_callback(count)
         return stored
 
-    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
-        self._all(connection, _NEW_PERSON, [(id,) for id in ids])
+    def _append(self, connection: Any, batches: Sequence[Sequence[tuple[Any, ...]]]) -> list[EventsAnswer]:
+        """Store the rows of several callers; what each is told."""
+        rows = list(chain.from_iterable(batches))
+        first = self._take_numbers(connection, len(rows))
+        self._insert_people(connection, {row[0] for row in rows})
+        accepted = self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
+        numbers = set(range(first, first + len(rows)))
+        if accepted < len(rows):
+            numbers = {number for (number,) in self._rows(connection, _STORED, (first, first + len(rows)))}
+        answers = []
+        for batch in batches:
+            new = sum(number in numbers for number in range(first, first + len(batch)))
+            answers.append(EventsAnswer(accepted=new, duplicates=len(batch) - new))
+            first += len(batch)
+        return answers
 
+    @abstractmethod
+    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
+        """Give numbers to those who have none."""
+
+    @abstractmethod
     def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
-        """How many were new; a row is the columns of ``_NEW_EVENT``."""
-        return self._all(connection, _NEW_EVENT, rows)
+        """How many were new; a row is sequence, user id, item, behaviour, weight, timestamp and the key's digest."""
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[list[StoredEvent]]:
         if limit < 1:

@@ -1,7 +1,10 @@
 """The embedded store: one SQLite file in WAL mode, for one machine; several processes may share it."""
 
 import sqlite3
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lanner.serving.store.connections import MOST_WAITING
 from lanner.serving.store.relational import RelationalStore
@@ -9,12 +12,18 @@ from lanner.serving.store.schema import VERSION, tables
 from lanner.vocabulary import DataError, LannerError, StorageError, StoreUnavailableError
 
 _LOCK_SECONDS = 4.0
-_CACHE_KIB = {"writing": 32 * 1024, "reading": 4 * 1024}
+_CACHE_KIB = {"writing": 8 * 1024, "reading": 1024}
 """Of each connection; readers are many, and the operating system keeps what they read."""
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log after which it is moved into the file: 16 MB."""
 _PAGES_FREED = 2_000
 """Freed in one step: 8 MB, some tens of milliseconds between two commits."""
+
+
+_ROWS_A_STATEMENT = 64
+_INTO_PEOPLE = "INSERT INTO people (id) VALUES"
+_INTO_EVENTS = "INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key) VALUES"
+_EVENT = "(?, (SELECT number FROM people WHERE id = ?), ?, ?, ?, ?, ?)"
 
 
 class SqliteStore(RelationalStore):
@@ -50,6 +59,12 @@ class SqliteStore(RelationalStore):
         for name, value in settings.items():
             connection.execute(f"PRAGMA {name} = {value}")
         return connection
+
+    def _insert_people(self, connection: sqlite3.Connection, ids: Collection[str]) -> None:
+        _insert(connection, _INTO_PEOPLE, "(?)", [(id,) for id in ids])
+
+    def _insert_events(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        return _insert(connection, _INTO_EVENTS, _EVENT, rows)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # What it is comes first: nothing is changed in a file that is not ours.
@@ -104,3 +119,15 @@ class SqliteStore(RelationalStore):
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
             return StorageError(f"{place}: cannot be opened for writing ({error}); check the path and its permissions")
         return StoreUnavailableError(f"{place}: the store failed ({error}); check the disk and try again")
+
+
+def _insert(connection: sqlite3.Connection, into: str, row: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """How many rows were new; in few statements, of few lengths, so that SQLite has them ready."""
+    new, at, number = 0, 0, _ROWS_A_STATEMENT
+    while at < len(rows):
+        while number > len(rows) - at:
+            number //= 2
+        statement = f"{into} {', '.join([row] * number)} ON CONFLICT DO NOTHING"
+        new += connection.execute(statement, list(chain.from_iterable(rows[at : at + number]))).rowcount
+        at += number
+    return new

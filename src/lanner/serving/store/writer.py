@@ -1,9 +1,11 @@
 """One thread that writes: what waits while a commit is on its way to the disk is joined into the next."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from threading import Condition, Thread
 from time import perf_counter
 from typing import Any, TypeVar
@@ -18,16 +20,21 @@ _EVENTS_A_COMMIT = 10_000
 """Enough to make the disk's latency small beside the work; more would only keep the first callers waiting."""
 
 
+Together = Callable[[Any, Sequence[Any]], Sequence[Result]]
+"""As ``Work``, of several callers at a time: what each gave, and what each gets."""
+
+
 @dataclass(frozen=True)
 class _Job:
     act: Callable[..., Any]
+    given: Any
     events: int
     joins: bool
     done: "Future[Any]" = field(default_factory=Future)
 
-    def settle(self, act: Callable[[], Any]) -> None:
+    def settle(self) -> None:
         try:
-            self.done.set_result(act())
+            self.done.set_result(self.act())
         except BaseException as error:
             self.done.set_exception(error)
 
@@ -57,11 +64,18 @@ class Writer:
         Raises:
             StoreUnavailableError: at once, where the queue would grow beyond its bound. ConfigError: closed.
         """
-        return self._join(_Job(work, events, joins=True))
+        return self._join(_Job(lambda connection, _: [work(connection)], None, events, joins=True))
+
+    def begin_together(self, work: "Together[Result]", given: Any, events: int) -> "Future[Result]":
+        """As ``begin``; who waits for the same ``work`` one after another is worked for in one call.
+
+        A statement lets go of the interpreter and must wait to have it back: fewer and larger ones are sooner done.
+        """
+        return self._join(_Job(work, given, events, joins=True))
 
     def alone(self, act: Callable[[], Result]) -> Result:
         """The result of ``act``, run by the writing thread outside of any transaction."""
-        return self._join(_Job(act, 1, joins=False)).result()  # type: ignore[no-any-return]
+        return self._join(_Job(act, None, 1, joins=False)).result()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -89,7 +103,7 @@ class Writer:
             if jobs[0].joins:
                 self._commit(jobs)
             else:
-                jobs[0].settle(jobs[0].act)
+                jobs[0].settle()
 
     def _next(self) -> list[_Job]:
         """What goes into the next commit, or one job that stands alone; nothing once closed and done."""
@@ -109,7 +123,7 @@ class Writer:
     def _commit(self, jobs: list[_Job]) -> None:
         started = perf_counter()
         try:
-            results = self._transact(lambda connection: [job.act(connection) for job in jobs])
+            results = self._transact(lambda connection: _worked(connection, jobs))
         except BaseException as error:
             self._fail(jobs, error)
             return
@@ -127,3 +141,12 @@ class Writer:
         else:
             for job in jobs:
                 self._commit([job])
+
+
+def _worked(connection: Any, jobs: Sequence[_Job]) -> list[Any]:
+    """What comes of each, in one transaction."""
+    return [
+        result
+        for act, alike in groupby(jobs, key=attrgetter("act"))
+        for result in act(connection, [job.given for job in alike])
+    ]
