@@ -421,11 +421,12 @@ def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
             (np.append(engine.aggregate(engine.gather(engine.known(one))), np.float32(1))[None],)
             for one in histories[:REQUESTS]
         ]
-        bare = _bare_search(index)
+        bare, width = _bare_search(index), index.snapshot.base.candidates.index.d
+        padded_1D = [(np.pad(one, ((0, 0), (0, width - one.shape[1]))),) for (one,) in vectors_1D]
         request = _timed(lambda history: engine.answer(history, 10), asked)
         row = {
             "request": request,
-            "bare_faiss": _timed(bare, vectors_1D),
+            "bare_faiss": _timed(bare, padded_1D),
             "request_without_head": _timed(lambda history: _retrieved(engine, history), asked),
         }
     return {

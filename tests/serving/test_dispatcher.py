@@ -72,7 +72,8 @@ def test_how_busy_it_was_is_counted():
         await dispatcher.submit(work, 1.0)
         with pytest.raises(OverloadedError):
             await dispatcher.submit(work, 0.0001)
-        depth, worked_s, _, refused, request_s = dispatcher.occupied
+        depth, worked_s, _, refused, request_s, busy = dispatcher.occupied
+        assert busy >= 0
         assert (depth, refused) == (0, 1)
         assert 0.02 <= worked_s < 0.5
         assert 0.01 < request_s < 0.05

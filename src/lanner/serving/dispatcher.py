@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits
@@ -38,7 +38,8 @@ class Occupied(NamedTuple):
     """How busy a dispatcher is: what balancers and autoscalers of several servers compare.
 
     depth: requests that wait or are worked on. worked_s: seconds of all workers since it began. workers: how many there
-    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``.
+    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``. busy: the share of
+    its time that the loop's thread works.
     """
 
     depth: int = 0
@@ -46,6 +47,7 @@ class Occupied(NamedTuple):
     workers: int = 0
     refused: int = 0
     request_s: float = 0.0
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Dispatcher:
         self._most_workers = elastic.maximum * len(self._elastic)
         self._pool = ThreadPoolExecutor(self._most_workers, "lanner-worker", initializer=on_one_core)
         self._busy_s, self._worked_s = dict.fromkeys(self._elastic, 0.0), 0.0
-        self._looked, self._refused_then = perf_counter(), 0
+        self._looked, self._refused_then, self._looped_s, self._busy = perf_counter(), 0, 0.0, 0.0
         self._looking: asyncio.TimerHandle | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
@@ -117,7 +119,7 @@ class Dispatcher:
     def occupied(self) -> Occupied:
         """How busy it is now, and was since it began."""
         request_s = self._policy.request_s(perf_counter())
-        return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s)
+        return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s, self._busy)
 
     async def submit(self, work: Any, within_s: float, lowest: str | None = None) -> Done:
         """What came of ``work``, which ``work_on`` understands, by the best engine that is in time.
@@ -152,10 +154,13 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._refuse_rest)
 
     def _look(self) -> None:
-        """Let the number of workers follow the load."""
+        """Let the number of workers follow the load, and the policy know what the loop takes."""
         now = perf_counter()
         passed, misses = max(now - self._looked, 1e-3), self.refused - self._refused_then
         self._looked, self._refused_then = now, self.refused
+        looped_s = thread_time()
+        self._busy, self._looped_s = (looped_s - self._looped_s) / passed, looped_s
+        self._policy.set_busy(self._busy)
         for backend, elastic in self._elastic.items():
             busy = min(1.0, self._busy_s[backend] / (passed * elastic.workers))
             self._busy_s[backend] = 0.0

@@ -163,7 +163,7 @@ class ServedVersion:
         kept = self._answers.get(key)
         if kept is not None:
             self._answers.move_to_end(key)
-            spent = _milliseconds({"queue": 0.0, "memory": time.perf_counter() - begun})
+            spent = _milliseconds(queue=0.0, memory=time.perf_counter() - begun)
             return replace(kept, served=replace(kept.served, cached=True, milliseconds=spent))
         if key in self._under_way:
             return await asyncio.shield(self._under_way[key])
@@ -248,7 +248,7 @@ class ServedVersion:
         begun = time.perf_counter()
         items = listed(done.result, self.model.items, has_text)
         named = time.perf_counter() - begun
-        milliseconds = _milliseconds({"queue": done.queued_s, "engine": done.worked_s, "names": named})
+        milliseconds = _milliseconds(queue=done.queued_s, engine=done.worked_s, names=named)
         served = Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=milliseconds)
         return RecommendAnswer(items=items, served=served)
 
@@ -267,7 +267,7 @@ class ServedVersion:
                 self._answers.popitem(last=False)
 
 
-def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+def _milliseconds(**seconds: float) -> dict[str, float]:
     """By component, and in total."""
-    spent = {**seconds, "total": sum(seconds.values())}
-    return {name: round(one * 1e3, 3) for name, one in spent.items()}
+    seconds["total"] = sum(seconds.values())
+    return {name: round(one * 1e3, 3) for name, one in seconds.items()}

@@ -7,12 +7,9 @@ once the store has it on disk, and every later answer knows of it.
 
 import asyncio
 import logging
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +33,7 @@ from lanner.serving.messages import (
     User,
 )
 from lanner.serving.model import ServedModel
+from lanner.serving.placing import Placing
 from lanner.serving.recent import Recent
 from lanner.serving.redis_entries import RedisConfig
 from lanner.serving.served_version import MakePolicy, ServedVersion, ServiceConfig, ladder_policy
@@ -50,10 +48,6 @@ from lanner.serving.versions.swap import Live
 from lanner.serving.versions.trials import Trials
 from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
-_NICENESS = 5
-"""Of the thread that places items, above that of the others: see ``_step_back``."""
-_MOST_ITEMS_WAITING = 16
-"""To place one takes 10 to 50 ms; more would wait longer than a caller does, and hold their connections."""
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
 _log = logging.getLogger(__name__)
@@ -89,8 +83,7 @@ class LannerService:
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
-        self._items_waiting = 0
-        self._placing = ThreadPoolExecutor(1, "lanner-placing", initializer=_step_back)
+        self._placing = Placing(self._live.catch_up, lambda: self.occupied().busy)
         self._began = time.monotonic()
         self._recent = Recent(self._began)
         self._seen = 0
@@ -125,7 +118,7 @@ class LannerService:
             task.cancel()
         if self._shared is not None:
             await self._shared.close()
-        for close in (self._placing.shutdown, self._trials.close, self._live.close, self.store.close):
+        for close in (self._placing.close, self._trials.close, self._live.close, self.store.close):
             await asyncio.to_thread(close)
 
     def _open(self, path: Path) -> ServedVersion:
@@ -145,11 +138,7 @@ class LannerService:
         """Take in what other servers wrote."""
         self._seen, changed = await asyncio.to_thread(self.store.changed_users, self._seen)
         await self._read_anew(changed)
-        await self._catch_up()
-
-    async def _catch_up(self) -> None:
-        """Let every version take in the items that changed."""
-        await self._loop.run_in_executor(self._placing, self._live.catch_up)
+        await self._placing.catch_up()
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
@@ -290,20 +279,15 @@ class LannerService:
         """Write an item; it can be recommended when this returns.
 
         Raises:
-            OverloadedError: so many wait that this one would not be placed within a second. What the store raises.
+            What ``Placing.queued`` and the store raise.
         """
         with self._live.acquire(CHAMPION) as champion:
             if champion.model.texts is None:
                 raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
             known = item_id in champion.model.items
-        if self._items_waiting >= _MOST_ITEMS_WAITING:
-            raise OverloadedError("too many items are being placed; send this one again in a moment", 1.0)
-        self._items_waiting += 1
-        try:
+        with self._placing.queued():
             changed = await asyncio.to_thread(self.store.put_item, item_id, item)
-            await self._catch_up()
-        finally:
-            self._items_waiting -= 1
+            await self._placing.catch_up()
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
@@ -311,7 +295,7 @@ class LannerService:
         with self._live.acquire(CHAMPION) as champion:
             known = item_id in champion.model.items
         await asyncio.to_thread(self.store.delete_item, item_id)
-        await self._catch_up()
+        await self._placing.catch_up()
         return Changed(id=item_id, existed=known)
 
     async def put_user(self, user_id: str, user: User) -> Changed:
@@ -356,9 +340,3 @@ async def _again_and_again(seconds: float, work: Callable[[], Coroutine[Any, Any
         else:
             said = ""
         await asyncio.sleep(seconds)
-
-
-def _step_back() -> None:
-    """Let requests have the processor before this thread: to read a text takes as long as to answer tens of them."""
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -115,7 +115,6 @@ def test_the_short_way_says_what_the_long_way_says_in_one_write(name, monkeypatc
         made.data_received(SHORT[name])
         (short,) = await settled(wire, 1)
         assert wire.writes == 1
-        assert made.timeout_keep_alive_task is not None
         made.data_received(SHORT[name])
         await settled(wire, 2)
         made, wire = connected(App(StandInService()))
@@ -193,6 +192,7 @@ def test_a_shut_door_is_met_before_anything_is_begun(monkeypatch):
         assert b"retry-after: " in wire.written
         made.data_received(asked(path=b"/v1/events"))
         assert b" 400 " in (await settled(wire, 2))[1]
+        app._observe()
         refused = app.metrics.text().decode()
         assert 'route="/v1/recommend",status="429"} 1.0' in refused
 
@@ -250,7 +250,9 @@ def test_a_head_may_not_dawdle(monkeypatch):
     monkeypatch.setattr(module, "_HEAD_SECONDS", 0.05)
 
     async def conversation():
-        _silent, first = connected(App(StandInService()))
+        silent, first = connected(App(StandInService()))
+        silent.timeout_keep_alive = 0.05
+        silent.connection_made(first)
         slow, second = connected(App(StandInService()))
         whole, third = connected(App(Slow()))
         slow.data_received(b"POST /v1/rec")
@@ -261,6 +263,25 @@ def test_a_head_may_not_dawdle(monkeypatch):
             if not second.closed:
                 slow.data_received(b"o")
         assert (first.closed, second.closed, third.closed) == (True, True, False)
+
+    talk(conversation)
+
+
+def test_who_is_silent_is_let_go_but_not_who_waits(monkeypatch):
+    async def conversation():
+        service = Slow()
+        made, wire = connected(App(service))
+        made.timeout_keep_alive = 0.04
+        made._end_if_silent()
+        for _ in range(10):
+            made.data_received(asked(path=b"/v1/events"))
+            await asyncio.sleep(0.01)
+        made.data_received(asked())
+        await asyncio.sleep(0.1)
+        assert not wire.closed
+        service.let.set()
+        await asyncio.sleep(0.15)
+        assert wire.closed
 
     talk(conversation)
 

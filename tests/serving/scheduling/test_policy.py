@@ -359,3 +359,31 @@ def test_every_request_ends_once_whatever_happens(steps, with_cuda, eager):
         witness.pump()
     assert sorted(witness.fates) == list(range(1, witness.asked + 1))
     assert isinstance(witness.pump(), Idle)
+
+
+def test_a_correction_that_is_not_renewed_fades():
+    policy = make()
+    for number in range(100):
+        ask(policy, number, 1.0, float(number))
+        policy.completed(policy.next(float(number)), number + 0.03)
+    slow = policy._profile.curve("cpu", "full").ratio
+    for step in range(60):
+        policy.backlog_s(100 + step * 0.1)
+    assert 1.0 < policy._profile.curve("cpu", "full").ratio < 1 + 0.2 * (slow - 1)
+
+
+@pytest.mark.parametrize(("busy", "climbs"), [(0.0, True), (0.5, True), (0.98, False), (7.0, False)])
+def test_a_better_rung_is_trusted_with_what_the_shell_leaves(busy, climbs):
+    policy, now = make(), 0.0
+    for number in range(60):
+        ask(policy, number, 0.1)
+    while isinstance(batch := policy.next(now), Batch):
+        now += 0.001
+        policy.completed(batch, now)
+    assert policy.variant == "popularity"
+    policy.set_busy(busy)
+    for number in range(100, 300):
+        now += 0.05
+        ask(policy, number, 0.1, now)
+        policy.completed(policy.next(now), now + 0.001)
+    assert (policy.variant == "full") == climbs

@@ -44,14 +44,14 @@ _encode = msgspec.json.Encoder().encode
 class Endpoint:
     """A route made ready: its decoder, the method it calls and its figures, all bound once."""
 
-    __slots__ = ("call", "decoder", "figures", "inside", "method", "query", "role", "route", "served")
+    __slots__ = ("call", "decoder", "figures", "inside", "method", "query", "refused", "role", "route", "served")
 
     def __init__(self, route: Route, call: Callable[..., Awaitable[Any]], metrics: Metrics) -> None:
         self.method, self.route = route.method, route.path
         self.call, self.role, self.inside, self.query = call, route.role, route.inside, route.query
         self.decoder = msgspec.json.Decoder(route.body) if route.body is not None else None
         self.served = route.answer in (RecommendAnswer, ExplainAnswer)
-        self.figures = metrics.route(route.method, route.path)
+        self.figures, self.refused = metrics.route(route.method, route.path), 0
 
 
 class App:
@@ -126,7 +126,7 @@ class App:
         question = self._questions.get(path)
         if question is None or self._door.lets_in(perf_counter()):
             return None
-        question.figures.observe(_FULL.status, 0.0)
+        question.refused += 1
         return _FULL
 
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
@@ -225,8 +225,15 @@ class App:
         return json_reply(health, 200 if health.ready else 503)
 
     async def _metrics(self) -> Reply:
-        self.metrics.observe(self._state(), self.in_flight)
+        self._observe()
         return Reply(200, headers_of(CONTENT_TYPE), await asyncio.to_thread(self.metrics.text))
+
+    def _observe(self) -> None:
+        """What is held now, and who was turned away since the last look: to count them one by one would take longer."""
+        self.metrics.observe(self._state(), self.in_flight)
+        for question in self._questions.values():
+            question.figures.refused(_FULL.status, question.refused)
+            question.refused = 0
 
     def _state(self) -> State:
         return self.service.state()
@@ -252,7 +259,7 @@ class App:
     async def _look_now_and_then(self) -> None:
         while True:
             try:
-                self.metrics.observe(self._state(), self.in_flight)
+                self._observe()
                 if self.keys is not None:
                     self.keys.refresh()
             except Exception as error:

@@ -12,7 +12,7 @@ _WINDOW_S = 0.05
 _HALVED_S = 10.0
 """The highest rate measured fades by half in so many seconds."""
 _BEAT_S = 0.002
-_TURNS = 8
+_TURNS = 3
 """Times that the loop comes round before a request has its reply, the way in included, and to spare."""
 
 

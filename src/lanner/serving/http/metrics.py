@@ -130,11 +130,19 @@ class RouteMetrics:
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request."""
+        self._count(status).inc()
+        self._seconds.observe(seconds)
+
+    def refused(self, status: int, number: int) -> None:
+        """Count requests that were not begun, and so took no time."""
+        if number:
+            self._count(status).inc(number)
+
+    def _count(self, status: int) -> Any:
         child = self._by_status.get(status)
         if child is None:
             child = self._by_status[status] = self._requests.labels(self._method, self._path, status)
-        child.inc()
-        self._seconds.observe(seconds)
+        return child
 
 
 def _workers(folder: Path) -> set[int]:

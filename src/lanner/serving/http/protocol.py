@@ -19,7 +19,7 @@ _HEADER = re.compile(rb"([\w-]+): ?([\x20-\x7e]*)\r\n")
 _UNUSUAL = {b"transfer-encoding", b"connection", b"upgrade", b"expect", b"te", b"trailer"}
 _FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto"}
 _HEAD_SECONDS = 10.0
-"""How long a request's head, or the first byte on a new connection, may be on its way."""
+"""How long a request's head may be on its way."""
 _MOST_AHEAD = 65_536
 """Bytes that a connection may send ahead of its answer."""
 
@@ -36,11 +36,15 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
             """Whether a request is under way on the short way, and the connection ends with its answer."""
             self._ahead = b""
             self._head_timer: asyncio.TimerHandle | None = None
+            self._silence_timer: asyncio.TimerHandle | None = None
+            self._heard = 0.0
+            """When the last bytes came, in the loop's seconds."""
             self._proxied = ProxyHeadersMiddleware(self._reply, trusted_hosts=self.config.forwarded_allow_ips)
 
         # --- the short way -----------------------------------------------------------------------------------------
 
         def data_received(self, data: bytes) -> None:
+            self._heard = self.loop.time()
             if self._is_asked:
                 self._keep(data)
             elif not (self._is_free and self._take(data)):
@@ -67,7 +71,6 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
             refusal = app.knock(found[2]) if found[1] == b"POST" else None
             if refusal is not None:
                 self.transport.write(refusal.whole)
-                self.on_response_complete()
                 return True
             scope: Scope = {
                 "type": "http",
@@ -99,7 +102,7 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
             if self._is_ending:
                 reply = reply._replace(headers=(*reply.headers, (b"connection", b"close")))
             self.transport.write(reply.whole)
-            self.on_response_complete()
+            self.flow.resume_reading()
             if self._is_ending:
                 self.transport.close()
             elif self._ahead:
@@ -116,11 +119,21 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
-            self.timeout_keep_alive_task = self.loop.call_later(_HEAD_SECONDS, self.timeout_keep_alive_handler)
+            self._heard = self.loop.time()
+            self._end_if_silent()
+
+        def _end_if_silent(self) -> None:
+            """One timer for as long as the connection lives, rather than one for each request."""
+            is_at_work = self._is_asked or not self._is_free
+            left_s = self.timeout_keep_alive - (0 if is_at_work else self.loop.time() - self._heard)
+            if left_s <= 0:
+                self.transport.close()
+            else:
+                self._silence_timer = self.loop.call_later(left_s, self._end_if_silent)
 
         def on_message_begin(self) -> None:
             self._is_between = False
-            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.timeout_keep_alive_handler)
+            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
@@ -133,6 +146,8 @@ def protocol_of(app: App) -> type[HttpToolsProtocol]:
 
         def connection_lost(self, error: Exception | None) -> None:
             self._forget_head()
+            if self._silence_timer is not None:
+                self._silence_timer.cancel()
             super().connection_lost(error)
 
         def shutdown(self) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import signal
+import sys
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,8 @@ _BACKLOG = 4096
 """Connections that wait to be taken."""
 _IDLE_SECONDS, _LAST_SECONDS = 75, 20
 """How long a connection may stay silent, and requests may take to end when the server stops."""
+_SWITCH_S = 0.0005
+"""What writes events or places items waits for the interpreter no longer than that, however busy the loop is."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
@@ -45,6 +48,7 @@ def run(app: App, host: str, port: int) -> bool:
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
     )
+    sys.setswitchinterval(_SWITCH_S)
     # uvicorn ends in peace and then raises the signal once more, which would make it look like a death.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):

@@ -58,11 +58,14 @@ class Rung:
         total = sum(lane.station.workers * size / lane.curve.mean_s(size) for lane, size in sizes)
         return max(total, 1e-9)
 
-    def carries(self, rate: float, waiting: int, typical_s: float, share: float) -> bool:
-        """Whether ``share`` of this throughput bears the arrivals, and ``share`` of a deadline drains the queue."""
-        spare_s = share * typical_s - self.batch_s
-        fits = spare_s >= 0 and waiting <= self.widest.batch + spare_s * self.throughput
-        return fits and rate <= share * self.throughput
+    def carries(self, rate: float, waiting: int, typical_s: float, share: float, left: float = 1.0) -> bool:
+        """Whether ``share`` of this throughput bears the arrivals, and ``share`` of a deadline drains the queue.
+
+        left: of the throughput, so much can be had.
+        """
+        spare_s, throughput = share * typical_s - self.batch_s, left * self.throughput
+        fits = spare_s >= 0 and waiting <= self.widest.batch + spare_s * throughput
+        return fits and rate <= share * throughput
 
 
 class Load:
@@ -92,8 +95,12 @@ class Level:
         self._rungs, self._config = rungs, config
         self._quiet_since: float | None = None
 
-    def update(self, load: Load, waiting: int, now: float) -> None:
-        """Choose for the queue as a whole: the best rung that drains it and bears the arrivals, else the swiftest."""
+    def update(self, load: Load, waiting: int, now: float, busy: float = 0.0) -> None:
+        """Choose for the queue as a whole: the best rung that drains it and bears the arrivals, else the swiftest.
+
+        busy: of the thread that takes requests in. Workers share the interpreter with it, so that a better rung is
+        trusted with that much less; who serves already has shown what it takes.
+        """
         rate, typical_s, config = load.rate(now), load.typical_s, self._config
         rungs = self._rungs
         if not rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
@@ -105,7 +112,7 @@ class Level:
             most = max(range(len(rungs)), key=lambda place: rungs[place].throughput)
             self.rung, self._quiet_since = next(carrying, most), None
         while self.rung and self._quiet(
-            rungs[self.rung - 1].carries(rate, waiting, typical_s, config.climb_below), now
+            rungs[self.rung - 1].carries(rate, waiting, typical_s, config.climb_below, 1 - busy), now
         ):
             self.rung -= 1
 

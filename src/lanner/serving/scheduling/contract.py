@@ -81,6 +81,10 @@ class Scheduler(Protocol):
         """How many batches each backend may run at a time from now on; what runs is not interrupted."""
         ...
 
+    def set_busy(self, share: float) -> None:
+        """How much of its time the thread spends that takes requests in and gives answers out; workers want it, too."""
+        ...
+
     def backlog_s(self, now: float) -> float:
         """Seconds of work under way and waiting, as predicted; a balancer compares replicas by it."""
         ...

@@ -78,6 +78,9 @@ class FixedWindow:
         """Change the number of workers."""
         self._station.workers = workers[self._station.name]
 
+    def set_busy(self, share: float) -> None:
+        """Nothing follows from it."""
+
     def backlog_s(self, now: float) -> float:
         """Seconds of work under way and waiting."""
         batches = math.ceil(len(self._waiting) / self._batch)

@@ -46,7 +46,7 @@ class Policy:
         self._level = Level(self._rungs, self.config)
         self._running: set[int] = set()
         self._missed: list[int] = []
-        self._batches, self._planned = 0, -math.inf
+        self._batches, self._planned, self._busy = 0, -math.inf, 0.0
 
     @property
     def variant(self) -> str:
@@ -88,7 +88,7 @@ class Policy:
         self._plan(now)
         live, wait = self._drop_useless(now)
         if any(station.idle for station in self._stations.values()):
-            self._level.update(self._load, len(self._waiting), now)
+            self._level.update(self._load, len(self._waiting), now, self._busy)
             for first, places in self._groups(live):
                 decision = self._start(first, places, now)
                 if isinstance(decision, Batch):
@@ -132,6 +132,10 @@ class Policy:
             self._stations[name].workers = count
         self._planned = -math.inf
 
+    def set_busy(self, share: float) -> None:
+        """What the shell takes is missing where a better variant would want it: see ``Level``."""
+        self._busy = min(max(share, 0.0), 1.0)
+
     def backlog_s(self, now: float) -> float:
         """Seconds of work under way and waiting, as if the best variant served all that waits.
 
@@ -157,6 +161,8 @@ class Policy:
     def _plan(self, now: float) -> None:
         if now - self._planned < self.config.plan_every_s:
             return
+        if math.isfinite(self._planned):
+            self._profile.fade(now - self._planned)
         # Before the first request no deadline is known; what is planned then must not last.
         self._planned = -math.inf if math.isinf(self._load.typical_s) else now
         rate = self._load.rate(now) / self.config.full_at

@@ -13,6 +13,9 @@ NORMAL_P99 = 2.3263478740408408
 """The 99th percentile of the standard normal: a log-normal with it has p99 / p50 = exp(σ · NORMAL_P99)."""
 MEMORY = 0.05
 """Weight of one observation in the correction: about the last twenty batches count."""
+FADING_S = 2.0
+"""A correction that was not renewed for so long comes down to a third in as much again: what was slow may be so no
+more."""
 SLOWEST, FASTEST = 8.0, 0.25
 """Bounds of the correction; beyond them a measurement is broken and should be made anew."""
 
@@ -23,7 +26,7 @@ Times = Mapping[int, tuple[float, float]]
 class Curve:
     """Seconds by batch size, of one variant on one backend. Between measured sizes linear, never falling with size."""
 
-    __slots__ = ("_mean_s", "_p50_s", "_p99_s", "largest", "ratio")
+    __slots__ = ("_mean_s", "_p50_s", "_p99_s", "_unseen_s", "largest", "ratio")
 
     def __init__(self, times: Times) -> None:
         sizes = sorted(times)
@@ -36,6 +39,7 @@ class Curve:
         self._mean_s: list[float] = [0.0, *(p50_s * np.exp(sigma**2 / 2)).tolist()]
         self.largest: int = sizes[-1]
         self.ratio: float = 1.0
+        self._unseen_s = 0.0
 
     def p50_s(self, size: int) -> float:
         """Half of the batches take no longer."""
@@ -53,8 +57,15 @@ class Curve:
         """The largest batch whose p99 is at most ``seconds``; 0 where none is."""
         return max(0, bisect_right(self._p99_s, seconds / self.ratio) - 1)
 
+    def fade(self, seconds: float) -> None:
+        """So much time has passed; what nothing was seen of goes back towards what was measured."""
+        self._unseen_s += seconds
+        if self._unseen_s > FADING_S:
+            self.ratio = 1 + (self.ratio - 1) * math.exp(-seconds / FADING_S)
+
     def observe(self, size: int, seconds: float) -> float:
         """Let one batch correct the curve; returns the new ratio of observed to measured times."""
+        self._unseen_s = 0.0
         seen = min(max(seconds / self._mean_s[size], FASTEST), SLOWEST)
         self.ratio += MEMORY * (seen - self.ratio)
         return self.ratio
@@ -109,6 +120,11 @@ class LatencyProfile:
     def curve(self, backend: str, variant: str) -> Curve | None:
         """The curve of a variant on a backend; None where it was not measured there."""
         return self._curves.get((backend, variant))
+
+    def fade(self, seconds: float) -> None:
+        """Let so much time pass over the corrections of all curves."""
+        for curve in self._curves.values():
+            curve.fade(seconds)
 
     def observe(self, backend: str, variant: str, size: int, seconds: float) -> float:
         """Let one served batch correct its curve; returns the new ratio of observed to measured times."""

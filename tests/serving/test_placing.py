@@ -1,0 +1,67 @@
+"""Items are taken in after the requests."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lanner.serving.placing import Placing
+from lanner.vocabulary import OverloadedError
+
+
+def placed(conversation: Callable, take_in: Callable[[], None], busy: float) -> None:
+    async def talk() -> None:
+        placing = Placing(take_in, lambda: busy)
+        await conversation(placing)
+        placing.close()
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(("busy", "least_s", "most_s"), [(0.0, 0.06, 0.12), (0.75, 0.18, 0.5), (40.0, 0.42, 2.0)])
+def test_it_rests_by_as_much_as_the_loop_is_busy(busy, least_s, most_s):
+    async def conversation(placing):
+        begun = time.perf_counter()
+        for _ in range(3):
+            await placing.catch_up()
+        assert least_s <= time.perf_counter() - begun < most_s
+
+    placed(conversation, lambda: time.sleep(0.02), busy)
+
+
+def test_where_nothing_was_to_be_taken_in_nobody_rests():
+    async def conversation(placing):
+        begun = time.perf_counter()
+        for _ in range(50):
+            await placing.catch_up()
+        assert time.perf_counter() - begun < 0.5
+
+    placed(conversation, lambda: None, 0.9)
+
+
+@pytest.mark.parametrize(("busy", "most"), [(0.0, 33), (0.75, 8), (1.0, 3)])
+def test_no_more_wait_than_are_placed_within_a_second(busy, most):
+    async def conversation(placing):
+        queued = [placing.queued() for _ in range(most)]
+        for one in queued:
+            one.__enter__()
+        with pytest.raises(OverloadedError, match="too many items"), placing.queued():
+            pass
+        queued.pop().__exit__(None, None, None)
+        with placing.queued():
+            pass
+
+    placed(conversation, lambda: None, busy)
+
+
+def test_what_goes_wrong_is_told_and_the_next_turn_comes():
+    def fail() -> None:
+        raise ValueError("broken")
+
+    async def conversation(placing):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="broken"):
+                await placing.catch_up()
+
+    placed(conversation, fail, 0.0)
