@@ -1,8 +1,10 @@
 """Figure 4: what the scheduler's simulation predicts, against the server at three loads.
 
 The simulation runs the policy that serves, on service times measured on this machine by the code with which the server
-measures its own. It knows nothing of HTTP: what a request spends there is taken from one light load, as the difference
-of the medians, and added to every prediction. Recommendations alone are sent, on the very arrivals that are simulated.
+measures its own, behind a shell that takes as much of its thread's time for a request as the server's own thread did
+under one load apart from those that are predicted. What the simulation still lacks of that load's latencies (sockets,
+wake-ups, a neighbour on the core) is added to every prediction, percentile by percentile. Recommendations alone are
+sent, on the very arrivals that are simulated.
 
 Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
 arrive as the ratings of ml-1m did in its busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are
@@ -10,6 +12,7 @@ taken). Each goes to the better of two replicas drawn at random.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks._serving_lengths import Lengths
-from benchmarks._serving_load import Load, send
-from benchmarks._serving_servers import DEADLINE_MS, Launcher, lanner
+from benchmarks._serving_load import Load, Outcome, send
+from benchmarks._serving_servers import DEADLINE_MS, Launcher, Running, lanner
 from benchmarks._serving_work import CANDIDATES, HISTORY
 from lanner.serving.measuring import measure_profile
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.scheduling import LatencyProfile, Policy
 from lanner.serving.scheduling.arrivals import like_timestamps, poisson
-from lanner.serving.scheduling.simulation import log_normal, simulate
+from lanner.serving.scheduling.simulation import Shell, log_normal, simulate
 
 _LOADS = (0.3, 0.6, 0.9)
 """Of the saturation."""
-_LIGHT_PER_S = 50.0
+_CALIBRATING = 0.45
+"""The load from which is taken what the simulation cannot know; not one of those predicted."""
+_READING = 0.6
+"""Of the shell's time for a request, what goes by before it is scheduled."""
+_PERCENTILES = np.linspace(0, 100, 1001)
 _SEED = 7
 _REPLICAS = (1, 4, 16, 64, 256)
 _REPLICA_LOADS = (0.7, 1.5)
@@ -40,23 +47,26 @@ _ARRIVALS = 100_000
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
     """Measured and predicted, by load."""
-    profile, variants, backends = _profiled(launcher)
-    rates = [_LIGHT_PER_S, *(share * saturation for share in _LOADS)]
+    model = _profiled(launcher)
+    seconds, rates = lengths.simulated_s, [share * saturation for share in (_CALIBRATING, *_LOADS)]
     with launcher.running(lanner()) as server:
-        measured = [_measured(launcher, server.port, rate, lengths.simulated_s) for rate in rates]
-    latencies = [_predicted(profile, variants, backends, rate, lengths.simulated_s) for rate in rates]
-    http_ms = float(measured[0]["p50_ms"] - np.nanmedian(latencies[0]))
+        asked = [_asked(launcher, server, rate, seconds) for rate in rates]
+    measured = [outcome.figures(seconds, DEADLINE_MS / 1e3) for outcome, _ in asked]
+    calibrating, shell_s = asked[0]
+    shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, frozenset(["popularity"]))
+    simulated = [_simulated(model, shell, rate, seconds) for rate in rates]
+    missing_ms = _percentiles(1e3 * calibrating.latency_s[calibrating.answered]) - _percentiles(simulated[0])
     rows = [
-        {"rate_per_s": rate, "measured": seen, "predicted": _figures(times + http_ms, lengths.simulated_s)}
-        for rate, seen, times in zip(rates, measured, latencies, strict=True)
+        {"rate_per_s": rate, "measured": seen, "predicted": _figures(times, missing_ms, seconds)}
+        for rate, seen, times in zip(rates, measured, simulated, strict=True)
     ]
-    replicas = many_replicas(profile, variants, backends)
     return {
-        "http_ms": http_ms,
-        "profile": profile.to_dict(),
-        "light": rows[0],
+        "shell_us": 1e6 * shell_s,
+        "missing_ms": {f"p{place}": float(missing_ms[10 * place]) for place in (50, 90, 99)},
+        "profile": model.profile.to_dict(),
+        "calibrating": rows[0],
         "loads": rows[1:],
-        "replicas": replicas,
+        "replicas": many_replicas(model.profile, model.variants, model.backends),
     }
 
 
@@ -112,32 +122,51 @@ def _replicated(
     }
 
 
-def _profiled(launcher: Launcher) -> tuple[LatencyProfile, tuple[str, ...], dict[str, int]]:
+@dataclass(frozen=True)
+class _Model:
+    profile: LatencyProfile
+    variants: tuple[str, ...]
+    backends: dict[str, int]
+
+
+def _profiled(launcher: Launcher) -> _Model:
     model = ServedModel.open(launcher.work.bundle, ModelConfig(candidates=CANDIDATES))
     model.warm_up()
     profile = measure_profile(model, HISTORY)
     model.close()
-    return profile, model.variants, dict.fromkeys(model.backends, 1)
+    return _Model(profile, model.variants, dict.fromkeys(model.backends, 1))
 
 
-def _measured(launcher: Launcher, port: int, rate: float, seconds: float) -> dict[str, Any]:
-    load = Load(port, [(rate, seconds)], str(launcher.work.requests), _SEED, events=0, new_items=0)
-    return send(load).figures(seconds, DEADLINE_MS / 1e3)
+def _asked(launcher: Launcher, server: Running, rate: float, seconds: float) -> tuple[Outcome, float]:
+    """What came of a load, and the seconds that the server's main thread worked for each request."""
+    before = _main_thread_s(server)
+    load = Load(server.port, [(rate, seconds)], str(launcher.work.requests), _SEED, events=0, new_items=0)
+    outcome = send(load)
+    return outcome, (_main_thread_s(server) - before) / len(outcome.due_s)
 
 
-def _predicted(
-    profile: LatencyProfile, variants: tuple[str, ...], backends: dict[str, int], rate: float, seconds: float
-) -> Any:
-    """Milliseconds of each request in the engine, NaN where it is not answered."""
-    fresh = LatencyProfile.from_dict(profile.to_dict())
+def _main_thread_s(server: Running) -> float:
+    main = next(thread for thread in server.process.threads() if thread.id == server.process.pid)
+    return float(main.user_time + main.system_time)
+
+
+def _simulated(model: _Model, shell: Shell, rate: float, seconds: float) -> NDArray[np.float64]:
+    """Milliseconds of the requests that are answered."""
+    fresh = LatencyProfile.from_dict(model.profile.to_dict())
     arrivals = poisson([(rate, seconds)], _SEED)
-    replica = Policy(fresh, variants, backends)
-    outcomes = simulate([replica], sum(backends.values()), arrivals, DEADLINE_MS / 1e3, log_normal(fresh), _SEED)
-    return 1e3 * (outcomes.ends - outcomes.arrivals)
+    replica, workers = Policy(fresh, model.variants, model.backends), sum(model.backends.values())
+    outcomes = simulate([replica], workers, arrivals, DEADLINE_MS / 1e3, log_normal(fresh), _SEED, shell=shell)
+    latency_ms = 1e3 * (outcomes.ends - outcomes.arrivals)
+    return latency_ms[~np.isnan(latency_ms)]
 
 
-def _figures(latency_ms: Any, seconds: float) -> dict[str, float]:
-    answered = latency_ms[~np.isnan(latency_ms)]
-    p50, p99 = np.percentile(answered, (50, 99))
-    in_time = np.count_nonzero(answered <= DEADLINE_MS)
+def _percentiles(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.percentile(latency_ms, _PERCENTILES)
+
+
+def _figures(simulated_ms: NDArray[np.float64], missing_ms: NDArray[np.float64], seconds: float) -> dict[str, float]:
+    places = np.argsort(np.argsort(simulated_ms)) / max(1, len(simulated_ms) - 1)
+    latency_ms = simulated_ms + np.interp(100 * places, _PERCENTILES, missing_ms)
+    p50, p99 = np.percentile(latency_ms, (50, 99))
+    in_time = np.count_nonzero(latency_ms <= DEADLINE_MS)
     return {"p50_ms": float(p50), "p99_ms": float(p99), "goodput_per_s": in_time / seconds}

@@ -32,6 +32,8 @@ def test_a_row_leads_to_the_last_one_of_its_item(steps):
         assert set(items.current(np.array(rows)).tolist()) == {rows[-1]}
         assert items.known_rows([item_id]).tolist() == (rows[-1:] if item_id in there else [])
         assert {one for one, _ in items.named(rows)} == {item_id}
+        assert items.first_row(item_id) == rows[0]
+    assert items.first_row("unheard") is None
     assert len(items) == len(there)
 
 

@@ -16,13 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
+from lanner.serving.scheduling.contract import LOOK_S
 from lanner.vocabulary import OverloadedError
 
 WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
 """What comes of each of some requests; an exception in the place of one that failed."""
 _LONGEST_RETRY_S = 60.0
-_LOOK_S = 0.25
-"""Between two looks at how busy the workers are."""
 
 
 def on_one_core() -> threadpool_limits:
@@ -167,7 +166,7 @@ class Dispatcher:
             before, wanted = elastic.workers, elastic.wanted(self.depth, busy, misses, now)
             if wanted != before:
                 self._policy.set_workers({backend: wanted})
-        self._looking = self._loop.call_later(_LOOK_S, self._look)
+        self._looking = self._loop.call_later(LOOK_S, self._look)
         self._turn(now)
 
     def _stop_timers(self) -> None:

@@ -48,6 +48,11 @@ class LiveItems:
             raise UnknownIdError(f"unknown item '{item_id}'; {len(self)} items are known")
         return found
 
+    def first_row(self, item_id: str) -> int | None:
+        """The row that an item had first, whether it is still there or not; None where it never was."""
+        last = self._row_of.get(item_id, self._gone_from.get(item_id))
+        return None if last is None else int(self._first_R[last])
+
     def known_rows(self, item_ids: Collection[str]) -> NDArray[np.int64]:
         """Rows of those ids that are known, in their order, int64 ``[n]``."""
         return self._table.rows(item_ids)

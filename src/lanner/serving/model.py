@@ -252,7 +252,8 @@ class ServedModel:
 
     def _learnt_row(self, item_id: str) -> int | None:
         """Where the bundle has the item, if it has."""
-        return self.dataset.items.row(item_id) if item_id in self.dataset.items else None
+        first = self.items.first_row(item_id)
+        return first if first is not None and first < self.dataset.num_items else None
 
 
 def _installed(rung: Rung) -> str:

@@ -6,7 +6,7 @@ import pytest
 from lanner.serving.scheduling import LatencyProfile, Policy, SchedulerConfig
 from lanner.serving.scheduling.arrivals import like_timestamps, poisson
 from lanner.serving.scheduling.fixed_window import FixedWindow
-from lanner.serving.scheduling.simulation import ANSWERED, Outcomes, log_normal, simulate
+from lanner.serving.scheduling.simulation import ANSWERED, Outcomes, Shell, log_normal, simulate
 from lanner.vocabulary import ConfigError
 
 LADDER = ("full", "int8", "pruned", "distilled", "popularity")
@@ -54,6 +54,28 @@ def test_mean_wait_with_exponential_service_is_that_of_m_m_1():
 def test_mean_wait_with_constant_service_is_that_of_m_d_1():
     wait = mean_wait(lambda _, __: 1.0, load=0.7, requests=40_000, seed=1)
     assert wait == pytest.approx(0.7 / (2 * (1 - 0.7)), rel=0.05)
+
+
+def test_mean_wait_for_the_shell_is_that_of_m_d_1():
+    load, seconds = 0.8, 0.001
+    arrivals = poisson([(load / seconds, 60.0)], 4)
+    profile = LatencyProfile({"cpu": {"full": {1: (0.001, 0.001), 64: (0.001, 0.001)}}})
+    server = Policy(profile, ("full",), {"cpu": 1}, SchedulerConfig(queue_limit=10**6))
+    shell = Shell(seconds, 0.0, frozenset(["full"]))
+    outcomes = simulate([server], 1, arrivals, 1e9, lambda _, __: 1e-9, 1, shell=shell)
+    wait_s = float((outcomes.ends - outcomes.arrivals).mean()) - seconds
+    assert wait_s == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
+
+
+def test_a_replica_hears_how_busy_its_shell_is_and_answers_wait_for_it(monkeypatch):
+    heard: list[float] = []
+    monkeypatch.setattr(Policy, "set_busy", lambda self, share: heard.append(share))
+    outcomes = simulate(
+        [elastic()], 2, np.arange(0, 4, 0.01), WITHIN_S, lambda _, __: 0.004, 1, shell=Shell(0.001, 0.002)
+    )
+    assert heard[1:-1] == pytest.approx([0.3] * len(heard[1:-1]), abs=0.02)
+    assert len(heard) == pytest.approx(4 / 0.25, abs=1)
+    np.testing.assert_allclose(outcomes.ends - outcomes.arrivals, 0.001 + 0.004 + 0.002, atol=1e-6)
 
 
 def test_service_times_have_the_percentiles_that_were_measured():

@@ -54,6 +54,10 @@ class Idle:
     """Nothing waits. Ask again once a request was admitted."""
 
 
+LOOK_S = 0.25
+"""How often a scheduler hears how busy the thread is that asks it."""
+
+
 class Scheduler(Protocol):
     """Pure: reads no clock, starts no thread, draws no number. ``now`` never runs backwards."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.scheduling.contract import Batch, Rejected, Request, Scheduler
+from lanner.serving.scheduling.contract import LOOK_S, Batch, Rejected, Request, Scheduler
 from lanner.serving.scheduling.profile import NORMAL_P99, LatencyProfile
 
 Service = Callable[[Batch, np.random.Generator], float]
@@ -17,8 +17,22 @@ Service = Callable[[Batch, np.random.Generator], float]
 Balance = Literal["least", "two"]
 """To the replica with the least predicted completion of all, or of two drawn at random (Mitzenmacher, 2001)."""
 
+_LOOK = -1
 WAITING, ANSWERED, REJECTED, MISSED = range(4)
 """Fates of a request; nothing still waits when a simulation ends."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What the one thread of a replica spends that reads requests and writes answers, in seconds each.
+
+    It does one thing after another, so at a high rate requests wait for it whatever the scheduler does: once to be read
+    and once more for their answer to be written, but for ``quick`` variants, which it answers itself when it has read.
+    """
+
+    in_s: float = 0.0
+    out_s: float = 0.0
+    quick: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,12 +110,14 @@ def simulate(
     service: Service,
     seed: int,
     balance: Balance = "least",
+    shell: Shell | None = None,
 ) -> Outcomes:
-    """Send ``arrivals`` (sorted seconds) to fresh ``replicas``, each to be answered ``within_s``.
+    """Send ``arrivals`` (sorted seconds) to fresh ``replicas``, each to be answered ``within_s`` of being read.
 
-    workers: of all replicas together, for the utilisation. The same arguments give the same outcomes.
+    workers: of all replicas together, for the utilisation. shell: of every replica; None: it takes no time. The same
+    arguments give the same outcomes.
     """
-    return _Simulation(replicas, arrivals, within_s, service, seed, balance).run(workers)
+    return _Simulation(replicas, arrivals, within_s, service, seed, balance, shell or Shell()).run(workers)
 
 
 class _Simulation:
@@ -113,11 +129,14 @@ class _Simulation:
         service: Service,
         seed: int,
         balance: Balance,
+        shell: Shell,
     ) -> None:
-        self.replicas, self.arrivals, self.within_s = replicas, arrivals, within_s
+        self.replicas, self.arrivals, self.within_s, self.shell = replicas, arrivals, within_s, shell
+        self.shell_free, self.shell_s = [0.0] * len(replicas), [0.0] * len(replicas)
         self.service, self.random = service, np.random.default_rng(seed)
         self.pairs = self.random.integers(len(replicas), size=(len(arrivals), 2)) if balance == "two" else None
-        self.events: list[tuple[float, int, int, Batch | None]] = []
+        self.events: list[tuple[float, int, int, Batch | int | None]] = []
+        """(time, order, replica, what): a batch that ends, the number of a request that was read, an alarm, a look."""
         self.timers = [math.inf] * len(replicas)
         self.pushed, self.busy_s = 0, 0.0
         self.ends = np.full(len(arrivals), math.nan)
@@ -125,6 +144,9 @@ class _Simulation:
         self.variants = [""] * len(arrivals)
 
     def run(self, workers: int) -> Outcomes:
+        if self.shell != Shell():
+            for place in range(len(self.replicas)):
+                self._push(LOOK_S, place, _LOOK)
         for number, arrival in enumerate(self.arrivals.tolist()):
             while self.events and self.events[0][0] <= arrival:
                 self._happen()
@@ -135,16 +157,19 @@ class _Simulation:
         found = self.arrivals, self.ends, self.fates, self.variants
         return Outcomes(*found, self.within_s, self.busy_s, workers)
 
-    def _push(self, time: float, place: int, batch: Batch | None) -> None:
+    def _push(self, time: float, place: int, what: Batch | int | None) -> None:
         self.pushed += 1
-        heapq.heappush(self.events, (time, self.pushed, place, batch))
+        heapq.heappush(self.events, (time, self.pushed, place, what))
 
     def _arrive(self, number: int, now: float) -> None:
         place = self._choose(number, now)
-        request = Request(number, now, now + self.within_s)
-        if isinstance(self.replicas[place].admit(request, now), Rejected):
-            self.fates[number] = REJECTED
-        self._pump(place, now)
+        self._push(self._through_shell(place, now, self.shell.in_s), place, number)
+
+    def _through_shell(self, place: int, now: float, seconds: float) -> float:
+        """When the thread has done this, too."""
+        self.shell_s[place] += seconds
+        self.shell_free[place] = max(now, self.shell_free[place]) + seconds
+        return self.shell_free[place]
 
     def _choose(self, number: int, now: float) -> int:
         if len(self.replicas) == 1:
@@ -153,16 +178,30 @@ class _Simulation:
         return min(among, key=lambda place: self.replicas[place].backlog_s(now))
 
     def _happen(self) -> None:
-        now, _, place, batch = heapq.heappop(self.events)
-        if batch is None:
+        now, _, place, what = heapq.heappop(self.events)
+        if what is None:
             self.timers[place] = math.inf
-        else:
-            self.replicas[place].completed(batch, now)
-            for request in batch.requests:
-                assert self.fates[request.number] == WAITING, "a request was answered twice"
-                self.ends[request.number], self.fates[request.number] = now, ANSWERED
-                self.variants[request.number] = batch.variant
+        elif what == _LOOK:
+            self._look(place, now)
+        elif isinstance(what, Batch):
+            self._complete(place, what, now)
+        elif isinstance(self.replicas[place].admit(Request(what, now, now + self.within_s), now), Rejected):
+            self.fates[what] = REJECTED
         self._pump(place, now)
+
+    def _look(self, place: int, now: float) -> None:
+        self.replicas[place].set_busy(self.shell_s[place] / LOOK_S)
+        self.shell_s[place] = 0.0
+        if now < self.arrivals[-1]:
+            self._push(now + LOOK_S, place, _LOOK)
+
+    def _complete(self, place: int, batch: Batch, now: float) -> None:
+        self.replicas[place].completed(batch, now)
+        for request in batch.requests:
+            assert self.fates[request.number] == WAITING, "a request was answered twice"
+            written = self._through_shell(place, now, self.shell.out_s)
+            self.ends[request.number] = now + self.shell.out_s if batch.variant in self.shell.quick else written
+            self.fates[request.number], self.variants[request.number] = ANSWERED, batch.variant
 
     def _pump(self, place: int, now: float) -> None:
         """Start what the scheduler wants started; set the alarm it asks for, unless an earlier one is set."""
