@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lanner.serving.item_tables import GrowingTable
 from lanner.serving.retrieval import RowSet
 from lanner.serving.retrieval.snapshot import Found
 
@@ -29,14 +28,15 @@ class FixedOrder:
 
     def __init__(self, item_ID: NDArray[np.float32]) -> None:
         """item_ID: vectors that are zero but for the last number, the bias."""
-        self._scores = GrowingTable(item_ID[:, -1:].copy())
+        self._scores, self._num_rows = item_ID[:, -1].copy(), len(item_ID)
+        """By row, with room for more; what is read on the event loop is read without letting go of the interpreter."""
         self._order = _Order(_best_first(item_ID[:, -1]), np.empty(0, np.int64), frozenset())
 
     @property
     def memory_bytes(self) -> int:
         """Bytes held."""
         now = self._order
-        return now.rows_I.nbytes + now.fresh_F.nbytes + self._scores.memory_bytes
+        return now.rows_I.nbytes + now.fresh_F.nbytes + self._scores.nbytes
 
     def search(
         self,
@@ -52,7 +52,7 @@ class FixedOrder:
             # What is denied can cost no more places than it has rows.
             rows = self._first(now, k + len(denied))
         else:
-            allowed = allow if isinstance(allow, RowSet) else RowSet.of(np.asarray(allow, np.int64), len(self._scores))
+            allowed = allow if isinstance(allow, RowSet) else RowSet.of(np.asarray(allow, np.int64), self._num_rows)
             rows = self._first(now, len(now.rows_I) + len(now.fresh_F))
             rows = rows[allowed.holds(rows)]
         rows = rows[~np.isin(rows, denied)][:k]
@@ -74,7 +74,11 @@ class FixedOrder:
 
     def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Items take the next rows."""
-        self._scores.append(vectors[:, -1:])
+        needed = self._num_rows + len(rows)
+        if needed > len(self._scores):
+            self._scores = np.append(self._scores, np.zeros(needed, np.float32))
+        self._scores[rows] = vectors[:, -1]
+        self._num_rows = needed
         self._replace(replace(self._order, fresh_F=self._sorted(np.concatenate([self._order.fresh_F, rows]))))
 
     def remove(self, rows: NDArray[np.int64]) -> None:
@@ -100,7 +104,7 @@ class FixedOrder:
         return rows[_best_first(self._score(rows))]
 
     def _score(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._scores.take(rows)[:, 0]
+        return self._scores[rows]
 
 
 def _best_first(score_N: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Changed items are taken in by one thread, beside the requests and after them.
 
 To read an item's text and place it takes as long as to answer tens of requests. The thread stands back in the system's
-queue and rests after each turn by as much as the loop is busy: under load requests come first, and items wait or, where
-they would wait for more than a second, are refused.
+queue and rests after each turn, the longer the busier the loop is: under load requests come first, and items wait or,
+where they would wait for more than a second, are refused.
 """
 
 import asyncio
@@ -21,8 +21,9 @@ _FIRST_GUESS_S, _NOTHING_S = 0.03, 0.001
 """What a turn is taken to last before one was seen; a shorter one found nothing to do."""
 _MEMORY = 0.1
 """Weight of one turn in what turns are taken to last."""
-_BUSIEST = 0.9
-"""However busy the loop, a tenth of the time is left for items."""
+_CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
+"""How busy the loop may be before items are in its way, and where it has nothing to spare, for it also waits for sockets
+and for the interpreter. However busy, items have a thirteenth of the time."""
 
 
 class Placing:
@@ -41,7 +42,7 @@ class Placing:
         Raises:
             OverloadedError: so many wait that this one would not be placed within a second.
         """
-        if self._waiting >= max(1, int(_PATIENCE_S * self._left / self._turn_s)):
+        if self._waiting >= max(1, int(_PATIENCE_S / (self._turn_s * (1 + self._rest)))):
             raise OverloadedError("too many items are being placed; send this one again in a moment", _PATIENCE_S)
         self._waiting += 1
         try:
@@ -58,8 +59,10 @@ class Placing:
         self._thread.shutdown()
 
     @property
-    def _left(self) -> float:
-        return 1 - min(self._busy(), _BUSIEST)
+    def _rest(self) -> float:
+        """For each second of work."""
+        busy = self._busy()
+        return min(max(0.0, busy - _CALM) / max(_FULL - busy, 1e-9), _LONGEST_REST)
 
     def _turn(self) -> None:
         sleep(max(0.0, self._rests_until - perf_counter()))
@@ -68,7 +71,7 @@ class Placing:
         ended = perf_counter()
         if ended - begun > _NOTHING_S:
             self._turn_s += _MEMORY * (ended - begun - self._turn_s)
-        self._rests_until = ended + (ended - begun) * (1 / self._left - 1)
+        self._rests_until = ended + (ended - begun) * self._rest
 
 
 def _step_back() -> None:
