@@ -22,8 +22,8 @@ _FIRST_GUESS_S, _NOTHING_S = 0.03, 0.001
 _MEMORY = 0.1
 """Weight of one turn in what turns are taken to last."""
 _CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
-"""How busy the loop may be before items are in its way, and where it has nothing to spare, for it also waits for sockets
-and for the interpreter. However busy, items have a thirteenth of the time."""
+"""How busy the loop may be before items are in its way, and where it has nothing to spare: it waits for sockets and for
+the interpreter, too. However busy, items have a thirteenth of the time."""
 
 
 class Placing:
