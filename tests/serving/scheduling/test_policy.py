@@ -387,3 +387,36 @@ def test_a_better_rung_is_trusted_with_what_the_shell_leaves(busy, climbs):
         ask(policy, number, 0.1, now)
         policy.completed(policy.next(now), now + 0.001)
     assert (policy.variant == "full") == climbs
+
+
+def crowded_whenever_it_climbs(policy, seconds: float) -> list[float]:
+    """Load that the top rung would just carry, but for the crowd that comes whenever it serves; when it was tried."""
+    now, number, tried = 0.0, 0, []
+    while now < seconds:
+        if policy.variant == "full":
+            tried.append(now)
+        for _ in range(60 if policy.variant == "full" else 2):
+            ask(policy, number, 0.1, now)
+            number += 1
+        while isinstance(batch := policy.next(now), Batch):
+            policy.completed(batch, now + 0.001)
+        now += 0.02
+    return tried
+
+
+def test_a_rung_that_was_left_again_soon_is_tried_ever_more_seldom():
+    tried = np.array(crowded_whenever_it_climbs(make(), 100.0))
+    assert np.count_nonzero(tried < 10) >= 3
+    assert np.count_nonzero(tried > 50) <= 3
+
+
+def test_when_the_load_has_gone_a_rung_is_tried_at_once():
+    policy, now = make(), 50.0
+    crowded_whenever_it_climbs(policy, now)
+    assert policy.variant != "full"
+    for number in range(10**6, 10**6 + 50):
+        now += 0.1
+        ask(policy, number, 0.1, now)
+        while isinstance(batch := policy.next(now), Batch):
+            policy.completed(batch, now + 0.001)
+    assert policy.variant == "full"

@@ -9,6 +9,10 @@ from lanner.serving.scheduling.profile import Curve, LatencyProfile
 from lanner.serving.scheduling.stations import Station
 from lanner.vocabulary import ConfigError
 
+_SETTLED_S, _LONGEST_WHILE_S = 10.0, 60.0
+"""A rung that served for so long was not climbed to in vain; and so long is the longest while before another try."""
+_FAR = 2.0
+"""Times the arrivals: where a rung would carry that, what went wrong before does not count."""
 _TYPICAL = 0.05
 """Weight of one request in the typical time between arrival and deadline."""
 
@@ -88,12 +92,18 @@ class Load:
 
 
 class Level:
-    """The rung that serves, and the hysteresis around it: down at once, up one rung at a time after a quiet while."""
+    """The rung that serves, and the hysteresis around it: down at once, up one rung at a time after a quiet while.
+
+    A rung that was left again soon after it was climbed to is tried the next time after twice the while, unless the
+    load has fallen far below what it should carry: each try that fails costs some requests their deadline.
+    """
 
     def __init__(self, rungs: Sequence[Rung], config: SchedulerConfig) -> None:
         self.rung = 0
         self._rungs, self._config = rungs, config
         self._quiet_since: float | None = None
+        self._climbed = -math.inf
+        self._while_s = [config.climb_after_s] * len(rungs)
 
     def update(self, load: Load, waiting: int, now: float, busy: float = 0.0) -> None:
         """Choose for the queue as a whole: the best rung that drains it and bears the arrivals, else the swiftest.
@@ -110,22 +120,30 @@ class Level:
                 if rungs[place].carries(rate, waiting, typical_s, config.full_at)
             )
             most = max(range(len(rungs)), key=lambda place: rungs[place].throughput)
-            self.rung, self._quiet_since = next(carrying, most), None
-        while self.rung and self._quiet(
-            rungs[self.rung - 1].carries(rate, waiting, typical_s, config.climb_below, 1 - busy), now
-        ):
-            self.rung -= 1
+            self._fall(next(carrying, most), now)
+        while self.rung and self._quiet(rate, waiting, typical_s, busy, now):
+            self.rung, self._climbed = self.rung - 1, now
 
-    def _quiet(self, carries: bool, now: float) -> bool:
+    def _fall(self, lower: int, now: float) -> None:
+        before = self._while_s[self.rung]
+        soon = now - self._climbed < _SETTLED_S
+        self._while_s[self.rung] = min(2 * before, _LONGEST_WHILE_S) if soon else self._config.climb_after_s
+        self.rung, self._quiet_since = lower, None
+
+    def _quiet(self, rate: float, waiting: int, typical_s: float, busy: float, now: float) -> bool:
         """Whether the better rung has carried the load for long enough; what it needed of that time is then used up."""
-        if not carries:
+        better, share = self._rungs[self.rung - 1], self._config.climb_below
+        if not better.carries(rate, waiting, typical_s, share, 1 - busy):
             self._quiet_since = None
-        elif self._quiet_since is None:
+            return False
+        far_below = better.carries(_FAR * rate, waiting, typical_s, share, 1 - busy)
+        needed_s = self._config.climb_after_s if far_below else self._while_s[self.rung - 1]
+        if self._quiet_since is None:
             self._quiet_since = now
-        elif now - self._quiet_since >= self._config.climb_after_s:
-            self._quiet_since += self._config.climb_after_s
-            return True
-        return False
+        if now - self._quiet_since < needed_s:
+            return False
+        self._quiet_since += needed_s
+        return True
 
 
 def rungs_of(profile: LatencyProfile, variants: Sequence[str], stations: Sequence[Station]) -> list[Rung]:
