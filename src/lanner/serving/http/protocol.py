@@ -6,7 +6,7 @@ and a refusal five times what it costs here. Whatever is unusual takes the long 
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -24,144 +24,148 @@ _MOST_AHEAD = 65_536
 """Bytes that a connection may send ahead of its answer."""
 
 
-def protocol_of(app: App) -> type[HttpToolsProtocol]:
-    """The protocol of a server that serves ``app`` alone."""
+class Protocol(HttpToolsProtocol):  # type: ignore[misc]
+    """Of one connection; ``served`` is what ``protocol_of`` was given."""
 
-    class Protocol(HttpToolsProtocol):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            self._is_between = True
-            """Whether the parser stands between two requests."""
-            self._is_asked = self._is_ending = False
-            """Whether a request is under way on the short way, and the connection ends with its answer."""
-            self._ahead = b""
-            self._head_timer: asyncio.TimerHandle | None = None
-            self._silence_timer: asyncio.TimerHandle | None = None
-            self._heard = 0.0
-            """When the last bytes came, in the loop's seconds."""
-            self._proxied = ProxyHeadersMiddleware(self._reply, trusted_hosts=self.config.forwarded_allow_ips)
+    served: ClassVar[App]
 
-        # --- the short way -----------------------------------------------------------------------------------------
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._is_between = True
+        """Whether the parser stands between two requests."""
+        self._is_asked = self._is_ending = False
+        """Whether a request is under way on the short way, and the connection ends with its answer."""
+        self._ahead = b""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        """When the last bytes came, in the loop's seconds."""
+        self._proxied = ProxyHeadersMiddleware(self._reply, trusted_hosts=self.config.forwarded_allow_ips)
 
-        def data_received(self, data: bytes) -> None:
-            self._heard = self.loop.time()
-            if self._is_asked:
-                self._keep(data)
-            elif not (self._is_free and self._take(data)):
-                super().data_received(data)
+    # --- the short way -----------------------------------------------------------------------------------------
 
-        @property
-        def _is_free(self) -> bool:
-            has_answered = self.cycle is None or self.cycle.response_complete
-            return self._is_between and has_answered and not self.flow.write_paused
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        if self._is_asked:
+            self._keep(data)
+        elif not (self._is_free and self._take(data)):
+            super().data_received(data)
 
-        def _take(self, data: bytes) -> bool:
-            """Begin to answer; False where these bytes are not one plain request and nothing else."""
-            found = _PLAIN.match(data)
-            if found is None:
-                return False
-            headers = [(name.lower(), value.strip()) for name, value in _HEADER.findall(found[3])]
-            named = dict(headers)
-            if len(named) < len(headers) or not _UNUSUAL.isdisjoint(named):
-                return False
-            body = data[found.end() :]
-            if named.get(b"content-length") != b"%d" % len(body):
-                return False
-            self._unset_keepalive_if_required()
-            refusal = app.knock(found[2]) if found[1] == b"POST" else None
-            if refusal is not None:
-                self.transport.write(refusal.whole)
-                return True
-            scope: Scope = {
-                "type": "http",
-                "http_version": "1.1",
-                "method": found[1].decode(),
-                "scheme": self.scheme,
-                "path": found[2].decode(),
-                "raw_path": found[2],
-                "root_path": "",
-                "query_string": b"",
-                "headers": headers,
-                "client": self.client,
-                "server": self.server,
-                WHOLE: body,
-            }
-            self._is_asked = True
-            ask = self._reply if _FORWARDED.isdisjoint(named) else self._proxied
-            task = self.loop.create_task(ask(scope, _nothing_more, _nowhere))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+    @property
+    def _is_free(self) -> bool:
+        has_answered = self.cycle is None or self.cycle.response_complete
+        return self._is_between and has_answered and not self.flow.write_paused
+
+    def _take(self, data: bytes) -> bool:
+        """Begin to answer; False where these bytes are not one plain request and nothing else."""
+        found = _PLAIN.match(data)
+        if found is None:
+            return False
+        headers = [(name.lower(), value.strip()) for name, value in _HEADER.findall(found[3])]
+        named = dict(headers)
+        if len(named) < len(headers) or not _UNUSUAL.isdisjoint(named):
+            return False
+        body = data[found.end() :]
+        if named.get(b"content-length") != b"%d" % len(body):
+            return False
+        self._unset_keepalive_if_required()
+        refusal = self.served.knock(found[2]) if found[1] == b"POST" else None
+        if refusal is not None:
+            self.transport.write(refusal.whole)
             return True
+        scope: Scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": found[1].decode(),
+            "scheme": self.scheme,
+            "path": found[2].decode(),
+            "raw_path": found[2],
+            "root_path": "",
+            "query_string": b"",
+            "headers": headers,
+            "client": self.client,
+            "server": self.server,
+            WHOLE: body,
+        }
+        self._is_asked = True
+        ask = self._reply if _FORWARDED.isdisjoint(named) else self._proxied
+        task = self.loop.create_task(ask(scope, _nothing_more, _nowhere))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        return True
 
-        async def _reply(self, scope: Scope, receive: Receive, send: Send) -> None:
-            """Answer a request of the short way, whose reply is written in one go."""
-            reply = await app.reply(scope, receive)
-            self._is_asked = False
-            if self.transport.is_closing():
-                return
-            if self._is_ending:
-                reply = reply._replace(headers=(*reply.headers, (b"connection", b"close")))
-            self.transport.write(reply.whole)
-            self.flow.resume_reading()
-            if self._is_ending:
-                self.transport.close()
-            elif self._ahead:
-                ahead, self._ahead = self._ahead, b""
-                self.data_received(ahead)
+    async def _reply(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of the short way, whose reply is written in one go."""
+        reply = await self.served.reply(scope, receive)
+        self._is_asked = False
+        if self.transport.is_closing():
+            return
+        if self._is_ending:
+            reply = reply._replace(headers=(*reply.headers, (b"connection", b"close")))
+        self.transport.write(reply.whole)
+        self.flow.resume_reading()
+        if self._is_ending:
+            self.transport.close()
+        elif self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self.data_received(ahead)
 
-        def _keep(self, data: bytes) -> None:
-            """For when the request under way is answered."""
-            self._ahead += data
-            if len(self._ahead) > _MOST_AHEAD:
-                self.flow.pause_reading()
+    def _keep(self, data: bytes) -> None:
+        """For when the request under way is answered."""
+        self._ahead += data
+        if len(self._ahead) > _MOST_AHEAD:
+            self.flow.pause_reading()
 
-        # --- the long way ------------------------------------------------------------------------------------------
+    # --- the long way ------------------------------------------------------------------------------------------
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            self._heard = self.loop.time()
-            self._end_if_silent()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._heard = self.loop.time()
+        self._end_if_silent()
 
-        def _end_if_silent(self) -> None:
-            """One timer for as long as the connection lives, rather than one for each request."""
-            is_at_work = self._is_asked or not self._is_free
-            left_s = self.timeout_keep_alive - (0 if is_at_work else self.loop.time() - self._heard)
-            if left_s <= 0:
-                self.transport.close()
-            else:
-                self._silence_timer = self.loop.call_later(left_s, self._end_if_silent)
+    def _end_if_silent(self) -> None:
+        """One timer for as long as the connection lives, rather than one for each request."""
+        is_at_work = self._is_asked or not self._is_free
+        left_s = self.timeout_keep_alive - (0 if is_at_work else self.loop.time() - self._heard)
+        if left_s <= 0:
+            self.transport.close()
+        else:
+            self._silence_timer = self.loop.call_later(left_s, self._end_if_silent)
 
-        def on_message_begin(self) -> None:
-            self._is_between = False
-            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
-            super().on_message_begin()
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+        super().on_message_begin()
 
-        def on_headers_complete(self) -> None:
-            self._forget_head()
-            super().on_headers_complete()
+    def on_headers_complete(self) -> None:
+        self._forget_head()
+        super().on_headers_complete()
 
-        def on_message_complete(self) -> None:
-            self._is_between = True
-            super().on_message_complete()
+    def on_message_complete(self) -> None:
+        self._is_between = True
+        super().on_message_complete()
 
-        def connection_lost(self, error: Exception | None) -> None:
-            self._forget_head()
-            if self._silence_timer is not None:
-                self._silence_timer.cancel()
-            super().connection_lost(error)
+    def connection_lost(self, error: Exception | None) -> None:
+        self._forget_head()
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        super().connection_lost(error)
 
-        def shutdown(self) -> None:
-            if self._is_asked:
-                self._is_ending = True
-            else:
-                super().shutdown()
+    def shutdown(self) -> None:
+        if self._is_asked:
+            self._is_ending = True
+        else:
+            super().shutdown()
 
-        def _forget_head(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    return Protocol
+
+def protocol_of(app: App) -> type[Protocol]:
+    """The protocol of a server that serves ``app`` alone."""
+    return type("Protocol", (Protocol,), {"served": app})
 
 
 async def _nothing_more() -> dict[str, Any]:
