@@ -1,6 +1,7 @@
 """The dispatcher with engines that only take time."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ import pytest
 
 from lanner.serving.dispatcher import Dispatcher
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy
+from lanner.serving.scheduling.contract import LOOK_S
 from lanner.vocabulary import OverloadedError
 
 ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
@@ -30,11 +32,12 @@ def one_by_one(engine: str, works: Sequence[Callable]) -> list:
     return outcomes
 
 
-def dispatched(conversation: Callable, **elastic: float) -> None:
+def dispatched(conversation: Callable, is_quick: Callable = lambda engine, work: False, **elastic: float) -> None:
     async def talk() -> None:
         policy = Policy(LatencyProfile(PROFILE), ("full", "small"), {"cpu": 1})
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(policy, ENGINES, one_by_one, loop, ElasticConfig(**elastic) if elastic else None)
+        workers = ElasticConfig(**elastic) if elastic else None
+        dispatcher = Dispatcher(policy, ENGINES, one_by_one, loop, workers, is_quick)
         await conversation(dispatcher)
         await asyncio.to_thread(dispatcher.close)
 
@@ -72,13 +75,44 @@ def test_how_busy_it_was_is_counted():
         await dispatcher.submit(work, 1.0)
         with pytest.raises(OverloadedError):
             await dispatcher.submit(work, 0.0001)
-        depth, worked_s, _, refused, request_s, busy = dispatcher.occupied
-        assert busy >= 0
+        depth, worked_s, _, refused, request_s = dispatcher.occupied
         assert (depth, refused) == (0, 1)
         assert 0.02 <= worked_s < 0.5
         assert 0.01 < request_s < 0.05
 
     dispatched(conversation, maximum=3)
+
+
+def test_only_what_is_quick_is_answered_on_the_loop():
+    def thread(engine):
+        return threading.current_thread()
+
+    async def conversation(dispatcher):
+        slow, quick = await dispatcher.submit(thread, 1.0), await dispatcher.submit(thread, 0.015)
+        assert (slow.variant, quick.variant) == ("full", "small")
+        assert slow.result.name.startswith("lanner-worker")
+        assert quick.result is threading.main_thread()
+
+    dispatched(conversation, is_quick=lambda engine, work: engine == "small")
+
+
+def test_how_busy_the_loop_is_rises_and_falls():
+    async def conversation(dispatcher):
+        async def looked():
+            await asyncio.sleep(LOOK_S * 1.2)
+
+        await looked()
+        idle = dispatcher.busy
+        until = time.perf_counter() + 2 * LOOK_S
+        while time.perf_counter() < until:
+            await asyncio.sleep(0)
+        busy = dispatcher.busy
+        await looked()
+        await looked()
+        assert idle < 0.3 < busy
+        assert dispatcher.busy < 0.3
+
+    dispatched(conversation)
 
 
 def test_many_at_once_are_answered_further_down_and_in_time():

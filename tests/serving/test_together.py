@@ -5,7 +5,7 @@ import pytest
 
 from lanner.artifact.ladder import Rung
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead
-from lanner.serving.answering import Found, Question, find, work_on
+from lanner.serving.answering import Found, Question, find, is_quick, work_on
 from lanner.serving.engine import Engine, add_items
 from lanner.serving.together import answer_together
 
@@ -85,3 +85,12 @@ def test_the_calls_are_made_once_for_all(monkeypatch):
     monkeypatch.setattr(engine.index, "search", lambda *asked, **named: calls.append(1) or search(*asked, **named))
     work_on(engine, [Question(one, None, None, 5) for one in HISTORIES])
     assert len(calls) == 1
+
+
+def test_only_a_plain_list_of_what_is_popular_is_quick():
+    plain = Question(np.array([3]), None, None, 5)
+    filtered = Question(np.array([3]), None, None, 5, deny=np.array([4]))
+    popular, personal = make_engine("popularity"), make_engine("full")
+    answers = [is_quick(popular, plain), is_quick(popular, filtered), is_quick(personal, plain)]
+    assert answers == [True, False, False]
+    assert not is_quick(popular, lambda engine: find(engine, plain))

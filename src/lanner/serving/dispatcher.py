@@ -37,8 +37,7 @@ class Occupied(NamedTuple):
     """How busy a dispatcher is: what balancers and autoscalers of several servers compare.
 
     depth: requests that wait or are worked on. worked_s: seconds of all workers since it began. workers: how many there
-    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``. busy: the share of
-    its time that the loop's thread works.
+    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``.
     """
 
     depth: int = 0
@@ -46,7 +45,6 @@ class Occupied(NamedTuple):
     workers: int = 0
     refused: int = 0
     request_s: float = 0.0
-    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,9 @@ class Dispatcher:
         self._most_workers = elastic.maximum * len(self._elastic)
         self._pool = ThreadPoolExecutor(self._most_workers, "lanner-worker", initializer=on_one_core)
         self._busy_s, self._worked_s = dict.fromkeys(self._elastic, 0.0), 0.0
-        self._looked, self._refused_then, self._looped_s, self._busy = perf_counter(), 0, 0.0, 0.0
+        self._looked, self._refused_then, self._looped_s = perf_counter(), 0, 0.0
+        self.busy = 0.0
+        """The share of its time that the loop's thread worked lately; any thread may read it."""
         self._looking: asyncio.TimerHandle | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
@@ -118,7 +118,7 @@ class Dispatcher:
     def occupied(self) -> Occupied:
         """How busy it is now, and was since it began."""
         request_s = self._policy.request_s(perf_counter())
-        return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s, self._busy)
+        return Occupied(self.depth, self._worked_s, self._most_workers, self.refused, request_s)
 
     async def submit(self, work: Any, within_s: float, lowest: str | None = None) -> Done:
         """What came of ``work``, which ``work_on`` understands, by the best engine that is in time.
@@ -158,8 +158,8 @@ class Dispatcher:
         passed, misses = max(now - self._looked, 1e-3), self.refused - self._refused_then
         self._looked, self._refused_then = now, self.refused
         looped_s = thread_time()
-        self._busy, self._looped_s = (looped_s - self._looped_s) / passed, looped_s
-        self._policy.set_busy(self._busy)
+        self.busy, self._looped_s = (looped_s - self._looped_s) / passed, looped_s
+        self._policy.set_busy(self.busy)
         for backend, elastic in self._elastic.items():
             busy = min(1.0, self._busy_s[backend] / (passed * elastic.workers))
             self._busy_s[backend] = 0.0

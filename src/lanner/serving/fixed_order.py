@@ -1,7 +1,7 @@
 """Retrieval for a rung that lists the same items for everyone: nothing is searched, the order is known."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,17 +10,18 @@ from lanner.serving.retrieval import RowSet
 from lanner.serving.retrieval.snapshot import Found
 
 _MOST_APART = 1024
-"""Items that came or went since the order was made; beyond, it is made anew."""
+"""Items that came since the order was made; beyond, it is made anew."""
 
 
 @dataclass(frozen=True)
 class _Order:
-    """rows_I, fresh_F: rows when the order was made and those that came since, best first. gone: rows of either that
-    are listed no more. Replaced as a whole, so that a search sees one moment."""
+    """rows_I, fresh_F: rows when the order was made and those that came since, best first.
+
+    Replaced as a whole, so that a search sees one moment.
+    """
 
     rows_I: NDArray[np.int64]
     fresh_F: NDArray[np.int64]
-    gone: frozenset[int]
 
 
 class FixedOrder:
@@ -30,7 +31,7 @@ class FixedOrder:
         """item_ID: vectors that are zero but for the last number, the bias."""
         self._scores, self._num_rows = item_ID[:, -1].copy(), len(item_ID)
         """By row, with room for more; what is read on the event loop is read without letting go of the interpreter."""
-        self._order = _Order(_best_first(item_ID[:, -1]), np.empty(0, np.int64), frozenset())
+        self._order = _Order(_best_first(item_ID[:, -1]), np.empty(0, np.int64))
 
     @property
     def memory_bytes(self) -> int:
@@ -79,26 +80,22 @@ class FixedOrder:
             self._scores = np.append(self._scores, np.zeros(needed, np.float32))
         self._scores[rows] = vectors[:, -1]
         self._num_rows = needed
-        self._replace(replace(self._order, fresh_F=self._sorted(np.concatenate([self._order.fresh_F, rows]))))
+        listed, fresh = self._order.rows_I, self._sorted(np.concatenate([self._order.fresh_F, rows]))
+        if len(fresh) > _MOST_APART:
+            listed, fresh = self._sorted(np.concatenate([listed, fresh])), fresh[:0]
+        self._order = _Order(listed, fresh)
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Items are listed no more."""
-        self._replace(replace(self._order, gone=self._order.gone | set(rows.tolist())))
-
-    def _replace(self, order: _Order) -> None:
-        """The next order; all of it is made anew where much has changed."""
-        if len(order.fresh_F) + len(order.gone) > _MOST_APART:
-            every = self._first(order, len(order.rows_I) + len(order.fresh_F))
-            order = _Order(every, np.empty(0, np.int64), frozenset())
-        self._order = order
+        now = self._order
+        self._order = _Order(*(listed[~np.isin(listed, rows)] for listed in (now.rows_I, now.fresh_F)))
 
     def _first(self, now: _Order, number: int) -> NDArray[np.int64]:
         """At least the ``number`` best rows, best first, or all; of equal ones the older comes first."""
-        number += len(now.gone)
         rows, fresh = now.rows_I[:number], now.fresh_F[:number]
         if len(fresh) and (len(rows) < number or self._score(fresh[:1])[0] > self._score(rows[-1:])[0]):
             rows = self._sorted(np.concatenate([rows, fresh]))
-        return rows[~np.isin(rows, list(now.gone))] if now.gone else rows
+        return rows
 
     def _sorted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows[_best_first(self._score(rows))]

@@ -94,8 +94,7 @@ class Histories:
         """Events that the store has acknowledged; only users who are held need to hear of them."""
         for event in events:
             state = self._states.get(event.user_id)
-            rows = self._items.known_rows((event.item_id,))
-            if state is not None and len(rows):
+            if state is not None and len(rows := self._items.known_rows((event.item_id,))):
                 self._versions += 1
                 newest = np.append(state.rows, rows)[-self._length :]
                 self._hold(event.user_id, UserState(newest, state.profile, self._versions))

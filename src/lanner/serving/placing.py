@@ -30,7 +30,10 @@ class Placing:
     """All but ``_turn`` is called on the event loop's thread."""
 
     def __init__(self, take_in: Callable[[], None], busy: Callable[[], float]) -> None:
-        """take_in: brings every version to what the store says. busy: the share of its time that the loop works."""
+        """take_in: brings every version to what the store says. busy: the share of its time that the loop works.
+
+        Both are called in the thread of items.
+        """
         self._take_in, self._busy = take_in, busy
         self._thread = ThreadPoolExecutor(1, "lanner-placing", initializer=_step_back)
         self._waiting, self._turn_s, self._rests_until = 0, _FIRST_GUESS_S, 0.0

@@ -28,6 +28,7 @@ class RowTable:
     def __init__(self, row_of: Mapping[str, int]) -> None:
         """row_of: ids and their rows, which the caller goes on keeping and gives again to ``put``."""
         self._fill(row_of)
+        self.rows(())  # compiled now rather than for the first request
 
     def rows(self, ids: Collection[str]) -> NDArray[np.int64]:
         """Rows of those ids that are known, in their order, int64 ``[n]``."""

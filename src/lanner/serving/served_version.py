@@ -141,6 +141,11 @@ class ServedVersion:
         """How busy it is now, and was since it was opened."""
         return Occupied() if self._dispatcher is None else self._dispatcher.occupied
 
+    @property
+    def busy(self) -> float:
+        """See ``Dispatcher.busy``."""
+        return 0.0 if self._dispatcher is None else self._dispatcher.busy
+
     def held_bytes(self) -> dict[str, int]:
         """Bytes in memory by name."""
         return {"histories": self.histories.held_bytes, **self.model.held_bytes()}

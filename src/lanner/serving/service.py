@@ -83,7 +83,7 @@ class LannerService:
         self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
-        self._placing = Placing(self._live.catch_up, lambda: self.occupied().busy)
+        self._placing = Placing(self._live.catch_up, self._busy)
         self._began = time.monotonic()
         self._recent = Recent(self._began)
         self._seen = 0
@@ -195,6 +195,10 @@ class LannerService:
             return Occupied()
         with self._live.acquire(CHAMPION) as champion:
             return champion.occupied
+
+    def _busy(self) -> float:
+        """How much the loop works; called in any thread."""
+        return max((version.busy for version in self._live.models()), default=0.0)
 
     @property
     def _depth(self) -> int:

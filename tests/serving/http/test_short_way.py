@@ -89,6 +89,7 @@ def asked(
 
 
 SHORT = {"plain": asked(), "forwarded": asked("ada", b"X-Forwarded-For: 10.1.1.1"), "no such path": asked(path=b"/v2")}
+SHORT |= {"keeps alive": asked("ada", b"Connection: Keep-Alive")}
 SHORT |= {"no JSON": asked(kind=b"text/plain"), "not allowed": asked(path=b"/v1/status")}
 LONG = {
     "a query": asked(path=b"/v1/recommend?x=1"),
@@ -229,6 +230,23 @@ def test_a_server_that_stops_answers_and_says_goodbye():
         assert wire.closed
 
     talk(conversation)
+
+
+def test_a_connection_that_is_not_answered_ends_and_says_so(monkeypatch, capsys):
+    async def broken(scope, receive):
+        raise RuntimeError("broken")
+
+    async def conversation():
+        app = App(StandInService())
+        monkeypatch.setattr(app, "reply", broken)
+        made, wire = connected(app)
+        made.data_received(asked())
+        while not wire.closed:
+            await asyncio.sleep(0.002)
+        assert not made.tasks
+
+    talk(conversation)
+    assert "RuntimeError: broken" in capsys.readouterr().err
 
 
 def test_a_caller_who_went_is_sent_nothing():

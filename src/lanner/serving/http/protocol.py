@@ -16,7 +16,8 @@ from lanner.serving.http.reading import WHOLE, Receive, Scope, Send
 
 _PLAIN = re.compile(rb"(POST|PUT) (/[\w/.~-]+) HTTP/1\.1\r\n((?:[\w-]+: ?[\x20-\x7e]*\r\n)+)\r\n")
 _HEADER = re.compile(rb"([\w-]+): ?([\x20-\x7e]*)\r\n")
-_UNUSUAL = {b"transfer-encoding", b"connection", b"upgrade", b"expect", b"te", b"trailer"}
+_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer"}
+_KEEP_ALIVE = b"keep-alive"
 _FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto"}
 _HEAD_SECONDS = 10.0
 """How long a request's head may be on its way."""
@@ -65,6 +66,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         named = dict(headers)
         if len(named) < len(headers) or not _UNUSUAL.isdisjoint(named):
             return False
+        if named.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
+            return False
         body = data[found.end() :]
         if named.get(b"content-length") != b"%d" % len(body):
             return False
@@ -90,9 +93,18 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         self._is_asked = True
         ask = self._reply if _FORWARDED.isdisjoint(named) else self._proxied
         task = self.loop.create_task(ask(scope, _nothing_more, _nowhere))
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
         self.tasks.add(task)
         return True
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A connection that was not answered is let go of, or whoever asked would wait for ever."""
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.logger.error("a request was not answered", exc_info=error)
+        if error is not None or task.cancelled():
+            self.transport.close()
 
     async def _reply(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of the short way, whose reply is written in one go."""
