@@ -69,15 +69,17 @@ class TextFeatures:
 
     def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
         """``[T, D]``, before its length is taken off."""
-        embedded_TSE, present_TS = _embed_fields(texts, encode, len(self.mean_SE))
-        has_fields = np.array([FIELD_SEPARATOR in text for text in texts], bool)
-        meaning_TD = np.empty((len(texts), self.meaning_SED.shape[2]), np.float32)
-        # The text of a request stands in all fields alike: the sum of their maps is a fraction of their bytes.
-        whole_ED, offset_D = self._of_plain_texts
-        meaning_TD[~has_fields] = embedded_TSE[~has_fields, 0] @ whole_ED - offset_D
-        meaning_TD[~(has_fields | present_TS[:, 0])] = 0
-        centred = (embedded_TSE[has_fields] - self.mean_SE) * present_TS[has_fields, :, None]
-        meaning_TD[has_fields] = np.tensordot(centred, self.meaning_SED, 2)
+        meaning_TD = np.zeros((len(texts), self.meaning_SED.shape[2]), np.float32)
+        plain = [row for row, text in enumerate(texts) if FIELD_SEPARATOR not in text and text.strip()]
+        if plain:
+            # The text of a request stands in all fields alike: the sum of their maps is a fraction of their bytes.
+            whole_ED, offset_D = self._of_plain_texts
+            meaning_TD[plain] = encode([texts[row] for row in plain]) @ whole_ED - offset_D
+        fielded = [row for row, text in enumerate(texts) if FIELD_SEPARATOR in text]
+        if fielded:
+            embedded_TSE, present_TS = _embed_fields([texts[row] for row in fielded], encode, len(self.mean_SE))
+            centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
+            meaning_TD[fielded] = np.tensordot(centred, self.meaning_SED, 2)
         return meaning_TD
 
     @cached_property
@@ -189,5 +191,5 @@ def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[n
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("td,td->t", rows, rows))[:, None]
     return np.asarray(rows / np.where(lengths > 1e-8, lengths, 1))
