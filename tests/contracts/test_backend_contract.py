@@ -170,6 +170,18 @@ class TestEveryBackend:
             backend.encode(["slow"])
 
 
+def test_openvino_meets_few_shapes_whatever_is_read(rungs, monkeypatch):
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    backend, oracle = (open_backend(one, rungs["full"], reader(), 1) for one in ("openvino", "torch"))
+    shapes, encoder = set(), backend._encoder
+    monkeypatch.setattr(backend, "_encoder", lambda inputs: shapes.add(inputs["ids"].shape) or encoder(inputs))
+    for number in range(1, 20):
+        texts = [" ".join(["slow", "sea", "war"][: 1 + place % 3] * (1 + place // 3)) for place in range(number)]
+        assert np.allclose(backend.encode(texts), oracle.encode(texts), atol=1e-4)
+    backend.encode(["war " * 30])  # of which 12 tokens are read
+    assert shapes == {(1, 8), (1, 12), (4, 8), (4, 12)}
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_modules_are_those_of_torch(rungs, batch):

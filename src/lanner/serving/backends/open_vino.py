@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,10 @@ from numpy.typing import NDArray
 
 from lanner.serving.backends.contract import Backend
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+
+_LENGTH_STEP, _TOGETHER = 8, 4
+"""Texts are padded to a multiple of so many tokens, and read so many at a time or one by one: the plugin compiles and
+keeps its INT8 products for every shape it meets, 5 ms and 3 MiB each. More at a time are no quicker."""
 
 
 @functools.cache
@@ -85,4 +90,16 @@ class OpenVinoBackend(Backend):
         return np.asarray(self._network({"users": users_BD}))
 
     def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(self._encoder({"ids": ids_TL, "mask": mask_TL}))
+        fours = len(ids_TL) // _TOGETHER
+        bounds = [*range(0, fours * _TOGETHER, _TOGETHER), *range(fours * _TOGETHER, len(ids_TL) + 1)]
+        return np.concatenate([self._few(ids_TL[a:b], mask_TL[a:b]) for a, b in pairwise(bounds)])
+
+    def _few(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        """In a shape that was met before, if any was."""
+        assert self.reader is not None
+        longest = int(mask_TL.sum(axis=1).max())
+        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.reader.max_tokens)
+        room = ((0, 0), (0, max(0, length - ids_TL.shape[1])))
+        return np.asarray(
+            self._encoder({"ids": np.pad(ids_TL, room)[:, :length], "mask": np.pad(mask_TL, room)[:, :length]})
+        )
