@@ -1,6 +1,8 @@
 """The short way of a request says what the long way says, and keeps the order of a connection."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -262,6 +264,27 @@ def test_a_caller_who_went_is_sent_nothing():
         assert wire.written == b""
 
     talk(conversation)
+
+
+@pytest.mark.parametrize("sent", [b"", asked(), asked("ada", b"connection: close"), b"POST /v1/rec"])
+def test_nothing_is_left_of_a_connection_that_ended(sent):
+    async def conversation():
+        made, wire = connected(App(StandInService()))
+        made.data_received(sent)
+        if sent.endswith(b"}"):
+            await settled(wire, 1)
+        await asyncio.sleep(0.01)
+        made.connection_lost(None)
+        left = weakref.ref(made)
+        del made
+        await asyncio.sleep(0.01)
+        assert left() is None
+
+    gc.disable()
+    try:
+        talk(conversation)
+    finally:
+        gc.enable()
 
 
 def test_a_head_may_not_dawdle(monkeypatch):

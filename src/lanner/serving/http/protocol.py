@@ -162,6 +162,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         if self._silence_timer is not None:
             self._silence_timer.cancel()
         super().connection_lost(error)
+        # Both refer back here: gone with the last reference rather than when the collector comes round.
+        del self.parser, self._proxied
 
     def shutdown(self) -> None:
         if self._is_asked:

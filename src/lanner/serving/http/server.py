@@ -17,7 +17,9 @@ _IDLE_SECONDS, _LAST_SECONDS = 75, 20
 """How long a connection may stay silent, and requests may take to end when the server stops."""
 _SWITCH_S = 0.0005
 """What writes events or places items waits for the interpreter no longer than that, however busy the loop is."""
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+_OBJECTS_BETWEEN_COLLECTIONS = 10_000
+_COLLECTIONS_BETWEEN_OLDER = 4
+"""What outlived one is looked at after so many, and what outlived two after so many of these."""
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
@@ -26,7 +28,8 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         # The collector passes over what was read at the start: its walks through a catalogue held everybody up.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 10, 10)
+        gc.collect()  # or it would wait for a fourth as many objects as there were before it walks through all again
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, _COLLECTIONS_BETWEEN_OLDER, _COLLECTIONS_BETWEEN_OLDER)
 
 
 def run(app: App, host: str, port: int) -> bool:
