@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.serving.prefetch import AHEAD, fetch_row
 
-_FIRST_ROOM = 256
+_ROOM_BYTES = 16 * 2**20
+"""Asked for at once for rows to come; the system gives memory only to those that are written."""
 
 
 class ItemTables:
@@ -57,11 +58,12 @@ class ItemTables:
 class GrowingTable:
     """A table and the rows that came after it."""
 
-    def __init__(self, base: Table) -> None:
+    def __init__(self, base: Table, kept_as: type[np.floating] = np.float32) -> None:
+        """kept_as: the type of rows that come; ``take`` wants float32."""
         self._base, self._length = base, 0
         numbers = base.codes if isinstance(base, Int8Rows) else base
         self._base_rows, width = int(numbers.shape[0]), int(numbers.shape[1])
-        self._later = np.empty((0, width), np.float32)
+        self._later: NDArray[np.floating] = np.empty((0, width), kept_as)
 
     def __len__(self) -> int:
         return self._base_rows + self._length
@@ -70,20 +72,26 @@ class GrowingTable:
     def memory_bytes(self) -> int:
         base = self._base
         own = base.codes.nbytes + base.scale.nbytes if isinstance(base, Int8Rows) else base.nbytes
-        return own + self._later.nbytes
+        return own + self.later.nbytes
+
+    @property
+    def later(self) -> NDArray[np.floating]:
+        """The rows that came after the table, ``[n, W]``."""
+        return self._later[: self._length]
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
         """Twice the room is made where it runs out; who reads the old array goes on reading the same rows."""
         needed = self._length + len(rows_NW)
         if needed > len(self._later):
-            wider = np.empty((max(_FIRST_ROOM, 2 * needed), self._later.shape[1]), np.float32)
-            wider[: self._length] = self._later[: self._length]
+            at_first = _ROOM_BYTES // max(1, self._later.shape[1] * self._later.itemsize)
+            wider = np.empty((max(at_first, 2 * needed), self._later.shape[1]), self._later.dtype)
+            wider[: self._length] = self.later
             self._later = wider
         self._later[self._length : needed] = rows_NW
         self._length = needed
 
     @property
-    def parts(self) -> tuple[Table, NDArray[np.float32]]:
+    def parts(self) -> tuple[Table, NDArray[np.floating]]:
         """The table, and the rows beyond it; the last of them mean nothing yet."""
         return self._base, self._later
 

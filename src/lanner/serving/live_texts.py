@@ -12,7 +12,7 @@ class LiveTexts:
 
     def __init__(self, texts: TextNeighbours) -> None:
         self._base = texts
-        self._later = GrowingTable(np.empty((0, len(texts.short_FS)), np.float32))
+        self._later = GrowingTable(np.empty((0, len(texts.short_FS)), np.float32), kept_as=np.float16)
         self._alive_I = np.ones(len(texts), bool)
         self._all_alive = True
         self._gone_later: frozenset[int] = frozenset()
@@ -32,13 +32,13 @@ class LiveTexts:
     def nearest(self, features_F: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and cosines of at most k items, nearest first."""
         rows, cosines = self._base.nearest(features_F, k, None if self._all_alive else self._alive_I)
-        later = np.arange(len(self._later))
-        if not len(later):
+        later_NF = self._later.later
+        if not len(later_NF):
             return rows, cosines
-        near = self._later.take(later) @ features_F
+        near = later_NF.astype(np.float32) @ features_F
         if self._gone_later:
             near[list(self._gone_later)] = -np.inf
-        rows, cosines = np.concatenate([rows, later + len(self._base)]), np.concatenate([cosines, near])
+        rows, cosines = np.concatenate([rows, np.arange(len(near)) + len(self._base)]), np.concatenate([cosines, near])
         best = np.argsort(-cosines, kind="stable")[:k]
         best = best[np.isfinite(cosines[best])]
         return rows[best], cosines[best]

@@ -17,7 +17,7 @@ from lanner.data.ragged import Ragged
 from lanner.models.batches_of_texts import batches_of_tokens
 from lanner.vocabulary import ConfigError, MissingExtraError
 
-_PROFILES_KEPT = 10_000
+_PROFILES_KEPT = 2_000
 _TOKENS_AT_ONCE = 8192
 """Padded tokens in one call of a runtime: what its activations may hold, whatever is asked."""
 _CHARACTERS_A_TOKEN = 64

@@ -233,9 +233,9 @@ class Snapshot:
             fresh &= allow.holds(self.fresh_row_F)
         if deny is not None:
             fresh &= ~deny.holds(self.fresh_row_F)
-        fresh_rows = np.broadcast_to(self.fresh_row_F[fresh], (len(queries_BD), int(fresh.sum())))
-        all_rows = np.concatenate([rows, fresh_rows], axis=1)
-        all_scores = np.concatenate([scores, queries_BD @ self.fresh_FD[fresh].T], axis=1)
+        places, values = top_k(queries_BD @ self.fresh_FD[fresh].T, min(k, int(fresh.sum())))
+        all_rows = np.concatenate([rows, self.fresh_row_F[fresh][places]], axis=1)
+        all_scores = np.concatenate([scores, values], axis=1)
         places, values = top_k(all_scores, min(k, all_scores.shape[1]))
         return _taken(all_rows, places), values
 

@@ -12,7 +12,7 @@ from lanner.serving.store.schema import VERSION, tables
 from lanner.vocabulary import DataError, LannerError, StorageError, StoreUnavailableError
 
 _LOCK_SECONDS = 4.0
-_CACHE_KIB = {"writing": 32 * 1024, "reading": 4 * 1024}
+_CACHE_KIB = {"writing": 8 * 1024, "reading": 1024}
 """Of each connection; readers are many, and the operating system keeps what they read."""
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log after which it is moved into the file: 16 MB."""
