@@ -113,7 +113,13 @@ class Outcome:
             "p99_ms": none_if_nan(p99),
             "rejected": int(np.count_nonzero(self.status == 429)),
             "failed": int(np.count_nonzero((self.status >= 500) | (self.status == NOTHING))),
+            "answered_by": self._answered_by(),
         } | self.cost
+
+    def _answered_by(self) -> dict[str, float]:
+        """The share of the answers that each rung made; none where the server names no rung."""
+        counts = np.bincount(self.variant[self.answered], minlength=len(VARIANTS))
+        return {name: float(n / counts.sum()) for name, n in zip(VARIANTS, counts, strict=True) if name and n}
 
 
 def none_if_nan(value: float) -> float | None:
