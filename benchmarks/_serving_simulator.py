@@ -1,10 +1,11 @@
 """Figure 4: what the scheduler's simulation predicts, against the server at three loads.
 
 The simulation runs the policy that serves, on service times measured on this machine by the code with which the server
-measures its own, behind a shell that takes as much of its thread's time for a request as the server's own thread did
-under one load apart from those that are predicted. What the simulation still lacks of that load's latencies (sockets,
-wake-ups, a neighbour on the core) is added to every prediction, percentile by percentile. Recommendations alone are
-sent, on the very arrivals that are simulated.
+measures its own, times what the server says that batches take longer beside its other threads, behind a shell that
+takes as much of its thread's time for a request as the server's own thread did under a high load. What the simulation
+still lacks of a lower load's latencies (sockets, wake-ups) is added to every prediction, percentile by percentile. The
+loads from which all this is taken are none of those that are predicted. Recommendations alone are sent, on the very
+arrivals that are simulated.
 
 Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
 arrive as the ratings of ml-1m did in its busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are
@@ -12,6 +13,10 @@ taken). Each goes to the better of two replicas drawn at random.
 """
 
 import os
+import re
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +31,16 @@ from benchmarks._serving_servers import DEADLINE_MS, Launcher, Running, lanner
 from benchmarks._serving_work import CANDIDATES, HISTORY
 from lanner.serving.measuring import measure_profile
 from lanner.serving.model import ModelConfig, ServedModel
-from lanner.serving.scheduling import LatencyProfile, Policy
+from lanner.serving.scheduling import Batch, LatencyProfile, Policy
 from lanner.serving.scheduling.arrivals import like_timestamps, poisson
 from lanner.serving.scheduling.simulation import Shell, log_normal, simulate
 
 _LOADS = (0.3, 0.6, 0.9)
 """Of the saturation."""
-_CALIBRATING = 0.45
-"""The load from which is taken what the simulation cannot know; not one of those predicted."""
+_CALIBRATING = (0.2, 0.45, 0.75)
+"""Loads from which is taken what the simulation cannot know: batches take as much longer as at the worst of them; the
+middle one gives the latencies; the last the shell's time for a request, which falls with the load."""
+_SLOWNESS = re.compile(r'^lanner_batch_slowness\{rung="([^"]+)"\} (\S+)$', re.MULTILINE)
 _READING = 0.6
 """Of the shell's time for a request, what goes by before it is scheduled."""
 _PERCENTILES = np.linspace(0, 100, 1001)
@@ -48,24 +55,31 @@ _ARRIVALS = 100_000
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
     """Measured and predicted, by load."""
     model = _profiled(launcher)
-    seconds, rates = lengths.simulated_s, [share * saturation for share in (_CALIBRATING, *_LOADS)]
+    seconds, rates = lengths.simulated_s, [share * saturation for share in (*_CALIBRATING, *_LOADS)]
     with launcher.running(lanner()) as server:
         asked = [_asked(launcher, server, rate, seconds) for rate in rates]
-    measured = [outcome.figures(seconds, DEADLINE_MS / 1e3) for outcome, _ in asked]
-    calibrating, shell_s = asked[0]
+    known, slower = asked[: len(_CALIBRATING)], Counter[str]()
+    for one in known:
+        slower |= Counter(one.slowness)
+    shell_s, middle = known[-1].shell_s, known[1].outcome
     shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, frozenset(["popularity"]))
-    simulated = [_simulated(model, shell, rate, seconds) for rate in rates]
-    missing_ms = _percentiles(1e3 * calibrating.latency_s[calibrating.answered]) - _percentiles(simulated[0])
+    simulated = [_simulated(model, slower, shell, rate, seconds) for rate in rates]
+    missing_ms = _percentiles(1e3 * middle.latency_s[middle.answered]) - _percentiles(simulated[1])
     rows = [
-        {"rate_per_s": rate, "measured": seen, "predicted": _figures(times, missing_ms, seconds)}
-        for rate, seen, times in zip(rates, measured, simulated, strict=True)
+        {
+            "rate_per_s": rate,
+            "measured": one.outcome.figures(seconds, DEADLINE_MS / 1e3),
+            "predicted": _figures(times, missing_ms, seconds),
+        }
+        for rate, one, times in zip(rates, asked, simulated, strict=True)
     ]
     return {
         "shell_us": 1e6 * shell_s,
+        "slowness": dict(slower),
         "missing_ms": {f"p{place}": float(missing_ms[10 * place]) for place in (50, 90, 99)},
         "profile": model.profile.to_dict(),
-        "calibrating": rows[0],
-        "loads": rows[1:],
+        "calibrating": rows[: len(known)],
+        "loads": rows[len(known) :],
         "replicas": many_replicas(model.profile, model.variants, model.backends),
     }
 
@@ -137,12 +151,25 @@ def _profiled(launcher: Launcher) -> _Model:
     return _Model(profile, model.variants, dict.fromkeys(model.backends, 1))
 
 
-def _asked(launcher: Launcher, server: Running, rate: float, seconds: float) -> tuple[Outcome, float]:
-    """What came of a load, and the seconds that the server's main thread worked for each request."""
+@dataclass(frozen=True)
+class _Asked:
+    """What came of a load. shell_s: what the server's main thread worked for each request. slowness: see ``State``."""
+
+    outcome: Outcome
+    shell_s: float
+    slowness: dict[str, float]
+
+
+def _asked(launcher: Launcher, server: Running, rate: float, seconds: float) -> _Asked:
     before = _main_thread_s(server)
     load = Load(server.port, [(rate, seconds)], str(launcher.work.requests), _SEED, events=0, new_items=0)
     outcome = send(load)
-    return outcome, (_main_thread_s(server) - before) / len(outcome.due_s)
+    return _Asked(outcome, (_main_thread_s(server) - before) / len(outcome.due_s), _slowness(server))
+
+
+def _slowness(server: Running) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as reply:
+        return {rung: float(ratio) for rung, ratio in _SLOWNESS.findall(reply.read().decode())}
 
 
 def _main_thread_s(server: Running) -> float:
@@ -150,12 +177,18 @@ def _main_thread_s(server: Running) -> float:
     return float(main.user_time + main.system_time)
 
 
-def _simulated(model: _Model, shell: Shell, rate: float, seconds: float) -> NDArray[np.float64]:
-    """Milliseconds of the requests that are answered."""
-    fresh = LatencyProfile.from_dict(model.profile.to_dict())
-    arrivals = poisson([(rate, seconds)], _SEED)
-    replica, workers = Policy(fresh, model.variants, model.backends), sum(model.backends.values())
-    outcomes = simulate([replica], workers, arrivals, DEADLINE_MS / 1e3, log_normal(fresh), _SEED, shell=shell)
+def _simulated(
+    model: _Model, slower: Mapping[str, float], shell: Shell, rate: float, seconds: float
+) -> NDArray[np.float64]:
+    """Milliseconds of the requests that are answered. The policy is told what was measured and learns the rest."""
+    told, alone = (LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(2))
+    arrivals, at_best = poisson([(rate, seconds)], _SEED), log_normal(alone)
+    replica, workers = Policy(told, model.variants, model.backends), sum(model.backends.values())
+
+    def service(batch: Batch, random: np.random.Generator) -> float:
+        return at_best(batch, random) * slower[f"{batch.variant}/{batch.backend}"]
+
+    outcomes = simulate([replica], workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, shell=shell)
     latency_ms = 1e3 * (outcomes.ends - outcomes.arrivals)
     return latency_ms[~np.isnan(latency_ms)]
 

@@ -15,9 +15,10 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lanner.prefetch import CACHE_LINE, fetch_line
+
 _AHEAD = 24
 """Edges between asking for a neighbour and adding it: a row of a cold cache takes about as long to arrive."""
-_CACHE_LINE = 64
 _FLOAT, _DOUBLE, _INT16, _INT32, _INT64 = (
     ir.FloatType(),
     ir.DoubleType(),
@@ -67,15 +68,9 @@ def _rounded(builder: Any, total: Any, width: int) -> Any:
 
 
 def _prefetch(builder: Any, pointer: Any, size: int) -> None:
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _INT32, _INT32, _INT32]),
-        "llvm.prefetch.p0",
-    )
-    address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    for offset in range(0, size, _CACHE_LINE):
-        line = builder.gep(address, [ir.Constant(_INT64, offset)])
-        builder.call(function, [line, ir.Constant(_INT32, 0), ir.Constant(_INT32, 3), ir.Constant(_INT32, 1)])
+    address = builder.ptrtoint(pointer, _INT64)
+    for offset in range(0, size, CACHE_LINE):
+        fetch_line(builder, builder.add(address, ir.Constant(_INT64, offset)))
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
-from lanner.serving.prefetch import AHEAD, fetch_row
+from lanner.prefetch import AHEAD, fetch_row
 
 _ROOM_BYTES = 16 * 2**20
 """Asked for at once for rows to come; the system gives memory only to those that are written."""

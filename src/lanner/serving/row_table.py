@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lanner.serving.prefetch import fetch_row
+from lanner.prefetch import fetch_row
 
 _LEAST_SLOTS = 512
 _GONE = -1

@@ -84,6 +84,7 @@ class ServedVersion:
         self._answers: OrderedDict[tuple[Any, ...], RecommendAnswer] = OrderedDict()
         self._under_way: dict[tuple[Any, ...], asyncio.Future[RecommendAnswer]] = {}
         self._dispatcher: Dispatcher | None = None
+        self._profile: LatencyProfile | None = None
         self._items_seen = 0
 
     # --- life, beside the loop -------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class ServedVersion:
         """Take in what was written since the bundle, and measure what the scheduler must know."""
         self.catch_up()
         self.model.warm_up()
-        profile = measure_profile(self.model, self._config.history_length)
+        self._profile = profile = measure_profile(self.model, self._config.history_length)
         policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
         self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic, is_quick)
 
@@ -145,6 +146,11 @@ class ServedVersion:
     def busy(self) -> float:
         """See ``Dispatcher.busy``."""
         return 0.0 if self._dispatcher is None else self._dispatcher.busy
+
+    def slowness(self) -> dict[str, float]:
+        """How many times as long batches take lately as when it was opened, by variant and backend."""
+        ratios = {} if self._profile is None else self._profile.ratios()
+        return {f"{variant}/{backend}": ratio for (backend, variant), ratio in ratios.items()}
 
     def held_bytes(self) -> dict[str, int]:
         """Bytes in memory by name."""

@@ -183,11 +183,21 @@ class LannerService:
     def state(self) -> State:
         """What is held now."""
         held, entries = Counter[str](), Counter[str]()
+        slowness: dict[str, float] = {}
         for version in self._live.models():
             held.update(version.held_bytes())
             entries.update(version.held_entries())
+            slowness |= version.slowness()
         beside = {**self._retention.figures(), **(self._shared.figures() if self._shared is not None else {})}
-        return State(self._depth, held, entries, store=self._store_stats, trials=self._trials.figures(), beside=beside)
+        return State(
+            self._depth,
+            held,
+            entries,
+            store=self._store_stats,
+            trials=self._trials.figures(),
+            beside=beside,
+            slowness=slowness,
+        )
 
     def occupied(self) -> Occupied:
         """How busy the champion is, which answers most requests; not at all while there is none."""

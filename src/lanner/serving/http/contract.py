@@ -37,6 +37,8 @@ class State:
     """Of a service that asks others: how many answer, and how often a request was asked again because one died."""
     beside: Mapping[str, float] = field(default_factory=dict)
     """Figures of work beside the requests by name: events deleted …"""
+    slowness: Mapping[str, float] = field(default_factory=dict)
+    """How many times as long a batch takes as when the server started, by variant and backend."""
 
 
 class Service(Protocol):

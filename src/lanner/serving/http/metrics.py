@@ -72,6 +72,13 @@ class Metrics:
         self._beside = gauge(
             "lanner_beside", "Work beside the requests.", ["what"], registry=one, multiprocess_mode="livemax"
         )
+        self._slowness = gauge(
+            "lanner_batch_slowness",
+            "Times as long as at the start.",
+            ["rung"],
+            registry=one,
+            multiprocess_mode="livemax",
+        )
         self._kinds: dict[tuple[str, str, bool], Any] = {}
 
     def route(self, method: str, path: str) -> "RouteMetrics":
@@ -104,6 +111,8 @@ class Metrics:
             self._replicas.labels(name).set(value)
         for name, value in state.beside.items():
             self._beside.labels(name).set(value)
+        for name, value in state.slowness.items():
+            self._slowness.labels(name).set(value)
 
     def text(self) -> bytes:
         """All workers' figures in Prometheus' text format; reads files, so it runs beside the loop."""

@@ -129,6 +129,7 @@ class Replicas:
             trials=_most([one.trials for one in self._states]),
             replicas={"answering": float(len(self._states)), "asked_again": float(self._asked_again)},
             beside=beside,
+            slowness=_most([one.slowness for one in self._states]),
         )
 
     # --- questions -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.prefetch import AHEAD, fetch_row
+from lanner.prefetch import AHEAD, fetch_row
 from lanner.serving.retrieval.plan import Precision
 
 _BLOCK = 4096

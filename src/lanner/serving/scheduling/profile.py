@@ -121,6 +121,10 @@ class LatencyProfile:
         """The curve of a variant on a backend; None where it was not measured there."""
         return self._curves.get((backend, variant))
 
+    def ratios(self) -> dict[tuple[str, str], float]:
+        """How many times as long batches take lately as was measured, by backend and variant."""
+        return {key: curve.ratio for key, curve in self._curves.items()}
+
     def fade(self, seconds: float) -> None:
         """Let so much time pass over the corrections of all curves."""
         for curve in self._curves.values():
