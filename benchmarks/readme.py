@@ -103,8 +103,8 @@ _COMPRESSION = {
 }
 _SERVING = {
     "goodput_over_fastapi": "answers within 20 ms, by whichever rung, in times of FastAPI's (100,000 items, simulated)",
-    "personal_goodput_over_fastapi": "the same without answers that are one list for everybody",
-    "goodput_over_best_peer": "with it, in times of the best of LitServe, BentoML, Ray Serve, MLServer",
+    "goodput_over_best_peer": "the same, in times of the best of LitServe, BentoML, Ray Serve, MLServer",
+    "personal_goodput_over_fastapi": "answers within 20 ms but for the one list for everybody, in times of FastAPI's",
     "p99_over_best_peer": "p99 at half of Lanner's saturation, in times of the best peer's",
     "throughput_over_raw_asgi": "throughput, in times of bare FAISS behind raw ASGI",
     "overload_goodput_kept": "3 × overload for a minute: share of the saturated goodput kept",

@@ -23,6 +23,19 @@ def test_both_blocks_have_length_one_or_zero(features):
     assert (rows[12] == 0).all()
 
 
+@pytest.mark.parametrize("text", ["red0 thing0 by maker1", TEXTS[0]])
+def test_a_text_that_recurs_is_encoded_once(features, text):
+    seen = []
+
+    def encode(texts):
+        seen.extend(texts)
+        return encode_words(texts)
+
+    rows = features.transform([text, "town1", text], encode)
+    assert len(seen) == len(set(seen))
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
 def test_meaning_is_the_centred_embedding_turned_to_its_main_directions(features):
     fields = [text.split("\n") for text in TEXTS]
     embedded = np.stack([encode_words([f[s] for f in fields]) for s in range(2)], axis=1)

@@ -277,7 +277,7 @@ def test_what_is_held_is_counted_once(config):
         assert state.held_bytes["rungs"] == beside > 0
         assert state.held_bytes["histories"] == version.histories.held_bytes
         assert set(state.slowness) == {f"{variant}/{backend}" for backend, variant in engines}
-        assert max(state.slowness[f"full/{backend}"] != 1 for backend in ("openvino", "onnxruntime"))
+        assert any(state.slowness[f"full/{backend}"] != 1 for backend in ("openvino", "onnxruntime"))
         assert state.slowness["distilled/openvino"] == 1
 
     asked(replace(config, model=replace(config.model, backends=("openvino", "onnxruntime"))), conversation)

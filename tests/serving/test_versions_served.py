@@ -337,6 +337,18 @@ def test_users_stay_in_their_arm_and_the_report_reads_what_they_saw(config, vers
     }
 
 
+@pytest.mark.parametrize("slowest", [0, 1])
+def test_of_several_versions_the_slowness_of_the_worst_is_told(config, registry, versions, monkeypatch, slowest):
+    registry.set_alias(CHALLENGER, versions[1])
+
+    async def conversation(client, service):
+        for place, version in enumerate(service._live.models()):
+            monkeypatch.setattr(version, "slowness", lambda ratio=3.0 if place == slowest else 2.0: {"full/any": ratio})
+        assert service.state().slowness == {"full/any": 3.0}
+
+    asked(replace(config, experiment=HALVES), conversation)
+
+
 def test_exposures_that_cannot_be_written_are_said(config, monkeypatch):
     async def conversation(client, service):
         monkeypatch.setattr(service._trials._exposures, "_problem", "events.db is locked")

@@ -74,7 +74,7 @@ class TextFeatures:
         if plain:
             # The text of a request stands in all fields alike: the sum of their maps is a fraction of their bytes.
             whole_ED, offset_D = self._of_plain_texts
-            meaning_TD[plain] = encode([texts[row] for row in plain]) @ whole_ED - offset_D
+            meaning_TD[plain] = _embed([texts[row] for row in plain], encode) @ whole_ED - offset_D
         fielded = [row for row, text in enumerate(texts) if FIELD_SEPARATOR in text]
         if fielded:
             embedded_TSE, present_TS = _embed_fields([texts[row] for row in fielded], encode, len(self.mean_SE))
@@ -141,9 +141,13 @@ def _embed_fields(
     fields = [field for text in texts for field in _fields(text, num_fields)]
     shape = (len(texts), num_fields)
     present = np.array([bool(field.strip()) for field in fields], bool).reshape(shape)
-    # A text without separators stands in all its fields, and names recur: each is encoded once.
-    places = {field: place for place, field in enumerate(dict.fromkeys(fields))}
-    return encode(list(places))[[places[field] for field in fields]].reshape(*shape, -1), present
+    return _embed(fields, encode).reshape(*shape, -1), present
+
+
+def _embed(texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
+    """Embeddings ``[T, E]``; names and profiles recur, and each is encoded once."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return encode(list(places))[[places[text] for text in texts]]
 
 
 def _principal_directions(centred_TX: NDArray[np.float32], dimensions: int) -> NDArray[np.float64]:

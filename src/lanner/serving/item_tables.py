@@ -12,7 +12,7 @@ from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.prefetch import AHEAD, fetch_row
 
 _ROOM_BYTES = 16 * 2**20
-"""Asked for at once for rows to come; the system gives memory only to those that are written."""
+"""Asked for at once for rows to come; the system gives memory to those that are written, by pages of up to 2 MiB."""
 
 
 class ItemTables:
@@ -77,7 +77,8 @@ class GrowingTable:
     @property
     def later(self) -> NDArray[np.floating]:
         """The rows that came after the table, ``[n, W]``."""
-        return self._later[: self._length]
+        length = self._length  # before the array, which one writer may put a longer one in place of
+        return self._later[:length]
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
         """Twice the room is made where it runs out; who reads the old array goes on reading the same rows."""

@@ -32,12 +32,12 @@ class LiveTexts:
     def nearest(self, features_F: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and cosines of at most k items, nearest first."""
         rows, cosines = self._base.nearest(features_F, k, None if self._all_alive else self._alive_I)
+        gone = list(self._gone_later)  # before the rows: what goes meanwhile may have come meanwhile
         later_NF = self._later.later
         if not len(later_NF):
             return rows, cosines
         near = later_NF.astype(np.float32) @ features_F
-        if self._gone_later:
-            near[list(self._gone_later)] = -np.inf
+        near[gone] = -np.inf
         rows, cosines = np.concatenate([rows, np.arange(len(near)) + len(self._base)]), np.concatenate([cosines, near])
         best = np.argsort(-cosines, kind="stable")[:k]
         best = best[np.isfinite(cosines[best])]

@@ -182,12 +182,12 @@ class LannerService:
 
     def state(self) -> State:
         """What is held now."""
-        held, entries = Counter[str](), Counter[str]()
-        slowness: dict[str, float] = {}
+        held, entries, slowness = Counter[str](), Counter[str](), dict[str, float]()
         for version in self._live.models():
             held.update(version.held_bytes())
             entries.update(version.held_entries())
-            slowness |= version.slowness()
+            for rung, ratio in version.slowness().items():
+                slowness[rung] = max(ratio, slowness.get(rung, 0.0))
         beside = {**self._retention.figures(), **(self._shared.figures() if self._shared is not None else {})}
         return State(
             self._depth,

@@ -18,6 +18,7 @@ from lanner.models.batches_of_texts import batches_of_tokens
 from lanner.vocabulary import ConfigError, MissingExtraError
 
 _PROFILES_KEPT = 2_000
+"""Texts whose features are kept, about 2.5 KiB each; beyond, all are read anew."""
 _TOKENS_AT_ONCE = 8192
 """Padded tokens in one call of a runtime: what its activations may hold, whatever is asked."""
 _CHARACTERS_A_TOKEN = 64

@@ -38,7 +38,7 @@ class State:
     beside: Mapping[str, float] = field(default_factory=dict)
     """Figures of work beside the requests by name: events deleted …"""
     slowness: Mapping[str, float] = field(default_factory=dict)
-    """How many times as long a batch takes as when the server started, by variant and backend."""
+    """How many times as long a batch takes as when its version was opened, by variant and backend: the worst one."""
 
 
 class Service(Protocol):

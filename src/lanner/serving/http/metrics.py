@@ -74,7 +74,7 @@ class Metrics:
         )
         self._slowness = gauge(
             "lanner_batch_slowness",
-            "Times as long as at the start.",
+            "Times as long as when it was opened.",
             ["rung"],
             registry=one,
             multiprocess_mode="livemax",
