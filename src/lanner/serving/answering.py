@@ -41,11 +41,11 @@ class Question(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Found:
-    """What an engine found, and the reasons where they were asked for."""
+    """What an engine found. parts, met: the reasons, and the rows that they name, where they were asked for."""
 
     answer: Answer
-    parts: Parts | None
-    met: NDArray[np.int64]
+    parts: Parts | None = None
+    met: NDArray[np.int64] | None = None
 
 
 def allowed(model: ServedModel, filters: Filters | None) -> tuple[RowSet | None, NDArray[np.int64] | None]:
@@ -74,17 +74,17 @@ Work = Question | Callable[[Engine], Found]
 
 def work_on(engine: Engine, works: Sequence[Work]) -> list[Found | Exception]:
     """What comes of each, in a worker's thread; one that fails takes no other along."""
-    plain = {place: work for place, work in enumerate(works) if isinstance(work, Question) and _is_plain(engine, work)}
+    plain = {place: work for place, work in enumerate(works) if isinstance(work, Question) and is_plain(engine, work)}
     together = dict(zip(plain, _find_together(engine, list(plain.values())), strict=True))
     return [together[place] if place in together else _alone(engine, work) for place, work in enumerate(works)]
 
 
 def is_quick(engine: Engine, work: Work) -> bool:
     """Whether it takes less time than to hand it to a thread: nothing is searched, and only a list is asked for."""
-    return isinstance(engine.index, FixedOrder) and isinstance(work, Question) and _is_plain(engine, work)
+    return isinstance(engine.index, FixedOrder) and isinstance(work, Question) and is_plain(engine, work)
 
 
-def _is_plain(engine: Engine, question: Question) -> bool:
+def is_plain(engine: Engine, question: Question) -> bool:
     """Whether it asks for nothing but the best items for a history, as far as this engine reads it."""
     reads = (question.text and engine.reads_texts) or (question.profile and engine.form.profile_FD is not None)
     filtered = question.allow is not None or question.deny is not None
@@ -103,7 +103,7 @@ def _find_together(engine: Engine, questions: Sequence[Question]) -> list[Found 
         )
     except Exception:
         return [_alone(engine, question) for question in questions]
-    return [Found(answer, None, met) for answer, met in answers]
+    return [Found(answer) for answer in answers]
 
 
 def _alone(engine: Engine, work: Work) -> Found | Exception:
@@ -118,7 +118,7 @@ def find(engine: Engine, question: Question) -> Found:
     asked = _asked(engine, question)
     deny = unseen(asked, question.deny) if question.exclude_seen else question.deny
     answer = engine.best(asked.asker, question.k, question.allow, deny, question.diversity)
-    return Found(answer, engine.explain(asked, answer.items) if question.explain else None, asked.met)
+    return Found(answer, engine.explain(asked, answer.items), asked.met) if question.explain else Found(answer)
 
 
 def explain_one(engine: Engine, question: Question, row: int) -> Found:
@@ -143,14 +143,14 @@ def search(model: ServedModel, engine: Engine, text: str, rows: NDArray[np.int64
         taste = engine.index.vectors(near)[:, :-1] @ asked.asker.vector_D
         cosines = cosines + _PERSONAL * (taste - taste.mean()) / max(float(taste.std()), 1e-9)
     best = np.argsort(-cosines, kind="stable")[:k]
-    return Found(Answer(near[best], cosines[best]), None, asked.met)
+    return Found(Answer(near[best], cosines[best]))
 
 
 def listed(found: Found, items: LiveItems, has_text: bool) -> list[RecommendedItem]:
     """Items by id and title, with reasons where there are parts."""
     named = items.named(found.answer.items.tolist())
     scores = found.answer.scores.tolist()
-    if found.parts is None:
+    if found.parts is None or found.met is None:
         return [
             RecommendedItem(item_id=item_id, title=title, score=score, rank=rank)
             for rank, ((item_id, title), score) in enumerate(zip(named, scores, strict=True), 1)

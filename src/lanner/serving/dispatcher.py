@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
-from threadpoolctl import threadpool_limits
-
+from lanner.serving.cores import on_one_core
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
 from lanner.serving.scheduling.contract import LOOK_S
@@ -21,16 +20,10 @@ from lanner.vocabulary import OverloadedError
 
 WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
 """What comes of each of some requests; an exception in the place of one that failed."""
+Beside = Callable[[Engine, str, Sequence[Any], Callable[[Sequence[Any] | None], None]], bool]
+"""Have an engine's batch, of a variant, worked on outside this process, and then call with what came of each, or None
+where nothing did; False: that is for the threads here. Called, and calls, on the loop."""
 _LONGEST_RETRY_S = 60.0
-
-
-def on_one_core() -> threadpool_limits:
-    """Let what the calling thread works on use no further cores: others answer there, and OpenMP would wait for them.
-
-    Returns:
-        A context manager, for who wants to go back.
-    """
-    return threadpool_limits(limits=1, user_api="openmp")
 
 
 class Occupied(NamedTuple):
@@ -81,13 +74,17 @@ class Dispatcher:
         loop: asyncio.AbstractEventLoop,
         elastic: ElasticConfig | None = None,
         is_quick: Callable[[Engine, Any], bool] = lambda engine, work: False,
+        beside: Beside | None = None,
     ) -> None:
         """work_on: runs in the workers' threads, or on the loop where all of a batch ``is_quick``.
 
-        elastic: how many threads each backend may have; the policy was told the least number.
+        elastic: how many batches each backend may have worked on; the policy was told the least number.
+        beside: who is asked before the threads are.
         """
-        self._is_quick = is_quick
+        self._is_quick, self._beside = is_quick, beside
         self._policy, self._engines, self._work_on, self._loop = policy, engines, work_on, loop
+        self._first = {variant: (backend, engine) for (backend, variant), engine in reversed(list(engines.items()))}
+        """The first backend of each variant, and its engine."""
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
         self._most_workers = elastic.maximum * len(self._elastic)
@@ -100,6 +97,7 @@ class Dispatcher:
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes = math.inf
         self.refused = 0
         """Requests rejected on arrival or dropped before they were worked on."""
         loop.call_soon_threadsafe(self._look)
@@ -127,6 +125,8 @@ class Dispatcher:
             OverloadedError: no engine would be in time. ConfigError: no such variant. What ``work`` raises.
         """
         now = perf_counter()
+        if lowest is None and self._passes(work, now):
+            return self._at_once(work, within_s, now)
         self._number += 1
         number = self._number
         verdict = self._policy.admit(Request(number, now, now + within_s, lowest), now)
@@ -142,6 +142,19 @@ class Dispatcher:
             raise
         finally:
             self._waiting.pop(number, None)
+
+    def _passes(self, work: Any, now: float) -> bool:
+        """Whether the rung that serves now is so quick that nobody waits for it."""
+        before = self._policy.variant
+        return self._is_quick(self._first[before][1], work) and self._policy.serving(now) == before
+
+    def _at_once(self, work: Any, within_s: float, now: float) -> Done:
+        backend, engine = self._first[variant := self._policy.variant]
+        self._policy.passed(within_s, now)
+        (outcome,) = self._work_on(engine, [work])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Done(outcome, backend, variant, 0.0, perf_counter() - now)
 
     def close(self) -> None:
         """Let running batches end, start no more, and refuse what waits.
@@ -159,7 +172,8 @@ class Dispatcher:
         self._looked, self._refused_then = now, self.refused
         looped_s = thread_time()
         self.busy, self._looped_s = (looped_s - self._looped_s) / passed, looped_s
-        self._policy.set_busy(self.busy)
+        # Only threads want the interpreter that the loop has.
+        self._policy.set_busy(self.busy if self._beside is None else 0.0)
         for backend, elastic in self._elastic.items():
             busy = min(1.0, self._busy_s[backend] / (passed * elastic.workers))
             self._busy_s[backend] = 0.0
@@ -181,57 +195,75 @@ class Dispatcher:
 
     def _turn(self, now: float) -> None:
         """Start what is to start now, tell those that were dropped, and set the timer for the rest."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         decision = self._policy.next(now)
         while isinstance(decision, Batch):
-            engine = self._engines[decision.backend, decision.variant]
-            waiting = [self._waiting.get(one.number) for one in decision.requests]
-            if all(one is None or self._is_quick(engine, one.work) for one in waiting):
-                self._settle(decision, *self._worked(engine, waiting))
+            if self._begin(decision):
                 now = perf_counter()
-            else:
-                self._pool.submit(self._work, decision, engine, waiting)
             decision = self._policy.next(now)
         for number in self._policy.take_missed():
             self.refused += 1
             if (dropped := self._waiting.get(number)) is not None and not dropped.future.done():
                 dropped.future.set_exception(_overloaded(0.0))
-        if isinstance(decision, WaitUntil) and math.isfinite(decision.time):
-            self._timer = self._loop.call_later(max(0.0, decision.time - now), self._wake)
+        if isinstance(decision, WaitUntil) and decision.time < self._wakes:
+            self._set_timer(decision.time, now)
+
+    def _set_timer(self, time: float, now: float) -> None:
+        """One that goes off too early does no harm, and most are never reached: only an earlier one is set anew."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes = time
+        self._timer = self._loop.call_later(max(0.0, time - now), self._wake)
 
     def _wake(self) -> None:
-        self._timer = None
+        self._timer, self._wakes = None, math.inf
         self._turn(perf_counter())
 
-    def _work(self, batch: Batch, engine: Engine, waiting: list[_Waiting | None]) -> None:
-        """In a worker's thread."""
-        self._loop.call_soon_threadsafe(self._ended, batch, *self._worked(engine, waiting))
+    def _begin(self, batch: Batch) -> bool:
+        """Have a batch worked on; whether that is done when this returns. Whose caller has gone is left out."""
+        engine = self._engines[batch.backend, batch.variant]
+        found = [self._waiting.get(one.number) for one in batch.requests]
+        waiting = [one for one in found if one is not None and not one.future.done()]
+        works = [one.work for one in waiting]
+        if all(self._is_quick(engine, work) for work in works):
+            self._settle(batch, waiting, *self._worked(engine, works))
+            return True
+        begun = perf_counter()
 
-    def _worked(
-        self, engine: Engine, waiting: list[_Waiting | None]
-    ) -> tuple[Sequence[_Waiting], Sequence[Any], float, float]:
-        """(requests, what came of them, begun, ended); a request whose caller has gone is not worked on."""
-        wanted = [one for one in waiting if one is not None and not one.future.done()]
+        def came_back(outcomes: Sequence[Any] | None) -> None:
+            if outcomes is None:
+                self._pool.submit(self._work, batch, engine, waiting)
+            else:
+                self._ended(batch, waiting, outcomes, begun, perf_counter())
+
+        if self._beside is None or not self._beside(engine, batch.variant, works, came_back):
+            self._pool.submit(self._work, batch, engine, waiting)
+        return False
+
+    def _work(self, batch: Batch, engine: Engine, waiting: Sequence[_Waiting]) -> None:
+        """In a worker's thread."""
+        worked = self._worked(engine, [one.work for one in waiting])
+        self._loop.call_soon_threadsafe(self._ended, batch, waiting, *worked)
+
+    def _worked(self, engine: Engine, works: Sequence[Any]) -> tuple[Sequence[Any], float, float]:
+        """(what came of each, begun, ended)."""
         begun = perf_counter()
         try:
-            outcomes = self._work_on(engine, [one.work for one in wanted])
+            outcomes = self._work_on(engine, works)
         except Exception as error:
-            outcomes = [error] * len(wanted)
-        return wanted, outcomes, begun, perf_counter()
+            outcomes = [error] * len(works)
+        return outcomes, begun, perf_counter()
 
     def _ended(
-        self, batch: Batch, wanted: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
+        self, batch: Batch, waiting: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
     ) -> None:
-        self._settle(batch, wanted, outcomes, begun, ended)
+        self._settle(batch, waiting, outcomes, begun, ended)
         self._turn(perf_counter())
 
     def _settle(
-        self, batch: Batch, wanted: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
+        self, batch: Batch, waiting: Sequence[_Waiting], outcomes: Sequence[Any], begun: float, ended: float
     ) -> None:
         """Tell who waits, and the policy."""
-        for one, outcome in zip(wanted, outcomes, strict=True):
+        for one, outcome in zip(waiting, outcomes, strict=True):
             if one.future.done():
                 continue
             if isinstance(outcome, Exception):

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
 from lanner.serving.answering import Found, Question, Work, allowed, explain_one, is_quick, listed, search, work_on
+from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Dispatcher, Done, Occupied
 from lanner.serving.histories import Histories
-from lanner.serving.measuring import measure_profile
+from lanner.serving.measuring import asked_histories, measure_profile
 from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
 from lanner.serving.model import ServedModel, frequent_values
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler, SchedulerConfig
@@ -30,6 +31,8 @@ from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
 _encode = msgspec.json.Encoder().encode
 _SHOWN = 20
 """Users, and values of an attribute, that the page offers."""
+_MOST_PROCESSES = 4
+"""As many as are started unasked: each takes memory for an interpreter and its libraries."""
 MakePolicy = Callable[[LatencyProfile, ServedModel], Scheduler]
 
 
@@ -46,7 +49,9 @@ class ServiceConfig:
     answers_held: int = 10_000
     """Answers kept for a request that comes again before anything has changed; 0: none."""
     most_workers: int = max(1, (os.cpu_count() or 1) - 1)
-    """Threads of each backend that answer under load; one when it is calm. The loop needs a processor of its own."""
+    """Batches that each backend may work on under load; one when it is calm. The loop needs a processor of its own."""
+    processes: int = min(_MOST_PROCESSES, max(1, (os.cpu_count() or 1) - 1)) if hasattr(os, "fork") else 0
+    """Processes that answer plain requests; threads of the server answer what these do not. 0: threads answer all."""
     watch_seconds: float = 1.0
     """How often the store is asked what other servers have changed; 0: never, for a store of one server."""
 
@@ -54,7 +59,7 @@ class ServiceConfig:
         for name in ("deadline_ms", "history_length", "users_held", "most_workers"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be above 0")
-        for name in ("answers_held", "watch_seconds"):
+        for name in ("answers_held", "processes", "watch_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be 0 or more")
 
@@ -74,10 +79,12 @@ class ServedVersion:
         config: ServiceConfig,
         make_policy: MakePolicy,
         loop: asyncio.AbstractEventLoop,
+        crew: Crew | None = None,
     ) -> None:
-        """loop: on which questions will be asked."""
+        """loop: on which questions will be asked. crew: closed with this; None: threads do all the work."""
         self.model, self.version = model, model.version
         self._store, self._config, self._make_policy, self._loop = store, config, make_policy, loop
+        self._crew = crew
         self.histories = Histories(model.dataset, model.items, store, config.history_length, config.users_held)
         self.example_users = example_users(model.dataset, _SHOWN)
         self.attributes = frequent_values(model.dataset.item_catalogue, _SHOWN)
@@ -99,11 +106,21 @@ class ServedVersion:
 
     def warm_up(self) -> None:
         """Take in what was written since the bundle, and measure what the scheduler must know."""
-        self.catch_up()
+        self._profile = profile = self._measured()
         self.model.warm_up()
-        self._profile = profile = measure_profile(self.model, self._config.history_length)
+        self.catch_up()
         policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
-        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic, is_quick)
+        beside = None if self._crew is None else self._crew.asked
+        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic, is_quick, beside)
+
+    def _measured(self) -> LatencyProfile:
+        """Of whoever will answer plain requests."""
+        model, histories = self.model, asked_histories(self.model.dataset, self._config.history_length)
+        if self._crew is None:
+            return measure_profile(model.engines, histories)
+        times = self._crew.opened(str(model.path), model.variants, model.config.candidates, histories)
+        model.followers = self._crew
+        return LatencyProfile(dict.fromkeys(model.backends, times))
 
     def catch_up(self) -> None:
         """Bring the catalogue to what the store says; one thread at a time.
@@ -126,6 +143,8 @@ class ServedVersion:
 
     def close(self) -> None:
         """Let the last work end and let go of the runtimes."""
+        if self._crew is not None:
+            self._crew.close()
         if self._dispatcher is not None:
             self._dispatcher.close()
         self.model.close()
@@ -143,6 +162,11 @@ class ServedVersion:
         return Occupied() if self._dispatcher is None else self._dispatcher.occupied
 
     @property
+    def is_worn(self) -> bool:
+        """Whether an engine process has died: this version answers, but is to be opened anew."""
+        return self._crew is not None and self._crew.has_died
+
+    @property
     def busy(self) -> float:
         """See ``Dispatcher.busy``."""
         return 0.0 if self._dispatcher is None else self._dispatcher.busy
@@ -158,7 +182,8 @@ class ServedVersion:
 
     def held_entries(self) -> dict[str, int]:
         """How many there are of what is kept by the request or the user."""
-        return {"histories": len(self.histories), "answers": len(self._answers)}
+        processes = 0 if self._crew is None else self._crew.living
+        return {"histories": len(self.histories), "answers": len(self._answers), "engine_processes": processes}
 
     def forget(self, user_id: str) -> None:
         """Hold nothing of a person, nor any answer that one may have asked for."""
@@ -218,8 +243,7 @@ class ServedVersion:
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
         """The items that the model takes to be most alike."""
         row = self.model.items.row(item_id)
-        nobody = np.empty(0, np.int64)
-        return self._told(await self._ask(lambda e: Found(e.similar(row, k), None, nobody), None), False)
+        return self._told(await self._ask(lambda engine: Found(engine.similar(row, k)), None), False)
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """The items whose texts lie nearest to words."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Occupied
 from lanner.serving.histories import Histories
 from lanner.serving.http.contract import State
@@ -122,7 +123,15 @@ class LannerService:
             await asyncio.to_thread(close)
 
     def _open(self, path: Path) -> ServedVersion:
-        return ServedVersion(self._open_model(path), self.store, self.config, self._make_policy, self._loop)
+        # The processes start first: they import what they need while the model is opened.
+        crew = Crew(self.config.processes, self._loop) if self.config.processes else None
+        try:
+            model = self._open_model(path)
+        except BaseException:
+            if crew is not None:
+                crew.close()
+            raise
+        return ServedVersion(model, self.store, self.config, self._make_policy, self._loop, crew)
 
     def _histories(self) -> list[Histories]:
         return [version.histories for version in self._live.models()]

@@ -18,8 +18,8 @@ from lanner.serving.item_index import retrieved
 
 def answer_together(
     engine: Engine, histories: Sequence[NDArray[np.int64]], ks: Sequence[int], exclude_seen: Sequence[bool]
-) -> list[tuple[Answer, NDArray[np.int64]]]:
-    """For each of B users, the k best items and the distinct rows that were met, as ``Engine.answer`` has them.
+) -> list[Answer]:
+    """For each of B users, the k best items, as ``Engine.answer`` has them.
 
     What was seen is passed over among the items retrieved rather than barred from the search, so an approximate index
     may name others at the end of a list.
@@ -46,18 +46,15 @@ def answer_together(
     for user, k in enumerate(ks):
         places = places_BK[user, :k]
         places = places[places >= 0]
-        answer = Answer(rows_BC[user, places], best_BK[user, : len(places)])
-        answers.append((answer, met[starts[user] : starts[user + 1]]))
+        answers.append(Answer(rows_BC[user, places], best_BK[user, : len(places)]))
     return answers
 
 
-def _of_order(
-    order: FixedOrder, num_items: int, history: NDArray[np.int64], k: int, exclude_seen: bool
-) -> tuple[Answer, NDArray[np.int64]]:
+def _of_order(order: FixedOrder, num_items: int, history: NDArray[np.int64], k: int, exclude_seen: bool) -> Answer:
     met = set(history.tolist())
     if met and not 0 <= min(met) <= max(met) < num_items:
         raise _misfit(min(met), max(met), num_items)
-    return Answer(*order.best(met if exclude_seen else (), k)), np.array(sorted(met), np.int64)
+    return Answer(*order.best(met if exclude_seen else (), k))
 
 
 def _misfit(first: int, last: int, num_items: int) -> ValueError:

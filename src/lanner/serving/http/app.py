@@ -38,6 +38,7 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _MOST_DIGITS = 18
 _ALIVE = json_reply(Alive(alive=True))
 _FULL = reply_to(OverloadedError("too busy to answer in time; ask again later", 1.0))
+_FULL_WHOLE = _FULL.whole
 _encode = msgspec.json.Encoder().encode
 
 
@@ -118,8 +119,8 @@ class App:
         figures.observe(reply.status, perf_counter() - began)
         return reply
 
-    def knock(self, path: bytes) -> Reply | None:
-        """For who has a question posted to ``path`` and will ask ``reply`` with ``WHOLE``: what to say instead.
+    def knock(self, path: bytes) -> bytes | None:
+        """For who has a question posted to ``path`` and will ask ``reply`` with ``WHOLE``: what to write instead.
 
         None: it is let in, and counted from now on rather than from when its turn comes.
         """
@@ -127,7 +128,7 @@ class App:
         if question is None or self._door.lets_in(perf_counter()):
             return None
         question.refused += 1
-        return _FULL
+        return _FULL_WHOLE
 
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:

@@ -5,20 +5,16 @@ and a refusal five times what it costs here. Whatever is unusual takes the long 
 """
 
 import asyncio
-import re
 from typing import Any, ClassVar
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lanner.serving.http.app import App
+from lanner.serving.http.heads import Heads
 from lanner.serving.http.reading import WHOLE, Receive, Scope, Send
 
-_PLAIN = re.compile(rb"(POST|PUT) (/[\w/.~-]+) HTTP/1\.1\r\n((?:[\w-]+: ?[\x20-\x7e]*\r\n)+)\r\n")
-_HEADER = re.compile(rb"([\w-]+): ?([\x20-\x7e]*)\r\n")
-_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer"}
-_KEEP_ALIVE = b"keep-alive"
-_FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto"}
+_END = b"\r\n\r\n"
 _HEAD_SECONDS = 10.0
 """How long a request's head may be on its way."""
 _MOST_AHEAD = 65_536
@@ -26,9 +22,10 @@ _MOST_AHEAD = 65_536
 
 
 class Protocol(HttpToolsProtocol):  # type: ignore[misc]
-    """Of one connection; ``served`` is what ``protocol_of`` was given."""
+    """Of one connection; ``served`` is what ``protocol_of`` was given; ``heads``: of all connections."""
 
     served: ClassVar[App]
+    heads: ClassVar[Heads]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -59,39 +56,31 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def _take(self, data: bytes) -> bool:
         """Begin to answer; False where these bytes are not one plain request and nothing else."""
-        found = _PLAIN.match(data)
-        if found is None:
-            return False
-        headers = [(name.lower(), value.strip()) for name, value in _HEADER.findall(found[3])]
-        named = dict(headers)
-        if len(named) < len(headers) or not _UNUSUAL.isdisjoint(named):
-            return False
-        if named.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
-            return False
-        body = data[found.end() :]
-        if named.get(b"content-length") != b"%d" % len(body):
+        end = data.find(_END) + len(_END)
+        head = self.heads.read(data[:end])
+        if head is None or head.length != len(data) - end:
             return False
         self._unset_keepalive_if_required()
-        refusal = self.served.knock(found[2]) if found[1] == b"POST" else None
+        refusal = self.served.knock(head.path) if head.method == "POST" else None
         if refusal is not None:
-            self.transport.write(refusal.whole)
+            self.transport.write(refusal)
             return True
         scope: Scope = {
             "type": "http",
             "http_version": "1.1",
-            "method": found[1].decode(),
+            "method": head.method,
             "scheme": self.scheme,
-            "path": found[2].decode(),
-            "raw_path": found[2],
+            "path": head.path.decode(),
+            "raw_path": head.path,
             "root_path": "",
             "query_string": b"",
-            "headers": headers,
+            "headers": head.headers,
             "client": self.client,
             "server": self.server,
-            WHOLE: body,
+            WHOLE: data[end:],
         }
         self._is_asked = True
-        ask = self._reply if _FORWARDED.isdisjoint(named) else self._proxied
+        ask = self._proxied if head.is_forwarded else self._reply
         task = self.loop.create_task(ask(scope, _nothing_more, _nowhere))
         task.add_done_callback(self._ended)
         self.tasks.add(task)
@@ -179,7 +168,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
 
 def protocol_of(app: App) -> type[Protocol]:
     """The protocol of a server that serves ``app`` alone."""
-    return type("Protocol", (Protocol,), {"served": app})
+    return type("Protocol", (Protocol,), {"served": app, "heads": Heads()})
 
 
 async def _nothing_more() -> dict[str, Any]:

@@ -61,12 +61,25 @@ LOOK_S = 0.25
 class Scheduler(Protocol):
     """Pure: reads no clock, starts no thread, draws no number. ``now`` never runs backwards."""
 
+    @property
+    def variant(self) -> str:
+        """The one that serves at present."""
+        ...
+
     def admit(self, request: Request, now: float) -> Admitted | Rejected:
         """Take a request into the queue, or say at once that it cannot be answered in time."""
         ...
 
     def next(self, now: float) -> Batch | WaitUntil | Idle:
         """What to start now. Call it again after each batch, until it gives none."""
+        ...
+
+    def serving(self, now: float) -> str:
+        """The variant that serves now: who can answer by it without a worker need not wait, and says ``passed``."""
+        ...
+
+    def passed(self, within_s: float, now: float) -> None:
+        """A request with so many seconds to its deadline was answered past the queue."""
         ...
 
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:

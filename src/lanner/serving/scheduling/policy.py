@@ -46,7 +46,7 @@ class Policy:
         self._level = Level(self._rungs, self.config)
         self._running: set[int] = set()
         self._missed: list[int] = []
-        self._batches, self._planned, self._busy = 0, -math.inf, 0.0
+        self._batches, self._planned, self._judged, self._busy = 0, -math.inf, -math.inf, 0.0
 
     @property
     def variant(self) -> str:
@@ -85,16 +85,28 @@ class Policy:
 
     def next(self, now: float) -> Batch | WaitUntil | Idle:
         """The batch to start now; or until when to wait, with slack left or every worker busy."""
+        if not len(self._waiting) and now - self._judged < self.config.plan_every_s:
+            return _IDLE
         self._plan(now)
         live, wait = self._drop_useless(now)
-        if any(station.idle for station in self._stations.values()):
-            self._level.update(self._load, len(self._waiting), now, self._busy)
+        if any([station.idle for station in self._stations.values()]):
+            self._judge(now)
             for first, places in self._groups(live):
                 decision = self._start(first, places, now)
                 if isinstance(decision, Batch):
                     return decision
                 wait = min(wait, decision)
         return WaitUntil(max(wait, math.nextafter(now, math.inf))) if live else _IDLE
+
+    def serving(self, now: float) -> str:
+        """The variant that a request is for which takes no worker's time; ``variant`` at this moment."""
+        self._plan(now)
+        self._judge(now)
+        return self.variant
+
+    def passed(self, within_s: float, now: float) -> None:
+        """Such a request was answered; it counts among the arrivals."""
+        self._load.offered(within_s, now)
 
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:
         """A batch has ended; its time corrects the profile. Returns the requests answered too late.
@@ -150,6 +162,10 @@ class Policy:
         """Seconds that one request takes at the best variant's throughput."""
         self._plan(now)
         return 1 / self._rungs[0].throughput
+
+    def _judge(self, now: float) -> None:
+        self._level.update(self._load, len(self._waiting), now, self._busy)
+        self._judged = now
 
     def _lowest_of(self, request: Request) -> int:
         if request.lowest is None:

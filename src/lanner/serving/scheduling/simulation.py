@@ -185,9 +185,19 @@ class _Simulation:
             self._look(place, now)
         elif isinstance(what, Batch):
             self._complete(place, what, now)
-        elif isinstance(self.replicas[place].admit(Request(what, now, now + self.within_s), now), Rejected):
-            self.fates[what] = REJECTED
+        else:
+            self._ask(place, what, now)
         self._pump(place, now)
+
+    def _ask(self, place: int, number: int, now: float) -> None:
+        replica = self.replicas[place]
+        variant = replica.serving(now) if self.shell.quick else ""
+        if variant in self.shell.quick:
+            replica.passed(self.within_s, now)
+            self.ends[number] = self._through_shell(place, now, self.shell.out_s)
+            self.fates[number], self.variants[number] = ANSWERED, variant
+        elif isinstance(replica.admit(Request(number, now, now + self.within_s), now), Rejected):
+            self.fates[number] = REJECTED
 
     def _look(self, place: int, now: float) -> None:
         self.replicas[place].set_busy(self.shell_s[place] / LOOK_S)

@@ -97,7 +97,7 @@ class Follower(Generic[Served]):
 
     def _follow(self, alias: str, version: str | None) -> None:
         served = self._live.versions().get(alias)
-        if version is not None and version == served:
+        if version is not None and version == served and not self._live.is_worn(alias):
             self._problems.pop(alias, None)
             return
         before = self._problems.get(alias)

@@ -13,6 +13,10 @@ class Model(Protocol):
 
     version: str
 
+    @property
+    def is_worn(self) -> bool:
+        """Whether a part of it has died: it answers on, but is to be opened anew."""
+
     def verify(self) -> int:
         """Raises BundleError where answers differ from the stored ones."""
 
@@ -76,6 +80,11 @@ class Live(Generic[Served]):
         """Whether there is a model under an alias; there will be one until ``close``."""
         return alias in self._leases
 
+    def is_worn(self, alias: str) -> bool:
+        """Whether the model of an alias is to be opened anew."""
+        lease = self._leases.get(alias)
+        return lease is not None and lease.model.is_worn
+
     def versions(self) -> dict[str, str]:
         """What is served now, by alias."""
         with self._lock:
@@ -120,7 +129,7 @@ class Live(Generic[Served]):
             LannerError: it cannot be opened or answers wrongly; what was served before still is.
         """
         with self._changing:
-            if self.versions().get(alias) == version:
+            if self.versions().get(alias) == version and not self.is_worn(alias):
                 return
             shared = self._open_already(version)
             model = shared or _opened(version, opening)
@@ -141,7 +150,8 @@ class Live(Generic[Served]):
 
     def _open_already(self, version: str) -> Served | None:
         with self._lock:
-            return next((one.model for one in self._leases.values() if one.model.version == version), None)
+            known = (one.model for one in self._leases.values() if one.model.version == version)
+            return next((model for model in known if not model.is_worn), None)
 
     def _retire(self, lease: Lease[Served]) -> None:
         """With both locks held. A thread waits and closes, so that no request pays for it."""

@@ -1,0 +1,108 @@
+"""A process that answers plain requests: the engines of one version, and nothing of the server around them.
+
+Python lets one thread run at a time. Where the engines work in threads of the server, its event loop and they hand that
+right around, and batches take 1.7 times as long as alone. Here they have an interpreter, and a core, of their own. The
+tables and indexes are mapped from the bundle's files, whose pages all processes share.
+
+Started with the number of a socket's descriptor; ends when the other end is closed, however the server ended.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lanner.artifact.ladder import FOLDER, read_ladder
+from lanner.serving.beside.messages import (
+    Add,
+    Answered,
+    Ask,
+    Changed,
+    Failed,
+    Frames,
+    Open,
+    Opened,
+    Remove,
+    Reply,
+    Told,
+    answered_of,
+    framed,
+    histories_of,
+    read_told,
+    rows_of,
+)
+from lanner.serving.cores import on_one_core
+from lanner.serving.engine import Engine, add_items, remove_items
+from lanner.serving.folding import Folding
+from lanner.serving.item_index import KeptIndexes
+from lanner.serving.measuring import measured_times
+from lanner.serving.together import answer_together
+
+_AT_ONCE = 1 << 18
+"""Bytes read from the socket at a time."""
+
+
+class Worker:
+    """Does what it is told, one thing after another."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Engine] = {}
+        self._folding = Folding("engine process")
+
+    def do(self, message: Told) -> Reply:
+        """What came of it; whatever goes wrong is said, for a batch that fails must not end the others."""
+        try:
+            if isinstance(message, Ask):
+                return self._answer(message)
+            if isinstance(message, Open):
+                return self._open(message)
+            return self._change(message)
+        except Exception as error:
+            return Failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _open(self, message: Open) -> Opened:
+        path = Path(message.bundle)
+        ladder, indexes = read_ladder(path), KeptIndexes(path / FOLDER, message.candidates)
+        for name in message.variants:
+            rung = ladder.rung(name)
+            index = indexes.of(rung.form, lambda: None)
+            self._engines[name] = Engine(rung, candidates=message.candidates, index=index)
+        asked = [np.frombuffer(one, np.int64) for one in message.histories]
+        return Opened({name: dict(measured_times(engine, asked)) for name, engine in self._engines.items()})
+
+    def _answer(self, message: Ask) -> Answered:
+        engine = self._engines[message.variant]
+        return answered_of(answer_together(engine, histories_of(message), message.ks, message.exclude_seen))
+
+    def _change(self, message: Add | Remove) -> Changed:
+        engines = list(self._engines.values())
+        if isinstance(message, Add):
+            add_items(engines, rows_of(message))
+        else:
+            remove_items(engines, np.frombuffer(message.rows, np.int64))
+        self._folding.fold(engines)
+        return Changed()
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer until the other end is closed."""
+    worker, frames = Worker(), Frames()
+    with on_one_core():
+        while data := connection.recv(_AT_ONCE):
+            for content in frames.take(data):
+                connection.sendall(framed(worker.do(read_told(content))))
+
+
+def main() -> None:
+    # Ctrl-C in a terminal reaches every process of its group; this one ends with the server, after the last answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A server that is gone wants no reply.
+    with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
+        serve(connection)
+
+
+if __name__ == "__main__":
+    main()
