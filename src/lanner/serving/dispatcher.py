@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lanner.serving.cores import on_one_core
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
-from lanner.serving.scheduling.contract import LOOK_S
+from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE
 from lanner.vocabulary import OverloadedError
 
 WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
@@ -54,10 +54,10 @@ class Done:
 class _Waiting:
     """A request and the future of who waits for it."""
 
-    __slots__ = ("arrival", "future", "work")
+    __slots__ = ("arrival", "future", "has_spare", "work")
 
-    def __init__(self, work: Any, arrival: float, future: "asyncio.Future[Done]") -> None:
-        self.work, self.arrival, self.future = work, arrival, future
+    def __init__(self, work: Any, arrival: float, future: "asyncio.Future[Done]", has_spare: bool) -> None:
+        self.work, self.arrival, self.future, self.has_spare = work, arrival, future, has_spare
 
 
 class Dispatcher:
@@ -75,16 +75,16 @@ class Dispatcher:
         elastic: ElasticConfig | None = None,
         is_quick: Callable[[Engine, Any], bool] = lambda engine, work: False,
         beside: Beside | None = None,
+        spare: tuple[str, str] | None = None,
     ) -> None:
         """work_on: runs in the workers' threads, or on the loop where all of a batch ``is_quick``.
 
         elastic: how many batches each backend may have worked on; the policy was told the least number.
-        beside: who is asked before the threads are.
+        beside: who is asked before the threads are. spare: an engine, by (backend, variant), that answers on the loop
+        what is ``is_quick`` there and what the policy cannot have answered in time; the policy knows nothing of it.
         """
-        self._is_quick, self._beside = is_quick, beside
+        self._is_quick, self._beside, self._spare = is_quick, beside, spare
         self._policy, self._engines, self._work_on, self._loop = policy, engines, work_on, loop
-        self._first = {variant: (backend, engine) for (backend, variant), engine in reversed(list(engines.items()))}
-        """The first backend of each variant, and its engine."""
         elastic = elastic or ElasticConfig(maximum=1)
         self._elastic = {backend: Elastic(elastic) for backend, _ in engines}
         self._most_workers = elastic.maximum * len(self._elastic)
@@ -125,15 +125,16 @@ class Dispatcher:
             OverloadedError: no engine would be in time. ConfigError: no such variant. What ``work`` raises.
         """
         now = perf_counter()
-        if lowest is None and self._passes(work, now):
-            return self._at_once(work, within_s, now)
         self._number += 1
-        number = self._number
-        verdict = self._policy.admit(Request(number, now, now + within_s, lowest), now)
+        number, has_spare = self._number, lowest is None and self._is_spared(work)
+        deadline = now + within_s * (WAITING_SHARE if has_spare else 1.0)
+        verdict = self._policy.admit(Request(number, now, deadline, lowest), now)
         if isinstance(verdict, Rejected):
+            if has_spare:
+                return self._spared(work, now)
             self.refused += 1
             raise _overloaded(verdict.retry_after_s)
-        one = self._waiting[number] = _Waiting(work, now, self._loop.create_future())
+        one = self._waiting[number] = _Waiting(work, now, self._loop.create_future(), has_spare)
         self._turn(now)
         try:
             return await one.future
@@ -143,18 +144,17 @@ class Dispatcher:
         finally:
             self._waiting.pop(number, None)
 
-    def _passes(self, work: Any, now: float) -> bool:
-        """Whether the rung that serves now is so quick that nobody waits for it."""
-        before = self._policy.variant
-        return self._is_quick(self._first[before][1], work) and self._policy.serving(now) == before
+    def _is_spared(self, work: Any) -> bool:
+        return self._spare is not None and self._is_quick(self._engines[self._spare], work)
 
-    def _at_once(self, work: Any, within_s: float, now: float) -> Done:
-        backend, engine = self._first[variant := self._policy.variant]
-        self._policy.passed(within_s, now)
-        (outcome,) = self._work_on(engine, [work])
+    def _spared(self, work: Any, arrival: float) -> Done:
+        """By the spare engine, which takes less time than to be refused and to ask again."""
+        assert self._spare is not None
+        begun = perf_counter()
+        (outcome,) = self._work_on(self._engines[self._spare], [work])
         if isinstance(outcome, Exception):
             raise outcome
-        return Done(outcome, backend, variant, 0.0, perf_counter() - now)
+        return Done(outcome, *self._spare, begun - arrival, perf_counter() - begun)
 
     def close(self) -> None:
         """Let running batches end, start no more, and refuse what waits.
@@ -201,11 +201,21 @@ class Dispatcher:
                 now = perf_counter()
             decision = self._policy.next(now)
         for number in self._policy.take_missed():
-            self.refused += 1
             if (dropped := self._waiting.get(number)) is not None and not dropped.future.done():
-                dropped.future.set_exception(_overloaded(0.0))
+                self._drop(dropped)
         if isinstance(decision, WaitUntil) and decision.time < self._wakes:
             self._set_timer(decision.time, now)
+
+    def _drop(self, one: _Waiting) -> None:
+        """Nobody can serve it in time any more, but perhaps the spare engine."""
+        if not one.has_spare:
+            self.refused += 1
+            one.future.set_exception(_overloaded(0.0))
+            return
+        try:
+            one.future.set_result(self._spared(one.work, one.arrival))
+        except Exception as error:
+            one.future.set_exception(error)
 
     def _set_timer(self, time: float, now: float) -> None:
         """One that goes off too early does no harm, and most are never reached: only an earlier one is set anew."""

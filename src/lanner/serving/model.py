@@ -22,6 +22,7 @@ from lanner.models.request_items import ItemReader
 from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
+from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.folding import Folding
 from lanner.serving.item_index import KeptIndexes
 from lanner.serving.live import LiveItems
@@ -143,6 +144,12 @@ class ServedModel:
     @property
     def backends(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(backend for backend, _ in self.engines))
+
+    @property
+    def quickest(self) -> tuple[str, str] | None:
+        """The engine that lists the same for everybody, where there are others."""
+        found = [key for key, engine in self.engines.items() if isinstance(engine.index, FixedOrder)]
+        return found[0] if found and len(self.variants) > 1 else None
 
     @property
     def best(self) -> Engine:

@@ -20,9 +20,9 @@ from lanner.serving.many_machines.config import RayConfig, check_shared
 from lanner.serving.many_machines.front import Replicas
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.redis_entries import RedisConfig, RedisEntries
-from lanner.serving.scheduling import LatencyProfile, Scheduler
+from lanner.serving.scheduling import LatencyProfile
 from lanner.serving.scheduling.fixed_window import FixedWindow
-from lanner.serving.served_version import MakePolicy, ServiceConfig, ladder_policy
+from lanner.serving.served_version import MakePolicy, Scheduling, ServiceConfig, ladder_policy
 from lanner.serving.service import LannerService
 from lanner.serving.store import open_store
 from lanner.serving.store.retention import RetentionConfig
@@ -212,6 +212,7 @@ def versions_of(config: ServerConfig) -> Versions:
     return OneBundle(Path(config.bundle))
 
 
-def fixed_window(profile: LatencyProfile, model: ServedModel) -> Scheduler:
+def fixed_window(profile: LatencyProfile, model: ServedModel) -> Scheduling:
     """The common way, to compare with: batches of 16 or of what came within 5 ms, by the best variant, first come."""
-    return FixedWindow(profile, model.variants[0], {model.backends[0]: 1}, window_s=0.005, batch=16, queue_limit=4096)
+    one = {model.backends[0]: 1}
+    return Scheduling(FixedWindow(profile, model.variants[0], one, window_s=0.005, batch=16, queue_limit=4096))

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ _SHOWN = 20
 """Users, and values of an attribute, that the page offers."""
 _MOST_PROCESSES = 4
 """As many as are started unasked: each takes memory for an interpreter and its libraries."""
-MakePolicy = Callable[[LatencyProfile, ServedModel], Scheduler]
+MakePolicy = Callable[[LatencyProfile, ServedModel], "Scheduling"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,20 @@ class ServiceConfig:
                 raise ConfigError(f"serving.{name} is {getattr(self, name)}, it must be 0 or more")
 
 
-def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduler:
-    """The elastic scheduler over every variant and backend, one worker each to begin with."""
-    return Policy(profile, model.variants, dict.fromkeys(model.backends, 1), SchedulerConfig())
+class Scheduling(NamedTuple):
+    """Who decides, and the engine by (backend, variant) for what cannot be decided well: see ``Dispatcher``."""
+
+    scheduler: Scheduler
+    spare: tuple[str, str] | None = None
+
+
+def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduling:
+    """The elastic scheduler over every variant and backend, one worker each to begin with; the last variant is spare
+    where it takes no worker's time."""
+    spare = model.quickest
+    variants = [name for name in model.variants if spare is None or name != spare[1]]
+    workers = dict.fromkeys(model.backends, 1)
+    return Scheduling(Policy(profile, variants, workers, SchedulerConfig()), spare)
 
 
 class ServedVersion:
@@ -109,9 +120,12 @@ class ServedVersion:
         self._profile = profile = self._measured()
         self.model.warm_up()
         self.catch_up()
-        policy, elastic = self._make_policy(profile, self.model), ElasticConfig(maximum=self._config.most_workers)
+        scheduler, spare = self._make_policy(profile, self.model)
+        elastic = ElasticConfig(maximum=self._config.most_workers)
         beside = None if self._crew is None else self._crew.asked
-        self._dispatcher = Dispatcher(policy, self.model.engines, work_on, self._loop, elastic, is_quick, beside)
+        self._dispatcher = Dispatcher(
+            scheduler, self.model.engines, work_on, self._loop, elastic, is_quick, beside, spare
+        )
 
     def _measured(self) -> LatencyProfile:
         """Of whoever will answer plain requests."""

@@ -54,6 +54,9 @@ class Idle:
     """Nothing waits. Ask again once a request was admitted."""
 
 
+WAITING_SHARE = 0.5
+"""Of its deadline, for which a request may be with the scheduler where a spare variant answers without a worker: then
+it can be answered in time after all, and those whom workers serve are not all served at the last moment."""
 LOOK_S = 0.25
 """How often a scheduler hears how busy the thread is that asks it."""
 
@@ -61,25 +64,12 @@ LOOK_S = 0.25
 class Scheduler(Protocol):
     """Pure: reads no clock, starts no thread, draws no number. ``now`` never runs backwards."""
 
-    @property
-    def variant(self) -> str:
-        """The one that serves at present."""
-        ...
-
     def admit(self, request: Request, now: float) -> Admitted | Rejected:
         """Take a request into the queue, or say at once that it cannot be answered in time."""
         ...
 
     def next(self, now: float) -> Batch | WaitUntil | Idle:
         """What to start now. Call it again after each batch, until it gives none."""
-        ...
-
-    def serving(self, now: float) -> str:
-        """The variant that serves now: who can answer by it without a worker need not wait, and says ``passed``."""
-        ...
-
-    def passed(self, within_s: float, now: float) -> None:
-        """A request with so many seconds to its deadline was answered past the queue."""
         ...
 
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:

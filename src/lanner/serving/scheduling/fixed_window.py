@@ -37,11 +37,6 @@ class FixedWindow:
         self._waiting: dict[int, Request] = {}
         self._batches = 0
 
-    @property
-    def variant(self) -> str:
-        """The one there is."""
-        return self._variant
-
     def admit(self, request: Request, now: float) -> Admitted | Rejected:
         """Take the request while the queue has room."""
         if len(self._waiting) >= self._queue_limit:
@@ -65,13 +60,6 @@ class FixedWindow:
         end = now + self._curve.p99_s(len(requests))
         self._station.start(end)
         return Batch(self._batches, self._station.name, self._variant, requests, now, end)
-
-    def serving(self, now: float) -> str:
-        """Always the same."""
-        return self._variant
-
-    def passed(self, within_s: float, now: float) -> None:
-        """What passes by is nothing to it."""
 
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:
         """Free the worker; returns the requests answered too late."""

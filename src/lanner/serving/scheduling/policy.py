@@ -98,16 +98,6 @@ class Policy:
                 wait = min(wait, decision)
         return WaitUntil(max(wait, math.nextafter(now, math.inf))) if live else _IDLE
 
-    def serving(self, now: float) -> str:
-        """The variant that a request is for which takes no worker's time; ``variant`` at this moment."""
-        self._plan(now)
-        self._judge(now)
-        return self.variant
-
-    def passed(self, within_s: float, now: float) -> None:
-        """Such a request was answered; it counts among the arrivals."""
-        self._load.offered(within_s, now)
-
     def completed(self, batch: Batch, now: float) -> tuple[int, ...]:
         """A batch has ended; its time corrects the profile. Returns the requests answered too late.
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.scheduling.contract import LOOK_S, Batch, Rejected, Request, Scheduler
+from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE, Batch, Rejected, Request, Scheduler
 from lanner.serving.scheduling.profile import NORMAL_P99, LatencyProfile
 
 Service = Callable[[Batch, np.random.Generator], float]
@@ -27,12 +27,13 @@ class Shell:
     """What the one thread of a replica spends that reads requests and writes answers, in seconds each.
 
     It does one thing after another, so at a high rate requests wait for it whatever the scheduler does: once to be read
-    and once more for their answer to be written, but for ``quick`` variants, which it answers itself when it has read.
+    and once more for their answer to be written. spare: the variant by which it answers itself whom the scheduler
+    cannot serve; empty: those are refused.
     """
 
     in_s: float = 0.0
     out_s: float = 0.0
-    quick: frozenset[str] = frozenset()
+    spare: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,14 +191,18 @@ class _Simulation:
         self._pump(place, now)
 
     def _ask(self, place: int, number: int, now: float) -> None:
-        replica = self.replicas[place]
-        variant = replica.serving(now) if self.shell.quick else ""
-        if variant in self.shell.quick:
-            replica.passed(self.within_s, now)
-            self.ends[number] = self._through_shell(place, now, self.shell.out_s)
-            self.fates[number], self.variants[number] = ANSWERED, variant
-        elif isinstance(replica.admit(Request(number, now, now + self.within_s), now), Rejected):
+        patience = WAITING_SHARE if self.shell.spare else 1.0
+        request = Request(number, now, now + patience * self.within_s)
+        if isinstance(self.replicas[place].admit(request, now), Rejected) and not self._spared(place, number, now):
             self.fates[number] = REJECTED
+
+    def _spared(self, place: int, number: int, now: float) -> bool:
+        """Whether it is answered at once instead."""
+        if not self.shell.spare:
+            return False
+        self.ends[number] = self._through_shell(place, now, self.shell.out_s)
+        self.fates[number], self.variants[number] = ANSWERED, self.shell.spare
+        return True
 
     def _look(self, place: int, now: float) -> None:
         self.replicas[place].set_busy(self.shell_s[place] / LOOK_S)
@@ -210,7 +215,7 @@ class _Simulation:
         for request in batch.requests:
             assert self.fates[request.number] == WAITING, "a request was answered twice"
             written = self._through_shell(place, now, self.shell.out_s)
-            self.ends[request.number] = now + self.shell.out_s if batch.variant in self.shell.quick else written
+            self.ends[request.number] = written
             self.fates[request.number], self.variants[request.number] = ANSWERED, batch.variant
 
     def _pump(self, place: int, now: float) -> None:
@@ -221,7 +226,8 @@ class _Simulation:
             self.busy_s += seconds
             self._push(now + seconds, place, decision)
         for number in replica.take_missed():
-            self.fates[number] = MISSED
+            if not self._spared(place, number, now):
+                self.fates[number] = MISSED
         wait = getattr(decision, "time", math.inf)
         if wait < self.timers[place]:
             self.timers[place] = wait
