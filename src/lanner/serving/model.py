@@ -29,6 +29,7 @@ from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
 from lanner.serving.retrieval import Index
+from lanner.serving.row_table import RowTable
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 PREFERRED = ("openvino", "onnxruntime", "torch")
@@ -105,7 +106,9 @@ class ServedModel:
         with ThreadPoolExecutor(_READERS) as pool:
             # Most of the time goes into checksums, which let go of the interpreter.
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
-            rungs = list(pool.map(ladder.rung, config.variants or ladder.names))
+            reading = pool.map(ladder.rung, config.variants or ladder.names)
+            RowTable({})  # Numba gets itself ready, which takes half a second and needs the interpreter all the time
+            rungs = list(reading)
         reader, item_reader = texts.result()
         indexes = KeptIndexes(path / FOLDER, config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
