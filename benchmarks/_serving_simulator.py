@@ -5,7 +5,7 @@ measures its own, times what the server says that batches take longer beside its
 takes as much of its thread's time for a request as the server's own thread did under a high load. What the simulation
 still lacks of a lower load's latencies (sockets, wake-ups) is added to every prediction, percentile by percentile. The
 loads from which all this is taken are none of those that are predicted. Recommendations alone are sent, on the very
-arrivals that are simulated.
+arrivals that are simulated. Where nothing is answered there is no latency: None, here as everywhere.
 
 Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
 arrive as the ratings of ml-1m did in its busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are
@@ -44,6 +44,8 @@ _SLOWNESS = re.compile(r'^lanner_batch_slowness\{rung="([^"]+)"\} (\S+)$', re.MU
 _READING = 0.6
 """Of the shell's time for a request, what goes by before it is scheduled."""
 _PERCENTILES = np.linspace(0, 100, 1001)
+_FEWEST = 300
+"""Requests of a load, however little was answered in time while the saturation was looked for."""
 _SEED = 7
 _REPLICAS = (1, 4, 16, 64, 256)
 _REPLICA_LOADS = (0.7, 1.5)
@@ -55,7 +57,8 @@ _ARRIVALS = 100_000
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
     """Measured and predicted, by load."""
     model = _profiled(launcher)
-    seconds, rates = lengths.simulated_s, [share * saturation for share in (*_CALIBRATING, *_LOADS)]
+    seconds = lengths.simulated_s
+    rates = [share * max(saturation, _FEWEST / (_CALIBRATING[0] * seconds)) for share in (*_CALIBRATING, *_LOADS)]
     with launcher.running(lanner()) as server:
         asked = [_asked(launcher, server, rate, seconds) for rate in rates]
     known, slower = asked[: len(_CALIBRATING)], Counter[str]()
@@ -64,19 +67,19 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
     shell_s, middle = known[-1].shell_s, known[1].outcome
     shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, frozenset(["popularity"]))
     simulated = [_simulated(model, slower, shell, rate, seconds) for rate in rates]
-    missing_ms = _percentiles(1e3 * middle.latency_s[middle.answered]) - _percentiles(simulated[1])
+    missing = Missing.of(1e3 * middle.latency_s[middle.answered], simulated[1])
     rows = [
         {
             "rate_per_s": rate,
             "measured": one.outcome.figures(seconds, DEADLINE_MS / 1e3),
-            "predicted": _figures(times, missing_ms, seconds),
+            "predicted": predicted(times, missing, seconds),
         }
         for rate, one, times in zip(rates, asked, simulated, strict=True)
     ]
     return {
         "shell_us": 1e6 * shell_s,
         "slowness": dict(slower),
-        "missing_ms": {f"p{place}": float(missing_ms[10 * place]) for place in (50, 90, 99)},
+        "missing_ms": {f"p{place}": float(missing.ms[10 * place]) for place in (50, 90, 99)},
         "profile": model.profile.to_dict(),
         "calibrating": rows[: len(known)],
         "loads": rows[len(known) :],
@@ -85,13 +88,11 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """The largest relative error of p99 and goodput at any load."""
-    errors = [
-        abs(row["predicted"][name] / row["measured"][name] - 1)
-        for row in found["loads"]
-        for name in ("p99_ms", "goodput_per_s")
-    ]
-    return {"simulator_error": max(errors)}
+    """The largest relative error of p99 and goodput at any load; no figure where none was answered in time."""
+    names = ("p99_ms", "goodput_per_s")
+    pairs = [(row["predicted"][name], row["measured"][name]) for row in found["loads"] for name in names]
+    errors = [abs(guess / truth - 1) for guess, truth in pairs if guess is not None and truth]
+    return {"simulator_error": max(errors)} if errors else {}
 
 
 def many_replicas(profile: LatencyProfile, variants: tuple[str, ...], backends: dict[str, int]) -> dict[str, Any]:
@@ -193,13 +194,28 @@ def _simulated(
     return latency_ms[~np.isnan(latency_ms)]
 
 
-def _percentiles(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.percentile(latency_ms, _PERCENTILES)
+@dataclass(frozen=True)
+class Missing:
+    """What the simulation lacks of measured latencies. ms: by percentile, see ``_PERCENTILES``. least_ms: of those."""
+
+    ms: NDArray[np.float64]
+    least_ms: float
+
+    @classmethod
+    def of(cls, measured_ms: NDArray[np.float64], simulated_ms: NDArray[np.float64]) -> "Missing":
+        """Nothing, where nothing was answered: it is not known."""
+        if not len(measured_ms) or not len(simulated_ms):
+            return cls(np.zeros(len(_PERCENTILES)), 0.0)
+        measured, simulated = (np.percentile(one, _PERCENTILES) for one in (measured_ms, simulated_ms))
+        return cls(measured - simulated, float(measured[0]))
 
 
-def _figures(simulated_ms: NDArray[np.float64], missing_ms: NDArray[np.float64], seconds: float) -> dict[str, float]:
+def predicted(simulated_ms: NDArray[np.float64], missing: Missing, seconds: float) -> dict[str, float | None]:
+    """Of a load of so many seconds. At another load less may be missing, but no answer is quicker than any was."""
+    if not len(simulated_ms):
+        return {"p50_ms": None, "p99_ms": None, "goodput_per_s": 0.0}
     places = np.argsort(np.argsort(simulated_ms)) / max(1, len(simulated_ms) - 1)
-    latency_ms = simulated_ms + np.interp(100 * places, _PERCENTILES, missing_ms)
+    latency_ms = np.maximum(simulated_ms + np.interp(100 * places, _PERCENTILES, missing.ms), missing.least_ms)
     p50, p99 = np.percentile(latency_ms, (50, 99))
     in_time = np.count_nonzero(latency_ms <= DEADLINE_MS)
-    return {"p50_ms": float(p50), "p99_ms": float(p99), "goodput_per_s": in_time / seconds}
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "goodput_per_s": float(in_time / seconds)}

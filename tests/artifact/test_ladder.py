@@ -31,6 +31,7 @@ def test_there_and_back(tmp_path):
     assert dict(rung.files) == {"network.onnx": b"n"}
     assert "encoder.onnx" not in rung.files
     assert rung.figures == {"ndcg": 0.5}
+    assert rung.kept == ladder.path
     assert rung.form.view_sizes == (1, 3)
     assert np.array_equal(rung.form.source_ID, make_form().source_ID)
     assert isinstance(ladder.rung("int8").form.target_ID, Int8Rows)

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
+from lanner.artifact.files import digest
 from lanner.artifact.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
@@ -180,6 +181,52 @@ def test_openvino_meets_few_shapes_whatever_is_read(rungs, monkeypatch):
         assert np.allclose(backend.encode(texts), oracle.encode(texts), atol=1e-4)
     backend.encode(["war " * 30])  # of which 12 tokens are read
     assert shapes == {(1, 8), (1, 12), (4, 8), (4, 12)}
+
+
+class TestWhatOpenVinoCompiledIsKept:
+    @pytest.fixture
+    def rung(self, rungs, tmp_path, monkeypatch):
+        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+        self.compiled = []
+        real = backend_of("openvino")._compiled
+        count = lambda backend, role: self.compiled.append(role) or real(backend, role)
+        monkeypatch.setattr(backend_of("openvino"), "_compiled", count)
+        return replace(rungs["full"], encoder_digest="a", kept=tmp_path)
+
+    @staticmethod
+    def encoded(rung):
+        backend = open_backend("openvino", rung, reader(), 1)
+        vectors = backend.encode(TEXTS)
+        backend.close()
+        return vectors
+
+    def test_for_the_next_start(self, rung):
+        first = self.encoded(rung)
+        assert np.array_equal(self.encoded(replace(rung, files={})), first)
+        assert self.compiled == ["encoder"]
+
+    def test_until_the_files_are_others(self, rung):
+        for files in ("a", "b", "a", "b", "", ""):  # of unknown files nothing is kept
+            self.encoded(replace(rung, encoder_digest=files))
+        assert self.compiled == ["encoder"] * 4
+
+    @pytest.mark.parametrize("said", ["model.blob: damaged", "OpenVINO cannot read it"])
+    def test_but_for_damage(self, rung, said, caplog):
+        first = self.encoded(rung)
+        (blob,) = rung.kept.glob("*/model.blob")
+        written = blob.read_bytes()
+        blob.write_bytes(written[: len(written) // 2])
+        if said == "OpenVINO cannot read it":
+            (blob.parent / "model.sha256").write_text(digest(blob.read_bytes()))
+        for _ in range(2):
+            assert np.array_equal(self.encoded(rung), first)
+        assert self.compiled == ["encoder"] * 2
+        assert said in caplog.text
+
+    def test_where_the_disk_takes_it(self, rung, caplog):
+        rung.kept.joinpath("file").write_text("no folder")
+        assert self.encoded(replace(rung, kept=rung.kept / "file")).any()
+        assert "the model is compiled anew whenever this bundle is opened" in caplog.text
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

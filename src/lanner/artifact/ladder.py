@@ -39,6 +39,8 @@ class Rung:
     """What was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it."""
     encoder_digest: str = ""
     """The same for rungs whose encoder's files are the same; empty where there is none, or it is not known."""
+    kept: Path | None = None
+    """A folder where runtimes keep what they made of the files, for the next start; None: they keep nothing."""
 
     @property
     def num_bytes(self) -> int:
@@ -117,7 +119,7 @@ class Ladder:
         sealed = self.table["sha256"]
         encoder = [f"{role} {sealed[f'{name}.{role}']}" for role in sorted(roles) if role.startswith("encoder.")]
         same = digest("\n".join(encoder).encode()) if encoder else ""
-        return Rung(name, form, _Files(self._read, name, roles), facts["figures"], same)
+        return Rung(name, form, _Files(self._read, name, roles), facts["figures"], same, self.path)
 
     def verify(self) -> None:
         """Check every file; raises ``BundleError``."""

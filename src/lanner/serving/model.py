@@ -28,6 +28,7 @@ from lanner.serving.item_index import KeptIndexes
 from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
+from lanner.serving.row_table import RowTable
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 _TUNING_USERS = 256
@@ -114,7 +115,9 @@ class ServedModel:
         with ThreadPoolExecutor(_READERS) as pool:
             # Most of the time goes into checksums, which let go of the interpreter.
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
-            rungs = list(pool.map(ladder.rung, config.variants or ladder.names))
+            reading = pool.map(ladder.rung, config.variants or ladder.names)
+            RowTable({})  # Numba gets itself ready, which takes half a second and needs the interpreter all the time
+            rungs = list(reading)
         reader, item_reader = texts.result()
         indexes = KeptIndexes(path / FOLDER, config.candidates)
         engines: dict[tuple[str, str], Engine] = {}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from lanner.models.request_form import ItemRows
 from lanner.serving.beside.messages import (
     Answered,
-    Ask,
     Failed,
     Frames,
     Open,

@@ -1,6 +1,7 @@
 """What a server and its engine processes say to each other: frames of msgpack on a socket, arrays as their bytes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -160,7 +161,7 @@ def answers_of(message: Answered) -> list[Answer]:
     return [Answer(*one) for one in zip(items, scores, strict=True)]
 
 
-def _parts(array: NDArray, lengths: Sequence[int]) -> list[NDArray]:
+def _parts(array: NDArray[Any], lengths: Sequence[int]) -> list[NDArray[Any]]:
     found, start = [], 0
     for length in lengths:
         found.append(array[start : start + length])

@@ -101,6 +101,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
+    """Serve on the descriptor that the command line names."""
     # Ctrl-C in a terminal reaches every process of its group; this one ends with the server, after the last answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):

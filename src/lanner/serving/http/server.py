@@ -29,6 +29,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         gc.collect()  # or it would wait for a fourth as many objects as there were before it walks through all again
+        gc.enable()
         gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, _COLLECTIONS_BETWEEN_OLDER, _COLLECTIONS_BETWEEN_OLDER)
 
 

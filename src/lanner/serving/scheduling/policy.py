@@ -89,7 +89,7 @@ class Policy:
             return _IDLE
         self._plan(now)
         live, wait = self._drop_useless(now)
-        if any([station.idle for station in self._stations.values()]):
+        if any(station.idle for station in self._stations.values()):
             self._judge(now)
             for first, places in self._groups(live):
                 decision = self._start(first, places, now)
