@@ -29,7 +29,7 @@ from benchmarks._serving_lengths import Lengths
 from benchmarks._serving_load import Load, Outcome, send
 from benchmarks._serving_servers import DEADLINE_MS, Launcher, Running, lanner
 from benchmarks._serving_work import CANDIDATES, HISTORY
-from lanner.serving.measuring import measure_profile
+from lanner.serving.measuring import asked_histories, measure_profile
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.scheduling import Batch, LatencyProfile, Policy
 from lanner.serving.scheduling.arrivals import like_timestamps, poisson
@@ -65,7 +65,7 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
     for one in known:
         slower |= Counter(one.slowness)
     shell_s, middle = known[-1].shell_s, known[1].outcome
-    shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, frozenset(["popularity"]))
+    shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare)
     simulated = [_simulated(model, slower, shell, rate, seconds) for rate in rates]
     missing = Missing.of(1e3 * middle.latency_s[middle.answered], simulated[1])
     rows = [
@@ -142,14 +142,18 @@ class _Model:
     profile: LatencyProfile
     variants: tuple[str, ...]
     backends: dict[str, int]
+    spare: str
 
 
 def _profiled(launcher: Launcher) -> _Model:
     model = ServedModel.open(launcher.work.bundle, ModelConfig(candidates=CANDIDATES))
     model.warm_up()
-    profile = measure_profile(model, HISTORY)
+    profile = measure_profile(model.engines, asked_histories(model.dataset, HISTORY))
     model.close()
-    return _Model(profile, model.variants, dict.fromkeys(model.backends, 1))
+    spare = model.quickest
+    assert spare is not None, "the benchmark's ladder ends with popularity"
+    variants = tuple(name for name in model.variants if name != spare[1])
+    return _Model(profile, variants, dict.fromkeys(model.backends, 1), spare[1])
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,23 @@
 """How long batches take, as a server that starts finds out."""
 
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lanner.data.ragged import Ragged
 from lanner.serving import measuring
 from lanner.serving.measuring import BATCH_SIZES, measure_profile, typical_and_slow
 
-MODEL = SimpleNamespace(
-    dataset=SimpleNamespace(histories=Ragged.from_lists([[0, 1]])), engines={("here", "full"): None}
-)
+HISTORIES = [np.array([0, 1])]
 
 
-def batches(monkeypatch, seconds):
-    """How many of each size were worked on, where each takes so long."""
+def batches(monkeypatch, seconds, enough_s=0.02):
+    """How many of each size were worked on, where each takes so long and so much time is enough for a size."""
     worked = []
-    monkeypatch.setattr(measuring, "work_on", lambda engine, batch: worked.append(len(batch)) or time.sleep(seconds))
-    profile = measure_profile(MODEL, 50)
+    answer = lambda engine, histories, ks, exclude_seen: worked.append(len(histories)) or time.sleep(seconds)
+    monkeypatch.setattr(measuring, "answer_together", answer)
+    monkeypatch.setattr(measuring, "_ENOUGH_S", enough_s)
+    profile = measure_profile({("here", "full"): None}, HISTORIES)
     assert profile.curve("here", "full").p50_s(1) >= seconds
     return [worked.count(size) for size in BATCH_SIZES]
 
@@ -29,7 +27,14 @@ def test_what_takes_long_is_timed_a_few_times(monkeypatch):
 
 
 def test_what_is_quick_is_timed_often(monkeypatch):
-    assert batches(monkeypatch, 0) == [50, 50, 50]
+    assert min(batches(monkeypatch, 0, enough_s=0.5)) > 20
+
+
+def test_each_batch_has_rested(monkeypatch):
+    rests = []
+    monkeypatch.setattr(measuring.time, "sleep", rests.append)
+    batches(monkeypatch, 0, enough_s=0)
+    assert rests.count(measuring._REST_S) == 24
 
 
 def test_a_moment_in_which_the_machine_stood_still_is_no_time_of_a_batch():

@@ -47,7 +47,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(bundle, tmp_path) -> ServerConfig:
-    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0)
+    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0, processes=0)
     return ServerConfig(str(bundle), str(tmp_path / "events.db"), service=patient)
 
 
@@ -248,11 +248,11 @@ def test_an_index_that_cannot_be_built_anew_serves_on(config, monkeypatch, caplo
     async def conversation(client, service):
         [version] = service._live.models()
         await client.delete_item("i9")
-        await asyncio.to_thread(version.model._folding.join)
+        await asyncio.to_thread(version.model._folding._thread.join)
         tried = len(failed)
         assert tried
         await client.delete_item("i8")
-        await asyncio.to_thread(version.model._folding.join)
+        await asyncio.to_thread(version.model._folding._thread.join)
         assert len(failed) == tried
         assert len(ids(await client.recommend(RecommendRequest(user_id="nobody", k=100)))) == 58
         assert "cannot be built anew" in caplog.text

@@ -64,7 +64,7 @@ def versions(bundles) -> list[str]:
 def config(registry, tmp_path, monkeypatch) -> ServerConfig:
     monkeypatch.setattr(following, "POLL_SECONDS", 3600.0)  # tests say themselves when to look
     monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
-    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0, answers_held=0)
+    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0, answers_held=0, processes=0)
     return ServerConfig(str(registry.folder), str(tmp_path / "events.db"), service=patient)
 
 

@@ -26,6 +26,14 @@ where nothing did; False: that is for the threads here. Called, and calls, on th
 _LONGEST_RETRY_S = 60.0
 
 
+class Spare(NamedTuple):
+    """An engine that answers on the loop in so many seconds."""
+
+    backend: str
+    variant: str
+    seconds: float
+
+
 class Occupied(NamedTuple):
     """How busy a dispatcher is: what balancers and autoscalers of several servers compare.
 
@@ -75,13 +83,13 @@ class Dispatcher:
         elastic: ElasticConfig | None = None,
         is_quick: Callable[[Engine, Any], bool] = lambda engine, work: False,
         beside: Beside | None = None,
-        spare: tuple[str, str] | None = None,
+        spare: Spare | None = None,
     ) -> None:
         """work_on: runs in the workers' threads, or on the loop where all of a batch ``is_quick``.
 
         elastic: how many batches each backend may have worked on; the policy was told the least number.
-        beside: who is asked before the threads are. spare: an engine, by (backend, variant), that answers on the loop
-        what is ``is_quick`` there and what the policy cannot have answered in time; the policy knows nothing of it.
+        beside: who is asked before the threads are. spare: what is ``is_quick`` there and cannot be answered in time
+        by those that the policy knows, of which this is none.
         """
         self._is_quick, self._beside, self._spare = is_quick, beside, spare
         self._policy, self._engines, self._work_on, self._loop = policy, engines, work_on, loop
@@ -126,7 +134,7 @@ class Dispatcher:
         """
         now = perf_counter()
         self._number += 1
-        number, has_spare = self._number, lowest is None and self._is_spared(work)
+        number, has_spare = self._number, lowest is None and self._has_spare(work, within_s)
         deadline = now + within_s * (WAITING_SHARE if has_spare else 1.0)
         verdict = self._policy.admit(Request(number, now, deadline, lowest), now)
         if isinstance(verdict, Rejected):
@@ -144,17 +152,18 @@ class Dispatcher:
         finally:
             self._waiting.pop(number, None)
 
-    def _is_spared(self, work: Any) -> bool:
-        return self._spare is not None and self._is_quick(self._engines[self._spare], work)
+    def _has_spare(self, work: Any, within_s: float) -> bool:
+        spare = self._spare
+        return spare is not None and within_s >= spare.seconds and self._is_quick(self._engines[spare[:2]], work)
 
     def _spared(self, work: Any, arrival: float) -> Done:
         """By the spare engine, which takes less time than to be refused and to ask again."""
         assert self._spare is not None
         begun = perf_counter()
-        (outcome,) = self._work_on(self._engines[self._spare], [work])
+        (outcome,) = self._work_on(self._engines[self._spare[:2]], [work])
         if isinstance(outcome, Exception):
             raise outcome
-        return Done(outcome, *self._spare, begun - arrival, perf_counter() - begun)
+        return Done(outcome, *self._spare[:2], begun - arrival, perf_counter() - begun)
 
     def close(self) -> None:
         """Let running batches end, start no more, and refuse what waits.

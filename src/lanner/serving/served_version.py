@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lanner.data.describe import example_users
 from lanner.serving.answering import Found, Question, Work, allowed, explain_one, is_quick, listed, search, work_on
 from lanner.serving.beside.crew import Crew
-from lanner.serving.dispatcher import Dispatcher, Done, Occupied
+from lanner.serving.dispatcher import Dispatcher, Done, Occupied, Spare
 from lanner.serving.histories import Histories
 from lanner.serving.measuring import asked_histories, measure_profile
 from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
@@ -65,19 +65,22 @@ class ServiceConfig:
 
 
 class Scheduling(NamedTuple):
-    """Who decides, and the engine by (backend, variant) for what cannot be decided well: see ``Dispatcher``."""
+    """Who decides, and who answers what is not decided well: see ``Dispatcher``."""
 
     scheduler: Scheduler
-    spare: tuple[str, str] | None = None
+    spare: Spare | None = None
 
 
 def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduling:
     """The elastic scheduler over every variant and backend, one worker each to begin with; the last variant is spare
     where it takes no worker's time."""
-    spare = model.quickest
-    variants = [name for name in model.variants if spare is None or name != spare[1]]
-    workers = dict.fromkeys(model.backends, 1)
-    return Scheduling(Policy(profile, variants, workers, SchedulerConfig()), spare)
+    workers, quickest = dict.fromkeys(model.backends, 1), model.quickest
+    if quickest is None:
+        return Scheduling(Policy(profile, model.variants, workers, SchedulerConfig()))
+    curve = profile.curve(*quickest)
+    assert curve is not None, "every engine was measured"
+    variants = [name for name in model.variants if name != quickest[1]]
+    return Scheduling(Policy(profile, variants, workers, SchedulerConfig()), Spare(*quickest, curve.p99_s(1)))
 
 
 class ServedVersion:
@@ -196,8 +199,8 @@ class ServedVersion:
 
     def held_entries(self) -> dict[str, int]:
         """How many there are of what is kept by the request or the user."""
-        processes = 0 if self._crew is None else self._crew.living
-        return {"histories": len(self.histories), "answers": len(self._answers), "engine_processes": processes}
+        entries = {"histories": len(self.histories), "answers": len(self._answers)}
+        return entries if self._crew is None else entries | {"engine_processes": self._crew.living}
 
     def forget(self, user_id: str) -> None:
         """Hold nothing of a person, nor any answer that one may have asked for."""

@@ -119,7 +119,7 @@ def told(reply):
 
 def alone(bundle, store):
     """The replies of a server of one process."""
-    config = ServerConfig(str(bundle), str(store), service=ServiceConfig(deadline_ms=5000))
+    config = ServerConfig(str(bundle), str(store), service=ServiceConfig(deadline_ms=5000, processes=0))
 
     async def ask():
         app = build(config)

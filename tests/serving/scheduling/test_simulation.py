@@ -60,9 +60,10 @@ def test_mean_wait_for_the_shell_is_that_of_m_d_1():
     load, seconds = 0.8, 0.001
     arrivals = poisson([(load / seconds, 60.0)], 4)
     profile = LatencyProfile({"cpu": {"full": {1: (0.001, 0.001), 64: (0.001, 0.001)}}})
-    server = Policy(profile, ("full",), {"cpu": 1}, SchedulerConfig(queue_limit=10**6))
-    shell = Shell(seconds, 0.0, frozenset(["full"]))
-    outcomes = simulate([server], 1, arrivals, 1e9, lambda _, __: 1e-9, 1, shell=shell)
+    shell, too_soon_s = Shell(seconds, 0.0, "popularity"), seconds / 2
+    server = Policy(profile, ("full",), {"cpu": 1})
+    outcomes = simulate([server], 1, arrivals, too_soon_s, lambda _, __: 1e-9, 1, shell=shell)
+    assert set(outcomes.variants) == {"popularity"}
     wait_s = float((outcomes.ends - outcomes.arrivals).mean()) - seconds
     assert wait_s == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
 

@@ -17,6 +17,7 @@ class Answering:
     def __init__(self, version: str = "1", fault: Exception | None = None) -> None:
         self.version, self.fault = version, fault
         self.closed = self.warm = self.caught_up = 0
+        self.is_worn = False
 
     def verify(self) -> int:
         if self.fault:
