@@ -23,6 +23,7 @@ from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
 from lanner.serving.backends import BACKENDS, Backend, open_backend
+from lanner.serving.backends.open_vino import padded_length
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -227,6 +228,12 @@ class TestWhatOpenVinoCompiledIsKept:
         rung.kept.joinpath("file").write_text("no folder")
         assert self.encoded(replace(rung, kept=rung.kept / "file")).any()
         assert "the model is compiled anew whenever this bundle is opened" in caplog.text
+
+
+def test_openvino_pads_texts_to_two_lengths_for_each_doubling():
+    lengths = [padded_length(tokens) for tokens in range(1, 513)]
+    assert sorted(set(lengths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert all(tokens <= length < 1.5 * tokens + 8 for tokens, length in enumerate(lengths, 1))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -216,6 +216,17 @@ class TestRetention:
         assert items_of(store) == ["4", "3", "2", "1", "0"]
         assert store.append([event(item="9", key="9"), event(key="0")], now).accepted == 1
 
+    def test_what_was_shown_long_ago_goes(self, store, monkeypatch):
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 3)
+        now = time.time()
+        rows = [Exposure("x", "a", f"u{n}", now - n * DAY, [str(n)]) for n in range(10)]
+        store.expose(rows)
+        store.append([event(timestamp=now)], now)
+        assert store.compact(None, 1) == 0
+        assert list(store.exposures("x")) == rows
+        assert store.compact(4.5, None) == 0
+        assert list(store.exposures("x")) == rows[:5]
+
     def test_long_histories_are_cut(self, store, monkeypatch):
         monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_A_LOOK", 2)
         monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 2)

@@ -12,9 +12,9 @@ from lanner.serving.backends.contract import Backend
 from lanner.serving.backends.kept_models import kept_or_compiled
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
-_LENGTH_STEP, _TOGETHER = 8, 4
-"""Texts are padded to a multiple of so many tokens, and read so many at a time or one by one: the plugin compiles and
-keeps its INT8 products for every shape it meets, 5 ms and 3 MiB each. More at a time are hardly quicker."""
+_TOGETHER = 4
+"""Texts are read so many at a time or one by one, padded to one of few lengths (``padded_length``): the plugin compiles
+and keeps its INT8 products for every shape it meets, 5 ms and 3 MiB each. More at a time are hardly quicker."""
 
 
 @cache
@@ -107,7 +107,13 @@ class OpenVinoBackend(Backend):
         """In a shape that was met before, if any was."""
         assert self.reader is not None
         longest = int(mask_TL.sum(axis=1).max())
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.reader.max_tokens)
+        length = min(padded_length(longest), self.reader.max_tokens)
         padded_2TL = np.zeros((2, len(ids_TL), length), np.int64)
         padded_2TL[0, :, :longest], padded_2TL[1, :, :longest] = ids_TL[:, :longest], mask_TL[:, :longest]
         return np.asarray(self._encoder({"ids": padded_2TL[0], "mask": padded_2TL[1]}))
+
+
+def padded_length(tokens: int) -> int:
+    """8, 16, 24, 32, then 48, 64, 96, 128, …: two lengths for each doubling, so that even rare ones are soon met."""
+    step = max(8, 1 << max(0, (tokens - 1).bit_length() - 2))
+    return -(-tokens // step) * step

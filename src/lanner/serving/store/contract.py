@@ -172,7 +172,8 @@ class Store(ABC):
     def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
         """Delete events older than ``keep_days`` and all but the newest ``keep_per_user`` of each user (None: keep).
 
-        Appends go on meanwhile. Returns how many were deleted. An event sent again under a deleted event's key is new.
+        What was shown longer ago than ``keep_days`` goes, too. Appends go on meanwhile. Returns how many events were
+        deleted. An event sent again under a deleted event's key is new.
 
         Raises:
             ConfigError: ``keep_days`` below 0, ``keep_per_user`` below 1.

@@ -143,15 +143,19 @@ class RelationalStore(Connections, Store):
             raise ConfigError(f"keep_days = {keep_days}: give 0 or more days, or none to keep all")
         if keep_per_user is not None and keep_per_user < 1:
             raise ConfigError(f"keep_per_user = {keep_per_user}: give at least 1, or none to keep all")
-        deleted = 0 if keep_days is None else self._delete_before(time.time() - keep_days * _SECONDS_A_DAY)
+        deleted = 0
+        if keep_days is not None:
+            moment = time.time() - keep_days * _SECONDS_A_DAY
+            self._delete_before("exposures", moment)
+            deleted = self._delete_before("events", moment)
         deleted += 0 if keep_per_user is None else self._delete_beyond(keep_per_user)
         self._free_space()
         return deleted
 
-    def _delete_before(self, moment: float) -> int:
+    def _delete_before(self, table: str, moment: float) -> int:
         # By ranges of numbers, so that no index on time is needed and each transaction is short.
-        first, last = self._fetch("SELECT coalesce(min(sequence), 0), coalesce(max(sequence), -1) FROM events")[0]
-        statement = "DELETE FROM events WHERE sequence >= ? AND sequence < ? AND timestamp < ?"
+        first, last = self._fetch(f"SELECT coalesce(min(sequence), 0), coalesce(max(sequence), -1) FROM {table}")[0]
+        statement = f"DELETE FROM {table} WHERE sequence >= ? AND sequence < ? AND timestamp < ?"
         ranges = ((low, low + _ROWS_A_DELETE, moment) for low in range(first, last + 1, _ROWS_A_DELETE))
         return sum(self._change(statement, [one]) for one in ranges)
 

@@ -13,7 +13,7 @@ class RetentionConfig:
     """What is deleted of the store, and how often the server looks. What a bundle was fitted on stays in the bundle."""
 
     days: float = 0.0
-    """Events older than this are deleted; 0: kept for ever."""
+    """Events, and what experiments showed, are deleted when older than this; 0: kept for ever."""
     events_per_user: int = 0
     """A user's newest events that are kept, the others are deleted; 0: all are kept."""
     every_minutes: float = 60.0
