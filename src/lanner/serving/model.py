@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
 from lanner.data.catalogue import Catalogue
-from lanner.data.interactions import Dataset
+from lanner.data.interactions import Dataset, UserBatch
 from lanner.models.request_form import RequestForm
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends import Backend, open_backend
@@ -107,12 +107,12 @@ class ServedModel:
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
             rungs = list(pool.map(ladder.rung, config.variants or ladder.names))
         reader, item_reader = texts.result()
-        indexes = KeptIndexes(path / FOLDER, config.candidates)
+        indexes, users = KeptIndexes(path / FOLDER, config.candidates), tuning_users(dataset)
         engines: dict[tuple[str, str], Engine] = {}
         backends: list[Backend] = []
-        for name in config.backends or (_installed(rungs[0]),):
+        for name in config.backends or (installed_backend(rungs[0]),):
             for rung in rungs:
-                index = indexes.of(rung.form, partial(_queries, rung.form, dataset))
+                index = indexes.of(rung.form, partial(queries_of, rung.form, users))
                 backend = open_backend(name, rung, reader, config.threads, backends)
                 backends.append(backend)
                 engines[name, rung.name] = Engine(
@@ -256,7 +256,8 @@ class ServedModel:
         return first if first is not None and first < self.dataset.num_items else None
 
 
-def _installed(rung: Rung) -> str:
+def installed_backend(rung: Rung) -> str:
+    """The quickest runtime that is installed."""
     for name in PREFERRED:
         try:
             open_backend(name, replace(rung, figures={})).close()
@@ -266,14 +267,17 @@ def _installed(rung: Rung) -> str:
     raise LannerError(f"none of the runtimes {', '.join(PREFERRED)} is installed: pip install 'lanner[onnx]'")
 
 
-def _queries(form: RequestForm, dataset: Dataset) -> NDArray[np.float32] | None:
-    """Vectors of some real users, as they will be asked for."""
+def tuning_users(dataset: Dataset) -> UserBatch:
+    """Some real users, as they will ask; nobody where nobody met anything."""
     known = np.flatnonzero(dataset.histories.lengths)
-    if not len(known):
+    return dataset.user_batch(np.sort(np.random.default_rng(0).permutation(known)[:_TUNING_USERS]))
+
+
+def queries_of(form: RequestForm, users: UserBatch) -> NDArray[np.float32] | None:
+    """What an index is asked for users; None for nobody."""
+    if not len(users):
         return None
-    chosen = np.random.default_rng(0).permutation(known)[:_TUNING_USERS]
-    users = form.users(dataset.user_batch(np.sort(chosen)))
-    return np.hstack([users, np.ones((len(users), 1), np.float32)])
+    return np.hstack([form.users(users), np.ones((len(users), 1), np.float32)])
 
 
 def frequent_values(catalogue: Catalogue, number: int) -> dict[str, list[str]]:
