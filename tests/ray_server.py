@@ -31,7 +31,8 @@ def serving(bundle: Path, folder: Path, *words: str) -> Iterator[tuple[subproces
     finally:
         left = list(replicas_of(process.pid))
         process.terminate()
-        assert process.wait(30) == 0
+        code = process.wait(30)
+        assert code == 0, f"it ended with {code}; see {folder / 'log'}"
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "replicas outlive their server", 10)
 
 

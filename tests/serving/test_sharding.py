@@ -8,7 +8,7 @@ import pytest
 
 from lanner.artifact.ladder import Rung
 from lanner.compression.steps import quantised
-from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
+from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
 from lanner.models.request_items import ItemReader
 from lanner.models.text_neighbours import TextNeighbours
 from lanner.serving.answering import Question, find
@@ -161,14 +161,6 @@ def test_every_item_is_dealt_to_one_part_and_parts_are_alike_in_size():
     many = [f"item-{row}" for row in range(10_000)]
     sizes = [len(Part(number, 4).rows(many)) for number in range(4)]
     assert max(sizes) < 1.1 * min(sizes)
-
-
-def test_a_part_holds_no_more_than_its_share():
-    form = make_form("full")
-    parts = Parts(form, dealt(3))
-    held = [take(engine.form.source_ID).nbytes for engine in parts.engines]
-    assert sum(held) == form.source_ID.nbytes
-    assert all(len(engine.index) == len(engine.form.bias_I) for engine in parts.engines)
 
 
 def test_an_item_that_goes_is_found_no_more_and_still_met():
