@@ -82,6 +82,8 @@ class Replicas:
         """Leave the cluster; one of this machine alone ends."""
         if self._looking is not None:
             self._looking.cancel()
+        # Several routers that live on while Ray is shut down abort the process.
+        await asyncio.gather(*(handle.shutdown_async() for handle in self._handles))
         await asyncio.to_thread(cluster.leave, self._config)
 
     async def _look_now_and_then(self) -> None:
