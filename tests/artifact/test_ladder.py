@@ -75,3 +75,25 @@ def test_another_schema_is_refused(tmp_path):
     (folder / "ladder.sha256").write_text(digest((folder / INDEX).read_bytes()))
     with pytest.raises(BundleError, match="schema 99"):
         read_ladder(tmp_path)
+
+
+@pytest.mark.parametrize("block", [2, 100])
+@pytest.mark.parametrize("rows", [[0, 3, 4, 8], [5], []])
+def test_some_items_of_a_rung_are_read_without_the_others(tmp_path, monkeypatch, rows, block):
+    monkeypatch.setattr("lanner.artifact.ladder._ROWS_AT_ONCE", block)
+    ladder, rows = written(tmp_path), np.array(rows, np.int64)
+    for name in ladder.names:
+        whole, part = ladder.rung(name).form, ladder.rung(name, rows).form
+        assert part.num_items == len(rows)
+        assert part.view_sizes == whole.view_sizes
+        for table in ("source_ID", "target_ID", "bias_I"):
+            assert np.array_equal(take(getattr(part, table)), take(getattr(whole, table), rows))
+
+
+def test_one_flipped_byte_is_found_where_some_items_are_read(tmp_path):
+    file = written(tmp_path).path / "full.form.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"full\.form\.safetensors: damaged"):
+        read_ladder(tmp_path).rung("full", np.array([0]))

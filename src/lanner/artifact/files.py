@@ -55,6 +55,17 @@ def read_checked(path: Path, expected: str) -> bytes:
     return content
 
 
+def check_file(path: Path, expected: str, what: str = "bundle") -> None:
+    """As ``read_checked``, but without holding the file. what: is to be written anew where it is damaged."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the {what} anew") from None
+    if found != expected:
+        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the {what} anew")
+
+
 def _write_through(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)

@@ -5,18 +5,19 @@ A rung is a request form, a scoring network and an encoder of texts, as files th
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from lanner.artifact.files import digest, read_checked, write_folder
-from lanner.models.request_form import RequestForm
-from lanner.models.request_items import ItemReader
+from lanner.artifact.files import check_file, digest, read_checked, write_folder
+from lanner.models.request_form import ITEM_TABLES, RequestForm
+from lanner.models.request_items import ITEM_TEXTS, ItemReader
 from lanner.models.text_features import TextFeatures
 from lanner.vocabulary import BundleError, ConfigError
 
@@ -26,6 +27,7 @@ SEAL = "ladder.sha256"
 SCHEMA = 3
 _FORM = "form.safetensors"
 _TOKENISER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
+_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class Ladder:
     def names(self) -> tuple[str, ...]:
         return tuple(self.table["rungs"])
 
-    def rung(self, name: str) -> Rung:
+    def rung(self, name: str, rows: NDArray[np.int64] | None = None) -> Rung:
         """Read and check one rung; its encoder's and network's files when a runtime asks for them.
+
+        rows: of the items to hold, ascending; the form's rows are then their places. None: all.
 
         Raises:
             ConfigError: there is no such rung. BundleError: a file is damaged.
@@ -114,7 +118,7 @@ class Ladder:
         if name not in self.table["rungs"]:
             raise ConfigError(f"no variant '{name}' in {self.path}; it has {', '.join(self.names)}")
         facts = self.table["rungs"][name]
-        form = RequestForm.from_arrays(load(self._read(f"{name}.{_FORM}")), tuple(facts["view_sizes"]))
+        form = RequestForm.from_arrays(self._arrays(f"{name}.{_FORM}", ITEM_TABLES, rows), tuple(facts["view_sizes"]))
         roles = [role for role in facts["roles"] if role != _FORM]
         sealed = self.table["sha256"]
         encoder = [f"{role} {sealed[f'{name}.{role}']}" for role in sorted(roles) if role.startswith("encoder.")]
@@ -138,9 +142,26 @@ class Ladder:
     @property
     def item_reader(self) -> ItemReader | None:
         """What the text of a new item becomes; None for a recommender that reads none."""
+        return self.item_reader_of(None)
+
+    def item_reader_of(self, rows: NDArray[np.int64] | None) -> ItemReader | None:
+        """The same, with the texts of some items alone, as ``rung`` has it: new items would borrow from those."""
         if "items" not in self.table:
             return None
-        return ItemReader.from_arrays(load(self._read(_ITEMS)), self.table["items"])
+        return ItemReader.from_arrays(self._arrays(_ITEMS, ITEM_TEXTS, rows), self.table["items"])
+
+    def _arrays(
+        self, name: str, of_items: Collection[str], rows: NDArray[np.int64] | None
+    ) -> Mapping[str, NDArray[Any]]:
+        """Arrays of a file; of those that have a row an item, the given ones, without ever holding the others."""
+        if rows is None:
+            return load(self._read(name))
+        check_file(self.path / name, self.table["sha256"].get(name, ""))
+        with safe_open(self.path / name, "numpy") as file:
+            return {
+                one: _taken(file.get_slice(one), rows) if one in of_items else file.get_tensor(one)
+                for one in file.keys()  # noqa: SIM118 (it is no dict)
+            }
 
     def _read(self, name: str) -> bytes:
         return read_checked(self.path / name, self.table["sha256"].get(name, ""))
@@ -199,3 +220,14 @@ def read_ladder(bundle: Path) -> Ladder:
     if table.get("schema") != SCHEMA:
         raise BundleError(f"{folder}: schema {table.get('schema')}, this version reads {SCHEMA}; compress it anew")
     return Ladder(folder, table)
+
+
+def _taken(stored: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of an array in a file, a block of the file at a time."""
+    parts, length = [stored[0:0]], stored.get_shape()[0]
+    for first in range(0, length, _ROWS_AT_ONCE):
+        ends = min(first + _ROWS_AT_ONCE, length)
+        low, high = np.searchsorted(rows, (first, ends))
+        if low < high:
+            parts.append(stored[first:ends][rows[low:high] - first])
+    return np.concatenate(parts)

@@ -22,6 +22,10 @@ from lanner.data.interactions import UserBatch
 from lanner.models.linear import history_matrix, sum_of_rows
 
 LAYER_NORM = 1e-5
+ITEM_TABLES = frozenset(
+    f"{table}{part}" for table in ("source", "target", "bias", "head.item") for part in ("", ".codes", ".scale")
+)
+"""Those of ``RequestForm.arrays`` that have a row an item."""
 _PAIR_FLOATS = 1 << 22
 """Hidden numbers of user-item pairs in memory at a time."""
 

@@ -16,6 +16,8 @@ from lanner.models.request_form import LAYER_NORM, ItemRows, RequestForm, normal
 from lanner.models.text_neighbours import TextNeighbours
 
 _TEXTS = ("codes", "scale", "directions", "short")
+ITEM_TEXTS = frozenset(("texts.codes", "texts.scale", "texts.short", "is_met", "lent_bias"))
+"""Those of ``ItemReader.arrays`` that have a row an item."""
 _SHARPNESS = 5
 """Of the softmax by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
 

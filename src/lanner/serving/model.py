@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import FOLDER, Rung, read_ladder
 from lanner.data.catalogue import Catalogue
-from lanner.data.interactions import Dataset
+from lanner.data.interactions import Dataset, UserBatch
 from lanner.models.request_form import ItemRows, RequestForm
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends import Backend, open_backend
@@ -119,12 +119,12 @@ class ServedModel:
             RowTable({})  # Numba gets itself ready, which takes half a second and needs the interpreter all the time
             rungs = list(reading)
         reader, item_reader = texts.result()
-        indexes = KeptIndexes(path / FOLDER, config.candidates)
+        indexes, users = KeptIndexes(path / FOLDER, config.candidates), tuning_users(dataset)
         engines: dict[tuple[str, str], Engine] = {}
         backends: list[Backend] = []
-        for name in config.backends or (_installed(rungs[0]),):
+        for name in config.backends or (installed_backend(rungs[0]),):
             for rung in rungs:
-                index = indexes.of(rung.form, partial(_queries, rung.form, dataset))
+                index = indexes.of(rung.form, partial(queries_of, rung.form, users))
                 backend = open_backend(name, rung, reader, config.threads, backends)
                 backends.append(backend)
                 engines[name, rung.name] = Engine(
@@ -273,7 +273,8 @@ def preferred(cpu_facts: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return ("openvino", "onnxruntime", "torch") if has_products else ("onnxruntime", "openvino", "torch")
 
 
-def _installed(rung: Rung) -> str:
+def installed_backend(rung: Rung) -> str:
+    """The quickest runtime that is installed."""
     for name in preferred():
         try:
             open_backend(name, replace(rung, figures={})).close()
@@ -283,14 +284,17 @@ def _installed(rung: Rung) -> str:
     raise LannerError(f"none of the runtimes {', '.join(preferred())} is installed: pip install 'lanner[onnx]'")
 
 
-def _queries(form: RequestForm, dataset: Dataset) -> NDArray[np.float32] | None:
-    """Vectors of some real users, as they will be asked for."""
+def tuning_users(dataset: Dataset) -> UserBatch:
+    """Some real users, as they will ask; nobody where nobody met anything."""
     known = np.flatnonzero(dataset.histories.lengths)
-    if not len(known):
+    return dataset.user_batch(np.sort(np.random.default_rng(0).permutation(known)[:_TUNING_USERS]))
+
+
+def queries_of(form: RequestForm, users: UserBatch) -> NDArray[np.float32] | None:
+    """What an index is asked for users; None for nobody."""
+    if not len(users):
         return None
-    chosen = np.random.default_rng(0).permutation(known)[:_TUNING_USERS]
-    users = form.users(dataset.user_batch(np.sort(chosen)))
-    return np.hstack([users, np.ones((len(users), 1), np.float32)])
+    return np.hstack([form.users(users), np.ones((len(users), 1), np.float32)])
 
 
 def frequent_values(catalogue: Catalogue, number: int) -> dict[str, list[str]]:

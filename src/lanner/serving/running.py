@@ -4,9 +4,11 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,14 +18,17 @@ from lanner.serving.http.app import App
 from lanner.serving.http.contract import Service
 from lanner.serving.http.keys import KeyFile, check_address
 from lanner.serving.http.limits import Limits
-from lanner.serving.many_machines.config import RayConfig, check_shared
+from lanner.serving.many_machines.config import RayConfig, check_sharded, check_shared
 from lanner.serving.many_machines.front import Replicas
+from lanner.serving.many_machines.shard import ModelPart, ShardService
+from lanner.serving.many_machines.shards import Shards
 from lanner.serving.model import ModelConfig, ServedModel
 from lanner.serving.redis_entries import RedisConfig, RedisEntries
 from lanner.serving.scheduling import LatencyProfile
 from lanner.serving.scheduling.fixed_window import FixedWindow
 from lanner.serving.served_version import MakePolicy, Scheduling, ServiceConfig, ladder_policy
 from lanner.serving.service import LannerService
+from lanner.serving.sharding import Part
 from lanner.serving.store import open_store
 from lanner.serving.store.retention import RetentionConfig
 from lanner.serving.versions.experiment import Experiment
@@ -34,6 +39,7 @@ from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
 SCHEDULERS = ("ladder", "fixed-window")
 ENGINES = ("single", "ray")
+Kind = TypeVar("Kind", bound=LannerService)
 
 
 @dataclass(frozen=True)
@@ -137,13 +143,14 @@ def check(config: ServerConfig) -> None:
 
     Raises:
         ConfigError: no keys for an address that others reach, a variant or champion that is not there, a store that
-            replicas could not share, or an address that Redis' client cannot read. MissingExtraError: replicas are
-            asked for where Ray is not installed.
+            replicas could not share, what cannot be dealt into shards, or an address that Redis' client cannot read.
+        MissingExtraError: replicas are asked for where Ray is not installed.
         BundleError: no bundle or ladder there. What opening the store raises.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
     if config.engine == "ray":
         check_shared(config.ray, config.store, config.service.watch_seconds)
+    check_sharded(config.ray, config.engine, config.model.variants, Registry(Path(config.bundle)).has_aliases)
     versions = versions_of(config)
     champion = versions.aliases().get(CHAMPION)
     if champion is None:
@@ -176,18 +183,29 @@ def build(config: ServerConfig) -> App:
 
 
 def replicas_of(config: ServerConfig) -> Replicas:
-    """Replicas of ``service_of``; they may run in another folder than this process."""
+    """Replicas of ``service_of``, or of ``shard_of``; they may run in another folder than this process."""
     store = config.store if "://" in config.store else str(Path(config.store).absolute())
     each = replace(config, engine="single", bundle=str(Path(config.bundle).absolute()), store=store)
-    return Replicas(config.ray, msgspec.json.encode(each), config.service.deadline_ms)
+    kind = Replicas if config.ray.shards == 1 else Shards
+    return kind(config.ray, msgspec.json.encode(each), config.service.deadline_ms)
 
 
 def service_of(config: ServerConfig) -> LannerService:
     """The service of one process: the whole server, or one replica."""
+    return _service(LannerService, config, partial(ServedModel.open, config=config.model))
+
+
+def shard_of(config: ServerConfig, shard: int) -> ShardService:
+    """The service of one replica of a shard."""
+    part = Part(shard, config.ray.shards)
+    return _service(ShardService, config, partial(ModelPart.open_part, config=config.model, part=part))
+
+
+def _service(kind: type[Kind], config: ServerConfig, open_model: Callable[[Path], ServedModel]) -> Kind:
     make: MakePolicy = ladder_policy if config.scheduler == "ladder" else fixed_window
-    return LannerService(
+    return kind(
         versions_of(config),
-        partial(ServedModel.open, config=config.model),
+        open_model,
         open_store(config.store),
         config.service,
         make,

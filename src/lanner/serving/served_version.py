@@ -283,7 +283,7 @@ class ServedVersion:
         """
         if user_id is not None and history is not None:
             raise ConfigError("give either user_id or history; a known user's history is known here")
-        if text is not None and self.model.texts is None:
+        if text is not None and not self.model.best.reads_texts:
             raise ConfigError("this recommender reads no texts; leave the text out")
         if user_id is None and history is None and text is None:
             raise ConfigError("say for whom: user_id, history or text")

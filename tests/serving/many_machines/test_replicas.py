@@ -3,10 +3,7 @@
 import asyncio
 import os
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ray_server import ready, replicas_of, serving, wait_for
 from small_shop import QUICK, WORDS, make_shop
 
 from lanner.client import Client, Retries
@@ -57,57 +55,8 @@ def bundle(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(bundle, tmp_path_factory):
     """(the process, its address, the path of its store)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("ray")
-    store, log = folder / "events.db", (folder / "log").open("w")
-    words = ["--engine", "ray", "--replicas", str(REPLICAS), "--port", str(port), "--store", str(store)]
-    settings = ["--set", "ray.cpus=0.5", "--set", "service.deadline_ms=5000"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "lanner", "serve", str(bundle), *words, *settings]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: ready(address), f"no answer; see {folder / 'log'}", 60)
-        yield process, address, store
-    finally:
-        left = list(replicas_of(process.pid))
-        process.terminate()
-        assert process.wait(30) == 0
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "replicas outlive their server", 10)
-
-
-def wait_for(holds, otherwise, seconds):
-    ends = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < ends, otherwise
-        time.sleep(0.1)
-
-
-def ready(address):
-    try:
-        return httpx.get(f"{address}/health/ready").json() == {"ready": True}
-    except (httpx.TransportError, ValueError):
-        return False
-
-
-def replicas_of(server):
-    """Processes of replicas below a server's own, which Ray names in their command line."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                names[int(entry.name)] = (entry / "cmdline").read_bytes()
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it has ended meanwhile
-    for pid, name in names.items():
-        above = pid
-        while above in parents and above != server:
-            above = parents[above]
-        if above == server and name.startswith(b"ray::ServeReplica"):
-            yield pid
+    with serving(bundle, tmp_path_factory.mktemp("ray"), "--replicas", str(REPLICAS)) as started:
+        yield started
 
 
 def told(reply):

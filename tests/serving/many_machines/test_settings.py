@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from lanner.serving.many_machines.config import RayConfig, check_shared
+from lanner.serving.many_machines.config import RayConfig, check_sharded, check_shared
 from lanner.serving.many_machines.replica import Refused
 from lanner.serving.running import ServerConfig, with_engine
 from lanner.vocabulary import ConfigError, DataError, MissingExtraError, OverloadedError, UnknownIdError
@@ -19,6 +19,7 @@ def installed(monkeypatch):
     ("settings", "line"),
     [
         ({"replicas": 0}, "ray.replicas is 0"),
+        ({"shards": 0}, "ray.shards is 0"),
         ({"replicas": 4, "most_replicas": 2}, "ray.most_replicas is 2, fewer than the 4"),
         ({"cpus": 0.0}, "ray.cpus is 0.0"),
         ({"shrink_after_s": float("inf")}, "ray.shrink_after_s is inf"),
@@ -36,6 +37,17 @@ def test_replicas_must_hear_of_one_another(installed):
         check_shared(RayConfig(address="auto"), "events.db", 1.0)
     with pytest.raises(ConfigError, match="watch_seconds is 0"):
         check_shared(RayConfig(), "events.db", 0.0)
+
+
+def test_what_cannot_be_dealt_into_shards_is_refused_before_anything_starts():
+    check_sharded(RayConfig(), "single", ("full", "int8"), True)
+    check_sharded(RayConfig(shards=2), "ray", ("int8",), False)
+    with pytest.raises(ConfigError, match=r"ray\.shards is 2, but the engine 'single' holds all items"):
+        check_sharded(RayConfig(shards=2), "single", (), False)
+    with pytest.raises(ConfigError, match=r"serve one variant, .*; model\.variants names 2"):
+        check_sharded(RayConfig(shards=2), "ray", ("full", "int8"), False)
+    with pytest.raises(ConfigError, match="serve one bundle"):
+        check_sharded(RayConfig(shards=2), "ray", (), True)
 
 
 def test_without_ray_the_line_that_installs_it_is_said(monkeypatch):

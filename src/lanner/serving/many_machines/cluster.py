@@ -1,4 +1,4 @@
-"""Replicas on a Ray cluster: started, found again, and stopped."""
+"""Replicas on a Ray cluster, of all items or of each shard: started, found again, and stopped."""
 
 import os
 from typing import Any
@@ -35,7 +35,7 @@ def connect(config: RayConfig) -> None:
     import ray
 
     here: dict[str, Any] = {
-        "num_cpus": max(1, round(config.most * config.cpus + 0.5)),
+        "num_cpus": max(1, round(config.shards * config.most * config.cpus + 0.5)),
         "object_store_memory": _OBJECTS_BYTES,
         "include_dashboard": False,
     }
@@ -47,8 +47,8 @@ def connect(config: RayConfig) -> None:
         raise ConfigError(f"no Ray cluster at '{config.address or 'this machine'}': {reason}") from None
 
 
-def deploy(config: RayConfig, settings: bytes) -> Any:
-    """Start the replicas, or find them running with the same settings; returns a handle once all answer.
+def deploy(config: RayConfig, settings: bytes) -> list[Any]:
+    """Start the replicas, or find them running with the same settings; returns a shard's handle each once all answer.
 
     settings: of each replica, see ``Replica``.
 
@@ -75,7 +75,12 @@ def deploy(config: RayConfig, settings: bytes) -> Any:
         max_constructor_retry_count=3,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    return serve.run(deployment.bind(settings), name=APPLICATION, route_prefix=None)
+    # Together, for each takes as long to open as a server does.
+    shards = [
+        serve.RunTarget(deployment.bind(settings, shard), name=f"{APPLICATION}-{shard}", route_prefix=None)
+        for shard in range(config.shards)
+    ]
+    return list(serve.run_many(shards))
 
 
 def leave(config: RayConfig) -> None:

@@ -1,6 +1,7 @@
 """Settings of a service of several replicas, and what can be known to fail before one is started."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lanner.vocabulary import ConfigError, MissingExtraError
@@ -18,14 +19,17 @@ class RayConfig:
     """Of a running Ray cluster, or ``auto``; empty: Ray is started on this machine, and stopped with the server."""
     cpus: float = 1.0
     """Cores that Ray reserves for each replica."""
+    shards: int = 1
+    """Parts into which the items are dealt where one machine cannot hold all, each with ``replicas`` of its own."""
     grow_after_s: float = 10.0
     """Seconds between two steps up: a new replica must be seen to help before the next."""
     shrink_after_s: float = 60.0
     """Seconds for which fewer replicas must have been enough before one is stopped."""
 
     def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise ConfigError(f"ray.replicas is {self.replicas}, it must be at least 1")
+        for name in ("replicas", "shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ray.{name} is {getattr(self, name)}, it must be at least 1")
         if self.most_replicas and self.most_replicas < self.replicas:
             raise ConfigError(f"ray.most_replicas is {self.most_replicas}, fewer than the {self.replicas} to be kept")
         for name in ("cpus", "grow_after_s", "shrink_after_s"):
@@ -51,3 +55,19 @@ def check_shared(config: RayConfig, store: str, watch_seconds: float) -> None:
         raise ConfigError(f"the store '{store}' lies on one machine; a cluster needs --store postgresql://…")
     if not watch_seconds:
         raise ConfigError("service.watch_seconds is 0, but replicas hear of one another through the store alone")
+
+
+def check_sharded(config: RayConfig, engine: str, variants: Sequence[str], has_aliases: bool) -> None:
+    """Whether what is served can be dealt into shards; without shards everything can.
+
+    Raises:
+        ConfigError: one process, several variants, or a folder of versions is to be served.
+    """
+    if config.shards == 1:
+        return
+    if engine != "ray":
+        raise ConfigError(f"ray.shards is {config.shards}, but the engine '{engine}' holds all items; use --engine ray")
+    if len(variants) > 1:
+        raise ConfigError(f"ray.shards serve one variant, whose scores compare; model.variants names {len(variants)}")
+    if has_aliases:
+        raise ConfigError("ray.shards serve one bundle; give a version's own folder instead of all versions'")

@@ -6,10 +6,11 @@ without a key is given one here, so that it is stored once.
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,7 +53,8 @@ class Replicas:
     def __init__(self, config: RayConfig, settings: bytes, deadline_ms: float) -> None:
         """settings: of each replica. deadline_ms: of a request that names none."""
         self._config, self._settings, self._deadline_ms = config, settings, deadline_ms
-        self._handle: Any = None
+        self._handles: Sequence[Any] = ()
+        """One a shard."""
         self._states: Sequence[State] = ()
         self._looking: asyncio.Task[None] | None = None
         self._began = time.monotonic()
@@ -69,7 +71,7 @@ class Replicas:
         """
         await asyncio.to_thread(cluster.connect, self._config)
         try:
-            self._handle = await asyncio.to_thread(cluster.deploy, self._config, self._settings)
+            self._handles = await asyncio.to_thread(cluster.deploy, self._config, self._settings)
             await self._look()
         except BaseException:
             await asyncio.to_thread(cluster.leave, self._config)
@@ -80,6 +82,8 @@ class Replicas:
         """Leave the cluster; one of this machine alone ends."""
         if self._looking is not None:
             self._looking.cancel()
+        # Several routers that live on while Ray is shut down abort the process.
+        await asyncio.gather(*(handle.shutdown_async() for handle in self._handles))
         await asyncio.to_thread(cluster.leave, self._config)
 
     async def _look_now_and_then(self) -> None:
@@ -92,19 +96,22 @@ class Replicas:
 
     async def _look(self) -> None:
         """What every replica holds; one that does not tell counts as none."""
-        told = await self._handle.broadcast("state").results_async(timeout_s=_LOOK_S, return_exceptions=True)
-        self._states = [one for one in told if isinstance(one, State)]
+        asked = [handle.broadcast("state") for handle in self._handles]
+        told = await asyncio.gather(
+            *(one.results_async(timeout_s=_LOOK_S, return_exceptions=True) for one in asked),
+        )
+        self._states = [one for states in told for one in states if isinstance(one, State)]
 
     async def health(self) -> Health:
-        """Ready where a replica is; degraded where there are fewer than there should be."""
+        """Ready where a replica of each shard is; degraded where there are fewer than there should be."""
         try:
-            health = await self._ask(Health, "health")
+            told = await self._ask_each(Health, "health")
         except (OverloadedError, StoreUnavailableError):
             return Health(ready=False, degraded=["no replica answers"])
-        running = len(self._states)
-        missing = self._config.replicas - running
-        fewer = [f"{running} of {self._config.replicas} replicas answer"] if missing > 0 else []
-        return msgspec.structs.replace(health, degraded=health.degraded + fewer)
+        running, wanted = len(self._states), self._config.replicas * self._config.shards
+        fewer = [f"{running} of {wanted} replicas answer"] if running < wanted else []
+        degraded = list(dict.fromkeys(line for health in told for line in health.degraded))
+        return Health(ready=all(health.ready for health in told), degraded=degraded + fewer)
 
     async def status(self) -> Status:
         """The catalogue as a replica sees it, and the figures of all of them."""
@@ -136,25 +143,25 @@ class Replicas:
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         """The best items."""
-        return await self._told(RecommendAnswer, "recommend", request, within_ms=request.deadline_ms)
+        return await self._told(self._ask(RecommendAnswer, "recommend", request), request.deadline_ms)
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score."""
-        return await self._told(ExplainAnswer, "explain", request)
+        return await self._told(self._ask(ExplainAnswer, "explain", request))
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
         """The items most alike."""
-        return await self._told(RecommendAnswer, "similar_items", item_id, k)
+        return await self._told(self._ask(RecommendAnswer, "similar_items", item_id, k))
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """The items whose texts lie nearest to words."""
-        return await self._told(RecommendAnswer, "search", q, k, user_id)
+        return await self._told(self._ask(RecommendAnswer, "search", q, k, user_id))
 
-    async def _told(self, kind: type[Told], operation: str, *arguments: Any, within_ms: float | None = None) -> Told:
+    async def _told(self, asked: Awaitable[Told], within_ms: float | None = None) -> Told:
         """An answer, counted."""
         begun = time.monotonic()
         try:
-            answer = await self._ask(kind, operation, *arguments)
+            answer = await asked
         except OverloadedError:
             self._recent.refused(time.monotonic())
             raise
@@ -190,8 +197,13 @@ class Replicas:
         """Forget a person."""
         return await self._ask(Changed, "delete_user", user_id)
 
-    async def _ask(self, kind: type[Answer], operation: str, *arguments: Any) -> Answer:
-        """One replica's answer.
+    async def _ask_each(self, kind: type[Answer], operation: str, *arguments: Any) -> list[Answer]:
+        """The answer of one replica of each shard; the first error of any is raised, see ``_ask``."""
+        shards = range(len(self._handles))
+        return await asyncio.gather(*(self._ask(kind, operation, *arguments, shard=shard) for shard in shards))
+
+    async def _ask(self, kind: type[Answer], operation: str, *arguments: Any, shard: int | None = None) -> Answer:
+        """One replica's answer. shard: None where any may answer.
 
         Raises:
             StoreUnavailableError: none answered in time. OverloadedError: too many wait for one. What a replica raises.
@@ -199,11 +211,12 @@ class Replicas:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
+        handle = random.choice(self._handles) if shard is None else self._handles[shard]
         try:
             async with asyncio.timeout(_LONGEST_S):
                 for attempt in range(_ATTEMPTS):
                     try:
-                        answer = await self._handle.ask.remote(operation, *arguments)
+                        answer = await handle.ask.remote(operation, *arguments)
                         break
                     except RayActorError:
                         if attempt == _ATTEMPTS - 1:

@@ -33,16 +33,17 @@ class Refused(msgspec.Struct, frozen=True):
 class Replica:
     """What Ray makes in a process of its own. The methods without a line of their own here are Ray's hooks."""
 
-    async def __init__(self, settings: bytes) -> None:  # type: ignore[misc]
-        """settings: a ``ServerConfig`` in JSON."""
-        from lanner.serving.running import ServerConfig, service_of
+    async def __init__(self, settings: bytes, shard: int) -> None:  # type: ignore[misc]
+        """settings: a ``ServerConfig`` in JSON. shard: of its ``ray.shards``; of a single one there are all items."""
+        from lanner.serving.running import ServerConfig, service_of, shard_of
 
-        self._service = service_of(msgspec.json.decode(settings, type=ServerConfig))
+        config = msgspec.json.decode(settings, type=ServerConfig)
+        self._service = service_of(config) if config.ray.shards == 1 else shard_of(config, shard)
         await self._service.start()
         self._looked, self._before = time.monotonic(), self._service.occupied()
 
     async def ask(self, operation: str, *arguments: Any) -> Any:
-        """The answer of one method of ``http.contract.Service``, or why there is none."""
+        """The answer of one method of ``http.contract.Service`` or of a ``ShardService``, or why there is none."""
         try:
             return await getattr(self._service, operation)(*arguments)
         except LannerError as error:

@@ -4,7 +4,6 @@
 byte is checked before any is used; nothing is executed.
 """
 
-import hashlib
 import io
 import json
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.files import digest, read_checked, write_folder
+from lanner.artifact.files import check_file, digest, read_checked, write_folder
 from lanner.serving.retrieval.candidates import Cells, Graph, import_faiss
 from lanner.serving.retrieval.index import Index
 from lanner.serving.retrieval.plan import Measured, Plan, RetrievalConfig
@@ -73,7 +72,7 @@ def load_index(path: Path | str) -> Index:
     path = Path(path)
     manifest = _read_manifest(path)
     for name, expected in manifest["sha256"].items():
-        _check(path / name, expected)
+        check_file(path / name, expected, "index")
     arrays: dict[str, NDArray[Any]] = {
         Path(name).stem: np.load(path / name, mmap_mode="r" if Path(name).stem in _MAPPED else None, allow_pickle=False)
         for name in manifest["sha256"]
@@ -116,17 +115,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: schema {manifest['schema']}, this version of lanner reads {SCHEMA}; write the index anew"
         )
     return manifest
-
-
-def _check(path: Path, expected: str) -> None:
-    """As ``read_checked``, but without holding the file."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the index anew") from None
-    if found != expected:
-        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the index anew")
 
 
 def _npy(array: NDArray[Any]) -> bytes:

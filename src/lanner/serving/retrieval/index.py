@@ -166,6 +166,16 @@ class Index:
         with self._changing:
             self._snapshot = replace(self._snapshot, effort=effort, measured=measured)
 
+    def at_rows(self, rows: NDArray[np.int64], num_rows: int) -> "Index":
+        """The same items and structure under other rows, as of now; the two change apart from then on.
+
+        Args:
+            rows: int64 ``[I]``, ascending: the row of the item at each place. This index is as it was built.
+            num_rows: rows there are, of which it holds some.
+        """
+        now = self._snapshot
+        return Index(replace(now, base=replace(now.base, row_P=rows), num_rows=num_rows), self.config)
+
     def save(self, path: Path | str) -> None:
         """Write a folder that ``load_index`` maps; an older index there is replaced at the very end.
 
