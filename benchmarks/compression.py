@@ -8,10 +8,10 @@ tokens that was never seen before, answered with the ten best items. *Baseline*:
 text goes through the language model and every item through views, fusion and ranking head, for each request.
 ``encoder`` rows time the encoder alone, ``full-catalogue`` rows the scoring of all items in each runtime;
 ``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of every form that was tried.
-Processes of the same row differ by up to a third (where their memory lies, what else the machine does), so a row is
-asked in ROUNDS processes of its own and all rows take turns, the same variant's runtimes apart and the variants of one
-runtime beside each other; p50_ms, p99_ms, requests_per_s and peak_mib are medians over the rounds, and
-p50_ms_by_round keeps every one. ndcg is the first round's. peak_mib is what a process had when its requests were done.
+Processes of the same row differ by up to a third, so a row is asked in ROUNDS processes of its own and all rows take
+turns, the variants of one runtime next to each other. All processes read one index, built once a run. p50_ms, p99_ms,
+requests_per_s and peak_mib are medians over the rounds; p50_ms_by_round keeps every one; ndcg is the first round's.
+peak_mib is what a process had when its requests were done.
 
 ml-1m-cold: the hybrid of the cold-items protocol, whose cold items are given as new ones, by their texts alone, once
 read by the whole encoder and once by a small one that was taught on the other items' texts.
@@ -156,7 +156,9 @@ def _own_process(*arguments: str) -> dict[str, Any]:
 def _row(name: str, backend: str, path: str, judge: bool) -> dict[str, Any]:
     """Times and sizes of one row; ``judge``: its ndcg, too."""
     requests = [(np.array(history, np.int64), text) for history, text in json.loads(Path(path).read_text())]
-    return _baseline(requests, judge) if name == "baseline" else _rung_row(name, backend, requests, judge)
+    if name == "baseline":
+        return _baseline(requests, judge)
+    return _rung_row(name, backend, requests, Path(path).parent, judge)
 
 
 def _test_split() -> tuple[Any, Any]:
@@ -255,16 +257,20 @@ def _baseline(requests: Sequence[Any], judge: bool) -> dict[str, Any]:
     return {**judged, **timed, "size_mib": (state + encoder) / 2**20}
 
 
-def _rung_row(name: str, backend: str, requests: Sequence[Any], judge: bool) -> dict[str, Any]:
+def _rung_row(name: str, backend: str, requests: Sequence[Any], folder: Path, judge: bool) -> dict[str, Any]:
     from lanner.artifact.ladder import read_ladder
     from lanner.serving.backends import open_backend
     from lanner.serving.engine import Engine
+    from lanner.serving.item_index import KeptIndexes
 
     ladder = read_ladder(BUNDLE)
     rung = ladder.rung(name)
     runtime = open_backend(backend, rung, ladder.reader, THREADS)
     runtime.warm_up()
-    engine = Engine(rung, runtime, candidates=CANDIDATES)
+    # One index for all rounds, kept beside the requests as a service keeps it beside the bundle: built anew, "auto"
+    # chooses by times of its own and gives one process a scan, the next one cells; and it takes most of a round.
+    index = KeptIndexes(folder, CANDIDATES).of(rung.form, lambda: None)
+    engine = Engine(rung, runtime, candidates=CANDIDATES, index=index)
     reads = rung.form.profile_FD is not None
     timed = _timed(lambda history, text: engine.answer(history, 10, text if reads else None), requests)
     if not judge:
