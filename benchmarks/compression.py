@@ -268,7 +268,7 @@ def _rung_row(name: str, backend: str, requests: Sequence[Any], folder: Path, ju
     runtime = open_backend(backend, rung, ladder.reader, THREADS)
     runtime.warm_up()
     # One index for all rounds, kept beside the requests as a service keeps it beside the bundle: built anew, "auto"
-    # chooses by times of its own and gives one process a scan, the next one cells; and it takes most of a round.
+    # chooses by times of its own and may give one process a scan, the next one cells; and it takes most of a round.
     index = KeptIndexes(folder, CANDIDATES).of(rung.form, lambda: None)
     engine = Engine(rung, runtime, candidates=CANDIDATES, index=index)
     reads = rung.form.profile_FD is not None
