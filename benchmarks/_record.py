@@ -33,6 +33,7 @@ _PACKAGES = (
     "psutil",
     "schemathesis",
 )
+_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def record(benchmark: str, *, seed: int, settings: dict[str, Any], results: dict[str, Any]) -> Path:
@@ -74,6 +75,7 @@ def _machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpu_name(),
+        "instructions": _instructions(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "os": f"{platform.system()} {platform.release()}",
@@ -85,6 +87,14 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def _instructions() -> list[str]:
+    """Which of ``_INSTRUCTIONS`` the processor has: machines of one name differ in them, and INT8 depends on them."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return [one for one in _INSTRUCTIONS if one in line.split()]
+    return []
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,10 @@ tokens that was never seen before, answered with the ten best items. *Baseline*:
 text goes through the language model and every item through views, fusion and ranking head, for each request.
 ``encoder`` rows time the encoder alone, ``full-catalogue`` rows the scoring of all items in each runtime;
 ``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of every form that was tried.
-Each row is measured in a process of its own; peak_mib is what that process had when its requests were done.
+Processes of the same row differ by up to a third, so a row is asked in ROUNDS processes of its own and all rows take
+turns, the variants of one runtime next to each other. All processes read one index, built once a run. p50_ms, p99_ms,
+requests_per_s and peak_mib are medians over the rounds; p50_ms_by_round keeps every one; ndcg is the first round's.
+peak_mib is what a process had when its requests were done.
 
 ml-1m-cold: the hybrid of the cold-items protocol, whose cold items are given as new ones, by their texts alone, once
 read by the whole encoder and once by a small one that was taught on the other items' texts.
@@ -38,6 +41,7 @@ from benchmarks._quality_settings import SETTINGS
 SEED = 1
 THREADS = 2
 REQUESTS = 300
+ROUNDS = 5
 CANDIDATES = 500
 BUNDLE = Path("runs") / "compression" / "ml-1m"
 RECOVERY_SECONDS = 200.0
@@ -56,12 +60,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--judge", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.items:
         print(json.dumps(_measure_catalogue(options.items, options.kind)))
         return
     if options.row:
-        print(json.dumps(_row(*options.row)))
+        print(json.dumps(_row(*options.row, options.judge)))
         return
     results: dict[str, Any] = _earlier() if options.only else {}
     if options.only in (None, "ml-1m"):
@@ -73,7 +78,13 @@ def main() -> None:
     if options.only in (None, "clustered-1m"):
         results["clustered-1m"] = _catalogues()
     results["summary"] = _summary(results)
-    settings = {"threads": THREADS, "requests": REQUESTS, "candidates": CANDIDATES, "history": HISTORY}
+    settings = {
+        "threads": THREADS,
+        "requests": REQUESTS,
+        "rounds": ROUNDS,
+        "candidates": CANDIDATES,
+        "history": HISTORY,
+    }
     settings |= {"recovery_seconds": RECOVERY_SECONDS, "dimensions": DIMENSIONS, "hidden": HIDDEN, "items": MILLION}
     print(_record.record("compression", seed=SEED, settings=settings, results=results))
     from benchmarks._compression_plots import draw
@@ -104,14 +115,12 @@ def _measure_ml1m() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "requests.json"
         asked.write_text(json.dumps([(history.tolist(), text) for history, text in requests]))
-        rows["baseline"] = {"torch": _own_process("--row", "baseline", "torch", str(asked))}
-        whole = rows["baseline"]["torch"]["ndcg_at_10"]
-        for name in ladder.names:
-            rows[name] = {backend: _own_process("--row", name, backend, str(asked)) for backend in BACKENDS}
-            for row in rows[name].values():
-                row["ndcg_relative_loss"] = 1 - row["ndcg_at_10"] / whole
-            print(name, json.dumps(rows[name]), flush=True)
-    rows["baseline"]["torch"]["ndcg_relative_loss"] = 0.0
+        rows |= _in_rounds(ladder.names, str(asked))
+    whole = rows["baseline"]["torch"]["ndcg_at_10"]
+    for name in ("baseline", *ladder.names):
+        for row in rows[name].values():
+            row["ndcg_relative_loss"] = 1 - row["ndcg_at_10"] / whole
+        print(name, json.dumps(rows[name]), flush=True)
     rows["encoder"] = _encoders(ladder)
     rows["encoder-steps"] = _encoder_steps(ladder)
     rows["full-catalogue"] = _full_catalogue(ladder)
@@ -123,15 +132,33 @@ def _measure_ml1m() -> dict[str, Any]:
     return rows
 
 
+def _in_rounds(names: Sequence[str], asked: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """``[variant][backend]`` of the baseline and of every rung: medians over ROUNDS processes each, taken in turns."""
+    turns = [("baseline", "torch"), *((name, backend) for backend in BACKENDS for name in names)]
+    rounds: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
+    for number in range(ROUNDS):
+        for turn in turns:
+            judge = [] if number else ["--judge"]
+            rounds[turn].append(_own_process("--row", *turn, asked, *judge))
+    rows: dict[str, dict[str, dict[str, Any]]] = {"baseline": {}, **{name: {} for name in names}}
+    for (name, backend), found in rounds.items():
+        medians = {key: float(np.median([one[key] for one in found])) for key in _TIMED}
+        rows[name][backend] = {**found[0], **medians, "p50_ms_by_round": [one["p50_ms"] for one in found]}
+    return rows
+
+
 def _own_process(*arguments: str) -> dict[str, Any]:
     """What this script prints last when it is asked for one row."""
     command = [sys.executable, "-m", "benchmarks.compression", *arguments]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
-def _row(name: str, backend: str, path: str) -> dict[str, Any]:
+def _row(name: str, backend: str, path: str, judge: bool) -> dict[str, Any]:
+    """Times and sizes of one row; ``judge``: its ndcg, too."""
     requests = [(np.array(history, np.int64), text) for history, text in json.loads(Path(path).read_text())]
-    return _baseline(requests) if name == "baseline" else _rung_row(name, backend, requests)
+    if name == "baseline":
+        return _baseline(requests, judge)
+    return _rung_row(name, backend, requests, Path(path).parent, judge)
 
 
 def _test_split() -> tuple[Any, Any]:
@@ -203,7 +230,7 @@ def _text_of_32(random: np.random.Generator, words: list[str], language: Any) ->
     return " ".join(chosen)
 
 
-def _baseline(requests: Sequence[Any]) -> dict[str, Any]:
+def _baseline(requests: Sequence[Any], judge: bool) -> dict[str, Any]:
     """The trained network in torch eager, float32, texts read for each request."""
     import torch
 
@@ -224,29 +251,39 @@ def _baseline(requests: Sequence[Any]) -> dict[str, Any]:
         eager.recommend(UserBatch(Ragged.from_lists([history]), (text,)), 10)
 
     timed = _timed(answer, requests)
-    ndcg = evaluate(recommender, split, ks=(10,), metrics=("ndcg",))["ndcg_at_10"]
+    judged = evaluate(recommender, split, ks=(10,), metrics=("ndcg",)) if judge else {}
     state = sum(value.nbytes for value in network.state_dict().values())
     encoder = sum(parameter.nbytes for parameter in eager.encoder.model.parameters())
-    return {"ndcg_at_10": ndcg, **timed, "size_mib": (state + encoder) / 2**20}
+    return {**judged, **timed, "size_mib": (state + encoder) / 2**20}
 
 
-def _rung_row(name: str, backend: str, requests: Sequence[Any]) -> dict[str, Any]:
+def _rung_row(name: str, backend: str, requests: Sequence[Any], folder: Path, judge: bool) -> dict[str, Any]:
     from lanner.artifact.ladder import read_ladder
     from lanner.serving.backends import open_backend
     from lanner.serving.engine import Engine
+    from lanner.serving.item_index import KeptIndexes
 
     ladder = read_ladder(BUNDLE)
     rung = ladder.rung(name)
     runtime = open_backend(backend, rung, ladder.reader, THREADS)
     runtime.warm_up()
-    engine = Engine(rung, runtime, candidates=CANDIDATES)
+    # One index for all rounds, kept beside the requests as a service keeps it beside the bundle: built anew, "auto"
+    # chooses by times of its own and may give one process a scan, the next one cells; and it takes most of a round.
+    index = KeptIndexes(folder, CANDIDATES).of(rung.form, lambda: None)
+    engine = Engine(rung, runtime, candidates=CANDIDATES, index=index)
     reads = rung.form.profile_FD is not None
     timed = _timed(lambda history, text: engine.answer(history, 10, text if reads else None), requests)
+    if not judge:
+        return timed
     # The yardstick comes last: it is no part of what a service holds.
     from lanner.evaluation.protocol import evaluate
 
     ndcg = evaluate(runtime, _test_split()[1], ks=(10,), metrics=("ndcg",))["ndcg_at_10"]
     return {"ndcg_at_10": ndcg, **timed, "size_mib": rung.num_bytes / 2**20}
+
+
+_TIMED = ("p50_ms", "p99_ms", "requests_per_s", "peak_mib")
+"""What ``_timed`` finds."""
 
 
 def _timed(answer: Callable[..., Any], requests: Sequence[Any]) -> dict[str, float]:
