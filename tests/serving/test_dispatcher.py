@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from lanner.serving.dispatcher import Dispatcher
+from lanner.serving.dispatcher import Dispatcher, Spare
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy
 from lanner.serving.scheduling.contract import LOOK_S
 from lanner.vocabulary import OverloadedError
 
 ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
 PROFILE = {"cpu": {"full": {1: (20.0, 22.0), 4: (80.0, 88.0)}, "small": {1: (1.0, 1.2), 4: (4.0, 4.8)}}}
-SECONDS = {"full": 0.02, "small": 0.001}
+SECONDS = {"full": 0.02, "small": 0.001, "spare": 0.0}
 
 
 def work(engine: str) -> str:
@@ -32,12 +32,19 @@ def one_by_one(engine: str, works: Sequence[Callable]) -> list:
     return outcomes
 
 
-def dispatched(conversation: Callable, is_quick: Callable = lambda engine, work: False, **elastic: float) -> None:
+def dispatched(
+    conversation: Callable,
+    is_quick: Callable = lambda engine, work: False,
+    beside: Callable | None = None,
+    spare: Spare | None = None,
+    engines: dict = ENGINES,
+    **elastic: float,
+) -> None:
     async def talk() -> None:
         policy = Policy(LatencyProfile(PROFILE), ("full", "small"), {"cpu": 1})
         loop = asyncio.get_running_loop()
         workers = ElasticConfig(**elastic) if elastic else None
-        dispatcher = Dispatcher(policy, ENGINES, one_by_one, loop, workers, is_quick)
+        dispatcher = Dispatcher(policy, engines, one_by_one, loop, workers, is_quick, beside, spare)
         await conversation(dispatcher)
         await asyncio.to_thread(dispatcher.close)
 
@@ -193,3 +200,43 @@ def test_on_closing_what_waits_is_refused():
         assert all(isinstance(one, OverloadedError) or one.result in ENGINES.values() for one in outcomes)
 
     dispatched(conversation)
+
+
+def test_what_no_engine_answers_in_time_gets_the_spare_one_on_the_loop():
+    async def conversation(dispatcher):
+        asked = (dispatcher.submit(work, 0.2) for _ in range(300))
+        outcomes = await asyncio.gather(*asked)
+        spared = [one for one in outcomes if one.variant == "spare"]
+        # Of the deadline half may be spent on waiting for those that take a millisecond each.
+        assert 100 < len(spared) < 300
+        assert max(one.queued_s + one.worked_s for one in spared) < 0.15
+        assert dispatcher.refused == 0
+        with pytest.raises(OverloadedError):
+            await dispatcher.submit(work, 1e-6)
+        with pytest.raises(OverloadedError):
+            await asyncio.gather(*(dispatcher.submit(work, 0.03, lowest="full") for _ in range(9)))
+
+    def quick(engine, work):
+        return engine == "spare"
+
+    engines = {**ENGINES, ("cpu", "spare"): "spare"}
+    dispatched(conversation, quick, spare=Spare("cpu", "spare", 0.001), engines=engines)
+
+
+def test_those_beside_are_asked_first_and_threads_do_what_these_do_not():
+    told = []
+
+    def beside(engine, variant, works, then):
+        told.append((variant, len(works)))
+        if len(told) == 1:
+            asyncio.get_running_loop().call_later(0.01, then, ["from beside"])
+        elif len(told) == 2:
+            asyncio.get_running_loop().call_later(0.01, then, None)
+        return len(told) <= 2
+
+    async def conversation(dispatcher):
+        answers = [(await dispatcher.submit(work, 1.0)).result for _ in range(3)]
+        assert answers == ["from beside", "full", "full"]
+        assert told == [("full", 1)] * 3
+
+    dispatched(conversation, beside=beside)
