@@ -59,7 +59,7 @@ def test_mean_wait_with_constant_service_is_that_of_m_d_1():
 def test_mean_wait_for_the_shell_is_that_of_m_d_1():
     load, seconds = 0.8, 0.001
     arrivals = poisson([(load / seconds, 60.0)], 4)
-    profile = LatencyProfile({"cpu": {"full": {1: (0.001, 0.001), 64: (0.001, 0.001)}}})
+    profile = LatencyProfile({"cpu": {"full": {1: (10.0, 10.0)}}})
     shell, too_soon_s = Shell(seconds, 0.0, "popularity"), seconds / 2
     server = Policy(profile, ("full",), {"cpu": 1})
     outcomes = simulate([server], 1, arrivals, too_soon_s, lambda _, __: 1e-9, 1, shell=shell)
