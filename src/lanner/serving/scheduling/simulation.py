@@ -200,7 +200,9 @@ class _Simulation:
         """Whether it is answered at once instead."""
         if not self.shell.spare:
             return False
-        self.ends[number] = self._through_shell(place, now, self.shell.out_s)
+        # Written in the same turn, but those who wait to be read wait so much longer.
+        self._through_shell(place, now, self.shell.out_s)
+        self.ends[number] = now + self.shell.out_s
         self.fates[number], self.variants[number] = ANSWERED, self.shell.spare
         return True
 
