@@ -50,8 +50,8 @@ _SEED = 7
 _REPLICAS = (1, 4, 16, 64, 256)
 _REPLICA_LOADS = (0.7, 1.5)
 """Of what all replicas carry at the top rung."""
-_ARRIVALS = 100_000
-"""Of each simulation: all ten within a minute."""
+_ARRIVALS_PER_S = 3_333
+"""Arrivals of each simulation of replicas, by the seconds that a load is measured for: 100,000 in the full form."""
 
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
         "profile": model.profile.to_dict(),
         "calibrating": rows[: len(known)],
         "loads": rows[len(known) :],
-        "replicas": many_replicas(model.profile, model.variants, model.backends),
+        "replicas": many_replicas(model, round(_ARRIVALS_PER_S * seconds)),
     }
 
 
@@ -95,44 +95,39 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
     return {"simulator_error": max(errors)} if errors else {}
 
 
-def many_replicas(profile: LatencyProfile, variants: tuple[str, ...], backends: dict[str, int]) -> dict[str, Any]:
-    """Predicted by number of replicas and load, or why it is not."""
+def many_replicas(model: "_Model", number: int) -> dict[str, Any]:
+    """Predicted by number of replicas and load, of so many arrivals each; or why it is not."""
     file = Path(os.environ.get("LANNER_DATA", "")) / "ml-1m" / "ratings.parquet"
     if not file.is_file():
         return {"skipped": "no ml-1m; set LANNER_DATA to the folder that holds the datasets"}
     known = pl.read_parquet(file, columns=["timestamp"])["timestamp"].drop_nulls().sort().to_numpy()
-    busiest = int(np.argmin(known[_ARRIVALS:] - known[:-_ARRIVALS]))
-    pattern = known[busiest : busiest + _ARRIVALS]
-    curves = [(profile.curve(backend, variants[0]), workers) for backend, workers in backends.items()]
+    busiest = int(np.argmin(known[number:] - known[:-number]))
+    pattern = known[busiest : busiest + number]
+    curves = [(model.profile.curve(backend, model.variants[0]), workers) for backend, workers in model.backends.items()]
     capacity = sum(workers / curve.mean_s(1) for curve, workers in curves if curve is not None)
     rows = [
-        _replicated(profile, variants, backends, number, share, like_timestamps(pattern, share * capacity * number))
-        for number in _REPLICAS
+        _replicated(model, replicas, share, like_timestamps(pattern, share * capacity * replicas))
+        for replicas in _REPLICAS
         for share in _REPLICA_LOADS
     ]
     return {"capacity_per_s": capacity, "pattern_h": float(np.ptp(pattern)) / 3600, "rows": rows}
 
 
-def _replicated(
-    profile: LatencyProfile,
-    variants: tuple[str, ...],
-    backends: dict[str, int],
-    number: int,
-    share: float,
-    arrivals: NDArray[np.float64],
-) -> dict[str, Any]:
-    fresh = [LatencyProfile.from_dict(profile.to_dict()) for _ in range(number)]
-    replicas = [Policy(one, variants, backends) for one in fresh]
-    workers, balance = number * sum(backends.values()), "two" if number > 1 else "least"
-    service = log_normal(LatencyProfile.from_dict(profile.to_dict()))
-    report = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance).report()
+def _replicated(model: "_Model", number: int, share: float, arrivals: NDArray[np.float64]) -> dict[str, Any]:
+    fresh = [LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(number)]
+    replicas = [Policy(one, model.variants, model.backends) for one in fresh]
+    workers, balance = number * sum(model.backends.values()), "two" if number > 1 else "least"
+    service, shell = log_normal(LatencyProfile.from_dict(model.profile.to_dict())), Shell(spare=model.spare)
+    outcomes = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance, shell)
+    report = outcomes.report()
     return {
         "replicas": number,
         "load": share,
         "simulated_s": float(arrivals[-1]),
         "goodput_share": report.in_time / report.offered,
         "p99_ms": report.p99_ms,
-        "top_rung_share": report.variant_shares.get(variants[0], 0.0),
+        "top_rung_share": report.variant_shares.get(model.variants[0], 0.0),
+        "spare_share": report.variant_shares.get(model.spare, 0.0),
         "late": report.late,
     }
 

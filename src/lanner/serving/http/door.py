@@ -3,10 +3,10 @@
 import asyncio
 from time import perf_counter
 
-_LEAST_RATE, _FEW = 4000.0, 8
+_LEAST_RATE, _FEW = 2000.0, 4
 """So many a second are taken to be answered whatever was measured, for a first burst has no past; and so many are let
 in however late the loop is."""
-_SHARE = 0.4
+_SHARE = 0.5
 """Of the deadline that may pass in here; the rest is spent on the way in and out."""
 _WINDOW_S = 0.05
 _HALVED_S = 10.0

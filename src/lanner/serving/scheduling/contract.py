@@ -54,7 +54,7 @@ class Idle:
     """Nothing waits. Ask again once a request was admitted."""
 
 
-WAITING_SHARE = 0.5
+WAITING_SHARE = 0.6
 """Of its deadline, for which a request may be with the scheduler where a spare variant answers without a worker: then
 it can be answered in time after all, and those whom workers serve are not all served at the last moment."""
 LOOK_S = 0.25
