@@ -38,7 +38,7 @@ class Occupied(NamedTuple):
     """How busy a dispatcher is: what balancers and autoscalers of several servers compare.
 
     depth: requests that wait or are worked on. worked_s: seconds of all workers since it began. workers: how many there
-    may be at most. refused: requests since it began. request_s: see ``Scheduler.request_s``.
+    may be at most. refused: requests that none of them served since it began. request_s: see ``Scheduler.request_s``.
     """
 
     depth: int = 0
@@ -107,7 +107,7 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._wakes = math.inf
         self.refused = 0
-        """Requests rejected on arrival or dropped before they were worked on."""
+        """Requests that no worker could serve in time, those that the spare engine answered among them: workers lack."""
         loop.call_soon_threadsafe(self._look)
 
     @property
@@ -138,9 +138,9 @@ class Dispatcher:
         deadline = now + within_s * (WAITING_SHARE if has_spare else 1.0)
         verdict = self._policy.admit(Request(number, now, deadline, lowest), now)
         if isinstance(verdict, Rejected):
+            self.refused += 1
             if has_spare:
                 return self._spared(work, now)
-            self.refused += 1
             raise _overloaded(verdict.retry_after_s)
         one = self._waiting[number] = _Waiting(work, now, self._loop.create_future(), has_spare)
         self._turn(now)
@@ -217,8 +217,8 @@ class Dispatcher:
 
     def _drop(self, one: _Waiting) -> None:
         """Nobody can serve it in time any more, but perhaps the spare engine."""
+        self.refused += 1
         if not one.has_spare:
-            self.refused += 1
             one.future.set_exception(_overloaded(0.0))
             return
         try:
