@@ -107,7 +107,7 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._wakes = math.inf
         self.refused = 0
-        """Requests that no worker could serve in time, those that the spare engine answered among them: workers lack."""
+        """Requests that no worker could serve in time, those that the spare engine answered among them."""
         loop.call_soon_threadsafe(self._look)
 
     @property
