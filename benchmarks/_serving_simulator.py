@@ -1,10 +1,10 @@
 """Figure 4: what the scheduler's simulation predicts, against the server at three loads.
 
 The simulation runs the policy that serves, on service times measured on this machine by the code with which the server
-measures its own, times what the server says that batches take longer beside its other threads, behind a shell that
-takes as much of its thread's time for a request as the server's own thread did under a high load. What the simulation
-still lacks of a lower load's latencies (sockets, wake-ups) is added to every prediction, percentile by percentile. The
-loads from which all this is taken are none of those that are predicted. Recommendations alone are sent, on the very
+measures its own, times what the server says that batches take longer, behind a shell that takes as much of its thread's
+time for a request as the server's own thread did. What the simulation still lacks of the latencies (sockets, wake-ups)
+is added, percentile by percentile. All three are measured at loads apart, none of which is predicted, and taken in
+between those to both sides of a predicted one. Recommendations alone are sent, on the very
 arrivals that are simulated. Where nothing is answered there is no latency: None, here as everywhere.
 
 Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
@@ -15,8 +15,7 @@ taken). Each goes to the better of two replicas drawn at random.
 import os
 import re
 import urllib.request
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,8 @@ from lanner.serving.scheduling.simulation import Shell, log_normal, simulate
 
 _LOADS = (0.3, 0.6, 0.9)
 """Of the saturation."""
-_CALIBRATING = (0.2, 0.45, 0.75)
-"""Loads from which is taken what the simulation cannot know: batches take as much longer as at the worst of them; the
-middle one gives the latencies; the last the shell's time for a request, which falls with the load."""
+_CALIBRATING = (0.15, 0.45, 0.75, 1.05)
+"""Loads from which is taken what the simulation cannot know."""
 _SLOWNESS = re.compile(r'^lanner_batch_slowness\{rung="([^"]+)"\} (\S+)$', re.MULTILINE)
 _READING = 0.6
 """Of the shell's time for a request, what goes by before it is scheduled."""
@@ -58,33 +56,39 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
     """Measured and predicted, by load."""
     model = _profiled(launcher)
     seconds = lengths.simulated_s
-    rates = [share * max(saturation, _FEWEST / (_CALIBRATING[0] * seconds)) for share in (*_CALIBRATING, *_LOADS)]
+    whole = max(saturation, _FEWEST / (_CALIBRATING[0] * seconds))
     with launcher.running(lanner()) as server:
-        asked = [_asked(launcher, server, rate, seconds) for rate in rates]
-    known, slower = asked[: len(_CALIBRATING)], Counter[str]()
-    for one in known:
-        slower |= Counter(one.slowness)
-    shell_s, middle = known[-1].shell_s, known[1].outcome
-    shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare)
-    simulated = [_simulated(model, slower, shell, rate, seconds) for rate in rates]
-    missing = Missing.of(1e3 * middle.latency_s[middle.answered], simulated[1])
-    rows = [
-        {
-            "rate_per_s": rate,
+        asked = {share: _asked(launcher, server, share * whole, seconds) for share in sorted((*_CALIBRATING, *_LOADS))}
+    rungs = [f"{variant}/{backend}" for variant in model.variants for backend in model.backends]
+    simulated: dict[float, NDArray[np.float64]] = {}
+    for share in asked:
+        slower = {rung: _between(share, [asked[one].slowness[rung] for one in _CALIBRATING]) for rung in rungs}
+        shell_s = _between(share, [asked[one].shell_s for one in _CALIBRATING])
+        shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare)
+        simulated[share] = _simulated(model, slower, shell, share * whole, seconds)
+    missing = [Missing.of(asked[one].answered_ms, simulated[one]) for one in _CALIBRATING]
+    rows = {
+        share: {
+            "rate_per_s": share * whole,
             "measured": one.outcome.figures(seconds, DEADLINE_MS / 1e3),
-            "predicted": predicted(times, missing, seconds),
+            "predicted": predicted(simulated[share], Missing.between(share, missing), seconds),
+            "shell_us": 1e6 * one.shell_s,
+            "slowness": one.slowness,
         }
-        for rate, one, times in zip(rates, asked, simulated, strict=True)
-    ]
+        for share, one in asked.items()
+    }
     return {
-        "shell_us": 1e6 * shell_s,
-        "slowness": dict(slower),
-        "missing_ms": {f"p{place}": float(missing.ms[10 * place]) for place in (50, 90, 99)},
+        "missing_ms": [{f"p{place}": float(one.ms[10 * place]) for place in (50, 90, 99)} for one in missing],
         "profile": model.profile.to_dict(),
-        "calibrating": rows[: len(known)],
-        "loads": rows[len(known) :],
+        "calibrating": [rows[share] for share in _CALIBRATING],
+        "loads": [rows[share] for share in _LOADS],
         "replicas": many_replicas(model, round(_ARRIVALS_PER_S * seconds)),
     }
+
+
+def _between(share: float, known: Sequence[float]) -> float:
+    """At a load, of what is known at each of ``_CALIBRATING``."""
+    return float(np.interp(share, _CALIBRATING, known))
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
@@ -159,6 +163,10 @@ class _Asked:
     shell_s: float
     slowness: dict[str, float]
 
+    @property
+    def answered_ms(self) -> NDArray[np.float64]:
+        return 1e3 * self.outcome.latency_s[self.outcome.answered]
+
 
 def _asked(launcher: Launcher, server: Running, rate: float, seconds: float) -> _Asked:
     before = _main_thread_s(server)
@@ -208,9 +216,15 @@ class Missing:
         measured, simulated = (np.percentile(one, _PERCENTILES) for one in (measured_ms, simulated_ms))
         return cls(measured - simulated, float(measured[0]))
 
+    @classmethod
+    def between(cls, share: float, known: Sequence["Missing"]) -> "Missing":
+        """At a load, of what is known at each of ``_CALIBRATING``."""
+        ms = [_between(share, column.tolist()) for column in np.transpose([one.ms for one in known])]
+        return cls(np.array(ms), _between(share, [one.least_ms for one in known]))
+
 
 def predicted(simulated_ms: NDArray[np.float64], missing: Missing, seconds: float) -> dict[str, float | None]:
-    """Of a load of so many seconds. At another load less may be missing, but no answer is quicker than any was."""
+    """Of a load of so many seconds; no answer is predicted to be quicker than any was."""
     if not len(simulated_ms):
         return {"p50_ms": None, "p99_ms": None, "goodput_per_s": 0.0}
     places = np.argsort(np.argsort(simulated_ms)) / max(1, len(simulated_ms) - 1)

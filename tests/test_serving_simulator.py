@@ -18,6 +18,13 @@ def test_what_is_missing_at_one_load_is_added_at_another():
     )
 
 
+def test_what_is_missing_is_taken_in_between_the_loads_to_both_sides():
+    known = [Missing(np.full(1001, number), number) for number in (1.0, 2.0, 4.0, 8.0)]
+    assert Missing.between(0.3, known).ms == pytest.approx(np.full(1001, 1.5))
+    assert Missing.between(0.9, known).least_ms == pytest.approx(6)
+    assert Missing.between(0.45, known).least_ms == pytest.approx(2)
+
+
 def test_no_answer_is_predicted_to_be_quicker_than_any_was():
     missing = Missing.of(np.full(101, 0.5), 10 * SIMULATED_MS)
     assert predicted(SIMULATED_MS, missing, 1)["p50_ms"] == 0.5
