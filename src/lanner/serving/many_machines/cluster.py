@@ -84,13 +84,16 @@ def deploy(config: RayConfig, settings: bytes) -> list[Any]:
 
 
 def leave(config: RayConfig) -> None:
-    """Stop a cluster of this machine alone; on another, replicas go on for whoever asks them next."""
+    """Stop the replicas of a cluster of this machine alone; on another, they go on for whoever asks them next."""
     import ray
     from ray import serve
 
-    if not config.address:
+    if config.address:
+        ray.shutdown()
+    else:
+        # What is left of the cluster ends with this process, which Ray watches: its own way out aborts the process
+        # now and then where a replica died before.
         serve.shutdown()
-    ray.shutdown()
 
 
 def _how_many(config: RayConfig) -> dict[str, Any]:
