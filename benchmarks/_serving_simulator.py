@@ -64,7 +64,7 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
     for share in asked:
         slower = {rung: _between(share, [asked[one].slowness[rung] for one in _CALIBRATING]) for rung in rungs}
         shell_s = _between(share, [asked[one].shell_s for one in _CALIBRATING])
-        shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare)
+        shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare, is_alone=True)
         simulated[share] = _simulated(model, slower, shell, share * whole, seconds)
     missing = [Missing.of(asked[one].answered_ms, simulated[one]) for one in _CALIBRATING]
     rows = {
@@ -121,7 +121,10 @@ def _replicated(model: "_Model", number: int, share: float, arrivals: NDArray[np
     fresh = [LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(number)]
     replicas = [Policy(one, model.variants, model.backends) for one in fresh]
     workers, balance = number * sum(model.backends.values()), "two" if number > 1 else "least"
-    service, shell = log_normal(LatencyProfile.from_dict(model.profile.to_dict())), Shell(spare=model.spare)
+    service, shell = (
+        log_normal(LatencyProfile.from_dict(model.profile.to_dict())),
+        Shell(spare=model.spare, is_alone=True),
+    )
     outcomes = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance, shell)
     report = outcomes.report()
     return {

@@ -13,8 +13,13 @@ import httpx
 
 
 @contextmanager
-def serving(bundle: Path, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, str, Path]]:
-    """(the process, its address, the path of its store), once it is ready. words: further ones of the command."""
+def serving(
+    bundle: Path, folder: Path, *words: str, ready_s: float = 60
+) -> Iterator[tuple[subprocess.Popen, str, Path]]:
+    """(the process, its address, the path of its store), once it is ready. words: further ones of the command.
+
+    ready_s: how long it may take.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -26,7 +31,7 @@ def serving(bundle: Path, folder: Path, *words: str) -> Iterator[tuple[subproces
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: ready(address), f"no answer; see {folder / 'log'}", 120)
+        wait_for(lambda: ready(address), f"no answer; see {folder / 'log'}", ready_s)
         yield process, address, store
     finally:
         left = list(replicas_of(process.pid))

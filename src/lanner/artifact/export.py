@@ -117,7 +117,9 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
     """
     _require_enough(calibration)
     openvino, nncf = optional_module("openvino"), optional_module("nncf")
-    nncf.set_log_level(logging.ERROR)
+    range_estimator = optional_module("nncf.quantization.range_estimator")
+    # Its own call for this would change handlers, too, which others share.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF draws its bars on stdout, which belongs to results.
     with redirect_stdout(io.StringIO()):
         quantised = nncf.quantize(
@@ -125,8 +127,11 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
             nncf.Dataset(list(_requests(calibration))),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
-            # As ``reduce_range`` above.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # As ``reduce_range`` above; and no activation that was met is cut off, as the mean of ranges would.
+                overflow_fix=nncf.OverflowFix.ENABLE,
+                activations_range_estimator_params=range_estimator.RangeEstimatorParametersSet.MINMAX,
+            ),
         )
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.xml"

@@ -198,8 +198,6 @@ def service_of(config: ServerConfig) -> LannerService:
 def shard_of(config: ServerConfig, shard: int) -> ShardService:
     """The service of one replica of a shard."""
     part = Part(shard, config.ray.shards)
-    # An engine process would open the items of all shards.
-    config = replace(config, service=replace(config.service, processes=0))
     return _service(ShardService, config, partial(ModelPart.open_part, config=config.model, part=part))
 
 

@@ -145,7 +145,7 @@ class PartEngine(Engine):
         met, deny = self.known(question.rows), question.deny
         if question.exclude_seen and len(met):
             deny = met if deny is None else np.union1d(deny, met)
-        return Found(self.best(self.fuse(mean_D, read), question.k, question.allow, deny), None, met)
+        return Found(self.best(self.fuse(mean_D, read), question.k, question.allow, deny))
 
 
 def together(parts: Sequence[Gathered]) -> Gathered:

@@ -138,14 +138,16 @@ def test_who_asks_a_process_that_dies_is_answered_and_another_takes_its_place(co
     talk(config, conversation)
 
 
-def test_it_ends_with_its_server(config):
+def test_they_end_with_their_server(config):
     ended = []
 
     async def conversation(service):
-        ended.append(process_of(service)._process)
+        [version] = service._live.models()
+        ended.extend(one._process for one in version._crew._all)
+        assert service.state().held_entries["engine_processes"] == 2
 
-    talk(config, conversation)
-    assert ended[0].poll() == 0
+    talk(replace(config, service=replace(config.service, processes=2)), conversation)
+    assert [one.poll() for one in ended] == [0, 0]
 
 
 def test_a_process_that_cannot_open_the_bundle_says_why_and_none_is_left(config, monkeypatch, bundle):

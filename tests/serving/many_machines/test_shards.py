@@ -69,7 +69,7 @@ def bundle(tmp_path_factory) -> Path:
 def server(bundle, tmp_path_factory):
     """(the process, its address, the path of its store)."""
     words = ("--replicas", str(REPLICAS), "--set", f"ray.shards={SHARDS}")
-    with serving(bundle, tmp_path_factory.mktemp("ray"), *words) as started:
+    with serving(bundle, tmp_path_factory.mktemp("ray"), *words, ready_s=120) as started:
         yield started
 
 

@@ -79,6 +79,14 @@ def test_a_replica_hears_how_busy_its_shell_is_and_answers_wait_for_it(monkeypat
     np.testing.assert_allclose(outcomes.ends - outcomes.arrivals, 0.001 + 0.004 + 0.002, atol=1e-6)
 
 
+def test_workers_with_interpreters_of_their_own_leave_the_shell_alone(monkeypatch):
+    heard: list[float] = []
+    monkeypatch.setattr(Policy, "set_busy", lambda self, share: heard.append(share))
+    shell = Shell(0.001, 0.002, is_alone=True)
+    simulate([elastic()], 2, np.arange(0, 2, 0.01), WITHIN_S, lambda _, __: 0.004, 1, shell=shell)
+    assert set(heard) == {0.0}
+
+
 def test_service_times_have_the_percentiles_that_were_measured():
     seen, true = (LatencyProfile({"cpu": {"full": {1: (10, 30)}}}) for _ in range(2))
     server = Policy(seen, ("full",), {"cpu": 1})

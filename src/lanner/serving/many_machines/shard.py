@@ -106,6 +106,7 @@ class ShardService(LannerService):
     """What a replica of a shard answers with; its ``open_model`` gives a ``ModelPart``."""
 
     def _open(self, path: Path) -> PartVersion:
+        # Threads do all the work: an engine process would open the items of every shard.
         return PartVersion(self._open_model(path), self.store, self.config, self._make_policy, self._loop)
 
     async def gathered(self, request: RecommendRequest) -> Gathered:

@@ -28,12 +28,14 @@ class Shell:
 
     It does one thing after another, so at a high rate requests wait for it whatever the scheduler does: once to be read
     and once more for their answer to be written. spare: the variant by which it answers itself whom the scheduler
-    cannot serve; empty: those are refused.
+    cannot serve; empty: those are refused. is_alone: workers have interpreters of their own, as ``Dispatcher`` has it
+    where it asks those beside it.
     """
 
     in_s: float = 0.0
     out_s: float = 0.0
     spare: str = ""
+    is_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class _Simulation:
         return True
 
     def _look(self, place: int, now: float) -> None:
-        self.replicas[place].set_busy(self.shell_s[place] / LOOK_S)
+        self.replicas[place].set_busy(0.0 if self.shell.is_alone else self.shell_s[place] / LOOK_S)
         self.shell_s[place] = 0.0
         if now < self.arrivals[-1]:
             self._push(now + LOOK_S, place, _LOOK)
