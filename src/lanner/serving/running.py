@@ -2,8 +2,6 @@
 
 import importlib.util
 import logging
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -131,11 +129,6 @@ def serve(config: ServerConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if not server.run(build(config), config.host, config.port):
         raise LannerError(f"the server on {config.host}:{config.port} did not start; the lines above say why")
-    if config.engine == "ray":
-        # All is stopped, but threads of Ray live on and now and then abort an interpreter that takes itself apart.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
 
 
 def check(config: ServerConfig) -> None:

@@ -1,6 +1,8 @@
 """Replicas on a Ray cluster, of all items or of each shard: started, found again, and stopped."""
 
 import os
+import signal
+import threading
 from typing import Any
 
 from lanner.serving.many_machines.autoscaling import ElasticReplicas
@@ -8,7 +10,7 @@ from lanner.serving.many_machines.config import RayConfig
 from lanner.serving.many_machines.replica import Replica
 from lanner.vocabulary import ConfigError
 
-APPLICATION = "lanner"
+_APPLICATION = "lanner"
 _MOST_AT_ONCE = 4096
 """Requests that may be with one replica: its scheduler refuses what would be late long before."""
 _MOST_QUEUED = 1024
@@ -47,6 +49,16 @@ def connect(config: RayConfig) -> None:
         raise ConfigError(f"no Ray cluster at '{config.address or 'this machine'}': {reason}") from None
 
 
+def take_back_sigterm() -> None:
+    """Let a SIGTERM end the server in peace again; for the main thread, once Ray has been joined.
+
+    Ray takes it for a crash: it writes the stack, and sets an alarm that aborts the process 3 s later, whatever it is
+    still at.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
 def deploy(config: RayConfig, settings: bytes) -> list[Any]:
     """Start the replicas, or find them running with the same settings; returns a shard's handle each once all answer.
 
@@ -77,23 +89,20 @@ def deploy(config: RayConfig, settings: bytes) -> list[Any]:
     )
     # Together, for each takes as long to open as a server does.
     shards = [
-        serve.RunTarget(deployment.bind(settings, shard), name=f"{APPLICATION}-{shard}", route_prefix=None)
+        serve.RunTarget(deployment.bind(settings, shard), name=f"{_APPLICATION}-{shard}", route_prefix=None)
         for shard in range(config.shards)
     ]
     return list(serve.run_many(shards))
 
 
 def leave(config: RayConfig) -> None:
-    """Stop the replicas of a cluster of this machine alone; on another, they go on for whoever asks them next."""
+    """Stop a cluster of this machine alone; on another, replicas go on for whoever asks them next."""
     import ray
     from ray import serve
 
-    if config.address:
-        ray.shutdown()
-    else:
-        # What is left of the cluster ends with this process, which Ray watches: its own way out aborts the process
-        # now and then where a replica died before.
+    if not config.address:
         serve.shutdown()
+    ray.shutdown()
 
 
 def _how_many(config: RayConfig) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Replicas:
             ConfigError: no cluster at that address. RuntimeError: a replica does not start.
         """
         await asyncio.to_thread(cluster.connect, self._config)
+        cluster.take_back_sigterm()
         try:
             self._handles = await asyncio.to_thread(cluster.deploy, self._config, self._settings)
             await self._look()
@@ -82,7 +83,6 @@ class Replicas:
         """Leave the cluster; one of this machine alone ends."""
         if self._looking is not None:
             self._looking.cancel()
-        # Several routers that live on while Ray is shut down abort the process.
         await asyncio.gather(*(handle.shutdown_async() for handle in self._handles))
         await asyncio.to_thread(cluster.leave, self._config)
 
