@@ -119,7 +119,7 @@ def many_replicas(model: "_Model", number: int) -> dict[str, Any]:
 
 def _replicated(model: "_Model", number: int, share: float, arrivals: NDArray[np.float64]) -> dict[str, Any]:
     fresh = [LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(number)]
-    replicas = [Policy(one, model.variants, model.backends) for one in fresh]
+    replicas = [Policy(one, model.variants, model.backends, sheds=True) for one in fresh]
     workers, balance = number * sum(model.backends.values()), "two" if number > 1 else "least"
     service, shell = (
         log_normal(LatencyProfile.from_dict(model.profile.to_dict())),
@@ -194,7 +194,7 @@ def _simulated(
     """Milliseconds of the requests that are answered. The policy is told what was measured and learns the rest."""
     told, alone = (LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(2))
     arrivals, at_best = poisson([(rate, seconds)], _SEED), log_normal(alone)
-    replica, workers = Policy(told, model.variants, model.backends), sum(model.backends.values())
+    replica, workers = Policy(told, model.variants, model.backends, sheds=True), sum(model.backends.values())
 
     def service(batch: Batch, random: np.random.Generator) -> float:
         return at_best(batch, random) * slower[f"{batch.variant}/{batch.backend}"]

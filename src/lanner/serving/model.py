@@ -1,7 +1,7 @@
 """A bundle opened for serving: its ladder in a runtime each, indexes on disk, and the catalogue as it is now."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +33,8 @@ from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtr
 
 _TUNING_USERS = 256
 _READERS = 2
+Indexed = Callable[[Dataset, Sequence[str], int], None]
+"""Told the dataset, and the variants of a ladder whose indexes for so many candidates lie on disk."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ class ServedModel:
         """Who answers from the same catalogue elsewhere, and hears of every change before it can be asked for."""
 
     @classmethod
-    def open(cls, path: Path, config: ModelConfig | None = None) -> "ServedModel":
+    def open(cls, path: Path, config: ModelConfig | None = None, indexed: Indexed | None = None) -> "ServedModel":
         """Read a bundle and its ladder; indexes are built on the first opening and kept beside the ladder.
+
+        indexed: called once all indexes are there, for who opens the same ladder elsewhere meanwhile.
 
         Raises:
             BundleError: no bundle or ladder there, or a damaged one. ConfigError: a variant or backend there is not.
@@ -120,15 +124,17 @@ class ServedModel:
             rungs = list(reading)
         reader, item_reader = texts.result()
         indexes, users = KeptIndexes(path / FOLDER, config.candidates), tuning_users(dataset)
+        index_of = {rung.name: indexes.of(rung.form, partial(queries_of, rung.form, users)) for rung in rungs}
+        if indexed is not None:
+            indexed(dataset, list(index_of), config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
         backends: list[Backend] = []
         for name in config.backends or (installed_backend(rungs[0]),):
             for rung in rungs:
-                index = indexes.of(rung.form, partial(queries_of, rung.form, users))
                 backend = open_backend(name, rung, reader, config.threads, backends)
                 backends.append(backend)
                 engines[name, rung.name] = Engine(
-                    rung, backend, candidates=config.candidates, index=index, item_reader=item_reader
+                    rung, backend, candidates=config.candidates, index=index_of[rung.name], item_reader=item_reader
                 )
         if rungs[0].name != ladder.names[0]:
             # They are answers of the first variant, which another gives only roughly.

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from lanner.serving.many_machines.config import RayConfig, check_sharded, check_
 from lanner.serving.many_machines.front import Replicas
 from lanner.serving.many_machines.shard import ModelPart, ShardService
 from lanner.serving.many_machines.shards import Shards
-from lanner.serving.model import ModelConfig, ServedModel
+from lanner.serving.model import Indexed, ModelConfig, ServedModel
 from lanner.serving.redis_entries import RedisConfig, RedisEntries
 from lanner.serving.scheduling import LatencyProfile
 from lanner.serving.scheduling.fixed_window import FixedWindow
@@ -185,16 +184,16 @@ def replicas_of(config: ServerConfig) -> Replicas:
 
 def service_of(config: ServerConfig) -> LannerService:
     """The service of one process: the whole server, or one replica."""
-    return _service(LannerService, config, partial(ServedModel.open, config=config.model))
+    return _service(LannerService, config, lambda path, indexed: ServedModel.open(path, config.model, indexed))
 
 
 def shard_of(config: ServerConfig, shard: int) -> ShardService:
     """The service of one replica of a shard."""
     part = Part(shard, config.ray.shards)
-    return _service(ShardService, config, partial(ModelPart.open_part, config=config.model, part=part))
+    return _service(ShardService, config, lambda path, indexed: ModelPart.open_part(path, config.model, part))
 
 
-def _service(kind: type[Kind], config: ServerConfig, open_model: Callable[[Path], ServedModel]) -> Kind:
+def _service(kind: type[Kind], config: ServerConfig, open_model: Callable[[Path, Indexed], ServedModel]) -> Kind:
     make: MakePolicy = ladder_policy if config.scheduler == "ladder" else fixed_window
     return kind(
         versions_of(config),

@@ -24,7 +24,7 @@ from lanner.serving.histories import Histories
 from lanner.serving.measuring import asked_histories, measure_profile
 from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
 from lanner.serving.model import ServedModel, frequent_values
-from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler, SchedulerConfig
+from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler
 from lanner.serving.store import Store
 from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
 
@@ -76,11 +76,11 @@ def ladder_policy(profile: LatencyProfile, model: ServedModel) -> Scheduling:
     where it takes no worker's time."""
     workers, quickest = dict.fromkeys(model.backends, 1), model.quickest
     if quickest is None:
-        return Scheduling(Policy(profile, model.variants, workers, SchedulerConfig()))
+        return Scheduling(Policy(profile, model.variants, workers))
     curve = profile.curve(*quickest)
     assert curve is not None, "every engine was measured"
     variants = [name for name in model.variants if name != quickest[1]]
-    return Scheduling(Policy(profile, variants, workers, SchedulerConfig()), Spare(*quickest, curve.p99_s(1)))
+    return Scheduling(Policy(profile, variants, workers, sheds=True), Spare(*quickest, curve.p99_s(1)))
 
 
 class ServedVersion:
@@ -95,7 +95,10 @@ class ServedVersion:
         loop: asyncio.AbstractEventLoop,
         crew: Crew | None = None,
     ) -> None:
-        """loop: on which questions will be asked. crew: closed with this; None: threads do all the work."""
+        """loop: on which questions will be asked.
+
+        crew: told to open the same, and closed with this; None: threads do all the work.
+        """
         self.model, self.version = model, model.version
         self._store, self._config, self._make_policy, self._loop = store, config, make_policy, loop
         self._crew = crew
@@ -120,8 +123,8 @@ class ServedVersion:
 
     def warm_up(self) -> None:
         """Take in what was written since the bundle, and measure what the scheduler must know."""
-        self._profile = profile = self._measured()
         self.model.warm_up()
+        self._profile = profile = self._measured()
         self.catch_up()
         scheduler, spare = self._make_policy(profile, self.model)
         elastic = ElasticConfig(maximum=self._config.most_workers)
@@ -132,10 +135,10 @@ class ServedVersion:
 
     def _measured(self) -> LatencyProfile:
         """Of whoever will answer plain requests."""
-        model, histories = self.model, asked_histories(self.model.dataset, self._config.history_length)
+        model = self.model
         if self._crew is None:
-            return measure_profile(model.engines, histories)
-        times = self._crew.opened(str(model.path), model.variants, model.config.candidates, histories)
+            return measure_profile(model.engines, asked_histories(model.dataset, self._config.history_length))
+        times = self._crew.measured()
         model.followers = self._crew
         return LatencyProfile(dict.fromkeys(model.backends, times))
 

@@ -9,17 +9,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from lanner.data.interactions import Dataset
 from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Occupied
 from lanner.serving.histories import Histories
 from lanner.serving.http.contract import State
+from lanner.serving.measuring import asked_histories
 from lanner.serving.messages import (
     Changed,
     EventBatch,
@@ -33,7 +35,7 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.serving.model import ServedModel
+from lanner.serving.model import Indexed, ServedModel
 from lanner.serving.placing import Placing
 from lanner.serving.recent import Recent
 from lanner.serving.redis_entries import RedisConfig
@@ -61,7 +63,7 @@ class LannerService:
     def __init__(
         self,
         versions: Versions,
-        open_model: Callable[[Path], ServedModel],
+        open_model: Callable[[Path, Indexed], ServedModel],
         store: Store,
         config: ServiceConfig | None = None,
         make_policy: MakePolicy = ladder_policy,
@@ -126,12 +128,20 @@ class LannerService:
         # The processes start first: they import what they need while the model is opened.
         crew = Crew(self.config.processes, self._loop) if self.config.processes else None
         try:
-            model = self._open_model(path)
+            model = self._open_model(path, partial(self._open_beside, crew, path))
         except BaseException:
             if crew is not None:
                 crew.close()
             raise
         return ServedVersion(model, self.store, self.config, self._make_policy, self._loop, crew)
+
+    def _open_beside(
+        self, crew: Crew | None, path: Path, dataset: Dataset, variants: Sequence[str], candidates: int
+    ) -> None:
+        """While the rest of the model is opened here."""
+        if crew is not None:
+            asked = asked_histories(dataset, self.config.history_length)
+            crew.open(str(path), variants, candidates, asked)
 
     def _histories(self) -> list[Histories]:
         return [version.histories for version in self._live.models()]

@@ -151,10 +151,8 @@ def test_they_end_with_their_server(config):
 
 
 def test_a_process_that_cannot_open_the_bundle_says_why_and_none_is_left(config, monkeypatch, bundle):
-    begun, opened = [], Crew.opened
-    monkeypatch.setattr(
-        Crew, "opened", lambda self, path, *rest: begun.append(self) or opened(self, f"{path}-x", *rest)
-    )
+    begun, opens = [], Crew.open
+    monkeypatch.setattr(Crew, "open", lambda self, path, *rest: begun.append(self) or opens(self, f"{path}-x", *rest))
 
     async def conversation(service):
         pytest.fail("it must not start")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ class Crew:
     def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         """Starts so many."""
         self._all = [EngineProcess(loop) for _ in range(number)]
+        # Together, for each takes as long to open as a server does.
+        self._opening = ThreadPoolExecutor(number, "lanner-opening")
+        self._opened: list[Future[dict[str, Times]]] = []
 
     @property
     def living(self) -> int:
@@ -33,18 +36,21 @@ class Crew:
         """Whether one of them has; threads of the server then do its work."""
         return self.living < len(self._all)
 
-    def opened(
+    def open(
         self, bundle: str, variants: Sequence[str], candidates: int, histories: Sequence[NDArray[np.int64]]
-    ) -> dict[str, Times]:
-        """Let all open a bundle, each on a core of its own; what one measured, for they are alike.
+    ) -> None:
+        """Let all begin to open a bundle whose indexes are there, each on a core of its own."""
+        message = Open(bundle, tuple(variants), candidates, [one.tobytes() for one in histories])
+        self._opened = [self._opening.submit(one.opened, message) for one in self._all]
+
+    def measured(self) -> dict[str, Times]:
+        """Wait until all have opened it; what one measured, for they are alike.
 
         Raises:
             BundleError: one could not.
         """
-        message = Open(bundle, tuple(variants), candidates, [one.tobytes() for one in histories])
-        with ThreadPoolExecutor(len(self._all)) as waiting:
-            measured: list[dict[str, Times]] = list(waiting.map(lambda one: one.opened(message), self._all))
-        return measured[0]
+        found = [one.result() for one in self._opened]
+        return found[0]
 
     def add(self, rows: ItemRows) -> None:
         """Items take the next rows everywhere."""
@@ -75,6 +81,7 @@ class Crew:
         """End all of them."""
         for one in self._all:
             one.close()
+        self._opening.shutdown()
 
 
 def _found(answers: list[Answer] | None) -> list[Found] | None:

@@ -11,6 +11,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lanner.serving.http.app import App
+from lanner.serving.http.begun import begun
 from lanner.serving.http.heads import Heads
 from lanner.serving.http.reading import WHOLE, Receive, Scope, Send
 
@@ -81,7 +82,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         }
         self._is_asked = True
         ask = self._proxied if head.is_forwarded else self._reply
-        task = self.loop.create_task(ask(scope, _nothing_more, _nowhere))
+        task = begun(self.loop, ask(scope, _nothing_more, _nowhere))
         task.add_done_callback(self._ended)
         self.tasks.add(task)
         return True
@@ -109,6 +110,11 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
             self.transport.close()
         elif self._ahead:
             ahead, self._ahead = self._ahead, b""
+            self.loop.call_soon(self._go_on, ahead)
+
+    def _go_on(self, ahead: bytes) -> None:
+        """With what was sent ahead, unless the connection was lost meanwhile."""
+        if not self.transport.is_closing():
             self.data_received(ahead)
 
     def _keep(self, data: bytes) -> None:

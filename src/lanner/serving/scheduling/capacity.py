@@ -98,8 +98,12 @@ class Level:
     load has fallen far below what it should carry: each try that fails costs some requests their deadline.
     """
 
-    def __init__(self, rungs: Sequence[Rung], config: SchedulerConfig) -> None:
+    def __init__(self, rungs: Sequence[Rung], config: SchedulerConfig, sheds: bool = False) -> None:
+        """sheds: who waits too long is answered elsewhere. Then what waits at a moment says nothing of the load: only
+        arrivals that a rung does not bear for good are worth a lower one for everybody.
+        """
         self.rung = 0
+        self._sheds = sheds
         self._rungs, self._config = rungs, config
         self._quiet_since: float | None = None
         self._climbed = -math.inf
@@ -112,6 +116,7 @@ class Level:
         trusted with that much less; who serves already has shown what it takes.
         """
         rate, typical_s, config = load.rate(now), load.typical_s, self._config
+        waiting = 0 if self._sheds else waiting
         rungs = self._rungs
         if not rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
             carrying = (

@@ -29,8 +29,9 @@ class Policy:
         variants: Sequence[str],
         workers: Mapping[str, int],
         config: SchedulerConfig | None = None,
+        sheds: bool = False,
     ) -> None:
-        """variants: best first. workers: how many batches each backend may run at a time.
+        """variants: best first. workers: how many batches each backend may run at a time. sheds: see ``Level``.
 
         Raises:
             ConfigError: a variant was measured on none of the backends, or no worker is left.
@@ -43,7 +44,7 @@ class Policy:
         self._fastest_s = [0.0] * len(variants)
         self._swiftest = list(self._rungs)
         self._waiting, self._load = Waiting(len(variants)), Load(self.config.rate_memory_s)
-        self._level = Level(self._rungs, self.config)
+        self._level = Level(self._rungs, self.config, sheds)
         self._running: set[int] = set()
         self._missed: list[int] = []
         self._batches, self._planned, self._judged, self._busy = 0, -math.inf, -math.inf, 0.0
