@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from lanner.serving.cores import on_one_core
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
-from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE
+from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE, WORKING_SHARE
+from lanner.serving.waited import WAITED_S
 from lanner.vocabulary import OverloadedError
 
 WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
@@ -60,12 +61,16 @@ class Done:
 
 
 class _Waiting:
-    """A request and the future of who waits for it."""
+    """A request and the future of who waits for it. spare_at: when the spare engine answers after all."""
 
-    __slots__ = ("arrival", "future", "has_spare", "work")
+    __slots__ = ("arrival", "future", "spare_at", "work")
 
-    def __init__(self, work: Any, arrival: float, future: "asyncio.Future[Done]", has_spare: bool) -> None:
-        self.work, self.arrival, self.future, self.has_spare = work, arrival, future, has_spare
+    def __init__(self, work: Any, arrival: float, future: "asyncio.Future[Done]", spare_at: float) -> None:
+        self.work, self.arrival, self.future, self.spare_at = work, arrival, future, spare_at
+
+    @property
+    def has_spare(self) -> bool:
+        return self.spare_at < math.inf
 
 
 class Dispatcher:
@@ -135,14 +140,16 @@ class Dispatcher:
         now = perf_counter()
         self._number += 1
         number, has_spare = self._number, lowest is None and self._has_spare(work, within_s)
-        deadline = now + within_s * (WAITING_SHARE if has_spare else 1.0)
-        verdict = self._policy.admit(Request(number, now, deadline, lowest), now)
+        arrival = now - WAITED_S.get()
+        deadline = arrival + within_s * (WAITING_SHARE if has_spare else 1.0)
+        spare_at = arrival + within_s * WORKING_SHARE if has_spare else math.inf
+        verdict = self._policy.admit(Request(number, arrival, deadline, lowest), now)
         if isinstance(verdict, Rejected):
             self.refused += 1
             if has_spare:
-                return self._spared(work, now)
+                return self._spared(work, arrival)
             raise _overloaded(verdict.retry_after_s)
-        one = self._waiting[number] = _Waiting(work, now, self._loop.create_future(), has_spare)
+        one = self._waiting[number] = _Waiting(work, arrival, self._loop.create_future(), spare_at)
         self._turn(now)
         try:
             return await one.future
@@ -216,7 +223,7 @@ class Dispatcher:
             self._set_timer(decision.time, now)
 
     def _drop(self, one: _Waiting) -> None:
-        """Nobody can serve it in time any more, but perhaps the spare engine."""
+        """None who works can serve it in time any more, but perhaps the spare engine."""
         self.refused += 1
         if not one.has_spare:
             one.future.set_exception(_overloaded(0.0))
@@ -247,6 +254,7 @@ class Dispatcher:
             self._settle(batch, waiting, *self._worked(engine, works))
             return True
         begun = perf_counter()
+        self._spare_late(waiting, begun)
 
         def came_back(outcomes: Sequence[Any] | None) -> None:
             if outcomes is None:
@@ -257,6 +265,20 @@ class Dispatcher:
         if self._beside is None or not self._beside(engine, batch.variant, works, came_back):
             self._pool.submit(self._work, batch, engine, waiting)
         return False
+
+    def _spare_late(self, waiting: Sequence[_Waiting], now: float) -> None:
+        """Let nobody wait longer for a batch than the spare engine can help; what comes back later is for nobody."""
+        left = []
+        for one in waiting:
+            if not one.has_spare or one.future.done():
+                continue
+            if one.spare_at <= now:
+                self._drop(one)
+            else:
+                left.append(one)
+        if left:
+            earliest = min(one.spare_at for one in left)
+            self._loop.call_later(earliest - now, lambda: self._spare_late(left, perf_counter()))
 
     def _work(self, batch: Batch, engine: Engine, waiting: Sequence[_Waiting]) -> None:
         """In a worker's thread."""

@@ -45,7 +45,7 @@ def test_the_best_rate_fades_when_fewer_leave():
     assert fill(door) == 100
 
 
-@pytest.mark.parametrize(("held_s", "let_in"), [(0.0, 8), (0.1, 4)])
+@pytest.mark.parametrize(("held_s", "let_in"), [(0.0, 8), (0.1, 1)])
 def test_while_the_loop_is_late_few_are_let_in_and_then_again_more(held_s, let_in):
     async def ask() -> None:
         door = Door(0.1)

@@ -30,6 +30,7 @@ from lanner.serving.http.reading import (
 from lanner.serving.http.replies import JSON_HEADERS, RefusedError, Reply, headers_of, json_reply, reply_to
 from lanner.serving.http.routes import ROUTES, Route
 from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer, Served
+from lanner.serving.waited import WAITED_S
 from lanner.vocabulary import OverloadedError
 
 _log = logging.getLogger(__name__)
@@ -133,9 +134,11 @@ class App:
     async def _let_in(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
         if not endpoint.served:
             return await self._answer(endpoint, path, scope, receive)
+        now = perf_counter()
         has_knocked = WHOLE in scope and endpoint.method == "POST"
-        if not has_knocked and not self._door.lets_in(perf_counter()):
+        if not has_knocked and not self._door.lets_in(now):
             return _FULL
+        WAITED_S.set(self._door.age_s(now))
         try:
             return await self._answer(endpoint, path, scope, receive)
         finally:

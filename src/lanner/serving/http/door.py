@@ -3,7 +3,7 @@
 import asyncio
 from time import perf_counter
 
-_LEAST_RATE, _FEW = 2000.0, 4
+_LEAST_RATE, _FEW = 2000.0, 1
 """So many a second are taken to be answered whatever was measured, for a first burst has no past; and so many are let
 in each turn of the loop, however late it is."""
 _SHARE = 0.5
@@ -12,16 +12,16 @@ _WINDOW_S = 0.05
 _HALVED_S = 10.0
 """The highest rate measured fades by half in so many seconds."""
 _BEAT_S = 0.002
-_AGE = 0.5
+_AGE = 0.4
 """Of the deadline that a request may be old already when its turn comes."""
 
 
 class Door:
     """Lets in as many requests as leave within their deadline at the rate at which they have left at best.
 
-    By Little's law N requests inside, of which R leave a second, spend N / R each. Those who have not even come to the
-    door are seen by a beat of the loop: who is read now came during this turn or the one before. A refusal is a fraction of the work of an
-    answer, and keeps those in time who are inside. Used on the loop's thread.
+    By Little's law N requests inside, of which R leave a second, spend N / R each. How long one has waited outside is
+    seen by a beat of the loop: who is read now came during this turn or the one before. A refusal is a fraction of the
+    work of an answer, and keeps those in time who are inside. Used on the loop's thread.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -36,12 +36,16 @@ class Door:
         self._came = True
         if not self._beats:
             self._beat()
-        is_late = self._late_s + now - self._due > self._oldest_s
+        is_late = self.age_s(now) > self._oldest_s
         if self._inside >= self._most or (is_late and not self._few):
             return False
         self._few -= is_late
         self._inside += 1
         return True
+
+    def age_s(self, now: float) -> float:
+        """How long ago at most a request came that is read now."""
+        return self._late_s + max(0.0, now - self._due) if self._beats else 0.0
 
     def leave(self, now: float) -> None:
         """One has its reply."""

@@ -99,11 +99,11 @@ class Level:
     """
 
     def __init__(self, rungs: Sequence[Rung], config: SchedulerConfig, sheds: bool = False) -> None:
-        """sheds: who waits too long is answered elsewhere. Then what waits at a moment says nothing of the load: only
-        arrivals that a rung does not bear for good are worth a lower one for everybody.
+        """sheds: who waits too long is answered elsewhere. Then a queue of a moment, or a pause of the machine, is no
+        reason for a lower rung: only arrivals that this one has not borne for as long as it takes to climb.
         """
         self.rung = 0
-        self._sheds = sheds
+        self._sheds, self._heavy_since = sheds, math.inf
         self._rungs, self._config = rungs, config
         self._quiet_since: float | None = None
         self._climbed = -math.inf
@@ -118,7 +118,11 @@ class Level:
         rate, typical_s, config = load.rate(now), load.typical_s, self._config
         waiting = 0 if self._sheds else waiting
         rungs = self._rungs
-        if not rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
+        if rungs[self.rung].carries(rate, waiting, typical_s, config.full_at):
+            self._heavy_since = math.inf
+        else:
+            self._heavy_since = min(self._heavy_since, now)
+        if now - self._heavy_since >= (config.climb_after_s if self._sheds else 0.0):
             carrying = (
                 place
                 for place in range(self.rung + 1, len(rungs))
@@ -133,7 +137,7 @@ class Level:
         before = self._while_s[self.rung]
         soon = now - self._climbed < _SETTLED_S
         self._while_s[self.rung] = min(2 * before, _LONGEST_WHILE_S) if soon else self._config.climb_after_s
-        self.rung, self._quiet_since = lower, None
+        self.rung, self._quiet_since, self._heavy_since = lower, None, math.inf
 
     def _quiet(self, rate: float, waiting: int, typical_s: float, busy: float, now: float) -> bool:
         """Whether the better rung has carried the load for long enough; what it needed of that time is then used up."""

@@ -57,6 +57,8 @@ class Idle:
 WAITING_SHARE = 0.6
 """Of its deadline, for which a request may be with the scheduler where a spare variant answers without a worker: then
 it can be answered in time after all, and those whom workers serve are not all served at the last moment."""
+WORKING_SHARE = 0.75
+"""Of its deadline, after which the spare variant answers a request whose batch has not come back."""
 LOOK_S = 0.25
 """How often a scheduler hears how busy the thread is that asks it."""
 

@@ -13,7 +13,7 @@ NORMAL_P99 = 2.3263478740408408
 """The 99th percentile of the standard normal: a log-normal with it has p99 / p50 = exp(σ · NORMAL_P99)."""
 MEMORY = 0.05
 """Weight of one observation in the correction: about the last twenty batches count."""
-FADING_S = 2.0
+FADING_S = 1.0
 """A correction that was not renewed for so long comes down to a third in as much again: what was slow may be so no
 more."""
 SLOWEST, FASTEST = 8.0, 0.25

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE, Batch, Rejected, Request, Scheduler
+from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE, WORKING_SHARE, Batch, Rejected, Request, Scheduler
 from lanner.serving.scheduling.profile import NORMAL_P99, LatencyProfile
 
 Service = Callable[[Batch, np.random.Generator], float]
@@ -194,7 +194,8 @@ class _Simulation:
 
     def _ask(self, place: int, number: int, now: float) -> None:
         patience = WAITING_SHARE if self.shell.spare else 1.0
-        request = Request(number, now, now + patience * self.within_s)
+        arrival = float(self.arrivals[number])
+        request = Request(number, arrival, arrival + patience * self.within_s)
         if isinstance(self.replicas[place].admit(request, now), Rejected) and not self._spared(place, number, now):
             self.fates[number] = REJECTED
 
@@ -218,9 +219,12 @@ class _Simulation:
         self.replicas[place].completed(batch, now)
         for request in batch.requests:
             assert self.fates[request.number] == WAITING, "a request was answered twice"
-            written = self._through_shell(place, now, self.shell.out_s)
+            spared_at = request.arrival + WORKING_SHARE * self.within_s
+            written, variant = self._through_shell(place, now, self.shell.out_s), batch.variant
+            if self.shell.spare and spared_at < now:
+                written, variant = spared_at + self.shell.out_s, self.shell.spare
             self.ends[request.number] = written
-            self.fates[request.number], self.variants[request.number] = ANSWERED, batch.variant
+            self.fates[request.number], self.variants[request.number] = ANSWERED, variant
 
     def _pump(self, place: int, now: float) -> None:
         """Start what the scheduler wants started; set the alarm it asks for, unless an earlier one is set."""
