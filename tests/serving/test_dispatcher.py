@@ -10,6 +10,7 @@ import pytest
 from lanner.serving.dispatcher import Dispatcher, Spare
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy
 from lanner.serving.scheduling.contract import LOOK_S
+from lanner.serving.waited import WAITED_S
 from lanner.vocabulary import OverloadedError
 
 ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
@@ -240,3 +241,40 @@ def test_those_beside_are_asked_first_and_threads_do_what_these_do_not():
         assert told == [("full", 1)] * 3
 
     dispatched(conversation, beside=beside)
+
+
+def spare_of(seconds: float) -> dict:
+    return {
+        "is_quick": lambda engine, work: engine == "spare",
+        "spare": Spare("cpu", "spare", seconds),
+        "engines": {**ENGINES, ("cpu", "spare"): "spare"},
+    }
+
+
+def test_whom_a_batch_keeps_too_long_gets_the_spare_one_and_the_batch_is_for_nobody():
+    def beside(engine, variant, works, then):
+        asyncio.get_running_loop().call_later(0.5, then, ["late"] * len(works))
+        return True
+
+    async def conversation(dispatcher):
+        begun = time.perf_counter()
+        done = await dispatcher.submit(work, 0.2)
+        assert (done.result, done.variant) == ("spare", "spare")
+        assert 0.14 <= time.perf_counter() - begun < 0.2
+        assert dispatcher.refused == 1
+        await asyncio.sleep(0.5)
+
+    dispatched(conversation, beside=beside, **spare_of(0.001))
+
+
+def test_a_deadline_runs_from_when_the_request_came():
+    async def conversation(dispatcher):
+        assert (await dispatcher.submit(work, 0.2)).variant == "full"
+        WAITED_S.set(0.11)
+        done = await dispatcher.submit(work, 0.2)
+        assert done.variant == "small"
+        assert done.queued_s >= 0.11
+        WAITED_S.set(0.15)
+        assert (await dispatcher.submit(work, 0.2)).variant == "spare"
+
+    dispatched(conversation, **spare_of(0.001))

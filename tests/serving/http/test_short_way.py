@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from lanner.serving.http import protocol as module
 from lanner.serving.http.app import App
 from lanner.serving.http.limits import Limits
 from lanner.serving.http.protocol import protocol_of
+from lanner.serving.waited import WAITED_S
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra 'serving' is not installed")
 from uvicorn.server import ServerState  # noqa: E402
@@ -126,6 +128,35 @@ def test_the_short_way_says_what_the_long_way_says_in_one_write(name, monkeypatc
         (long,) = await settled(wire, 1)
         assert without_length(short) == without_length(long)
         assert wire.writes == 2
+
+    talk(conversation)
+
+
+def test_what_needs_no_waiting_is_answered_before_the_loop_comes_round():
+    async def conversation():
+        made, wire = connected(App(StandInService()))
+        made.data_received(asked())
+        assert wire.writes == 1
+
+    talk(conversation)
+
+
+def test_how_long_a_request_waited_outside_counts():
+    waited = []
+
+    class Waits(StandInService):
+        async def recommend(self, request):
+            waited.append(WAITED_S.get())
+            return await super().recommend(request)
+
+    async def conversation():
+        made, wire = connected(App(Waits(), deadline_s=1.0))
+        for _ in range(2):
+            made.data_received(asked())
+            await settled(wire, wire.writes)
+            time.sleep(0.1)
+        assert waited[0] < 0.05 < 0.09 < waited[1]
+        assert WAITED_S.get() == 0.0
 
     talk(conversation)
 

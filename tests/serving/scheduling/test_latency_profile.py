@@ -82,3 +82,17 @@ def test_json_and_back():
 def test_what_was_not_measured_properly_is_refused(table, message):
     with pytest.raises(ConfigError, match=message):
         LatencyProfile.from_dict(table)
+
+
+def test_a_variant_last_seen_slow_comes_down_with_another_of_its_backend_and_none_goes_up():
+    times = {1: (1.0, 1.2)}
+    profile = LatencyProfile({"cpu": {"full": times, "small": times}, "cuda": {"full": times}})
+    for _ in range(200):
+        profile.observe("cpu", "full", 1, 0.004)
+        profile.observe("cuda", "full", 1, 0.004)
+    assert profile.ratios()["cpu", "small"] == 1.0
+    for _ in range(200):
+        profile.observe("cpu", "small", 1, 0.0015)
+    ratios = profile.ratios()
+    assert ratios["cpu", "full"] == pytest.approx(ratios["cpu", "small"], rel=0.02)
+    assert ratios["cuda", "full"] > 3

@@ -29,8 +29,8 @@ CUDA = {"full": {1: (4, 5), 64: (8, 10)}, "int8": {1: (3, 4), 64: (5, 6)}, "popu
 SLOWEST_ALONE = 0.012 * 8
 
 
-def make(workers=None, config=None, times=TIMES, ladder=LADDER) -> Policy:
-    return Policy(LatencyProfile(times), ladder, workers or {"cpu": 1}, config)
+def make(workers=None, config=None, times=TIMES, ladder=LADDER, sheds=False) -> Policy:
+    return Policy(LatencyProfile(times), ladder, workers or {"cpu": 1}, config, sheds)
 
 
 def ask(policy, number, within, now=0.0, lowest=None):
@@ -133,6 +133,21 @@ def test_a_long_queue_moves_everyone_down_but_those_who_refuse():
     assert (batch.variant, len(batch.requests)) == ("popularity", 8)
     policy.completed(batch, 0.001)
     assert (policy.next(0.001).variant) == "full"
+
+
+@pytest.mark.parametrize(("sheds", "seconds", "falls"), [(False, 0.0, True), (True, 0.2, False), (True, 1.0, True)])
+def test_where_others_are_answered_elsewhere_only_lasting_load_lowers_the_rung(sheds, seconds, falls):
+    policy = make(sheds=sheds)
+    now, number = 0.0, 0
+    while now <= seconds:
+        for _ in range(20 if seconds else 60):
+            number += 1
+            ask(policy, number, 0.2, now)
+        batch = policy.next(now)
+        now += 0.02
+        if isinstance(batch, Batch):
+            policy.completed(batch, now)
+    assert (policy.variant != "full") == falls
 
 
 def test_it_climbs_back_one_rung_at_a_time_when_quiet_has_lasted():

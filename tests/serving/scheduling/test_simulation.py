@@ -87,6 +87,12 @@ def test_workers_with_interpreters_of_their_own_leave_the_shell_alone(monkeypatc
     assert set(heard) == {0.0}
 
 
+def test_whom_a_batch_keeps_too_long_the_spare_variant_answers():
+    server = Policy(measured(), ("full",), WORKERS, sheds=True)
+    found = simulate([server], 1, np.array([0.0]), 1.0, lambda batch, random: 5.0, 0, shell=Shell(0.0, 0.01, "spare"))
+    assert (found.ends.tolist(), found.variants) == ([0.76], ["spare"])
+
+
 def test_service_times_have_the_percentiles_that_were_measured():
     seen, true = (LatencyProfile({"cpu": {"full": {1: (10, 30)}}}) for _ in range(2))
     server = Policy(seen, ("full",), {"cpu": 1})
