@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact.bundle import SEAL, read_catalogue
-from lanner.artifact.ladder import FOLDER, Rung, read_ladder
+from lanner.artifact.ladder import Ladder, Rung, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.models.request_form import ItemRows, RequestForm
@@ -24,7 +24,7 @@ from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
 from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.folding import Folding
-from lanner.serving.item_index import KeptIndexes
+from lanner.serving.item_index import ItemIndex, KeptIndexes
 from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
@@ -119,14 +119,10 @@ class ServedModel:
         with ThreadPoolExecutor(_READERS) as pool:
             # Most of the time goes into checksums, which let go of the interpreter.
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
-            reading = pool.map(ladder.rung, config.variants or ladder.names)
-            RowTable({})  # Numba gets itself ready, which takes half a second and needs the interpreter all the time
-            rungs = list(reading)
+            reading = pool.submit(_indexed_rungs, ladder, dataset, config, indexed)
+            RowTable({})  # Numba gets itself ready, which takes a second and needs the interpreter all the time
+        rungs, index_of = reading.result()
         reader, item_reader = texts.result()
-        indexes, users = KeptIndexes(path / FOLDER, config.candidates), tuning_users(dataset)
-        index_of = {rung.name: indexes.of(rung.form, partial(queries_of, rung.form, users)) for rung in rungs}
-        if indexed is not None:
-            indexed(dataset, list(index_of), config.candidates)
         engines: dict[tuple[str, str], Engine] = {}
         backends: list[Backend] = []
         for name in config.backends or (installed_backend(rungs[0]),):
@@ -264,6 +260,18 @@ class ServedModel:
         """Where the bundle has the item, if it has."""
         first = self.items.first_row(item_id)
         return first if first is not None and first < self.dataset.num_items else None
+
+
+def _indexed_rungs(
+    ladder: Ladder, dataset: Dataset, config: ModelConfig, indexed: Indexed | None
+) -> tuple[list[Rung], dict[str, ItemIndex]]:
+    """The rungs to serve, and the index of each by its name."""
+    rungs = [ladder.rung(name) for name in config.variants or ladder.names]
+    indexes, users = KeptIndexes(ladder.path, config.candidates), tuning_users(dataset)
+    index_of = {rung.name: indexes.of(rung.form, partial(queries_of, rung.form, users)) for rung in rungs}
+    if indexed is not None:
+        indexed(dataset, list(index_of), config.candidates)
+    return rungs, index_of
 
 
 def preferred(cpu_facts: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

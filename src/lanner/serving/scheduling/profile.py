@@ -131,8 +131,17 @@ class LatencyProfile:
             curve.fade(seconds)
 
     def observe(self, backend: str, variant: str, size: int, seconds: float) -> float:
-        """Let one served batch correct its curve; returns the new ratio of observed to measured times."""
-        return self._curves[backend, variant].observe(size, seconds)
+        """Let one served batch correct its curve; returns the new ratio of observed to measured times.
+
+        What slows one variant down is mostly the machine: those of the same backend that were last seen slower come
+        down with it, though not below what was measured, or a rung that an overload left would be thought slow until it
+        is tried.
+        """
+        ratio = self._curves[backend, variant].observe(size, seconds)
+        for place, curve in self._curves.items():
+            if place[0] == backend and curve.ratio > max(ratio, 1.0):
+                curve.ratio += MEMORY * (max(ratio, 1.0) - curve.ratio)
+        return ratio
 
 
 def _check(place: str, times: Times) -> None:
