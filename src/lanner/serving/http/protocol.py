@@ -110,11 +110,6 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
             self.transport.close()
         elif self._ahead:
             ahead, self._ahead = self._ahead, b""
-            self.loop.call_soon(self._go_on, ahead)
-
-    def _go_on(self, ahead: bytes) -> None:
-        """With what was sent ahead, unless the connection was lost meanwhile."""
-        if not self.transport.is_closing():
             self.data_received(ahead)
 
     def _keep(self, data: bytes) -> None:

@@ -92,7 +92,8 @@ class Load:
 
 
 class Level:
-    """The rung that serves, and the hysteresis around it: down at once, up one rung at a time after a quiet while.
+    """The rung that serves, and the hysteresis around it: down at once, or after a while where requests that wait too
+    long are shed, and up one rung at a time after a quiet while.
 
     A rung that was left again soon after it was climbed to is tried the next time after twice the while, unless the
     load has fallen far below what it should carry: each try that fails costs some requests their deadline.

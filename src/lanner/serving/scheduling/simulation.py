@@ -115,7 +115,7 @@ def simulate(
     balance: Balance = "least",
     shell: Shell | None = None,
 ) -> Outcomes:
-    """Send ``arrivals`` (sorted seconds) to fresh ``replicas``, each to be answered ``within_s`` of being read.
+    """Send ``arrivals`` (sorted seconds) to fresh ``replicas``, each to be answered ``within_s``.
 
     workers: of all replicas together, for the utilisation. shell: of every replica; None: it takes no time. The same
     arguments give the same outcomes.
