@@ -121,10 +121,8 @@ def _replicated(model: "_Model", number: int, share: float, arrivals: NDArray[np
     fresh = [LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(number)]
     replicas = [Policy(one, model.variants, model.backends, sheds=True) for one in fresh]
     workers, balance = number * sum(model.backends.values()), "two" if number > 1 else "least"
-    service, shell = (
-        log_normal(LatencyProfile.from_dict(model.profile.to_dict())),
-        Shell(spare=model.spare, is_alone=True),
-    )
+    service = log_normal(LatencyProfile.from_dict(model.profile.to_dict()))
+    shell = Shell(spare=model.spare, is_alone=True)
     outcomes = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance, shell)
     report = outcomes.report()
     return {

@@ -16,6 +16,11 @@ from lanner.vocabulary import OverloadedError
 ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
 PROFILE = {"cpu": {"full": {1: (20.0, 22.0), 4: (80.0, 88.0)}, "small": {1: (1.0, 1.2), 4: (4.0, 4.8)}}}
 SECONDS = {"full": 0.02, "small": 0.001, "spare": 0.0}
+WITH_SPARE = {
+    "is_quick": lambda engine, work: engine == "spare",
+    "spare": Spare("cpu", "spare", 0.001),
+    "engines": {**ENGINES, ("cpu", "spare"): "spare"},
+}
 
 
 def work(engine: str) -> str:
@@ -217,11 +222,7 @@ def test_what_no_engine_answers_in_time_gets_the_spare_one_on_the_loop():
         with pytest.raises(OverloadedError):
             await asyncio.gather(*(dispatcher.submit(work, 0.03, lowest="full") for _ in range(9)))
 
-    def quick(engine, work):
-        return engine == "spare"
-
-    engines = {**ENGINES, ("cpu", "spare"): "spare"}
-    dispatched(conversation, quick, spare=Spare("cpu", "spare", 0.001), engines=engines)
+    dispatched(conversation, **WITH_SPARE)
 
 
 def test_those_beside_are_asked_first_and_threads_do_what_these_do_not():
@@ -243,14 +244,6 @@ def test_those_beside_are_asked_first_and_threads_do_what_these_do_not():
     dispatched(conversation, beside=beside)
 
 
-def spare_of(seconds: float) -> dict:
-    return {
-        "is_quick": lambda engine, work: engine == "spare",
-        "spare": Spare("cpu", "spare", seconds),
-        "engines": {**ENGINES, ("cpu", "spare"): "spare"},
-    }
-
-
 def test_whom_a_batch_keeps_too_long_gets_the_spare_one_and_the_batch_is_for_nobody():
     def beside(engine, variant, works, then):
         asyncio.get_running_loop().call_later(0.5, then, ["late"] * len(works))
@@ -264,7 +257,7 @@ def test_whom_a_batch_keeps_too_long_gets_the_spare_one_and_the_batch_is_for_nob
         assert dispatcher.refused == 1
         await asyncio.sleep(0.5)
 
-    dispatched(conversation, beside=beside, **spare_of(0.001))
+    dispatched(conversation, beside=beside, **WITH_SPARE)
 
 
 def test_a_deadline_runs_from_when_the_request_came():
@@ -277,4 +270,4 @@ def test_a_deadline_runs_from_when_the_request_came():
         WAITED_S.set(0.15)
         assert (await dispatcher.submit(work, 0.2)).variant == "spare"
 
-    dispatched(conversation, **spare_of(0.001))
+    dispatched(conversation, **WITH_SPARE)

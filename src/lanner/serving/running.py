@@ -193,7 +193,7 @@ def shard_of(config: ServerConfig, shard: int) -> ShardService:
     return _service(ShardService, config, lambda path, indexed: ModelPart.open_part(path, config.model, part))
 
 
-def _service(kind: type[Kind], config: ServerConfig, open_model: Callable[[Path, Indexed], ServedModel]) -> Kind:
+def _service(kind: type[Kind], config: ServerConfig, open_model: Callable[[Path, Indexed | None], ServedModel]) -> Kind:
     make: MakePolicy = ladder_policy if config.scheduler == "ladder" else fixed_window
     return kind(
         versions_of(config),

@@ -63,7 +63,7 @@ class LannerService:
     def __init__(
         self,
         versions: Versions,
-        open_model: Callable[[Path, Indexed], ServedModel],
+        open_model: Callable[[Path, Indexed | None], ServedModel],
         store: Store,
         config: ServiceConfig | None = None,
         make_policy: MakePolicy = ladder_policy,
@@ -128,20 +128,16 @@ class LannerService:
         # The processes start first: they import what they need while the model is opened.
         crew = Crew(self.config.processes, self._loop) if self.config.processes else None
         try:
-            model = self._open_model(path, partial(self._open_beside, crew, path))
+            model = self._open_model(path, None if crew is None else partial(self._open_beside, crew, path))
         except BaseException:
             if crew is not None:
                 crew.close()
             raise
         return ServedVersion(model, self.store, self.config, self._make_policy, self._loop, crew)
 
-    def _open_beside(
-        self, crew: Crew | None, path: Path, dataset: Dataset, variants: Sequence[str], candidates: int
-    ) -> None:
+    def _open_beside(self, crew: Crew, path: Path, dataset: Dataset, variants: Sequence[str], candidates: int) -> None:
         """While the rest of the model is opened here."""
-        if crew is not None:
-            asked = asked_histories(dataset, self.config.history_length)
-            crew.open(str(path), variants, candidates, asked)
+        crew.open(str(path), variants, candidates, asked_histories(dataset, self.config.history_length))
 
     def _histories(self) -> list[Histories]:
         return [version.histories for version in self._live.models()]

@@ -22,8 +22,6 @@ class Crew:
     def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         """Starts so many."""
         self._all = [EngineProcess(loop) for _ in range(number)]
-        # Together, for each takes as long to open as a server does.
-        self._opening = ThreadPoolExecutor(number, "lanner-opening")
         self._opened: list[Future[dict[str, Times]]] = []
 
     @property
@@ -41,7 +39,9 @@ class Crew:
     ) -> None:
         """Let all begin to open a bundle whose indexes are there, each on a core of its own."""
         message = Open(bundle, tuple(variants), candidates, [one.tobytes() for one in histories])
-        self._opened = [self._opening.submit(one.opened, message) for one in self._all]
+        opening = ThreadPoolExecutor(len(self._all), "lanner-opening")
+        self._opened = [opening.submit(one.opened, message) for one in self._all]
+        opening.shutdown(wait=False)
 
     def measured(self) -> dict[str, Times]:
         """Wait until all have opened it; what one measured, for they are alike.
@@ -81,7 +81,6 @@ class Crew:
         """End all of them."""
         for one in self._all:
             one.close()
-        self._opening.shutdown()
 
 
 def _found(answers: list[Answer] | None) -> list[Found] | None:

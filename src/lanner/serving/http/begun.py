@@ -48,6 +48,7 @@ def begun(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None])
     """A task of ``coroutine`` that has taken its first step."""
     rest, context = _Begun(coroutine), copy_context()
     task = loop.create_task(_awaited(rest), context=context)
+    # What asyncio offers to other kinds of tasks (docs, "Extending"); timeouts look for the task that they end.
     outer = asyncio.current_task(loop)
     if outer is not None:
         _leave_task(loop, outer)

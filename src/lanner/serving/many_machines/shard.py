@@ -4,7 +4,6 @@ Whole here is what is known by id: ids, titles, attributes, users' events. Of it
 take most of the memory: the index, the sources and the head's halves.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -108,9 +107,7 @@ class ShardService(LannerService):
 
     def _open(self, path: Path) -> PartVersion:
         # Threads do all the work: an engine process would open the items of every shard.
-        return PartVersion(
-            self._open_model(path, _nobody_waits), self.store, self.config, self._make_policy, self._loop
-        )
+        return PartVersion(self._open_model(path, None), self.store, self.config, self._make_policy, self._loop)
 
     async def gathered(self, request: RecommendRequest) -> Gathered:
         """The first round of a request."""
@@ -125,7 +122,3 @@ class ShardService(LannerService):
         with self._live.acquire(CHAMPION) as version:
             assert isinstance(version, PartVersion)
             return await version.best_for(request, user)
-
-
-def _nobody_waits(dataset: Dataset, variants: Sequence[str], candidates: int) -> None:
-    """For the indexes of a part."""

@@ -219,6 +219,7 @@ class _Simulation:
         self.replicas[place].completed(batch, now)
         for request in batch.requests:
             assert self.fates[request.number] == WAITING, "a request was answered twice"
+            # The batch is done all the same, for nobody.
             spared_at = request.arrival + WORKING_SHARE * self.within_s
             written, variant = self._through_shell(place, now, self.shell.out_s), batch.variant
             if self.shell.spare and spared_at < now:
