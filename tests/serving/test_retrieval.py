@@ -165,7 +165,7 @@ def test_changes_are_seen_by_the_next_search_and_survive_a_rebuild(kind):
     present[gone] = False
     check()
     index.rebuild()
-    assert not len(index.snapshot.fresh_row_F)
+    assert not len(index.snapshot.fresh)
     check()
     index.add(gone[:2], unit[7:9] * 9)
     now[gone[:2]], present[gone[:2]] = unit[7:9] * 9, True

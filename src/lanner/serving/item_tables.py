@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.prefetch import AHEAD, fetch_row
-
-_ROOM_BYTES = 16 * 2**20
-"""Asked for at once for rows to come; the system gives memory to those that are written, by pages of up to 2 MiB."""
+from lanner.serving.growing import GrowingRows
 
 
 class ItemTables:
@@ -58,49 +56,35 @@ class ItemTables:
 class GrowingTable:
     """A table and the rows that came after it."""
 
-    def __init__(self, base: Table, kept_as: type[np.floating] = np.float32) -> None:
-        """kept_as: the type of rows that come; ``take`` wants float32."""
-        self._base, self._length = base, 0
+    def __init__(self, base: Table) -> None:
+        self._base = base
         numbers = base.codes if isinstance(base, Int8Rows) else base
-        self._base_rows, width = int(numbers.shape[0]), int(numbers.shape[1])
-        self._later: NDArray[np.floating] = np.empty((0, width), kept_as)
+        self._base_rows = len(numbers)
+        self._later = GrowingRows(np.float32, int(numbers.shape[1]))
 
     def __len__(self) -> int:
-        return self._base_rows + self._length
+        return self._base_rows + len(self._later)
 
     @property
     def memory_bytes(self) -> int:
         base = self._base
         own = base.codes.nbytes + base.scale.nbytes if isinstance(base, Int8Rows) else base.nbytes
-        return own + self.later.nbytes
-
-    @property
-    def later(self) -> NDArray[np.floating]:
-        """The rows that came after the table, ``[n, W]``."""
-        length = self._length  # before the array, which one writer may put a longer one in place of
-        return self._later[:length]
+        return own + self._later.rows.nbytes
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
-        """Twice the room is made where it runs out; who reads the old array goes on reading the same rows."""
-        needed = self._length + len(rows_NW)
-        if needed > len(self._later):
-            at_first = _ROOM_BYTES // max(1, self._later.shape[1] * self._later.itemsize)
-            wider = np.empty((max(at_first, 2 * needed), self._later.shape[1]), self._later.dtype)
-            wider[: self._length] = self.later
-            self._later = wider
-        self._later[self._length : needed] = rows_NW
-        self._length = needed
+        """Rows after all there are."""
+        self._later.append(rows_NW)
 
     @property
-    def parts(self) -> tuple[Table, NDArray[np.floating]]:
+    def parts(self) -> tuple[Table, NDArray[np.float32]]:
         """The table, and the rows beyond it; the last of them mean nothing yet."""
-        return self._base, self._later
+        return self._base, self._later.room
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
         if isinstance(self._base, Int8Rows):
-            return np.asarray(_take_codes(self._base.codes, self._base.scale, self._later, rows))
-        return np.asarray(_take_floats(self._base, self._later, rows))
+            return np.asarray(_take_codes(self._base.codes, self._base.scale, self._later.room, rows))
+        return np.asarray(_take_floats(self._base, self._later.room, rows))
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.models.text_neighbours import TextNeighbours
-from lanner.serving.item_tables import GrowingTable
+from lanner.serving.growing import GrowingRows
 
 
 class LiveTexts:
@@ -12,7 +12,7 @@ class LiveTexts:
 
     def __init__(self, texts: TextNeighbours) -> None:
         self._base = texts
-        self._later = GrowingTable(np.empty((0, len(texts.short_FS)), np.float32), kept_as=np.float16)
+        self._later = GrowingRows(np.float16, len(texts.short_FS))
         self._alive_I = np.ones(len(texts), bool)
         self._all_alive = True
         self._gone_later: frozenset[int] = frozenset()
@@ -33,7 +33,7 @@ class LiveTexts:
         """Rows and cosines of at most k items, nearest first."""
         rows, cosines = self._base.nearest(features_F, k, None if self._all_alive else self._alive_I)
         gone = list(self._gone_later)  # before the rows: what goes meanwhile may have come meanwhile
-        later_NF = self._later.later
+        later_NF = self._later.rows
         if not len(later_NF):
             return rows, cosines
         near = later_NF.astype(np.float32) @ features_F

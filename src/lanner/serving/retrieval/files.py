@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lanner.artifact.files import check_file, digest, read_checked, write_folder
 from lanner.serving.retrieval.candidates import Cells, Graph, import_faiss
+from lanner.serving.retrieval.fresh import Fresh
 from lanner.serving.retrieval.index import Index
 from lanner.serving.retrieval.plan import Measured, Plan, RetrievalConfig
 from lanner.serving.retrieval.snapshot import Base, Snapshot
@@ -39,8 +40,8 @@ def write_index(path: Path, snapshot: Snapshot, config: RetrievalConfig) -> None
     base = snapshot.base
     arrays: dict[str, NDArray[Any]] = {
         "alive": snapshot.alive,
-        "fresh_rows": snapshot.fresh_row_F,
-        "fresh_vectors": snapshot.fresh_FD,
+        "fresh_rows": snapshot.fresh.row_F,
+        "fresh_vectors": snapshot.fresh.vectors_FD,
     }
     if base.row_P is not None:
         arrays["rows"] = base.row_P
@@ -95,8 +96,7 @@ def load_index(path: Path | str) -> Index:
         Base(plan, vectors, candidates, arrays.get("rows")),
         manifest["effort"],
         arrays["alive"],
-        arrays["fresh_rows"],
-        arrays["fresh_vectors"],
+        Fresh(arrays["fresh_rows"], arrays["fresh_vectors"]),
         manifest["num_rows"],
         None if manifest["measured"] is None else Measured(**manifest["measured"]),
     )

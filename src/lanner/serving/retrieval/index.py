@@ -59,18 +59,18 @@ class Index:
     def memory_bytes(self) -> int:
         """Bytes held to search and re-score; those mapped from a file included."""
         now = self._snapshot
-        return now.base.memory_bytes + now.alive.nbytes + now.fresh_row_F.nbytes + now.fresh_FD.nbytes
+        return now.base.memory_bytes + now.alive.nbytes + now.fresh.row_F.nbytes + now.fresh.vectors_FD.nbytes
 
     @property
     def needs_rebuild(self) -> bool:
         """Whether so much has changed that searching the changes separately costs more than it should."""
         now = self._snapshot
         items = now.base.vectors.shape[0]
-        changed = len(now.fresh_row_F) + items - now.num_alive
+        changed = len(now.fresh) + items - now.num_alive
         return changed > max(_CHANGES_UNNOTICED, _CHANGED_SHARE * items)
 
     def __len__(self) -> int:
-        return self._snapshot.num_alive + len(self._snapshot.fresh_row_F)
+        return self._snapshot.num_alive + len(self._snapshot.fresh)
 
     def search(
         self, queries: ArrayLike, k: int, allow: ArrayLike | RowSet | None = None, deny: ArrayLike | None = None
@@ -154,8 +154,9 @@ class Index:
             with self._changing:
                 self._changed_meanwhile = None
                 now, changed = self._snapshot, np.unique(np.concatenate(changes))
-                later = np.isin(now.fresh_row_F, changed)
-                built = built.without(changed).with_vectors(now.fresh_row_F[later], now.fresh_FD[later])
+                later = np.isin(now.fresh.row_F, changed)
+                came = now.fresh.row_F[later], now.fresh.vectors_FD[later]
+                built = built.without(changed).with_vectors(*came)
                 tuned = built if now.effort == before.effort else now
                 self._snapshot = replace(built, num_rows=now.num_rows, effort=tuned.effort, measured=tuned.measured)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lanner.data.ranking import top_k
 from lanner.serving.retrieval.candidates import Candidates
+from lanner.serving.retrieval.fresh import Fresh
 from lanner.serving.retrieval.plan import Measured, Plan
 from lanner.serving.retrieval.row_set import RowSet, count_bits, listed_bits
 from lanner.serving.retrieval.vectors import Vectors, score_listed
@@ -70,15 +71,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A base, what has since left it, and what has come: fresh vectors, always searched exactly."""
+    """A base, what has since left it, and what has come."""
 
     base: Base
     effort: int
     """efSearch of ``hnsw``, cells probed of ``ivf-pq``."""
     alive: NDArray[np.uint8]
     """A bit for each position of the base, the lowest of a byte first; cleared where the item left or was changed."""
-    fresh_row_F: NDArray[np.int64]
-    fresh_FD: NDArray[np.float32]
+    fresh: Fresh
     num_rows: int
     """1 + the largest row that was ever held."""
     measured: Measured | None = None
@@ -89,7 +89,7 @@ class Snapshot:
         """A base that nothing has happened to."""
         items, dimensions = base.vectors.shape
         alive = _packed(np.ones(items, np.bool_))
-        return cls(base, effort, alive, np.empty(0, np.int64), np.empty((0, dimensions), np.float32), num_rows)
+        return cls(base, effort, alive, Fresh.none(dimensions), num_rows)
 
     @cached_property
     def num_alive(self) -> int:
@@ -100,50 +100,46 @@ class Snapshot:
         """Whether each of ``rows`` can be found."""
         positions = self.base.positions(rows)
         standing = positions[(self.alive[positions >> 3] >> (positions & 7)) & 1 == 1]
-        return np.isin(rows, self.base.rows(standing)) | np.isin(rows, self.fresh_row_F)
+        return np.isin(rows, self.base.rows(standing)) | np.isin(rows, self.fresh.row_F)
 
     def without(self, rows: NDArray[np.int64]) -> Self:
         """The index after ``rows`` are gone."""
-        positions, kept = self.base.positions(rows), ~np.isin(self.fresh_row_F, rows)
-        alive = self.alive
+        positions, alive = self.base.positions(rows), self.alive
         if len(positions):
             gone = np.zeros(self.base.vectors.shape[0], np.bool_)
             gone[positions] = True
             alive = alive & ~_packed(gone)
-        if kept.all():
-            return replace(self, alive=alive)
-        return replace(self, alive=alive, fresh_row_F=self.fresh_row_F[kept], fresh_FD=self.fresh_FD[kept])
+        return replace(self, alive=alive, fresh=self.fresh.without(rows))
 
     def with_vectors(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> Self:
         """The index after ``rows`` ``[n]`` have ``vectors`` ``[n, D]``, whatever they had before."""
         cleared = self.without(rows)
         return replace(
             cleared,
-            fresh_row_F=np.concatenate([cleared.fresh_row_F, rows]),
-            fresh_FD=np.concatenate([cleared.fresh_FD, vectors]),
+            fresh=cleared.fresh.followed_by(rows, vectors),
             num_rows=max(self.num_rows, int(rows.max(initial=-1)) + 1),
         )
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors float32 ``[n, D]`` of ``rows`` as they are kept; of an item that has left, the base's, or zeros."""
-        is_fresh = np.isin(rows, self.fresh_row_F)
+        is_fresh = np.isin(rows, self.fresh.row_F)
         is_based = ~is_fresh & self.base.holds(rows)
         found = np.zeros((len(rows), self.base.vectors.shape[1]), np.float32)
         found[is_based] = self.base.vectors.decode(self.base.positions(rows[is_based]))
-        order = np.argsort(self.fresh_row_F)
-        found[is_fresh] = self.fresh_FD[order[np.searchsorted(self.fresh_row_F, rows[is_fresh], sorter=order)]]
+        order = np.argsort(self.fresh.row_F)
+        found[is_fresh] = self.fresh.vectors_FD[order[np.searchsorted(self.fresh.row_F, rows[is_fresh], sorter=order)]]
         return found
 
     def contents(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Every row, ascending int64 ``[I]``, and its vector as it is kept float32 ``[I, D]``."""
         standing = listed_bits(self.alive, self.num_alive)
-        rows = np.concatenate([self.base.rows(standing), self.fresh_row_F])
+        rows = np.concatenate([self.base.rows(standing), self.fresh.row_F])
         order = np.argsort(rows)
         vectors = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
         place = np.empty(len(rows), np.int64)
         place[order] = np.arange(len(rows))
         vectors[place[: len(standing)]] = self.base.vectors.decode(standing)
-        vectors[place[len(standing) :]] = self.fresh_FD
+        vectors[place[len(standing) :]] = self.fresh.vectors_FD
         return rows[order], vectors
 
     def search(
@@ -164,7 +160,7 @@ class Snapshot:
         wanted = min(k, count)
         positions, scores = self._search_base(queries_BD, wanted, passing, count, exact)
         rows = self.base.rows(positions)
-        if len(self.fresh_row_F):
+        if len(self.fresh):
             rows, scores = self._merge_fresh(queries_BD, k, rows, scores, allow, deny)
         found = np.full((len(queries_BD), k), -1, np.int64), np.full((len(queries_BD), k), -np.inf, np.float32)
         found[0][:, : rows.shape[1]], found[1][:, : rows.shape[1]] = rows, scores
@@ -228,13 +224,13 @@ class Snapshot:
         allow: RowSet | None,
         deny: RowSet | None,
     ) -> Found:
-        fresh = np.ones(len(self.fresh_row_F), np.bool_)
-        if allow is not None:
-            fresh &= allow.holds(self.fresh_row_F)
-        if deny is not None:
-            fresh &= ~deny.holds(self.fresh_row_F)
-        places, values = top_k(queries_BD @ self.fresh_FD[fresh].T, min(k, int(fresh.sum())))
-        all_rows = np.concatenate([rows, self.fresh_row_F[fresh][places]], axis=1)
+        row_F, vectors_FD = self.fresh.row_F, self.fresh.vectors_FD
+        if allow is not None or deny is not None:
+            passing = np.ones(len(row_F), np.bool_) if allow is None else allow.holds(row_F)
+            passing &= True if deny is None else ~deny.holds(row_F)
+            row_F, vectors_FD = row_F[passing], vectors_FD[passing]
+        places, values = top_k(queries_BD @ vectors_FD.T, min(k, len(row_F)))
+        all_rows = np.concatenate([rows, row_F[places]], axis=1)
         all_scores = np.concatenate([scores, values], axis=1)
         places, values = top_k(all_scores, min(k, all_scores.shape[1]))
         return _taken(all_rows, places), values
