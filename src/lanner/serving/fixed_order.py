@@ -83,7 +83,7 @@ class FixedOrder:
         listed, fresh = self._order.rows_I, self._sorted(np.concatenate([self._order.fresh_F, rows]))
         if len(fresh) > _MOST_APART:
             listed, fresh = self._sorted(np.concatenate([listed, fresh])), fresh[:0]
-        self._order = _Order(listed, fresh)
+        self._order = _Order(listed, _in_a_room(fresh))
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Items are listed no more."""
@@ -102,6 +102,13 @@ class FixedOrder:
 
     def _score(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._scores[rows]
+
+
+def _in_a_room(fresh_F: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same in memory of one size always: what is a little longer each time fits in no place that was left."""
+    room = np.empty(_MOST_APART, np.int64)
+    room[: len(fresh_F)] = fresh_F
+    return room[: len(fresh_F)]
 
 
 def _best_first(score_N: NDArray[np.float32]) -> NDArray[np.int64]:

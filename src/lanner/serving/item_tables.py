@@ -1,8 +1,10 @@
 """What a rung knows of its items beside the index: rows to gather and rows to rank, read straight from their codes.
 
-Items that come while serving get rows beyond the rung's own, kept as float32. A row never changes and never moves, so
-readers need no lock; one writer at a time adds.
+Items that come while serving get rows beyond the rung's own, kept as its own are: a rung in INT8 rounds them, too. A
+row never changes and never moves, so readers need no lock; one writer at a time adds.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -49,7 +51,9 @@ class ItemTables:
         assert self._half is not None
         base, later = self._half.parts
         if isinstance(base, Int8Rows):
-            return np.asarray(_correct_codes(base.codes, base.scale, later, rows_BC, hidden_BH, out_H))
+            assert isinstance(later, Int8Rows)
+            codes = base.codes, base.scale, later.codes, later.scale
+            return np.asarray(_correct_codes(*codes, rows_BC, hidden_BH, out_H))
         return np.asarray(_correct_floats(base, later, rows_BC, hidden_BH, out_H))
 
 
@@ -59,37 +63,53 @@ class GrowingTable:
     def __init__(self, base: Table) -> None:
         self._base = base
         numbers = base.codes if isinstance(base, Int8Rows) else base
-        self._base_rows = len(numbers)
-        self._later = GrowingRows(np.float32, int(numbers.shape[1]))
+        self._base_rows, width = numbers.shape
+        self._later: GrowingRows[np.int8] | GrowingRows[np.float32] = (
+            GrowingRows(np.int8, width) if isinstance(base, Int8Rows) else GrowingRows(np.float32, width)
+        )
+        self._later_scale = GrowingRows(np.float32)
+        """Of codes."""
 
     def __len__(self) -> int:
-        return self._base_rows + len(self._later)
+        return int(self._base_rows) + len(self._later)
 
     @property
     def memory_bytes(self) -> int:
         base = self._base
         own = base.codes.nbytes + base.scale.nbytes if isinstance(base, Int8Rows) else base.nbytes
-        return own + self._later.rows.nbytes
+        return own + self._later.rows.nbytes + self._later_scale.rows.nbytes
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
         """Rows after all there are."""
-        self._later.append(rows_NW)
+        if isinstance(self._base, Int8Rows):
+            rounded = Int8Rows.of(rows_NW)
+            self._later_scale.append(rounded.scale)
+            self._later.append(rounded.codes)  # last, for they are what is counted
+        else:
+            self._later.append(rows_NW)
 
     @property
-    def parts(self) -> tuple[Table, NDArray[np.float32]]:
+    def parts(self) -> tuple[Table, Table]:
         """The table, and the rows beyond it; the last of them mean nothing yet."""
-        return self._base, self._later.room
+        room: NDArray[Any] = self._later.room
+        return self._base, Int8Rows(room, self._later_scale.room) if isinstance(self._base, Int8Rows) else room
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        if isinstance(self._base, Int8Rows):
-            return np.asarray(_take_codes(self._base.codes, self._base.scale, self._later.room, rows))
-        return np.asarray(_take_floats(self._base, self._later.room, rows))
+        base, later = self.parts
+        if isinstance(base, Int8Rows):
+            assert isinstance(later, Int8Rows)
+            return np.asarray(_take_codes(base.codes, base.scale, later.codes, later.scale, rows))
+        return np.asarray(_take_floats(base, later, rows))
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _take_codes(
-    codes_IW: NDArray[np.int8], scale_I: NDArray[np.float32], later_NW: NDArray[np.float32], rows: NDArray[np.int64]
+    codes_IW: NDArray[np.int8],
+    scale_I: NDArray[np.float32],
+    later_NW: NDArray[np.int8],
+    later_scale_N: NDArray[np.float32],
+    rows: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     out = np.empty((len(rows), codes_IW.shape[1]), np.float32)
     for place in range(len(rows)):
@@ -97,7 +117,8 @@ def _take_codes(
             fetch_row(codes_IW, rows[place + AHEAD])
         row = rows[place]
         if row >= len(codes_IW):
-            out[place] = later_NW[row - len(codes_IW)]
+            later = row - len(codes_IW)
+            out[place] = later_NW[later] * later_scale_N[later]
             continue
         for column in range(codes_IW.shape[1]):
             out[place, column] = np.float32(codes_IW[row, column]) * scale_I[row]
@@ -153,7 +174,8 @@ def _correct_floats(
 def _correct_codes(
     codes_IH: NDArray[np.int8],
     scale_I: NDArray[np.float32],
-    later_NH: NDArray[np.float32],
+    later_NH: NDArray[np.int8],
+    later_scale_N: NDArray[np.float32],
     rows_BC: NDArray[np.int64],
     hidden_BH: NDArray[np.float32],
     out_H: NDArray[np.float32],
@@ -169,8 +191,10 @@ def _correct_codes(
                 out[user, place] = 0
                 continue
             if row >= len(codes_IH):
-                out[user, place] = _correct_float(later_NH[row - len(codes_IH)], hidden_H, out_H)
+                half_H = later_NH[row - len(codes_IH)] * later_scale_N[row - len(codes_IH)]
+                out[user, place] = _correct_float(half_H, hidden_H, out_H)
                 continue
+            # Written out: a part of the table would be counted as held, row by row, in half as much time again.
             total, scale = np.float32(0), scale_I[row]
             for unit in range(len(hidden_H)):
                 value = hidden_H[unit] + scale * np.float32(codes_IH[row, unit])
