@@ -94,7 +94,7 @@ class Frames:
     def __init__(self) -> None:
         self._held = bytearray()
 
-    def take(self, data: bytes) -> list[bytes]:
+    def take(self, data: bytes | memoryview) -> list[bytes]:
         """The messages that are whole now that ``data`` has come, too."""
         self._held += data
         found, place = [], 0
