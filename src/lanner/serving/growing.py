@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Number = TypeVar("Number", bound=np.generic)
-_ROOM_BYTES = 16 * 2**20
-"""Asked for at once for rows to come; the system gives memory to those that are written, by pages of up to 2 MiB."""
+_ROOM_BYTES = 2**22 - 2**12
+"""Asked for at once for rows to come; the system gives memory to the pages that are written. NumPy asks it for pages of
+2 MiB for whatever has 4 MiB or more."""
 
 
 class GrowingRows(Generic[Number]):
