@@ -47,3 +47,11 @@ def test_what_lacks_some_is_followed_by_more():
     left = Fresh.none(4).followed_by(np.arange(3), draw(3)).without(np.array([1, 9]))
     np.testing.assert_array_equal(left.followed_by(np.array([5]), draw(1)).row_F, [0, 2, 5])
     np.testing.assert_array_equal(left.vectors_FD, draw(3)[[0, 2]])
+
+
+def test_rows_are_known_whether_they_came_in_order_or_not():
+    came = Fresh.none(4).followed_by(np.array([7, 3]), draw(2))
+    np.testing.assert_array_equal(came.holds(np.array([3, 5, 7, 9])), [True, False, True, False])
+    np.testing.assert_array_equal(came.holds(np.array([8, 9])), [False, False])
+    assert came.without(np.array([8])) is came
+    np.testing.assert_array_equal(came.without(np.array([7, 9])).row_F, [3])

@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -237,3 +239,16 @@ def test_a_kill_loses_nothing_acknowledged_and_a_retry_doubles_nothing(path):
     check = sqlite3.connect(path)
     assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     check.close()
+
+
+def test_of_many_who_read_at_once_few_connections_are_kept(tmp_path):
+    with closing(SqliteStore(tmp_path / "events.db")) as store:
+        together = Barrier(6)
+
+        def read(connection):
+            together.wait(10)
+            return 0
+
+        with ThreadPoolExecutor(6) as readers:
+            assert list(readers.map(lambda _: store._read(read), range(6))) == [0] * 6
+        assert len(store._idle) == 2

@@ -5,6 +5,7 @@ and a refusal five times what it costs here. Whatever is unusual takes the long 
 """
 
 import asyncio
+from functools import cache
 from typing import Any, ClassVar
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -39,7 +40,6 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         self._silence_timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
         """When the last bytes came, in the loop's seconds."""
-        self._proxied = ProxyHeadersMiddleware(self._reply, trusted_hosts=self.config.forwarded_allow_ips)
 
     # --- the short way -----------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
             WHOLE: data[end:],
         }
         self._is_asked = True
-        ask = self._proxied if head.is_forwarded else self._reply
+        ask = self._reply_through_proxy if head.is_forwarded else self._reply
         task = begun(self.loop, ask(scope, _nothing_more, _nowhere))
         task.add_done_callback(self._ended)
         self.tasks.add(task)
@@ -111,6 +111,11 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         elif self._ahead:
             ahead, self._ahead = self._ahead, b""
             self.data_received(ahead)
+
+    async def _reply_through_proxy(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ``_reply``, to whom a trusted proxy asks for."""
+        await _proxies(self.config.forwarded_allow_ips)(scope, receive, send)
+        await self._reply(scope, receive, send)
 
     def _keep(self, data: bytes) -> None:
         """For when the request under way is answered."""
@@ -152,8 +157,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
         if self._silence_timer is not None:
             self._silence_timer.cancel()
         super().connection_lost(error)
-        # Both refer back here: gone with the last reference rather than when the collector comes round.
-        del self.parser, self._proxied
+        # It refers back here: gone with the last reference rather than when the collector comes round.
+        del self.parser
 
     def shutdown(self) -> None:
         if self._is_asked:
@@ -170,6 +175,16 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
 def protocol_of(app: App) -> type[Protocol]:
     """The protocol of a server that serves ``app`` alone."""
     return type("Protocol", (Protocol,), {"served": app, "heads": Heads()})
+
+
+@cache
+def _proxies(trusted: str) -> ProxyHeadersMiddleware:
+    """Writes into a scope who asks through one of these; for all connections, since each would take 4 KiB."""
+    return ProxyHeadersMiddleware(_read, trusted_hosts=trusted)
+
+
+async def _read(scope: Any, receive: Any, send: Any) -> None:
+    """The scope is all that is wanted."""
 
 
 async def _nothing_more() -> dict[str, Any]:

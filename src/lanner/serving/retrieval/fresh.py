@@ -39,10 +39,20 @@ class Fresh:
         room.append(row_n, vectors_nD)
         return Fresh(room.rows.rows, room.vectors.rows, room)
 
+    def holds(self, row_n: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some rows are among these."""
+        return np.zeros(len(row_n), np.bool_) if self._ends_before(row_n) else np.isin(row_n, self.row_F)
+
     def without(self, row_n: NDArray[np.int64]) -> "Fresh":
         """These but for some rows."""
+        if self._ends_before(row_n):
+            return self
         kept = ~np.isin(self.row_F, row_n)
         return self if kept.all() else Fresh(self.row_F[kept], self.vectors_FD[kept])
+
+    def _ends_before(self, row_n: NDArray[np.int64]) -> bool:
+        """Whether the rows lie beyond all of these, as those of a new item do: then nothing need be compared."""
+        return not len(self) or not len(row_n) or bool(row_n.min() > self.row_F.max())
 
 
 class _Room(NamedTuple):

@@ -100,7 +100,7 @@ class Snapshot:
         """Whether each of ``rows`` can be found."""
         positions = self.base.positions(rows)
         standing = positions[(self.alive[positions >> 3] >> (positions & 7)) & 1 == 1]
-        return np.isin(rows, self.base.rows(standing)) | np.isin(rows, self.fresh.row_F)
+        return np.isin(rows, self.base.rows(standing)) | self.fresh.holds(rows)
 
     def without(self, rows: NDArray[np.int64]) -> Self:
         """The index after ``rows`` are gone."""
@@ -122,7 +122,7 @@ class Snapshot:
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors float32 ``[n, D]`` of ``rows`` as they are kept; of an item that has left, the base's, or zeros."""
-        is_fresh = np.isin(rows, self.fresh.row_F)
+        is_fresh = self.fresh.holds(rows)
         is_based = ~is_fresh & self.base.holds(rows)
         found = np.zeros((len(rows), self.base.vectors.shape[1]), np.float32)
         found[is_based] = self.base.vectors.decode(self.base.positions(rows[is_based]))

@@ -16,12 +16,14 @@ MOST_WAITING = 100_000
 
 
 class Connections(ABC):
-    """One connection that writes, and as many that read as there are readers at once."""
+    """One connection that writes, and as many that read as there are readers at once; a few of them are kept."""
 
     _errors: ClassVar[tuple[type[Exception], ...]]
     """What the database's library raises."""
     _lost: ClassVar[tuple[type[Exception], ...]]
     """Those of them after which a fresh connection may answer."""
+    _most_idle: ClassVar[int]
+    """Connections kept for whoever reads next; how many read at once now and then is more."""
     _placeholder: ClassVar[str]
     _begin: ClassVar[str]
     _empty_people: ClassVar[str]
@@ -114,7 +116,7 @@ class Connections(ABC):
         except BaseException:
             connection.close()
             raise
-        if self._closed:
+        if self._closed or len(self._idle) >= self._most_idle:
             connection.close()
         else:
             self._idle.append(connection)

@@ -53,6 +53,7 @@ class PostgresStore(RelationalStore):
 
     _errors = (psycopg.Error,)
     _lost = (psycopg.OperationalError, psycopg.InterfaceError)
+    _most_idle = 8
     _placeholder = "%s"
     _begin = "BEGIN"
     _empty_people = "TRUNCATE people"

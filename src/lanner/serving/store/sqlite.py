@@ -12,8 +12,8 @@ from lanner.serving.store.schema import VERSION, tables
 from lanner.vocabulary import DataError, LannerError, StorageError, StoreUnavailableError
 
 _LOCK_SECONDS = 4.0
-_CACHE_KIB = {"writing": 8 * 1024, "reading": 1024}
-"""Of each connection; readers are many, and the operating system keeps what they read."""
+_CACHE_KIB = {"writing": 2 * 1024, "reading": 1024}
+"""Of each connection; the operating system keeps what is read, and a cache that fills for minutes looks like a leak."""
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log after which it is moved into the file: 16 MB."""
 _PAGES_FREED = 2_000
@@ -31,6 +31,7 @@ class SqliteStore(RelationalStore):
 
     _errors = (sqlite3.Error,)
     _lost = ()
+    _most_idle = 2
     _placeholder = "?"
     _begin = "BEGIN IMMEDIATE"
     # Without a condition SQLite gives the pages back whole, and secure_delete overwrites every byte of them.
