@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.ragged import Ragged
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Dataset:
     """Friends of each user, one list a user row; None where the source has no ties."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Rows set aside while reading, counted by reason."""
-    rejected_rows: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    rejected_rows: "pl.DataFrame | None" = field(default=None, compare=False, repr=False)
     """Those rows themselves: reason, file, line (or row of a Parquet file), record (JSON)."""
     has_order: bool = False
     """Whether the order of events inside a user is the order in time."""

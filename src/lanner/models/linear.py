@@ -1,10 +1,10 @@
 """What models that are linear in the history share: sparse histories, their products, and parts of a score."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
@@ -12,9 +12,14 @@ from lanner.data.ragged import Ragged
 from lanner.models.recommender import Explanation, Recommender, ScorePart
 from lanner.vocabulary import DataError
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
-def history_matrix(history: Ragged, num_items: int) -> sp.csr_matrix:
+
+def history_matrix(history: Ragged, num_items: int) -> "sp.csr_matrix":
     """Ones where a history holds an item, float32 ``[B, num_items]``, columns sorted; repeats count once."""
+    import scipy.sparse as sp  # takes a quarter of a second, which a server that starts does not need
+
     ones = np.ones(len(history.values), np.float32)
     matrix = sp.csr_matrix((ones, history.values.copy(), history.indptr), shape=(len(history), num_items))
     matrix.sum_duplicates()
@@ -22,7 +27,7 @@ def history_matrix(history: Ragged, num_items: int) -> sp.csr_matrix:
     return matrix
 
 
-def training_matrix(dataset: Dataset) -> sp.csr_matrix:
+def training_matrix(dataset: Dataset) -> "sp.csr_matrix":
     """Ones where a user met an item, float32 ``[num_users, num_items]``.
 
     Raises:
@@ -33,12 +38,12 @@ def training_matrix(dataset: Dataset) -> sp.csr_matrix:
     return history_matrix(dataset.histories, dataset.num_items)
 
 
-def sum_of_rows(history: sp.csr_matrix, rows_IK: NDArray[np.float32]) -> NDArray[np.float32]:
+def sum_of_rows(history: "sp.csr_matrix", rows_IK: NDArray[np.float32]) -> NDArray[np.float32]:
     """``history @ rows_IK``, float32 ``[B, K]``, on all cores."""
     return np.asarray(_sum_of_rows(history.indptr, history.indices, rows_IK))
 
 
-def sum_of_sparse_rows(history: sp.csr_matrix, rows_II: sp.csr_matrix) -> NDArray[np.float32]:
+def sum_of_sparse_rows(history: "sp.csr_matrix", rows_II: "sp.csr_matrix") -> NDArray[np.float32]:
     """``(history @ rows_II).toarray()``, float32 ``[B, I]``, on all cores."""
     parts = (history.indptr, history.indices, rows_II.indptr, rows_II.indices, rows_II.data, rows_II.shape[1])
     return np.asarray(_sum_of_sparse_rows(*parts))

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
@@ -157,9 +156,8 @@ class RequestForm:
         history = history_matrix(batch.history, self.num_items)
         met = np.unique(history.indices)
         history.indices = np.searchsorted(met, history.indices).astype(history.indices.dtype)
-        few = sp.csr_matrix((history.data, history.indices, history.indptr), (len(batch), len(met)))
-        lengths = np.maximum(np.diff(few.indptr), 1).astype(np.float32)
-        own: NDArray[np.float32] = sum_of_rows(few, take(self.source_ID, met)) / lengths[:, None]
+        lengths = np.maximum(np.diff(history.indptr), 1).astype(np.float32)
+        own: NDArray[np.float32] = sum_of_rows(history, take(self.source_ID, met)) / lengths[:, None]
         return own if features_BF is None or self.profile_FD is None else own + features_BF @ self.profile_FD
 
     def score(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import FIELD_SEPARATOR
-from lanner.models.singular import right_singular
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 _WORD = re.compile(r"\w[\w']+")
@@ -178,8 +179,10 @@ def _weighted_words(
     return columns, weights / (np.sqrt(weights @ weights) if columns else 1)
 
 
-def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> sp.csr_matrix:
+def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> "sp.csr_matrix":
     """``_weighted_words`` of each text, ``[T, W]``."""
+    import scipy.sparse as sp  # as the solver: only who learns from texts waits for it
+
     rows = [_weighted_words(text, numbers, weight_W) for text in texts]
     indptr = np.cumsum([0, *(len(columns) for columns, _ in rows)])
     columns = np.fromiter(chain.from_iterable(columns for columns, _ in rows), np.int32, indptr[-1])
@@ -187,10 +190,12 @@ def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDA
     return sp.csr_matrix((values, columns, indptr), (len(texts), len(numbers)))
 
 
-def _singular_directions(matrix_TW: sp.csr_matrix, dimensions: int) -> NDArray[np.float32]:
+def _singular_directions(matrix_TW: "sp.csr_matrix", dimensions: int) -> NDArray[np.float32]:
     """``[W, D]``, largest first; no columns where there are no words or none are wanted."""
     if dimensions < 1 or not matrix_TW.shape[1]:
         return np.empty((matrix_TW.shape[1], 0), np.float32)
+    from lanner.models.singular import right_singular
+
     return np.ascontiguousarray(right_singular(matrix_TW, dimensions)[1], np.float32)
 
 

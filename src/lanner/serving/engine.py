@@ -275,9 +275,17 @@ class Engine:
 
     def features(self, text: str) -> NDArray[np.float32]:
         """What a text says, float32 ``[F]``; raises ConfigError where this engine reads none."""
+        return np.asarray(self._reading.features([text])[0])
+
+    def item_features(self, text: str) -> NDArray[np.float32]:
+        """The same of a new item's text, which is read once."""
+        return np.asarray(self._reading.read([text])[0])
+
+    @property
+    def _reading(self) -> Backend:
         if self.backend is None or self.backend.reader is None:
             raise ConfigError("this recommender reads no texts; leave the text out")
-        return np.asarray(self.backend.features([text])[0])
+        return self.backend
 
     @cached_property
     def _text_FD(self) -> NDArray[np.float32]:

@@ -212,7 +212,7 @@ class ServedModel:
                 return True
             if self.items.num_rows - self.dataset.num_items >= self.config.most_new_items:
                 raise ConfigError(f"{self.config.most_new_items} items came or changed; train and serve a newer bundle")
-            features_F = self._reads_items.features(item.text or item.title)
+            features_F = self._reads_items.item_features(item.text or item.title)
             rows = self._placing.reader.read(self._placing.whole, features_F[None], [self._learnt_row(item_id)])
             if self.followers is not None:
                 self.followers.add(rows)

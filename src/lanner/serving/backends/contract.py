@@ -164,14 +164,17 @@ class Backend(ABC):
 
     def features(self, profiles: Sequence[str]) -> NDArray[np.float32]:
         """Features of profiles ``[B, F]``. Few different ones are met again and again, so the last ones are kept."""
-        assert self.reader is not None
         new = [text for text in dict.fromkeys(profiles) if text not in self._profiles]
         if new:
             if len(self._profiles) + len(new) > _PROFILES_KEPT:
                 self._profiles.clear()
-            read = self.reader.features.transform(new, self.encode)
-            self._profiles |= dict(zip(new, read, strict=True))
+            self._profiles |= dict(zip(new, self.read(new), strict=True))
         return np.stack([self._profiles[text] for text in profiles])
+
+    def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Features of texts ``[T, F]`` that are read this once, as a new item's is; nothing of them is kept."""
+        assert self.reader is not None
+        return self.reader.features.transform(texts, self.encode)
 
     @cached_property
     def _tokeniser(self) -> Any:
