@@ -19,7 +19,7 @@ BATCH_SIZES = (1, 4, 16)
 _REQUESTS = 64
 _FEWEST_BATCHES, _FIRST = 6, 2
 """Batches of a size that are timed at least, after the first few."""
-_ENOUGH_S, _REST_S = 0.05, 0.002
+_ENOUGH_S, _REST_S = 0.02, 0.002
 """Beyond the fewest no more are timed than take so long, rests included: a server that starts is waited for."""
 _K = 10
 
