@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact.bundle import SEAL, read_catalogue
-from lanner.artifact.ladder import Ladder, Rung, read_ladder
+from lanner.artifact.ladder import Ladder, Rung, TextReader, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.models.request_form import ItemRows, RequestForm
@@ -32,7 +32,7 @@ from lanner.serving.row_table import RowTable
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 _TUNING_USERS = 256
-_READERS = 2
+_READERS = 3
 Indexed = Callable[[Dataset, Sequence[str], int], None]
 """Told the dataset, and the variants of a ladder whose indexes for so many candidates lie on disk."""
 
@@ -117,21 +117,19 @@ class ServedModel:
         dataset, golden, _ = read_catalogue(path)
         ladder = read_ladder(path)
         with ThreadPoolExecutor(_READERS) as pool:
-            # Most of the time goes into checksums, which let go of the interpreter.
+            # Most of the time goes into checksums and runtimes, which let go of the interpreter.
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
             reading = pool.submit(_indexed_rungs, ladder, dataset, config, indexed)
+            opening = pool.submit(lambda: _backends(reading.result()[0], texts.result()[0], config))
             RowTable({})  # Numba gets itself ready, which takes a second and needs the interpreter all the time
         rungs, index_of = reading.result()
-        reader, item_reader = texts.result()
-        engines: dict[tuple[str, str], Engine] = {}
-        backends: list[Backend] = []
-        for name in config.backends or (installed_backend(rungs[0]),):
-            for rung in rungs:
-                backend = open_backend(name, rung, reader, config.threads, backends)
-                backends.append(backend)
-                engines[name, rung.name] = Engine(
-                    rung, backend, candidates=config.candidates, index=index_of[rung.name], item_reader=item_reader
-                )
+        _, item_reader = texts.result()
+        engines = {
+            (backend.name, rung.name): Engine(
+                rung, backend, candidates=config.candidates, index=index_of[rung.name], item_reader=item_reader
+            )
+            for rung, backend in opening.result()
+        }
         if rungs[0].name != ladder.names[0]:
             # They are answers of the first variant, which another gives only roughly.
             golden = {**golden, "requests": []}
@@ -260,6 +258,16 @@ class ServedModel:
         """Where the bundle has the item, if it has."""
         first = self.items.first_row(item_id)
         return first if first is not None and first < self.dataset.num_items else None
+
+
+def _backends(rungs: Sequence[Rung], reader: TextReader | None, config: ModelConfig) -> list[tuple[Rung, Backend]]:
+    """Every rung in every runtime; rungs of the same encoder share it."""
+    opened: list[tuple[Rung, Backend]] = []
+    for name in config.backends or (installed_backend(rungs[0]),):
+        for rung in rungs:
+            others = [backend for _, backend in opened]
+            opened.append((rung, open_backend(name, rung, reader, config.threads, others)))
+    return opened
 
 
 def _indexed_rungs(
