@@ -118,6 +118,13 @@ class TestEveryBackend:
         assert not np.allclose(backend.score(batch)[0], without[0])
         assert np.allclose(backend.score(batch)[1], without[1], atol=1e-3)
 
+    def test_a_text_that_is_read_once_is_read_alike_and_not_kept(self, name, rungs):
+        backend = open_backend(name, rungs["full"], reader(), 1)
+        assert np.allclose(backend.read(TEXTS), backend.features(TEXTS), atol=1e-4)
+        kept = dict(backend._profiles)
+        backend.read(["a film of which nobody heard"])
+        assert backend._profiles.keys() == kept.keys() == set(TEXTS)
+
     def test_a_text_of_100_000_characters_is_read(self, name, rungs):
         backend = open_backend(name, rungs["full"], reader(), 1)
         assert np.isfinite(backend.encode(["the slow sea " * 8000])).all()
