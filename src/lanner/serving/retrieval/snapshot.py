@@ -225,10 +225,10 @@ class Snapshot:
         deny: RowSet | None,
     ) -> Found:
         row_F, vectors_FD = self.fresh.row_F, self.fresh.vectors_FD
-        if allow is not None or deny is not None:
-            passing = np.ones(len(row_F), np.bool_) if allow is None else allow.holds(row_F)
-            passing &= True if deny is None else ~deny.holds(row_F)
-            row_F, vectors_FD = row_F[passing], vectors_FD[passing]
+        for listed, may_pass in ((allow, True), (deny, False)):
+            if listed is not None:
+                passing = listed.holds(row_F) == may_pass
+                row_F, vectors_FD = row_F[passing], vectors_FD[passing]
         places, values = top_k(queries_BD @ vectors_FD.T, min(k, len(row_F)))
         all_rows = np.concatenate([rows, row_F[places]], axis=1)
         all_scores = np.concatenate([scores, values], axis=1)
