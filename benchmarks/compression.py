@@ -150,7 +150,7 @@ def _in_rounds(names: Sequence[str], asked: str) -> dict[str, dict[str, dict[str
 def _own_process(*arguments: str) -> dict[str, Any]:
     """What this script prints last when it is asked for one row."""
     command = [sys.executable, "-m", "benchmarks.compression", *arguments]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
 
 
 def _row(name: str, backend: str, path: str, judge: bool) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _baseline(requests: Sequence[Any], judge: bool) -> dict[str, Any]:
         eager.recommend(UserBatch(Ragged.from_lists([history]), (text,)), 10)
 
     timed = _timed(answer, requests)
-    judged = evaluate(recommender, split, ks=(10,), metrics=("ndcg",)) if judge else {}
+    judged = evaluate(recommender, split, ks=(10,), metrics=("ndcg",)).metrics if judge else {}
     state = sum(value.nbytes for value in network.state_dict().values())
     encoder = sum(parameter.nbytes for parameter in eager.encoder.model.parameters())
     return {**judged, **timed, "size_mib": (state + encoder) / 2**20}
