@@ -1,11 +1,9 @@
 """The known order against sorting everything anew."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanner.serving import fixed_order
 from lanner.serving.fixed_order import FixedOrder
 
 SCORES = st.lists(st.integers(-3, 3), max_size=8)
@@ -16,15 +14,8 @@ def as_items(scores):
     return np.stack([np.zeros(len(scores)), scores], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("apart", [0, 3, 1024])
 @given(scores=SCORES, changes=CHANGES, seen=st.sets(st.integers(0, 30), max_size=4))
-def test_items_that_come_and_go_leave_the_order_that_sorting_gives(apart, scores, changes, seen):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixed_order, "_MOST_APART", apart)
-        check(scores, changes, seen)
-
-
-def check(scores, changes, seen):
+def test_items_that_come_and_go_leave_the_order_that_sorting_gives(scores, changes, seen):
     order, scores, gone = FixedOrder(as_items(scores)), list(scores), set()
     for change in changes:
         if isinstance(change, list):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from lanner.serving.growing import GrowingRows
+from lanner.models.request_form import Int8Rows, take
+from lanner.serving import growing
+from lanner.serving.growing import GrowingCodes, GrowingRows
 from lanner.serving.retrieval.fresh import Fresh
 
 
@@ -55,3 +57,17 @@ def test_rows_are_known_whether_they_came_in_order_or_not():
     np.testing.assert_array_equal(came.holds(np.array([8, 9])), [False, False])
     assert came.without(np.array([8])) is came
     np.testing.assert_array_equal(came.without(np.array([7, 9])).row_F, [3])
+
+
+def test_codes_are_rounded_as_a_table_of_them_is_and_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(growing, "_ROOM_BYTES", 8)
+    codes, came = GrowingCodes(4), draw(9)
+    codes.append(came[:2])
+    early = codes.rows
+    for row in came[2:]:
+        codes.append(row[None])
+    assert len(codes) == 9
+    np.testing.assert_array_equal(take(codes.rows), take(Int8Rows.of(came)))
+    np.testing.assert_array_equal(take(early), take(Int8Rows.of(came[:2])))
+    assert codes.room.codes.flags.c_contiguous
+    assert len(codes.room.codes) >= 9

@@ -5,7 +5,7 @@ import pytest
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead, take
 from lanner.serving import growing
-from lanner.serving.item_tables import GrowingTable, ItemTables
+from lanner.serving.item_tables import ItemTables, growing_table
 
 
 def draw(rows: int) -> np.ndarray:
@@ -15,19 +15,19 @@ def draw(rows: int) -> np.ndarray:
 @pytest.mark.parametrize("make", [np.asarray, Int8Rows.of])
 def test_rows_stay_what_they_are_when_the_room_runs_out(make, monkeypatch):
     monkeypatch.setattr(growing, "_ROOM_BYTES", 3 * 16)
-    table, came = GrowingTable(make(draw(5))), draw(20)
+    table, came = growing_table(make(draw(5))), draw(20)
     table.append(came[:1])
-    early = table.parts[1]
+    early = table._later.rows
     for row in came[1:]:
         table.append(row[None])
     np.testing.assert_array_equal(table.take(np.arange(5, 25)), take(make(came)))
     np.testing.assert_array_equal(table.take(np.arange(5)), take(make(draw(5))))
-    np.testing.assert_array_equal(take(early, np.arange(1)), take(make(came[:1])))
+    np.testing.assert_array_equal(take(early), take(make(came[:1])))
     assert len(table) == 25
 
 
 def test_memory_is_that_of_the_rows_not_of_their_room():
-    table = GrowingTable(draw(5))
+    table = growing_table(draw(5))
     table.append(draw(2))
     assert table.memory_bytes == 7 * 16
 

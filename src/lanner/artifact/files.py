@@ -1,12 +1,27 @@
 """Folders that appear whole or not at all, and bytes that are checked before they are used."""
 
 import hashlib
+import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lanner.vocabulary import BundleError, StorageError
+
+_KINDS = {"BOOL": np.dtype(np.bool_)} | {
+    f"{letter.upper()}{8 * size}": np.dtype(f"{letter}{size}")
+    for letter, sizes in (("f", (2, 4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
+    for size in sizes
+}
+"""Kinds of numbers, as a safetensors file names them, that NumPy knows."""
+_LENGTH_BYTES = 8
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes], *, replaceable: str) -> None:
@@ -64,6 +79,27 @@ def check_file(path: Path, expected: str, what: str = "bundle") -> None:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); write the {what} anew") from None
     if found != expected:
         raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the {what} anew")
+
+
+def mapped_arrays(path: Path, expected: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, by name, where they lie: processes share what they read of them.
+
+    The library that reads the format copies. To write to an array would change neither the file nor what others see.
+
+    Raises:
+        BundleError: as ``read_checked``.
+    """
+    check_file(path, expected)
+    with path.open("rb") as file:
+        content = mmap(file.fileno(), 0, access=ACCESS_COPY)
+    begins = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+    told: dict[str, dict[str, Any]] = json.loads(content[_LENGTH_BYTES:begins])
+    return {
+        name: np.frombuffer(
+            content, _KINDS[one["dtype"]], math.prod(one["shape"]), begins + one["data_offsets"][0]
+        ).reshape(one["shape"])
+        for name, one in told.items()
+    }
 
 
 def _write_through(path: Path, content: bytes) -> None:

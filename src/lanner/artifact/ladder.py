@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from lanner.artifact.files import check_file, digest, read_checked, write_folder
+from lanner.artifact.files import check_file, digest, mapped_arrays, read_checked, write_folder
 from lanner.models.request_form import ITEM_TABLES, RequestForm
 from lanner.models.request_items import ITEM_TEXTS, ItemReader
 from lanner.models.text_features import TextFeatures
@@ -153,10 +153,11 @@ class Ladder:
     def _arrays(
         self, name: str, of_items: Collection[str], rows: NDArray[np.int64] | None
     ) -> Mapping[str, NDArray[Any]]:
-        """Arrays of a file; of those that have a row an item, the given ones, without ever holding the others."""
+        """Arrays of a file, mapped; of those that have a row an item, the given ones are read, if any are."""
+        expected = self.table["sha256"].get(name, "")
         if rows is None:
-            return load(self._read(name))
-        check_file(self.path / name, self.table["sha256"].get(name, ""))
+            return mapped_arrays(self.path / name, expected)
+        check_file(self.path / name, expected)
         with safe_open(self.path / name, "numpy") as file:
             return {
                 one: _taken(file.get_slice(one), rows) if one in of_items else file.get_tensor(one)

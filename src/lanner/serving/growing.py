@@ -5,6 +5,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.models.request_form import Int8Rows
+
 Number = TypeVar("Number", bound=np.generic)
 _ROOM_BYTES = 2**22 - 2**12
 """Asked for at once for rows to come; the system gives memory to the pages that are written. NumPy asks it for pages of
@@ -44,3 +46,30 @@ class GrowingRows(Generic[Number]):
             self._room = wider
         self._room[self._length : needed] = rows
         self._length = needed
+
+
+class GrowingCodes:
+    """The same of rows that are kept in INT8."""
+
+    def __init__(self, width: int) -> None:
+        self._codes, self._scale = GrowingRows(np.int8, width), GrowingRows(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @property
+    def rows(self) -> Int8Rows:
+        """Those there are."""
+        codes = self._codes.rows
+        return Int8Rows(codes, self._scale.rows[: len(codes)])
+
+    @property
+    def room(self) -> Int8Rows:
+        """The rows, and those to come, which mean nothing yet."""
+        return Int8Rows(self._codes.room, self._scale.room)
+
+    def append(self, rows_NW: NDArray[np.float32]) -> None:
+        """Round rows, and keep them after all there are."""
+        rounded = Int8Rows.of(rows_NW)
+        self._scale.append(rounded.scale)
+        self._codes.append(rounded.codes)  # last, for they are what is counted

@@ -4,23 +4,21 @@ Items that come while serving get rows beyond the rung's own, kept as its own ar
 row never changes and never moves, so readers need no lock; one writer at a time adds.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.prefetch import AHEAD, fetch_row
-from lanner.serving.growing import GrowingRows
+from lanner.serving.growing import GrowingCodes, GrowingRows
 
 
 class ItemTables:
     """Sources and, where the form has a head, the head's item half, by row."""
 
     def __init__(self, form: RequestForm) -> None:
-        self._source = GrowingTable(form.source_ID)
-        self._half = None if form.head is None else GrowingTable(form.head.item_IH)
+        self._source = growing_table(form.source_ID)
+        self._half = None if form.head is None else growing_table(form.head.item_IH)
 
     @property
     def num_items(self) -> int:
@@ -49,58 +47,70 @@ class ItemTables:
     ) -> NDArray[np.float32]:
         """out · relu(hidden + item half) of some items for each of B users, float32 ``[B, C]``; 0 for no item, −1."""
         assert self._half is not None
-        base, later = self._half.parts
-        if isinstance(base, Int8Rows):
-            assert isinstance(later, Int8Rows)
-            codes = base.codes, base.scale, later.codes, later.scale
-            return np.asarray(_correct_codes(*codes, rows_BC, hidden_BH, out_H))
-        return np.asarray(_correct_floats(base, later, rows_BC, hidden_BH, out_H))
+        return self._half.correct(rows_BC, hidden_BH, out_H)
 
 
-class GrowingTable:
-    """A table and the rows that came after it."""
+class FloatTable:
+    """A float32 table and the rows that came after it."""
 
-    def __init__(self, base: Table) -> None:
-        self._base = base
-        numbers = base.codes if isinstance(base, Int8Rows) else base
-        self._base_rows, width = numbers.shape
-        self._later: GrowingRows[np.int8] | GrowingRows[np.float32] = (
-            GrowingRows(np.int8, width) if isinstance(base, Int8Rows) else GrowingRows(np.float32, width)
-        )
-        self._later_scale = GrowingRows(np.float32)
-        """Of codes."""
+    def __init__(self, base_IW: NDArray[np.float32]) -> None:
+        self._base_IW, self._later = base_IW, GrowingRows(np.float32, base_IW.shape[1])
 
     def __len__(self) -> int:
-        return int(self._base_rows) + len(self._later)
+        return len(self._base_IW) + len(self._later)
 
     @property
     def memory_bytes(self) -> int:
-        base = self._base
-        own = base.codes.nbytes + base.scale.nbytes if isinstance(base, Int8Rows) else base.nbytes
-        return own + self._later.rows.nbytes + self._later_scale.rows.nbytes
+        return self._base_IW.nbytes + self._later.rows.nbytes
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
         """Rows after all there are."""
-        if isinstance(self._base, Int8Rows):
-            rounded = Int8Rows.of(rows_NW)
-            self._later_scale.append(rounded.scale)
-            self._later.append(rounded.codes)  # last, for they are what is counted
-        else:
-            self._later.append(rows_NW)
-
-    @property
-    def parts(self) -> tuple[Table, Table]:
-        """The table, and the rows beyond it; the last of them mean nothing yet."""
-        room: NDArray[Any] = self._later.room
-        return self._base, Int8Rows(room, self._later_scale.room) if isinstance(self._base, Int8Rows) else room
+        self._later.append(rows_NW)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        base, later = self.parts
-        if isinstance(base, Int8Rows):
-            assert isinstance(later, Int8Rows)
-            return np.asarray(_take_codes(base.codes, base.scale, later.codes, later.scale, rows))
-        return np.asarray(_take_floats(base, later, rows))
+        return np.asarray(_take_floats(self._base_IW, self._later.room, rows))
+
+    def correct(
+        self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As ``ItemTables.corrections``."""
+        return np.asarray(_correct_floats(self._base_IW, self._later.room, rows_BC, hidden_BH, out_H))
+
+
+class CodeTable:
+    """A table in INT8 and the rows that came after it, rounded as it is."""
+
+    def __init__(self, base: Int8Rows) -> None:
+        self._base, self._later = base, GrowingCodes(base.codes.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._base.codes) + len(self._later)
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(part.codes.nbytes + part.scale.nbytes for part in (self._base, self._later.rows))
+
+    def append(self, rows_NW: NDArray[np.float32]) -> None:
+        """Rows after all there are."""
+        self._later.append(rows_NW)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows as float32 ``[n, W]``."""
+        base, later = self._base, self._later.room
+        return np.asarray(_take_codes(base.codes, base.scale, later.codes, later.scale, rows))
+
+    def correct(
+        self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As ``ItemTables.corrections``."""
+        base, later = self._base, self._later.room
+        return np.asarray(_correct_codes(base.codes, base.scale, later.codes, later.scale, rows_BC, hidden_BH, out_H))
+
+
+def growing_table(base: Table) -> FloatTable | CodeTable:
+    """A table to which rows are appended, kept as its own are."""
+    return CodeTable(base) if isinstance(base, Int8Rows) else FloatTable(base)
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]

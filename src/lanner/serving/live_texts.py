@@ -3,8 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.models.request_form import take
 from lanner.models.text_neighbours import TextNeighbours
-from lanner.serving.growing import GrowingRows
+from lanner.serving.growing import GrowingCodes
+
+_ROWS_AT_ONCE = 4096
+"""Unpacked to be compared."""
 
 
 class LiveTexts:
@@ -12,7 +16,7 @@ class LiveTexts:
 
     def __init__(self, texts: TextNeighbours) -> None:
         self._base = texts
-        self._later = GrowingRows(np.float16, len(texts.short_FS))
+        self._later = GrowingCodes(len(texts.short_FS))
         self._alive_I = np.ones(len(texts), bool)
         self._all_alive = True
         self._gone_later: frozenset[int] = frozenset()
@@ -33,10 +37,15 @@ class LiveTexts:
         """Rows and cosines of at most k items, nearest first."""
         rows, cosines = self._base.nearest(features_F, k, None if self._all_alive else self._alive_I)
         gone = list(self._gone_later)  # before the rows: what goes meanwhile may have come meanwhile
-        later_NF = self._later.rows
-        if not len(later_NF):
+        later = self._later.rows
+        if not len(later.codes):
             return rows, cosines
-        near = later_NF.astype(np.float32) @ features_F
+        near = np.concatenate(
+            [
+                take(later, slice(first, first + _ROWS_AT_ONCE)) @ features_F
+                for first in range(0, len(later.codes), _ROWS_AT_ONCE)
+            ]
+        )
         near[gone] = -np.inf
         rows, cosines = np.concatenate([rows, np.arange(len(near)) + len(self._base)]), np.concatenate([cosines, near])
         best = np.argsort(-cosines, kind="stable")[:k]

@@ -39,7 +39,7 @@ from lanner.serving.cores import on_one_core
 from lanner.serving.engine import Engine, add_items, remove_items
 from lanner.serving.folding import Folding
 from lanner.serving.item_index import KeptIndexes
-from lanner.serving.item_tables import GrowingTable
+from lanner.serving.item_tables import growing_table
 from lanner.serving.measuring import measured_times
 from lanner.serving.together import answer_together
 
@@ -110,7 +110,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     # Numba gets itself ready, which takes a second, while the server reads its bundle.
-    GrowingTable(np.zeros((1, 1), np.float32)).take(np.zeros(1, np.int64))
+    growing_table(np.zeros((1, 1), np.float32)).take(np.zeros(1, np.int64))
     # A server that is gone wants no reply.
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)
