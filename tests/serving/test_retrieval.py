@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 import time
 
@@ -10,7 +11,7 @@ from lanner.serving.retrieval import plan as plan_module
 from lanner.serving.retrieval.candidates import Graph
 from lanner.serving.retrieval.plan import Plan, choose
 from lanner.serving.retrieval.tuning import Judge
-from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
+from lanner.vocabulary import BundleError, ConfigError, MissingExtraError, StorageError
 
 pytest.importorskip("faiss")
 
@@ -198,6 +199,40 @@ def test_a_rebuild_is_called_for_and_keeps_what_changes_meanwhile(monkeypatch):
     assert (np.sort(rows[:, : mask.sum()], axis=1) == np.flatnonzero(mask)).all()
     assert_scored(rows, scores, "exact", expected)
     assert not index.needs_rebuild
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_one_index_builds_anew_another_takes_over_with_its_own_changes(kind, tmp_path):
+    ours, theirs = (build_index(ITEM_ID[:3000], RetrievalConfig(kind)) for _ in range(2))
+    for index in (ours, theirs):
+        index.add(np.arange(3000, 4000), ITEM_ID[3000:4000])
+        index.remove(np.r_[5, 3100])
+    # The other is ahead: what came and went there meanwhile must stay so.
+    theirs.add(np.array([4000, 4001]), ITEM_ID[4000:4002])
+    theirs.remove(np.array([7, 3200, 4001]))
+    ours.rebuild(tmp_path / "index")
+    theirs.adopt(tmp_path / "index")
+    shutil.rmtree(tmp_path / "index")
+    for index, left in ((ours, [5, 3100]), (theirs, [5, 7, 3100, 3200, 4001])):
+        mask = passing(np.arange(4000 if index is ours else 4002), left)
+        rows, scores = index.search(QUERY_BD, 20)
+        assert overlap(rows, brute_force(ITEM_ID, QUERY_BD, 20, mask)) >= LEAST_RECALL[kind]
+        assert_scored(rows, scores, kind, ITEM_ID)
+        assert len(index) == mask.sum()
+    assert theirs.snapshot.fresh.row_F.tolist() == [4000]
+    theirs.add(np.array([4002]), 9 * ITEM_ID[:1])
+    assert theirs.search(ITEM_ID[:1], 1)[0].tolist() == [[4002]]
+
+
+def test_a_rebuild_that_the_disk_refuses_leaves_the_index_as_it_was(tmp_path):
+    index = build_index(ITEM_ID[:1024], RetrievalConfig("exact"))
+    index.add(np.arange(1024, 1030), ITEM_ID[1024:1030])
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StorageError):
+        index.rebuild(tmp_path / "file" / "index")
+    index.remove([0])
+    assert len(index) == 1029
+    assert len(index.snapshot.fresh) == 6
 
 
 def test_what_left_before_a_rebuild_or_never_was_in_the_base_has_zeros():

@@ -81,11 +81,13 @@ class Engine:
         candidates: int = 500,
         index: ItemIndex | None = None,
         item_reader: ItemReader | None = None,
+        tables: ItemTables | None = None,
     ) -> None:
         """candidates: retrieved by inner product, then ranked by the head, where the rung has one.
 
         item_reader: without it no search text is read, for it tells what a text would be as an item.
         index: over ``indexed_vectors``; None: ``item_index`` builds one.
+        tables: of the rung, where engines share them.
 
         Raises:
             ConfigError: ``candidates`` is below 1.
@@ -94,7 +96,7 @@ class Engine:
             raise ConfigError(f"candidates must be at least 1, received {candidates}")
         self.form, self.backend, self.candidates, self._item_reader = rung.form, backend, candidates, item_reader
         self.index = item_index(rung.form, candidates, retrieval) if index is None else index
-        self.tables = ItemTables(rung.form)
+        self.tables = ItemTables(rung.form) if tables is None else tables
         self._nothing_D = np.zeros(rung.form.dimensions, np.float32)
 
     @property
@@ -307,13 +309,15 @@ def unseen(asked: Asked, deny: NDArray[np.integer] | None) -> NDArray[np.integer
 def add_items(engines: Sequence[Engine], rows: ItemRows) -> NDArray[np.int64]:
     """Items given as rows of the full form get the next rows of every engine and can be found at once.
 
-    The engines are variants of one catalogue, and may share an index.
+    The engines are variants of one catalogue, and may share an index or tables.
     """
     added = np.arange(engines[0].num_items, engines[0].num_items + len(rows.bias_N))
     changed: set[int] = set()
     for engine in engines:
         reduced = engine.form.reduction(rows)
-        engine.tables.append(reduced)
+        if id(engine.tables) not in changed:
+            changed.add(id(engine.tables))
+            engine.tables.append(reduced)
         if id(engine.index) not in changed:
             changed.add(id(engine.index))
             engine.index.add(added, np.hstack([reduced.target_ND, reduced.bias_N[:, None]]))

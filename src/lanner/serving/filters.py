@@ -61,7 +61,7 @@ class AttributeFilter:
                 return self._recent[key]
             version, size = self._version, len(self._outdated)
             holders = {name: self._holders[name] for name, _ in key}
-            current = ~self._outdated if self._changed else None
+            current = ~self._outdated
             changed = {
                 name: [np.fromiter(self._changed_holders.get((name, value), ()), np.int64) for value in values]
                 for name, values in key
@@ -69,8 +69,7 @@ class AttributeFilter:
         found = None
         for name, values in key:
             bits = holders[name].bits(values, size)
-            if current is not None:
-                bits &= current
+            bits &= current
             for rows in changed[name]:
                 mark(bits, rows, 8 * size)
             found = bits if found is None else found & bits
@@ -108,7 +107,9 @@ class AttributeFilter:
             self._changed_holders[pair].discard(row)
             if not self._changed_holders[pair]:
                 del self._changed_holders[pair]
-        self._changed[row] = attributes
+        self._changed.pop(row, None)
+        if attributes:
+            self._changed[row] = attributes
         for pair in _pairs(attributes):
             self._changed_holders[pair].add(row)
         for name in attributes.keys() - self._holders.keys():

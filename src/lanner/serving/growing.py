@@ -30,11 +30,6 @@ class GrowingRows(Generic[Number]):
         length = self._length  # before the array, which the writer may put a longer one in place of
         return self._room[:length]
 
-    @property
-    def room(self) -> NDArray[Number]:
-        """The rows, and those to come, which mean nothing yet."""
-        return self._room
-
     def append(self, rows: NDArray[Any]) -> None:
         """Twice the room is made where it runs out; who reads the old array goes on reading the same rows."""
         needed = self._length + len(rows)
@@ -62,11 +57,6 @@ class GrowingCodes:
         """Those there are."""
         codes = self._codes.rows
         return Int8Rows(codes, self._scale.rows[: len(codes)])
-
-    @property
-    def room(self) -> Int8Rows:
-        """The rows, and those to come, which mean nothing yet."""
-        return Int8Rows(self._codes.room, self._scale.room)
 
     def append(self, rows_NW: NDArray[np.float32]) -> None:
         """Round rows, and keep them after all there are."""

@@ -10,33 +10,52 @@ from numpy.typing import NDArray
 
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.prefetch import AHEAD, fetch_row
-from lanner.serving.growing import GrowingCodes, GrowingRows
+from lanner.serving.shelf import Shelf
+from lanner.vocabulary import ConfigError
 
 
 class ItemTables:
     """Sources and, where the form has a head, the head's item half, by row."""
 
-    def __init__(self, form: RequestForm) -> None:
-        self._source = growing_table(form.source_ID)
-        self._half = None if form.head is None else growing_table(form.head.item_IH)
+    def __init__(self, form: RequestForm, name: str = "", shelf: Shelf | None = None) -> None:
+        """name: of the rung, no two alike on a shelf.
+
+        shelf: where rows that come are put; None: one of its own. Rungs on one shelf share the rows that are the same.
+        """
+        self._shelf, reduction = shelf or Shelf(), form.reduction
+        whole = reduction.source_DR is None
+        self._source = growing_table(form.source_ID, "source" if whole else f"{name}.source", self._shelf)
+        self._half = None
+        if form.head is not None:
+            whole = reduction.neurons is None
+            self._half = growing_table(form.head.item_IH, "half" if whole else f"{name}.half", self._shelf)
+        self._num_came = 0
 
     @property
     def num_items(self) -> int:
         """Rows that can be asked for."""
-        return len(self._source)
+        return self._source.num_base + self._num_came
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the tables, those mapped from a file included."""
-        return self._source.memory_bytes + (0 if self._half is None else self._half.memory_bytes)
+        """Bytes of the tables, those mapped from a file and those that rungs share included."""
+        tables = (self._source,) if self._half is None else (self._source, self._half)
+        return sum((one.num_base + self._num_came) * one.row_bytes for one in tables)
 
     def append(self, rows: ItemRows) -> None:
-        """Give items the next rows."""
+        """Give items the next rows.
+
+        Raises:
+            ConfigError: the shelf is full.
+        """
+        came = self._num_came + len(rows.source_ND)
+        if came > self._shelf.most_rows:
+            raise ConfigError(f"{came} items came, there is room for {self._shelf.most_rows}; serve a newer bundle")
         if self._half is not None:
             assert rows.half_NH is not None, "a rung with a head needs the head's half of every item"
-            self._half.append(rows.half_NH)
-        # Last, for it is what ``num_items`` counts.
-        self._source.append(rows.source_ND)
+            self._half.put(self._num_came, rows.half_NH)
+        self._source.put(self._num_came, rows.source_ND)
+        self._num_came = came  # last, for nobody asks for a row that is not counted
 
     def sources(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """What is gathered of a history, float32 ``[n, D]``."""
@@ -51,66 +70,57 @@ class ItemTables:
 
 
 class FloatTable:
-    """A float32 table and the rows that came after it."""
+    """A float32 table and the rows that come after it."""
 
-    def __init__(self, base_IW: NDArray[np.float32]) -> None:
-        self._base_IW, self._later = base_IW, GrowingRows(np.float32, base_IW.shape[1])
+    def __init__(self, base_IW: NDArray[np.float32], name: str, shelf: Shelf) -> None:
+        self._base_IW, self._later_NW = base_IW, shelf.rows(name, np.float32, base_IW.shape[1])
+        self.num_base, self.row_bytes = len(base_IW), 4 * base_IW.shape[1]
 
-    def __len__(self) -> int:
-        return len(self._base_IW) + len(self._later)
-
-    @property
-    def memory_bytes(self) -> int:
-        return self._base_IW.nbytes + self._later.rows.nbytes
-
-    def append(self, rows_NW: NDArray[np.float32]) -> None:
-        """Rows after all there are."""
-        self._later.append(rows_NW)
+    def put(self, first: int, rows_nW: NDArray[np.float32]) -> None:
+        """Write rows that come, of which ``first`` have come before."""
+        self._later_NW[first : first + len(rows_nW)] = rows_nW
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        return np.asarray(_take_floats(self._base_IW, self._later.room, rows))
+        return np.asarray(_take_floats(self._base_IW, self._later_NW, rows))
 
     def correct(
         self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """As ``ItemTables.corrections``."""
-        return np.asarray(_correct_floats(self._base_IW, self._later.room, rows_BC, hidden_BH, out_H))
+        return np.asarray(_correct_floats(self._base_IW, self._later_NW, rows_BC, hidden_BH, out_H))
 
 
 class CodeTable:
-    """A table in INT8 and the rows that came after it, rounded as it is."""
+    """A table in INT8 and the rows that come after it, rounded as it is."""
 
-    def __init__(self, base: Int8Rows) -> None:
-        self._base, self._later = base, GrowingCodes(base.codes.shape[1])
+    def __init__(self, base: Int8Rows, name: str, shelf: Shelf) -> None:
+        self.num_base, width = base.codes.shape
+        self._base, self.row_bytes = base, width + 4
+        self._later = Int8Rows(shelf.rows(f"{name}.codes", np.int8, width), shelf.rows(f"{name}.scale", np.float32))
 
-    def __len__(self) -> int:
-        return len(self._base.codes) + len(self._later)
-
-    @property
-    def memory_bytes(self) -> int:
-        return sum(part.codes.nbytes + part.scale.nbytes for part in (self._base, self._later.rows))
-
-    def append(self, rows_NW: NDArray[np.float32]) -> None:
-        """Rows after all there are."""
-        self._later.append(rows_NW)
+    def put(self, first: int, rows_nW: NDArray[np.float32]) -> None:
+        """As ``FloatTable.put``."""
+        rounded, place = Int8Rows.of(rows_nW), slice(first, first + len(rows_nW))
+        self._later.codes[place], self._later.scale[place] = rounded.codes, rounded.scale
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, W]``."""
-        base, later = self._base, self._later.room
+        base, later = self._base, self._later
         return np.asarray(_take_codes(base.codes, base.scale, later.codes, later.scale, rows))
 
     def correct(
         self, rows_BC: NDArray[np.int64], hidden_BH: NDArray[np.float32], out_H: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """As ``ItemTables.corrections``."""
-        base, later = self._base, self._later.room
+        base, later = self._base, self._later
         return np.asarray(_correct_codes(base.codes, base.scale, later.codes, later.scale, rows_BC, hidden_BH, out_H))
 
 
-def growing_table(base: Table) -> FloatTable | CodeTable:
-    """A table to which rows are appended, kept as its own are."""
-    return CodeTable(base) if isinstance(base, Int8Rows) else FloatTable(base)
+def growing_table(base: Table, name: str = "", shelf: Shelf | None = None) -> FloatTable | CodeTable:
+    """A table to which rows are added, kept as its own are."""
+    shelf = shelf or Shelf()
+    return CodeTable(base, name, shelf) if isinstance(base, Int8Rows) else FloatTable(base, name, shelf)
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,24 +17,26 @@ from lanner.artifact.bundle import SEAL, read_catalogue
 from lanner.artifact.ladder import Ladder, Rung, TextReader, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
-from lanner.models.request_form import ItemRows, RequestForm
+from lanner.models.request_form import RequestForm
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Engine, add_items, indexes_of, remove_items
 from lanner.serving.filters import AttributeFilter
 from lanner.serving.fixed_order import FixedOrder
-from lanner.serving.folding import Folding
+from lanner.serving.folding import Folding, Followers
 from lanner.serving.item_index import ItemIndex, KeptIndexes
+from lanner.serving.item_tables import ItemTables
 from lanner.serving.live import LiveItems
 from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
 from lanner.serving.row_table import RowTable
+from lanner.serving.shelf import MOST_NEW_ITEMS, Shelf, file_in_memory
 from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 _TUNING_USERS = 256
 _READERS = 3
-Indexed = Callable[[Dataset, Sequence[str], int], None]
-"""Told the dataset, and the variants of a ladder whose indexes for so many candidates lie on disk."""
+Indexed = Callable[[Dataset, Sequence[str], "ModelConfig", Shelf], None]
+"""Told the dataset, the variants of a ladder whose indexes lie on disk, how it is opened and where new rows come."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ModelConfig:
     """Threads of each runtime."""
     candidates: int = 200
     """Items retrieved, then ranked by the head."""
-    most_new_items: int = 100_000
+    most_new_items: int = MOST_NEW_ITEMS
     """Items that may come or change until the server is restarted with a newer bundle."""
 
     def __post_init__(self) -> None:
@@ -64,16 +66,6 @@ class Placing:
 
     reader: ItemReader
     whole: RequestForm
-
-
-class Followers(Protocol):
-    """Engines of the same variants elsewhere. Both calls return when it is done there."""
-
-    def add(self, rows: ItemRows) -> None:
-        """Items take the next rows; see ``engine.add_items``."""
-
-    def remove(self, rows: NDArray[np.int64]) -> None:
-        """Items are found no more."""
 
 
 class ServedModel:
@@ -116,17 +108,24 @@ class ServedModel:
         config = config or ModelConfig()
         dataset, golden, _ = read_catalogue(path)
         ladder = read_ladder(path)
+        shelf = Shelf(config.most_new_items, None if indexed is None else file_in_memory())
         with ThreadPoolExecutor(_READERS) as pool:
             # Most of the time goes into checksums and runtimes, which let go of the interpreter.
             texts = pool.submit(lambda: (ladder.reader, ladder.item_reader))
-            reading = pool.submit(_indexed_rungs, ladder, dataset, config, indexed)
+            reading = pool.submit(_indexed_rungs, ladder, dataset, config, shelf, indexed)
             opening = pool.submit(lambda: _backends(reading.result()[0], texts.result()[0], config))
             RowTable({})  # Numba gets itself ready, which takes a second and needs the interpreter all the time
         rungs, index_of = reading.result()
         _, item_reader = texts.result()
+        tables_of = {rung.name: ItemTables(rung.form, rung.name, shelf) for rung in rungs}
         engines = {
             (backend.name, rung.name): Engine(
-                rung, backend, candidates=config.candidates, index=index_of[rung.name], item_reader=item_reader
+                rung,
+                backend,
+                candidates=config.candidates,
+                index=index_of[rung.name],
+                item_reader=item_reader,
+                tables=tables_of[rung.name],
             )
             for rung, backend in opening.result()
         }
@@ -221,7 +220,7 @@ class ServedModel:
             if before is not None:
                 self._withdraw(before)
             self._written[item_id] = written
-            self._folding.fold(self.engines.values())
+            self._folding.fold(self.engines.values(), self.followers)
             return existed
 
     def delete_item(self, item_id: str) -> bool:
@@ -231,7 +230,7 @@ class ServedModel:
             self._written.pop(item_id, None)
             if row is not None:
                 self._withdraw(row)
-                self._folding.fold(self.engines.values())
+                self._folding.fold(self.engines.values(), self.followers)
             return row is not None
 
     def close(self) -> None:
@@ -271,14 +270,14 @@ def _backends(rungs: Sequence[Rung], reader: TextReader | None, config: ModelCon
 
 
 def _indexed_rungs(
-    ladder: Ladder, dataset: Dataset, config: ModelConfig, indexed: Indexed | None
+    ladder: Ladder, dataset: Dataset, config: ModelConfig, shelf: Shelf, indexed: Indexed | None
 ) -> tuple[list[Rung], dict[str, ItemIndex]]:
     """The rungs to serve, and the index of each by its name."""
     rungs = [ladder.rung(name) for name in config.variants or ladder.names]
     indexes, users = KeptIndexes(ladder.path, config.candidates), tuning_users(dataset)
     index_of = {rung.name: indexes.of(rung.form, partial(queries_of, rung.form, users)) for rung in rungs}
     if indexed is not None:
-        indexed(dataset, list(index_of), config.candidates)
+        indexed(dataset, list(index_of), config, shelf)
     return rungs, index_of
 
 

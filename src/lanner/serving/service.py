@@ -35,12 +35,13 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.serving.model import Indexed, ServedModel
+from lanner.serving.model import Indexed, ModelConfig, ServedModel
 from lanner.serving.placing import Placing
 from lanner.serving.recent import Recent
 from lanner.serving.redis_entries import RedisConfig
 from lanner.serving.served_version import MakePolicy, ServedVersion, ServiceConfig, ladder_policy
 from lanner.serving.shared_histories import LOOK_SECONDS, SharedHistories
+from lanner.serving.shelf import Shelf
 from lanner.serving.store import Store
 from lanner.serving.store.retention import Retention, RetentionConfig
 from lanner.serving.versions import following
@@ -135,9 +136,11 @@ class LannerService:
             raise
         return ServedVersion(model, self.store, self.config, self._make_policy, self._loop, crew)
 
-    def _open_beside(self, crew: Crew, path: Path, dataset: Dataset, variants: Sequence[str], candidates: int) -> None:
+    def _open_beside(
+        self, crew: Crew, path: Path, dataset: Dataset, variants: Sequence[str], config: ModelConfig, shelf: Shelf
+    ) -> None:
         """While the rest of the model is opened here."""
-        crew.open(str(path), variants, candidates, asked_histories(dataset, self.config.history_length))
+        crew.open(path, variants, config.candidates, asked_histories(dataset, self.config.history_length), shelf)
 
     def _histories(self) -> list[Histories]:
         return [version.histories for version in self._live.models()]

@@ -16,6 +16,7 @@ from lanner.compression.steps import Budget
 from lanner.serving.beside import handle
 from lanner.serving.beside.crew import Crew
 from lanner.serving.messages import Event, EventBatch, Filters, Item, RecommendRequest
+from lanner.serving.retrieval import index as index_module
 from lanner.serving.running import ServerConfig, service_of
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
@@ -99,6 +100,33 @@ def test_items_come_and_go_there_too(config, monkeypatch):
         await service.delete_item(before[0])
         assert before[0] not in await ids(service, history=["i1"], k=61)
         assert len(seen) == 5
+
+    talk(config, conversation)
+
+
+def test_an_index_built_anew_is_taken_over_there(config, monkeypatch, caplog):
+    monkeypatch.setattr(index_module, "_CHANGES_UNNOTICED", 2)
+    monkeypatch.setattr(index_module, "_CHANGED_SHARE", 0.0)
+
+    async def conversation(service):
+        [version] = service._live.models()
+        process, model = process_of(service), version.model
+        folded, fold = [], process.fold
+        monkeypatch.setattr(process, "fold", lambda place, folder: folded.append(place) or fold(place, folder))
+        for number in range(4):
+            await service.put_item(f"new{number}", Item(title="new", text=WORDS[number]))
+            await asyncio.to_thread(model._folding._thread.join) if model._folding._thread else None
+        await service.delete_item("i4")
+        assert folded
+        assert not process.has_died
+        seen = asked_of(process, monkeypatch)
+        for history in (["i1"], ["i2", "new1"], ["i9", "i10", "new3"]):
+            rows = model.items.known_rows(history)
+            expected = [one for one, _ in model.items.named(model.best.answer(rows, 64).items)]
+            assert await ids(service, history=history, k=64) == expected
+        assert seen
+        assert "cannot be built" not in caplog.text
+        assert "could not take a change" not in caplog.text
 
     talk(config, conversation)
 

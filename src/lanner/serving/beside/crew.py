@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lanner.serving.beside.handle import EngineProcess
 from lanner.serving.beside.messages import Open
 from lanner.serving.engine import Answer, Engine
 from lanner.serving.scheduling.profile import Times
+from lanner.serving.shelf import Shelf
 
 
 class Crew:
@@ -35,12 +37,18 @@ class Crew:
         return self.living < len(self._all)
 
     def open(
-        self, bundle: str, variants: Sequence[str], candidates: int, histories: Sequence[NDArray[np.int64]]
+        self,
+        bundle: Path,
+        variants: Sequence[str],
+        candidates: int,
+        histories: Sequence[NDArray[np.int64]],
+        shelf: Shelf,
     ) -> None:
-        """Let all begin to open a bundle whose indexes are there, each on a core of its own."""
-        message = Open(bundle, tuple(variants), candidates, [one.tobytes() for one in histories])
+        """Let all begin to open a bundle whose indexes are there, each on a core of its own. shelf: one with a file."""
+        told = [one.tobytes() for one in histories]
+        message = Open(str(bundle), tuple(variants), candidates, shelf.most_rows, told)
         opening = ThreadPoolExecutor(len(self._all), "lanner-opening")
-        self._opened = [opening.submit(one.opened, message) for one in self._all]
+        self._opened = [opening.submit(one.opened, message, shelf) for one in self._all]
         opening.shutdown(wait=False)
 
     def measured(self) -> dict[str, Times]:
@@ -61,6 +69,11 @@ class Crew:
         """Items are found no more anywhere."""
         for one in self._all:
             one.remove(rows)
+
+    def fold(self, place: int, folder: Path) -> None:
+        """An index was built anew: let all take it from a folder."""
+        for one in self._all:
+            one.fold(place, folder)
 
     def asked(
         self, engine: Engine, variant: str, works: Sequence[Work], then: Callable[[Sequence[Any] | None], None]

@@ -1,12 +1,14 @@
 """An engine process as its server sees it: started, told, asked, and known to have died."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from lanner.models.request_form import ItemRows
 from lanner.serving.beside.messages import (
+    FILE_FOLLOWS,
     Answered,
     Failed,
+    Fold,
     Frames,
     Open,
     Opened,
@@ -30,6 +34,7 @@ from lanner.serving.beside.messages import (
 )
 from lanner.serving.engine import Answer
 from lanner.serving.scheduling.profile import Times
+from lanner.serving.shelf import Shelf
 from lanner.vocabulary import BundleError
 
 _ENDING_S = 5.0
@@ -63,12 +68,17 @@ class EngineProcess(asyncio.Protocol):
         """Messages that wait for their reply."""
         return len(self._then)
 
-    def opened(self, message: Open) -> dict[str, Times]:
+    def opened(self, message: Open, shelf: Shelf) -> dict[str, Times]:
         """Let it open a bundle; what it measured, by variant. Not to be called on the loop's thread.
+
+        shelf: one with a file, which it will share.
 
         Raises:
             BundleError: it could not, or died.
         """
+        assert shelf.file is not None
+        with contextlib.suppress(OSError):  # it died already, of which the loop will hear
+            socket.send_fds(self._socket, [FILE_FOLLOWS], [shelf.file.fileno()])
         connecting = self._loop.create_unix_connection(lambda: self, sock=self._socket)
         asyncio.run_coroutine_threadsafe(connecting, self._loop).result()
         reply = self._told(message)
@@ -83,6 +93,10 @@ class EngineProcess(asyncio.Protocol):
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Items are found no more there."""
         self._changed(Remove(rows.astype(np.int64).tobytes()))
+
+    def fold(self, place: int, folder: Path) -> None:
+        """An index was built anew, and lies in a folder until this returns."""
+        self._changed(Fold(place, str(folder)))
 
     def ask(
         self,

@@ -12,17 +12,20 @@ from lanner.models.request_form import ItemRows
 from lanner.serving.engine import Answer
 
 _LENGTH_BYTES = 4
+FILE_FOLLOWS = b"\n"
+"""The first byte to a process; the descriptor of the file of its server's shelf comes with it."""
 
 
 class Open(Struct, tag=True, array_like=True):
     """Open these variants of a bundle's ladder, best first, and time batches of plain requests of these histories.
 
-    histories: each int64 rows.
+    most_new_items: for which there is room on the shelf. histories: each int64 rows.
     """
 
     bundle: str
     variants: tuple[str, ...]
     candidates: int
+    most_new_items: int
     histories: list[bytes]
 
 
@@ -42,6 +45,13 @@ class Remove(Struct, tag=True, array_like=True):
     rows: bytes
 
 
+class Fold(Struct, tag=True, array_like=True):
+    """The index at a place among those of the engines was built anew and is to be taken from a folder."""
+
+    place: int
+    folder: str
+
+
 class Ask(Struct, tag=True, array_like=True):
     """Plain requests, answered together by one variant. rows: int64 of all histories, one after another."""
 
@@ -59,7 +69,7 @@ class Opened(Struct, tag=True, array_like=True):
 
 
 class Changed(Struct, tag=True, array_like=True):
-    """What ``Add`` or ``Remove`` asked for is done."""
+    """What ``Add``, ``Remove`` or ``Fold`` asked for is done."""
 
 
 class Answered(Struct, tag=True, array_like=True):
@@ -76,7 +86,7 @@ class Failed(Struct, tag=True, array_like=True):
     problem: str
 
 
-Told = Open | Add | Remove | Ask
+Told = Open | Add | Remove | Fold | Ask
 Reply = Opened | Changed | Answered | Failed
 _encoder = msgspec.msgpack.Encoder()
 _told, _reply = msgspec.msgpack.Decoder(Told), msgspec.msgpack.Decoder(Reply)

@@ -71,9 +71,14 @@ def load_index(path: Path | str) -> Index:
         MissingExtraError: the structure needs faiss, which is not installed.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
-    for name, expected in manifest["sha256"].items():
+    for name, expected in _read_manifest(path)["sha256"].items():
         check_file(path / name, expected, "index")
+    return mapped_index(path)
+
+
+def mapped_index(path: Path) -> Index:
+    """As ``load_index`` for an index that was written a moment ago: its bytes are not checked, which takes long."""
+    manifest = _read_manifest(path)
     arrays: dict[str, NDArray[Any]] = {
         Path(name).stem: np.load(path / name, mmap_mode="r" if Path(name).stem in _MAPPED else None, allow_pickle=False)
         for name in manifest["sha256"]

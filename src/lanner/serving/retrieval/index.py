@@ -132,22 +132,31 @@ class Index:
             _check_presence(self._snapshot, row_n, present=True)
             self._replace(self._snapshot.without(row_n), row_n)
 
-    def rebuild(self) -> None:
+    def rebuild(self, folder: Path | None = None) -> None:
         """Build the structure anew from all items as they are kept; searches and changes go on meanwhile.
+
+        folder: the structure is written there and mapped, so that other processes may ``adopt`` it and share its pages;
+        the folder may go afterwards.
 
         For a time both structures and the vectors as float32 are held. A kind that "auto" found stays, and with it the
         effort and what was measured; ``build_index`` would choose anew. A catalogue that has grown or shrunk past the
         size from which a named kind pays changes to or from that kind.
 
         Raises:
-            ConfigError: the catalogue has outgrown the memory limit; the index stays as it was.
+            ConfigError: the catalogue has outgrown the memory limit. StorageError: the disk refused. The index stays as
+                it was.
         """
+        from lanner.serving.retrieval.files import mapped_index, write_index
+
         with self._rebuilding:
             with self._changing:
                 before, changes = self._snapshot, [np.empty(0, np.int64)]
                 self._changed_meanwhile = changes
             try:
                 built = _rebuilt(before, self.config)
+                if folder is not None:
+                    write_index(folder, built, self.config)
+                    built = mapped_index(folder).snapshot
             except BaseException:
                 self._changed_meanwhile = None
                 raise
@@ -159,6 +168,22 @@ class Index:
                 built = built.without(changed).with_vectors(*came)
                 tuned = built if now.effort == before.effort else now
                 self._snapshot = replace(built, num_rows=now.num_rows, effort=tuned.effort, measured=tuned.measured)
+
+    def adopt(self, folder: Path) -> None:
+        """Take over what another index with the same changes behind it, or fewer, has built anew into ``folder``.
+
+        What came or went here and is not in it, or still is, comes or goes again; an item that stands in both must not
+        have been updated, which is how a catalogue is served: what changes gets another row.
+        """
+        from lanner.serving.retrieval.files import mapped_index
+
+        built = mapped_index(folder).snapshot
+        with self._rebuilding, self._changing:
+            now, standing = self._snapshot, built.rows
+            later = ~built.holds(now.fresh.row_F)
+            came = now.fresh.row_F[later], now.fresh.vectors_FD[later]
+            built = built.without(standing[~now.holds(standing)]).with_vectors(*came)
+            self._snapshot = replace(built, num_rows=now.num_rows, effort=now.effort, measured=now.measured)
 
     def set_effort(self, effort: int, measured: Measured | None = None) -> None:
         """Spend ``effort`` on every later search: efSearch of ``hnsw``, cells probed of ``ivf-pq``."""

@@ -96,6 +96,11 @@ class Snapshot:
         """Items of the base that are neither removed nor changed."""
         return count_bits(self.alive)
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Every row that can be found, int64 ``[I]``, in no order."""
+        return np.concatenate([self.base.rows(listed_bits(self.alive, self.num_alive)), self.fresh.row_F])
+
     def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each of ``rows`` can be found."""
         positions = self.base.positions(rows)
