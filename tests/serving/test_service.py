@@ -206,10 +206,10 @@ def test_indexes_are_built_anew_beside_the_requests_once_much_has_changed(config
     monkeypatch.setattr(index_module, "_CHANGED_SHARE", 0.0)
     begun, go_on, rebuild = threading.Event(), threading.Event(), Index.rebuild
 
-    def slowly(self):
+    def slowly(self, folder):
         begun.set()
         assert go_on.wait(5)
-        rebuild(self)
+        rebuild(self, folder)
 
     monkeypatch.setattr(Index, "rebuild", slowly)
 
@@ -239,7 +239,7 @@ def test_an_index_that_cannot_be_built_anew_serves_on(config, monkeypatch, caplo
     monkeypatch.setattr(index_module, "_CHANGED_SHARE", 0.0)
     failed = []
 
-    def fails(self):
+    def fails(self, folder):
         failed.append(self)
         raise MemoryError
 
