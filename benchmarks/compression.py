@@ -150,7 +150,8 @@ def _in_rounds(names: Sequence[str], asked: str) -> dict[str, dict[str, dict[str
 def _own_process(*arguments: str) -> dict[str, Any]:
     """What this script prints last when it is asked for one row."""
     command = [sys.executable, "-m", "benchmarks.compression", *arguments]
-    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
+    written = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(written.splitlines()[-1]))
 
 
 def _row(name: str, backend: str, path: str, judge: bool) -> dict[str, Any]:

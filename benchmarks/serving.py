@@ -73,7 +73,8 @@ def measure(
     for part in parts:
         if part == "saturation":
             results[part] = results.get(part, {})
-            smaller: dict[str, Any] = {}
+            usual, *_ = Lengths().catalogues
+            smaller: dict[str, Any] = results[part].get(str(usual), {}) if usual < lengths.catalogues[0] else {}
             for items in lengths.catalogues:
                 launcher = Launcher(prepared(items), lanner_command)
                 smaller = results[part][str(items)] = _serving_saturation.measure(launcher, lengths, smaller)

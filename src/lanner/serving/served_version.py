@@ -6,10 +6,9 @@ Everything here but the engines' work, the opening and the changes of items runs
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from lanner.serving.answering import Found, Question, Work, allowed, explain_one
 from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Dispatcher, Done, Occupied, Spare
 from lanner.serving.histories import Histories
+from lanner.serving.kept_answers import KeptAnswers, Key
 from lanner.serving.measuring import asked_histories, measure_profile
 from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnswer, RecommendRequest, Served
 from lanner.serving.model import ServedModel, frequent_values
@@ -105,8 +105,8 @@ class ServedVersion:
         self.histories = Histories(model.dataset, model.items, store, config.history_length, config.users_held)
         self.example_users = example_users(model.dataset, _SHOWN)
         self.attributes = frequent_values(model.dataset.item_catalogue, _SHOWN)
-        self._answers: OrderedDict[tuple[Any, ...], RecommendAnswer] = OrderedDict()
-        self._under_way: dict[tuple[Any, ...], asyncio.Future[RecommendAnswer]] = {}
+        self._answers = KeptAnswers(config.answers_held)
+        self._under_way: dict[Key, asyncio.Future[RecommendAnswer]] = {}
         self._dispatcher: Dispatcher | None = None
         self._profile: LatencyProfile | None = None
         self._items_seen = 0
@@ -198,7 +198,8 @@ class ServedVersion:
 
     def held_bytes(self) -> dict[str, int]:
         """Bytes in memory by name."""
-        return {"histories": self.histories.held_bytes, **self.model.held_bytes()}
+        held = {"histories": self.histories.held_bytes, "answers": self._answers.held_bytes}
+        return held | self.model.held_bytes()
 
     def held_entries(self) -> dict[str, int]:
         """How many there are of what is kept by the request or the user."""
@@ -218,7 +219,6 @@ class ServedVersion:
         key = self._key(request)
         kept = self._answers.get(key)
         if kept is not None:
-            self._answers.move_to_end(key)
             spent = _milliseconds(queue=0.0, memory=time.perf_counter() - begun)
             return replace(kept, served=replace(kept.served, cached=True, milliseconds=spent))
         if key in self._under_way:
@@ -233,7 +233,9 @@ class ServedVersion:
         finally:
             del self._under_way[key]
         future.set_result(answer)
-        self._keep(key, answer)
+        # An answer from further down the ladder is not kept: the next may be better.
+        if answer.served.variant == self.model.variants[0]:
+            self._answers.keep(key, answer)
         return answer
 
     async def answer(self, request: RecommendRequest) -> RecommendAnswer:
@@ -307,19 +309,10 @@ class ServedVersion:
         served = Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=milliseconds)
         return RecommendAnswer(items=items, served=served)
 
-    def _key(self, request: RecommendRequest) -> tuple[Any, ...]:
+    def _key(self, request: RecommendRequest) -> Key:
         """Equal for requests that have the same answer."""
         version = 0 if request.user_id is None else self.histories.of(request.user_id).version
         return self.model.items.version, version, _encode(request)
-
-    def _keep(self, key: tuple[Any, ...], answer: RecommendAnswer) -> None:
-        """An answer from further down the ladder is not kept: the next one may be better."""
-        if self._config.answers_held and answer.served.variant == self.model.variants[0]:
-            if self._answers and next(iter(self._answers))[0] != key[0]:
-                self._answers.clear()  # the catalogue has changed: nobody will ask for these again
-            self._answers[key] = answer
-            if len(self._answers) > self._config.answers_held:
-                self._answers.popitem(last=False)
 
 
 def _milliseconds(**seconds: float) -> dict[str, float]:

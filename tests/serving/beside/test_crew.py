@@ -178,6 +178,15 @@ def test_they_end_with_their_server(config):
     assert [one.poll() for one in ended] == [0, 0]
 
 
+def test_one_that_is_told_nothing_ends_in_peace():
+    async def started_and_closed() -> int | None:
+        crew = Crew(1, asyncio.get_running_loop())
+        await asyncio.to_thread(crew.close)
+        return crew._all[0]._process.poll()
+
+    assert asyncio.run(started_and_closed()) == 0
+
+
 def test_a_process_that_cannot_open_the_bundle_says_why_and_none_is_left(config, monkeypatch, bundle):
     begun, opens = [], Crew.open
     monkeypatch.setattr(Crew, "open", lambda self, path, *rest: begun.append(self) or opens(self, f"{path}-x", *rest))

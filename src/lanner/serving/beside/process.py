@@ -105,8 +105,10 @@ class Worker:
 
 def serve(connection: socket.socket) -> None:
     """Answer until the other end is closed."""
-    _, [shelf], _, _ = socket.recv_fds(connection, len(FILE_FOLLOWS), 1)
-    worker, frames = Worker(os.fdopen(shelf, "r+b")), Frames()
+    _, files, _, _ = socket.recv_fds(connection, len(FILE_FOLLOWS), 1)
+    if not files:
+        return  # the server has found nothing to open
+    worker, frames = Worker(os.fdopen(files[0], "r+b")), Frames()
     # One place for whatever comes: to ask for so much memory each time and keep little of it left a heap full of holes.
     room = memoryview(bytearray(_AT_ONCE))
     with on_one_core():

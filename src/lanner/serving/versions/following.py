@@ -67,6 +67,8 @@ class Follower(Generic[Served]):
         """aliases: those that are served."""
         self._versions, self._live, self._opening, self._aliases = versions, live, opening, aliases
         self._problems: dict[str, _Problem] = {}
+        self._renewed: dict[str, float] = {}
+        """When what was worn was last opened anew, by alias."""
 
     def start(self) -> None:
         """Serve the champion, then the others as far as they can be.
@@ -97,9 +99,14 @@ class Follower(Generic[Served]):
 
     def _follow(self, alias: str, version: str | None) -> None:
         served = self._live.versions().get(alias)
-        if version is not None and version == served and not self._live.is_worn(alias):
-            self._problems.pop(alias, None)
-            return
+        if version is not None and version == served:
+            if not self._live.is_worn(alias):
+                self._problems.pop(alias, None)
+                return
+            # Where it wears out again at once, opening it over and over would take the cores from who still answers.
+            if time.monotonic() < self._renewed.get(alias, -RETRY_SECONDS) + RETRY_SECONDS:
+                return
+            self._renewed[alias] = time.monotonic()
         before = self._problems.get(alias)
         if before is not None and before.version == version and time.monotonic() < before.again:
             return
