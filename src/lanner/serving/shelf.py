@@ -46,4 +46,4 @@ class Shelf:
 def file_in_memory() -> IO[bytes]:
     """A file for a shelf that processes share; it goes with the last of them. On disk where Linux is not beneath."""
     in_memory = hasattr(os, "memfd_create")
-    return os.fdopen(os.memfd_create("lanner-rows"), "r+b") if in_memory else TemporaryFile()  # noqa: SIM115
+    return os.fdopen(os.memfd_create("lanner-rows"), "r+b") if in_memory else TemporaryFile()
