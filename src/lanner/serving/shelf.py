@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 Number = TypeVar("Number", bound=np.generic)
 MOST_NEW_ITEMS = 100_000
-_MOST_BYTES = 1 << 40
-"""Of a file in memory, which is as large as what is written to it."""
 
 
 class Shelf:
@@ -34,7 +32,12 @@ class Shelf:
             numbers = self.most_rows * prod(shape)
             pages = -(-max(1, numbers * np.dtype(kept_as).itemsize) // ALLOCATIONGRANULARITY)
             length = pages * ALLOCATIONGRANULARITY
-            room = mmap(-1, length) if self.file is None else mmap(self.file.fileno(), length, offset=self._end)
+            if self.file is None:
+                room = mmap(-1, length)
+            else:
+                # A byte at the end makes the file long enough, and never shorter, whoever comes first.
+                os.pwrite(self.file.fileno(), b"\0", self._end + length - 1)
+                room = mmap(self.file.fileno(), length, offset=self._end)
             self._end += length
             self._arrays[name] = np.frombuffer(room, kept_as, numbers).reshape(self.most_rows, *shape)
         return self._arrays[name]
@@ -43,6 +46,4 @@ class Shelf:
 def file_in_memory() -> IO[bytes]:
     """A file for a shelf that processes share; it goes with the last of them. On disk where Linux is not beneath."""
     in_memory = hasattr(os, "memfd_create")
-    file: IO[bytes] = os.fdopen(os.memfd_create("lanner-rows"), "r+b") if in_memory else TemporaryFile()  # noqa: SIM115
-    os.ftruncate(file.fileno(), _MOST_BYTES)
-    return file
+    return os.fdopen(os.memfd_create("lanner-rows"), "r+b") if in_memory else TemporaryFile()
