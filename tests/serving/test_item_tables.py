@@ -28,7 +28,7 @@ def came(rows: int) -> ItemRows:
 
 @pytest.mark.parametrize("make", [np.asarray, Int8Rows.of])
 def test_rows_that_come_are_kept_as_the_others_are(make):
-    table, later = growing_table(make(draw(5))), draw(20)
+    table, later = growing_table(make(draw(5)), "source", Shelf(20)), draw(20)
     for number, row in enumerate(later):
         table.put(number, row[None])
     np.testing.assert_array_equal(table.take(np.arange(5, 25)), take(make(later)))

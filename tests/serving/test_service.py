@@ -276,6 +276,7 @@ def test_what_is_held_is_counted_once(config):
         beside = sum(engine.state_bytes - engine.index.memory_bytes for engine in one_runtime)
         assert state.held_bytes["rungs"] == beside > 0
         assert state.held_bytes["histories"] == version.histories.held_bytes
+        assert state.held_bytes["answers"] == version._answers.held_bytes
         assert set(state.slowness) == {f"{variant}/{backend}" for backend, variant in engines}
         assert any(state.slowness[f"full/{backend}"] != 1 for backend in ("openvino", "onnxruntime"))
         assert state.slowness["distilled/openvino"] == 1

@@ -313,11 +313,10 @@ def add_items(engines: Sequence[Engine], rows: ItemRows) -> NDArray[np.int64]:
     """
     added = np.arange(engines[0].num_items, engines[0].num_items + len(rows.bias_N))
     changed: set[int] = set()
-    for engine in engines:
+    # Who shares tables is of one rung, and shares the index, too.
+    for engine in {id(one.tables): one for one in engines}.values():
         reduced = engine.form.reduction(rows)
-        if id(engine.tables) not in changed:
-            changed.add(id(engine.tables))
-            engine.tables.append(reduced)
+        engine.tables.append(reduced)
         if id(engine.index) not in changed:
             changed.add(id(engine.index))
             engine.index.add(added, np.hstack([reduced.target_ND, reduced.bias_N[:, None]]))

@@ -117,9 +117,8 @@ class CodeTable:
         return np.asarray(_correct_codes(base.codes, base.scale, later.codes, later.scale, rows_BC, hidden_BH, out_H))
 
 
-def growing_table(base: Table, name: str = "", shelf: Shelf | None = None) -> FloatTable | CodeTable:
+def growing_table(base: Table, name: str, shelf: Shelf) -> FloatTable | CodeTable:
     """A table to which rows are added, kept as its own are."""
-    shelf = shelf or Shelf()
     return CodeTable(base, name, shelf) if isinstance(base, Int8Rows) else FloatTable(base, name, shelf)
 
 

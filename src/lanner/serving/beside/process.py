@@ -124,7 +124,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     # Numba gets itself ready, which takes a second, while the server reads its bundle.
-    growing_table(np.zeros((1, 1), np.float32)).take(np.zeros(1, np.int64))
+    growing_table(np.zeros((1, 1), np.float32), "", Shelf(1)).take(np.zeros(1, np.int64))
     # A server that is gone wants no reply.
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)
