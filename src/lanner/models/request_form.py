@@ -37,10 +37,10 @@ class Int8Rows:
     scale: NDArray[np.float32]
 
     @classmethod
-    def of(cls, table_ID: NDArray[np.float32]) -> Self:
-        """Nearest codes; the largest number of each row becomes ±127, none errs by more than 1/254 of it."""
+    def of(cls, table_ID: NDArray[np.float32], largest_code: int = 127) -> Self:
+        """Nearest codes; the largest number of each row becomes ±largest_code, none errs by more than half a code."""
         largest = np.abs(table_ID).max(axis=1, initial=0.0)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        scale = np.where(largest > 0, largest / largest_code, 1).astype(np.float32)
         return cls(np.rint(table_ID / scale[:, None]).astype(np.int8), scale)
 
 

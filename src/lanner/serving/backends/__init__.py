@@ -45,11 +45,18 @@ def _open_vino(rung: Rung, reader: TextReader | None, threads: int, like: Backen
     return OpenVinoBackend(rung, reader, threads, like)
 
 
+def _numba(rung: Rung, reader: TextReader | None, threads: int, like: Backend | None) -> Backend:
+    from lanner.serving.backends.numba import NumbaBackend
+
+    return NumbaBackend(rung, reader, threads, like)
+
+
 BACKENDS: dict[str, Build] = {
     "torch": _torch,
     "torch-compile": _compiled,
     "onnxruntime": _onnx_runtime,
     "openvino": _open_vino,
+    "numba": _numba,
     "cuda": _cuda,
     "tensorrt": _tensorrt,
 }

@@ -128,13 +128,16 @@ class Backend(ABC):
         if self.reader is None or width is None:
             raise ConfigError(f"the variant '{self.rung.name}' reads no texts; choose another")
         vectors = np.zeros((len(texts), int(width)), np.float32)
-        ids = self._token_ids(texts)
+        self._encode_tokens(self._token_ids(texts), vectors)
+        return vectors
+
+    def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        """Write the vector of each text, given by its tokens: here, in batches of texts of like lengths, padded."""
         for rows in batches_of_tokens(np.array([len(one) for one in ids], np.int64), _TOKENS_AT_ONCE):
             mask_BL = np.arange(len(ids[rows[0]])) < np.array([[len(ids[row])] for row in rows])
             ids_BL = np.zeros(mask_BL.shape, np.int64)
             ids_BL[mask_BL] = np.concatenate([ids[row] for row in rows])
-            vectors[rows] = self._encode(ids_BL, mask_BL.astype(np.int64))
-        return vectors
+            vectors_TE[rows] = self._encode(ids_BL, mask_BL.astype(np.int64))
 
     def warm_up(self) -> None:
         """Ask one request of each kind, so that the first caller waits no longer than the others."""
@@ -160,7 +163,8 @@ class Backend(ABC):
     def _load_encoder(self) -> Any: ...
 
     @abstractmethod
-    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors ``[T, E]`` of one batch."""
 
     def features(self, profiles: Sequence[str]) -> NDArray[np.float32]:
         """Features of profiles ``[B, F]``. Few different ones are met again and again, so the last ones are kept."""

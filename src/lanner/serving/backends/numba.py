@@ -1,0 +1,205 @@
+"""Texts read by code of this project alone, compiled by Numba: nothing to install beside the core, and no text is padded.
+
+It is for processors that have AVX2 but no INT8 products of their own; where they have them, the other runtimes use them.
+"""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from threading import Lock, Thread
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from lanner.models.compact_encoder import EncoderShape
+from lanner.models.encoder_codes import LINEAR, NORMS
+from lanner.serving.backends.contract import Backend
+from lanner.serving.backends.numba_encoder import FIRST_LINEAR, FIRST_NORM, PLAN_WIDTH, read_texts
+from lanner.serving.backends.numba_products import PANEL, STEP, processor_has_avx2
+from lanner.vocabulary import BundleError, ConfigError
+
+_TOKENS_AT_ONCE = 1024
+"""As many as fit the memory that threads work in; a longer text is read alone."""
+_ROWS_AT_ONCE = 12
+"""Whose scores are held for one head: two tiles."""
+
+
+class NumbaBackend(Backend):
+    """Reads ``encoder.codes.safetensors`` where the rung has it (INT8), else ``encoder.safetensors`` (float32)."""
+
+    name: ClassVar[str] = "numba"
+
+    def _open(self) -> None:
+        if not processor_has_avx2():
+            raise ConfigError("the backend 'numba' needs a processor that has AVX2; choose 'onnxruntime' instead")
+
+    def _load_network(self) -> Any:
+        return self.rung.form
+
+    def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._network.score(users_BD))
+
+    def _load_encoder(self) -> Any:
+        roles = [role for role in ("encoder.codes.safetensors", "encoder.safetensors") if role in self.rung.files]
+        if not roles:
+            raise ConfigError(f"the variant '{self.rung.name}' has no encoder.safetensors; choose another backend")
+        shape = EncoderShape(**self.rung.figures["encoder_shape"])
+        try:
+            return _Encoder(shape, load(self.rung.files[roles[0]]), self.threads)
+        except Exception as error:
+            raise BundleError(f"{self.rung.name}.{roles[0]}: no encoder of its shape ({error})") from error
+
+    def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        first = 0
+        while first < len(ids):
+            last, tokens = first + 1, len(ids[first])
+            while last < len(ids) and tokens + len(ids[last]) <= _TOKENS_AT_ONCE:
+                tokens += len(ids[last])
+                last += 1
+            if tokens:
+                self._encoder(ids[first:last], vectors_TE[first:last])
+            first = last
+
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        raise NotImplementedError("texts are not padded here")
+
+
+class _Encoder:
+    """An encoder's numbers as compiled code reads them, and the threads that share its work."""
+
+    def __init__(self, shape: EncoderShape, arrays: Mapping[str, NDArray[Any]], threads: int) -> None:
+        if "words.codes" in arrays:
+            words = arrays["words.codes"], arrays["words.scale"]
+        else:
+            words = arrays["words.weight"], np.empty(0, np.float32)
+        layer, plan, first_norm = _laid_out(shape, arrays)
+        positions, epsilon = np.ascontiguousarray(arrays["positions.weight"]), np.float32(shape.norm_epsilon)
+        numbers = (words, positions, layer, plan, first_norm, shape.head_size, epsilon)
+        self._new_team = partial(_Team, shape, numbers)
+        self._teams = [self._new_team(threads)]
+
+    def __call__(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        """Write the vectors of texts, given by their tokens."""
+        try:
+            team = self._teams.pop()
+        except IndexError:
+            # All are busy, and so are the cores.
+            team = self._new_team(1)
+        team.read(ids, vectors_TE)
+        self._teams.append(team)
+
+
+class _Team:
+    """Threads that read the same texts, the caller's one of them, and the memory that they work in."""
+
+    def __init__(self, shape: EncoderShape, numbers: tuple[Any, ...], threads: int) -> None:
+        self._numbers, self._layers, self._threads = numbers, shape.num_layers, threads
+        self._room = _room(shape, threads)
+        self._reached, self._begun = np.zeros(8 * threads, np.int64), 0
+        self._asked: list[Any] = []
+        self._calls = [Lock() for _ in range(1, threads)]
+        for part, call in enumerate(self._calls, 1):
+            call.acquire()
+            Thread(target=_follow, args=(self._asked, call, part), name="encoder", daemon=True).start()
+        weakref.finalize(self, _dismiss, self._asked, self._calls)
+
+    def read(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        starts = np.array([0, *accumulate(len(one) for one in ids)], np.int64)
+        tokens = ids[0] if len(ids) == 1 else np.concatenate(ids)
+        asked = (self._threads, self._reached, self._begun, tokens, starts, self._numbers, self._room, vectors_TE)
+        self._begun += self._layers + 1
+        self._asked[:] = asked
+        for call in self._calls:
+            call.release()
+        # Returns when all have done their part.
+        read_texts(0, *asked)
+
+
+def _follow(asked: list[Any], call: Lock, part: int) -> None:
+    """What a thread does until nothing is asked any more. It knows nothing of its team, which may thus end."""
+    while call.acquire() and asked:
+        read_texts(part, *asked)
+
+
+def _dismiss(asked: list[Any], calls: Sequence[Lock]) -> None:
+    asked.clear()
+    for call in calls:
+        call.release()
+
+
+def _room(shape: EncoderShape, threads: int) -> tuple[Any, ...]:
+    """What ``read_texts`` writes, for as many tokens as may come at once. Memory that is never written costs nothing."""
+    tokens = max(_TOKENS_AT_ONCE, shape.positions)
+    met, inner, hidden = max(shape.heads) * shape.head_size, _up(max(shape.feed_forward), PANEL), _up(shape.hidden, PANEL)
+    floats = lambda *lengths: np.zeros(lengths, np.float32)  # noqa: E731
+    return (
+        floats(tokens, hidden),
+        # Heads are read and written a panel at a time, which may be more than they have.
+        floats(2, tokens + 1, _up(3 * met, PANEL) + PANEL),
+        # Each text's keys begin a panel.
+        floats(2, 2 * tokens // PANEL + tokens, met, PANEL),
+        floats(tokens, _up(met, PANEL) + PANEL),
+        floats(tokens, inner),
+        floats(tokens, hidden),
+        floats(threads, _ROWS_AT_ONCE, _up(tokens, PANEL)),
+        (np.zeros((tokens, max(inner, hidden, _up(met, PANEL))), np.uint8), floats(tokens), np.zeros(tokens, np.int32)),
+    )
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _laid_out(shape: EncoderShape, arrays: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int64], int]:
+    """(weights, numbers, totals) one after the other, the plan that says where, and where the first norm stands."""
+    weights: list[NDArray[Any]] = []
+    numbers: list[NDArray[np.float32]] = []
+    totals: list[NDArray[np.int32]] = []
+    at = {"weights": 0, "numbers": 0, "totals": 0}
+
+    def put(where: str, into: list[Any], array: NDArray[Any]) -> int:
+        into.append(array.ravel())
+        at[where] += array.size
+        return at[where] - array.size
+
+    def norm(name: str) -> int:
+        return put("numbers", numbers, np.stack([arrays[f"{name}.weight"], arrays[f"{name}.bias"]]))
+
+    plan = np.zeros((shape.num_layers, PLAN_WIDTH), np.int64)
+    for number, (heads, inner) in enumerate(zip(shape.heads, shape.feed_forward, strict=True)):
+        plan[number, :FIRST_LINEAR] = heads, inner
+        for place, name in enumerate(LINEAR):
+            stem = f"layers.{number}.{name}"
+            rows, scale = _weights(arrays, stem)
+            bias = np.pad(arrays[f"{stem}.bias"], (0, len(rows) - len(arrays[f"{stem}.bias"])))
+            plan[number, FIRST_LINEAR + 5 * place : FIRST_LINEAR + 5 * place + 5] = (
+                put("weights", weights, _panels(rows)),
+                rows.shape[1],
+                len(rows),
+                put("numbers", numbers, np.stack([scale, bias])),
+                put("totals", totals, rows.sum(axis=1, dtype=np.int32)),
+            )
+        plan[number, FIRST_NORM:] = [norm(f"layers.{number}.{name}") for name in NORMS]
+    first_norm = norm("norm")
+    # The panel behind the last one is asked for, too; nothing need be there.
+    laid = tuple(np.concatenate(one) for one in (weights, numbers, totals))
+    return laid, plan, first_norm
+
+
+def _weights(arrays: Mapping[str, NDArray[Any]], stem: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Weights ``[outputs, inputs]`` of a linear map and a scale an output, both widths padded with zeros."""
+    codes = arrays.get(f"{stem}.codes")
+    rows = np.asarray(arrays[f"{stem}.weight"], np.float32) if codes is None else codes
+    scale = np.ones(len(rows), np.float32) if codes is None else arrays[f"{stem}.scale"]
+    outputs = _up(len(rows), PANEL) - len(rows)
+    return np.pad(rows, ((0, outputs), (0, _up(rows.shape[1], STEP) - rows.shape[1]))), np.pad(scale, (0, outputs))
+
+
+def _panels(rows: NDArray[Any]) -> NDArray[Any]:
+    """The weights in the order in which a tile reads them: float32 one by one, INT8 in fours."""
+    outputs, inputs = rows.shape
+    together = 4 if rows.dtype == np.int8 else 1
+    return rows.reshape(outputs // PANEL, PANEL, inputs // together, together).transpose(0, 2, 1, 3)

@@ -1,0 +1,297 @@
+"""The layers of a ``CompactEncoder`` over the tokens of some texts, compiled by Numba; several threads share one call.
+
+Tokens of all texts lie one after the other, without padding. Each thread carries its own run of tokens through every
+layer; only attention reads what others computed, so that threads meet once a layer.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from lanner.serving.backends.numba_products import PANEL, address, linear, panel_of_floats
+
+HEADS, FEED_FORWARD, FIRST_LINEAR, FIRST_NORM = 0, 1, 2, 22
+"""Columns of a plan: heads, inner width, five numbers for each of four linear maps (``numba_products.linear``), and
+where the weights of either norm begin, the biases behind them."""
+PLAN_WIDTH = 24
+_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_LOOKS = 4096
+"""At another thread's progress before its core may be wanted by somebody else: some 40 µs."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _power_of_two(typing_context: Any, exponent: Any) -> Any:
+    """float32 2 ** exponent of an int32 within −126 … 127."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.add(arguments[0], ir.Constant(_INT, 127)), ir.Constant(_INT, 23))
+        return builder.bitcast(bits, _FLOAT)
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _floor(typing_context: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.floor.f32"
+        )
+        return builder.call(function, arguments)
+
+    return types.float32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _reach(typing_context: Any, reached: Any, place: Any, number: Any) -> Any:
+    """Write ``reached[place]``, and all that was written before, for other threads to see."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(reached)(context, builder, arguments[0])
+        builder.store_atomic(arguments[2], builder.gep(array.data, [arguments[1]]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(reached, types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _reached(typing_context: Any, reached: Any, place: Any) -> Any:
+    """``reached[place]``, after which all is seen that its writer wrote before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(reached)(context, builder, arguments[0])
+        return builder.load_atomic(builder.gep(array.data, [arguments[1]]), "acquire", 8)
+
+    return types.int64(reached, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _give_way(typing_context: Any) -> Any:
+    """Let another thread have this core, if one waits for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT, []), "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+_APART = 8
+"""Numbers between those of two threads: a cache line."""
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _meet(reached: Any, part: Any, parts: Any, number: Any) -> None:
+    """Return when all threads have come so far."""
+    _reach(reached, part * _APART, number)
+    for other in range(parts):
+        looks = 0
+        while _reached(reached, other * _APART) < number:
+            looks += 1
+            if looks > _LOOKS:
+                _give_way()
+
+
+@njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def _exponential(number: Any) -> Any:
+    """e ** number for number ≤ 0, off by at most 2e-7 of it; below −87, as at −87."""
+    scaled = max(number, np.float32(-87.0)) * np.float32(1.4426950408889634)
+    whole = _floor(scaled + np.float32(0.5))
+    rest = (scaled - whole) * np.float32(0.6931471805599453)
+    # The first terms of Taylor's series: the rest lies within ± 0.35.
+    total = np.float32(1 / 5040)
+    total = total * rest + np.float32(1 / 720)
+    total = total * rest + np.float32(1 / 120)
+    total = total * rest + np.float32(1 / 24)
+    total = total * rest + np.float32(1 / 6)
+    total = total * rest + np.float32(1 / 2)
+    total = total * rest + np.float32(1)
+    total = total * rest + np.float32(1)
+    return total * _power_of_two(np.int32(whole))
+
+
+@njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def _normal_share(number: Any) -> Any:
+    """Share of a standard normal distribution below ``number``, off by at most 5e-7: (1 + erf(x / √2)) / 2.
+
+    The error function as a rational function of x within ± 4, with the coefficients that Eigen uses.
+    """
+    x = min(max(number * np.float32(0.7071067811865476), np.float32(-4)), np.float32(4))
+    square = x * x
+    above = np.float32(-2.72614225801306e-10)
+    above = above * square + np.float32(2.77068142495902e-08)
+    above = above * square + np.float32(-2.10102402082508e-06)
+    above = above * square + np.float32(-5.69250639462346e-05)
+    above = above * square + np.float32(-7.34990630326855e-04)
+    above = above * square + np.float32(-2.95459980854025e-03)
+    above = above * square + np.float32(-1.60960333262415e-02)
+    below = np.float32(-1.45660718464996e-05)
+    below = below * square + np.float32(-2.13374055278905e-04)
+    below = below * square + np.float32(-1.68282697438203e-03)
+    below = below * square + np.float32(-7.37332916720468e-03)
+    below = below * square + np.float32(-1.42647390514189e-02)
+    return np.float32(0.5) + np.float32(0.5) * x * above / below
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _normalise(row: Any, added: Any, width: Any, numbers: Any, at: Any, epsilon: Any) -> None:
+    """Add ``added`` to a row, and give it mean 0 and variance 1, then the norm's own weights and biases."""
+    total = np.float32(0)
+    for place in range(width):
+        row[place] += added[place]
+        total += row[place]
+    mean, squares = total / np.float32(width), np.float32(0)
+    for place in range(width):
+        row[place] -= mean
+        squares += row[place] * row[place]
+    inverse = np.float32(1) / np.sqrt(squares / np.float32(width) + epsilon)
+    weights, biases = numbers[at : at + width], numbers[at + width : at + 2 * width]
+    for place in range(width):
+        row[place] = row[place] * inverse * weights[place] + biases[place]
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _gelu(row: Any, width: Any) -> None:
+    for place in range(width):
+        row[place] *= _normal_share(row[place])
+
+
+def _embed(row: Any, words: Any, token: Any) -> None:
+    """Write a token's embedding into a row; compiled code alone."""
+
+
+@overload(_embed, jit_options={"cache": True, "nogil": True, "fastmath": True})
+def _embed_as_kept(row: Any, words: Any, token: Any) -> Any:
+    def from_codes(row: Any, words: Any, token: Any) -> None:
+        codes, scale = words[0][token], words[1][token]
+        for place in range(len(codes)):
+            row[place] = np.float32(codes[place]) * scale
+
+    def from_floats(row: Any, words: Any, token: Any) -> None:
+        floats = words[0][token]
+        for place in range(len(floats)):
+            row[place] = floats[place]
+
+    return from_codes if words[0].dtype == types.int8 else from_floats
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _to_shares(scores: Any, length: Any) -> None:
+    """The softmax of the first ``length`` scores, in their place."""
+    highest, total = scores[0], np.float32(0)
+    for place in range(length):
+        highest = max(highest, scores[place])
+    for place in range(length):
+        scores[place] = _exponential(scores[place] - highest)
+        total += scores[place]
+    inverse = np.float32(1) / total
+    for place in range(length):
+        scores[place] *= inverse
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _keep_keys(projected: Any, first: Any, last: Any, start: Any, panel: Any, width: Any, keys: Any) -> None:
+    """Put the keys of a text's tokens ``first … last − 1`` into panels of 16 tokens, of which its first is ``panel``."""
+    for row in range(first, last):
+        place = row - start
+        own, lane = keys[panel + place // PANEL], place % PANEL
+        for number in range(width):
+            own[number, lane] = projected[row, width + number]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _attend(
+    projected: Any, keys: Any, heads: Any, head_size: Any, first: Any, last: Any, start: Any, end: Any, panel: Any, scores: Any, mixed: Any
+) -> None:
+    """What the tokens ``first … last − 1`` gather from those of their text, ``start … end − 1``."""
+    length, width, stride = end - start, heads * head_size, projected.strides[0]
+    for row in range(first, last, len(scores)):
+        rows = min(len(scores), last - row)
+        for head in range(heads):
+            column = 4 * head * head_size
+            for place in range(0, length, PANEL):
+                near = address(keys, panel + place // PANEL) + PANEL * column
+                panel_of_floats(
+                    rows, address(projected, row) + column, stride, near, 4 * PANEL, head_size, 0, address(scores, 0) + 4 * place, scores.strides[0]
+                )
+            for own in range(rows):
+                _to_shares(scores[own], length)
+            values = address(projected, start) + 8 * width + column
+            for place in range(0, head_size, PANEL):
+                panel_of_floats(
+                    rows, address(scores, 0), scores.strides[0], values + 4 * place, stride, length, 0, address(mixed, row) + column + 4 * place, mixed.strides[0]
+                )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def read_texts(
+    part: Any, parts: Any, reached: Any, begun: Any, tokens: Any, starts: Any, encoder: Any, room: Any, vectors: Any
+) -> None:
+    """Carry the ``part``-th of ``parts`` runs of tokens through all layers; part 0 writes ``vectors`` ``[T, D]``.
+
+    Args:
+        reached: int64, how far each thread is; ``begun``: where all are. Each adds the number of layers and 1.
+        tokens: int64 ``[R]``, text after text. starts: int64 ``[T + 1]``, where each text begins.
+        encoder: (words, positions, layer, plan, head_size, epsilon): words (codes, scale) or (floats, floats),
+            positions float32 ``[P, D]``, layer as ``linear`` has it, plan int64 ``[layers, PLAN_WIDTH]`` and where the
+            first norm's weights begin behind it.
+        room: (hidden, projected, keys, mixed, wide, narrow, scores, rounded): float32, written over; projected and keys
+            twice, scores for each thread.
+    """
+    words, positions, layer, plan, first_norm, head_size, epsilon = encoder
+    hidden, projected, keys, mixed, wide, narrow, scores, rounded = room
+    numbers, width, texts, tokens_read = layer[1], positions.shape[1], len(starts) - 1, starts[-1]
+    first, last = tokens_read * part // parts, tokens_read * (part + 1) // parts
+    for text in range(texts):
+        for row in range(max(first, starts[text]), min(last, starts[text + 1])):
+            _embed(hidden[row], words, tokens[row])
+            _normalise(hidden[row], positions[row - starts[text]], width, numbers, first_norm, epsilon)
+    for number in range(len(plan)):
+        of, now = plan[number], number % 2
+        heads, inner = of[HEADS], of[FEED_FORWARD]
+        met = heads * head_size
+        linear(hidden, width, first, last, layer, of[FIRST_LINEAR:], rounded, projected[now])
+        panel = 0
+        for text in range(texts):
+            start, end = starts[text], starts[text + 1]
+            _keep_keys(projected[now], max(first, start), min(last, end), start, panel, met, keys[now])
+            panel += (end - start + PANEL - 1) // PANEL
+        _meet(reached, part, parts, begun + number + 1)
+        panel = 0
+        for text in range(texts):
+            start, end = starts[text], starts[text + 1]
+            _attend(
+                projected[now], keys[now], heads, head_size, max(first, start), min(last, end), start, end, panel, scores[part], mixed
+            )
+            panel += (end - start + PANEL - 1) // PANEL
+        linear(mixed, met, first, last, layer, of[FIRST_LINEAR + 5 :], rounded, narrow)
+        for row in range(first, last):
+            _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM], epsilon)
+        linear(hidden, width, first, last, layer, of[FIRST_LINEAR + 10 :], rounded, wide)
+        for row in range(first, last):
+            _gelu(wide[row], inner)
+        linear(wide, inner, first, last, layer, of[FIRST_LINEAR + 15 :], rounded, narrow)
+        for row in range(first, last):
+            _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM + 1], epsilon)
+    _meet(reached, part, parts, begun + len(plan) + 1)
+    if part == 0:
+        for text in range(texts):
+            _pool(hidden, starts[text], starts[text + 1], vectors[text])
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _pool(hidden: Any, first: Any, last: Any, vector: Any) -> None:
+    """The sum of a text's rows, of length 1; zeros where it has none."""
+    vector[:] = np.float32(0)
+    for row in range(first, last):
+        for place in range(len(vector)):
+            vector[place] += hidden[row, place]
+    squares = np.float32(0)
+    for place in range(len(vector)):
+        squares += vector[place] * vector[place]
+    length = max(np.sqrt(squares), np.float32(1e-12))
+    for place in range(len(vector)):
+        vector[place] /= length
