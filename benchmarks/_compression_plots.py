@@ -36,7 +36,7 @@ def _axes(width: float = 7, height: float = 4) -> tuple[Any, Any]:
 def _frontier(rows: dict[str, Any]) -> None:
     """Colours are variants, markers runtimes; popularity, far below and far left, is told in words."""
     figure, axes = _axes()
-    markers = {"torch": "o", "onnxruntime": "s", "openvino": "^"}
+    markers = {"torch": "o", "onnxruntime": "s", "openvino": "^", "numba": "D"}
     for number, name in enumerate(_VARIANTS[:-1]):
         for backend, row in rows[name].items():
             axes.scatter(row["p50_ms"], row["ndcg_at_10"], marker=markers[backend], color=f"C{number}", s=45)

@@ -45,7 +45,7 @@ ROUNDS = 5
 CANDIDATES = 500
 BUNDLE = Path("runs") / "compression" / "ml-1m"
 RECOVERY_SECONDS = 200.0
-BACKENDS = ("torch", "onnxruntime", "openvino")
+BACKENDS = ("torch", "onnxruntime", "openvino", "numba")
 MILLION, DIMENSIONS, HIDDEN, CLUSTERS = 1_000_000, 64, 64, 2_000
 HISTORY = 50
 

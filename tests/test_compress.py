@@ -48,7 +48,7 @@ def test_the_ladder_has_every_rung_and_says_what_was_tried(shop, ladder):
     assert ladder.table["report"]["best"] in kept
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino", "numba"])
 def test_the_full_rung_is_the_model(shop, ladder, backend):
     bundle = open_bundle(shop)
     users = bundle.dataset.user_batch(np.arange(10))
@@ -61,7 +61,7 @@ def test_smaller_rungs_agree_between_runtimes(shop, ladder, name):
     users = open_bundle(shop).dataset.user_batch(np.arange(10))
     rung, reader = ladder.rung(name), ladder.reader
     wanted = open_backend("torch", rung, reader, 1).score(users)
-    for backend in ("onnxruntime", "openvino"):
+    for backend in ("onnxruntime", "openvino", "numba"):
         got = open_backend(backend, rung, reader, 1).score(users)
         assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
 
@@ -106,7 +106,7 @@ def test_the_commands(shop, ladder, capsys, tmp_path):
         found = json.loads(capsys.readouterr().out)
     assert {one["stage"] for one in found["stages"]} >= {"gather", "aggregate", "encode", "fuse", "retrieve", "explain"}
     assert (tmp_path / "t.svg").read_text().startswith("<?xml")
-    assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino"}
+    assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino", "numba"}
     tried = read_ladder(shop).table["report"]["tried"]
     assert list(tried["bf16"]["latency"]) == ["torch"]
     assert tried["bf16"]["latency"]["torch"]["cosine"] == pytest.approx(1, abs=0.02)

@@ -20,7 +20,7 @@ ROOMS = {
     "prefetch": set(),
     "data": {"vocabulary", "settings"},
     "graph": {"vocabulary", "data", "prefetch"},
-    "models": {"vocabulary", "data", "graph"},
+    "models": {"vocabulary", "data", "graph", "prefetch"},
     "parallel": {"vocabulary", "models"},
     "evaluation": {"vocabulary", "data"},
     "training": {"vocabulary", "data", "graph", "models", "objectives", "parallel", "evaluation"},

@@ -20,6 +20,7 @@ from lanner.artifact.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.models.compact_encoder import CompactEncoder, EncoderShape
+from lanner.models.encoder_codes import encoder_codes
 from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
 from lanner.serving.backends import BACKENDS, Backend, open_backend
@@ -90,6 +91,7 @@ def rungs() -> dict[str, Rung]:
     weights, figures = save(dict(encoder().state_dict())), {"encoder_shape": asdict(SHAPE)}
     files = {"network.onnx": network, "encoder.onnx": onnx, "encoder.safetensors": weights}
     int8 = files | {"network.onnx": quantise_dynamic(network), "encoder.onnx": quantise_dynamic(onnx)}
+    int8 |= {"encoder.codes.safetensors": save_arrays(encoder_codes(encoder()))}
     return {"full": Rung("full", form, files, figures), "int8": Rung("int8", form, int8, figures)}
 
 
@@ -251,9 +253,10 @@ def test_compiled_modules_are_those_of_torch(rungs, batch):
     assert np.allclose(backend.encode(TEXTS), oracle.encode(TEXTS), atol=1e-4)
 
 
-def test_int8_stays_close_to_eager(rungs, batch):
+@pytest.mark.parametrize("name", ["onnxruntime", "numba"])
+def test_int8_stays_close_to_eager(name, rungs, batch):
     backend, oracle = (
-        open_backend("onnxruntime", rungs["int8"], reader(), 1),
+        open_backend(name, rungs["int8"], reader(), 1),
         open_backend("torch", rungs["int8"], reader(), 1),
     )
     assert np.abs(backend.score(batch) - oracle.score(batch)).max() < 0.05 * np.abs(oracle.score(batch)).max()

@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 from lanner.artifact.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
 from lanner.compression.steps import Read
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
+from lanner.models.encoder_codes import encoder_codes
 from lanner.models.text_features import TextFeatures
 
 Tokenise = Callable[[Sequence[str]], Sequence[NDArray[np.int32]]]
@@ -62,10 +63,16 @@ class EncoderFiles:
         )
 
     def int8(self) -> EncoderForm:
-        """INT8 with scales anew for each request (ONNX Runtime) or calibrated ones (OpenVINO); torch has float32."""
+        """INT8 with scales anew for each request, or calibrated ones (OpenVINO); torch has float32."""
         dynamic = quantise_dynamic(self._onnx)
         xml, numbers = quantise_openvino(self._onnx, self._calibration)
-        files = {"encoder.onnx": dynamic, "encoder.xml": xml, "encoder.bin": numbers}
+        codes = save_arrays(encoder_codes(self._encoder))
+        files = {
+            "encoder.onnx": dynamic,
+            "encoder.xml": xml,
+            "encoder.bin": numbers,
+            "encoder.codes.safetensors": codes,
+        }
         return self._form(
             {"encoder.safetensors": _saved(self._encoder), **files},
             lambda texts: onnx_vectors(dynamic, self._own(texts), self._encoder.shape.hidden),

@@ -54,7 +54,8 @@ class Rung:
         """In the smallest format it is stored in, for a runtime loads one; 0 where there is none."""
         sizes = {role: len(data) for role, data in self.files.items()}
         openvino = sizes.get("encoder.xml", 0) + sizes.get("encoder.bin", 0)
-        stored = [sizes.get("encoder.onnx", 0), sizes.get("encoder.safetensors", 0), openvino]
+        whole = (sizes.get(f"encoder.{kind}", 0) for kind in ("onnx", "safetensors", "codes.safetensors"))
+        stored = [*whole, openvino]
         return min((size for size in stored if size), default=0)
 
 

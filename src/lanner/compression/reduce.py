@@ -46,7 +46,7 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
         source_ID=take(form.source_ID) @ shorten_DR,
         target_ID=target_ID.astype(np.float32) @ target_DR,
         view_sizes=(rank,),
-        profile_FD=None if form.profile_FD is None else form.profile_FD @ shorten_DR,
+        profile_FD=None if form.profile_FD is None else take(form.profile_FD) @ shorten_DR,
         reduction=replace(form.reduction, source_DR=shorten_DR, target_DR=target_DR, mean_D=mean_D.astype(np.float32)),
     )
     if form.head is None:

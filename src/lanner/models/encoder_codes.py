@@ -9,13 +9,11 @@ times a scale for each token. What comes in is rounded row by row when it comes:
 Seven bits on both sides: four products then fit 16 bits, which processors without INT8 products of their own add in.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape
+from lanner.models.compact_encoder import CompactEncoder
 from lanner.models.request_form import Int8Rows
 
 HIGHEST = 127

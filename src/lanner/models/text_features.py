@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import FIELD_SEPARATOR
+from lanner.prefetch import fetch_row
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -64,8 +65,8 @@ class TextFeatures:
         """Features of each text, float32 ``[T, width]``; zeros for an empty one."""
         dimensions = self.meaning_SED.shape[2]
         rows = np.empty((len(texts), self.width), np.float32)
-        rows[:, :dimensions] = _unit(self._meaning(texts, encode))
-        rows[:, dimensions:] = _unit(self._words(texts))
+        rows[:, :dimensions], rows[:, dimensions:] = self._meaning(texts, encode), self._words(texts)
+        _scale_to_unit(rows, dimensions)
         return rows
 
     def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
@@ -92,8 +93,7 @@ class TextFeatures:
         """``[T, D']``, before its length is taken off."""
         words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
         for row, text in enumerate(texts):
-            columns, weights = _weighted_words(text, self._numbers, self.weight_W)
-            words_TD[row] = weights @ self.words_WD[columns]
+            _sum_of_words(*_known_words(text, self._numbers), self.weight_W, self.words_WD, words_TD[row])
         return words_TD
 
     @cached_property
@@ -147,6 +147,8 @@ def _embed_fields(
 
 def _embed(texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
     """Embeddings ``[T, E]``; names and profiles recur, and each is encoded once."""
+    if len(texts) == 1:
+        return encode(texts)
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     return encode(list(places))[[places[text] for text in texts]]
 
@@ -169,24 +171,52 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _weighted_words(
-    text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
-) -> tuple[list[int], NDArray[np.float32]]:
-    """The known words of a text and (1 + log count) · idf of each, of length 1."""
-    found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
-    columns = list(found)
-    weights = (1 + np.log(np.array(list(found.values()), np.float32))) * weight_W[columns]
-    return columns, weights / (np.sqrt(weights @ weights) if columns else 1)
+def _known_words(text: str, numbers: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The known words of a text, each once, and how often each comes."""
+    found: dict[int, int] = {}
+    for token in _tokens(text):
+        number = numbers.get(token)
+        if number is not None:
+            found[number] = found.get(number, 0) + 1
+    return np.fromiter(found, np.int64, len(found)), np.fromiter(found.values(), np.int64, len(found))
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _weights(words: NDArray[np.int64], counts: NDArray[np.int64], weight_W: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(1 + log count) · idf of each word, of length 1."""
+    weights, squares = np.empty(len(words), np.float32), np.float32(0)
+    for place in range(len(words)):
+        weights[place] = (np.float32(1) + np.log(np.float32(counts[place]))) * weight_W[words[place]]
+        squares += weights[place] * weights[place]
+    return weights / np.sqrt(squares) if len(words) else weights
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _sum_of_words(
+    words: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weight_W: NDArray[np.float32],
+    words_WD: NDArray[np.float32],
+    out_D: NDArray[np.float32],
+) -> None:
+    """Write the sum of the words' directions, weighted: a request's words are few, and calls of NumPy are not free."""
+    out_D[:] = np.float32(0)
+    weights = _weights(words, counts, weight_W)
+    for place in range(len(words)):
+        fetch_row(words_WD, words[place])
+    for place in range(len(words)):
+        for column in range(len(out_D)):
+            out_D[column] += weights[place] * words_WD[words[place], column]
 
 
 def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> "sp.csr_matrix":
-    """``_weighted_words`` of each text, ``[T, W]``."""
+    """The weighted words of each text, ``[T, W]``."""
     import scipy.sparse as sp  # as the solver: only who learns from texts waits for it
 
-    rows = [_weighted_words(text, numbers, weight_W) for text in texts]
-    indptr = np.cumsum([0, *(len(columns) for columns, _ in rows)])
-    columns = np.fromiter(chain.from_iterable(columns for columns, _ in rows), np.int32, indptr[-1])
-    values = np.concatenate([np.empty(0, np.float32), *(weights for _, weights in rows)])
+    rows = [_known_words(text, numbers) for text in texts]
+    indptr = np.cumsum([0, *(len(words) for words, _ in rows)])
+    columns = np.concatenate([np.empty(0, np.int64), *(words for words, _ in rows)]).astype(np.int32)
+    values = np.concatenate([np.empty(0, np.float32), *(_weights(*row, weight_W) for row in rows)])
     return sp.csr_matrix((values, columns, indptr), (len(texts), len(numbers)))
 
 
@@ -197,6 +227,20 @@ def _singular_directions(matrix_TW: "sp.csr_matrix", dimensions: int) -> NDArray
     from lanner.models.singular import right_singular
 
     return np.ascontiguousarray(right_singular(matrix_TW, dimensions)[1], np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _scale_to_unit(rows: NDArray[np.float32], border: int) -> None:
+    """Give the numbers of each row before ``border`` length 1, and those behind it; zeros stay zeros."""
+    for line in range(len(rows)):
+        for part in (rows[line, :border], rows[line, border:]):
+            squares = np.float32(0)
+            for place in range(len(part)):
+                squares += part[place] * part[place]
+            length = np.sqrt(squares)
+            if length > np.float32(1e-8):
+                for place in range(len(part)):
+                    part[place] /= length
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.artifact.ladder import Rung
-from lanner.models.request_form import ItemRows
+from lanner.models.request_form import ItemRows, through
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
 from lanner.serving.item_index import ItemIndex, item_index, retrieved
@@ -179,7 +179,9 @@ class Engine:
 
     def known(self, history: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Distinct rows of a history, checked."""
-        met = np.unique(np.asarray(history, np.int64))
+        met = np.array(history, np.int64)
+        if not (met[1:] > met[:-1]).all():
+            met = np.unique(met)
         if len(met) and not 0 <= met[0] <= met[-1] < self.num_items:
             raise ValueError(f"item rows {met[0]} … {met[-1]} do not fit {self.num_items} items")
         return met
@@ -190,7 +192,9 @@ class Engine:
 
     def aggregate(self, sources_MD: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of what was met, float32 ``[D]``; zeros for nobody."""
-        return np.asarray(sources_MD.mean(axis=0)) if len(sources_MD) else self._nothing_D
+        if not len(sources_MD):
+            return self._nothing_D
+        return np.asarray(np.add.reduce(sources_MD) * np.float32(1 / len(sources_MD)))
 
     def encode(self, profile: str | None, text: str | None, num_met: int) -> tuple[NDArray[np.float32], float]:
         """What the texts add to a user, float32 ``[D]``, and by how much what was met is to shrink beside them."""
@@ -198,7 +202,7 @@ class Engine:
         if profile is not None:
             if self.form.profile_FD is None:
                 raise ConfigError("this recommender reads no profile texts; leave the profile out")
-            told_D = self.features(profile) @ self.form.profile_FD
+            told_D = through(self.features(profile)[None], self.form.profile_FD)[0]
         if text is not None:
             share = num_met / (num_met + 1)
             told_D = told_D + (1 - share) * (self.features(text) @ self._text_FD)

@@ -20,7 +20,7 @@ from lanner.vocabulary import MissingExtraError
 STAGES = ("gather", "aggregate", "encode", "fuse", "retrieve", "rank", "explain")
 """In the order of a request: what was met is gathered and averaged (all that graph aggregation is at request time), a
 text is read, both are joined, candidates are retrieved and ranked, and the k best are taken apart into reasons."""
-PORTABLE = ("torch", "onnxruntime", "openvino")
+PORTABLE = ("torch", "onnxruntime", "openvino", "numba")
 """Backends measured when a ladder is written; those not installed are left out."""
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
 BATCH_SIZES = (1, 8, 64)

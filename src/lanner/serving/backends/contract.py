@@ -131,14 +131,6 @@ class Backend(ABC):
         self._encode_tokens(self._token_ids(texts), vectors)
         return vectors
 
-    def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
-        """Write the vector of each text, given by its tokens: here, in batches of texts of like lengths, padded."""
-        for rows in batches_of_tokens(np.array([len(one) for one in ids], np.int64), _TOKENS_AT_ONCE):
-            mask_BL = np.arange(len(ids[rows[0]])) < np.array([[len(ids[row])] for row in rows])
-            ids_BL = np.zeros(mask_BL.shape, np.int64)
-            ids_BL[mask_BL] = np.concatenate([ids[row] for row in rows])
-            vectors_TE[rows] = self._encode(ids_BL, mask_BL.astype(np.int64))
-
     def warm_up(self) -> None:
         """Ask one request of each kind, so that the first caller waits no longer than the others."""
         self.score(UserBatch(Ragged.from_lists([[0]])))
@@ -163,8 +155,8 @@ class Backend(ABC):
     def _load_encoder(self) -> Any: ...
 
     @abstractmethod
-    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors ``[T, E]`` of one batch."""
+    def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        """Write the vector of each text, given by its tokens; a text without any keeps its zeros."""
 
     def features(self, profiles: Sequence[str]) -> NDArray[np.float32]:
         """Features of profiles ``[B, F]``. Few different ones are met again and again, so the last ones are kept."""
@@ -206,3 +198,18 @@ class Backend(ABC):
         encoded = self._tokeniser.encode_batch_fast([text[:longest] for text in texts])
         ids = [np.array(one.ids if text.strip() else [], np.int64) for text, one in zip(texts, encoded, strict=True)]
         return ids if self._new_id is None else [self._new_id[one] for one in ids]
+
+
+class PaddedBackend(Backend):
+    """A runtime that reads a batch of texts as a matrix of tokens: texts of like lengths go together."""
+
+    def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
+        for rows in batches_of_tokens(np.array([len(one) for one in ids], np.int64), _TOKENS_AT_ONCE):
+            mask_BL = np.arange(len(ids[rows[0]])) < np.array([[len(ids[row])] for row in rows])
+            ids_BL = np.zeros(mask_BL.shape, np.int64)
+            ids_BL[mask_BL] = np.concatenate([ids[row] for row in rows])
+            vectors_TE[rows] = self._encode(ids_BL, mask_BL.astype(np.int64))
+
+    @abstractmethod
+    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors ``[T, E]``; mask_TL: 1 for a token, 0 for padding."""

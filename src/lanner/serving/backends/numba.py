@@ -1,6 +1,7 @@
-"""Texts read by code of this project alone, compiled by Numba: nothing to install beside the core, and no text is padded.
+"""Texts read by this project's own code, compiled by Numba: no runtime is installed, and no text is padded.
 
-It is for processors that have AVX2 but no INT8 products of their own; where they have them, the other runtimes use them.
+It is for processors that have AVX2 but no INT8 products of their own; where they have them, the other runtimes use
+them.
 """
 
 import weakref
@@ -12,12 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from lanner.models.compact_encoder import EncoderShape
 from lanner.models.encoder_codes import LINEAR, NORMS
+from lanner.models.request_form import take
 from lanner.serving.backends.contract import Backend
-from lanner.serving.backends.numba_encoder import FIRST_LINEAR, FIRST_NORM, PLAN_WIDTH, read_texts
+from lanner.serving.backends.numba_encoder import APART, FIRST_LINEAR, FIRST_NORM, PLAN_WIDTH, read_texts
 from lanner.serving.backends.numba_products import PANEL, STEP, processor_has_avx2
 from lanner.vocabulary import BundleError, ConfigError
 
@@ -25,6 +28,8 @@ _TOKENS_AT_ONCE = 1024
 """As many as fit the memory that threads work in; a longer text is read alone."""
 _ROWS_AT_ONCE = 12
 """Whose scores are held for one head: two tiles."""
+_FAR = 1 << 62
+"""Beyond where any thread waits for another."""
 
 
 class NumbaBackend(Backend):
@@ -37,7 +42,7 @@ class NumbaBackend(Backend):
             raise ConfigError("the backend 'numba' needs a processor that has AVX2; choose 'onnxruntime' instead")
 
     def _load_network(self) -> Any:
-        return self.rung.form
+        return self.rung.form.map_tables(take)
 
     def score_vectors(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self._network.score(users_BD))
@@ -49,8 +54,10 @@ class NumbaBackend(Backend):
         shape = EncoderShape(**self.rung.figures["encoder_shape"])
         try:
             return _Encoder(shape, load(self.rung.files[roles[0]]), self.threads)
-        except Exception as error:
-            raise BundleError(f"{self.rung.name}.{roles[0]}: no encoder of its shape ({error})") from error
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise BundleError(
+                f"{self.rung.name}.{roles[0]}: no encoder of the shape it comes with ({error})"
+            ) from error
 
     def _encode_tokens(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
         first = 0
@@ -62,9 +69,6 @@ class NumbaBackend(Backend):
             if tokens:
                 self._encoder(ids[first:last], vectors_TE[first:last])
             first = last
-
-    def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        raise NotImplementedError("texts are not padded here")
 
 
 class _Encoder:
@@ -78,27 +82,46 @@ class _Encoder:
         layer, plan, first_norm = _laid_out(shape, arrays)
         positions, epsilon = np.ascontiguousarray(arrays["positions.weight"]), np.float32(shape.norm_epsilon)
         numbers = (words, positions, layer, plan, first_norm, shape.head_size, epsilon)
-        self._new_team = partial(_Team, shape, numbers)
+        self._shape, self._new_team = shape, partial(_Team, shape, numbers)
         self._teams = [self._new_team(threads)]
 
     def __call__(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
-        """Write the vectors of texts, given by their tokens."""
+        """Write the vectors of texts, given by their tokens.
+
+        Raises:
+            BundleError: a text has more tokens than the encoder has positions, or one that it does not know.
+        """
+        starts = np.array([0, *accumulate(len(one) for one in ids)], np.int64)
+        tokens = ids[0] if len(ids) == 1 else np.concatenate(ids)
+        # What is compiled looks these up unchecked.
+        longest, largest = max(len(one) for one in ids), int(tokens.max())
+        if longest > self._shape.positions or largest >= self._shape.vocabulary:
+            raise BundleError(
+                f"a text of {longest} tokens up to number {largest} came to an encoder of {self._shape.positions} "
+                f"positions and {self._shape.vocabulary} tokens; its tokeniser is another one's: compress anew"
+            )
         try:
             team = self._teams.pop()
         except IndexError:
             # All are busy, and so are the cores.
             team = self._new_team(1)
-        team.read(ids, vectors_TE)
-        self._teams.append(team)
+        try:
+            team.read(tokens, starts, vectors_TE)
+        except BaseException:
+            # Interrupted. Its threads may have been called or not, and only a new one knows where it stands.
+            team = self._new_team(team.threads)
+            raise
+        finally:
+            self._teams.append(team)
 
 
 class _Team:
     """Threads that read the same texts, the caller's one of them, and the memory that they work in."""
 
     def __init__(self, shape: EncoderShape, numbers: tuple[Any, ...], threads: int) -> None:
-        self._numbers, self._layers, self._threads = numbers, shape.num_layers, threads
+        self.threads, self._numbers, self._layers = threads, numbers, shape.num_layers
         self._room = _room(shape, threads)
-        self._reached, self._begun = np.zeros(8 * threads, np.int64), 0
+        self._reached, self._begun = np.zeros(APART * threads, np.int64), 0
         self._asked: list[Any] = []
         self._calls = [Lock() for _ in range(1, threads)]
         for part, call in enumerate(self._calls, 1):
@@ -106,16 +129,19 @@ class _Team:
             Thread(target=_follow, args=(self._asked, call, part), name="encoder", daemon=True).start()
         weakref.finalize(self, _dismiss, self._asked, self._calls)
 
-    def read(self, ids: Sequence[NDArray[np.int64]], vectors_TE: NDArray[np.float32]) -> None:
-        starts = np.array([0, *accumulate(len(one) for one in ids)], np.int64)
-        tokens = ids[0] if len(ids) == 1 else np.concatenate(ids)
-        asked = (self._threads, self._reached, self._begun, tokens, starts, self._numbers, self._room, vectors_TE)
+    def read(self, tokens: NDArray[np.int64], starts: NDArray[np.int64], vectors_TE: NDArray[np.float32]) -> None:
+        """As ``read_texts``; returns when all threads have done their part."""
+        asked = (self.threads, self._reached, self._begun, tokens, starts, self._numbers, self._room, vectors_TE)
         self._begun += self._layers + 1
-        self._asked[:] = asked
-        for call in self._calls:
-            call.release()
-        # Returns when all have done their part.
-        read_texts(0, *asked)
+        try:
+            self._asked[:] = asked
+            for call in self._calls:
+                call.release()
+            read_texts(0, *asked)
+        except BaseException:
+            # Who was called must not wait for this thread for ever.
+            self._reached[0] = _FAR
+            raise
 
 
 def _follow(asked: list[Any], call: Lock, part: int) -> None:
@@ -131,22 +157,33 @@ def _dismiss(asked: list[Any], calls: Sequence[Lock]) -> None:
 
 
 def _room(shape: EncoderShape, threads: int) -> tuple[Any, ...]:
-    """What ``read_texts`` writes, for as many tokens as may come at once. Memory that is never written costs nothing."""
+    """What ``read_texts`` writes, for as many tokens as may come at once. What is never written takes no memory."""
     tokens = max(_TOKENS_AT_ONCE, shape.positions)
-    met, inner, hidden = max(shape.heads) * shape.head_size, _up(max(shape.feed_forward), PANEL), _up(shape.hidden, PANEL)
-    floats = lambda *lengths: np.zeros(lengths, np.float32)  # noqa: E731
-    return (
-        floats(tokens, hidden),
-        # Heads are read and written a panel at a time, which may be more than they have.
-        floats(2, tokens + 1, _up(3 * met, PANEL) + PANEL),
-        # Each text's keys begin a panel.
-        floats(2, 2 * tokens // PANEL + tokens, met, PANEL),
-        floats(tokens, _up(met, PANEL) + PANEL),
-        floats(tokens, inner),
-        floats(tokens, hidden),
-        floats(threads, _ROWS_AT_ONCE, _up(tokens, PANEL)),
-        (np.zeros((tokens, max(inner, hidden, _up(met, PANEL))), np.uint8), floats(tokens), np.zeros(tokens, np.int32)),
+    met, inner, hidden = (
+        max(shape.heads) * shape.head_size,
+        _up(max(shape.feed_forward), PANEL),
+        _up(shape.hidden, PANEL),
     )
+    return (
+        _floats(tokens, hidden),
+        # Heads are read and written a panel at a time, which may be more than they have.
+        _floats(2, tokens + 1, _up(3 * met, PANEL) + PANEL),
+        # Each text's keys begin a panel.
+        _floats(2, tokens, met, PANEL),
+        _floats(tokens, _up(met, PANEL) + PANEL),
+        _floats(tokens, inner),
+        _floats(tokens, hidden),
+        _floats(threads, _ROWS_AT_ONCE, _up(tokens, PANEL)),
+        (
+            np.zeros((tokens, max(inner, hidden, _up(met, PANEL))), np.uint8),
+            _floats(tokens),
+            np.zeros(tokens, np.int32),
+        ),
+    )
+
+
+def _floats(*lengths: int) -> NDArray[np.float32]:
+    return np.zeros(lengths, np.float32)
 
 
 def _up(number: int, multiple: int) -> int:
@@ -171,9 +208,11 @@ def _laid_out(shape: EncoderShape, arrays: Mapping[str, NDArray[Any]]) -> tuple[
     plan = np.zeros((shape.num_layers, PLAN_WIDTH), np.int64)
     for number, (heads, inner) in enumerate(zip(shape.heads, shape.feed_forward, strict=True)):
         plan[number, :FIRST_LINEAR] = heads, inner
-        for place, name in enumerate(LINEAR):
+        met, hidden = heads * shape.head_size, shape.hidden
+        sizes = ((3 * met, hidden), (hidden, met), (inner, hidden), (hidden, inner))
+        for place, (name, size) in enumerate(zip(LINEAR, sizes, strict=True)):
             stem = f"layers.{number}.{name}"
-            rows, scale = _weights(arrays, stem)
+            rows, scale = _weights(arrays, stem, size)
             bias = np.pad(arrays[f"{stem}.bias"], (0, len(rows) - len(arrays[f"{stem}.bias"])))
             plan[number, FIRST_LINEAR + 5 * place : FIRST_LINEAR + 5 * place + 5] = (
                 put("weights", weights, _panels(rows)),
@@ -189,10 +228,14 @@ def _laid_out(shape: EncoderShape, arrays: Mapping[str, NDArray[Any]]) -> tuple[
     return laid, plan, first_norm
 
 
-def _weights(arrays: Mapping[str, NDArray[Any]], stem: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def _weights(
+    arrays: Mapping[str, NDArray[Any]], stem: str, shape: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Weights ``[outputs, inputs]`` of a linear map and a scale an output, both widths padded with zeros."""
     codes = arrays.get(f"{stem}.codes")
     rows = np.asarray(arrays[f"{stem}.weight"], np.float32) if codes is None else codes
+    if rows.shape != shape:
+        raise ValueError(f"{stem} is {list(rows.shape)}, expected {list(shape)}")
     scale = np.ones(len(rows), np.float32) if codes is None else arrays[f"{stem}.scale"]
     outputs = _up(len(rows), PANEL) - len(rows)
     return np.pad(rows, ((0, outputs), (0, _up(rows.shape[1], STEP) - rows.shape[1]))), np.pad(scale, (0, outputs))

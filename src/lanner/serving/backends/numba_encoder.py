@@ -19,6 +19,8 @@ HEADS, FEED_FORWARD, FIRST_LINEAR, FIRST_NORM = 0, 1, 2, 22
 where the weights of either norm begin, the biases behind them."""
 PLAN_WIDTH = 24
 _INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+APART = 8
+"""Numbers between those that two threads write: a cache line."""
 _LOOKS = 4096
 """At another thread's progress before its core may be wanted by somebody else: some 40 µs."""
 
@@ -37,9 +39,7 @@ def _power_of_two(typing_context: Any, exponent: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def _floor(typing_context: Any, number: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.floor.f32"
-        )
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.floor.f32")
         return builder.call(function, arguments)
 
     return types.float32(types.float32), generate
@@ -79,17 +79,13 @@ def _give_way(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-_APART = 8
-"""Numbers between those of two threads: a cache line."""
-
-
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _meet(reached: Any, part: Any, parts: Any, number: Any) -> None:
     """Return when all threads have come so far."""
-    _reach(reached, part * _APART, number)
+    _reach(reached, part * APART, number)
     for other in range(parts):
         looks = 0
-        while _reached(reached, other * _APART) < number:
+        while _reached(reached, other * APART) < number:
             looks += 1
             if looks > _LOOKS:
                 _give_way()
@@ -163,7 +159,7 @@ def _embed(row: Any, words: Any, token: Any) -> None:
     """Write a token's embedding into a row; compiled code alone."""
 
 
-@overload(_embed, jit_options={"cache": True, "nogil": True, "fastmath": True})
+@overload(_embed, jit_options={"cache": True, "nogil": True, "fastmath": True})  # type: ignore[untyped-decorator]
 def _embed_as_kept(row: Any, words: Any, token: Any) -> Any:
     def from_codes(row: Any, words: Any, token: Any) -> None:
         codes, scale = words[0][token], words[1][token]
@@ -193,80 +189,115 @@ def _to_shares(scores: Any, length: Any) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _keep_keys(projected: Any, first: Any, last: Any, start: Any, panel: Any, width: Any, keys: Any) -> None:
-    """Put the keys of a text's tokens ``first … last − 1`` into panels of 16 tokens, of which its first is ``panel``."""
-    for row in range(first, last):
-        place = row - start
-        own, lane = keys[panel + place // PANEL], place % PANEL
-        for number in range(width):
-            own[number, lane] = projected[row, width + number]
+def _keep_keys(starts: Any, first: Any, last: Any, projected: Any, width: Any, keys: Any) -> None:
+    """Put the keys of the tokens ``first … last − 1`` into panels of 16 tokens; every text begins a new one."""
+    panel = 0
+    for text in range(len(starts) - 1):
+        start, end = starts[text], starts[text + 1]
+        for row in range(max(first, start), min(last, end)):
+            own, lane = keys[panel + (row - start) // PANEL], (row - start) % PANEL
+            for number in range(width):
+                own[number, lane] = projected[row, width + number]
+        panel += (end - start + PANEL - 1) // PANEL
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _attend(
-    projected: Any, keys: Any, heads: Any, head_size: Any, first: Any, last: Any, start: Any, end: Any, panel: Any, scores: Any, mixed: Any
+    starts: Any,
+    first: Any,
+    last: Any,
+    projected: Any,
+    keys: Any,
+    heads: Any,
+    head_size: Any,
+    scores: Any,
+    mixed: Any,
 ) -> None:
-    """What the tokens ``first … last − 1`` gather from those of their text, ``start … end − 1``."""
-    length, width, stride = end - start, heads * head_size, projected.strides[0]
-    for row in range(first, last, len(scores)):
-        rows = min(len(scores), last - row)
-        for head in range(heads):
-            column = 4 * head * head_size
-            for place in range(0, length, PANEL):
-                near = address(keys, panel + place // PANEL) + PANEL * column
-                panel_of_floats(
-                    rows, address(projected, row) + column, stride, near, 4 * PANEL, head_size, 0, address(scores, 0) + 4 * place, scores.strides[0]
-                )
-            for own in range(rows):
-                _to_shares(scores[own], length)
-            values = address(projected, start) + 8 * width + column
-            for place in range(0, head_size, PANEL):
-                panel_of_floats(
-                    rows, address(scores, 0), scores.strides[0], values + 4 * place, stride, length, 0, address(mixed, row) + column + 4 * place, mixed.strides[0]
-                )
+    """What the tokens ``first … last − 1`` gather, each from those of its text; scores: rows to work in."""
+    panel = 0
+    for text in range(len(starts) - 1):
+        start, end = starts[text], starts[text + 1]
+        for row in range(max(first, start), min(last, end), len(scores)):
+            rows = min(len(scores), min(last, end) - row)
+            for head in range(heads):
+                at = 4 * head * head_size
+                _score(address(projected, row) + at, projected, keys, panel, head, head_size, rows, end - start, scores)
+                for own in range(rows):
+                    _to_shares(scores[own], end - start)
+                values = address(projected, start) + 8 * heads * head_size + at
+                _gather(values, projected, head_size, rows, end - start, scores, address(mixed, row) + at, mixed)
+        panel += (end - start + PANEL - 1) // PANEL
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _score(
+    queries: Any,
+    projected: Any,
+    keys: Any,
+    panel: Any,
+    head: Any,
+    head_size: Any,
+    rows: Any,
+    length: Any,
+    scores: Any,
+) -> None:
+    """The products of some rows' queries with the keys of their text, whose first panel is ``panel``."""
+    stride, out, out_stride = projected.strides[0], address(scores, 0), scores.strides[0]
+    for place in range(0, length, PANEL):
+        near = address(keys, panel + place // PANEL) + 4 * PANEL * head * head_size
+        panel_of_floats(rows, queries, stride, near, 4 * PANEL, head_size, 0, out + 4 * place, out_stride)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _gather(
+    values: Any, projected: Any, head_size: Any, rows: Any, length: Any, shares: Any, out: Any, mixed: Any
+) -> None:
+    """The values of a text's tokens, by the shares that some rows have in each."""
+    left, left_stride, stride = address(shares, 0), shares.strides[0], projected.strides[0]
+    for place in range(0, 4 * head_size, 4 * PANEL):
+        panel_of_floats(rows, left, left_stride, values + place, stride, length, 0, out + place, mixed.strides[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def read_texts(
-    part: Any, parts: Any, reached: Any, begun: Any, tokens: Any, starts: Any, encoder: Any, room: Any, vectors: Any
+    part: Any,
+    parts: Any,
+    reached: Any,
+    begun: Any,
+    tokens: Any,
+    starts: Any,
+    encoder: Any,
+    room: Any,
+    vectors: Any,
 ) -> None:
     """Carry the ``part``-th of ``parts`` runs of tokens through all layers; part 0 writes ``vectors`` ``[T, D]``.
 
     Args:
         reached: int64, how far each thread is; ``begun``: where all are. Each adds the number of layers and 1.
         tokens: int64 ``[R]``, text after text. starts: int64 ``[T + 1]``, where each text begins.
-        encoder: (words, positions, layer, plan, head_size, epsilon): words (codes, scale) or (floats, floats),
-            positions float32 ``[P, D]``, layer as ``linear`` has it, plan int64 ``[layers, PLAN_WIDTH]`` and where the
-            first norm's weights begin behind it.
+        encoder: (words, positions, layer, plan, first_norm, head_size, epsilon): words (codes, scale) or (floats,
+            nothing), positions float32 ``[P, D]``, layer as ``linear`` has it, plan int64 ``[layers, PLAN_WIDTH]``,
+            first_norm where the weights of the embeddings' norm begin.
         room: (hidden, projected, keys, mixed, wide, narrow, scores, rounded): float32, written over; projected and keys
             twice, scores for each thread.
     """
     words, positions, layer, plan, first_norm, head_size, epsilon = encoder
     hidden, projected, keys, mixed, wide, narrow, scores, rounded = room
-    numbers, width, texts, tokens_read = layer[1], positions.shape[1], len(starts) - 1, starts[-1]
-    first, last = tokens_read * part // parts, tokens_read * (part + 1) // parts
-    for text in range(texts):
+    numbers, width = layer[1], positions.shape[1]
+    first, last = len(tokens) * part // parts, len(tokens) * (part + 1) // parts
+    for text in range(len(starts) - 1):
         for row in range(max(first, starts[text]), min(last, starts[text + 1])):
             _embed(hidden[row], words, tokens[row])
             _normalise(hidden[row], positions[row - starts[text]], width, numbers, first_norm, epsilon)
     for number in range(len(plan)):
-        of, now = plan[number], number % 2
+        # What other threads read lies twice, for by the next layer they may not yet be done with this one's.
+        of, own, own_keys = plan[number], projected[number % 2], keys[number % 2]
         heads, inner = of[HEADS], of[FEED_FORWARD]
         met = heads * head_size
-        linear(hidden, width, first, last, layer, of[FIRST_LINEAR:], rounded, projected[now])
-        panel = 0
-        for text in range(texts):
-            start, end = starts[text], starts[text + 1]
-            _keep_keys(projected[now], max(first, start), min(last, end), start, panel, met, keys[now])
-            panel += (end - start + PANEL - 1) // PANEL
+        linear(hidden, width, first, last, layer, of[FIRST_LINEAR:], rounded, own)
+        _keep_keys(starts, first, last, own, met, own_keys)
         _meet(reached, part, parts, begun + number + 1)
-        panel = 0
-        for text in range(texts):
-            start, end = starts[text], starts[text + 1]
-            _attend(
-                projected[now], keys[now], heads, head_size, max(first, start), min(last, end), start, end, panel, scores[part], mixed
-            )
-            panel += (end - start + PANEL - 1) // PANEL
+        _attend(starts, first, last, own, own_keys, heads, head_size, scores[part], mixed)
         linear(mixed, met, first, last, layer, of[FIRST_LINEAR + 5 :], rounded, narrow)
         for row in range(first, last):
             _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM], epsilon)
@@ -278,7 +309,7 @@ def read_texts(
             _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM + 1], epsilon)
     _meet(reached, part, parts, begun + len(plan) + 1)
     if part == 0:
-        for text in range(texts):
+        for text in range(len(starts) - 1):
             _pool(hidden, starts[text], starts[text + 1], vectors[text])
 
 

@@ -9,6 +9,7 @@ with a scale (``lanner.models.encoder_codes``). A product of four codes with fou
 are added before they are widened: five instructions for 64 multiplications.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,53 +103,57 @@ def _tile_of_codes(
     number = rows.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (_, left_, left_stride_, right_, steps_, row_scale_, row_zero_, scale_, total_, bias_, out_, out_stride_) = (
-            arguments
-        )
-        memory = _Memory(builder)
-        bytes_, shorts, ints, floats = _vector(_BYTE, 32), _vector(_SHORT, 16), _vector(_INT, 8), _vector(_FLOAT, 8)
-        pairs = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(shorts, [bytes_, bytes_]), "llvm.x86.avx2.pmadd.ub.sw"
-        )
-        fours = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ints, [shorts, shorts]), "llvm.x86.avx2.pmadd.wd"
-        )
-        ones = _constant(_SHORT, 16, 1)
-        row_left = [builder.add(left_, builder.mul(left_stride_, ir.Constant(_LONG, row))) for row in range(number)]
-
-        def add(step: Any, here: Any, sums: Any) -> None:
-            _fetch_next_panel(builder, here, steps_, PANEL * STEP)
-            offset = builder.mul(step, ir.Constant(_LONG, STEP))
-            codes = [[memory.load(memory.at(here, 64 * half + 32 * r), bytes_) for r in range(2)] for half in range(2)]
-            for row in range(number):
-                own = [
-                    builder.bitcast(
-                        _splat(builder, memory.load(memory.at(builder.add(row_left[row], offset), 4 * half), _INT)),
-                        bytes_,
-                    )
-                    for half in range(2)
-                ]
-                for register in range(_REGISTERS):
-                    both = [builder.call(pairs, [own[half], codes[half][register]]) for half in range(2)]
-                    place = sums[row][register]
-                    wide = builder.call(fours, [builder.add(*both), ones])
-                    builder.store(builder.add(builder.load(place), wide), place)
-
-        sums = _tile(builder, number, _INT, steps_, right_, ir.Constant(_LONG, PANEL * STEP), add)
-        for row in range(number):
+        left_, left_stride_, right_, steps_, row_scale_, row_zero_, *of_columns, out_, out_stride_ = arguments[1:]
+        row_left = _rows(builder, left_, left_stride_, number)
+        apart = ir.Constant(_LONG, PANEL * STEP)
+        add = _add_codes(builder, row_left, steps_)
+        sums = _tile(builder, number, _INT, steps_, right_, apart, add)
+        memory, ints, floats = _Memory(builder), _vector(_INT, _LANES), _vector(_FLOAT, _LANES)
+        for row, row_out in enumerate(_rows(builder, out_, out_stride_, number)):
             own_zero = _splat(builder, memory.load(memory.at(row_zero_, 4 * row), _INT))
             own_scale = _splat(builder, memory.load(memory.at(row_scale_, 4 * row), _FLOAT))
-            row_out = builder.add(out_, builder.mul(out_stride_, ir.Constant(_LONG, row)))
             for register in range(_REGISTERS):
-                at = 4 * _LANES * register
-                off = builder.mul(own_zero, memory.load(memory.at(total_, at), ints))
-                value = builder.sitofp(builder.sub(sums[row][register], off), floats)
-                value = builder.fmul(value, builder.fmul(own_scale, memory.load(memory.at(scale_, at), floats)))
-                value = builder.fadd(value, memory.load(memory.at(bias_, at), floats))
-                memory.store(value, memory.at(row_out, at))
+                place = 4 * _LANES * register
+                scale_, total_, bias_ = (memory.at(column, place) for column in of_columns)
+                whole = builder.sub(sums[row][register], builder.mul(own_zero, memory.load(total_, ints)))
+                size = builder.fmul(own_scale, memory.load(scale_, floats))
+                value = builder.fmul(builder.sitofp(whole, floats), size)
+                memory.store(builder.fadd(value, memory.load(bias_, floats)), memory.at(row_out, place))
         return context.get_dummy_value()
 
     return types.void(rows, *[types.int64] * 11), generate
+
+
+def _rows(builder: Any, first: Any, stride: Any, number: int) -> list[Any]:
+    """The addresses of rows, each ``stride`` behind the one before."""
+    return [builder.add(first, builder.mul(stride, ir.Constant(_LONG, row))) for row in range(number)]
+
+
+def _add_codes(builder: Any, row_left: Sequence[Any], steps: Any) -> Callable[[Any, Any, Any], None]:
+    """What a step adds to the sums of a tile of codes: eight products for each number of a panel."""
+    memory, module = _Memory(builder), builder.module
+    codes, shorts, ints = _vector(_BYTE, 32), _vector(_SHORT, 16), _vector(_INT, 8)
+    of_bytes = ir.FunctionType(shorts, [codes, codes])
+    of_shorts = ir.FunctionType(ints, [shorts, shorts])
+    pairs = cgutils.get_or_insert_function(module, of_bytes, "llvm.x86.avx2.pmadd.ub.sw")
+    fours = cgutils.get_or_insert_function(module, of_shorts, "llvm.x86.avx2.pmadd.wd")
+    ones = _constant(_SHORT, 16, 1)
+
+    def add(step: Any, here: Any, sums: Any) -> None:
+        _fetch_next_panel(builder, here, steps, PANEL * STEP)
+        offset = builder.mul(step, ir.Constant(_LONG, STEP))
+        right = [
+            [memory.load(memory.at(here, 64 * half + 32 * register), codes) for register in (0, 1)] for half in (0, 1)
+        ]
+        for row, begun in enumerate(row_left):
+            places = [memory.at(builder.add(begun, offset), 4 * half) for half in (0, 1)]
+            left = [builder.bitcast(_splat(builder, memory.load(place, _INT)), codes) for place in places]
+            for register in range(_REGISTERS):
+                both = [builder.call(pairs, [left[half], right[half][register]]) for half in (0, 1)]
+                wide = builder.call(fours, [builder.add(*both), ones])
+                builder.store(builder.add(builder.load(sums[row][register]), wide), sums[row][register])
+
+    return add
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -170,10 +175,8 @@ def _tile_of_floats(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, left_, left_stride_, right_, right_stride_, steps_, bias_, out_, out_stride_ = arguments
         memory, floats = _Memory(builder), _vector(_FLOAT, _LANES)
-        fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(floats, [floats] * 3), "llvm.fma.v8f32"
-        )
-        row_left = [builder.add(left_, builder.mul(left_stride_, ir.Constant(_LONG, row))) for row in range(number)]
+        fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, [floats] * 3), "llvm.fma.v8f32")
+        row_left = _rows(builder, left_, left_stride_, number)
 
         def add(step: Any, here: Any, sums: Any) -> None:
             _fetch_next_panel(builder, here, steps_, 4 * PANEL)
@@ -186,17 +189,17 @@ def _tile_of_floats(
                     builder.store(builder.call(fused, [own, weights[register], builder.load(place)]), place)
 
         sums = _tile(builder, number, _FLOAT, steps_, right_, right_stride_, add)
+        row_out = _rows(builder, out_, out_stride_, number)
         for row in range(number):
-            row_out = builder.add(out_, builder.mul(out_stride_, ir.Constant(_LONG, row)))
             for register in range(_REGISTERS):
-                memory.store(sums[row][register], memory.at(row_out, 4 * _LANES * register))
+                memory.store(sums[row][register], memory.at(row_out[row], 4 * _LANES * register))
         with builder.if_then(builder.icmp_unsigned("!=", bias_, ir.Constant(_LONG, 0))):
             for register in range(_REGISTERS):
-                at = 4 * _LANES * register
-                added = memory.load(memory.at(bias_, at), floats)
+                place = 4 * _LANES * register
+                added = memory.load(memory.at(bias_, place), floats)
                 for row in range(number):
-                    place = memory.at(builder.add(out_, builder.mul(out_stride_, ir.Constant(_LONG, row))), at)
-                    memory.store(builder.fadd(memory.load(place, floats), added), place)
+                    to = memory.at(row_out[row], place)
+                    memory.store(builder.fadd(memory.load(to, floats), added), to)
         return context.get_dummy_value()
 
     return types.void(rows, *[types.int64] * 8), generate
@@ -216,7 +219,16 @@ def address(typing_context: Any, array: Any, index: Any) -> Any:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _multiply_codes(
-    codes: Any, row_scale: Any, row_zero: Any, first: Any, last: Any, weights: Any, numbers: Any, totals: Any, of: Any, out: Any
+    codes: Any,
+    row_scale: Any,
+    row_zero: Any,
+    first: Any,
+    last: Any,
+    weights: Any,
+    numbers: Any,
+    totals: Any,
+    of: Any,
+    out: Any,
 ) -> None:
     weights_at, inputs, outputs, numbers_at, totals_at = of[0], of[1], of[2], of[3], of[4]
     steps, stride, to_stride = inputs // STEP, codes.strides[0], out.strides[0]
@@ -240,7 +252,15 @@ def _multiply_codes(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def panel_of_floats(
-    rows: Any, left: Any, left_stride: Any, right: Any, right_stride: Any, steps: Any, bias: Any, out: Any, out_stride: Any
+    rows: Any,
+    left: Any,
+    left_stride: Any,
+    right: Any,
+    right_stride: Any,
+    steps: Any,
+    bias: Any,
+    out: Any,
+    out_stride: Any,
 ) -> None:
     """``out`` ``[rows, 16]`` = ``left`` ``[rows, steps]`` · ``right`` ``[steps, 16]`` + ``bias``, by addresses."""
     row = 0
@@ -273,7 +293,7 @@ def _multiply_floats(rows: Any, first: Any, last: Any, weights: Any, numbers: An
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _round(rows: Any, first: Any, last: Any, width: Any, codes: Any, row_scale: Any, row_zero: Any) -> None:
-    """Codes of rows, with the scale and the zero of each; 0 itself is always one of the numbers that a code stands for."""
+    """Codes of rows, with the scale and the zero of each; 0 itself has a code of its own."""
     for row in range(first, last):
         numbers = rows[row]
         low, high = np.float32(0), np.float32(0)
@@ -301,7 +321,7 @@ def linear(rows: Any, width: Any, first: Any, last: Any, layer: Any, of: Any, ro
     """
 
 
-@overload(linear, jit_options={"cache": True, "nogil": True})
+@overload(linear, jit_options={"cache": True, "nogil": True})  # type: ignore[untyped-decorator]
 def _linear(rows: Any, width: Any, first: Any, last: Any, layer: Any, of: Any, room: Any, out: Any) -> Any:
     def of_codes(rows: Any, width: Any, first: Any, last: Any, layer: Any, of: Any, room: Any, out: Any) -> None:
         _round(rows, first, last, width, room[0], room[1], room[2])

@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.backends.contract import Backend
+from lanner.serving.backends.contract import PaddedBackend
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 
-class OnnxRuntimeBackend(Backend):
+class OnnxRuntimeBackend(PaddedBackend):
     """Reads ``network.onnx`` and ``encoder.onnx``, float32 or INT8 as the rung has them."""
 
     name: ClassVar[str] = "onnxruntime"

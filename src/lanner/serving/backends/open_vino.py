@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.backends.contract import Backend
+from lanner.serving.backends.contract import PaddedBackend
 from lanner.serving.backends.kept_models import kept_or_compiled
 from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
@@ -51,7 +51,7 @@ class _Requests:
             self._idle.append(request)
 
 
-class OpenVinoBackend(Backend):
+class OpenVinoBackend(PaddedBackend):
     """Reads ``encoder.xml`` and ``encoder.bin`` where the rung has them (INT8), else the float32 ONNX files."""
 
     name: ClassVar[str] = "openvino"

@@ -9,11 +9,11 @@ from safetensors.torch import load
 
 from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 from lanner.models.request_network import RequestNetwork
-from lanner.serving.backends.contract import Backend
+from lanner.serving.backends.contract import PaddedBackend
 from lanner.vocabulary import ConfigError
 
 
-class TorchBackend(Backend):
+class TorchBackend(PaddedBackend):
     """Every rung as written: float32 modules, int8 tables unpacked."""
 
     name: ClassVar[str] = "torch"

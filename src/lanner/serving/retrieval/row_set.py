@@ -53,8 +53,7 @@ class RowSet:
 
 def count_bits(bits: NDArray[np.uint8]) -> int:
     """How many bits are set."""
-    words, rest = _words(bits)
-    return int(np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(rest).sum(dtype=np.int64))
+    return int(_count(*_words(bits)))
 
 
 def listed_bits(bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
@@ -71,6 +70,30 @@ def _words(bits: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint
     """``bits`` eight bytes at a time, and the bytes left over."""
     whole = len(bits) & ~7
     return bits[:whole].view(np.uint64), bits[whole:]
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _count(words: NDArray[np.uint64], rest: NDArray[np.uint8]) -> int:
+    """Bits of 64 at a time, summed in ever wider fields; every request counts, so calls of NumPy are spared."""
+    total = np.uint64(0)
+    for place in range(len(words) + len(rest)):
+        word = words[place] if place < len(words) else np.uint64(rest[place - len(words)])
+        twos = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+        fours = (twos & np.uint64(0x3333333333333333)) + ((twos >> np.uint64(2)) & np.uint64(0x3333333333333333))
+        eights = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+        total += (eights * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    return int(total)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def bar_unset(bits: NDArray[np.uint8], scores_BI: NDArray[np.float32]) -> None:
+    """Make the scores of items whose bits are not set −inf."""
+    for byte in range((scores_BI.shape[1] + 7) >> 3):
+        if bits[byte] != 0xFF:
+            for item in range(8 * byte, min(8 * byte + 8, scores_BI.shape[1])):
+                if not (bits[byte] >> (item & 7)) & 1:
+                    for line in range(len(scores_BI)):
+                        scores_BI[line, item] = -np.inf
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]

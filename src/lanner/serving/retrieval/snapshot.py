@@ -11,7 +11,7 @@ from lanner.data.ranking import top_k
 from lanner.serving.retrieval.candidates import Candidates
 from lanner.serving.retrieval.fresh import Fresh
 from lanner.serving.retrieval.plan import Measured, Plan
-from lanner.serving.retrieval.row_set import RowSet, count_bits, listed_bits
+from lanner.serving.retrieval.row_set import RowSet, bar_unset, count_bits, listed_bits
 from lanner.serving.retrieval.vectors import Vectors, score_listed
 
 _SCORES_AT_ONCE = 1 << 24
@@ -167,6 +167,8 @@ class Snapshot:
         rows = self.base.rows(positions)
         if len(self.fresh):
             rows, scores = self._merge_fresh(queries_BD, k, rows, scores, allow, deny)
+        if rows.shape[1] == k:
+            return rows, scores
         found = np.full((len(queries_BD), k), -1, np.int64), np.full((len(queries_BD), k), -np.inf, np.float32)
         found[0][:, : rows.shape[1]], found[1][:, : rows.shape[1]] = rows, scores
         return found
@@ -202,18 +204,17 @@ class Snapshot:
         items = vectors.shape[0]
         # To pick vectors out takes longer than to read past those that do not pass, unless these are many.
         listed = listed_bits(passing, count) if 4 * count <= items else None
-        barred = None if listed is not None or count == items else _unset(passing, items)
         at_once = max(1, _SCORES_AT_ONCE // max(items if listed is None else count, 1))
-        found = [(np.empty((0, wanted), np.int32), np.empty((0, wanted), np.float32))]
+        found = []
         for start in range(0, len(queries_BD), at_once):
             block = queries_BD[start : start + at_once]
             scores = vectors.score(block) if listed is None else score_listed(vectors, block, listed)
-            if barred is not None:
-                scores[:, barred] = -np.inf
+            if listed is None and count < items:
+                bar_unset(passing, scores)
             found.append(top_k(scores, wanted))
-        positions = np.concatenate([part for part, _ in found]).astype(np.int64)
-        values = np.concatenate([part for _, part in found])
-        return (positions if listed is None else _taken(listed[None], positions)), values
+        nothing = np.empty((0, wanted), np.int32), np.empty((0, wanted), np.float32)
+        places, values = found[0] if len(found) == 1 else map(np.concatenate, zip(nothing, *found, strict=True))
+        return (places.astype(np.int64) if listed is None else _taken(listed[None], places)), values
 
     def _rescore(self, queries_BD: NDArray[np.float32], positions: NDArray[np.int64], wanted: int) -> Found:
         """The best of the candidates ``positions`` ``[B, n]`` by their kept vectors."""
@@ -249,7 +250,3 @@ def _taken(values: NDArray[np.int64], places: NDArray[np.int32] | NDArray[np.int
 
 def _packed(listed: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.packbits(listed, bitorder="little")
-
-
-def _unset(bits: NDArray[np.uint8], items: int) -> NDArray[np.bool_]:
-    return ~np.unpackbits(bits, count=items, bitorder="little").view(np.bool_)
