@@ -59,7 +59,8 @@ def profile(
     backend: Annotated[
         str,
         typer.Option(
-            "--backend", help="torch, torch-compile, onnxruntime, openvino, cuda or tensorrt: it reads the texts."
+            "--backend",
+            help="torch, torch-compile, onnxruntime, openvino, numba, cuda or tensorrt: it reads the texts.",
         ),
     ] = "torch",
     text: Annotated[str | None, typer.Option("--text", help="Read with each request, where texts are read.")] = None,

@@ -5,7 +5,7 @@ the model itself. Both are request forms, so that the yardstick sees nothing but
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,9 @@ class Judge:
 
 
 def quantised(form: RequestForm) -> RequestForm:
-    """Every table of items as INT8 with a scale a row."""
-    return form.map_tables(lambda table: Int8Rows.of(take(table)))
+    """Every table of items, and what profiles are multiplied by, as INT8 with a scale a row."""
+    profile = None if form.profile_FD is None else Int8Rows.of(take(form.profile_FD))
+    return replace(form.map_tables(lambda table: Int8Rows.of(take(table))), profile_FD=profile)
 
 
 def sample_of_users(

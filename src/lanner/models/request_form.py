@@ -230,11 +230,9 @@ class RequestForm:
         return cls(table("source"), table("target"), arrays["bias"], view_sizes, head, profile, reduction)
 
     def map_tables(self, change: Callable[[Table], Table]) -> "RequestForm":
-        """The same form with each of its large tables changed, such as ``Int8Rows.of`` does."""
+        """The same form with each table of items changed, such as ``Int8Rows.of`` does."""
         head = None if self.head is None else replace(self.head, item_IH=change(self.head.item_IH))
-        profile = None if self.profile_FD is None else change(self.profile_FD)
-        source, target = change(self.source_ID), change(self.target_ID)
-        return replace(self, source_ID=source, target_ID=target, head=head, profile_FD=profile)
+        return replace(self, source_ID=change(self.source_ID), target_ID=change(self.target_ID), head=head)
 
 
 class RequestScorer:

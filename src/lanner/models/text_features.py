@@ -93,7 +93,8 @@ class TextFeatures:
         """``[T, D']``, before its length is taken off."""
         words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
         for row, text in enumerate(texts):
-            _sum_of_words(*_known_words(text, self._numbers), self.weight_W, self.words_WD, words_TD[row])
+            words, weights = _weighted_words(text, self._numbers, self.weight_W)
+            _sum_of_words(words, weights, self.words_WD, words_TD[row])
         return words_TD
 
     @cached_property
@@ -171,37 +172,26 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _known_words(text: str, numbers: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The known words of a text, each once, and how often each comes."""
+def _weighted_words(
+    text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The known words of a text and (1 + log count) · idf of each, of length 1."""
     found: dict[int, int] = {}
     for token in _tokens(text):
         number = numbers.get(token)
         if number is not None:
             found[number] = found.get(number, 0) + 1
-    return np.fromiter(found, np.int64, len(found)), np.fromiter(found.values(), np.int64, len(found))
-
-
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _weights(words: NDArray[np.int64], counts: NDArray[np.int64], weight_W: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(1 + log count) · idf of each word, of length 1."""
-    weights, squares = np.empty(len(words), np.float32), np.float32(0)
-    for place in range(len(words)):
-        weights[place] = (np.float32(1) + np.log(np.float32(counts[place]))) * weight_W[words[place]]
-        squares += weights[place] * weights[place]
-    return weights / np.sqrt(squares) if len(words) else weights
+    words = np.fromiter(found, np.int64, len(found))
+    weights = (1 + np.log(np.fromiter(found.values(), np.float32, len(found)))) * weight_W[words]
+    return words, weights / (np.sqrt(weights @ weights) if found else 1)
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _sum_of_words(
-    words: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    weight_W: NDArray[np.float32],
-    words_WD: NDArray[np.float32],
-    out_D: NDArray[np.float32],
+    words: NDArray[np.int64], weights: NDArray[np.float32], words_WD: NDArray[np.float32], out_D: NDArray[np.float32]
 ) -> None:
-    """Write the sum of the words' directions, weighted: a request's words are few, and calls of NumPy are not free."""
+    """Write the weighted sum of the words' directions, which lie here and there in a large table."""
     out_D[:] = np.float32(0)
-    weights = _weights(words, counts, weight_W)
     for place in range(len(words)):
         fetch_row(words_WD, words[place])
     for place in range(len(words)):
@@ -210,13 +200,13 @@ def _sum_of_words(
 
 
 def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> "sp.csr_matrix":
-    """The weighted words of each text, ``[T, W]``."""
+    """``_weighted_words`` of each text, ``[T, W]``."""
     import scipy.sparse as sp  # as the solver: only who learns from texts waits for it
 
-    rows = [_known_words(text, numbers) for text in texts]
+    rows = [_weighted_words(text, numbers, weight_W) for text in texts]
     indptr = np.cumsum([0, *(len(words) for words, _ in rows)])
     columns = np.concatenate([np.empty(0, np.int64), *(words for words, _ in rows)]).astype(np.int32)
-    values = np.concatenate([np.empty(0, np.float32), *(_weights(*row, weight_W) for row in rows)])
+    values = np.concatenate([np.empty(0, np.float32), *(weights for _, weights in rows)])
     return sp.csr_matrix((values, columns, indptr), (len(texts), len(numbers)))
 
 
