@@ -98,7 +98,7 @@ _COMPRESSION = {
     "best_latency_ratio": "ml-1m request with a new text, best variant, share of torch eager's latency",
     "best_ndcg_relative_loss": "the same, relative loss of test NDCG@10",
     "encoder_latency_ratio": "encoder alone, 32 tokens, share of torch eager's latency",
-    "int8_latency_ratio": "INT8 alone, share of float32's latency in the same runtime (the better of two)",
+    "int8_latency_ratio": "INT8 alone, share of float32's latency in the same runtime (the best of three)",
     "request_p99_over_bare_search": "1,000,000 items (simulated), whole request, p99 in times of FAISS alone",
 }
 _SERVING = {

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import os
+import signal
 import threading
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -174,6 +177,21 @@ def test_an_interrupted_call_leaves_no_thread_waiting(monkeypatch):
     monkeypatch.setattr(backend_module, "read_texts", real)
     for _ in range(3):
         assert np.abs(read(one, ids, 64) - wanted).max() < 1e-6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own():
+    one, ids = backend(encoder(EVEN), True, 2), texts(EVEN)
+    wanted = read(one, ids, 64)
+    child = os.fork()
+    if not child:
+        os._exit(0 if np.array_equal(read(one, ids, 64), wanted) else 1)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+    assert ended == (child, 0)
 
 
 def test_threads_end_with_their_backend():

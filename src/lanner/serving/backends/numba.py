@@ -4,6 +4,7 @@ It is for processors that have AVX2 but no INT8 products of their own; where the
 them.
 """
 
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -105,6 +106,9 @@ class _Encoder:
         except IndexError:
             # All are busy, and so are the cores.
             team = self._new_team(1)
+        if team.process != os.getpid():
+            # A process that was forked has no threads but one.
+            team = self._new_team(team.threads)
         try:
             team.read(tokens, starts, vectors_TE)
         except BaseException:
@@ -119,7 +123,8 @@ class _Team:
     """Threads that read the same texts, the caller's one of them, and the memory that they work in."""
 
     def __init__(self, shape: EncoderShape, numbers: tuple[Any, ...], threads: int) -> None:
-        self.threads, self._numbers, self._layers = threads, numbers, shape.num_layers
+        self.threads, self.process = threads, os.getpid()
+        self._numbers, self._layers = numbers, shape.num_layers
         self._room = _room(shape, threads)
         self._reached, self._begun = np.zeros(APART * threads, np.int64), 0
         self._asked: list[Any] = []
@@ -139,21 +144,22 @@ class _Team:
                 call.release()
             read_texts(0, *asked)
         except BaseException:
-            # Who was called must not wait for this thread for ever.
-            self._reached[0] = _FAR
+            # Who was called must not wait for ever for this thread, or for one that was not called.
+            self._reached[:] = _FAR
             raise
 
 
 def _follow(asked: list[Any], call: Lock, part: int) -> None:
     """What a thread does until nothing is asked any more. It knows nothing of its team, which may thus end."""
-    while call.acquire() and asked:
-        read_texts(part, *asked)
+    while call.acquire() and (now := tuple(asked)):
+        read_texts(part, *now)
 
 
 def _dismiss(asked: list[Any], calls: Sequence[Lock]) -> None:
     asked.clear()
     for call in calls:
-        call.release()
+        if call.locked():
+            call.release()
 
 
 def _room(shape: EncoderShape, threads: int) -> tuple[Any, ...]:
