@@ -17,7 +17,8 @@ from lanner.artifact.export import (
     run_onnx,
 )
 from lanner.models.batches_of_texts import pad_right
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
+from lanner.models.compact_encoder import CompactEncoder, vectors_of
+from lanner.models.encoder_shape import EncoderShape
 from lanner.vocabulary import ConfigError, MissingExtraError
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")

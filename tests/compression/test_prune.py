@@ -14,7 +14,8 @@ from lanner.compression.prune import (
     trim_vocabulary,
 )
 from lanner.models.batches_of_texts import pad_right
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
+from lanner.models.compact_encoder import CompactEncoder, vectors_of
+from lanner.models.encoder_shape import EncoderShape
 from lanner.vocabulary import ConfigError
 
 SHAPE = EncoderShape(heads=(4, 4, 4), feed_forward=(96,) * 3, head_size=4, hidden=16, vocabulary=40, positions=24)

@@ -19,8 +19,9 @@ from lanner.artifact.files import digest
 from lanner.artifact.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape
+from lanner.models.compact_encoder import CompactEncoder
 from lanner.models.encoder_codes import encoder_codes
+from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
 from lanner.serving.backends import BACKENDS, Backend, open_backend

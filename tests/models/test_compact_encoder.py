@@ -9,7 +9,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import load, save
 
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
+from lanner.models.compact_encoder import CompactEncoder, vectors_of
+from lanner.models.encoder_shape import EncoderShape
 from lanner.models.language import DEFAULT_MODEL, LanguageConfig, LanguageEncoder, pool
 from lanner.vocabulary import ConfigError
 

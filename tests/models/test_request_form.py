@@ -8,7 +8,7 @@ from stand_ins import small_world
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.models.neural import NeuralConfig, NeuralRecommender
-from lanner.models.request_form import Int8Rows, RequestForm, RequestScorer, take
+from lanner.models.request_form import Int8Rows, RequestForm, RequestScorer, take, through
 from lanner.models.request_network import RequestNetwork, request_form
 from lanner.training.loop import Trainer, TrainingConfig
 from lanner.vocabulary import ConfigError
@@ -95,3 +95,10 @@ def test_views_are_of_one_size_so_that_one_scale_a_row_suits_them_all():
     users = model.dataset.user_batch()
     scorer = RequestScorer(form, lambda texts: model._read_profiles(texts).numpy())
     assert np.allclose(scorer.score(users), model.score(users), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_features_go_through_codes_as_through_what_they_stand_for(rows):
+    draw = np.random.default_rng(0).normal
+    features, codes = draw(size=(3, rows)).astype(np.float32), Int8Rows.of(draw(size=(rows, 9)).astype(np.float32))
+    np.testing.assert_allclose(through(features, codes), features @ take(codes), rtol=1e-5, atol=1e-6)

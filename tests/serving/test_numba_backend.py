@@ -4,6 +4,8 @@ import itertools
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -14,8 +16,9 @@ import torch
 from safetensors.numpy import save
 
 from lanner.artifact.ladder import Rung
-from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
+from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.encoder_codes import HIGHEST, LARGEST_WEIGHT, encoder_codes
+from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import RequestForm
 from lanner.serving.backends import numba as backend_module
 from lanner.serving.backends.numba import NumbaBackend
@@ -248,3 +251,8 @@ def test_texts_do_not_see_each_other():
     for pair in itertools.combinations(texts(ODD), 2):
         alone = np.concatenate([read(one, [each], 19) for each in pair])
         assert np.abs(read(one, list(pair), 19) - alone).max() < 1e-5
+
+
+def test_it_is_read_without_torch():
+    asked = "import sys, lanner.serving.backends.numba; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

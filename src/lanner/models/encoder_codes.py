@@ -9,12 +9,14 @@ times a scale for each token. What comes in is rounded row by row when it comes:
 Seven bits on both sides: four products then fit 16 bits, which processors without INT8 products of their own add in.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from lanner.models.compact_encoder import CompactEncoder
 from lanner.models.request_form import Int8Rows
+
+if TYPE_CHECKING:
+    from lanner.models.compact_encoder import CompactEncoder  # who reads codes needs no torch
 
 HIGHEST = 127
 """Code of the largest number of a row that comes in."""
@@ -24,7 +26,7 @@ LINEAR = ("attend", "join", "widen", "narrow")
 NORMS = ("attention_norm", "norm")
 
 
-def encoder_codes(encoder: CompactEncoder) -> dict[str, NDArray[Any]]:
+def encoder_codes(encoder: "CompactEncoder") -> dict[str, NDArray[Any]]:
     """The arrays of ``encoder.state_dict()``, with ``*.codes`` and ``*.scale`` in place of embeddings and weights."""
     arrays = {name: value.detach().float().numpy() for name, value in encoder.state_dict().items()}
     rounded: dict[str, NDArray[Any]] = {}

@@ -109,7 +109,8 @@ class TextFeatures:
         length = np.linalg.norm(meaning_SD.sum(0))
         rows = np.zeros((len(meaning_SD) + 1, self.width), np.float32)
         rows[:-1, : meaning_SD.shape[1]] = meaning_SD / (length or 1.0)
-        rows[-1, meaning_SD.shape[1] :] = _unit(self._words([text]))[0]
+        rows[-1, meaning_SD.shape[1] :] = self._words([text])[0]
+        _scale_to_unit(rows[-1:], meaning_SD.shape[1])
         return _fields(text, len(self.mean_SE)), rows
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -231,8 +232,3 @@ def _scale_to_unit(rows: NDArray[np.float32], border: int) -> None:
             if length > np.float32(1e-8):
                 for place in range(len(part)):
                     part[place] /= length
-
-
-def _unit(rows: NDArray[Any]) -> NDArray[Any]:
-    lengths = np.sqrt(np.einsum("td,td->t", rows, rows))[:, None]
-    return np.asarray(rows / np.where(lengths > 1e-8, lengths, 1))

@@ -19,7 +19,7 @@ _QUERIES = 256
 _RECALL_FURTHER_DOWN = 0.95
 """Asked of rungs with fewer dimensions: searching is most of a request, and they are there to make it short."""
 _CODES_SCANNED = 4 << 20
-"""So many are scanned in a quarter of a millisecond, which no other structure takes less than."""
+"""So many are scanned in less time than cells are probed in: .73 ms and .95 of a request for 3,706 items of 896."""
 _log = logging.getLogger(__name__)
 
 

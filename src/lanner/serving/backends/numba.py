@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from lanner.models.compact_encoder import EncoderShape
 from lanner.models.encoder_codes import LINEAR, NORMS
+from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import take
 from lanner.serving.backends.contract import Backend
 from lanner.serving.backends.numba_encoder import APART, FIRST_LINEAR, FIRST_NORM, PLAN_WIDTH, read_texts
