@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
 from lanner.models.linear import history_matrix, sum_of_rows
+from lanner.prefetch import fetch_row
 
 LAYER_NORM = 1e-5
 ITEM_TABLES = frozenset(
@@ -71,6 +72,9 @@ def _add_codes(weights_BF: NDArray[np.float32], codes_FD: NDArray[np.int8], out_
         weights, out = weights_BF[line], out_BD[line]
         whole = len(weights) - len(weights) % 4
         for row in range(0, whole, 4):
+            if row + 11 < whole:
+                for ahead in range(row + 8, row + 12):
+                    fetch_row(codes_FD, ahead)
             for column in range(len(out)):
                 out[column] += (
                     weights[row] * np.float32(codes_FD[row, column])

@@ -20,9 +20,10 @@ from safetensors.numpy import load
 from lanner.models.encoder_codes import LINEAR, NORMS
 from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import take
+from lanner.prefetch import CACHE_LINE
 from lanner.serving.backends.contract import Backend
-from lanner.serving.backends.numba_encoder import APART, FIRST_LINEAR, FIRST_NORM, PLAN_WIDTH, read_texts
-from lanner.serving.backends.numba_products import PANEL, STEP, processor_has_avx2
+from lanner.serving.backends.numba_encoder import APART, FIRST_LINEAR, FIRST_NORM, OF_LINEAR, PLAN_WIDTH, read_texts
+from lanner.serving.backends.numba_products import PANEL, PANEL_OF_CODES, STEP, processor_has_avx2
 from lanner.vocabulary import BundleError, ConfigError
 
 _TOKENS_AT_ONCE = 1024
@@ -94,13 +95,6 @@ class _Encoder:
         """
         starts = np.array([0, *accumulate(len(one) for one in ids)], np.int64)
         tokens = ids[0] if len(ids) == 1 else np.concatenate(ids)
-        # What is compiled looks these up unchecked.
-        longest, largest = max(len(one) for one in ids), int(tokens.max())
-        if longest > self._shape.positions or largest >= self._shape.vocabulary:
-            raise BundleError(
-                f"a text of {longest} tokens up to number {largest} came to an encoder of {self._shape.positions} "
-                f"positions and {self._shape.vocabulary} tokens; its tokeniser is another one's: compress anew"
-            )
         try:
             team = self._teams.pop()
         except IndexError:
@@ -110,9 +104,15 @@ class _Encoder:
             # A process that was forked has no threads but one.
             team = self._new_team(team.threads)
         try:
-            team.read(tokens, starts, vectors_TE)
+            if not team.read(tokens, starts, vectors_TE):
+                longest = max(len(one) for one in ids)
+                raise BundleError(
+                    f"a text of {longest} tokens up to number {tokens.max()} came to an encoder of "
+                    f"{self._shape.positions} positions and {self._shape.vocabulary} tokens; its tokeniser is another "
+                    "one's: compress anew"
+                )
         except BaseException:
-            # Interrupted. Its threads may have been called or not, and only a new one knows where it stands.
+            # Refused or interrupted. Its threads may have been called or not, and only a new one knows where it stands.
             team = self._new_team(team.threads)
             raise
         finally:
@@ -127,6 +127,7 @@ class _Team:
         self._numbers, self._layers = numbers, shape.num_layers
         self._room = _room(shape, threads)
         self._reached, self._begun = np.zeros(APART * threads, np.int64), 0
+        self._progress = self._reached, np.zeros((2, APART * threads))
         self._asked: list[Any] = []
         self._calls = [Lock() for _ in range(1, threads)]
         for part, call in enumerate(self._calls, 1):
@@ -134,15 +135,15 @@ class _Team:
             Thread(target=_follow, args=(self._asked, call, part), name="encoder", daemon=True).start()
         weakref.finalize(self, _dismiss, self._asked, self._calls)
 
-    def read(self, tokens: NDArray[np.int64], starts: NDArray[np.int64], vectors_TE: NDArray[np.float32]) -> None:
+    def read(self, tokens: NDArray[np.int64], starts: NDArray[np.int64], vectors_TE: NDArray[np.float32]) -> bool:
         """As ``read_texts``; returns when all threads have done their part."""
-        asked = (self.threads, self._reached, self._begun, tokens, starts, self._numbers, self._room, vectors_TE)
+        asked = (self.threads, self._progress, self._begun, tokens, starts, self._numbers, self._room, vectors_TE)
         self._begun += self._layers + 1
         try:
             self._asked[:] = asked
             for call in self._calls:
                 call.release()
-            read_texts(0, *asked)
+            return bool(read_texts(0, *asked))
         except BaseException:
             # Who was called must not wait for ever for this thread, or for one that was not called.
             self._reached[:] = _FAR
@@ -167,13 +168,13 @@ def _room(shape: EncoderShape, threads: int) -> tuple[Any, ...]:
     tokens = max(_TOKENS_AT_ONCE, shape.positions)
     met, inner, hidden = (
         max(shape.heads) * shape.head_size,
-        _up(max(shape.feed_forward), PANEL),
-        _up(shape.hidden, PANEL),
+        _up(max(shape.feed_forward), PANEL_OF_CODES),
+        _up(shape.hidden, PANEL_OF_CODES),
     )
     return (
         _floats(tokens, hidden),
         # Heads are read and written a panel at a time, which may be more than they have.
-        _floats(2, tokens + 1, _up(3 * met, PANEL) + PANEL),
+        _floats(2, tokens + 1, _up(3 * met, PANEL_OF_CODES) + PANEL),
         # Each text's keys begin a panel.
         _floats(2, tokens, met, PANEL),
         _floats(tokens, _up(met, PANEL) + PANEL),
@@ -183,7 +184,7 @@ def _room(shape: EncoderShape, threads: int) -> tuple[Any, ...]:
         (
             np.zeros((tokens, max(inner, hidden, _up(met, PANEL))), np.uint8),
             _floats(tokens),
-            np.zeros(tokens, np.int32),
+            _floats(tokens),
         ),
     )
 
@@ -197,11 +198,10 @@ def _up(number: int, multiple: int) -> int:
 
 
 def _laid_out(shape: EncoderShape, arrays: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int64], int]:
-    """(weights, numbers, totals) one after the other, the plan that says where, and where the first norm stands."""
+    """(weights, numbers) one after the other, the plan that says where, and where the first norm stands."""
     weights: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float32]] = []
-    totals: list[NDArray[np.int32]] = []
-    at = {"weights": 0, "numbers": 0, "totals": 0}
+    at = {"weights": 0, "numbers": 0}
 
     def put(where: str, into: list[Any], array: NDArray[Any]) -> int:
         into.append(array.ravel())
@@ -218,37 +218,53 @@ def _laid_out(shape: EncoderShape, arrays: Mapping[str, NDArray[Any]]) -> tuple[
         sizes = ((3 * met, hidden), (hidden, met), (inner, hidden), (hidden, inner))
         for place, (name, size) in enumerate(zip(LINEAR, sizes, strict=True)):
             stem = f"layers.{number}.{name}"
-            rows, scale = _weights(arrays, stem, size)
-            bias = np.pad(arrays[f"{stem}.bias"], (0, len(rows) - len(arrays[f"{stem}.bias"])))
-            plan[number, FIRST_LINEAR + 5 * place : FIRST_LINEAR + 5 * place + 5] = (
+            rows, of_outputs = _weights(arrays, stem, size)
+            begin = FIRST_LINEAR + OF_LINEAR * place
+            plan[number, begin : begin + OF_LINEAR] = (
                 put("weights", weights, _panels(rows)),
                 rows.shape[1],
                 len(rows),
-                put("numbers", numbers, np.stack([scale, bias])),
-                put("totals", totals, rows.sum(axis=1, dtype=np.int32)),
+                put("numbers", numbers, of_outputs),
             )
         plan[number, FIRST_NORM:] = [norm(f"layers.{number}.{name}") for name in NORMS]
     first_norm = norm("norm")
     # The panel behind the last one is asked for, too; nothing need be there.
-    laid = tuple(np.concatenate(one) for one in (weights, numbers, totals))
+    laid = tuple(_one_after_the_other(one) for one in (weights, numbers))
     return laid, plan, first_norm
+
+
+def _one_after_the_other(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays in one, which begins where a cache line does, so that no register is read from two."""
+    size, element = sum(array.size for array in arrays), arrays[0].dtype
+    room = np.empty(size * element.itemsize + CACHE_LINE, np.uint8)
+    begin = -room.ctypes.data % CACHE_LINE
+    whole = room[begin : begin + size * element.itemsize].view(element)
+    return np.concatenate(arrays, out=whole)
 
 
 def _weights(
     arrays: Mapping[str, NDArray[Any]], stem: str, shape: tuple[int, int]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Weights ``[outputs, inputs]`` of a linear map and a scale an output, both widths padded with zeros."""
-    codes = arrays.get(f"{stem}.codes")
+    """Weights ``[outputs, inputs]`` of a linear map, padded with zeros, and its numbers as ``linear`` has them."""
+    codes, bias = arrays.get(f"{stem}.codes"), arrays[f"{stem}.bias"]
     rows = np.asarray(arrays[f"{stem}.weight"], np.float32) if codes is None else codes
     if rows.shape != shape:
         raise ValueError(f"{stem} is {list(rows.shape)}, expected {list(shape)}")
-    scale = np.ones(len(rows), np.float32) if codes is None else arrays[f"{stem}.scale"]
-    outputs = _up(len(rows), PANEL) - len(rows)
-    return np.pad(rows, ((0, outputs), (0, _up(rows.shape[1], STEP) - rows.shape[1]))), np.pad(scale, (0, outputs))
+    numbers = bias[None]
+    if codes is not None:
+        scale = arrays[f"{stem}.scale"]
+        numbers = np.stack([scale, scale * codes.sum(axis=1, dtype=np.float32), bias])
+    outputs = _up(len(rows), _panel(rows)) - len(rows)
+    inputs = _up(rows.shape[1], STEP) - rows.shape[1]
+    return np.pad(rows, ((0, outputs), (0, inputs))), np.pad(numbers, ((0, 0), (0, outputs)))
+
+
+def _panel(rows: NDArray[Any]) -> int:
+    return PANEL_OF_CODES if rows.dtype == np.int8 else PANEL
 
 
 def _panels(rows: NDArray[Any]) -> NDArray[Any]:
     """The weights in the order in which a tile reads them: float32 one by one, INT8 in fours."""
-    outputs, inputs = rows.shape
+    (outputs, inputs), panel = rows.shape, _panel(rows)
     together = 4 if rows.dtype == np.int8 else 1
-    return rows.reshape(outputs // PANEL, PANEL, inputs // together, together).transpose(0, 2, 1, 3)
+    return rows.reshape(outputs // panel, panel, inputs // together, together).transpose(0, 2, 1, 3)

@@ -12,15 +12,17 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from lanner.serving.backends.numba_products import PANEL, address, linear, panel_of_floats
+from lanner.serving.backends.numba_products import PANEL, address, bounds, linear, panel_of_floats
 
-HEADS, FEED_FORWARD, FIRST_LINEAR, FIRST_NORM = 0, 1, 2, 22
-"""Columns of a plan: heads, inner width, five numbers for each of four linear maps (``numba_products.linear``), and
+HEADS, FEED_FORWARD, FIRST_LINEAR, OF_LINEAR, FIRST_NORM = 0, 1, 2, 4, 18
+"""Columns of a plan: heads, inner width, four numbers for each of four linear maps (``numba_products.linear``), and
 where the weights of either norm begin, the biases behind them."""
-PLAN_WIDTH = 24
+PLAN_WIDTH = 20
 _INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 APART = 8
 """Numbers between those that two threads write: a cache line."""
+_SLOWEST = 0.25
+"""Share of the fastest thread's tokens that even the slowest is given."""
 _LOOKS = 4096
 """At another thread's progress before its core may be wanted by somebody else: some 40 µs."""
 
@@ -69,6 +71,17 @@ def _reached(typing_context: Any, reached: Any, place: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _clock(typing_context: Any) -> Any:
+    """Ticks of this core, at a steady rate."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_LONG, []), "llvm.readcyclecounter")
+        return builder.call(function, [])
+
+    return types.int64(), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _give_way(typing_context: Any) -> Any:
     """Let another thread have this core, if one waits for it."""
 
@@ -79,9 +92,11 @@ def _give_way(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _meet(reached: Any, part: Any, parts: Any, number: Any) -> None:
-    """Return when all threads have come so far."""
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _meet(progress: Any, part: Any, parts: Any, number: Any, tokens: Any, since: Any) -> None:
+    """Return when all threads have come so far; this one read so many tokens ``since`` then."""
+    reached, pace = progress
+    pace[number & 1, part * APART] = tokens / max(_clock() - since, 1)
     _reach(reached, part * APART, number)
     for other in range(parts):
         looks = 0
@@ -91,7 +106,33 @@ def _meet(reached: Any, part: Any, parts: Any, number: Any) -> None:
                 _give_way()
 
 
-@njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _run_of(pace: Any, part: Any, parts: Any, number: Any, tokens: Any) -> Any:
+    """(first, last) of the tokens that a thread is to read: as many as it was fast before the ``number``-th meeting.
+
+    All threads find the same runs, for what was written then stays until they meet again. A core may be another's, too,
+    for seconds, and who waits for its thread does nothing.
+    """
+    fastest = 0.0
+    for other in range(parts):
+        fastest = max(fastest, pace[number & 1, other * APART])
+    before, upto, total = 0.0, 0.0, 0.0
+    for other in range(parts):
+        # Who read nothing is given something to be fast with.
+        speed = max(pace[number & 1, other * APART], _SLOWEST * fastest) if fastest > 0 else 1.0
+        before += speed if other < part else 0.0
+        upto += speed if other <= part else 0.0
+        total += speed
+    return _in_pairs(tokens, before / total), _in_pairs(tokens, upto / total)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _in_pairs(tokens: Any, share: Any) -> Any:
+    """How many tokens are nearest to a share of all; an even number, as they are multiplied two by two, or all."""
+    return min(tokens, 2 * int(tokens * share / 2 + 0.5))
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
 def _exponential(number: Any) -> Any:
     """e ** number for number ≤ 0, off by at most 2e-7 of it; below −87, as at −87."""
     scaled = max(number, np.float32(-87.0)) * np.float32(1.4426950408889634)
@@ -109,7 +150,7 @@ def _exponential(number: Any) -> Any:
     return total * _power_of_two(np.int32(whole))
 
 
-@njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
 def _normal_share(number: Any) -> Any:
     """Share of a standard normal distribution below ``number``, off by at most 5e-7: (1 + erf(x / √2)) / 2.
 
@@ -132,7 +173,7 @@ def _normal_share(number: Any) -> Any:
     return np.float32(0.5) + np.float32(0.5) * x * above / below
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _normalise(row: Any, added: Any, width: Any, numbers: Any, at: Any, epsilon: Any) -> None:
     """Add ``added`` to a row, and give it mean 0 and variance 1, then the norm's own weights and biases."""
     total = np.float32(0)
@@ -149,7 +190,7 @@ def _normalise(row: Any, added: Any, width: Any, numbers: Any, at: Any, epsilon:
         row[place] = row[place] * inverse * weights[place] + biases[place]
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _gelu(row: Any, width: Any) -> None:
     for place in range(width):
         row[place] *= _normal_share(row[place])
@@ -174,12 +215,11 @@ def _embed_as_kept(row: Any, words: Any, token: Any) -> Any:
     return from_codes if words[0].dtype == types.int8 else from_floats
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _to_shares(scores: Any, length: Any) -> None:
     """The softmax of the first ``length`` scores, in their place."""
-    highest, total = scores[0], np.float32(0)
-    for place in range(length):
-        highest = max(highest, scores[place])
+    _, highest = bounds(address(scores, 0), length)
+    total = np.float32(0)
     for place in range(length):
         scores[place] = _exponential(scores[place] - highest)
         total += scores[place]
@@ -262,29 +302,39 @@ def _gather(
 def read_texts(
     part: Any,
     parts: Any,
-    reached: Any,
+    progress: Any,
     begun: Any,
     tokens: Any,
     starts: Any,
     encoder: Any,
     room: Any,
     vectors: Any,
-) -> None:
+) -> bool:
     """Carry the ``part``-th of ``parts`` runs of tokens through all layers; part 0 writes ``vectors`` ``[T, D]``.
 
     Args:
-        reached: int64, how far each thread is; ``begun``: where all are. Each adds the number of layers and 1.
+        progress: (reached, pace): int64, how far each thread is, and float64 ``[2, …]``, tokens a tick of each before
+            the last meeting and the one before that. begun: where all are; each adds the number of layers and 1.
         tokens: int64 ``[R]``, text after text. starts: int64 ``[T + 1]``, where each text begins.
         encoder: (words, positions, layer, plan, first_norm, head_size, epsilon): words (codes, scale) or (floats,
             nothing), positions float32 ``[P, D]``, layer as ``linear`` has it, plan int64 ``[layers, PLAN_WIDTH]``,
             first_norm where the weights of the embeddings' norm begin.
         room: (hidden, projected, keys, mixed, wide, narrow, scores, rounded): float32, written over; projected and keys
             twice, scores for each thread.
+
+    Returns:
+        Whether the encoder knows all tokens and has as many positions as a text has; if not, nothing was read.
     """
     words, positions, layer, plan, first_norm, head_size, epsilon = encoder
     hidden, projected, keys, mixed, wide, narrow, scores, rounded = room
-    numbers, width = layer[1], positions.shape[1]
-    first, last = len(tokens) * part // parts, len(tokens) * (part + 1) // parts
+    for text in range(len(starts) - 1):
+        if starts[text + 1] - starts[text] > len(positions):
+            return False
+    for token in tokens:
+        if token < 0 or token >= len(words[0]):
+            return False
+    numbers, width, since = layer[1], positions.shape[1], _clock()
+    first, last = _run_of(progress[1], part, parts, begun, len(tokens))
     for text in range(len(starts) - 1):
         for row in range(max(first, starts[text]), min(last, starts[text + 1])):
             _embed(hidden[row], words, tokens[row])
@@ -293,27 +343,30 @@ def read_texts(
         # What other threads read lies twice, for by the next layer they may not yet be done with this one's.
         of, own, own_keys = plan[number], projected[number % 2], keys[number % 2]
         heads, inner = of[HEADS], of[FEED_FORWARD]
-        met = heads * head_size
+        met, meeting = heads * head_size, begun + number + 1
         linear(hidden, width, first, last, layer, of[FIRST_LINEAR:], rounded, own)
         _keep_keys(starts, first, last, own, met, own_keys)
-        _meet(reached, part, parts, begun + number + 1)
+        _meet(progress, part, parts, meeting, last - first, since)
+        first, last = _run_of(progress[1], part, parts, meeting, len(tokens))
+        since = _clock()
         _attend(starts, first, last, own, own_keys, heads, head_size, scores[part], mixed)
-        linear(mixed, met, first, last, layer, of[FIRST_LINEAR + 5 :], rounded, narrow)
+        linear(mixed, met, first, last, layer, of[FIRST_LINEAR + OF_LINEAR :], rounded, narrow)
         for row in range(first, last):
             _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM], epsilon)
-        linear(hidden, width, first, last, layer, of[FIRST_LINEAR + 10 :], rounded, wide)
+        linear(hidden, width, first, last, layer, of[FIRST_LINEAR + 2 * OF_LINEAR :], rounded, wide)
         for row in range(first, last):
             _gelu(wide[row], inner)
-        linear(wide, inner, first, last, layer, of[FIRST_LINEAR + 15 :], rounded, narrow)
+        linear(wide, inner, first, last, layer, of[FIRST_LINEAR + 3 * OF_LINEAR :], rounded, narrow)
         for row in range(first, last):
             _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM + 1], epsilon)
-    _meet(reached, part, parts, begun + len(plan) + 1)
+    _meet(progress, part, parts, begun + len(plan) + 1, last - first, since)
     if part == 0:
         for text in range(len(starts) - 1):
             _pool(hidden, starts[text], starts[text + 1], vectors[text])
+    return True
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _pool(hidden: Any, first: Any, last: Any, vector: Any) -> None:
     """The sum of a text's rows, of length 1; zeros where it has none."""
     vector[:] = np.float32(0)

@@ -236,6 +236,8 @@ def _score_codes(
     """Fill ``scores[:, start:stop]``; a vector is read once for the whole batch."""
     for item in range(start, stop):
         code = code_ID[item]
+        if item + AHEAD < stop:
+            fetch_row(code_ID, item + AHEAD)
         for row in range(queries_BD.shape[0]):
             total = np.float32(0)
             for dimension in range(code_ID.shape[1]):
