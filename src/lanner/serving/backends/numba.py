@@ -22,8 +22,9 @@ from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import take
 from lanner.prefetch import CACHE_LINE
 from lanner.serving.backends.contract import Backend
-from lanner.serving.backends.numba_encoder import APART, FIRST_LINEAR, FIRST_NORM, OF_LINEAR, PLAN_WIDTH, read_texts
+from lanner.serving.backends.numba_encoder import FIRST_LINEAR, FIRST_NORM, OF_LINEAR, PLAN_WIDTH, read_texts
 from lanner.serving.backends.numba_products import PANEL, PANEL_OF_CODES, STEP, processor_has_avx2
+from lanner.serving.backends.numba_threads import APART
 from lanner.vocabulary import BundleError, ConfigError
 
 _TOKENS_AT_ONCE = 1024

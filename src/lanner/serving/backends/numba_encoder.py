@@ -13,18 +13,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from lanner.serving.backends.numba_products import PANEL, address, bounds, linear, panel_of_floats
+from lanner.serving.backends.numba_threads import clock, meet, run_of
 
 HEADS, FEED_FORWARD, FIRST_LINEAR, OF_LINEAR, FIRST_NORM = 0, 1, 2, 4, 18
 """Columns of a plan: heads, inner width, four numbers for each of four linear maps (``numba_products.linear``), and
 where the weights of either norm begin, the biases behind them."""
 PLAN_WIDTH = 20
-_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-APART = 8
-"""Numbers between those that two threads write: a cache line."""
-_SLOWEST = 0.25
-"""Share of the fastest thread's tokens that even the slowest is given."""
-_LOOKS = 4096
-"""At another thread's progress before its core may be wanted by somebody else: some 40 µs."""
+_INT, _FLOAT = ir.IntType(32), ir.FloatType()
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -45,91 +40,6 @@ def _floor(typing_context: Any, number: Any) -> Any:
         return builder.call(function, arguments)
 
     return types.float32(types.float32), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _reach(typing_context: Any, reached: Any, place: Any, number: Any) -> Any:
-    """Write ``reached[place]``, and all that was written before, for other threads to see."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(reached)(context, builder, arguments[0])
-        builder.store_atomic(arguments[2], builder.gep(array.data, [arguments[1]]), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(reached, types.int64, types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _reached(typing_context: Any, reached: Any, place: Any) -> Any:
-    """``reached[place]``, after which all is seen that its writer wrote before."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(reached)(context, builder, arguments[0])
-        return builder.load_atomic(builder.gep(array.data, [arguments[1]]), "acquire", 8)
-
-    return types.int64(reached, types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _clock(typing_context: Any) -> Any:
-    """Ticks of this core, at a steady rate."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_LONG, []), "llvm.readcyclecounter")
-        return builder.call(function, [])
-
-    return types.int64(), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _give_way(typing_context: Any) -> Any:
-    """Let another thread have this core, if one waits for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT, []), "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _meet(progress: Any, part: Any, parts: Any, number: Any, tokens: Any, since: Any) -> None:
-    """Return when all threads have come so far; this one read so many tokens ``since`` then."""
-    reached, pace = progress
-    pace[number & 1, part * APART] = tokens / max(_clock() - since, 1)
-    _reach(reached, part * APART, number)
-    for other in range(parts):
-        looks = 0
-        while _reached(reached, other * APART) < number:
-            looks += 1
-            if looks > _LOOKS:
-                _give_way()
-
-
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _run_of(pace: Any, part: Any, parts: Any, number: Any, tokens: Any) -> Any:
-    """(first, last) of the tokens that a thread is to read: as many as it was fast before the ``number``-th meeting.
-
-    All threads find the same runs, for what was written then stays until they meet again. A core may be another's, too,
-    for seconds, and who waits for its thread does nothing.
-    """
-    fastest = 0.0
-    for other in range(parts):
-        fastest = max(fastest, pace[number & 1, other * APART])
-    before, upto, total = 0.0, 0.0, 0.0
-    for other in range(parts):
-        # Who read nothing is given something to be fast with.
-        speed = max(pace[number & 1, other * APART], _SLOWEST * fastest) if fastest > 0 else 1.0
-        before += speed if other < part else 0.0
-        upto += speed if other <= part else 0.0
-        total += speed
-    return _in_pairs(tokens, before / total), _in_pairs(tokens, upto / total)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _in_pairs(tokens: Any, share: Any) -> Any:
-    """How many tokens are nearest to a share of all; an even number, as they are multiplied two by two, or all."""
-    return min(tokens, 2 * int(tokens * share / 2 + 0.5))
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
@@ -299,6 +209,15 @@ def _gather(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _known(tokens: Any, starts: Any, vocabulary: Any, positions: Any) -> bool:
+    """Whether every token has an embedding and every text has its positions: what follows looks them up unchecked."""
+    for text in range(len(starts) - 1):
+        if starts[text + 1] - starts[text] > positions:
+            return False
+    return bool(tokens.min() >= 0 and tokens.max() < vocabulary)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def read_texts(
     part: Any,
     parts: Any,
@@ -313,8 +232,7 @@ def read_texts(
     """Carry the ``part``-th of ``parts`` runs of tokens through all layers; part 0 writes ``vectors`` ``[T, D]``.
 
     Args:
-        progress: (reached, pace): int64, how far each thread is, and float64 ``[2, …]``, tokens a tick of each before
-            the last meeting and the one before that. begun: where all are; each adds the number of layers and 1.
+        progress: as ``meet`` has it. begun: how far all are; each adds the number of layers and 1.
         tokens: int64 ``[R]``, text after text. starts: int64 ``[T + 1]``, where each text begins.
         encoder: (words, positions, layer, plan, first_norm, head_size, epsilon): words (codes, scale) or (floats,
             nothing), positions float32 ``[P, D]``, layer as ``linear`` has it, plan int64 ``[layers, PLAN_WIDTH]``,
@@ -327,14 +245,10 @@ def read_texts(
     """
     words, positions, layer, plan, first_norm, head_size, epsilon = encoder
     hidden, projected, keys, mixed, wide, narrow, scores, rounded = room
-    for text in range(len(starts) - 1):
-        if starts[text + 1] - starts[text] > len(positions):
-            return False
-    for token in tokens:
-        if token < 0 or token >= len(words[0]):
-            return False
-    numbers, width, since = layer[1], positions.shape[1], _clock()
-    first, last = _run_of(progress[1], part, parts, begun, len(tokens))
+    if not _known(tokens, starts, len(words[0]), len(positions)):
+        return False
+    numbers, width, since = layer[1], positions.shape[1], clock()
+    first, last = run_of(progress[1], part, parts, begun, len(tokens))
     for text in range(len(starts) - 1):
         for row in range(max(first, starts[text]), min(last, starts[text + 1])):
             _embed(hidden[row], words, tokens[row])
@@ -346,9 +260,9 @@ def read_texts(
         met, meeting = heads * head_size, begun + number + 1
         linear(hidden, width, first, last, layer, of[FIRST_LINEAR:], rounded, own)
         _keep_keys(starts, first, last, own, met, own_keys)
-        _meet(progress, part, parts, meeting, last - first, since)
-        first, last = _run_of(progress[1], part, parts, meeting, len(tokens))
-        since = _clock()
+        meet(progress, part, parts, meeting, last - first, since)
+        first, last = run_of(progress[1], part, parts, meeting, len(tokens))
+        since = clock()
         _attend(starts, first, last, own, own_keys, heads, head_size, scores[part], mixed)
         linear(mixed, met, first, last, layer, of[FIRST_LINEAR + OF_LINEAR :], rounded, narrow)
         for row in range(first, last):
@@ -359,7 +273,7 @@ def read_texts(
         linear(wide, inner, first, last, layer, of[FIRST_LINEAR + 3 * OF_LINEAR :], rounded, narrow)
         for row in range(first, last):
             _normalise(hidden[row], narrow[row], width, numbers, of[FIRST_NORM + 1], epsilon)
-    _meet(progress, part, parts, begun + len(plan) + 1, last - first, since)
+    meet(progress, part, parts, begun + len(plan) + 1, last - first, since)
     if part == 0:
         for text in range(len(starts) - 1):
             _pool(hidden, starts[text], starts[text + 1], vectors[text])
