@@ -18,9 +18,10 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     and scores −inf. Every score is read once; large blocks are shared out over the cores.
     """
     scores = np.ascontiguousarray(scores, np.float32)
-    items = np.full((len(scores), k), -1, np.int32)
-    values = np.full((len(scores), k), -np.inf, np.float32)
-    workers = min(numba.get_num_threads(), len(scores), max(1, scores.size // _SCORES_WORTH_A_THREAD))
+    items, values = np.empty((len(scores), k), np.int32), np.empty((len(scores), k), np.float32)
+    workers = min(len(scores), max(1, scores.size // _SCORES_WORTH_A_THREAD))
+    if workers > 1:
+        workers = min(workers, numba.get_num_threads())
     if k and workers == 1:
         _select(scores, items, values)
     elif k:
@@ -36,6 +37,7 @@ def _select(scores: NDArray[np.float32], items: NDArray[np.int32], values: NDArr
     """Fill ``items`` and ``values`` ``[B, k]``; a heap of the k best so far, its root the worst of them."""
     for row in range(scores.shape[0]):
         line, best, score = scores[row], items[row], values[row]
+        best[:], score[:] = -1, -np.inf
         # The root is −inf until the heap is full, so one comparison turns away −inf, NaN and the beaten.
         for start in range(0, len(line), _CHUNK):
             chunk = line[start : start + _CHUNK]

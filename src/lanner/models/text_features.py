@@ -71,18 +71,27 @@ class TextFeatures:
 
     def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
         """``[T, D]``, before its length is taken off."""
-        meaning_TD = np.zeros((len(texts), self.meaning_SED.shape[2]), np.float32)
-        plain = [row for row, text in enumerate(texts) if FIELD_SEPARATOR not in text and text.strip()]
-        if plain:
-            # The text of a request stands in all fields alike: the sum of their maps is a fraction of their bytes.
-            whole_ED, offset_D = self._of_plain_texts
-            meaning_TD[plain] = _embed([texts[row] for row in plain], encode) @ whole_ED - offset_D
         fielded = [row for row, text in enumerate(texts) if FIELD_SEPARATOR in text]
-        if fielded:
-            embedded_TSE, present_TS = _embed_fields([texts[row] for row in fielded], encode, len(self.mean_SE))
-            centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
-            meaning_TD[fielded] = np.tensordot(centred, self.meaning_SED, 2)
+        if not fielded:
+            return self._meaning_of_plain(texts, encode)
+        meaning_TD = np.empty((len(texts), self.meaning_SED.shape[2]), np.float32)
+        embedded_TSE, present_TS = _embed_fields([texts[row] for row in fielded], encode, len(self.mean_SE))
+        centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
+        meaning_TD[fielded] = np.tensordot(centred, self.meaning_SED, 2)
+        plain = [row for row, text in enumerate(texts) if FIELD_SEPARATOR not in text]
+        if plain:
+            meaning_TD[plain] = self._meaning_of_plain([texts[row] for row in plain], encode)
         return meaning_TD
+
+    def _meaning_of_plain(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
+        """The same of texts without fields, such as a request's: each stands in all fields alike."""
+        # The sum of the fields' maps is a fraction of their bytes.
+        whole_ED, offset_D = self._of_plain_texts
+        meaning_TD = _embed(texts, encode) @ whole_ED - offset_D
+        blank = [row for row, text in enumerate(texts) if not text.strip()]
+        if blank:
+            meaning_TD[blank] = 0
+        return np.asarray(meaning_TD)
 
     @cached_property
     def _of_plain_texts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -93,8 +102,8 @@ class TextFeatures:
         """``[T, D']``, before its length is taken off."""
         words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
         for row, text in enumerate(texts):
-            words, weights = _weighted_words(text, self._numbers, self.weight_W)
-            _sum_of_words(words, weights, self.words_WD, words_TD[row])
+            words, counts = _counted_words(text, self._numbers)
+            _sum_of_words(words, counts, self.weight_W, self.words_WD, words_TD[row])
         return words_TD
 
     @cached_property
@@ -173,38 +182,53 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _weighted_words(
-    text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The known words of a text and (1 + log count) · idf of each, of length 1."""
+def _counted_words(text: str, numbers: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The known words of a text and how often each stands there."""
     found: dict[int, int] = {}
     for token in _tokens(text):
         number = numbers.get(token)
         if number is not None:
             found[number] = found.get(number, 0) + 1
-    words = np.fromiter(found, np.int64, len(found))
-    weights = (1 + np.log(np.fromiter(found.values(), np.float32, len(found)))) * weight_W[words]
-    return words, weights / (np.sqrt(weights @ weights) if found else 1)
+    return np.array([*found], np.int64), np.array([*found.values()], np.float32)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _weights(words: NDArray[np.int64], counts: NDArray[np.float32], weight_W: NDArray[np.float32]) -> Any:
+    """(1 + log count) · idf of each word, of length 1, float32 ``[n]``."""
+    weights = np.empty(len(words), np.float32)
+    squares = np.float32(0)
+    for place in range(len(words)):
+        weights[place] = (np.float32(1) + np.log(counts[place])) * weight_W[words[place]]
+        squares += weights[place] * weights[place]
+    if squares > 0:
+        weights /= np.sqrt(squares)
+    return weights
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _sum_of_words(
-    words: NDArray[np.int64], weights: NDArray[np.float32], words_WD: NDArray[np.float32], out_D: NDArray[np.float32]
+    words: NDArray[np.int64],
+    counts: NDArray[np.float32],
+    weight_W: NDArray[np.float32],
+    words_WD: NDArray[np.float32],
+    out_D: NDArray[np.float32],
 ) -> None:
     """Write the weighted sum of the words' directions, which lie here and there in a large table."""
     out_D[:] = np.float32(0)
     for place in range(len(words)):
         fetch_row(words_WD, words[place])
+    weights = _weights(words, counts, weight_W)
     for place in range(len(words)):
         for column in range(len(out_D)):
             out_D[column] += weights[place] * words_WD[words[place], column]
 
 
 def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> "sp.csr_matrix":
-    """``_weighted_words`` of each text, ``[T, W]``."""
+    """The ``_weights`` of each text's words, ``[T, W]``."""
     import scipy.sparse as sp  # as the solver: only who learns from texts waits for it
 
-    rows = [_weighted_words(text, numbers, weight_W) for text in texts]
+    counted = [_counted_words(text, numbers) for text in texts]
+    rows = [(words, _weights(words, counts, weight_W)) for words, counts in counted]
     indptr = np.cumsum([0, *(len(words) for words, _ in rows)])
     columns = np.concatenate([np.empty(0, np.int64), *(words for words, _ in rows)]).astype(np.int32)
     values = np.concatenate([np.empty(0, np.float32), *(weights for _, weights in rows)])

@@ -224,8 +224,11 @@ class Engine:
         deny: NDArray[np.integer] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Candidates by inner product, best first: rows int64 ``[C]`` and scores float32 ``[C]``."""
-        query_1D = np.append(asker.vector_D, np.float32(1))[None]
+        query_1D = np.empty((1, len(asker.vector_D) + 1), np.float32)
+        query_1D[0, :-1], query_1D[0, -1] = asker.vector_D, 1
         rows, scores = self.index.search(query_1D, retrieved(self.form, self.candidates, k), allow=allow, deny=deny)
+        if rows[0, -1] >= 0:
+            return rows[0], scores[0]
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
 

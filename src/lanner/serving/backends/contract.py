@@ -165,7 +165,11 @@ class Backend(ABC):
             if len(self._profiles) + len(new) > _PROFILES_KEPT:
                 self._profiles.clear()
             self._profiles |= dict(zip(new, self.read(new), strict=True))
-        return np.stack([self._profiles[text] for text in profiles])
+        assert self.reader is not None
+        rows = np.empty((len(profiles), self.reader.features.width), np.float32)
+        for row, text in zip(rows, profiles, strict=True):
+            row[:] = self._profiles[text]
+        return rows
 
     def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features of texts ``[T, F]`` that are read this once, as a new item's is; nothing of them is kept."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -331,14 +332,29 @@ def _matrix(vectors: ArrayLike, dimensions: int | None, name: str) -> NDArray[np
     if matrix.ndim != 2 or matrix.shape[1] < 1 or (dimensions is not None and matrix.shape[1] != dimensions):
         wanted = "a matrix" if dimensions is None else f"[n, {dimensions}]"
         raise ValueError(f"{name} are of shape {list(matrix.shape)}, they must be {wanted}")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} hold NaN or infinity, first in line {int(np.argwhere(~np.isfinite(matrix))[0, 0])}")
+    wrong = _line_not_finite(matrix)
+    if wrong >= 0:
+        raise ValueError(f"{name} hold NaN or infinity, first in line {wrong}")
     return matrix
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _line_not_finite(matrix: NDArray[np.float32]) -> int:
+    """The first that holds NaN or infinity; −1: none does."""
+    for line in range(len(matrix)):
+        wrong = np.int32(0)
+        for column in range(matrix.shape[1]):
+            # Either minus itself is NaN.
+            rest = matrix[line, column] - matrix[line, column]
+            wrong |= np.int32(rest != rest)
+        if wrong:
+            return line
+    return -1
 
 
 def _whole(rows: ArrayLike, name: str) -> NDArray[np.integer]:
     array = np.asarray(rows)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of whole numbers, not {array.dtype} of shape {list(array.shape)}")
     return array if array.size else array.astype(np.int64)
 

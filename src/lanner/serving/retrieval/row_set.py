@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+_NONE = np.empty(0, np.uint8)
+
 
 @dataclass(frozen=True, eq=False)
 class RowSet:
@@ -66,6 +68,14 @@ def listed_bits(bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     return places[:count]
 
 
+def passing(
+    alive: NDArray[np.uint8], allow: NDArray[np.uint8] | None, deny: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.uint8], int]:
+    """The bits of ``alive`` that are set in ``allow`` and not in ``deny``, all of one length, and how many they are."""
+    found, count = _pass(alive, alive if allow is None else allow, _NONE if deny is None else deny)
+    return found, int(count)
+
+
 def _words(bits: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     """``bits`` eight bytes at a time, and the bytes left over."""
     whole = len(bits) & ~7
@@ -83,6 +93,16 @@ def _count(words: NDArray[np.uint64], rest: NDArray[np.uint8]) -> int:
         eights = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
         total += (eights * np.uint64(0x0101010101010101)) >> np.uint64(56)
     return int(total)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _pass(alive: NDArray[np.uint8], allow: NDArray[np.uint8], deny: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """As ``passing``, in one call; no ``deny``: nothing is denied."""
+    found = alive & allow
+    for byte in range(len(deny)):
+        found[byte] &= deny[byte] ^ np.uint8(0xFF)
+    whole = len(found) & ~7
+    return found, _count(found[:whole].view(np.uint64), found[whole:])
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]

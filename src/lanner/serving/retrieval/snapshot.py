@@ -11,7 +11,7 @@ from lanner.data.ranking import top_k
 from lanner.serving.retrieval.candidates import Candidates
 from lanner.serving.retrieval.fresh import Fresh
 from lanner.serving.retrieval.plan import Measured, Plan
-from lanner.serving.retrieval.row_set import RowSet, bar_unset, count_bits, listed_bits
+from lanner.serving.retrieval.row_set import RowSet, bar_unset, count_bits, listed_bits, passing
 from lanner.serving.retrieval.vectors import Vectors, score_listed
 
 _SCORES_AT_ONCE = 1 << 24
@@ -160,10 +160,9 @@ class Snapshot:
 
         exact: every item that passes is scored.
         """
-        passing = self._passing(allow, deny)
-        count = self.num_alive if passing is self.alive else count_bits(passing)
+        bits, count = self._passing(allow, deny)
         wanted = min(k, count)
-        positions, scores = self._search_base(queries_BD, wanted, passing, count, exact)
+        positions, scores = self._search_base(queries_BD, wanted, bits, count, exact)
         rows = self.base.rows(positions)
         if len(self.fresh):
             rows, scores = self._merge_fresh(queries_BD, k, rows, scores, allow, deny)
@@ -173,44 +172,43 @@ class Snapshot:
         found[0][:, : rows.shape[1]], found[1][:, : rows.shape[1]] = rows, scores
         return found
 
-    def _passing(self, allow: RowSet | None, deny: RowSet | None) -> NDArray[np.uint8]:
-        passing = self.alive
-        if allow is not None:
-            passing = passing & self.base.bits(allow)
-        if deny is not None:
-            passing = passing & ~self.base.bits(deny)
-        return passing
+    def _passing(self, allow: RowSet | None, deny: RowSet | None) -> tuple[NDArray[np.uint8], int]:
+        """The positions that filters leave, as bits, and how many they are."""
+        if allow is None and deny is None:
+            return self.alive, self.num_alive
+        bits = self.base.bits
+        return passing(self.alive, None if allow is None else bits(allow), None if deny is None else bits(deny))
 
     def _search_base(
-        self, queries_BD: NDArray[np.float32], wanted: int, passing: NDArray[np.uint8], count: int, exact: bool
+        self, queries_BD: NDArray[np.float32], wanted: int, bits: NDArray[np.uint8], count: int, exact: bool
     ) -> Found:
         items, candidates = self.base.vectors.shape[0], self.base.candidates
         if exact or candidates is None or not wanted:
-            return self._scan(queries_BD, wanted, passing, count)
+            return self._scan(queries_BD, wanted, bits, count)
         share = count / items
         if candidates.cost(wanted, self.effort, share) >= count:
-            return self._scan(queries_BD, wanted, passing, count)
-        selected = None if count == items else passing
+            return self._scan(queries_BD, wanted, bits, count)
+        selected = None if count == items else bits
         positions = candidates.find(queries_BD, wanted, self.effort, selected, share)
         dry = np.flatnonzero((positions < 0).any(axis=1))
         positions, scores = self._rescore(queries_BD, positions, wanted)
         if len(dry):
-            positions[dry], scores[dry] = self._scan(queries_BD[dry], wanted, passing, count)
+            positions[dry], scores[dry] = self._scan(queries_BD[dry], wanted, bits, count)
         return positions, scores
 
-    def _scan(self, queries_BD: NDArray[np.float32], wanted: int, passing: NDArray[np.uint8], count: int) -> Found:
+    def _scan(self, queries_BD: NDArray[np.float32], wanted: int, bits: NDArray[np.uint8], count: int) -> Found:
         """The best among all positions that pass, every one of them scored."""
         vectors = self.base.vectors
         items = vectors.shape[0]
         # To pick vectors out takes longer than to read past those that do not pass, unless these are many.
-        listed = listed_bits(passing, count) if 4 * count <= items else None
+        listed = listed_bits(bits, count) if 4 * count <= items else None
         at_once = max(1, _SCORES_AT_ONCE // max(items if listed is None else count, 1))
         found = []
         for start in range(0, len(queries_BD), at_once):
             block = queries_BD[start : start + at_once]
             scores = vectors.score(block) if listed is None else score_listed(vectors, block, listed)
             if listed is None and count < items:
-                bar_unset(passing, scores)
+                bar_unset(bits, scores)
             found.append(top_k(scores, wanted))
         nothing = np.empty((0, wanted), np.int32), np.empty((0, wanted), np.float32)
         places, values = found[0] if len(found) == 1 else map(np.concatenate, zip(nothing, *found, strict=True))

@@ -140,8 +140,7 @@ class Int8Vectors:
         return scores
 
     def _score(self, queries_BD: NDArray[np.float32], start: int, stop: int, scores: NDArray[np.float32]) -> None:
-        wide_BW = queries_BD[:, self._wide_W]
-        _score_codes(self._code_ID, self._scale_I, self._wide_IW, queries_BD, wide_BW, start, stop, scores)
+        _score_codes(self._code_ID, self._scale_I, self._wide_W, self._wide_IW, queries_BD, start, stop, scores)
 
 
 def _wide(item_ID: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -226,9 +225,9 @@ def _score_floats(item_ID: NDArray[np.floating], queries_BD: NDArray[np.float32]
 def _score_codes(
     code_ID: NDArray[np.int8],
     scale_I: NDArray[np.float32],
+    wide_W: NDArray[np.int64],
     wide_IW: NDArray[np.float32],
     queries_BD: NDArray[np.float32],
-    wide_BW: NDArray[np.float32],
     start: int,
     stop: int,
     scores: NDArray[np.float32],
@@ -243,8 +242,8 @@ def _score_codes(
             for dimension in range(code_ID.shape[1]):
                 total += np.float32(code[dimension]) * queries_BD[row, dimension]
             total *= scale_I[item]
-            for place in range(wide_IW.shape[1]):
-                total += wide_IW[item, place] * wide_BW[row, place]
+            for place in range(len(wide_W)):
+                total += wide_IW[item, place] * queries_BD[row, wide_W[place]]
             scores[row, item] = total
 
 
