@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from lanner.artifact.ladder import Rung
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.encoder_codes import HIGHEST, LARGEST_WEIGHT, encoder_codes
+from lanner.models.encoder_codes import HIGHEST, LARGEST_SUM, LARGEST_WEIGHT, encoder_codes, largest_sums
 from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import RequestForm
 from lanner.serving.backends import numba as backend_module
@@ -71,7 +71,7 @@ def in_whole_numbers(made: CompactEncoder, ids: np.ndarray) -> np.ndarray:
         zero = np.floor(0.5 - low / scale).astype(np.int64)
         codes = np.clip(np.floor(rows / scale[:, None] + zero[:, None] + 0.5), 0, HIGHEST).astype(np.int64)
         weights = arrays[f"{stem}.codes"].astype(np.int64)
-        assert np.abs(weights).max() == LARGEST_WEIGHT
+        assert largest_sums(weights).max() <= LARGEST_SUM
         whole = codes @ weights.T - zero[:, None] * weights.sum(axis=1)
         return whole * scale[:, None] * arrays[f"{stem}.scale"] + arrays[f"{stem}.bias"]
 
@@ -122,10 +122,21 @@ def test_the_largest_codes_do_not_overflow():
     made = encoder(shape)
     with torch.no_grad():
         for name in ("widen", "narrow"):
-            getattr(made.layers[0], name).weight.fill_(1.0)
+            weight = getattr(made.layers[0], name).weight
+            # Outputs that differ, or the norm behind them would take off whatever they are wrong by.
+            weight.copy_(torch.linspace(0.1, 1, len(weight))[:, None].expand_as(weight))
             getattr(made.layers[0], name).bias.fill_(3.0)
     ids = [np.array([1, 2, 3])]
     assert np.abs(read(backend(made, True), ids, 16) - in_whole_numbers(made, ids[0])).max() < 2e-3
+
+
+def test_outputs_that_need_no_larger_scale_keep_all_seven_bits():
+    made = encoder(EVEN)
+    with torch.no_grad():
+        made.layers[0].widen.weight[0] = 1.0
+    codes = encoder_codes(made)["layers.0.widen.codes"]
+    assert codes[0].max() == LARGEST_SUM // 8
+    assert (np.abs(codes[1:]).max(axis=1) == LARGEST_WEIGHT).mean() > 0.95
 
 
 def test_a_text_without_tokens_keeps_its_zeros():

@@ -24,7 +24,7 @@ from lanner.vocabulary import BundleError, ConfigError
 FOLDER = "ladder"
 INDEX = "ladder.json"
 SEAL = "ladder.sha256"
-SCHEMA = 4
+SCHEMA = 5
 _FORM = "form.safetensors"
 _TOKENISER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 _ROWS_AT_ONCE = 65_536

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from lanner.models.encoder_codes import LINEAR, NORMS
+from lanner.models.encoder_codes import BLOCK, LINEAR, NORMS
 from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import take
 from lanner.prefetch import CACHE_LINE
 from lanner.serving.backends.contract import Backend
 from lanner.serving.backends.numba_encoder import FIRST_LINEAR, FIRST_NORM, OF_LINEAR, PLAN_WIDTH, read_texts
-from lanner.serving.backends.numba_products import PANEL, PANEL_OF_CODES, STEP, processor_has_avx2
+from lanner.serving.backends.numba_products import PANEL, PANEL_OF_CODES, processor_has_avx2
 from lanner.serving.backends.numba_threads import APART
 from lanner.vocabulary import BundleError, ConfigError
 
@@ -256,7 +256,7 @@ def _weights(
         scale = arrays[f"{stem}.scale"]
         numbers = np.stack([scale, scale * codes.sum(axis=1, dtype=np.float32), bias])
     outputs = _up(len(rows), _panel(rows)) - len(rows)
-    inputs = _up(rows.shape[1], STEP) - rows.shape[1]
+    inputs = _up(rows.shape[1], BLOCK) - rows.shape[1]
     return np.pad(rows, ((0, outputs), (0, inputs))), np.pad(numbers, ((0, 0), (0, outputs)))
 
 

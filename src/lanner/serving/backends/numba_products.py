@@ -5,9 +5,9 @@ and every weight is used few times. Here weights lie in the order in which they 
 the other; a tile of a few rows and one panel is summed in registers, and the next panel is asked for meanwhile.
 
 INT8 is whole numbers throughout: a row's codes are 0 … 127 with a scale and a zero of its own, an output's −63 … 63
-with a scale (``lanner.models.encoder_codes``). A product of four codes with four then fits 16 bits, so that two of them
-are added before they are widened: five instructions for 64 multiplications. What bounds them is the instructions that
-a core takes in, so a panel is as wide as its sums fit the registers: each number that comes in is read once for 32.
+with a scale that keeps the sums of a block within 16 bits (``lanner.models.encoder_codes``). So four products are added
+before they are widened: nine instructions for 128 multiplications. What bounds them is the instructions that a core
+takes in, so a panel is as wide as its sums fit the registers: each number that comes in is read once for 32 outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from lanner.models.encoder_codes import HIGHEST
+from lanner.models.encoder_codes import BLOCK, HIGHEST
 from lanner.prefetch import CACHE_LINE, fetch_line
 
 binding.initialize_native_asmparser()
@@ -27,8 +27,6 @@ binding.initialize_native_asmparser()
 PANEL = 16
 """Outputs of a panel of floats: two registers of eight."""
 PANEL_OF_CODES = 32
-STEP = 8
-"""Inputs that one step of an INT8 tile takes; widths are padded to a multiple of it."""
 _LANES, _REGISTER = 8, 32
 """Numbers and bytes of a register."""
 _ROWS_OF_CODES = 2
@@ -134,16 +132,16 @@ def _rows(builder: Any, first: Any, stride: Any, number: int) -> list[Any]:
 def _add_codes(
     builder: Any, row_left: Sequence[Any], right: Any, ahead: Any
 ) -> Callable[[Any, Sequence[Sequence[Any]]], None]:
-    """What a step adds to the sums of a tile of codes: ``STEP`` products for each number of a panel."""
+    """What a step adds to the sums of a tile of codes: ``BLOCK`` products for each number of a panel."""
     memory, sum_, shorts = _Memory(builder), _vector(_INT, _LANES), _vector(_SHORT, 2 * _LANES)
     ones = _constant(_SHORT, 2 * _LANES, 1)
 
     def add(step: Any, sums: Sequence[Sequence[Any]]) -> None:
-        here = builder.add(right, builder.mul(step, ir.Constant(_LONG, PANEL_OF_CODES * STEP)))
+        here = builder.add(right, builder.mul(step, ir.Constant(_LONG, PANEL_OF_CODES * BLOCK)))
         fetch_line(builder, builder.add(ahead, builder.mul(step, ir.Constant(_LONG, CACHE_LINE))))
         for begun, row in zip(row_left, sums, strict=True):
-            place = builder.add(begun, builder.mul(step, ir.Constant(_LONG, STEP)))
-            fours = [_splat(builder, memory.load(memory.at(place, 4 * four), _INT)) for four in range(STEP // 4)]
+            place = builder.add(begun, builder.mul(step, ir.Constant(_LONG, BLOCK)))
+            fours = [_splat(builder, memory.load(memory.at(place, 4 * four), _INT)) for four in range(BLOCK // 4)]
             for register, total in enumerate(row):
                 places = [_REGISTER * (len(row) * four + register) for four in range(len(fours))]
                 kinds = [sum_, *[sum_] * len(fours), shorts, _LONG]
@@ -240,7 +238,7 @@ def _multiply_codes(
     codes: Any, row_scale: Any, row_shift: Any, first: Any, last: Any, weights: Any, numbers: Any, of: Any, out: Any
 ) -> None:
     weights_at, inputs, outputs, numbers_at = of[0], of[1], of[2], of[3]
-    steps, stride, to_stride = inputs // STEP, codes.strides[0], out.strides[0]
+    steps, stride, to_stride = inputs // BLOCK, codes.strides[0], out.strides[0]
     for column in range(0, outputs, PANEL_OF_CODES):
         right, scale = address(weights, weights_at + column * inputs), address(numbers, numbers_at + column)
         total, bias = scale + 4 * outputs, scale + 8 * outputs
