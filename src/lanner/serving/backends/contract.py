@@ -164,7 +164,7 @@ class Backend(ABC):
         if new:
             if len(self._profiles) + len(new) > _PROFILES_KEPT:
                 self._profiles.clear()
-            self._profiles |= dict(zip(new, self.read(new), strict=True))
+            self._profiles.update(zip(new, self.read(new), strict=True))
         assert self.reader is not None
         rows = np.empty((len(profiles), self.reader.features.width), np.float32)
         for row, text in zip(rows, profiles, strict=True):

@@ -126,16 +126,17 @@ def _embed_as_kept(row: Any, words: Any, token: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _to_shares(scores: Any, length: Any) -> None:
-    """The softmax of the first ``length`` scores, in their place."""
-    _, highest = bounds(address(scores, 0), length)
-    total = np.float32(0)
-    for place in range(length):
-        scores[place] = _exponential(scores[place] - highest)
-        total += scores[place]
-    inverse = np.float32(1) / total
-    for place in range(length):
-        scores[place] *= inverse
+def _to_shares(scores: Any, rows: Any, length: Any) -> None:
+    """The softmax of the first ``length`` scores of each row, in their place."""
+    for row in range(rows):
+        _, highest = bounds(address(scores, row), length)
+        total = np.float32(0)
+        for place in range(length):
+            scores[row, place] = _exponential(scores[row, place] - highest)
+            total += scores[row, place]
+        inverse = np.float32(1) / total
+        for place in range(length):
+            scores[row, place] *= inverse
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -172,8 +173,7 @@ def _attend(
             for head in range(heads):
                 at = 4 * head * head_size
                 _score(address(projected, row) + at, projected, keys, panel, head, head_size, rows, end - start, scores)
-                for own in range(rows):
-                    _to_shares(scores[own], end - start)
+                _to_shares(scores, rows, end - start)
                 values = address(projected, start) + 8 * heads * head_size + at
                 _gather(values, projected, head_size, rows, end - start, scores, address(mixed, row) + at, mixed)
         panel += (end - start + PANEL - 1) // PANEL

@@ -305,29 +305,30 @@ def bounds(typing_context: Any, first: Any, count: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         memory, floats, (begun, number) = _Memory(builder), _vector(_FLOAT, _LANES), arguments
+
+        def meet(sign: str, place: Any, seen: Any) -> None:
+            known = builder.load(place)
+            builder.store(builder.select(builder.fcmp_ordered(sign, seen, known), seen, known), place)
+
         start = _splat(builder, memory.load(begun, _FLOAT))
-        found = [cgutils.alloca_once_value(builder, start) for _ in "<>"]
-
-        def meet(seen: Any, places: Sequence[Any]) -> None:
-            for sign, place in zip("<>", places, strict=True):
-                known = builder.load(place)
-                builder.store(builder.select(builder.fcmp_ordered(sign, seen, known), seen, known), place)
-
+        lanes = [cgutils.alloca_once_value(builder, start) for _ in "<>"]
         with cgutils.for_range(builder, builder.udiv(number, ir.Constant(_LONG, _LANES))) as loop:
-            meet(memory.load(memory.at(begun, builder.mul(loop.index, ir.Constant(_LONG, 4 * _LANES))), floats), found)
-        lanes = [
-            [builder.extract_element(builder.load(one), ir.Constant(_INT, lane)) for one in found] for lane in range(8)
-        ]
-        result = [cgutils.alloca_once_value(builder, one) for one in lanes[0]]
-        for pair in lanes[1:]:
-            for seen, sign, place in zip(pair, "<>", result, strict=True):
+            seen = memory.load(memory.at(begun, builder.mul(loop.index, ir.Constant(_LONG, _REGISTER))), floats)
+            for sign, place in zip("<>", lanes, strict=True):
+                meet(sign, place, seen)
+        for apart in (4, 2, 1):
+            others = ir.Constant(_vector(_INT, _LANES), [lane ^ apart for lane in range(_LANES)])
+            for sign, place in zip("<>", lanes, strict=True):
                 known = builder.load(place)
-                builder.store(builder.select(builder.fcmp_ordered(sign, seen, known), seen, known), place)
+                meet(sign, place, builder.shuffle_vector(known, known, others))
+        found = [builder.extract_element(builder.load(place), ir.Constant(_INT, 0)) for place in lanes]
+        rest = [cgutils.alloca_once_value(builder, one) for one in found]
         whole = builder.and_(number, ir.Constant(_LONG, -_LANES))
         with cgutils.for_range(builder, builder.sub(number, whole)) as loop:
-            place = builder.add(whole, loop.index)
-            meet(memory.load(memory.at(begun, builder.mul(place, ir.Constant(_LONG, 4))), _FLOAT), result)
-        return context.make_tuple(builder, signature.return_type, [builder.load(one) for one in result])
+            at = builder.mul(builder.add(whole, loop.index), ir.Constant(_LONG, 4))
+            for sign, place in zip("<>", rest, strict=True):
+                meet(sign, place, memory.load(memory.at(begun, at), _FLOAT))
+        return context.make_tuple(builder, signature.return_type, [builder.load(one) for one in rest])
 
     return types.UniTuple(types.float32, 2)(types.int64, types.int64), generate
 
