@@ -160,15 +160,19 @@ class Backend(ABC):
 
     def features(self, profiles: Sequence[str]) -> NDArray[np.float32]:
         """Features of profiles ``[B, F]``. Few different ones are met again and again, so the last ones are kept."""
-        new = [text for text in dict.fromkeys(profiles) if text not in self._profiles]
+        # What is found stays found, though another thread may clear what is kept meanwhile.
+        found = {text: self._profiles.get(text) for text in profiles}
+        new = [text for text, row in found.items() if row is None]
         if new:
+            read = dict(zip(new, self.read(new), strict=True))
             if len(self._profiles) + len(new) > _PROFILES_KEPT:
                 self._profiles.clear()
-            self._profiles.update(zip(new, self.read(new), strict=True))
+            self._profiles.update(read)
+            found.update(read)
         assert self.reader is not None
         rows = np.empty((len(profiles), self.reader.features.width), np.float32)
         for row, text in zip(rows, profiles, strict=True):
-            row[:] = self._profiles[text]
+            row[:] = found[text]
         return rows
 
     def read(self, texts: Sequence[str]) -> NDArray[np.float32]:

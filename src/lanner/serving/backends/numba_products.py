@@ -156,7 +156,8 @@ def _add_codes(
 def _products(places: Sequence[int]) -> tuple[str, str]:
     """Instructions that add the products of some fours of codes with weights that lie so many bytes on.
 
-    Left to itself, the compiler keeps the weights of a step in registers, for the next row, and the sums in memory.
+    Left to itself, the compiler keeps the weights of a step in registers, for the next row, and the sums in memory. It
+    is not told what memory they read, for nobody writes there.
     """
     sums, both, one = "$0", "$1", "$2"
     fours = [f"${4 + number}" for number in range(len(places))]
