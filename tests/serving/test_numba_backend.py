@@ -23,6 +23,7 @@ from lanner.models.request_form import RequestForm
 from lanner.serving.backends import numba as backend_module
 from lanner.serving.backends.numba import NumbaBackend
 from lanner.serving.backends.numba_products import processor_has_avx2
+from lanner.serving.backends.numba_threads import APART, run_of
 from lanner.vocabulary import BundleError, ConfigError
 
 pytestmark = pytest.mark.skipif(not processor_has_avx2(), reason="the backend needs AVX2")
@@ -137,6 +138,27 @@ def test_outputs_that_need_no_larger_scale_keep_all_seven_bits():
     codes = encoder_codes(made)["layers.0.widen.codes"]
     assert codes[0].max() == LARGEST_SUM // 8
     assert (np.abs(codes[1:]).max(axis=1) == LARGEST_WEIGHT).mean() > 0.95
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_threads_share_all_tokens_by_their_pace(parts):
+    random = np.random.default_rng(parts)
+    for tokens in range(1, 45):
+        pace = np.zeros((2, APART * parts))
+        pace[1, ::APART] = random.choice([0.0, 1e-9, 0.02, 0.03, 5.0], parts)
+        runs = [run_of(pace, part, parts, 7, tokens) for part in range(parts)]
+        ends = [0, *(last for _, last in runs)]
+        assert [first for first, _ in runs] == ends[:-1] and ends == sorted(ends) and ends[-1] == tokens
+        assert all(end % 2 == 0 for end in ends[:-1] if end < tokens)
+
+
+def test_who_was_faster_is_given_more_and_nobody_is_left_out():
+    pace = np.zeros((2, 2 * APART))
+    assert [run_of(pace, part, 2, 4, 32) for part in (0, 1)] == [(0, 16), (16, 32)]
+    pace[0, ::APART] = 1.0, 3.0
+    assert [run_of(pace, part, 2, 4, 32) for part in (0, 1)] == [(0, 8), (8, 32)]
+    pace[0, ::APART] = 0.0, 3.0
+    assert run_of(pace, 0, 2, 4, 32) == (0, 6)
 
 
 def test_a_text_without_tokens_keeps_its_zeros():
