@@ -148,7 +148,9 @@ def test_threads_share_all_tokens_by_their_pace(parts):
         pace[1, ::APART] = random.choice([0.0, 1e-9, 0.02, 0.03, 5.0], parts)
         runs = [run_of(pace, part, parts, 7, tokens) for part in range(parts)]
         ends = [0, *(last for _, last in runs)]
-        assert [first for first, _ in runs] == ends[:-1] and ends == sorted(ends) and ends[-1] == tokens
+        assert [first for first, _ in runs] == ends[:-1]
+        assert ends == sorted(ends)
+        assert ends[-1] == tokens
         assert all(end % 2 == 0 for end in ends[:-1] if end < tokens)
 
 
