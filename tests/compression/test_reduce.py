@@ -72,6 +72,15 @@ def test_more_dimensions_err_less_and_beat_a_cut():
     assert error(8) < ((rankings(cut, users[:, :8]) - wanted) ** 2).mean() / 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_heads_weights_do_not_drown_in_what_a_norm_takes_off(seed):
+    form = form_of_rank(20, with_head=True)
+    users = users_of(form) + np.random.default_rng(seed).normal(size=(200, WIDTH)).astype(np.float32)
+    head = fewer_dimensions(form, users, 8).head
+    assert np.abs(head.user_DH.mean(axis=0)).max() < 1e-4
+    assert np.abs(head.user_DH).max() < 100
+
+
 @pytest.mark.parametrize("rank", [0, WIDTH + 1])
 def test_a_rank_that_cannot_be_is_refused(rank):
     form = form_of_rank(4)

@@ -64,7 +64,11 @@ def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> RequestHead:
     read_BR = normalised(users_BR, (users_BR.shape[1],), (LAYER_NORM,))
     known = np.hstack([read_BR, np.ones((len(read_BR), 1), np.float32)])
-    solved = np.linalg.lstsq(known, hidden_BH, rcond=None)[0].astype(np.float32)
+    # What a norm gives adds up to 0, so that any number might be added to all of a neuron's weights; rounding would
+    # choose one that drowns the rest. One equation more asks that they add up to 0.
+    balance = np.append(np.ones(read_BR.shape[1], np.float32), np.float32(0))
+    known, wanted = np.vstack([known, balance]), np.vstack([hidden_BH, np.zeros_like(hidden_BH[:1])])
+    solved = np.linalg.lstsq(known, wanted, rcond=None)[0].astype(np.float32)
     return replace(head, user_DH=np.ascontiguousarray(solved[:-1]), bias_H=solved[-1], epsilon_V=None)
 
 
