@@ -128,14 +128,16 @@ def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(config, 
     monkeypatch.setattr(ServedVersion, "close", noted)
 
     async def conversation(client, service):
-        seen: list[str] = []
+        seen: list[tuple[int, str]] = []  # swaps there had been when the request began, and who answered
+        swapped: list[str] = []
         stop = asyncio.Event()
 
         async def ask(user_id: str) -> None:
             while not stop.is_set():
+                begun = len(swapped)
                 found = await client.recommend(RecommendRequest(user_id=user_id))
                 assert len(found.items) == 10
-                seen.append(found.served.model)
+                seen.append((begun, found.served.model))
                 await asyncio.sleep(0)
 
         asking = [asyncio.create_task(ask(user_id)) for user_id in USERS[:6]]
@@ -145,10 +147,10 @@ def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(config, 
             else:
                 assert registry.rollback(CHAMPION) == version
             await follow(service)
-            del seen[:]
-            while len(seen) < 20:
+            swapped.append(version)
+            while len(answered := [model for begun, model in seen if begun == len(swapped)]) < 20:
                 await asyncio.sleep(0.01)
-            assert set(seen[8:]) == {version}, "requests that begin after the swap get the new version"
+            assert set(answered) == {version}, "requests that begin after the swap get the new version"
         stop.set()
         await asyncio.gather(*asking)
         while len(closed) < 2:  # each is closed by a thread of its own, once its last request has gone
