@@ -53,8 +53,8 @@ def encoder_codes(encoder: "CompactEncoder") -> dict[str, NDArray[Any]]:
 def _weights(weights_OI: NDArray[Any]) -> Int8Rows:
     """The nearest codes that keep every sum within 16 bits; few outputs need a larger scale for it than for a code."""
     rows = Int8Rows.of(weights_OI, LARGEST_WEIGHT)
-    while (over := largest_sums(rows.codes) > LARGEST_SUM).any():
-        scale = np.where(over, rows.scale * (largest_sums(rows.codes) / LARGEST_SUM), rows.scale).astype(np.float32)
+    while (sums := largest_sums(rows.codes)).max() > LARGEST_SUM:
+        scale = (rows.scale * np.maximum(sums / LARGEST_SUM, 1)).astype(np.float32)
         rows = Int8Rows(np.rint(weights_OI / scale[:, None]).astype(np.int8), scale)
     return rows
 

@@ -227,6 +227,7 @@ class Engine:
         query_1D = np.empty((1, len(asker.vector_D) + 1), np.float32)
         query_1D[0, :-1], query_1D[0, -1] = asker.vector_D, 1
         rows, scores = self.index.search(query_1D, retrieved(self.form, self.candidates, k), allow=allow, deny=deny)
+        # Padding comes last, and seldom.
         if rows[0, -1] >= 0:
             return rows[0], scores[0]
         found = rows[0] >= 0
