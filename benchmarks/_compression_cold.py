@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from benchmarks import _record
 from benchmarks._quality_settings import SETTINGS
-from lanner.choices import MODELS, SPLITS
 from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
@@ -20,6 +19,7 @@ from lanner.evaluation.protocol import evaluate
 from lanner.models.compact_encoder import vectors_of
 from lanner.models.request_form import ItemRows, RequestForm, RequestScorer
 from lanner.models.request_network import item_reader, request_form
+from lanner.registry import MODELS, SPLITS
 
 
 def measure(seed: int, recovery_seconds: float) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.compression import clustered_catalogue
-from lanner.artifact.bundle import write_bundle
-from lanner.artifact.encoder_files import EncoderFiles
-from lanner.artifact.ladder import FOLDER, Rung, TextReader, write_ladder
+from lanner.artifacts.bundle import write_bundle
+from lanner.artifacts.encoder_files import EncoderFiles
+from lanner.artifacts.ladder import FOLDER, Rung, TextReader, write_ladder
 from lanner.compression.encoder import whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.compression.steps import popularity_form, quantised

@@ -102,10 +102,10 @@ def _earlier() -> dict[str, Any]:
 
 
 def _measure_ml1m() -> dict[str, Any]:
-    from lanner.artifact.ladder import read_ladder
-    from lanner.choices import SPLITS
+    from lanner.artifacts.ladder import read_ladder
     from lanner.config import from_dict
     from lanner.pipeline import open_bundle
+    from lanner.registry import SPLITS
 
     if not (BUNDLE / "ladder").exists():
         _build()
@@ -165,9 +165,9 @@ def _row(name: str, backend: str, path: str, judge: bool) -> dict[str, Any]:
 
 def _test_split() -> tuple[Any, Any]:
     """The recommender and the split it is to be judged on."""
-    from lanner.choices import SPLITS
     from lanner.config import from_dict
     from lanner.pipeline import open_bundle
+    from lanner.registry import SPLITS
 
     bundle = open_bundle(BUNDLE)
     config = from_dict(bundle.config)
@@ -193,10 +193,10 @@ def _encoder_steps(ladder: Any) -> dict[str, Any]:
 
 def _build() -> None:
     """The hybrid as the quality suite trains it, and its ladder."""
+    from lanner.cli.console import Stages
     from lanner.compress import compress
     from lanner.compression.encoder import EncoderRecipe
     from lanner.config import from_dict, to_dict
-    from lanner.console import Stages
     from lanner.pipeline import run
     from lanner.serving.profile import measure_rung
 
@@ -260,7 +260,7 @@ def _baseline(requests: Sequence[Any], judge: bool) -> dict[str, Any]:
 
 
 def _rung_row(name: str, backend: str, requests: Sequence[Any], folder: Path, judge: bool) -> dict[str, Any]:
-    from lanner.artifact.ladder import read_ladder
+    from lanner.artifacts.ladder import read_ladder
     from lanner.serving.backends import open_backend
     from lanner.serving.engine import Engine
     from lanner.serving.item_index import KeptIndexes
@@ -414,7 +414,7 @@ def _histories(member_share: NDArray[np.float64], vectors: NDArray[np.float32], 
 
 def _measure_catalogue(items: int, kind: str) -> dict[str, Any]:
     """Build, save, load memory-mapped, and serve; queries are means of real-looking histories, as users are."""
-    from lanner.artifact.ladder import Rung
+    from lanner.artifacts.ladder import Rung
     from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
     from lanner.serving.engine import Engine
     from lanner.serving.item_index import indexed_vectors

@@ -108,10 +108,10 @@ def _per_user(cell: Cell, name: str) -> np.ndarray:
 
 def _measure(dataset: str, protocol: str, model: str) -> None:
     """Fit and evaluate one model in this process."""
-    from lanner.choices import CLOSED_FORMS, MODELS, SPLITS
     from lanner.config import RunConfig, from_dict
     from lanner.data.sources import load
     from lanner.models.neural import NeuralRecommender
+    from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
     from lanner.training.loop import Trainer
 
     cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))

@@ -4,7 +4,7 @@ import subprocess
 import time
 
 from lanner.client import Client, Retries
-from lanner.vocabulary import ServerError
+from lanner.errors import ServerError
 
 
 def wait_until_ready(port: int, server: subprocess.Popen) -> None:

@@ -6,8 +6,8 @@ from zlib import crc32
 
 import numpy as np
 
-from lanner.artifact.bundle import write_bundle
-from lanner.artifact.ladder import Rung, write_ladder
+from lanner.artifacts.bundle import write_bundle
+from lanner.artifacts.ladder import Rung, write_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions

@@ -12,8 +12,9 @@ import time
 import pytest
 import torch
 
-from lanner import cli, options
-from lanner.choices import MODELS, SPLITS
+from lanner.cli import main as cli
+from lanner.cli import options
+from lanner.registry import MODELS, SPLITS
 
 EVENTS = [(f"u{user}", f"i{item}") for user in range(12) for item in range(8) if (user * 3 + item * 5) % 7 < 4]
 

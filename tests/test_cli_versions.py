@@ -5,7 +5,7 @@ import json
 import pytest
 from stand_ins import write_served_bundle
 
-from lanner import cli
+from lanner.cli import main as cli
 from lanner.serving.messages import Event
 from lanner.serving.store import Exposure, open_store
 

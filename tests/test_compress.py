@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from small_shop import QUICK, WORDS, make_shop
 
-from lanner import cli
-from lanner.artifact.ladder import read_ladder
+from lanner.artifacts.ladder import read_ladder
+from lanner.cli import main as cli
 from lanner.compress import compress
 from lanner.compression.encoder import EncoderRecipe
 from lanner.compression.steps import Budget
 from lanner.config import EvaluationConfig, RunConfig, from_dict
 from lanner.data.ragged import Ragged
+from lanner.errors import BundleError, ConfigError
 from lanner.pipeline import open_bundle, run
 from lanner.serving.backends import open_backend
 from lanner.serving.engine import Engine
-from lanner.vocabulary import BundleError, ConfigError
 
 for library in ("onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason="an extra of compression is not installed")

@@ -15,8 +15,8 @@ from lanner.config import (
     with_device,
     with_seed,
 )
+from lanner.errors import ConfigError
 from lanner.settings import build, field_docs, leaves, overridden
-from lanner.vocabulary import ConfigError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lanner import cli
+from lanner.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -182,7 +182,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_a_service_without_the_torch_backend_never_imports_torch():
-    imported = "lanner.serving.engine, lanner.serving.profile, lanner.artifact.ladder"
+    imported = "lanner.serving.engine, lanner.serving.profile, lanner.artifacts.ladder"
     runtimes = "lanner.serving.backends.onnx_runtime, lanner.serving.backends.open_vino, lanner.serving.retrieval"
     code = f"import sys, {imported}, {runtimes}; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

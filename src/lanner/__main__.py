@@ -1,5 +1,5 @@
 """``python -m lanner``."""
 
-from lanner.cli import main
+from lanner.cli.main import main
 
 main()

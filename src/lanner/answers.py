@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from lanner.artifact.bundle import Bundle
-from lanner.artifact.reasons import explanation_table, short_reason
+from lanner.artifacts.bundle import Bundle
+from lanner.artifacts.reasons import explanation_table, short_reason
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError, LannerError
 from lanner.models.recommender import Recommendations
-from lanner.vocabulary import ConfigError, LannerError
 
 
 def who(bundle: Bundle, user: str | None, history: str | None, text: str | None) -> UserBatch:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.encoder_files import EncoderFiles, EncoderForm
-from lanner.artifact.export_network import export_network
-from lanner.artifact.ladder import Ladder, Rung, TextReader, TextSample, write_ladder
-from lanner.choices import SPLITS
+from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
+from lanner.artifacts.export_network import export_network
+from lanner.artifacts.ladder import Ladder, Rung, TextReader, TextSample, write_ladder
 from lanner.compression.encoder import EncoderRecipe, SmallEncoder, shrink_encoder, whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.compression.steps import (
@@ -28,12 +27,13 @@ from lanner.compression.steps import (
 from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.interactions import Dataset
+from lanner.errors import ConfigError
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.neural import NeuralRecommender
 from lanner.models.request_form import RequestForm
 from lanner.models.request_network import item_reader, request_form
 from lanner.pipeline import open_bundle
-from lanner.vocabulary import ConfigError
+from lanner.registry import SPLITS
 
 Announce = Callable[[str], None]
 Measure = Callable[[Rung, TextReader | None, TextSample | None, Sequence[str] | None], Mapping[str, Any]]

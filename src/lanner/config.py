@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lanner.models.baselines import PopularityConfig, RandomConfig
 from lanner.models.ease import EASEConfig
 from lanner.models.graph_filter import GraphFilterConfig
 from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural import NeuralConfig
-from lanner.models.yardsticks import PopularityConfig, RandomConfig
 from lanner.settings import everywhere, overlay, read_toml, replaced
 from lanner.training.loop import TrainingConfig
 

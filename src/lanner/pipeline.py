@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lanner.artifact.bundle import Bundle, load_bundle, write_bundle
-from lanner.choices import CANDIDATES, CLOSED_FORMS, SPLITS, load_dataset, model_builder
+from lanner.artifacts.bundle import Bundle, load_bundle, write_bundle
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.split import Split
+from lanner.errors import BundleError, DataError
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
 from lanner.graph.typed import build_graph
 from lanner.models.recommender import Recommender
-from lanner.vocabulary import BundleError, DataError
+from lanner.registry import CANDIDATES, CLOSED_FORMS, SPLITS, load_dataset, model_builder
 
 Announce = Callable[[str], None]
 """Told what begins, as it begins."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 
 def build(kind: type[Any], values: Mapping[str, Any], place: str = "") -> Any:

@@ -18,8 +18,8 @@ from lanner.compression.steps import (
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
 from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
-from lanner.vocabulary import ConfigError
 
 ITEMS, WIDTH, HIDDEN = 60, 24, 8
 

@@ -15,10 +15,11 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from lanner.artifact.files import digest
-from lanner.artifact.ladder import Rung, TextReader
+from lanner.artifacts.files import digest
+from lanner.artifacts.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.models.compact_encoder import CompactEncoder
 from lanner.models.encoder_codes import encoder_codes
 from lanner.models.encoder_shape import EncoderShape
@@ -26,7 +27,6 @@ from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
 from lanner.serving.backends import BACKENDS, Backend, open_backend
 from lanner.serving.backends.open_vino import padded_length
-from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
@@ -82,8 +82,8 @@ def encoder() -> CompactEncoder:
 
 @pytest.fixture(scope="module")
 def rungs() -> dict[str, Rung]:
-    from lanner.artifact.export import export_onnx, quantise_dynamic
-    from lanner.artifact.export_network import export_network
+    from lanner.artifacts.export import export_onnx, quantise_dynamic
+    from lanner.artifacts.export_network import export_network
 
     draw = lambda *shape: np.random.default_rng(1).normal(size=shape).astype(np.float32)
     head = RequestHead(draw(WIDTH, HIDDEN), draw(HIDDEN), draw(ITEMS, HIDDEN), draw(HIDDEN))

@@ -12,15 +12,15 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import DataError, LannerError
+from lanner.models.baselines import PopularityRecommender, RandomRecommender
 from lanner.models.ease import EASE, EASEConfig
 from lanner.models.graph_filter import GraphFilter, GraphFilterConfig
 from lanner.models.ials import IALS, IALSConfig
 from lanner.models.item_knn import ItemKNN, ItemKNNConfig
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.models.recommender import Recommender
-from lanner.models.yardsticks import PopularityRecommender, RandomRecommender
 from lanner.training.loop import Trainer, TrainingConfig
-from lanner.vocabulary import DataError, LannerError
 
 pytestmark = pytest.mark.usefixtures("hashed_words")
 

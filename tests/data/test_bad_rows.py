@@ -8,7 +8,7 @@ import pytest
 
 from lanner.data.rejects import write_rejected
 from lanner.data.sources import load
-from lanner.vocabulary import DataError, StorageError
+from lanner.errors import DataError, StorageError
 
 HEADER = "user,item,weight,timestamp\n"
 

@@ -5,7 +5,7 @@ from lanner.data.interactions import UserBatch
 from lanner.data.narrowing import rated_only, sampled_negatives
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 
 def held_out(positives, seen, ratings=None):

@@ -9,7 +9,7 @@ import pytest
 
 from lanner.data.sources import load
 from lanner.data.sources.recipe import data_folder, read_recipe
-from lanner.vocabulary import ConfigError, DataError
+from lanner.errors import ConfigError, DataError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = os.environ.get("LANNER_DATA")

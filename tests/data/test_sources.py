@@ -9,7 +9,7 @@ import pytest
 
 from lanner.data.interactions import Dataset
 from lanner.data.sources import SOURCES, bundled, load
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 
 def write(folder: Path, **files: str | bytes) -> Path:

@@ -9,7 +9,7 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.splitting import cold_items, global_time, leave_last_out, published, random_ratio
-from lanner.vocabulary import ConfigError, DataError
+from lanner.errors import ConfigError, DataError
 
 
 def dataset(events, num_users=None, num_items=None, **columns):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.evaluation import Report, compare
 from lanner.evaluation.intervals import bootstrap_means, interval
-from lanner.vocabulary import ConfigError
 
 
 def report(values, rows=None, name="one"):

@@ -10,8 +10,8 @@ from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
 from lanner.data.splitting import random_ratio
+from lanner.errors import ConfigError
 from lanner.evaluation import evaluate, protocol
-from lanner.vocabulary import ConfigError
 
 
 class Table:

@@ -6,10 +6,10 @@ from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
+from lanner.errors import MissingExtraError
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.neighbours import co_occurrence_neighbours
 from lanner.graph.typed import build_graph, distinct_edges
-from lanner.vocabulary import MissingExtraError
 
 
 def small_dataset(attribute: str = "genre") -> Dataset:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from random_events import random_events
 
+from lanner.errors import ConfigError, DataError
 from lanner.models import ease
 from lanner.models.ease import EASE, EASEConfig
-from lanner.vocabulary import ConfigError, DataError
 
 
 @pytest.mark.parametrize("items_per_block", [5, 512])

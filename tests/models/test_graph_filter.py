@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from random_events import random_events
 
+from lanner.errors import ConfigError
 from lanner.models.graph_filter import GraphFilter, GraphFilterConfig
-from lanner.vocabulary import ConfigError
 
 
 @pytest.mark.parametrize("rank", [0, 3])

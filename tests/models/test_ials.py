@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse as sp
 from random_events import random_events
 
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models.ials import IALS, IALSConfig
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 
 def test_fold_in_minimises_the_weighted_loss():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from random_events import random_events
 
+from lanner.errors import ConfigError
 from lanner.models.item_knn import ItemKNN, ItemKNNConfig
-from lanner.vocabulary import ConfigError
 
 
 @pytest.mark.parametrize(("neighbours", "shrinkage"), [(3, 0.0), (5, 4.0), (100, 1.0)])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models import language
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.language import LanguageConfig, LanguageEncoder, multiplies_bfloat16
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")

@@ -12,10 +12,10 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
+from lanner.errors import ConfigError, DataError
 from lanner.models.fusion import FUSIONS
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training.loop import Trainer, TrainingConfig
-from lanner.vocabulary import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("hashed_words")
 

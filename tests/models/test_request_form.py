@@ -7,11 +7,11 @@ from stand_ins import small_world
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.models.request_form import Int8Rows, RequestForm, RequestScorer, take, through
 from lanner.models.request_network import RequestNetwork, request_form
 from lanner.training.loop import Trainer, TrainingConfig
-from lanner.vocabulary import ConfigError
 
 pytestmark = pytest.mark.usefixtures("hashed_words")
 

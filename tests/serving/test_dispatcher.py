@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from lanner.errors import OverloadedError
 from lanner.serving.dispatcher import Dispatcher, Spare
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy
 from lanner.serving.scheduling.contract import LOOK_S
 from lanner.serving.waited import WAITED_S
-from lanner.vocabulary import OverloadedError
 
 ENGINES = {("cpu", "full"): "full", ("cpu", "small"): "small"}
 PROFILE = {"cpu": {"full": {1: (20.0, 22.0), 4: (80.0, 88.0)}, "small": {1: (1.0, 1.2), 4: (4.0, 4.8)}}}

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
 from lanner.compression.steps import popularity_form, quantised
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead, take
 from lanner.models.request_items import ItemReader
 from lanner.models.text_neighbours import TextNeighbours
@@ -17,7 +18,6 @@ from lanner.serving.engine import Engine, add_items, remove_items
 from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.profile import STAGES, histories_of, machine_ceilings, profile
 from lanner.serving.retrieval import build_index
-from lanner.vocabulary import ConfigError
 
 ITEMS, WIDTH, HIDDEN = 80, 12, 6
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError
 from lanner.serving import filters
 from lanner.serving.filters import AttributeFilter
 from lanner.serving.retrieval import RetrievalConfig, RowSet, build_index
-from lanner.vocabulary import ConfigError
 
 VALUES = {"genre": ["drama", "comedy", "noir", "western"], "brand": ["a", "b"], "era": []}
 

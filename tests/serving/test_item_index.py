@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lanner.errors import StorageError
 from lanner.models.request_form import Int8Rows, Reduction, RequestForm, RequestHead
 from lanner.serving import item_index as module
 from lanner.serving.engine import Engine
 from lanner.serving.item_index import KeptIndexes, index_name, item_index, retrieved
 from lanner.serving.retrieval import Index, RetrievalConfig
-from lanner.vocabulary import StorageError
 
 ITEMS, WIDTH = 40, 6
 
@@ -95,7 +95,7 @@ def test_where_none_can_be_written_one_is_held_and_that_is_said(monkeypatch, tmp
 
 
 def test_an_engine_builds_the_same(asked):
-    from lanner.artifact.ladder import Rung
+    from lanner.artifacts.ladder import Rung
 
     Engine(Rung("any", make_form()), candidates=25)
     assert asked == [25]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.models.request_form import Int8Rows, ItemRows, Reduction, RequestForm, RequestHead, take
 from lanner.serving.item_tables import ItemTables, growing_table
 from lanner.serving.shelf import Shelf, file_in_memory
-from lanner.vocabulary import ConfigError
 
 
 def draw(rows: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
+from lanner.errors import BundleError, ConfigError
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.encoder_codes import HIGHEST, LARGEST_SUM, LARGEST_WEIGHT, encoder_codes, largest_sums
 from lanner.models.encoder_shape import EncoderShape
@@ -24,7 +25,6 @@ from lanner.serving.backends import numba as backend_module
 from lanner.serving.backends.numba import NumbaBackend
 from lanner.serving.backends.numba_products import processor_has_avx2
 from lanner.serving.backends.numba_threads import APART, run_of
-from lanner.vocabulary import BundleError, ConfigError
 
 pytestmark = pytest.mark.skipif(not processor_has_avx2(), reason="the backend needs AVX2")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lanner.errors import OverloadedError
 from lanner.serving.placing import Placing
-from lanner.vocabulary import OverloadedError
 
 
 def placed(conversation: Callable, take_in: Callable[[], None], busy: float) -> None:

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.serving.recent import Recent
-from lanner.vocabulary import ConfigError
 
 
 def fed(began=100.0, until=110.0, per_s=50, milliseconds=2.0):

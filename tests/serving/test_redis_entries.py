@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("redis", reason="the extra 'redis' is not installed")
 
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.serving.redis_entries import AwayError, RedisConfig, RedisEntries, placed_at
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 
 def talk(server, conversation, **settings):

@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 
+from lanner.errors import BundleError, ConfigError, MissingExtraError, StorageError
 from lanner.serving.retrieval import RetrievalConfig, RowSet, build_index, load_index, tune
 from lanner.serving.retrieval import plan as plan_module
 from lanner.serving.retrieval.candidates import Graph
 from lanner.serving.retrieval.plan import Plan, choose
 from lanner.serving.retrieval.tuning import Judge
-from lanner.vocabulary import BundleError, ConfigError, MissingExtraError, StorageError
 
 pytest.importorskip("faiss")
 
@@ -339,7 +339,7 @@ def test_a_cut_file_is_named(kind, tmp_path):
 
 
 def test_an_index_of_another_schema_is_refused(tmp_path):
-    from lanner.artifact.files import digest
+    from lanner.artifacts.files import digest
 
     build_index(ITEM_ID[:9]).save(tmp_path)
     manifest = json.loads((tmp_path / "index.json").read_bytes()) | {"schema": 99}

@@ -15,6 +15,15 @@ from small_shop import QUICK, WORDS, make_shop
 from lanner.client import AsyncClient, Retries
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    OverloadedError,
+    ServerError,
+    StoreUnavailableError,
+    UnknownIdError,
+)
 from lanner.serving.engine import indexes_of
 from lanner.serving.messages import Event, Filters, Item, RecommendRequest, User
 from lanner.serving.redis_entries import RedisConfig
@@ -24,15 +33,6 @@ from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
 from lanner.serving.store.retention import RetentionConfig
-from lanner.vocabulary import (
-    BundleError,
-    ConfigError,
-    DataError,
-    OverloadedError,
-    ServerError,
-    StoreUnavailableError,
-    UnknownIdError,
-)
 
 for library in ("onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason="an extra of serving is not installed")

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
 from lanner.compression.steps import quantised
+from lanner.errors import StoreUnavailableError
 from lanner.models.request_form import Int8Rows, RequestForm, RequestHead
 from lanner.models.request_items import ItemReader
 from lanner.models.text_neighbours import TextNeighbours
@@ -18,7 +19,6 @@ from lanner.serving.many_machines.shard import index_of_part
 from lanner.serving.messages import RecommendAnswer, RecommendedItem, Served
 from lanner.serving.retrieval import RowSet
 from lanner.serving.sharding import Best, Gathered, Part, PartEngine, merged, part_of, together
-from lanner.vocabulary import StoreUnavailableError
 
 ITEMS, WIDTH, HIDDEN, FEATURES = 90, 12, 6, 4
 IDS = [f"i{row}" for row in range(ITEMS)]

@@ -8,12 +8,12 @@ import pytest
 
 pytest.importorskip("redis", reason="the extra 'redis' is not installed")
 
+from lanner.errors import StoreUnavailableError
 from lanner.serving.histories import read_known
 from lanner.serving.messages import Event, User
 from lanner.serving.redis_entries import AwayError, RedisConfig
 from lanner.serving.shared_histories import SharedHistories
 from lanner.serving.store import open_store
-from lanner.vocabulary import StoreUnavailableError
 
 NOW = 1_700_000_000.0
 

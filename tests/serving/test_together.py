@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, RequestHead
 from lanner.serving.answering import Found, Question, find, is_quick, work_on
 from lanner.serving.engine import Engine, add_items

@@ -17,6 +17,7 @@ from small_shop import QUICK, WORDS, make_shop
 from lanner.client import AsyncClient, Retries
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.errors import BundleError, ConfigError
 from lanner.serving.messages import Event, Item, RecommendRequest, User
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServedVersion, ServiceConfig
@@ -27,7 +28,6 @@ from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.registry import CHALLENGER, CHAMPION, Registry, version_of
 from lanner.serving.versions.report import experiment_report
 from lanner.settings import overridden
-from lanner.vocabulary import BundleError, ConfigError
 
 for library in ("onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason="an extra of serving is not installed")

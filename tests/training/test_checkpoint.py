@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lanner.errors import DataError, StorageError
 from lanner.training import checkpoint
 from lanner.training.checkpoint import (
     FILE,
@@ -17,7 +18,6 @@ from lanner.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from lanner.vocabulary import DataError, StorageError
 
 PROGRESS = Progress("run", 1, 7, -float("inf"), 0)
 

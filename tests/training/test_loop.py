@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from stand_ins import small_world
 
+from lanner.errors import ConfigError, DataError, Interrupted
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training import weights
 from lanner.training.checkpoint import FILE
 from lanner.training.interrupts import interrupts_held
 from lanner.training.loop import Trainer, TrainingConfig
 from lanner.training.tasks import ViewTask
-from lanner.vocabulary import ConfigError, DataError, Interrupted
 
 pytestmark = pytest.mark.usefixtures("hashed_words")
 

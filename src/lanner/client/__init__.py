@@ -16,6 +16,7 @@ import msgspec
 from lanner.client import calls
 from lanner.client.calls import A, Call
 from lanner.client.conversation import Reply, Retries, conversation
+from lanner.errors import ConfigError, MissingExtraError, ServerError
 from lanner.serving.messages import (
     Alive,
     Changed,
@@ -30,7 +31,6 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.vocabulary import ConfigError, MissingExtraError, ServerError
 
 __all__ = ["AsyncClient", "Client", "Retries"]
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from lanner.errors import DataError
 from lanner.serving.messages import (
     Alive,
     Changed,
@@ -23,7 +24,6 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.vocabulary import DataError
 
 A = TypeVar("A")
 

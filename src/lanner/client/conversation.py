@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from lanner.client.calls import A, Call
+from lanner.errors import ConfigError, DataError, LannerError, OverloadedError, ServerError, UnknownIdError
 from lanner.serving.messages import ErrorAnswer
-from lanner.vocabulary import ConfigError, DataError, LannerError, OverloadedError, ServerError, UnknownIdError
 
 _ERRORS: dict[int, type[LannerError]] = {
     400: DataError,

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lanner.errors import ConfigError, Interrupted
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.training.interrupts import interrupts_held
-from lanner.vocabulary import ConfigError, Interrupted
 
 TokenIds = Sequence[NDArray[np.int32]]
 Report = Callable[[float, float], None]

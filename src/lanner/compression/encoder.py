@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from lanner.compression.distil import Report, recover, with_spans
 from lanner.compression.prune import keep_layers, measure_importance, prune_feed_forward, trim_vocabulary
+from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import pad_right
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.language import LanguageEncoder
-from lanner.vocabulary import ConfigError
 
 _JUDGED_TEXTS = 256
 _TEXTS_A_BATCH = 32

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanner.errors import ConfigError
 from lanner.models.compact_encoder import CompactEncoder, EncoderLayer
-from lanner.vocabulary import ConfigError
 
 Batch = tuple[Tensor, Tensor]
 """Token ids and mask, int64 ``[B, L]`` each."""

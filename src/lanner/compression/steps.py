@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.data.interactions import UserBatch
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
 from lanner.evaluation.protocol import evaluate
 from lanner.models.request_form import Int8Rows, Reduction, RequestForm, RequestScorer, take
-from lanner.vocabulary import ConfigError
 
 QUALITY = "ndcg_at_10"
 _SHARES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75)

@@ -15,7 +15,8 @@ from lanner.data.ordering import sort_by
 from lanner.data.ragged import Ragged
 from lanner.data.rejects import Fault, Rejects
 from lanner.data.tables import LINE, Entities, Table, Tables
-from lanner.vocabulary import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER, WEIGHT, DataError, ExternalId
+from lanner.errors import DataError
+from lanner.types import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER, WEIGHT, ExternalId
 
 ID, TITLE, ORDER, PARTITION = "id", "title", "order", "partition"
 _PARTS = ("train", "validation", "test")

@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lanner.data.grouping import number_integers
-from lanner.vocabulary import ExternalId
+from lanner.types import ExternalId
 
 _TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S",

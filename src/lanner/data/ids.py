@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.vocabulary import ExternalId, UnknownIdError
+from lanner.errors import UnknownIdError
+from lanner.types import ExternalId
 
 
 class IdMap:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 
 def sampled_negatives(held_out: HeldOut, num_items: int, number: int = 99, seed: int = 0) -> HeldOut:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from lanner.data.tables import LINE, Table
-from lanner.vocabulary import REASON, DataError, StorageError
+from lanner.errors import DataError, StorageError
+from lanner.types import REASON
 
 if TYPE_CHECKING:
     from lanner.data.interactions import Dataset

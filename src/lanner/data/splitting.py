@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut, Split
-from lanner.vocabulary import ConfigError, DataError
+from lanner.errors import ConfigError, DataError
 
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
 _PARTS = ("train", "validation", "test")

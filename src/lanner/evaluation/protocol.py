@@ -12,10 +12,10 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut, Split
+from lanner.errors import ConfigError
 from lanner.evaluation import metrics as measures
 from lanner.evaluation.report import Report
 from lanner.evaluation.rows import areas_under_curve, find_hits, squared_and_absolute_errors
-from lanner.vocabulary import ConfigError
 
 SCORES_AT_ONCE = 1 << 24
 """Scores in memory at a time, 64 MiB. With smaller blocks the cores spend longer on meeting than on multiplying."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import ConfigError
 from lanner.evaluation.intervals import Comparison, bootstrap_means, interval, paired
-from lanner.vocabulary import ConfigError
 
 _ROOTED = "rmse"
 """Kept as squared errors a user; the root is taken of their mean."""

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
+from lanner.errors import MissingExtraError
 from lanner.graph.adjacency import Adjacency
-from lanner.vocabulary import ITEM, USER, MissingExtraError
+from lanner.types import ITEM, USER
 
 EdgeType = tuple[str, str, str]
 TIED_TO = "tied_to"

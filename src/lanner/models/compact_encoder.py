@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.encoder_shape import EncoderShape
-from lanner.vocabulary import ConfigError
 
 MASKED = -1e9
 """Added to the score of a padded token; finite, because a row of −inf alone would have no softmax."""

@@ -11,8 +11,8 @@ from scipy.linalg import lapack
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError, DataError
 from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, training_matrix
-from lanner.vocabulary import ConfigError, DataError
 
 _ITEMS_PER_BLOCK = 512
 _MIB = 1 << 20

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 
 @dataclass(frozen=True)

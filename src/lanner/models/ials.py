@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models.linear import history_matrix, training_matrix
 from lanner.models.recommender import Recommender
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 _USERS_PER_BLOCK = 64
 """Systems D × D that a thread holds at a time."""

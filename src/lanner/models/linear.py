@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import DataError
 from lanner.models.recommender import Explanation, Recommender, ScorePart
-from lanner.vocabulary import DataError
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -14,6 +14,7 @@ from torch import Tensor
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
 from lanner.data.splitting import random_ratio
+from lanner.errors import ConfigError, DataError
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.typed import distinct_edges
 from lanner.models.fusion import FUSIONS
@@ -23,7 +24,6 @@ from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.recommender import Explanation, Recommender, ScorePart, below
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
-from lanner.vocabulary import ConfigError, DataError
 
 FusionName = Literal["sum", "concat", "gated", "cross-attention"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
-from lanner.vocabulary import LannerError
+from lanner.errors import LannerError
 
 _T = TypeVar("_T")
 

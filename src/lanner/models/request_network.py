@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanner.errors import ConfigError
 from lanner.models.fusion import ConcatFusion, Fusion
 from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.neural import NeuralRecommender
@@ -14,7 +15,6 @@ from lanner.models.request_form import LAYER_NORM, Int8Rows, RequestForm, Reques
 from lanner.models.request_items import TRUSTED, ItemReader
 from lanner.models.text_neighbours import TextNeighbours
 from lanner.models.views import BIAS_GAIN, TARGET_GAIN, LanguageView
-from lanner.vocabulary import ConfigError
 
 
 def request_form(recommender: NeuralRecommender) -> RequestForm:

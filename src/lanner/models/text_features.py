@@ -239,7 +239,7 @@ def _singular_directions(matrix_TW: "sp.csr_matrix", dimensions: int) -> NDArray
     """``[W, D]``, largest first; no columns where there are no words or none are wanted."""
     if dimensions < 1 or not matrix_TW.shape[1]:
         return np.empty((matrix_TW.shape[1], 0), np.float32)
-    from lanner.models.singular import right_singular
+    from lanner.models.svd import right_singular
 
     return np.ascontiguousarray(right_singular(matrix_TW, dimensions)[1], np.float32)
 

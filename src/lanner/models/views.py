@@ -20,7 +20,7 @@ from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
 from lanner.models.linear import history_matrix
-from lanner.models.singular import right_singular
+from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
 """How many users' scores tell the spread of a closed form's scores."""

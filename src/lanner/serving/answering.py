@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact import reasons as words
+from lanner.artifacts import reasons as words
 from lanner.serving.engine import Answer, Asked, Engine, Parts, unseen
 from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.live import LiveItems

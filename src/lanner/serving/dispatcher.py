@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
+from lanner.errors import OverloadedError
 from lanner.serving.cores import on_one_core
 from lanner.serving.engine import Engine
 from lanner.serving.scheduling import Batch, Elastic, ElasticConfig, Rejected, Request, Scheduler, WaitUntil
 from lanner.serving.scheduling.contract import LOOK_S, WAITING_SHARE, WORKING_SHARE
 from lanner.serving.waited import WAITED_S
-from lanner.vocabulary import OverloadedError
 
 WorkOn = Callable[[Engine, Sequence[Any]], Sequence[Any]]
 """What comes of each of some requests; an exception in the place of one that failed."""

@@ -12,14 +12,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
+from lanner.errors import ConfigError
 from lanner.models.request_form import ItemRows, through
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends.contract import Backend
 from lanner.serving.item_index import ItemIndex, item_index, retrieved
 from lanner.serving.item_tables import ItemTables
 from lanner.serving.retrieval import RetrievalConfig, RowSet
-from lanner.vocabulary import ConfigError
 
 _MOST_DIVERSIFIED = 200
 """Candidates among which a diverse list is chosen."""

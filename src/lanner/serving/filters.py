@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError
 from lanner.serving.retrieval.row_set import RowSet, mark
-from lanner.vocabulary import ConfigError
 
 Attributes = Mapping[str, Collection[str]]
 """Values by the name of the attribute."""

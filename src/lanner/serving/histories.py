@@ -8,10 +8,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
+from lanner.errors import StoreUnavailableError
 from lanner.serving.live import LiveItems
 from lanner.serving.messages import Event
 from lanner.serving.store import Store
-from lanner.vocabulary import StoreUnavailableError
 
 _BYTES_A_USER = 600
 """Of a state beside its rows, roughly: a metric needs no more."""

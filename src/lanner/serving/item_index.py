@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import BundleError, StorageError
 from lanner.models.request_form import Int8Rows, RequestForm, take
 from lanner.serving.fixed_order import FixedOrder
 from lanner.serving.retrieval import BEST, Index, RetrievalConfig, build_index, load_index, scan_of_codes
-from lanner.vocabulary import BundleError, StorageError
 
 ItemIndex = Index | FixedOrder
 Queries = NDArray[np.float32] | None

@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from lanner.errors import ConfigError
 from lanner.models.request_form import Int8Rows, ItemRows, RequestForm, Table
 from lanner.prefetch import AHEAD, fetch_row
 from lanner.serving.shelf import Shelf
-from lanner.vocabulary import ConfigError
 
 
 class ItemTables:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
+from lanner.errors import UnknownIdError
 from lanner.serving.row_table import RowTable
-from lanner.vocabulary import UnknownIdError
 
 
 class LiveItems:

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.bundle import SEAL, read_catalogue
-from lanner.artifact.ladder import Ladder, Rung, TextReader, read_ladder
+from lanner.artifacts.bundle import SEAL, read_catalogue
+from lanner.artifacts.ladder import Ladder, Rung, TextReader, read_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
+from lanner.errors import BundleError, ConfigError, LannerError, MissingExtraError
 from lanner.models.request_form import RequestForm
 from lanner.models.request_items import ItemReader
 from lanner.serving.backends import Backend, open_backend
@@ -31,7 +32,6 @@ from lanner.serving.live_texts import LiveTexts
 from lanner.serving.messages import Item
 from lanner.serving.row_table import RowTable
 from lanner.serving.shelf import MOST_NEW_ITEMS, Shelf, file_in_memory
-from lanner.vocabulary import BundleError, ConfigError, LannerError, MissingExtraError
 
 _TUNING_USERS = 256
 _READERS = 3

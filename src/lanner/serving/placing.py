@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter, sleep
 
-from lanner.vocabulary import OverloadedError
+from lanner.errors import OverloadedError
 
 _NICENESS = 5
 _PATIENCE_S = 1.0

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.ladder import Ladder, Rung, TextReader, TextSample
+from lanner.artifacts.ladder import Ladder, Rung, TextReader, TextSample
 from lanner.data.ragged import Ragged
+from lanner.errors import MissingExtraError
 from lanner.models.request_form import Int8Rows, Table
 from lanner.serving.backends import Backend, open_backend
 from lanner.serving.engine import Asked, Engine
-from lanner.vocabulary import MissingExtraError
 
 STAGES = ("gather", "aggregate", "encode", "fuse", "retrieve", "rank", "explain")
 """In the order of a request: what was met is gathered and averaged (all that graph aggregation is at request time), a

@@ -3,8 +3,8 @@
 import math
 from collections import Counter, deque
 
+from lanner.errors import ConfigError
 from lanner.serving.messages import RecentFigures
-from lanner.vocabulary import ConfigError
 
 _SLOTS = 10
 """Parts of the window; what is older leaves one part at a time."""

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from lanner.vocabulary import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, MissingExtraError
 
 _KEY_BYTES = 16
 _TIME_DIGITS = 16

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from lanner.artifact.bundle import read_manifest
-from lanner.artifact.ladder import read_ladder
+from lanner.artifacts.bundle import read_manifest
+from lanner.artifacts.ladder import read_ladder
+from lanner.errors import ConfigError, LannerError, MissingExtraError
 from lanner.serving.http.app import App
 from lanner.serving.http.contract import Service
 from lanner.serving.http.keys import KeyFile, check_address
@@ -32,7 +33,6 @@ from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.following import OneBundle, Versions
 from lanner.serving.versions.registry import CHAMPION, Registry
 from lanner.serving.versions.trials import check_arms
-from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
 SCHEDULERS = ("ladder", "fixed-window")
 ENGINES = ("single", "ray")

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from lanner.data.describe import example_users
+from lanner.errors import ConfigError, LannerError, StoreUnavailableError
 from lanner.serving.answering import Found, Question, Work, allowed, explain_one, is_quick, listed, search, work_on
 from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Dispatcher, Done, Occupied, Spare
@@ -26,7 +27,6 @@ from lanner.serving.messages import ExplainAnswer, ExplainRequest, RecommendAnsw
 from lanner.serving.model import ServedModel, frequent_values
 from lanner.serving.scheduling import ElasticConfig, LatencyProfile, Policy, Scheduler
 from lanner.serving.store import Store
-from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
 
 _encode = msgspec.json.Encoder().encode
 _SHOWN = 20

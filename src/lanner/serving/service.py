@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lanner.data.interactions import Dataset
+from lanner.errors import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 from lanner.serving.beside.crew import Crew
 from lanner.serving.dispatcher import Occupied
 from lanner.serving.histories import Histories
@@ -50,7 +51,6 @@ from lanner.serving.versions.following import Follower, Versions
 from lanner.serving.versions.registry import CHALLENGER, CHAMPION
 from lanner.serving.versions.swap import Live
 from lanner.serving.versions.trials import Trials
-from lanner.vocabulary import ConfigError, LannerError, OverloadedError, StoreUnavailableError
 
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""

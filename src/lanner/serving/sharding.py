@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.ladder import Rung
+from lanner.artifacts.ladder import Rung
+from lanner.errors import StoreUnavailableError
 from lanner.models.request_form import ItemRows, RequestForm
 from lanner.models.request_items import ItemReader
 from lanner.serving.answering import Found, Question
@@ -22,7 +23,6 @@ from lanner.serving.engine import Engine
 from lanner.serving.item_index import ItemIndex
 from lanner.serving.item_tables import ItemTables
 from lanner.serving.messages import RecommendAnswer
-from lanner.vocabulary import StoreUnavailableError
 
 
 def part_of(item_id: str, parts: int) -> int:

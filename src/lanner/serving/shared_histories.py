@@ -13,10 +13,10 @@ from contextlib import suppress
 
 import msgspec
 
+from lanner.errors import StoreUnavailableError
 from lanner.serving.histories import Histories, Known, read_known
 from lanner.serving.redis_entries import AwayError, RedisConfig, RedisEntries, placed_at
 from lanner.serving.store import Store
-from lanner.vocabulary import StoreUnavailableError
 
 LOOK_SECONDS = 1.0
 """Between two looks whether Redis is there."""

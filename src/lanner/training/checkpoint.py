@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lanner.vocabulary import DataError, StorageError
+from lanner.errors import DataError, StorageError
 
 FILE = "training.safetensors"
 

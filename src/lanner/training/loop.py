@@ -19,6 +19,7 @@ from torch import Tensor
 from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError, Interrupted
 from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
@@ -32,7 +33,6 @@ from lanner.training.checkpoint import (
 from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTask
 from lanner.training.weights import choose_weights
-from lanner.vocabulary import ConfigError, Interrupted
 
 _HEAD_CANDIDATES = 4096
 """Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""

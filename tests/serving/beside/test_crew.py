@@ -13,6 +13,7 @@ from small_shop import QUICK, WORDS, make_shop
 
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.errors import BundleError, ConfigError
 from lanner.serving.beside import handle
 from lanner.serving.beside.crew import Crew
 from lanner.serving.messages import Event, EventBatch, Filters, Item, RecommendRequest
@@ -21,7 +22,6 @@ from lanner.serving.running import ServerConfig, service_of
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.service import LannerService
 from lanner.serving.versions import following
-from lanner.vocabulary import BundleError, ConfigError
 
 for library in ("onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason="an extra of serving is not installed")

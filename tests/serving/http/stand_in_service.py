@@ -1,5 +1,6 @@
 """A service that answers without a model: the same for the same question, an error for ids that ask for one."""
 
+from lanner.errors import BundleError, ConfigError, OverloadedError, UnknownIdError
 from lanner.serving.http.app import App
 from lanner.serving.http.contract import State
 from lanner.serving.messages import (
@@ -19,7 +20,6 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.vocabulary import BundleError, ConfigError, OverloadedError, UnknownIdError
 
 SERVED = Served(model="stand-in", variant="full", backend="none", milliseconds={"total": 0.5, "queue": 0.1})
 RECENT = RecentFigures(

@@ -8,11 +8,11 @@ import pytest
 from asking import HANG, ask
 from stand_in_service import StandInService
 
+from lanner.errors import LannerError, StorageError
 from lanner.serving.http.app import App
 from lanner.serving.http.limits import Limits
 from lanner.serving.http.replies import STATUS, reply_to, status_of
 from lanner.serving.http.routes import ROUTES
-from lanner.vocabulary import LannerError, StorageError
 
 
 @pytest.fixture

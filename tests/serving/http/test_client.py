@@ -7,11 +7,11 @@ import pytest
 from stand_in_service import StandInService
 
 from lanner.client import AsyncClient, Client, Retries
+from lanner.errors import ConfigError, DataError, MissingExtraError, OverloadedError, ServerError, UnknownIdError
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, create
 from lanner.serving.http.limits import Limits
 from lanner.serving.messages import Event, ExplainRequest, Item, RecommendRequest, User
-from lanner.vocabulary import ConfigError, DataError, MissingExtraError, OverloadedError, ServerError, UnknownIdError
 
 QUICK = Retries(attempts=4, first_wait_s=0.001, longest_wait_s=3.0)
 

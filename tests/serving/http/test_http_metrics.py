@@ -8,9 +8,9 @@ from asking import ask
 from prometheus_client.parser import text_string_to_metric_families
 from stand_in_service import SERVED, StandInService
 
+from lanner.errors import ConfigError
 from lanner.serving.http.app import App
 from lanner.serving.http.metrics import Metrics, share_between_workers
-from lanner.vocabulary import ConfigError
 
 WORKER = """
 import sys

@@ -5,11 +5,11 @@ import pytest
 from asking import ask
 from stand_in_service import StandInService
 
+from lanner.errors import ConfigError, StorageError
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, check_address, create, revoke
 from lanner.serving.http.limits import Limits, RateLimit
 from lanner.serving.http.routes import ROUTES
-from lanner.vocabulary import ConfigError, StorageError
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ pytest.importorskip("uvicorn", reason="the extra 'serving' is not installed")
 import uvicorn
 from typer.testing import CliRunner
 
-from lanner.cli import app
+from lanner.cli.main import app
+from lanner.errors import ConfigError
 from lanner.serving import running
 from lanner.serving.http.server import _Server
-from lanner.vocabulary import ConfigError
 
 
 @pytest.fixture

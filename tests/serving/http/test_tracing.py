@@ -15,11 +15,11 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra 'tracing' is not inst
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from lanner.errors import ConfigError
 from lanner.serving.http import tracing as module
 from lanner.serving.http.limits import Limits
 from lanner.serving.http.tracing import TracedApp, Tracing
 from lanner.serving.running import TracingConfig
-from lanner.vocabulary import ConfigError
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

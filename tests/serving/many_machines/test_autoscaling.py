@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.serving.many_machines.autoscaling import ElasticReplicas
-from lanner.vocabulary import ConfigError
 
 LIMITS = {"minimum": 1, "maximum": 4, "grow_after_s": 10.0, "shrink_after_s": 60.0}
 

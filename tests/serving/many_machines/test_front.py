@@ -11,6 +11,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
+from lanner.errors import ConfigError, OverloadedError, StoreUnavailableError, UnknownIdError
 from lanner.serving.http.contract import State
 from lanner.serving.many_machines.config import RayConfig
 from lanner.serving.many_machines.front import Replicas
@@ -30,7 +31,6 @@ from lanner.serving.messages import (
     Served,
 )
 from lanner.serving.sharding import Best, Gathered, part_of
-from lanner.vocabulary import ConfigError, OverloadedError, StoreUnavailableError, UnknownIdError
 
 
 class Handle:

@@ -17,11 +17,11 @@ from small_shop import QUICK, WORDS, make_shop
 from lanner.client import Client, Retries
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.errors import ServerError
 from lanner.serving.messages import Event, RecommendRequest
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.store import open_store
-from lanner.vocabulary import ServerError
 
 for library in ("ray", "onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason=f"'{library}' is not installed: it is of the extras ray, serving or openvino")

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
+from lanner.errors import ConfigError, DataError, MissingExtraError, OverloadedError, UnknownIdError
 from lanner.serving.many_machines.config import RayConfig, check_sharded, check_shared
 from lanner.serving.many_machines.replica import Refused
 from lanner.serving.running import ServerConfig, with_engine
-from lanner.vocabulary import ConfigError, DataError, MissingExtraError, OverloadedError, UnknownIdError
 
 
 @pytest.fixture

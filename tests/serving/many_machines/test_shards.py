@@ -13,10 +13,11 @@ import pytest
 from ray_server import ready, replicas_of, serving, wait_for
 from small_shop import QUICK, WORDS, make_shop
 
-from lanner.artifact.ladder import read_ladder
+from lanner.artifacts.ladder import read_ladder
 from lanner.client import Client, Retries
 from lanner.compress import compress
 from lanner.compression.steps import Budget
+from lanner.errors import ServerError
 from lanner.models.request_form import take
 from lanner.serving.many_machines.shard import ModelPart
 from lanner.serving.messages import Event, RecommendRequest
@@ -24,7 +25,6 @@ from lanner.serving.model import ModelConfig
 from lanner.serving.running import ServerConfig, build
 from lanner.serving.served_version import ServiceConfig
 from lanner.serving.sharding import Part
-from lanner.vocabulary import ServerError
 
 for library in ("ray", "onnxruntime", "openvino", "nncf", "faiss"):
     pytest.importorskip(library, reason=f"'{library}' is not installed: it is of the extras ray, serving or openvino")

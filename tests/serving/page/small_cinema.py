@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from stand_in_service import ERRORS, STATUS, StandInService
 
+from lanner.errors import OverloadedError
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile
 from lanner.serving.messages import (
@@ -20,7 +21,6 @@ from lanner.serving.messages import (
     Served,
 )
 from lanner.serving.recent import Recent
-from lanner.vocabulary import OverloadedError
 
 TITLES = """
 Casablanca (1942): Drama Romance | The Third Man (1949): Noir Mystery Drama | Double Indemnity (1944): Noir Crime

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling import LatencyProfile
 from lanner.serving.scheduling.profile import FASTEST, SLOWEST, Curve
-from lanner.vocabulary import ConfigError
 
 times = st.dictionaries(st.integers(1, 200), st.tuples(st.floats(0.01, 100), st.floats(1, 5)), min_size=1).map(
     lambda table: {size: (p50, p50 * spread) for size, (p50, spread) in table.items()}

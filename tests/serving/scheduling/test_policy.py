@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling import (
     Admitted,
     Batch,
@@ -19,7 +20,6 @@ from lanner.serving.scheduling import (
     WaitUntil,
 )
 from lanner.serving.scheduling.simulation import simulate
-from lanner.vocabulary import ConfigError
 
 LADDER = ("full", "int8", "popularity")
 TIMES = {

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling import LatencyProfile, Policy, SchedulerConfig
 from lanner.serving.scheduling.arrivals import like_timestamps, poisson
 from lanner.serving.scheduling.fixed_window import FixedWindow
 from lanner.serving.scheduling.simulation import ANSWERED, Outcomes, Shell, log_normal, simulate
-from lanner.vocabulary import ConfigError
 
 LADDER = ("full", "int8", "pruned", "distilled", "popularity")
 ALONE_MS = {"full": 10.0, "int8": 5.0, "pruned": 3.5, "distilled": 1.5, "popularity": 0.2}

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling import Elastic, ElasticConfig
-from lanner.vocabulary import ConfigError
 
 CONFIG = ElasticConfig(minimum=1, maximum=6, waiting_per_worker=10, grow_after_s=1, shrink_after_s=5)
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from lanner.errors import ConfigError, DataError, MissingExtraError, StorageError, StoreUnavailableError
 from lanner.serving.messages import Event
 from lanner.serving.store import open_store
-from lanner.vocabulary import ConfigError, DataError, MissingExtraError, StorageError, StoreUnavailableError
 
 NOW = 1_700_000_000.0
 

@@ -17,10 +17,10 @@ from threading import Barrier
 
 import pytest
 
+from lanner.errors import ConfigError, DataError, StorageError, StoreUnavailableError
 from lanner.serving.messages import Event, Item, User
 from lanner.serving.store import Exposure, open_store
 from lanner.serving.store.sqlite import SqliteStore
-from lanner.vocabulary import ConfigError, DataError, StorageError, StoreUnavailableError
 
 NOW = 1_700_000_000.0
 

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lanner.errors import ConfigError, DataError
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
 from lanner.serving.store import Exposure, StoredEvent, contract
 from lanner.serving.store.retention import Retention, RetentionConfig
-from lanner.vocabulary import ConfigError, DataError
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0

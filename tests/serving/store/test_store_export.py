@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 
 from lanner.data.sources import load
+from lanner.errors import StorageError
 from lanner.serving.messages import Event
 from lanner.serving.store import open_store
 from lanner.serving.store.export import export_events
-from lanner.vocabulary import StorageError
 
 NOW = 1_700_000_000.0
 
@@ -59,7 +59,7 @@ def test_a_failure_leaves_what_stood_there(store, tmp_path, monkeypatch):
 
 
 def test_the_command_writes_what_the_store_holds(tmp_path, capsys):
-    from lanner import cli
+    from lanner.cli import main as cli
 
     store = open_store(str(tmp_path / "events.db"))
     store.append([Event(user_id="u", item_id="i", key="k")], 1.0)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lanner.errors import ConfigError, DataError, StoreUnavailableError
 from lanner.serving.messages import Event, EventsAnswer
 from lanner.serving.store.sqlite import SqliteStore
 from lanner.serving.store.writer import Writer
-from lanner.vocabulary import ConfigError, DataError, StoreUnavailableError
 
 
 @pytest.fixture

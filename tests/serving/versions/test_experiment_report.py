@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.serving.messages import Event
 from lanner.serving.store import Exposure, StoredEvent, open_store
 from lanner.serving.versions.experiment import Experiment
@@ -16,7 +17,6 @@ from lanner.serving.versions.report import (
     experiment_report,
     sample_ratio_p,
 )
-from lanner.vocabulary import ConfigError
 
 HALVES = {"champion": 0.5, "challenger": 0.5}
 HOUR = 3600.0

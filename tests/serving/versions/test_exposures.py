@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from lanner.errors import DataError, StoreUnavailableError
 from lanner.serving.store import Exposure, open_store
 from lanner.serving.versions.exposures import Exposures
-from lanner.vocabulary import DataError, StoreUnavailableError
 
 
 def shown(number: int, user: str = "anna") -> Exposure:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from stand_ins import write_served_bundle
 
-from lanner.artifact.bundle import FILES
+from lanner.artifacts.bundle import FILES
+from lanner.errors import BundleError, ConfigError, StorageError
 from lanner.serving.model import ServedModel
 from lanner.serving.versions import registry as registry_module
 from lanner.serving.versions.registry import ALIASES, MOST_MOVES, Registry, check_bundle
-from lanner.vocabulary import BundleError, ConfigError, StorageError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from lanner.errors import ConfigError
 from lanner.serving.versions.shadow import Shadow, overlap, rank_correlation
-from lanner.vocabulary import ConfigError
 
 
 def wait_for(condition) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from lanner.errors import BundleError, ConfigError
 from lanner.serving.versions import swap as swap_module
 from lanner.serving.versions.swap import Live
-from lanner.vocabulary import BundleError, ConfigError
 
 
 class Answering:

@@ -10,7 +10,7 @@ from lanner.data.sources import amazon, fartrans, lastfm, lightgcn, movielens, r
 from lanner.data.sources.mapping import read_mapping
 from lanner.data.sources.recipe import data_folder, read_recipe
 from lanner.data.tables import Tables
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 
 @dataclass(frozen=True)

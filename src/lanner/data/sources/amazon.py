@@ -26,7 +26,7 @@ from lanner.data.sources.mapping import (
     split_values,
 )
 from lanner.data.tables import Entities, Table, Tables
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 _ENDS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from lanner.data.sources.digits import read_numbers
 from lanner.data.tables import Table
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 _JSON = (".json", ".jsonl", ".ndjson")
 

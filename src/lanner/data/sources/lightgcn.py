@@ -9,7 +9,8 @@ import polars as pl
 
 from lanner.data.sources.files import read_bytes
 from lanner.data.tables import LINE, Table, Tables
-from lanner.vocabulary import ITEM, USER, DataError
+from lanner.errors import DataError
+from lanner.types import ITEM, USER
 
 _PARTS = {"train": "train.txt", "test": "test.txt"}
 

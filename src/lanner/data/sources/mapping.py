@@ -29,7 +29,8 @@ import polars as pl
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.sources.files import Layout, read_file
 from lanner.data.tables import LINE, Entities, Keep, Table, Tables
-from lanner.vocabulary import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT, ConfigError
+from lanner.errors import ConfigError
+from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 SLOT = re.compile(r"{([^{}]+)}")
 _JSON_TEXT = r'"((?:[^"\\]|\\.)*)"'

@@ -9,7 +9,7 @@ from pathlib import Path
 from lanner.data.sources.files import Layout, header
 from lanner.data.sources.mapping import EntityColumns, InteractionColumns, SourceMapping, TieColumns, read_mapping
 from lanner.data.tables import Entities, Tables
-from lanner.vocabulary import DataError
+from lanner.errors import DataError
 
 _LAYOUT = Layout("\t", quote=False)
 _TITLES = ("title", "name", "movie_title", "item_name")

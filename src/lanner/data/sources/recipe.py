@@ -7,8 +7,8 @@ from pathlib import Path
 from platformdirs import user_data_dir
 
 from lanner.data.sources.mapping import SourceMapping
+from lanner.errors import ConfigError, DataError
 from lanner.settings import build
-from lanner.vocabulary import ConfigError, DataError
 
 DATA_VARIABLE = "LANNER_DATA"
 """Environment variable with the folder that holds the datasets."""

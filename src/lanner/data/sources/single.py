@@ -7,7 +7,8 @@ import polars as pl
 from lanner.data.sources.files import Layout, bad_json, header
 from lanner.data.sources.mapping import InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Tables
-from lanner.vocabulary import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT, DataError
+from lanner.errors import DataError
+from lanner.types import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _ENDS = (*_SEPARATORS, ".parquet", ".jsonl", ".ndjson")

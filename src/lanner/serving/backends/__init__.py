@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from lanner.artifact.ladder import Rung, TextReader
+from lanner.artifacts.ladder import Rung, TextReader
+from lanner.errors import ConfigError
 from lanner.serving.backends.contract import Backend
-from lanner.vocabulary import ConfigError
 
 Build = Callable[[Rung, TextReader | None, int, Backend | None], Backend]
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 from threadpoolctl import threadpool_limits
 
-from lanner.artifact.ladder import Rung, TextReader
+from lanner.artifacts.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models.batches_of_texts import batches_of_tokens
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 _PROFILES_KEPT = 2_000
 """Texts whose features are kept, about 2.5 KiB each; beyond, all are read anew."""

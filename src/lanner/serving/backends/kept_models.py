@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lanner.artifact.files import digest, write_folder
-from lanner.vocabulary import StorageError
+from lanner.artifacts.files import digest, write_folder
+from lanner.errors import StorageError
 
 _BLOB, _SEAL = "model.blob", "model.sha256"
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from lanner.errors import BundleError, ConfigError
 from lanner.models.encoder_codes import BLOCK, LINEAR, NORMS
 from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_form import take
@@ -25,7 +26,6 @@ from lanner.serving.backends.contract import Backend
 from lanner.serving.backends.numba_encoder import FIRST_LINEAR, FIRST_NORM, OF_LINEAR, PLAN_WIDTH, read_texts
 from lanner.serving.backends.numba_products import PANEL, PANEL_OF_CODES, processor_has_avx2
 from lanner.serving.backends.numba_threads import APART
-from lanner.vocabulary import BundleError, ConfigError
 
 _TOKENS_AT_ONCE = 1024
 """As many as fit the memory that threads work in; a longer text is read alone."""

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.serving.backends.contract import PaddedBackend
-from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 
 class OnnxRuntimeBackend(PaddedBackend):

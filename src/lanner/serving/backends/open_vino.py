@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.serving.backends.contract import PaddedBackend
 from lanner.serving.backends.kept_models import kept_or_compiled
-from lanner.vocabulary import BundleError, ConfigError, MissingExtraError
 
 _TOGETHER = 4
 """Texts are read so many at a time or one by one, padded to one of few lengths (``padded_length``): the plugin compiles

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
+from lanner.errors import ConfigError
 from lanner.models.compact_encoder import CompactEncoder
 from lanner.models.encoder_shape import EncoderShape
 from lanner.models.request_network import RequestNetwork
 from lanner.serving.backends.contract import PaddedBackend
-from lanner.vocabulary import ConfigError
 
 
 class TorchBackend(PaddedBackend):

@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import BundleError
 from lanner.models.request_form import ItemRows
 from lanner.serving.beside.messages import (
     FILE_FOLLOWS,
@@ -35,7 +36,6 @@ from lanner.serving.beside.messages import (
 from lanner.serving.engine import Answer
 from lanner.serving.scheduling.profile import Times
 from lanner.serving.shelf import Shelf
-from lanner.vocabulary import BundleError
 
 _ENDING_S = 5.0
 """How long a process may take to end once its socket is closed."""

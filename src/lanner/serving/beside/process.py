@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from lanner.artifact.ladder import FOLDER, read_ladder
+from lanner.artifacts.ladder import FOLDER, read_ladder
 from lanner.serving.beside.messages import (
     FILE_FOLLOWS,
     Add,

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from lanner.errors import OverloadedError
 from lanner.serving.http.contract import Service, State
 from lanner.serving.http.door import Door
 from lanner.serving.http.keys import RANK, KeyFile, Role
@@ -31,7 +32,6 @@ from lanner.serving.http.replies import JSON_HEADERS, RefusedError, Reply, heade
 from lanner.serving.http.routes import ROUTES, Route
 from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer, Served
 from lanner.serving.waited import WAITED_S
-from lanner.vocabulary import OverloadedError
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from lanner.vocabulary import ConfigError, StorageError
+from lanner.errors import ConfigError, StorageError
 
 Role = Literal["read", "write", "admin"]
 RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}

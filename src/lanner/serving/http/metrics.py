@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.serving.http.contract import State
 from lanner.serving.messages import Served
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Upper ends of the latency's buckets."""

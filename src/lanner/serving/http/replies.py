@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from lanner.errors import LannerError, OverloadedError
 from lanner.serving.messages import ErrorAnswer
-from lanner.vocabulary import LannerError, OverloadedError
 
 _log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from threading import Timer
 from typing import Any
 
+from lanner.errors import MissingExtraError
 from lanner.serving.http.app import App, Endpoint
 from lanner.serving.http.contract import Service, State
 from lanner.serving.http.keys import KeyFile
@@ -14,7 +15,6 @@ from lanner.serving.http.limits import Limits
 from lanner.serving.http.reading import Receive, Scope, Send
 from lanner.serving.http.replies import Reply
 from lanner.serving.messages import Served
-from lanner.vocabulary import MissingExtraError
 
 try:
     from opentelemetry import trace

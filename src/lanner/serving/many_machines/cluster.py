@@ -5,10 +5,10 @@ import signal
 import threading
 from typing import Any
 
+from lanner.errors import ConfigError
 from lanner.serving.many_machines.autoscaling import ElasticReplicas
 from lanner.serving.many_machines.config import RayConfig
 from lanner.serving.many_machines.replica import Replica
-from lanner.vocabulary import ConfigError
 
 _APPLICATION = "lanner"
 _MOST_AT_ONCE = 4096

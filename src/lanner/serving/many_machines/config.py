@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lanner.vocabulary import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, MissingExtraError
 
 
 @dataclass(frozen=True)

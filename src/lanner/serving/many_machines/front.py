@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lanner.errors import OverloadedError, StoreUnavailableError
 from lanner.serving.http.contract import State
 from lanner.serving.many_machines import cluster
 from lanner.serving.many_machines.config import RayConfig
@@ -33,7 +34,6 @@ from lanner.serving.messages import (
     User,
 )
 from lanner.serving.recent import Recent
-from lanner.vocabulary import OverloadedError, StoreUnavailableError
 
 _ATTEMPTS = 4
 _PAUSE_S = 0.05

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from lanner import vocabulary
+from lanner import errors
+from lanner.errors import LannerError, OverloadedError
 from lanner.serving.http.contract import State
-from lanner.vocabulary import LannerError, OverloadedError
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Refused(msgspec.Struct, frozen=True):
         """The error that the replica met."""
         if self.kind == OverloadedError.__name__:
             return OverloadedError(self.line, self.retry_after_s)
-        kind: type[LannerError] = getattr(vocabulary, self.kind)
+        kind: type[LannerError] = getattr(errors, self.kind)
         return kind(self.line)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from lanner.artifact.bundle import SEAL, read_catalogue
-from lanner.artifact.ladder import FOLDER, Ladder, Rung, read_ladder
+from lanner.artifacts.bundle import SEAL, read_catalogue
+from lanner.artifacts.ladder import FOLDER, Ladder, Rung, read_ladder
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.serving.answering import allowed

@@ -4,10 +4,10 @@ A shard's replica that dies is asked again like any other, each round by itself:
 question. Users and events lie in the store, which any shard writes to.
 """
 
+from lanner.errors import ConfigError
 from lanner.serving.many_machines.front import Replicas
 from lanner.serving.messages import Changed, ExplainAnswer, ExplainRequest, Item, RecommendAnswer, RecommendRequest
 from lanner.serving.sharding import Best, Gathered, merged, part_of, together
-from lanner.vocabulary import ConfigError
 
 
 class Shards(Replicas):

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.errors import MissingExtraError
 from lanner.serving.retrieval.plan import LINKS, num_cells, sub_quantisers
 from lanner.serving.retrieval.vectors import FloatVectors, Vectors, check_half
-from lanner.vocabulary import MissingExtraError
 
 _BUILD_EFFORT = 160
 """Candidates weighed when an item is linked into the graph."""

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.files import check_file, digest, read_checked, write_folder
+from lanner.artifacts.files import check_file, digest, read_checked, write_folder
+from lanner.errors import BundleError
 from lanner.serving.retrieval.candidates import Cells, Graph, import_faiss
 from lanner.serving.retrieval.fresh import Fresh
 from lanner.serving.retrieval.index import Index
 from lanner.serving.retrieval.plan import Measured, Plan, RetrievalConfig
 from lanner.serving.retrieval.snapshot import Base, Snapshot
 from lanner.serving.retrieval.vectors import FloatVectors, Int8Vectors, Vectors
-from lanner.vocabulary import BundleError
 
 SCHEMA = 4
 """Raised whenever an older reader would misread what is written."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 Kind = Literal["exact", "exact-int8", "ivf-pq", "hnsw"]
 Precision = Literal["float32", "float16", "int8"]

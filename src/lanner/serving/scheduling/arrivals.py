@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 
 def poisson(phases: Sequence[tuple[float, float]], seed: int) -> NDArray[np.float64]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling.config import SchedulerConfig
 from lanner.serving.scheduling.profile import Curve, LatencyProfile
 from lanner.serving.scheduling.stations import Station
-from lanner.vocabulary import ConfigError
 
 _SETTLED_S, _LONGEST_WHILE_S = 10.0, 60.0
 """A rung that served for so long was not climbed to in vain; and so long is the longest while before another try."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 
 @dataclass(frozen=True)

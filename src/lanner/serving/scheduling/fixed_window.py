@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling.contract import Admitted, Batch, Idle, Rejected, Request, WaitUntil
 from lanner.serving.scheduling.profile import LatencyProfile
 from lanner.serving.scheduling.stations import Station, checked_workers
-from lanner.vocabulary import ConfigError
 
 
 class FixedWindow:

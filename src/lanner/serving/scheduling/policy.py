@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from lanner.errors import ConfigError
 from lanner.serving.scheduling.capacity import Lane, Level, Load, Rung, rungs_of
 from lanner.serving.scheduling.config import SchedulerConfig
 from lanner.serving.scheduling.contract import Admitted, Batch, Idle, Rejected, Request, WaitUntil
 from lanner.serving.scheduling.profile import LatencyProfile
 from lanner.serving.scheduling.stations import Station, checked_workers
 from lanner.serving.scheduling.waiting import Waiting
-from lanner.vocabulary import ConfigError
 
 _IDLE = Idle()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 NORMAL_P99 = 2.3263478740408408
 """The 99th percentile of the standard normal: a log-normal with it has p99 / p50 = exp(σ · NORMAL_P99)."""

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 
 class Station:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lanner.errors import ConfigError
 from lanner.serving.store.contract import (
     EventRow,
     Exposure,
@@ -10,7 +11,6 @@ from lanner.serving.store.contract import (
     StoredEvent,
     StoreStats,
 )
-from lanner.vocabulary import ConfigError
 
 
 def _sqlite(url: str) -> Store:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
+from lanner.errors import ConfigError, DataError, LannerError
 from lanner.serving.store.writer import Work, Writer
-from lanner.vocabulary import ConfigError, DataError, LannerError
 
 Result = TypeVar("Result")
 

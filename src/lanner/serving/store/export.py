@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from lanner.errors import StorageError
 from lanner.serving.store.contract import Store
-from lanner.vocabulary import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT, StorageError
+from lanner.types import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT
 
 _SCHEMA = {USER: pl.String, ITEM: pl.String, BEHAVIOUR: pl.String, WEIGHT: pl.Float64, TIMESTAMP: pl.Float64}
 _UNWEIGHTED = 1.0

@@ -3,17 +3,10 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lanner.errors import ConfigError, DataError, LannerError, MissingExtraError, StorageError, StoreUnavailableError
 from lanner.serving.store.connections import MOST_WAITING
 from lanner.serving.store.relational import RelationalStore
 from lanner.serving.store.schema import VERSION, tables
-from lanner.vocabulary import (
-    ConfigError,
-    DataError,
-    LannerError,
-    MissingExtraError,
-    StorageError,
-    StoreUnavailableError,
-)
 
 if TYPE_CHECKING:
     import psycopg

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from lanner.errors import ConfigError, DataError
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
 from lanner.serving.store.connections import MOST_WAITING, Connections
 from lanner.serving.store.contract import (
@@ -28,7 +29,6 @@ from lanner.serving.store.contract import (
     StoredEvent,
     StoreStats,
 )
-from lanner.vocabulary import ConfigError, DataError
 
 _ROWS_A_BATCH = 10_000
 _ROWS_A_DELETE = 1_000

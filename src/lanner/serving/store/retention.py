@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lanner.errors import ConfigError
 from lanner.serving.store.contract import Store
-from lanner.vocabulary import ConfigError
 
 
 @dataclass(frozen=True)

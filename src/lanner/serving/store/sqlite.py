@@ -6,10 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lanner.errors import DataError, LannerError, StorageError, StoreUnavailableError
 from lanner.serving.store.connections import MOST_WAITING
 from lanner.serving.store.relational import RelationalStore
 from lanner.serving.store.schema import VERSION, tables
-from lanner.vocabulary import DataError, LannerError, StorageError, StoreUnavailableError
 
 _LOCK_SECONDS = 4.0
 _CACHE_KIB = {"writing": 2 * 1024, "reading": 1024}

@@ -10,7 +10,7 @@ from threading import Condition, Thread
 from time import perf_counter
 from typing import Any, TypeVar
 
-from lanner.vocabulary import ConfigError, LannerError, StoreUnavailableError
+from lanner.errors import ConfigError, LannerError, StoreUnavailableError
 
 Result = TypeVar("Result")
 Work = Callable[[Any], Result]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 _TOLERANCE = 1e-9
 _MOST_LETTERS = 128

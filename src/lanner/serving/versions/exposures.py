@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from threading import Event, Lock, Thread
 
+from lanner.errors import StoreUnavailableError
 from lanner.serving.store.contract import Exposure
-from lanner.vocabulary import StoreUnavailableError
 
 CAPACITY = 20_000
 """Exposures that wait at most; what comes then is dropped and counted."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol
 
+from lanner.errors import BundleError, ConfigError, LannerError
 from lanner.serving.versions.registry import CHAMPION, version_of
 from lanner.serving.versions.swap import Live, Served
-from lanner.vocabulary import BundleError, ConfigError, LannerError
 
 POLL_SECONDS = 1.0
 """Between two looks at the aliases."""

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from lanner.artifact import bundle as bundles
-from lanner.artifact import ladder as ladders
-from lanner.artifact.files import read_checked
-from lanner.vocabulary import BundleError, ConfigError, StorageError
+from lanner.artifacts import bundle as bundles
+from lanner.artifacts import ladder as ladders
+from lanner.artifacts.files import read_checked
+from lanner.errors import BundleError, ConfigError, StorageError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)

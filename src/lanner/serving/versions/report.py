@@ -16,11 +16,11 @@ from zlib import crc32
 
 import msgspec
 
+from lanner.errors import ConfigError
 from lanner.serving.messages import MAX_HISTORY
 from lanner.serving.store.contract import Exposure, Store
 from lanner.serving.versions.experiment import check_shares
 from lanner.serving.versions.registry import CHAMPION
-from lanner.vocabulary import ConfigError
 
 PER_USER, PER_EXPOSURE = "conversions per user", "conversions per exposure"
 MISMATCH = 0.001

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from lanner.vocabulary import ConfigError
+from lanner.errors import ConfigError
 
 MOST_WAITING = 64
 """Requests that wait for the challenger; what comes then is dropped and counted."""

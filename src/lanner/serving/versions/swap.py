@@ -5,7 +5,7 @@ from threading import Event, Lock, RLock, Thread
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from lanner.vocabulary import BundleError, ConfigError, LannerError
+from lanner.errors import BundleError, ConfigError, LannerError
 
 
 class Model(Protocol):

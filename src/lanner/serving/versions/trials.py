@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import msgspec
 
+from lanner.errors import ConfigError
 from lanner.serving.messages import RecommendAnswer, RecommendRequest, ShadowFigures
 from lanner.serving.store import Exposure, Store
 from lanner.serving.versions.experiment import Experiment
 from lanner.serving.versions.exposures import Exposures
 from lanner.serving.versions.registry import ALIASES, CHALLENGER, CHAMPION
 from lanner.serving.versions.shadow import Shadow
-from lanner.vocabulary import ConfigError
 
 
 class Trials:

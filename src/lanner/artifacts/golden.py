@@ -8,8 +8,8 @@ import numpy as np
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
+from lanner.errors import BundleError
 from lanner.models.recommender import Recommender
-from lanner.vocabulary import BundleError
 
 REQUESTS = 8
 TOP_K = 10

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifact.export import OPSET, ExportError, optional_module, run_onnx
+from lanner.artifacts.export import OPSET, ExportError, optional_module, run_onnx
 from lanner.models.request_form import RequestForm, take
 
 _LARGEST_DIFFERENCE = 1e-4

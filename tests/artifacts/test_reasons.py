@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lanner.artifact.reasons import explanation_table, reasons, sentence, short_reason
+from lanner.artifacts.reasons import explanation_table, reasons, sentence, short_reason
 from lanner.data.catalogue import FIELD_SEPARATOR, Attribute, Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 import lanner
-from lanner.artifact import dataset_files
-from lanner.artifact.files import digest, read_checked, write_folder
-from lanner.artifact.golden import ask_golden, check_golden
+from lanner.artifacts import dataset_files
+from lanner.artifacts.files import digest, read_checked, write_folder
+from lanner.artifacts.golden import ask_golden, check_golden
 from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
+from lanner.errors import BundleError, LannerError
 from lanner.models.recommender import Recommender
-from lanner.vocabulary import BundleError, LannerError
 
 SCHEMA = 1
 """Raised whenever an older reader would misread what is written."""

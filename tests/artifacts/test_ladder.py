@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lanner.artifact.ladder import INDEX, Rung, read_ladder, write_ladder
+from lanner.artifacts.ladder import INDEX, Rung, read_ladder, write_ladder
+from lanner.errors import BundleError, ConfigError
 from lanner.models.request_form import Int8Rows, RequestForm, take
-from lanner.vocabulary import BundleError, ConfigError
 
 
 def make_form() -> RequestForm:
@@ -67,7 +67,7 @@ def test_no_ladder_says_how_to_make_one(tmp_path):
 
 
 def test_another_schema_is_refused(tmp_path):
-    from lanner.artifact.files import digest
+    from lanner.artifacts.files import digest
 
     folder = written(tmp_path).path
     table = json.loads((folder / INDEX).read_text()) | {"schema": 99}
@@ -80,7 +80,7 @@ def test_another_schema_is_refused(tmp_path):
 @pytest.mark.parametrize("block", [2, 100])
 @pytest.mark.parametrize("rows", [[0, 3, 4, 8], [5], []])
 def test_some_items_of_a_rung_are_read_without_the_others(tmp_path, monkeypatch, rows, block):
-    monkeypatch.setattr("lanner.artifact.ladder._ROWS_AT_ONCE", block)
+    monkeypatch.setattr("lanner.artifacts.ladder._ROWS_AT_ONCE", block)
     ladder, rows = written(tmp_path), np.array(rows, np.int64)
     for name in ladder.names:
         whole, part = ladder.rung(name).form, ladder.rung(name, rows).form

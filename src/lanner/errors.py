@@ -1,43 +1,19 @@
-"""The words every room shares: column names, id types, the axis legend and the error tree.
+"""The errors that a caller can act on. The tree (exit code of the command line in brackets)::
 
-Axis legend, used as suffixes in names (``item_ID`` is ``[items, dimensions]``) and in shape comments:
-
-    U users    I items    B a batch of users    K the k of a top-k list    D embedding dimensions
-    L history length    E edges    T texts    Z concatenated features of a user-item pair
-
-Error tree (exit code of the command line in brackets)::
-
-    LannerError [2]
-    ├── DataError        a file, row or dataset that cannot be used; names path, line and field
-    ├── ConfigError      a setting that is unknown, of a wrong type or out of range; names the key
-    ├── BundleError      a bundle that is missing, damaged or of another schema
-    ├── UnknownIdError   a user or item that the model does not know and that came without history or text
-    ├── MissingExtraError  an optional dependency is not installed; carries the install line
-    ├── StorageError     the disk refused a write (full, read-only)
-    ├── StoreUnavailableError  the event store is gone, locked, full or behind; the same call may succeed later
-    ├── OverloadedError  more requests than can be answered now; carries the seconds to wait
-    ├── ServerError      a server that cannot be reached, or failed; raised by the client alone
-    └── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
+LannerError [2]
+├── DataError        a file, row or dataset that cannot be used; names path, line and field
+├── ConfigError      a setting that is unknown, of a wrong type or out of range; names the key
+├── BundleError      a bundle that is missing, damaged or of another schema
+├── UnknownIdError   a user or item that the model does not know and that came without history or text
+├── MissingExtraError  an optional dependency is not installed; carries the install line
+├── StorageError     the disk refused a write (full, read-only)
+├── StoreUnavailableError  the event store is gone, locked, full or behind; the same call may succeed later
+├── OverloadedError  more requests than can be answered now; carries the seconds to wait
+├── ServerError      a server that cannot be reached, or failed; raised by the client alone
+└── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
 """
 
 from pathlib import Path
-from typing import NewType
-
-USER = "user"
-ITEM = "item"
-TIMESTAMP = "timestamp"
-WEIGHT = "weight"
-BEHAVIOUR = "behaviour"
-FRIEND = "friend"
-TEXT = "text"
-REASON = "reason"
-
-UserRow = NewType("UserRow", int)
-"""Position of a user inside one dataset, 0 … num_users − 1. Never shown to a caller."""
-ItemRow = NewType("ItemRow", int)
-"""Position of an item inside one dataset, 0 … num_items − 1. Never shown to a caller."""
-ExternalId = str
-"""An id as its owner writes it. Integers become their decimal text, so that 7 and "7" are one id."""
 
 
 class LannerError(Exception):

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanner.errors import ConfigError, LannerError, MissingExtraError
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer
-from lanner.vocabulary import ConfigError, LannerError, MissingExtraError
 
 FEWEST_CALIBRATION_TEXTS = 8
 """Ranges of activations read off fewer texts than this are those texts', not the language's."""

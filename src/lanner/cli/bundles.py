@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lanner import console
-from lanner.options import AsJson, BundlePath
-from lanner.vocabulary import ConfigError
+from lanner.cli import console
+from lanner.cli.options import AsJson, BundlePath
+from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
     from lanner.serving.versions.registry import Registry

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lanner import console
-from lanner.options import AsJson, BundlePath, Overrides, Threads
+from lanner.cli import console
+from lanner.cli.options import AsJson, BundlePath, Overrides, Threads
 
 
 def compress(
@@ -77,7 +77,7 @@ def profile(
 
       lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
     """
-    from lanner.artifact.ladder import read_ladder
+    from lanner.artifacts.ladder import read_ladder
     from lanner.pipeline import open_bundle
     from lanner.serving.profile import draw, machine_ceilings, profile_ladder
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lanner import cli_serving, cli_versions, console
-from lanner.options import (
+from lanner.cli import bundles as cli_versions
+from lanner.cli import console
+from lanner.cli import serving as cli_serving
+from lanner.cli.options import (
     AsJson,
     BundlePath,
     Config,
@@ -30,7 +32,7 @@ from lanner.options import (
     TopK,
     User,
 )
-from lanner.vocabulary import LannerError
+from lanner.errors import LannerError
 
 if TYPE_CHECKING:
     from lanner.config import RunConfig
@@ -282,10 +284,10 @@ def describe(
 
       lanner data describe ratings.csv --rejected /tmp --json
     """
-    from lanner.choices import load_dataset
     from lanner.config import DataConfig
     from lanner.data.describe import describe as counted
     from lanner.data.rejects import write_rejected
+    from lanner.registry import load_dataset
 
     dataset = load_dataset(DataConfig(path, format))
     written = write_rejected(dataset, rejected)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from lanner.artifact.files import check_file, digest, mapped_arrays, read_checked, write_folder
+from lanner.artifacts.files import check_file, digest, mapped_arrays, read_checked, write_folder
+from lanner.errors import BundleError, ConfigError
 from lanner.models.request_form import ITEM_TABLES, RequestForm
 from lanner.models.request_items import ITEM_TEXTS, ItemReader
 from lanner.models.text_features import TextFeatures
-from lanner.vocabulary import BundleError, ConfigError
 
 FOLDER = "ladder"
 INDEX = "ladder.json"

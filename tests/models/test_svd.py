@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lanner.models.singular import right_singular
+from lanner.models.svd import right_singular
 
 
 @pytest.mark.parametrize(

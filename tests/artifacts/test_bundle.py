@@ -7,14 +7,14 @@ import os
 import numpy as np
 import pytest
 
-from lanner.artifact.bundle import FILES, MANIFEST, SEAL, load_bundle, read_manifest, write_bundle
+from lanner.artifacts.bundle import FILES, MANIFEST, SEAL, load_bundle, read_manifest, write_bundle
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.describe import fingerprint
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
+from lanner.errors import BundleError, StorageError
 from lanner.models.ease import EASE
-from lanner.vocabulary import BundleError, StorageError
 
 
 def small_dataset() -> Dataset:
@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(tmp_path, fitted, name):
 def test_no_bundle_and_another_schema(tmp_path, fitted, monkeypatch):
     with pytest.raises(BundleError, match="no bundle there"):
         read(tmp_path / "nowhere")
-    monkeypatch.setattr("lanner.artifact.bundle.SCHEMA", 99)
+    monkeypatch.setattr("lanner.artifacts.bundle.SCHEMA", 99)
     path = write(tmp_path / "bundle", fitted)
     monkeypatch.undo()
     with pytest.raises(BundleError, match="schema 99"):

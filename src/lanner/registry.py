@@ -12,6 +12,8 @@ from lanner.data.narrowing import rated_only, sampled_negatives
 from lanner.data.sources import bundled, load
 from lanner.data.split import HeldOut, Split
 from lanner.data.splitting import cold_items, global_time, leave_last_out, published, random_ratio
+from lanner.errors import ConfigError
+from lanner.models.baselines import PopularityRecommender, RandomRecommender
 from lanner.models.ease import EASE
 from lanner.models.graph_filter import GraphFilter
 from lanner.models.ials import IALS
@@ -19,9 +21,7 @@ from lanner.models.item_knn import ItemKNN
 from lanner.models.neural import NeuralRecommender
 from lanner.models.recommender import Recommender
 from lanner.models.views import ViewName
-from lanner.models.yardsticks import PopularityRecommender, RandomRecommender
 from lanner.training.loop import Trainer
-from lanner.vocabulary import ConfigError
 
 Build = Callable[[RunConfig, Path | None], Recommender]
 """An unfitted recommender; the folder is where a training that is interrupted keeps its checkpoint."""

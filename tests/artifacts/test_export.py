@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from lanner.artifact import export
-from lanner.artifact.export import (
+from lanner.artifacts import export
+from lanner.artifacts.export import (
     ExportError,
     export_onnx,
     quantise_dynamic,
@@ -16,10 +16,10 @@ from lanner.artifact.export import (
     quantise_static,
     run_onnx,
 )
+from lanner.errors import ConfigError, MissingExtraError
 from lanner.models.batches_of_texts import pad_right
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.encoder_shape import EncoderShape
-from lanner.vocabulary import ConfigError, MissingExtraError
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from lanner.artifact.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
+from lanner.artifacts.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
 from lanner.compression.steps import Read
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.encoder_codes import encoder_codes

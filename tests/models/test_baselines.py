@@ -3,7 +3,7 @@ from random_events import random_events
 
 from lanner.data.interactions import Interactions, UserBatch
 from lanner.data.ragged import Ragged
-from lanner.models.yardsticks import PopularityRecommender, RandomConfig, RandomRecommender
+from lanner.models.baselines import PopularityRecommender, RandomConfig, RandomRecommender
 
 
 def test_popularity_counts_users_once():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from lanner.artifact.files import mapped_arrays
-from lanner.vocabulary import BundleError
+from lanner.artifacts.files import mapped_arrays
+from lanner.errors import BundleError
 
 ARRAYS = {
     "codes": np.arange(-6, 6, dtype=np.int8).reshape(3, 4),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.vocabulary import BundleError, StorageError
+from lanner.errors import BundleError, StorageError
 
 _KINDS = {"BOOL": np.dtype(np.bool_)} | {
     f"{letter.upper()}{8 * size}": np.dtype(f"{letter}{size}")
