@@ -60,7 +60,10 @@ SKIPPED: dict[str, dict[str, str]] = {
     ),
 }
 
+EVERY_EVENT = {"positive_threshold": "none"}
+"""How the published protocols read feedback: every event is positive and weighs the same, whatever its rating."""
 _ML1M_NETWORK = {
+    "feedback": EVERY_EVENT,
     "neural": {"dimensions": 256, "layers": 0, "filter_rank": 512, "filter_ridge": 1500.0},
     "training": {"patience": 3},
 }

@@ -21,6 +21,8 @@ class Lengths:
     examples: int = 100
     """Requests that schemathesis makes up for each operation."""
     malformed: int = 10_000
+    hostile_s: float = 30.0
+    """Of each kind of hostile client."""
 
 
-SHORT = Lengths((10_000,), 1.0, 1, 2.0, 2.0, 5.0, 3.0, 3, 20.0, 10, 300)
+SHORT = Lengths((10_000,), 1.0, 1, 2.0, 2.0, 5.0, 3.0, 3, 20.0, 10, 300, 3.0)

@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.serving.scheduling.arrivals import poisson
+from benchmarks._serving_arrivals import poisson
 
 RECOMMEND, EVENT, NEW_ITEM = range(3)
 KINDS = ("recommend", "event", "new_item")
 NOTHING = 0
 """Status of a request that was never answered."""
 VARIANTS = ("", "full", "int8", "pruned", "distilled", "popularity")
-"""By which rung an answer says that it was made; the first: it does not say."""
+"""By which variant an answer says that it was made; the first: it does not say."""
 _GRACE_S = 2.0
 _RECEIVED_AT_ONCE = 65536
 
@@ -66,6 +66,8 @@ class Load:
     new_items: float = 0.01
     by_user: float = 0.0
     connections: int = 1024
+    key: str = ""
+    """An API key, for a server that asks for one."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ class Outcome:
         """Rates over ``seconds``, and latencies of what was answered, in milliseconds."""
         answered, latency_ms = self.answered, 1e3 * self.latency_s
         in_time = answered & (self.latency_s <= deadline_s)
+        is_personal = self.variant != VARIANTS.index("popularity")
         known = latency_ms[answered]
         p50, p99 = np.percentile(known, (50, 99)) if len(known) else (np.nan, np.nan)
         return {
             "offered_per_s": len(self.due_s) / seconds,
             "answered_per_s": np.count_nonzero(answered) / seconds,
             "goodput_per_s": np.count_nonzero(in_time) / seconds,
+            "personal_goodput_per_s": np.count_nonzero(in_time & is_personal) / seconds,
             "p50_ms": none_if_nan(p50),
             "p99_ms": none_if_nan(p99),
             "rejected": int(np.count_nonzero(self.status == 429)),
@@ -117,7 +121,7 @@ class Outcome:
         } | self.cost
 
     def _answered_by(self) -> dict[str, float]:
-        """The share of the answers that each rung made; none where the server names no rung."""
+        """The share of the answers that each variant made; none where the server names no variant."""
         counts = np.bincount(self.variant[self.answered], minlength=len(VARIANTS))
         return {name: float(n / counts.sum()) for name, n in zip(VARIANTS, counts, strict=True) if name and n}
 
@@ -189,10 +193,10 @@ class Requests:
         body = {"title": f"New {number}", "text": f"{text} {number}"}
         return self._written((method, path.replace("{id}", f"new-{self._run}-{number}")), body)
 
-    @staticmethod
-    def _written(address: tuple[str, str], body: dict[str, Any]) -> bytes:
+    def _written(self, address: tuple[str, str], body: dict[str, Any]) -> bytes:
         content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
         head = f"{address[0]} {address[1]} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        head += f"authorization: Bearer {self._load.key}\r\n" if self._load.key else ""
         return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 

@@ -1,9 +1,10 @@
 """Figures 1 and 2: how much each server answers in time, and how quickly at half of Lanner's saturation.
 
-Goodput counts recommendations answered within the deadline; events and new items are sent beside them and reported
-apart. A rate is raised by half until goodput no longer grows, then rates around the best one are tried. A peer is
-searched with one worker process and with two on the first catalogue, and measured with whichever does more there.
-Servers run one after another.
+Goodput counts personal recommendations answered within the deadline: any answer but the list that is equal for
+everybody, for Lanner and for peers that fall back to it. Events and new items are sent beside them and reported apart.
+A rate is raised by half until goodput no longer grows, then rates around the best one are tried. A peer is searched
+with each of its settings on the first catalogue, and measured with whichever does most there. Servers run one after
+another; FastAPI, the reference at light load, right after Lanner.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from benchmarks._serving_servers import (
     DEADLINE_MS,
     PEERS,
     RAW,
-    WORKERS,
+    SETTINGS,
     Contender,
     Launcher,
     NotStartedError,
@@ -24,6 +25,8 @@ from benchmarks._serving_servers import (
 )
 
 _FIRST_RATE = 100.0
+LIGHT_RATE = 100.0
+"""Of the figure of light load: a worker idles most of the time."""
 _STEP, _GROWTH = 1.5, 1.03
 _WARM_UP_S = 1.0
 """Before each measurement, at its rate; not counted."""
@@ -38,31 +41,31 @@ def measure(launcher: Launcher, lengths: Lengths, smaller: dict[str, Any] | None
     for contender in (lanner(), *PEERS.values(), RAW):
         half = found.get("lanner", {}).get("goodput_per_s", 0.0) / 2
         try:
-            counts = _counts(contender, (smaller or {}).get(contender.name, {}))
-            found[contender.name] = _best(launcher, contender, counts, lengths, half)
+            settings = _settings(contender, (smaller or {}).get(contender.name, {}))
+            found[contender.name] = _best(launcher, contender, settings, lengths, half)
         except NotStartedError as error:
             found[contender.name] = {"error": str(error)}
         print(launcher.work.items, contender.name, shown(found[contender.name]), flush=True)
     return found
 
 
-def _counts(contender: Contender, before: dict[str, Any]) -> tuple[str, ...]:
-    """Numbers of worker processes to try."""
-    return (str(before["workers"]),) if "workers" in before else WORKERS.get(contender.name, ("1", "2"))
+def _settings(contender: Contender, before: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """What to try."""
+    return (tuple(before["setting"]),) if "setting" in before else SETTINGS.get(contender.name, (("1",), ("2",)))
 
 
 def _best(
-    launcher: Launcher, contender: Contender, counts: Sequence[str], lengths: Lengths, half: float
+    launcher: Launcher, contender: Contender, settings: Sequence[Sequence[str]], lengths: Lengths, half: float
 ) -> dict[str, Any]:
     """The better of a contender's settings."""
     if contender.name == "lanner":
         return _measured(launcher, contender, lengths, half)
     tried = [
-        _measured(launcher, contender.with_options(workers), lengths, half) | {"workers": int(workers)}
-        for workers in counts
+        _measured(launcher, contender.with_options(*setting), lengths, half) | {"setting": list(setting)}
+        for setting in settings
     ]
-    best = max(tried, key=lambda one: one["goodput_per_s"])
-    return best | {"tried": [{key: one[key] for key in ("workers", "goodput_per_s")} for one in tried]}
+    best = max(tried, key=lambda one: float(one["goodput_per_s"]))
+    return best | {"tried": [{key: one[key] for key in ("setting", "goodput_per_s")} for one in tried]}
 
 
 def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: float) -> dict[str, Any]:
@@ -70,7 +73,9 @@ def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: 
     with launcher.running(contender) as server:
         found = saturate(server, launcher, lengths)
         rate = half or found["goodput_per_s"] / 2
-        for name, phases in (("at_half_of_lanner", [(rate, lengths.steady_s)]), ("in_bursts", _bursts(rate, lengths))):
+        steady = [(rate, lengths.steady_s)]
+        light = [(LIGHT_RATE, lengths.steady_s)]
+        for name, phases in (("at_half_of_lanner", steady), ("in_bursts", _bursts(rate, lengths)), ("light", light)):
             found[name] = figures(sent(server, launcher, phases), lengths.steady_s)
         return found | {"memory_mib": server.memory_mib(), "ready_s": server.ready_s}
 
@@ -85,7 +90,7 @@ def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str,
     def probe(rate: float) -> float:
         outcome = sent(server, launcher, [(rate, lengths.probe_s)])
         steps[rate] = outcome.of_kind(RECOMMEND).figures(lengths.probe_s, DEADLINE_MS / 1e3)
-        return float(steps[rate]["goodput_per_s"])
+        return float(steps[rate]["personal_goodput_per_s"])
 
     best, rate, failures = probe(_FIRST_RATE), _FIRST_RATE, 0
     while failures < 2:
@@ -99,7 +104,8 @@ def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str,
     outcome = sent(server, launcher, [(rate, lengths.steady_s)])
     confirmed = outcome.of_kind(RECOMMEND).figures(lengths.steady_s, DEADLINE_MS / 1e3)
     return {
-        "goodput_per_s": confirmed["goodput_per_s"],
+        "goodput_per_s": confirmed["personal_goodput_per_s"],
+        "personal_share": confirmed["personal_goodput_per_s"] / max(confirmed["goodput_per_s"], 1e-9),
         "at_rate_per_s": rate,
         "confirmed": confirmed,
         "throughput_per_s": max(step["answered_per_s"] for step in steps.values()),
@@ -134,30 +140,33 @@ def shown(row: dict[str, Any]) -> str:
         return str(row["error"])
     p99 = row["at_half_of_lanner"]["recommend"]["p99_ms"]
     late = "none answered" if p99 is None else f"p99 {p99:.1f} ms"
-    return (
-        f"goodput {row['goodput_per_s']:.0f}/s, throughput {row['throughput_per_s']:.0f}/s, at half of Lanner: {late}"
-    )
+    rates = f"personal goodput {row['goodput_per_s']:.0f}/s, throughput {row['throughput_per_s']:.0f}/s"
+    return f"{rates}, at half of Lanner: {late}"
 
 
 def summary(catalogues: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The worst of the catalogues. The best peer by goodput is another than FastAPI; by latency it may be FastAPI."""
-    ratios = [_ratios(rows) for rows in catalogues.values() if "error" not in rows["lanner"]]
-    worst = {"goodput_over_best_peer": min, "goodput_over_fastapi": min, "personal_goodput_over_fastapi": min}
-    worst |= {"p99_over_best_peer": max, "throughput_over_raw_asgi": min}
-    known = {name: [one[name] for one in ratios if name in one] for name in worst}
-    return {name: float(choose(known[name])) for name, choose in worst.items() if known[name]}
+    """Of each catalogue; the names of those of the larger one end in ``_1m``."""
+    found: dict[str, float] = {}
+    for items, rows in catalogues.items():
+        if "error" not in rows["lanner"]:
+            end = "_1m" if int(items) >= 1_000_000 else ""
+            found |= {f"{name}{end}": value for name, value in _ratios(rows).items()}
+    return found
 
 
 def _ratios(rows: dict[str, Any]) -> dict[str, float]:
+    """The best peer by goodput is another than FastAPI; by latency it may be FastAPI."""
     ours, started = rows["lanner"], {name: row for name, row in rows.items() if "error" not in row}
     peers = {name: row for name, row in started.items() if name in PEERS}
-    ratios: dict[str, float] = {}
+    light = ours["light"]["recommend"]
+    ratios = {"personal_share": ours["personal_share"], "light_load_p99_over_p50": light["p99_ms"] / light["p50_ms"]}
     others = [row["goodput_per_s"] for name, row in peers.items() if name != "fastapi"]
     if others:
-        ratios["goodput_over_best_peer"] = ours["goodput_per_s"] / max(*others, 1e-9)
+        ratios["personal_goodput_over_best_peer"] = ours["goodput_per_s"] / max(*others, 1e-9)
     if "fastapi" in peers:
-        ratios["goodput_over_fastapi"] = ours["goodput_per_s"] / peers["fastapi"]["goodput_per_s"]
-        ratios["personal_goodput_over_fastapi"] = _personal(ours) / peers["fastapi"]["goodput_per_s"]
+        fastapi = peers["fastapi"]
+        ratios["personal_goodput_over_fastapi"] = ours["goodput_per_s"] / max(fastapi["goodput_per_s"], 1e-9)
+        ratios["light_load_p50_over_fastapi"] = light["p50_ms"] / fastapi["light"]["recommend"]["p50_ms"]
     quickest = [p99 for row in peers.values() if (p99 := row["at_half_of_lanner"]["recommend"]["p99_ms"]) is not None]
     if quickest:
         ratios["p99_over_best_peer"] = ours["at_half_of_lanner"]["recommend"]["p99_ms"] / min(quickest)
@@ -166,13 +175,8 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
     return ratios
 
 
-def _personal(row: dict[str, Any]) -> float:
-    """The most answers in time that are not the one list for everybody."""
-    return max(float(step["goodput_per_s"]) * (1 - step["answered_by"].get("popularity", 0.0)) for step in row["steps"])
-
-
 def _best_rate(steps: dict[float, dict[str, Any]]) -> float:
-    return max(steps, key=lambda rate: float(steps[rate]["goodput_per_s"]))
+    return max(steps, key=lambda rate: float(steps[rate]["personal_goodput_per_s"]))
 
 
 def _between(steps: dict[float, dict[str, Any]]) -> float:
@@ -180,5 +184,5 @@ def _between(steps: dict[float, dict[str, Any]]) -> float:
     rates = sorted(steps)
     place = rates.index(_best_rate(steps))
     neighbours = [rates[n] for n in (place - 1, place + 1) if 0 <= n < len(rates)]
-    other = max(neighbours, key=lambda rate: float(steps[rate]["goodput_per_s"]))
+    other = max(neighbours, key=lambda rate: float(steps[rate]["personal_goodput_per_s"]))
     return float((rates[place] * other) ** 0.5)

@@ -58,8 +58,6 @@ def lanner(*options: str) -> Contender:
     return Contender("lanner", options=("--set", f"service.deadline_ms={DEADLINE_MS:g}", *options))
 
 
-FIXED_WINDOW = ("--set", "scheduler=fixed-window")
-"""The same engine as most servers schedule it: a fixed window for batches, the best variant, no ladder."""
 _ONE = Addresses(*[("POST", "/answer")] * 3)
 PEERS = {
     "fastapi": Contender("fastapi", ready="/ready"),
@@ -70,8 +68,12 @@ PEERS = {
 }
 RAW = Contender("raw_asgi", _ONE, "/")
 """The limit: it searches, and does nothing else."""
-WORKERS = {"mlserver": ("1",)}
-"""How many processes of a peer are tried, where it is not one and two; the better count is what it is measured with."""
+SETTINGS = {
+    "mlserver": (("1",),),
+    "fastapi": (("1", "0"), ("2", "0"), ("1", "2"), ("2", "1"), ("2", "2"), ("2", "4")),
+}
+"""What follows the port on a peer's command line, as it is tried: numbers of processes, and FastAPI's limit of requests
+under way. One process and two where nothing is said; the best setting is what a peer is measured with."""
 
 
 class Watch:

@@ -1,21 +1,26 @@
 """Figure 4: what the scheduler's simulation predicts, against the server at three loads.
 
-The simulation runs the policy that serves, on service times measured on this machine by the code with which the server
-measures its own, times what the server says that batches take longer, behind a shell that takes as much of its thread's
-time for a request as the server's own thread did. What the simulation still lacks of the latencies (sockets, wake-ups)
-is added, percentile by percentile. All three are measured at loads apart, none of which is predicted, and taken in
-between those to both sides of a predicted one. Recommendations alone are sent, on the very
-arrivals that are simulated. Where nothing is answered there is no latency: None, here as everywhere.
+The simulation runs the policy that serves, in as many workers as the server has, on batch latencies calibrated on this
+machine by the code with which a worker calibrates its own, times what the server says that batches take longer, behind
+an event loop that takes as much CPU time for a request as the server's processes did beside ranking. What it still
+lacks of the latencies (sockets, wake-ups, the other processes) is added, percentile by percentile. All three are
+measured at loads apart, none of which is predicted, and taken in between those to both sides of a predicted one.
+Recommendations alone are sent, on the very arrivals that are simulated. Where nothing is answered there is no latency:
+None, here as everywhere.
 
-Besides, what one machine cannot measure: many replicas, each with the measured service times, under requests that
-arrive as the ratings of ml-1m did in its busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are
-taken). Each goes to the better of two replicas drawn at random.
+Besides, what one machine cannot measure: many workers, under requests that arrive as the ratings of ml-1m did in its
+busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are taken); and the same overload with a fixed
+window for batches, as most servers schedule them.
 """
 
+import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,71 +29,106 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks._serving_arrivals import like_timestamps, poisson
 from benchmarks._serving_lengths import Lengths
 from benchmarks._serving_load import Load, Outcome, send
 from benchmarks._serving_servers import DEADLINE_MS, Launcher, Running, lanner
-from benchmarks._serving_work import CANDIDATES, HISTORY
-from lanner.serving.measuring import asked_histories, measure_profile
-from lanner.serving.model import ModelConfig, ServedModel
-from lanner.serving.scheduling import Batch, LatencyProfile, Policy
-from lanner.serving.scheduling.arrivals import like_timestamps, poisson
-from lanner.serving.scheduling.simulation import Shell, log_normal, simulate
+from benchmarks._serving_simulation import Loop, Outcomes, Policy, Service, fixed_window, log_normal, simulate
+from benchmarks._serving_work import CANDIDATES
+from lanner.serving.deployment import Deployment, ModelConfig
+from lanner.serving.scheduler import LatencyProfile, Scheduler, VariantId
+from lanner.serving.store import open_store
+from lanner.serving.thread_limits import thread_environment
 
 _LOADS = (0.3, 0.6, 0.9)
 """Of the saturation."""
 _CALIBRATING = (0.15, 0.45, 0.75, 1.05)
 """Loads from which is taken what the simulation cannot know."""
-_SLOWNESS = re.compile(r'^lanner_batch_slowness\{rung="([^"]+)"\} (\S+)$', re.MULTILINE)
+_SLOWNESS = re.compile(r'^lanner_batch_slowness\{variant="([^"]+)"\} (\S+)$', re.MULTILINE)
 _READING = 0.6
-"""Of the shell's time for a request, what goes by before it is scheduled."""
+"""Of the loop's time for a request, what goes by before it is scheduled."""
 _PERCENTILES = np.linspace(0, 100, 1001)
 _FEWEST = 300
 """Requests of a load, however little was answered in time while the saturation was looked for."""
 _SEED = 7
-_REPLICAS = (1, 4, 16, 64, 256)
-_REPLICA_LOADS = (0.7, 1.5)
-"""Of what all replicas carry at the top rung."""
+_MANY = (1, 4, 16, 64, 256)
+_MANY_LOADS = (0.7, 1.5)
+"""Of what all workers carry by the best variant."""
 _ARRIVALS_PER_S = 3_333
-"""Arrivals of each simulation of replicas, by the seconds that a load is measured for: 100,000 in the full form."""
+"""Arrivals of each simulation of many workers, by the seconds that a load is measured for: 100,000 in the full form."""
+_OVERLOAD = 3.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the benchmark's bundle was calibrated to: batch latencies, and the variants, personal ones best first."""
+
+    profile: LatencyProfile
+    variants: tuple[VariantId, ...]
+    fallback: VariantId
+
+    def scheduler(self) -> Scheduler:
+        """As a worker has it, with corrections of its own."""
+        return Scheduler(LatencyProfile(self.profile.measured), self.variants, None, self.fallback)
+
+    def service(self, slowness: Mapping[str, float]) -> Service:
+        """Batch latencies as calibrated, times what each variant takes longer."""
+        alone = log_normal(LatencyProfile(self.profile.measured))
+
+        def seconds(name: VariantId, size: int, random: np.random.Generator) -> float:
+            return alone(name, size, random) * slowness.get(name.variant, 1.0)
+
+        return seconds
+
+
+def calibrated(bundle: Path) -> Calibrated:
+    """By the code with which a worker calibrates itself, in a process of its own, whose threads are limited alike."""
+    command = [sys.executable, "-m", "benchmarks._serving_simulator", str(bundle)]
+    environment = os.environ | thread_environment()
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    measured = {
+        VariantId(backend, variant): {int(size): (p50, p99) for size, (p50, p99) in times.items()}
+        for backend, variant, times in json.loads(printed)
+    }
+    *personal, fallback = measured
+    return Calibrated(LatencyProfile(measured), tuple(personal), fallback)
 
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
     """Measured and predicted, by load."""
-    model = _profiled(launcher)
-    seconds = lengths.simulated_s
+    model, seconds = calibrated(launcher.work.bundle), lengths.simulated_s
     whole = max(saturation, _FEWEST / (_CALIBRATING[0] * seconds))
     with launcher.running(lanner()) as server:
+        workers = max(1, len(server.family()) - 1)
         asked = {share: _asked(launcher, server, share * whole, seconds) for share in sorted((*_CALIBRATING, *_LOADS))}
-    rungs = [f"{variant}/{backend}" for variant in model.variants for backend in model.backends]
+    names = [one.variant for one in (*model.variants, model.fallback)]
+    loop_s = [_loop_s(model, workers, asked[one], one * whole, seconds) for one in _CALIBRATING]
     simulated: dict[float, NDArray[np.float64]] = {}
     for share in asked:
-        slower = {rung: _between(share, [asked[one].slowness[rung] for one in _CALIBRATING]) for rung in rungs}
-        shell_s = _between(share, [asked[one].shell_s for one in _CALIBRATING])
-        shell = Shell(_READING * shell_s, (1 - _READING) * shell_s, model.spare, is_alone=True)
-        simulated[share] = _simulated(model, slower, shell, share * whole, seconds)
+        slower = {one: _between(share, [asked[at].slowness.get(one, 1.0) for at in _CALIBRATING]) for one in names}
+        outcomes = _simulated(model, workers, slower, _between(share, loop_s), share * whole, seconds)
+        latency_ms = 1e3 * (outcomes.ends - outcomes.arrivals)
+        simulated[share] = latency_ms[~np.isnan(latency_ms)]
     missing = [Missing.of(asked[one].answered_ms, simulated[one]) for one in _CALIBRATING]
     rows = {
         share: {
             "rate_per_s": share * whole,
             "measured": one.outcome.figures(seconds, DEADLINE_MS / 1e3),
             "predicted": predicted(simulated[share], Missing.between(share, missing), seconds),
-            "shell_us": 1e6 * one.shell_s,
+            "loop_us": 1e6 * _between(share, loop_s),
             "slowness": one.slowness,
         }
         for share, one in asked.items()
     }
     return {
+        "workers": workers,
         "missing_ms": [{f"p{place}": float(one.ms[10 * place]) for place in (50, 90, 99)} for one in missing],
-        "profile": model.profile.to_dict(),
+        "profile": {one.variant: times for one, times in model.profile.measured.items()},
         "calibrating": [rows[share] for share in _CALIBRATING],
         "loads": [rows[share] for share in _LOADS],
-        "replicas": many_replicas(model, round(_ARRIVALS_PER_S * seconds)),
+        "many_workers": many_workers(model, round(_ARRIVALS_PER_S * seconds), Loop(*_split(loop_s[-1]))),
+        "overload": overloaded(model, workers, Loop(*_split(loop_s[-1])), _OVERLOAD * whole, seconds),
     }
-
-
-def _between(share: float, known: Sequence[float]) -> float:
-    """At a load, of what is known at each of ``_CALIBRATING``."""
-    return float(np.interp(share, _CALIBRATING, known))
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
@@ -99,69 +139,63 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
     return {"simulator_error": max(errors)} if errors else {}
 
 
-def many_replicas(model: "_Model", number: int) -> dict[str, Any]:
-    """Predicted by number of replicas and load, of so many arrivals each; or why it is not."""
+def overloaded(model: Calibrated, workers: int, loop: Loop, rate: float, seconds: float) -> dict[str, Any]:
+    """What is answered in time at one rate by the scheduler, by its best variant alone, and by a fixed window."""
+    arrivals, (best, *_) = poisson([(rate, seconds)], _SEED), model.variants
+    window = min(16, model.profile.curve(best).largest)
+    policies: dict[str, Callable[[], Policy]] = {
+        "scheduler": model.scheduler,
+        "best_alone": lambda: Scheduler(LatencyProfile(model.profile.measured), [best]),
+        "fixed_window": lambda: fixed_window(model.profile, best, batch=window),
+    }
+    service, found = log_normal(model.profile), {}
+    for name, make in policies.items():
+        policies_of_workers = [make() for _ in range(workers)]
+        report = simulate(policies_of_workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, loop).report()
+        found[name] = {"goodput_per_s": report.goodput_per_s, "p99_ms": report.p99_ms}
+    return {"rate_per_s": rate, **found}
+
+
+def many_workers(model: Calibrated, number: int, loop: Loop) -> dict[str, Any]:
+    """Predicted by number of workers and load, of so many arrivals each; or why it is not."""
     file = Path(os.environ.get("LANNER_DATA", "")) / "ml-1m" / "ratings.parquet"
     if not file.is_file():
         return {"skipped": "no ml-1m; set LANNER_DATA to the folder that holds the datasets"}
     known = pl.read_parquet(file, columns=["timestamp"])["timestamp"].drop_nulls().sort().to_numpy()
     busiest = int(np.argmin(known[number:] - known[:-number]))
     pattern = known[busiest : busiest + number]
-    curves = [(model.profile.curve(backend, model.variants[0]), workers) for backend, workers in model.backends.items()]
-    capacity = sum(workers / curve.mean_s(1) for curve, workers in curves if curve is not None)
+    capacity = 1 / (model.profile.curve(model.variants[0]).mean_s(1) + loop.read_s + loop.write_s)
     rows = [
-        _replicated(model, replicas, share, like_timestamps(pattern, share * capacity * replicas))
-        for replicas in _REPLICAS
-        for share in _REPLICA_LOADS
+        _of_many(model, workers, share, loop, like_timestamps(pattern, share * capacity * workers))
+        for workers in _MANY
+        for share in _MANY_LOADS
     ]
     return {"capacity_per_s": capacity, "pattern_h": float(np.ptp(pattern)) / 3600, "rows": rows}
 
 
-def _replicated(model: "_Model", number: int, share: float, arrivals: NDArray[np.float64]) -> dict[str, Any]:
-    fresh = [LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(number)]
-    replicas = [Policy(one, model.variants, model.backends, sheds=True) for one in fresh]
-    workers, balance = number * sum(model.backends.values()), "two" if number > 1 else "least"
-    service = log_normal(LatencyProfile.from_dict(model.profile.to_dict()))
-    shell = Shell(spare=model.spare, is_alone=True)
-    outcomes = simulate(replicas, workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, balance, shell)
-    report = outcomes.report()
+def _of_many(
+    model: Calibrated, workers: int, share: float, loop: Loop, arrivals: NDArray[np.float64]
+) -> dict[str, Any]:
+    schedulers, service = [model.scheduler() for _ in range(workers)], log_normal(model.profile)
+    report = simulate(schedulers, arrivals, DEADLINE_MS / 1e3, service, _SEED, loop).report()
     return {
-        "replicas": number,
+        "workers": workers,
         "load": share,
         "simulated_s": float(arrivals[-1]),
         "goodput_share": report.in_time / report.offered,
         "p99_ms": report.p99_ms,
-        "top_rung_share": report.variant_shares.get(model.variants[0], 0.0),
-        "spare_share": report.variant_shares.get(model.spare, 0.0),
+        "best_share": report.variant_shares.get(model.variants[0].variant, 0.0),
+        "personal_share": 1 - report.variant_shares.get(model.fallback.variant, 0.0),
         "late": report.late,
     }
 
 
 @dataclass(frozen=True)
-class _Model:
-    profile: LatencyProfile
-    variants: tuple[str, ...]
-    backends: dict[str, int]
-    spare: str
-
-
-def _profiled(launcher: Launcher) -> _Model:
-    model = ServedModel.open(launcher.work.bundle, ModelConfig(candidates=CANDIDATES))
-    model.warm_up()
-    profile = measure_profile(model.engines, asked_histories(model.dataset, HISTORY))
-    model.close()
-    spare = model.quickest
-    assert spare is not None, "the benchmark's ladder ends with popularity"
-    variants = tuple(name for name in model.variants if name != spare[1])
-    return _Model(profile, variants, dict.fromkeys(model.backends, 1), spare[1])
-
-
-@dataclass(frozen=True)
 class _Asked:
-    """What came of a load. shell_s: what the server's main thread worked for each request. slowness: see ``State``."""
+    """What came of a load. cpu_s: of all the server's processes for each request. slowness: see ``State``."""
 
     outcome: Outcome
-    shell_s: float
+    cpu_s: float
     slowness: dict[str, float]
 
     @property
@@ -170,36 +204,51 @@ class _Asked:
 
 
 def _asked(launcher: Launcher, server: Running, rate: float, seconds: float) -> _Asked:
-    before = _main_thread_s(server)
+    before = _cpu_s(server)
     load = Load(server.port, [(rate, seconds)], str(launcher.work.requests), _SEED, events=0, new_items=0)
     outcome = send(load)
-    return _Asked(outcome, (_main_thread_s(server) - before) / len(outcome.due_s), _slowness(server))
+    return _Asked(outcome, (_cpu_s(server) - before) / len(outcome.due_s), _slowness(server))
 
 
 def _slowness(server: Running) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as reply:
-        return {rung: float(ratio) for rung, ratio in _SLOWNESS.findall(reply.read().decode())}
+        return {name: float(ratio) for name, ratio in _SLOWNESS.findall(reply.read().decode())}
 
 
-def _main_thread_s(server: Running) -> float:
-    main = next(thread for thread in server.process.threads() if thread.id == server.process.pid)
-    return float(main.user_time + main.system_time)
+def _cpu_s(server: Running) -> float:
+    return float(sum(sum(one.cpu_times()[:2]) for one in server.family()))
+
+
+def _loop_s(model: Calibrated, workers: int, asked: _Asked, rate: float, seconds: float) -> float:
+    """What a request took of the loops beside its ranking: of the CPU time, what the simulation does not rank away.
+
+    The variants that it chooses depend on it, and so in turn does the time to rank: a few rounds settle both.
+    """
+    loop_s = asked.cpu_s / 2
+    for _ in range(8):
+        outcomes = _simulated(model, workers, {}, loop_s, rate, seconds)
+        ranked_s = outcomes.ranking_s / max(1, len(outcomes.arrivals))
+        loop_s = (loop_s + max(asked.cpu_s - ranked_s, 0.05 * asked.cpu_s)) / 2
+    return loop_s
+
+
+def _split(loop_s: float) -> tuple[float, float]:
+    """Before and after a request is ranked."""
+    return _READING * loop_s, (1 - _READING) * loop_s
 
 
 def _simulated(
-    model: _Model, slower: Mapping[str, float], shell: Shell, rate: float, seconds: float
-) -> NDArray[np.float64]:
-    """Milliseconds of the requests that are answered. The policy is told what was measured and learns the rest."""
-    told, alone = (LatencyProfile.from_dict(model.profile.to_dict()) for _ in range(2))
-    arrivals, at_best = poisson([(rate, seconds)], _SEED), log_normal(alone)
-    replica, workers = Policy(told, model.variants, model.backends, sheds=True), sum(model.backends.values())
+    model: Calibrated, workers: int, slowness: Mapping[str, float], loop_s: float, rate: float, seconds: float
+) -> Outcomes:
+    """The policies are told what was calibrated and learn the rest."""
+    schedulers, arrivals = [model.scheduler() for _ in range(workers)], poisson([(rate, seconds)], _SEED)
+    service = model.service(slowness)
+    return simulate(schedulers, arrivals, DEADLINE_MS / 1e3, service, _SEED, Loop(*_split(loop_s)))
 
-    def service(batch: Batch, random: np.random.Generator) -> float:
-        return at_best(batch, random) * slower[f"{batch.variant}/{batch.backend}"]
 
-    outcomes = simulate([replica], workers, arrivals, DEADLINE_MS / 1e3, service, _SEED, shell=shell)
-    latency_ms = 1e3 * (outcomes.ends - outcomes.arrivals)
-    return latency_ms[~np.isnan(latency_ms)]
+def _between(share: float, known: Sequence[float]) -> float:
+    """At a load, of what is known at each of ``_CALIBRATING``."""
+    return float(np.interp(share, _CALIBRATING, known))
 
 
 @dataclass(frozen=True)
@@ -233,3 +282,18 @@ def predicted(simulated_ms: NDArray[np.float64], missing: Missing, seconds: floa
     p50, p99 = np.percentile(latency_ms, (50, 99))
     in_time = np.count_nonzero(latency_ms <= DEADLINE_MS)
     return {"p50_ms": float(p50), "p99_ms": float(p99), "goodput_per_s": float(in_time / seconds)}
+
+
+def _calibrate(bundle: Path) -> None:
+    """Print the batch latencies of a bundle's variants, best first."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(str(Path(folder) / "events.db"))
+        deployment = Deployment.open(bundle, store, ModelConfig(candidates=CANDIDATES))
+        deployment.warm_up()
+        print(json.dumps([[*name, times] for name, times in deployment.profile.measured.items()]))
+        deployment.close()
+        store.close()
+
+
+if __name__ == "__main__":
+    _calibrate(Path(sys.argv[1]))

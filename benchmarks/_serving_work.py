@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
+from lanner.models.request_items import ItemReader
 from numpy.typing import NDArray
 
 from benchmarks.compression import clustered_catalogue
@@ -29,12 +31,10 @@ from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.sources import bundled, load
+from lanner.inference.text_neighbours import TextNeighbours
 from lanner.models.language import LanguageConfig, LanguageEncoder
 from lanner.models.recommender import Recommender
-from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
-from lanner.models.request_items import ItemReader
 from lanner.models.text_features import TextFeatures
-from lanner.models.text_neighbours import TextNeighbours
 from lanner.serving.item_index import index_name
 from lanner.serving.model import ModelConfig, ServedModel
 

@@ -32,9 +32,8 @@ from torch import Tensor
 from torch_geometric.nn import LGConv
 
 from benchmarks._record import record
-from lanner.graph.adjacency import Adjacency
+from lanner.graph.adjacency import Adjacency, distinct_edges
 from lanner.graph.propagation import propagate
-from lanner.graph.typed import distinct_edges
 
 SEED = 0
 COPY_BYTES = 1 << 29

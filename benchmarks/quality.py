@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._quality_settings import CELLS, FUSION_NAMES, SETTINGS, SKIPPED, SVDS_RANK, VARIANTS, Cell
+from benchmarks._quality_settings import CELLS, EVERY_EVENT, FUSION_NAMES, SETTINGS, SKIPPED, SVDS_RANK, VARIANTS, Cell
 
 SEED = 1
 """Not that of the splits on which settings were chosen, which was 0."""
@@ -109,6 +109,7 @@ def _per_user(cell: Cell, name: str) -> np.ndarray:
 def _measure(dataset: str, protocol: str, model: str) -> None:
     """Fit and evaluate one model in this process."""
     from lanner.config import RunConfig, from_dict
+    from lanner.data.feedback import Feedback
     from lanner.data.sources import load
     from lanner.models.neural import NeuralRecommender
     from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
@@ -116,7 +117,9 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
 
     cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))
     data = load(Path("recipes") / f"{dataset}.toml")
-    config: RunConfig = from_dict(SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {}))
+    own = SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {})
+    config: RunConfig = from_dict({"feedback": EVERY_EVENT, **own})
+    data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
     if f"{dataset}/{protocol}/{model}" in SVDS_RANK:
         # Kernels are compiled at their first use, once for a machine; SciPy's came compiled.

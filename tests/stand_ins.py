@@ -7,13 +7,12 @@ from zlib import crc32
 import numpy as np
 
 from lanner.artifacts.bundle import write_bundle
-from lanner.artifacts.ladder import Rung, write_ladder
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
-from lanner.models.recommender import Recommender
-from lanner.models.request_form import RequestForm
+from lanner.inference.scoring_model import ScoringModel
+from lanner.models.recommender import Recommender, item_popularity
 
 GROUPS, USERS_PER_GROUP, ITEMS_PER_GROUP = 3, 8, 8
 NUM_USERS, NUM_ITEMS = GROUPS * USERS_PER_GROUP, GROUPS * ITEMS_PER_GROUP
@@ -62,34 +61,33 @@ def small_world(ties: bool = True, profiles: bool = True, events_seed: int = 0) 
     )
 
 
-class FormRecommender(Recommender):
-    """Random vectors in the request form, so that a bundle of it has the ladder that a trained network would have."""
+class DrawnRecommender(Recommender):
+    """Random vectors in the form that answers, so that a bundle of it is one as training writes it."""
 
-    name = "form"
+    name = "drawn"
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        draw = lambda *shape: np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
-        self.dataset = dataset
-        self.form = RequestForm(draw(dataset.num_items, 6), draw(dataset.num_items, 6), draw(dataset.num_items), (6,))
+        self._seed = seed
+        self._fitted(dataset)
 
     def fit(self, dataset, validation=None):
         raise NotImplementedError
 
-    def score(self, users):
-        return self.form.score(self.form.users(users))
+    def export(self) -> ScoringModel:
+        draw = lambda *shape: np.random.default_rng([self._seed, *shape]).normal(size=shape).astype(np.float32)
+        items = self.dataset.num_items
+        return ScoringModel(draw(items, 6), draw(items, 6), draw(items), item_popularity(self.dataset), (6,))
 
     def state(self):
-        return {"source": self.form.source_ID}, {}
+        return {"source": self.scoring_model.source_ID}, {}
 
     def load_state(self, arrays, settings, dataset):
         raise NotImplementedError
 
 
 def write_served_bundle(path: Path, seed: int = 0) -> Path:
-    """A bundle with a ladder of one rung, that ``ServedModel`` opens; another seed gives another version."""
-    recommender = FormRecommender(small_world(), seed)
+    """A bundle that can be served; another seed gives another version."""
+    recommender = DrawnRecommender(small_world(), seed)
     dataset = recommender.dataset
     fitted = np.ones(len(dataset.interactions), np.bool_)
-    write_bundle(path, recommender, dataset=dataset, fitted=fitted, config={"model": "form"}, metrics={})
-    write_ladder(path, [Rung("full", recommender.form)], None, {})
-    return path
+    return write_bundle(path, recommender, dataset=dataset, fitted=fitted, config={"model": "drawn"}, metrics={})

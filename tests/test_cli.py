@@ -58,7 +58,7 @@ def complaint(answer):
 
 def test_help_needs_no_heavy_room():
     program = (
-        "import sys\ntry:\n import lanner.cli; lanner.cli.main(['--help'])\n"
+        "import sys\ntry:\n from lanner.cli.main import main; main(['--help'])\n"
         "except SystemExit:\n print({'torch', 'polars', 'numba', 'transformers', 'scipy'} & set(sys.modules))"
     )
     seconds = []
@@ -109,6 +109,8 @@ def test_run_prints_metrics_and_recommendations_with_reasons(ask, tmp_path):
         item["reason"].startswith("you chose i") for items in answer["recommendations"].values() for item in items
     )
     assert "fit item-knn" in err
+    assert "feedback: every event is positive" in err
+    assert answer["feedback"] == "every event is positive"
     assert json.loads((tmp_path / "b" / "manifest.json").read_text())["config"]["model"] == "item-knn"
     code, out, _ = ask("evaluate", "b", "--json")
     assert json.loads(out)["metrics"] == pytest.approx(answer["metrics"])
@@ -122,8 +124,22 @@ def test_tables_for_people(ask, bundle):
     assert ask("similar", bundle, "--item", "260")[1].startswith("Like Star Wars")
 
 
-def test_a_stranger_by_history_and_an_explanation_that_adds_up(ask, bundle):
-    items = json.loads(ask("recommend", bundle, "--history", "260, 1196", "-k", "4", "--json")[1])
+def test_what_ratings_are_taken_for_is_said_and_can_be_set(ask, tmp_path):
+    rows = [(*event, str(1 + place % 5)) for place, event in enumerate(EVENTS)]
+    events = csv(tmp_path / "ratings.csv", rows, "user,item,rating")
+    code, out, err = ask("train", events, "--model", "item-knn", "--out", "b", "--json")
+    assert code == 0
+    said = "ratings of 1–5: 3 or more are positive"
+    assert said in err
+    assert json.loads(out)["feedback"].startswith(said)
+    ask("train", events, "--model", "item-knn", "--out", "c", "--set", "feedback.positive_threshold=none")
+    assert "differ in their feedback" in complaint(ask("compare", "b", "c"))
+    refused = ask("train", events, "--model", "item-knn", "--set", "feedback.positive_threshold=9")
+    assert "ratings.csv: no event is positive" in complaint(refused)
+
+
+def test_an_anonymous_user_by_history_and_an_explanation_that_adds_up(ask, bundle):
+    items = json.loads(ask("recommend", bundle, "--history", "260, 1196", "-k", "4", "--json")[1])["items"]
     assert [item["rank"] for item in items] == [1, 2, 3, 4]
     assert not {"260", "1196"} & {item["item"] for item in items}
     found = json.loads(ask("explain", bundle, "--history", "260,1196", "--item", items[0]["item"], "--json")[1])
@@ -183,20 +199,27 @@ def test_no_text_at_all_for_a_model_that_reads(ask, tmp_path):
     assert "has a text" in complaint(answer)
 
 
-def test_a_user_without_history_gets_an_answer(ask, bundle):
-    code, out, _ = ask("recommend", bundle, "--text", "anything", "--json")
+def test_a_model_that_reads_no_texts_says_so_and_answers_with_popular_items(ask, bundle):
+    code, out, err = ask("recommend", bundle, "--text", "anything", "--json")
+    answer = json.loads(out)
     assert code == 0
-    assert len(json.loads(out)) == 10
+    assert (len(answer["items"]), answer["fallback"], answer["text_ignored"]) == (10, True, True)
+    assert "the model reads no texts: --text had no effect" in err
+    assert "these are popular items" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_unicode_huge_and_mixed_ids_and_duplicates(ask, tmp_path):
-    odd = {"i0": "日本 語", "i1": "9" * 40, "i2": "-7", "i3": "3.50"}
+    odd = {"i0": "日本 語", "i1": "9" * 40, "i2": "-7", "i3": "3.50", "i4": '"Bed, double"', "i5": '"Lamp, red"'}
     rows = [(user, odd.get(item, item)) for user, item in EVENTS] * 2
     assert ask("train", csv(tmp_path / "ratings.csv", rows), "--model", "item-knn", "--out", "b")[0] == 0
-    for item in odd.values():
+    for item in (one.strip('"') for one in odd.values()):
         code, out, _ = ask("similar", "b", "--item", item, "--json")
         assert code == 0
-        assert item not in {one["item"] for one in json.loads(out)}
+        assert item not in {one["item"] for one in json.loads(out)["items"]}
+    for history in (["Bed, double"], ["Bed, double", "Lamp, red"], ["-7,3.50"]):
+        given = [part for one in history for part in ("--history", one)]
+        assert json.loads(ask("recommend", "b", *given, "--json")[1])["unknown"] == []
 
 
 def test_a_misspelt_key_names_the_nearest(ask, tmp_path):
@@ -207,10 +230,19 @@ def test_a_misspelt_key_names_the_nearest(ask, tmp_path):
 
 
 def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
-    assert "unknown id 'nobody'" in complaint(ask("recommend", bundle, "--user", "nobody"))
-    assert "unknown id 'x'" in complaint(ask("recommend", bundle, "--history", "x"))
+    for question, unknown, fallback in (
+        (("--user", "nobody"), ["nobody"], True),
+        (("--history", "x, 260,y"), ["x", "y"], False),
+    ):
+        code, out, err = ask("recommend", bundle, *question, "--json")
+        answer = json.loads(out)
+        assert (code, answer["unknown"], answer["fallback"]) == (0, unknown, fallback)
+        assert f"unknown ids were left out: {', '.join(unknown)}" in err
+        assert len(err.splitlines()) == 1
     assert "unknown id 'x'" in complaint(ask("similar", bundle, "--item", "x"))
-    assert "say for whom" in complaint(ask("recommend", bundle))
+    assert "unknown id 'x'" in complaint(ask("explain", bundle, "--user", "1", "--item", "x"))
+    assert "one of user, history or text is required" in complaint(ask("recommend", bundle))
+    assert "exclude each other" in complaint(ask("recommend", bundle, "--user", "1", "--history", "260"))
     assert "no bundle there" in complaint(ask("recommend", "nowhere", "--user", "1"))
     assert "nowhere" in complaint(ask("run", "nowhere"))
     assert ask("recommend", bundle, "--user", "1", "-k", "0")[0] == 2
@@ -218,11 +250,11 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
 
 def test_one_flipped_byte(ask, tmp_path):
     assert ask("train", csv(tmp_path / "ratings.csv", EVENTS), "--model", "ease", "--out", "b")[0] == 0
-    damaged = tmp_path / "b" / "model.safetensors"
+    damaged = tmp_path / "b" / "full.scoring.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    assert "model.safetensors: damaged" in complaint(ask("recommend", "b", "--user", "u1"))
+    assert "full.scoring.safetensors: damaged" in complaint(ask("recommend", "b", "--user", "u1"))
 
 
 def test_a_full_disk(ask, tmp_path, monkeypatch):
@@ -261,5 +293,5 @@ def test_ctrl_c_elsewhere_says_so(ask, monkeypatch):
     def interrupted(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lanner.pipeline.open_bundle", interrupted)
+    monkeypatch.setattr("lanner.artifacts.bundle.read_bundle", interrupted)
     assert ask("recommend", "b", "--user", "1") == (130, "", "lanner: stopped; nothing was kept\n")

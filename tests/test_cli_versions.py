@@ -1,11 +1,14 @@
 """The commands ``lanner bundles`` and ``lanner experiment`` from one end to the other."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from stand_ins import write_served_bundle
 
+from lanner.artifacts.bundle import CHECKSUM, MANIFEST, read_bundle, write_compressed
 from lanner.cli import main as cli
+from lanner.files import digest
 from lanner.serving.messages import Event
 from lanner.serving.store import Exposure, open_store
 
@@ -28,7 +31,6 @@ def test_the_life_of_two_versions(ask, tmp_path):
         code, out, _ = ask("bundles", "add", write_served_bundle(tmp_path / str(seed), seed), *folder, "--json")
         assert code == 0
         versions.append(json.loads(out)["version"])
-        assert (tmp_path / "bundles" / versions[-1] / "ladder" / "index-full-10").is_dir(), "a server may only read"
     for version in versions:
         assert ask("bundles", "promote", version, *folder)[0] == 0
     assert ask("bundles", "promote", versions[1], "--alias", "challenger", *folder)[0] == 0
@@ -41,7 +43,7 @@ def test_the_life_of_two_versions(ask, tmp_path):
     }
     assert [move["version"] for move in found["moves"]] == [*versions, versions[1], versions[0]]
     shown = ask("bundles", "list", *folder)[1]
-    assert all(one in shown for one in (*versions, "champion", "challenger", "form"))
+    assert all(one in shown for one in (*versions, "champion", "challenger", "drawn"))
     code, _, err = ask("bundles", "remove", versions[1], *folder)
     assert (code, err.count("\n")) == (2, 1)
     assert "challenger is version" in err
@@ -49,14 +51,46 @@ def test_the_life_of_two_versions(ask, tmp_path):
     assert ask("bundles", "remove", versions[1], *folder) == (0, f"Version {versions[1]} is gone\n", "")
 
 
-def test_what_answers_wrongly_is_not_added(ask, tmp_path):
-    bundle = write_served_bundle(tmp_path / "bundle", 0)
-    other = write_served_bundle(tmp_path / "other", 1)
-    for file in (other / "ladder").iterdir():
-        (bundle / "ladder" / file.name).write_bytes(file.read_bytes())
+def rewrite(bundle, name, content):
+    """Replace a file as its author could have written it: with checksums that agree."""
+    (bundle / name).write_bytes(content)
+    manifest = json.loads((bundle / MANIFEST).read_bytes()) if name != MANIFEST else {}
+    if name != MANIFEST:
+        manifest["sha256"][name] = digest(content)
+        content = json.dumps(manifest).encode()
+        (bundle / MANIFEST).write_bytes(content)
+    (bundle / CHECKSUM).write_text(digest(content))
+
+
+def test_golden_requests_are_asked_of_every_variant(ask, tmp_path):
+    bundle, other = (write_served_bundle(tmp_path / name, seed) for name, seed in (("bundle", 0), ("other", 1)))
+    opened = read_bundle(bundle)
+    worse = replace(read_bundle(other).variant("full"), name="int8")
+    made = write_compressed(tmp_path / "made", opened, [opened.variant("full"), opened.variant("popularity")], {})
+    right = json.loads((made / "golden.json").read_bytes())
+    made = write_compressed(made, opened, [opened.variant("full"), worse, opened.variant("popularity")], {})
+    for request in right["requests"]:
+        request["answers"]["int8"] = request["answers"]["full"]
+    rewrite(made, "golden.json", json.dumps(right).encode())
+    code, out, err = ask("bundles", "add", made, "--folder", tmp_path / "bundles")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "variant 'int8' answers golden request 0 differently" in err
+    assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [MANIFEST, "golden.json", "full.scoring.safetensors", "events.parquet", "model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b"\xff\x00nothing", b'{"variants": 3, "schema": 2, "sha256": 5}']
+)
+def test_any_malformed_bundle_is_one_line(ask, tmp_path, name, content):
+    bundle = write_served_bundle(tmp_path / "bundle")
+    assert (bundle / name).is_file()
+    rewrite(bundle, name, content)
     code, out, err = ask("bundles", "add", bundle, "--folder", tmp_path / "bundles")
-    assert (code, out) == (2, "")
-    assert "golden request 0 is answered differently" in err
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "lanner: " in err
     assert not (tmp_path / "bundles").exists()
 
 

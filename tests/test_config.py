@@ -15,6 +15,7 @@ from lanner.config import (
     with_device,
     with_seed,
 )
+from lanner.data.feedback import FeedbackConfig
 from lanner.errors import ConfigError
 from lanner.settings import build, field_docs, leaves, overridden
 
@@ -72,6 +73,7 @@ def test_documentation_is_read_from_under_the_field():
 
 def test_toml_there_and_back(tmp_path):
     odd = replace(RunConfig(), model='a "quoted" \\ näme\n', evaluation=EvaluationConfig(ks=(5,), threshold=1e-9))
+    odd = replace(odd, feedback=FeedbackConfig(3.5, {"add to cart": 2.0, "view": 0.5}))
     file = tmp_path / "run.toml"
     file.write_text(to_toml(odd), encoding="utf-8")
     assert read_config(file) == odd
@@ -100,6 +102,8 @@ def test_overrides_are_checked_like_files():
         ("split", "expected key=value"),
         ("model.x=1", "model: received"),
         ("ease.regularisation=-1", "ease.regularisation must be above 0"),
+        ("feedback.positive_threshold=high", "received 'high' (str), expected float or one of 'auto', 'none'"),
+        ("feedback.behaviour_weights.view=-1", "feedback.behaviour_weights.view must be at least 0"),
     ]:
         with pytest.raises(ConfigError) as error:
             overridden(RunConfig(), [override])

@@ -22,8 +22,6 @@ from tokenizers import Tokenizer
 FOLDER = "SERVING_PEER_FOLDER"
 """The variable that names the folder ``_serving_work`` wrote; workers of every framework inherit it."""
 _EPSILON = 1e-5
-_RESCORED_PER_CELL = 4
-"""As ``lanner.serving.retrieval.candidates`` re-scores."""
 
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder()
 
@@ -46,8 +44,7 @@ class Retrieval:
         facts = json.loads((folder / "facts.json").read_text())
         self.count: int = facts["candidates"]
         self._source_ID = np.load(folder / "source.npy", mmap_mode="r")
-        targets, effort = np.load(folder / "target.npy"), facts["effort"]
-        self._index, self._settings, *self._kept = _FAISS[facts["kind"]](folder, targets, effort, self.count)
+        self._index, self._settings, *self._kept = _FAISS[facts["kind"]](folder, facts)
 
     def user(self, history: list[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows of the history, and the mean of its vectors, float32 ``[D]``."""
@@ -62,35 +59,23 @@ class Retrieval:
         return rows[0], scores[0]
 
 
-def _flat(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
-    """Small catalogues are scanned. Each of these returns an index, its settings, and what both only point to."""
+def _flat(folder: Path, facts: dict[str, Any]) -> tuple[Any, ...]:
+    """Small catalogues are scanned. Both of these return an index, its settings, and what both only point to."""
+    targets = np.load(folder / "target.npy")
     index = faiss.IndexFlatIP(targets.shape[1])
     index.add(targets)
     return index, None
 
 
-def _graph(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
-    structure = faiss.read_index(str(folder / "candidates.faiss"))
-    return structure, faiss.SearchParametersHNSW(efSearch=max(effort, count))
+def _cells(folder: Path, facts: dict[str, Any]) -> tuple[Any, ...]:
+    """Product codes choose, float16 vectors re-score: the index file, and its effort, are Lanner's own."""
+    index = faiss.read_index(str(folder / "index.faiss"))
+    cells = faiss.IVFSearchParameters(nprobe=facts["nprobe"])
+    settings = faiss.IndexRefineSearchParameters(k_factor=facts["k_factor"], base_index_params=cells)
+    return index, settings, cells
 
 
-def _cells(folder: Path, targets: NDArray[np.float32], effort: int, count: int) -> tuple[Any, ...]:
-    """Product codes choose, float16 vectors re-score: in FAISS as in Lanner."""
-    structure = faiss.read_index(str(folder / "candidates.faiss"))
-    targets = np.pad(targets, ((0, 0), (0, structure.d - targets.shape[1])))
-    vectors = faiss.IndexScalarQuantizer(targets.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    vectors.train(targets)
-    vectors.add(targets)
-    index = faiss.IndexRefine(structure, vectors)
-    rescored = max(2 * count, _RESCORED_PER_CELL * effort)
-    least = 2 * rescored * structure.nlist / structure.ntotal
-    probed = min(structure.nlist, int(np.ceil(max(effort, least))))
-    cells = faiss.IVFSearchParameters(nprobe=probed)
-    settings = faiss.IndexRefineSearchParameters(k_factor=rescored / count, base_index_params=cells)
-    return index, settings, structure, vectors, cells
-
-
-_FAISS = {"exact": _flat, "exact-int8": _flat, "hnsw": _graph, "ivf-pq": _cells}
+_FAISS = {"exact": _flat, "ivf-pq": _cells}
 
 
 class Recommender:
@@ -101,6 +86,7 @@ class Recommender:
         facts = json.loads((folder / "facts.json").read_text())
         self._half_IH = np.load(folder / "half.npy", mmap_mode="r")
         self._user_DH, self._out_H = np.load(folder / "user.npy"), np.load(folder / "out.npy")
+        self._popular = np.load(folder / "popular.npy")
         self._bounds = np.cumsum(facts["views"])[:-1]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -128,6 +114,13 @@ class Recommender:
         named = zip(rows[order].tolist(), total[order].tolist(), strict=True)
         kept = [{"item_id": str(row), "score": score} for row, score in named if row not in seen]
         return {"items": kept[:k]}
+
+    def popular(self, history: list[str], k: int) -> dict[str, Any]:
+        """The k most popular items that are not in the history."""
+        seen = set(history)
+        named = (str(row) for row in self._popular[: k + len(history)].tolist())
+        kept = [{"item_id": name, "score": 0.0} for name in named if name not in seen]
+        return {"items": kept[:k], "served": {"variant": "popularity"}}
 
     def store(self, events: list[dict[str, Any]]) -> dict[str, Any]:
         """Nothing is stored."""

@@ -1,10 +1,16 @@
-"""FastAPI under uvicorn: typed bodies, answers written by msgspec straight into the response, uvloop and httptools."""
+"""FastAPI under uvicorn: typed bodies, answers written by msgspec straight into the response, uvloop and httptools.
 
+``PORT WORKERS LIMIT``: with a limit, requests are ranked in threads, and whoever finds so many under way is answered
+with popular items at once; 0: requests are ranked on the loop, one after another, and nobody is turned away.
+"""
+
+import os
 import sys
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from benchmarks._serving_peers.common import encode_json, recommender
@@ -31,6 +37,8 @@ class Item(BaseModel):
 
 
 app = FastAPI()
+_LIMIT = "SERVING_PEER_LIMIT"
+_limit, _under_way = int(os.environ.get(_LIMIT, "0")), 0
 
 
 @app.get("/ready")
@@ -42,8 +50,18 @@ async def ready() -> dict[str, bool]:
 
 @app.post("/v1/recommend")
 async def recommend(asked: Asked) -> Response:
-    """Computed on the loop: handing a millisecond's work to a thread costs more than it gives."""
-    return _json(recommender().recommend(asked.history, asked.k))
+    """On the loop, or in a thread where the number under way is limited."""
+    global _under_way
+    model = recommender()
+    if not _limit:
+        return _json(model.recommend(asked.history, asked.k))
+    if _under_way >= _limit:
+        return _json(model.popular(asked.history, asked.k))
+    _under_way += 1
+    try:
+        return _json(await run_in_threadpool(model.recommend, asked.history, asked.k))
+    finally:
+        _under_way -= 1
 
 
 @app.post("/v1/events")
@@ -63,6 +81,7 @@ def _json(answer: dict[str, Any]) -> Response:
 
 
 if __name__ == "__main__":
+    os.environ[_LIMIT] = sys.argv[3]  # workers inherit it
     uvicorn.run(
         "benchmarks._serving_peers.fastapi:app",
         port=int(sys.argv[1]),

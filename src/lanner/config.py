@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lanner.data.feedback import FeedbackConfig
 from lanner.models.baselines import PopularityConfig, RandomConfig
 from lanner.models.ease import EASEConfig
 from lanner.models.graph_filter import GraphFilterConfig
@@ -60,8 +61,9 @@ class RunConfig:
     """All settings of one run. A section that the chosen model does not use changes nothing."""
 
     model: str = "hybrid"
-    """Which recommender; a name in ``choices.MODELS``."""
+    """Which recommender; a name in ``registry.MODELS``."""
     data: DataConfig = field(default_factory=DataConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
@@ -116,6 +118,8 @@ def to_dict(config: Any) -> dict[str, Any]:
         value = getattr(config, one.name)
         if is_dataclass(value):
             table[one.name] = to_dict(value)
+        elif isinstance(value, Mapping):
+            table[one.name] = dict(value)
         elif value is not None:
             table[one.name] = list(value) if isinstance(value, tuple) else value
     return table
@@ -129,11 +133,16 @@ def to_toml(config: RunConfig) -> str:
 def _toml_lines(table: dict[str, Any], place: str) -> Iterable[str]:
     for key, value in table.items():
         if not isinstance(value, dict):
-            yield f"{key} = {_toml_value(value)}"
+            yield f"{_toml_key(key)} = {_toml_value(value)}"
     for key, value in table.items():
         if isinstance(value, dict):
-            yield f"\n[{place}{key}]"
-            yield from _toml_lines(value, f"{place}{key}.")
+            yield f"\n[{place}{_toml_key(key)}]"
+            yield from _toml_lines(value, f"{place}{_toml_key(key)}.")
+
+
+def _toml_key(key: str) -> str:
+    """Names that a user chose, such as behaviours, may hold anything."""
+    return key if key.replace("_", "").isascii() and key.replace("_", "").isalnum() else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:

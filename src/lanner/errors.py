@@ -4,6 +4,7 @@ LannerError [2]
 ├── DataError        a file, row or dataset that cannot be used; names path, line and field
 ├── ConfigError      a setting that is unknown, of a wrong type or out of range; names the key
 ├── BundleError      a bundle that is missing, damaged or of another schema
+├── RequestError     a request that cannot be answered as it was asked: a contradiction, a missing or wrong part
 ├── UnknownIdError   a user or item that the model does not know and that came without history or text
 ├── MissingExtraError  an optional dependency is not installed; carries the install line
 ├── StorageError     the disk refused a write (full, read-only)
@@ -41,6 +42,10 @@ class ConfigError(LannerError):
 
 class BundleError(LannerError):
     """A bundle that is missing, damaged, or written by another schema version."""
+
+
+class RequestError(LannerError):
+    """A request that cannot be answered as it was asked; the caller can correct it."""
 
 
 class UnknownIdError(LannerError):

@@ -68,12 +68,15 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     present = [kind for kind in kinds if kind is not type(None)]
-    for kind in present[:-1]:
+    if len(present) == 1:
+        return convert(present[0], value, place)
+    for kind in present:
         try:
             return convert(kind, value, place)
         except ConfigError:
             continue
-    return convert(present[-1], value, place)
+    expected = " or ".join(map(_in_words, present))
+    raise ConfigError(f"{place}: received {value!r} ({type(value).__name__}), expected {expected}")
 
 
 def replaced(config: Any, key: str, value: Any) -> Any:

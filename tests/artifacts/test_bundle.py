@@ -1,15 +1,19 @@
 """The bundle: nothing lost on the way, nothing damaged goes unseen, nothing half-written stays."""
 
 import errno
+import hashlib
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lanner.artifacts.bundle import FILES, MANIFEST, SEAL, load_bundle, read_manifest, write_bundle
+from lanner.artifacts.bundle import _TOLD, CHECKSUM, MANIFEST, read_bundle, write_bundle, write_compressed
+from lanner.artifacts.variants import Variant
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.describe import fingerprint
+from lanner.data.feedback import Feedback, FeedbackConfig
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.ragged import Ragged
@@ -56,7 +60,7 @@ def write(path, fitted, **changes):
 
 
 def read(path):
-    return load_bundle(path, lambda name: EASE())
+    return read_bundle(path, lambda name: EASE())
 
 
 def test_everything_comes_back(tmp_path, fitted):
@@ -69,36 +73,87 @@ def test_everything_comes_back(tmp_path, fitted):
         bundle.recommender.score(dataset.user_batch()), recommender.score(dataset.user_batch())
     )
     assert bundle.manifest["metrics"] == {"ndcg_at_10": 0.5}
-    assert bundle.verify() == 3
+    assert bundle.verify() == 6
 
 
-def test_a_changed_model_fails_its_golden_requests(tmp_path, fitted):
+def test_every_variant_answers_its_golden_requests(tmp_path, fitted, monkeypatch):
     bundle = read(write(tmp_path / "bundle", fitted))
-    arrays, settings = bundle.recommender.state()
-    changed = {name: array * 1.01 for name, array in arrays.items()}
-    bundle.recommender.load_state(changed, settings, bundle.recommender.dataset)
-    with pytest.raises(BundleError, match="golden request"):
+    assert bundle.variants == ("full", "popularity")
+    popular = bundle.variant("popularity")
+    worse = replace(popular.model, popularity_I=popular.model.popularity_I[::-1].copy())
+    of_variant = lambda self, name: replace(popular, model=worse) if name == "popularity" else original(self, name)
+    original = type(bundle).variant
+    monkeypatch.setattr(type(bundle), "variant", of_variant)
+    with pytest.raises(BundleError, match="variant 'popularity' answers golden request 0 differently"):
         bundle.verify()
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST, SEAL])
+FILES = (
+    *("model.safetensors", "golden.json", "full.scoring.safetensors", "popularity.scoring.safetensors"),
+    *("events.parquet", "users.parquet", "items.parquet", "attributes.parquet", "lists.safetensors"),
+)
+
+
+def test_these_are_all_files(tmp_path, fitted):
+    path = write(tmp_path / "bundle", fitted)
+    assert {one.name for one in path.iterdir()} == {*FILES, MANIFEST, CHECKSUM}
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST, CHECKSUM])
 def test_one_flipped_byte_is_named(tmp_path, fitted, name):
     path = write(tmp_path / "bundle", fitted)
     content = bytearray((path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (path / name).write_bytes(content)
     with pytest.raises(BundleError) as error:
-        read(path)
-    assert (name if name != SEAL else "manifest") in str(error.value)
+        read(path).verify()
+    assert (name if name != CHECKSUM else "manifest") in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [*FILES, SEAL])
+@pytest.mark.parametrize("name", [*FILES, CHECKSUM])
 def test_a_missing_file_is_named(tmp_path, fitted, name):
     path = write(tmp_path / "bundle", fitted)
     (path / name).unlink()
     with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        read(path).verify()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"schema": "two"}'])
+def test_a_manifest_that_is_none_is_refused_in_one_line(tmp_path, fitted, content):
+    path = write(tmp_path / "bundle", fitted)
+    (path / MANIFEST).write_bytes(content)
+    (path / CHECKSUM).write_text(hashlib.sha256(content).hexdigest())
+    with pytest.raises(BundleError) as error:
         read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_compressed_bundle_is_another_bundle(tmp_path, fitted):
+    bundle = read(write(tmp_path / "bundle", fitted))
+    before = {one.name: one.read_bytes() for one in bundle.path.iterdir()}
+    small = Variant("int8", bundle.variant("popularity").model, {"encoder.onnx": b"graph"}, {"kept": True})
+    variants = [bundle.variant("full"), small]
+    made = read(write_compressed(tmp_path / "small", bundle, variants, {"best": "int8"}))
+    assert before == {one.name: one.read_bytes() for one in bundle.path.iterdir()}
+    assert made.version != bundle.version
+    assert made.variants == ("full", "int8")
+    assert made.report == {"best": "int8"}
+    assert made.variant("int8").files["encoder.onnx"] == b"graph"
+    assert made.variant("int8").encoder_digest
+    assert not made.variant("full").encoder_digest
+    assert made.verify() == 6
+    np.testing.assert_array_equal(
+        made.recommender.score(made.dataset.user_batch()), bundle.recommender.score(made.dataset.user_batch())
+    )
+
+
+def test_feedback_is_applied_to_what_is_read(tmp_path, fitted):
+    dataset = small_dataset()
+    feedback = Feedback.decide(dataset.interactions, FeedbackConfig(positive_threshold=3.0))
+    bundle = read(write(tmp_path / "bundle", fitted, feedback=feedback))
+    assert bundle.feedback == feedback
+    assert len(bundle.dataset.histories.values) < len(bundle.dataset.seen.values) == 7
 
 
 def test_no_bundle_and_another_schema(tmp_path, fitted, monkeypatch):
@@ -130,7 +185,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(tmp_path, fitted, mo
 def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
     path = write(tmp_path / "bundle", fitted)
     write(path, fitted, metrics={"new": 1.0})
-    assert read_manifest(path)["metrics"] == {"new": 1.0}
+    assert read(path).manifest["metrics"] == {"new": 1.0}
     other = tmp_path / "precious"
     other.mkdir()
     (other / "photo.jpg").write_text("x")
@@ -142,11 +197,11 @@ def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
 
 def test_the_manifest_is_plain_json(tmp_path, fitted):
     manifest = json.loads((write(tmp_path / "bundle", fitted) / MANIFEST).read_text())
-    assert {"schema", "lanner", "created", "model", "config", "metrics", "dataset", "sha256"} == set(manifest)
+    assert {"schema", "lanner", "created", "variants", "sha256", *_TOLD} == set(manifest)
 
 
 def test_a_model_of_another_version_is_refused_in_one_line(tmp_path, fitted, monkeypatch):
     monkeypatch.setattr(EASE, "state", lambda self: ({"other": np.zeros(1)}, {}))
     path = write(tmp_path / "bundle", fitted)
     with pytest.raises(BundleError, match="cannot be read by"):
-        read(path)
+        _ = read(path).recommender

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from lanner.artifacts.files import digest
+from lanner.files import digest
 from lanner.artifacts.ladder import Rung, TextReader
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged

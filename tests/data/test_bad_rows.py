@@ -29,11 +29,11 @@ def test_each_bad_row_is_counted_under_its_reason_and_kept(tmp_path):
         "missing item id": 1,
         "missing timestamp": 1,
         "missing user id": 1,
-        "missing weight": 1,
         "unreadable timestamp": 1,
         "unreadable weight": 1,
     }
-    assert data.interactions.timestamp.tolist() == [5, 10]
+    assert data.interactions.timestamp.tolist() == [5, 10, 10]
+    assert np.isnan(data.interactions.weight[2]), "an event without a rating is an event"
     path = write_rejected(data, tmp_path / "out")
     rows = pl.read_parquet(path)
     assert rows.columns == ["reason", "file", "line", "record"]

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lanner.data.ragged import Ragged
-from lanner.graph.adjacency import Adjacency
+from lanner.graph.adjacency import Adjacency, distinct_edges
 
 
 @pytest.fixture
@@ -61,3 +61,13 @@ def test_arrays_that_would_read_past_their_end_are_refused(indptr, indices, valu
     weights = None if values is None else np.array(values, np.float32)
     with pytest.raises(ValueError, match=r"fit|falls"):
         Adjacency(np.array(indptr, np.int64), np.array(indices, np.int32), weights, (2, 2))
+
+
+def test_distinct_edges_are_those_of_a_set():
+    draw = np.random.default_rng(0)
+    rows, columns = draw.integers(0, 30, 2000), draw.integers(0, 20, 2000)
+    adjacency = distinct_edges(rows, columns, (30, 20))
+    found = list(zip(adjacency.row_of_edge.tolist(), adjacency.indices.tolist(), strict=True))
+    assert found == sorted(set(zip(rows.tolist(), columns.tolist(), strict=True)))
+    assert_array_equal(adjacency.transposed.dense(), adjacency.dense().T)
+    assert distinct_edges(rows[:0], columns[:0], (30, 20)).num_edges == 0

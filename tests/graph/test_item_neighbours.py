@@ -3,9 +3,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lanner.graph import neighbours
-from lanner.graph.adjacency import Adjacency
+from lanner.graph.adjacency import Adjacency, distinct_edges
 from lanner.graph.neighbours import co_occurrence_neighbours, text_neighbours
-from lanner.graph.typed import distinct_edges
 
 
 def dense_top_k(cosine: np.ndarray, k: int) -> np.ndarray:

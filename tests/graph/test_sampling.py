@@ -3,10 +3,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from lanner.graph.adjacency import Adjacency
+from lanner.graph.adjacency import Adjacency, distinct_edges
 from lanner.graph.propagation import propagate
 from lanner.graph.sampling import Block, sample_neighbours
-from lanner.graph.typed import distinct_edges
 
 
 @pytest.fixture

@@ -15,7 +15,17 @@ def test_equals_the_formula_of_the_paper(monkeypatch, items_per_block):
     inverse = np.linalg.inv(met.T @ met + 7 * np.eye(met.shape[1]))
     expected = np.eye(met.shape[1]) - inverse / np.diag(inverse)
     np.testing.assert_allclose(model.score(dataset.user_batch()), met @ expected, atol=2e-5)
-    assert (np.diag(model.state()[0]["item_to_item"]) == 0).all()
+    assert (model.scoring_model.item_to_item.matrix().diagonal() == 0).all()
+    assert model.scoring_model.item_to_item.lost == 0
+
+
+def test_only_the_strongest_entries_are_kept_and_what_is_lost_is_stated():
+    dataset, _ = random_events()
+    whole, cut = (EASE(EASEConfig(7, neighbours)).fit(dataset).scoring_model.item_to_item for neighbours in (99, 4))
+    kept, dense = cut.matrix().toarray(), whole.matrix().toarray()
+    assert ((kept != 0).sum(axis=1) <= 4).all()
+    assert (np.sort(np.abs(kept), axis=1)[:, -4:] == np.sort(np.abs(dense), axis=1)[:, -4:]).all()
+    assert cut.lost == pytest.approx(1 - np.abs(kept).sum() / np.abs(dense).sum(), abs=1e-6)
 
 
 def test_refuses_what_would_not_fit_in_memory():
@@ -25,7 +35,9 @@ def test_refuses_what_would_not_fit_in_memory():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"regularisation": 0}, {"regularisation": float("nan")}, {"memory_limit_mib": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"regularisation": 0}, {"regularisation": float("nan")}, {"memory_limit_mib": 0}, {"neighbours": 0}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         EASEConfig(**settings)

@@ -101,9 +101,11 @@ def test_gates_scale_each_view(pair):
             for item in range(6):
                 of_user = 2 * torch.sigmoid(fusion.user_gate(norm(pair.users, user)))
                 of_item = 2 * torch.sigmoid(fusion.item_gate(norm(pair.items, item)))
-                expected = sum(
-                    of_user[v] * of_item[v] * weights[item, v] * pair.scores[v][user, item] for v in range(2)
-                )
+                expected = 0.0
+                for v in range(2):
+                    product = pair.users[v][user] @ pair.items[v][item]
+                    gain = of_user[v] * of_item[v] - 1
+                    expected += weights[item, v] * (pair.scores[v][user, item] + gain * product)
                 torch.testing.assert_close(found[user, item], expected, rtol=1e-4, atol=1e-5)
 
 

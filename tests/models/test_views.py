@@ -8,8 +8,7 @@ from stand_ins import encode_words
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
-from lanner.graph.adjacency import Adjacency
-from lanner.graph.typed import distinct_edges
+from lanner.graph.adjacency import Adjacency, distinct_edges
 from lanner.models.linear import training_matrix
 from lanner.models.views import FilterView, GraphView, LanguageView, UserInputs, View
 
@@ -64,6 +63,12 @@ def test_a_stranger_with_the_same_history_scores_the_same_in_any_company(name):
     strangers = UserBatch(Ragged.from_lists([[2], shuffled, [0, 5]]))
     np.testing.assert_allclose(scores(view, strangers)[1], known[4], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scores(view, DATASET.user_batch(np.array([9, 4])))[1], known[4], rtol=1e-4, atol=1e-5)
+
+
+def test_a_weighted_history_is_a_weighted_mean_and_a_repeated_item_counts_once():
+    users = UserBatch(Ragged.from_lists([[3, 1, 3], []]), weights=np.array([0.5, 1.5, 1.0], np.float32))
+    history = UserInputs.of(users, 5, 2).history
+    np.testing.assert_allclose(history.dense(), [[0, 0.6, 0, 0.4, 0], [0] * 5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])

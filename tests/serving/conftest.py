@@ -1,59 +1,38 @@
-"""A throwaway Redis where the program is installed."""
+"""Tests that are coroutines run on an event loop of their own, for at most two minutes; and a trained shop."""
 
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
+import asyncio
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-
-class RedisServer:
-    """One on a free port, without persistence."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self.program, self.folder = program, folder
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        settings = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen([self.program, *settings], cwd=self.folder, stdout=subprocess.DEVNULL)
-        for _ in range(500):
-            with socket.socket() as one:
-                if one.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise OSError("it does not listen")
-
-    def stop(self) -> None:
-        self.hang(False)
-        self.process.kill()
-        self.process.wait()
-
-    def hang(self, hangs: bool) -> None:
-        """Take connections and answer nothing; what is held stays."""
-        self.process.send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
+from lanner.artifacts.bundle import read_bundle, write_compressed
+from lanner.inference.tables import Int8Rows
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    pytest.importorskip("redis", reason="the extra 'redis' is not installed")
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("Redis is not installed (no redis-server)")
-    try:
-        server = RedisServer(program, tmp_path)
-    except OSError as error:
-        pytest.skip(f"Redis cannot be started here: {error}")
-    yield server
-    server.stop()
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 120))
+    return True
+
+
+@pytest.fixture(scope="session")
+def trained_shop(tmp_path_factory) -> Path:
+    """The bundle of a hybrid that reads texts, as training writes it."""
+    pytest.importorskip("onnxruntime", reason="an extra of serving is not installed")
+    from small_shop import make_shop
+
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def shop(trained_shop, tmp_path_factory) -> Path:
+    """The same with one more personal variant, as compression would write it."""
+    bundle = read_bundle(trained_shop)
+    full, popularity = (bundle.variant(name) for name in bundle.variants)
+    int8 = replace(full, name="int8", model=full.model.map_tables(Int8Rows.of))
+    return write_compressed(tmp_path_factory.mktemp("compressed") / "bundle", bundle, [full, int8, popularity], {})

@@ -1,52 +1,43 @@
-"""Several bundles served at once: swaps under requests, bundles that fail, experiments and shadow traffic."""
+"""Several bundles served at once: hot swaps under requests, bundles that fail, experiments and shadow traffic."""
 
 import asyncio
 import logging
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
-import msgspec
 import pytest
-from small_shop import QUICK, WORDS, make_shop
+from running import PATIENT, events, ids, recommended, running, service_of
+from small_shop import WORDS, make_shop
 
-from lanner.client import AsyncClient, Retries
-from lanner.compress import compress
-from lanner.compression.steps import Budget
 from lanner.errors import BundleError, ConfigError
-from lanner.serving.messages import Event, Item, RecommendRequest, User
-from lanner.serving.running import ServerConfig, build
-from lanner.serving.served_version import ServedVersion, ServiceConfig
+from lanner.serving.deployment import Deployment
+from lanner.serving.messages import Item, RecommendRequest, User
 from lanner.serving.service import LannerService
 from lanner.serving.store import open_store
-from lanner.serving.versions import following
-from lanner.serving.versions.experiment import Experiment
+from lanner.serving.versions import alias_watcher
+from lanner.serving.versions.experiments import Experiment
 from lanner.serving.versions.registry import CHALLENGER, CHAMPION, Registry, version_of
 from lanner.serving.versions.report import experiment_report
-from lanner.settings import overridden
-
-for library in ("onnxruntime", "openvino", "nncf", "faiss"):
-    pytest.importorskip(library, reason="an extra of serving is not installed")
 
 HALVES = Experiment("ladder", {CHAMPION: 0.5, CHALLENGER: 0.5})
 USERS = [f"u{number}" for number in range(40)]
+FRESH = replace(PATIENT, answers_held=0)
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> list[Path]:
-    """Two versions of one shop, opened once so that their indexes lie beside them."""
-    made = [make_shop(tmp_path_factory.mktemp("shop"), seed) for seed in range(2)]
-    for bundle in made:
-        compress(bundle, Budget(max_ndcg_loss=0.2), QUICK)
-    return made
+def bundles(trained_shop, tmp_path_factory) -> list[Path]:
+    """Two versions of one shop."""
+    return [trained_shop, make_shop(tmp_path_factory.mktemp("shop"), seed=1)]
 
 
 @pytest.fixture
-def registry(bundles, tmp_path) -> Registry:
+def registry(bundles, tmp_path, monkeypatch) -> Registry:
+    monkeypatch.setattr(alias_watcher, "POLL_SECONDS", 3600.0)  # tests say themselves when to look
+    monkeypatch.setattr(alias_watcher, "RETRY_SECONDS", 0.0)
     one = Registry(tmp_path / "bundles")
     for bundle in bundles:
         one.add(bundle)
@@ -61,45 +52,17 @@ def versions(bundles) -> list[str]:
 
 
 @pytest.fixture
-def config(registry, tmp_path, monkeypatch) -> ServerConfig:
-    monkeypatch.setattr(following, "POLL_SECONDS", 3600.0)  # tests say themselves when to look
-    monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
-    patient = ServiceConfig(deadline_ms=5000, watch_seconds=0, answers_held=0, processes=0)
-    return ServerConfig(str(registry.folder), str(tmp_path / "events.db"), service=patient)
-
-
-@asynccontextmanager
-async def running(config: ServerConfig) -> AsyncIterator[tuple[AsyncClient, LannerService]]:
-    app = build(config)
-    assert isinstance(app.service, LannerService)
-    await app.service.start()
-    try:
-        transport = httpx.ASGITransport(app)
-        async with AsyncClient("http://shop", retries=Retries(attempts=1), transport=transport) as client:
-            yield client, app.service
-    finally:
-        await app.service.stop()
-
-
-def asked(config: ServerConfig, conversation: Callable) -> None:
-    async def talk() -> None:
-        async with running(config) as (client, service):
-            await conversation(client, service)
-
-    asyncio.run(asyncio.wait_for(talk(), 120))
+def store(tmp_path) -> Path:
+    return tmp_path / "events.db"
 
 
 async def follow(service: LannerService) -> None:
-    await asyncio.to_thread(service._follower.follow)
-
-
-def ids(answer) -> list[str]:
-    return [item.item_id for item in answer.items]
+    await service._watcher.follow()
 
 
 def damage(bundle: Path) -> Callable[[], None]:
     """Returns what repairs it. The file is written anew, for it shares its bytes with the one that was added."""
-    file = bundle / "ladder" / "full.form.safetensors"
+    file = bundle / "full.scoring.safetensors"
     whole = file.read_bytes()
 
     def write(content: bytes) -> None:
@@ -110,24 +73,19 @@ def damage(bundle: Path) -> Callable[[], None]:
     return lambda: write(whole)
 
 
-def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(config, registry, versions, monkeypatch):
-    closed: list[ServedVersion] = []  # they are held, for the next one could have the id of one that is gone
-    close, answer = ServedVersion.close, ServedVersion.answer
+async def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(registry, versions, store, monkeypatch):
+    closed: list[Deployment] = []  # they are held, for the next one could have the id of one that is gone
+    close, recommend = Deployment.close, Deployment.recommend
 
-    async def watched(self: ServedVersion, request: RecommendRequest):
+    async def watched(self: Deployment, request: RecommendRequest):
         assert self not in closed
-        found = await answer(self, request)
+        found = await recommend(self, request)
         assert self not in closed
         return found
 
-    def noted(self: ServedVersion) -> None:
-        closed.append(self)
-        close(self)
-
-    monkeypatch.setattr(ServedVersion, "answer", watched)
-    monkeypatch.setattr(ServedVersion, "close", noted)
-
-    async def conversation(client, service):
+    monkeypatch.setattr(Deployment, "recommend", watched)
+    monkeypatch.setattr(Deployment, "close", lambda self: closed.append(self) or close(self))
+    async with running(registry.folder, store, FRESH) as service:
         seen: list[tuple[int, str]] = []  # swaps there had been when the request began, and who answered
         swapped: list[str] = []
         stop = asyncio.Event()
@@ -135,7 +93,7 @@ def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(config, 
         async def ask(user_id: str) -> None:
             while not stop.is_set():
                 begun = len(swapped)
-                found = await client.recommend(RecommendRequest(user_id=user_id))
+                found = await service.recommend(RecommendRequest(user_id=user_id))
                 assert len(found.items) == 10
                 seen.append((begun, found.served.model))
                 await asyncio.sleep(0)
@@ -153,81 +111,71 @@ def test_swaps_under_requests_drop_none_and_none_meets_a_closed_version(config, 
             assert set(answered) == {version}, "requests that begin after the swap get the new version"
         stop.set()
         await asyncio.gather(*asking)
-        while len(closed) < 2:  # each is closed by a thread of its own, once its last request has gone
+        while len(closed) < 2:  # each is closed once its last request has gone
             await asyncio.sleep(0.01)
 
-    asked(config, conversation)
 
-
-def test_the_server_looks_at_the_aliases_by_itself(config, registry, versions, monkeypatch):
-    monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
-
-    async def conversation(client, service):
-        assert (await client.status()).versions == {CHAMPION: versions[0]}
+async def test_the_server_watches_the_aliases(registry, versions, store, monkeypatch):
+    monkeypatch.setattr(alias_watcher, "POLL_SECONDS", 0.05)
+    async with running(registry.folder, store) as service:
+        assert (await service.status()).versions == {CHAMPION: versions[0]}
         registry.set_alias(CHAMPION, versions[1])
-        while (await client.status()).model != versions[1]:
+        while (await service.status()).model != versions[1]:
             await asyncio.sleep(0.05)
 
-    asked(config, conversation)
 
-
-def test_what_is_written_while_a_version_is_opened_is_in_it(config, registry, versions, monkeypatch):
+async def test_what_is_written_while_a_version_is_opened_is_in_it(registry, versions, store, monkeypatch):
     warm, go_on = threading.Event(), threading.Event()
-    warm_up = ServedVersion.warm_up
+    warm_up = Deployment.warm_up
 
-    def slowly(self: ServedVersion) -> None:
+    def slowly(self: Deployment) -> None:
         warm_up(self)
         if self.version == versions[1]:
             warm.set()
             assert go_on.wait(60)
 
-    monkeypatch.setattr(ServedVersion, "warm_up", slowly)
-
-    async def conversation(client, service):
+    monkeypatch.setattr(Deployment, "warm_up", slowly)
+    async with running(registry.folder, store, FRESH) as service:
         registry.set_alias(CHAMPION, versions[1])
-        following_it = asyncio.create_task(follow(service))
+        following = asyncio.create_task(follow(service))
         await asyncio.to_thread(warm.wait, 60)
-        await client.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
-        assert (await client.delete_item("i9")).existed
-        await client.add_events([Event(user_id="u1", item_id="i50")])
-        await client.put_user("stranger", User(profile=" ".join(WORDS[20:30])))
-        await client.delete_user("u3")
+        await service.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
+        assert (await service.delete_item("i9")).existed
+        await events(service, "u1", "i50")
+        await service.put_user("stranger", User(profile=" ".join(WORDS[20:30])))
+        await service.delete_user("u3")
         go_on.set()
-        await following_it
-        everything = await client.recommend(RecommendRequest(user_id="u1", k=100))
+        await following
+        everything = await service.recommend(RecommendRequest(user_id="u1", k=100))
         assert everything.served.model == versions[1]
         assert "fresh" in ids(everything)
         assert not {"i9", "i50"} & set(ids(everything))
-        told = await client.recommend(RecommendRequest(user_id="stranger", explain=True))
+        told = await service.recommend(RecommendRequest(user_id="stranger", explain=True))
         assert "profile" in {reason.kind for reason in told.items[0].reasons}
-        forgotten = await client.recommend(RecommendRequest(user_id="u3", explain=True))
-        assert "history" not in {reason.kind for reason in forgotten.items[0].reasons}
-
-    asked(config, conversation)
+        deleted = await service.recommend(RecommendRequest(user_id="u3", explain=True))
+        assert "history" not in {reason.kind for reason in deleted.items[0].reasons}
 
 
-def test_changes_reach_every_version_that_is_served(config, versions):
-    async def conversation(client, service):
-        for user_id in USERS:  # from now on their histories are held
-            await client.recommend(RecommendRequest(user_id=user_id))
-        await client.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
-        await client.add_events([Event(user_id=user_id, item_id="i50") for user_id in USERS])
+async def test_changes_reach_every_version_that_is_served(registry, versions, store):
+    async with running(registry.folder, store, FRESH, experiment=HALVES) as service:
+        for user_id in USERS:  # from now on their histories are in memory
+            await recommended(service, user_id)
+        await service.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
+        for user_id in USERS:
+            await events(service, user_id, "i50")
         models = set()
         for user_id in USERS:
-            found = await client.recommend(RecommendRequest(user_id=user_id, k=100))
+            found = await service.recommend(RecommendRequest(user_id=user_id, k=100))
             models.add(found.served.model)
             assert "fresh" in ids(found)
             assert "i50" not in ids(found)
         assert models == set(versions)
 
-    asked(replace(config, experiment=HALVES), conversation)
-
 
 @pytest.mark.parametrize("alias", [CHAMPION, CHALLENGER])
-def test_a_damaged_version_leaves_the_old_one_until_it_is_whole(config, registry, versions, alias, caplog):
+async def test_a_damaged_version_leaves_the_old_one_until_it_is_whole(registry, versions, store, alias, caplog):
     registry.set_alias(CHALLENGER, versions[0])
-
-    async def conversation(client, service):
+    async with running(registry.folder, store, experiment=HALVES) as service:
         registry.set_alias(alias, versions[1])
         repair = damage(registry.path(versions[1]))
         with caplog.at_level(logging.ERROR):
@@ -235,162 +183,131 @@ def test_a_damaged_version_leaves_the_old_one_until_it_is_whole(config, registry
             await follow(service)
         assert len(caplog.records) == 1
         assert "damaged" in caplog.text
-        assert set((await client.status()).versions.values()) == {versions[0]}
-        assert len((await client.recommend(RecommendRequest(user_id="u1"))).items) == 10
-        health = await client.ready()
-        line = f"{alias}: version {versions[1]} cannot be served, {versions[0]} is served on; see the log"
+        assert set((await service.status()).versions.values()) == {versions[0]}
+        assert len(await recommended(service, "u1")) == 10
+        health = await service.health()
+        line = f"{alias}: version {versions[1]} cannot be served, {versions[0]} is still served; see the log"
         assert (health.ready, health.degraded) == (True, [line])
         repair()
         await follow(service)
-        assert (await client.status()).versions[alias] == versions[1]
-        assert not (await client.ready()).degraded
-
-    asked(replace(config, experiment=HALVES), conversation)
+        assert (await service.status()).versions[alias] == versions[1]
+        assert not (await service.health()).degraded
 
 
-def test_without_its_champion_a_server_does_not_start_and_without_its_challenger_it_does(config, registry, versions):
+async def test_without_its_champion_a_server_does_not_start_and_without_its_challenger_it_does(
+    registry, versions, store
+):
     damage(registry.path(versions[1]))
-
-    async def conversation(client, service):
-        assert [line.partition(":")[0] for line in (await client.ready()).degraded] == [CHALLENGER]
-        found = await asyncio.gather(*(client.recommend(RecommendRequest(user_id=one)) for one in USERS))
+    async with running(registry.folder, store, experiment=HALVES) as service:
+        assert [line.partition(":")[0] for line in (await service.health()).degraded] == [CHALLENGER]
+        found = [await service.recommend(RecommendRequest(user_id=one)) for one in USERS]
         assert {one.served.model for one in found} == {versions[0]}
-
-    asked(replace(config, experiment=HALVES), conversation)
-    with closing(open_store(config.store)) as store:
-        exposures = list(store.exposures("ladder"))
+    with closing(open_store(str(store))) as opened:
+        exposures = list(opened.exposures("ladder"))
         assert {one.arm for one in exposures} == {CHAMPION}
         assert {one.user_id for one in exposures} == {one for one in USERS if HALVES.arm_of(one) == CHAMPION}
     damage(registry.path(versions[0]))
     with pytest.raises(BundleError, match="damaged"):
-        asked(config, conversation)
+        await service_of(registry.folder, store).start()
 
 
-def test_aliases_that_cannot_be_read_leave_all_as_it_is(config, registry, versions):
-    async def conversation(client, service):
+async def test_aliases_that_cannot_be_read_leave_all_as_it_is(registry, versions, store):
+    async with running(registry.folder, store) as service:
         aliases = registry.folder / "aliases.json"
         whole = aliases.read_bytes()
         aliases.write_bytes(b"{")
         await follow(service)
-        assert "the aliases cannot be read" in (await client.ready()).degraded[0]
-        assert (await client.recommend(RecommendRequest(user_id="u1"))).served.model == versions[0]
+        assert "the aliases cannot be read" in (await service.health()).degraded[0]
+        assert (await service.recommend(RecommendRequest(user_id="u1"))).served.model == versions[0]
         aliases.write_bytes(whole)
         await follow(service)
-        assert not (await client.ready()).degraded
-
-    asked(config, conversation)
+        assert not (await service.health()).degraded
 
 
-def test_another_bundle_in_the_place_of_a_single_one_is_served_if_it_is_whole(config, bundles, versions, tmp_path):
-    place = tmp_path / "bundle"
-    shutil.copytree(bundles[0], place)
-
-    async def conversation(client, service):
+async def test_another_bundle_in_the_place_of_a_single_one_is_served_if_it_is_whole(
+    registry, bundles, versions, store, tmp_path
+):
+    place = shutil.copytree(bundles[0], tmp_path / "bundle")
+    async with running(place, store) as service:
         shutil.rmtree(place)
         await follow(service)
         shutil.copytree(bundles[1], place)
         repair = damage(place)
         await follow(service)
-        assert (await client.recommend(RecommendRequest(user_id="u1"))).served.model == versions[0]
-        assert len((await client.ready()).degraded) == 1
+        assert (await service.recommend(RecommendRequest(user_id="u1"))).served.model == versions[0]
+        assert len((await service.health()).degraded) == 1
         repair()
         await follow(service)
-        assert (await client.recommend(RecommendRequest(user_id="u1"))).served.model == versions[1]
-        assert not (await client.ready()).degraded
-
-    asked(replace(config, bundle=str(place)), conversation)
+        assert (await service.recommend(RecommendRequest(user_id="u1"))).served.model == versions[1]
+        assert not (await service.health()).degraded
 
 
-def test_items_that_went_since_do_not_make_a_bundle_look_damaged(config, versions):
-    async def before(client, service):
+async def test_items_that_were_deleted_do_not_make_a_bundle_look_damaged(registry, store):
+    async with running(registry.folder, store) as service:
         for row in range(30):
-            await client.delete_item(f"i{row}")
-
-    async def after(client, service):
-        assert len(ids(await client.recommend(RecommendRequest(user_id="nobody", k=100)))) == 30
-
-    asked(config, before)
-    asked(config, after)
+            await service.delete_item(f"i{row}")
+    async with running(registry.folder, store) as service:
+        assert len(await recommended(service, "nobody", k=100)) == 30
 
 
-def test_users_stay_in_their_arm_and_the_report_reads_what_they_saw(config, versions):
+async def test_users_stay_in_their_arm_and_the_report_reads_what_they_saw(registry, versions, store):
     arms = dict(zip((CHAMPION, CHALLENGER), versions, strict=True))
-
-    async def conversation(client, service):
+    async with running(registry.folder, store, experiment=HALVES) as service:
         for _ in range(2):
             for user_id in USERS:
-                found = await client.recommend(RecommendRequest(user_id=user_id))
+                found = await service.recommend(RecommendRequest(user_id=user_id))
                 assert found.served.model == arms[HALVES.arm_of(user_id)]
-        assert (await client.recommend(RecommendRequest(user_id="u1"))).served.model == arms[HALVES.arm_of("u1")]
-        await client.recommend(RecommendRequest(history=["i1"]))
-        await client.delete_user("u2")
-        figures = service.state().trials
-        assert figures["exposures_waiting"] + figures["exposures_written"] >= 79
-
-    asked(replace(config, experiment=HALVES), conversation)
-    with closing(open_store(config.store)) as store:
-        exposures = list(store.exposures("ladder"))
+        await recommended(service, history=["i1"])
+        await service.delete_user("u2")
+        figures = service.state().experiments
+        assert figures["exposures_waiting"] + figures["exposures_written"] >= 78
+    with closing(open_store(str(store))) as opened:
+        exposures = list(opened.exposures("ladder"))
         assert {one.user_id for one in exposures} == set(USERS) - {"u2"}
-        assert len(exposures) == 79
+        assert len(exposures) == 78
         assert all(one.arm == HALVES.arm_of(one.user_id) and len(one.item_ids) == 10 for one in exposures)
-        report = experiment_report(store, "ladder", 3600.0, HALVES.arms)
+        report = experiment_report(opened, "ladder", 3600.0, HALVES.arms)
     assert {arm.arm: arm.users for arm in report.arms} == {
         arm: sum(HALVES.arm_of(user_id) == arm for user_id in USERS if user_id != "u2") for arm in arms
     }
 
 
 @pytest.mark.parametrize("slowest", [0, 1])
-def test_of_several_versions_the_slowness_of_the_worst_is_told(config, registry, versions, monkeypatch, slowest):
-    registry.set_alias(CHALLENGER, versions[1])
-
-    async def conversation(client, service):
-        for place, version in enumerate(service._live.models()):
-            monkeypatch.setattr(version, "slowness", lambda ratio=3.0 if place == slowest else 2.0: {"full/any": ratio})
-        assert service.state().slowness == {"full/any": 3.0}
-
-    asked(replace(config, experiment=HALVES), conversation)
+async def test_of_several_versions_the_slowness_of_the_worst_is_told(registry, store, monkeypatch, slowest):
+    async with running(registry.folder, store, experiment=HALVES) as service:
+        for place, deployment in enumerate(service._deployments.all()):
+            monkeypatch.setattr(deployment, "slowness", lambda ratio=3.0 if place == slowest else 2.0: {"full": ratio})
+        assert service.state().slowness == {"full": 3.0}
 
 
-def test_exposures_that_cannot_be_written_are_said(config, monkeypatch):
-    async def conversation(client, service):
-        monkeypatch.setattr(service._trials._exposures, "_problem", "events.db is locked")
-        assert (await client.ready()).degraded == ["what the experiment showed cannot be written; 0 exposures wait"]
-
-    asked(replace(config, experiment=HALVES), conversation)
+async def test_exposures_that_cannot_be_written_are_told(registry, store, monkeypatch):
+    async with running(registry.folder, store, experiment=HALVES) as service:
+        monkeypatch.setattr(service._experiments._exposures, "problem", "events.db is locked")
+        assert (await service.health()).degraded == ["exposures of the experiment cannot be written; 0 wait"]
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_the_shadow_compares_and_nobody_sees_it(config, registry, versions, same):
+async def test_the_shadow_compares_and_nobody_sees_it(registry, versions, store, same):
     registry.set_alias(CHALLENGER, versions[0] if same else versions[1])
-
-    async def conversation(client, service):
+    async with running(registry.folder, store, FRESH, shadow_share=1.0) as service:
         for user_id in USERS[:10]:
-            assert (await client.recommend(RecommendRequest(user_id=user_id))).served.model == versions[0]
-        while (await client.status()).shadow.compared < 10:
+            assert (await service.recommend(RecommendRequest(user_id=user_id))).served.model == versions[0]
+        while (await service.status()).shadow.compared < 10:
             await asyncio.sleep(0.02)
-        status = await client.status()
+        status = await service.status()
         assert status.shadow.failed == 0
         assert (status.shadow.overlap == 1.0) == same
         assert status.shadow.challenger_p50_ms > 0
         assert status.recent.requests_per_s * status.recent.window_s == pytest.approx(10, abs=0.1)
-        assert service.state().trials["shadow_compared"] == 10
-
-    asked(replace(config, shadow_share=1.0), conversation)
+        assert service.state().experiments["shadow_compared"] == 10
 
 
-def test_what_cannot_be_tried_is_said_in_one_line(config, bundles, tmp_path):
-    with pytest.raises(ConfigError, match="no registry with a challenger"):
-        build(replace(config, bundle=str(bundles[0]), experiment=HALVES))
+async def test_what_cannot_be_tried_is_one_line(bundles, store, tmp_path):
     with pytest.raises(ConfigError, match="no alias 'other'; arms are champion and challenger"):
-        replace(config, experiment=Experiment("x", {"champion": 0.5, "other": 0.5}))
-    with pytest.raises(ConfigError, match=r"shadow_share is 1\.5"):
-        replace(config, shadow_share=1.5)
+        service_of(bundles[0], store, experiment=Experiment("x", {"champion": 0.5, "other": 0.5}))
+    with pytest.raises(ConfigError, match=r"shadow share is 1\.5"):
+        service_of(bundles[0], store, shadow_share=1.5)
     headless = Registry(tmp_path / "headless")
     headless.set_alias(CHALLENGER, headless.add(bundles[0]))
     with pytest.raises(ConfigError, match="no version is the champion"):
-        asyncio.run(build(replace(config, bundle=str(headless.folder))).service.start())
-
-
-def test_an_experiment_is_set_in_one_word_and_outlives_the_way_to_a_worker(config):
-    chosen = overridden(config, ['experiment={name = "ladder", arms = {champion = 0.5, challenger = 0.5}}'])
-    assert msgspec.json.decode(msgspec.json.encode(chosen), type=ServerConfig) == replace(config, experiment=HALVES)
+        await service_of(headless.folder, store).start()

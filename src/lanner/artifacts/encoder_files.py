@@ -1,7 +1,8 @@
-"""An encoder in every form that a ladder keeps or tries: as files by role, and as what reads texts to judge it by."""
+"""An encoder in every format that a bundle keeps or tries: as files by role, and as what reads texts to evaluate it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,21 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from lanner.artifacts.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
+from lanner.artifacts.variants import FULL, TextFiles, Variant
+from lanner.compression.encoder import whole_encoder
 from lanner.compression.steps import Read
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.encoder_codes import encoder_codes
+from lanner.models.neural import NeuralRecommender
+from lanner.models.recommender import Recommender
 from lanner.models.text_features import TextFeatures
 
-Tokenise = Callable[[Sequence[str]], Sequence[NDArray[np.int32]]]
-"""Texts to the ids of the tokeniser."""
+Tokenize = Callable[[Sequence[str]], Sequence[NDArray[np.int32]]]
+"""Texts to the ids of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class EncoderForm:
-    """One form of an encoder. files: by role. figures: what is said of it. read: how a judge reads profiles by it."""
+    """One form of an encoder. files: by role. figures: what is said of it. read: how profiles are read by it."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -32,8 +36,8 @@ class EncoderForm:
 class EncoderFiles:
     """Makes the forms of one encoder.
 
-    new_id: its own id of each of the tokeniser's tokens, None where they are the same. calibration: the tokeniser's ids
-    of texts, off which the ranges of activations are read. profiles: all that a judge will read.
+    new_id: its own id of each of the tokenizer's tokens, None where they are the same. calibration: the tokenizer's ids
+    of texts, off which the ranges of activations are read. profiles: all that an evaluation will read.
     """
 
     def __init__(
@@ -41,14 +45,14 @@ class EncoderFiles:
         encoder: CompactEncoder,
         new_id: NDArray[np.int32] | None,
         features: TextFeatures,
-        tokenise: Tokenise,
+        tokenize: Tokenize,
         calibration: Sequence[NDArray[np.int32]],
         profiles: Sequence[str],
         figures: Mapping[str, Any],
     ) -> None:
         self._encoder, self._features, self._profiles = encoder, features, profiles
         self._figures = {"encoder_shape": asdict(encoder.shape), **figures}
-        self._own: Tokenise = lambda texts: tokenise(texts) if new_id is None else [new_id[i] for i in tokenise(texts)]
+        self._own: Tokenize = lambda texts: tokenize(texts) if new_id is None else [new_id[i] for i in tokenize(texts)]
         self._calibration = calibration if new_id is None else [new_id[ids] for ids in calibration]
         self._vocabulary = {}
         if new_id is not None:
@@ -66,13 +70,7 @@ class EncoderFiles:
         """INT8 with scales anew for each request, or calibrated ones (OpenVINO); torch has float32."""
         dynamic = quantise_dynamic(self._onnx)
         xml, numbers = quantise_openvino(self._onnx, self._calibration)
-        codes = save_arrays(encoder_codes(self._encoder))
-        files = {
-            "encoder.onnx": dynamic,
-            "encoder.xml": xml,
-            "encoder.bin": numbers,
-            "encoder.codes.safetensors": codes,
-        }
+        files = {"encoder.onnx": dynamic, "encoder.xml": xml, "encoder.bin": numbers}
         return self._form(
             {"encoder.safetensors": _saved(self._encoder), **files},
             lambda texts: onnx_vectors(dynamic, self._own(texts), self._encoder.shape.hidden),
@@ -91,7 +89,7 @@ class EncoderFiles:
         return self._form({"encoder.safetensors": _saved(half)}, lambda texts: vectors_of(half, self._own(texts)))
 
     def _form(self, files: Mapping[str, bytes], encode: Callable[[Sequence[str]], NDArray[np.float32]]) -> EncoderForm:
-        """The judge's reading is done once: few profiles differ, and it asks for them again and again."""
+        """Read once: few profiles differ, and an evaluation asks for them again and again."""
         features = self._features.transform(self._profiles, encode)
         known = dict(zip(self._profiles, features, strict=True))
         return EncoderForm(
@@ -101,3 +99,22 @@ class EncoderFiles:
 
 def _saved(encoder: CompactEncoder) -> bytes:
     return bytes(save_tensors(dict(encoder.state_dict())))
+
+
+def serving_parts(recommender: Recommender) -> dict[str, Any]:
+    """What ``write_bundle`` adds so that texts are read wherever the bundle is served: ``full``, ``texts``, ``items``.
+
+    Empty for a recommender that reads none.
+    """
+    if not isinstance(recommender, NeuralRecommender) or recommender.text_features is None:
+        return {}
+    language = recommender.encoder
+    encoder = whole_encoder(language)
+    files = {"encoder.safetensors": _saved(encoder)}
+    if find_spec("onnx") is not None and find_spec("onnxruntime") is not None:
+        files["encoder.onnx"] = export_onnx(encoder)
+    return {
+        "full": Variant(FULL, recommender.scoring_model, files, {"encoder_shape": asdict(encoder.shape)}),
+        "texts": TextFiles(recommender.text_features, language.tokeniser_json, language.longest),
+        "items": recommender.item_reader,
+    }

@@ -1,4 +1,4 @@
-"""The commands about bundles that live side by side: which there are, which is served, and what an experiment found."""
+"""The commands about versions of bundles and experiments between them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,14 +15,14 @@ from lanner.errors import ConfigError
 if TYPE_CHECKING:
     from lanner.serving.versions.registry import Registry
 
-Folder = Annotated[Path, typer.Option("--folder", help="Where the versions live.")]
+Folder = Annotated[Path, typer.Option("--folder", help="The folder of the versions.")]
 Alias = Annotated[str, typer.Option("--alias", help="champion or challenger.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="As 'lanner bundles list' shows it.")]
 FOLDER = Path("bundles")
 
 
 def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """List the versions, the newest first, and where the aliases point.
+    """List the versions, newest first, and their aliases.
 
     Examples:
 
@@ -43,7 +43,7 @@ def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
 
 
 def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Check a bundle and its ladder, build its indexes, ask its golden requests, and take it in as a version.
+    """Add a bundle as a version: check every file, and ask every variant its golden requests.
 
     Examples:
 
@@ -51,14 +51,6 @@ def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) ->
 
       lanner bundles add lanner-bundle --folder /srv/bundles --json
     """
-    from lanner.serving.model import ServedModel
-
-    # A server may see the versions read-only: what it would write at its first opening is written now.
-    model = ServedModel.open(bundle)
-    try:
-        model.verify()
-    finally:
-        model.close()
     version = _registry(folder).add(bundle)
     _say(
         as_json,
@@ -68,7 +60,7 @@ def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) ->
 
 
 def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Let an alias point to a version; servers of the folder follow without dropping a request.
+    """Point an alias to a version; running servers switch without losing a request.
 
     Examples:
 
@@ -81,7 +73,7 @@ def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FO
 
 
 def rollback(alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Let an alias point to the version it pointed to before.
+    """Point an alias to its previous version.
 
     Examples:
 
@@ -107,20 +99,23 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
 
 
 def report(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment's.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
     store: Annotated[str, typer.Option("--store", help="A file's path, or postgresql://user@host/database.")],
     horizon_hours: Annotated[
-        float, typer.Option("--horizon-hours", help="An event counts so long after the item was first shown.")
+        float,
+        typer.Option("--horizon-hours", help="Hours after an exposure in which an event counts as its conversion."),
     ] = 24.0,
     share: Annotated[
         list[str] | None,
         typer.Option(
-            "--share", metavar="ARM=SHARE", help="As configured; repeatable. The users are counted against it."
+            "--share",
+            metavar="ARM=SHARE",
+            help="Configured traffic share, to test for a sample ratio mismatch; repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show per arm how often what was shown was taken, and the arms' differences with 95 % intervals over users.
+    """Show conversion rates per arm, and their differences with 95 % confidence intervals over users.
 
     Examples:
 
@@ -146,7 +141,7 @@ def report(
         console.show_line(f"{found.users_in_several_arms:,} users saw several arms; they count in their first.")
     if found.sample_ratio_p is not None:
         verdict = (
-            "do not trust the result: users are not shared out as configured"
+            "sample ratio mismatch: observed traffic shares differ from the configured ones"
             if found.sample_ratio_mismatch
             else "as configured"
         )

@@ -26,7 +26,7 @@ from lanner.cli.options import (
     Model,
     Out,
     Overrides,
-    ProfileText,
+    QueryText,
     Seed,
     SplitName,
     TopK,
@@ -35,6 +35,7 @@ from lanner.cli.options import (
 from lanner.errors import LannerError
 
 if TYPE_CHECKING:
+    from lanner.artifacts.bundle import Bundle
     from lanner.config import RunConfig
     from lanner.evaluation.report import Report
     from lanner.pipeline import Outcome
@@ -76,17 +77,16 @@ def run(
 
       lanner run --config run.toml --set training.epochs=5 --json
     """
-    from lanner.answers import recommendations, who
     from lanner.data.describe import example_users
+    from lanner.library import BundleRanker
 
     outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=True)
     bundle = outcome.bundle
-    answers = {
-        user: recommendations(bundle, who(bundle, user, None, None), 5)
-        for user in example_users(bundle.dataset, DEMO_USERS)
-    }
+    ranker = BundleRanker(bundle)
+    answers = {user: ranker.recommend(user, k=5).items for user in example_users(bundle.dataset, DEMO_USERS)}
     if as_json:
-        console.show_json({"bundle": str(out), **bundle.manifest["metrics"], "recommendations": answers})
+        facts = {"bundle": str(out), "feedback": outcome.feedback}
+        console.show_json({**facts, **bundle.manifest["metrics"], "recommendations": answers})
         return
     if outcome.report:
         _show_report(outcome.report)
@@ -117,7 +117,8 @@ def train(
     """
     outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=False)
     if as_json:
-        console.show_json({"bundle": str(out), "model": outcome.bundle.manifest["model"]["name"]})
+        name = outcome.bundle.manifest["model"]["name"]
+        console.show_json({"bundle": str(out), "model": name, "feedback": outcome.feedback})
     else:
         console.show_line(f"The bundle is in {out}; measure it: lanner evaluate {out}")
 
@@ -157,11 +158,13 @@ def recommend(
     bundle: BundlePath,
     user: User = None,
     history: History = None,
-    text: ProfileText = None,
+    text: QueryText = None,
     k: TopK = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend items to a known user, or to a stranger by a history or a text.
+    """Recommend items to a known user, or to an anonymous one by a history or a text.
+
+    Ids that are not known are named and have no effect; where nothing is known of a user, the items are popular ones.
 
     Examples:
 
@@ -170,13 +173,19 @@ def recommend(
       lanner recommend lanner-bundle --history 1,260,1196 -k 5 --json
 
       lanner recommend lanner-bundle --text "slow science fiction"
-    """
-    from lanner.answers import recommendations, who
-    from lanner.pipeline import open_bundle
 
-    opened = open_bundle(bundle)
-    items = recommendations(opened, who(opened, user, history, text), k)
-    _answer(as_json, items, f"For user {user}" if user else "For a stranger")
+      lanner recommend lanner-bundle --history "Bed, double" --history "Lamp, red"
+    """
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.library import BundleRanker
+
+    opened = read_bundle(bundle)
+    answer = BundleRanker(opened).recommend(user, _ids(opened, history), text, k)
+    _note(answer.unknown, fallback=answer.fallback, text_ignored=answer.text_ignored)
+    if as_json:
+        console.show_json(asdict(answer))
+    else:
+        _show_items(f"For user {user}" if user else "For an anonymous user", answer.items)
 
 
 @app.command()
@@ -194,12 +203,16 @@ def similar(
 
       lanner similar lanner-bundle --item 260 -k 3 --json
     """
-    from lanner.answers import similar_items
-    from lanner.pipeline import open_bundle
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.library import BundleRanker
 
-    opened = open_bundle(bundle)
-    title = opened.dataset.item_catalogue.titles[opened.dataset.items.row(item)]
-    _answer(as_json, similar_items(opened, item, k), f"Like {title}")
+    opened = read_bundle(bundle)
+    answer = BundleRanker(opened).similar(item, k)
+    _note(fallback=answer.fallback)
+    if as_json:
+        console.show_json({"items": answer.items, "fallback": answer.fallback})
+    else:
+        _show_items(f"Like {opened.dataset.item_catalogue.titles[opened.dataset.items.row(item)]}", answer.items)
 
 
 @app.command()
@@ -208,7 +221,7 @@ def explain(
     item: Annotated[str, typer.Option("--item", help="An item's id.")],
     user: User = None,
     history: History = None,
-    text: ProfileText = None,
+    text: QueryText = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why an item has its score: parts that add up to it, and one sentence.
@@ -219,11 +232,12 @@ def explain(
 
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
-    from lanner.answers import explanation, who
-    from lanner.pipeline import open_bundle
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.library import BundleRanker
 
-    opened = open_bundle(bundle)
-    found = explanation(opened, who(opened, user, history, text), item)
+    opened = read_bundle(bundle)
+    found = BundleRanker(opened).explain(item, user, _ids(opened, history), text)
+    _note(found["unknown"], fallback=found["fallback"], text_ignored=found["text_ignored"])
     if as_json:
         console.show_json(found)
         return
@@ -276,7 +290,7 @@ def describe(
     rejected: Annotated[Path, typer.Option("--rejected", help="Folder for rejected.parquet.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Count a dataset: size, density, degrees, text and tie coverage, time span, and what was set aside and why.
+    """Show dataset statistics: size, density, degrees, texts, friends, time span, and rejected rows with reasons.
 
     Examples:
 
@@ -296,7 +310,7 @@ def describe(
     else:
         console.show_facts(path, counted(dataset))
         if written:
-            console.show_line(f"{sum(dataset.rejected.values()):,} rows were set aside; they are in {written}")
+            console.show_line(f"{sum(dataset.rejected.values()):,} rows were rejected; they are in {written}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -366,11 +380,20 @@ def _show_report(report: "Report") -> None:
     console.show_table(f"{len(report.rows):,} users", ("metric", "mean", "95 % from", "to"), rows)
 
 
-def _answer(as_json: bool, items: list[dict[str, Any]], title: str) -> None:
-    if as_json:
-        console.show_json(items)
-    else:
-        _show_items(title, items)
+def _ids(bundle: "Bundle", history: Sequence[str] | None) -> list[str] | None:
+    """Item ids of ``--history``: each value where it is repeated or an id itself, else a list with commas."""
+    if history is None or len(history) > 1 or history[0] in bundle.dataset.items:
+        return None if history is None else list(history)
+    return [one.strip() for one in history[0].split(",") if one.strip()]
+
+
+def _note(unknown: Sequence[str] = (), *, fallback: bool = False, text_ignored: bool = False) -> None:
+    """Say in one line on stderr what of a question had no effect."""
+    notes = [f"unknown ids were left out: {', '.join(unknown)}"] if unknown else []
+    notes += ["the model reads no texts: --text had no effect"] if text_ignored else []
+    notes += ["nothing is known that the model reads: these are popular items"] if fallback else []
+    if notes:
+        _complain("; ".join(notes))
 
 
 def _show_items(title: str, items: list[dict[str, Any]]) -> None:

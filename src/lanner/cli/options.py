@@ -22,6 +22,9 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 TopK = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
 User = Annotated[str | None, typer.Option("--user", help="A known user's id.")]
-History = Annotated[str | None, typer.Option("--history", help="A stranger's items, separated by commas.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Of each runtime.")]
-ProfileText = Annotated[str | None, typer.Option("--text", help="What a stranger says about themself.")]
+History = Annotated[
+    list[str] | None,
+    typer.Option("--history", help="Items an anonymous user chose: ids separated by commas, or one a --history."),
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads per runtime.")]
+QueryText = Annotated[str | None, typer.Option("--text", help="What is looked for, in words; for models that read.")]

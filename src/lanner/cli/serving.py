@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,66 +11,70 @@ import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath, Overrides, Threads
+from lanner.errors import ConfigError, MissingExtraError
 
 
 def compress(
     bundle: BundlePath,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of the new bundle; by default BUNDLE-compressed.")
+    ] = None,
     max_ndcg_loss: Annotated[
         float, typer.Option("--max-ndcg-loss", help="Relative loss of validation ndcg@10 that a variant may have.")
     ] = 0.005,
-    target: Annotated[str, typer.Option("--target", help="latency or size.")] = "latency",
-    seconds: Annotated[float, typer.Option("--seconds", help="Spent on teaching the pruned encoder.")] = 300.0,
+    target: Annotated[str, typer.Option("--target", help="What to minimise: latency or size.")] = "latency",
+    seconds: Annotated[float, typer.Option("--seconds", help="Distillation budget in seconds.")] = 300.0,
     threads: Threads = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Make smaller variants of a bundle, judge and time each, and write them beside it as a ladder.
+    """Compress a bundle into variants; evaluate and benchmark each.
+
+    The variants are written as a new bundle; the one that is compressed stays as it is.
 
     Examples:
 
       lanner compress lanner-bundle
 
-      lanner compress lanner-bundle --max-ndcg-loss 0.01 --target size --seconds 60 --json
+      lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
     from functools import partial
 
     from lanner.compress import compress as compressed
     from lanner.compression.encoder import EncoderRecipe
     from lanner.compression.steps import Budget
-    from lanner.serving.profile import measure_rung
+    from lanner.serving.profile import measure_variant
 
-    measure = partial(measure_rung, threads=threads)
-    ladder = compressed(
-        bundle, Budget(max_ndcg_loss, target), EncoderRecipe(seconds=seconds), measure, console.Stages()
-    )
+    measure = partial(measure_variant, threads=threads)
+    budget, recipe = Budget(max_ndcg_loss, target), EncoderRecipe(seconds=seconds)
+    made = compressed(bundle, out, budget, recipe, measure, console.Stages())
     if as_json:
-        rungs = {name: facts["figures"] for name, facts in ladder.table["rungs"].items()}
-        console.show_json({"ladder": str(ladder.path), "rungs": rungs, **ladder.table["report"]})
+        figures = {name: facts["figures"] for name, facts in made.manifest["variants"].items()}
+        console.show_json({"bundle": str(made.path), "variants": figures, **made.report})
         return
-    steps = [tuple(step.values()) for step in ladder.table["report"]["steps"]]
-    console.show_table("Judged on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
-    best = ladder.table["report"]["best"]
+    steps = [tuple(step.values()) for step in made.report["steps"]]
+    console.show_table("Evaluated on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
+    best = made.report["best"]
     console.show_line(
-        f"Least {target} within the loss: {best}. The ladder is in {ladder.path}: lanner profile {bundle}"
+        f"Least {target} within the loss: {best}. The variants are in {made.path}: lanner serve {made.path}"
     )
 
 
 def profile(
     bundle: BundlePath,
-    variant: Annotated[list[str] | None, typer.Option("--variant", help="A rung of the ladder; repeatable.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="A variant of the bundle; repeatable. By default all.")
+    ] = None,
     backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            help="torch, torch-compile, onnxruntime, openvino, numba, cuda or tensorrt: it reads the texts.",
-        ),
-    ] = "torch",
-    text: Annotated[str | None, typer.Option("--text", help="Read with each request, where texts are read.")] = None,
+        str | None,
+        typer.Option("--backend", help="Encodes the texts: torch, onnxruntime, openvino …; by default the fastest."),
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Sent with each request, where texts are read.")] = None,
     requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 200,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option("--plot", help="A picture (.svg, .png) of the same.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where the time of a request goes, per variant, beside what this machine's memory and arithmetic allow.
+    """Show how long each stage of a request takes, per variant, and the bound this machine's hardware sets.
 
     Examples:
 
@@ -77,12 +82,10 @@ def profile(
 
       lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
     """
-    from lanner.artifacts.ladder import read_ladder
-    from lanner.pipeline import open_bundle
-    from lanner.serving.profile import draw, machine_ceilings, profile_ladder
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.serving.profile import draw, machine_ceilings, profile_variants
 
-    histories = open_bundle(bundle).dataset.histories
-    found = profile_ladder(read_ladder(bundle), variant or (), backend, histories, requests, text, threads)
+    found = profile_variants(read_bundle(bundle), variant or (), backend, requests, text, threads)
     ceilings = machine_ceilings()
     if plot is not None:
         draw(plot, found)
@@ -95,20 +98,26 @@ def profile(
     if as_json:
         console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        console.show_table(f"{requests} requests, texts read by {backend}", columns, rows)
+        console.show_table(f"{requests} requests", columns, rows)
 
 
 def serve(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A compressed bundle, or a folder of versions with a champion.")
-    ],
-    store: Annotated[str, typer.Option("--store", help="Where events lie: a file, or postgresql://…")] = "events.db",
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 8080,
-    keys: Annotated[Path | None, typer.Option("--keys", help="The file that lanner keys writes.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, or a folder of versions with a champion.")],
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", envvar="LANNER_STORE", help="Where events are stored: a file (events.db), or postgresql://…"
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="The address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port to listen on (8080).")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="The file of API keys that lanner keys writes.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Worker processes (one a core, at most 4).")
+    ] = None,
     engine: Annotated[
-        Literal["single", "ray"] | None,
-        typer.Option("--engine", help="single: this process answers. ray: replicas that Ray runs do."),
+        Literal["local", "ray"] | None,
+        typer.Option("--engine", help="local: worker processes of this machine (default). ray: replicas on Ray."),
     ] = None,
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="With --engine ray: how many there are at least.")
@@ -118,7 +127,8 @@ def serve(
 ) -> None:
     """Serve recommendations over HTTP, with events, items, users and a page at /.
 
-    A folder of versions is followed: who promotes another champion changes what is served, without a request lost.
+    An option overrides --set, which overrides --config. A folder of versions is followed: promoting another champion
+    changes what is served, without a request lost.
 
     Examples:
 
@@ -126,36 +136,54 @@ def serve(
 
       lanner serve bundles --set 'experiment={name="new", arms={champion=0.9, challenger=0.1}}' --set shadow_share=0.05
 
-      lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml
+      lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml --workers 8
 
-      lanner serve lanner-bundle --engine ray --replicas 2 --set ray.most_replicas=8
+      lanner serve lanner-bundle --engine ray --replicas 2 --set ray.most_replicas=8 --store postgresql://shop@db/events
     """
     with _no_garbage_yet():
-        from dataclasses import replace
+        _require_extra()
+        from lanner.serving.bootstrap import ServerConfig, check
+        from lanner.serving.supervisor import serve
+        from lanner.settings import overlay, overridden, read_toml, replaced
 
-        from lanner.serving.running import ServerConfig, check, serve, with_engine
-        from lanner.settings import overlay, overridden, read_toml
-
-        chosen = ServerConfig(str(path), store)
+        chosen = ServerConfig(str(path))
         if config is not None:
             chosen = overlay(chosen, read_toml(config), f"{config}: ")
         chosen = overridden(chosen, overrides or ())
-        chosen = replace(chosen, bundle=str(path), store=store, host=host, port=port, keys=str(keys or ""))
-        chosen = with_engine(chosen, engine or chosen.engine, replicas)
+        options = {
+            "bundle": str(path),
+            "store": store,
+            "host": host,
+            "port": port,
+            "keys": None if keys is None else str(keys),
+            "workers": workers,
+            "engine": engine,
+            "ray.replicas": replicas,
+        }
+        for key, value in options.items():
+            if value is not None:
+                chosen = replaced(chosen, key, value)
+        if replicas is not None and chosen.engine != "ray":
+            raise ConfigError(f"--replicas {replicas} needs --engine ray; --workers sets this machine's processes")
         check(chosen)
-        address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
-        console.show_line(f"The page: {address}/   (Ctrl-C stops the server)")
-        question = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
-        console.show_line(f"A question: curl {address}/v1/recommend {question}")
+        name = "localhost" if chosen.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else chosen.host
+        address = f"http://{name}:{chosen.port}"
+        console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
+        body = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
+        console.show_line(f"Try: curl {address}/v1/recommend {body}")
         serve(chosen)
+
+
+def _require_extra() -> None:
+    """Raises MissingExtraError where a package of the extra ``serving`` is missing."""
+    for module in ("msgspec", "uvicorn", "httptools", "uvloop", "prometheus_client", "faiss"):
+        if find_spec(module) is None:
+            raise MissingExtraError(module.replace("_", "-"), "serving", "the server")
 
 
 @contextmanager
 def _no_garbage_yet() -> Iterator[None]:
-    """Of what is read at the start nothing is garbage, and to look for it takes a sixth of the time.
-
-    The server collects again once it has started.
-    """
+    """What is read at the start is not garbage, and looking for some takes a sixth of the time."""
     gc.disable()
     try:
         yield
@@ -163,19 +191,20 @@ def _no_garbage_yet() -> Iterator[None]:
         gc.enable()
 
 
-keys_app = typer.Typer(help="Who may ask the server what.", no_args_is_help=True, rich_markup_mode=None)
-KeyFilePath = Annotated[Path, typer.Option("--file", help="The file with the keys' hashes.")]
+keys_app = typer.Typer(help="Manage API keys.", no_args_is_help=True, rich_markup_mode=None)
+KeyFilePath = Annotated[Path, typer.Option("--file", help="The file of API keys; it holds hashes.")]
 
 
 @keys_app.command("add")
 def add_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's holder.")],
     role: Annotated[
-        Literal["read", "write", "admin"], typer.Option("--role", help="Each may do what those before it may.")
+        Literal["read", "write", "admin"],
+        typer.Option("--role", help="read, write or admin; each includes those before it."),
     ],
     file: KeyFilePath = Path("keys.toml"),
 ) -> None:
-    """Make a key and show it this once; the file keeps a hash of it.
+    """Create a key and show it once; the file keeps a hash of it.
 
     Examples:
 
@@ -187,8 +216,10 @@ def add_key(
 
 
 @keys_app.command("revoke")
-def revoke_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: KeyFilePath = Path("keys.toml")) -> None:
-    """Take a key back; a running server knows within seconds.
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="Name of the key's holder.")], file: KeyFilePath = Path("keys.toml")
+) -> None:
+    """Revoke a key; a running server notices within seconds.
 
     Examples:
 
@@ -199,16 +230,18 @@ def revoke_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: Ke
     revoke(file, name)
 
 
-events_app = typer.Typer(help="What a server was told.", no_args_is_help=True, rich_markup_mode=None)
+events_app = typer.Typer(help="Manage the event log.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @events_app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
-    store: Annotated[str, typer.Option("--store", help="Where events lie: a file, or postgresql://…")] = "events.db",
+    store: Annotated[
+        str, typer.Option("--store", help="Where events are stored: a file, or postgresql://…")
+    ] = "events.db",
     as_json: AsJson = False,
 ) -> None:
-    """Write a store's events as Parquet, which the next run can learn from.
+    """Export the stored events as Parquet, to train on.
 
     Examples:
 

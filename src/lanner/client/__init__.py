@@ -1,9 +1,9 @@
-"""A server from Python: ``Client``, and ``AsyncClient`` for a program with a loop. Both speak in ``serving.messages``.
+"""The server's client: ``Client``, and ``AsyncClient`` for asyncio. Both take and return ``serving.messages``.
 
     with Client("http://127.0.0.1:8000") as client:
         answer = client.recommend(RecommendRequest(user_id="ada", k=5))
 
-What an operation sends is written once, in ``calls``; when a request is sent again, in ``conversation``.
+What an operation sends is written once, in ``calls``; when a request is retried, in ``conversation``.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ __all__ = ["AsyncClient", "Client", "Retries"]
 
 
 class _Wire:
-    """What both clients have in common: httpx, and a call in its terms."""
+    """What both clients share: httpx, and a call in its terms."""
 
     def __init__(
         self, address: str, key: str | None, timeout_s: float, retries: Retries | None, transport: Any
@@ -72,7 +72,7 @@ class _Wire:
         return Reply(response.status_code, response.content, wait)
 
     def _broken(self, error: Exception) -> Exception:
-        """A connection that failed is tried again; whoever waited the whole timeout has waited enough."""
+        """A connection that failed is retried; a request that took the whole timeout is not."""
         if isinstance(error, self._httpx.TimeoutException) and not isinstance(error, self._httpx.ConnectTimeout):
             seconds = self._options["timeout"]
             raise ServerError(f"no answer within {seconds:g} s; give more time or ask for less") from None
@@ -80,9 +80,9 @@ class _Wire:
 
 
 class Client(_Wire):
-    """A server, asked and waited for. A request that fails is raised as a LannerError with the server's own line.
+    """A blocking client. A request that fails is raised as a LannerError with the server's own line.
 
-    Events without a key get one, so that none is stored twice when a request is sent again.
+    Events without a key get one, so that none is stored twice when a request is retried.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Client(_Wire):
         self._http = self._httpx.Client(**self._options)
 
     def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items for a known user, or for a stranger by a history, a text, or both."""
+        """The best items for a known user, or an anonymous one by a history, a text, or both."""
         return self._send(calls.recommend(request))
 
     def explain(self, request: ExplainRequest) -> ExplainAnswer:
@@ -136,23 +136,23 @@ class Client(_Wire):
         return self._send(calls.delete_user(user_id))
 
     def search(self, q: str, k: int = 10, user_id: str | None = None) -> RecommendAnswer:
-        """The items nearest to words, for one user where named."""
+        """The items whose texts are nearest to a query, personalised for a user where one is named."""
         return self._send(calls.search(q, k, user_id))
 
     def status(self) -> Status:
-        """What answers, how it fared over the last seconds, and what can be asked."""
+        """What is served, how it performed over the last seconds, and what can be asked."""
         return self._send(calls.STATUS)
 
     def live(self) -> Alive:
-        """Whether the process runs."""
+        """Whether the process is alive."""
         return self._send(calls.LIVE)
 
     def ready(self) -> Health:
-        """Whether requests are taken."""
+        """Whether requests are answered."""
         return self._send(calls.READY)
 
     def metrics(self) -> str:
-        """Figures in Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         return self._send(calls.METRICS)
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class Client(_Wire):
 
 
 class AsyncClient(_Wire):
-    """As ``Client``, for a program with a loop."""
+    """As ``Client``, for asyncio."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class AsyncClient(_Wire):
         self._http = self._httpx.AsyncClient(**self._options)
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items for a known user, or for a stranger by a history, a text, or both."""
+        """The best items for a known user, or an anonymous one by a history, a text, or both."""
         return await self._send(calls.recommend(request))
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
@@ -237,23 +237,23 @@ class AsyncClient(_Wire):
         return await self._send(calls.delete_user(user_id))
 
     async def search(self, q: str, k: int = 10, user_id: str | None = None) -> RecommendAnswer:
-        """The items nearest to words, for one user where named."""
+        """The items whose texts are nearest to a query, personalised for a user where one is named."""
         return await self._send(calls.search(q, k, user_id))
 
     async def status(self) -> Status:
-        """What answers, how it fared over the last seconds, and what can be asked."""
+        """What is served, how it performed over the last seconds, and what can be asked."""
         return await self._send(calls.STATUS)
 
     async def live(self) -> Alive:
-        """Whether the process runs."""
+        """Whether the process is alive."""
         return await self._send(calls.LIVE)
 
     async def ready(self) -> Health:
-        """Whether requests are taken."""
+        """Whether requests are answered."""
         return await self._send(calls.READY)
 
     async def metrics(self) -> str:
-        """Figures in Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         return await self._send(calls.METRICS)
 
     async def close(self) -> None:

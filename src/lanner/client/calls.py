@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from lanner.errors import DataError
+from lanner.errors import RequestError
 from lanner.serving.messages import (
     Alive,
     Changed,
@@ -42,12 +42,12 @@ class Call(Generic[A]):
 
 
 def recommend(request: RecommendRequest) -> Call[RecommendAnswer]:
-    """For a user or a stranger."""
+    """For a known or an anonymous user."""
     return Call("POST", "/v1/recommend", RecommendAnswer, body=request)
 
 
 def explain(request: ExplainRequest) -> Call[ExplainAnswer]:
-    """Of one score."""
+    """The reasons for one score."""
     return Call("POST", "/v1/explain", ExplainAnswer, body=request)
 
 
@@ -83,7 +83,7 @@ def delete_user(user_id: str) -> Call[Changed]:
 
 
 def search(q: str, k: int, user_id: str | None) -> Call[RecommendAnswer]:
-    """By words."""
+    """By a query in words."""
     query = {"q": q, "k": str(k)} | ({} if user_id is None else {"user_id": user_id})
     return Call("GET", "/v1/search", RecommendAnswer, query)
 
@@ -95,7 +95,7 @@ METRICS = Call("GET", "/metrics", str)
 
 
 def _segment(id: str) -> str:
-    """An id as a segment of a path; one of dots alone would be taken for a step up."""
+    """An id as a segment of a path; one of dots alone would mean the parent folder."""
     if not id:
-        raise DataError("an id is empty; give 1 to 256 characters")
+        raise RequestError("an id is empty; give 1 to 256 characters")
     return quote(id, safe="") if id.strip(".") else id.replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""When a request is sent, sent again, or given up; written once for both clients."""
+"""When a request is sent, retried, or given up; written once for both clients."""
 
 import random
 from collections.abc import Generator
@@ -7,27 +7,28 @@ from dataclasses import dataclass
 import msgspec
 
 from lanner.client.calls import A, Call
-from lanner.errors import ConfigError, DataError, LannerError, OverloadedError, ServerError, UnknownIdError
+from lanner.errors import ConfigError, LannerError, OverloadedError, RequestError, ServerError, UnknownIdError
 from lanner.serving.messages import ErrorAnswer
 
 _ERRORS: dict[int, type[LannerError]] = {
-    400: DataError,
+    400: RequestError,
     401: ConfigError,
     403: ConfigError,
     404: UnknownIdError,
-    413: DataError,
-    415: DataError,
+    413: RequestError,
+    415: RequestError,
+    421: ConfigError,
 }
-"""What a refused request is raised as, with the server's line; 429 and 5xx have errors of their own."""
+"""The error for a rejected request, with the server's line; 429 and 5xx have errors of their own."""
 _AGAIN = {429, 503}
 
 
 @dataclass(frozen=True)
 class Retries:
-    """When a request is sent again: after 429, 503 or a broken connection. Every operation may be sent twice."""
+    """When a request is retried: after 429, 503 or a broken connection. Every operation may be sent twice."""
 
     attempts: int = 4
-    """Requests in all; 1: never again."""
+    """Requests in all; 1: no retry."""
     first_wait_s: float = 0.1
     """Before the second; doubled each time, and shortened at random by up to a half."""
     longest_wait_s: float = 5.0
@@ -40,7 +41,7 @@ class Retries:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """An HTTP response."""
 
     status: int
     content: bytes

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.models.request_form import LAYER_NORM, RequestForm, RequestHead, normalised, take
+from lanner.inference.heads import LAYER_NORM, Head, normalised
+from lanner.inference.scoring_model import ScoringModel
+from lanner.inference.tables import Table, take
 
 _FLOOR = 1e-6
 """Of the largest: directions in which users differ less than this are noise of float32."""
@@ -14,21 +16,21 @@ _ITEMS_LOOKED_AT = 20_000
 """Of a large catalogue, so many tell how far a neuron's output spreads: to within a percent."""
 
 
-def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int) -> RequestForm:
-    """The student of ``rank`` dimensions nearest to ``form`` in the squared error of ``users_BD``'s scores.
+def fewer_dimensions(model: ScoringModel, users_BD: NDArray[np.float32], rank: int) -> ScoringModel:
+    """The student of ``rank`` dimensions nearest to ``model`` in the squared error of ``users_BD``'s scores.
 
     In closed form (Eckart & Young, 1936): with P² = Uᵀ U and the leading left singular vectors A of P Tᵀ, users become
     u P⁻¹ A and items T P A. What all items share moves no ranking and is taken out first. The head, which reads users
     only, is fitted anew on the short vectors by least squares on its hidden layer.
 
     Raises:
-        ValueError: ``rank`` is not within 1 … ``form.dimensions``, or the form was cut before.
+        ValueError: ``rank`` is not within 1 … ``model.dimensions``, or the model was cut before.
     """
-    if form.reduction.source_DR is not None:
-        raise ValueError("this form's dimensions were cut before; cut the full one")
-    if not 1 <= rank <= form.dimensions:
-        raise ValueError(f"rank must lie within 1 … {form.dimensions}, received {rank}")
-    target_ID = take(form.target_ID).astype(np.float64)
+    if model.reduction.source_DR is not None:
+        raise ValueError("this model's dimensions were cut before; cut the full one")
+    if not 1 <= rank <= model.dimensions:
+        raise ValueError(f"rank must lie within 1 … {model.dimensions}, received {rank}")
+    target_ID = take(model.target_ID).astype(np.float64)
     mean_D = target_ID.mean(axis=0)
     target_ID -= mean_D
     values, vectors = np.linalg.eigh(users_BD.T.astype(np.float64) @ users_BD)
@@ -39,20 +41,35 @@ def fewer_dimensions(form: RequestForm, users_BD: NDArray[np.float32], rank: int
     shorten_DR = (gathered_DD @ leading_DR).astype(np.float32)
     target_DR = (spread_DD @ leading_DR).astype(np.float32)
     # As for views, a direction's sources and targets are brought to one size, for rows kept as INT8 have one scale.
-    gain_R = _sizes(target_ID @ target_DR) / _sizes(take(form.source_ID) @ shorten_DR)
+    gain_R = _sizes(target_ID @ target_DR) / _sizes(take(model.source_ID) @ shorten_DR)
     shorten_DR, target_DR = shorten_DR * np.sqrt(gain_R), target_DR / np.sqrt(gain_R)
     shorter = replace(
-        form,
-        source_ID=take(form.source_ID) @ shorten_DR,
+        model,
+        source_ID=take(model.source_ID) @ shorten_DR,
         target_ID=target_ID.astype(np.float32) @ target_DR,
         view_sizes=(rank,),
-        profile_FD=None if form.profile_FD is None else take(form.profile_FD) @ shorten_DR,
-        reduction=replace(form.reduction, source_DR=shorten_DR, target_DR=target_DR, mean_D=mean_D.astype(np.float32)),
+        profile_FD=_shortened(model.profile_FD, shorten_DR),
+        text_FD=_shortened(model.text_FD, shorten_DR),
+        friends_UD=_shortened(model.friends_UD, shorten_DR),
+        reduction=replace(model.reduction, source_DR=shorten_DR, target_DR=target_DR, mean_D=mean_D.astype(np.float32)),
     )
-    if form.head is None:
+    if model.head is None:
         return shorter
-    hidden_BH = form.head.hidden(users_BD, form.view_sizes)
-    return replace(shorter, head=_refitted(form.head, users_BD @ shorten_DR, hidden_BH))
+    hidden_BH = model.head.hidden(users_BD, model.view_sizes)
+    return replace(shorter, head=_refitted(model.head, users_BD @ shorten_DR, hidden_BH))
+
+
+def can_shorten(model: ScoringModel) -> bool:
+    """Whether there are dimensions that could be fewer.
+
+    A gated head reads the products of each view, and a user of ``FoldIn`` is solved for in all dimensions.
+    """
+    gated = model.head is not None and model.head.kind == "gated"
+    return model.dimensions > 1 and model.fold_in is None and not gated
+
+
+def _shortened(table: Table | None, shorten_DR: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    return None if table is None else np.asarray(take(table) @ shorten_DR, np.float32)
 
 
 def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -61,7 +78,7 @@ def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.asarray(np.maximum(deviation, max(1e-6 * float(deviation.max()), 1e-12)), np.float32)
 
 
-def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> RequestHead:
+def _refitted(head: Head, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> Head:
     read_BR = normalised(users_BR, (users_BR.shape[1],), (LAYER_NORM,))
     known = np.hstack([read_BR, np.ones((len(read_BR), 1), np.float32)])
     # What a norm gives adds up to 0, so that any number might be added to all of a neuron's weights; rounding would
@@ -72,30 +89,30 @@ def _refitted(head: RequestHead, users_BR: NDArray[np.float32], hidden_BH: NDArr
     return replace(head, user_DH=np.ascontiguousarray(solved[:-1]), bias_H=solved[-1], epsilon_V=None)
 
 
-def fewer_neurons(form: RequestForm, users_BD: NDArray[np.float32], number: int) -> RequestForm:
+def fewer_neurons(model: ScoringModel, users_BD: NDArray[np.float32], number: int) -> ScoringModel:
     """The ``number`` hidden neurons of the head whose output differs most from item to item, for ``users_BD``.
 
     What a neuron adds to all items alike moves no ranking (the reading of Molchanov et al., CVPR 2019, that
-    importance is what the loss would notice). A form without a head is given back.
+    importance is what the loss would notice). A model without such a head is given back.
 
     Raises:
         ValueError: ``number`` is not within 1 … H.
     """
-    if form.head is None:
-        return form
-    head, item_IH = form.head, take(form.head.item_IH)
+    if model.head is None or model.head.kind != "concat":
+        return model
+    head, item_IH = model.head, take(model.head.item_IH)
     if not 1 <= number <= len(head.out_H):
         raise ValueError(f"number must lie within 1 … {len(head.out_H)}, received {number}")
-    hidden_BH = head.hidden(users_BD, form.view_sizes)
+    hidden_BH = head.hidden(users_BD, model.view_sizes)
     looked_at = item_IH[:: max(1, len(item_IH) // _ITEMS_LOOKED_AT)]
     spread_H = sum(np.maximum(hidden_H + looked_at, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
     kept = np.sort(np.argsort(-spread_H, kind="stable")[:number])
-    original = kept if form.reduction.neurons is None else form.reduction.neurons[kept]
-    smaller = RequestHead(
+    original = kept if model.reduction.neurons is None else model.reduction.neurons[kept]
+    smaller = Head(
         np.ascontiguousarray(head.user_DH[:, kept]),
         head.bias_H[kept],
         np.ascontiguousarray(item_IH[:, kept]),
         head.out_H[kept],
         head.epsilon_V,
     )
-    return replace(form, head=smaller, reduction=replace(form.reduction, neurons=original))
+    return replace(model, head=smaller, reduction=replace(model.reduction, neurons=original))

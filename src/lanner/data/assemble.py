@@ -84,9 +84,11 @@ def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> t
     for series in read:
         name, value, cell = series.name, pl.col(series.name), pl.col(f"raw {series.name}")
         if series.null_count():
-            empty = cell.cast(pl.String).fill_null("") == ""
+            empty = cell.cast(pl.String).fill_null("").str.strip_chars() == ""
             what = f"{name} id" if name in (USER, ITEM) else name
-            faults += [Fault(f"missing {what}", name, empty), Fault(f"unreadable {what}", name, value.is_null())]
+            # An event without a rating is an event.
+            faults += [] if name == WEIGHT else [Fault(f"missing {what}", name, empty)]
+            faults.append(Fault(f"unreadable {what}", name, value.is_null() & ~empty))
         if name == WEIGHT:
             faults.append(Fault("weight is NaN or infinite", name, ~value.is_finite()))
             if minimum_weight is not None:

@@ -131,7 +131,7 @@ def _events(events: Interactions, has_order: bool) -> dict[str, Any]:
         "ordered": has_order,
         "first": None if times is None or len(times) == 0 else _date(times.min()),
         "last": None if times is None or len(times) == 0 else _date(times.max()),
-        "weights": None if weights is None else _quantiles(weights),
+        "weights": None if weights is None else _quantiles(weights[np.isfinite(weights)]),
         "behaviours": _per_name(events.behaviour, events.behaviours, len(events)),
         "partitions": _per_name(events.partition, events.partitions, 0),
     }

@@ -20,8 +20,11 @@ class Interactions:
     """Who did what to which item, one entry an event, ordered in time where time is known.
 
     user, item: int32 ``[E]`` rows. timestamp: int64 ``[E]`` seconds since 1970, or None.
-    weight: float32 ``[E]`` (a rating, a count), or None. behaviour: uint8 ``[E]`` codes into ``behaviours``.
+    weight: float32 ``[E]`` (a rating, a count; NaN where an event has none), or None.
+    behaviour: uint8 ``[E]`` codes into ``behaviours``, or None where there is but one.
     partition: uint8 ``[E]`` codes into ``partitions`` where the source publishes a split, or None.
+    confidence: float32 ``[E]``, how much the event speaks for its item, 0: not at all (see ``data.feedback``); None:
+    1 each.
     """
 
     user: NDArray[np.int32]
@@ -33,6 +36,7 @@ class Interactions:
     partition: NDArray[np.uint8] | None = None
     partitions: tuple[str, ...] = ()
     """Names of the published split's parts, of ``train``, ``validation`` and ``test`` those that occur."""
+    confidence: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -51,20 +55,24 @@ class Interactions:
             weight=pick(self.weight),
             behaviour=pick(self.behaviour),
             partition=pick(self.partition),
+            confidence=pick(self.confidence),
         )
 
 
 @dataclass(frozen=True)
 class UserBatch:
-    """All that is known of B users at the moment they are scored; enough to score a stranger.
+    """All that is known of B users at the moment they are scored; enough to score an anonymous user.
 
-    history: items each user interacted with, oldest first where order is known.
-    profiles: one text a user, or None. friends: rows of known users tied to each user, or None.
+    history: items that speak for each user, oldest first where order is known. profiles: one text a user, or None.
+    friends: rows of known users tied to each user, or None. weights: float32, aligned with ``history.values``, None: 1
+    each. seen: all items each user interacted with, negative feedback included; None: the history.
     """
 
     history: Ragged
     profiles: tuple[str, ...] | None = None
     friends: Ragged | None = None
+    weights: NDArray[np.float32] | None = None
+    seen: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -75,6 +83,8 @@ class UserBatch:
             self.history.take(rows),
             None if self.profiles is None else tuple(self.profiles[row] for row in rows),
             None if self.friends is None else self.friends.take(rows),
+            None if self.weights is None else self.weights[self.history.places(rows)],
+            None if self.seen is None else self.seen.take(rows),
         )
 
 
@@ -106,13 +116,45 @@ class Dataset:
 
     @cached_property
     def histories(self) -> Ragged:
-        """Items of each user, oldest first, one list a user row (repeats kept)."""
+        """Items that speak for each user, oldest first, one list a user row (repeats kept); no negative feedback."""
+        user, item = self.interactions.user, self.interactions.item
+        if self._positive is not None:
+            user, item = user[self._positive], item[self._positive]
+        return Ragged.from_pairs(user, item, self.num_users)
+
+    @cached_property
+    def history_weights(self) -> NDArray[np.float32] | None:
+        """Confidences aligned with ``histories.values``; None: 1 each."""
+        confidence = self.interactions.confidence
+        if confidence is None:
+            return None
+        events = np.arange(len(confidence)) if self._positive is None else self._positive
+        weights = confidence[Ragged.from_pairs(self.interactions.user[events], events, self.num_users).values]
+        return None if (weights == 1).all() else weights
+
+    @cached_property
+    def seen(self) -> Ragged:
+        """Items that each user interacted with, negative feedback included: what is not recommended again."""
+        if self._positive is None:
+            return self.histories
         return Ragged.from_pairs(self.interactions.user, self.interactions.item, self.num_users)
+
+    @cached_property
+    def _positive(self) -> NDArray[np.int64] | None:
+        """Places of the events that are no negative feedback; None: all."""
+        confidence = self.interactions.confidence
+        return None if confidence is None or (confidence > 0).all() else np.flatnonzero(confidence > 0)
 
     def user_batch(self, rows: NDArray[np.integer] | None = None) -> UserBatch:
         """What this dataset knows of the users ``rows`` (all users where None)."""
         has_profiles = any(self.user_catalogue.texts)
-        batch = UserBatch(self.histories, self.user_catalogue.texts if has_profiles else None, self.ties)
+        batch = UserBatch(
+            self.histories,
+            self.user_catalogue.texts if has_profiles else None,
+            self.ties,
+            self.history_weights,
+            None if self._positive is None else self.seen,
+        )
         return batch if rows is None else batch.take(rows)
 
     def with_interactions(self, interactions: Interactions) -> "Dataset":

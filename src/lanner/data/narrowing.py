@@ -22,7 +22,7 @@ def sampled_negatives(held_out: HeldOut, num_items: int, number: int = 99, seed:
 
 
 def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
-    """Rank only each user's held-out items; those rated at least ``threshold`` are relevant.
+    """Rank only each user's rated held-out items; those rated at least ``threshold`` are relevant.
 
     Users without a relevant item are left out.
 
@@ -31,11 +31,25 @@ def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
     """
     if held_out.ratings is None:
         raise DataError("ranking rated items needs ratings, and the held-out events have none")
+    rated = held_out.rated_items
     liked = held_out.ratings >= threshold
-    users = held_out.positives.row_of_value[liked]
-    relevant = Ragged.from_pairs(users, held_out.positives.values[liked], len(held_out))
-    narrowed = replace(held_out, positives=relevant, candidates=held_out.positives, ratings=held_out.ratings[liked])
+    relevant = Ragged.from_pairs(rated.row_of_value[liked], rated.values[liked], len(held_out))
+    # What was hidden and disliked is excluded from lists of all items, but competes here.
+    narrowed = replace(
+        held_out,
+        positives=relevant,
+        candidates=rated,
+        excluded=held_out.excluded if held_out.rated is None else _without(held_out.excluded, rated),
+        ratings=held_out.ratings[liked],
+        rated=None,
+    )
     return narrowed.take(np.flatnonzero(relevant.lengths))
+
+
+def _without(lists: Ragged, others: Ragged) -> Ragged:
+    """Each list without the items of the other's list."""
+    kept = [np.setdiff1d(lists[row], others[row]) for row in range(len(lists))]
+    return Ragged.from_lists(kept)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

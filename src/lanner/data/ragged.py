@@ -55,11 +55,16 @@ class Ragged:
 
     def take(self, rows: NDArray[np.integer]) -> Self:
         """The lists ``rows``, in that order."""
-        lengths = self.lengths[rows]
         indptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
-        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
-        return type(self)(indptr, self.values[np.repeat(self.indptr[rows], lengths) + within])
+        np.cumsum(self.lengths[rows], out=indptr[1:])
+        return type(self)(indptr, self.values[self.places(rows)])
+
+    def places(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where in ``values`` the entries of ``take(rows)`` stand: for arrays that are aligned with ``values``."""
+        lengths = self.lengths[rows]
+        before = np.cumsum(lengths) - lengths
+        places: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(self.indptr[rows] - before, lengths)
+        return places
 
     def join(self, other: "Ragged") -> Self:
         """Row by row, the list of ``self`` followed by that of ``other``."""

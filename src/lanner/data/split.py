@@ -14,9 +14,11 @@ class HeldOut:
     """Users with events that were hidden, and which items may be ranked for them.
 
     rows: int64 ``[B]`` user rows in the dataset. users: what is known of them at that moment.
-    positives: the hidden items, one list a user, none empty. ratings: float32, aligned with ``positives.values``.
-    excluded: items never ranked for that user (seen before). candidates: None (every item), an int32 array
-    ``[C]`` (the same items for everyone) or a Ragged (a list for each user; positives among them).
+    positives: the hidden items that speak for themselves, one list a user, none empty.
+    excluded: items never ranked for that user (seen before, or hidden and negative). candidates: None (every item), an
+    int32 array ``[C]`` (the same items for everyone) or a Ragged (a list for each user; positives among them).
+    ratings: float32, aligned with ``rated.values``: hidden items that were rated, liked or not; ``rated`` None: the
+    positives.
     """
 
     rows: NDArray[np.int64]
@@ -25,13 +27,18 @@ class HeldOut:
     excluded: Ragged
     candidates: NDArray[np.int32] | Ragged | None = None
     ratings: NDArray[np.float32] | None = None
+    rated: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def rated_items(self) -> Ragged:
+        """The items whose ``ratings`` are known."""
+        return self.positives if self.rated is None else self.rated
+
     def take(self, chosen: NDArray[np.integer]) -> "HeldOut":
         """Some of these users, by their place here, in that order."""
-        places = Ragged(self.positives.indptr, np.arange(len(self.positives.values), dtype=np.int32)).take(chosen)
         candidates = self.candidates.take(chosen) if isinstance(self.candidates, Ragged) else self.candidates
         return HeldOut(
             self.rows[chosen],
@@ -39,7 +46,8 @@ class HeldOut:
             self.positives.take(chosen),
             self.excluded.take(chosen),
             candidates,
-            None if self.ratings is None else self.ratings[places.values],
+            None if self.ratings is None else self.ratings[self.rated_items.places(chosen)],
+            None if self.rated is None else self.rated.take(chosen),
         )
 
 

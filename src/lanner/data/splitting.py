@@ -177,9 +177,9 @@ def _build(
     refit = dataset.with_interactions(dataset.interactions.take(labels != _TEST))
     validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, exclude_seen, candidates[0])
     test = _hold_out(dataset, labels == _TEST, refit, repeats, exclude_seen, candidates[1])
-    if not len(test) or not len(train.interactions):
+    if not len(test) or not len(train.histories.values):
         raise DataError(
-            f"the split '{name}' of {len(labels)} events leaves {len(train.interactions)} for training and "
+            f"the split '{name}' of {len(labels)} events leaves {len(train.histories.values)} for training and "
             f"{len(test)} users to test; give more data or another share"
         )
     return Split(name, train, refit, validation, test, labels)
@@ -193,26 +193,42 @@ def _hold_out(
     exclude_seen: bool,
     candidates: NDArray[np.int32] | None,
 ) -> HeldOut:
-    """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts."""
+    """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts.
+
+    Negative feedback is nothing to ask for: those items are excluded like items seen before.
+    """
     seen = _distinct(np.sort(_pair_keys(known)))
+    events = dataset.interactions.take(hidden)
     hidden_keys = _pair_keys(dataset)[hidden]
-    weights = dataset.interactions.weight
     # np.unique gives the first of equal keys, which from the end is the last event.
     keys, from_end = np.unique(hidden_keys[::-1], return_index=True)
     if not repeats:
         fresh = np.isin(keys, seen, assume_unique=True, invert=True)
         keys, from_end = keys[fresh], from_end[fresh]
-    user, item = np.divmod(keys, max(dataset.num_items, 1))
-    rows = _distinct(user)
+    last = len(hidden_keys) - 1 - from_end
+    positive = np.ones(len(keys), bool) if events.confidence is None else events.confidence[last] > 0
     excluded = np.setdiff1d(seen, keys, assume_unique=True) if exclude_seen else keys[:0]
-    excluded_user, excluded_item = np.divmod(excluded, max(dataset.num_items, 1))
+    excluded = np.union1d(excluded, keys[~positive])
+    user = keys // max(dataset.num_items, 1)
+    rows = _distinct(user[positive])
+
+    def lists(some: NDArray[np.int64]) -> Ragged:
+        return Ragged.from_pairs(*np.divmod(some, max(dataset.num_items, 1)), dataset.num_users).take(rows)
+
+    ratings, rated = None, None
+    if events.weight is not None:
+        ratings_of_keys = events.weight[last]
+        is_rated = np.isfinite(ratings_of_keys) & np.isin(user, rows)
+        ratings = ratings_of_keys[is_rated]
+        rated = None if (is_rated == positive).all() else lists(keys[is_rated])
     return HeldOut(
         rows=rows,
         users=known.user_batch(rows),
-        positives=Ragged.from_pairs(user, item, dataset.num_users).take(rows),
-        excluded=Ragged.from_pairs(excluded_user, excluded_item, dataset.num_users).take(rows),
+        positives=lists(keys[positive]),
+        excluded=lists(excluded),
         candidates=candidates,
-        ratings=None if weights is None else weights[hidden][::-1][from_end],
+        ratings=ratings,
+        rated=rated,
     )
 
 

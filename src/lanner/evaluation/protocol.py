@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,29 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class RankingScorer(Protocol):
+    """A scorer that ranks by itself, as it does when it is asked for recommendations."""
+
+    @property
+    def num_items(self) -> int:
+        """Items that can be ranked."""
+        ...
+
+    def rank(
+        self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
+    ) -> NDArray[np.int32]:
+        """The best k items of each user, best first, int32 ``[B, k]`` padded with −1.
+
+        excluded: rows never ranked, one list a user. candidates: as ``HeldOut.candidates``.
+        """
+        ...
+
+
+_READ_SCORES = frozenset({"auc", "rmse", "mae"})
+"""Metrics of the scores themselves, not of the list."""
+
+
 @dataclass
 class _Findings:
     """What the blocks fill in, in the order of ``held_out``."""
@@ -58,6 +81,8 @@ def evaluate(
 ) -> Report:
     """Rank for every held-out user and measure. Of a ``Split`` the test users are taken.
 
+    A ``RankingScorer`` ranks by itself, unless a metric reads scores.
+
     Users are scored in blocks, so that memory does not grow with users × items. Items in ``excluded`` and items that
     are no candidates are never ranked; scores of −inf and NaN neither; among equal scores the lower item row is first.
 
@@ -78,7 +103,7 @@ def evaluate(
     """
     if isinstance(held_out, Split):
         if popularity is None:
-            popularity = np.bincount(held_out.train.interactions.item, minlength=held_out.train.num_items)
+            popularity = np.bincount(held_out.train.histories.values, minlength=held_out.train.num_items)
         held_out = held_out.test
     wanted = _checked(metrics, ks, held_out, popularity, item_vectors)
     begun = time.perf_counter()
@@ -88,7 +113,7 @@ def evaluate(
         held_out.rows,
         _per_user(found, held_out, ks, wanted, popularity, item_vectors),
         _overall(found, held_out, ks, wanted),
-        held_out.positives.lengths.astype(np.float64),
+        held_out.rated_items.lengths.astype(np.float64),
         time.perf_counter() - begun,
     )
 
@@ -121,14 +146,23 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
     users = len(held_out)
     auc, squared, absolute = np.full((3, users), np.nan)
     found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
+    if isinstance(scorer, RankingScorer) and not _READ_SCORES & set(wanted):
+        found.num_items = scorer.num_items
+        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(found.num_items, 1)))
+        for start in range(0, users, size):
+            rows = np.arange(start, min(start + size, users))
+            asked = held_out.take(rows)
+            found.items[rows] = scorer.rank(asked.users, k, asked.excluded, asked.candidates)
+        return found
     for block in _blocks(scorer, held_out):
         part, scores = slice(block.start, block.start + len(block.scores)), block.scores
         found.num_items = scores.shape[1]
         rows = np.arange(part.start, part.stop)
         positives = held_out.positives.take(rows)
         if held_out.ratings is not None and ("rmse" in wanted or "mae" in wanted):
-            first, last = held_out.positives.indptr[[part.start, part.stop]]
-            errors = squared_and_absolute_errors(scores, positives, held_out.ratings[first:last])
+            first, last = held_out.rated_items.indptr[[part.start, part.stop]]
+            rated = held_out.rated_items.take(rows)
+            errors = squared_and_absolute_errors(scores, rated, held_out.ratings[first:last])
             found.squared[part], found.absolute[part] = errors
         _narrow(scores, held_out, rows)
         if "auc" in wanted:

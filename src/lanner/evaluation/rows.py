@@ -47,9 +47,9 @@ def areas_under_curve(
 
 
 def squared_and_absolute_errors(
-    scores: NDArray[np.float32], positives: Ragged, ratings: NDArray[np.float32]
+    scores: NDArray[np.float32], rated: Ragged, ratings: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared and mean absolute error of each user's rated items, float64 ``[B]`` each."""
-    rows, counts = positives.row_of_value, positives.lengths
-    errors = scores[rows, positives.values].astype(np.float64) - ratings
+    """Mean squared and mean absolute error of each user's rated items, float64 ``[B]`` each; NaN where none is."""
+    rows, counts = rated.row_of_value, np.where(rated.lengths, rated.lengths, np.nan)
+    errors = scores[rows, rated.values].astype(np.float64) - ratings
     return np.bincount(rows, errors**2, len(counts)) / counts, np.bincount(rows, np.abs(errors), len(counts)) / counts

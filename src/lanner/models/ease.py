@@ -9,10 +9,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, DataError
-from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, training_matrix
+from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
+from lanner.models.linear import strongest_entries, training_matrix
+from lanner.models.recommender import Recommender, item_popularity
 
 _ITEMS_PER_BLOCK = 512
 _MIB = 1 << 20
@@ -24,17 +26,21 @@ class EASEConfig:
 
     regularisation: float = 500.0
     """λ added to the diagonal of the Gram matrix: the more events a dataset has an item, the larger it may be."""
+    neighbours: int = 2000
+    """Strongest entries kept in each row of the item-to-item matrix; the share that is cut is stated."""
     memory_limit_mib: int = 4096
     """Refuse to start where the one dense items × items float32 matrix would exceed this."""
 
     def __post_init__(self) -> None:
         if not self.regularisation > 0:
             raise ConfigError(f"ease.regularisation must be above 0, received {self.regularisation}")
+        if self.neighbours < 1:
+            raise ConfigError(f"ease.neighbours must be at least 1, received {self.neighbours}")
         if self.memory_limit_mib < 1:
             raise ConfigError(f"ease.memory_limit_mib must be at least 1, received {self.memory_limit_mib}")
 
 
-class EASE(LinearRecommender):
+class EASE(Recommender):
     """score = history · B with B = I − P diag(P)⁻¹ and P = (XᵀX + λI)⁻¹; X the users × items 0/1 matrix.
 
     Memory: one float32 matrix items × items, inverted where it lies, and blocks of 512 of its rows.
@@ -53,9 +59,8 @@ class EASE(LinearRecommender):
         """
         matrix = training_matrix(dataset)
         self._check_memory(dataset.num_items)
-        self._item_to_item = _ease(matrix, self.config.regularisation)
-        self.dataset = dataset
-        return self
+        self._item_to_item = strongest_entries(_ease(matrix, self.config.regularisation), self.config.neighbours)
+        return self._fitted(dataset)
 
     def _check_memory(self, num_items: int) -> None:
         needed = 4 * num_items**2 / _MIB
@@ -65,20 +70,22 @@ class EASE(LinearRecommender):
                 "raise ease.memory_limit_mib or choose a sparse model such as graph-filter"
             )
 
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        return sum_of_rows(history_matrix(users.history, self.dataset.num_items), self._item_to_item)
-
-    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
-        column: NDArray[np.float32] = self._item_to_item[history, item]
-        return column
+    def export(self) -> ScoringModel:
+        popularity_I = item_popularity(self.dataset)
+        nothing = np.zeros((self.dataset.num_items, 0), np.float32)
+        bias_I = tie_break(popularity_I, float(np.max(self._item_to_item.values, initial=0)))
+        return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=self._item_to_item)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {"item_to_item": self._item_to_item}, asdict(self.config)
+        kept = self._item_to_item
+        arrays: dict[str, NDArray[Any]] = {"indptr": kept.indptr, "items": kept.items, "weights": kept.values}
+        return arrays, {**asdict(self.config), "lost": kept.lost}
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config, self.dataset = EASEConfig(**settings), dataset
-        self._item_to_item = arrays["item_to_item"]
-        return self
+        chosen = dict(settings)
+        self._item_to_item = SparseRows(arrays["indptr"], arrays["items"], arrays["weights"], chosen.pop("lost"))
+        self.config = EASEConfig(**chosen)
+        return self._fitted(dataset)
 
 
 def _ease(matrix_UI: sp.csr_matrix, regularisation: float) -> NDArray[np.float32]:

@@ -76,7 +76,7 @@ class ConcatFusion(Fusion):
 
 
 class GatedFusion(Fusion):
-    """A gate a view from the user's side and one from the item's: Σ_v (4 σ(a_v(z_u)) σ(b_v(z_i)) − 1) w_v s_v."""
+    """A gate a view from the user's side and one from the item's: Σ_v (4 σ(a_v(z_u)) σ(b_v(z_i)) − 1) w_v h_v·t_v."""
 
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__(dimensions)
@@ -88,13 +88,13 @@ class GatedFusion(Fusion):
             nn.init.zeros_(gate.bias)
 
     def correction(self, pair: PairInputs) -> Tensor:
-        user = torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1)
-        item = torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1)
-        gates_BV, gates_CV = 2 * torch.sigmoid(self.user_gate(user)), 2 * torch.sigmoid(self.item_gate(item))
+        users = torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1)
+        items = torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1)
+        gates_BV, gates_CV = 2 * torch.sigmoid(self.user_gate(users)), 2 * torch.sigmoid(self.item_gate(items))
         weights_CV = self.view_weights(pair.is_cold_C)
         parts = [
-            (gates_BV[:, view, None] * gates_CV[None, :, view] - 1) * weights_CV[:, view] * scores
-            for view, scores in enumerate(pair.scores)
+            (gates_BV[:, view, None] * gates_CV[None, :, view] - 1) * weights_CV[:, view] * (user @ item.T)
+            for view, (user, item) in enumerate(zip(pair.users, pair.items, strict=True))
         ]
         return torch.stack(parts).sum(0)
 

@@ -12,11 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
-from lanner.models.linear import LinearRecommender, history_matrix, sum_of_rows, sum_of_sparse_rows, training_matrix
+from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
+from lanner.inference.sparse import sum_of_rows
+from lanner.models.linear import training_matrix
+from lanner.models.recommender import Recommender, item_popularity
 
 _SPARE_DIMENSIONS = 16
 """Random directions beyond the rank, so that the last kept ones converge too (Halko et al. 2011)."""
@@ -50,7 +53,7 @@ class GraphFilterConfig:
             raise ConfigError("graph-filter.rank and graph-filter.low_pass_weight must be at least 0")
 
 
-class GraphFilter(LinearRecommender):
+class GraphFilter(Recommender):
     """score = history · (ÑᵀÑ Dᵢ^p + α Dᵢ^−½ V Vᵀ Dᵢ^q) with Ñ = D_u^−a/2 M Dᵢ^−½.
 
     M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, q ``low_pass_exponent``, V the
@@ -68,7 +71,7 @@ class GraphFilter(LinearRecommender):
         matrix = training_matrix(dataset)
         degree_U, degree_I = _degrees(matrix.indptr), _degrees(matrix.tocsc().indptr)
         user_scale = degree_U**-self.config.user_exponent
-        self._linear = item_neighbours(
+        linear = item_neighbours(
             matrix,
             neighbours=self.config.neighbours,
             user_scale=user_scale,
@@ -76,9 +79,9 @@ class GraphFilter(LinearRecommender):
             column_scale=degree_I ** (self.config.popularity_exponent - 0.5),
             keep_self=True,
         )
+        self._linear = SparseRows.of(linear)
         self._from_history_IK, self._to_target_IK = self._low_pass(matrix, user_scale, degree_I)
-        self.dataset = dataset
-        return self
+        return self._fitted(dataset)
 
     def _low_pass(
         self,
@@ -98,30 +101,29 @@ class GraphFilter(LinearRecommender):
         to_target_I = degree_I**self.config.low_pass_exponent
         return vectors_IK * (weight * item_scale[:, None]), vectors_IK * to_target_I[:, None]
 
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        history = history_matrix(users.history, self.dataset.num_items)
-        scores = sum_of_sparse_rows(history, self._linear)
-        if self._to_target_IK.shape[1]:
-            scores += sum_of_rows(history, self._from_history_IK) @ self._to_target_IK.T
-        return scores
-
-    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
-        linear = np.asarray(self._linear[history, item].toarray()).ravel()
-        ideal: NDArray[np.float32] = self._from_history_IK[history] @ self._to_target_IK[item]
-        return linear + ideal
+    def export(self) -> ScoringModel:
+        popularity_I = item_popularity(self.dataset)
+        return ScoringModel(
+            self._from_history_IK,
+            self._to_target_IK,
+            tie_break(popularity_I, float(np.max(self._linear.values, initial=0))),
+            popularity_I,
+            (self._to_target_IK.shape[1],),
+            normalises=False,
+            item_to_item=self._linear,
+        )
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         linear = self._linear
-        arrays = {"indptr": linear.indptr, "items": linear.indices, "responses": linear.data}
+        arrays: dict[str, NDArray[Any]] = {"indptr": linear.indptr, "items": linear.items, "responses": linear.values}
         factors = {"from_history": self._from_history_IK, "to_target": self._to_target_IK}
         return arrays | factors, asdict(self.config)
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config, self.dataset = GraphFilterConfig(**settings), dataset
-        parts = (arrays["responses"], arrays["items"], arrays["indptr"])
-        self._linear = sp.csr_matrix(parts, shape=(dataset.num_items,) * 2)
+        self.config = GraphFilterConfig(**settings)
+        self._linear = SparseRows(arrays["indptr"], arrays["items"], arrays["responses"])
         self._from_history_IK, self._to_target_IK = arrays["from_history"], arrays["to_target"]
-        return self
+        return self._fitted(dataset)
 
 
 def _degrees(indptr: NDArray[np.integer]) -> NDArray[np.float32]:

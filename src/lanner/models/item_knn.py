@@ -1,23 +1,24 @@
-"""ItemKNN: the items most often met together (Deshpande & Karypis, "Item-based top-N recommendation", 2004)."""
+"""ItemKNN: the items most often chosen together (Deshpande & Karypis, "Item-based top-N recommendation", 2004)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
-from lanner.models.linear import LinearRecommender, history_matrix, sum_of_sparse_rows, training_matrix
+from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
+from lanner.models.linear import training_matrix
+from lanner.models.recommender import Recommender, item_popularity
 
 
 @dataclass(frozen=True)
 class ItemKNNConfig:
-    """Cosine between items, over the users who met both."""
+    """Cosine between items, over the users who chose both."""
 
     neighbours: int = 100
     """How many of its most similar items may speak for an item."""
@@ -31,7 +32,7 @@ class ItemKNNConfig:
             raise ConfigError(f"item-knn.shrinkage must be at least 0, received {self.shrinkage}")
 
 
-class ItemKNN(LinearRecommender):
+class ItemKNN(Recommender):
     """score(u, j) = Σ_{i ∈ history(u) ∩ N(j)} |i ∩ j| / (√(|i| |j|) + shrinkage), N(j) the top neighbours of j."""
 
     name: ClassVar[str] = "item-knn"
@@ -51,22 +52,20 @@ class ItemKNN(LinearRecommender):
             shrinkage=self.config.shrinkage,
         )
         # Row j holds the neighbours of the target j; histories are the rows of the transpose.
-        self._from_history: sp.csr_matrix = similar.T.tocsr()
-        self.dataset = dataset
-        return self
+        self._from_history = SparseRows.of(similar.T.tocsr())
+        return self._fitted(dataset)
 
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        return sum_of_sparse_rows(history_matrix(users.history, self.dataset.num_items), self._from_history)
-
-    def weights(self, history: NDArray[np.int32], item: int) -> NDArray[np.float32]:
-        return np.asarray(self._from_history[history, item].toarray()).ravel()
+    def export(self) -> ScoringModel:
+        popularity_I = item_popularity(self.dataset)
+        nothing = np.zeros((self.dataset.num_items, 0), np.float32)
+        bias_I = tie_break(popularity_I, float(np.max(self._from_history.values, initial=0)))
+        return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=self._from_history)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         kept = self._from_history
-        return {"indptr": kept.indptr, "items": kept.indices, "similarities": kept.data}, asdict(self.config)
+        return {"indptr": kept.indptr, "items": kept.items, "similarities": kept.values}, asdict(self.config)
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config, self.dataset = ItemKNNConfig(**settings), dataset
-        parts = (arrays["similarities"], arrays["items"], arrays["indptr"])
-        self._from_history = sp.csr_matrix(parts, shape=(dataset.num_items,) * 2)
-        return self
+        self.config = ItemKNNConfig(**settings)
+        self._from_history = SparseRows(arrays["indptr"], arrays["items"], arrays["similarities"])
+        return self._fitted(dataset)

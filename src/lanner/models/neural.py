@@ -11,17 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.data.splitting import random_ratio
 from lanner.errors import ConfigError, DataError
-from lanner.graph.adjacency import Adjacency
-from lanner.graph.typed import distinct_edges
+from lanner.graph.adjacency import Adjacency, distinct_edges
+from lanner.inference.cold_start import ItemReader
+from lanner.inference.scoring_model import ScoringModel
 from lanner.models.fusion import FUSIONS
 from lanner.models.language import LanguageConfig, LanguageEncoder
-from lanner.models.linear import check_explained, training_matrix
-from lanner.models.network import ItemSide, RecommenderNetwork
-from lanner.models.recommender import Explanation, Recommender, ScorePart, below
+from lanner.models.linear import training_matrix
+from lanner.models.network import RecommenderNetwork
+from lanner.models.neural_export import item_reader_of, scoring_model_of
+from lanner.models.recommender import Recommender, below
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
 
@@ -148,7 +150,7 @@ class NeuralRecommender(Recommender):
         return self._encoder
 
     @property
-    def features(self) -> TextFeatures | None:
+    def text_features(self) -> TextFeatures | None:
         """How texts become features; None for a model without a language view."""
         return self._features
 
@@ -223,12 +225,24 @@ class NeuralRecommender(Recommender):
         return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, config.cold_neighbours, read)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
-        self.network, self.dataset = network.eval(), dataset
-        self._items: ItemSide = network.item_side()
-        return self
+        self.network = network.eval()
+        return self._fitted(dataset)
 
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        return self.network.score(users, self._items)
+    def export(self) -> ScoringModel:
+        return scoring_model_of(self)
+
+    @property
+    def reader(self) -> "NeuralRecommender | None":
+        return self if "language" in self.config.views else None
+
+    @property
+    def item_reader(self) -> ItemReader | None:
+        """What turns the text of a new item into its rows; None for a model that reads no texts."""
+        return item_reader_of(self)
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Features of texts, float32 ``[T, F]``; those of the dataset's own profiles were read once."""
+        return self._read_profiles(texts).numpy()
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays = {f"network.{name}": value.numpy() for name, value in self.network.state_dict().items()}
@@ -256,51 +270,6 @@ class NeuralRecommender(Recommender):
         network.load_state_dict(stored)
         return self._serve(network, dataset)
 
-    def explain(self, users: UserBatch, item: int) -> Explanation:
-        """Parts that sum to the score: each item of the history (graph and filter), friends, each field of the
-        item's text, the profile, popularity (the views' biases) and the ranking head's correction.
-
-        Raises:
-            ValueError: not exactly one user, or ``item`` is no row of the dataset.
-        """
-        check_explained(users, item, self.dataset.num_items)
-        score = float(self.score(users)[0, item])
-        weights = self.network.fusion.view_weights(self._items.is_cold_I)[item].tolist()
-        parts: list[ScorePart] = []
-        with torch.no_grad():
-            for name, weight, tables in zip(self.network.views, weights, self._items.own, strict=True):
-                parts += self._parts_of_view(name, weight, users, item, tables.target_ID[item])
-                parts.append(ScorePart("popularity", -1, weight * float(tables.bias_I[item])))
-        parts.append(ScorePart("head", -1, score - sum(part.value for part in parts)))
-        return Explanation(item, score, _merged(parts))
-
-    def _parts_of_view(
-        self, name: str, weight: float, users: UserBatch, item: int, target_D: Tensor
-    ) -> list[ScorePart]:
-        view, tables = self.network.views[name], self._items.own[list(self.network.views).index(name)]
-        assert isinstance(view, View)
-        inputs = self.network.inputs(users)
-        shares_of_history = inputs.history.values
-        history = inputs.history.indices
-        if name == "language":
-            own_D = view.user_vectors(replace(inputs, profiles_BF=None), tables)[0]
-            told = weight * float((view.user_vectors(inputs, tables)[0] - own_D) @ target_D)
-            parts = self._parts_of_text(view, weight, own_D, item)
-            return parts if users.profiles is None else [*parts, ScorePart("profile", -1, told)]
-        values = torch.from_numpy(np.empty(0, np.float32) if shares_of_history is None else shares_of_history)
-        shares = values * (tables.source_ID[torch.from_numpy(history).long()] @ target_D) * weight
-        parts = [ScorePart("history", int(row), float(share)) for row, share in zip(history, shares, strict=True)]
-        rest = weight * float(view.user_vectors(inputs, tables)[0] @ target_D) - float(shares.sum())
-        return [*parts, ScorePart("friend", -1, rest)] if users.friends is not None else parts
-
-    def _parts_of_text(self, view: View, weight: float, user_D: Tensor, item: int) -> list[ScorePart]:
-        """One part a field of the item's text; the last is what its words add."""
-        assert isinstance(view, LanguageView)
-        assert self._features is not None
-        _, passages = self._features.passages(self.dataset.item_catalogue.texts[item], self._encode)
-        values = view.read(torch.from_numpy(passages)).target_ID @ user_D * weight
-        return [ScorePart("text", place, float(value)) for place, value in enumerate(values)]
-
 
 def _with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
     """A tenth of each user's items set apart; None where nobody has enough of them."""
@@ -317,12 +286,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _merged(parts: Sequence[ScorePart]) -> tuple[ScorePart, ...]:
-    """Parts of one kind and row added up, largest first."""
-    totals: dict[tuple[Any, int], float] = {}
-    for part in parts:
-        totals[part.kind, part.row] = totals.get((part.kind, part.row), 0.0) + part.value
-    ordered = sorted(totals.items(), key=lambda entry: -entry[1])
-    return tuple(ScorePart(kind, row, value) for (kind, row), value in ordered)

@@ -1,39 +1,23 @@
-"""The contract every recommender keeps, whatever is inside."""
+"""The contract every recommender keeps, whatever is inside: fit, then export to one scoring model that answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset, UserBatch
-from lanner.data.ranking import top_k
+from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.errors import LannerError
+from lanner.inference.explain import Explanation
+from lanner.inference.ranker import RankedScorer, Ranker, TextReader, padded, queries_of
+from lanner.inference.scoring_model import ScoringModel
+from lanner.inference.sparse import history_matrix
 
 _T = TypeVar("_T")
-
-PartKind = Literal["history", "friend", "text", "profile", "popularity", "head"]
-
-
-@dataclass(frozen=True)
-class ScorePart:
-    """One summand of a score. ``row``: an item row (history), the place of a field (text); −1: none."""
-
-    kind: PartKind
-    row: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why one item has its score: ``score`` equals the sum of the parts' values."""
-
-    item: int
-    score: float
-    parts: tuple[ScorePart, ...]
 
 
 @dataclass(frozen=True)
@@ -61,16 +45,51 @@ class Recommender(ABC):
         """
 
     @abstractmethod
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        """Scores of every item for every user of the batch, float32 ``[B, num_items]``; higher is better."""
+    def export(self) -> ScoringModel:
+        """The form that answers; of a fitted model."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """What a bundle must keep: named arrays, and settings that JSON can hold."""
+        """What a bundle must keep to train on: named arrays, and settings that JSON can hold."""
 
     @abstractmethod
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
         """The inverse of ``state``; ``self`` was built with no arguments but its defaults."""
+
+    @cached_property
+    def scoring_model(self) -> ScoringModel:
+        """``export()``, kept until the model is fitted anew."""
+        return self.export()
+
+    @cached_property
+    def ranker(self) -> Ranker:
+        """Over all items of the dataset."""
+        return Ranker(self.scoring_model, reader=self.reader)
+
+    @property
+    def reader(self) -> TextReader | None:
+        """How profiles and query texts are read; None for a model that reads none."""
+        return None
+
+    @cached_property
+    def scorer(self) -> RankedScorer:
+        """The exported model as evaluation asks it."""
+        return RankedScorer(self.scoring_model, None if self.reader is None else self.reader.features)
+
+    @property
+    def num_items(self) -> int:
+        """Items that can be ranked."""
+        return self.dataset.num_items
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item for every user of the batch, float32 ``[B, num_items]``; higher is better."""
+        return self.scorer.score(users)
+
+    def rank(
+        self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
+    ) -> NDArray[np.int32]:
+        """The best k items of each user, int32 ``[B, k]`` padded with −1; see ``evaluation.protocol``."""
+        return self.scorer.rank(users, k, excluded, candidates)
 
     def recommend(self, users: UserBatch, k: int = 10, exclude_seen: bool = True) -> Recommendations:
         """The k best items of each user.
@@ -80,25 +99,36 @@ class Recommender(ABC):
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, received {k}")
-        scores = self.score(users)
-        if exclude_seen:
-            scores[users.history.row_of_value, users.history.values] = -np.inf
-        items, values = top_k(scores, k)
-        return Recommendations(items, values)
+        return Recommendations(*padded(self.ranker.rank(queries_of(users, k, exclude_seen=exclude_seen)), k))
 
     def explain(self, users: UserBatch, item: int) -> Explanation:
         """The parts that the score of ``item`` for the one user of the batch is the sum of.
 
         Raises:
-            LannerError: the model has no additive parts to show.
+            ValueError: the batch does not hold exactly one user, or ``item`` is no row of the dataset.
         """
-        raise LannerError(f"the model '{self.name}' cannot explain its scores")
+        if len(users) != 1:
+            raise ValueError(f"explain takes one user at a time, received {len(users)}")
+        if not 0 <= item < self.dataset.num_items:
+            raise ValueError(f"item row {item} is outside 0 … {self.dataset.num_items - 1}")
+        return self.ranker.explain(queries_of(users)[0], np.array([item]))[0]
 
     def similar(self, item: int, k: int = 10) -> Recommendations:
-        """The k items scored highest for a user whose whole history is ``item``; one row, ``item`` itself left out."""
-        from lanner.data.ragged import Ragged
-
+        """The k items ranked highest for a user whose whole history is ``item``; one row, ``item`` itself left out."""
         return self.recommend(UserBatch(Ragged.from_lists([[item]])), k)
+
+    def _fitted(self, dataset: Dataset) -> Self:
+        """Keep the dataset, and forget what was exported before."""
+        for made in ("scoring_model", "ranker", "scorer"):
+            self.__dict__.pop(made, None)
+        self.dataset = dataset
+        return self
+
+
+def item_popularity(dataset: Dataset) -> NDArray[np.float32]:
+    """How many users chose each item, float32 ``[I]``."""
+    distinct = history_matrix(dataset.histories, dataset.num_items)
+    return np.bincount(distinct.indices, minlength=dataset.num_items).astype(np.float32)
 
 
 def below(prefix: str, named: Mapping[str, _T]) -> dict[str, _T]:

@@ -8,7 +8,7 @@ So every view is linear in the history, every user is computed from a history, a
 items that carried it. ``graph`` is trained by message passing, ``filter`` is closed-form, ``language`` reads texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.models.linear import history_matrix
+from lanner.inference.sparse import batch_matrix, history_matrix
 from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
@@ -52,15 +52,20 @@ class UserInputs:
 
     @classmethod
     def of(cls, users: UserBatch, num_items: int, num_users: int, profiles_BF: Tensor | None = None) -> "UserInputs":
-        """Distinct items of each history, equally weighted."""
+        """Distinct items of each history, by their weights."""
         history = mean_adjacency(users, num_items)
         friends = None if users.friends is None else Adjacency.from_ragged(users.friends, num_users).normalised("mean")
         return cls(history, friends, profiles_BF)
 
 
 def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
-    """Distinct items of each history, ``[B, I]``, each weighing 1 / |N(u)|."""
-    return Adjacency.from_pattern(history_matrix(users.history, num_items)).normalised("mean")
+    """Distinct items of each history, ``[B, I]``, by their share of its weight: 1 / |N(u)| where all weigh the same."""
+    if users.weights is None:
+        return Adjacency.from_pattern(history_matrix(users.history, num_items)).normalised("mean")
+    weighted = batch_matrix(users, num_items)
+    totals = np.asarray(weighted.sum(axis=1)).ravel()
+    shares = weighted.data / np.repeat(totals, np.diff(weighted.indptr))
+    return replace(Adjacency.from_pattern(weighted), values=shares.astype(np.float32))
 
 
 class View(nn.Module):
@@ -114,7 +119,12 @@ class GraphView(View):
         own = propagate(inputs.history, tables.source_ID)
         if inputs.friends is None:
             return own
-        return own + self.friend_weight * propagate(inputs.friends, propagate(self._means, tables.source_ID))
+        return own + propagate(inputs.friends, self.friend_vectors(tables))
+
+    def friend_vectors(self, tables: Tables) -> Tensor:
+        """What each user of the graph adds as somebody's only friend, ``[U, D]``."""
+        vectors: Tensor = self.friend_weight * propagate(self._means, tables.source_ID)
+        return vectors
 
 
 class FilterView(View):

@@ -1,6 +1,6 @@
-"""What a caller sends and receives, typed: one source for parsing, for the store's records and for the OpenAPI page.
+"""The messages of the API, typed: one source for parsing, for the store's records and for the OpenAPI document.
 
-Ids are those of their owner, never rows. Times are seconds since 1970. A field that is not named here is an error.
+Ids are external ids, never rows. Times are seconds since 1970. A field that is not named here is an error.
 """
 
 from typing import Annotated, Literal
@@ -17,8 +17,8 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
 """Values by name of the attribute: genre, brand, sector …"""
-Variant = Literal["full", "int8", "pruned", "distilled", "popularity"]
-ReasonKind = Literal["history", "friend", "text", "profile", "popularity", "head"]
+ReasonKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
+"""text: an item's description matches the user's taste. query: it matches the text of the request."""
 Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
 Number = Annotated[int, Meta(ge=1, le=MAX_K)]
 """How many items an answer may hold."""
@@ -34,7 +34,7 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class Event(Message):
-    """A user met an item. key: unique to the event; sent again with the same key it is stored once."""
+    """A user interacted with an item. key: unique to the event, which is stored once however often it is sent."""
 
     user_id: Id
     item_id: Id
@@ -54,7 +54,7 @@ class Item(Message):
 
 
 class User(Message):
-    """What a user says of themselves, and to whom they are tied."""
+    """A user's own description, and the ids of their friends."""
 
     profile: Text = ""
     ties: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
@@ -72,7 +72,7 @@ class Filters(Message):
 
 
 class RecommendRequest(Message):
-    """For whom: a known ``user_id``, or a stranger by a ``history`` (item ids, oldest first), a ``text``, or both."""
+    """For a ``user_id``, or an anonymous user by a ``history`` (item ids, oldest first), a ``text``, or both."""
 
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
@@ -88,7 +88,7 @@ class RecommendRequest(Message):
 
 
 class Reason(Message):
-    """One summand of a score. name: a title, an attribute's value or a passage; empty where there is none."""
+    """One summand of a score. name: a title, a person, or what the summand is."""
 
     kind: ReasonKind
     name: str
@@ -109,26 +109,37 @@ class RecommendedItem(Message):
 
 
 class Served(Message):
-    """By what an answer was made."""
+    """What made an answer."""
 
     model: str
     """The bundle's version."""
     variant: str
     backend: str
     milliseconds: dict[str, float]
-    """What this answer took, by component, ``total`` and ``queue`` among them."""
+    """Time spent on this answer by component, ``total`` and ``queue`` among them."""
     cached: bool = False
 
 
-class RecommendAnswer(Message):
+class Answer(Message, kw_only=True):
+    """What every answer about items says of itself."""
+
+    served: Served
+    unknown: list[str] = []
+    """Ids of the request that are not known; they had no effect, and an unknown user is an anonymous one."""
+    fallback: bool = False
+    """The items are popular ones: nothing that the model reads is known of the user."""
+    text_ignored: bool = False
+    """The request's text had no effect: the variant that answered reads none."""
+
+
+class RecommendAnswer(Answer, kw_only=True):
     """The best items, fewer than k where the filters leave fewer."""
 
     items: list[RecommendedItem]
-    served: Served
 
 
 class ExplainRequest(Message):
-    """Why an item has its score for one user; for whom as in ``RecommendRequest``."""
+    """Why an item has its score for one user, given as in ``RecommendRequest``."""
 
     item_id: Id
     user_id: Id | None = None
@@ -136,11 +147,10 @@ class ExplainRequest(Message):
     text: Text | None = None
 
 
-class ExplainAnswer(Message):
+class ExplainAnswer(Answer, kw_only=True):
     """Summands of the score, largest first, and one sentence."""
 
     item: RecommendedItem
-    served: Served
 
 
 # --- events, items, users ------------------------------------------------------------------------------------------
@@ -173,28 +183,28 @@ class ErrorAnswer(Message):
 
 
 class Health(Message):
-    """ready: whether requests are taken. degraded: what works less well than it should, one line each."""
+    """ready: whether requests are taken. degraded: what does not work as it should, one line each."""
 
     ready: bool
     degraded: list[str] = []
 
 
 class RecentFigures(Message):
-    """What came of the requests of the last seconds. An answer is in time where it came before its deadline."""
+    """Rates and latencies of the last seconds. An answer is in time where it came before its deadline."""
 
     window_s: float
-    """Over how many seconds; fewer where the server has only begun."""
+    """Over how many seconds; fewer where the server has just started."""
     requests_per_s: float
-    """Answered and refused."""
+    """Answered and rejected."""
     goodput_per_s: float
     """Answered in time."""
     refused_per_s: float
-    """Refused early, without work."""
+    """Rejected early, without work."""
     p50_ms: float | None
-    """Of what was answered, in time or not; None where nothing was."""
+    """Of the answers, in time or not; None where there are none."""
     p99_ms: float | None
     by_variant: dict[str, float]
-    """Share of the answers that each rung of the ladder made; the shares add up to 1, and those absent made none."""
+    """Share of the answers that each variant made; they add up to 1."""
     by_backend: dict[str, float]
 
 
@@ -219,15 +229,15 @@ class ShadowFigures(Message):
 
 
 class Status(Message):
-    """What answers, how it fares, and what can be asked: enough for a page that knows nothing of the dataset."""
+    """What is served and how it performs, for the page."""
 
     time: float
     """The server's clock."""
     up_s: float
     model: str
-    """The champion's version; the figures of the catalogue are its."""
+    """The champion's version; the catalogue's figures are its own."""
     variants: list[str]
-    """The ladder's rungs, best first."""
+    """Best first."""
     backends: list[str]
     recent: RecentFigures
     queue_depth: int
@@ -235,11 +245,11 @@ class Status(Message):
     num_items: int
     num_users: int
     example_users: Annotated[list[str], Meta(max_length=20)]
-    """Some that are known, to begin with."""
+    """Some known users."""
     attributes: dict[str, Annotated[list[str], Meta(max_length=20)]]
-    """What can be filtered by: some values of each name, the most frequent first."""
+    """Attributes to filter by: the most frequent values of each name."""
     reads_texts: bool
-    """Whether a text may be given, and words searched for."""
+    """Whether texts and searches are understood."""
     versions: dict[str, str] = {}
     """What is served, by alias."""
     shadow: ShadowFigures | None = None
@@ -247,6 +257,6 @@ class Status(Message):
 
 
 class Alive(Message):
-    """The process runs and its loop turns; whether it can answer is another question (``Health``)."""
+    """The process runs and its event loop responds; whether it can answer says ``Health``."""
 
     alive: bool

@@ -1,29 +1,26 @@
-"""The service behind the HTTP shell: the versions that are served now, one store, and what lies between them.
+"""The service behind HTTP in one worker process: the deployments that are served, the store, and the background jobs.
 
-A request borrows the version of its alias and holds it until it is answered, so that another may take its place
-meanwhile. Everything but engine work, openings and writes runs on the event loop's thread. An event is acknowledged
-once the store has it on disk, and every later answer knows of it.
+A request borrows the deployment of its alias until it is answered, so that another version may take its place
+meanwhile. An event is acknowledged once the store has it on disk and the workers' generation has been bumped; before
+every answer a worker compares the generation, so every later answer of any worker knows of the event. The store is
+never read on the event loop.
 """
 
 import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from lanner.data.interactions import Dataset
-from lanner.errors import ConfigError, LannerError, OverloadedError, StoreUnavailableError
-from lanner.serving.beside.crew import Crew
-from lanner.serving.dispatcher import Occupied
-from lanner.serving.histories import Histories
+from lanner.errors import LannerError, OverloadedError, StoreUnavailableError
+from lanner.serving.deployment import Deployment, ModelConfig, ServiceConfig
 from lanner.serving.http.contract import State
-from lanner.serving.measuring import asked_histories
 from lanner.serving.messages import (
+    Answer,
     Changed,
     EventBatch,
     EventsAnswer,
@@ -36,322 +33,361 @@ from lanner.serving.messages import (
     Status,
     User,
 )
-from lanner.serving.model import Indexed, ModelConfig, ServedModel
-from lanner.serving.placing import Placing
-from lanner.serving.recent import Recent
-from lanner.serving.redis_entries import RedisConfig
-from lanner.serving.served_version import MakePolicy, ServedVersion, ServiceConfig, ladder_policy
-from lanner.serving.shared_histories import LOOK_SECONDS, SharedHistories
-from lanner.serving.shelf import Shelf
+from lanner.serving.rolling_stats import RollingStats
+from lanner.serving.scheduler import SchedulerConfig
 from lanner.serving.store import Store
 from lanner.serving.store.retention import Retention, RetentionConfig
-from lanner.serving.versions import following
-from lanner.serving.versions.experiment import Experiment
-from lanner.serving.versions.following import Follower, Versions
+from lanner.serving.versions import alias_watcher
+from lanner.serving.versions.alias_watcher import AliasWatcher, Versions
+from lanner.serving.versions.experiments import Experiment, Experiments
+from lanner.serving.versions.hot_swap import Deployments
 from lanner.serving.versions.registry import CHALLENGER, CHAMPION
-from lanner.serving.versions.swap import Live
-from lanner.serving.versions.trials import Trials
+from lanner.serving.worker_sync import WorkerSync
 
 _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
+_LISTEN_SECONDS = 0.01
+"""Between two looks at the generation of an idle worker: writes of items wait for it."""
+_RETRY_SECONDS = 1.0
+"""Between two attempts to read a store that does not answer."""
+_WORKERS_APPLY_SECONDS = 30.0
+"""How long a write of an item waits for the other workers."""
+_MOST_ITEM_WRITES = 32
+"""Writes of items that wait at a time; each may read a text."""
+_CHECK_SECONDS = 2.0
+"""How long the health check waits for the store."""
 _log = logging.getLogger(__name__)
-Told = TypeVar("Told", RecommendAnswer, ExplainAnswer)
+Told = TypeVar("Told", bound=Answer)
+Done = TypeVar("Done")
 
 
 class LannerService:
-    """Answers of the versions that are served; what ``http.contract.Service`` asks for."""
+    """Implements ``http.contract.Service``. All methods are called on the event loop."""
 
     def __init__(
         self,
         versions: Versions,
-        open_model: Callable[[Path, Indexed | None], ServedModel],
         store: Store,
+        model: ModelConfig | None = None,
         config: ServiceConfig | None = None,
-        make_policy: MakePolicy = ladder_policy,
+        *,
+        scheduler: SchedulerConfig | None = None,
+        sync: WorkerSync | None = None,
         experiment: Experiment | None = None,
         shadow_share: float = 0.0,
         retention: RetentionConfig | None = None,
-        redis: RedisConfig | None = None,
     ) -> None:
-        """Raises ConfigError where the experiment, the share or the address of Redis makes no sense."""
-        self.store, self.config = store, config or ServiceConfig()
-        self._open_model, self._make_policy = open_model, make_policy
-        self._live: Live[ServedVersion] = Live()
-        self._trials = Trials(store, experiment, shadow_share, self._ask_challenger)
+        """sync: shared by the workers of one server; None: this is the only one.
+
+        Raises:
+            ConfigError: an arm of the experiment that is no alias, or a share outside 0 … 1.
+        """
+        self.store, self.model, self.config = store, model or ModelConfig(), config or ServiceConfig()
+        self._scheduler, self._sync = scheduler, sync or WorkerSync(None)
+        self._deployments: Deployments[Deployment] = Deployments()
+        self._experiments = Experiments(store, experiment, shadow_share, self._ask_challenger)
         self._retention = Retention(store, retention or RetentionConfig())
-        self._shared = (
-            SharedHistories(redis, store, self.config.history_length, self.config.users_held, self._histories)
-            if redis and redis.url
-            else None
-        )
-        self._follower = Follower(versions, self._live, self._open, self._trials.aliases)
-        self._loop: asyncio.AbstractEventLoop
+        self._watcher = AliasWatcher(versions, self._deployments, self._open, self._experiments.aliases)
         self._tasks: list[asyncio.Task[None]] = []
-        self._placing = Placing(self._live.catch_up, self._busy)
+        self._writes: set[asyncio.Task[Any]] = set()
+        self._item_writes = 0
+        self._stop_listening: Callable[[], None] = lambda: None
         self._began = time.monotonic()
-        self._recent = Recent(self._began)
-        self._seen = 0
+        self._recent = RollingStats(self._began)
+        self._hearing = asyncio.Lock()
+        self._sequence, self._generation, self._items_generation, self._retry_at = 0, -1, -1, 0.0
         self._store_stats: dict[str, float] = {}
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open, prove and warm up what the aliases name, and follow them from now on.
+        """Open, verify and warm up what the aliases name, and follow them from now on.
 
         Raises:
             LannerError: the champion cannot be served.
         """
-        self._loop = asyncio.get_running_loop()
-        self._seen, _ = await asyncio.to_thread(self.store.changed_users, 0)
-        await asyncio.to_thread(self._follower.start)
-        follow = partial(asyncio.to_thread, self._follower.follow)
-        self._tasks.append(asyncio.create_task(_again_and_again(following.POLL_SECONDS, follow)))
+        self._generation = self._items_generation = self._sync.generation
+        self._sequence, _ = await asyncio.to_thread(self.store.changed_users, 0)
+        await self._watcher.start()
+        self._stop_listening = await asyncio.to_thread(self.store.listen, self._sync.bump)
+        self._applied()
+        await self._listen()  # nobody waited for this worker before it had applied anything
+        self._experiments.start()
+        self._repeat(alias_watcher.POLL_SECONDS, self._watcher.follow)
+        self._repeat(_LISTEN_SECONDS, self._listen)
         if self.config.watch_seconds:
-            self._tasks.append(asyncio.create_task(_again_and_again(self.config.watch_seconds, self._hear)))
-            self._tasks.append(asyncio.create_task(_again_and_again(_COUNT_SECONDS, self._count)))
-        if self._shared is not None:
-            await self._shared.look()
-            self._tasks.append(asyncio.create_task(_again_and_again(LOOK_SECONDS, self._shared.look)))
-        if self._retention.config.deletes:
-            every = self._retention.config.every_minutes * 60
-            self._tasks.append(asyncio.create_task(_again_and_again(every, self._delete_old)))
+            self._repeat(self.config.watch_seconds, self._watch_store)
+            self._repeat(_COUNT_SECONDS, self._count)
+        if self._retention.config.deletes and self._sync.worker == 0:
+            self._repeat(self._retention.config.every_minutes * 60, self._delete_old)
 
     async def stop(self) -> None:
-        """Let the last requests end and close everything."""
+        """Let the last requests and writes end and close everything."""
         for task in self._tasks:
             task.cancel()
-        if self._shared is not None:
-            await self._shared.close()
-        for close in (self._placing.close, self._trials.close, self._live.close, self.store.close):
-            await asyncio.to_thread(close)
+        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        await self._experiments.close()
+        await self._deployments.close()
+        self._stop_listening()
+        await asyncio.to_thread(self.store.close)
 
-    def _open(self, path: Path) -> ServedVersion:
-        # The processes start first: they import what they need while the model is opened.
-        crew = Crew(self.config.processes, self._loop) if self.config.processes else None
-        try:
-            model = self._open_model(path, None if crew is None else partial(self._open_beside, crew, path))
-        except BaseException:
-            if crew is not None:
-                crew.close()
-            raise
-        return ServedVersion(model, self.store, self.config, self._make_policy, self._loop, crew)
+    def _open(self, path: Path) -> Deployment:
+        return Deployment.open(path, self.store, self.model, self.config, self._scheduler)
 
-    def _open_beside(
-        self, crew: Crew, path: Path, dataset: Dataset, variants: Sequence[str], config: ModelConfig, shelf: Shelf
-    ) -> None:
-        """While the rest of the model is opened here."""
-        crew.open(path, variants, config.candidates, asked_histories(dataset, self.config.history_length), shelf)
+    def _repeat(self, seconds: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.append(asyncio.create_task(_repeated(seconds, job)))
 
-    def _histories(self) -> list[Histories]:
-        return [version.histories for version in self._live.models()]
-
-    async def _read_anew(self, user_ids: list[str] | None) -> None:
-        """Hold no longer what was read of these users, None: of all; others may have changed it."""
-        for histories in self._histories():
-            histories.drop(user_ids)
-        if self._shared is not None:
-            await self._shared.heard(user_ids)
+    # --- what other workers and servers wrote ----------------------------------------------------------------------
 
     async def _hear(self) -> None:
-        """Take in what other servers wrote."""
-        self._seen, changed = await asyncio.to_thread(self.store.changed_users, self._seen)
-        await self._read_anew(changed)
-        await self._placing.catch_up()
+        """Drop the users from memory that changed since the generation was last compared.
+
+        While the store does not answer, nothing newer than memory can be known, and it is asked once a second.
+        """
+        async with self._hearing:
+            if self._sync.generation == self._generation or time.monotonic() < self._retry_at:
+                return
+            try:
+                await self._read_changes()
+            except StoreUnavailableError:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+
+    async def _read_changes(self) -> None:
+        """With ``_hearing`` held."""
+        generation = self._sync.generation  # before the read: what is written meanwhile has another one
+        self._sequence, changed = await asyncio.to_thread(self.store.changed_users, self._sequence)
+        self._drop(changed)
+        self._generation = generation
+
+    def _drop(self, user_ids: Sequence[str] | None) -> None:
+        """Hold nothing of these users, None: of anyone, until they next ask."""
+        for deployment in self._deployments.all():
+            deployment.drop_users(user_ids)
+
+    async def _listen(self) -> None:
+        """Apply what another worker wrote, though nobody asks this one."""
+        generation = self._sync.generation
+        if generation != self._items_generation:
+            await self._hear()
+            await self._catch_up()
+            self._items_generation = generation
+
+    async def _watch_store(self) -> None:
+        """Apply what other servers wrote."""
+        async with self._hearing:
+            await self._read_changes()
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Let every deployment take in the items that changed, and tell the other workers."""
+        await self._deployments.catch_up()
+        self._applied()
+
+    def _applied(self) -> None:
+        self._sync.applied(min((one.items_applied for one in self._deployments.all()), default=0))
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
 
     async def _delete_old(self) -> None:
-        """Hold no longer in memory what the store has deleted, whichever server deleted it."""
         await asyncio.to_thread(self._retention.run)
-        await self._read_anew(None)
+        self._drop(None)
+        self._sync.bump()
+
+    # --- state -----------------------------------------------------------------------------------------------------
 
     async def health(self) -> Health:
-        """Ready once a champion is served; degraded while the store is away or a version cannot take its place."""
+        """Ready once a champion is served; degraded while something does not work as it should."""
         degraded = []
         try:
-            await asyncio.to_thread(self.store.check)
-        except LannerError:
-            degraded.append("the store does not answer: users not met lately are strangers, and events are refused")
-        degraded += self._follower.problems() + self._trials.problems()
-        degraded += self._shared.problems() if self._shared is not None else []
-        return Health(ready=self._live.serves(CHAMPION), degraded=degraded)
+            await asyncio.wait_for(asyncio.to_thread(self.store.check), _CHECK_SECONDS)
+        except (LannerError, TimeoutError):
+            degraded.append("the store does not answer: users not in memory are anonymous, and events are rejected")
+        degraded += self._watcher.problems() + self._experiments.problems() + self._sync.problems()
+        failed = max((one.failed_items for one in self._deployments.all()), default=0)
+        if failed:
+            degraded.append(f"{failed} items of the store cannot be served; see the log")
+        return Health(ready=self._deployments.serves(CHAMPION), degraded=degraded)
 
     async def status(self) -> Status:
-        """What answers and how it fares, for the page."""
-        with self._live.acquire(CHAMPION) as champion:
-            model = champion.model
+        """What is served and how it performs, for the page."""
+        with self._deployments.acquire(CHAMPION) as champion:
             return Status(
                 time=time.time(),
                 up_s=time.monotonic() - self._began,
-                model=model.version,
-                variants=list(model.variants),
-                backends=list(model.backends),
+                model=champion.version,
+                variants=list(champion.variants),
+                backends=list(champion.backends),
                 recent=self._recent.figures(time.monotonic()),
                 queue_depth=self._depth,
-                num_items=len(model.items),
-                num_users=model.dataset.num_users,
+                num_items=len(champion.catalog),
+                num_users=champion.dataset.num_users,
                 example_users=champion.example_users,
                 attributes=champion.attributes,
-                reads_texts=model.texts is not None,
-                versions=self._live.versions(),
-                shadow=self._trials.shadow_figures(),
+                reads_texts=champion.reads_texts,
+                versions=self._deployments.versions(),
+                shadow=self._experiments.shadow_figures(),
             )
 
     def state(self) -> State:
-        """What is held now."""
+        """The state for the metrics."""
         held, entries, slowness = Counter[str](), Counter[str](), dict[str, float]()
-        for version in self._live.models():
-            held.update(version.held_bytes())
-            entries.update(version.held_entries())
-            for rung, ratio in version.slowness().items():
-                slowness[rung] = max(ratio, slowness.get(rung, 0.0))
-        beside = {**self._retention.figures(), **(self._shared.figures() if self._shared is not None else {})}
+        failed = max((one.failed_items for one in self._deployments.all()), default=0)
+        for deployment in self._deployments.all():
+            held.update(deployment.held_bytes())
+            entries.update(deployment.held_entries())
+            for variant, ratio in deployment.slowness().items():
+                slowness[variant] = max(ratio, slowness.get(variant, 0.0))
         return State(
             self._depth,
             held,
             entries,
             store=self._store_stats,
-            trials=self._trials.figures(),
-            beside=beside,
+            experiments=self._experiments.figures(),
+            background={**self._retention.figures(), "items_failed": failed},
             slowness=slowness,
         )
 
-    def occupied(self) -> Occupied:
-        """How busy the champion is, which answers most requests; not at all while there is none."""
-        if not self._live.serves(CHAMPION):
-            return Occupied()
-        with self._live.acquire(CHAMPION) as champion:
-            return champion.occupied
-
-    def _busy(self) -> float:
-        """How much the loop works; called in any thread."""
-        return max((version.busy for version in self._live.models()), default=0.0)
-
     @property
     def _depth(self) -> int:
-        return sum(version.depth for version in self._live.models())
+        return sum(deployment.depth for deployment in self._deployments.all())
 
     # --- questions -------------------------------------------------------------------------------------------------
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         """The best items, of the version of the user's arm."""
-        arm = self._trials.arm(request.user_id)
+        arm = self._experiments.arm(request.user_id)
         alias = self._alias(arm)
         begun = time.monotonic()
-        answer = await self._ask(
-            alias, lambda version: version.recommend(request), request.user_id, request.deadline_ms
-        )
-        self._trials.answered(request, answer, arm, alias, time.monotonic() - begun)
+        answer = await self._ask(alias, lambda deployment: deployment.recommend(request), request.deadline_ms)
+        self._experiments.answered(request, answer, arm, alias, time.monotonic() - begun)
         return answer
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score."""
-        alias = self._alias(self._trials.arm(request.user_id))
-        return await self._ask(alias, lambda version: version.explain(request), request.user_id)
+        alias = self._alias(self._experiments.arm(request.user_id))
+        return await self._ask(alias, lambda deployment: deployment.explain(request))
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
-        """The items that the champion takes to be most alike."""
-        return await self._ask(CHAMPION, lambda version: version.similar_items(item_id, k))
+        """The items that the champion ranks highest for a user who knows this one alone."""
+        return await self._ask(CHAMPION, lambda deployment: deployment.similar(item_id, k))
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
-        """The items whose texts lie nearest to words."""
-        alias = self._alias(self._trials.arm(user_id))
-        return await self._ask(alias, lambda version: version.search(q, k, user_id), user_id)
+        """The items whose texts are nearest to a query."""
+        alias = self._alias(self._experiments.arm(user_id))
+        return await self._ask(alias, lambda deployment: deployment.search(q, k, user_id))
 
     def _alias(self, arm: str | None) -> str:
-        """Whose arm cannot be served is answered by the champion."""
-        return arm if arm is not None and self._live.serves(arm) else CHAMPION
+        """Users whose arm cannot be served are answered by the champion."""
+        return arm if arm is not None and self._deployments.serves(arm) else CHAMPION
 
     async def _ask(
-        self,
-        alias: str,
-        question: Callable[[ServedVersion], Awaitable[Told]],
-        user_id: str | None = None,
-        deadline_ms: float | None = None,
+        self, alias: str, question: Callable[[Deployment], Awaitable[Told]], deadline_ms: float | None = None
     ) -> Told:
-        """Ask a version, and count what came of it. user_id: whose history it will read."""
-        if not self._live.serves(alias):
-            raise StoreUnavailableError("the server is starting or stopping; ask again in a moment")
+        """Ask a deployment that knows of all that was acknowledged, and count the answer."""
         begun = time.monotonic()
-        if self._shared is not None and user_id is not None:
-            await self._shared.refresh(user_id)
+        if self._sync.generation != self._generation:
+            await self._hear()
         try:
-            with self._live.acquire(alias) as version:
-                answer = await question(version)
+            with self._deployments.acquire(alias) as deployment:
+                answer = await question(deployment)
         except OverloadedError:
             self._recent.refused(time.monotonic())
             raise
-        now, served = time.monotonic(), answer.served
+        now = time.monotonic()
         milliseconds = (now - begun) * 1e3
         in_time = milliseconds <= (deadline_ms or self.config.deadline_ms)
-        self._recent.answered(now, milliseconds, served.variant, served.backend, in_time)
+        self._recent.answered(now, milliseconds, answer.served.variant, answer.served.backend, in_time)
         return answer
 
-    def _ask_challenger(self, request: RecommendRequest) -> list[str]:
-        """What the challenger would have shown; waits, so it is for the shadow's thread alone."""
-        return asyncio.run_coroutine_threadsafe(self._of_challenger(request), self._loop).result()
-
-    async def _of_challenger(self, request: RecommendRequest) -> list[str]:
-        with self._live.acquire(CHALLENGER) as version:
-            return [item.item_id for item in (await version.answer(request)).items]
+    async def _ask_challenger(self, request: RecommendRequest) -> list[str]:
+        with self._deployments.acquire(CHALLENGER) as deployment:
+            return [item.item_id for item in (await deployment.answer(request)).items]
 
     # --- changes ---------------------------------------------------------------------------------------------------
 
     async def add_events(self, batch: EventBatch) -> EventsAnswer:
-        """Store events; returns once they are on disk."""
-        answer = await asyncio.wrap_future(self.store.appending(batch.events, time.time()))
-        for version in self._live.models():
-            version.histories.happened(batch.events)
-        if self._shared is not None:
-            await self._shared.changed(event.user_id for event in batch.events)
-        return answer
+        """Store events; returns once they are on disk and every later answer knows of them."""
+
+        async def write() -> EventsAnswer:
+            answer = await asyncio.wrap_future(self.store.appending(batch.events, time.time()))
+            if answer.accepted:
+                self._changed({event.user_id for event in batch.events})
+            return answer
+
+        return await self._finished(write())
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Write an item; it can be recommended when this returns.
+        """Write an item; it can be recommended by every worker when this returns.
 
         Raises:
-            What ``Placing.queued`` and the store raise.
+            RequestError: a version that is served could not take it in; it was not stored. OverloadedError: too many
+            writes wait. What the store raises.
         """
-        with self._live.acquire(CHAMPION) as champion:
-            if champion.model.texts is None:
-                raise ConfigError("this recommender reads no texts, so it cannot place an item that nobody met")
-            known = item_id in champion.model.items
-        with self._placing.queued():
-            changed = await asyncio.to_thread(self.store.put_item, item_id, item)
-            await self._placing.catch_up()
+        known = False
+        for deployment in self._deployments.all():
+            deployment.check_item(item_id, item)
+            known = known or deployment.has_item(item_id)
+        changed = await self._finished(self._write_item(lambda: self.store.put_item(item_id, item)))
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
-        """Remove an item; it is not recommended any more when this returns."""
-        with self._live.acquire(CHAMPION) as champion:
-            known = item_id in champion.model.items
-        await asyncio.to_thread(self.store.delete_item, item_id)
-        await self._placing.catch_up()
+        """Remove an item; no worker recommends it when this returns."""
+        known = any(deployment.has_item(item_id) for deployment in self._deployments.all())
+        await self._finished(self._write_item(lambda: self.store.delete_item(item_id)))
         return Changed(id=item_id, existed=known)
 
     async def put_user(self, user_id: str, user: User) -> Changed:
-        """Write a profile and ties."""
-        changed = await asyncio.to_thread(self.store.put_user, user_id, user)
-        for version in self._live.models():
-            version.histories.drop([user_id])
-        if self._shared is not None:
-            await self._shared.changed([user_id])
-        return _existed(changed, self._in_a_bundle(user_id))
+        """Write a profile and friends."""
+
+        async def write() -> Changed:
+            changed = await asyncio.to_thread(self.store.put_user, user_id, user)
+            self._changed({user_id})
+            return changed
+
+        return _existed(await self._finished(write()), self._in_a_bundle(user_id))
 
     async def delete_user(self, user_id: str) -> Changed:
         """Forget a person everywhere: in the store, in memory, and in what the bundles know."""
-        known = self._in_a_bundle(user_id) and not await asyncio.to_thread(self.store.is_forgotten, user_id)
-        await asyncio.to_thread(self._trials.forget, user_id)
-        changed = await asyncio.to_thread(self.store.forget_user, user_id)
-        for version in self._live.models():
-            version.forget(user_id)
-        if self._shared is not None:
-            await self._shared.forget(user_id)
-        return _existed(changed, known)
+
+        async def write() -> Changed:
+            deleted = (await asyncio.to_thread(self.store.read_user, user_id)).deleted
+            await self._experiments.forget(user_id)
+            changed = await asyncio.to_thread(self.store.delete_user, user_id)
+            self._changed(None)
+            return _existed(changed, self._in_a_bundle(user_id) and user_id not in deleted)
+
+        return await self._finished(write())
+
+    def _changed(self, user_ids: Iterable[str] | None) -> None:
+        """What the store has just committed of users, None: of anyone, before it is acknowledged."""
+        self._drop(None if user_ids is None else list(user_ids))
+        self._sync.bump()
+
+    async def _write_item(self, write: Callable[[], Changed]) -> Changed:
+        if self._item_writes >= _MOST_ITEM_WRITES:
+            raise OverloadedError("too many items are being written; send this one again in a moment", 1.0)
+        self._item_writes += 1
+        try:
+            changed = await asyncio.to_thread(write)
+            self._sync.bump()
+            await self._catch_up()
+            applied = min(one.items_applied for one in self._deployments.all())
+            if not await asyncio.to_thread(self._sync.wait_applied, applied, _WORKERS_APPLY_SECONDS):
+                raise StoreUnavailableError("the item is stored, but a worker does not apply it; see the server's log")
+            return changed
+        finally:
+            self._item_writes -= 1
+
+    async def _finished(self, write: Coroutine[Any, Any, Done]) -> Done:
+        """A write ends whether or not its caller waits, so that what is stored is never unknown to memory."""
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
 
     def _in_a_bundle(self, user_id: str) -> bool:
-        return any(user_id in version.model.dataset.users for version in self._live.models())
+        return any(deployment.has_user(user_id) for deployment in self._deployments.all())
 
 
 def _existed(changed: Changed, known: bool) -> Changed:
@@ -359,16 +395,16 @@ def _existed(changed: Changed, known: bool) -> Changed:
     return msgspec.structs.replace(changed, existed=changed.existed or known)
 
 
-async def _again_and_again(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Whatever fails now may succeed next time; a fault that stays is said once."""
-    said = ""
+async def _repeated(seconds: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """What fails now may succeed next time; a fault that stays is logged once."""
+    logged = ""
     while True:
         try:
-            await work()
+            await job()
         except Exception as error:
-            if str(error) != said:
-                _log.error("work beside the requests: %s", error, exc_info=not isinstance(error, LannerError))
-            said = str(error)
+            if str(error) != logged:
+                _log.error("background task failed: %s", error, exc_info=not isinstance(error, LannerError))
+            logged = str(error)
         else:
-            said = ""
+            logged = ""
         await asyncio.sleep(seconds)

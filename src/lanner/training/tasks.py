@@ -68,7 +68,7 @@ class ViewTask:
         assert isinstance(view, View)
         self.module = self._view = view
         self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
-        self._popularity = np.bincount(dataset.interactions.item, minlength=dataset.num_items)
+        self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._met = np.flatnonzero(self._popularity)
         self._judges = some(validation, _MOST_JUDGES)
         self.steps_per_epoch = self._batches.steps_per_epoch

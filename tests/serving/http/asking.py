@@ -28,23 +28,27 @@ class Reply:
 
 def ask(app, method, address, body=b"", headers=None, parts=None, client="10.0.0.1"):
     """Body in one part, or in ``parts``; a part that is None is the caller going away."""
-    raw_path, _, query = address.partition("?")
     named = {"content-type": "application/json", **({} if parts else {"content-length": str(len(body))})}
-    named |= headers or {}
-    scope = {
+    return asyncio.run(_converse(app, scope_of(method, address, named | (headers or {}), client), parts or [body]))
+
+
+def scope_of(method, address, headers, client="10.0.0.1"):
+    """As a server writes it; a header whose value is None is left out."""
+    raw_path, _, query = address.partition("?")
+    return {
         "type": "http",
         "method": method,
         "path": "not read",
         "raw_path": raw_path.encode("latin-1"),
         "query_string": query.encode("latin-1"),
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in named.items() if value is not None],
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None],
         "client": (client, 1234),
+        "server": ("10.0.0.9", 8080),
     }
-    return asyncio.run(_converse(app, scope, list(parts or [body])))
 
 
-async def _converse(app, scope, waiting):
-    sent = []
+def receiver(parts):
+    waiting = list(parts)
 
     async def receive():
         part = waiting.pop(0)
@@ -54,10 +58,16 @@ async def _converse(app, scope, waiting):
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
+    return receive
+
+
+async def _converse(app, scope, parts):
+    sent = []
+
     async def send(message):
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app(scope, receiver(parts), send)
     first, second = sent
     names = {name.decode(): value.decode() for name, value in first["headers"]}
     return Reply(first["status"], names, second["body"])

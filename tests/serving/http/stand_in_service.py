@@ -1,6 +1,14 @@
 """A service that answers without a model: the same for the same question, an error for ids that ask for one."""
 
-from lanner.errors import BundleError, ConfigError, OverloadedError, UnknownIdError
+from lanner.errors import (
+    BundleError,
+    ConfigError,
+    OverloadedError,
+    RequestError,
+    StorageError,
+    StoreUnavailableError,
+    UnknownIdError,
+)
 from lanner.serving.http.app import App
 from lanner.serving.http.contract import State
 from lanner.serving.messages import (
@@ -48,7 +56,10 @@ STATUS = Status(
 )
 ERRORS = {
     "unknown": UnknownIdError("the user 'unknown' is not known; give a history"),
-    "config": ConfigError("the text cannot be read"),
+    "request": RequestError("give a user or a history, not both"),
+    "config": ConfigError("/srv/secret: the backend is closed"),
+    "storage": StorageError("/srv/secret/store: no space left"),
+    "store": StoreUnavailableError("/srv/secret/store: locked"),
     "overloaded": OverloadedError("too many wait; ask again", 2.5),
     "bundle": BundleError("/srv/secret/bundle: damaged"),
     "bug": RuntimeError("secret of the inside"),
@@ -73,7 +84,7 @@ class StandInService:
         self.calls += 1
         if request.user_id in ERRORS:
             raise ERRORS[request.user_id]
-        return answer(request.user_id or "stranger", request.k)
+        return answer(request.user_id or "anonymous", request.k)
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         reasons = [Reason(kind="history", name="Casablanca", value=1.0)]

@@ -11,7 +11,7 @@ from stand_in_service import StandInService
 from lanner.errors import LannerError, StorageError
 from lanner.serving.http.app import App
 from lanner.serving.http.limits import Limits
-from lanner.serving.http.replies import STATUS, reply_to, status_of
+from lanner.serving.http.responses import STATUS, status_of
 from lanner.serving.http.routes import ROUTES
 
 
@@ -180,8 +180,11 @@ def test_a_body_that_breaks_off_is_never_acted_on(app, service):
     ("user", "status", "line"),
     [
         ("unknown", 404, "the user 'unknown' is not known; give a history"),
-        ("config", 400, "the text cannot be read"),
+        ("request", 400, "give a user or a history, not both"),
         ("overloaded", 429, "too many wait; ask again"),
+        ("config", 503, "Service Unavailable: error "),
+        ("storage", 503, "Service Unavailable: error "),
+        ("store", 503, "Service Unavailable: error "),
         ("bundle", 503, "Service Unavailable: error "),
         ("bug", 500, "Internal Server Error: error "),
     ],
@@ -198,16 +201,18 @@ def test_errors_of_the_service_become_statuses(app, user, status, line, caplog):
         assert "secret" in caplog.text
 
 
-def test_every_error_of_the_tree_has_a_status():
+def test_only_faults_of_the_caller_are_4xx():
     class LaterError(StorageError):
         pass
 
     assert status_of(LaterError("full")) == 503
     assert status_of(ValueError("no LannerError")) == 500
-    named = {kind.__name__ for kind in LannerError.__subclasses__()}
-    assert {"UnknownIdError", "ConfigError", "DataError", "OverloadedError", "BundleError", "StorageError"} <= named
-    assert named & STATUS.keys() >= {"OverloadedError"}
-    assert reply_to(RuntimeError()).status == 500
+    faults = {kind for kind in LannerError.__subclasses__() if kind.__module__ == "lanner.errors"}
+    assert {kind.__name__ for kind in faults if STATUS.get(kind, 503) < 500} == {
+        "RequestError",
+        "UnknownIdError",
+        "OverloadedError",
+    }
 
 
 def test_head_is_get_without_its_body(app):

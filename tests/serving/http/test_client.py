@@ -7,7 +7,7 @@ import pytest
 from stand_in_service import StandInService
 
 from lanner.client import AsyncClient, Client, Retries
-from lanner.errors import ConfigError, DataError, MissingExtraError, OverloadedError, ServerError, UnknownIdError
+from lanner.errors import ConfigError, MissingExtraError, OverloadedError, RequestError, ServerError, UnknownIdError
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, create
 from lanner.serving.http.limits import Limits
@@ -24,7 +24,7 @@ def service():
 def with_client(app, use, **options):
     async def run():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with AsyncClient("http://server", transport=transport, **options) as client:
+        async with AsyncClient("http://localhost", transport=transport, **options) as client:
             return await use(client)
 
     return asyncio.run(run())
@@ -60,12 +60,12 @@ def test_every_operation_by_the_async_client(service):
     ("ask", "kind", "line"),
     [
         (lambda client: client.recommend(RecommendRequest(user_id="unknown")), UnknownIdError, "is not known"),
-        (lambda client: client.recommend(RecommendRequest(k=0)), DataError, "k: expected `int` >= 1, received 0"),
-        (lambda client: client.add_events([]), DataError, "events: expected `array` of length >= 1"),
+        (lambda client: client.recommend(RecommendRequest(k=0)), RequestError, "k: expected `int` >= 1, received 0"),
+        (lambda client: client.add_events([]), RequestError, "events: expected `array` of length >= 1"),
         (lambda client: client.recommend(RecommendRequest(user_id="bug")), ServerError, "Internal Server Error: error"),
         (lambda client: client.recommend(RecommendRequest(user_id="bundle")), ServerError, "Service Unavailable"),
         (lambda client: client.recommend(RecommendRequest(user_id="overloaded")), OverloadedError, "too many wait"),
-        (lambda client: client.delete_item(""), DataError, "an id is empty"),
+        (lambda client: client.delete_item(""), RequestError, "an id is empty"),
     ],
 )
 def test_a_refusal_is_an_error_with_the_servers_line(service, ask, kind, line):
@@ -132,7 +132,7 @@ def test_an_answer_that_was_lost_does_not_store_events_twice(service):
 
     async def run():
         transport = httpx.ASGITransport(losing)
-        async with AsyncClient("http://server", transport=transport, retries=QUICK) as client:
+        async with AsyncClient("http://localhost", transport=transport, retries=QUICK) as client:
             return await use(client)
 
     stored = asyncio.run(run())

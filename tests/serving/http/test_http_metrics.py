@@ -20,9 +20,10 @@ metrics = Metrics()
 route = metrics.route("POST", "/v1/recommend")
 for _ in range(int(sys.argv[1])):
     route.observe(200, 0.0012)
-held, store, trials, beside = {"index": 10.0}, {"events": 5.0}, {"shadow_compared": 7.0}, {"deleted": 3.0}
+held, store, experiments, background = {"index": 10.0}, {"events": 5.0}, {"shadow_compared": 7.0}, {"deleted": 3.0}
 slowness = {"full/openvino": 1.5}
-state = State(queue_depth=2, held_bytes=held, store=store, trials=trials, beside=beside, slowness=slowness)
+of_names = {"experiments": experiments, "background": background, "slowness": slowness}
+state = State(queue_depth=2, held_bytes=held, store=store, **of_names)
 metrics.observe(state, 1)
 print("counted", flush=True)
 sys.stdin.read()
@@ -101,12 +102,12 @@ def test_workers_add_up_and_one_that_died_holds_nothing(tmp_path):
     workers[1].communicate("")
     route = (("method", "POST"), ("route", "/v1/recommend"), ("status", "200"))
     assert (both["lanner_requests_total", *route], one["lanner_requests_total", *route]) == (7, 7)
-    assert both["lanner_batch_slowness", ("rung", "full/openvino")] == 1.5
+    assert both["lanner_batch_slowness", ("variant", "full/openvino")] == 1.5
     assert (both["lanner_held_bytes", ("what", "index")], one["lanner_held_bytes", ("what", "index")]) == (20, 10)
     assert (both["lanner_in_flight",], one["lanner_in_flight",]) == (2, 1)
     assert both["lanner_store", ("what", "events")] == 5
-    assert both["lanner_trials", ("what", "shadow_compared")] == 7
-    assert both["lanner_beside", ("what", "deleted")] == 3
+    assert both["lanner_experiments", ("what", "shadow_compared")] == 7
+    assert both["lanner_background_jobs", ("what", "deleted")] == 3
 
 
 def _scraped(environment):

@@ -89,7 +89,8 @@ def test_a_file_that_goes_or_breaks_leaves_the_keys_as_they_were(path):
     key = create(path, "read", "shop")
     keys = KeyFile(path)
     path.unlink()
-    keys.refresh()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        keys.refresh()
     assert keys.holder(f"Bearer {key}".encode())
 
 
@@ -172,7 +173,13 @@ def test_no_rate_is_no_limit():
     assert len(rate) == 0
 
 
-@pytest.mark.parametrize("wrong", [{"body_bytes": 0}, {"burst": 0}, {"callers": 0}, {"requests_per_second": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"body_bytes": 0}, {"burst": 0}, {"callers": 0}, {"requests_per_second": -1}),
+        *({"head_bytes": 10}, {"connections": 0}, {"pending_body_bytes": 100}),
+    ],
+)
 def test_limits_that_cannot_be_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Limits(**wrong)
@@ -197,3 +204,68 @@ def test_with_keys_the_bucket_is_the_keys_and_wrong_keys_are_counted_too(path):
 
     assert [status(bearer(key)), status(bearer(key)), status(bearer(other))] == [200, 429, 200]
     assert [status(bearer("x")), status(bearer("y"))] == [401, 429]
+
+
+def test_the_rate_is_shared_out_among_the_workers():
+    rate = RateLimit(Limits(requests_per_second=2, burst=4), workers=2)
+    assert [rate.take("a", 0.0) for _ in range(3)] == [0, 0, 1.0]
+    assert [RateLimit(Limits(requests_per_second=1, burst=1), workers=9).take("a", 0.0)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8080", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1:8080", 200),
+        ("127.8.9.1", 200),
+        ("[::1]:8080", 200),
+        ("10.0.0.9:8080", 200),  # the address of the connection
+        ("shop.example:8080", 200),
+        (None, 200),
+        ("evil.example", 421),
+        ("evil.example:8080", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("192.168.1.4", 421),
+        ("[::1", 200),
+        ("[", 421),
+        ("\xff", 421),
+    ],
+)
+def test_without_keys_only_names_of_this_machine_are_hosts(host, status):
+    app = App(StandInService(), limits=Limits(hosts=("Shop.example",)))
+    for address in ("/v1/search?q=a", "/health/live", "/", "/nothing"):
+        reply = ask(app, "GET", address, headers={"host": host})
+        assert reply.status == (404 if (status, address) == (200, "/nothing") else status)
+    if status == 421:
+        assert "limits.hosts" in reply.error
+
+
+def test_with_keys_any_host_is_served_but_where_names_are_given(path):
+    create(path, "read", "shop")
+    any_host, named = App(StandInService(), KeyFile(path)), App(StandInService(), KeyFile(path), Limits(hosts=("a.b",)))
+    of_everybody = App(StandInService(), limits=Limits(hosts=("*",)))
+    assert ask(any_host, "GET", "/health/live", headers={"host": "evil.example"}).status == 200
+    assert ask(of_everybody, "GET", "/health/live", headers={"host": "evil.example"}).status == 200
+    assert ask(named, "GET", "/health/live", headers={"host": "evil.example"}).status == 421
+    assert ask(named, "GET", "/health/live", headers={"host": "a.b"}).status == 200
+
+
+def test_readiness_tells_of_a_damaged_key_file(path):
+    key = create(path, "read", "shop")
+    app = App(StandInService(), KeyFile(path))
+    whole = path.read_bytes()
+    for damaged in (b"{", None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        for _ in range(2):
+            app.refresh_keys()
+            health = ask(app, "GET", "/health/ready").json
+            assert health == {
+                "ready": True,
+                "degraded": ["the key file cannot be read; the keys known before are still accepted"],
+            }
+        assert ask(app, "GET", "/v1/search?q=a", headers=bearer(key)).status == 200
+        path.write_bytes(whole)
+        app.refresh_keys()
+        assert ask(app, "GET", "/health/ready").json == {"ready": True}

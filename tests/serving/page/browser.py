@@ -38,8 +38,8 @@ def server(log_path, port, **environment):
     """The small cinema under uvicorn; yields the process."""
     paths = [str(HERE), str(HERE.parent / "http"), *sys.path]
     environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
-    serve = "import small_cinema, lanner.serving.http.server as server"
-    serve += f"; server.run(small_cinema.served(), '127.0.0.1', {port})"
+    serve = "import socket, small_cinema, lanner.serving.http.server as server"
+    serve += f"; server.run_worker(small_cinema.served(), [socket.create_server(('127.0.0.1', {port}))])"
     with log_path.open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", serve], env=environment, stdout=log, stderr=log)
         try:

@@ -20,7 +20,7 @@ from lanner.serving.messages import (
     RecommendRequest,
     Served,
 )
-from lanner.serving.recent import Recent
+from lanner.serving.rolling_stats import RollingStats
 
 TITLES = """
 Casablanca (1942): Drama Romance | The Third Man (1949): Noir Mystery Drama | Double Indemnity (1944): Noir Crime
@@ -42,19 +42,22 @@ class SmallCinema(StandInService):
         super().__init__()
         self.met = {"ada": ["f2", "f9"], "bob": ["f10"], "grace": ["f6", "f8"], "linus": ["f14"], "mary": ["f0", "f5"]}
         self.began = time.monotonic()
-        self.recent = Recent(self.began)
+        self.recent = RollingStats(self.began)
         self.waiting, self.free = 0, asyncio.Semaphore(MOST_AT_ONCE)
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         if request.user_id in ERRORS:
             raise ERRORS[request.user_id]
         arrived = time.monotonic()
-        rung = await self._turn(arrived)
+        variant = await self._turn(arrived)
         met = self.met.get(request.user_id or "", [])
         wanted = request.filters.attributes.get("genre", []) if request.filters else []
         left = [one for one in FILMS if one not in met and (not wanted or {*wanted} & {*FILMS[one][1]})]
         scored = [self._item(one, met, request.text or "") for one in left]
-        return self._answer(scored, request.k, rung, arrived, request.explain)
+        answer = self._answer(scored, request.k, variant, arrived, request.explain)
+        known = request.user_id is None or request.user_id in self.met
+        unknown = [] if known else [request.user_id]
+        return msgspec.structs.replace(answer, unknown=unknown, fallback=not (met or request.text))
 
     async def add_events(self, batch: EventBatch):
         for event in batch.events:
@@ -87,16 +90,16 @@ class SmallCinema(StandInService):
         )
 
     async def _turn(self, arrived: float) -> str:
-        """The rung that the length of the queue leaves."""
+        """The variant that the length of the queue leaves."""
         if self.waiting >= MOST_WAITING:
             self.recent.refused(arrived)
             raise OverloadedError("too many wait; ask again", 1.0)
-        rung = ("full", "int8", "popularity")[min(self.waiting, 2)]
+        variant = ("full", "int8", "popularity")[min(self.waiting, 2)]
         self.waiting += 1
         async with self.free:
             self.waiting -= 1
             await asyncio.sleep(SECONDS_EACH)
-        return rung
+        return variant
 
     def _meet(self, event: Event) -> None:
         if event.key not in self.events:
@@ -106,27 +109,27 @@ class SmallCinema(StandInService):
         title, genres = FILMS[one]
         shared = {other: len({*genres} & {*FILMS[other][1]}) for other in met if other in FILMS}
         reasons = [Reason(kind="history", name=FILMS[other][0], value=0.6 * n) for other, n in shared.items() if n]
-        reasons += [Reason(kind="text", name=one, value=0.9) for one in genres if one.lower() in text.lower()]
+        reasons += [Reason(kind="query", name=one, value=0.9) for one in genres if one.lower() in text.lower()]
         reasons += [Reason(kind="friend", name="Grace", value=0.25)] if "Thriller" in genres else []
-        reasons += [Reason(kind="profile", name="", value=0.2)] if "Noir" in genres else []
+        reasons += [Reason(kind="profile", name="your profile", value=0.2)] if "Noir" in genres else []
         number = int(one[1:])
-        reasons += [Reason(kind="popularity", name="", value=0.45 / (1 + number / 4))]
-        reasons += [Reason(kind="head", name="", value=-0.12 * (number % 3) - 0.05)]
+        reasons += [Reason(kind="popularity", name="popularity", value=0.45 / (1 + number / 4))]
+        reasons += [Reason(kind="head", name="ranking head", value=-0.12 * (number % 3) - 0.05)]
         reasons.sort(key=lambda reason: -reason.value)
         because = f"{title} is suggested because {_said(reasons[0])}."
         score = sum(reason.value for reason in reasons)
         return RecommendedItem(item_id=one, title=title, score=score, rank=0, reasons=reasons, because=because)
 
-    def _answer(self, scored, k: int, rung: str, arrived: float, explain: bool) -> RecommendAnswer:
+    def _answer(self, scored, k: int, variant: str, arrived: float, explain: bool) -> RecommendAnswer:
         best = sorted(scored, key=lambda item: -item.score)[:k]
         bare = {} if explain else {"reasons": [], "because": ""}
         items = [msgspec.structs.replace(item, rank=n, **bare) for n, item in enumerate(best, start=1)]
         total = (time.monotonic() - arrived) * 1000
         parts = {"queue": 0.08, "gather": 0.12, "encode": 0.2, "retrieve": 0.16, "rank": 0.34, "explain": 0.1}
         milliseconds = {name: round(total * share, 3) for name, share in parts.items()} | {"total": total}
-        self.recent.answered(time.monotonic(), total, rung, "openvino", total < 12)
+        self.recent.answered(time.monotonic(), total, variant, "openvino", total < 12)
         return RecommendAnswer(
-            items=items, served=Served(model="2026-11", variant=rung, backend="openvino", milliseconds=milliseconds)
+            items=items, served=Served(model="2026-11", variant=variant, backend="openvino", milliseconds=milliseconds)
         )
 
 

@@ -96,7 +96,7 @@ def test_a_user_gets_items_with_their_reasons_and_what_made_them(watched):
     assert "suggested because you chose" in page.inner_text(".item:first-child .because")
     assert page.inner_text("#served").startswith("full on openvino")
     assert page.locator(".times span").count() == 6
-    assert "how signals combine" in page.inner_text("#legend")
+    assert "how well the signals agree" in page.inner_text("#legend")
 
 
 def test_the_bar_of_reasons_adds_up_and_has_a_text(watched):
@@ -117,6 +117,15 @@ def test_the_bar_of_reasons_adds_up_and_has_a_text(watched):
     assert first.locator(".parts").is_visible()
     page.keyboard.press("Escape")
     assert not first.locator(".parts").is_visible()
+
+
+def test_an_answer_says_that_nobody_knows_the_user(watched):
+    page = watched.page
+    recommend(page, "nobody")
+    assert "Popular items: nothing is known of this user." in page.inner_text("#served")
+    assert "Unknown: nobody" in page.inner_text("#served")
+    recommend(page, "ada")
+    assert page.locator("#served .note").count() == 0
 
 
 def test_without_reasons_none_are_drawn(watched):

@@ -2,14 +2,16 @@
 
 import builtins
 import sys
+import threading
 
 import pytest
 
 from lanner.errors import ConfigError, DataError, MissingExtraError, StorageError, StoreUnavailableError
-from lanner.serving.messages import Event
+from lanner.serving.messages import Event, Item, User
 from lanner.serving.store import open_store
 
 NOW = 1_700_000_000.0
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lanner'"
 
 
 def event(user="ann", item="sea", **fields):
@@ -33,10 +35,9 @@ def administrator(postgres_url):
 
 def test_a_cut_connection_is_made_anew(store, administrator):
     assert store.append([event(key="a")], NOW).accepted == 1
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lanner'"
-    administrator.execute(cut)
+    administrator.execute(CUT)
     assert store.append([event(key="a"), event(key="b")], NOW).accepted == 1
-    administrator.execute(cut)
+    administrator.execute(CUT)
     assert len(store.histories(["ann"], 9)[0]) == 2
 
 
@@ -80,9 +81,41 @@ def test_a_lock_held_by_another_ends_in_one_line(store, administrator):
     assert store.append([event()], NOW).accepted == 1
 
 
-def test_a_newer_schema(store, administrator, postgres_url):
-    administrator.execute("UPDATE lanner.store_schema SET version = 2")
-    with pytest.raises(DataError, match="a store of schema 2, newer than 1; update lanner"):
+def test_other_servers_hear_of_every_change_also_after_their_connection_was_cut(store, administrator, postgres_url):
+    heard = threading.Semaphore(0)
+    other = open_store(postgres_url)
+    close = other.listen(heard.release)
+    try:
+        assert heard.acquire(timeout=5), "what happened before it listened is unknown"
+        for change in (
+            lambda: store.append([event()], NOW),
+            lambda: store.put_item("sea", Item()),
+            lambda: store.put_user("ann", User()),
+            lambda: store.delete_user("ann"),
+        ):
+            change()
+            assert heard.acquire(timeout=5)
+        assert not heard.acquire(timeout=0.6)
+        administrator.execute(CUT)
+        assert heard.acquire(timeout=5), "what happened meanwhile is unknown"
+        store.append([event()], NOW)
+        assert heard.acquire(timeout=5)
+    finally:
+        close()
+        other.close()
+
+
+def test_to_delete_a_user_rewrites_nobody_else(store, administrator):
+    store.append([event(f"u{n}") for n in range(100)], NOW)
+    place = "SELECT pg_relation_filenode('lanner.people'), max(xmin::text::bigint) FROM lanner.people"
+    before = administrator.execute(place).fetchone()
+    store.delete_user("u3")
+    assert administrator.execute(place).fetchone() == before
+
+
+def test_another_schema(store, administrator, postgres_url):
+    administrator.execute("UPDATE lanner.store_schema SET version = 1")
+    with pytest.raises(DataError, match="a store of schema 1, this is 2; open it with the version of lanner that made"):
         open_store(postgres_url)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lanner.errors import ConfigError, DataError
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
-from lanner.serving.store import Exposure, StoredEvent, contract
+from lanner.serving.store import Exposure, Store, StoredEvent, UserRecord
 from lanner.serving.store.retention import Retention, RetentionConfig
 
 NOW = 1_700_000_000.0
@@ -45,9 +45,11 @@ class TestEvents:
 
     def test_callers_who_share_a_commit_are_each_told_of_their_own(self, store):
         gate = threading.Event()
-        holding = threading.Thread(target=lambda: store._writer.alone(gate.wait))
+        holding = threading.Thread(target=store._writer.submit, args=(lambda connection: gate.wait(5),))
         holding.start()
-        commits = store._writer.commits
+        while store._writer._queue:
+            time.sleep(0.001)
+        commits = store._writer.commits + 1
         batches = [[event(key="a")] * 2, [event(key="b", user=f"u{n}") for n in range(3)], [], [event()] * 150]
         batches += [[event(key="a"), event(key="c")], [event(user="zoe")]]
         waiting = [store.appending(batch, NOW) for batch in batches]
@@ -77,6 +79,11 @@ class TestEvents:
         for item, received in (("a", NOW), ("b", NOW - 30), ("c", NOW - 29), ("d", NOW + 1)):
             store.append([event(item=item)], received)
         assert items_of(store) == ["a", "b", "c", "d"]
+
+    def test_a_clock_that_ran_ahead_and_was_set_right_is_followed(self, store):
+        for item, received in (("a", NOW), ("ahead", NOW + 7200), ("b", NOW + 1), ("c", NOW + 2)):
+            store.append([event(item=item)], received)
+        assert [one.timestamp - NOW for one in store.histories(["ann"], 9)[0]] == [0, 1, 2, 7200]
 
     def test_an_event_from_the_future_has_the_time_of_its_receipt(self, store):
         store.append([event(item="a", timestamp=NOW + 1e6), event(item="b", timestamp=NOW + 59)], NOW)
@@ -112,7 +119,7 @@ class TestEvents:
         assert stores[0].stats().events == 120
 
     def test_all_events_come_in_bounded_batches(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_BATCH", 7)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_BATCH", 7)
         store.append([event(item=str(n), weight=n / 2, timestamp=NOW - n) for n in range(20)], NOW)
         batches = list(store.events())
         assert [len(batch) for batch in batches] == [7, 7, 6]
@@ -136,6 +143,15 @@ class TestItems:
         assert store.put_item("b", Item()) == Changed(id="b", existed=False)
         assert store.stats().items == 2
 
+    def test_what_cannot_be_read_is_counted_and_costs_nothing_else(self, store, caplog):
+        for id in ("a", "b", "c"):
+            store.put_item(id, Item(title=id))
+        store._change("UPDATE items SET body = ? WHERE id = ?", [('{"title": 3}', "a"), ("not JSON", "c")])
+        for _ in range(2):
+            assert [one.id for one in store.item_changes(0)] == ["b"]
+        assert store.stats().unreadable_items == 2
+        assert len([one for one in caplog.records if "cannot be read" in one.message]) == 2
+
     @pytest.mark.parametrize("bad", [Item(title="a\0"), Item(text="\udc00"), Item(attributes={"genre": ["\ud800"]})])
     def test_what_cannot_be_stored_is_refused(self, bad, store):
         with pytest.raises(DataError, match="send whole UTF-8 text"):
@@ -154,25 +170,39 @@ class TestUsers:
         assert store.put_user("bob", User(ties=["x", "x"])).existed is False
         assert store.user("bob") == User(ties=["x"])
 
-    def test_to_forget_removes_every_trace(self, opens):
+    def test_to_delete_removes_every_trace(self, opens):
         store = opens()
         store.append([event(key="k"), event("bob")], NOW)
         store.put_user("ann", User(profile="p", ties=["bob"]))
         store.put_user("bob", User(ties=["ann", "cid"]))
         store.expose([Exposure("x", "a", "ann", NOW, ["1"]), Exposure("x", "b", "bob", NOW, ["2"])])
-        assert store.forget_user("ann") == Changed(id="ann", existed=True)
+        assert store.delete_user("ann") == Changed(id="ann", existed=True)
         other = opens()
         assert other.histories(["ann"], 9) == [[]]
         assert other.user("ann") is None
         assert other.user("bob") == User(ties=["cid"])
         assert [one.user_id for one in other.exposures("x")] == ["bob"]
         assert [row.user_id for batch in other.events() for row in batch] == ["bob"]
-        assert store.forget_user("ann") == Changed(id="ann", existed=False)
-        assert store.is_forgotten("ann")
-        assert not store.is_forgotten("bob")
+        assert store.delete_user("ann") == Changed(id="ann", existed=False)
+        assert store.read_user("bob", ["ann", "cid"]).deleted == {"ann"}
         assert store.append([event(key="k")], NOW).accepted == 1
+        assert other.read_user("ann").deleted == {"ann"}
+        assert items_of(store) == ["sea"]
+        assert store.stats().users == 3
 
-    def test_changed_users_are_named_until_somebody_is_forgotten(self, opens):
+    def test_all_of_a_user_is_read_in_one_call(self, store):
+        store.append([event(item=str(n), timestamp=NOW - n) for n in range(200)], NOW)
+        store.put_user("ann", User(profile="p", ties=["bob", "cid"]))
+        store.delete_user("cid")
+        store.put_user("ann", User(profile="p", ties=["bob", "cid"]))
+        record = store.read_user("ann", ["dan"])
+        assert record.events == store.histories(["ann"], 1000)[0]
+        assert len(record.events) == 200
+        assert record.user == store.user("ann")
+        assert record.deleted == {"cid"}
+        assert store.read_user("eve") == UserRecord([], None, frozenset())
+
+    def test_changed_users_are_named_until_somebody_is_deleted(self, opens):
         store, other = opens(), opens()
         start, _ = other.changed_users(0)
         store.append([event(), event("bob"), event()], NOW)
@@ -183,10 +213,11 @@ class TestUsers:
         end, ids = other.changed_users(middle)
         assert ids == ["cid"]
         assert other.changed_users(end) == (end, [])
-        store.forget_user("bob")
+        store.delete_user("bob")
         last, ids = other.changed_users(end)
         assert ids is None
         assert other.changed_users(last) == (last, [])
+        assert store.sequence() == other.sequence() == last
 
     def test_too_many_changes_are_not_listed(self, store, monkeypatch):
         monkeypatch.setattr("lanner.serving.store.relational.MOST_CHANGES", 10)
@@ -198,7 +229,7 @@ class TestUsers:
 
 
 def test_exposures_are_read_as_logged(store, monkeypatch):
-    monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_BATCH", 2)
+    monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_BATCH", 2)
     rows = [Exposure("x", "ab"[n % 2], f"u{n}", NOW + n, [str(n), "é"]) for n in range(5)]
     store.expose(rows[:3])
     store.expose([Exposure("y", "a", "u", NOW, [])])
@@ -209,15 +240,16 @@ def test_exposures_are_read_as_logged(store, monkeypatch):
 
 class TestRetention:
     def test_old_events_go(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 3)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_DELETE", 3)
         now = time.time()
         store.append([event(item=str(n), timestamp=now - n * DAY, key=str(n)) for n in range(10)], now)
         assert store.compact(4.5, None) == 5
         assert items_of(store) == ["4", "3", "2", "1", "0"]
+        assert store.changed_users(10)[1] is None, "what others hold of these users is older than the store"
         assert store.append([event(item="9", key="9"), event(key="0")], now).accepted == 1
 
     def test_what_was_shown_long_ago_goes(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 3)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_DELETE", 3)
         now = time.time()
         rows = [Exposure("x", "a", f"u{n}", now - n * DAY, [str(n)]) for n in range(10)]
         store.expose(rows)
@@ -228,8 +260,8 @@ class TestRetention:
         assert list(store.exposures("x")) == rows[:5]
 
     def test_long_histories_are_cut(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_A_LOOK", 2)
-        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 2)
+        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_PER_LOOK", 2)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_DELETE", 2)
         for user, count in (("ann", 6), ("bob", 3), ("cid", 5), ("dan", 4)):
             store.append([event(user, str(n), timestamp=NOW) for n in range(count)], NOW)
         assert store.compact(None, 3) == 6
@@ -253,7 +285,7 @@ class TestRetention:
         assert figures["retention_finished_time"] == pytest.approx(time.time(), abs=5)
 
     def test_no_transaction_deletes_more_than_the_bound_and_appends_come_between(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_DELETE", 10)
+        monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_DELETE", 10)
         store.append([event(item=str(n), timestamp=NOW + n) for n in range(100)], NOW + 100)
         deleted, change = [], store._change
 
@@ -319,8 +351,9 @@ def test_closing_commits_what_waits_and_then_every_method_says_so(opens):
         "item_changes": (0,),
         "put_user": ("a", User()),
         "user": ("a",),
-        "forget_user": ("a",),
-        "is_forgotten": ("a",),
+        "read_user": ("a",),
+        "delete_user": ("a",),
+        "sequence": (),
         "changed_users": (0,),
         "expose": ([Exposure("x", "a", "u", NOW, [])],),
         "compact": (1.0, 1),
@@ -330,7 +363,8 @@ def test_closing_commits_what_waits_and_then_every_method_says_so(opens):
     for name, arguments in calls.items():
         with pytest.raises(ConfigError, match=r"the store was closed; open it again"):
             getattr(store, name)(*arguments)
+    public = {name for name in dir(Store) if name[0] != "_"}
+    assert public == {*calls, "events", "exposures", "listen", "close"}
     for iterator in (store.events(), store.exposures("x")):
         with pytest.raises(ConfigError, match="was closed"):
             next(iterator)
-    assert {*calls, "events", "exposures", "close"} - {"append"} == contract.Store.__abstractmethods__

@@ -1,5 +1,7 @@
 """The export is a dataset for the next training run."""
 
+import math
+
 import polars as pl
 import pytest
 
@@ -7,13 +9,13 @@ from lanner.data.sources import load
 from lanner.errors import StorageError
 from lanner.serving.messages import Event
 from lanner.serving.store import open_store
-from lanner.serving.store.export import export_events
+from lanner.serving.store.export import SEQUENCE_KEY, export_events
 
 NOW = 1_700_000_000.0
 
 
 def test_what_was_stored_is_what_is_loaded(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lanner.serving.store.relational._ROWS_A_BATCH", 2)
+    monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_BATCH", 2)
     events = [
         Event(user_id="7", item_id="sea", timestamp=NOW, weight=2.5, behaviour="buy"),
         Event(user_id="ann", item_id="sea", timestamp=NOW - 9.5),
@@ -27,15 +29,18 @@ def test_what_was_stored_is_what_is_loaded(store, tmp_path, monkeypatch):
     assert [one.name for one in path.parent.iterdir()] == ["events.parquet"]
     dataset = load(path)
     read = dataset.interactions
+    known = lambda weight: None if math.isnan(weight) else weight
     rows = [
-        (dataset.users.external[user], dataset.items.external[item], time, weight, read.behaviours[code])
+        (dataset.users.external[user], dataset.items.external[item], time, known(weight), read.behaviours[code])
         for user, item, time, weight, code in zip(
             read.user, read.item, read.timestamp, read.weight, read.behaviour, strict=True
         )
     ]
     expected = sorted(events, key=lambda event: int(event.timestamp))
-    assert rows == [(one.user_id, one.item_id, int(one.timestamp), one.weight or 1, one.behaviour) for one in expected]
+    assert rows == [(one.user_id, one.item_id, int(one.timestamp), one.weight, one.behaviour) for one in expected]
     assert not dataset.rejected
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert pl.read_parquet_metadata(path)[SEQUENCE_KEY] == str(store.sequence()) == "5"
     assert pl.read_parquet(path)["timestamp"][1] == NOW - 9.5
 
 

@@ -1,5 +1,6 @@
 """Group commit: who waits together, who fails alone, and how many may wait."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lanner.errors import ConfigError, DataError, StoreUnavailableError
-from lanner.serving.messages import Event, EventsAnswer
+from lanner.serving.messages import Event, EventsAnswer, Item
 from lanner.serving.store.sqlite import SqliteStore
 from lanner.serving.store.writer import Writer
 
@@ -25,7 +26,7 @@ def writer(commits):
         commits.append(done)
         return results
 
-    made = Writer("here", transact, most_waiting=10)
+    made = Writer(transact, queue_limit=10)
     yield made
     made.close()
 
@@ -35,11 +36,11 @@ class Held:
 
     def __init__(self, writer):
         self.begun, self.release = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=writer.alone, args=(self._act,))
+        self._thread = threading.Thread(target=writer.submit, args=(self._act,))
         self._thread.start()
         self.begun.wait(5)
 
-    def _act(self):
+    def _act(self, connection):
         self.begun.set()
         self.release.wait(5)
 
@@ -62,8 +63,8 @@ def test_what_waits_is_committed_together_in_order(writer, commits):
             queued(writer, n + 1)
         held.let_go()
         assert [call.result(5) for call in calls] == [0, 10, 20]
-    assert commits == [[0, 1, 2]]
-    assert (writer.commits, writer.batches) == (1, 3)
+    assert commits == [[], [0, 1, 2]]
+    assert (writer.commits, writer.batches) == (2, 4)
 
 
 def test_one_that_fails_fails_alone(writer, commits):
@@ -81,7 +82,7 @@ def test_one_that_fails_fails_alone(writer, commits):
             bad.result(5)
         for one in good:
             one.result(5)
-    assert commits == [["good"], ["good"]]
+    assert commits == [[], ["good"], ["good"]]
 
 
 def test_a_store_that_is_gone_is_gone_for_all_at_once(writer, commits):
@@ -118,7 +119,7 @@ def test_more_than_may_wait_is_refused_at_once(writer):
 
 
 def test_a_batch_larger_than_the_queue_is_refused_by_the_store(tmp_path):
-    store = SqliteStore(tmp_path / "events.db", most_waiting=3)
+    store = SqliteStore(tmp_path / "events.db", queue_limit=3)
     with pytest.raises(StoreUnavailableError, match="bound of 3; send them again later"):
         store.append([Event(user_id="ann", item_id="a")] * 4, 0.0)
     assert store.append([Event(user_id="ann", item_id="a")] * 3, 0.0) == EventsAnswer(accepted=3, duplicates=0)
@@ -148,5 +149,51 @@ def test_a_failing_batch_leaves_nothing_and_the_others_everything(opens):
 
 def test_a_closed_writer_takes_nothing(writer):
     writer.close()
-    with pytest.raises(ConfigError, match="here: the store was closed"):
+    with pytest.raises(ConfigError, match="the store was closed"):
         writer.submit(lambda done: None)
+
+
+def test_who_no_longer_waits_is_left_out_and_costs_the_others_nothing(writer, commits):
+    held = Held(writer)
+    begin = lambda name: writer.begin(lambda done, given: [done.append(one) for one in given], name, 1)
+    gone, left = begin("gone"), begin("left")
+    assert gone.cancel()
+    held.let_go()
+    left.result(5)
+    assert commits == [[], ["left"]]
+
+
+def test_a_cancelled_append_leaves_a_store_that_takes_more(store):
+    async def cancelled_in_every_moment():
+        for n in range(100):
+            waiting = asyncio.wrap_future(store.appending([Event(user_id="ann", item_id=str(n))], 0.0))
+            await asyncio.sleep(n * 2e-5)
+            waiting.cancel()
+
+    asyncio.run(cancelled_in_every_moment())
+    assert store.append([Event(user_id="bob", item_id="a")], 0.0).accepted == 1
+    store.check()
+
+
+def test_a_writer_that_has_ended_says_so_to_those_who_wait_and_to_those_who_come(store, monkeypatch):
+    held = Held(store._writer)
+    monkeypatch.setattr(store._writer, "_commit", lambda jobs: jobs[1000])
+    waiting = [store.appending([Event(user_id="ann", item_id="a")], 0.0) for _ in range(2)]
+    held.let_go()
+    for call in (*(one.result for one in waiting), store.check, lambda: store.put_item("a", Item())):
+        with pytest.raises(StoreUnavailableError, match="the writing thread has ended; restart the server"):
+            call()
+
+
+def test_commits_that_fail_are_seen_until_one_succeeds(store, monkeypatch, caplog):
+    store.append([Event(user_id="ann", item_id="a")], 0.0)
+    with pytest.raises(DataError):
+        store.append([Event(user_id="ann", item_id="a", weight=float("nan"))], 0.0)
+    store.check()
+    monkeypatch.setattr(store, "_begin", "BEGIN NOTHING")
+    for call in (lambda: store.append([Event(user_id="ann", item_id="a")], 0.0), store.check, store.check):
+        with pytest.raises(StoreUnavailableError):
+            call()
+    assert len([one for one in caplog.records if "commits fail" in one.message]) == 1
+    monkeypatch.undo()
+    store.check()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanner.errors import ConfigError
-from lanner.serving.versions.experiment import Experiment
+from lanner.serving.versions.experiments import Experiment
 
 USERS = [f"user-{number}" for number in range(4_000)]
 weights = st.lists(st.integers(1, 20), min_size=2, max_size=5)

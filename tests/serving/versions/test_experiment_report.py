@@ -9,7 +9,7 @@ import pytest
 from lanner.errors import ConfigError
 from lanner.serving.messages import Event
 from lanner.serving.store import Exposure, StoredEvent, open_store
-from lanner.serving.versions.experiment import Experiment
+from lanner.serving.versions.experiments import Experiment
 from lanner.serving.versions.report import (
     PER_EXPOSURE,
     PER_USER,

@@ -1,5 +1,6 @@
 """Versions are immutable, aliases move whole or not at all, and what is damaged is not let in."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 from stand_ins import write_served_bundle
 
-from lanner.artifacts.bundle import FILES
+from lanner.artifacts.bundle import read_bundle
+from lanner.artifacts.dataset_files import FILES
 from lanner.errors import BundleError, ConfigError, StorageError
-from lanner.serving.model import ServedModel
 from lanner.serving.versions import registry as registry_module
 from lanner.serving.versions.registry import ALIASES, MOST_MOVES, Registry, check_bundle
 
@@ -35,13 +36,11 @@ def versions(registry, bundles) -> list[str]:
     return [registry.add(bundle) for bundle in bundles]
 
 
-def test_a_version_is_what_a_server_calls_it_and_opens(registry, bundles):
+def test_a_version_is_that_of_the_bundle(registry, bundles):
     version = registry.add(bundles[0])
-    model = ServedModel.open(registry.path(version))
-    assert (model.version, model.verify()) == (version, 8)
-    model.close()
+    assert read_bundle(registry.path(version)).version == version
     (found,) = registry.versions()
-    assert (found.version, found.model, found.aliases) == (version, "form", ())
+    assert (found.version, found.model, found.aliases) == (version, "drawn", ())
 
 
 def test_files_are_shared_where_the_disk_allows_it_and_copied_where_not(registry, bundles, monkeypatch):
@@ -57,17 +56,13 @@ def test_files_are_shared_where_the_disk_allows_it_and_copied_where_not(registry
     assert check_bundle(copied) == copied.name
 
 
-def test_adding_again_changes_nothing_and_another_ladder_is_another_version(registry, bundles, tmp_path):
+def test_adding_again_changes_nothing(registry, bundles):
     assert registry.add(bundles[0]) == registry.add(bundles[0])
     assert registry.add(registry.path(registry.add(bundles[0]))) == registry.versions()[0].version
-    changed = shutil.copytree(bundles[0], tmp_path / "changed")
-    shutil.rmtree(changed / "ladder")
-    shutil.copytree(bundles[1] / "ladder", changed / "ladder")
-    with pytest.raises(ConfigError, match="is there with another ladder; remove it"):
-        registry.add(changed)
+    assert len(registry.versions()) == 1
 
 
-@pytest.mark.parametrize("name", [*FILES, "manifest.json", "ladder/ladder.json", "ladder/full.form.safetensors"])
+@pytest.mark.parametrize("name", [*FILES, "manifest.json", "golden.json", "full.scoring.safetensors"])
 @pytest.mark.parametrize("harm", ["flipped", "missing"])
 def test_a_damaged_bundle_is_refused_and_the_old_one_stays(registry, bundles, tmp_path, name, harm):
     champion = registry.add(bundles[0])
@@ -84,6 +79,43 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_stays(registry, bundles, tm
     assert registry.aliases() == {"champion": champion}
     assert [one.version for one in registry.versions()] == [champion]
     assert left_over(registry) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda manifest: manifest.pop("variants"),
+        lambda manifest: manifest["variants"].update(full=3),
+        lambda manifest: manifest["sha256"].pop("golden.json"),
+        lambda manifest: manifest.update(texts=None),
+        lambda manifest: manifest["dataset"].clear(),
+    ],
+)
+def test_a_bundle_that_is_malformed_and_rightly_checksummed_is_one_line(registry, bundles, tmp_path, harm):
+    odd = shutil.copytree(bundles[0], tmp_path / "odd")
+    manifest = json.loads((odd / "manifest.json").read_bytes())
+    harm(manifest)
+    written = json.dumps(manifest).encode()
+    (odd / "manifest.json").write_bytes(written)
+    (odd / "manifest.sha256").write_text(hashlib.sha256(written).hexdigest())
+    with pytest.raises(BundleError, match="malformed|damaged") as raised:
+        registry.add(odd)
+    assert "\n" not in str(raised.value)
+    assert registry.versions() == []
+
+
+def test_an_answer_of_any_variant_that_differs_is_refused(registry, bundles, tmp_path):
+    odd = shutil.copytree(bundles[0], tmp_path / "odd")
+    manifest, golden = (json.loads((odd / name).read_bytes()) for name in ("manifest.json", "golden.json"))
+    golden["requests"][0]["answers"]["popularity"]["items"].reverse()
+    content = json.dumps(golden).encode()
+    (odd / "golden.json").write_bytes(content)
+    manifest["sha256"]["golden.json"] = hashlib.sha256(content).hexdigest()
+    written = json.dumps(manifest).encode()
+    (odd / "manifest.json").write_bytes(written)
+    (odd / "manifest.sha256").write_text(hashlib.sha256(written).hexdigest())
+    with pytest.raises(BundleError, match="variant 'popularity' answers golden request 0 differently"):
+        registry.add(odd)
 
 
 def test_a_version_damaged_in_its_place_is_not_promoted(registry, versions):

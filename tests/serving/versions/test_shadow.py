@@ -1,7 +1,6 @@
-"""The challenger is asked beside the way of the champion's callers, and judged rightly."""
+"""The challenger is asked off the path of the champion's callers, and compared rightly."""
 
-import threading
-import time
+import asyncio
 
 import numpy as np
 import pytest
@@ -10,90 +9,90 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from lanner.errors import ConfigError
+from lanner.serving.messages import RecommendRequest
 from lanner.serving.versions.shadow import Shadow, overlap, rank_correlation
 
 
-def wait_for(condition) -> None:
-    until = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)
+def request(user_id: str = "u") -> RecommendRequest:
+    return RecommendRequest(user_id=user_id)
 
 
-@pytest.fixture
-def shadows():
-    made: list[Shadow] = []
-
-    def make(*arguments, **named) -> Shadow:
-        made.append(Shadow(*arguments, **named))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
-def test_answers_are_compared(shadows):
+async def test_answers_are_compared():
     answers = {"same": ["a", "b", "c", "d"], "turned": ["d", "c", "b", "a"], "other": ["a", "x", "y", "z"]}
-    shadow = shadows(answers.__getitem__, share=1.0)
-    for request in answers:
-        assert shadow.offer(request, ["a", "b", "c", "d"], 2.0)
-    wait_for(lambda: shadow.summary().compared == 3)
-    found = shadow.summary()
+
+    async def ask(asked: RecommendRequest) -> list[str]:
+        await asyncio.sleep(0.02)
+        return answers[asked.user_id]
+
+    shadow = Shadow(ask, share=1.0)
+    shadow.start()
+    for user_id in answers:
+        assert shadow.offer(request(user_id), ["a", "b", "c", "d"], 2.0)
+    await until(lambda: shadow.figures().compared == 3)
+    found = shadow.figures()
     assert (found.dropped, found.failed) == (0, 0)
     assert found.overlap == pytest.approx((1 + 1 + 0.25) / 3)
     assert found.rank_correlation == pytest.approx(0)
     assert found.champion_p50_ms == found.champion_p99_ms == 2.0
-    assert 0 < found.challenger_p50_ms <= found.challenger_p99_ms < 1000
+    assert 20 <= found.challenger_p50_ms <= found.challenger_p99_ms < 1000
+    await shadow.close()
 
 
-def test_latency_is_that_of_the_challenger(shadows):
-    shadow = shadows(lambda request: time.sleep(0.02) or ["a"], share=1.0)
-    shadow.offer("one", ["a"], 1.0)
-    wait_for(lambda: shadow.summary().compared == 1)
-    assert shadow.summary().challenger_p50_ms >= 20
+async def test_a_slow_challenger_holds_up_nobody():
+    go_on = asyncio.Event()
 
+    async def ask(_) -> list[str]:
+        await go_on.wait()
+        return ["a"]
 
-def test_a_slow_challenger_holds_up_nobody(shadows):
-    go_on = threading.Event()
-    shadow = shadows(lambda request: go_on.wait(5) and ["a"], share=1.0, most_waiting=4)
-    started = time.perf_counter()
-    taken = sum(shadow.offer(number, ["a"], 1.0) for number in range(100))
-    assert time.perf_counter() - started < 0.5
-    assert taken in (4, 5), "those that wait, and the one it is at"
-    assert shadow.summary().dropped == 100 - taken
+    shadow = Shadow(ask, share=1.0, most_waiting=4)
+    shadow.start()
+    assert [shadow.offer(request(), ["a"], 1.0) for _ in range(100)] == [True] * 4 + [False] * 96
+    assert shadow.figures().dropped == 96
     go_on.set()
-    wait_for(lambda: shadow.summary().compared == taken)
+    await until(lambda: shadow.figures().compared == 4)
+    await shadow.close()
 
 
-def test_a_challenger_that_fails_is_counted_and_its_problem_said_until_it_answers(shadows):
-    shadow = shadows({"good": ["a"]}.__getitem__, share=1.0)
-    shadow.offer("bad", ["a"], 1.0)
-    wait_for(lambda: shadow.summary().failed == 1)
-    assert shadow.summary().problem == "'bad'"
-    shadow.offer("good", ["a"], 1.0)
-    wait_for(lambda: shadow.summary().compared == 1)
-    found = shadow.summary()
+async def test_a_challenger_that_fails_is_counted_and_its_problem_said_until_it_answers():
+    async def ask(asked: RecommendRequest) -> list[str]:
+        return {"good": ["a"]}[asked.user_id]
+
+    shadow = Shadow(ask, share=1.0)
+    shadow.start()
+    shadow.offer(request("bad"), ["a"], 1.0)
+    await until(lambda: shadow.figures().failed == 1)
+    assert shadow.figures().problem == "'bad'"
+    shadow.offer(request("good"), ["a"], 1.0)
+    await until(lambda: shadow.figures().compared == 1)
+    found = shadow.figures()
     assert (found.failed, found.problem) == (1, "")
+    await shadow.close()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
-def test_its_share_of_the_requests_is_sampled(shadows, share):
-    shadow = shadows(lambda request: ["a"], share, most_waiting=5_000, seed=1)
-    taken = sum(shadow.offer(number, ["a"], 1.0) for number in range(4_000))
+async def test_its_share_of_the_requests_is_sampled(share):
+    shadow = Shadow(lambda _: pytest.fail(), share, most_waiting=5_000, seed=1)
+    taken = sum(shadow.offer(request(), ["a"], 1.0) for _ in range(4_000))
     assert abs(taken - share * 4_000) <= 5 * np.sqrt(4_000 * share * (1 - share))
 
 
-def test_before_anything_was_compared_there_are_no_figures(shadows):
-    found = shadows(lambda request: ["a"], share=0.0).summary()
+async def test_before_anything_was_compared_there_are_no_figures():
+    found = Shadow(lambda _: pytest.fail(), share=0.0).figures()
     assert (found.compared, found.problem) == (0, "")
-    assert np.isnan([found.overlap, found.rank_correlation, found.champion_p50_ms, found.challenger_p99_ms]).all()
+    assert {found.overlap, found.rank_correlation, found.champion_p50_ms, found.challenger_p99_ms} == {None}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
+def test_a_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ConfigError, match="shadow share is"):
-        Shadow(lambda request: ["a"], share)
+        Shadow(lambda _: pytest.fail(), share)
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)), st.integers(2, 8), st.integers(2, 8))

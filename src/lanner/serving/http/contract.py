@@ -1,4 +1,4 @@
-"""What the HTTP shell asks of the service behind it: one method an operation, typed messages in and out."""
+"""The interface between HTTP and the service: one method an operation, typed messages in and out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,40 +21,40 @@ from lanner.serving.messages import (
 
 @dataclass(frozen=True)
 class State:
-    """What a service holds at this moment, for the metrics. Names become labels: a fixed few, never ids."""
+    """The service's state now, for the metrics. Names become labels: a fixed few, never ids."""
 
     queue_depth: int = 0
     """Requests that wait."""
     held_bytes: Mapping[str, float] = field(default_factory=dict)
-    """Bytes in memory by name: indexes, rungs, histories …"""
+    """Bytes in memory by name: models, histories, answers …"""
     held_entries: Mapping[str, float] = field(default_factory=dict)
-    """What is kept by the request or the user, by name: answers, histories …"""
+    """Entries in memory by name: histories, answers …"""
     store: Mapping[str, float] = field(default_factory=dict)
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
-    trials: Mapping[str, float] = field(default_factory=dict)
+    experiments: Mapping[str, float] = field(default_factory=dict)
     """Figures of an experiment and of shadow traffic by name."""
     replicas: Mapping[str, float] = field(default_factory=dict)
-    """Of a service that asks others: how many answer, and how often a request was asked again because one died."""
-    beside: Mapping[str, float] = field(default_factory=dict)
-    """Figures of work beside the requests by name: events deleted …"""
+    """Of a service that asks others: how many answer, and how often a request was retried because one died."""
+    background: Mapping[str, float] = field(default_factory=dict)
+    """Figures of background jobs by name: events deleted, items that failed …"""
     slowness: Mapping[str, float] = field(default_factory=dict)
-    """How many times as long a batch takes as when its version was opened, by variant and backend: the worst one."""
+    """Batch latency relative to its calibrated value, by variant: the worst deployment's."""
 
 
 class Service(Protocol):
-    """Every method may raise a LannerError; ``replies.STATUS`` says what the caller sees of it.
+    """Every method may raise a LannerError; ``responses.STATUS`` says what the caller sees of it.
 
     Arguments have passed the bounds that ``messages`` writes down. Ids are any text of 1 to 256 characters without NUL.
     """
 
     async def start(self) -> None:
-        """Open what is needed to answer; requests come only after it has returned."""
+        """Open what is needed to answer. Requests come only after it has returned."""
 
     async def stop(self) -> None:
         """Let the last requests end and close everything."""
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items for a user or a stranger."""
+        """The best items for a user, known or anonymous."""
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score for a user."""
@@ -78,13 +78,13 @@ class Service(Protocol):
         """Remove a user with their events; one that is not there is no error."""
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
-        """The items nearest to words, for one user where named."""
+        """The items whose texts are nearest to a query, personalised for a user where one is named."""
 
     async def status(self) -> Status:
-        """What answers and how it fares; asked once a second by every open page, so it must be cheap."""
+        """What is served and how it performs; asked once a second by every open page, so it must be cheap."""
 
     async def health(self) -> Health:
         """Whether requests are taken. Read by anyone: lines name no path and no address."""
 
     def state(self) -> State:
-        """What is held now; called every few seconds, so it must be cheap."""
+        """The state for the metrics; called every few seconds, so it must be cheap."""

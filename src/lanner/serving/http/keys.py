@@ -1,11 +1,10 @@
-"""Who may ask what: keys with roles. A key is shown once; its SHA-256 alone is kept.
+"""API keys with roles. A key is shown once; only its SHA-256 is stored.
 
 A key is 256 random bits, so there is nothing to guess that a slow hash would protect.
 """
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import secrets
@@ -16,13 +15,13 @@ from typing import Literal
 import msgspec
 
 from lanner.errors import ConfigError, StorageError
+from lanner.serving.http.limits import is_loopback
 
 Role = Literal["read", "write", "admin"]
 RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
 """A role may do what the roles below it may."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_LOCALHOST = "localhost"
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +46,7 @@ class KeyFile:
         self.keys = _read(path)
 
     def holder(self, authorization: bytes | None) -> Key | None:
-        """Whose key an Authorization header (``Bearer …``) carries; every key is compared, found or not."""
+        """The key that an Authorization header (``Bearer …``) carries; every key is compared, found or not."""
         scheme, _, key = (authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer":
             return None
@@ -58,10 +57,15 @@ class KeyFile:
         return found
 
     def refresh(self) -> None:
-        """Read the file again if it has changed: a revoked key ends here. A file that is gone changes nothing."""
+        """Read the file again if it has changed: a revoked key ends here.
+
+        Raises:
+            ConfigError: the file is gone or damaged; the keys stay as they were.
+        """
         changed = _changed_at(self.path)
-        if changed != self._read_at and changed is not None:
-            self._read_at, self.keys = changed, _read(self.path)
+        if changed is None or changed != self._read_at:
+            self.keys = _read(self.path)
+            self._read_at = changed
 
 
 def create(path: Path, role: Role, name: str) -> str:
@@ -101,22 +105,16 @@ def revoke(path: Path, name: str) -> None:
 
 
 def check_address(host: str, keys: KeyFile | None, open_to_all: bool = False) -> None:
-    """An open server answers this machine alone.
+    """A server without keys listens on this machine only.
 
     Raises:
-        ConfigError: there are no keys, ``host`` is reachable from elsewhere, and nobody said ``open_to_all``.
+        ConfigError: there are no keys, ``host`` is reachable from elsewhere, and ``open_to_all`` was not given.
     """
-    if keys is None and not open_to_all and not _is_loopback(host):
+    if keys is None and not open_to_all and not is_loopback(host):
         raise ConfigError(
-            f"without keys the server is open to whoever reaches {host}; create a key, bind to 127.0.0.1, or allow it"
+            f"without keys everyone who reaches {host} could use the server; "
+            "create a key, bind to 127.0.0.1, or set open_to_all"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == _LOCALHOST or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _digest(key: bytes) -> str:

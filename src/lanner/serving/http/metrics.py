@@ -1,4 +1,4 @@
-"""Figures for Prometheus. Labels are routes of the table and words of the bundle, never what a caller wrote."""
+"""Metrics for Prometheus. Labels are routes and words of the bundle, never what a caller wrote."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _MOST_KINDS_OF_ANSWERS = 64
 
 
 def share_between_workers(folder: Path) -> None:
-    """Let the workers that this process will start add their figures up in ``folder``, emptied of older ones.
+    """Let the workers that this process will start sum their metrics in ``folder``, emptied of older ones.
 
     Called before the first worker and before anything imports prometheus_client, which reads the setting once.
 
@@ -31,16 +31,16 @@ def share_between_workers(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         present = list(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot hold the workers' figures ({error.strerror})") from None
+        raise ConfigError(f"{folder}: cannot hold the workers' metrics ({error.strerror})") from None
     if strange := [one.name for one in present if not _FILE.fullmatch(one.name)]:
-        raise ConfigError(f"{folder}: holds '{strange[0]}'; give a folder for the workers' figures alone")
+        raise ConfigError(f"{folder}: holds '{strange[0]}'; give a folder for the workers' metrics alone")
     for one in present:
         one.unlink()
     os.environ[_FOLDER] = str(folder)
 
 
 class Metrics:
-    """One worker's figures, and the text that joins those of all workers."""
+    """One worker's metrics, and the text that sums those of all workers."""
 
     def __init__(self) -> None:
         """Raises MissingExtraError where prometheus_client is not installed."""
@@ -50,43 +50,53 @@ class Metrics:
             raise MissingExtraError("prometheus-client", "serving", "the server") from None
         self._library = prometheus_client
         self._registry = one = prometheus_client.CollectorRegistry()
-        add, gauge = prometheus_client.Counter, prometheus_client.Gauge
-        self._requests = add("lanner_requests", "Requests.", ["method", "route", "status"], registry=one)
+
+        def counter(name: str, description: str, *labels: str) -> Any:
+            return prometheus_client.Counter(name, description, labels, registry=one)
+
+        def gauge(name: str, description: str, *labels: str, over_workers: str = "livesum") -> Any:
+            return prometheus_client.Gauge(name, description, labels, registry=one, multiprocess_mode=over_workers)
+
+        self._requests = counter("lanner_requests", "Requests by route and status.", "method", "route", "status")
         self._seconds = prometheus_client.Histogram(
             "lanner_request_seconds",
-            "From the head of a request to its reply.",
+            "Seconds from the head of a request to its reply.",
             ["route"],
             registry=one,
             buckets=SECONDS,
         )
-        self._answers = add(
-            "lanner_answers", "Answers by what made them.", ["variant", "backend", "cached"], registry=one
+        self._answers = counter(
+            "lanner_answers", "Answers by model variant, backend and cache hit.", "variant", "backend", "cached"
         )
-        self._in_flight = gauge("lanner_in_flight", "Requests at work.", registry=one, multiprocess_mode="livesum")
-        self._queued = gauge("lanner_queue_depth", "Requests that wait.", registry=one, multiprocess_mode="livesum")
-        self._held = gauge("lanner_held_bytes", "Memory.", ["what"], registry=one, multiprocess_mode="livesum")
-        self._entries = gauge("lanner_held_entries", "In memory.", ["what"], registry=one, multiprocess_mode="livesum")
-        self._store = gauge("lanner_store", "The store.", ["what"], registry=one, multiprocess_mode="livemax")
-        self._trials = gauge("lanner_trials", "Trials.", ["what"], registry=one, multiprocess_mode="livemax")
-        self._replicas = gauge("lanner_replicas", "Replicas.", ["what"], registry=one, multiprocess_mode="livemax")
-        self._beside = gauge(
-            "lanner_beside", "Work beside the requests.", ["what"], registry=one, multiprocess_mode="livemax"
-        )
-        self._slowness = gauge(
-            "lanner_batch_slowness",
-            "Times as long as when it was opened.",
-            ["rung"],
-            registry=one,
-            multiprocess_mode="livemax",
-        )
+        self._in_flight = gauge("lanner_in_flight", "Requests in flight.")
+        self._queued = gauge("lanner_queue_depth", "Requests waiting in the scheduler's queue.")
+        self._by_what = {
+            "held_bytes": gauge("lanner_held_bytes", "Bytes in memory by content.", "what"),
+            "held_entries": gauge("lanner_held_entries", "Entries in memory by content.", "what"),
+            "store": gauge("lanner_store", "Statistics of the event store.", "what", over_workers="livemax"),
+            "experiments": gauge(
+                "lanner_experiments", "Statistics of experiments and shadow traffic.", "what", over_workers="livemax"
+            ),
+            "replicas": gauge("lanner_replicas", "Statistics of the replicas.", "what", over_workers="livemax"),
+            "background": gauge(
+                "lanner_background_jobs", "Statistics of background jobs.", "what", over_workers="livemax"
+            ),
+            "slowness": gauge(
+                "lanner_batch_slowness",
+                "Batch latency relative to its calibrated value.",
+                "variant",
+                over_workers="livemax",
+            ),
+        }
+        """By field of ``State``."""
         self._kinds: dict[tuple[str, str, bool], Any] = {}
 
     def route(self, method: str, path: str) -> "RouteMetrics":
-        """Figures of one route, bound once."""
+        """The metrics of one route, bound once."""
         return RouteMetrics(self._requests, self._seconds.labels(path), method, path)
 
     def answered(self, served: Served) -> None:
-        """Count an answer by rung and backend."""
+        """Count an answer by variant and backend."""
         kind = (served.variant, served.backend, served.cached)
         child = self._kinds.get(kind)
         if child is None:
@@ -96,26 +106,15 @@ class Metrics:
         child.inc()
 
     def observe(self, state: State, in_flight: int) -> None:
-        """Set what is held now."""
+        """Set the gauges."""
         self._in_flight.set(in_flight)
         self._queued.set(state.queue_depth)
-        for name, value in state.held_bytes.items():
-            self._held.labels(name).set(value)
-        for name, value in state.held_entries.items():
-            self._entries.labels(name).set(value)
-        for name, value in state.store.items():
-            self._store.labels(name).set(value)
-        for name, value in state.trials.items():
-            self._trials.labels(name).set(value)
-        for name, value in state.replicas.items():
-            self._replicas.labels(name).set(value)
-        for name, value in state.beside.items():
-            self._beside.labels(name).set(value)
-        for name, value in state.slowness.items():
-            self._slowness.labels(name).set(value)
+        for field, gauge in self._by_what.items():
+            for name, value in getattr(state, field).items():
+                gauge.labels(name).set(value)
 
     def text(self) -> bytes:
-        """All workers' figures in Prometheus' text format; reads files, so it runs beside the loop."""
+        """All workers' metrics in Prometheus' text format; reads files, so call it in a thread."""
         folder = os.environ.get(_FOLDER)
         if folder is None:
             return bytes(self._library.generate_latest(self._registry))
@@ -139,19 +138,11 @@ class RouteMetrics:
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request."""
-        self._count(status).inc()
-        self._seconds.observe(seconds)
-
-    def refused(self, status: int, number: int) -> None:
-        """Count requests that were not begun, and so took no time."""
-        if number:
-            self._count(status).inc(number)
-
-    def _count(self, status: int) -> Any:
         child = self._by_status.get(status)
         if child is None:
             child = self._by_status[status] = self._requests.labels(self._method, self._path, status)
-        return child
+        child.inc()
+        self._seconds.observe(seconds)
 
 
 def _workers(folder: Path) -> set[int]:

@@ -76,6 +76,7 @@ _ERRORS = {
     "408": "The body took too long.",
     "413": "The body is too long.",
     "415": "The body is not application/json.",
+    "421": "The Host header names another server.",
     "429": "Too many requests; ask again after the seconds in Retry-After.",
     "500": "The server failed; the line has the error's number in its log.",
     "503": "The server cannot answer now; ask again later.",
@@ -105,7 +106,7 @@ def document(guarded: bool) -> dict[str, Any]:
         "components": {
             "schemas": schemas,
             "securitySchemes": {"key": key} if guarded else {},
-            "responses": {status: _error(status, says) for status, says in _ERRORS.items()},
+            "responses": {status: _error(status, description) for status, description in _ERRORS.items()},
         },
     }
 
@@ -113,7 +114,7 @@ def document(guarded: bool) -> dict[str, Any]:
 def _operation(route: Route, guarded: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation,
-        "summary": route.says,
+        "summary": route.summary,
         "responses": {"200": {"description": "The answer.", "content": _content(route.answer)}},
     }
     if route.inside or route.query:
@@ -146,7 +147,7 @@ def _parameter(one: Parameter, place: str) -> dict[str, Any]:
     if one.default not in (REQUIRED, None):
         schema = {**schema, "default": one.default}
     required = one.default is REQUIRED
-    return {"name": one.name, "in": place, "required": required, "description": one.says, "schema": schema}
+    return {"name": one.name, "in": place, "required": required, "description": one.description, "schema": schema}
 
 
 def _content(message: Any) -> dict[str, Any]:
@@ -159,8 +160,8 @@ def _content(message: Any) -> dict[str, Any]:
     return {"application/json": content}
 
 
-def _error(status: str, says: str) -> dict[str, Any]:
-    reply: dict[str, Any] = {"description": says, "content": _content(ErrorAnswer)}
+def _error(status: str, description: str) -> dict[str, Any]:
+    reply: dict[str, Any] = {"description": description, "content": _content(ErrorAnswer)}
     if status == "429":
         reply["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return reply

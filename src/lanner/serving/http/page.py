@@ -5,7 +5,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
 
-from lanner.serving.http.replies import Header, Reply, headers_of
+from lanner.serving.http.responses import Header, Reply, headers_of
 
 KINDS = {
     ".html": b"text/html; charset=utf-8",

@@ -32,7 +32,7 @@ class Parameter:
 
     name: str
     kind: Any
-    says: str
+    description: str
     default: Any = REQUIRED
 
 
@@ -47,7 +47,7 @@ class Route:
     """The least role that may ask; None: anyone."""
     answer: Any
     """A message; ``str`` is plain text."""
-    says: str
+    summary: str
     body: Any = None
     inside: tuple[Parameter, ...] = ()
     """Parameters of the path, in its order, written ``{name}`` there."""
@@ -57,18 +57,20 @@ class Route:
 ITEM_ID = Parameter("item_id", Id, "The item, by its owner's id, percent-encoded.")
 USER_ID = Parameter("user_id", Id, "The user, by their owner's id, percent-encoded.")
 K = Parameter("k", Number, "At most this many items.", 10)
-Q = Parameter("q", Question, "What is searched for, in words.")
-FOR_USER = Parameter("user_id", Id, "For whom the items found are ranked; by the words alone where absent.", None)
+Q = Parameter("q", Question, "The query, in words.")
+FOR_USER = Parameter(
+    "user_id", Id, "The user for whom the items found are ranked; by the query alone where absent.", None
+)
 ITEM, USER = "/v1/items/{item_id}", "/v1/users/{user_id}"
 
 # fmt: off
 ROUTES = (
     Route("POST", "/v1/recommend", "recommend", "read", RecommendAnswer,
-          "The best items for a known user, or for a stranger by a history, a text, or both.", body=RecommendRequest),
+          "The best items for a known user, or an anonymous one by a history, a text, or both.", body=RecommendRequest),
     Route("POST", "/v1/explain", "explain", "read", ExplainAnswer,
           "Why an item has its score for a user.", body=ExplainRequest),
     Route("POST", "/v1/events", "add_events", "write", EventsAnswer,
-          "Store events together; answered once they are on disk. Keys make sending again safe.", body=EventBatch),
+          "Store events; acknowledged once they are on disk. Keys make retries safe.", body=EventBatch),
     Route("PUT", ITEM, "put_item", "write", Changed, "Write an item, new or not.", body=Item, inside=(ITEM_ID,)),
     Route("DELETE", ITEM, "delete_item", "admin", Changed, "Remove an item.", inside=(ITEM_ID,)),
     Route("GET", ITEM + "/similar", "similar_items", "read", RecommendAnswer,
@@ -76,11 +78,11 @@ ROUTES = (
     Route("PUT", USER, "put_user", "write", Changed, "Write a user, new or not.", body=User, inside=(USER_ID,)),
     Route("DELETE", USER, "delete_user", "admin", Changed, "Remove a user with their events.", inside=(USER_ID,)),
     Route("GET", "/v1/search", "search", "read", RecommendAnswer,
-          "The items nearest to words.", query=(Q, K, FOR_USER)),
+          "The items whose texts are nearest to a query.", query=(Q, K, FOR_USER)),
     Route("GET", "/v1/status", "status", "read", Status,
-          "What answers, how it fared over the last seconds, and what can be asked."),
-    Route("GET", "/health/live", "live", None, Alive, "Whether the process runs."),
-    Route("GET", "/health/ready", "ready", None, Health, "Whether requests are taken; 503 where they are not."),
-    Route("GET", "/metrics", "metrics", "read", str, "Figures for Prometheus."),
+          "What is served, how it performed over the last seconds, and what can be asked."),
+    Route("GET", "/health/live", "live", None, Alive, "Whether the process is alive."),
+    Route("GET", "/health/ready", "ready", None, Health, "Whether requests are answered; 503 where they are not."),
+    Route("GET", "/metrics", "metrics", "read", str, "Metrics for Prometheus."),
 )
 # fmt: on

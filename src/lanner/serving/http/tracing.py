@@ -12,8 +12,8 @@ from lanner.serving.http.app import App, Endpoint
 from lanner.serving.http.contract import Service, State
 from lanner.serving.http.keys import KeyFile
 from lanner.serving.http.limits import Limits
-from lanner.serving.http.reading import Receive, Scope, Send
-from lanner.serving.http.replies import Reply
+from lanner.serving.http.request_parsing import Receive, RequestHeaders, Scope, Send
+from lanner.serving.http.responses import Reply
 from lanner.serving.messages import Served
 
 try:
@@ -36,7 +36,7 @@ _CONTEXT = (b"traceparent", b"tracestate")
 
 
 class Tracing:
-    """Spans on their way to a collector: in the background, in bounded memory, and lost where it is away."""
+    """Exports spans to a collector: in the background, in bounded memory; they are dropped while it is away."""
 
     def __init__(self, endpoint: str, ratio: float, service: str) -> None:
         """endpoint: OTLP over HTTP. ratio: of the traces that begin here; a caller's own decision is followed."""
@@ -58,7 +58,7 @@ class Tracing:
             yield span
 
     def figures(self) -> Mapping[str, float]:
-        """For the metrics: spans sent, not taken by the collector, and dropped because too many waited."""
+        """For the metrics: spans sent, refused by the collector, and dropped because too many waited."""
         exporter = self._exporter
         return {"spans_sent": exporter.sent, "spans_failed": exporter.failed, "spans_dropped": self._queue.dropped}
 
@@ -74,10 +74,16 @@ class TracedApp(App):
     """The application with a span a request: route, status, variant, backend and milliseconds; nobody's id or words."""
 
     def __init__(
-        self, service: Service, keys: KeyFile | None, limits: Limits, deadline_s: float, tracing: Tracing
+        self,
+        service: Service,
+        keys: KeyFile | None,
+        limits: Limits,
+        tracing: Tracing,
+        deadline_s: float = 0.05,
+        workers: int = 1,
     ) -> None:
         """As ``App``."""
-        super().__init__(service, keys, limits, deadline_s=deadline_s)
+        super().__init__(service, keys, limits, deadline_s=deadline_s, workers=workers)
         self._tracing = tracing
 
     async def reply(self, scope: Scope, receive: Receive) -> Reply:
@@ -88,24 +94,26 @@ class TracedApp(App):
                 span.set_status(trace.StatusCode.ERROR)
             return reply
 
-    async def _answer(self, endpoint: Endpoint, path: bytes, scope: Scope, receive: Receive) -> Reply:
+    async def _answer(
+        self, endpoint: Endpoint, path: bytes, headers: RequestHeaders, scope: Scope, receive: Receive
+    ) -> Reply:
         span = trace.get_current_span()
         span.update_name(f"{endpoint.method} {endpoint.route}")
         span.set_attributes({"http.request.method": endpoint.method, "http.route": endpoint.route})
-        return await super()._answer(endpoint, path, scope, receive)
+        return await super()._answer(endpoint, path, headers, scope, receive)
 
     def _answered(self, served: Served) -> None:
         super()._answered(served)
         span = trace.get_current_span()
-        said = {"model": served.model, "variant": served.variant, "backend": served.backend}
-        span.set_attributes({f"lanner.{name}": value for name, value in said.items()})
+        named = {"model": served.model, "variant": served.variant, "backend": served.backend}
+        span.set_attributes({f"lanner.{name}": value for name, value in named.items()})
         span.set_attribute("lanner.cached", served.cached)
-        if not served.cached:  # what is kept took its time when it was first asked for
+        if not served.cached:  # a cached answer took its time when it was first computed
             span.set_attributes({f"lanner.{name}_ms": value for name, value in served.milliseconds.items()})
 
     def _state(self) -> State:
         state = super()._state()
-        return replace(state, beside={**state.beside, **self._tracing.figures()})
+        return replace(state, background={**state.background, **self._tracing.figures()})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await super()._lifespan(receive, send)

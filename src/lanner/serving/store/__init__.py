@@ -3,14 +3,8 @@
 from collections.abc import Callable
 
 from lanner.errors import ConfigError
-from lanner.serving.store.contract import (
-    EventRow,
-    Exposure,
-    ItemChange,
-    Store,
-    StoredEvent,
-    StoreStats,
-)
+from lanner.serving.store.contract import Exposure, ItemChange, StoredEvent, StoreStats, UserRecord
+from lanner.serving.store.relational import Store
 
 
 def _sqlite(url: str) -> Store:
@@ -36,7 +30,7 @@ def open_store(url: str) -> Store:
 
     Raises:
         ConfigError: a scheme that no store has, or no path. MissingExtraError: psycopg is not installed.
-        DataError: what is there is no store, or one of a newer schema. StorageError: it may not be written.
+        DataError: what is there is no store, or one of another schema. StorageError: it may not be written.
         StoreUnavailableError: it does not answer.
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
@@ -45,4 +39,4 @@ def open_store(url: str) -> Store:
     return STORES[scheme](url)
 
 
-__all__ = ["STORES", "EventRow", "Exposure", "ItemChange", "Store", "StoreStats", "StoredEvent", "open_store"]
+__all__ = ["STORES", "Exposure", "ItemChange", "Store", "StoreStats", "StoredEvent", "UserRecord", "open_store"]

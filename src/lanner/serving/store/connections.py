@@ -7,41 +7,43 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from lanner.errors import ConfigError, DataError, LannerError
-from lanner.serving.store.writer import Work, Writer
+from lanner.serving.store.writer import CLOSED, Work, Writer
 
 Result = TypeVar("Result")
 
-MOST_WAITING = 100_000
+QUEUE_LIMIT = 100_000
 """Events that may wait to be written: some 50 MB."""
 
 
 class Connections(ABC):
-    """One connection that writes, and as many that read as there are readers at once; a few of them are kept."""
+    """One connection that writes, and one for each concurrent reader; a few idle ones are kept."""
 
     _errors: ClassVar[tuple[type[Exception], ...]]
     """What the database's library raises."""
     _lost: ClassVar[tuple[type[Exception], ...]]
-    """Those of them after which a fresh connection may answer."""
+    """Those after which a fresh connection may answer."""
     _most_idle: ClassVar[int]
-    """Connections kept for whoever reads next; how many read at once now and then is more."""
+    """Idle connections kept for the next readers."""
     _placeholder: ClassVar[str]
     _begin: ClassVar[str]
-    _empty_people: ClassVar[str]
-    """The statement that deletes all rows of ``people`` and overwrites or unlinks their bytes."""
 
-    def __init__(self, name: str, most_waiting: int = MOST_WAITING) -> None:
-        """name: shown in errors. most_waiting: events that may wait to be written before ``append`` refuses more."""
+    def __init__(self, name: str, queue_limit: int = QUEUE_LIMIT) -> None:
+        """name: shown in errors while it is opened; who is told of later ones need not know where the store is.
+
+        queue_limit: events that may wait to be written before ``append`` refuses more.
+        """
         self._name = name
-        self._closed = False
+        self._opened = self._closed = False
         self._idle: deque[Any] = deque()
-        with self._plainly():
+        with self._translating():
             self._writing: Any = self._connect(reading=False)
             try:
                 self._prepare(self._writing)
             except BaseException:
-                self._abandon_writing()
+                self._close_writing()
                 raise
-        self._writer = Writer(name, self._transact, most_waiting)
+        self._name, self._opened = "the store", True
+        self._writer = Writer(self._transact, queue_limit)
 
     # --- what each database does its own way -----------------------------------------------------------------------
 
@@ -51,31 +53,23 @@ class Connections(ABC):
 
     @abstractmethod
     def _prepare(self, connection: Any) -> None:
-        """Make the tables where there are none. Raises DataError for what is no store, or one of a newer schema."""
+        """Create missing tables. Raises DataError for a database of something else or of another schema."""
 
     @abstractmethod
     def _translated(self, error: Exception) -> LannerError:
-        """What the library raised, in one line of ours."""
+        """What the library raised, as a one-line error."""
 
     @abstractmethod
     def _bytes_on_disk(self) -> int: ...
 
-    @abstractmethod
-    def _clear_logs(self) -> None:
-        """Take from the database's files what only they remember of deleted rows."""
-
-    @abstractmethod
-    def _free_space(self) -> None:
-        """Give the space of deleted rows back to the disk."""
+    # --- statements ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         self._writer.close()
         self._closed = True
-        self._abandon_writing()
+        self._close_writing()
         while self._idle:
             self._idle.pop().close()
-
-    # --- statements ------------------------------------------------------------------------------------------------
 
     def _change(self, statement: str, values: Sequence[tuple[Any, ...]]) -> int:
         """Run a statement for each of ``values`` in one transaction; how many rows it changed."""
@@ -97,10 +91,10 @@ class Connections(ABC):
         return self._read(lambda connection: self._rows(connection, statement, values))
 
     def _read(self, query: Callable[[Any], Result]) -> Result:
-        """The answer of ``query``, asked once more where the connection had been lost since its last use."""
+        """The answer of ``query``, asked once more if the connection was lost since its last use."""
         if self._closed:
-            raise ConfigError(f"{self._name}: the store was closed; open it again")
-        with self._plainly():
+            raise ConfigError(CLOSED)
+        with self._translating():
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -123,7 +117,7 @@ class Connections(ABC):
         return result
 
     def _transact(self, work: Work[Result]) -> Result:
-        with self._plainly():
+        with self._translating():
             self._begin_writing()
             try:
                 result = work(self._writing)
@@ -134,13 +128,13 @@ class Connections(ABC):
             return result
 
     def _begin_writing(self) -> None:
-        """Begin on the connection there is; where it was lost since, on a fresh one. Nothing was sent yet."""
+        """Begin on the open connection; if it was lost, on a fresh one. Nothing was sent yet."""
         if self._writing is not None:
             try:
                 self._writing.execute(self._begin)
                 return
             except self._lost:
-                self._abandon_writing()
+                self._close_writing()
         self._writing = self._connect(reading=False)
         self._writing.execute(self._begin)
 
@@ -148,15 +142,15 @@ class Connections(ABC):
         try:
             self._writing.execute("ROLLBACK")
         except self._errors:
-            self._abandon_writing()
+            self._close_writing()
 
-    def _abandon_writing(self) -> None:
+    def _close_writing(self) -> None:
         if self._writing is not None:
             self._writing.close()
             self._writing = None
 
     @contextmanager
-    def _plainly(self) -> Iterator[None]:
+    def _translating(self) -> Iterator[None]:
         try:
             yield
         except UnicodeEncodeError as error:

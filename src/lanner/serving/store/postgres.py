@@ -1,12 +1,14 @@
 """The store that many servers share: PostgreSQL, by psycopg 3, in the schema ``lanner`` of the database it is given."""
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from lanner.errors import ConfigError, DataError, LannerError, MissingExtraError, StorageError, StoreUnavailableError
-from lanner.serving.store.connections import MOST_WAITING
-from lanner.serving.store.relational import RelationalStore
-from lanner.serving.store.schema import VERSION, tables
+from lanner.serving.store.connections import QUEUE_LIMIT
+from lanner.serving.store.contract import Closer
+from lanner.serving.store.relational import OTHER_SCHEMA, SCHEMA_VERSION, Store, tables
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,28 +22,27 @@ _CONNECT_SECONDS = 5
 _LOCK_MILLISECONDS = 4_000
 _SILENCE_MILLISECONDS = 10_000
 """A server that acknowledges nothing for so long is gone."""
+_CHANNEL = "lanner"
+_LISTEN_SECONDS = 0.5
+"""Within so long a listener ends, and tries again where its connection was lost."""
 _SETUP_LOCK = 0x1A44E4
 """Servers that start together make the tables once."""
 
-# People are looked up one by one: a join may be planned as a scan of the whole table.
-_HISTORIES = """SELECT wanted.place, h.* FROM unnest(?::text[]) WITH ORDINALITY AS wanted (id, place)
-    CROSS JOIN LATERAL (SELECT sequence, item, behaviour, weight, timestamp FROM events
-        WHERE person = (SELECT number FROM people p WHERE p.id = wanted.id)
-        ORDER BY timestamp DESC, sequence DESC LIMIT ?) AS h
-    ORDER BY wanted.place, h.timestamp DESC, h.sequence DESC"""
+_log = logging.getLogger(__name__)
+
 # One statement for all rows of a batch: one for each row takes about twice as long.
-_NEW_PEOPLE = "INSERT INTO people (id) SELECT unnest(?::text[]) ON CONFLICT DO NOTHING"
+_NEW_PEOPLE = """INSERT INTO people (digest, id) SELECT * FROM unnest(?::bytea[], ?::text[]) ON CONFLICT DO NOTHING"""
 _NEW_EVENTS = """INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key)
-    SELECT new.sequence, (SELECT number FROM people p WHERE p.id = new.id), new.item, new.behaviour, new.weight,
-        new.timestamp, new.key
-    FROM unnest(?::bigint[], ?::text[], ?::text[], ?::text[], ?::float8[], ?::float8[], ?::bytea[])
-        AS new (sequence, id, item, behaviour, weight, timestamp, key)
+    SELECT new.sequence, (SELECT number FROM people p WHERE p.digest = new.digest), new.item, new.behaviour,
+        new.weight, new.timestamp, new.key
+    FROM unnest(?::bigint[], ?::bytea[], ?::text[], ?::text[], ?::float8[], ?::float8[], ?::bytea[])
+        AS new (sequence, digest, item, behaviour, weight, timestamp, key)
     ORDER BY new.sequence ON CONFLICT DO NOTHING"""
 _BYTES = """SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'lanner' AND c.relkind = 'r'"""
 
 
-class PostgresStore(RelationalStore):
+class PostgresStore(Store):
     """Events in a PostgreSQL database. A connection that is lost is made anew at the next call."""
 
     _errors = (psycopg.Error,)
@@ -49,17 +50,47 @@ class PostgresStore(RelationalStore):
     _most_idle = 8
     _placeholder = "%s"
     _begin = "BEGIN"
-    _empty_people = "TRUNCATE people"
+    _erase_person = "DELETE FROM people WHERE number = ?"
+    _notify = f", pg_notify('{_CHANNEL}', '')"
 
-    def __init__(self, url: str, most_waiting: int = MOST_WAITING) -> None:
-        """Connect and, where there are none, make the tables. most_waiting: bound of the queue, in events.
+    def __init__(self, url: str, queue_limit: int = QUEUE_LIMIT) -> None:
+        """Connect and, where there are none, make the tables. queue_limit: bound of the queue, in events.
 
         Raises:
-            ConfigError: not a URL that libpq reads. DataError: a store of a newer schema.
+            ConfigError: not a URL that libpq reads. DataError: a store of another schema.
             StoreUnavailableError: no answer. StorageError: the user may not make or write the tables.
         """
         self._url = url
-        super().__init__(_without_password(url), most_waiting)
+        super().__init__(_without_password(url), queue_limit)
+
+    def listen(self, on_change: Callable[[], None]) -> Closer:
+        ended = Event()
+        thread = Thread(target=self._listen, args=(on_change, ended), name="store-listener", daemon=True)
+        thread.start()
+
+        def close() -> None:
+            ended.set()
+            thread.join()
+
+        return close
+
+    def _listen(self, on_change: Callable[[], None], ended: Event) -> None:
+        """Until told to end. What was written while the connection was lost is unknown, so a new one is a change."""
+        problem = ""
+        while not ended.is_set():
+            try:
+                with self._connect(reading=True) as connection:
+                    connection.execute(f"LISTEN {_CHANNEL}")
+                    problem, heard = "", True
+                    while not ended.is_set():
+                        if heard:
+                            on_change()
+                        heard = any(True for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1))
+            except self._errors as error:
+                if not problem:
+                    problem = str(self._translated(error))
+                    _log.warning("changes of other servers are not heard of: %s", problem)
+                ended.wait(_LISTEN_SECONDS)
 
     def _connect(self, reading: bool) -> Any:
         return psycopg.connect(
@@ -82,31 +113,19 @@ class PostgresStore(RelationalStore):
                 for statement in tables(numbered, "BIGINT PRIMARY KEY", "BYTEA"):
                     connection.execute(statement)
                 connection.execute("CREATE TABLE store_schema (version INTEGER NOT NULL)")
-                connection.execute("INSERT INTO store_schema VALUES (%s)", (VERSION,))
+                connection.execute("INSERT INTO store_schema VALUES (%s)", (SCHEMA_VERSION,))
             version = connection.execute("SELECT version FROM store_schema").fetchone()[0]
-        if version > VERSION:
-            raise DataError(f"a store of schema {version}, newer than {VERSION}; update lanner", path=self._name)
+        if version != SCHEMA_VERSION:
+            raise DataError(OTHER_SCHEMA.format(version), path=self._name)
 
-    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
-        self._all(connection, _NEW_PEOPLE, [(list(ids),)])
+    def _insert_people(self, connection: Any, rows: Sequence[tuple[bytes, str]]) -> None:
+        self._all(connection, _NEW_PEOPLE, [tuple(map(list, zip(*rows, strict=True)))] if rows else [])
 
     def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
         return self._all(connection, _NEW_EVENTS, [tuple(map(list, zip(*rows, strict=True)))]) if rows else 0
 
-    def _newest(self, connection: Any, user_ids: Sequence[str], limit: int) -> list[list[tuple[Any, ...]]]:
-        found: list[list[tuple[Any, ...]]] = [[] for _ in user_ids]
-        for place, *row in self._rows(connection, _HISTORIES, (list(user_ids), limit)):
-            found[place - 1].append(tuple(row))
-        return found
-
     def _bytes_on_disk(self) -> int:
         return int(self._fetch(_BYTES)[0][0])
-
-    def _clear_logs(self) -> None:
-        """Nothing: the rewritten table is a new file, and the server recycles its own log."""
-
-    def _free_space(self) -> None:
-        """Nothing: the server's autovacuum does it."""
 
     def _translated(self, error: Exception) -> LannerError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

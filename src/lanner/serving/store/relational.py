@@ -1,106 +1,180 @@
-"""The store in SQL: what SQLite and PostgreSQL do alike.
+"""The event store in SQL: what it promises, and what SQLite and PostgreSQL do alike.
 
 Every transaction that changes something first takes its numbers from the one row of ``counter``. Whoever else writes
 waits for that row, so numbers appear in the order in which they were given, across processes and servers.
+
+A user's id is stored in ``people`` alone; everything else refers to its number, and indexes hold a salted digest of it.
+Of those who were deleted the digest stays. Keys of events are stored as digests: they may have been made of ids.
 """
 
+import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
 from itertools import chain
+from secrets import token_hex
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from lanner.errors import ConfigError, DataError
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
-from lanner.serving.store.connections import MOST_WAITING, Connections
+from lanner.serving.store.connections import QUEUE_LIMIT, Connections
 from lanner.serving.store.contract import (
-    FUTURE_SECONDS,
+    CLOCK_SECONDS,
     MOST_CHANGES,
+    Closer,
     EventRow,
     Exposure,
     ItemChange,
-    Store,
     StoredEvent,
     StoreStats,
+    UserRecord,
 )
 
-_ROWS_A_BATCH = 10_000
-_ROWS_A_DELETE = 1_000
+SCHEMA_VERSION = 2
+OTHER_SCHEMA = f"a store of schema {{}}, this is {SCHEMA_VERSION}; open it with the version of lanner that made it"
+_ROWS_PER_BATCH = 10_000
+_ROWS_PER_DELETE = 1_000
 """In one transaction: a few milliseconds, for appends wait until it ends."""
-_PEOPLE_A_LOOK = 1_000
-_KEY_BYTES = 16
-_SECONDS_A_DAY = 86_400
+_PEOPLE_PER_LOOK = 1_000
+_DIGEST_BYTES = 16
+_ALL = 2**62
+_SECONDS_PER_DAY = 86_400
+Value = TypeVar("Value")
+_log = logging.getLogger(__name__)
 
-_HISTORY = """SELECT sequence, item, behaviour, weight, timestamp FROM events
-    WHERE person = (SELECT number FROM people WHERE id = ?) ORDER BY timestamp DESC, sequence DESC LIMIT ?"""
+# live: 0 where an id was erased in place. deletions: no digest where old events were deleted.
+_TABLES = """
+CREATE TABLE counter (sequence BIGINT NOT NULL, salt TEXT NOT NULL);
+INSERT INTO counter VALUES (0, '{salt}');
+CREATE TABLE people (number {numbered}, live SMALLINT NOT NULL DEFAULT 1, digest {bytes} NOT NULL UNIQUE,
+    id TEXT NOT NULL);
+CREATE TABLE profiles (person BIGINT NOT NULL PRIMARY KEY, sequence BIGINT NOT NULL, profile TEXT NOT NULL);
+CREATE INDEX profiles_sequence ON profiles (sequence);
+CREATE TABLE events (sequence {key}, person BIGINT NOT NULL, item TEXT NOT NULL, behaviour TEXT NOT NULL,
+    weight DOUBLE PRECISION, timestamp DOUBLE PRECISION NOT NULL, key {bytes});
+CREATE INDEX events_history ON events (person, timestamp, sequence);
+CREATE UNIQUE INDEX events_key ON events (key) WHERE key IS NOT NULL;
+CREATE TABLE ties (person BIGINT NOT NULL, friend BIGINT NOT NULL, position BIGINT NOT NULL,
+    PRIMARY KEY (person, friend));
+CREATE INDEX ties_friend ON ties (friend);
+CREATE TABLE items (id TEXT NOT NULL PRIMARY KEY, sequence BIGINT NOT NULL, body TEXT);
+CREATE INDEX items_sequence ON items (sequence);
+CREATE TABLE exposures (sequence {key}, experiment TEXT NOT NULL, arm TEXT NOT NULL, person BIGINT NOT NULL,
+    timestamp DOUBLE PRECISION NOT NULL, items TEXT NOT NULL);
+CREATE INDEX exposures_experiment ON exposures (experiment, sequence);
+CREATE INDEX exposures_person ON exposures (person);
+CREATE TABLE deletions (sequence {key}, digest {bytes});
+CREATE INDEX deletions_digest ON deletions (digest)
+"""
+_TAKE = "UPDATE counter SET sequence = sequence + ? RETURNING sequence{}"
+_PERSON = "(SELECT number FROM people WHERE digest = ?)"
+_HISTORY = f"""SELECT sequence, item, behaviour, weight, timestamp FROM events
+    WHERE person = {_PERSON} ORDER BY timestamp DESC, sequence DESC LIMIT ?"""
 _STORED = "SELECT sequence FROM events WHERE sequence >= ? AND sequence < ?"
-_NEW_TIE = """INSERT INTO ties (person, friend, position)
-    SELECT p.number, f.number, ? FROM people p, people f WHERE p.id = ? AND f.id = ? ON CONFLICT DO NOTHING"""
-_NEW_EXPOSURE = """INSERT INTO exposures (sequence, experiment, arm, person, timestamp, items)
-    VALUES (?, ?, ?, (SELECT number FROM people WHERE id = ?), ?, ?)"""
+_SET_PROFILE = f"""INSERT INTO profiles (person, sequence, profile) VALUES ({_PERSON}, ?, ?)
+    ON CONFLICT (person) DO UPDATE SET sequence = excluded.sequence, profile = excluded.profile"""
+_PROFILE = f"SELECT profile FROM profiles WHERE person = {_PERSON}"
+_ITEM_CHANGES = "SELECT sequence, id, body FROM items WHERE sequence > ? ORDER BY sequence"
+_NEW_TIE = f"INSERT INTO ties (person, friend, position) VALUES ({_PERSON}, {_PERSON}, ?) ON CONFLICT DO NOTHING"
+_TIES = f"""SELECT p.id FROM ties t JOIN people p ON p.number = t.friend WHERE t.person = {_PERSON}
+    ORDER BY t.position"""
+_NEW_EXPOSURE = f"""INSERT INTO exposures (sequence, experiment, arm, person, timestamp, items)
+    VALUES (?, ?, ?, {_PERSON}, ?, ?)"""
 _SET_ITEM = """INSERT INTO items (id, sequence, body) VALUES (?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, body = excluded.body"""
-_USER = """SELECT p.profile, f.id FROM people p LEFT JOIN ties t ON t.person = p.number
-    LEFT JOIN people f ON f.number = t.friend WHERE p.id = ? AND p.profile IS NOT NULL ORDER BY t.position"""
-_CHANGED_USERS = """SELECT id FROM people WHERE (changed > ? AND changed <= ?)
-    OR number IN (SELECT person FROM events WHERE sequence > ? AND sequence <= ?)"""
+_DELETED = "SELECT digest FROM deletions WHERE digest IN ({})"
+_CHANGED_USERS = """SELECT id FROM people
+    WHERE number IN (SELECT person FROM events WHERE sequence > ? AND sequence <= ?)
+    OR number IN (SELECT person FROM profiles WHERE sequence > ? AND sequence <= ?)"""
 _EXPOSURES = """SELECT e.sequence, e.experiment, e.arm, p.id, e.timestamp, e.items FROM exposures e
     JOIN people p ON p.number = e.person WHERE e.experiment = ? AND e.sequence > ? ORDER BY e.sequence LIMIT ?"""
-_EVENTS = """SELECT e.sequence, p.id, e.item, e.behaviour, e.weight, e.timestamp FROM events e
+_EVENTS = """SELECT e.sequence, e.item, e.behaviour, e.weight, e.timestamp, p.id FROM events e
     JOIN people p ON p.number = e.person WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?"""
-_LONG_HISTORIES = """SELECT person, count(*) FROM events WHERE person > ?
-    GROUP BY person HAVING count(*) > ? ORDER BY person LIMIT ?"""
-_DELETE_BEYOND = """DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE person = ?
-    ORDER BY timestamp DESC, sequence DESC LIMIT ? OFFSET ?)"""
-_COUNTS = """SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM people),
+_SURPLUS = """SELECT sequence FROM (SELECT sequence,
+        row_number() OVER (PARTITION BY person ORDER BY timestamp DESC, sequence DESC) AS place
+    FROM events WHERE person > ? AND person <= ?) AS numbered WHERE place > ?"""
+_COUNTS = """SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM people WHERE live = 1),
     (SELECT count(*) FROM items WHERE body IS NOT NULL)"""
 _TRACES = (
     "DELETE FROM events WHERE person = ?",
+    "DELETE FROM profiles WHERE person = ?",
     "DELETE FROM ties WHERE person = ?",
     "DELETE FROM ties WHERE friend = ?",
     "DELETE FROM exposures WHERE person = ?",
 )
 
 
-class RelationalStore(Connections, Store):
-    """A store in a database of tables; what a database does its own way is said in ``Connections``."""
+def tables(numbered: str, key: str, bytes: str) -> list[str]:
+    """Statements that make the tables; the types of a number given by the database, of a given number, and of bytes."""
+    return _TABLES.format(numbered=numbered, key=key, bytes=bytes, salt=token_hex(16)).strip().split(";\n")
 
-    def __init__(self, name: str, most_waiting: int = MOST_WAITING) -> None:
+
+class Store(Connections):
+    """Events, items, users and exposures of all servers that share one store.
+
+    Every method may be called from any thread, and may raise, besides what it names itself::
+
+        StoreUnavailableError  the store is gone, locked, full or behind; the same call may succeed later
+        StorageError           the store may not be written (read-only, no permission)
+        ConfigError            the store was closed
+
+    Every change takes a number from one rising sequence; whoever has seen a number sees no smaller one appear later.
+    Times are seconds since 1970.
+    """
+
+    _erase_person: ClassVar[str]
+    """The statement that removes a person's id, given their number."""
+    _notify: ClassVar[str] = ""
+    """What is added to each taking of numbers so that other servers hear of the commit."""
+
+    def __init__(self, name: str, queue_limit: int = QUEUE_LIMIT) -> None:
         """Arguments as ``Connections``."""
-        super().__init__(name, most_waiting)
+        super().__init__(name, queue_limit)
+        self._salt = bytes.fromhex(self._fetch("SELECT salt FROM counter")[0][0])
         self._lock = Lock()
         self._latest = -math.inf
         self._future_timestamps = 0
+        self._unreadable: set[int] = set()
 
     # --- events ----------------------------------------------------------------------------------------------------
 
+    def append(self, events: Sequence[Event], received: float) -> EventsAnswer:
+        """Store events; they are on disk when this returns. Arguments and errors as ``appending``."""
+        return self.appending(events, received).result()
+
     def appending(self, events: Sequence[Event], received: float) -> "Future[EventsAnswer]":
+        """Store events without waiting for it; they are on disk once there is a result. A batch is stored whole or not
+        at all; a cancelled future leaves open which.
+
+        received: their time where they have none of their own, or one more than ``CLOCK_SECONDS`` later. A clock set
+        back by less than that does not reorder: within a process ``received`` counts as no earlier than before.
+
+        Raises, or has the future raise:
+            StoreUnavailableError: also at once where too many events wait to be written. The batch may have been
+                stored nevertheless if the connection broke: send it again with the same keys.
+            DataError: an id, behaviour, weight or time that cannot be stored (NUL, lone surrogate, not finite).
+        """
         with self._lock:
+            if received < self._latest - CLOCK_SECONDS:
+                self._latest = received
             received = self._latest = max(self._latest, received)
+            self._future_timestamps += sum(_is_ahead(event, received) for event in events)
         rows = [_event_row(event, received) for event in events]
-
-        def count(done: "Future[EventsAnswer]") -> None:
-            if done.exception() is None:
-                with self._lock:
-                    self._future_timestamps += ahead
-
-        ahead = sum(_is_ahead(event, received) for event in events)
-        stored = self._writer.begin_together(self._append, rows, len(rows))
-        stored.add_done_callback(count)
-        return stored
+        return self._writer.begin(self._append, rows, len(rows))
 
     def _append(self, connection: Any, batches: Sequence[Sequence[tuple[Any, ...]]]) -> list[EventsAnswer]:
-        """Store the rows of several callers; what each is told."""
+        """Store the rows of several callers; what each is answered."""
         rows = list(chain.from_iterable(batches))
         first = self._take_numbers(connection, len(rows))
-        self._insert_people(connection, {row[0] for row in rows})
-        accepted = self._insert_events(connection, [(first + place, *row) for place, row in enumerate(rows)])
+        people = self._add_people(connection, {row[0] for row in rows})
+        numbered = [(first + place, people[id], *row) for place, (id, *row) in enumerate(rows)]
+        accepted = self._insert_events(connection, numbered)
         numbers = set(range(first, first + len(rows)))
         if accepted < len(rows):
             numbers = {number for (number,) in self._rows(connection, _STORED, (first, first + len(rows)))}
@@ -111,69 +185,95 @@ class RelationalStore(Connections, Store):
             first += len(batch)
         return answers
 
+    def _add_people(self, connection: Any, ids: Collection[str]) -> dict[str, bytes]:
+        """Give numbers to those who have none; the digest of each id."""
+        digests = {id: self._digest(id) for id in ids}
+        self._insert_people(connection, [(digest, id) for id, digest in digests.items()])
+        return digests
+
     @abstractmethod
-    def _insert_people(self, connection: Any, ids: Collection[str]) -> None:
-        """Give numbers to those who have none."""
+    def _insert_people(self, connection: Any, rows: Sequence[tuple[bytes, str]]) -> None:
+        """Store those that are new or were erased; a row is digest and id."""
 
     @abstractmethod
     def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
-        """How many were new; a row is sequence, user id, item, behaviour, weight, timestamp and the key's digest."""
+        """How many were new; a row is sequence, user's digest, item, behaviour, weight, timestamp and key's digest."""
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[list[StoredEvent]]:
+        """The newest ``limit`` events of each user, oldest first by (timestamp, sequence); unknown users have none.
+
+        Raises:
+            ConfigError: ``limit`` below 1.
+        """
         if limit < 1:
             raise ConfigError(f"limit = {limit}: a history of fewer than 1 event; give at least 1")
+        return self._read(lambda opened: [self._history(opened, self._digest(id), limit) for id in user_ids])
 
-        def query(connection: Any) -> list[list[StoredEvent]]:
-            return [[StoredEvent(*row) for row in rows[::-1]] for rows in self._newest(connection, user_ids, limit)]
-
-        return self._read(query)
-
-    def _newest(self, connection: Any, user_ids: Sequence[str], limit: int) -> list[list[tuple[Any, ...]]]:
-        """Rows of each user's events, newest first."""
-        return [self._rows(connection, _HISTORY, (id, limit)) for id in user_ids]
+    def _history(self, connection: Any, digest: bytes, limit: int = _ALL) -> list[StoredEvent]:
+        return [StoredEvent(*row) for row in reversed(self._rows(connection, _HISTORY, (digest, limit)))]
 
     def events(self) -> Iterator[list[EventRow]]:
+        """All events by rising sequence number, in batches of bounded size, without holding up writers."""
         after = 0
-        while rows := self._fetch(_EVENTS, (after, _ROWS_A_BATCH)):
+        while rows := self._fetch(_EVENTS, (after, _ROWS_PER_BATCH)):
             after = rows[-1][0]
             yield [EventRow(*row) for row in rows]
 
     def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
+        """Delete events older than ``keep_days`` and all but the newest ``keep_per_user`` of each user (None: keep).
+
+        What was shown longer ago than ``keep_days`` goes, too. Appends go on meanwhile. Returns how many events were
+        deleted; where any were, ``changed_users`` says that all may have changed. An event sent again under a deleted
+        event's key is new.
+
+        Raises:
+            ConfigError: ``keep_days`` below 0, ``keep_per_user`` below 1.
+        """
         if keep_days is not None and not keep_days >= 0:
             raise ConfigError(f"keep_days = {keep_days}: give 0 or more days, or none to keep all")
         if keep_per_user is not None and keep_per_user < 1:
             raise ConfigError(f"keep_per_user = {keep_per_user}: give at least 1, or none to keep all")
         deleted = 0
         if keep_days is not None:
-            moment = time.time() - keep_days * _SECONDS_A_DAY
+            moment = time.time() - keep_days * _SECONDS_PER_DAY
             self._delete_before("exposures", moment)
             deleted = self._delete_before("events", moment)
         deleted += 0 if keep_per_user is None else self._delete_beyond(keep_per_user)
-        self._free_space()
+        if deleted:
+            self._writer.submit(self._note_deletion)
         return deleted
 
     def _delete_before(self, table: str, moment: float) -> int:
         # By ranges of numbers, so that no index on time is needed and each transaction is short.
         first, last = self._fetch(f"SELECT coalesce(min(sequence), 0), coalesce(max(sequence), -1) FROM {table}")[0]
         statement = f"DELETE FROM {table} WHERE sequence >= ? AND sequence < ? AND timestamp < ?"
-        ranges = ((low, low + _ROWS_A_DELETE, moment) for low in range(first, last + 1, _ROWS_A_DELETE))
+        ranges = ((low, low + _ROWS_PER_DELETE, moment) for low in range(first, last + 1, _ROWS_PER_DELETE))
         return sum(self._change(statement, [one]) for one in ranges)
 
     def _delete_beyond(self, keep: int) -> int:
-        deleted, person = 0, 0
-        while rows := self._fetch(_LONG_HISTORIES, (person, keep, _PEOPLE_A_LOOK)):
-            person = rows[-1][0]
-            for batch in _batches([(number, count - keep) for number, count in rows]):
-                deleted += self._change(_DELETE_BEYOND, [(number, count, keep) for number, count in batch])
+        # By ranges of people, so that memory is bounded.
+        people, deleted = self._fetch("SELECT coalesce(max(number), 0) FROM people")[0][0], 0
+        for low in range(0, people, _PEOPLE_PER_LOOK):
+            surplus = self._fetch(_SURPLUS, (low, low + _PEOPLE_PER_LOOK, keep))
+            for part in _parts(surplus, _ROWS_PER_DELETE):
+                deleted += self._change("DELETE FROM events WHERE sequence = ?", part)
         return deleted
 
-    # --- items and users -------------------------------------------------------------------------------------------
+    def _note_deletion(self, connection: Any, digest: bytes | None = None) -> None:
+        """Everybody is to drop every cached user. digest: of who was deleted; None: old events were."""
+        sequence = self._take_numbers(connection, 1)
+        self._all(connection, "DELETE FROM deletions WHERE digest = ? OR digest IS NULL", [(digest,)])
+        self._all(connection, "INSERT INTO deletions (sequence, digest) VALUES (?, ?)", [(sequence, digest)])
+
+    # --- items -----------------------------------------------------------------------------------------------------
 
     def put_item(self, id: str, item: Item) -> Changed:
+        """Write an item over what stood under its id. Errors as ``append``."""
         _require_storable(item.title, item.text, *item.attributes, *chain(*item.attributes.values()))
         return self._set_item(id, msgspec.json.encode(item).decode())
 
     def delete_item(self, id: str) -> Changed:
+        """Delete an item; a tombstone stays in ``item_changes``, also for an id that was never put."""
         return self._set_item(id, None)
 
     def _set_item(self, id: str, body: str | None) -> Changed:
@@ -188,99 +288,138 @@ class RelationalStore(Connections, Store):
         return Changed(id=id, existed=self._writer.submit(work))
 
     def item_changes(self, after: int) -> list[ItemChange]:
-        rows = self._fetch("SELECT sequence, id, body FROM items WHERE sequence > ? ORDER BY sequence", (after,))
-        read = msgspec.json.Decoder(Item).decode
-        return [ItemChange(sequence, id, None if body is None else read(body)) for sequence, id, body in rows]
+        """Items put or deleted after that sequence number, each in its latest state, oldest change first.
+
+        A row that cannot be read is logged, counted and passed over.
+        """
+        read, changes = msgspec.json.Decoder(Item).decode, []
+        for sequence, id, body in self._fetch(_ITEM_CHANGES, (after,)):
+            try:
+                changes.append(ItemChange(sequence, id, None if body is None else read(body)))
+            except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                if sequence not in self._unreadable:
+                    _log.warning("the store's item %r cannot be read and is passed over: %s", id, error)
+                self._unreadable.add(sequence)
+        return changes
+
+    # --- users -----------------------------------------------------------------------------------------------------
 
     def put_user(self, id: str, user: User) -> Changed:
+        """Write profile and ties over what stood there; a tie given twice counts once. Errors as ``append``."""
         _require_storable(id, user.profile, *user.ties)
-        ties = [(place, id, friend) for place, friend in enumerate(user.ties)]
 
         def work(connection: Any) -> bool:
             sequence = self._take_numbers(connection, 1)
-            self._insert_people(connection, {id, *user.ties})
-            [(number, stood)] = self._rows(connection, "SELECT number, profile FROM people WHERE id = ?", (id,))
-            written = (user.profile, sequence, number)
-            self._all(connection, "UPDATE people SET profile = ?, changed = ? WHERE number = ?", [written])
-            self._all(connection, "DELETE FROM ties WHERE person = ?", [(number,)])
+            digests = self._add_people(connection, {id, *user.ties})
+            person = digests[id]
+            stood = self._rows(connection, _PROFILE, (person,))
+            self._all(connection, _SET_PROFILE, [(person, sequence, user.profile)])
+            self._all(connection, f"DELETE FROM ties WHERE person = {_PERSON}", [(person,)])
+            ties = [(person, digests[friend], place) for place, friend in enumerate(user.ties)]
             self._all(connection, _NEW_TIE, ties)
-            return stood is not None
+            return bool(stood)
 
-        return Changed(id=id, existed=self._writer.submit(work, 1 + len(ties)))
+        return Changed(id=id, existed=self._writer.submit(work, 1 + len(user.ties)))
 
     def user(self, id: str) -> User | None:
-        rows = self._fetch(_USER, (id,))
-        return User(profile=rows[0][0], ties=[friend for _, friend in rows if friend is not None]) if rows else None
+        """What ``put_user`` wrote last; None where it wrote nothing."""
+        return self._read(lambda connection: self._user(connection, self._digest(id)))
 
-    def forget_user(self, id: str) -> Changed:
-        def work(connection: Any) -> bool:
-            sequence = self._take_numbers(connection, 1)
-            found = self._rows(connection, "SELECT number FROM people WHERE id = ?", (id,))
-            if found:
-                for statement in _TRACES:
-                    self._all(connection, statement, found)
-                self._rewrite_people(connection, found[0][0])
-            digest = self._digest(connection, id)
-            self._all(connection, "INSERT INTO forgotten (sequence, digest) VALUES (?, ?)", [(sequence, digest)])
-            return bool(found)
+    def _user(self, connection: Any, digest: bytes) -> User | None:
+        rows = self._rows(connection, _PROFILE, (digest,))
+        if not rows:
+            return None
+        return User(profile=rows[0][0], ties=[friend for (friend,) in self._rows(connection, _TIES, (digest,))])
 
-        existed = self._writer.submit(work)
-        self._writer.alone(self._clear_logs)
-        return Changed(id=id, existed=existed)
+    def read_user(self, id: str, others: Sequence[str] = ()) -> UserRecord:
+        """All that is known of one user. others: ids that are to be named, too, where they were deleted."""
 
-    def _rewrite_people(self, connection: Any, without: int) -> None:
-        """All the others anew. To delete one row would not do: pages keep copies of rows that were moved in them."""
-        columns = "number, id, profile, changed"
-        for statement in (
-            f"CREATE TEMPORARY TABLE others AS SELECT {columns} FROM people WHERE number <> {int(without)}",
-            self._empty_people,
-            f"INSERT INTO people ({columns}) SELECT {columns} FROM others ORDER BY number",
-            "DROP TABLE others",
-        ):
-            connection.execute(statement)
-
-    def is_forgotten(self, id: str) -> bool:
-        def query(connection: Any) -> bool:
-            digest = self._digest(connection, id)
-            return bool(self._rows(connection, "SELECT 1 FROM forgotten WHERE digest = ? LIMIT 1", (digest,)))
+        def query(connection: Any) -> UserRecord:
+            own = self._digest(id)
+            user, events = self._user(connection, own), self._history(connection, own)
+            asked = {self._digest(one): one for one in (id, *others, *(user.ties if user else ()))}
+            deleted = set[str]()
+            for part in _parts(list(asked), _PEOPLE_PER_LOOK):
+                rows = self._rows(connection, _DELETED.format(", ".join("?" * len(part))), tuple(part))
+                deleted |= {asked[digest] for (digest,) in rows}
+            return UserRecord(events, user, frozenset(deleted))
 
         return self._read(query)
 
-    def _digest(self, connection: Any, id: str) -> bytes:
-        [(salt,)] = self._rows(connection, "SELECT salt FROM counter")
-        return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES, salt=bytes.fromhex(salt)).digest()
+    def delete_user(self, id: str) -> Changed:
+        """Remove every trace of a person: events, profile, ties from and to them, exposures, the id itself.
+
+        A salted digest stays, see ``UserRecord.deleted``: whoever has the store and guesses an id can check the guess.
+        SQLite's files no longer hold the id's bytes when this returns; PostgreSQL recycles them when it vacuums.
+
+        Raises:
+            StoreUnavailableError: also where the person is removed but another process still reads old pages of the
+                files; asked again, this finishes the removal.
+        """
+        digest = self._digest(id)
+
+        def work(connection: Any) -> bool:
+            self._note_deletion(connection, digest)
+            found = self._rows(connection, "SELECT number FROM people WHERE digest = ? AND live = 1", (digest,))
+            for statement in (*_TRACES, self._erase_person):
+                self._all(connection, statement, found)
+            return bool(found)
+
+        return Changed(id=id, existed=self._writer.submit(work))
+
+    def _digest(self, id: str) -> bytes:
+        return _digest(id, self._salt)
+
+    # --- changes of others -----------------------------------------------------------------------------------------
+
+    def sequence(self) -> int:
+        """The last number that was given to a change."""
+        return int(self._fetch("SELECT sequence FROM counter")[0][0])
 
     def changed_users(self, after: int) -> tuple[int, list[str] | None]:
+        """The sequence number now, and ids with new events or a new profile after that number, in no order.
+
+        None instead of ids: drop every cached user. Somebody was deleted, of whom no id is left to name; or old events
+        were; or more than ``MOST_CHANGES`` happened; or ``after`` is of another store.
+        """
+
         def query(connection: Any) -> tuple[int, list[str] | None]:
             [(now,)] = self._rows(connection, "SELECT sequence FROM counter")
-            forgotten = "SELECT 1 FROM forgotten WHERE sequence > ? AND sequence <= ? LIMIT 1"
-            if not 0 <= now - after <= MOST_CHANGES or self._rows(connection, forgotten, (after, now)):
+            deletions = "SELECT 1 FROM deletions WHERE sequence > ? AND sequence <= ? LIMIT 1"
+            if not 0 <= now - after <= MOST_CHANGES or self._rows(connection, deletions, (after, now)):
                 return now, None
             return now, [id for (id,) in self._rows(connection, _CHANGED_USERS, (after, now, after, now))]
 
         return self._read(query)
 
+    def listen(self, on_change: Callable[[], None]) -> Closer:
+        """Call ``on_change`` in a thread whenever another server may have changed something, until the returned
+        function is called. The store of one host calls nobody: its workers tell each other."""
+        return lambda: None
+
     # --- experiments -----------------------------------------------------------------------------------------------
 
     def expose(self, rows: Sequence[Exposure]) -> None:
+        """Append to the log of what was shown; on disk when this returns. Errors as ``append``."""
         for row in rows:
             _require_storable(row.experiment, row.arm, row.user_id, *row.item_ids)
-        people = {row.user_id for row in rows}
-        values = [
-            (row.experiment, row.arm, row.user_id, row.timestamp, msgspec.json.encode(row.item_ids).decode())
-            for row in rows
-        ]
+        shown = [msgspec.json.encode(row.item_ids).decode() for row in rows]
 
         def work(connection: Any) -> None:
-            first = self._take_numbers(connection, len(values))
-            self._insert_people(connection, people)
-            self._all(connection, _NEW_EXPOSURE, [(first + place, *row) for place, row in enumerate(values)])
+            first = self._take_numbers(connection, len(rows))
+            people = self._add_people(connection, {row.user_id for row in rows})
+            values = [
+                (first + place, row.experiment, row.arm, people[row.user_id], row.timestamp, shown[place])
+                for place, row in enumerate(rows)
+            ]
+            self._all(connection, _NEW_EXPOSURE, values)
 
-        self._writer.submit(work, len(values))
+        self._writer.submit(work, len(rows))
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
+        """What was shown in one experiment, in the order in which it was logged, in bounded memory."""
         after = 0
-        while rows := self._fetch(_EXPOSURES, (experiment, after, _ROWS_A_BATCH)):
+        while rows := self._fetch(_EXPOSURES, (experiment, after, _ROWS_PER_BATCH)):
             after = rows[-1][0]
             for _, name, arm, user_id, timestamp, items in rows:
                 yield Exposure(name, arm, user_id, timestamp, msgspec.json.decode(items, type=list[str]))
@@ -288,6 +427,7 @@ class RelationalStore(Connections, Store):
     # --- the store itself ------------------------------------------------------------------------------------------
 
     def stats(self) -> StoreStats:
+        """Counts and figures. Counting reads an index of every event: for a page, not for each request."""
         [(events, users, items)] = self._fetch(_COUNTS)
         writer = self._writer
         return StoreStats(
@@ -298,35 +438,38 @@ class RelationalStore(Connections, Store):
             commit_milliseconds=writer.commit_milliseconds,
             batches_per_commit=writer.batches / max(writer.commits, 1),
             future_timestamps=self._future_timestamps,
+            unreadable_items=len(self._unreadable),
         )
 
     def check(self) -> None:
-        self._fetch("SELECT sequence FROM counter")
+        """Return if the store can be read and written; a single read of one row.
+
+        After a failed commit also one write, so that it is seen when the store works again.
+
+        Raises:
+            StoreUnavailableError: it does not answer, its file was removed, commits fail, or its writer has ended.
+        """
+        self._writer.require_alive()
+        if self._writer.failing:
+            self._writer.submit(lambda connection: self._rows(connection, _TAKE.format(""), (0,)))
+        self.sequence()
 
     def _take_numbers(self, connection: Any, count: int) -> int:
         """The first of ``count`` new sequence numbers."""
-        [(last,)] = self._rows(connection, "UPDATE counter SET sequence = sequence + ? RETURNING sequence", (count,))
+        last = self._rows(connection, _TAKE.format(self._notify), (count,))[0][0]
         return int(last) - count + 1
 
 
-def _batches(surplus: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """(person, events too many) in parts of at most ``_ROWS_A_DELETE`` events; one person may be in several."""
-    batch: list[tuple[int, int]] = []
-    room = _ROWS_A_DELETE
-    for person, left in surplus:
-        while left:
-            taken = min(left, room)
-            batch.append((person, taken))
-            left, room = left - taken, room - taken
-            if not room:
-                yield batch
-                batch, room = [], _ROWS_A_DELETE
-    if batch:
-        yield batch
+def _parts(values: Sequence[Value], most: int) -> Iterator[Sequence[Value]]:
+    return (values[first : first + most] for first in range(0, len(values), most))
+
+
+def _digest(text: str, salt: bytes = b"") -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, salt=salt).digest()
 
 
 def _is_ahead(event: Event, received: float) -> bool:
-    return event.timestamp is not None and event.timestamp > received + FUTURE_SECONDS
+    return event.timestamp is not None and event.timestamp > received + CLOCK_SECONDS
 
 
 def _event_row(event: Event, received: float) -> tuple[Any, ...]:
@@ -335,23 +478,16 @@ def _event_row(event: Event, received: float) -> tuple[Any, ...]:
     for field, number in (("weight", event.weight), ("timestamp", event.timestamp)):
         if number is not None and not math.isfinite(number):
             raise DataError(f"{number} is no number that can be stored; send a finite one", field=field)
-    own = None if event.timestamp is None or _is_ahead(event, received) else event.timestamp
-    digest = (
-        None
-        if event.key is None
-        else blake2b(event.key.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
-    )
-    return event.user_id, event.item_id, event.behaviour, event.weight, received if own is None else own, digest
+    own = event.timestamp is not None and not _is_ahead(event, received)
+    key = None if event.key is None else _digest(event.key)
+    return event.user_id, event.item_id, event.behaviour, event.weight, event.timestamp if own else received, key
 
 
 def _require_storable(*texts: str) -> None:
     for text in texts:
-        if "\0" in text or not (text.isascii() or _is_unicode(text)):
+        try:
+            storable = "\0" not in text and (text.isascii() or bool(text.encode()))
+        except UnicodeEncodeError:
+            storable = False
+        if not storable:
             raise DataError(f"{text[:60]!r} holds NUL or half a character, which is not stored; send whole UTF-8 text")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False

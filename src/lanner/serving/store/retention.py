@@ -1,19 +1,19 @@
-"""How long events are kept, and how many of a user: what a server deletes of its store now and then."""
+"""How long events are kept, and how many of a user: what a server deletes from its store now and then."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lanner.errors import ConfigError
-from lanner.serving.store.contract import Store
+from lanner.serving.store.relational import Store
 
 
 @dataclass(frozen=True)
 class RetentionConfig:
-    """What is deleted of the store, and how often the server looks. What a bundle was fitted on stays in the bundle."""
+    """What is deleted from the store, and how often. What a bundle was trained on stays in the bundle."""
 
     days: float = 0.0
-    """Events, and what experiments showed, are deleted when older than this; 0: kept for ever."""
+    """Events, and what experiments showed, are deleted when older than this; 0: kept forever."""
     events_per_user: int = 0
     """A user's newest events that are kept, the others are deleted; 0: all are kept."""
     every_minutes: float = 60.0
@@ -22,7 +22,7 @@ class RetentionConfig:
     def __post_init__(self) -> None:
         for name in ("days", "events_per_user"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"retention.{name} is {getattr(self, name)}, it must be 0 (for ever, all) or more")
+                raise ConfigError(f"retention.{name} is {getattr(self, name)}, it must be 0 (forever, all) or more")
         if not self.every_minutes > 0:
             raise ConfigError(f"retention.every_minutes is {self.every_minutes}, it must be above 0")
 
@@ -40,21 +40,17 @@ class Retention:
         self._deleted, self._seconds, self._finished = 0, 0.0, 0.0
 
     def run(self) -> None:
-        """Delete once, in many short transactions between those of others; runs beside the loop.
+        """Delete once, in many short transactions between those of others. Blocks.
 
         Raises:
             StoreUnavailableError: the rest goes the next time.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         self._deleted += self._store.compact(self.config.days or None, self.config.events_per_user or None)
-        self._seconds, self._finished = time.monotonic() - begun, time.time()
+        self._seconds, self._finished = time.monotonic() - started, time.time()
 
     def figures(self) -> Mapping[str, float]:
         """For the metrics: events deleted so far, seconds of the last run, and its end in seconds since 1970."""
-        if not self.config.deletes:
-            return {}
-        return {
-            "retention_deleted_events": self._deleted,
-            "retention_seconds": self._seconds,
-            "retention_finished_time": self._finished,
-        }
+        names = ("retention_deleted_events", "retention_seconds", "retention_finished_time")
+        values = (self._deleted, self._seconds, self._finished)
+        return dict(zip(names, values, strict=True)) if self.config.deletes else {}

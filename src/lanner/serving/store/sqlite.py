@@ -1,32 +1,36 @@
 """The embedded store: one SQLite file in WAL mode, for one machine; several processes may share it."""
 
+import os
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lanner.errors import DataError, LannerError, StorageError, StoreUnavailableError
-from lanner.serving.store.connections import MOST_WAITING
-from lanner.serving.store.relational import RelationalStore
-from lanner.serving.store.schema import VERSION, tables
+from lanner.serving.messages import Changed
+from lanner.serving.store.connections import QUEUE_LIMIT
+from lanner.serving.store.relational import OTHER_SCHEMA, SCHEMA_VERSION, Store, tables
 
 _LOCK_SECONDS = 4.0
 _CACHE_KIB = {"writing": 2 * 1024, "reading": 1024}
 """Of each connection; the operating system keeps what is read, and a cache that fills for minutes looks like a leak."""
+_CANNOT_OPEN = "{}: cannot be opened for writing ({}); check the path and its permissions"
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log after which it is moved into the file: 16 MB."""
-_PAGES_FREED = 2_000
-"""Freed in one step: 8 MB, some tens of milliseconds between two commits."""
+_FREE = "PRAGMA incremental_vacuum(2000)"
+"""8 MB in one step: some tens of milliseconds between two commits."""
+_ROWS_PER_STATEMENT = 64
+_PEOPLE = ("INSERT INTO people (digest, id) VALUES", "(?, ?)")
+_LIVE_AGAIN = "ON CONFLICT (digest) DO UPDATE SET live = 1, id = excluded.id WHERE live = 0"
+_EVENTS = (
+    "INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key) VALUES",
+    "(?, (SELECT number FROM people WHERE digest = ?), ?, ?, ?, ?, ?)",
+)
 
 
-_ROWS_A_STATEMENT = 64
-_INTO_PEOPLE = "INSERT INTO people (id) VALUES"
-_INTO_EVENTS = "INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key) VALUES"
-_EVENT = "(?, (SELECT number FROM people WHERE id = ?), ?, ?, ?, ?, ?)"
-
-
-class SqliteStore(RelationalStore):
+class SqliteStore(Store):
     """Events in a file. A power cut loses nothing that was acknowledged (``synchronous = FULL``)."""
 
     _errors = (sqlite3.Error,)
@@ -34,22 +38,35 @@ class SqliteStore(RelationalStore):
     _most_idle = 2
     _placeholder = "?"
     _begin = "BEGIN IMMEDIATE"
-    # Without a condition SQLite gives the pages back whole, and secure_delete overwrites every byte of them.
-    _empty_people = "DELETE FROM people"
+    # A record of the same length is overwritten where it is, and rows of ``people`` are only ever appended: no page
+    # keeps a copy of an id. To delete the row would move others, and leave copies of them in unused parts of pages.
+    _erase_person = "UPDATE people SET live = 0, id = zeroblob(length(CAST(id AS BLOB))) WHERE number = ?"
 
-    def __init__(self, path: Path | str, most_waiting: int = MOST_WAITING) -> None:
-        """Open the file, or make it; its folder must be there. most_waiting: bound of the queue, in events.
+    def __init__(self, path: Path | str, queue_limit: int = QUEUE_LIMIT) -> None:
+        """Open the file, or make it, for its owner alone; its folder must be there. queue_limit: in events.
 
         Raises:
-            DataError: a file that is no store, or one of a newer schema. StorageError: it may not be written.
+            DataError: a file that is no store, or one of another schema. StorageError: it may not be written.
             StoreUnavailableError: another process locks it.
         """
         self._path = Path(path).absolute()
-        super().__init__(str(path), most_waiting)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = _identity(os.fstat(descriptor))
+            os.close(descriptor)
+        except OSError as error:
+            raise StorageError(_CANNOT_OPEN.format(path, error.strerror)) from error
+        super().__init__(str(path), queue_limit)
 
     def _connect(self, reading: bool) -> sqlite3.Connection:
+        # Never made here: a file that was removed would come back empty.
         connection = sqlite3.connect(
-            self._path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+            f"{self._path.as_uri()}?mode=rw",
+            timeout=_LOCK_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+            uri=True,
         )
         settings = {
             "cache_size": -_CACHE_KIB["reading" if reading else "writing"],
@@ -61,11 +78,21 @@ class SqliteStore(RelationalStore):
             connection.execute(f"PRAGMA {name} = {value}")
         return connection
 
-    def _insert_people(self, connection: sqlite3.Connection, ids: Collection[str]) -> None:
-        _insert(connection, _INTO_PEOPLE, "(?)", [(id,) for id in ids])
+    def _require_file(self) -> None:
+        try:
+            there = _identity(self._path.stat())
+        except OSError:
+            there = None
+        if there != self._file:
+            raise StoreUnavailableError(
+                f"{self._name}: the file was removed or replaced, nothing is stored; restore it or restart the server"
+            )
+
+    def _insert_people(self, connection: sqlite3.Connection, rows: Sequence[tuple[bytes, str]]) -> None:
+        _insert(connection, *_PEOPLE, rows, _LIVE_AGAIN)
 
     def _insert_events(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        return _insert(connection, _INTO_EVENTS, _EVENT, rows)
+        return _insert(connection, *_EVENTS, rows, "ON CONFLICT DO NOTHING")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # What it is comes first: nothing is changed in a file that is not ours.
@@ -76,13 +103,13 @@ class SqliteStore(RelationalStore):
         if self._is_new(connection):
             for statement in tables("INTEGER PRIMARY KEY AUTOINCREMENT", "INTEGER PRIMARY KEY", "BLOB"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise DataError(f"a store of schema {version}, newer than {VERSION}; update lanner", path=self._name)
+        if version not in (0, SCHEMA_VERSION):
+            raise DataError(OTHER_SCHEMA.format(version), path=self._name)
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if version == 0 and tables:
             raise DataError("a database of something else; give another file", path=self._name)
@@ -92,21 +119,30 @@ class SqliteStore(RelationalStore):
         files = (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def _clear_logs(self) -> None:
-        with self._plainly():
-            self._writing = self._writing or self._connect(reading=False)
-            busy, _, _ = self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    def delete_user(self, id: str) -> Changed:
+        changed = super().delete_user(id)
+        # The log still holds the pages as they were. Whoever reads them is waited for.
+        with self._translating(), closing(self._connect(reading=False)) as connection:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreUnavailableError(
-                f"{self._name}: written, but another process still reads old pages of the log; ask again to clear it"
+                "the store: the user is removed, but another process still reads old pages; ask again to clear the log"
             )
+        return changed
 
-    def _free_space(self) -> None:
+    def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
+        deleted = super().compact(keep_days, keep_per_user)
         while self._fetch("PRAGMA freelist_count")[0][0]:
-            self._writer.alone(self._free_some_pages)
+            self._writer.submit(lambda connection: self._rows(connection, _FREE))
+        return deleted
 
-    def _free_some_pages(self) -> None:
-        self._transact(lambda connection: self._rows(connection, f"PRAGMA incremental_vacuum({_PAGES_FREED})"))
+    def check(self) -> None:
+        self._require_file()
+        super().check()
+
+    def _begin_writing(self) -> None:
+        self._require_file()
+        super()._begin_writing()
 
     def _translated(self, error: Exception) -> LannerError:
         place, code = self._name, getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -115,20 +151,28 @@ class SqliteStore(RelationalStore):
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             seconds = f"{_LOCK_SECONDS:g} s"
             return StoreUnavailableError(f"{place}: locked by another process for more than {seconds}; try again later")
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) and self._opened:
+            return StoreUnavailableError(f"{place}: its file is damaged ({error}); restore it from a copy")
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return DataError(f"no SQLite database, or a damaged one ({error}); restore or move it", path=place)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            return StorageError(f"{place}: cannot be opened for writing ({error}); check the path and its permissions")
+            return StorageError(_CANNOT_OPEN.format(place, error))
         return StoreUnavailableError(f"{place}: the store failed ({error}); check the disk and try again")
 
 
-def _insert(connection: sqlite3.Connection, into: str, row: str, rows: Sequence[tuple[Any, ...]]) -> int:
-    """How many rows were new; in few statements, of few lengths, so that SQLite has them ready."""
-    new, at, number = 0, 0, _ROWS_A_STATEMENT
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _insert(
+    connection: sqlite3.Connection, into: str, row: str, rows: Sequence[tuple[Any, ...]], on_conflict: str
+) -> int:
+    """How many rows were written; in few statements, of few lengths, so that SQLite has them ready."""
+    written, at, number = 0, 0, _ROWS_PER_STATEMENT
     while at < len(rows):
         while number > len(rows) - at:
             number //= 2
-        statement = f"{into} {', '.join([row] * number)} ON CONFLICT DO NOTHING"
-        new += connection.execute(statement, list(chain.from_iterable(rows[at : at + number]))).rowcount
+        statement = f"{into} {', '.join([row] * number)} {on_conflict}"
+        written += connection.execute(statement, list(chain.from_iterable(rows[at : at + number]))).rowcount
         at += number
-    return new
+    return written

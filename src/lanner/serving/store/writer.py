@@ -1,5 +1,6 @@
-"""One thread that writes: what waits while a commit is on its way to the disk is joined into the next."""
+"""Group commit: one thread writes, and what waits during a commit goes into the next one."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -10,72 +11,80 @@ from threading import Condition, Thread
 from time import perf_counter
 from typing import Any, TypeVar
 
-from lanner.errors import ConfigError, LannerError, StoreUnavailableError
+from lanner.errors import ConfigError, DataError, LannerError, StoreUnavailableError
 
 Result = TypeVar("Result")
 Work = Callable[[Any], Result]
 """Statements on a connection, inside a transaction that somebody else begins and ends."""
+BatchWork = Callable[[Any, Sequence[Any]], Sequence[Result]]
+"""As ``Work``, for several callers at once: what each gave, and what each gets."""
 
-_EVENTS_A_COMMIT = 10_000
+CLOSED = "the store was closed; open it again"
+_ENDED = "the store: the writing thread has ended; restart the server"
+_EVENTS_PER_COMMIT = 10_000
 """Enough to make the disk's latency small beside the work; more would only keep the first callers waiting."""
-
-
-Together = Callable[[Any, Sequence[Any]], Sequence[Result]]
-"""As ``Work``, of several callers at a time: what each gave, and what each gets."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Job:
-    act: Callable[..., Any]
+    work: BatchWork[Any]
     given: Any
     events: int
-    joins: bool
     done: "Future[Any]" = field(default_factory=Future)
-
-    def settle(self) -> None:
-        try:
-            self.done.set_result(self.act())
-        except BaseException as error:
-            self.done.set_exception(error)
 
 
 class Writer:
-    """Callers wait in ``submit`` until their work is committed; work that fails fails for its own caller only."""
+    """Callers' work is committed in groups; work that fails fails for its own caller only.
 
-    def __init__(self, name: str, transact: Callable[[Work[Any]], Any], most_waiting: int) -> None:
-        """transact: runs work in one transaction, raising LannerErrors. most_waiting: bound of the queue, in events."""
-        self._name, self._transact, self._most_waiting = name, transact, most_waiting
+    A future may be cancelled until its commit begins: the work is then left out.
+    """
+
+    def __init__(self, transact: Callable[[Work[Any]], Any], queue_limit: int) -> None:
+        """transact: runs work in one transaction, raising LannerErrors. queue_limit: events that may wait."""
+        self._transact, self._queue_limit = transact, queue_limit
         self._changed = Condition()
         self._queue: deque[_Job] = deque()
         self._waiting_events = 0
-        self._closing = False
+        self._closing = self._ended = False
         self.commits = self.batches = 0
         self.commit_milliseconds = 0.0
+        self.failing = False
+        """Whether the last commit failed for another reason than the data it was given."""
         self._thread = Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[Result], events: int = 1) -> Result:
         """The result of ``work``, committed; arguments and errors as ``begin``."""
-        return self.begin(work, events).result()
+        return self.begin(lambda connection, given: [work(connection)], None, events).result()
 
-    def begin(self, work: Work[Result], events: int = 1) -> "Future[Result]":
-        """Join the next commit, without waiting for it. events: its weight in the queue.
+    def begin(self, work: BatchWork[Result], given: Any, events: int) -> "Future[Result]":
+        """Join the next commit without waiting for it; consecutive callers with the same ``work`` are one call of it.
+
+        Each statement releases the interpreter lock and must wait to get it back: few large ones are done sooner.
+        events: the weight in the queue.
 
         Raises:
-            StoreUnavailableError: at once, where the queue would grow beyond its bound. ConfigError: closed.
+            StoreUnavailableError: at once, where the queue would grow beyond its bound, or the thread has ended.
+            ConfigError: closed.
         """
-        return self._join(_Job(lambda connection, _: [work(connection)], None, events, joins=True))
+        job = _Job(work, given, events)
+        with self._changed:
+            self.require_alive()
+            if self._waiting_events + events > self._queue_limit:
+                waiting = f"{self._waiting_events} events wait to be written and {events} more exceed the bound of"
+                raise StoreUnavailableError(f"the store: {waiting} {self._queue_limit}; send them again later")
+            self._waiting_events += events
+            self._queue.append(job)
+            self._changed.notify()
+        return job.done
 
-    def begin_together(self, work: "Together[Result]", given: Any, events: int) -> "Future[Result]":
-        """As ``begin``; who waits for the same ``work`` one after another is worked for in one call.
-
-        A statement lets go of the interpreter and must wait to have it back: fewer and larger ones are sooner done.
-        """
-        return self._join(_Job(work, given, events, joins=True))
-
-    def alone(self, act: Callable[[], Result]) -> Result:
-        """The result of ``act``, run by the writing thread outside of any transaction."""
-        return self._join(_Job(act, None, 1, joins=False)).result()  # type: ignore[no-any-return]
+    def require_alive(self) -> None:
+        """Raise StoreUnavailableError where the writing thread has ended, ConfigError where it was closed."""
+        if self._closing:
+            raise ConfigError(CLOSED)
+        if self._ended:
+            raise StoreUnavailableError(_ENDED)
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -84,49 +93,42 @@ class Writer:
             self._changed.notify()
         self._thread.join()
 
-    def _join(self, job: _Job) -> "Future[Any]":
-        with self._changed:
-            if self._closing:
-                raise ConfigError(f"{self._name}: the store was closed; open it again")
-            if self._waiting_events + job.events > self._most_waiting:
-                raise StoreUnavailableError(
-                    f"{self._name}: {self._waiting_events} events wait to be written and {job.events} more exceed the "
-                    f"bound of {self._most_waiting}; send them again later"
-                )
-            self._waiting_events += job.events
-            self._queue.append(job)
-            self._changed.notify()
-        return job.done
-
     def _run(self) -> None:
-        while jobs := self._next():
-            if jobs[0].joins:
-                self._commit(jobs)
-            else:
-                jobs[0].settle()
+        jobs: list[_Job] = []
+        try:
+            while jobs := self._next():
+                # From here on a job cannot be cancelled, so that setting its result cannot fail.
+                if running := [job for job in jobs if job.done.set_running_or_notify_cancel()]:
+                    self._commit(running)
+        except BaseException:
+            _log.exception("the store's writing thread ended")
+        with self._changed:
+            self._ended = True
+        for job in (*jobs, *self._queue):
+            if not job.done.done():
+                job.done.set_exception(StoreUnavailableError(_ENDED))
 
     def _next(self) -> list[_Job]:
-        """What goes into the next commit, or one job that stands alone; nothing once closed and done."""
+        """What goes into the next commit; nothing once closed and done."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
             jobs: list[_Job] = []
             events = 0
-            while self._queue and (not jobs or (self._queue[0].joins and events < _EVENTS_A_COMMIT)):
+            while self._queue and events < _EVENTS_PER_COMMIT:
                 jobs.append(self._queue.popleft())
                 events += jobs[-1].events
-                if not jobs[-1].joins:
-                    break
-            self._waiting_events -= sum(job.events for job in jobs)
+            self._waiting_events -= events
             return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
         started = perf_counter()
         try:
-            results = self._transact(lambda connection: _worked(connection, jobs))
+            results = self._transact(lambda connection: _results(connection, jobs))
         except BaseException as error:
             self._fail(jobs, error)
             return
+        self.failing = False
         self.commit_milliseconds = (perf_counter() - started) * 1e3
         self.commits += 1
         self.batches += len(jobs)
@@ -134,19 +136,23 @@ class Writer:
             job.done.set_result(result)
 
     def _fail(self, jobs: list[_Job], error: BaseException) -> None:
-        """Nothing was committed. A store that is gone is so for all; otherwise one is to blame, the others go on."""
-        if len(jobs) == 1 or isinstance(error, StoreUnavailableError) or not isinstance(error, LannerError):
-            for job in jobs:
-                job.done.set_exception(error)
-        else:
+        """Nothing was committed. Where one caller's data is to blame, the others go on; otherwise it fails for all."""
+        if isinstance(error, DataError) and len(jobs) > 1:
             for job in jobs:
                 self._commit([job])
+            return
+        if not isinstance(error, DataError):
+            if not self.failing:
+                _log.error("commits fail: %s", error, exc_info=not isinstance(error, LannerError))
+            self.failing = True
+        for job in jobs:
+            job.done.set_exception(error)
 
 
-def _worked(connection: Any, jobs: Sequence[_Job]) -> list[Any]:
-    """What comes of each, in one transaction."""
+def _results(connection: Any, jobs: Sequence[_Job]) -> list[Any]:
+    """What each job gives, in one transaction."""
     return [
         result
-        for act, alike in groupby(jobs, key=attrgetter("act"))
-        for result in act(connection, [job.given for job in alike])
+        for work, group in groupby(jobs, key=attrgetter("work"))
+        for result in work(connection, [job.given for job in group])
     ]

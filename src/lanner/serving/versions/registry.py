@@ -1,8 +1,8 @@
-"""Bundles that live side by side: a folder of immutable versions, and aliases that say which of them is served.
+"""The registry: a folder of immutable versions of bundles, and aliases that name the versions to serve.
 
-``FOLDER/<version>/`` is a bundle with its ladder; a version is the first 12 hex digits of the bundle's seal.
-``FOLDER/aliases.json`` says where the aliases point and which moves led there. Whoever writes holds a lock that ends
-with the process; what is written stands beside its place until it is whole, so that a kill leaves the old state.
+``FOLDER/<version>/`` is a bundle; a version is the first 12 hex digits of the manifest's checksum.
+``FOLDER/aliases.json`` holds the aliases and the moves that led there. A writer holds a lock that ends with the
+process, and renames what is complete into its place, so that a kill leaves the old state.
 """
 
 import contextlib
@@ -18,16 +18,14 @@ from pathlib import Path
 
 import msgspec
 
-from lanner.artifacts import bundle as bundles
-from lanner.artifacts import ladder as ladders
-from lanner.artifacts.files import read_checked
-from lanner.errors import BundleError, ConfigError, StorageError
+from lanner.artifacts.bundle import CHECKSUM, read_bundle
+from lanner.errors import BundleError, ConfigError, LannerError, StorageError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
-"""What is served, and what is tried beside it."""
+"""What is served, and what an experiment or shadow traffic tries."""
 MOST_MOVES = 200
-"""So many moves are remembered; aliases can be rolled back no further."""
+"""Moves that are remembered; aliases can be rolled back no further."""
 _STATE, _LOCK, _DRAFT = "aliases.json", ".lock", ".draft-"
 _SCHEMA = 1
 _VERSION = re.compile(r"[0-9a-f]{12}")
@@ -35,7 +33,7 @@ _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EAC
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An alias began to point to another version. before: None for its first. time: seconds since 1970."""
+    """An alias was pointed to a version. before: None for its first. time: seconds since 1970."""
 
     alias: str
     before: str | None
@@ -71,29 +69,26 @@ class Registry:
 
     @property
     def has_aliases(self) -> bool:
-        """Whether any alias was ever set: what tells a registry from a bundle."""
+        """Whether any alias was ever set: what distinguishes a registry from a bundle."""
         return (self.folder / _STATE).is_file()
 
     def add(self, path: Path) -> str:
-        """Take a bundle with its ladder and return its version; files are hard links where the disk allows it.
+        """Add a bundle and return its version; files are hard links where the disk allows it.
 
-        A version that is there already, with the same ladder, stays as it is.
+        A version that is there already stays as it is.
 
         Raises:
-            BundleError: a file is missing or damaged; nothing was changed. ConfigError: the version is there with
-            another ladder. StorageError: the disk refused.
+            BundleError: a file is missing or damaged; nothing was changed. StorageError: the disk refused.
         """
         version = check_bundle(path)
         place = self.folder / version
         with self._writing():
             if place.exists():
-                if ladders.read_ladder(place).table["sha256"] != ladders.read_ladder(path).table["sha256"]:
-                    raise ConfigError(f"version {version} is there with another ladder; remove it, then add {path}")
                 return version
             draft = self.folder / f"{_DRAFT}{version}"
             with _disk(self.folder):
                 shutil.copytree(path, draft, copy_function=_link)
-            check_bundle(draft)  # what was linked or copied may have been replaced or damaged on the way
+            check_bundle(draft)  # the source may have been replaced meanwhile
             with _disk(self.folder):
                 _sync_folders(draft)
                 draft.rename(place)
@@ -111,7 +106,7 @@ class Registry:
         return sorted(found, key=lambda one: (one.created, one.version), reverse=True)
 
     def aliases(self) -> dict[str, str]:
-        """Where the aliases point; one that was never set is missing. Reads a small file: ask as often as you like.
+        """Versions by alias; one that was never set is missing. Cheap: it reads a small file.
 
         Raises:
             BundleError: the file is damaged, or points to a version that is not there.
@@ -135,7 +130,7 @@ class Registry:
         return place
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to a version.
+        """Point an alias to a version.
 
         Raises:
             ConfigError: no such alias or version. BundleError: the version is damaged. StorageError: the disk refused.
@@ -146,7 +141,7 @@ class Registry:
             self._move(alias, version, rolled_back=False)
 
     def rollback(self, alias: str) -> str:
-        """Let an alias point where it pointed before, and return that version. Once more goes one further back.
+        """Point an alias to the version before, and return it. Once more goes one further back.
 
         Raises:
             ConfigError: there was none before, or it was removed. BundleError, StorageError: as ``set_alias``.
@@ -181,7 +176,7 @@ class Registry:
         return sorted(one for one in self.folder.iterdir() if _VERSION.fullmatch(one.name))
 
     def _version(self, place: Path, aliases: Mapping[str, str]) -> Version:
-        manifest = bundles.read_manifest(place)
+        manifest = read_bundle(place).manifest
         names = tuple(alias for alias in ALIASES if aliases.get(alias) == place.name)
         return Version(place.name, place, manifest["model"]["name"], manifest["created"], names)
 
@@ -220,7 +215,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Alone among all processes; the kernel gives the lock back when its holder dies."""
+        """Exclusive among all processes; the kernel releases the lock when its holder dies."""
         with contextlib.ExitStack() as stack:
             with _disk(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +228,7 @@ class Registry:
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Drafts belong to the holder of the lock; those of the dead are nobody's."""
+        """Remove drafts that a killed writer left: only the holder of the lock has any."""
         for left in self.folder.glob(f"{_DRAFT}*"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -242,30 +237,29 @@ class Registry:
 
 
 def version_of(path: Path) -> str:
-    """The version of a bundle: what ``ServedModel.version`` says of it. The bundle must be intact."""
-    return (path / bundles.SEAL).read_text(encoding="ascii")[:12]
+    """The version of a bundle: what ``Bundle.version`` says of it. The bundle must be intact."""
+    return (path / CHECKSUM).read_text(encoding="ascii").strip()[:12]
 
 
 def check_bundle(path: Path) -> str:
-    """Check every byte of a bundle and of its ladder; returns the version.
+    """Check every byte of a bundle and ask every variant its golden requests; returns the version.
 
     Raises:
-        BundleError: a file is missing, damaged or of another schema; the line names it.
+        BundleError: a file is missing, damaged, malformed or of another schema, or an answer differs.
     """
     try:
-        _, _, manifest = bundles.read_catalogue(path)
-        for name in bundles.FILES:
-            read_checked(path / name, manifest["sha256"][name])
-        ladder = ladders.read_ladder(path)
-        ladder.verify()
-        _ = ladder.reader, ladder.item_reader
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read ({error!r}); write the bundle anew") from error
-    return version_of(path)
+        bundle = read_bundle(path)
+        bundle.verify()
+        _ = bundle.text_files, bundle.item_reader
+    except LannerError:
+        raise
+    except Exception as error:  # checksums say that it was written so: by another program, or to do harm
+        raise BundleError(f"{path}: malformed ({type(error).__name__}); write the bundle anew") from error
+    return bundle.version
 
 
 def _before(alias: str, moves: list[Move]) -> str | None:
-    """Where the alias pointed before the last move that was not undone."""
+    """The version before the last move that was not rolled back."""
     trail: list[str | None] = []
     for move in (one for one in moves if one.alias == alias):
         if not move.rolled_back:
@@ -281,7 +275,7 @@ def _require_alias(alias: str) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Bundles are replaced by renaming, never written over, so both names may share the bytes."""
+    """Bundles are replaced by renaming, never overwritten, so both names may share the bytes."""
     try:
         Path(target).hardlink_to(Path(source).resolve())
     except OSError as error:
@@ -306,7 +300,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """The disk's refusals as one line."""
+    """Errors of the disk as one line."""
     try:
         yield
     except (OSError, shutil.Error) as error:

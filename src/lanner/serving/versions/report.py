@@ -1,10 +1,11 @@
-"""What an experiment found: per arm how often what was shown was taken, and how sure the difference of two arms is.
+"""Report an experiment: conversion rates per arm, and the differences between arms with 95 % intervals.
 
-Users are the unit: they were drawn, their events were not. Means and ratios over users, their variances and those of
-differences by the delta method (Deng, Knoblich and Lu, Applying the Delta Method in Metric Analytics, KDD 2018).
+Users are the unit of analysis, for they were randomised. Variances of means and ratios over users are by the delta
+method (Deng, Knoblich and Lu, Applying the Delta Method in Metric Analytics, KDD 2018).
 """
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,11 +16,13 @@ from typing import IO
 from zlib import crc32
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from lanner.errors import ConfigError
 from lanner.serving.messages import MAX_HISTORY
-from lanner.serving.store.contract import Exposure, Store
-from lanner.serving.versions.experiment import check_shares
+from lanner.serving.store import Exposure, Store
+from lanner.serving.versions.experiments import check_shares
 from lanner.serving.versions.registry import CHAMPION
 
 PER_USER, PER_EXPOSURE = "conversions per user", "conversions per exposure"
@@ -46,7 +49,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Difference:
-    """How an arm differs from the control: ``difference`` is the arm's rate − the control's."""
+    """``difference`` is the arm's rate − the control's."""
 
     metric: str
     arm: str
@@ -79,43 +82,6 @@ class ExperimentReport:
     def sample_ratio_mismatch(self) -> bool:
         """Whether the arms have other shares of the users than configured: look for the fault before the result."""
         return self.sample_ratio_p is not None and self.sample_ratio_p < MISMATCH
-
-
-@dataclass
-class _Sums:
-    """Over the users of one arm: of conversions c and exposures e."""
-
-    users: int = 0
-    c: int = 0
-    e: int = 0
-    cc: int = 0
-    ee: int = 0
-    ce: int = 0
-
-    def add(self, conversions: int, exposures: int) -> None:
-        self.users += 1
-        self.c += conversions
-        self.e += exposures
-        self.cc += conversions * conversions
-        self.ee += exposures * exposures
-        self.ce += conversions * exposures
-
-    def per_user(self) -> tuple[float, float]:
-        """Mean and its variance."""
-        if self.users < 2:
-            return self.c / self.users if self.users else math.nan, math.nan
-        mean = self.c / self.users
-        return mean, (self.cc - self.users * mean * mean) / (self.users - 1) / self.users
-
-    def per_exposure(self) -> tuple[float, float]:
-        """Ratio and its variance: that of the users' c − ratio × e, over the squared mean of e."""
-        if not self.e:
-            return math.nan, math.nan
-        ratio = self.c / self.e
-        if self.users < 2:
-            return ratio, math.nan
-        apart = self.cc - 2 * ratio * self.ce + ratio * ratio * self.ee
-        return ratio, apart / (self.users - 1) * self.users / self.e**2
 
 
 @dataclass
@@ -155,24 +121,25 @@ def experiment_report(
         raise ConfigError(f"horizon is {horizon_s} s, it must be above 0")
     if shares is not None:
         check_shares(name, shares)
-    sums: dict[str, _Sums] = {arm: _Sums() for arm in shares or ()}
+    counts: dict[str, array[int]] = {arm: array("q") for arm in shares or ()}
     moved = 0
     for part in _parts(store.exposures(name)):
         shown = _shown(part)
         moved += sum(one.moved for one in shown.values())
         for one, conversions in _conversions(store, shown, horizon_s):
-            sums.setdefault(one.arm, _Sums()).add(conversions, len(one.first))
-    if not any(one.users for one in sums.values()):
+            counts.setdefault(one.arm, array("q")).extend((conversions, len(one.first)))
+    if not any(counts.values()):
         raise ConfigError(f"nothing was shown in an experiment '{name}' of this store; check its name")
-    ordered = dict(sorted(sums.items(), key=lambda pair: (pair[0] != CHAMPION, pair[0])))
-    arms = tuple(_arm(arm, one) for arm, one in ordered.items())
+    names = sorted(counts, key=lambda arm: (arm != CHAMPION, arm))
+    users = {arm: np.array(counts[arm]).reshape(-1, 2) for arm in names}
+    arms = tuple(_arm(arm, counts_U2) for arm, counts_U2 in users.items())
     found = None if shares is None else sample_ratio_p({one.arm: one.users for one in arms}, shares)
-    return ExperimentReport(name, horizon_s, arms, tuple(_differences(ordered)), moved, found)
+    return ExperimentReport(name, horizon_s, arms, tuple(_differences(users)), moved, found)
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
     """Probability of counts as uneven as these, by Pearson's chi-square; 0 where users are in an arm without share."""
-    from scipy.special import chdtrc  # only reports pay for it
+    from scipy.special import chdtrc  # imported late: only reports need it
 
     total = sum(users.values())
     if any(count for arm, count in users.items() if arm not in shares):
@@ -218,21 +185,43 @@ def _conversions(store: Store, shown: Mapping[str, _Shown], horizon_s: float) ->
             yield shown[user], len(taken)
 
 
-def _arm(name: str, sums: _Sums) -> Arm:
-    return Arm(name, sums.users, sums.e, sums.c, sums.per_user()[0], sums.per_exposure()[0])
+def _per_user(counts_U2: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean conversions and its variance; NaN of too few users."""
+    users = len(counts_U2)
+    conversions_U = counts_U2[:, 0]
+    mean = float(conversions_U.mean()) if users else math.nan
+    return mean, float(conversions_U.var(ddof=1)) / users if users > 1 else math.nan
 
 
-def _differences(sums: Mapping[str, _Sums]) -> Iterator[Difference]:
-    control, *others = sums
+def _per_exposure(counts_U2: NDArray[np.int64]) -> tuple[float, float]:
+    """Conversions over exposures and its variance: that of the users' c − ratio · e, over the squared mean of e."""
+    users, (conversions, exposures) = len(counts_U2), counts_U2.sum(axis=0).tolist()
+    if not exposures:
+        return math.nan, math.nan
+    ratio = conversions / exposures
+    residual_U = counts_U2[:, 0] - ratio * counts_U2[:, 1]
+    return ratio, float((residual_U**2).sum()) / (users - 1) * users / exposures**2 if users > 1 else math.nan
+
+
+_METRICS = {PER_USER: _per_user, PER_EXPOSURE: _per_exposure}
+
+
+def _arm(name: str, counts_U2: NDArray[np.int64]) -> Arm:
+    conversions, exposures = counts_U2.sum(axis=0).tolist()
+    return Arm(name, len(counts_U2), exposures, conversions, _per_user(counts_U2)[0], _per_exposure(counts_U2)[0])
+
+
+def _differences(users: Mapping[str, NDArray[np.int64]]) -> Iterator[Difference]:
+    control, *others = users
     for arm in others:
-        for metric, pick in ((PER_USER, _Sums.per_user), (PER_EXPOSURE, _Sums.per_exposure)):
-            yield _difference((metric, arm, control), pick(sums[arm]), pick(sums[control]))
+        for metric, estimate in _METRICS.items():
+            yield _difference((metric, arm, control), estimate(users[arm]), estimate(users[control]))
 
 
 def _difference(names: tuple[str, str, str], arm: Sequence[float], control: Sequence[float]) -> Difference:
     """Of two independent means with their variances, normal for many users."""
     apart, variance = arm[0] - control[0], arm[1] + control[1]
-    error = math.sqrt(0.0 if variance < 0 else variance)  # rounding may leave less than 0, and NaN must stay
+    error = math.sqrt(variance)
     width = _NORMAL.inv_cdf(0.975) * error
     return Difference(*names, apart, (apart - width, apart + width), _two_sided(apart, error))
 

@@ -47,7 +47,7 @@ function draw(question, answer, changed = null) {
   found("welcome").hidden = true;
   found("results-heading").textContent = question.heading;
   found("back").hidden = asked.length < 2;
-  found("served").replaceChildren(...servedBy(answer.served));
+  found("served").replaceChildren(...servedBy(answer));
   showLine(found("changes"), changed && told(changed));
   const scale = reach(answer.items);
   found("legend").hidden = scale === null;

@@ -5,8 +5,8 @@ import { signed } from "./numbers.js";
 
 const SHOWN = 8;
 const NAMES = {
-  history: "what they chose", friend: "friends", text: "the item’s text", profile: "their profile",
-  popularity: "popularity", head: "how signals combine", rest: "everything else",
+  history: "what they chose", friend: "friends", text: "descriptions they like", query: "the text asked for",
+  profile: "their profile", popularity: "popularity", head: "how well the signals agree", rest: "everything else",
 };
 
 /** How far the bars of a list reach to both sides, so that all are drawn on one scale; null where none has reasons. */
@@ -57,7 +57,8 @@ function largest(reasons) {
 }
 
 function named(part) {
-  return part.name ? `${NAMES[part.kind] ?? part.kind}: ${part.name}` : NAMES[part.kind] ?? part.kind;
+  const kind = NAMES[part.kind] ?? part.kind;
+  return ["history", "friend"].includes(part.kind) ? `${kind}: ${part.name}` : kind;
 }
 
 function segments(parts, scale) {

@@ -1,16 +1,20 @@
-// By what an answer was made, and where its time went.
+// What made an answer, where its time went, and what had no effect on it.
 
 import { element } from "./elements.js";
 import { short } from "./numbers.js";
 
-/** A line, and a thin bar with one part for each component. */
-export function servedBy(served) {
+const SHOWN = 10;
+
+/** A line, notes where there are any, and a thin bar with one part for each component. */
+export function servedBy(answer) {
+  const { served } = answer;
   const { total = 0, ...components } = served.milliseconds;
   const parts = Object.entries(components).filter(([, value]) => value > 0);
   const known = parts.reduce((sum, [, value]) => sum + value, 0);
   const line = element("p", {}, element("strong", {}, served.variant), ` on ${served.backend}`,
     element("span", { class: "figures" }, ` · ${short(total)} ms`), served.cached ? " · from the cache" : "");
-  if (!parts.length) return [line];
+  const notes = remarks(answer).map((note) => element("p", { class: "note" }, note));
+  if (!parts.length) return [line, ...notes];
   const track = element("div", { class: "times", "aria-hidden": "true" });
   const names = element("ul", { class: "times-names" });
   parts.forEach(([name, value], place) => {
@@ -21,5 +25,14 @@ export function servedBy(served) {
     names.append(element("li", {}, element("span", { class: "swatch", "data-tone": tone, "aria-hidden": "true" }),
       `${name} `, element("span", { class: "figures" }, `${value.toFixed(2)} ms`)));
   });
-  return [line, track, names];
+  return [line, ...notes, track, names];
+}
+
+/** What the answer says of itself: nothing known of the user, a text that nobody read, ids that nobody knows. */
+function remarks({ fallback, text_ignored: ignored, unknown = [] }) {
+  return [
+    fallback && "Popular items: nothing is known of this user.",
+    ignored && "The text had no effect: this variant reads none.",
+    unknown.length && `Unknown: ${unknown.slice(0, SHOWN).join(", ")}${unknown.length > SHOWN ? " …" : ""}`,
+  ].filter(Boolean);
 }

@@ -19,7 +19,7 @@ const CHARTS = [
     { name: "p99", color: "third", read: ({ recent }) => recent.p99_ms },
   ]),
   new LineChart("Waiting", "requests", [{ name: "queue", color: "first", read: (status) => status.queue_depth }]),
-  new ShareChart("Answers by rung", "rung", ({ recent }) => recent.by_variant, (status) => status.variants),
+  new ShareChart("Answers by variant", "variant", ({ recent }) => recent.by_variant, (status) => status.variants),
   new ShareChart("Answers by backend", "backend", ({ recent }) => recent.by_backend, (status) => status.backends),
 ];
 
@@ -61,7 +61,7 @@ async function look(offer) {
 
 function tell(status, offer) {
   found("facts").textContent = `${counted(status.num_items, "item")} · ${counted(status.num_users, "user")} · ` +
-    `rungs ${status.variants.join(" → ")} · ${status.backends.join(", ")}`;
+    `variants ${status.variants.join(" → ")} · ${status.backends.join(", ")}`;
   const { example_users, attributes, reads_texts } = status;
   const offers = JSON.stringify([example_users, attributes, reads_texts]);
   if (offers !== offered) offer(status);

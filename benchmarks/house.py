@@ -1,0 +1,212 @@
+"""The shape of the house: lines, files, and whether every model is served as the library answers.
+
+``python -m benchmarks.house`` writes ``house.json``. Each model is trained on ml-latest-small by ``lanner train``,
+saved, served by ``lanner serve`` and asked once over HTTP for a user and once for a history; the lists must be equal,
+item by item, to those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for each
+way
+to an answer (library, command line, evaluation, server) that still answers where ``Ranker.rank`` does not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _record
+from benchmarks._serving_servers import free_port
+
+SEED = 0
+K = 10
+USER, HISTORY = "42", ["260", "1196", "1210"]
+MODELS = ("popularity", "item-knn", "ease", "ials", "graph-filter", "lightgcn", "language", "gnn", "hybrid")
+_QUICK = ("training.epochs=3",)
+"""For the trained models: what they have learned is not the question here."""
+_TRAINED = ("lightgcn", "language", "gnn", "hybrid")
+_SOURCE = Path(__file__).parents[1] / "src" / "lanner"
+_PATIENCE_S = 120.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="count only, and train nothing; nothing is recorded")
+    options = parser.parse_args()
+    results: dict[str, Any] = {"sizes": sizes(), "ranking_paths": ranking_paths()}
+    results["models"] = {} if options.short else {name: served(name) for name in MODELS}
+    results["summary"] = {
+        **results["sizes"],
+        "models_served": [name for name, found in results["models"].items() if found["equal"]],
+        "ranking_paths": len(results["ranking_paths"]),
+    }
+    if options.short:
+        print(json.dumps(results["summary"], indent=1))
+        return
+    settings = {"k": K, "user": USER, "history": HISTORY, "models": MODELS, "trained_with": _QUICK}
+    print(_record.record("house", seed=SEED, settings=settings, results=results))
+
+
+def sizes() -> dict[str, int]:
+    """Lines of Python, as ``wc -l`` counts them, and files."""
+    lines = {path: len(path.read_text().splitlines()) for path in _SOURCE.rglob("*.py")}
+    serving = {path: count for path, count in lines.items() if path.is_relative_to(_SOURCE / "serving")}
+    return {
+        "src_lines": sum(lines.values()),
+        "serving_lines": sum(serving.values()),
+        "serving_files": len(serving),
+        "src_files": len(lines),
+    }
+
+
+def served(model: str) -> dict[str, Any]:
+    """Train, save, serve and ask; how the answers compare."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / model
+        begun = time.perf_counter()
+        settings = [part for one in _QUICK for part in ("--set", one)] if model in _TRAINED else []
+        _lanner("train", "ml-latest-small", "--model", model, "--out", str(bundle), *settings)
+        trained_s = time.perf_counter() - begun
+        by_library = [_library(bundle, user=USER), _library(bundle, history=HISTORY)]
+        by_command = [_command(bundle, "--user", USER), _command(bundle, "--history", ",".join(HISTORY))]
+        with _server(bundle, Path(folder)) as port:
+            by_server = [_server_answer(port, user_id=USER), _server_answer(port, history=HISTORY)]
+    equal = by_library == by_command == by_server and all(len(one) == K for one in by_library)
+    print(model, "equal" if equal else f"differs: {by_library} {by_command} {by_server}", flush=True)
+    return {"equal": equal, "trained_s": trained_s, "answers": by_library}
+
+
+def _library(bundle: Path, user: str | None = None, history: list[str] | None = None) -> list[str]:
+    from lanner.library import recommend
+
+    from lanner.pipeline import open_bundle
+
+    answer = recommend(open_bundle(bundle), user=user, history=history, k=K)
+    return [item["item"] for item in answer["items"]]
+
+
+def _command(bundle: Path, *who: str) -> list[str]:
+    answer = json.loads(_lanner("recommend", str(bundle), *who, "-k", str(K), "--json"))
+    return [item["item"] for item in answer["items"]]
+
+
+def _server_answer(port: int, **request: Any) -> list[str]:
+    body = json.dumps({**request, "k": K, "deadline_ms": 10_000}).encode()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/recommend", body, {"content-type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(asked, timeout=30) as reply:
+        return [item["item_id"] for item in json.load(reply)["items"]]
+
+
+@contextmanager
+def _server(bundle: Path, folder: Path) -> Iterator[int]:
+    port = free_port()
+    command = [sys.executable, "-m", "lanner", "serve", str(bundle), "--port", str(port)]
+    child = subprocess.Popen([*command, "--store", str(folder / "events.db")], stdout=subprocess.DEVNULL)
+    try:
+        last = time.monotonic() + _PATIENCE_S
+        while not _is_ready(port):
+            if child.poll() is not None or time.monotonic() > last:
+                raise RuntimeError(f"lanner serve {bundle.name} is not ready (exit code {child.poll()})")
+            time.sleep(0.1)
+        yield port
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def _lanner(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "lanner", *arguments], capture_output=True, text=True, env={**os.environ}
+    )
+    if done.returncode:
+        raise RuntimeError(f"lanner {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+# --- one path ------------------------------------------------------------------------------------------------------
+
+
+class _NoAnswerError(Exception):
+    """Raised in the place of a ranking."""
+
+
+def ranking_paths() -> list[str]:
+    """``Ranker.rank``, and the ways to an answer that do without it."""
+    from lanner.inference.ranker import Ranker
+
+    original = Ranker.rank
+
+    def refuse(*_: Any) -> Any:
+        raise _NoAnswerError
+
+    paths = ["lanner.inference.ranker.Ranker.rank"]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        _lanner("train", "ml-latest-small", "--model", "item-knn", "--out", str(bundle))
+        ways = _ways(bundle)
+        Ranker.rank = refuse  # type: ignore[method-assign]
+        try:
+            paths += [name for name, way in ways.items() if _answers(way)]
+        finally:
+            Ranker.rank = original  # type: ignore[method-assign]
+    return paths
+
+
+def _ways(bundle: Path) -> dict[str, Callable[[], object]]:
+    """By name; each is opened before it is asked."""
+    import asyncio
+
+    from lanner.library import recommend
+
+    from lanner.cli.main import app
+    from lanner.pipeline import measured_bundle, open_bundle
+    from lanner.serving.deployment import Deployment, ModelConfig, ServiceConfig
+    from lanner.serving.messages import RecommendRequest
+    from lanner.serving.store import open_store
+
+    opened = open_bundle(bundle)
+    loop, store = asyncio.new_event_loop(), open_store(str(bundle.parent / "events.db"))
+    deployment = Deployment.open(bundle, store, ModelConfig(), ServiceConfig(answers_held=0), loop)
+    loop.run_until_complete(asyncio.to_thread(deployment.warm_up))
+    request = RecommendRequest(history=HISTORY, deadline_ms=10_000)
+    return {
+        "library": lambda: recommend(opened, user=USER, history=None, k=K),
+        "command line": lambda: app(["recommend", str(bundle), "--user", USER], standalone_mode=False),
+        "evaluation": lambda: measured_bundle(opened),
+        "server": lambda: loop.run_until_complete(deployment.recommend(request)),
+    }
+
+
+def _answers(way: Callable[[], object]) -> bool:
+    try:
+        way()
+    except BaseException as error:  # a command ends with SystemExit
+        return not _is_ours(error)
+    return True
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, _NoAnswerError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What an event says of its item: how much it counts for it, or that it speaks against it.
+
+Ratings, counts and behaviours become one confidence per event. An event of confidence 0 is negative feedback: the item
+is known to the user, so that it is not recommended, but it is no part of the history and no reason for anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Interactions
+from lanner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lanner.data.interactions import Dataset
+
+NEGATIVE_BEHAVIOURS = ("dislike", "thumbs_down", "downvote", "hide", "skip", "block", "not_interested", "report")
+"""Weigh 0 unless the settings say otherwise; case does not matter."""
+_LEAST, _MOST = 0.2, 5.0
+"""Bounds of the confidence of a positive event, so that no single one silences the others."""
+_LARGEST_RATING = 10.0
+
+Kind = Literal["ratings", "counts", "none"]
+"""What the weights of a dataset are; ``none``: there are none, or they are not read."""
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """Which events speak for an item, and how much."""
+
+    positive_threshold: float | Literal["auto", "none"] = "auto"
+    """Weights from here on are positive. auto: the middle of a rating scale, any count above 0. none: every event is
+    positive and weighs the same."""
+    behaviour_weights: Mapping[str, float] = field(default_factory=dict)
+    """By behaviour; 0: negative feedback. Those not named weigh 1, but dislike, hide, skip and their like 0."""
+
+    def __post_init__(self) -> None:
+        for name, weight in self.behaviour_weights.items():
+            if not 0 <= weight < np.inf:
+                raise ConfigError(f"feedback.behaviour_weights.{name} must be at least 0, received {weight}")
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What was decided for one dataset; by default every event is positive and weighs 1.
+
+    kind: what the weights are. threshold: weights below are negative. floor: what is worth nothing on the scale.
+    mean: what a positive weight is worth on average, so that confidences are about 1.
+    """
+
+    kind: Kind = "none"
+    threshold: float | None = None
+    floor: float = 0.0
+    mean: float = 1.0
+    behaviour_weights: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def decide(cls, interactions: Interactions, config: FeedbackConfig | None = None) -> Self:
+        """Look at the weights of a dataset, and decide as the settings say."""
+        config = config or FeedbackConfig()
+        named = {name.lower(): weight for name, weight in config.behaviour_weights.items()}
+        undecided = cls(behaviour_weights=dict.fromkeys(NEGATIVE_BEHAVIOURS, 0.0) | named)
+        weights = np.empty(0, np.float32) if interactions.weight is None else interactions.weight
+        weights = weights[np.isfinite(weights)]
+        values, times = np.unique(weights, return_counts=True)
+        says_nothing = config.positive_threshold == "auto" and len(values) == 1 and values[0] > 0
+        if not len(values) or says_nothing or config.positive_threshold == "none":
+            return undecided
+        kind: Kind
+        threshold: float | None
+        if _are_ratings(values, times):
+            kind, floor, threshold = "ratings", min(float(values[0]), 0.0), _middle(values)
+        else:
+            kind, floor, threshold = "counts", 0.0, None
+        if config.positive_threshold != "auto":
+            threshold = config.positive_threshold
+        decided = replace(undecided, kind=kind, floor=floor, threshold=threshold)
+        positive = values[decided._are_positive(values)]
+        worth = np.average(decided._worth(positive), weights=times[np.isin(values, positive)]) if len(positive) else 1.0
+        return replace(decided, mean=max(float(worth), 1e-6))
+
+    def confidence(self, behaviour: str | None, weight: float | None) -> float:
+        """How much one event counts for its item; 0: it is negative feedback."""
+        factor = self.behaviour_weights.get((behaviour or "").lower(), 1.0)
+        return factor * float(self._of_weights(np.array([np.nan if weight is None else weight], np.float32))[0])
+
+    def confidences(self, interactions: Interactions) -> NDArray[np.float32] | None:
+        """The same for every event, float32 ``[E]``; None where each is 1."""
+        found = np.ones(len(interactions), np.float32)
+        if interactions.weight is not None:
+            found = self._of_weights(interactions.weight)
+        factors = np.array([self.behaviour_weights.get(name.lower(), 1.0) for name in interactions.behaviours])
+        if interactions.behaviour is not None:
+            found *= factors.astype(np.float32)[interactions.behaviour]
+        elif len(factors):
+            found *= np.float32(factors[0])
+        return None if (found == 1).all() else found
+
+    def apply(self, dataset: "Dataset") -> "Dataset":
+        """The same dataset, its events with their confidences.
+
+        The latest event of a user with an item decides: where it is negative, the earlier ones no longer count.
+        """
+        events, confidence = dataset.interactions, self.confidences(dataset.interactions)
+        if confidence is not None and (confidence <= 0).any():
+            pairs = events.user.astype(np.int64) * dataset.num_items + events.item
+            _, first, pair = np.unique(pairs[::-1], return_index=True, return_inverse=True)
+            latest = confidence[::-1][first]
+            confidence[latest[pair][::-1] <= 0] = 0
+        return dataset.with_interactions(replace(events, confidence=confidence))
+
+    def describe(self, interactions: Interactions) -> str:
+        """What was decided and how many events it concerns, in one line."""
+        said = []
+        held = interactions.weight
+        weights = np.empty(0, np.float32) if held is None else held[np.isfinite(held)]
+        if self.kind != "none" and len(weights):
+            whole = self.threshold is not None and self.threshold % 1 == 0
+            least = self.threshold if whole else weights[self._are_positive(weights)].min(initial=weights.max())
+            weigh = "in proportion to their size" if self.kind == "ratings" else "1 + log(count)"
+            scale = f"{self.kind} of {weights.min():g}–{weights.max():g}"
+            said.append(f"{scale}: {least:g} or more are positive and weigh {weigh}")
+        for name in interactions.behaviours:
+            factor = self.behaviour_weights.get(name.lower(), 1.0)
+            said += [f"'{name}' {f'weighs {factor:g}' if factor else 'is negative'}"] if factor != 1 else []
+        found = self.confidences(interactions)
+        negative = 0 if found is None else int((found <= 0).sum())
+        events = f"{negative:,} of {len(interactions):,} events are negative feedback"
+        said.append(f"{events}: excluded from lists, never a reason" if negative else "every event is positive")
+        return "; ".join(said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A table that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``."""
+        return cls(**table)
+
+    def _of_weights(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.kind == "none":
+            return np.ones(len(weights), np.float32)
+        confidences = np.clip(self._worth(weights) / self.mean, _LEAST, _MOST)
+        confidences[~self._are_positive(weights)] = 0
+        confidences[np.isnan(weights)] = 1
+        return confidences.astype(np.float32)
+
+    def _are_positive(self, weights: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return weights > 0 if self.threshold is None else weights >= self.threshold
+
+    def _worth(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        exact = weights.astype(np.float64)
+        return exact - self.floor if self.kind == "ratings" else 1 + np.log(np.maximum(exact, 1))
+
+
+def _are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
+    """Whether distinct weights, and how often each occurs, are those of a small scale rather than counts.
+
+    Counts start at 1, which is by far the most frequent, and the next most frequent is 2.
+    """
+    if len(values) < 2 or values[-1] > _LARGEST_RATING:
+        return False
+    if not (values[:2] == (1, 2)).all() or (values % 1 != 0).any():
+        return True
+    return bool(len(values) > 2 and (times[0] <= 1.2 * times[1] or times[1] < times[2:].max()))
+
+
+def _middle(values: NDArray[np.float32]) -> float:
+    """The middle of the scale that the weights are on, even where its ends do not occur: 3 of 1 … 5."""
+    low, high = min(float(values[0]), 1.0), float(values[-1])
+    for whole in (3.0, 5.0, _LARGEST_RATING):
+        if high <= whole:
+            return (low + (whole if high > 1 else high)) / 2
+    return (low + high) / 2

@@ -1,0 +1,141 @@
+"""Items that come after training: from the features of a text to the rows that a scoring model has of any item.
+
+What the language view knows of an item are linear maps of its features. The other views' vectors are borrowed from the
+items seen in training whose features lie nearest, as the network does for unseen items (``models/network.py``). A known
+item keeps what its interactions taught, and has only its text read anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.inference.heads import LAYER_NORM, normalised
+from lanner.inference.scoring_model import ItemRows, ScoringModel
+from lanner.inference.tables import take
+from lanner.inference.text_neighbours import TextNeighbours
+
+_TEXTS = ("codes", "scale", "directions", "short")
+ITEM_TEXTS = frozenset(("texts.codes", "texts.scale", "texts.short", "is_seen", "lent_bias"))
+"""Those of ``ItemReader.arrays`` that have a row an item."""
+_SHARPNESS = 5
+"""Of the softmax of cosines by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
+
+
+@dataclass(frozen=True)
+class ItemReader:
+    """Fitted maps and what the catalogue's texts say.
+
+    texts: of every item. is_seen_I: bool, items that may lend. place: of the language view among the views.
+    view_sizes: dimensions of each view. weights_2V: how far each view is trusted, for items seen and unseen in
+    training. source_FD, target_FD, bias_F, bias: the language view's maps, its gains included. lent_bias_I: the other
+    views' biases, at the weights of unseen items. head_DH: the ranking head's item half, with head_bias_H; None where
+    the model has no head. num_neighbours: from how many items vectors are borrowed.
+    """
+
+    texts: TextNeighbours
+    is_seen_I: NDArray[np.bool_]
+    place: int
+    view_sizes: tuple[int, ...]
+    weights_2V: NDArray[np.float32]
+    source_FD: NDArray[np.float32]
+    target_FD: NDArray[np.float32]
+    bias_F: NDArray[np.float32]
+    bias: float
+    lent_bias_I: NDArray[np.float32]
+    head_DH: NDArray[np.float32] | None
+    num_neighbours: int
+    head_bias_H: NDArray[np.float32] | None = None
+
+    def read(self, model: ScoringModel, features_NF: NDArray[np.float32], rows: Sequence[int | None]) -> ItemRows:
+        """What ``model``, the full one, would have of N items by their texts; ``rows``: of known ones, else None.
+
+        A known item that was seen in training keeps its other views' vectors.
+        """
+        drawn = [
+            self._kept(model, row, features_F)
+            if row is not None and self.is_seen_I[row]
+            else self._new(model, features_F)
+            for row, features_F in zip(rows, features_NF, strict=True)
+        ]
+        source_ND, target_ND, bias_N = (np.stack(part) for part in zip(*drawn, strict=True))
+        half_NH = None if self.head_DH is None else self._normalised(target_ND) @ self.head_DH
+        if half_NH is not None and self.head_bias_H is not None:
+            half_NH = half_NH + self.head_bias_H
+        return ItemRows(source_ND, target_ND, bias_N.astype(np.float32), half_NH)
+
+    def _normalised(self, target_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        return normalised(target_ND, self.view_sizes, [LAYER_NORM] * len(self.view_sizes))
+
+    def text_sources(self) -> NDArray[np.float32]:
+        """float32 ``[F, D]``: from the features of a text to the source vector of an item that reads so."""
+        before, after = sum(self.view_sizes[: self.place]), sum(self.view_sizes[self.place + 1 :])
+        return np.pad(self.source_FD, ((0, 0), (before, after)))
+
+    def _language(self, features_F: NDArray[np.float32], weight: np.float32) -> tuple[Any, Any, float]:
+        bias = float(features_F @ self.bias_F) + self.bias
+        return features_F @ self.source_FD, weight * (features_F @ self.target_FD), float(weight) * bias
+
+    @property
+    def _own(self) -> slice:
+        """The language view's place among the dimensions."""
+        first = sum(self.view_sizes[: self.place])
+        return slice(first, first + self.view_sizes[self.place])
+
+    def _kept(self, model: ScoringModel, row: int, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+        weight = self.weights_2V[0, self.place]
+        before = self._language(self.texts.features(np.array([row]))[0], weight)[2]
+        source_D, target_D = (take(table, np.array([row]))[0].copy() for table in (model.source_ID, model.target_ID))
+        source_D[self._own], target_D[self._own], bias = self._language(features_F, weight)
+        return source_D, target_D, float(model.bias_I[row]) - before + bias
+
+    def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+        rows, cosines = self.texts.nearest(features_F, self.num_neighbours, self.is_seen_I)
+        shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
+        shares /= max(float(shares.sum()), 1e-9)
+        seen, unseen = self.weights_2V
+        # Targets hold their view's weight, which differs between items seen and unseen in training.
+        gains = np.repeat(unseen / np.maximum(seen, TRUSTED), self.view_sizes)
+        source_D = shares @ take(model.source_ID, rows)
+        target_D = shares @ take(model.target_ID, rows) * gains
+        source_D[self._own], target_D[self._own], bias = self._language(features_F, unseen[self.place])
+        return source_D.astype(np.float32), target_D.astype(np.float32), bias + float(shares @ self.lent_bias_I[rows])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name: what a file keeps; ``view_sizes``, ``place`` and the rest of the numbers are in ``facts``."""
+        named = {f"texts.{name}": array for name, array in self.texts.arrays().items()}
+        named |= {"is_seen": self.is_seen_I, "weights": self.weights_2V, "source": self.source_FD}
+        named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
+        optional = {"head": self.head_DH, "head_bias": self.head_bias_H}
+        return named | {name: array for name, array in optional.items() if array is not None}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What JSON keeps."""
+        numbers = {"place": self.place, "bias": self.bias, "num_neighbours": self.num_neighbours}
+        return {**numbers, "view_sizes": list(self.view_sizes)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
+        """The inverse of ``arrays`` and ``facts``."""
+        return cls(
+            TextNeighbours.from_arrays({name: arrays[f"texts.{name}"] for name in _TEXTS}),
+            arrays["is_seen"],
+            int(facts["place"]),
+            tuple(facts["view_sizes"]),
+            arrays["weights"],
+            arrays["source"],
+            arrays["target"],
+            arrays["bias"],
+            float(facts["bias"]),
+            arrays["lent_bias"],
+            arrays.get("head"),
+            int(facts["num_neighbours"]),
+            arrays.get("head_bias"),
+        )
+
+
+TRUSTED = 1e-6
+"""The least weight a view has in a model: one of 0 would lose vectors that other items borrow."""

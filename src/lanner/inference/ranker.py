@@ -1,0 +1,556 @@
+"""The one path from a question to an answer: history → user vector → retrieve → eligible → head → top k → reasons.
+
+The library, the command line, evaluation, compression and the server rank with it; one request is a batch of one.
+``ScoringModel.score`` is its clear twin, which tests compare it with.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.ranking import top_k
+from lanner.inference.eligibility import Availability, RowMask, eligible
+from lanner.inference.explain import NAMED_PARTS, Explanation, PartKind, ScorePart
+from lanner.inference.scoring_model import ItemRows, ScoringModel
+from lanner.inference.tables import GrowingTable, multiply, take
+
+if TYPE_CHECKING:
+    from lanner.inference.retrieval import VectorIndex
+
+_NO_ROWS = np.empty(0, np.int64)
+_RERANK_ALL = 4096
+"""Up to so many items the head ranks all of them rather than the best candidates: it costs less than to choose."""
+_DIVERSIFIED = 200
+"""Candidates among which a diverse list is chosen."""
+
+
+class TextReader(Protocol):
+    """From texts to features; see ``inference/encoders``."""
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Features of texts, float32 ``[T, F]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request in rows. Rows are int64; repeats are allowed.
+
+    history: items that speak for the user, with weights (float32, aligned; None: 1 each). seen: items that are never
+    answered, however long the list. friends: rows of known users. profile, text: read where the model reads them;
+    profile_features, text_features ``[F]`` where they were read already. allow, deny: what a filter leaves and bars.
+    diversity: 0 … 1, see ``Ranker``. explain: whether reasons are wanted.
+    """
+
+    history: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    weights: NDArray[np.float32] | None = None
+    seen: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    friends: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    profile: str | None = None
+    text: str | None = None
+    k: int = 10
+    allow: RowMask | None = None
+    deny: NDArray[np.int64] | None = None
+    diversity: float = 0.0
+    explain: bool = False
+    profile_features: NDArray[np.float32] | None = None
+    text_features: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """items: int64 ``[k]``, best first, fewer where fewer are eligible. scores: float32 ``[k]``.
+
+    fallback: whether these are popular items, for nothing the model reads is known of the user. explanations: one an
+    item, where they were asked for.
+    """
+
+    items: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    fallback: bool = False
+    explanations: tuple[Explanation, ...] = ()
+
+
+@dataclass(frozen=True)
+class _User:
+    """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector."""
+
+    rows: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    vector_D: NDArray[np.float32]
+    extras: tuple[tuple[PartKind, NDArray[np.float32]], ...]
+    signal: bool
+
+
+class Ranker:
+    """A scoring model with what came since it was trained; see ``add``.
+
+    One writer adds items; any number of threads may rank meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: ScoringModel,
+        *,
+        index: "VectorIndex | None" = None,
+        candidates: int = 200,
+        available: Availability | None = None,
+        reader: TextReader | None = None,
+    ) -> None:
+        """index: over the targets with the bias as one more dimension; None: every item is scored.
+
+        candidates: so many are retrieved for the head to rank. available: which rows may be answered at all; None: all.
+        reader: of profiles and query texts that come unread.
+        """
+        self.model, self.index, self.reader = model, index, reader
+        self.available = Availability(model.num_items) if available is None else available
+        self._candidates = candidates
+        self._source = GrowingTable(model.source_ID)
+        self._target, self._bias = GrowingTable(model.target_ID), GrowingTable(model.bias_I[:, None])
+        self._half = None if model.head is None else GrowingTable(model.head.item_IH)
+
+    @property
+    def num_items(self) -> int:
+        """Rows ever given: items that are no longer available keep theirs."""
+        return len(self._bias)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the tables and the index, those mapped from files included."""
+        tables = (self._source, self._target, self._bias, *((self._half,) if self._half else ()))
+        index_bytes = 0 if self.index is None else self.index.memory_bytes
+        return int(sum(table.nbytes for table in tables) + index_bytes)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a query text changes an answer."""
+        return self.model.text_FD is not None
+
+    @property
+    def reads_profile(self) -> bool:
+        """Whether a profile changes an answer."""
+        return self.model.profile_FD is not None
+
+    def add(self, rows: ItemRows) -> NDArray[np.int64]:
+        """Give items the next rows; ``rows`` are those of the full model. They can be ranked when this returns."""
+        reduced = self.model.reduction(rows)
+        first = self.num_items
+        if self._half is not None:
+            assert reduced.half_NH is not None, "a model with a head needs the head's row of every item"
+            self._half.append(reduced.half_NH)
+        self._source.append(reduced.source_ND)
+        self._target.append(reduced.target_ND)
+        self._bias.append(reduced.bias_N[:, None])  # last: it counts the items
+        return np.arange(first, self.num_items)
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def rank(self, queries: Sequence[Query]) -> list[Ranking]:
+        """The best items of each query.
+
+        Raises:
+            ValueError: a k below 1, or a row that no item has.
+        """
+        users = [self._user(query) for query in queries]
+        personal = [place for place, user in enumerate(users) if user.signal]
+        found: dict[int, Ranking] = {}
+        if personal:
+            ranked = self._personal([queries[place] for place in personal], [users[place] for place in personal])
+            found = dict(zip(personal, ranked, strict=True))
+        return [found.get(place) or self._popular(query) for place, query in enumerate(queries)]
+
+    def similar(self, row: int, k: int, allow: RowMask | None = None, deny: NDArray[np.int64] | None = None) -> Ranking:
+        """The k items ranked highest for a user whose whole history is one item, which is left out."""
+        rows = np.array([row], np.int64)
+        return self.rank([Query(rows, seen=rows, k=k, allow=allow, deny=deny)])[0]
+
+    def explain(self, query: Query, items: NDArray[np.int64]) -> list[Explanation]:
+        """What the scores of ``items`` are the sum of, whatever their rank."""
+        return self._explained(query, self._user(query), items)
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def _user(self, query: Query) -> _User:
+        if query.k < 1:
+            raise ValueError(f"k must be at least 1, received {query.k}")
+        model = self.model
+        rows, weights = self._known(query)
+        extras: list[tuple[PartKind, NDArray[np.float32]]] = []
+        total = float(weights.sum())
+        text = self._features(query.text, query.text_features) if model.text_FD is not None else None
+        total += 1.0 if text is not None else 0.0
+        share = 1 / total if model.normalises and total > 0 else 1.0
+        shares = weights * np.float32(share)
+        vector_D: NDArray[np.float32]
+        if not model.dimensions or not len(rows):
+            vector_D = np.zeros(model.dimensions, np.float32)
+        elif model.fold_in is not None:
+            vector_D = model.fold_in.solve(self._source.take(rows), weights)
+        else:
+            vector_D = np.asarray(shares @ self._source.take(rows), np.float32)
+        if text is not None and model.text_FD is not None:
+            extras.append(("query", multiply(text[None], model.text_FD)[0] * np.float32(share)))
+        if model.profile_FD is not None:
+            profile = self._features(query.profile, query.profile_features)
+            if profile is not None:
+                extras.append(("profile", multiply(profile[None], model.profile_FD)[0]))
+        if model.friends_UD is not None and len(query.friends):
+            extras.append(("friend", take(model.friends_UD, np.unique(query.friends)).mean(axis=0)))
+        for _, extra_D in extras:
+            vector_D = vector_D + extra_D
+        signal = model.is_personal and (len(rows) > 0 or any(extra_D.any() for _, extra_D in extras))
+        return _User(rows, shares, vector_D, tuple(extras), signal)
+
+    def _known(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
+        rows = np.asarray(query.history, np.int64)
+        weights = np.ones(len(rows), np.float32) if query.weights is None else query.weights
+        if not len(rows):
+            return rows, weights
+        order = np.argsort(rows, kind="stable")
+        rows, weights = rows[order], weights[order]
+        if not 0 <= rows[0] <= rows[-1] < self.num_items:
+            raise ValueError(f"item rows {rows[0]} … {rows[-1]} do not fit {self.num_items} items")
+        starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
+        if len(starts) < len(rows):
+            rows, weights = rows[starts], np.maximum.reduceat(weights, starts)
+        positive = weights > 0
+        return (rows, weights) if positive.all() else (rows[positive], weights[positive])
+
+    def _features(self, text: str | None, read: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """Features of a text ``[F]``; None where there is none, or nothing in it is known."""
+        if read is None and text and self.reader is not None:
+            read = self.reader.features([text])[0]
+        return read if read is not None and read.any() else None
+
+    def _personal(self, queries: Sequence[Query], users: Sequence[_User]) -> list[Ranking]:
+        scanned = self.index is None
+        found = self._scan(queries, users) if scanned else self._search(queries, users)
+        rankings = []
+        for query, user, (rows, scores) in zip(queries, users, found, strict=True):
+            items, values = self._head(user, rows, scores, max(query.k, _DIVERSIFIED if query.diversity else 0))
+            if query.diversity:
+                items, values = self._diversify(items, values, query.k, query.diversity)
+            explained = tuple(self._explained(query, user, items)) if query.explain else ()
+            rankings.append(Ranking(items, values, explanations=explained))
+        return rankings
+
+    def _wanted(self, query: Query) -> int:
+        wanted = max(query.k, _DIVERSIFIED) if query.diversity else query.k
+        if self.model.head is None and (self.index is None or self.model.item_to_item is None):
+            return wanted
+        if self.index is None and self.num_items <= _RERANK_ALL:
+            return self.num_items
+        return max(wanted, self._candidates)
+
+    def _scan(
+        self, queries: Sequence[Query], users: Sequence[_User]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Score every item; the best eligible ones of each user."""
+        base, num_items = self.model.num_items, self.num_items
+        users_BD = np.stack([user.vector_D for user in users])
+        scores_BI = np.empty((len(users), num_items), np.float32)
+        np.matmul(users_BD, self._targets_DI, out=scores_BI[:, :base])
+        scores_BI[:, :base] += self.model.bias_I
+        if num_items > base:
+            later = np.arange(base, num_items)
+            scores_BI[:, base:] = users_BD @ self._target.take(later).T + self._bias.take(later)[:, 0]
+        for query, user, scores_I in zip(queries, users, scores_BI, strict=True):
+            self._add_sparse(user, scores_I)
+            mask = eligible(self.available, query.allow, query.deny, _NO_ROWS, num_items)
+            if mask is not None:
+                scores_I[~mask] = -np.inf
+            scores_I[query.seen] = -np.inf
+        wanted = [min(self._wanted(query), num_items) for query in queries]
+        rows_BC, best_BC = top_k(scores_BI, max(wanted))
+        left_B = (rows_BC >= 0).sum(axis=1)
+        return [
+            (rows_BC[line, : min(number, left)].astype(np.int64), best_BC[line, : min(number, left)])
+            for line, (number, left) in enumerate(zip(wanted, left_B.tolist(), strict=True))
+        ]
+
+    def _add_sparse(self, user: _User, scores_I: NDArray[np.float32]) -> None:
+        if self.model.item_to_item is None:
+            return
+        for row, share in zip(user.rows.tolist(), user.shares.tolist(), strict=True):
+            items, values = self.model.item_to_item.row(row)
+            scores_I[items] += np.float32(share) * values
+
+    def _search(
+        self, queries: Sequence[Query], users: Sequence[_User]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Candidates by the index and, exactly, among what came later and what sparse rows name."""
+        assert self.index is not None
+        base = self.model.num_items
+        query_BD1 = np.ones((len(users), self.model.dimensions + 1), np.float32)
+        for line, user in zip(query_BD1, users, strict=True):
+            line[:-1] = user.vector_D
+        found: dict[int, NDArray[np.int64]] = {}
+        alike = [place for place, query in enumerate(queries) if query.allow is None]
+        if alike:
+            wanted = max(self._wanted(queries[place]) for place in alike)
+            mask = self.available.mask(base) if self.available.num_hidden else None
+            barred = [_barred(queries[place]) for place in alike]
+            found = dict(zip(alike, self.index.search(query_BD1[alike], wanted, mask, barred)[0], strict=True))
+        for place, query in enumerate(queries):
+            if place not in found:
+                mask = eligible(self.available, query.allow, query.deny, query.seen, base)
+                found[place] = self.index.search(query_BD1[place : place + 1], self._wanted(query), mask)[0][0]
+        asked = enumerate(zip(queries, users, strict=True))
+        return [self._with_others(query, user, found[place]) for place, (query, user) in asked]
+
+    def _with_others(
+        self, query: Query, user: _User, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What the index found, the strongest of the sparse rows and the items that came later; best first.
+
+        Scored anew by the model's own tables: an index may keep less precise ones.
+        """
+        wanted, base, num_items = self._wanted(query), self.model.num_items, self.num_items
+        has_sparse, mask = self.model.item_to_item is not None, None
+        rows = rows[rows >= 0] if rows[-1] < 0 else rows
+        if has_sparse or num_items > base:
+            mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
+        if num_items > base:
+            later = np.arange(base, num_items)
+            rows = np.concatenate([rows, later if mask is None else later[mask[base:]]])
+        if has_sparse:
+            sparse_I = np.zeros(num_items, np.float32)
+            self._add_sparse(user, sparse_I)
+            bounded_I = sparse_I if mask is None else np.where(mask, sparse_I, 0)
+            strongest = np.argpartition(-bounded_I, min(wanted, num_items - 1))[:wanted]
+            rows = np.union1d(rows, strongest[bounded_I[strongest] > 0])
+        scores = self._target.take(rows) @ user.vector_D + self._bias.take(rows)[:, 0]
+        if has_sparse:
+            scores += sparse_I[rows]
+        order = np.lexsort((rows, -scores))[:wanted]
+        return rows[order], scores[order]
+
+    def _head(
+        self, user: _User, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best candidates once the head has ranked them."""
+        if self.model.head is None or not len(rows):
+            return rows[:k], scores[:k]
+        total = scores + self._corrections(user, rows)
+        best = np.lexsort((rows, -total))[:k]
+        return rows[best], total[best]
+
+    def _corrections(self, user: _User, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        head = self.model.head
+        assert head is not None
+        assert self._half is not None
+        hidden_H = head.hidden(user.vector_D[None], self.model.view_sizes)[0]
+        view_scores = self.model.view_scores(user.vector_D, self._target.take(rows)) if head.kind == "gated" else None
+        return head.correction(hidden_H, self._half.take(rows), view_scores)
+
+    def _diversify(
+        self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, diversity: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """k items chosen one by one by score and unlikeness to those chosen (Carbonell & Goldstein, SIGIR 1998).
+
+        (1 − diversity) · score, scaled to 0 … 1, − diversity · the largest cosine of targets to one that was chosen.
+        """
+        if len(rows) <= 1 or not self.model.dimensions:
+            return rows[:k], scores[:k]
+        targets_CD = self._target.take(rows)
+        unit_CD = targets_CD / np.maximum(np.linalg.norm(targets_CD, axis=1, keepdims=True), 1e-9)
+        spread = float(np.ptp(scores)) or 1.0
+        worth_C = (1 - diversity) * (scores - scores.min()) / spread
+        nearest_C, chosen = np.zeros(len(unit_CD), np.float32), list[int]()
+        for _ in range(min(k, len(unit_CD))):
+            worth = worth_C - diversity * nearest_C
+            worth[chosen] = -np.inf
+            chosen.append(int(worth.argmax()))
+            nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[chosen[-1]])
+        return rows[chosen], scores[chosen]
+
+    def _popular(self, query: Query) -> Ranking:
+        """Popular items, for a user of whom nothing is known that the model reads, and from a model for everyone."""
+        num_items = self.num_items
+        mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
+        found: list[int] = []
+        step = max(64, 2 * query.k)
+        order = self._by_popularity
+        for first in range(0, num_items, step):
+            rows = order[first : first + step] if first < len(order) else np.arange(first, min(first + step, num_items))
+            found += (rows if mask is None else rows[mask[rows]]).tolist()
+            if len(found) >= query.k:
+                break
+        items = np.array(found[: query.k], np.int64)
+        scores = np.zeros(len(items), np.float32)
+        known = items < self.model.num_items
+        scores[known] = self.model.popularity_I[items[known]]
+        parts = zip(items.tolist(), scores.tolist(), strict=True)
+        explained = tuple(Explanation(item, score, (ScorePart("popularity", -1, score),)) for item, score in parts)
+        return Ranking(items, scores, self.model.is_personal, explained if query.explain else ())
+
+    # --- reasons -----------------------------------------------------------------------------------------------------
+
+    def _explained(self, query: Query, user: _User, items: NDArray[np.int64]) -> list[Explanation]:
+        if not user.signal:
+            scores = [float(self.model.popularity_I[item]) if item < self.model.num_items else 0.0 for item in items]
+            return [
+                Explanation(int(item), score, (ScorePart("popularity", -1, score),))
+                for item, score in zip(items, scores, strict=True)
+            ]
+        targets_ND, biases = self._target.take(items), self._bias.take(items)[:, 0]
+        history_NL, text_N = self._by_history(user, targets_ND)
+        self._add_sparse_parts(user, items, history_NL)
+        heads = np.zeros(len(items), np.float32) if self.model.head is None else self._corrections(user, items)
+        explained = []
+        for place, item in enumerate(items.tolist()):
+            parts = _grouped("history", user.rows, history_NL[place], keep=item)
+            parts += [ScorePart("text", -1, float(text_N[place]))] if text_N[place] else []
+            for kind, extra_D in user.extras:
+                if kind == "friend":
+                    parts += self._friends(query, targets_ND[place])
+                else:
+                    parts.append(ScorePart(kind, -1, float(extra_D @ targets_ND[place])))
+            parts += [ScorePart("popularity", -1, float(biases[place]))] if biases[place] else []
+            parts += [ScorePart("head", -1, float(heads[place]))] if heads[place] else []
+            parts.sort(key=lambda part: -part.value)
+            explained.append(Explanation(item, sum(part.value for part in parts), tuple(parts)))
+        return explained
+
+    def _by_history(
+        self, user: _User, targets_ND: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What each item of the history adds ``[N, L]``, and what the history adds by descriptions ``[N]``."""
+        model = self.model
+        nothing = np.zeros(len(targets_ND), np.float32)
+        if not model.dimensions or not len(user.rows):
+            return np.zeros((len(targets_ND), len(user.rows)), np.float32), nothing
+        source_LD = self._source.take(user.rows)
+        if model.fold_in is not None:
+            weighted_LD = source_LD * user.shares[:, None]
+            system_DD = model.fold_in.system(source_LD, user.shares)
+            vectors_LD = np.asarray(model.fold_in.alpha * np.linalg.solve(system_DD, weighted_LD.T).T, np.float32)
+        else:
+            vectors_LD = source_LD * user.shares[:, None]
+        views = len(model.view_names)
+        if "language" not in model.view_names or views == 1 or len(model.view_sizes) != views:
+            return np.asarray(targets_ND @ vectors_LD.T, np.float32), nothing
+        place = model.view_names.index("language")
+        first = sum(model.view_sizes[:place])
+        language = slice(first, first + model.view_sizes[place])
+        text_N = targets_ND[:, language] @ vectors_LD[:, language].sum(axis=0)
+        vectors_LD = vectors_LD.copy()
+        vectors_LD[:, language] = 0
+        return np.asarray(targets_ND @ vectors_LD.T, np.float32), np.asarray(text_N, np.float32)
+
+    def _add_sparse_parts(self, user: _User, items: NDArray[np.int64], history_NL: NDArray[np.float32]) -> None:
+        if self.model.item_to_item is None:
+            return
+        for place, (row, share) in enumerate(zip(user.rows.tolist(), user.shares.tolist(), strict=True)):
+            targets, values = self.model.item_to_item.row(row)
+            order = np.argsort(targets, kind="stable")
+            found = np.searchsorted(targets, items, sorter=order)
+            inside = found < len(targets)
+            entries = order[found[inside]]
+            hit = targets[entries] == items[inside]
+            history_NL[np.flatnonzero(inside)[hit], place] += np.float32(share) * values[entries[hit]]
+
+    def _friends(self, query: Query, target_D: NDArray[np.float32]) -> list[ScorePart]:
+        assert self.model.friends_UD is not None
+        friends = np.unique(query.friends)
+        values = take(self.model.friends_UD, friends) @ target_D / np.float32(len(friends))
+        return _grouped("friend", friends, np.asarray(values, np.float32))
+
+    # --- tables made once --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _targets_DI(self) -> NDArray[np.float32]:
+        return take(self.model.target_ID).T
+
+    @cached_property
+    def _by_popularity(self) -> NDArray[np.int64]:
+        return np.argsort(-self.model.popularity_I, kind="stable")
+
+
+class RankedScorer:
+    """A scoring model as evaluation asks it: see ``evaluation.protocol.RankingScorer``.
+
+    read: profile texts to features ``[B, F]``; None: profiles are not read.
+    """
+
+    def __init__(self, model: ScoringModel, read: Callable[[Sequence[str]], NDArray[np.float32]] | None = None) -> None:
+        self._read, self.ranker = read, Ranker(model)
+
+    @property
+    def num_items(self) -> int:
+        """Items that can be ranked."""
+        return self.ranker.num_items
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item for each user, float32 ``[B, I]``."""
+        return self.ranker.model.score(users, self._profiles(users))
+
+    def rank(
+        self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
+    ) -> NDArray[np.int32]:
+        """The best k items of each user, int32 ``[B, k]`` padded with −1."""
+        among = RowMask.of(candidates, self.num_items) if isinstance(candidates, np.ndarray) else None
+        profile_BF = self._profiles(users)
+        queries = []
+        for row, query in enumerate(queries_of(users, k)):
+            own = RowMask.of(candidates[row], self.num_items) if isinstance(candidates, Ragged) else among
+            read = None if profile_BF is None else profile_BF[row]
+            queries.append(replace(query, seen=excluded[row].astype(np.int64), allow=own, profile_features=read))
+        return padded(self.ranker.rank(queries), k)[0]
+
+    def _profiles(self, users: UserBatch) -> NDArray[np.float32] | None:
+        if users.profiles is None or self._read is None or not self.ranker.reads_profile:
+            return None
+        return self._read(users.profiles)
+
+
+def padded(rankings: Sequence[Ranking], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Rankings as arrays: items int32 ``[B, k]`` padded with −1, scores float32 ``[B, k]`` padded with −inf."""
+    items = np.full((len(rankings), k), -1, np.int32)
+    scores = np.full((len(rankings), k), -np.inf, np.float32)
+    for row, found in enumerate(rankings):
+        items[row, : len(found.items)], scores[row, : len(found.items)] = found.items, found.scores
+    return items, scores
+
+
+def queries_of(users: UserBatch, k: int = 10, *, exclude_seen: bool = True, explain: bool = False) -> list[Query]:
+    """A batch of users as queries."""
+    found = []
+    seen = users.history if users.seen is None else users.seen
+    for user in range(len(users)):
+        entries = slice(users.history.indptr[user], users.history.indptr[user + 1])
+        found.append(
+            Query(
+                users.history[user].astype(np.int64),
+                None if users.weights is None else users.weights[entries],
+                seen[user].astype(np.int64) if exclude_seen else _NO_ROWS,
+                _NO_ROWS if users.friends is None else users.friends[user].astype(np.int64),
+                None if users.profiles is None else users.profiles[user],
+                k=k,
+                explain=explain,
+            )
+        )
+    return found
+
+
+def _barred(query: Query) -> NDArray[np.int64]:
+    return query.seen if query.deny is None else np.concatenate([query.seen, query.deny])
+
+
+def _grouped(
+    kind: PartKind, rows: NDArray[np.int64], values: NDArray[np.float32], keep: int | None = None
+) -> list[ScorePart]:
+    """A part for each of the largest, and one for all others; ``keep`` has a part of its own in any case."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    named = order[:NAMED_PARTS].tolist()
+    named += [place for place in order[NAMED_PARTS:].tolist() if rows[place] == keep]
+    parts = [ScorePart(kind, int(rows[place]), float(values[place])) for place in named]
+    rest = np.setdiff1d(order, named)
+    return [*parts, ScorePart(kind, -1, float(values[rest].sum()), len(rest))] if len(rest) else parts

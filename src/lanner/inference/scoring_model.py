@@ -1,0 +1,377 @@
+"""The one form in which every model answers: a sum of parts that are linear in a weighted history.
+
+::
+
+    w̃_i      = w_i / (Σ w_i  where the history is a mean, 1 where it is a sum)
+    u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + profile W_profile          (or ``FoldIn``)
+    score(j) = u · target_j + Σ_i w̃_i item_to_item_ij + bias_j + head(u, j)
+
+A query text is one more entry of the history, of weight 1, whose source vector its features are mapped to. Nothing here
+needs torch, the graph or a training set. Every model exports this form, every compressed variant is of this form, and
+``ranker.py`` answers with it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.inference.heads import Head
+from lanner.inference.sparse import batch_matrix, sum_of_rows, sum_of_sparse_rows
+from lanner.inference.tables import Int8Rows, Table, multiply, named_arrays, take
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+ITEM_TABLES = frozenset(
+    f"{table}{part}"
+    for table in ("source", "target", "bias", "popularity", "head.item")
+    for part in ("", ".codes", ".scale")
+)
+"""Those of ``ScoringModel.arrays`` that have a row an item."""
+TIE_BREAK = 1e-6
+"""Of the largest weight: what popularity adds to the scores of a model without biases, so that items of which it knows
+nothing are ordered by popularity rather than by row."""
+_PAIR_FLOATS = 1 << 22
+"""Hidden numbers of user-item pairs in memory at a time."""
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A sparse item-item matrix in CSR form: row i holds what item i of a history adds to each target.
+
+    indptr: int64 ``[I + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of the absolute weight that
+    was pruned, 0 … 1.
+    """
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+    values: NDArray[np.float32]
+    lost: float = 0.0
+
+    @classmethod
+    def of(cls, matrix: "sp.csr_matrix", lost: float = 0.0) -> Self:
+        """The rows of a SciPy matrix."""
+        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data, lost)
+
+    def row(self, item: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Targets of an item and what it adds to them; nothing for an item that came later."""
+        if item >= len(self.indptr) - 1:
+            return self.items[:0], self.values[:0]
+        entries = slice(self.indptr[item], self.indptr[item + 1])
+        return self.items[entries], self.values[entries]
+
+    def matrix(self) -> "sp.csr_matrix":
+        """As SciPy's."""
+        import scipy.sparse as sp
+
+        size = len(self.indptr) - 1
+        return sp.csr_matrix((self.values, self.items, self.indptr), shape=(size, size))
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """How iALS solves for a user: x = (gram + (alpha − 1) Σ w y yᵀ)⁻¹ alpha Σ w y (Hu et al., ICDM 2008, eq. 4).
+
+    y: rows of ``source``. gram_DD: YᵀY + λI, float32 ``[D, D]``.
+    """
+
+    gram_DD: NDArray[np.float32]
+    alpha: float
+
+    def system(self, source_LD: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The matrix to solve with, float32 ``[D, D]``."""
+        return np.asarray(self.gram_DD + (self.alpha - 1) * ((source_LD * weights[:, None]).T @ source_LD), np.float32)
+
+    def solve(self, source_LD: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The user's vector, float32 ``[D]``."""
+        right_D = self.alpha * (weights @ source_LD)
+        return np.asarray(np.linalg.solve(self.system(source_LD, weights), right_D), np.float32)
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """The rows that a model has of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: the head's."""
+
+    source_ND: NDArray[np.float32]
+    target_ND: NDArray[np.float32]
+    bias_N: NDArray[np.float32]
+    half_NH: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How rows of the full model become those of a smaller one; what is None stays as it is.
+
+    source_DR, target_DR: linear maps, the latter after mean_D is taken off. neurons: those of the head that are kept.
+    bias_gain: ``[1]``, 0 where the model's biases are no function of the full one's.
+    """
+
+    source_DR: NDArray[np.float32] | None = None
+    target_DR: NDArray[np.float32] | None = None
+    mean_D: NDArray[np.float32] | None = None
+    neurons: NDArray[np.int64] | None = None
+    bias_gain: NDArray[np.float32] | None = None
+
+    def __call__(self, rows: ItemRows) -> ItemRows:
+        """Rows of new items, reduced as the catalogue's were."""
+        source, target, half = rows.source_ND, rows.target_ND, rows.half_NH
+        if self.source_DR is not None and self.target_DR is not None and self.mean_D is not None:
+            source, target = source @ self.source_DR, np.asarray((target - self.mean_D) @ self.target_DR, np.float32)
+        if self.neurons is not None and half is not None:
+            half = half[:, self.neurons]
+        return ItemRows(source, target, rows.bias_N if self.bias_gain is None else rows.bias_N * self.bias_gain, half)
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """source_ID, target_ID: ``[I, D]``, the views side by side, D may be 0. bias_I, popularity_I: float32 ``[I]``.
+
+    popularity_I: interactions of each item, by which users without a signal are answered. view_sizes: dimensions of
+    each view, whose sum is D. view_names: of those of a trained model, ``language`` among them, else ``factors``.
+    normalises: whether the weights of a history are divided by their sum. item_to_item, fold_in, head: None where the
+    model has none. friends_UD: what a known user adds as somebody's friend, ``[U, D]``. profile_FD, text_FD: from the
+    features of a profile, or of a query text, to vectors ``[F, D]``. reduction: from the full model, which has none.
+    """
+
+    source_ID: Table
+    target_ID: Table
+    bias_I: NDArray[np.float32]
+    popularity_I: NDArray[np.float32]
+    view_sizes: tuple[int, ...] = (0,)
+    view_names: tuple[str, ...] = ("factors",)
+    normalises: bool = True
+    item_to_item: SparseRows | None = None
+    fold_in: FoldIn | None = None
+    head: Head | None = None
+    friends_UD: Table | None = None
+    profile_FD: Table | None = None
+    text_FD: Table | None = None
+    reduction: Reduction = field(default_factory=Reduction)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.bias_I)
+
+    @property
+    def dimensions(self) -> int:
+        return sum(self.view_sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays().values())
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether an answer depends on who asks."""
+        return self.dimensions > 0 or self.item_to_item is not None
+
+    def users(
+        self,
+        batch: UserBatch,
+        profile_BF: NDArray[np.float32] | None = None,
+        text_BF: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """One vector a user, float32 ``[B, D]``, from distinct items of the history and what texts add."""
+        history = batch_matrix(batch, self.num_items)
+        known = np.unique(history.indices)
+        history.indices = np.searchsorted(known, history.indices).astype(history.indices.dtype)
+        source_KD = np.ascontiguousarray(take(self.source_ID, known))
+        if self.fold_in is not None:
+            own = self._folded_in(history, source_KD)
+        else:
+            own = sum_of_rows(history, source_KD)
+            totals = np.asarray(history.sum(axis=1), np.float32).ravel()
+            if text_BF is not None and self.text_FD is not None:
+                own += multiply(text_BF, self.text_FD)
+                totals += np.float32(1)
+            if self.normalises:
+                own /= np.where(totals > 0, totals, 1)[:, None]
+        if self.friends_UD is not None and batch.friends is not None:
+            friends = batch_matrix(UserBatch(batch.friends), len(self.friends_UD))
+            counts = np.maximum(np.diff(friends.indptr), 1).astype(np.float32)
+            own += sum_of_rows(friends, take(self.friends_UD)) / counts[:, None]
+        if profile_BF is not None and self.profile_FD is not None:
+            own += multiply(profile_BF, self.profile_FD)
+        return own
+
+    def _folded_in(self, history: "sp.csr_matrix", source_KD: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self.fold_in is not None
+        out = np.zeros((history.shape[0], source_KD.shape[1]), np.float32)
+        for user, (first, last) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
+            if last > first:
+                rows = history.indices[first:last]
+                out[user] = self.fold_in.solve(source_KD[rows], history.data[first:last])
+        return out
+
+    def score(
+        self,
+        batch: UserBatch,
+        profile_BF: NDArray[np.float32] | None = None,
+        text_BF: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Scores of every item, float32 ``[B, I]``: the clear twin of ``Ranker.rank``.
+
+        A user of whom the model knows nothing is given the items' popularity.
+        """
+        users_BD = self.users(batch, profile_BF, text_BF)
+        scores_BI = users_BD @ self._targets_ID.T + self.bias_I
+        if self.item_to_item is not None:
+            history = batch_matrix(batch, self.num_items)
+            if self.normalises:
+                totals = np.asarray(history.sum(axis=1)).ravel()
+                history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
+            scores_BI += sum_of_sparse_rows(history, self._item_matrix)
+        if self.head is not None:
+            scores_BI += self._corrections(self.head, users_BD)
+        scores_BI[~self.has_signal(batch, profile_BF, text_BF)] = self.popularity_I
+        return scores_BI
+
+    def has_signal(
+        self,
+        batch: UserBatch,
+        profile_BF: NDArray[np.float32] | None = None,
+        text_BF: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Of which users the model knows anything, bool ``[B]``."""
+        found = batch.history.lengths > 0
+        if self.friends_UD is not None and batch.friends is not None:
+            found = found | (batch.friends.lengths > 0)
+        for features, table in ((profile_BF, self.profile_FD), (text_BF, self.text_FD)):
+            if features is not None and table is not None:
+                found = found | np.asarray(features).any(axis=1)
+        return np.asarray(found) if self.is_personal else np.zeros(len(batch), bool)
+
+    def _corrections(self, head: Head, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        hidden_BH, item_IH = head.hidden(users_BD, self.view_sizes), take(head.item_IH)
+        out = np.empty((len(users_BD), self.num_items), np.float32)
+        if head.kind == "concat":
+            step = max(1, _PAIR_FLOATS // max(1, item_IH.size))
+            for first in range(0, len(out), step):
+                block = hidden_BH[first : first + step, None] + item_IH[None]
+                out[first : first + step] = np.maximum(block, 0, out=block) @ head.out_H
+            return out
+        for user, (hidden_H, user_D) in enumerate(zip(hidden_BH, users_BD, strict=True)):
+            out[user] = head.correction(hidden_H, item_IH, self.view_scores(user_D, self._targets_ID))
+        return out
+
+    def view_scores(
+        self, user_D: NDArray[np.float32], target_CD: NDArray[np.float32]
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Gives the products of a user and targets by view, float32 ``[C, V]``."""
+        starts = np.cumsum((0, *self.view_sizes[:-1]))
+        return lambda: np.add.reduceat(target_CD * user_D, starts, axis=1)
+
+    @cached_property
+    def _targets_ID(self) -> NDArray[np.float32]:
+        """Scoring everything, a table is read often enough to be unpacked once."""
+        return np.ascontiguousarray(take(self.target_ID))
+
+    @cached_property
+    def _item_matrix(self) -> "sp.csr_matrix":
+        assert self.item_to_item is not None
+        return self.item_to_item.matrix()
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What JSON keeps beside the arrays."""
+        found: dict[str, Any] = {
+            "view_sizes": list(self.view_sizes),
+            "view_names": list(self.view_names),
+            "normalises": self.normalises,
+        }
+        if self.item_to_item is not None:
+            found["lost"] = self.item_to_item.lost
+        if self.fold_in is not None:
+            found["alpha"] = self.fold_in.alpha
+        if self.head is not None:
+            found["head"] = {"kind": self.head.kind, "num_views": self.head.num_views}
+        return found
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name, those that are there: what a file keeps."""
+        tables: dict[str, Table | None] = {
+            "source": self.source_ID,
+            "target": self.target_ID,
+            "friends": self.friends_UD,
+            "profile": self.profile_FD,
+            "text": self.text_FD,
+            "head.item": None if self.head is None else self.head.item_IH,
+        }
+        named: dict[str, NDArray[Any]] = {"bias": self.bias_I, "popularity": self.popularity_I}
+        for name, table in tables.items():
+            if table is not None:
+                named |= named_arrays(name, table)
+        if self.item_to_item is not None:
+            sparse = self.item_to_item
+            named |= {"sparse.indptr": sparse.indptr, "sparse.items": sparse.items, "sparse.values": sparse.values}
+        if self.fold_in is not None:
+            named["fold_in.gram"] = self.fold_in.gram_DD
+        if self.head is not None:
+            head = self.head
+            named |= {"head.user": head.user_DH, "head.bias": head.bias_H, "head.out": head.out_H}
+            if head.epsilon_V is not None:
+                named["head.epsilon"] = head.epsilon_V
+        return named | {f"reduction.{name}": array for name, array in vars(self.reduction).items() if array is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
+        """The inverse of ``arrays`` and ``facts``."""
+
+        def table(name: str) -> Table | None:
+            codes = arrays.get(f"{name}.codes")
+            return arrays.get(name) if codes is None else Int8Rows(codes, arrays[f"{name}.scale"])
+
+        source, target, item = table("source"), table("target"), table("head.item")
+        assert source is not None
+        assert target is not None
+        head, sparse = None, None
+        if item is not None:
+            user, bias, out = (arrays[f"head.{name}"] for name in ("user", "bias", "out"))
+            head = Head(user, bias, item, out, arrays.get("head.epsilon"), **facts["head"])
+        if "sparse.indptr" in arrays:
+            indptr, items, values = (arrays[f"sparse.{name}"] for name in ("indptr", "items", "values"))
+            sparse = SparseRows(indptr, items, values, float(facts["lost"]))
+        return cls(
+            source,
+            target,
+            arrays["bias"],
+            arrays["popularity"],
+            tuple(facts["view_sizes"]),
+            tuple(facts["view_names"]),
+            bool(facts["normalises"]),
+            sparse,
+            FoldIn(arrays["fold_in.gram"], float(facts["alpha"])) if "fold_in.gram" in arrays else None,
+            head,
+            table("friends"),
+            table("profile"),
+            table("text"),
+            Reduction(**{f.name: arrays.get(f"reduction.{f.name}") for f in fields(Reduction)}),
+        )
+
+    def map_tables(self, change: Callable[[Table], Table]) -> "ScoringModel":
+        """The same model with each table of items changed, such as ``Int8Rows.of`` does."""
+        head = None if self.head is None else replace(self.head, item_IH=change(self.head.item_IH))
+        return replace(self, source_ID=change(self.source_ID), target_ID=change(self.target_ID), head=head)
+
+
+def popularity_model(popularity_I: NDArray[np.number], dimensions: int = 0) -> ScoringModel:
+    """The same list for everyone: no factors, and log popularity as the bias. The last variant of every bundle.
+
+    dimensions: of the full model, whose rows of new items it takes too.
+    """
+    popularity = popularity_I.astype(np.float32)
+    nothing, no_taste = np.zeros((len(popularity), 0), np.float32), np.zeros((dimensions, 0), np.float32)
+    reduction = Reduction(no_taste, no_taste, np.zeros(dimensions, np.float32), bias_gain=np.zeros(1, np.float32))
+    return ScoringModel(nothing, nothing, np.log1p(popularity), popularity, reduction=reduction)
+
+
+def tie_break(popularity_I: NDArray[np.number], largest: float) -> NDArray[np.float32]:
+    """Biases that order by popularity what a model gives one score; ``largest``: its largest weight."""
+    return (TIE_BREAK * largest * popularity_I / max(float(np.max(popularity_I, initial=0)), 1.0)).astype(np.float32)

@@ -1,0 +1,80 @@
+"""The items of a catalogue whose texts read most alike, by the cosine of their features.
+
+Features are long (hundreds of numbers) and a catalogue may be large, so that candidates are found along the few
+directions in which texts differ most, and only those are compared in full.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.ranking import top_k
+from lanner.inference.tables import Int8Rows, take
+
+_DIRECTIONS = 32
+_SAMPLED = 20_000
+_ROWS_AT_ONCE = 65_536
+_COMPARED = 8192
+"""Up to so many items all are compared in full; beyond, at least 512 candidates, and 8 for each that is asked for."""
+
+
+@dataclass(frozen=True)
+class TextNeighbours:
+    """features_IF: of every item's text. short_FS: directions. short_IS: float32, the items along them."""
+
+    features_IF: Int8Rows
+    short_FS: NDArray[np.float32]
+    short_IS: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, features_IF: Int8Rows) -> Self:
+        """With the directions in which a sample of the items varies most."""
+        items = len(features_IF.scale)
+        sample = take(features_IF, np.random.default_rng(0).permutation(items)[:_SAMPLED])
+        short_FS = np.linalg.eigh(sample.T.astype(np.float64) @ sample)[1][:, ::-1][:, :_DIRECTIONS].astype(np.float32)
+        short_IS = np.empty((items, short_FS.shape[1]), np.float32)
+        for first in range(0, items, _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            short_IS[rows] = take(features_IF, rows) @ short_FS
+        return cls(features_IF, np.ascontiguousarray(short_FS), short_IS)
+
+    def __len__(self) -> int:
+        return len(self.features_IF.scale)
+
+    def features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Of some items, float32 ``[n, F]``."""
+        return take(self.features_IF, rows)
+
+    def nearest(
+        self, features_F: NDArray[np.float32], k: int, among_I: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items whose features point most nearly where ``features_F`` does: rows and cosines ``[k]``, nearest first.
+
+        Fewer than k where ``among_I`` leaves fewer. Features are of unit length in each block, so that their product
+        serves as the cosine.
+        """
+        among = len(self) if among_I is None else int(np.count_nonzero(among_I))
+        if among <= _COMPARED:
+            rows = np.arange(len(self)) if among_I is None else np.flatnonzero(among_I)
+        else:
+            short_I = self.short_IS @ (features_F @ self.short_FS)
+            if among_I is not None and among < len(self):
+                short_I[~among_I] = -np.inf
+            found = top_k(short_I[None], max(512, 8 * k))[0][0]
+            rows = found[found >= 0].astype(np.int64)
+        cosines = self.features(rows) @ features_F
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return rows[best], cosines[best]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name: what a file keeps."""
+        codes, scale = self.features_IF.codes, self.features_IF.scale
+        return {"codes": codes, "scale": scale, "directions": self.short_FS, "short": self.short_IS}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of ``arrays``."""
+        return cls(Int8Rows(arrays["codes"], arrays["scale"]), arrays["directions"], arrays["short"])

@@ -1,0 +1,311 @@
+"""The items as they are now: what the bundle's dataset says (the base) and what changed since (the delta).
+
+A changed item gets a new row, for vectors never change; its old row is hidden and leads to the new one. One writer at a
+time changes the catalog. Readers need no lock: an item is found by its id, and its row is available, only once
+everything else about it is in place.
+"""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.catalogue import Attribute
+from lanner.data.interactions import Dataset
+from lanner.data.ragged import Ragged
+from lanner.errors import RequestError, UnknownIdError
+from lanner.inference.eligibility import Availability, RowMask
+from lanner.inference.tables import GrowingTable
+from lanner.inference.text_neighbours import TextNeighbours
+from lanner.serving.messages import Filters, Item
+
+_NO_ROWS = np.empty(0, np.int64)
+_COMPARED_AT_ONCE = 4096
+"""Texts of the delta that are decoded at a time."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Filters as rows. mask: what may be answered, None: anything. deny: rows int64. unknown: ids that no item has."""
+
+    mask: RowMask | None = None
+    deny: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    unknown: list[str] = field(default_factory=list)
+
+
+class Catalog:
+    """Ids, titles, attributes, texts and availability of items by row."""
+
+    def __init__(self, dataset: Dataset, texts: TextNeighbours | None = None) -> None:
+        """texts: what the items' texts say; None: they are not read."""
+        self._ids, self._titles = list(dataset.items.external), list(dataset.item_catalogue.titles)
+        self._row_of = {one: row for row, one in enumerate(self._ids)}
+        self._num_base = len(self._ids)
+        self._older: dict[str, list[int]] = {}
+        """All rows of each item that changed or was deleted, oldest first."""
+        self._current_R = np.arange(self._num_base)
+        self._attributes = _Attributes(dataset.item_catalogue.attributes, self._num_base)
+        self._texts = texts
+        self._features = None if texts is None else GrowingTable(texts.features_IF)
+        self.available = Availability(self._num_base)
+        self.version = 0
+        """Rises with every change: what was answered before may be out of date."""
+
+    def __len__(self) -> int:
+        """Items known, those that are hidden included."""
+        return len(self._row_of)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._row_of
+
+    @property
+    def num_rows(self) -> int:
+        """Rows ever given."""
+        return len(self._titles)
+
+    # --- ids and rows ------------------------------------------------------------------------------------------------
+
+    def row(self, item_id: str) -> int:
+        """Raises ``UnknownIdError`` where there is no such item, or none any more."""
+        found = self._row_of.get(item_id)
+        if found is None:
+            raise UnknownIdError(f"unknown item '{item_id}'; {len(self)} items are known")
+        return found
+
+    def base_row(self, item_id: str) -> int | None:
+        """The row that an item has in the bundle, whether or not it was changed or deleted since; None: it has none."""
+        rows = self._older.get(item_id)
+        row = rows[0] if rows else self._row_of.get(item_id)
+        return row if row is not None and row < self._num_base else None
+
+    def known_rows(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
+        """Rows of the ids that are known, in their order, int64 ``[n]``, and the ids that are not."""
+        row_of, rows, unknown = self._row_of, [], []
+        for item_id in item_ids:
+            row = row_of.get(item_id)
+            if row is None:
+                unknown.append(item_id)
+            else:
+                rows.append(row)
+        return np.array(rows, np.int64), unknown
+
+    def current(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The rows that items have now which once had ``rows``; those of deleted items lead to the last they had."""
+        return np.asarray(self._current_R[rows])
+
+    def named(self, rows: Iterable[int]) -> list[tuple[str, str]]:
+        """(id, title) of rows."""
+        ids, titles = self._ids, self._titles
+        return [(ids[row], titles[row]) for row in rows]
+
+    def title(self, row: int) -> str:
+        """As it is shown."""
+        return self._titles[row]
+
+    # --- filters and search ------------------------------------------------------------------------------------------
+
+    def filter_cost(self, filters: Filters | None) -> int:
+        """About how many ids and rows ``allowed`` looks at: 10,000 take a millisecond."""
+        if filters is None:
+            return 0
+        values = sum(self._attributes.num_holders(name, values) for name, values in filters.attributes.items())
+        return len(filters.allow or ()) + len(filters.deny) + values // 8
+
+    def allowed(self, filters: Filters | None) -> Allowed:
+        """What filters leave. Unknown ids among those allowed or denied are returned, for the answer to name them.
+
+        Raises:
+            RequestError: no item ever had an attribute of that name.
+        """
+        if filters is None:
+            return Allowed()
+        mask, unknown = self._attributes.allowed(filters.attributes, self.num_rows), list[str]()
+        if filters.allow is not None:
+            rows, unknown = self.known_rows(filters.allow)
+            listed = RowMask.of(rows, self.num_rows)
+            mask = listed if mask is None else mask & listed
+        deny, more = self.known_rows(filters.deny)
+        return Allowed(mask, deny, unknown + more)
+
+    def frequent_values(self, number: int) -> dict[str, list[str]]:
+        """The values that most items of the bundle have, by attribute."""
+        return self._attributes.frequent(number)
+
+    def nearest(self, features_F: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and cosines of at most k available items whose texts are nearest to a text, nearest first.
+
+        Raises:
+            RequestError: the texts of items are not read.
+        """
+        if self._texts is None or self._features is None:
+            raise RequestError("this recommender reads no texts; search is not served")
+        base, rows = self._num_base, min(len(self._features), self.num_rows)
+        mask = self.available.mask(rows) if self.available.num_hidden else None
+        found, cosines = self._texts.nearest(features_F, k, None if mask is None else mask[:base])
+        if rows == base:
+            return found, cosines
+        later = np.arange(base, rows) if mask is None else base + np.flatnonzero(mask[base:])
+        blocks = [later[first : first + _COMPARED_AT_ONCE] for first in range(0, len(later), _COMPARED_AT_ONCE)]
+        cosines = np.concatenate([cosines, *(self._features.take(block) @ features_F for block in blocks)])
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return np.concatenate([found, later])[best], cosines[best]
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def put(self, item_id: str, item: Item, row: int | None, features_F: NDArray[np.float32] | None = None) -> bool:
+        """Add an item or change it; returns whether it was there. One that was hidden is available again.
+
+        Args:
+            item_id: any id.
+            item: what is shown and filtered by.
+            row: the next row, ``num_rows``, which the rankers have given it; None: a known item keeps the one it has.
+            features_F: of its text, where texts are read and the row is new.
+
+        Raises:
+            ValueError: the row is not the next one, or the item is not known and has none.
+        """
+        before = self._row_of.get(item_id)
+        if row is None:
+            row = self._older[item_id][-1] if before is None and item_id in self._older else before
+            if row is None:
+                raise ValueError(f"item '{item_id}' has no row yet")
+            self._titles[row] = item.title or item_id
+        else:
+            self._append(item_id, item, row, before, features_F)
+        self._attributes.put(row, item.attributes)
+        if before is not None and before != row:
+            self.available.hide(np.array([before]))
+        self._row_of[item_id] = row
+        self.available.show(np.array([row]))
+        self.version += 1
+        return before is not None
+
+    def delete(self, item_id: str) -> bool:
+        """Remove an item; returns whether it was there. Histories may still name its row."""
+        row = self._row_of.get(item_id)
+        if row is not None:
+            self.available.hide(np.array([row]))
+            self._older.setdefault(item_id, [row])
+            del self._row_of[item_id]
+            self.version += 1
+        return row is not None
+
+    def hide(self, item_ids: Iterable[str]) -> None:
+        """Recommend items no longer, because they expired or are out of stock; unknown ids are ignored."""
+        self.available.hide(self.known_rows(item_ids)[0])
+        self.version += 1
+
+    def show(self, item_ids: Iterable[str]) -> None:
+        """Recommend items again that were hidden; unknown ids are ignored."""
+        self.available.show(self.known_rows(item_ids)[0])
+        self.version += 1
+
+    def _append(
+        self, item_id: str, item: Item, row: int, before: int | None, features_F: NDArray[np.float32] | None
+    ) -> None:
+        if row != self.num_rows:
+            raise ValueError(f"row {row} was given to an item, but {self.num_rows} is next")
+        if self._features is not None:
+            if features_F is None:
+                raise ValueError(f"the text of item '{item_id}' was not read")
+            self._features.append(features_F[None])
+        rows = self._older.setdefault(item_id, [] if before is None else [before])
+        rows.append(row)
+        if row >= len(self._current_R):
+            # Readers may hold the old array, which changes no more.
+            self._current_R = np.append(self._current_R, np.zeros(max(64, row), np.int64))
+        self._current_R[rows] = row
+        self.available.grow(row + 1)
+        self._ids.append(item_id)
+        self._titles.append(item.title or item_id)  # last: it counts the rows
+
+
+class _Attributes:
+    """Which rows have a value: lists of the base by value, and what was put since by row and by value."""
+
+    def __init__(self, attributes: Mapping[str, Attribute], num_rows: int) -> None:
+        self._base = {name: _Holders.of(attribute) for name, attribute in attributes.items()}
+        self._num_base = num_rows
+        self._values: dict[int, Mapping[str, Collection[str]]] = {}
+        """Of rows that were put since."""
+        self._rows: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        self._names = set(attributes)
+        self._lock = Lock()
+        """Held for as long as rows are copied."""
+
+    def put(self, row: int, attributes: Mapping[str, Collection[str]]) -> None:
+        """A row has these values and no others."""
+        with self._lock:
+            for name, values in self._values.get(row, {}).items():
+                for value in values:
+                    self._rows[name, value].discard(row)
+            self._values[row] = attributes
+            for name, values in attributes.items():
+                self._names.add(name)
+                for value in values:
+                    self._rows[name, value].add(row)
+
+    def num_holders(self, name: str, values: Collection[str]) -> int:
+        base = self._base.get(name)
+        later = sum(8 * len(self._rows.get((name, value), ())) for value in values)
+        return later + (0 if base is None else sum(len(base.rows(value)) for value in values))
+
+    def allowed(self, wanted: Mapping[str, Collection[str]], num_rows: int) -> RowMask | None:
+        """Rows that have at least one of the values of each name; None where nothing is asked for."""
+        if not wanted:
+            return None
+        with self._lock:  # of one moment
+            changed = np.fromiter(self._values, np.int64)
+            held = {
+                name: set[int]().union(*(self._rows.get((name, value), ()) for value in wanted[name]))
+                for name in wanted
+            }
+        found_R = np.ones(num_rows, np.bool_)
+        for name, values in wanted.items():
+            if name not in self._names:
+                raise RequestError(self._unknown(name))
+            allowed_R = np.zeros(num_rows, np.bool_)
+            for value in values if name in self._base else ():
+                allowed_R[self._base[name].rows(value)] = True
+            for rows, allowed in ((changed, False), (np.fromiter(held[name], np.int64), True)):
+                allowed_R[rows[rows < num_rows]] = allowed
+            found_R &= allowed_R
+        return RowMask(found_R)
+
+    def frequent(self, number: int) -> dict[str, list[str]]:
+        return {name: holders.frequent(number) for name, holders in self._base.items()}
+
+    def _unknown(self, name: str) -> str:
+        with self._lock:
+            known = sorted(self._names)
+        near = difflib.get_close_matches(name, known, 1)
+        advice = f"did you mean '{near[0]}'? " if near else ""
+        return f"unknown attribute '{name}'; {advice}known attributes: {', '.join(known) or 'none'}"
+
+
+@dataclass(frozen=True)
+class _Holders:
+    """Rows of the base by value of one attribute."""
+
+    code_of: dict[str, int]
+    rows_of_code: Ragged
+
+    @classmethod
+    def of(cls, attribute: Attribute) -> "_Holders":
+        codes, rows = attribute.codes.values, attribute.codes.row_of_value
+        return cls(
+            {name: code for code, name in enumerate(attribute.names)},
+            Ragged.from_pairs(codes, rows, len(attribute.names)),
+        )
+
+    def rows(self, value: str) -> NDArray[np.int32]:
+        code = self.code_of.get(value)
+        return self.rows_of_code.values[:0] if code is None else self.rows_of_code[code]
+
+    def frequent(self, number: int) -> list[str]:
+        names = list(self.code_of)
+        return [names[code] for code in np.argsort(-self.rows_of_code.lengths, kind="stable")[:number]]

@@ -1,0 +1,517 @@
+"""One version of a bundle opened in one worker process: its variants' rankers, the catalog, and the users' histories.
+
+A simple request is ranked inline, in a batch with those that came in the same turn of the loop. Texts are encoded in a
+thread first, and requests that would occupy the loop (filters, diversity, explanations, similar items, search) run in a
+thread altogether, by the best variant. One availability mask, shared by all variants, holds on every path.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from lanner.artifacts.bundle import Bundle, read_bundle
+from lanner.artifacts.golden import check_golden
+from lanner.artifacts.variants import FULL, POPULARITY, TextFiles, Variant
+from lanner.data.describe import example_users
+from lanner.encoders import TextReader, open_text_reader
+from lanner.errors import ConfigError, LannerError, MissingExtraError, RequestError, StoreUnavailableError
+from lanner.inference.eligibility import RowMask
+from lanner.inference.explain import Explanation, reasons, said, short_reason
+from lanner.inference.ranker import Query, Ranker, Ranking
+from lanner.serving.calibration import calibration_histories, measure_profile
+from lanner.serving.catalog import Catalog
+from lanner.serving.index_cache import cached_index
+from lanner.serving.item_ingestion import ItemIngestion
+from lanner.serving.messages import (
+    ExplainAnswer,
+    ExplainRequest,
+    Filters,
+    Item,
+    Reason,
+    RecommendAnswer,
+    RecommendedItem,
+    RecommendRequest,
+    Served,
+)
+from lanner.serving.response_cache import CacheKey, ResponseCache, SingleFlight
+from lanner.serving.scheduler import Batcher, Done, LatencyProfile, Scheduler, SchedulerConfig, VariantId
+from lanner.serving.store import Store
+from lanner.serving.user_history import UserHistory
+
+_RANKED_BY = "numpy"
+"""The backend that answers name."""
+_SHOWN = 20
+"""Users, and values of an attribute, that the page offers."""
+_CHEAP_FILTER = 2_000
+"""Ids and rows that a filter may touch to be resolved on the loop."""
+_TEXTS_KEPT = 4_096
+"""Texts whose features are kept."""
+_NEAR, _TASTE = 10, 0.1
+"""Search re-ranks so many times k nearest texts; a user's taste moves their cosines by so much a deviation."""
+_NO_ROWS = np.empty(0, np.int64)
+_encode = msgspec.json.Encoder().encode
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a bundle is opened."""
+
+    variants: tuple[str, ...] = ()
+    """Variants to serve, best first; none: all. Popular items are always there to fall back to."""
+    backends: tuple[str, ...] = ()
+    """Runtimes that may encode texts, the preferred first; none: the fastest that is installed."""
+    threads: int = 1
+    """Threads of the text encoder's runtime."""
+    candidates: int = 200
+    """Items retrieved for a ranking head."""
+    most_new_items: int = 100_000
+    """Items that may be added or changed until a newer bundle is served."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "candidates", "most_new_items"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}, it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """How requests are answered."""
+
+    deadline_ms: float = 50.0
+    """Deadline of a request that names none; a later answer is worthless."""
+    users_held: int = 100_000
+    """Users whose histories are kept in memory."""
+    answers_held: int = 10_000
+    """Answers kept for an equal request before anything has changed; 0: none."""
+    watch_seconds: float = 1.0
+    """Between two reads of what other servers have stored; 0: never, for a store of one server."""
+    slow_threads: int = 2
+    """Threads for texts, filters, diversity, explanations, similar items and search."""
+
+    def __post_init__(self) -> None:
+        for name in ("deadline_ms", "users_held", "slow_threads"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"service.{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("answers_held", "watch_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"service.{name} is {getattr(self, name)}, it must be 0 or more")
+
+
+class _Asker(NamedTuple):
+    """Who asks. query: history, seen items, friends and profile. version: of the user's state. unknown: ids."""
+
+    query: Query
+    version: int
+    unknown: list[str]
+
+
+class Deployment:
+    """Questions are asked on the event loop; opening, ``verify``, ``warm_up``, ``catch_up`` and ``close`` block."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        catalog: Catalog,
+        rankers: Mapping[str, Ranker],
+        reader: TextReader | None,
+        ingestion: ItemIngestion,
+        store: Store,
+        config: ServiceConfig,
+        scheduling: SchedulerConfig | None,
+    ) -> None:
+        """rankers: of the variants, best first, all with the catalog's availability. See ``open``."""
+        self.bundle, self.version, self.dataset = bundle, bundle.version, bundle.dataset
+        self.catalog, self.rankers, self.config = catalog, rankers, config
+        self._reader, self._ingestion, self._store, self._scheduling = reader, ingestion, store, scheduling
+        self._best = next(iter(rankers.values()))
+        self.histories = UserHistory(
+            bundle.dataset, catalog, store, bundle.feedback, watermark=bundle.watermark, most_users=config.users_held
+        )
+        self._answers = ResponseCache(config.answers_held)
+        self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
+        self._read_texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._profile: LatencyProfile
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        store: Store,
+        model: ModelConfig | None = None,
+        config: ServiceConfig | None = None,
+        scheduling: SchedulerConfig | None = None,
+    ) -> "Deployment":
+        """Open a bundle; ``verify``, ``warm_up`` and ``catch_up`` make it ready.
+
+        Raises:
+            BundleError: no bundle there, or a damaged one. ConfigError: an unknown variant or backend.
+            MissingExtraError: it reads texts, and no runtime that can is installed.
+        """
+        model, config, bundle = model or ModelConfig(), config or ServiceConfig(), read_bundle(path)
+        names = list(model.variants or bundle.variants)
+        names += [name for name in (POPULARITY,) if name not in names and name in bundle.variants]
+        variants = [bundle.variant(name) for name in names]
+        reader, items = _text_reader(variants, bundle.text_files, model), bundle.item_reader
+        catalog = Catalog(bundle.dataset, items.texts if items is not None and reader is not None else None)
+        rankers = {
+            one.name: Ranker(
+                one.model,
+                index=cached_index(one.model, f"{bundle.version} {one.name}", bundle.dataset, model.candidates),
+                candidates=model.candidates,
+                available=catalog.available,
+                reader=reader,
+            )
+            for one in variants
+        }
+        ingestion = ItemIngestion(
+            catalog,
+            list(rankers.values()),
+            model=bundle.variant(FULL).model,
+            reader=items,
+            read=None if reader is None else reader.read,
+            most_new_items=model.most_new_items,
+            busy=lambda: deployment._batcher.busy,
+        )
+        deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling)
+        return deployment
+
+    # --- life, in threads ------------------------------------------------------------------------------------------
+
+    def verify(self) -> int:
+        """Ask every variant the golden requests, of the catalog as it was written; returns how many were asked.
+
+        Raises:
+            BundleError: an answer differs; the variant is named.
+        """
+        golden, place = self.bundle.golden, f"bundle {self.version}"
+        return sum(check_golden(one, name, self.dataset, golden, place) for name, one in self.rankers.items())
+
+    def warm_up(self) -> None:
+        """Rank with every variant, measuring how long that takes, and read a text."""
+        if self._reader is not None:
+            self._reader.warm_up()
+        queries = [Query(rows, seen=rows) for rows in calibration_histories(self.dataset)]
+        self._profile = measure_profile(self._rank, [VariantId(_RANKED_BY, name) for name in self.rankers], queries)
+
+    def catch_up(self) -> None:
+        """Apply what the store has of items since this was last called; one thread at a time.
+
+        Raises:
+            StoreUnavailableError: it does not answer; ask again.
+        """
+        self._ingestion.apply(self._store.item_changes(self._ingestion.applied))
+
+    def has_item(self, item_id: str) -> bool:
+        """Whether an item can be recommended."""
+        return item_id in self.catalog
+
+    def has_user(self, user_id: str) -> bool:
+        """Whether the bundle knows a user."""
+        return user_id in self.dataset.users
+
+    def check_item(self, item_id: str, item: Item) -> None:
+        """Raises RequestError or OverloadedError where an item could not be taken in; ask before it is stored."""
+        self._ingestion.check(item_id, item)
+
+    def close(self) -> None:
+        """Let go of threads and of the text encoder's runtime."""
+        if "_batcher" in self.__dict__:
+            self._batcher.close()
+        self.histories.close()
+        if self._reader is not None:
+            self._reader.close()
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Those served, best first."""
+        return tuple(self.rankers)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """What ranks, and what encodes texts."""
+        return (_RANKED_BY,) if self._reader is None else (_RANKED_BY, self._reader.backend)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a query text changes an answer."""
+        return self._reader is not None and self._best.reads_text
+
+    @cached_property
+    def example_users(self) -> list[str]:
+        """Some known users."""
+        return example_users(self.dataset, _SHOWN)
+
+    @cached_property
+    def attributes(self) -> dict[str, list[str]]:
+        """Attributes to filter by: the most frequent values of each name."""
+        return self.catalog.frequent_values(_SHOWN)
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait or are worked on."""
+        return self._batcher.depth
+
+    @property
+    def items_applied(self) -> int:
+        """The store's sequence number up to which changes of items were applied."""
+        return self._ingestion.applied
+
+    @property
+    def failed_items(self) -> int:
+        """Changes of items that could not be applied."""
+        return self._ingestion.failed
+
+    def slowness(self) -> dict[str, float]:
+        """Batch latency relative to its calibrated value, by variant."""
+        return {name.variant: ratio for name, ratio in self._profile.ratios().items()}
+
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes in memory by name; variants share files that are mapped."""
+        models = sum(ranker.memory_bytes for ranker in self.rankers.values())
+        return {"models": models, "histories": self.histories.held_bytes, "answers": self._answers.held_bytes}
+
+    def held_entries(self) -> dict[str, int]:
+        """Entries in memory by name."""
+        return {"histories": len(self.histories), "answers": len(self._answers)}
+
+    def drop_users(self, user_ids: Sequence[str] | None) -> None:
+        """Hold nothing of these users, None: of anyone, until they next ask."""
+        self.histories.drop(user_ids)
+        if user_ids is None:
+            self._answers.clear()
+            self._read_texts.clear()
+
+    @cached_property
+    def _batcher(self) -> Batcher[Query, Ranking]:
+        """Made when the event loop first asks."""
+        ids = {name: VariantId(_RANKED_BY, name) for name in self.rankers}
+        personal = [ids[name] for name in ids if name != POPULARITY] or [ids[POPULARITY]]
+        fallback = ids.get(POPULARITY) if len(ids) > 1 else None
+        scheduler = Scheduler(self._profile, personal, self._scheduling, fallback)
+        return Batcher(scheduler, self._rank, slow_threads=self.config.slow_threads)
+
+    def _rank(self, variant: VariantId, queries: Sequence[Query]) -> Sequence[Ranking]:
+        return self.rankers[variant.variant].rank(queries)
+
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
+        """The best items; from memory where nothing has changed since the same request was last answered.
+
+        Raises:
+            RequestError: no user, history or text was given; a user beside a history; an unknown attribute.
+            OverloadedError: it would be too late.
+        """
+        begun = perf_counter()
+        asker = await self._asker(request)
+        key = CacheKey(self.catalog.version, asker.version, _encode(request))
+        cached = self._answers.get(key)
+        if cached is not None:
+            spent = _milliseconds(queue=0.0, memory=perf_counter() - begun)
+            return replace(cached, served=replace(cached.served, cached=True, milliseconds=spent))
+        return await self._under_way.run(key, partial(self._answer_and_keep, request, asker, key, begun))
+
+    async def answer(self, request: RecommendRequest) -> RecommendAnswer:
+        """The best items, computed now."""
+        return await self._answer(request, await self._asker(request), perf_counter())
+
+    async def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """Why an item has its score.
+
+        Raises:
+            UnknownIdError: there is no such item. As ``recommend``.
+        """
+        begun, row = perf_counter(), np.array([self.catalog.row(request.item_id)])
+        asker = await self._asker(request)
+        query = await self._encoded(asker.query, request.text, self.config.deadline_ms / 1e3)
+
+        def work() -> Ranking:
+            explained = self._best.explain(query, row)
+            fallback = {part.kind for part in explained[0].parts} <= {"popularity"}
+            return Ranking(row, np.array([explained[0].score], np.float32), fallback, tuple(explained))
+
+        done = await self._in_thread(work, None, begun)
+        items, served = self._named(done)
+        ignored = bool(request.text) and not self._best.reads_text
+        return ExplainAnswer(
+            item=items[0], served=served, unknown=asker.unknown, fallback=done.result.fallback, text_ignored=ignored
+        )
+
+    async def similar(self, item_id: str, k: int) -> RecommendAnswer:
+        """The items ranked highest for a user who knows this item alone.
+
+        Raises:
+            UnknownIdError: there is no such item.
+        """
+        begun, row = perf_counter(), self.catalog.row(item_id)
+        done = await self._in_thread(lambda: self._best.similar(row, k), None, begun)
+        items, served = self._named(done)
+        return RecommendAnswer(items=items, served=served, fallback=done.result.fallback)
+
+    async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
+        """The items whose texts are nearest to a query; of those nearly as near, the user's taste decides.
+
+        Raises:
+            RequestError: this recommender reads no texts.
+        """
+        if not self.reads_texts:
+            raise RequestError("this recommender reads no texts; search is not served")
+        begun = perf_counter()
+        asker = None if user_id is None else await self._user(user_id)
+        features_F = await self._features(q, self.config.deadline_ms / 1e3)
+        done = await self._in_thread(lambda: self._searched(features_F, asker and asker.query, k), None, begun)
+        items, served = self._named(done)
+        return RecommendAnswer(items=items, served=served, unknown=asker.unknown if asker else [])
+
+    async def _answer_and_keep(
+        self, request: RecommendRequest, asker: _Asker, key: CacheKey, begun: float
+    ) -> RecommendAnswer:
+        answer = await self._answer(request, asker, begun)
+        # An answer of a lesser variant is not kept: the next may be better.
+        if answer.served.variant == self.variants[0]:
+            self._answers.put(key, answer)
+        return answer
+
+    async def _answer(self, request: RecommendRequest, asker: _Asker, begun: float) -> RecommendAnswer:
+        deadline_s = (request.deadline_ms or self.config.deadline_ms) / 1e3
+        seen = asker.query.seen if request.exclude_seen else _NO_ROWS
+        query = dataclasses.replace(
+            asker.query, seen=seen, k=request.k, diversity=request.diversity, explain=request.explain
+        )
+        query = await self._encoded(query, request.text, deadline_s)
+        unknown, filters = asker.unknown, request.filters
+        if filters is None and not request.diversity and not request.explain:
+            done = await self._batcher.submit(query, deadline_s, begun)
+        else:
+            more: list[str] = []
+            done = await self._in_thread(lambda: self._filtered(query, filters, more), request.deadline_ms, begun)
+            unknown = unknown + more
+        items, served = self._named(done)
+        ignored = bool(request.text) and not self.rankers[served.variant].reads_text
+        return RecommendAnswer(
+            items=items, served=served, unknown=unknown, fallback=done.result.fallback, text_ignored=ignored
+        )
+
+    async def _asker(self, request: RecommendRequest | ExplainRequest) -> _Asker:
+        if request.user_id is not None:
+            if request.history is not None:
+                raise RequestError("give either user_id or history, not both")
+            return await self._user(request.user_id)
+        if request.history is None and request.text is None:
+            raise RequestError("one of user_id, history or text is required")
+        rows, unknown = self.catalog.known_rows(request.history or ())
+        return _Asker(Query(rows, seen=rows), 0, unknown)
+
+    async def _user(self, user_id: str) -> _Asker:
+        """A user as memory or the store has them; anonymous while the store is away."""
+        state = self.histories.get(user_id)
+        if state is None:
+            try:
+                state = await self.histories.load(user_id)
+            except StoreUnavailableError:
+                return _Asker(Query(), -1, [user_id])
+        rows, seen = self.catalog.current(state.rows), self.catalog.current(state.seen)
+        query = Query(rows, state.weights, seen, state.friends, state.profile)
+        return _Asker(query, state.version, [] if state.known else [user_id])
+
+    async def _encoded(self, query: Query, text: str | None, deadline_s: float) -> Query:
+        """The query with what its texts say, which no batch then has to wait for."""
+        if query.profile and self._reader is not None and self._best.reads_profile:
+            query = dataclasses.replace(query, profile_features=await self._features(query.profile, deadline_s))
+        if text and self.reads_texts:
+            query = dataclasses.replace(query, text_features=await self._features(text, deadline_s))
+        return query
+
+    async def _features(self, text: str, deadline_s: float) -> NDArray[np.float32]:
+        """Features of a text, float32 ``[F]``, read in a thread once."""
+        features_F = self._read_texts.get(text)
+        if features_F is None:
+            assert self._reader is not None
+            read = await self._batcher.submit_slow(partial(self._reader.features, [text]), deadline_s)
+            features_F = self._read_texts[text] = read.result[0]
+            if len(self._read_texts) > _TEXTS_KEPT:
+                self._read_texts.popitem(last=False)
+        return features_F
+
+    async def _in_thread(self, work: Callable[[], Ranking], deadline_ms: float | None, begun: float) -> Done[Ranking]:
+        """By the best variant."""
+        deadline_s = (deadline_ms or self.config.deadline_ms) / 1e3
+        done = await self._batcher.submit_slow(work, deadline_s, begun)
+        return Done(done.result, _RANKED_BY, self.variants[0], done.queued_s, done.worked_s)
+
+    def _filtered(self, query: Query, filters: Filters | None, unknown: list[str]) -> Ranking:
+        allowed = self.catalog.allowed(filters)
+        unknown += allowed.unknown
+        return self._best.rank([dataclasses.replace(query, allow=allowed.mask, deny=allowed.deny)])[0]
+
+    def _searched(self, features_F: NDArray[np.float32], query: Query | None, k: int) -> Ranking:
+        near, cosines = self.catalog.nearest(features_F, k * _NEAR)
+        if query is not None and len(query.history) and len(near):
+            allow = RowMask.of(near, self.catalog.num_rows)
+            taste = self._best.rank([dataclasses.replace(query, seen=_NO_ROWS, k=len(near), allow=allow)])[0]
+            if not taste.fallback and len(taste.items) == len(near):
+                order, given = np.argsort(taste.items), np.argsort(near)
+                scores = np.empty_like(cosines)
+                scores[given] = taste.scores[order]
+                cosines = cosines + _TASTE * (scores - scores.mean()) / max(float(scores.std()), 1e-9)
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return Ranking(near[best], cosines[best])
+
+    def _named(self, done: Done[Ranking]) -> tuple[list[RecommendedItem], Served]:
+        """Items by id and title, with reasons where there are any, and what made them."""
+        begun, found = perf_counter(), done.result
+        named = self.catalog.named(found.items)
+        items = [
+            RecommendedItem(item_id=item_id, title=title, score=score, rank=rank)
+            for rank, ((item_id, title), score) in enumerate(zip(named, found.scores.tolist(), strict=True), 1)
+        ]
+        if found.explanations:
+            items = [self._explained(*pair) for pair in zip(items, found.explanations, strict=True)]
+        spent = _milliseconds(queue=done.queued_s, ranking=done.worked_s, names=perf_counter() - begun)
+        return items, Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=spent)
+
+    def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:
+        parts = reasons(explanation, self.catalog.title, self._user_name)
+        because = short_reason(said(explanation, self.catalog.title, self._user_name))
+        return replace(
+            item,
+            reasons=[Reason(kind=part.kind, name=part.name, value=part.value) for part in parts],
+            because=because,
+        )
+
+    def _user_name(self, row: int) -> str:
+        return self.dataset.user_catalogue.titles[row]
+
+
+def _text_reader(variants: Sequence[Variant], texts: TextFiles | None, config: ModelConfig) -> TextReader | None:
+    """The encoder of the best variant that has one, which reads for all of them; None where none reads texts."""
+    encoding = next((one for one in variants if "encoder_shape" in one.figures), None)
+    if encoding is None or texts is None:
+        return None
+    failure: LannerError | None = None
+    for backend in config.backends or (None,):
+        try:
+            return open_text_reader(encoding, texts, backend, config.threads)
+        except MissingExtraError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _milliseconds(**seconds: float) -> dict[str, float]:
+    """By component, and in total."""
+    seconds["total"] = sum(seconds.values())
+    return {name: round(one * 1e3, 3) for name, one in seconds.items()}

@@ -1,0 +1,144 @@
+"""Items that were written to the store are taken into the catalog and the rankers.
+
+To read an item's text takes as long as tens of requests. It happens in a thread of low priority, which rests after each
+item for the longer the busier the requests keep the loop.
+"""
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter, sleep
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.errors import OverloadedError, RequestError
+from lanner.inference.cold_start import ItemReader
+from lanner.inference.ranker import Ranker
+from lanner.inference.scoring_model import ScoringModel
+from lanner.serving.catalog import Catalog
+from lanner.serving.messages import Item
+from lanner.serving.store.contract import ItemChange
+
+_READ_TOGETHER = 16
+"""Texts that are read at once."""
+_NICENESS = 5
+_CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
+"""The share of its time that the loop works from which items are in its way, and from which it has none to spare; and
+the longest rest, in times of the work."""
+_RETRY_S = 60.0
+_log = logging.getLogger(__name__)
+ReadTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+"""From texts of items to their features, float32 ``[T, F]``."""
+
+
+class ItemIngestion:
+    """Changes of items for one version. One thread at a time calls ``apply``; others may ``check`` meanwhile."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rankers: Sequence[Ranker],
+        *,
+        model: ScoringModel,
+        reader: ItemReader | None = None,
+        read: ReadTexts | None = None,
+        most_new_items: int = 100_000,
+        busy: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """rankers: of all variants. model: the full one, whose rows ``reader`` makes of texts that ``read`` has read.
+
+        reader, read: None where the recommender reads no texts; known items then keep their rows whatever their text.
+        busy: the share of its time that the event loop works.
+        """
+        self._catalog, self._rankers, self._model = catalog, rankers, model
+        self._reader, self._read = (None if read is None else reader), read
+        self._most_rows, self._busy = catalog.num_rows + most_new_items, busy
+        self._written: dict[str, bytes] = {}
+        """A digest of each item that was put: a worker hears of its own changes, too."""
+        self.applied = 0
+        """The store's sequence number up to which changes were applied."""
+        self.failed = 0
+        """Changes that could not be applied."""
+
+    def check(self, item_id: str, item: Item) -> None:
+        """Whether an item can be taken in; asked before it is stored.
+
+        Raises:
+            RequestError: it is new, and this recommender reads no texts. OverloadedError: too many items changed.
+        """
+        if self._reader is None and self._catalog.base_row(item_id) is None:
+            raise RequestError(
+                f"item '{item_id}' is new, and this recommender reads no texts to rank it by; train with this item"
+            )
+        if self._reader is not None and self._catalog.num_rows >= self._most_rows:
+            raise OverloadedError("too many items were added or changed; train and serve a newer bundle", _RETRY_S)
+
+    def apply(self, changes: Iterable[ItemChange]) -> None:
+        """Take in the latest states of items, ordered by sequence.
+
+        What cannot be taken in is logged and counted in ``failed``, and the rest goes on: a server starts whatever its
+        store holds.
+        """
+        changes = list(changes)
+        for change in changes:
+            if change.item is None:
+                self._catalog.delete(change.id)
+                self._written.pop(change.id, None)
+        put = [(one.id, one.item) for one in changes if one.item is not None and self._is_news(one.id, one.item)]
+        for first in range(0, len(put), _READ_TOGETHER):
+            begun = perf_counter()
+            self._put(put[first : first + _READ_TOGETHER])
+            worked, busy = perf_counter() - begun, self._busy()
+            sleep(worked * min(max(0.0, busy - _CALM) / max(_FULL - busy, 1e-9), _LONGEST_REST))
+        self.applied = max([self.applied, *(change.sequence for change in changes)])
+
+    def _is_news(self, item_id: str, item: Item) -> bool:
+        return item_id not in self._catalog or self._written.get(item_id) != _digest(item)
+
+    def _put(self, items: Sequence[tuple[str, Item]]) -> None:
+        """Some together, or each by itself where one of them fails."""
+        try:
+            features: Sequence[NDArray[np.float32] | None] = [None] * len(items)
+            if self._reader is not None and self._read is not None:
+                features = list(self._read([item.text or item.title for _, item in items]))
+            for (item_id, item), features_F in zip(items, features, strict=True):
+                self.check(item_id, item)
+                self._catalog.put(item_id, item, self._new_row(item_id, features_F), features_F)
+                self._written[item_id] = _digest(item)
+        except Exception as error:
+            if len(items) > 1:
+                for one in items:
+                    if self._is_news(*one):
+                        self._put([one])
+            else:
+                self.failed += 1
+                _log.warning("item '%s' of the store cannot be recommended: %s", items[0][0], error)
+
+    def _new_row(self, item_id: str, features_F: NDArray[np.float32] | None) -> int | None:
+        """The row that every ranker gives an item; None: it keeps the one it has."""
+        if self._reader is None or features_F is None:
+            return None
+        rows = self._reader.read(self._model, features_F[None], [self._catalog.base_row(item_id)])
+        given = {int(ranker.add(rows)[0]) for ranker in self._rankers} | {self._catalog.num_rows}
+        if len(given) > 1:
+            raise RuntimeError(f"variants gave it different rows: {sorted(given)}")
+        return given.pop()
+
+
+def background_thread() -> ThreadPoolExecutor:
+    """One thread that stands back in the system's queue, for ``ItemIngestion.apply``."""
+    return ThreadPoolExecutor(1, "item-ingestion", initializer=_lower_priority)
+
+
+def _lower_priority() -> None:
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def _digest(item: Item) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(item)).digest()

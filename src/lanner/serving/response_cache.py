@@ -1,0 +1,102 @@
+"""Answers kept for requests that come again before anything has changed, and one computation for equal requests."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from lanner.serving.messages import RecommendAnswer
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_ANSWER_BYTES, _ITEM_BYTES, _REASON_BYTES = 700, 170, 130
+"""Rough sizes beside an answer's own texts: ids and titles are the catalog's. A metric needs no more."""
+
+
+class CacheKey(NamedTuple):
+    """catalog, user: versions of the catalog and of the user's state. request: as JSON."""
+
+    catalog: int
+    user: int
+    request: bytes
+
+
+class ResponseCache:
+    """The answers asked for most recently. Used from one thread, the event loop's.
+
+    held_bytes: of the answers held, roughly.
+    """
+
+    def __init__(self, most: int) -> None:
+        """most: answers held; 0: none."""
+        self._most, self.held_bytes = most, 0
+        self._kept: OrderedDict[CacheKey, RecommendAnswer] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: CacheKey) -> RecommendAnswer | None:
+        """The answer to a request, if it is held."""
+        answer = self._kept.get(key)
+        if answer is not None:
+            self._kept.move_to_end(key)
+        return answer
+
+    def put(self, key: CacheKey, answer: RecommendAnswer) -> None:
+        """Hold an answer; those of another version of the catalog go, for nobody will ask for them again."""
+        if not self._most:
+            return
+        if self._kept and next(iter(self._kept)).catalog != key.catalog:
+            self.clear()
+        self._drop(key)
+        self._kept[key] = answer
+        self.held_bytes += _bytes_of(key, answer)
+        if len(self._kept) > self._most:
+            self._drop(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Hold none."""
+        self._kept.clear()
+        self.held_bytes = 0
+
+    def _drop(self, key: CacheKey) -> None:
+        answer = self._kept.pop(key, None)
+        self.held_bytes -= 0 if answer is None else _bytes_of(key, answer)
+
+
+def _bytes_of(key: CacheKey, answer: RecommendAnswer) -> int:
+    reasons = sum(len(item.reasons) * _REASON_BYTES + len(item.because) for item in answer.items)
+    return _ANSWER_BYTES + len(key.request) + len(answer.items) * _ITEM_BYTES + reasons
+
+
+@dataclass
+class _Flight(Generic[V]):
+    task: asyncio.Task[V]
+    waiters: int = 0
+
+
+class SingleFlight(Generic[K, V]):
+    """Requests that are equal and under way at the same time share one computation."""
+
+    def __init__(self) -> None:
+        self._flights: dict[K, _Flight[V]] = {}
+
+    async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """What comes of ``work``, or of that of an equal request which is under way.
+
+        It is a task of its own: whoever is cancelled leaves the others waiting, and the last one cancels it.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if self._flights.get(key) is flight and (flight.task.done() or not flight.waiters):
+                del self._flights[key]
+            if not flight.waiters:
+                flight.task.cancel()

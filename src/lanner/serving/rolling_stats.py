@@ -1,0 +1,90 @@
+"""Rates, latencies and shares of the requests of the last seconds, in bounded memory; time comes from outside."""
+
+import math
+from collections import Counter, deque
+from itertools import accumulate
+
+from lanner.errors import ConfigError
+from lanner.serving.messages import RecentFigures
+
+_SLOTS = 10
+"""Parts of the window; what is older leaves one part at a time."""
+_SMALLEST_MS, _PER_E_FOLD, _BUCKETS = 0.01, 20.0, 340
+"""Latency buckets, each 5 % wide, so that a quantile is within 2.5 %, up to four minutes."""
+_LONGEST_MS = _SMALLEST_MS * math.exp((_BUCKETS - 1) / _PER_E_FOLD)
+
+
+class _Slot:
+    __slots__ = ("answers", "in_time", "latencies", "number", "refused")
+
+    def __init__(self, number: int) -> None:
+        self.number, self.in_time, self.refused = number, 0, 0
+        self.answers: dict[tuple[str, str], int] = {}
+        self.latencies = [0] * _BUCKETS
+
+
+class RollingStats:
+    """Called from one thread. Variants and backends are the bundle's words, a fixed few, never what a caller wrote."""
+
+    def __init__(self, began: float, seconds: float = 5.0) -> None:
+        """began: now, on the clock that every call is given.
+
+        Raises:
+            ConfigError: seconds are not above 0.
+        """
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"rolling statistics: received a window of {seconds} s, expected more than 0")
+        self._began, self._width = began, seconds / _SLOTS
+        self._slots: deque[_Slot] = deque([_Slot(int(began // self._width))], maxlen=_SLOTS)
+
+    def answered(self, now: float, milliseconds: float, variant: str, backend: str, in_time: bool) -> None:
+        """Count one answer. milliseconds: from its arrival. in_time: before its deadline."""
+        slot, key = self._slot(now), (variant, backend)
+        slot.answers[key] = slot.answers.get(key, 0) + 1
+        slot.in_time += in_time
+        bucket = 0
+        if milliseconds > _SMALLEST_MS:
+            bucket = int(math.log(min(milliseconds, _LONGEST_MS) / _SMALLEST_MS) * _PER_E_FOLD)
+        slot.latencies[bucket] += 1
+
+    def refused(self, now: float) -> None:
+        """Count one request that was refused without work."""
+        self._slot(now).refused += 1
+
+    def figures(self, now: float) -> RecentFigures:
+        """Over the slots that still lie in the window; the newest of them is not full."""
+        newest = max(self._slots[-1].number, int(now // self._width))
+        inside = [one for one in self._slots if one.number > newest - _SLOTS]
+        # A server that began a moment ago would otherwise show one request as thousands a second.
+        covered = max(now - max(self._began, (newest - _SLOTS + 1) * self._width), self._width)
+        variants, backends = Counter[str](), Counter[str]()
+        for slot in inside:
+            for (variant, backend), count in slot.answers.items():
+                variants[variant] += count
+                backends[backend] += count
+        answers, refused = variants.total(), sum(one.refused for one in inside)
+        below = list(accumulate(map(sum, zip(*(one.latencies for one in inside), strict=True)))) if answers else []
+        return RecentFigures(
+            window_s=covered,
+            requests_per_s=(answers + refused) / covered,
+            goodput_per_s=sum(one.in_time for one in inside) / covered,
+            refused_per_s=refused / covered,
+            p50_ms=_quantile(below, 0.5),
+            p99_ms=_quantile(below, 0.99),
+            by_variant={name: count / answers for name, count in variants.items()},
+            by_backend={name: count / answers for name, count in backends.items()},
+        )
+
+    def _slot(self, now: float) -> _Slot:
+        number = int(now // self._width)
+        if number > self._slots[-1].number:
+            self._slots.append(_Slot(number))
+        return self._slots[-1]
+
+
+def _quantile(below: list[int], share: float) -> float | None:
+    """The middle of the bucket in which it lies; None of nothing. below: counts up to and with each bucket."""
+    if not below:
+        return None
+    bucket = next(place for place, count in enumerate(below) if count >= share * below[-1] and count)
+    return _SMALLEST_MS * math.exp((bucket + 0.5) / _PER_E_FOLD)

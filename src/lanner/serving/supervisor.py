@@ -1,0 +1,251 @@
+"""Runs the worker processes of a server: starts them, restarts those that die or hang, and ends them.
+
+uvicorn's own supervisor shares one listening socket, asks a thread whether a worker lives (so a blocked event loop goes
+unnoticed), and restarts without back-off; hence this one. Each worker has a listening socket of its own, over which the
+kernel spreads connections, and beats through ``WorkerSync`` from its event loop.
+"""
+
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from lanner.errors import ConfigError, LannerError
+from lanner.serving.http.metrics import share_between_workers
+from lanner.serving.thread_limits import limit_threads
+from lanner.serving.worker_sync import WorkerSync
+
+if TYPE_CHECKING:
+    from lanner.serving.bootstrap import ServerConfig
+
+MOST_WORKERS = 4
+"""Started where no number is given, however many cores there are."""
+_LOOK_SECONDS = 0.2
+_STOP_SECONDS = 25.0
+"""A worker that has not ended so long after SIGTERM is killed; its requests have 20 s."""
+_BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS, _LONG_LIFE_SECONDS = 0.5, 30.0, 60.0
+"""Between restarts of a worker that keeps dying; one that lived long is restarted at once."""
+_log = logging.getLogger(__name__)
+
+Work = Callable[[WorkerSync], bool]
+"""What a worker process does; returns whether it ever started. It must be picklable."""
+
+
+def serve(config: "ServerConfig") -> None:
+    """Serve until SIGTERM or Ctrl-C what ``bootstrap.check`` has found no fault with.
+
+    Raises:
+        ConfigError: the address is taken, or not one of this machine. LannerError: a worker did not start; its log
+            says why.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if config.engine == "ray":
+        from lanner.serving import ray_serve
+
+        if not config.ray.address:
+            _bound(config.host, config.port, shared=False).close()
+        ray_serve.serve(config)
+        return
+    with _reserved(config.host, config.port):
+        workers = worker_count(config.workers)
+        if workers == 1:
+            if not _serve_one(config, WorkerSync(None)):
+                raise _not_started()
+            return
+        with _shared_folder() as folder:
+            share_between_workers(folder / "metrics")
+            limit_threads()  # workers inherit the environment
+            Supervisor(partial(_serve_one, config), workers, folder / "sync", config.hung_seconds).run()
+
+
+def worker_count(wanted: int) -> int:
+    """Worker processes: as many as wanted, or one a core but at most ``MOST_WORKERS``."""
+    return wanted or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+class Supervisor:
+    """Keeps worker processes running. ``run`` belongs in the main thread, for it handles signals."""
+
+    def __init__(self, work: Work, workers: int, path: Path, hung_seconds: float) -> None:
+        """path: of the file to make for ``WorkerSync``. hung_seconds: without a heartbeat a worker is killed."""
+        WorkerSync.create(path, workers)
+        self._sync = WorkerSync(path, 0, workers)
+        self._work, self._path, self._hung_s = work, path, hung_seconds
+        self._workers = [_Worker(number) for number in range(workers)]
+        self._stopping = False
+
+    def run(self) -> None:
+        """Start the workers and watch them until SIGTERM or SIGINT, then let them finish their requests.
+
+        Raises:
+            LannerError: a worker ended before it had ever started.
+        """
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for worker in self._workers:
+                self._start(worker)
+            while not self._stopping:
+                looked = time.monotonic()
+                wait([one.process.sentinel for one in self._workers if one.process is not None], _LOOK_SECONDS)
+                # Where this process itself was stopped meanwhile, so were the workers, and their heartbeats are old.
+                on_time = time.monotonic() - looked < self._hung_s / 2
+                for worker in self._workers:
+                    if not self._stopping:
+                        self._look_after(worker, on_time)
+        finally:
+            self._end_all()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _start(self, worker: "_Worker") -> None:
+        arguments = (self._work, self._path, worker.number, len(self._workers))
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments)
+        process.start()
+        worker.process, worker.since = process, time.monotonic()
+
+    def _look_after(self, worker: "_Worker", on_time: bool) -> None:
+        process, silent_s = worker.process, self._sync.silent_s(worker.number)
+        if process is None:
+            if time.monotonic() >= worker.since:
+                self._start(worker)
+            return
+        worker.has_started |= silent_s is not None
+        if process.is_alive():
+            if silent_s is None or silent_s < self._hung_s or not on_time:
+                return
+            _log.error("worker %d does not respond (pid %d); it is killed", worker.number, process.pid)
+            process.kill()
+            process.join()
+        if not worker.has_started:
+            raise _not_started()
+        self._sync.retire(worker.number)
+        delay_s = worker.ended(time.monotonic())
+        reason = _reason(process.exitcode)
+        _log.error("worker %d exited unexpectedly (%s); restarting in %.1f s", worker.number, reason, delay_s)
+
+    def _end_all(self) -> None:
+        running = [worker for worker in self._workers if worker.process is not None]
+        for worker in running:
+            assert worker.process is not None
+            # One that is still opening its bundle has acknowledged nothing, and would not hear a polite word.
+            hears = self._sync.silent_s(worker.number) is not None
+            worker.process.terminate() if hears else worker.process.kill()
+        ends = time.monotonic() + _STOP_SECONDS
+        for worker in running:
+            assert worker.process is not None
+            worker.process.join(max(0.0, ends - time.monotonic()))
+            if worker.process.is_alive():
+                _log.error("worker %d did not end in time and is killed", worker.number)
+                worker.process.kill()
+                worker.process.join()
+
+
+class _Worker:
+    """One worker as the supervisor sees it. since: when it started, or may start again, in monotonic seconds."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self.since = 0.0
+        self.has_started = False
+        """Whether it ever served, in this process or in one before."""
+        self._short_lives = 0
+
+    def ended(self, now: float) -> float:
+        """Seconds until it is started again."""
+        self._short_lives = 0 if now - self.since > _LONG_LIFE_SECONDS else self._short_lives + 1
+        delay_s = min(_MOST_BACKOFF_SECONDS, _BACKOFF_SECONDS * ((1 << min(max(0, self._short_lives - 1), 16)) - 1))
+        self.process, self.since = None, now + delay_s
+        return delay_s
+
+
+def _run(work: Work, path: Path, number: int, workers: int) -> None:
+    """A worker process, from its first line to its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(0 if work(WorkerSync(path, number, workers)) else 1)
+
+
+def _end_with_parent() -> None:
+    """At once: what was acknowledged is on disk, and the address must be free for the next server."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _serve_one(config: "ServerConfig", sync: WorkerSync) -> bool:
+    """Serve as one worker until SIGTERM; returns whether it ever started."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    limit_threads()
+    gc.disable()  # of what is read at the start nothing is garbage; the server collects once it has started
+    from lanner.serving.bootstrap import build
+    from lanner.serving.http.server import run_worker
+
+    return run_worker(build(config, sync), [_bound(config.host, config.port, shared=True)])
+
+
+@contextlib.contextmanager
+def _reserved(host: str, port: int) -> Iterator[None]:
+    """Hold an address for the workers.
+
+    Raises:
+        ConfigError: it is taken, or not one of this machine.
+    """
+    _bound(host, port, shared=False).close()  # a shared one could join another server's
+    with _bound(host, port, shared=True):
+        yield
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket bound to an address; shared: others may bind to it, and whoever listens gets connections."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+        return made
+    except OSError as error:
+        problem = f"cannot listen on {host}:{port} ({error.strerror})"
+        raise ConfigError(f"{problem}; choose another --host or --port") from None
+
+
+@contextlib.contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: a file on a disk would now and then stall whoever writes to its map."""
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="lanner-", dir=place) as folder:
+        yield Path(folder)
+
+
+def _not_started() -> LannerError:
+    return LannerError("the server did not start; the lines above say why")
+
+
+def _reason(exit_code: int | None) -> str:
+    return f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"

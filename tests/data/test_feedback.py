@@ -1,0 +1,184 @@
+"""Ratings, counts and behaviours: what is positive, how much it counts, and what negative feedback is good for."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lanner.data.catalogue import Catalogue
+from lanner.data.feedback import Feedback, FeedbackConfig
+from lanner.data.ids import IdMap
+from lanner.data.interactions import Dataset, Interactions
+from lanner.data.narrowing import rated_only
+from lanner.data.sources import load
+from lanner.data.splitting import published, random_ratio
+from lanner.models.item_knn import ItemKNN
+
+
+def events(*triples, **columns):
+    """Interactions of (user, item, weight)."""
+    user, item, weight = zip(*triples, strict=True)
+    held = np.array([np.nan if one is None else one for one in weight], np.float32)
+    return Interactions(np.array(user, np.int32), np.array(item, np.int32), weight=held, **columns)
+
+
+def weighed(*weights):
+    return events(*((place, 0, weight) for place, weight in enumerate(weights)))
+
+
+def dataset(interactions, users=3, items=6):
+    ids = [IdMap([f"{name}{row}" for row in range(count)]) for name, count in (("u", users), ("i", items))]
+    return Dataset(interactions, *ids, Catalogue.blank(ids[1].external), Catalogue.blank(ids[0].external))
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "positive"),
+    [
+        ([1, 2, 3, 4, 5, 4, 4], "ratings", [3, 4, 5]),
+        ([0.5, 2.5, 3, 5, 4, 4, 4], "ratings", [3, 4, 5]),
+        ([1, 5, 1, 5], "ratings", [5]),
+        ([3, 4, 5, 4], "ratings", [3, 4, 5]),
+        ([4, 5, 5], "ratings", [4, 5]),
+        ([1, 6, 5, 10, 9], "ratings", [6, 9, 10]),
+        ([-1, 1, 1], "ratings", [1]),
+        ([0, 1, 1], "ratings", [1]),
+        ([1, 1, 1, 1, 2, 2, 3, 7], "counts", [1, 2, 3, 7]),
+        ([1, 5, 423, 12, 0], "counts", [1, 5, 12, 423]),
+        ([4, 4, 4], "none", [4]),
+        ([1, 2, 2], "counts", [1, 2]),
+    ],
+)
+def test_the_middle_of_a_scale_and_any_count_are_positive(weights, kind, positive):
+    interactions = weighed(*weights)
+    feedback = Feedback.decide(interactions)
+    assert feedback.kind == kind
+    found = feedback.confidences(interactions)
+    found = np.ones(len(weights)) if found is None else found
+    assert sorted(set(np.array(weights)[found > 0].tolist())) == positive
+
+
+def test_ratings_weigh_by_their_size_counts_by_their_logarithm_and_a_missing_weight_as_the_average():
+    ratings = weighed(1, 3, 4, 5, None, 5)
+    feedback = Feedback.decide(ratings)
+    found = feedback.confidences(ratings)
+    assert found.tolist() == pytest.approx([0, 3 / 4.25, 4 / 4.25, 5 / 4.25, 1, 5 / 4.25])
+    counts = weighed(1, 1, 100_000, 1)
+    found = Feedback.decide(counts).confidences(counts)
+    assert found[2] / found[0] == pytest.approx(1 + np.log(100_000), abs=2), "within bounds of 0.2 and 5"
+    assert found.max() <= 5
+    assert found.min() >= 0.2
+
+
+def test_one_event_is_judged_as_it_would_be_among_all():
+    interactions = events(
+        *((0, 0, w) for w in (1, 3, 5, None)),
+        behaviour=np.array([0, 0, 1, 0], np.uint8),
+        behaviours=("rate", "Hide"),
+    )
+    feedback = Feedback.decide(interactions, FeedbackConfig(behaviour_weights={"rate": 2.0}))
+    singly = [
+        feedback.confidence(behaviour, weight)
+        for behaviour, weight in (("rate", 1.0), ("rate", 3.0), ("hide", 5.0), ("rate", None))
+    ]
+    assert feedback.confidences(interactions).tolist() == pytest.approx(singly)
+    assert singly[0] == singly[2] == 0
+    assert feedback.confidence(None, None) == 1
+    assert Feedback.from_dict(json.loads(json.dumps(feedback.to_dict()))) == feedback
+
+
+def test_the_settings_decide_otherwise():
+    interactions = weighed(1, 2, 3, 4, 5)
+    strict = Feedback.decide(interactions, FeedbackConfig(positive_threshold=4.0)).confidences(interactions)
+    assert (strict > 0).tolist() == [False, False, False, True, True]
+    assert Feedback.decide(interactions, FeedbackConfig(positive_threshold="none")).confidences(interactions) is None
+
+
+def test_what_was_decided_is_said():
+    interactions = weighed(0.5, 2.5, 3, 5, 4)
+    assert Feedback.decide(interactions).describe(interactions) == (
+        "ratings of 0.5–5: 3 or more are positive and weigh in proportion to their size; "
+        "2 of 5 events are negative feedback: excluded from lists, never a reason"
+    )
+    plain = replace(interactions, weight=None)
+    assert Feedback.decide(plain).describe(plain) == "every event is positive"
+    hidden = replace(plain, behaviours=("hide", "view"), behaviour=np.array([0, 1, 1, 1, 1], np.uint8))
+    assert Feedback.decide(hidden).describe(hidden).startswith("'hide' is negative; 1 of 5 events are negative")
+
+
+def test_negative_feedback_is_seen_but_is_no_history():
+    interactions = events((0, 0, 5), (0, 1, 1), (0, 2, 3), (1, 1, 4))
+    data = Feedback.decide(interactions).apply(dataset(interactions))
+    assert data.histories[0].tolist() == [0, 2]
+    assert data.seen[0].tolist() == [0, 1, 2]
+    batch = data.user_batch(np.array([1, 0]))
+    assert batch.history.values.tolist() == [1, 0, 2]
+    assert batch.weights.tolist() == pytest.approx([1, 1.25, 0.75])
+    assert batch.seen.values.tolist() == [1, 0, 1, 2]
+    untouched = dataset(interactions).user_batch()
+    assert untouched.weights is None
+    assert untouched.seen is None
+
+
+def test_the_latest_event_with_an_item_decides():
+    interactions = events((0, 0, 5), (0, 1, 1), (0, 0, 1), (0, 1, 5))
+    data = Feedback.decide(interactions).apply(dataset(interactions))
+    assert data.histories[0].tolist() == [1]
+
+
+def test_only_positive_hidden_events_are_asked_for():
+    interactions = events(
+        (0, 0, 5), (0, 1, 1), (0, 2, 5), (0, 3, 1), (0, 4, None), (1, 0, 5), (1, 5, 1),
+        partition=np.array([0, 0, 1, 1, 1, 0, 1], np.uint8),
+        partitions=("train", "test"),
+    )  # fmt: skip
+    data = Feedback.decide(interactions).apply(dataset(interactions))
+    test = published(data, validation=0.0).test
+    assert test.rows.tolist() == [0], "who disliked all that was hidden is not asked"
+    assert test.positives[0].tolist() == [2, 4]
+    assert test.excluded[0].tolist() == [0, 1, 3]
+    assert test.rated_items[0].tolist() == [2, 3]
+    assert test.ratings.tolist() == [5, 1]
+    narrowed = rated_only(test, 4.0)
+    assert narrowed.candidates[0].tolist() == [2, 3]
+    assert narrowed.positives[0].tolist() == [2]
+    assert narrowed.excluded[0].tolist() == [0, 1]
+
+
+@pytest.fixture
+def fans(tmp_path):
+    """Twenty users rate horror 5 and romance 1, twenty the other way round."""
+    draw = np.random.default_rng(0)
+    rows = ["user,item,rating"]
+    for user in range(40):
+        loved, hated = ("horror", "romance") if user < 20 else ("romance", "horror")
+        for genre, rating in ((loved, 5), (hated, 1)):
+            rows += [f"{loved[0]}{user},{genre}{item},{rating}" for item in draw.choice(12, 6, replace=False)]
+    path = tmp_path / "ratings.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return load(path)
+
+
+def test_what_a_user_rated_badly_is_neither_recommended_nor_a_reason(fans):
+    data = Feedback.decide(fans.interactions).apply(fans)
+    model = ItemKNN().fit(random_ratio(data).refit)
+    titles = np.array(data.items.external)
+    for row, user in enumerate(data.users.external):
+        genre = "horror" if user.startswith("h") else "romance"
+        batch = model.dataset.user_batch(np.array([row]))
+        best = model.recommend(batch, 3).items[0]
+        assert all(titles[item].startswith(genre) for item in best if item >= 0)
+        reasons = model.explain(batch, int(best[0])).parts
+        named = [titles[part.row] for part in reasons if part.kind == "history" and part.row >= 0 and part.value > 0]
+        assert named
+        assert all(name.startswith(genre) for name in named)
+        assert not np.isin(data.seen[row], model.recommend(data.user_batch(np.array([row])), 12).items[0]).any()
+
+
+def test_an_event_with_an_empty_rating_is_an_event(tmp_path):
+    path = tmp_path / "norating.csv"
+    path.write_text("user,item,rating\na,x,4\na,y,\nb,x,\nb,z, \n")
+    data = load(path)
+    assert len(data.interactions) == 4
+    assert data.rejected == {}
+    assert len(Feedback.decide(data.interactions).apply(data).histories.values) == 4

@@ -1,0 +1,105 @@
+"""The numbers that worker processes share, with real processes."""
+
+import multiprocessing
+import time
+
+import pytest
+
+from lanner.errors import StorageError
+from lanner.serving.worker_sync import WorkerSync
+
+WORKERS, BUMPS = 3, 20_000
+processes = multiprocessing.get_context("spawn")
+
+
+def make(folder, workers=WORKERS):
+    WorkerSync.create(folder / "sync", workers)
+    return [WorkerSync(folder / "sync", worker, workers) for worker in range(workers)]
+
+
+def bump_often(path, worker, ready, go):
+    sync = WorkerSync(path, worker, WORKERS)
+    ready.release()
+    go.wait()
+    for _ in range(BUMPS):
+        sync.bump()
+
+
+def apply_later(path, worker, sequence):
+    sync = WorkerSync(path, worker, WORKERS)
+    for number in range(sequence + 1):
+        sync.applied(number)
+        time.sleep(0.02)
+
+
+def test_each_bump_of_any_process_gives_a_generation_of_its_own(tmp_path):
+    first, *_ = make(tmp_path)
+    ready, go = processes.Semaphore(0), processes.Event()
+    writers = [processes.Process(target=bump_often, args=(tmp_path / "sync", one, ready, go)) for one in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for _ in writers:
+        ready.acquire()
+    go.set()
+    seen, last, repeated = set(), 0, 0
+    while any(writer.is_alive() for writer in writers):
+        now = first.generation
+        if now != last:
+            repeated += now in seen
+            seen.add(now)
+            last = now
+    assert len(seen) > 10
+    # One value comes once: whoever has compared in between two bumps at the same time sees the second.
+    assert repeated == 0
+    before = first.generation
+    first.bump()
+    assert first.generation != before
+
+
+def test_a_writer_waits_for_every_worker_that_runs(tmp_path):
+    first, second, third = make(tmp_path)
+    assert first.wait_applied(5, 0)  # nobody runs yet
+    first.applied(5)
+    other = processes.Process(target=apply_later, args=(tmp_path / "sync", 1, 5))
+    other.start()
+    while first._numbers[3] < 0:
+        time.sleep(0.001)
+    assert not first.wait_applied(5, 0)
+    assert first.wait_applied(5, 10)
+    assert second._numbers[3] == 5
+    third.applied(2)
+    assert not first.wait_applied(5, 0.01)
+    first.retire(2)
+    assert first.wait_applied(5, 0)
+    other.join()
+
+
+def test_what_is_dead_or_hung_is_named(tmp_path, monkeypatch):
+    first, second, _ = make(tmp_path)
+    first.beat()
+    second.beat()
+    assert first.problems() == ["worker 2 is not running"]
+    now = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 3_000_000_000)
+    assert first.problems() == ["worker 1 does not respond", "worker 2 is not running"]
+    assert first.silent_s(1) == pytest.approx(3, abs=0.5)
+    first.retire(1)
+    assert first.silent_s(1) is None
+
+
+def test_a_single_worker_needs_no_file():
+    sync = WorkerSync(None)
+    assert (sync.generation, sync.problems()) == (0, [])
+    sync.bump()
+    assert sync.generation != 0
+    sync.applied(3)
+    assert sync.wait_applied(3, 0)
+    assert not sync.wait_applied(4, 0.01)
+
+
+def test_a_file_of_another_server_is_refused(tmp_path):
+    make(tmp_path)
+    with pytest.raises(StorageError, match="not made for this number of workers"):
+        WorkerSync(tmp_path / "sync", 0, 9)
+    with pytest.raises(StorageError, match="cannot be mapped"):
+        WorkerSync(tmp_path / "nothing", 0, 1)
