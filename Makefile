@@ -9,7 +9,7 @@ PORT ?= 8080
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving
+BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving house
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check audit bench docs clean
@@ -17,10 +17,10 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
 	@$(BIN)/lanner run --out $(BUNDLE)
-	@echo "==> lanner compress $(BUNDLE)"
+	@echo "==> lanner compress $(BUNDLE) -> $(BUNDLE)-compressed"
 	@$(BIN)/lanner compress $(BUNDLE) --seconds 30
-	@echo "==> lanner serve $(BUNDLE)"
-	@$(BIN)/lanner serve $(BUNDLE) --store $(BUNDLE)-events.db --port $(PORT)
+	@echo "==> lanner serve $(BUNDLE)-compressed"
+	@$(BIN)/lanner serve $(BUNDLE)-compressed --store $(BUNDLE)-events.db --port $(PORT)
 
 test: $(VENV)/.test-installed ## run the whole test suite
 	@echo "==> pytest, $(WORKERS) workers of one thread each"
@@ -44,8 +44,8 @@ docs: $(VENV)/.test-installed ## regenerate the README's results and the command
 	@echo "==> README.md, docs/commands.md"
 	@$(BIN)/python -m benchmarks.readme
 
-clean: ## remove the environment and the demo's bundle
-	rm -rf $(VENV) $(BUNDLE)
+clean: ## remove the environment and the demo's bundles
+	rm -rf $(VENV) $(BUNDLE) $(BUNDLE)-compressed
 
 $(BIN)/python:
 	@echo "==> environment $(VENV)"
@@ -58,10 +58,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,redis,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
 	@touch $@

@@ -35,6 +35,8 @@ from benchmarks._serving_load import Load, Outcome, send
 from benchmarks._serving_servers import DEADLINE_MS, Launcher, Running, lanner
 from benchmarks._serving_simulation import Loop, Outcomes, Policy, Service, fixed_window, log_normal, simulate
 from benchmarks._serving_work import CANDIDATES
+from lanner.inference.ranker import Query
+from lanner.serving.calibration import calibration_histories, measure_profile
 from lanner.serving.deployment import Deployment, ModelConfig
 from lanner.serving.scheduler import LatencyProfile, Scheduler, VariantId
 from lanner.serving.store import open_store
@@ -285,12 +287,15 @@ def predicted(simulated_ms: NDArray[np.float64], missing: Missing, seconds: floa
 
 
 def _calibrate(bundle: Path) -> None:
-    """Print the batch latencies of a bundle's variants, best first."""
+    """Print the batch latencies of a bundle's variants, best first, as ``Deployment.warm_up`` measures them."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(str(Path(folder) / "events.db"))
         deployment = Deployment.open(bundle, store, ModelConfig(candidates=CANDIDATES))
-        deployment.warm_up()
-        print(json.dumps([[*name, times] for name, times in deployment.profile.measured.items()]))
+        rankers, histories = deployment.rankers, calibration_histories(deployment.dataset)
+        names = [VariantId("numpy", name) for name in rankers]
+        queries = [Query(rows, seen=rows) for rows in histories]
+        profile = measure_profile(lambda name, batch: rankers[name.variant].rank(batch), names, queries)
+        print(json.dumps([[*name, times] for name, times in profile.measured.items()]))
         deployment.close()
         store.close()
 

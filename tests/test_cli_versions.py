@@ -78,9 +78,7 @@ def test_golden_requests_are_asked_of_every_variant(ask, tmp_path):
     assert not (tmp_path / "bundles").exists()
 
 
-@pytest.mark.parametrize(
-    "name", [MANIFEST, "golden.json", "full.scoring.safetensors", "events.parquet", "model.safetensors"]
-)
+@pytest.mark.parametrize("name", [MANIFEST, "golden.json", "full.scoring.safetensors", "events.parquet"])
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[1]", b"\xff\x00nothing", b'{"variants": 3, "schema": 2, "sha256": 5}']
 )

@@ -1,29 +1,33 @@
-"""From a bundle to its ladder and to answers, with a language model made on the fly."""
+"""From a bundle to a compressed one and to answers, with a language model made on the fly."""
 
-import json
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_shop import QUICK, WORDS, make_shop
 
-from lanner.artifacts.ladder import read_ladder
-from lanner.cli import main as cli
+from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.compress import compress
 from lanner.compression.encoder import EncoderRecipe
 from lanner.compression.steps import Budget
-from lanner.config import EvaluationConfig, RunConfig, from_dict
-from lanner.data.ragged import Ragged
-from lanner.errors import BundleError, ConfigError
+from lanner.config import RunConfig, from_dict
+from lanner.encoders import open_text_reader
+from lanner.errors import ConfigError
+from lanner.evaluation.protocol import evaluate
+from lanner.inference.ranker import Query, Ranker
+from lanner.inference.tables import Int8Rows
+from lanner.models.item_knn import ItemKNN
 from lanner.pipeline import open_bundle, run
-from lanner.serving.backends import open_backend
-from lanner.serving.engine import Engine
+from lanner.registry import SPLITS
+from lanner.serving.profile import STAGES, draw, machine_ceilings, profile
 
-for library in ("onnxruntime", "openvino", "nncf", "faiss"):
+for library in ("onnxruntime", "openvino", "nncf", "faiss", "transformers", "tokenizers"):
     pytest.importorskip(library, reason="an extra of compression is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
-tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
+
+LENIENT = Budget(max_ndcg_loss=0.2)
+HISTORY = np.array([1, 2, 30])
 
 
 @pytest.fixture(scope="module")
@@ -32,109 +36,145 @@ def shop(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ladder(shop):
-    return compress(shop, Budget(max_ndcg_loss=0.2), QUICK, lambda rung, *_: {"seen": rung.name})
+def contents(shop) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in shop.iterdir()}
 
 
-def test_the_ladder_has_every_rung_and_says_what_was_tried(shop, ladder):
-    assert ladder.names == ("full", "int8", "pruned", "distilled", "popularity")
-    assert read_ladder(shop).table == ladder.table
-    assert ladder.table["report"]["steps"][0]["name"] == "full"
-    assert all(facts["figures"]["seen"] == name for name, facts in ladder.table["rungs"].items())
-    assert ladder.rung("distilled").num_bytes < ladder.rung("full").num_bytes / 2
-    assert ladder.rung("pruned").figures["encoder_shape"]["heads"] == [2]
-    assert all(0 <= facts["figures"]["ndcg_at_10"] <= 1 for facts in ladder.table["rungs"].values())
-    kept = [name for name in ladder.names if ladder.rung(name).figures["kept"]]
-    assert ladder.table["report"]["best"] in kept
+@pytest.fixture(scope="module")
+def compressed(shop, contents) -> Bundle:
+    return compress(shop, budget=LENIENT, recipe=QUICK, threads=1)
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino", "numba"])
-def test_the_full_rung_is_the_model(shop, ladder, backend):
+def test_a_new_bundle_has_every_variant_and_the_old_one_is_not_touched(shop, contents, compressed):
+    assert compressed.path == shop.with_name("bundle-compressed")
+    assert {file.name: file.read_bytes() for file in shop.iterdir()} == contents
+    assert read_bundle(shop).variants == ("full", "popularity")
+    assert compressed.variants == ("full", "int8", "pruned", "distilled", "popularity")
+    assert compressed.verify() == 5 * 8, "every variant answers its golden requests"
+    assert compressed.variant("distilled").num_bytes < compressed.variant("full").num_bytes / 2
+    assert compressed.variant("pruned").figures["encoder_shape"]["heads"] == [2]
+
+
+def test_what_was_found_is_written_down(compressed):
+    report, figures = compressed.report, {name: compressed.variant(name).figures for name in compressed.variants}
+    assert report["steps"][0]["name"] == "full"
+    assert report["best"] in [name for name, found in figures.items() if found["kept"]]
+    assert set(report["processor"]) == {"cpu", "vnni"}
+    for name, found in figures.items():
+        assert 0 <= found["ndcg_at_10"] <= 1
+        assert set(found["rank_p50_ms"]) == {"1", "8", "64"}
+        runtimes = set() if name == "popularity" else {"torch", "onnxruntime", "openvino"}
+        assert set(found.get("encode", {})) == runtimes
+    assert list(report["tried"]["bf16"]["encode"]) == ["torch"]
+    assert report["tried"]["bf16"]["encode"]["torch"]["cosine"] == pytest.approx(1, abs=0.02)
+    assert report["tried"]["bf16"]["encoder_mib"] < 0.7 * figures["full"]["encoder_mib"]
+    assert 0.5 < report["tried"]["int8-static"]["encode"]["onnxruntime"]["cosine"] <= 1.001
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_the_full_variant_is_the_model(shop, compressed, backend):
     bundle = open_bundle(shop)
     users = bundle.dataset.user_batch(np.arange(10))
-    runtime = open_backend(backend, ladder.rung("full"), ladder.reader, 1)
-    assert np.allclose(runtime.score(users), bundle.recommender.score(users), atol=1e-3)
+    for variant, texts in ((read_bundle(shop).variant(), read_bundle(shop).text_files), (compressed.variant(), None)):
+        reader = open_text_reader(variant, texts or compressed.text_files, backend)
+        scores = variant.model.score(users, reader.features(users.profiles))
+        assert np.allclose(scores, bundle.recommender.score(users), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["int8", "pruned", "distilled"])
-def test_smaller_rungs_agree_between_runtimes(shop, ladder, name):
-    users = open_bundle(shop).dataset.user_batch(np.arange(10))
-    rung, reader = ladder.rung(name), ladder.reader
-    wanted = open_backend("torch", rung, reader, 1).score(users)
-    for backend in ("onnxruntime", "openvino", "numba"):
-        got = open_backend(backend, rung, reader, 1).score(users)
-        assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
+def test_smaller_variants_agree_between_runtimes(compressed, name):
+    variant, users = compressed.variant(name), compressed.dataset.user_batch(np.arange(10))
+    scores = [
+        variant.model.score(users, open_text_reader(variant, compressed.text_files, backend).features(users.profiles))
+        for backend in ("torch", "onnxruntime", "openvino")
+    ]
+    for found in scores[1:]:
+        assert np.corrcoef(found.ravel(), scores[0].ravel())[0, 1] > 0.99
 
 
-def test_the_engine_answers_a_stranger_by_text(shop, ladder):
-    rung = ladder.rung("distilled")
-    engine = Engine(rung, open_backend("onnxruntime", rung, ladder.reader, 1))
-    plain, told = engine.answer([1, 2], k=5), engine.answer([1, 2], k=5, profile=" ".join(WORDS[20:30]))
-    assert len(told.items) == 5
-    assert not np.allclose(plain.scores, told.scores)
+@pytest.mark.parametrize("name", ["full", "int8", "pruned", "distilled"])
+def test_a_text_changes_the_answer_of_every_variant_that_reads_texts(compressed, name):
+    variant = compressed.variant(name)
+    ranker = Ranker(variant.model, reader=open_text_reader(variant, compressed.text_files))
+    texts = (None, " ".join(WORDS[20:30]), " ".join(WORDS[:10]))
+    found = ranker.rank([Query(HISTORY, seen=HISTORY, text=text, k=5) for text in texts])
+    assert all(len(ranking.items) == 5 for ranking in found)
+    for one, other in ((0, 1), (1, 2)):
+        assert not np.allclose(found[one].scores, found[other].scores)
 
 
-def test_the_index_of_a_bundle_is_asked_as_the_bundle_is(shop, ladder):
-    bundle = open_bundle(shop)
-    engine = Engine(ladder.rung("full"), candidates=1000)
-    for history in ([3], [1, 2, 30]):
-        users = replace(bundle.dataset.user_batch(np.array([0])), history=Ragged.from_lists([history]), profiles=None)
-        wanted = bundle.recommender.recommend(users, 5).items[0]
-        assert engine.answer(history, k=5).items.tolist() == wanted.tolist()
+def test_a_bundle_is_opened_and_asked_without_torch(compressed):
+    script = f"""
+import sys
+from pathlib import Path
+from lanner.artifacts.bundle import read_bundle
+from lanner.encoders import open_text_reader
+from lanner.inference.ranker import Query, Ranker
+bundle = read_bundle(Path({str(compressed.path)!r}))
+variant = bundle.variant("int8")
+ranker = Ranker(variant.model, reader=open_text_reader(variant, bundle.text_files, "onnxruntime"))
+assert bundle.dataset.num_items == bundle.item_reader.texts.features(slice(None)).shape[0] == 60
+assert len(ranker.rank([Query(text="w3 w4", k=3)])[0].items) == 3
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_commands(shop, ladder, capsys, tmp_path):
-    for arguments in (
-        ["compress", shop, "--seconds", "1", "--max-ndcg-loss", "0.5", "--threads", "1", "--json"],
-        [
-            "profile",
-            shop,
-            "--variant",
-            "int8",
-            "--requests",
-            "5",
-            "--text",
-            "w3 w4",
-            "--plot",
-            tmp_path / "t.svg",
-            "--json",
-        ],
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(one) for one in arguments])
-        assert not stopped.value.code
-        found = json.loads(capsys.readouterr().out)
-    assert {one["stage"] for one in found["stages"]} >= {"gather", "aggregate", "encode", "fuse", "retrieve", "explain"}
-    assert (tmp_path / "t.svg").read_text().startswith("<?xml")
-    assert set(read_ladder(shop).rung("full").figures["latency"]) == {"torch", "onnxruntime", "openvino", "numba"}
-    tried = read_ladder(shop).table["report"]["tried"]
-    assert list(tried["bf16"]["latency"]) == ["torch"]
-    assert tried["bf16"]["latency"]["torch"]["cosine"] == pytest.approx(1, abs=0.02)
-    assert tried["bf16"]["encoder_mib"] < 0.7 * read_ladder(shop).rung("full").figures["encoder_mib"]
-    assert 0.5 < tried["int8-static"]["latency"]["onnxruntime"]["cosine"] <= 1.001
+def test_the_time_of_a_request_is_shown_by_stage(compressed, tmp_path):
+    found = profile(compressed, ["int8", "popularity"], requests=5, text="w3 w4", backend="onnxruntime")
+    assert [one.stage for one in found["int8"]] == list(STAGES)
+    assert [one.stage for one in found["popularity"]] == ["aggregate"]
+    ceilings = machine_ceilings()
+    assert all(one.p50_ms > 0 and one.bound_ms(ceilings) >= 0 for times in found.values() for one in times)
+    draw(tmp_path / "time.svg", found)
+    assert (tmp_path / "time.svg").read_text().startswith("<?xml")
 
 
-def test_a_model_that_reads_no_texts_has_a_ladder_too(shop, tmp_path):
-    settings = open_bundle(shop).config | {"model": "gnn-filter"}
+def test_a_model_that_reads_no_texts_is_compressed_too(shop, tmp_path):
+    settings = open_bundle(shop).config | {"model": "gnn"}
     run(from_dict(settings), tmp_path / "graph", measure=False)
-    ladder = compress(tmp_path / "graph", Budget(max_ndcg_loss=0.2), QUICK)
-    assert ladder.reader is None
-    rung = ladder.rung("distilled")
-    assert len(Engine(rung, open_backend("onnxruntime", rung, None, 1)).answer([1], k=4).items) == 4
-    with pytest.raises(ConfigError, match="reads no profile texts"):
-        Engine(rung).answer([1], profile="w3")
+    found = compress(tmp_path / "graph", tmp_path / "small", LENIENT, QUICK, threads=0)
+    assert found.text_files is None
+    assert found.variants == ("full", "int8", "pruned", "distilled", "popularity")
+    assert len(Ranker(found.variant("distilled").model).rank([Query(np.array([1]), k=4)])[0].items) == 4
 
 
-def test_a_model_without_a_compressed_form_is_refused(tmp_path):
-    run(RunConfig(model="item-knn", evaluation=EvaluationConfig()), tmp_path / "knn", measure=False)
-    with pytest.raises(ConfigError, match="'item-knn' has no compressed form"):
-        compress(tmp_path / "knn")
-    with pytest.raises(BundleError, match="lanner compress"):
-        read_ladder(tmp_path / "knn")
+@pytest.mark.parametrize(
+    ("model", "variants"),
+    [
+        ("item-knn", ("full", "popularity")),
+        ("ease", ("full", "popularity")),
+        ("ials", ("full", "int8", "popularity")),
+        ("popularity", ("full",)),
+    ],
+)
+def test_every_model_can_be_compressed(tmp_path, model, variants):
+    run(RunConfig(model=model), tmp_path / "bundle", measure=False)
+    found = compress(tmp_path / "bundle", budget=LENIENT, threads=0)
+    assert found.variants == variants
+    assert found.verify() == 8 * len(variants)
+    if "int8" in variants:
+        assert isinstance(found.variant("int8").model.target_ID, Int8Rows)
 
 
-def test_an_interrupted_recipe_is_refused_before_any_work():
+def test_a_bundle_cannot_be_compressed_into_itself(shop, contents):
+    with pytest.raises(ConfigError, match="is the bundle that is compressed"):
+        compress(shop, shop)
+    assert {file.name: file.read_bytes() for file in shop.iterdir()} == contents
+
+
+def test_a_recipe_that_cannot_be_is_refused_before_any_work():
     with pytest.raises(ConfigError, match="seconds"):
         EncoderRecipe(seconds=0)
     with pytest.raises(ConfigError, match="layers"):
         EncoderRecipe(layers=0)
+
+
+def test_closed_forms_are_evaluated_on_events_they_never_saw(tmp_path):
+    config = RunConfig(model="item-knn")
+    dataset = run(config, tmp_path / "bundle", measure=False).bundle.dataset
+    split = SPLITS[config.split.name](dataset, config.split)
+    unaware = evaluate(ItemKNN(config.item_knn).fit(split.train), split.validation, ks=(10,), metrics=("ndcg",))
+    found = compress(tmp_path / "bundle", threads=0)
+    assert found.variant("full").figures["ndcg_at_10"] == pytest.approx(unaware["ndcg_at_10"])

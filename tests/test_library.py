@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stand_ins import small_world
 
 from lanner.data.catalogue import Catalogue
 from lanner.data.feedback import Feedback
@@ -13,6 +14,8 @@ from lanner.errors import RequestError, UnknownIdError
 from lanner.library import BundleRanker
 from lanner.models.baselines import PopularityRecommender
 from lanner.models.item_knn import ItemKNN
+from lanner.models.neural import NeuralConfig, NeuralRecommender
+from lanner.training.loop import Trainer, TrainingConfig
 
 
 def ranker_of(recommender):
@@ -92,3 +95,18 @@ def test_a_question_says_for_whom_it_is(knn):
         knn.recommend()
     with pytest.raises(RequestError, match="exclude each other"):
         knn.recommend(user="u1", history=["i1"])
+
+
+def test_a_text_acts_on_the_list_and_on_the_reasons(hashed_words, monkeypatch):
+    model = NeuralRecommender(
+        NeuralConfig(views=("language",), language_dimensions=6, word_dimensions=6),
+        Trainer(TrainingConfig(epochs=2, batch_users=12, device="cpu"), progress=False),
+    ).fit(small_world())
+    monkeypatch.setattr("lanner.library.open_text_reader", lambda *_: model.reader)
+    full = SimpleNamespace(model=model.scoring_model)
+    ranker = BundleRanker(SimpleNamespace(dataset=model.dataset, text_files=object(), variant=lambda: full))
+    lists = [ranker.recommend(text=f"kind{group} sort", k=5) for group in range(3)]
+    assert len({tuple(item["item"] for item in answer.items) for answer in lists}) == 3
+    assert not any(answer.text_ignored or answer.fallback for answer in lists)
+    parts = ranker.explain("i3", user="u1", text="kind0 sort")["parts"]
+    assert any(part["kind"] == "query" and part["value"] != 0 for part in parts)

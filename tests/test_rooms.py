@@ -34,7 +34,10 @@ ROOMS = {
     "config": {"errors", "settings", "data", "models", "training"},
     "registry": {"errors", "config", "data", "models", "training"},
     "pipeline": {"errors", "config", "registry", "data", "models", "evaluation", "artifacts"},
-    "compress": {"errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "artifacts"},
+    "compress": {
+        *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "artifacts"),
+        "encoders",
+    },
     "library": {"errors", "inference", "artifacts", "encoders"},
     "cli": {
         *("errors", "settings", "config", "registry", "pipeline", "compress", "library", "data", "evaluation"),

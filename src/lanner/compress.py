@@ -1,7 +1,11 @@
 """From a bundle to a smaller one: every compression step, evaluated on validation, timed, and written down."""
 
+import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +27,26 @@ from lanner.compression.steps import (
     quantised,
     sample_of_users,
 )
-from lanner.config import from_dict
+from lanner.config import RunConfig, from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.interactions import Dataset
-from lanner.errors import ConfigError
+from lanner.data.split import Split
+from lanner.encoders import TextReader, open_text_reader, preferred
+from lanner.errors import ConfigError, MissingExtraError
+from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.neural import NeuralRecommender
 from lanner.models.recommender import Recommender
 from lanner.pipeline import open_bundle
-from lanner.registry import SPLITS
+from lanner.registry import SPLITS, model_builder
 
 Announce = Callable[[str], None]
-Measure = Callable[[Variant, TextFiles | None, "TextSample | None", Sequence[str] | None], Mapping[str, Any]]
-"""Times a variant on this machine, in the runtimes named or in all; the figures go into the bundle."""
-_CALIBRATION_TEXTS = 256
-_COMPARED_TEXTS = 64
-"""Read twice by every form in every runtime: seconds each."""
-
-
+BATCH_SIZES = (1, 8, 64)
+"""Users in a batch whose ranking is timed."""
+A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
+_CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
+_TIMED_HISTORY = 50
 _ON = {"bf16": ("torch",), "int8-static": ("onnxruntime",)}
 """Formats of the encoder that are tried and reported, and the runtime that reads each. A bundle does not hold them: on
 the machines met so far INT8 with scales anew for each request was quicker than either."""
@@ -72,13 +77,14 @@ def compress(
     out: Path | None = None,
     budget: Budget | None = None,
     recipe: EncoderRecipe | None = None,
-    measure: Measure = lambda *_: {},
+    threads: int = 2,
     announce: Announce = lambda _: None,
 ) -> Bundle:
     """Write a new bundle with smaller variants of the one at ``path``: full → int8 → pruned → distilled → popularity.
 
-    out: None: ``path`` with ``-compressed`` at its end. A model without dense vectors has nothing to be made smaller:
-    its new bundle has the full variant and popularity, evaluated and timed.
+    out: None: ``path`` with ``-compressed`` at its end. threads: of a runtime while variants are timed; 0: they are
+    not. A model without dense vectors has nothing to be made smaller: its new bundle has the full variant and
+    popularity, evaluated and timed.
 
     Raises:
         ConfigError: ``out`` is ``path``. BundleError: no bundle there, or a damaged one. StorageError: the disk
@@ -90,11 +96,11 @@ def compress(
     budget, recipe = budget or Budget(), recipe or EncoderRecipe()
     bundle = open_bundle(path)
     model, config = bundle.recommender, from_dict(bundle.config)
-    validation = SPLITS[config.split.name](bundle.dataset, config.split).validation
+    split = SPLITS[config.split.name](bundle.dataset, config.split)
     announce("solve closed forms without the validation events, to evaluate by them")
-    full, twin = model.scoring_model, _twin(model).scoring_model
+    full, twin = model.scoring_model, _twin(model, config, split).scoring_model
     texts = _encoders(model, recipe, announce)
-    evaluator = Evaluator(twin, validation, texts.full.read, budget.max_ndcg_loss)
+    evaluator = Evaluator(twin, split.validation, texts.full.read, budget.max_ndcg_loss)
     announce("evaluate INT8, and search the fewest neurons and dimensions")
     tried = [_variant(evaluator.step(name, twin, one.read), full, one) for name, one in texts.tried.items()]
     variants = [_variant(evaluator.steps[0], full, texts.full)]
@@ -104,22 +110,25 @@ def compress(
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
     announce("time every variant")
-    measured = [_measured(one, bundle.text_files, texts.sample, measure, None) for one in variants]
-    timed = [_measured(one, bundle.text_files, texts.sample, measure, _ON[one.name]) for one in tried]
+    measured = [measure(one, bundle.text_files, texts.sample, preferred(), threads) for one in variants]
+    timed = [measure(one, bundle.text_files, texts.sample, _ON[one.name], threads) for one in tried]
     report = {
         "budget": asdict(budget),
         "recipe": asdict(recipe),
         "steps": [asdict(step) for step in evaluator.steps],
         "tried": {one.name: dict(one.figures) for one in timed},
+        "processor": _processor(),
         "best": min((one for one in measured if one.figures["kept"]), key=_cost(budget.target)).name,
     }
     announce(f"write {out}")
     return open_bundle(write_compressed(out, bundle, measured, report))
 
 
-def _twin(model: Recommender) -> Recommender:
-    """The model as if it had never seen the validation events, where it can be had without training it anew."""
-    return model.unaware() if isinstance(model, NeuralRecommender) else model
+def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:
+    """The model as if it had never seen the validation events: what was trained stays, closed forms are solved anew."""
+    if isinstance(model, NeuralRecommender):
+        return model.unaware()
+    return model_builder(config.model)(config, None).fit(split.train)
 
 
 def _smaller(
@@ -151,24 +160,67 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
     return Variant(step.name, model, encoder.files, {**evaluated, "dimensions": model.dimensions, **encoder.figures})
 
 
-def _measured(
-    variant: Variant,
-    texts: TextFiles | None,
-    sample: TextSample | None,
-    measure: Measure,
-    backends: Sequence[str] | None,
+def measure(
+    variant: Variant, texts: TextFiles | None, sample: TextSample | None, backends: Sequence[str], threads: int
 ) -> Variant:
-    found = measure(variant, texts, sample, backends)
+    """The variant with its sizes and, unless ``threads`` is 0, its times on this machine among the figures.
+
+    rank_p50_ms: milliseconds of ranking all items, by batch size. encode: by those ``backends`` that are installed,
+    p50_ms of ``A_TEXT``, and of a ``sample`` texts_per_s and the mean cosine to its vectors.
+    """
+    found: dict[str, Any] = {"size_mib": variant.num_bytes / 2**20, "encoder_mib": variant.encoder_bytes / 2**20}
+    if threads:
+        ranker, draw, items = Ranker(variant.model), np.random.default_rng(0), variant.model.num_items
+        length = min(_TIMED_HISTORY, items // 2)
+        queries = [Query(draw.choice(items, length, replace=False)) for _ in range(max(BATCH_SIZES))]
+        found["rank_p50_ms"] = {str(size): median_ms(partial(ranker.rank, queries[:size])) for size in BATCH_SIZES}
+    if threads and texts is not None and "encoder_shape" in variant.figures:
+        encode = found["encode"] = {}
+        for name in backends:
+            with suppress(MissingExtraError):
+                encode[name] = _encoding(open_text_reader(variant, texts, name, threads), sample)
     return replace(variant, figures={**variant.figures, **found})
+
+
+def _encoding(reader: TextReader, sample: TextSample | None) -> dict[str, float]:
+    found = {"p50_ms": median_ms(partial(reader.encode, [A_TEXT]))}
+    if sample is not None:
+        vectors_TE = reader.encode(sample.texts)
+        milliseconds = median_ms(partial(reader.encode, sample.texts), 1)
+        found["texts_per_s"] = 1e3 * len(sample.texts) / milliseconds
+        found["cosine"] = float((vectors_TE * sample.vectors_TE).sum(axis=1).mean())
+    reader.close()
+    return found
+
+
+def median_ms(work: Callable[[], Any], repetitions: int = 30) -> float:
+    """Median milliseconds of ``work``, after three unmeasured calls, or as many as are measured."""
+    seconds = []
+    for _ in range(min(3, repetitions) + repetitions):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return float(np.median(seconds[-repetitions:]) * 1e3)
+
+
+def _processor() -> dict[str, Any]:
+    """Whether INT8 is worth it depends on the processor's products for it (VNNI)."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        facts = ""
+    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.machine(), "vnni": "vnni" in facts}
 
 
 def _cost(target: str) -> Callable[[Variant], float]:
     """What the best variant has least of. Where no time was measured, fewer bytes are taken to be quicker."""
 
     def milliseconds(variant: Variant) -> float:
-        by_backend = variant.figures.get("latency", {}).values()
-        times = [one["rank_p50_ms"] + one.get("encode_p50_ms", 0.0) for one in by_backend]
-        return min(times, default=float(variant.num_bytes))
+        if "rank_p50_ms" not in variant.figures:
+            return float(variant.num_bytes)
+        encode = [one["p50_ms"] for one in variant.figures.get("encode", {}).values()]
+        return float(variant.figures["rank_p50_ms"]["1"] + min(encode, default=0.0))
 
     return milliseconds if target == "latency" else lambda variant: float(variant.num_bytes)
 
@@ -212,7 +264,7 @@ def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> 
 def _pruned_figures(teacher: CompactEncoder, small: SmallEncoder) -> dict[str, Any]:
     return {
         "encoder_cosine": small.cosine,
-        "encoder_cosine_before_recovery": small.cosine_before,
+        "encoder_cosine_before_distillation": small.cosine_before,
         "encoder_parameter_share_removed": 1 - small.encoder.num_parameters / teacher.num_parameters,
         "encoder_layer_parameter_share_removed": 1 - small.encoder.num_layer_parameters / teacher.num_layer_parameters,
     }

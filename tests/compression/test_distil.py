@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from lanner.compression.distil import recover, with_spans
+from lanner.compression.distil import distil, with_spans
 from lanner.compression.prune import keep_layers
 from lanner.errors import ConfigError, Interrupted
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
@@ -22,43 +22,43 @@ def teacher() -> CompactEncoder:
     return CompactEncoder(SHAPE).eval()
 
 
-def recovered(**changes: object):
+def distilled(**changes: object):
     settings = {"epochs": 3, "learning_rate": 5e-3, "seed": 0}
-    return recover(keep_layers(teacher(), [0]), vectors_of(teacher(), IDS), IDS, **(settings | changes))
+    return distil(keep_layers(teacher(), [0]), vectors_of(teacher(), IDS), IDS, **(settings | changes))
 
 
 def test_what_was_lost_comes_back() -> None:
     told = []
-    recovery = recovered(epochs=8, progress=lambda done, cosine: told.append((done, cosine)))
-    assert recovery.cosine > recovery.cosine_before + 0.25 * (1 - recovery.cosine_before)
-    assert recovery.encoder.shape.num_layers == 1
-    assert recovery.epochs == 8
+    found = distilled(epochs=8, progress=lambda done, cosine: told.append((done, cosine)))
+    assert found.cosine > found.cosine_before + 0.25 * (1 - found.cosine_before)
+    assert found.encoder.shape.num_layers == 1
+    assert found.epochs == 8
     shares, bests = zip(*told, strict=True)
     assert list(shares) == sorted(shares)
     assert list(bests) == sorted(bests)
-    assert told[-1] == (1.0, recovery.cosine)
+    assert told[-1] == (1.0, found.cosine)
 
 
 def test_the_seed_decides() -> None:
-    first, second, other = (recovered(seed=seed).encoder.state_dict() for seed in (3, 3, 4))
+    first, second, other = (distilled(seed=seed).encoder.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_the_student_stays_as_it_is_and_words_stay_in_place() -> None:
     student = keep_layers(teacher(), [0])
-    recovery = recover(student, vectors_of(teacher(), IDS), IDS, epochs=1, learning_rate=5e-3, seed=0)
+    found = distil(student, vectors_of(teacher(), IDS), IDS, epochs=1, learning_rate=5e-3, seed=0)
     for name, value in keep_layers(teacher(), [0]).state_dict().items():
         assert_array_equal(value, student.state_dict()[name])
     assert all(parameter.requires_grad for parameter in student.parameters())
-    assert_array_equal(recovery.encoder.words.weight.detach(), student.words.weight.detach())
-    assert not torch.equal(recovery.encoder.positions.weight, student.positions.weight)
+    assert_array_equal(found.encoder.words.weight.detach(), student.words.weight.detach())
+    assert not torch.equal(found.encoder.positions.weight, student.positions.weight)
 
 
 def test_a_worse_student_is_not_given_back() -> None:
-    recovery = recover(teacher(), vectors_of(teacher(), IDS), IDS, epochs=1, learning_rate=0.5, seed=0)
-    assert recovery.cosine == recovery.cosine_before
-    assert_array_equal(vectors_of(recovery.encoder, IDS), vectors_of(teacher(), IDS))
+    found = distil(teacher(), vectors_of(teacher(), IDS), IDS, epochs=1, learning_rate=0.5, seed=0)
+    assert found.cosine == found.cosine_before
+    assert_array_equal(vectors_of(found.encoder, IDS), vectors_of(teacher(), IDS))
 
 
 def test_parts_of_a_text_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,21 +66,21 @@ def test_parts_of_a_text_are_held_out_together(monkeypatch: pytest.MonkeyPatch) 
     learned: set[int] = set()
     step = "lanner.compression.distil._Training.step"
     monkeypatch.setattr(step, lambda self, rows, done: learned.update(rows.tolist()))
-    recovered(source=source, epochs=1)
+    distilled(source=source, epochs=1)
     held_out = sorted(set(range(len(IDS))) - learned)
     assert len(held_out) == len(IDS) // 10
     assert not set(source[held_out]) & set(source[sorted(learned)])
 
 
 def test_time_ends_it() -> None:
-    recovery = recovered(epochs=1000, seconds=0.5)
-    assert 0 < recovery.epochs < 1000
-    assert recovery.cosine > recovery.cosine_before
+    found = distilled(epochs=1000, seconds=0.5)
+    assert 0 < found.epochs < 1000
+    assert found.cosine > found.cosine_before
 
 
 def test_ctrl_c_ends_it_in_one_line() -> None:
     with pytest.raises(Interrupted, match="the encoder is as it was"):
-        recovered(epochs=1000, progress=lambda done, cosine: signal.raise_signal(signal.SIGINT))
+        distilled(epochs=1000, progress=lambda done, cosine: signal.raise_signal(signal.SIGINT))
 
 
 def test_spans_are_passages_of_their_texts() -> None:
@@ -104,16 +104,16 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
     vectors = vectors_of(teacher(), IDS)
     good = {"epochs": 1, "learning_rate": 1e-3, "seed": 0}
     with pytest.raises(ConfigError, match=r"must be \(300, 16\), received \(299, 16\)"):
-        recover(teacher(), vectors[:-1], IDS, **good)
+        distil(teacher(), vectors[:-1], IDS, **good)
     with pytest.raises(ConfigError, match="at least 2 texts"):
-        recover(teacher(), vectors[:1], IDS[:1], **good)
+        distil(teacher(), vectors[:1], IDS[:1], **good)
     with pytest.raises(ConfigError, match="at least 2 texts"):
-        recover(teacher(), vectors, IDS, source=np.zeros(300, np.int64), **good)
+        distil(teacher(), vectors, IDS, source=np.zeros(300, np.int64), **good)
     with pytest.raises(ConfigError, match="source"):
-        recover(teacher(), vectors, IDS, source=np.arange(299), **good)
+        distil(teacher(), vectors, IDS, source=np.arange(299), **good)
     with pytest.raises(ConfigError, match="seconds"):
-        recover(teacher(), vectors, IDS, **(good | {"seconds": 0}))
+        distil(teacher(), vectors, IDS, **(good | {"seconds": 0}))
     with pytest.raises(ConfigError, match="epochs"):
-        recover(teacher(), vectors, IDS, **(good | {"epochs": 0}))
+        distil(teacher(), vectors, IDS, **(good | {"epochs": 0}))
     with pytest.raises(ConfigError, match="learning_rate"):
-        recover(teacher(), vectors, IDS, **(good | {"learning_rate": 0.0}))
+        distil(teacher(), vectors, IDS, **(good | {"learning_rate": 0.0}))

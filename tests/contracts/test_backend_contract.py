@@ -1,4 +1,4 @@
-"""What every runtime must keep: the numbers of torch eager, for every variant it can run."""
+"""What every runtime of encoders must keep: the vectors of torch eager, for every variant it can run."""
 
 import builtins
 import ctypes
@@ -15,40 +15,65 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
+from lanner import encoders
+from lanner.artifacts.export import export_onnx, quantise_dynamic
+from lanner.artifacts.variants import TextFiles, Variant
+from lanner.encoders import BACKENDS, TextReader, installed_backend, open_text_reader
+from lanner.encoders.open_vino import OpenVinoReader, padded_length
+from lanner.errors import BundleError, ConfigError, LannerError, MissingExtraError
 from lanner.files import digest
-from lanner.artifacts.ladder import Rung, TextReader
-from lanner.data.interactions import UserBatch
-from lanner.data.ragged import Ragged
-from lanner.errors import BundleError, ConfigError, MissingExtraError
+from lanner.inference.scoring_model import popularity_model
 from lanner.models.compact_encoder import CompactEncoder
-from lanner.models.encoder_codes import encoder_codes
 from lanner.models.encoder_shape import EncoderShape
-from lanner.models.request_form import RequestForm, RequestHead
 from lanner.models.text_features import TextFeatures
-from lanner.serving.backends import BACKENDS, Backend, open_backend
-from lanner.serving.backends.open_vino import padded_length
 
-pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+for library in ("onnx", "onnxruntime"):
+    pytest.importorskip(library, reason="the extra 'onnx' is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
 
-ITEMS, WIDTH, HIDDEN = 40, 8, 5
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "films", "about", "the", "sea", "war"]
 SHAPE = EncoderShape((2, 1), (16, 8), head_size=4, hidden=8, vocabulary=len(WORDS), positions=16)
 TEXTS = ["slow films", "the sea", "", "war war war about the slow unheard sea"]
-HERE = [name for name in BACKENDS if name not in ("cuda", "tensorrt", "torch-compile")]
-SLOW = [pytest.param(name, marks=pytest.mark.filterwarnings("ignore")) for name in HERE]
+EVERYWHERE = ("torch", "onnxruntime", "openvino")
 
 
-def reader() -> TextReader:
-    tokeniser = tokenizers.Tokenizer(
+def text_files() -> TextFiles:
+    tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="[UNK]")
     )
-    tokeniser.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokeniser.post_processor = tokenizers.processors.TemplateProcessing(
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     encode = lambda texts: np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
-    return TextReader(TextFeatures.fit(["slow sea", "war films", "the sea"], encode, 4, 0), tokeniser.to_str(), 12)
+    return TextFiles(TextFeatures.fit(["slow sea", "war films", "the sea"], encode, 4, 0), tokenizer.to_str(), 12)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> CompactEncoder:
+    torch.manual_seed(0)
+    made = CompactEncoder(SHAPE)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def full(encoder) -> Variant:
+    files = {"encoder.onnx": export_onnx(encoder), "encoder.safetensors": save(dict(encoder.state_dict()))}
+    return Variant("full", popularity_model(np.ones(3)), files, {"encoder_shape": asdict(SHAPE)})
+
+
+@pytest.fixture(params=BACKENDS)
+def name(request) -> str:
+    """A backend that runs here."""
+    if request.param in ("cuda", "tensorrt") and not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+    if request.param == "torch-compile" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    return request.param
 
 
 class SignalStack(ctypes.Structure):
@@ -66,224 +91,110 @@ def signals_have_a_stack() -> bool:
     return not stack.start or any(start <= stack.start < end for start, end in bounds)
 
 
-def backend_of(name: str) -> type[Backend]:
-    bare = open_backend(name, Rung("bare", RequestForm(*(np.zeros(shape) for shape in ((1, 1), (1, 1), 1)), (1,))))
-    bare.close()
-    return type(bare)
+@pytest.mark.filterwarnings("ignore")
+def test_every_backend_gives_the_vectors_of_torch(name, full):
+    reader, oracle = (open_text_reader(full, text_files(), one) for one in (name, "torch"))
+    reader.warm_up()
+    vectors = reader.encode(TEXTS)
+    assert np.allclose(vectors, oracle.encode(TEXTS), atol=1e-4)
+    assert np.allclose(reader.features(TEXTS), oracle.features(TEXTS), atol=1e-3)
+    alone = np.concatenate([reader.encode([text]) for text in TEXTS])
+    assert np.allclose(vectors, alone, atol=1e-4), "a text alone is as among others"
+    assert not alone[2].any()
+    assert np.allclose(np.linalg.norm(alone[[0, 1, 3]], axis=1), 1, atol=1e-4)
+    reader.close()
+    reader.close()
+    with pytest.raises(LannerError, match="was closed"):
+        reader.encode(["slow"])
 
 
-def encoder() -> CompactEncoder:
-    torch.manual_seed(0)
-    made = CompactEncoder(SHAPE)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return made.eval()
+@pytest.mark.parametrize("backend", EVERYWHERE)
+class TestEveryRuntimeOnACpu:
+    @pytest.fixture
+    def reader(self, backend, full) -> TextReader:
+        pytest.importorskip(backend)
+        return open_text_reader(full, text_files(), backend)
 
+    def test_texts_that_recur_are_encoded_once(self, reader, monkeypatch):
+        first = reader.features(TEXTS)
+        monkeypatch.setattr(reader, "_encode", lambda *_: pytest.fail("encoded again"))
+        assert np.array_equal(reader.features([*TEXTS[::-1], "slow films"])[:4], first[::-1])
+        assert reader.features([]).shape == (0, reader.width)
 
-@pytest.fixture(scope="module")
-def rungs() -> dict[str, Rung]:
-    from lanner.artifacts.export import export_onnx, quantise_dynamic
-    from lanner.artifacts.export_network import export_network
+    def test_a_text_that_is_read_once_is_read_alike_and_not_kept(self, reader):
+        assert np.allclose(reader.read(TEXTS), reader.features(TEXTS), atol=1e-4)
+        reader.read(["a film of which nobody heard"])
+        assert set(reader._known) == set(TEXTS)
 
-    draw = lambda *shape: np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    head = RequestHead(draw(WIDTH, HIDDEN), draw(HIDDEN), draw(ITEMS, HIDDEN), draw(HIDDEN))
-    form = RequestForm(draw(ITEMS, WIDTH), draw(ITEMS, WIDTH), draw(ITEMS), (3, 5), head, draw(4, WIDTH))
-    network, onnx = export_network(form), export_onnx(encoder())
-    weights, figures = save(dict(encoder().state_dict())), {"encoder_shape": asdict(SHAPE)}
-    files = {"network.onnx": network, "encoder.onnx": onnx, "encoder.safetensors": weights}
-    int8 = files | {"network.onnx": quantise_dynamic(network), "encoder.onnx": quantise_dynamic(onnx)}
-    int8 |= {"encoder.codes.safetensors": save_arrays(encoder_codes(encoder()))}
-    return {"full": Rung("full", form, files, figures), "int8": Rung("int8", form, int8, figures)}
+    def test_no_more_than_2000_texts_are_kept(self, reader, monkeypatch):
+        monkeypatch.setattr(encoders.contract, "_TEXTS_KEPT", 3)
+        for number in range(5):
+            rows = reader.features([f"slow sea {number}", "war"])
+            assert np.allclose(rows, reader.read([f"slow sea {number}", "war"]), atol=1e-4)
+            assert len(reader._known) <= 3
 
+    def test_a_text_of_100_000_characters_is_read(self, reader):
+        assert np.isfinite(reader.encode(["the slow sea " * 8000])).all()
 
-@pytest.fixture(scope="module")
-def batch() -> UserBatch:
-    return UserBatch(Ragged.from_lists([[0, 4, 7], [], [39]]), ("slow films", "", "war"))
-
-
-@pytest.mark.parametrize("name", SLOW)
-class TestEveryBackend:
-    def test_scores_and_vectors_are_those_of_torch(self, name, rungs, batch):
-        backend, oracle = (open_backend(one, rungs["full"], reader(), 1) for one in (name, "torch"))
-        assert np.allclose(backend.score(batch), oracle.score(batch), atol=1e-3)
-        assert np.allclose(backend.encode(TEXTS), oracle.encode(TEXTS), atol=1e-4)
-
-    def test_a_text_alone_is_as_among_others(self, name, rungs):
-        backend = open_backend(name, rungs["full"], reader(), 1)
-        alone = np.concatenate([backend.encode([text]) for text in TEXTS])
-        assert np.allclose(backend.encode(TEXTS), alone, atol=1e-4)
-        assert not alone[2].any()
-        assert np.allclose(np.linalg.norm(alone[[0, 1, 3]], axis=1), 1, atol=1e-4)
-
-    def test_a_profile_moves_the_scores(self, name, rungs, batch):
-        backend = open_backend(name, rungs["full"], reader(), 1)
-        without = backend.score(UserBatch(batch.history))
-        assert not np.allclose(backend.score(batch)[0], without[0])
-        assert np.allclose(backend.score(batch)[1], without[1], atol=1e-3)
-
-    def test_a_text_that_is_read_once_is_read_alike_and_not_kept(self, name, rungs):
-        backend = open_backend(name, rungs["full"], reader(), 1)
-        assert np.allclose(backend.read(TEXTS), backend.features(TEXTS), atol=1e-4)
-        kept = dict(backend._profiles)
-        backend.read(["a film of which nobody heard"])
-        assert backend._profiles.keys() == kept.keys() == set(TEXTS)
-
-    def test_a_text_of_100_000_characters_is_read(self, name, rungs):
-        backend = open_backend(name, rungs["full"], reader(), 1)
-        assert np.isfinite(backend.encode(["the slow sea " * 8000])).all()
-
-    def test_many_threads_read_texts_at_once(self, name, rungs):
-        backend = open_backend(name, rungs["full"], reader(), 1)
+    def test_many_threads_read_texts_at_once(self, reader):
         texts = [" ".join(WORDS[4 : 5 + number % 5] * 2) for number in range(40)]
-        wanted = [backend.encode([text]) for text in texts]
+        wanted = [reader.encode([text]) for text in texts]
         with ThreadPoolExecutor(4) as pool:
-            got = list(pool.map(lambda text: backend.encode([text]), texts * 5))
-        assert np.allclose(np.concatenate(got), np.concatenate(wanted * 5), atol=1e-5)
-
-    def test_rungs_with_one_encoder_share_it_until_the_last_is_closed(self, name, rungs, monkeypatch):
-        loaded, load = [], backend_of(name)._load_encoder
-        monkeypatch.setattr(backend_of(name), "_load_encoder", lambda self: loaded.append(self.rung.name) or load(self))
-        text = reader()
-        same = [replace(rungs["full"], name=rung, encoder_digest="a") for rung in ("full", "pruned")]
-        other = [replace(rungs["full"], name="other", encoder_digest="b"), replace(rungs["full"], name="unknown")]
-        opened = []
-        for rung in (*same, *other, other[-1]):
-            opened.append(open_backend(name, rung, text, 1, opened))
-        assert loaded == ["full", "other", "unknown", "unknown"]
-        wanted = opened[0].encode(TEXTS)
-        opened[0].close()
-        with pytest.raises(ConfigError, match="was closed"):
-            opened[0].encode(["slow"])
-        assert np.array_equal(opened[1].encode(TEXTS), wanted)
-        for one in opened:
-            one.close()
+            found = list(pool.map(lambda text: reader.encode([text]), texts * 5))
+        assert np.allclose(np.concatenate(found), np.concatenate(wanted * 5), atol=1e-5)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map of Linux")
-    def test_a_signal_is_survived_after_backends_were_closed_in_order(self, name, rungs):
-        opened = [open_backend(name, rungs["full"], reader(), 1) for _ in range(3)]
+    def test_a_signal_is_survived_after_readers_were_closed_in_order(self, reader, backend, full):
+        opened = [reader, *(open_text_reader(full, text_files(), backend) for _ in range(2))]
         while opened:
             opened.pop(0).close()
             gc.collect()
             assert signals_have_a_stack()
 
-    def test_a_rung_without_an_encoder_refuses_texts(self, name, rungs):
-        bare = Rung("popularity", rungs["full"].form, {"network.onnx": rungs["full"].files["network.onnx"]})
-        with pytest.raises(ConfigError, match="'popularity' reads no texts"):
-            open_backend(name, bare, reader(), 1).encode(["slow"])
-
-    def test_warm_up_and_close(self, name, rungs, batch):
-        backend = open_backend(name, rungs["full"], reader(), 1)
-        backend.warm_up()
-        backend.close()
-        backend.close()
-        with pytest.raises(ConfigError, match="was closed"):
-            backend.score(batch)
-        with pytest.raises(ConfigError, match="was closed"):
-            backend.encode(["slow"])
+    def test_a_variant_without_an_encoder_is_refused(self, reader, backend, full):
+        with pytest.raises(ConfigError, match="'popularity' has no encoder"):
+            open_text_reader(Variant("popularity", full.model), text_files(), backend)
+        with pytest.raises(ConfigError, match=r"'full' has no encoder"):
+            open_text_reader(replace(full, files={}), text_files(), backend)
 
 
-def test_openvino_meets_few_shapes_whatever_is_read(rungs, monkeypatch):
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    backend, oracle = (open_backend(one, rungs["full"], reader(), 1) for one in ("openvino", "torch"))
-    shapes, encoder = set(), backend._encoder
-    monkeypatch.setattr(backend, "_encoder", lambda inputs: shapes.add(inputs["ids"].shape) or encoder(inputs))
-    for number in range(1, 20):
-        texts = [" ".join(["slow", "sea", "war"][: 1 + place % 3] * (1 + place // 3)) for place in range(number)]
-        assert np.allclose(backend.encode(texts), oracle.encode(texts), atol=1e-4)
-    backend.encode(["war " * 30])  # of which 12 tokens are read
-    assert shapes == {(1, 8), (1, 12), (4, 8), (4, 12)}
+def test_without_a_name_the_fastest_installed_runtime_reads(full, monkeypatch):
+    assert open_text_reader(full, text_files()).backend == installed_backend(full)
+    assert installed_backend(replace(full, files={"encoder.safetensors": b""})) == "torch"
+    monkeypatch.setattr(encoders, "find_spec", lambda package: None if package == "openvino" else object())
+    assert installed_backend(full) == "onnxruntime"
+    monkeypatch.setattr(encoders, "find_spec", lambda package: None)
+    with pytest.raises(MissingExtraError, match=r"lanner\[onnx\]"):
+        installed_backend(full)
 
 
-class TestWhatOpenVinoCompiledIsKept:
-    @pytest.fixture
-    def rung(self, rungs, tmp_path, monkeypatch):
-        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-        self.compiled = []
-        real = backend_of("openvino")._compiled
-        count = lambda backend, role: self.compiled.append(role) or real(backend, role)
-        monkeypatch.setattr(backend_of("openvino"), "_compiled", count)
-        return replace(rungs["full"], encoder_digest="a", kept=tmp_path)
-
-    @staticmethod
-    def encoded(rung):
-        backend = open_backend("openvino", rung, reader(), 1)
-        vectors = backend.encode(TEXTS)
-        backend.close()
-        return vectors
-
-    def test_for_the_next_start(self, rung):
-        first = self.encoded(rung)
-        assert np.array_equal(self.encoded(replace(rung, files={})), first)
-        assert self.compiled == ["encoder"]
-
-    def test_until_the_files_are_others(self, rung):
-        for files in ("a", "b", "a", "b", "", ""):  # of unknown files nothing is kept
-            self.encoded(replace(rung, encoder_digest=files))
-        assert self.compiled == ["encoder"] * 4
-
-    @pytest.mark.parametrize("said", ["model.blob: damaged", "OpenVINO cannot read it"])
-    def test_but_for_damage(self, rung, said, caplog):
-        first = self.encoded(rung)
-        (blob,) = rung.kept.glob("*/model.blob")
-        written = blob.read_bytes()
-        blob.write_bytes(written[: len(written) // 2])
-        if said == "OpenVINO cannot read it":
-            (blob.parent / "model.sha256").write_text(digest(blob.read_bytes()))
-        for _ in range(2):
-            assert np.array_equal(self.encoded(rung), first)
-        assert self.compiled == ["encoder"] * 2
-        assert said in caplog.text
-
-    def test_where_the_disk_takes_it(self, rung, caplog):
-        rung.kept.joinpath("file").write_text("no folder")
-        assert self.encoded(replace(rung, kept=rung.kept / "file")).any()
-        assert "the model is compiled anew whenever this bundle is opened" in caplog.text
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_int8_stays_close_to_eager(backend, full):
+    pytest.importorskip(backend)
+    files = {**full.files, "encoder.onnx": quantise_dynamic(full.files["encoder.onnx"])}
+    int8, oracle = replace(full, name="int8", files=files), open_text_reader(full, text_files(), "torch")
+    vectors = open_text_reader(int8, text_files(), backend).encode(TEXTS)
+    assert (vectors * oracle.encode(TEXTS)).sum(axis=1)[[0, 1, 3]].min() > 0.98
 
 
-def test_openvino_pads_texts_to_two_lengths_for_each_doubling():
-    lengths = [padded_length(tokens) for tokens in range(1, 513)]
-    assert sorted(set(lengths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
-    assert all(tokens <= length < 1.5 * tokens + 8 for tokens, length in enumerate(lengths, 1))
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_modules_are_those_of_torch(rungs, batch):
-    backend, oracle = (open_backend(name, rungs["full"], reader(), 1) for name in ("torch-compile", "torch"))
-    assert np.allclose(backend.score(batch), oracle.score(batch), atol=1e-3)
-    assert np.allclose(backend.encode(TEXTS), oracle.encode(TEXTS), atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "numba"])
-def test_int8_stays_close_to_eager(name, rungs, batch):
-    backend, oracle = (
-        open_backend(name, rungs["int8"], reader(), 1),
-        open_backend("torch", rungs["int8"], reader(), 1),
-    )
-    assert np.abs(backend.score(batch) - oracle.score(batch)).max() < 0.05 * np.abs(oracle.score(batch)).max()
-    cosines = (backend.encode(TEXTS) * oracle.encode(TEXTS)).sum(axis=1)[[0, 1, 3]]
-    assert cosines.min() > 0.98
-
-
-def test_tokens_left_out_are_read_as_unknown(rungs):
+def test_tokens_left_out_are_read_as_unknown(full):
     new_id = np.arange(len(WORDS), dtype=np.int32)
     new_id[WORDS.index("war")] = WORDS.index("[UNK]")
-    files = {**rungs["full"].files, "encoder.vocabulary.safetensors": save_arrays({"new_id": new_id})}
-    trimmed = open_backend("onnxruntime", Rung("t", rungs["full"].form, files, rungs["full"].figures), reader(), 1)
+    files = {**full.files, "encoder.vocabulary.safetensors": save_arrays({"new_id": new_id})}
+    trimmed = open_text_reader(replace(full, files=files), text_files(), "onnxruntime")
     assert np.allclose(trimmed.encode(["war sea"]), trimmed.encode(["unheard sea"]))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_a_damaged_model_is_named(name, rungs):
-    broken = Rung("full", rungs["full"].form, {"network.onnx": b"nothing of the kind"})
-    if name == "openvino":
-        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    with pytest.raises(BundleError, match=r"full.network"):
-        open_backend(name, broken, None, 1).warm_up()
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_damaged_model_is_named(backend, full):
+    pytest.importorskip(backend)
+    with pytest.raises(BundleError, match=r"full.encoder") as refusal:
+        open_text_reader(replace(full, files={"encoder.onnx": b"nothing of the kind"}), text_files(), backend)
+    assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("name", "module"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
-def test_a_missing_library_names_its_extra(name, module, rungs, monkeypatch):
+@pytest.mark.parametrize("module", ["onnxruntime", "openvino", "tokenizers"])
+def test_a_missing_library_names_its_extra(module, full, monkeypatch):
     real = builtins.__import__
 
     def without(wanted, *rest, **named):
@@ -291,18 +202,76 @@ def test_a_missing_library_names_its_extra(name, module, rungs, monkeypatch):
             raise ImportError(wanted)
         return real(wanted, *rest, **named)
 
+    files = text_files()
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match="pip install"):
-        open_backend(name, rungs["full"], None, 1)
+        open_text_reader(full, files, "torch" if module == "tokenizers" else module).encode(["slow"])
 
 
-def test_what_does_not_exist_is_named(rungs):
-    with pytest.raises(ConfigError, match="unknown backend 'tpu'; choose one of torch"):
-        open_backend("tpu", rungs["full"])
-    with pytest.raises(ConfigError, match=r"no network.onnx"):
-        open_backend("onnxruntime", Rung("r", rungs["full"].form)).warm_up()
+def test_what_does_not_exist_is_named(full):
+    with pytest.raises(ConfigError, match="unknown backend 'tpu'; choose one of torch, torch-compile, onnxruntime"):
+        open_text_reader(full, text_files(), "tpu")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="NVIDIA GPU"):
-            open_backend("cuda", rungs["full"])
+            open_text_reader(full, text_files(), "cuda")
         with pytest.raises(ConfigError, match="'tensorrt' needs ONNX Runtime's TensorrtExecutionProvider"):
-            open_backend("tensorrt", rungs["full"])
+            open_text_reader(full, text_files(), "tensorrt")
+
+
+class TestOpenVino:
+    @pytest.fixture(autouse=True)
+    def compiled(self, monkeypatch) -> list[str]:
+        """Names of the variants that are compiled."""
+        pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+        made, real = [], OpenVinoReader._compiled
+        monkeypatch.setattr(OpenVinoReader, "_compiled", lambda self: made.append(self.variant.name) or real(self))
+        return made
+
+    @staticmethod
+    def encoded(variant: Variant, cache: Path) -> np.ndarray:
+        reader = open_text_reader(variant, text_files(), "openvino", cache=cache)
+        vectors = reader.encode(TEXTS)
+        reader.close()
+        return vectors
+
+    def test_few_shapes_are_met_whatever_is_read(self, full, monkeypatch):
+        reader, oracle = (open_text_reader(full, text_files(), one) for one in ("openvino", "torch"))
+        shapes, run = set(), reader._encoder
+        monkeypatch.setattr(reader, "_encoder", lambda inputs: shapes.add(inputs["ids"].shape) or run(inputs))
+        for number in range(1, 20):
+            texts = [" ".join(["slow", "sea", "war"][: 1 + place % 3] * (1 + place // 3)) for place in range(number)]
+            assert np.allclose(reader.encode(texts), oracle.encode(texts), atol=1e-4)
+        reader.encode(["war " * 30])  # of which 12 tokens are read
+        assert shapes == {(1, 8), (1, 12), (4, 8), (4, 12)}
+
+    def test_texts_are_padded_to_two_lengths_for_each_doubling(self):
+        lengths = [padded_length(tokens) for tokens in range(1, 513)]
+        assert sorted(set(lengths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+        assert all(tokens <= length < 1.5 * tokens + 8 for tokens, length in enumerate(lengths, 1))
+
+    def test_what_was_compiled_is_kept_for_the_next_start(self, full, tmp_path, compiled):
+        variant = replace(full, encoder_digest="a")
+        first = self.encoded(variant, tmp_path)
+        assert np.array_equal(self.encoded(variant, tmp_path), first)
+        assert compiled == ["full"]
+        self.encoded(replace(variant, encoder_digest="b"), tmp_path)
+        assert compiled == ["full"] * 2
+
+    @pytest.mark.parametrize("said", ["model.blob: damaged", "OpenVINO cannot read it"])
+    def test_damage_is_noticed(self, full, tmp_path, compiled, said, caplog):
+        variant = replace(full, encoder_digest="a")
+        first = self.encoded(variant, tmp_path)
+        (blob,) = tmp_path.glob("*/model.blob")
+        written = blob.read_bytes()
+        blob.write_bytes(written[: len(written) // 2])
+        if said == "OpenVINO cannot read it":
+            (blob.parent / "model.sha256").write_text(digest(blob.read_bytes()))
+        for _ in range(2):
+            assert np.array_equal(self.encoded(variant, tmp_path), first)
+        assert compiled == ["full"] * 2
+        assert said in caplog.text
+
+    def test_a_disk_that_takes_nothing_is_survived(self, full, tmp_path, caplog):
+        (tmp_path / "file").write_text("no folder")
+        assert self.encoded(replace(full, encoder_digest="a"), tmp_path / "file").any()
+        assert "the model is compiled anew at every start" in caplog.text

@@ -112,6 +112,7 @@ def test_what_is_written_has_a_place():
 def test_no_secret_stands_in_the_manifests():
     assert "Secret" not in BY_KIND
     assert all("value" not in one for one in CONTAINER["env"])
+    assert not any("$(" in one for one in CONTAINER["args"]), "arguments of a process are readable by others"
 
 
 def test_a_pod_has_time_to_leave():

@@ -143,6 +143,24 @@ def test_a_list_for_everyone_is_no_fallback():
     assert not Ranker(popularity_model(np.arange(9))).rank([Query(np.array([1]))])[0].fallback
 
 
+@pytest.mark.parametrize("name", ["dense", "sparse", "fold-in"])
+def test_a_history_of_items_without_interactions_is_no_signal(name):
+    model = MODELS[name]
+    source_ID = model.source_ID.copy()
+    source_ID[7] = 0
+    sparse = None
+    if model.item_to_item is not None:
+        matrix = model.item_to_item.matrix().tolil()
+        matrix[7] = 0
+        sparse = SparseRows.of(matrix.tocsr())
+    unseen = replace(model, source_ID=source_ID, item_to_item=sparse)
+    ranking = Ranker(unseen).rank([Query(np.array([7]), k=5)])[0]
+    assert ranking.fallback
+    scores = unseen.score(UserBatch(Ragged.from_lists([[7]])))[0]
+    np.testing.assert_array_equal(ranking.scores, -np.sort(-scores)[:5])
+    assert Ranker(unseen).similar(7, 3).fallback
+
+
 def test_negative_weights_are_no_signal():
     weights = np.zeros(1, np.float32)
     assert Ranker(MODELS["dense"]).rank([Query(np.array([4]), weights)])[0].fallback

@@ -1,6 +1,7 @@
-"""``lanner serve``: which settings hold, what is refused before anything starts, and its workers as clients see them."""
+"""``lanner serve``: which settings hold, what is refused before anything starts, and what clients see of workers."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,11 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from real_server import children, free_port, health, lanner_serve, wait_for
+from real_server import children, free_port, health, lanner_serve, wait_for, wait_until_ready
 from stand_ins import write_served_bundle
 
-for library in ("uvicorn", "faiss", "httpx"):
-    pytest.importorskip(library, reason="the extra 'serving' is not installed")
+pytest.importorskip("uvicorn", reason="the extra 'serving' is not installed")
 
 from lanner.cli import main as cli
 from lanner.client import Client, Retries
@@ -87,7 +87,7 @@ def test_nothing_given_is_a_server_of_this_machine(ask, bundle):
         (("--set", "tracing.endpoint=collector"), "expected http://host:4318"),
         (("--store", "nothing://x"), "unknown store 'nothing://'"),
         (("--store", "nowhere/events.db"), "nowhere"),
-        (("--replicas", "3"), "--replicas 3 needs --engine ray"),
+        (("--replicas", "3"), "--replicas needs --engine ray"),
         (("--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
     ],
 )
@@ -168,6 +168,10 @@ def test_workers_share_what_they_are_told_and_replace_one_another(bundle, tmp_pa
         wait_for(lambda: "degraded" in health(port), "nobody notices that a worker died")
         wait_for(lambda: health(port) == {"ready": True}, "the worker that died is not replaced")
         os.kill(served[1], signal.SIGSTOP)
+        began = time.monotonic()
+        with Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=8)) as client:
+            client.delete_item("i5")
+        assert time.monotonic() - began < 8  # a write of an item waits for a worker that hangs, but not for ever
         wait_for(lambda: not Path(f"/proc/{served[1]}").exists(), "the worker that hangs is not killed")
         wait_for(lambda: health(port) == {"ready": True}, "the worker that hung is not replaced")
         stopped.set()
@@ -176,6 +180,9 @@ def test_workers_share_what_they_are_told_and_replace_one_another(bundle, tmp_pa
         assert "exited unexpectedly (signal 9)" in log.read_text()
         assert "Traceback" not in log.read_text()
         assert health(port) == {"ready": True}
+        with Client(f"http://127.0.0.1:{port}") as client:
+            counted = re.search(r'requests_total.*route="/v1/events",status="200"} (\S+)', client.metrics())
+        assert float(counted[1]) >= sum(len(caller.acknowledged) for caller in callers)
     assert before == 0
     assert [user for caller in callers for user in caller.wrong] == []
     assert max(caller.slowest_s for caller in callers) < 8
@@ -185,6 +192,21 @@ def test_workers_share_what_they_are_told_and_replace_one_another(bundle, tmp_pa
     stored = {row.user_id for rows in opened.events() for row in rows}
     opened.close()
     assert [user for user in acknowledged if user not in stored] == []
+
+
+def test_ctrl_c_ends_every_worker_without_a_word(bundle, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    command = [sys.executable, "-m", "lanner", "serve", str(bundle), "--port", str(port), "--workers", "2"]
+    for pause_s in (0.7, None):
+        with log.open("w") as opened:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=opened, stderr=opened, start_new_session=True)
+        if pause_s is None:
+            wait_until_ready(port, process)
+        else:
+            time.sleep(pause_s)  # while it is starting
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(15) in (0, 130)
+        assert "Traceback" not in log.read_text()
 
 
 def test_one_worker_is_one_process_that_ends_in_peace(bundle, tmp_path):

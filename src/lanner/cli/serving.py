@@ -1,17 +1,20 @@
 """The commands from a bundle to what a service runs: compress, profile, serve, keys, events."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath, Overrides, Threads
 from lanner.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from lanner.serving.bootstrap import ServerConfig
 
 
 def compress(
@@ -37,16 +40,12 @@ def compress(
 
       lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
-    from functools import partial
-
     from lanner.compress import compress as compressed
     from lanner.compression.encoder import EncoderRecipe
     from lanner.compression.steps import Budget
-    from lanner.serving.profile import measure_variant
 
-    measure = partial(measure_variant, threads=threads)
     budget, recipe = Budget(max_ndcg_loss, target), EncoderRecipe(seconds=seconds)
-    made = compressed(bundle, out, budget, recipe, measure, console.Stages())
+    made = compressed(bundle, out, budget, recipe, threads, console.Stages())
     if as_json:
         figures = {name: facts["figures"] for name, facts in made.manifest["variants"].items()}
         console.show_json({"bundle": str(made.path), "variants": figures, **made.report})
@@ -83,9 +82,11 @@ def profile(
       lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
     """
     from lanner.artifacts.bundle import read_bundle
-    from lanner.serving.profile import draw, machine_ceilings, profile_variants
+    from lanner.serving.profile import draw, machine_ceilings
+    from lanner.serving.profile import profile as profiled
 
-    found = profile_variants(read_bundle(bundle), variant or (), backend, requests, text, threads)
+    opened = read_bundle(bundle)
+    found = profiled(opened, variant or (), requests=requests, text=text, backend=backend, threads=threads)
     ceilings = machine_ceilings()
     if plot is not None:
         draw(plot, found)
@@ -142,16 +143,10 @@ def serve(
     """
     with _no_garbage_yet():
         _require_extra()
-        from lanner.serving.bootstrap import ServerConfig, check
+        from lanner.serving.bootstrap import check
         from lanner.serving.supervisor import serve
-        from lanner.settings import overlay, overridden, read_toml, replaced
 
-        chosen = ServerConfig(str(path))
-        if config is not None:
-            chosen = overlay(chosen, read_toml(config), f"{config}: ")
-        chosen = overridden(chosen, overrides or ())
         options = {
-            "bundle": str(path),
             "store": store,
             "host": host,
             "port": port,
@@ -160,18 +155,36 @@ def serve(
             "engine": engine,
             "ray.replicas": replicas,
         }
-        for key, value in options.items():
-            if value is not None:
-                chosen = replaced(chosen, key, value)
-        if replicas is not None and chosen.engine != "ray":
-            raise ConfigError(f"--replicas {replicas} needs --engine ray; --workers sets this machine's processes")
+        chosen = _server_config(path, config, overrides or (), options)
         check(chosen)
-        name = "localhost" if chosen.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else chosen.host
-        address = f"http://{name}:{chosen.port}"
-        console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
-        body = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
-        console.show_line(f"Try: curl {address}/v1/recommend {body}")
+        _show_address(chosen.host, chosen.port)
         serve(chosen)
+
+
+def _show_address(host: str, port: int) -> None:
+    address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1', '::', '::1') else host}:{port}"
+    console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
+    body = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
+    console.show_line(f"Try: curl {address}/v1/recommend {body}")
+
+
+def _server_config(
+    path: Path, file: Path | None, overrides: Sequence[str], options: Mapping[str, str | int | None]
+) -> "ServerConfig":
+    """The file's settings, then those of ``--set``, then the options that were given."""
+    from lanner.serving.bootstrap import ServerConfig
+    from lanner.settings import overlay, overridden, read_toml, replaced
+
+    chosen: ServerConfig = ServerConfig(str(path))
+    if file is not None:
+        chosen = overlay(chosen, read_toml(file), f"{file}: ")
+    chosen = replaced(overridden(chosen, overrides), "bundle", str(path))
+    for key, value in options.items():
+        if value is not None:
+            chosen = replaced(chosen, key, value)
+    if options["ray.replicas"] is not None and chosen.engine != "ray":
+        raise ConfigError("--replicas needs --engine ray; --workers sets the processes of this machine")
+    return chosen
 
 
 def _require_extra() -> None:

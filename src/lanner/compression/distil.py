@@ -23,8 +23,8 @@ from lanner.training.interrupts import interrupts_held
 TokenIds = Sequence[NDArray[np.int32]]
 Report = Callable[[float, float], None]
 _HELD_OUT = 0.1
-_MOST_JUDGED = 1024
-"""Held-out rows by which a student is judged; a mean over more is no surer, only slower."""
+_MOST_EVALUATED = 1024
+"""Held-out rows by which a student is evaluated; a mean over more is no surer, only slower."""
 _TOKENS_PER_STEP = 1024
 _WARM_UP = 0.05
 """Share of the training in which the step size rises."""
@@ -34,8 +34,8 @@ _SHORTEST_SPAN = 2
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """What ``recover`` gives back. cosine: mean over the held-out texts, of the student before and after."""
+class Distillation:
+    """What ``distil`` gives back. cosine: mean over the held-out texts, of the student before and after."""
 
     encoder: CompactEncoder
     cosine_before: float
@@ -68,7 +68,7 @@ def with_spans(
     return parts, np.array(source, np.int64)
 
 
-def recover(
+def distil(
     student: CompactEncoder,
     teacher_vectors: NDArray[np.float32],
     token_ids: TokenIds,
@@ -79,10 +79,10 @@ def recover(
     seconds: float | None = None,
     source: NDArray[np.int64] | None = None,
     progress: Report | None = None,
-) -> Recovery:
+) -> Distillation:
     """Train a copy of ``student`` to give ``teacher_vectors``; the best by held-out cosine is returned.
 
-    A tenth of the texts is held out and judged after every epoch, and where the time ends. Without ``seconds`` the
+    A tenth of the texts is held out and evaluated after every epoch, and where the time ends. Without ``seconds`` the
     result depends on nothing but the arguments and the number of threads; with it, also on how far it got.
 
     Args:
@@ -103,14 +103,14 @@ def recover(
     source = np.arange(len(token_ids)) if source is None else source
     _require_sound(student, teacher_vectors, token_ids, source, epochs, learning_rate, seconds)
     held_out = _held_out(source, seed)
-    judged = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_JUDGED]
-    training = _Training(student, teacher_vectors, token_ids, learning_rate, judged)
-    before, done, begun = training.judge(), 0.0, time.perf_counter()
+    evaluated = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_EVALUATED]
+    training = _Training(student, teacher_vectors, token_ids, learning_rate, evaluated)
+    before, done, begun = training.evaluate(), 0.0, time.perf_counter()
     with interrupts_held() as must_stop:
         for done, rows in _schedule(token_ids, ~held_out, epochs, seed):
             passed = max(done, (time.perf_counter() - begun) / seconds if seconds else 0.0)
             if rows is None or passed >= 1:
-                training.judge()
+                training.evaluate()
             else:
                 training.step(rows, passed)
             if progress:
@@ -119,7 +119,9 @@ def recover(
                 raise Interrupted(f"distillation stopped after {passed:.0%}; the encoder is as it was")
             if passed >= 1:
                 break
-    return Recovery(CompactEncoder.from_state(student.shape, training.best_state), before, training.best, done * epochs)
+    return Distillation(
+        CompactEncoder.from_state(student.shape, training.best_state), before, training.best, done * epochs
+    )
 
 
 class _Training:
@@ -131,10 +133,10 @@ class _Training:
         teacher_vectors: NDArray[np.float32],
         token_ids: TokenIds,
         learning_rate: float,
-        judged: NDArray[np.int64],
+        evaluated: NDArray[np.int64],
     ) -> None:
         self.student, self.token_ids, self.learning_rate = student.copy().train(), token_ids, learning_rate
-        self.teacher_TD, self.judged = torch.from_numpy(teacher_vectors), judged
+        self.teacher_TD, self.evaluated = torch.from_numpy(teacher_vectors), evaluated
         # Words stay where the teacher put them: those that no text here has must not be left behind by the others.
         self.student.words.requires_grad_(False)
         self.learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
@@ -152,10 +154,10 @@ class _Training:
         torch.nn.utils.clip_grad_norm_(self.learned, _LARGEST_GRADIENT)
         self.optimizer.step()
 
-    def judge(self) -> float:
-        """The mean cosine of the judged texts; what gives the best is kept."""
-        vectors = vectors_of(self.student, [self.token_ids[row] for row in self.judged])
-        cosine = float((vectors * self.teacher_TD[self.judged].numpy()).sum(1).mean())
+    def evaluate(self) -> float:
+        """The mean cosine of the evaluated texts; what gives the best is kept."""
+        vectors = vectors_of(self.student, [self.token_ids[row] for row in self.evaluated])
+        cosine = float((vectors * self.teacher_TD[self.evaluated].numpy()).sum(1).mean())
         if cosine > self.best:
             self.best, self.best_state = cosine, copy.deepcopy(self.student.state_dict())
         return cosine
@@ -213,7 +215,7 @@ def _require_sound(
         raise ConfigError(f"source must name the text of each of {expected[0]} rows, received {source.shape}")
     texts = len(np.unique(source))
     if texts < 2:
-        raise ConfigError(f"distillation needs at least 2 texts, one of them to judge by, received {texts}")
+        raise ConfigError(f"distillation needs at least 2 texts, one of them to evaluate by, received {texts}")
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, received {epochs}")
     if learning_rate <= 0:

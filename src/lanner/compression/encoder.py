@@ -1,4 +1,4 @@
-"""The encoder of texts, made small: fewer layers, neurons and tokens, then taught by the whole one."""
+"""The encoder of texts, made small: fewer layers, neurons and tokens, then distilled from the whole one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.compression.distil import Report, recover, with_spans
+from lanner.compression.distil import Report, distil, with_spans
 from lanner.compression.prune import keep_layers, measure_importance, prune_feed_forward, trim_vocabulary
 from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import pad_right
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.models.language import LanguageEncoder
 
-_JUDGED_TEXTS = 256
+_MEASURED_TEXTS = 256
 _TEXTS_A_BATCH = 32
 
 
@@ -33,7 +33,7 @@ class EncoderRecipe:
     """Texts and passages learned from: reading them with the teacher takes as long as learning from them."""
     learning_rate: float = 5e-4
     seconds: float = 300.0
-    """Of recovery; the step size falls to nothing in that time."""
+    """Of distillation; the step size falls to nothing in that time."""
     epochs: int = 20
     seed: int = 0
 
@@ -43,7 +43,7 @@ class EncoderRecipe:
         if not 0 <= self.feed_forward_share < 1:
             raise ConfigError(f"feed_forward_share must lie within 0 … 1, received {self.feed_forward_share}")
         if self.seconds <= 0 or self.epochs < 1:
-            raise ConfigError(f"recovery needs time: seconds {self.seconds}, epochs {self.epochs}")
+            raise ConfigError(f"distillation needs time: seconds {self.seconds}, epochs {self.epochs}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def shrink_encoder(
     recipe: EncoderRecipe,
     progress: Report | None = None,
 ) -> SmallEncoder:
-    """``teacher`` without its least important layers and neurons and the tokens that ``texts`` lack, then recovered.
+    """``teacher`` without its least important layers, neurons and the tokens ``texts`` lack, then distilled from it.
 
     texts: the catalogue's own, as requests may contain them.
 
@@ -91,10 +91,10 @@ def shrink_encoder(
     chosen = np.sort(np.random.default_rng(recipe.seed).permutation(len(parts))[: recipe.most_texts])
     parts, source = [parts[row] for row in chosen], source[chosen]
     wanted = vectors_of(teacher, parts)
-    judged = np.random.default_rng(recipe.seed).permutation(len(parts))[:_JUDGED_TEXTS]
+    measured = np.random.default_rng(recipe.seed).permutation(len(parts))[:_MEASURED_TEXTS]
     batches = [
-        pad_right([parts[row] for row in judged[first : first + _TEXTS_A_BATCH]], 0)
-        for first in range(0, len(judged), _TEXTS_A_BATCH)
+        pad_right([parts[row] for row in measured[first : first + _TEXTS_A_BATCH]], 0)
+        for first in range(0, len(measured), _TEXTS_A_BATCH)
     ]
     importance = measure_importance(teacher, batches, recipe.seed)
     layers = min(recipe.layers, teacher.shape.num_layers)
@@ -103,7 +103,7 @@ def shrink_encoder(
     neurons = replace(importance, feed_forward=tuple(importance.feed_forward[layer] for layer in kept))
     pruned = prune_feed_forward(fewer, neurons, recipe.feed_forward_share)
     trimmed, new_id = trim_vocabulary(pruned, present.tolist(), special_ids=special, unknown_id=unknown)
-    recovery = recover(
+    distilled = distil(
         trimmed,
         wanted,
         [new_id[ids] for ids in parts],
@@ -114,4 +114,4 @@ def shrink_encoder(
         source=source,
         progress=progress,
     )
-    return SmallEncoder(recovery.encoder, new_id, recovery.cosine_before, recovery.cosine)
+    return SmallEncoder(distilled.encoder, new_id, distilled.cosine_before, distilled.cosine)

@@ -40,7 +40,7 @@ class Importance:
 
 
 def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: int = 0) -> Importance:
-    """Judge every head, neuron and layer of ``encoder`` by what it does to the texts in ``batches``.
+    """Measure every head, neuron and layer of ``encoder`` by what it does to the texts in ``batches``.
 
     Raises:
         ConfigError: there are no batches.

@@ -7,6 +7,7 @@ The library, the command line, evaluation, compression and the server rank with 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -204,7 +205,8 @@ class Ranker:
             extras.append(("friend", take(model.friends_UD, np.unique(query.friends)).mean(axis=0)))
         for _, extra_D in extras:
             vector_D = vector_D + extra_D
-        signal = model.is_personal and (len(rows) > 0 or any(extra_D.any() for _, extra_D in extras))
+        sparse = model.item_to_item
+        signal = bool(vector_D.any()) or (sparse is not None and any(len(sparse.row(row)[0]) for row in rows.tolist()))
         return _User(rows, shares, vector_D, tuple(extras), signal)
 
     def _known(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -378,8 +380,8 @@ class Ranker:
         found: list[int] = []
         step = max(64, 2 * query.k)
         order = self._by_popularity
-        for first in range(0, num_items, step):
-            rows = order[first : first + step] if first < len(order) else np.arange(first, min(first + step, num_items))
+        blocks = (order[first : first + step] for first in range(0, len(order), step))
+        for rows in chain(blocks, (np.arange(len(order), num_items),)):
             found += (rows if mask is None else rows[mask[rows]]).tolist()
             if len(found) >= query.k:
                 break

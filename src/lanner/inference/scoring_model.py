@@ -216,9 +216,11 @@ class ScoringModel:
     ) -> NDArray[np.float32]:
         """Scores of every item, float32 ``[B, I]``: the clear twin of ``Ranker.rank``.
 
-        A user of whom the model knows nothing is given the items' popularity.
+        A user of whom the model knows nothing (no history, or only items that it has never seen) is given the items'
+        popularity.
         """
         users_BD = self.users(batch, profile_BF, text_BF)
+        has_signal_B = users_BD.any(axis=1)
         scores_BI = users_BD @ self._targets_ID.T + self.bias_I
         if self.item_to_item is not None:
             history = batch_matrix(batch, self.num_items)
@@ -226,25 +228,11 @@ class ScoringModel:
                 totals = np.asarray(history.sum(axis=1)).ravel()
                 history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
             scores_BI += sum_of_sparse_rows(history, self._item_matrix)
+            has_signal_B |= history @ np.diff(self.item_to_item.indptr) > 0
         if self.head is not None:
             scores_BI += self._corrections(self.head, users_BD)
-        scores_BI[~self.has_signal(batch, profile_BF, text_BF)] = self.popularity_I
+        scores_BI[~has_signal_B] = self.popularity_I
         return scores_BI
-
-    def has_signal(
-        self,
-        batch: UserBatch,
-        profile_BF: NDArray[np.float32] | None = None,
-        text_BF: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.bool_]:
-        """Of which users the model knows anything, bool ``[B]``."""
-        found = batch.history.lengths > 0
-        if self.friends_UD is not None and batch.friends is not None:
-            found = found | (batch.friends.lengths > 0)
-        for features, table in ((profile_BF, self.profile_FD), (text_BF, self.text_FD)):
-            if features is not None and table is not None:
-                found = found | np.asarray(features).any(axis=1)
-        return np.asarray(found) if self.is_personal else np.zeros(len(batch), bool)
 
     def _corrections(self, head: Head, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         hidden_BH, item_IH = head.hidden(users_BD, self.view_sizes), take(head.item_IH)

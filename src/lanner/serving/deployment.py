@@ -181,7 +181,8 @@ class Deployment:
             reader=items,
             read=None if reader is None else reader.read,
             most_new_items=model.most_new_items,
-            busy=lambda: deployment._batcher.busy,
+            # The event loop makes the batcher when it first asks; until then it has time.
+            busy=lambda: deployment._batcher.busy if "_batcher" in vars(deployment) else 0.0,
         )
         deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling)
         return deployment
@@ -212,21 +213,13 @@ class Deployment:
         """
         self._ingestion.apply(self._store.item_changes(self._ingestion.applied))
 
-    def has_item(self, item_id: str) -> bool:
-        """Whether an item can be recommended."""
-        return item_id in self.catalog
-
-    def has_user(self, user_id: str) -> bool:
-        """Whether the bundle knows a user."""
-        return user_id in self.dataset.users
-
     def check_item(self, item_id: str, item: Item) -> None:
         """Raises RequestError or OverloadedError where an item could not be taken in; ask before it is stored."""
         self._ingestion.check(item_id, item)
 
     def close(self) -> None:
         """Let go of threads and of the text encoder's runtime."""
-        if "_batcher" in self.__dict__:
+        if "_batcher" in vars(self):
             self._batcher.close()
         self.histories.close()
         if self._reader is not None:
@@ -340,7 +333,7 @@ class Deployment:
 
         def work() -> Ranking:
             explained = self._best.explain(query, row)
-            fallback = {part.kind for part in explained[0].parts} <= {"popularity"}
+            fallback = self._best.rank([dataclasses.replace(query, k=1)])[0].fallback
             return Ranking(row, np.array([explained[0].score], np.float32), fallback, tuple(explained))
 
         done = await self._in_thread(work, None, begun)
@@ -392,13 +385,12 @@ class Deployment:
             asker.query, seen=seen, k=request.k, diversity=request.diversity, explain=request.explain
         )
         query = await self._encoded(query, request.text, deadline_s)
-        unknown, filters = asker.unknown, request.filters
-        if filters is None and not request.diversity and not request.explain:
-            done = await self._batcher.submit(query, deadline_s, begun)
+        unknown, filters = [*asker.unknown], request.filters
+        if request.diversity or request.explain or not self._is_cheap(filters):
+            work = partial(self._filtered, query, filters, unknown)
+            done = await self._in_thread(lambda: self._best.rank([work()])[0], request.deadline_ms, begun)
         else:
-            more: list[str] = []
-            done = await self._in_thread(lambda: self._filtered(query, filters, more), request.deadline_ms, begun)
-            unknown = unknown + more
+            done = await self._batcher.submit(self._filtered(query, filters, unknown), deadline_s, begun)
         items, served = self._named(done)
         ignored = bool(request.text) and not self.rankers[served.variant].reads_text
         return RecommendAnswer(
@@ -452,10 +444,17 @@ class Deployment:
         done = await self._batcher.submit_slow(work, deadline_s, begun)
         return Done(done.result, _RANKED_BY, self.variants[0], done.queued_s, done.worked_s)
 
-    def _filtered(self, query: Query, filters: Filters | None, unknown: list[str]) -> Ranking:
+    def _is_cheap(self, filters: Filters | None) -> bool:
+        """Whether to filter on the loop: an index is searched for each filter by itself."""
+        return filters is None or (self._best.index is None and self.catalog.filter_cost(filters) < _CHEAP_FILTER)
+
+    def _filtered(self, query: Query, filters: Filters | None, unknown: list[str]) -> Query:
+        """The query with what its filters leave; adds their ids that are not known."""
+        if filters is None:
+            return query
         allowed = self.catalog.allowed(filters)
         unknown += allowed.unknown
-        return self._best.rank([dataclasses.replace(query, allow=allowed.mask, deny=allowed.deny)])[0]
+        return dataclasses.replace(query, allow=allowed.mask, deny=allowed.deny)
 
     def _searched(self, features_F: NDArray[np.float32], query: Query | None, k: int) -> Ranking:
         near, cosines = self.catalog.nearest(features_F, k * _NEAR)

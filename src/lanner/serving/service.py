@@ -324,16 +324,15 @@ class LannerService:
             RequestError: a version that is served could not take it in; it was not stored. OverloadedError: too many
             writes wait. What the store raises.
         """
-        known = False
         for deployment in self._deployments.all():
             deployment.check_item(item_id, item)
-            known = known or deployment.has_item(item_id)
+        known = self._in_a_catalog(item_id)
         changed = await self._finished(self._write_item(lambda: self.store.put_item(item_id, item)))
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
         """Remove an item; no worker recommends it when this returns."""
-        known = any(deployment.has_item(item_id) for deployment in self._deployments.all())
+        known = self._in_a_catalog(item_id)
         await self._finished(self._write_item(lambda: self.store.delete_item(item_id)))
         return Changed(id=item_id, existed=known)
 
@@ -387,7 +386,10 @@ class LannerService:
         return await asyncio.shield(task)
 
     def _in_a_bundle(self, user_id: str) -> bool:
-        return any(deployment.has_user(user_id) for deployment in self._deployments.all())
+        return any(user_id in deployment.dataset.users for deployment in self._deployments.all())
+
+    def _in_a_catalog(self, item_id: str) -> bool:
+        return any(item_id in deployment.catalog for deployment in self._deployments.all())
 
 
 def _existed(changed: Changed, known: bool) -> Changed:

@@ -51,7 +51,7 @@ def serve(config: "ServerConfig") -> None:
         ConfigError: the address is taken, or not one of this machine. LannerError: a worker did not start; its log
             says why.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_stderr()
     if config.engine == "ray":
         from lanner.serving import ray_serve
 
@@ -68,6 +68,7 @@ def serve(config: "ServerConfig") -> None:
         with _shared_folder() as folder:
             share_between_workers(folder / "metrics")
             limit_threads()  # workers inherit the environment
+            gc.enable()
             Supervisor(partial(_serve_one, config), workers, folder / "sync", config.hung_seconds).run()
 
 
@@ -192,7 +193,7 @@ def _end_with_parent() -> None:
 
 def _serve_one(config: "ServerConfig", sync: WorkerSync) -> bool:
     """Serve as one worker until SIGTERM; returns whether it ever started."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_stderr()
     limit_threads()
     gc.disable()  # of what is read at the start nothing is garbage; the server collects once it has started
     from lanner.serving.bootstrap import build
@@ -241,6 +242,11 @@ def _shared_folder() -> Iterator[Path]:
     place = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lanner-", dir=place) as folder:
         yield Path(folder)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
 
 def _not_started() -> LannerError:

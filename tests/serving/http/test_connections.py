@@ -29,6 +29,7 @@ class Wire(asyncio.Transport):
         self.closed = self.aborted = self.paused = False
 
     def write(self, data: bytes) -> None:
+        assert not self.closed
         self.written += data
         self.writes += 1
 
@@ -368,7 +369,13 @@ def test_for_one_connection_too_many_the_idlest_is_closed_and_none_that_waits_fo
 
 
 @pytest.mark.parametrize(
-    "broken", [b"POST / HTTP/1.1\r\nhost a\r\n\r\n", b"\x16\x03\x01 hello", b"GET / HTTP/9\r\n\r\n"]
+    "broken",
+    [
+        b"POST / HTTP/1.1\r\nhost a\r\n\r\n",
+        b"\x16\x03\x01 hello",
+        b"GET / HTTP/9\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+    ],
 )
 def test_what_is_not_http_is_400_but_not_in_place_of_an_earlier_answer(broken):
     async def conversation():
@@ -400,13 +407,32 @@ def test_a_forwarded_address_is_believed_of_configured_proxies_alone(proxies, st
     talk(conversation)
 
 
+def test_a_client_that_leaves_is_sent_nothing(caplog):
+    async def conversation():
+        service = Slow()
+        made, wire = Server(service).connect()
+        made.data_received(asked() * 100)
+        await asyncio.sleep(0.01)
+        wire.close()
+        made.connection_lost(None)
+        service.may_answer.set()
+        while made.tasks:
+            await asyncio.sleep(0.002)
+        assert wire.written == b""
+
+    with caplog.at_level("ERROR"):
+        talk(conversation)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("sent", [b"", asked(), asked("ada", b"connection: close"), b"POST /v1/rec", LIVE * 100])
 def test_nothing_is_left_of_a_connection_that_ended(sent):
     async def conversation():
-        made, _ = Server().connect()
+        made, wire = Server().connect()
         made.data_received(sent)
         await asyncio.sleep(0.02)
-        made.connection_lost(None)
+        wire.close()
+        made.connection_lost(ConnectionResetError())
         left = weakref.ref(made)
         del made
         await asyncio.sleep(0.01)

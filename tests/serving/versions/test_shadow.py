@@ -78,13 +78,13 @@ async def test_a_challenger_that_fails_is_counted_and_its_problem_said_until_it_
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 async def test_its_share_of_the_requests_is_sampled(share):
-    shadow = Shadow(lambda _: pytest.fail(), share, most_waiting=5_000, seed=1)
+    shadow = Shadow(lambda _: pytest.fail("asked"), share, most_waiting=5_000, seed=1)
     taken = sum(shadow.offer(request(), ["a"], 1.0) for _ in range(4_000))
     assert abs(taken - share * 4_000) <= 5 * np.sqrt(4_000 * share * (1 - share))
 
 
 async def test_before_anything_was_compared_there_are_no_figures():
-    found = Shadow(lambda _: pytest.fail(), share=0.0).figures()
+    found = Shadow(lambda _: pytest.fail("asked"), share=0.0).figures()
     assert (found.compared, found.problem) == (0, "")
     assert {found.overlap, found.rank_correlation, found.champion_p50_ms, found.challenger_p99_ms} == {None}
 
@@ -92,7 +92,7 @@ async def test_before_anything_was_compared_there_are_no_figures():
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ConfigError, match="shadow share is"):
-        Shadow(lambda _: pytest.fail(), share)
+        Shadow(lambda _: pytest.fail("asked"), share)
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)), st.integers(2, 8), st.integers(2, 8))

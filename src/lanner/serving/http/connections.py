@@ -62,13 +62,11 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             super().data_received(piece)
 
     def on_headers_complete(self) -> None:
-        self._is_in_head, self._overhead_bytes, self._head_since = False, 0, inf
         super().on_headers_complete()
-        self.headers: list[
-            tuple[bytes, bytes]
-        ] = []  # what follows a chunked body must not pass for headers of the request
-        if self.scope["method"] != "HEAD":
-            self.cycle.transport = _JoinedWrites(self.transport)
+        self._is_in_head, self._overhead_bytes, self._head_since = False, 0, inf
+        # What follows a chunked body must not pass for headers of the request.
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.cycle.transport = _JoinedWrites(self.transport, has_body=self.scope["method"] != "HEAD")
 
     def on_body(self, body: bytes) -> None:
         self._overhead_bytes = 0
@@ -87,6 +85,12 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             rest, self._unparsed, self.flow.is_held = self._unparsed, b"", False
             self.data_received(rest)
             self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unparsed = b""
+        self.pipeline.clear()
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer, and with it the connection, after a reset
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._unread_since = self.loop.time()
@@ -144,15 +148,13 @@ class _Flow(FlowControl):  # type: ignore[misc]
 class _JoinedWrites:
     """Writes the head of a response together with the first part of its body: one system call and packet less."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head, self._has_written = transport, b"", False
+    def __init__(self, transport: asyncio.Transport, has_body: bool) -> None:
+        self._transport, self._head, self._awaits_head = transport, b"", has_body
         self.close, self.is_closing = transport.close, transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if self._has_written or data.startswith(b"HTTP/1.1 100 "):
-            self._transport.write(data)
-        elif self._head:
+        if self._awaits_head and not data.startswith(b"HTTP/1.1 100 "):
+            self._head, self._awaits_head = data, False
+        elif not self.is_closing():
             self._transport.write(self._head + data)
-            self._has_written = True
-        else:
-            self._head = data
+            self._head = b""

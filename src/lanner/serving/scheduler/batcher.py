@@ -223,11 +223,11 @@ class Batcher(Generic[Q, R]):
         if math.isnan(passed):  # the first time, for only now is this the loop's thread
             self._since, self._since_cpu = now, cpu
             return
-        worked = cpu - self._since_cpu
-        self._busy = min(1.0, worked / passed)
+        slower = max(1.0, self._ranked_s / self._ranked_cpu) if self._ranked_cpu else 1.0
+        worked_s, ranked_s = (cpu - self._since_cpu) * slower, self._ranked_cpu * slower
+        self._busy = min(1.0, worked_s / passed)
         if self._ranked >= _FEWEST:
-            slower = max(1.0, self._ranked_s / max(self._ranked_cpu, 1e-9))
-            measured = min((worked - self._ranked_cpu) / self._ranked * slower, _MOST_OVERHEAD_S)
-            self.scheduler.overhead_s += _WEIGHT * (max(measured, 0.0) - self.scheduler.overhead_s)
+            measured = min(max(worked_s - ranked_s, 0.0) / self._ranked, _MOST_OVERHEAD_S)
+            self.scheduler.overhead_s += _WEIGHT * (measured - self.scheduler.overhead_s)
         self._since, self._since_cpu = now, cpu
         self._ranked_s, self._ranked_cpu, self._ranked = 0.0, 0.0, 0

@@ -115,7 +115,7 @@ class Deployments(Generic[Served]):
             if self.versions().get(alias) == version:
                 return
             shared = next((one for one in self.all() if one.version == version), None)
-            deployment = shared or await asyncio.to_thread(_opened, version, opening)
+            deployment = await asyncio.to_thread(_opened, version, opening) if shared is None else shared
             async with self._changing:
                 if shared is None:
                     await self._in_thread(lambda: _finish(deployment, deployment.catch_up))

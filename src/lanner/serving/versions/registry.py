@@ -90,7 +90,7 @@ class Registry:
                 shutil.copytree(path, draft, copy_function=_link)
             check_bundle(draft)  # the source may have been replaced meanwhile
             with _disk(self.folder):
-                _sync_folders(draft)
+                _sync(draft)
                 draft.rename(place)
                 _sync(self.folder)
         return version
@@ -283,11 +283,6 @@ def _link(source: str, target: str) -> None:
             raise
         shutil.copyfile(source, target)
         _sync(Path(target))
-
-
-def _sync_folders(folder: Path) -> None:
-    for one in (folder, *(below for below in folder.rglob("*") if below.is_dir())):
-        _sync(one)
 
 
 def _sync(path: Path) -> None:
