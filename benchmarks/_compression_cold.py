@@ -1,4 +1,4 @@
-"""What a small encoder costs where texts are all there is: cold items, given to the request form as new ones."""
+"""What a small encoder costs where texts are all there is: cold items, given to the scoring model as new ones."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.sources import load
 from lanner.evaluation.protocol import evaluate
+from lanner.inference.ranker import RankedScorer
+from lanner.inference.scoring_model import ItemRows, ScoringModel
 from lanner.models.compact_encoder import vectors_of
-from lanner.models.request_form import ItemRows, RequestForm, RequestScorer
-from lanner.models.request_network import item_reader, request_form
 from lanner.registry import MODELS, SPLITS
 
 
-def measure(seed: int, recovery_seconds: float) -> dict[str, Any]:
+def measure(seed: int, seconds: float) -> dict[str, Any]:
     """Test ndcg@20 among the cold items: as the network has them, and given as new items by either encoder.
 
-    The small encoder was taught on the texts of the other items.
+    The small encoder was distilled on the texts of the other items.
     """
     settings = json.loads(json.dumps(SETTINGS["ml-1m/cold-items"]["hybrid"]))
     config = from_dict({**settings, "data": {"path": "recipes/ml-1m.toml"}, "model": "hybrid"})
@@ -33,23 +33,19 @@ def measure(seed: int, recovery_seconds: float) -> dict[str, Any]:
     dataset = load(Path("recipes") / "ml-1m.toml")
     split = SPLITS["cold-items"](dataset, config.split)
     model: Any = MODELS["hybrid"](config, None).fit(split.train, split.validation)
-    form, items, texts = request_form(model), item_reader(model), dataset.item_catalogue.texts
-    assert items is not None
-    met = sorted({part for row in np.flatnonzero(items.is_met_I) for part in texts[row].split(FIELD_SEPARATOR)})
-    encoders, cosine = _encoders(model.encoder, met, recovery_seconds)
+    scoring, items, texts = model.scoring_model, model.item_reader, dataset.item_catalogue.texts
+    seen = sorted({part for row in np.flatnonzero(items.is_seen_I) for part in texts[row].split(FIELD_SEPARATOR)})
+    encoders, cosine = _encoders(model.encoder, seen, seconds)
 
     def quality(scorer: Any) -> float:
         return float(evaluate(scorer, split, ks=(20,), metrics=("ndcg",))["ndcg_at_20"])
 
-    def profiles(asked: Sequence[str]) -> NDArray[np.float32]:
-        return np.asarray(model._read_profiles(asked).numpy())
-
-    rows = {"as trained": quality(RequestScorer(form, profiles))}
-    new = np.flatnonzero(~items.is_met_I)
+    rows = {"as trained": quality(RankedScorer(scoring, model.features))}
+    new = np.flatnonzero(~items.is_seen_I)
     for name, encode in encoders.items():
-        read = model.features.transform([texts[row] for row in new], encode)
-        given = _with_rows(form, new, items.read(form, read, [None] * len(new)))
-        rows[name] = quality(RequestScorer(given, profiles))
+        read = model.text_features.transform([texts[row] for row in new], encode)
+        given = _with_rows(scoring, new, items.read(scoring, read, [None] * len(new)))
+        rows[name] = quality(RankedScorer(given, model.features))
     for name in ("popularity", "random"):
         rows[name] = quality(MODELS[name](config, None).fit(split.train))
     return {"commit": _record._commit(), "ndcg_at_20": rows, "encoder_cosine": cosine, "new_items": len(new)}
@@ -70,13 +66,13 @@ def _encoders(
     return {"whole encoder": by_teacher, "small encoder": by_student}, small.cosine
 
 
-def _with_rows(form: RequestForm, rows: NDArray[np.int64], given: ItemRows) -> RequestForm:
-    """The form with other rows for some items."""
-    source, target, bias = (np.array(table) for table in (form.source_ID, form.target_ID, form.bias_I))
+def _with_rows(model: ScoringModel, rows: NDArray[np.int64], given: ItemRows) -> ScoringModel:
+    """The model with other rows for some items."""
+    source, target, bias = (np.array(table) for table in (model.source_ID, model.target_ID, model.bias_I))
     source[rows], target[rows], bias[rows] = given.source_ND, given.target_ND, given.bias_N
-    head = form.head
+    head = model.head
     if head is not None:
         half = np.array(head.item_IH)
         half[rows] = given.half_NH
         head = replace(head, item_IH=half)
-    return replace(form, source_ID=source, target_ID=target, bias_I=bias, head=head)
+    return replace(model, source_ID=source, target_ID=target, bias_I=bias, head=head)

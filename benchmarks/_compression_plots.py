@@ -36,14 +36,14 @@ def _axes(width: float = 7, height: float = 4) -> tuple[Any, Any]:
 def _frontier(rows: dict[str, Any]) -> None:
     """Colours are variants, markers runtimes; popularity, far below and far left, is told in words."""
     figure, axes = _axes()
-    markers = {"torch": "o", "onnxruntime": "s", "openvino": "^", "numba": "D"}
+    markers = {"torch": "o", "onnxruntime": "s", "openvino": "^"}
     for number, name in enumerate(_VARIANTS[:-1]):
         for backend, row in rows[name].items():
             axes.scatter(row["p50_ms"], row["ndcg_at_10"], marker=markers[backend], color=f"C{number}", s=45)
         axes.scatter([], [], marker="o", color=f"C{number}", label=name)
     for backend, marker in markers.items():
         axes.scatter([], [], marker=marker, color="grey", label=backend)
-    least = rows["popularity"]["onnxruntime"]
+    least = rows["popularity"]["numpy"]
     axes.set_title(
         f"not shown: popularity, {least['p50_ms']:.2f} ms at {least['ndcg_at_10']:.3f}", fontsize=9, loc="left"
     )
@@ -57,7 +57,7 @@ def _frontier(rows: dict[str, Any]) -> None:
 def _stages(stages: dict[str, dict[str, float]]) -> None:
     figure, axes = _axes(8, 3)
     left = dict.fromkeys(stages, 0.0)
-    for stage in ("gather", "encode", "retrieve", "rank"):
+    for stage in ("encode", "aggregate", "retrieve", "rank", "explain"):
         widths = [times.get(stage, 0.0) for times in stages.values()]
         axes.barh(list(stages), widths, left=list(left.values()), label=stage)
         left = {name: left[name] + width for name, width in zip(left, widths, strict=True)}
@@ -67,14 +67,12 @@ def _stages(stages: dict[str, dict[str, float]]) -> None:
     figure.savefig(PICTURES / "latency-by-stage.svg", metadata={"Date": None})
 
 
-def _growth(kinds: dict[str, Any]) -> None:
+def _growth(sizes: dict[str, Any]) -> None:
     figure, axes = _axes()
-    for kind, sizes in kinds.items():
-        measured = [(int(items), row) for items, row in sizes.items() if "request" in row]
-        counts = [items for items, _ in measured]
-        axes.plot(counts, [row["request"]["p50_ms"] for _, row in measured], marker="o", label=f"{kind}: whole request")
-        bare = [row["bare_faiss"]["p50_ms"] for _, row in measured]
-        axes.plot(counts, bare, marker=".", linestyle=":", label=f"{kind}: FAISS alone")
+    measured = [(int(items), row) for items, row in sizes.items() if "request" in row]
+    counts = [items for items, _ in measured]
+    for part, label, style in (("request", "whole request", "-"), ("bare_faiss", "FAISS alone", ":")):
+        axes.plot(counts, [row[part]["p50_ms"] for _, row in measured], marker="o", linestyle=style, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("items")
     axes.set_ylabel("milliseconds, median")

@@ -1,4 +1,4 @@
-"""Figure 5: SIGKILL at random moments while events come in, and what the store holds in the end.
+"""SIGKILL at random moments while events come in, and what the store holds in the end.
 
 Clients send batches under idempotency keys and repeat each until it is acknowledged, as ``lanner.client`` does. Every
 event has a user of its own, so that the store can be compared with what was acknowledged, event by event. SIGKILL ends
@@ -91,8 +91,8 @@ def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """How often, and what was lost."""
-    return {"kills": found["kills"], "acknowledged_events_lost": found["lost"]}
+    """How often, what was lost, and the longest time until the server was ready again."""
+    return {"kills": found["kills"], "acknowledged_events_lost": found["lost"], "restart_s": found["ready_s_max"]}
 
 
 def _stored(path: str) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: how much each server answers in time, and how quickly at half of Lanner's saturation.
+"""How much each server answers in time, and how quickly at half of Lanner's saturation.
 
 Goodput counts personal recommendations answered within the deadline: any answer but the list that is equal for
 everybody, for Lanner and for peers that fall back to it. Events and new items are sent beside them and reported apart.
@@ -160,6 +160,7 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
     peers = {name: row for name, row in started.items() if name in PEERS}
     light = ours["light"]["recommend"]
     ratios = {"personal_share": ours["personal_share"], "light_load_p99_over_p50": light["p99_ms"] / light["p50_ms"]}
+    ratios["ready_s"] = ours["ready_s"]
     others = [row["goodput_per_s"] for name, row in peers.items() if name != "fastapi"]
     if others:
         ratios["personal_goodput_over_best_peer"] = ours["goodput_per_s"] / max(*others, 1e-9)

@@ -128,6 +128,10 @@ class Running:
         """The process and all it started."""
         return [self.process, *self.process.children(recursive=True)]
 
+    def workers(self) -> int:
+        """Lanner's processes that serve; a supervisor, where there is one, does not."""
+        return sum("spawn_main" in " ".join(one.cmdline()) for one in self.family()) or 1
+
     def memory_mib(self) -> float:
         """Resident memory of the whole family; pages that processes share count once each (PSS)."""
         total = 0
@@ -244,11 +248,12 @@ def free_port() -> int:
 
 
 def is_ready(contender: Contender, port: int) -> bool:
-    """Whether the server says that it is."""
+    """Whether the server says that it is; one with a worker that is still starting says that it is degraded."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", contender.ready)
-        return connection.getresponse().status == 200
+        reply = connection.getresponse()
+        return reply.status == 200 and b'"degraded":["' not in reply.read()
     except (OSError, http.client.HTTPException):
         return False
     finally:

@@ -1,4 +1,4 @@
-"""Figure 4: what the scheduler's simulation predicts, against the server at three loads.
+"""What the scheduler's simulation predicts, against the server at three loads.
 
 The simulation runs the policy that serves, in as many workers as the server has, on batch latencies calibrated on this
 machine by the code with which a worker calibrates its own, times what the server says that batches take longer, behind
@@ -101,7 +101,7 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
     model, seconds = calibrated(launcher.work.bundle), lengths.simulated_s
     whole = max(saturation, _FEWEST / (_CALIBRATING[0] * seconds))
     with launcher.running(lanner()) as server:
-        workers = max(1, len(server.family()) - 1)
+        workers = server.workers()
         asked = {share: _asked(launcher, server, share * whole, seconds) for share in sorted((*_CALIBRATING, *_LOADS))}
     names = [one.variant for one in (*model.variants, model.fallback)]
     loop_s = [_loop_s(model, workers, asked[one], one * whole, seconds) for one in _CALIBRATING]
@@ -134,11 +134,16 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """The largest relative error of p99 and goodput at any load; no figure where none was answered in time."""
+    """The largest relative error of p99 and goodput at any load, of those with answers in time; and what is simulated
+    of an overload."""
     names = ("p99_ms", "goodput_per_s")
     pairs = [(row["predicted"][name], row["measured"][name]) for row in found["loads"] for name in names]
     errors = [abs(guess / truth - 1) for guess, truth in pairs if guess is not None and truth]
-    return {"simulator_error": max(errors)} if errors else {}
+    figures = {"simulator_error": max(errors)} if errors else {}
+    if "overload" in found:
+        ours, fixed = (found["overload"][name]["goodput_per_s"] for name in ("scheduler", "fixed_window"))
+        figures["simulated_overload_over_fixed_window"] = ours / max(fixed, 1.0)
+    return figures
 
 
 def overloaded(model: Calibrated, workers: int, loop: Loop, rate: float, seconds: float) -> dict[str, Any]:

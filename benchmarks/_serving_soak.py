@@ -1,4 +1,4 @@
-"""Figure 6: ten minutes at 70 % of the saturation, half of the recommendations for known users; what grows?"""
+"""Ten minutes at 70 % of the saturation, half of the recommendations for known users; what grows?"""
 
 from typing import Any
 

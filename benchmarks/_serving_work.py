@@ -1,14 +1,16 @@
 """The work that every server in the benchmark is given: a catalogue, a model over it, and requests.
 
-The catalogue is simulated: ``clustered_catalogue`` of ``compression.py``, item vectors of 64 dimensions in two views of
-32, an MLP head of 64 neurons over 200 candidates. It is written as a bundle with a ladder of five rungs, as training
-and ``lanner compress`` would write them; the weights are drawn, not learnt, so nothing here speaks of quality. Texts
-are read by the bundled all-MiniLM-L6-v2: float32 in the full rung, INT8 in others (no pruned encoder is taught).
+The catalogue is simulated (``_clustered.py``): item vectors of 64 dimensions in two views of 32, and an MLP head of 64
+neurons over 200 candidates. It is written as a bundle with five variants, as training and ``lanner compress`` would
+write them; the weights are drawn, not learnt, so nothing here speaks of quality. Texts are read by the bundled
+all-MiniLM-L6-v2.
 
-The peers get the same index file, the same tables and the same encoder, as plain arrays and ONNX.
+The peers get the index that Lanner built, at the effort it chose, and the tables of the full variant as plain arrays.
+Their encoder is the INT8 one, the quickest in their runtime; Lanner reads texts with float32.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,34 +18,36 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from lanner.models.request_form import Int8Rows, RequestForm, RequestHead, take
-from lanner.models.request_items import ItemReader
 from numpy.typing import NDArray
 
-from benchmarks.compression import clustered_catalogue
-from lanner.artifacts.bundle import write_bundle
-from lanner.artifacts.encoder_files import EncoderFiles
-from lanner.artifacts.ladder import FOLDER, Rung, TextReader, write_ladder
+from benchmarks._clustered import DIMENSIONS, HISTORY, clustered_catalogue, clustered_histories
+from lanner.artifacts.bundle import read_bundle, write_bundle, write_compressed
+from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
+from lanner.artifacts.variants import FULL, POPULARITY, TextFiles, Variant
 from lanner.compression.encoder import whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
-from lanner.compression.steps import popularity_form, quantised
+from lanner.compression.steps import quantised
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
-from lanner.data.interactions import Dataset, Interactions, UserBatch
+from lanner.data.interactions import Dataset, Interactions
 from lanner.data.sources import bundled, load
+from lanner.data.split import HeldOut
+from lanner.inference.cold_start import ItemReader
+from lanner.inference.heads import Head
+from lanner.inference.scoring_model import ScoringModel, popularity_model
+from lanner.inference.tables import Int8Rows, take
 from lanner.inference.text_neighbours import TextNeighbours
 from lanner.models.language import LanguageConfig, LanguageEncoder
 from lanner.models.recommender import Recommender
 from lanner.models.text_features import TextFeatures
-from lanner.serving.item_index import index_name
-from lanner.serving.model import ModelConfig, ServedModel
+from lanner.serving.index_cache import cached_index
 
 SEED = 1
-HISTORY, CANDIDATES, K = 50, 200, 10
+CANDIDATES, K = 200, 10
 USERS, HISTORIES, TEXTS = 10_000, 4_000, 1_000
-"""Users of the bundle, histories of strangers, texts of new items."""
+"""Users of the bundle, histories of anonymous users, texts of new items."""
 HIDDEN, NEURONS_KEPT, DIMENSIONS_KEPT = 64, 48, 48
-VIEWS = (32, 32)
+VIEWS = (DIMENSIONS // 2, DIMENSIONS // 2)
 MEANING, WORDS = 384, 256
 """Width of a text's features, as ``NeuralConfig`` has it."""
 NEIGHBOURS = 10
@@ -93,17 +97,27 @@ def prepared(items: int) -> Work:
 def _make(work: Work) -> None:
     random = np.random.default_rng(SEED)
     vectors, share = clustered_catalogue(work.items, random)
-    form = _form(vectors, share, random)
-    histories = _histories(share, vectors, random, USERS + HISTORIES)
+    histories = clustered_histories(vectors, share, random, USERS + HISTORIES)
+    texts, float32, int8 = _encoders()
+    model, items = _model(vectors, share, texts.features.width, random)
     dataset = _dataset(work.items, histories[:USERS])
-    reader, item_reader, encoders = _texts(form, random)
-    rungs = _rungs(form, share, dataset, encoders)
-    config = {"model": _Drawn.name}
-    fitted = np.ones(len(dataset.interactions), bool)
+    full = Variant(FULL, model, float32.files, float32.figures)
     work.folder.mkdir(parents=True, exist_ok=True)
-    write_bundle(work.bundle, _Drawn(form), dataset=dataset, fitted=fitted, config=config, metrics={})
-    write_ladder(work.bundle, rungs, reader, {"simulated": True}, item_reader)
-    _write_for_peers(work, form, reader, encoders[1])
+    with tempfile.TemporaryDirectory(dir=work.folder) as folder:
+        trained = write_bundle(
+            Path(folder) / "trained",
+            _Drawn(model, dataset),
+            dataset=dataset,
+            fitted=np.ones(len(dataset.interactions), np.bool_),
+            config={"model": _Drawn.name},
+            metrics={},
+            full=full,
+            texts=texts,
+            items=items,
+        )
+        variants = [full, *_smaller(model, dataset, int8)]
+        write_compressed(work.bundle, read_bundle(trained), variants, {"simulated": True})
+    _write_for_peers(work, texts, int8)
     asked = {"items": work.items, "histories": histories[USERS:].tolist(), "users": USERS, "texts": work.texts}
     work.requests.write_text(json.dumps(asked))
 
@@ -112,68 +126,43 @@ def _make(work: Work) -> None:
 
 
 class _Drawn(Recommender):
-    """A request form as a recommender: enough for a bundle and its golden requests."""
+    """A scoring model as a recommender: enough for a bundle and its golden requests."""
 
     name: ClassVar[str] = "drawn"
 
-    def __init__(self, form: RequestForm) -> None:
-        self.form = form
+    def __init__(self, model: ScoringModel, dataset: Dataset) -> None:
+        self._model = model
+        self._fitted(dataset)
 
-    def fit(self, dataset: Dataset, validation: Any = None) -> Self:
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         raise NotImplementedError("it is drawn, not learnt")
 
-    def score(self, users: UserBatch) -> NDArray[np.float32]:
-        return self.form.score(self.form.users(users))
+    def export(self) -> ScoringModel:
+        return self._model
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {"bias": self.form.bias_I}, {}
+        return {"bias": self._model.bias_I}, {}
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
         raise NotImplementedError("it is served, never read back")
 
 
-def _form(vectors: NDArray[np.float32], share: NDArray[np.float64], random: np.random.Generator) -> RequestForm:
-    items, dimensions = vectors.shape
-    half = 0.1 * random.normal(size=(items, HIDDEN)).astype(np.float32)
-    user = random.normal(size=(dimensions, HIDDEN)).astype(np.float32) / dimensions**0.5
-    out = 0.05 * random.normal(size=HIDDEN).astype(np.float32)
-    head = RequestHead(user, np.zeros(HIDDEN, np.float32), half, out)
-    return RequestForm(vectors, vectors, 0.05 * np.log1p(share * items).astype(np.float32), VIEWS, head)
-
-
-def _rungs(form: RequestForm, share: NDArray[np.float64], dataset: Dataset, encoders: Sequence[Any]) -> list[Rung]:
-    """full → int8 → pruned → distilled → popularity, each by the step that ``lanner compress`` takes."""
-    users = form.users(dataset.user_batch(np.arange(1_000)))
-    whole, small = encoders
-    pruned = fewer_neurons(form, users, NEURONS_KEPT)
-    distilled = quantised(fewer_dimensions(pruned, users, DIMENSIONS_KEPT))
-    popularity = popularity_form(form, np.round(share * 1e9).astype(np.int64))
-    made = {"full": (form, whole), "int8": (quantised(form), small), "pruned": (pruned, small)}
-    made |= {"distilled": (distilled, small)}
-    rungs = [Rung(name, one, encoder.files, encoder.figures) for name, (one, encoder) in made.items()]
-    return [*rungs, Rung("popularity", popularity)]
-
-
-def _texts(form: RequestForm, random: np.random.Generator) -> tuple[TextReader, ItemReader, tuple[Any, Any]]:
-    """How texts are read, how new items get their rows, and the encoder whole and as INT8."""
-    language = LanguageEncoder(LanguageConfig(dtype="float32", device="cpu", cache=False))
-    texts = _film_texts()
-    features = TextFeatures.fit(texts[:_TEXTS_FITTED], language.encode, MEANING, WORDS)
-    calibration = [ids for ids in language.token_ids(texts[:_CALIBRATION]) if len(ids)]
-    files = EncoderFiles(whole_encoder(language), None, features, language.token_ids, calibration, texts[:1], {})
-    reader = TextReader(features, language.tokeniser_json, language.longest)
-    return reader, _item_reader(form, features.width, random), (files.float32(), files.int8())
-
-
-def _item_reader(form: RequestForm, width: int, random: np.random.Generator) -> ItemReader:
-    """Every item of the catalogue lends; features are drawn."""
-    assert form.head is not None
-    codes = random.integers(-127, 128, (form.num_items, width), np.int8)
-    scale = np.full(form.num_items, 1 / (73 * width**0.5), np.float32)
+def _model(
+    vectors: NDArray[np.float32], share: NDArray[np.float64], width: int, random: np.random.Generator
+) -> tuple[ScoringModel, ItemReader]:
+    """The full model, and how items get their rows from features of this width: every item of the catalogue lends."""
+    items = len(vectors)
+    head = Head(
+        random.normal(size=(DIMENSIONS, HIDDEN)).astype(np.float32) / np.float32(DIMENSIONS**0.5),
+        np.zeros(HIDDEN, np.float32),
+        0.1 * random.normal(size=(items, HIDDEN)).astype(np.float32),
+        0.05 * random.normal(size=HIDDEN).astype(np.float32),
+    )
+    codes = random.integers(-127, 128, (items, width), np.int8)
     maps = 0.3 * random.normal(size=(2, width, VIEWS[1])).astype(np.float32)
-    return ItemReader(
-        texts=TextNeighbours.of(Int8Rows(codes, scale)),
-        is_met_I=np.ones(form.num_items, bool),
+    reader = ItemReader(
+        texts=TextNeighbours.of(Int8Rows(codes, np.full(items, 1 / (73 * width**0.5), np.float32))),
+        is_seen_I=np.ones(items, np.bool_),
         place=1,
         view_sizes=VIEWS,
         weights_2V=np.ones((2, len(VIEWS)), np.float32),
@@ -181,10 +170,41 @@ def _item_reader(form: RequestForm, width: int, random: np.random.Generator) -> 
         target_FD=maps[1],
         bias_F=np.zeros(width, np.float32),
         bias=0.0,
-        lent_bias_I=np.zeros(form.num_items, np.float32),
-        head_DH=0.1 * random.normal(size=(form.dimensions, HIDDEN)).astype(np.float32),
+        lent_bias_I=np.zeros(items, np.float32),
+        head_DH=0.1 * random.normal(size=(DIMENSIONS, HIDDEN)).astype(np.float32),
         num_neighbours=NEIGHBOURS,
     )
+    model = ScoringModel(
+        vectors,
+        vectors,
+        0.05 * np.log1p(share * items).astype(np.float32),
+        np.round(share * 1e9).astype(np.float32),
+        VIEWS,
+        ("graph", "language"),
+        head=head,
+        text_FD=reader.text_sources(),
+    )
+    return model, reader
+
+
+def _smaller(model: ScoringModel, dataset: Dataset, encoder: EncoderForm) -> list[Variant]:
+    """int8, pruned, distilled, popularity, each by the step that ``lanner compress`` takes."""
+    users = model.users(dataset.user_batch(np.arange(1_000)))
+    pruned = fewer_neurons(model, users, NEURONS_KEPT)
+    distilled = quantised(fewer_dimensions(pruned, users, DIMENSIONS_KEPT))
+    made = {"int8": quantised(model), "pruned": pruned, "distilled": distilled}
+    popular = Variant(POPULARITY, popularity_model(model.popularity_I, model.dimensions))
+    return [*(Variant(name, one, encoder.files, encoder.figures) for name, one in made.items()), popular]
+
+
+def _encoders() -> tuple[TextFiles, EncoderForm, EncoderForm]:
+    """How texts are read, and the encoder in float32 and INT8."""
+    language = LanguageEncoder(LanguageConfig(dtype="float32", device="cpu", cache=False))
+    texts = _film_texts()
+    features = TextFeatures.fit(texts[:_TEXTS_FITTED], language.encode, MEANING, WORDS)
+    calibration = [ids for ids in language.token_ids(texts[:_CALIBRATION]) if len(ids)]
+    files = EncoderFiles(whole_encoder(language), None, features, language.token_ids, calibration, texts[:1], {})
+    return TextFiles(features, language.tokeniser_json, language.longest), files.float32(), files.int8()
 
 
 def _film_texts() -> list[str]:
@@ -197,23 +217,6 @@ def _new_texts(known: Sequence[str], number: int) -> tuple[str, ...]:
     fields = [text.split("\n") for text in known]
     drawn = random.integers(len(fields), size=(number, len(fields[0])))
     return tuple("\n".join(fields[row][place] for place, row in enumerate(rows)) for rows in drawn)
-
-
-# --- users ---------------------------------------------------------------------------------------------------------
-
-
-def _histories(
-    share: NDArray[np.float64], vectors: NDArray[np.float32], random: np.random.Generator, number: int
-) -> NDArray[np.int64]:
-    """``[number, 50]`` distinct items each: half by popularity, half near one of those, as tastes are."""
-    cumulated = np.cumsum(share)
-    found = np.empty((number, HISTORY), np.int64)
-    for row in found:
-        pool = np.unique(np.minimum(np.searchsorted(cumulated, random.random(1_000)), len(share) - 1))
-        popular = random.choice(pool, HISTORY // 2, replace=False)
-        near = pool[np.argsort(-(vectors[pool] @ vectors[popular[0]]))]
-        row[:] = np.concatenate([popular, near[~np.isin(near, popular)]])[:HISTORY]
-    return found
 
 
 def _dataset(items: int, histories: NDArray[np.int64]) -> Dataset:
@@ -233,21 +236,30 @@ def _dataset(items: int, histories: NDArray[np.int64]) -> Dataset:
 # --- for the peers -------------------------------------------------------------------------------------------------
 
 
-def _write_for_peers(work: Work, form: RequestForm, reader: TextReader, encoder: Any) -> None:
-    """The index as Lanner built it, the tables of the full rung, and the encoder for ONNX Runtime."""
-    ServedModel.open(work.bundle, ModelConfig(candidates=CANDIDATES)).close()
-    index = work.bundle / FOLDER / index_name(form, CANDIDATES)
-    structure = index / "candidates.faiss"
-    assert form.head is not None
+def _write_for_peers(work: Work, texts: TextFiles, encoder: EncoderForm) -> None:
+    """The index and its effort as Lanner has them, the tables of the full variant, and the encoder for ONNX Runtime."""
+    bundle = read_bundle(work.bundle)
+    model = bundle.variant(FULL).model
+    index = cached_index(model, f"{bundle.version} {FULL}", bundle.dataset, CANDIDATES)
+    if index is not None:
+        index.save(work.peers)
     work.peers.mkdir(exist_ok=True)
-    if structure.exists():
-        (work.peers / "candidates.faiss").write_bytes(structure.read_bytes())
-    targets = np.hstack([take(form.target_ID), form.bias_I[:, None]])
-    arrays = {"source": form.source_ID, "target": targets, "half": form.head.item_IH, "user": form.head.user_DH}
-    for name, array in {**arrays, "out": form.head.out_H}.items():
+    assert model.head is not None
+    arrays: dict[str, NDArray[Any]] = {
+        "source": take(model.source_ID),
+        "target": np.hstack([take(model.target_ID), model.bias_I[:, None]]),
+        "half": take(model.head.item_IH),
+        "user": model.head.user_DH,
+        "out": model.head.out_H,
+        "popular": np.argsort(-model.popularity_I, kind="stable"),
+    }
+    for name, array in arrays.items():
         np.save(work.peers / f"{name}.npy", array)
     (work.peers / "encoder.onnx").write_bytes(encoder.files["encoder.onnx"])
-    (work.peers / "tokenizer.json").write_text(reader.tokeniser)
-    made = json.loads((index / "index.json").read_text())
-    facts = {"kind": made["plan"]["kind"], "effort": made["effort"], "views": VIEWS, "max_tokens": reader.max_tokens}
-    (work.peers / "facts.json").write_text(json.dumps({**facts, "candidates": CANDIDATES}))
+    (work.peers / "tokenizer.json").write_text(texts.tokenizer)
+    facts: dict[str, Any] = {"kind": "exact"}
+    if index is not None and index.kind != "exact":
+        retrieved, probed, refined = index.effort
+        facts = {"kind": index.kind, "nprobe": probed, "k_factor": max(1.0, refined / retrieved)}
+    facts |= {"views": VIEWS, "max_tokens": texts.max_tokens, "candidates": CANDIDATES}
+    (work.peers / "facts.json").write_text(json.dumps(facts))

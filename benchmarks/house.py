@@ -2,9 +2,8 @@
 
 ``python -m benchmarks.house`` writes ``house.json``. Each model is trained on ml-latest-small by ``lanner train``,
 saved, served by ``lanner serve`` and asked once over HTTP for a user and once for a history; the lists must be equal,
-item by item, to those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for each
-way
-to an answer (library, command line, evaluation, server) that still answers where ``Ranker.rank`` does not.
+item by item, to those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for
+each way to an answer (library, command line, evaluation, server) that still answers where ``Ranker.rank`` does not.
 """
 
 import argparse
@@ -82,12 +81,11 @@ def served(model: str) -> dict[str, Any]:
 
 
 def _library(bundle: Path, user: str | None = None, history: list[str] | None = None) -> list[str]:
-    from lanner.library import recommend
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.library import BundleRanker
 
-    from lanner.pipeline import open_bundle
-
-    answer = recommend(open_bundle(bundle), user=user, history=history, k=K)
-    return [item["item"] for item in answer["items"]]
+    answer = BundleRanker(read_bundle(bundle)).recommend(user, history, k=K)
+    return [item["item"] for item in answer.items]
 
 
 def _command(bundle: Path, *who: str) -> list[str]:
@@ -171,21 +169,21 @@ def _ways(bundle: Path) -> dict[str, Callable[[], object]]:
     """By name; each is opened before it is asked."""
     import asyncio
 
-    from lanner.library import recommend
-
     from lanner.cli.main import app
+    from lanner.library import BundleRanker
     from lanner.pipeline import measured_bundle, open_bundle
-    from lanner.serving.deployment import Deployment, ModelConfig, ServiceConfig
+    from lanner.serving.deployment import Deployment, ServiceConfig
     from lanner.serving.messages import RecommendRequest
     from lanner.serving.store import open_store
 
     opened = open_bundle(bundle)
+    library = BundleRanker(opened)
     loop, store = asyncio.new_event_loop(), open_store(str(bundle.parent / "events.db"))
-    deployment = Deployment.open(bundle, store, ModelConfig(), ServiceConfig(answers_held=0), loop)
-    loop.run_until_complete(asyncio.to_thread(deployment.warm_up))
+    deployment = Deployment.open(bundle, store, config=ServiceConfig(answers_held=0))
+    deployment.warm_up()
     request = RecommendRequest(history=HISTORY, deadline_ms=10_000)
     return {
-        "library": lambda: recommend(opened, user=USER, history=None, k=K),
+        "library": lambda: library.recommend(USER, k=K),
         "command line": lambda: app(["recommend", str(bundle), "--user", USER], standalone_mode=False),
         "evaluation": lambda: measured_bundle(opened),
         "server": lambda: loop.run_until_complete(deployment.recommend(request)),

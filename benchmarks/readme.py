@@ -51,7 +51,7 @@ def results_section(folder: Path = RESULTS) -> str:
 
 def command_reference() -> str:
     """``docs/commands.md``, from the command line itself."""
-    command = [sys.executable, "-m", "typer", "lanner.cli", "utils", "docs", "--name", "lanner"]
+    command = [sys.executable, "-m", "typer", "lanner.cli.main", "utils", "docs", "--name", "lanner"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -98,20 +98,27 @@ _COMPRESSION = {
     "best_latency_ratio": "ml-1m request with a new text, best variant, share of torch eager's latency",
     "best_ndcg_relative_loss": "the same, relative loss of test NDCG@10",
     "encoder_latency_ratio": "encoder alone, 32 tokens, share of torch eager's latency",
-    "int8_latency_ratio": "INT8 alone, share of float32's latency in the same runtime (the best of three)",
+    "int8_latency_ratio": "INT8 alone, share of float32's latency in the best runtime for this processor",
     "request_p99_over_bare_search": "1,000,000 items (simulated), whole request, p99 in times of FAISS alone",
 }
 _SERVING = {
-    "goodput_over_fastapi": "answers within 20 ms, by whichever rung, in times of FastAPI's (100,000 items, simulated)",
-    "goodput_over_best_peer": "the same, in times of the best of LitServe, BentoML, Ray Serve, MLServer",
-    "personal_goodput_over_fastapi": "answers within 20 ms but for the one list for everybody, in times of FastAPI's",
-    "p99_over_best_peer": "p99 at half of Lanner's saturation, in times of the best peer's",
+    "personal_goodput_over_fastapi": "personal answers within 20 ms, in times of FastAPI's (100,000 items, simulated)",
+    "personal_goodput_over_best_peer": "the same, in times of the best of LitServe, BentoML, Ray Serve, MLServer",
+    "personal_goodput_over_fastapi_1m": "the same, in times of FastAPI's (1,000,000 items)",
+    "personal_goodput_over_best_peer_1m": "the same, in times of the best of those four (1,000,000 items)",
+    "personal_share": "personal share of the answers in time at the rate with most personal ones",
+    "personal_share_1m": "the same (1,000,000 items)",
+    "light_load_p50_over_fastapi": "p50 at 100 requests a second, in times of FastAPI's",
+    "light_load_p99_over_p50": "p99 at 100 requests a second, in times of p50",
     "throughput_over_raw_asgi": "throughput, in times of bare FAISS behind raw ASGI",
     "overload_goodput_kept": "3 × overload for a minute: share of the saturated goodput kept",
-    "overload_over_fixed_window": "the same, in times of a fixed batch window without a ladder",
+    "overload_personal_kept": "the same, of personal answers alone",
+    "simulated_overload_over_fixed_window": "3 × overload, simulated: goodput in times of a fixed batch window's",
     "simulator_error": "the scheduler's simulation: largest relative error of p99 or goodput at three loads",
     "acknowledged_events_lost": "events acknowledged and lost in 100 kills",
     "soak_memory_growth": "growth of memory in ten minutes at 70 % load",
+    "abuse_p99_ratio": "p99 of an honest client beside hostile ones, in times of calm",
+    "abuse_memory_mib": "memory gained under hostile clients, in MiB",
 }
 """The losing rows are shown, too."""
 
@@ -127,7 +134,7 @@ def _speed_table(read: dict[str, Any]) -> Iterator[str]:
         *(("serving", label, _summary(name)) for name, label in _SERVING.items()),
     ]
     if any(name in read for name, _, _ in rows):
-        yield "| measured in one run | ratio |"
+        yield "| measured in one run | figure |"
         yield "|---|---:|"
     for name, label, pick in rows:
         # A figure that was not measured yet has no row.

@@ -65,10 +65,8 @@ def test_what_was_found_is_written_down(compressed):
         assert set(found["rank_p50_ms"]) == {"1", "8", "64"}
         runtimes = set() if name == "popularity" else {"torch", "onnxruntime", "openvino"}
         assert set(found.get("encode", {})) == runtimes
-    assert list(report["tried"]["bf16"]["encode"]) == ["torch"]
-    assert report["tried"]["bf16"]["encode"]["torch"]["cosine"] == pytest.approx(1, abs=0.02)
-    assert report["tried"]["bf16"]["encoder_mib"] < 0.7 * figures["full"]["encoder_mib"]
-    assert 0.5 < report["tried"]["int8-static"]["encode"]["onnxruntime"]["cosine"] <= 1.001
+    for backend, found in figures["int8"]["encode"].items():
+        assert found["cosine"] == pytest.approx(1, abs=0.05), backend
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])

@@ -8,7 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from benchmarks._serving_load import EVENT, NEW_ITEM, RECOMMEND, VARIANTS, Load, Requests, is_whole, send
+pytest.importorskip("psutil", reason="the extra 'bench' is not installed")
+
+from benchmarks._serving_load import EVENT, NEW_ITEM, RECOMMEND, VARIANTS, Load, Outcome, Requests, is_whole, send
+from benchmarks._serving_saturation import summary
 
 SERVICE_S = 0.02
 
@@ -72,6 +75,30 @@ def test_kinds_and_statuses_are_kept_apart(port, requests):
     figures = outcome.of_kind(RECOMMEND).figures(1.0, 1.0)
     assert figures["goodput_per_s"] == np.count_nonzero(outcome.kind == RECOMMEND)
     assert outcome.within(0.5, 1.0).due_s.min() >= 0.5
+
+
+def test_the_list_for_everybody_is_no_personal_answer():
+    due_s, latency_s = np.arange(4.0), np.array([0.001, 0.001, 0.03, np.nan])
+    status, kind = np.array([200, 200, 200, 429], np.int16), np.full(4, RECOMMEND, np.int8)
+    variant = np.array([VARIANTS.index(name) for name in ("full", "popularity", "full", "")], np.int8)
+    figures = Outcome(due_s, latency_s, status, kind, variant, {}).figures(2.0, 0.02)
+    assert (figures["answered_per_s"], figures["goodput_per_s"], figures["personal_goodput_per_s"]) == (1.5, 1.0, 0.5)
+    assert figures["rejected"] == 1
+
+
+def row(goodput, p50_ms):
+    calm = {"recommend": {"p50_ms": p50_ms, "p99_ms": 2 * p50_ms}}
+    found = {"goodput_per_s": goodput, "personal_share": 0.8, "throughput_per_s": 2 * goodput, "ready_s": 1.0}
+    return found | {"light": calm, "at_half_of_lanner": calm}
+
+
+def test_figures_of_a_million_items_have_names_of_their_own():
+    rows = {"lanner": row(600, 1.0), "fastapi": row(300, 2.0), "litserve": row(100, 4.0), "mlserver": {"error": "no"}}
+    found = summary({"100000": rows, "1000000": rows | {"lanner": row(900, 1.0)}})
+    assert (found["personal_goodput_over_fastapi"], found["personal_goodput_over_fastapi_1m"]) == (2, 3)
+    assert (found["personal_goodput_over_best_peer"], found["light_load_p50_over_fastapi"]) == (6, 0.5)
+    assert (found["personal_share"], found["light_load_p99_over_p50"], found["p99_over_best_peer"]) == (0.8, 2, 0.5)
+    assert "throughput_over_raw_asgi" not in found, "it was not measured"
 
 
 def test_no_two_requests_are_the_same(requests):

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -47,9 +47,6 @@ BATCH_SIZES = (1, 8, 64)
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
-_ON = {"bf16": ("torch",), "int8-static": ("onnxruntime",)}
-"""Formats of the encoder that are tried and reported, and the runtime that reads each. A bundle does not hold them: on
-the machines met so far INT8 with scales anew for each request was quicker than either."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,13 @@ class TextSample:
 
 @dataclass(frozen=True)
 class _Encoders:
-    """Texts to compare encoders by, and the encoder's formats: those of the variants, and those tried."""
+    """Texts to compare encoders by, and the encoder's formats."""
 
     sample: TextSample | None
     full: EncoderForm
     int8: EncoderForm
     pruned: EncoderForm
     pruned_int8: EncoderForm
-    tried: Mapping[str, EncoderForm]
 
 
 def compress(
@@ -102,7 +98,6 @@ def compress(
     texts = _encoders(model, recipe, announce)
     evaluator = Evaluator(twin, split.validation, texts.full.read, budget.max_ndcg_loss)
     announce("evaluate INT8, and search the fewest neurons and dimensions")
-    tried = [_variant(evaluator.step(name, twin, one.read), full, one) for name, one in texts.tried.items()]
     variants = [_variant(evaluator.steps[0], full, texts.full)]
     if full.dimensions:
         variants += _smaller(evaluator, full, twin, texts, model.dataset)
@@ -110,13 +105,11 @@ def compress(
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
     announce("time every variant")
-    measured = [measure(one, bundle.text_files, texts.sample, preferred(), threads) for one in variants]
-    timed = [measure(one, bundle.text_files, texts.sample, _ON[one.name], threads) for one in tried]
+    measured = [measure(one, bundle.text_files, texts.sample, threads) for one in variants]
     report = {
         "budget": asdict(budget),
         "recipe": asdict(recipe),
         "steps": [asdict(step) for step in evaluator.steps],
-        "tried": {one.name: dict(one.figures) for one in timed},
         "processor": _processor(),
         "best": min((one for one in measured if one.figures["kept"]), key=_cost(budget.target)).name,
     }
@@ -160,12 +153,10 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
     return Variant(step.name, model, encoder.files, {**evaluated, "dimensions": model.dimensions, **encoder.figures})
 
 
-def measure(
-    variant: Variant, texts: TextFiles | None, sample: TextSample | None, backends: Sequence[str], threads: int
-) -> Variant:
+def measure(variant: Variant, texts: TextFiles | None, sample: TextSample | None, threads: int) -> Variant:
     """The variant with its sizes and, unless ``threads`` is 0, its times on this machine among the figures.
 
-    rank_p50_ms: milliseconds of ranking all items, by batch size. encode: by those ``backends`` that are installed,
+    rank_p50_ms: milliseconds of ranking all items, by batch size. encode: by the runtimes that are installed,
     p50_ms of ``A_TEXT``, and of a ``sample`` texts_per_s and the mean cosine to its vectors.
     """
     found: dict[str, Any] = {"size_mib": variant.num_bytes / 2**20, "encoder_mib": variant.encoder_bytes / 2**20}
@@ -176,7 +167,7 @@ def measure(
         found["rank_p50_ms"] = {str(size): median_ms(partial(ranker.rank, queries[:size])) for size in BATCH_SIZES}
     if threads and texts is not None and "encoder_shape" in variant.figures:
         encode = found["encode"] = {}
-        for name in backends:
+        for name in preferred():
             with suppress(MissingExtraError):
                 encode[name] = _encoding(open_text_reader(variant, texts, name, threads), sample)
     return replace(variant, figures={**variant.figures, **found})
@@ -235,7 +226,7 @@ def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> 
     """Nothing where no texts are read."""
     if not isinstance(model, NeuralRecommender) or model.text_features is None:
         unread = EncoderForm()
-        return _Encoders(None, unread, unread, unread, unread, {})
+        return _Encoders(None, unread, unread, unread, unread)
     features, language, dataset = model.text_features, model.encoder, model.dataset
     announce("prune the encoder, and distil the whole one into it")
     teacher = whole_encoder(language)
@@ -251,14 +242,7 @@ def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> 
     shared = (features, language.token_ids, calibration, profiles)
     whole = EncoderFiles(teacher, None, *shared, {})
     fewer = EncoderFiles(small.encoder, small.new_id, *shared, _pruned_figures(teacher, small))
-    return _Encoders(
-        sample,
-        whole.float32(),
-        whole.int8(),
-        fewer.float32(),
-        fewer.int8(),
-        {"bf16": whole.bfloat16(), "int8-static": whole.static_int8()},
-    )
+    return _Encoders(sample, whole.float32(), whole.int8(), fewer.float32(), fewer.int8())
 
 
 def _pruned_figures(teacher: CompactEncoder, small: SmallEncoder) -> dict[str, Any]:

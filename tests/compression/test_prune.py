@@ -10,7 +10,6 @@ from lanner.compression.prune import (
     keep_layers,
     measure_importance,
     prune_feed_forward,
-    prune_heads,
     trim_vocabulary,
 )
 from lanner.errors import ConfigError
@@ -32,8 +31,8 @@ def distance(one: CompactEncoder, other: CompactEncoder) -> float:
     return float(np.abs(vectors_of(one, IDS) - vectors_of(other, IDS)).max())
 
 
-def even_importance(heads: int = 4, neurons: int = 96) -> Importance:
-    return Importance((np.ones(heads),) * 3, (np.ones(neurons),) * 3, np.ones(3))
+def even_importance(neurons: int = 96) -> Importance:
+    return Importance((np.ones(neurons),) * 3, np.ones(3))
 
 
 def test_layers_are_kept_as_they_are() -> None:
@@ -52,24 +51,6 @@ def test_layers_that_are_not_there_are_refused(which: list[int]) -> None:
         keep_layers(random_encoder(), which)
 
 
-def test_silent_heads_go_first_and_change_nothing() -> None:
-    encoder = random_encoder()
-    silent = {0: [1], 1: [0, 3], 2: []}
-    with torch.no_grad():
-        for number, heads in silent.items():
-            for head in heads:
-                encoder.layers[number].join.weight[:, 4 * head : 4 * head + 4] = 0
-    importance = measure_importance(encoder, BATCHES)
-    assert_allclose(importance.heads[0][1], 0)
-    before = encoder.num_parameters
-    pruned = prune_heads(encoder, importance, 3 / 12)
-    assert pruned.shape.heads == (3, 2, 4)
-    assert distance(pruned, encoder) < 1e-6
-    # A head has three projections of 16 to 4 with biases, and one of 4 to 16.
-    assert before - pruned.num_parameters == 3 * (3 * (16 * 4 + 4) + 4 * 16)
-    assert encoder.num_parameters == before
-
-
 def test_silent_neurons_go_first_and_change_nothing() -> None:
     encoder = random_encoder()
     with torch.no_grad():
@@ -81,28 +62,26 @@ def test_silent_neurons_go_first_and_change_nothing() -> None:
 
 
 def test_each_layer_keeps_its_best_part() -> None:
-    importance = Importance(
-        (np.zeros(4), np.ones(4), np.full(4, 2.0)), (np.arange(96.0), np.ones(96), np.full(96, 200.0)), np.ones(3)
-    )
-    assert prune_heads(random_encoder(), importance, 1.0).shape.heads == (1, 1, 1)
+    importance = Importance((np.arange(96.0), np.ones(96), np.full(96, 200.0)), np.ones(3))
     pruned = prune_feed_forward(random_encoder(), importance, 1.0)
     assert pruned.shape.feed_forward == (32, 32, 32)
     assert_array_equal(pruned.layers[0].widen.bias.detach(), random_encoder().layers[0].widen.bias[64:].detach())
-    assert prune_heads(random_encoder(), importance, 0.5).shape.heads == (1, 1, 4)
-    assert distance(prune_heads(random_encoder(), importance, 0.0), random_encoder()) == 0
+    assert prune_feed_forward(random_encoder(), importance, 4 / 9).shape.feed_forward == (32, 32, 96)
+    assert distance(prune_feed_forward(random_encoder(), importance, 0.0), random_encoder()) == 0
 
 
 def test_estimates_agree_with_what_silencing_does() -> None:
     encoder = random_encoder()
     importance = measure_importance(encoder, BATCHES)
-    moved = []
+    moved, expected = [], []
     for number in range(3):
-        for head in range(4):
+        for neuron in range(0, 96, 12):
             without = encoder.copy()
             with torch.no_grad():
-                without.layers[number].join.weight[:, 4 * head : 4 * head + 4] = 0
+                without.layers[number].narrow.weight[:, neuron] = 0
             moved.append(np.square(vectors_of(without, IDS) - vectors_of(encoder, IDS)).sum(1).mean())
-    assert np.corrcoef(np.log(np.concatenate(importance.heads)), np.log(moved))[0, 1] > 0.8
+            expected.append(importance.feed_forward[number][neuron])
+    assert np.corrcoef(np.log(expected), np.log(moved))[0, 1] > 0.8
 
 
 def test_a_layer_is_worth_what_is_lost_without_it() -> None:
@@ -115,7 +94,6 @@ def test_a_layer_is_worth_what_is_lost_without_it() -> None:
 def test_measuring_changes_nothing_and_repeats() -> None:
     encoder = random_encoder()
     first, second = (measure_importance(encoder, BATCHES, seed=3) for _ in range(2))
-    assert_array_equal(np.concatenate(first.heads), np.concatenate(second.heads))
     assert_array_equal(np.concatenate(first.feed_forward), np.concatenate(second.feed_forward))
     assert distance(encoder, random_encoder()) == 0
     assert all(parameter.grad is None for parameter in encoder.parameters())
@@ -126,9 +104,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="received none"):
         measure_importance(encoder, [])
     with pytest.raises(ConfigError, match=r"between 0 and 1, received 1\.5"):
-        prune_heads(encoder, even_importance(), 1.5)
-    with pytest.raises(ConfigError, match="heads"):
-        prune_heads(encoder, even_importance(heads=3), 0.5)
+        prune_feed_forward(encoder, even_importance(), 1.5)
     with pytest.raises(ConfigError, match="feed_forward"):
         prune_feed_forward(encoder, even_importance(neurons=64), 0.5)
 

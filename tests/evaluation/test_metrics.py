@@ -46,11 +46,6 @@ def test_coverage_novelty_and_diversity_by_hand():
     np.testing.assert_allclose(metrics.diversity(three, 3, vectors), expected, rtol=1e-6)
 
 
-def test_one_hot_attributes():
-    vectors = metrics.one_hot(np.array([0, 2, 2, 3]), np.array([0, 2, 1], np.int32), 3)
-    assert vectors.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
-
-
 hit_tables = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 15)))
 
 

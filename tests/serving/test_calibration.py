@@ -52,3 +52,7 @@ def test_a_moment_in_which_the_machine_stood_still_is_no_time_of_a_batch():
 
 def test_what_varies_is_slow_now_and_then():
     assert typical_and_slow(np.array([1.0] * 90 + [7.0] * 10)) == (1, 7)
+
+
+def test_a_pause_among_three_times_leaves_the_slow_time_no_shorter_than_the_typical_one():
+    assert typical_and_slow(np.array([0.2, 0.3, 5.0])) == (0.3, 0.3)

@@ -116,6 +116,19 @@ def test_workers_end_with_a_supervisor_that_is_killed(tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 3)
 
 
+def test_what_a_killed_server_left_in_memory_is_removed():
+    with supervisor._shared_folder() as living, supervisor._shared_folder() as other:
+        (living / "sync").touch()
+        killed = living.with_name(f"{supervisor._FOLDER}killed")
+        (killed / "metrics").mkdir(parents=True)
+        (killed / supervisor._LOCK).touch()
+        with supervisor._shared_folder():
+            assert not killed.exists()
+            assert (living / "sync").exists()
+            assert other.exists()
+    assert not living.exists()
+
+
 def test_an_address_that_is_taken_is_refused_in_one_line():
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another server's worker does

@@ -1,4 +1,4 @@
-"""An encoder in every format that a bundle keeps or tries: as files by role, and as what reads texts to evaluate it."""
+"""An encoder in every format that a bundle keeps: as files by role, and as what reads texts to evaluate it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -6,12 +6,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from lanner.artifacts.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino, quantise_static
+from lanner.artifacts.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino
 from lanner.artifacts.variants import FULL, TextFiles, Variant
 from lanner.compression.encoder import whole_encoder
 from lanner.compression.steps import Read
@@ -75,18 +74,6 @@ class EncoderFiles:
             {"encoder.safetensors": _saved(self._encoder), **files},
             lambda texts: onnx_vectors(dynamic, self._own(texts), self._encoder.shape.hidden),
         )
-
-    def static_int8(self) -> EncoderForm:
-        """INT8 with calibrated scales, for ONNX Runtime alone."""
-        static = quantise_static(self._onnx, self._calibration)
-        return self._form(
-            {"encoder.onnx": static}, lambda texts: onnx_vectors(static, self._own(texts), self._encoder.shape.hidden)
-        )
-
-    def bfloat16(self) -> EncoderForm:
-        """Half the bytes, for torch alone: ONNX Runtime has no such products on a CPU."""
-        half = self._encoder.copy().to(torch.bfloat16)
-        return self._form({"encoder.safetensors": _saved(half)}, lambda texts: vectors_of(half, self._own(texts)))
 
     def _form(self, files: Mapping[str, bytes], encode: Callable[[Sequence[str]], NDArray[np.float32]]) -> EncoderForm:
         """Read once: few profiles differ, and an evaluation asks for them again and again."""

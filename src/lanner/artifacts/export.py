@@ -75,36 +75,6 @@ def quantise_dynamic(onnx_bytes: bytes) -> bytes:
         return target.read_bytes()
 
 
-def quantise_static(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]]) -> bytes:
-    """INT8 weights and activations; the activations' scales are read off the texts of ``calibration`` once.
-
-    What comes out of a gelu stays float32, and so does the product with it: with one fixed scale for those values,
-    MiniLM's cosine to its float32 self was 0.90 instead of 0.99.
-
-    Raises:
-        ConfigError: there are fewer than 8 texts.
-        MissingExtraError: onnx or ONNX Runtime is not installed.
-    """
-    _require_enough(calibration)
-    quantization = optional_module("onnxruntime.quantization")
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
-        model = _prepared(onnx_bytes)
-        quantization.quantize_static(
-            model,
-            target,
-            _Reader(calibration),
-            op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=_products_with_gelu(model),
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        return target.read_bytes()
-
-
 def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]]) -> tuple[bytes, bytes]:
     """INT8 weights and activations for OpenVINO, by NNCF's post-training quantisation of transformers.
 
@@ -144,22 +114,6 @@ def _prepared(onnx_bytes: bytes) -> Any:
     model = optional_module("onnx").load_from_string(onnx_bytes)
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return model
-
-
-def _products_with_gelu(model: Any) -> list[str]:
-    nodes = model.graph.node
-    given = {node.output[0] for node in nodes if node.op_type == "Gelu"}
-    return [node.name for node in nodes if node.op_type == "MatMul" and given & set(node.input)]
-
-
-class _Reader:
-    """Calibration texts one by one, then None: what ONNX Runtime asks of a reader."""
-
-    def __init__(self, calibration: Sequence[NDArray[np.int32]]) -> None:
-        self._requests = _requests(calibration)
-
-    def get_next(self) -> dict[str, NDArray[np.int64]] | None:
-        return next(self._requests, None)
 
 
 def _requests(token_ids: Sequence[NDArray[np.int32]]) -> Iterator[dict[str, NDArray[np.int64]]]:

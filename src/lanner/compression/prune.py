@@ -1,15 +1,15 @@
-"""A smaller encoder out of a larger one: whole layers, heads, feed-forward neurons and words taken away.
+"""A smaller encoder out of a larger one: whole layers, feed-forward neurons and words taken away.
 
 Every function leaves the encoder it is given alone. What a part is worth is read off the encoder itself:
 
-- a **head** or **neuron** by the first-order estimate of how far the sentence vector moves when it is silenced,
-  E‖J a‖² for an activation a and the vector's Jacobian J: the squared activation × gradient of Molchanov et al.
-  (CVPR 2019), summed over a head as in Michel et al. (NeurIPS 2019). The reconstruction error itself has no gradient
-  at the unpruned point; random directions of the vector have (Hutchinson 1989), and average to the same.
+- a **neuron** by the first-order estimate of how far the sentence vector moves when it is silenced, E‖J a‖² for an
+  activation a and the vector's Jacobian J: the squared activation × gradient of Molchanov et al. (CVPR 2019). The
+  reconstruction error itself has no gradient at the unpruned point; random directions of the vector have (Hutchinson
+  1989), and average to the same.
 - a **layer** by the cosine that is lost when it is skipped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lanner.errors import ConfigError
-from lanner.models.compact_encoder import CompactEncoder, EncoderLayer
+from lanner.models.compact_encoder import CompactEncoder
 
 Batch = tuple[Tensor, Tensor]
 """Token ids and mask, int64 ``[B, L]`` each."""
@@ -31,16 +31,15 @@ _DIRECTIONS = 4
 
 @dataclass(frozen=True)
 class Importance:
-    """What the parts of an encoder are worth. heads, feed_forward: one array a layer, in squared distance."""
+    """What the parts of an encoder are worth. feed_forward: one array a layer, in squared distance."""
 
-    heads: tuple[NDArray[np.float64], ...]
     feed_forward: tuple[NDArray[np.float64], ...]
     layers: NDArray[np.float64]
     """``[layers]``: 1 − cosine between the sentence vectors with and without the layer, averaged over texts."""
 
 
 def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: int = 0) -> Importance:
-    """Measure every head, neuron and layer of ``encoder`` by what it does to the texts in ``batches``.
+    """Measure every neuron and layer of ``encoder`` by what it does to the texts in ``batches``.
 
     Raises:
         ConfigError: there are no batches.
@@ -49,10 +48,9 @@ def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: 
     if not batches:
         raise ConfigError("importance is measured on texts, received none; give at least one batch")
     draw = torch.Generator().manual_seed(seed)
-    heads, neurons = zip(*(_first_order(encoder, batch, draw) for batch in batches), strict=True)
+    neurons = [_first_order(encoder, batch, draw) for batch in batches]
     count = sum(len(ids_BL) for ids_BL, _ in batches)
     return Importance(
-        heads=tuple(sum(parts) / count for parts in zip(*heads, strict=True)),
         feed_forward=tuple(sum(parts) / count for parts in zip(*neurons, strict=True)),
         layers=np.sum([_lost_without_each_layer(encoder, batch) for batch in batches], axis=0) / count,
     )
@@ -78,24 +76,6 @@ def keep_layers(encoder: CompactEncoder, which: Sequence[int]) -> CompactEncoder
     return CompactEncoder.from_state(shape, state)
 
 
-def prune_heads(encoder: CompactEncoder, importance: Importance, share: float) -> CompactEncoder:
-    """The encoder without the ``share`` of all its heads that matter least; each layer keeps at least one.
-
-    Raises:
-        ConfigError: ``share`` is not in 0 … 1, or ``importance`` was measured on an encoder of another shape.
-    """
-    _require_match([len(one) for one in importance.heads], encoder.shape.heads, "heads")
-    kept = _most_important(importance.heads, share, at_once=1)
-    state = encoder.state_dict()
-    size = encoder.shape.head_size
-    for number, heads in enumerate(kept):
-        rows = (heads[:, None] * size + torch.arange(size)).ravel()
-        width = encoder.shape.heads[number] * size
-        _select(state, f"layers.{number}.attend", rows=torch.cat([rows, rows + width, rows + 2 * width]))
-        _select(state, f"layers.{number}.join", columns=rows)
-    return CompactEncoder.from_state(replace(encoder.shape, heads=tuple(map(len, kept))), state)
-
-
 def prune_feed_forward(encoder: CompactEncoder, importance: Importance, share: float) -> CompactEncoder:
     """The encoder without the ``share`` of all its feed-forward neurons that matter least, in blocks of 32.
 
@@ -104,12 +84,15 @@ def prune_feed_forward(encoder: CompactEncoder, importance: Importance, share: f
     Raises:
         ConfigError: ``share`` is not in 0 … 1, or ``importance`` was measured on an encoder of another shape.
     """
-    _require_match([len(one) for one in importance.feed_forward], encoder.shape.feed_forward, "feed_forward")
-    kept = _most_important(importance.feed_forward, share, at_once=_NEURONS_AT_ONCE)
+    measured = tuple(len(one) for one in importance.feed_forward)
+    if measured != encoder.shape.feed_forward:
+        raise ConfigError(f"importance has feed_forward {measured}, but the encoder {encoder.shape.feed_forward}")
+    kept = _most_important(importance.feed_forward, share)
     state = encoder.state_dict()
     for number, neurons in enumerate(kept):
-        _select(state, f"layers.{number}.widen", rows=neurons)
-        _select(state, f"layers.{number}.narrow", columns=neurons)
+        for name in ("widen.weight", "widen.bias"):
+            state[f"layers.{number}.{name}"] = state[f"layers.{number}.{name}"][neurons]
+        state[f"layers.{number}.narrow.weight"] = state[f"layers.{number}.narrow.weight"][:, neurons]
     return CompactEncoder.from_state(replace(encoder.shape, feed_forward=tuple(map(len, kept))), state)
 
 
@@ -136,40 +119,27 @@ def trim_vocabulary(
     return CompactEncoder.from_state(replace(encoder.shape, vocabulary=len(kept)), state), remap
 
 
-def _first_order(
-    encoder: CompactEncoder, batch: Batch, draw: torch.Generator
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Squared distances, summed over a batch's texts, that silencing each head and each neuron would cost."""
-    layers: list[EncoderLayer] = list(encoder.layers)  # type: ignore[arg-type]
-    heads = [np.zeros(layer.heads) for layer in layers]
-    neurons = [np.zeros(layer.widen.out_features) for layer in layers]
-    with _inputs_of([layer.join for layer in layers] + [layer.narrow for layer in layers]) as activations:
+def _first_order(encoder: CompactEncoder, batch: Batch, draw: torch.Generator) -> list[NDArray[np.float64]]:
+    """Squared distances, summed over a batch's texts, that silencing each neuron would cost."""
+    narrows = [layer.narrow for layer in encoder.layers]
+    with _inputs_of(narrows) as activations:
         vectors_BD = encoder(*batch)
+    neurons = [np.zeros(narrow.in_features) for narrow in narrows]
     for _ in range(_DIRECTIONS):
         direction_BD = torch.randn(vectors_BD.shape, generator=draw)
         gradients = torch.autograd.grad(vectors_BD, activations, direction_BD, retain_graph=True)
-        moved = [(value * slope).detach().sum(1) for value, slope in zip(activations, gradients, strict=True)]
-        for number, layer in enumerate(layers):
-            by_head_BH = moved[number].view(-1, layer.heads, layer.head_size).sum(2)
-            heads[number] += (by_head_BH.double().square().sum(0) / _DIRECTIONS).numpy()
-            neurons[number] += (moved[len(layers) + number].double().square().sum(0) / _DIRECTIONS).numpy()
-    return heads, neurons
+        for total, value, slope in zip(neurons, activations, gradients, strict=True):
+            total += ((value * slope).detach().sum(1).double().square().sum(0) / _DIRECTIONS).numpy()
+    return neurons
 
 
 @contextmanager
 def _inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     """A list that holds, after one forward pass, what each of ``modules`` was given."""
-    seen: list[Tensor] = [torch.empty(0)] * len(modules)
-
-    def keeper(place: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
-        def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[place] = inputs[0]
-
-        return keep
-
-    hooks = [module.register_forward_pre_hook(keeper(place)) for place, module in enumerate(modules)]
+    given: list[Tensor] = []
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])) for module in modules]
     try:
-        yield seen
+        yield given
     finally:
         for hook in hooks:
             hook.remove()
@@ -187,40 +157,21 @@ def _lost_without_each_layer(encoder: CompactEncoder, batch: Batch) -> NDArray[n
     return lost
 
 
-def _most_important(importance: Sequence[NDArray[np.float64]], share: float, at_once: int) -> list[Tensor]:
-    """Per layer the places to keep, ascending, once ``share`` of all blocks of ``at_once`` places are gone.
+def _most_important(importance: Sequence[NDArray[np.float64]], share: float) -> list[Tensor]:
+    """Per layer the neurons to keep, ascending, once ``share`` of all blocks of 32 neurons are gone.
 
-    A layer's places are ranked and cut into blocks from the best down; its best block is never for sale.
+    A layer's neurons are ranked and cut into blocks from the best down; its best block always stays.
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"the share to prune must lie between 0 and 1, received {share}")
     ranked = [np.argsort(-one, kind="stable") for one in importance]
     blocks = [
-        (float(one[order[start : start + at_once]].sum()), number)
-        for number, (one, order) in enumerate(zip(importance, ranked, strict=True))
-        for start in range(0, len(order), at_once)
+        (float(one[order[start : start + _NEURONS_AT_ONCE]].sum()), layer, start)
+        for layer, (one, order) in enumerate(zip(importance, ranked, strict=True))
+        for start in range(0, len(order), _NEURONS_AT_ONCE)
     ]
-    for_sale = sorted(
-        (worth, number, place)
-        for place, (worth, number) in enumerate(blocks)
-        if place and blocks[place - 1][1] == number
-    )
-    sold = [number for _, number, _ in for_sale[: round(share * len(blocks))]]
-    kept = []
-    for number, order in enumerate(ranked):
-        remaining = -(-len(order) // at_once) - sold.count(number)
-        kept.append(torch.from_numpy(np.sort(order[: remaining * at_once])))
-    return kept
-
-
-def _select(state: dict[str, Tensor], name: str, *, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
-    """Keep only some outputs (``rows``) or inputs (``columns``) of the linear map called ``name``."""
-    if rows is not None:
-        state[f"{name}.weight"], state[f"{name}.bias"] = state[f"{name}.weight"][rows], state[f"{name}.bias"][rows]
-    if columns is not None:
-        state[f"{name}.weight"] = state[f"{name}.weight"][:, columns]
-
-
-def _require_match(measured: Sequence[int], present: Sequence[int], what: str) -> None:
-    if tuple(measured) != tuple(present):
-        raise ConfigError(f"importance was measured on {what} {list(measured)}, but the encoder has {list(present)}")
+    gone = sorted(block for block in blocks if block[2])[: round(share * len(blocks))]
+    left = [
+        min([start for _, layer, start in gone if layer == number], default=len(o)) for number, o in enumerate(ranked)
+    ]
+    return [torch.from_numpy(np.sort(order[:stop])) for order, stop in zip(ranked, left, strict=True)]

@@ -89,8 +89,7 @@ def novelty(items: NDArray[np.int32], k: int, popularity: NDArray[np.integer]) -
 def diversity(items: NDArray[np.int32], k: int, vectors: NDArray[np.float32]) -> Values:
     """Mean of 1 − cosine over the pairs of a list; NaN for lists with fewer than two items.
 
-    vectors: float32 ``[I, D]``, any length; an item with the zero vector is unlike every other. Attributes become
-    such vectors by ``one_hot``.
+    vectors: float32 ``[I, D]``, any length; an item with the zero vector is unlike every other.
     """
     top = items[:, :k]
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -104,13 +103,6 @@ def diversity(items: NDArray[np.int32], k: int, vectors: NDArray[np.float32]) ->
     size = _sums(top >= 0)
     pairs = np.where(size > 1, size * (size - 1), np.nan)
     return 1 - (_sums(total * total) - own) / pairs
-
-
-def one_hot(indptr: NDArray[np.int64], codes: NDArray[np.int32], num_codes: int) -> NDArray[np.float32]:
-    """Attribute codes held by each item, as vectors ``[I, num_codes]`` of zeros and ones for ``diversity``."""
-    vectors = np.zeros((len(indptr) - 1, num_codes), np.float32)
-    vectors[np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), codes] = 1
-    return vectors
 
 
 def _mean_where(values: Values, known: Hits) -> Values:

@@ -1,54 +1,9 @@
-"""The strongest neighbours of every item: by weighted co-occurrence, or by what their texts say; in bounded memory."""
+"""The strongest neighbours of every item by weighted co-occurrence, in bounded memory."""
 
 import numba
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-
-from lanner.data.ranking import top_k
-from lanner.graph.adjacency import Adjacency
-
-_BLOCK_BYTES = 64 << 20
-"""Scores held at a time while texts are compared."""
-
-
-def co_occurrence_neighbours(interactions: Adjacency, k: int) -> Adjacency:
-    """The ``k`` items nearest to each item by the cosine of who met them, float32 weights, ``[I, I]``.
-
-    interactions: ``[U, I]``, without parallel edges. An item that shares nobody with another has no neighbours.
-    """
-    ones = np.ones(interactions.num_edges, np.float32)
-    matrix_UI = sp.csr_matrix((ones, interactions.indices, interactions.indptr), shape=interactions.shape)
-    scale = np.maximum(interactions.column_degrees, 1).astype(np.float32) ** -0.5
-    users = np.ones(interactions.shape[0], np.float32)
-    found = item_neighbours(matrix_UI, neighbours=k, user_scale=users, row_scale=scale, column_scale=scale)
-    return Adjacency(found.indptr.astype(np.int64), found.indices.astype(np.int32), found.data, found.shape)
-
-
-def text_neighbours(embeddings_ID: NDArray[np.float32], k: int) -> Adjacency:
-    """The ``k`` items nearest to each item by the cosine of their embeddings, where above 0; ``[I, I]``, best first.
-
-    A row of zeros (an item without a text) has no neighbours and is nobody's neighbour.
-    """
-    count = len(embeddings_ID)
-    lengths = np.linalg.norm(embeddings_ID, axis=1, keepdims=True)
-    unit_ID = (embeddings_ID / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    rows_at_once = max(1, _BLOCK_BYTES // (4 * max(count, 1)))
-    found = [_nearest(unit_ID, first, min(first + rows_at_once, count), k) for first in range(0, count, rows_at_once)]
-    if not found:
-        return Adjacency(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), (0, 0))
-    items, cosines = (np.concatenate(part) for part in zip(*found, strict=True))
-    kept = (items >= 0) & (cosines > 0)
-    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    return Adjacency(indptr, items[kept], cosines[kept], (count, count))
-
-
-def _nearest(
-    unit_ID: NDArray[np.float32], first: int, last: int, k: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    cosines = unit_ID[first:last] @ unit_ID.T
-    cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
-    return top_k(cosines, min(k, len(unit_ID)))
 
 
 def item_neighbours(
@@ -131,7 +86,7 @@ def _strongest(
 def _keep_largest(
     found: NDArray[np.float32], owners: NDArray[np.int32], columns: NDArray[np.int32], values: NDArray[np.float32]
 ) -> None:
-    """Copy the ``len(columns)`` largest of ``found`` with their owners; among equals the first met stay."""
+    """Copy the ``len(columns)`` largest of ``found`` with their owners; among equals the first seen stay."""
     width = len(columns)
     if len(found) <= width:
         columns[: len(found)] = owners

@@ -36,7 +36,6 @@ from lanner.serving.messages import (
     ExplainAnswer,
     ExplainRequest,
     Filters,
-    Item,
     Reason,
     RecommendAnswer,
     RecommendedItem,
@@ -132,8 +131,8 @@ class Deployment:
     ) -> None:
         """rankers: of the variants, best first, all with the catalog's availability. See ``open``."""
         self.bundle, self.version, self.dataset = bundle, bundle.version, bundle.dataset
-        self.catalog, self.rankers, self.config = catalog, rankers, config
-        self._reader, self._ingestion, self._store, self._scheduling = reader, ingestion, store, scheduling
+        self.catalog, self.rankers, self.ingestion, self.config = catalog, rankers, ingestion, config
+        self._reader, self._store, self._scheduling = reader, store, scheduling
         self._best = next(iter(rankers.values()))
         self.histories = UserHistory(
             bundle.dataset, catalog, store, bundle.feedback, watermark=bundle.watermark, most_users=config.users_held
@@ -141,7 +140,8 @@ class Deployment:
         self._answers = ResponseCache(config.answers_held)
         self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
         self._read_texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._profile: LatencyProfile
+        self.profile: LatencyProfile
+        """Batch latencies that ``warm_up`` measured."""
 
     @classmethod
     def open(
@@ -182,7 +182,7 @@ class Deployment:
             read=None if reader is None else reader.read,
             most_new_items=model.most_new_items,
             # The event loop makes the batcher when it first asks; until then it has time.
-            busy=lambda: deployment._batcher.busy if "_batcher" in vars(deployment) else 0.0,
+            busy=lambda: deployment.batcher.busy if "batcher" in vars(deployment) else 0.0,
         )
         deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling)
         return deployment
@@ -203,7 +203,7 @@ class Deployment:
         if self._reader is not None:
             self._reader.warm_up()
         queries = [Query(rows, seen=rows) for rows in calibration_histories(self.dataset)]
-        self._profile = measure_profile(self._rank, [VariantId(_RANKED_BY, name) for name in self.rankers], queries)
+        self.profile = measure_profile(self._rank, [VariantId(_RANKED_BY, name) for name in self.rankers], queries)
 
     def catch_up(self) -> None:
         """Apply what the store has of items since this was last called; one thread at a time.
@@ -211,16 +211,12 @@ class Deployment:
         Raises:
             StoreUnavailableError: it does not answer; ask again.
         """
-        self._ingestion.apply(self._store.item_changes(self._ingestion.applied))
-
-    def check_item(self, item_id: str, item: Item) -> None:
-        """Raises RequestError or OverloadedError where an item could not be taken in; ask before it is stored."""
-        self._ingestion.check(item_id, item)
+        self.ingestion.apply(self._store.item_changes(self.ingestion.applied))
 
     def close(self) -> None:
         """Let go of threads and of the text encoder's runtime."""
-        if "_batcher" in vars(self):
-            self._batcher.close()
+        if "batcher" in vars(self):
+            self.batcher.close()
         self.histories.close()
         if self._reader is not None:
             self._reader.close()
@@ -252,24 +248,9 @@ class Deployment:
         """Attributes to filter by: the most frequent values of each name."""
         return self.catalog.frequent_values(_SHOWN)
 
-    @property
-    def depth(self) -> int:
-        """Requests that wait or are worked on."""
-        return self._batcher.depth
-
-    @property
-    def items_applied(self) -> int:
-        """The store's sequence number up to which changes of items were applied."""
-        return self._ingestion.applied
-
-    @property
-    def failed_items(self) -> int:
-        """Changes of items that could not be applied."""
-        return self._ingestion.failed
-
     def slowness(self) -> dict[str, float]:
         """Batch latency relative to its calibrated value, by variant."""
-        return {name.variant: ratio for name, ratio in self._profile.ratios().items()}
+        return {name.variant: ratio for name, ratio in self.profile.ratios().items()}
 
     def held_bytes(self) -> dict[str, int]:
         """Bytes in memory by name; variants share files that are mapped."""
@@ -288,12 +269,12 @@ class Deployment:
             self._read_texts.clear()
 
     @cached_property
-    def _batcher(self) -> Batcher[Query, Ranking]:
+    def batcher(self) -> Batcher[Query, Ranking]:
         """Made when the event loop first asks."""
         ids = {name: VariantId(_RANKED_BY, name) for name in self.rankers}
         personal = [ids[name] for name in ids if name != POPULARITY] or [ids[POPULARITY]]
         fallback = ids.get(POPULARITY) if len(ids) > 1 else None
-        scheduler = Scheduler(self._profile, personal, self._scheduling, fallback)
+        scheduler = Scheduler(self.profile, personal, self._scheduling, fallback)
         return Batcher(scheduler, self._rank, slow_threads=self.config.slow_threads)
 
     def _rank(self, variant: VariantId, queries: Sequence[Query]) -> Sequence[Ranking]:
@@ -390,7 +371,7 @@ class Deployment:
             work = partial(self._filtered, query, filters, unknown)
             done = await self._in_thread(lambda: self._best.rank([work()])[0], request.deadline_ms, begun)
         else:
-            done = await self._batcher.submit(self._filtered(query, filters, unknown), deadline_s, begun)
+            done = await self.batcher.submit(self._filtered(query, filters, unknown), deadline_s, begun)
         items, served = self._named(done)
         ignored = bool(request.text) and not self.rankers[served.variant].reads_text
         return RecommendAnswer(
@@ -432,7 +413,7 @@ class Deployment:
         features_F = self._read_texts.get(text)
         if features_F is None:
             assert self._reader is not None
-            read = await self._batcher.submit_slow(partial(self._reader.features, [text]), deadline_s)
+            read = await self.batcher.submit_slow(partial(self._reader.features, [text]), deadline_s)
             features_F = self._read_texts[text] = read.result[0]
             if len(self._read_texts) > _TEXTS_KEPT:
                 self._read_texts.popitem(last=False)
@@ -441,7 +422,7 @@ class Deployment:
     async def _in_thread(self, work: Callable[[], Ranking], deadline_ms: float | None, begun: float) -> Done[Ranking]:
         """By the best variant."""
         deadline_s = (deadline_ms or self.config.deadline_ms) / 1e3
-        done = await self._batcher.submit_slow(work, deadline_s, begun)
+        done = await self.batcher.submit_slow(work, deadline_s, begun)
         return Done(done.result, _RANKED_BY, self.variants[0], done.queued_s, done.worked_s)
 
     def _is_cheap(self, filters: Filters | None) -> bool:

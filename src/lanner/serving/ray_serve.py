@@ -2,7 +2,8 @@
 
 Every replica is one worker as on a single machine, and they share a PostgreSQL store. Settings reach a replica as its
 argument, which Ray shows to whoever sees the cluster; so the store's address, which may hold a password, comes from the
-environment of its node (``LANNER_STORE``), and keys from the file that the settings name.
+environment of its node (``LANNER_STORE``), and keys from the file that the settings name. What a replica had in hand
+when it died Ray answers with 500; events that are sent again under the same keys are stored once.
 """
 
 import importlib.util

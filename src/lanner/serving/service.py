@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,14 +49,14 @@ _COUNT_SECONDS = 15.0
 """Between two counts of what the store holds, which read all of it."""
 _LISTEN_SECONDS = 0.01
 """Between two looks at the generation of an idle worker: writes of items wait for it."""
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
 """Between two attempts to read a store that does not answer."""
 _WORKERS_APPLY_SECONDS = 30.0
 """How long a write of an item waits for the other workers."""
 _MOST_ITEM_WRITES = 32
 """Writes of items that wait at a time; each may read a text."""
-_CHECK_SECONDS = 2.0
-"""How long the health check waits for the store."""
+_READ_SECONDS = 2.0
+"""How long a read of the store is waited for."""
 _log = logging.getLogger(__name__)
 Told = TypeVar("Told", bound=Answer)
 Done = TypeVar("Done")
@@ -94,7 +95,8 @@ class LannerService:
         self._stop_listening: Callable[[], None] = lambda: None
         self._began = time.monotonic()
         self._recent = RollingStats(self._began)
-        self._hearing = asyncio.Lock()
+        self._hearing, self._reader = asyncio.Lock(), ThreadPoolExecutor(1, "store-changes")
+        self._checking: asyncio.Task[None] | None = None
         self._sequence, self._generation, self._items_generation, self._retry_at = 0, -1, -1, 0.0
         self._store_stats: dict[str, float] = {}
 
@@ -109,9 +111,11 @@ class LannerService:
         self._generation = self._items_generation = self._sync.generation
         self._sequence, _ = await asyncio.to_thread(self.store.changed_users, 0)
         await self._watcher.start()
-        self._stop_listening = await asyncio.to_thread(self.store.listen, self._sync.bump)
+        if self._sync.worker == 0:  # one listener a server: a bump reaches every worker
+            if self._sync.worker == 0:  # one of a host: each bump has all its workers ask
+            self._stop_listening = await asyncio.to_thread(self.store.listen, self._sync.bump)
         self._applied()
-        await self._listen()  # nobody waited for this worker before it had applied anything
+        await self._listen()  # the others did not wait for this worker until now
         self._experiments.start()
         self._repeat(alias_watcher.POLL_SECONDS, self._watcher.follow)
         self._repeat(_LISTEN_SECONDS, self._listen)
@@ -129,6 +133,7 @@ class LannerService:
         await self._experiments.close()
         await self._deployments.close()
         self._stop_listening()
+        self._reader.shutdown(wait=False)
         await asyncio.to_thread(self.store.close)
 
     def _open(self, path: Path) -> Deployment:
@@ -142,20 +147,24 @@ class LannerService:
     async def _hear(self) -> None:
         """Drop the users from memory that changed since the generation was last compared.
 
-        While the store does not answer, nothing newer than memory can be known, and it is asked once a second.
+        While the store does not answer, nothing newer than memory can be known, and it is asked now and then.
         """
         async with self._hearing:
-            if self._sync.generation == self._generation or time.monotonic() < self._retry_at:
-                return
-            try:
-                await self._read_changes()
-            except StoreUnavailableError:
-                self._retry_at = time.monotonic() + _RETRY_SECONDS
+            if self._sync.generation != self._generation and time.monotonic() >= self._retry_at:
+                try:
+                    await self._read_changes()
+                except StoreUnavailableError:
+                    self._retry_at = time.monotonic() + _RETRY_SECONDS
 
     async def _read_changes(self) -> None:
         """With ``_hearing`` held."""
         generation = self._sync.generation  # before the read: what is written meanwhile has another one
-        self._sequence, changed = await asyncio.to_thread(self.store.changed_users, self._sequence)
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(self._reader, self.store.changed_users, self._sequence)
+        try:
+            self._sequence, changed = await asyncio.wait_for(reading, _READ_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailableError(f"the store has not answered for {_READ_SECONDS:g} s") from None
         self._drop(changed)
         self._generation = generation
 
@@ -165,7 +174,7 @@ class LannerService:
             deployment.drop_users(user_ids)
 
     async def _listen(self) -> None:
-        """Apply what another worker wrote, though nobody asks this one."""
+        """Apply what another worker wrote while this one is idle."""
         generation = self._sync.generation
         if generation != self._items_generation:
             await self._hear()
@@ -183,8 +192,11 @@ class LannerService:
         await self._deployments.catch_up()
         self._applied()
 
-    def _applied(self) -> None:
-        self._sync.applied(min((one.items_applied for one in self._deployments.all()), default=0))
+    def _applied(self) -> int:
+        """Tell the other workers up to which sequence number all deployments have applied the changes of items."""
+        sequence = min((one.ingestion.applied for one in self._deployments.all()), default=0)
+        self._sync.applied(sequence)
+        return sequence
 
     async def _count(self) -> None:
         self._store_stats = msgspec.structs.asdict(await asyncio.to_thread(self.store.stats))
@@ -199,12 +211,13 @@ class LannerService:
     async def health(self) -> Health:
         """Ready once a champion is served; degraded while something does not work as it should."""
         degraded = []
-        try:
-            await asyncio.wait_for(asyncio.to_thread(self.store.check), _CHECK_SECONDS)
-        except (LannerError, TimeoutError):
+        if self._checking is None or self._checking.done():  # one at a time, however often a store that hangs is asked
+            self._checking = asyncio.create_task(asyncio.to_thread(self.store.check))
+        await asyncio.wait([self._checking], timeout=_READ_SECONDS)
+        if not self._checking.done() or self._checking.exception() is not None:
             degraded.append("the store does not answer: users not in memory are anonymous, and events are rejected")
         degraded += self._watcher.problems() + self._experiments.problems() + self._sync.problems()
-        failed = max((one.failed_items for one in self._deployments.all()), default=0)
+        failed = max((one.ingestion.failed for one in self._deployments.all()), default=0)
         if failed:
             degraded.append(f"{failed} items of the store cannot be served; see the log")
         return Health(ready=self._deployments.serves(CHAMPION), degraded=degraded)
@@ -232,7 +245,7 @@ class LannerService:
     def state(self) -> State:
         """The state for the metrics."""
         held, entries, slowness = Counter[str](), Counter[str](), dict[str, float]()
-        failed = max((one.failed_items for one in self._deployments.all()), default=0)
+        failed = max((one.ingestion.failed for one in self._deployments.all()), default=0)
         for deployment in self._deployments.all():
             held.update(deployment.held_bytes())
             entries.update(deployment.held_entries())
@@ -250,7 +263,7 @@ class LannerService:
 
     @property
     def _depth(self) -> int:
-        return sum(deployment.depth for deployment in self._deployments.all())
+        return sum(deployment.batcher.depth for deployment in self._deployments.all())
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -259,14 +272,16 @@ class LannerService:
         arm = self._experiments.arm(request.user_id)
         alias = self._alias(arm)
         begun = time.monotonic()
-        answer = await self._ask(alias, lambda deployment: deployment.recommend(request), request.deadline_ms)
+        answer = await self._ask(
+            alias, lambda deployment: deployment.recommend(request), request.user_id, request.deadline_ms
+        )
         self._experiments.answered(request, answer, arm, alias, time.monotonic() - begun)
         return answer
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Why an item has its score."""
         alias = self._alias(self._experiments.arm(request.user_id))
-        return await self._ask(alias, lambda deployment: deployment.explain(request))
+        return await self._ask(alias, lambda deployment: deployment.explain(request), request.user_id)
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
         """The items that the champion ranks highest for a user who knows this one alone."""
@@ -275,18 +290,22 @@ class LannerService:
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """The items whose texts are nearest to a query."""
         alias = self._alias(self._experiments.arm(user_id))
-        return await self._ask(alias, lambda deployment: deployment.search(q, k, user_id))
+        return await self._ask(alias, lambda deployment: deployment.search(q, k, user_id), user_id)
 
     def _alias(self, arm: str | None) -> str:
         """Users whose arm cannot be served are answered by the champion."""
         return arm if arm is not None and self._deployments.serves(arm) else CHAMPION
 
     async def _ask(
-        self, alias: str, question: Callable[[Deployment], Awaitable[Told]], deadline_ms: float | None = None
+        self,
+        alias: str,
+        question: Callable[[Deployment], Awaitable[Told]],
+        user_id: str | None = None,
+        deadline_ms: float | None = None,
     ) -> Told:
-        """Ask a deployment that knows of all that was acknowledged, and count the answer."""
+        """Ask a deployment that knows of all that was acknowledged of ``user_id``, and count the answer."""
         begun = time.monotonic()
-        if self._sync.generation != self._generation:
+        if user_id is not None and self._sync.generation != self._generation:
             await self._hear()
         try:
             with self._deployments.acquire(alias) as deployment:
@@ -325,7 +344,7 @@ class LannerService:
             writes wait. What the store raises.
         """
         for deployment in self._deployments.all():
-            deployment.check_item(item_id, item)
+            deployment.ingestion.check(item_id, item)
         known = self._in_a_catalog(item_id)
         changed = await self._finished(self._write_item(lambda: self.store.put_item(item_id, item)))
         return _existed(changed, known)
@@ -371,9 +390,11 @@ class LannerService:
             changed = await asyncio.to_thread(write)
             self._sync.bump()
             await self._catch_up()
-            applied = min(one.items_applied for one in self._deployments.all())
-            if not await asyncio.to_thread(self._sync.wait_applied, applied, _WORKERS_APPLY_SECONDS):
-                raise StoreUnavailableError("the item is stored, but a worker does not apply it; see the server's log")
+            applied, ends = self._applied(), time.monotonic() + _WORKERS_APPLY_SECONDS
+            while not self._sync.wait_applied(applied, 0):
+                if time.monotonic() > ends:
+                    raise StoreUnavailableError("the item is stored, but a worker does not apply it")
+                await asyncio.sleep(_LISTEN_SECONDS / 2)
             return changed
         finally:
             self._item_writes -= 1

@@ -6,10 +6,12 @@ kernel spreads connections, and beats through ``WorkerSync`` from its event loop
 """
 
 import contextlib
+import fcntl
 import gc
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -18,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -38,6 +41,7 @@ _STOP_SECONDS = 25.0
 """A worker that has not ended so long after SIGTERM is killed; its requests have 20 s."""
 _BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS, _LONG_LIFE_SECONDS = 0.5, 30.0, 60.0
 """Between restarts of a worker that keeps dying; one that lived long is restarted at once."""
+_FOLDER, _LOCK = "lanner-workers-", "lock"
 _log = logging.getLogger(__name__)
 
 Work = Callable[[WorkerSync], bool]
@@ -45,13 +49,15 @@ Work = Callable[[WorkerSync], bool]
 
 
 def serve(config: "ServerConfig") -> None:
-    """Serve until SIGTERM or Ctrl-C what ``bootstrap.check`` has found no fault with.
+    """Serve until SIGTERM or Ctrl-C what ``bootstrap.check`` has found no fault with; belongs in the main thread.
 
     Raises:
         ConfigError: the address is taken, or not one of this machine. LannerError: a worker did not start; its log
             says why.
     """
     _log_to_stderr()
+    # Until it is handled, Ctrl-C ends this process: an exception could be lost in a callback of the interpreter's.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if config.engine == "ray":
         from lanner.serving import ray_serve
 
@@ -62,6 +68,7 @@ def serve(config: "ServerConfig") -> None:
     with _reserved(config.host, config.port):
         workers = worker_count(config.workers)
         if workers == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if not _serve_one(config, WorkerSync(None)):
                 raise _not_started()
             return
@@ -117,7 +124,13 @@ class Supervisor:
     def _start(self, worker: "_Worker") -> None:
         arguments = (self._work, self._path, worker.number, len(self._workers))
         process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments)
-        process.start()
+        # Ctrl-C reaches every process; workers inherit that they never see it, for this one decides.
+        resource_tracker.ensure_running()  # otherwise started in between, and it takes the mask away
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         worker.process, worker.since = process, time.monotonic()
 
     def _look_after(self, worker: "_Worker", on_time: bool) -> None:
@@ -178,7 +191,6 @@ class _Worker:
 
 def _run(work: Work, path: Path, number: int, workers: int) -> None:
     """A worker process, from its first line to its last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the supervisor decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(0 if work(WorkerSync(path, number, workers)) else 1)
 
@@ -237,11 +249,18 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
 
 @contextlib.contextmanager
 def _shared_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: a file on a disk would now and then stall whoever writes to its map."""
-    memory = Path("/dev/shm")
-    place = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="lanner-", dir=place) as folder:
-        yield Path(folder)
+    """A folder in memory where there is one: a file on a disk would now and then stall whoever writes to its map.
+
+    Those of servers that were killed are removed.
+    """
+    place = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+    for left in place.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError), (left / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER, dir=place) as made, (Path(made) / _LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(made)
 
 
 def _log_to_stderr() -> None:

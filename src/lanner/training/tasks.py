@@ -18,9 +18,8 @@ from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
 from lanner.models.network import RecommenderNetwork
 from lanner.models.views import View
-from lanner.objectives.bpr import bayesian_personalised_ranking
-from lanner.objectives.softmax import sampled_softmax
 from lanner.training.batches import UserBatches
+from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 QUALITY = "ndcg_at_10"

@@ -33,8 +33,6 @@ class State:
     """Statistics of the store by name: events, items, users, seconds since the last write …"""
     experiments: Mapping[str, float] = field(default_factory=dict)
     """Figures of an experiment and of shadow traffic by name."""
-    replicas: Mapping[str, float] = field(default_factory=dict)
-    """Of a service that asks others: how many answer, and how often a request was retried because one died."""
     background: Mapping[str, float] = field(default_factory=dict)
     """Figures of background jobs by name: events deleted, items that failed …"""
     slowness: Mapping[str, float] = field(default_factory=dict)

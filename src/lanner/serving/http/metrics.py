@@ -77,7 +77,6 @@ class Metrics:
             "experiments": gauge(
                 "lanner_experiments", "Statistics of experiments and shadow traffic.", "what", over_workers="livemax"
             ),
-            "replicas": gauge("lanner_replicas", "Statistics of the replicas.", "what", over_workers="livemax"),
             "background": gauge(
                 "lanner_background_jobs", "Statistics of background jobs.", "what", over_workers="livemax"
             ),

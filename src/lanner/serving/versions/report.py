@@ -42,7 +42,7 @@ class Arm:
     users: int
     exposures: int
     conversions: int
-    """Exposures whose item the user met within the horizon."""
+    """Exposures whose item the user interacted with within the horizon."""
     per_user: float
     per_exposure: float
 
@@ -74,19 +74,19 @@ class ExperimentReport:
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
     users_in_several_arms: int
-    """They count in the arm that they were in first; shares that changed move users."""
+    """They count in their first arm; shares that changed move users."""
     sample_ratio_p: float | None
-    """How probable counts as uneven as these are under the configured shares; None where none were given."""
+    """Probability of counts as uneven as these under the configured shares; None where no shares were given."""
 
     @property
     def sample_ratio_mismatch(self) -> bool:
-        """Whether the arms have other shares of the users than configured: look for the fault before the result."""
+        """Whether observed traffic shares differ from the configured ones: find the fault before reading results."""
         return self.sample_ratio_p is not None and self.sample_ratio_p < MISMATCH
 
 
 @dataclass
 class _Shown:
-    """What one user was shown in the arm they were in first: the first time of each item."""
+    """What one user was shown in their first arm: when each item was first shown."""
 
     arm: str
     first: dict[str, float] = field(default_factory=dict)

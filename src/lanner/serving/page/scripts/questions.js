@@ -75,7 +75,7 @@ function number() {
 function recommendation() {
   const userId = found("user").value.trim();
   const text = found("text").value.trim();
-  if (!userId && !text) throw new Error("name a user, write what is looked for, or both");
+  if (!userId && !text) throw new Error("enter a user, a query text, or both");
   const request = { k: number(), diversity: Number(found("diversity").value), explain: found("explain").checked };
   if (userId) request.user_id = userId;
   if (text) request.text = text;

@@ -28,7 +28,7 @@ export function servedBy(answer) {
   return [line, ...notes, track, names];
 }
 
-/** What the answer says of itself: nothing known of the user, a text that nobody read, ids that nobody knows. */
+/** Notes on an answer: popular items for want of a signal, a text without effect, unknown ids. */
 function remarks({ fallback, text_ignored: ignored, unknown = [] }) {
   return [
     fallback && "Popular items: nothing is known of this user.",

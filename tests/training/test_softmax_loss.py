@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lanner.objectives.softmax import sampled_softmax
+from lanner.training.losses import sampled_softmax
 
 
 def test_it_is_the_mean_log_likelihood_of_the_hidden_items():

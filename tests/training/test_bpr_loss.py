@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lanner.objectives.bpr import bayesian_personalised_ranking
+from lanner.training.losses import bayesian_personalised_ranking
 
 SCORES = torch.tensor([[0.3, -1.0, 2.0, 0.1], [1.0, -torch.inf, 0.5, -0.2]], dtype=torch.float64)
 ROWS, COLUMNS = torch.tensor([0, 0, 1]), torch.tensor([2, 1, 0])
