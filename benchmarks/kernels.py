@@ -9,8 +9,7 @@ one process; the medians are compared. Peers are given their best:
 - PyG: LGConv(normalize=False) with the weights computed beforehand, once on edge_index (where its memory allows) and
   once on a torch.sparse CSR tensor; the faster is taken.
 
-bfloat16 is ours with bfloat16 features (half the bytes, sums in float32), compared with the peers' fastest float32
-and, where they can, bfloat16. Bytes counted: a row of features for each edge, index and weight, and the output;
+Features are float32. Bytes counted: a row of features for each edge, index and weight, and the output;
 features that stay in a cache are why the share of copy bandwidth may pass 1.
 
     LANNER_DATA=… python -m benchmarks.kernels [--sizes gowalla gowalla-x10] [--dimensions 32 64 128] [--repetitions N]
@@ -40,7 +39,6 @@ COPY_BYTES = 1 << 29
 EDGE_INDEX_LIMIT = 3 << 30
 """Bytes of messages, one an edge, up to which PyG is also measured on edge_index."""
 OURS = "lanner"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Way = Callable[[Tensor], Tensor]
 
@@ -67,24 +65,24 @@ def two_way_graph(users: np.ndarray, items: np.ndarray) -> Adjacency:
     return distinct_edges(*both, (count, count)).normalised("symmetric")
 
 
-def torch_csr(adjacency: Adjacency, index: torch.dtype, dtype: torch.dtype) -> Tensor:
+def torch_csr(adjacency: Adjacency, index: torch.dtype) -> Tensor:
     parts = torch.from_numpy(adjacency.indptr).to(index), torch.from_numpy(adjacency.indices).to(index)
-    return torch.sparse_csr_tensor(*parts, torch.from_numpy(adjacency.values).to(dtype), size=adjacency.shape)
+    return torch.sparse_csr_tensor(*parts, torch.from_numpy(adjacency.values), size=adjacency.shape)
 
 
-def forward_ways(adjacency: Adjacency, dimensions: int, dtype: torch.dtype) -> dict[str, Way]:
+def forward_ways(adjacency: Adjacency, dimensions: int) -> dict[str, Way]:
     convolution = LGConv(normalize=False)
-    csr = torch_csr(adjacency, torch.int64, dtype)
-    narrow = torch_csr(adjacency, torch.int32, dtype)
+    csr = torch_csr(adjacency, torch.int64)
+    narrow = torch_csr(adjacency, torch.int32)
     ways: dict[str, Way] = {
         OURS: lambda x: propagate(adjacency, x),
         "torch_sparse_int32": lambda x: torch.sparse.mm(narrow, x),
         "torch_sparse_int64": lambda x: torch.sparse.mm(csr, x),
         "pyg_csr": lambda x: convolution(x, csr),
     }
-    if adjacency.num_edges * dimensions * dtype.itemsize <= EDGE_INDEX_LIMIT:
+    if adjacency.num_edges * dimensions * 4 <= EDGE_INDEX_LIMIT:
         pairs = np.stack([adjacency.indices, adjacency.row_of_edge]).astype(np.int64)
-        edge_index, weight = torch.from_numpy(pairs), torch.from_numpy(adjacency.values).to(dtype)
+        edge_index, weight = torch.from_numpy(pairs), torch.from_numpy(adjacency.values)
         ways["pyg_edge_index"] = lambda x: convolution(x, edge_index, weight)
     return ways
 
@@ -103,17 +101,12 @@ def backward_ways(forward: dict[str, Way], features: Tensor) -> dict[str, Way]:
     return ways | kept
 
 
-def usable(ways: dict[str, Way], features: Tensor) -> dict[str, Way]:
-    """The ways that this type is implemented for, each checked against ours; this is also the warm-up."""
-    expected, kept = ways[OURS](features).float(), {}
-    for name, way in ways.items():
-        try:
-            found = way(features).float()
-        except (RuntimeError, NotImplementedError):
-            continue
-        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 if features.dtype.itemsize == 2 else 1e-4)
-        kept[name] = way
-    return kept
+def checked(ways: dict[str, Way], features: Tensor) -> dict[str, Way]:
+    """The ways, each compared with ours; this is also the warm-up."""
+    expected = ways[OURS](features)
+    for way in ways.values():
+        torch.testing.assert_close(way(features), expected, rtol=0.05, atol=1e-4)
+    return ways
 
 
 def medians(ways: dict[str, Way], features: Tensor, repetitions: int) -> dict[str, float]:
@@ -135,22 +128,20 @@ def copy_bandwidth(repetitions: int) -> float:
     return 2 * COPY_BYTES / (taken / 1e3)
 
 
-def bytes_moved(adjacency: Adjacency, dimensions: int, itemsize: int) -> int:
+def bytes_moved(adjacency: Adjacency, dimensions: int) -> int:
     rows, edges = adjacency.shape[0], adjacency.num_edges
-    return edges * (dimensions * itemsize + 4 + 4) + rows * (dimensions * itemsize + 8)
+    return edges * (dimensions * 4 + 4 + 4) + rows * (dimensions * 4 + 8)
 
 
-def summary(taken: dict[str, float], fastest_float32: float | None, moved: int, bandwidth: float) -> dict[str, Any]:
-    """``fastest_float32`` is the peers' best time in float32, which a bfloat16 row must beat, too."""
-    best = {prefix: min((ms for name, ms in taken.items() if name.startswith(prefix)), default=None)
+def summary(taken: dict[str, float], moved: int, bandwidth: float) -> dict[str, Any]:
+    best = {prefix: min(ms for name, ms in taken.items() if name.startswith(prefix))
             for prefix in ("torch_sparse", "pyg")}  # fmt: skip
-    peers = [ms for ms in (*best.values(), fastest_float32) if ms is not None]
     speed = moved / (taken[OURS] / 1e3)
     return {
         "lanner_ms": taken[OURS],
         "torch_sparse_ms": best["torch_sparse"],
         "pyg_ms": best["pyg"],
-        "ratio_to_faster_peer": min(peers) / taken[OURS],
+        "ratio_to_faster_peer": min(best.values()) / taken[OURS],
         "gigabytes_per_second": speed / 1e9,
         "share_of_copy_bandwidth": speed / bandwidth,
         "all_ms": taken,
@@ -158,25 +149,18 @@ def summary(taken: dict[str, float], fastest_float32: float | None, moved: int, 
 
 
 def compare(adjacency: Adjacency, dimensions: int, repetitions: int, bandwidth: float) -> dict[str, Any]:
-    """Rows of one size and dimension: ``[dtype][direction]``."""
+    """Rows of one size and dimension: ``["float32"][direction]``."""
     results: dict[str, Any] = {}
-    fastest: dict[str, float] = {}
     torch.manual_seed(SEED)
-    plain = torch.randn(adjacency.shape[1], dimensions)
-    for name, dtype in DTYPES.items():
-        features, results[name] = plain.to(dtype), {}
-        forward = usable(forward_ways(adjacency, dimensions, dtype), features)
-        moved = bytes_moved(adjacency, dimensions, dtype.itemsize)
-        for direction, ways in (("forward", forward), ("backward", backward_ways(forward, features))):
-            taken = medians(usable(ways, features), features, repetitions)
-            row = summary(taken, fastest.get(direction), moved, bandwidth)
-            fastest.setdefault(direction, min(ms for way, ms in taken.items() if way != OURS))
-            results[name][direction] = row
-            print(
-                f"  d{dimensions} {name} {direction}: {row['lanner_ms']:.1f} ms, {row['ratio_to_faster_peer']:.2f} ×",
-                flush=True,
-            )
-    return results
+    features = torch.randn(adjacency.shape[1], dimensions)
+    forward = checked(forward_ways(adjacency, dimensions), features)
+    moved = bytes_moved(adjacency, dimensions)
+    for direction, ways in (("forward", forward), ("backward", backward_ways(forward, features))):
+        row = results[direction] = summary(medians(checked(ways, features), features, repetitions), moved, bandwidth)
+        print(
+            f"  d{dimensions} {direction}: {row['lanner_ms']:.1f} ms, {row['ratio_to_faster_peer']:.2f} ×", flush=True
+        )
+    return {"float32": results}
 
 
 def main() -> None:

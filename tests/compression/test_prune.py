@@ -67,6 +67,7 @@ def test_each_layer_keeps_its_best_part() -> None:
     assert pruned.shape.feed_forward == (32, 32, 32)
     assert_array_equal(pruned.layers[0].widen.bias.detach(), random_encoder().layers[0].widen.bias[64:].detach())
     assert prune_feed_forward(random_encoder(), importance, 4 / 9).shape.feed_forward == (32, 32, 96)
+    assert prune_feed_forward(random_encoder(), importance, 1 / 9).shape.feed_forward == (96, 64, 96), "a tie"
     assert distance(prune_feed_forward(random_encoder(), importance, 0.0), random_encoder()) == 0
 
 

@@ -41,17 +41,6 @@ def test_gradients_of_both_orders_agree_with_finite_differences():
     assert torch.autograd.gradgradcheck(lambda x: propagate(adjacency, x) ** 2, (features,))
 
 
-@pytest.mark.parametrize("width", [16, 37, 64, 128])
-def test_bfloat16_is_the_float32_sum_rounded_once(width):
-    adjacency = random_adjacency(150, 80, 2000).normalised("mean")
-    features = torch.randn(80, width).bfloat16()
-    features[3, 0], features[4, 1] = torch.nan, torch.inf
-    expected = propagate(adjacency, features.float()).bfloat16()
-    assert torch.equal(propagate(adjacency, features).view(torch.int16), expected.view(torch.int16)) or (
-        torch.testing.assert_close(propagate(adjacency, features), expected, rtol=0, atol=0, equal_nan=True) is None
-    )
-
-
 def test_the_result_does_not_depend_on_threads():
     adjacency, features = random_adjacency(400, 300, 9000).normalised("symmetric"), torch.randn(300, 64)
     threads = torch.get_num_threads()

@@ -130,6 +130,21 @@ def test_an_item_that_came_later_is_ranked_as_one_that_was_there(name, indexed):
     assert ranker.rank([Query(np.array([9, NUM_ITEMS]), seen=added, k=5, explain=True)])[0].explanations
 
 
+def test_a_changed_item_keeps_its_popularity():
+    model = dense(popularity_I=np.arange(1, NUM_ITEMS + 1, dtype=np.float32))
+    ranker, best = Ranker(model), NUM_ITEMS - 1
+    row = slice(best, best + 1)
+    ranker.available.grow(NUM_ITEMS + 2)
+    changed = ranker.add(ItemRows(model.source_ID[row], model.target_ID[row], model.bias_I[row]), [best])
+    added = ranker.add(ItemRows(model.source_ID[row], model.target_ID[row], model.bias_I[row]))
+    ranker.available.hide(np.array([best]))
+    ranker.available.show(np.concatenate([changed, added]))
+    found = ranker.rank([Query(k=NUM_ITEMS + 2)])[0]
+    assert found.items[0] == changed[0]
+    assert found.items[-1] == added[0]
+    assert (np.diff(found.scores) <= 0).all()
+
+
 def test_without_a_signal_the_most_popular_come_first_and_it_says_so():
     model = MODELS["dense"]
     ranking = Ranker(model).rank([Query(k=5, seen=np.array([int(model.popularity_I.argmax())]), explain=True)])[0]

@@ -64,16 +64,9 @@ def test_words_weigh_by_rarity_and_turn_to_singular_directions(features):
     np.testing.assert_allclose(features.words_WD.T @ features.words_WD, np.eye(5), atol=1e-5)
 
 
-@pytest.mark.parametrize("text", [TEXTS[3], "red1\n", "one field only", "", "a\nb\nc\nd red2", "\nmaker1"])
-def test_passages_add_up_to_the_features(features, text):
-    fields, rows = features.passages(text, encode_words)
-    assert len(fields) == len(rows) - 1 == 2
-    np.testing.assert_allclose(rows.sum(axis=0), features.transform([text], encode_words)[0], atol=1e-5)
-
-
 def test_more_fields_than_known_are_joined_to_the_last(features):
-    assert features.passages("a\nb\nc", encode_words)[0] == ["a", "b c"]
-    assert features.passages("a", encode_words)[0] == ["a", "a"]
+    joined, known = features.transform(["red1\nmaker1\ntown0", "red1\nmaker1 town0"], encode_words)
+    np.testing.assert_allclose(joined, known, atol=1e-6)
 
 
 def test_state_comes_back(features):

@@ -45,8 +45,9 @@ def catalog():
     return Catalog(dataset(), neighbours())
 
 
-def put(catalog, item_id, text="", **attributes):
-    item = Item(title=item_id.upper(), text=text, attributes={name: [value] for name, value in attributes.items()})
+def put(catalog, item_id, text="", available=True, **attributes):
+    held = {name: [value] for name, value in attributes.items()}
+    item = Item(title=item_id.upper(), text=text, attributes=held, available=available)
     return catalog.put(item_id, item, catalog.num_rows, features([text])[0])
 
 
@@ -106,12 +107,12 @@ def test_an_item_that_keeps_its_row_changes_title_and_attributes(catalog):
         catalog.put("fargo", Item(), 9, features([""])[0])
 
 
-def test_expired_items_are_not_answered_until_they_are_shown(catalog):
-    catalog.hide(["alien", "nobody"])
+def test_items_out_of_stock_are_not_answered_until_they_are_back(catalog):
+    put(catalog, "alien", genre="horror", available=False)
     assert "alien" in catalog
     assert answerable(catalog, Filters(attributes={"genre": ["horror"]})) == {"eraserhead"}
     assert answerable(catalog, Filters(allow=["alien", "dune"])) == {"dune"}
-    catalog.show(["alien"])
+    put(catalog, "alien", genre="horror")
     assert "alien" in answerable(catalog)
 
 
@@ -146,7 +147,7 @@ def test_search_finds_the_nearest_texts_of_what_is_available(catalog):
     assert [one for one, _ in catalog.named(rows)] == ["fargo", "dune"]
     np.testing.assert_allclose(cosines, [1, 0.5**0.5], atol=0.01)
     catalog.delete("fargo")
-    catalog.hide(["dune"])
+    put(catalog, "dune", "space", available=False)
     assert {"fargo", "dune"}.isdisjoint(one for one, _ in catalog.named(catalog.nearest(features(["space"])[0], 9)[0]))
     with pytest.raises(RequestError, match="reads no texts"):
         Catalog(dataset()).nearest(np.ones(4, np.float32), 3)
@@ -199,7 +200,7 @@ class Rows:
         self.known += known
         return features_NF
 
-    def add(self, rows):
+    def add(self, rows, replaced=()):
         self.next += len(rows)
         return np.arange(self.next - len(rows), self.next)
 

@@ -60,13 +60,13 @@ class Walk:
 
     async def hide(self) -> None:
         item_id = self.random.choice(list(self.items))
-        for deployment in self.service._deployments.all():
-            deployment.catalog.hide([item_id])
+        item = Item(title=item_id, attributes={"shelf": [self.items[item_id]]}, available=False)
+        await self.service.put_item(item_id, item)
         self.hidden.add(item_id)
 
     async def show(self) -> None:
-        for deployment in self.service._deployments.all():
-            deployment.catalog.show(self.hidden)
+        for item_id in self.hidden:
+            await self.service.put_item(item_id, Item(title=item_id, attributes={"shelf": [self.items[item_id]]}))
         self.hidden.clear()
 
     async def check(self) -> None:

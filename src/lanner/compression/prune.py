@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lanner.errors import ConfigError
-from lanner.models.compact_encoder import CompactEncoder
+from lanner.models.compact_encoder import CompactEncoder, EncoderLayer
 
 Batch = tuple[Tensor, Tensor]
 """Token ids and mask, int64 ``[B, L]`` each."""
@@ -121,10 +121,10 @@ def trim_vocabulary(
 
 def _first_order(encoder: CompactEncoder, batch: Batch, draw: torch.Generator) -> list[NDArray[np.float64]]:
     """Squared distances, summed over a batch's texts, that silencing each neuron would cost."""
-    narrows = [layer.narrow for layer in encoder.layers]
-    with _inputs_of(narrows) as activations:
+    layers: list[EncoderLayer] = list(encoder.layers)  # type: ignore[arg-type]
+    with _inputs_of([layer.narrow for layer in layers]) as activations:
         vectors_BD = encoder(*batch)
-    neurons = [np.zeros(narrow.in_features) for narrow in narrows]
+    neurons = [np.zeros(layer.narrow.in_features) for layer in layers]
     for _ in range(_DIRECTIONS):
         direction_BD = torch.randn(vectors_BD.shape, generator=draw)
         gradients = torch.autograd.grad(vectors_BD, activations, direction_BD, retain_graph=True)
@@ -170,8 +170,10 @@ def _most_important(importance: Sequence[NDArray[np.float64]], share: float) -> 
         for layer, (one, order) in enumerate(zip(importance, ranked, strict=True))
         for start in range(0, len(order), _NEURONS_AT_ONCE)
     ]
-    gone = sorted(block for block in blocks if block[2])[: round(share * len(blocks))]
-    left = [
-        min([start for _, layer, start in gone if layer == number], default=len(o)) for number, o in enumerate(ranked)
-    ]
-    return [torch.from_numpy(np.sort(order[:stop])) for order, stop in zip(ranked, left, strict=True)]
+    # A tie within a layer may be broken anyhow: what goes is its tail, so many blocks long.
+    gone = [layer for _, layer, _ in sorted(block for block in blocks if block[2])[: round(share * len(blocks))]]
+    kept = []
+    for layer, order in enumerate(ranked):
+        remaining = -(-len(order) // _NEURONS_AT_ONCE) - gone.count(layer)
+        kept.append(torch.from_numpy(np.sort(order[: remaining * _NEURONS_AT_ONCE])))
+    return kept

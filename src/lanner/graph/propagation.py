@@ -4,13 +4,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.kernel import multiply
 
-_COMPILED = (torch.float32, torch.float64, torch.bfloat16)
+_COMPILED = (torch.float32, torch.float64)
 _CHUNKS = 128
 """Runs of rows handed to the threads: enough of them to even out what differs in cache luck."""
 _device_copies: WeakKeyDictionary[Adjacency, dict[tuple[torch.device, torch.dtype], Tensor]] = WeakKeyDictionary()
@@ -21,8 +22,8 @@ def propagate(adjacency: Adjacency, features: Tensor) -> Tensor:
 
     With ``adjacency.normalised("mean")`` this is the sum in h_v = σ(Σ_{u ∈ N(v)} h_u / |N(v)|); with ``"symmetric"`` it
     is a layer of LightGCN. Rows without neighbours are zero. The gradient flows to the features (not to the
-    values) through the transposed adjacency, which is built once. float32, float64 and bfloat16 (summed in float32)
-    on a CPU take the compiled kernel; other devices take ``torch.sparse``. Deterministic on a CPU.
+    values) through the transposed adjacency, which is built once. float32 and float64
+    on a CPU take the compiled kernel; everything else takes ``torch.sparse``. Deterministic on a CPU.
 
     Raises:
         ValueError: ``features`` is not ``[columns, D]`` of a floating type.
@@ -54,13 +55,9 @@ def _multiply_compiled(adjacency: Adjacency, features: Tensor) -> Tensor:
     out = features.new_empty(adjacency.shape[0], features.shape[1])
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     chunks = adjacency.row_chunks(_CHUNKS)
-    multiply(chunks, adjacency.indptr, adjacency.indices, adjacency.values, _as_numpy(features), _as_numpy(out))
+    values = np.ones(adjacency.num_edges, np.float32) if adjacency.values is None else adjacency.values
+    multiply(chunks, adjacency.indptr, adjacency.indices.view(np.uint32), values, features.numpy(), out.numpy())
     return out
-
-
-def _as_numpy(tensor: Tensor) -> Any:
-    # NumPy has no bfloat16; the kernel reads its bits.
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _multiply_sparse(adjacency: Adjacency, features: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ The library, the command line, evaluation, compression and the server rank with 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -115,6 +114,8 @@ class Ranker:
         self._source = GrowingTable(model.source_ID)
         self._target, self._bias = GrowingTable(model.target_ID), GrowingTable(model.bias_I[:, None])
         self._half = None if model.head is None else GrowingTable(model.head.item_IH)
+        self._popularity = np.asarray(model.popularity_I, np.float32)
+        self._by_popularity = np.argsort(-self._popularity, kind="stable")
 
     @property
     def num_items(self) -> int:
@@ -138,10 +139,19 @@ class Ranker:
         """Whether a profile changes an answer."""
         return self.model.profile_FD is not None
 
-    def add(self, rows: ItemRows) -> NDArray[np.int64]:
-        """Give items the next rows; ``rows`` are those of the full model. They can be ranked when this returns."""
+    def add(self, rows: ItemRows, replaced: Sequence[int | None] = ()) -> NDArray[np.int64]:
+        """Give items the next rows; ``rows`` are those of the full model. They can be ranked when this returns.
+
+        replaced: the rows that the items had before, whose popularity they keep; None, or none at all: new items.
+        """
         reduced = self.model.reduction(rows)
         first = self.num_items
+        for row, before in enumerate(replaced or [None] * len(rows.bias_N), first):
+            popularity = np.float32(0) if before is None else self._popularity[before]
+            # After its equals, so that the order does not depend on who came first.
+            place = np.searchsorted(-self._popularity[self._by_popularity], -popularity, "right") if popularity else row
+            self._by_popularity = np.insert(self._by_popularity, place, row)
+            self._popularity = np.append(self._popularity, popularity)
         if self._half is not None:
             assert reduced.half_NH is not None, "a model with a head needs the head's row of every item"
             self._half.append(reduced.half_NH)
@@ -375,33 +385,32 @@ class Ranker:
 
     def _popular(self, query: Query) -> Ranking:
         """Popular items, for a user of whom nothing is known that the model reads, and from a model for everyone."""
-        num_items = self.num_items
-        mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
+        order, popularity = self._by_popularity, self._popularity
+        mask = eligible(self.available, query.allow, query.deny, query.seen, len(popularity))
         found: list[int] = []
         step = max(64, 2 * query.k)
-        order = self._by_popularity
-        blocks = (order[first : first + step] for first in range(0, len(order), step))
-        for rows in chain(blocks, (np.arange(len(order), num_items),)):
+        for first in range(0, len(order), step):
+            rows = order[first : first + step]
             found += (rows if mask is None else rows[mask[rows]]).tolist()
             if len(found) >= query.k:
                 break
         items = np.array(found[: query.k], np.int64)
-        scores = np.zeros(len(items), np.float32)
-        known = items < self.model.num_items
-        scores[known] = self.model.popularity_I[items[known]]
-        parts = zip(items.tolist(), scores.tolist(), strict=True)
-        explained = tuple(Explanation(item, score, (ScorePart("popularity", -1, score),)) for item, score in parts)
-        return Ranking(items, scores, self.model.is_personal, explained if query.explain else ())
+        scores = popularity[items]
+        explained = tuple(self._of_popularity(items)) if query.explain else ()
+        return Ranking(items, scores, self.model.is_personal, explained)
+
+    def _of_popularity(self, items: NDArray[np.int64]) -> list[Explanation]:
+        scores = self._popularity[items].tolist()
+        return [
+            Explanation(item, score, (ScorePart("popularity", -1, score),))
+            for item, score in zip(items.tolist(), scores, strict=True)
+        ]
 
     # --- reasons -----------------------------------------------------------------------------------------------------
 
     def _explained(self, query: Query, user: _User, items: NDArray[np.int64]) -> list[Explanation]:
         if not user.signal:
-            scores = [float(self.model.popularity_I[item]) if item < self.model.num_items else 0.0 for item in items]
-            return [
-                Explanation(int(item), score, (ScorePart("popularity", -1, score),))
-                for item, score in zip(items, scores, strict=True)
-            ]
+            return self._of_popularity(items)
         targets_ND, biases = self._target.take(items), self._bias.take(items)[:, 0]
         history_NL, text_N = self._by_history(user, targets_ND)
         self._add_sparse_parts(user, items, history_NL)
@@ -470,10 +479,6 @@ class Ranker:
     @cached_property
     def _targets_DI(self) -> NDArray[np.float32]:
         return take(self.model.target_ID).T
-
-    @cached_property
-    def _by_popularity(self) -> NDArray[np.int64]:
-        return np.argsort(-self.model.popularity_I, kind="stable")
 
 
 class RankedScorer:

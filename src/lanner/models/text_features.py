@@ -13,11 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import FIELD_SEPARATOR
-from lanner.prefetch import fetch_row
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -66,7 +64,9 @@ class TextFeatures:
         dimensions = self.meaning_SED.shape[2]
         rows = np.empty((len(texts), self.width), np.float32)
         rows[:, :dimensions], rows[:, dimensions:] = self._meaning(texts, encode), self._words(texts)
-        _scale_to_unit(rows, dimensions)
+        for block in (rows[:, :dimensions], rows[:, dimensions:]):
+            lengths = np.sqrt(np.einsum("td,td->t", block, block))[:, None]
+            np.divide(block, lengths, out=block, where=lengths > 1e-8)
         return rows
 
     def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
@@ -102,25 +102,13 @@ class TextFeatures:
         """``[T, D']``, before its length is taken off."""
         words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
         for row, text in enumerate(texts):
-            words, counts = _counted_words(text, self._numbers)
-            _sum_of_words(words, counts, self.weight_W, self.words_WD, words_TD[row])
+            words, weights = _weighted_words(text, self._numbers, self.weight_W)
+            words_TD[row] = weights @ self.words_WD[words]
         return words_TD
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {word: place for place, word in enumerate(self.words)}
-
-    def passages(self, text: str, encode: Encode) -> tuple[list[str], NDArray[np.float32]]:
-        """The fields of one text and what each adds to its features, float32 ``[S + 1, width]``; last: the words."""
-        embedded_SE, present_S = (part[0] for part in _embed_fields([text], encode, len(self.mean_SE)))
-        centred = (embedded_SE - self.mean_SE) * present_S[:, None]
-        meaning_SD = np.einsum("se,sed->sd", centred, self.meaning_SED)
-        length = np.linalg.norm(meaning_SD.sum(0))
-        rows = np.zeros((len(meaning_SD) + 1, self.width), np.float32)
-        rows[:-1, : meaning_SD.shape[1]] = meaning_SD / (length or 1.0)
-        rows[-1, meaning_SD.shape[1] :] = self._words([text])[0]
-        _scale_to_unit(rows[-1:], meaning_SD.shape[1])
-        return _fields(text, len(self.mean_SE)), rows
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Arrays, and the vocabulary."""
@@ -182,53 +170,22 @@ def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], 
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
 
-def _counted_words(text: str, numbers: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The known words of a text and how often each stands there."""
-    found: dict[int, int] = {}
-    for token in _tokens(text):
-        number = numbers.get(token)
-        if number is not None:
-            found[number] = found.get(number, 0) + 1
-    return np.array([*found], np.int64), np.array([*found.values()], np.float32)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _weights(words: NDArray[np.int64], counts: NDArray[np.float32], weight_W: NDArray[np.float32]) -> Any:
-    """(1 + log count) · idf of each word, of length 1, float32 ``[n]``."""
-    weights = np.empty(len(words), np.float32)
-    squares = np.float32(0)
-    for place in range(len(words)):
-        weights[place] = (np.float32(1) + np.log(counts[place])) * weight_W[words[place]]
-        squares += weights[place] * weights[place]
-    if squares > 0:
-        weights /= np.sqrt(squares)
-    return weights
-
-
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _sum_of_words(
-    words: NDArray[np.int64],
-    counts: NDArray[np.float32],
-    weight_W: NDArray[np.float32],
-    words_WD: NDArray[np.float32],
-    out_D: NDArray[np.float32],
-) -> None:
-    """Write the weighted sum of the words' directions, which lie here and there in a large table."""
-    out_D[:] = np.float32(0)
-    for place in range(len(words)):
-        fetch_row(words_WD, words[place])
-    weights = _weights(words, counts, weight_W)
-    for place in range(len(words)):
-        for column in range(len(out_D)):
-            out_D[column] += weights[place] * words_WD[words[place], column]
+def _weighted_words(
+    text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The known words of a text, and (1 + log count) · idf of each, scaled to length 1."""
+    found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
+    words = np.fromiter(found.keys(), np.int64, len(found))
+    weights = (1 + np.log(np.fromiter(found.values(), np.float32, len(found)))) * weight_W[words]
+    length = np.sqrt(weights @ weights)
+    return words, weights / length if length > 0 else weights
 
 
 def _word_matrix(texts: Sequence[str], numbers: Mapping[str, int], weight_W: NDArray[np.float32]) -> "sp.csr_matrix":
-    """The ``_weights`` of each text's words, ``[T, W]``."""
+    """The weights of each text's words, ``[T, W]``."""
     import scipy.sparse as sp  # as the solver: only who learns from texts waits for it
 
-    counted = [_counted_words(text, numbers) for text in texts]
-    rows = [(words, _weights(words, counts, weight_W)) for words, counts in counted]
+    rows = [_weighted_words(text, numbers, weight_W) for text in texts]
     indptr = np.cumsum([0, *(len(words) for words, _ in rows)])
     columns = np.concatenate([np.empty(0, np.int64), *(words for words, _ in rows)]).astype(np.int32)
     values = np.concatenate([np.empty(0, np.float32), *(weights for _, weights in rows)])
@@ -242,17 +199,3 @@ def _singular_directions(matrix_TW: "sp.csr_matrix", dimensions: int) -> NDArray
     from lanner.models.svd import right_singular
 
     return np.ascontiguousarray(right_singular(matrix_TW, dimensions)[1], np.float32)
-
-
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _scale_to_unit(rows: NDArray[np.float32], border: int) -> None:
-    """Give the numbers of each row before ``border`` length 1, and those behind it; zeros stay zeros."""
-    for line in range(len(rows)):
-        for part in (rows[line, :border], rows[line, border:]):
-            squares = np.float32(0)
-            for place in range(len(part)):
-                squares += part[place] * part[place]
-            length = np.sqrt(squares)
-            if length > np.float32(1e-8):
-                for place in range(len(part)):
-                    part[place] /= length

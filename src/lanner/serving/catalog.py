@@ -82,6 +82,11 @@ class Catalog:
         row = rows[0] if rows else self._row_of.get(item_id)
         return row if row is not None and row < self._num_base else None
 
+    def latest_row(self, item_id: str) -> int | None:
+        """The row that an item has, or had when it was deleted; None: it never was there."""
+        rows = self._older.get(item_id)
+        return self._row_of.get(item_id, rows[-1] if rows else None)
+
     def known_rows(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
         """Rows of the ids that are known, in their order, int64 ``[n]``, and the ids that are not."""
         row_of, rows, unknown = self._row_of, [], []
@@ -157,7 +162,7 @@ class Catalog:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def put(self, item_id: str, item: Item, row: int | None, features_F: NDArray[np.float32] | None = None) -> bool:
-        """Add an item or change it; returns whether it was there. One that was hidden is available again.
+        """Add an item or change it; returns whether it was there.
 
         Args:
             item_id: any id.
@@ -180,7 +185,8 @@ class Catalog:
         if before is not None and before != row:
             self.available.hide(np.array([before]))
         self._row_of[item_id] = row
-        self.available.show(np.array([row]))
+        change = self.available.show if item.available else self.available.hide
+        change(np.array([row]))
         self.version += 1
         return before is not None
 
@@ -193,16 +199,6 @@ class Catalog:
             del self._row_of[item_id]
             self.version += 1
         return row is not None
-
-    def hide(self, item_ids: Iterable[str]) -> None:
-        """Recommend items no longer, because they expired or are out of stock; unknown ids are ignored."""
-        self.available.hide(self.known_rows(item_ids)[0])
-        self.version += 1
-
-    def show(self, item_ids: Iterable[str]) -> None:
-        """Recommend items again that were hidden; unknown ids are ignored."""
-        self.available.show(self.known_rows(item_ids)[0])
-        self.version += 1
 
     def _append(
         self, item_id: str, item: Item, row: int, before: int | None, features_F: NDArray[np.float32] | None

@@ -124,7 +124,8 @@ class ItemIngestion:
         if self._reader is None or features_F is None:
             return None
         rows = self._reader.read(self._model, features_F[None], [self._catalog.base_row(item_id)])
-        given = {int(ranker.add(rows)[0]) for ranker in self._rankers} | {self._catalog.num_rows}
+        before = [self._catalog.latest_row(item_id)]
+        given = {int(ranker.add(rows, before)[0]) for ranker in self._rankers} | {self._catalog.num_rows}
         if len(given) > 1:
             raise RuntimeError(f"variants gave it different rows: {sorted(given)}")
         return given.pop()

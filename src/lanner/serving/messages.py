@@ -51,6 +51,8 @@ class Item(Message):
     title: Text = ""
     text: Text = ""
     attributes: Annotated[Attributes, Meta(max_length=64)] = {}
+    available: bool = True
+    """Whether it may be recommended; false for an item that is hidden, expired or out of stock."""
 
 
 class User(Message):

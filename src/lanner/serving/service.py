@@ -112,7 +112,6 @@ class LannerService:
         self._sequence, _ = await asyncio.to_thread(self.store.changed_users, 0)
         await self._watcher.start()
         if self._sync.worker == 0:  # one listener a server: a bump reaches every worker
-            if self._sync.worker == 0:  # one of a host: each bump has all its workers ask
             self._stop_listening = await asyncio.to_thread(self.store.listen, self._sync.bump)
         self._applied()
         await self._listen()  # the others did not wait for this worker until now
