@@ -204,7 +204,7 @@ def _encoders() -> tuple[TextFiles, EncoderForm, EncoderForm]:
     features = TextFeatures.fit(texts[:_TEXTS_FITTED], language.encode, MEANING, WORDS)
     calibration = [ids for ids in language.token_ids(texts[:_CALIBRATION]) if len(ids)]
     files = EncoderFiles(whole_encoder(language), None, features, language.token_ids, calibration, texts[:1], {})
-    return TextFiles(features, language.tokeniser_json, language.longest), files.float32(), files.int8()
+    return TextFiles(features, language.tokenizer_json, language.longest), files.float32(), files.int8()
 
 
 def _film_texts() -> list[str]:

@@ -7,7 +7,9 @@ The work, the same for all: a request is a history of 50 items, answered with th
 FAISS index and an MLP head over 200 candidates; besides, 10 % of the traffic are events and 1 % texts of new items
 (``_serving_work.py``: the catalogue is simulated). Open loop, Poisson arrivals, latencies from the intended moment
 (``_serving_load.py``). Peers wrap the same index, head and encoder; they store no events and keep no new items, which
-favours them (``_serving_peers/``). The deadline is 20 ms.
+favours them (``_serving_peers/``). They have one variant. Lanner's full variant is searched as theirs is; those that
+answer under load rank half as many candidates and search less thoroughly, and a row's ``answered_by`` has their shares.
+The deadline is 20 ms.
 
 Parts, and their figures in ``results.summary``:
 

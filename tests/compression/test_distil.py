@@ -10,8 +10,7 @@ from numpy.testing import assert_array_equal
 from lanner.compression.distil import distil, with_spans
 from lanner.compression.prune import keep_layers
 from lanner.errors import ConfigError, Interrupted
-from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.encoder_shape import EncoderShape
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
 
 SHAPE = EncoderShape(heads=(2, 2), feed_forward=(32, 32), head_size=8, hidden=16, vocabulary=40, positions=24)
 IDS = [np.random.default_rng(number).integers(0, 40, 3 + number % 20).astype(np.int32) for number in range(300)]

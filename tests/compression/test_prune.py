@@ -14,8 +14,7 @@ from lanner.compression.prune import (
 )
 from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import pad_right
-from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.encoder_shape import EncoderShape
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
 
 SHAPE = EncoderShape(heads=(4, 4, 4), feed_forward=(96,) * 3, head_size=4, hidden=16, vocabulary=40, positions=24)
 IDS = [np.random.default_rng(number).integers(0, 40, 3 + number % 20).astype(np.int32) for number in range(24)]

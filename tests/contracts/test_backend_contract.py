@@ -23,8 +23,7 @@ from lanner.encoders.open_vino import OpenVinoReader, padded_length
 from lanner.errors import BundleError, ConfigError, LannerError, MissingExtraError
 from lanner.files import digest
 from lanner.inference.scoring_model import popularity_model
-from lanner.models.compact_encoder import CompactEncoder
-from lanner.models.encoder_shape import EncoderShape
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 from lanner.models.text_features import TextFeatures
 
 for library in ("onnx", "onnxruntime"):

@@ -10,8 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import load, save
 
 from lanner.errors import ConfigError
-from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.encoder_shape import EncoderShape
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
 from lanner.models.language import DEFAULT_MODEL, LanguageConfig, LanguageEncoder, pool
 
 SHAPE = EncoderShape(heads=(2, 3), feed_forward=(16, 24), head_size=4, hidden=12, vocabulary=30, positions=20)

@@ -29,7 +29,7 @@ def random_texts(count: int, longest: int, seed: int = 0) -> list[str]:
     return [" ".join(draw.choice(WORDS, draw.integers(1, longest + 1))) for _ in range(count)]
 
 
-def save_tokeniser(folder: Path, bracketed: bool) -> None:
+def save_tokenizer(folder: Path, bracketed: bool) -> None:
     vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     inner.normalizer = tokenizers.normalizers.Replace("\u200b", "")
@@ -70,7 +70,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(0)
         folder = folders[kind] = tmp_path_factory.mktemp(kind)
         transformers.AutoModel.from_config(small_settings(kind)).save_pretrained(folder)
-        save_tokeniser(folder, bracketed=kind == "bert")
+        save_tokenizer(folder, bracketed=kind == "bert")
     return folders
 
 
@@ -86,13 +86,13 @@ def encoder_of(folder: Path, **changes: object) -> LanguageEncoder:
 
 def one_at_a_time(folder: Path, texts: list[str], pooling: str) -> np.ndarray:
     """The slow clear twin: no batches, no padding, no mask."""
-    tokeniser = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     rows = []
     for text in texts:
         with torch.no_grad():
-            hidden = model(torch.tensor([tokeniser(text)["input_ids"]])).last_hidden_state[0]
+            hidden = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
         vector = hidden.mean(0) if pooling == "mean" else hidden[-1]
         rows.append((vector / vector.norm()).numpy())
     return np.stack(rows)
@@ -124,15 +124,15 @@ def test_blank_texts_are_zero_and_equal_texts_are_encoded_once(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, seen = encoder_of(model_folders["bert"]), []
-    token_ids = encoder._token_ids
-    monkeypatch.setattr(encoder, "_token_ids", lambda texts: seen.extend(texts) or token_ids(texts))
+    token_ids = encoder.token_ids
+    monkeypatch.setattr(encoder, "token_ids", lambda texts: seen.extend(texts) or token_ids(texts))
     vectors = encoder.encode(["w1 w2", "", "w3", " \n", "w1 w2"])
     assert seen == ["w1 w2", "w3"]
     assert_array_equal(vectors[0], vectors[4])
     assert_array_equal(vectors[[1, 3]], 0)
     assert_allclose(np.linalg.norm(vectors[[0, 2]], axis=1), 1, atol=1e-6)
     assert encoder.encode([]).shape == (0, 32)
-    # Not blank, but a tokeniser without special tokens finds nothing in it.
+    # Not blank, but a tokenizer without special tokens finds nothing in it.
     assert_array_equal(encoder_of(model_folders["gpt2"], pooling="last").encode(["", "\u200b"]), 0)
 
 
@@ -159,13 +159,13 @@ def test_long_texts_are_cut(model_folders: dict[str, Path]) -> None:
 def test_only_missing_texts_are_encoded(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     first = encoder_of(model_folders["bert"]).encode(["w1", "w2 w3"])
     second, seen = encoder_of(model_folders["bert"]), []
-    token_ids = second._token_ids
-    monkeypatch.setattr(second, "_token_ids", lambda texts: seen.extend(texts) or token_ids(texts))
+    token_ids = second.token_ids
+    monkeypatch.setattr(second, "token_ids", lambda texts: seen.extend(texts) or token_ids(texts))
     assert_array_equal(second.encode(["w2 w3", "w4", "w1"])[[2, 0]], first)
     assert seen == ["w4"]
     third = encoder_of(model_folders["bert"])
     assert_array_equal(third.encode(["w1", "w2 w3"]), first)
-    assert "_model" not in third.__dict__, "the model is loaded although every text was cached"
+    assert "model" not in third.__dict__, "the model is loaded although every text was cached"
 
 
 def test_what_changes_a_vector_changes_the_fingerprint(model_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_changes_a_vector_changes_the_fingerprint(model_folders: dict[str, 
     prints = [encoder_of(model_folders["bert"], **change).fingerprint for change in changed]
     torch.manual_seed(1)
     transformers.AutoModel.from_config(small_settings("bert")).save_pretrained(tmp_path)
-    save_tokeniser(tmp_path, bracketed=True)
+    save_tokenizer(tmp_path, bracketed=True)
     prints.append(encoder_of(tmp_path).fingerprint)
     assert len(set(prints)) == len(prints)
     assert encoder_of(model_folders["bert"], tokens_per_batch=9).fingerprint == prints[0]

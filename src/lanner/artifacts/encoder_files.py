@@ -102,6 +102,6 @@ def serving_parts(recommender: Recommender) -> dict[str, Any]:
         files["encoder.onnx"] = export_onnx(encoder)
     return {
         "full": Variant(FULL, recommender.scoring_model, files, {"encoder_shape": asdict(encoder.shape)}),
-        "texts": TextFiles(recommender.text_features, language.tokeniser_json, language.longest),
+        "texts": TextFiles(recommender.text_features, language.tokenizer_json, language.longest),
         "items": recommender.item_reader,
     }

@@ -8,7 +8,7 @@ import importlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lanner.errors import ConfigError, LannerError, MissingExtraError
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
-from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer
+from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer, vectors_of
 
 FEWEST_CALIBRATION_TEXTS = 8
 """Ranges of activations read off fewer texts than this are those texts', not the language's."""
@@ -85,16 +85,21 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
         ConfigError: there are fewer than 8 texts.
         MissingExtraError: OpenVINO or NNCF is not installed.
     """
-    _require_enough(calibration)
+    if len(calibration) < FEWEST_CALIBRATION_TEXTS:
+        raise ConfigError(
+            f"INT8 needs at least {FEWEST_CALIBRATION_TEXTS} texts to read ranges off, received {len(calibration)}"
+        )
     openvino, nncf = optional_module("openvino"), optional_module("nncf")
     range_estimator = optional_module("nncf.quantization.range_estimator")
+    # Each text as a batch of its own, as it would be asked.
+    texts = [np.asarray(ids, np.int64) for ids in calibration]
     # Its own call for this would change handlers, too, which others share.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF draws its bars on stdout, which belongs to results.
     with redirect_stdout(io.StringIO()):
         quantised = nncf.quantize(
             openvino.Core().read_model(onnx_bytes),
-            nncf.Dataset(list(_requests(calibration))),
+            nncf.Dataset([{"ids": ids[None], "mask": np.ones_like(ids[None])} for ids in texts]),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
@@ -114,22 +119,6 @@ def _prepared(onnx_bytes: bytes) -> Any:
     model = optional_module("onnx").load_from_string(onnx_bytes)
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return model
-
-
-def _requests(token_ids: Sequence[NDArray[np.int32]]) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Each text as a batch of its own, as it would be asked."""
-    for ids in token_ids:
-        ids_BL, mask_BL = pad_right([ids], 0)
-        yield {"ids": ids_BL.numpy(), "mask": mask_BL.numpy()}
-
-
-def _require_enough(calibration: Sequence[NDArray[np.int32]]) -> None:
-    count = len(calibration)
-    if count < FEWEST_CALIBRATION_TEXTS:
-        raise ConfigError(
-            f"calibration received {count} text{'' if count == 1 else 's'}, too few to read ranges off; "
-            f"give at least {FEWEST_CALIBRATION_TEXTS}"
-        )
 
 
 class _Graph:
@@ -222,24 +211,12 @@ class _Graph:
 def _require_equal(encoder: CompactEncoder, content: bytes) -> None:
     """Compare on two random texts, one of them padded."""
     length = min(12, encoder.shape.positions)
-    ids = np.random.default_rng(0).integers(0, encoder.shape.vocabulary, (2, length))
-    mask = np.arange(length) < np.array([[length], [max(1, length // 2)]])
-    with torch.inference_mode():
-        expected = encoder(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))).numpy()
-    found = run_onnx(content, {"ids": ids, "mask": mask.astype(np.int64)})
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(0, encoder.shape.vocabulary, size, np.int32) for size in (length, max(1, length // 2))]
+    expected, found = vectors_of(encoder, texts), onnx_vectors(content, texts, encoder.shape.hidden)
     difference = float(np.abs(found - expected).max())
     if not difference <= _LARGEST_DIFFERENCE:
         raise ExportError(f"the ONNX model's vectors differ from the encoder's by {difference:.1e}; report this")
-
-
-def run_onnx(content: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """What an ONNX model makes of ``inputs``: its first output, by ONNX Runtime.
-
-    Raises:
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    session = optional_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, dict(inputs))[0])
 
 
 def onnx_vectors(content: bytes, token_ids: Sequence[NDArray[np.int32]], hidden: int) -> NDArray[np.float32]:

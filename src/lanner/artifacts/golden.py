@@ -17,7 +17,7 @@ TOP_K = 10
 RELATIVE_TOLERANCE = 1e-4
 """Of the largest score of a request: float32 sums in another order, on another processor."""
 LEAST_OVERLAP = 0.9
-"""Of a stored list: so much of it an approximate index must find."""
+"""Of what an approximate index should find by its recall: so much of all stored lists together it must find."""
 
 
 def ask_golden(variants: Sequence[Variant], dataset: Dataset) -> dict[str, Any]:
@@ -40,17 +40,27 @@ def check_golden(ranker: Ranker, variant: str, dataset: Dataset, golden: Mapping
     """Ask a variant again; returns the number of requests.
 
     A ranker that scans answers exactly as stored, but that items whose scores are within the tolerance may have changed
-    places; one with an index lists at least 90 % of the stored items.
+    places; of one with an index, the lists overlap with those stored as far as its recall promises.
 
     Raises:
         BundleError: an answer differs by more; ``place`` begins the message.
     """
     requests = golden["requests"]
     histories = [dataset.items.rows(request["history"]).astype(np.int64) for request in requests]
-    for number, (request, found) in enumerate(zip(requests, _ranked(ranker, histories, golden["k"]), strict=True)):
-        wanted = request["answers"][variant]
-        items = [dataset.items.external[row] for row in found.items]
-        if not (_is_same(wanted, items, found.scores) if ranker.index is None else _overlaps(wanted, items)):
+    stored = [request["answers"][variant] for request in requests]
+    rankings = _ranked(ranker, histories, golden["k"])
+    listed = [[dataset.items.external[row] for row in found.items] for found in rankings]
+    if ranker.index is not None:
+        found = sum(map(len, map(_common, stored, listed)))
+        wanted = sum(len(one["items"]) for one in stored)
+        if found < LEAST_OVERLAP * ranker.index.recall * wanted:
+            raise BundleError(
+                f"{place}: variant '{variant}' lists {found} of the {wanted} items of its golden requests; "
+                "its index is not the one of this bundle"
+            )
+        return len(requests)
+    for number, (wanted_one, items, ranking) in enumerate(zip(stored, listed, rankings, strict=True)):
+        if not _is_same(wanted_one, items, ranking.scores):
             raise BundleError(
                 f"{place}: variant '{variant}' answers golden request {number} differently from when it was written"
             )
@@ -71,5 +81,5 @@ def _is_same(wanted: Mapping[str, Any], items: Sequence[str], scores: NDArray[np
     return all(abs(stored.get(one, last) - float(score)) <= tolerance for one, score in zip(items, scores, strict=True))
 
 
-def _overlaps(wanted: Mapping[str, Any], items: Sequence[str]) -> bool:
-    return len(set(items) & set(wanted["items"])) >= LEAST_OVERLAP * len(wanted["items"])
+def _common(wanted: Mapping[str, Any], items: Sequence[str]) -> set[str]:
+    return set(wanted["items"]) & set(items)

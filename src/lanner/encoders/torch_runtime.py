@@ -9,8 +9,7 @@ from safetensors.torch import load
 
 from lanner.encoders.contract import TextReader
 from lanner.errors import ConfigError
-from lanner.models.compact_encoder import CompactEncoder
-from lanner.models.encoder_shape import EncoderShape
+from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 
 
 class TorchReader(TextReader):

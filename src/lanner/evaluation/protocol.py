@@ -154,39 +154,32 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
             asked = held_out.take(rows)
             found.items[rows] = scorer.rank(asked.users, k, asked.excluded, asked.candidates)
         return found
-    for block in _blocks(scorer, held_out):
-        part, scores = slice(block.start, block.start + len(block.scores)), block.scores
+    for rows, scores in _blocks(scorer, held_out):
         found.num_items = scores.shape[1]
-        rows = np.arange(part.start, part.stop)
         positives = held_out.positives.take(rows)
         if held_out.ratings is not None and ("rmse" in wanted or "mae" in wanted):
-            first, last = held_out.rated_items.indptr[[part.start, part.stop]]
+            first, last = held_out.rated_items.indptr[[rows[0], rows[-1] + 1]]
             rated = held_out.rated_items.take(rows)
             errors = squared_and_absolute_errors(scores, rated, held_out.ratings[first:last])
-            found.squared[part], found.absolute[part] = errors
+            found.squared[rows], found.absolute[rows] = errors
         _narrow(scores, held_out, rows)
         if "auc" in wanted:
-            found.auc[part] = areas_under_curve(scores, positives.indptr, positives.values)
-        found.items[part] = top_k(scores, k)[0]
+            found.auc[rows] = areas_under_curve(scores, positives.indptr, positives.values)
+        found.items[rows] = top_k(scores, k)[0]
     return found
 
 
-@dataclass
-class _Block:
-    start: int
-    scores: NDArray[np.float32]
-
-
-def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[_Block]:
-    """Scores of all users, so many at a time; the first block is of one user, who tells how many items there are."""
+def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Places of users and their scores, so many at a time; the first block is of one user, to learn how many items."""
     start, size = 0, 1
     while start < len(held_out):
-        users = held_out.users.take(np.arange(start, min(start + size, len(held_out))))
+        rows = np.arange(start, min(start + size, len(held_out)))
+        users = held_out.users.take(rows)
         # Copies only what is of another type, read-only or not in C order.
         scores = np.require(scorer.score(users), np.float32, ["C", "W"])
         if scores.ndim != 2 or len(scores) != len(users):
             raise ValueError(f"the scorer returned shape {scores.shape} for {len(users)} users, not [B, num_items]")
-        yield _Block(start, scores)
+        yield rows, scores
         start += len(users)
         size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(scores.shape[1], 1)))
 

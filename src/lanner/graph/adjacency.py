@@ -127,28 +127,9 @@ def _inverse(degrees: NDArray[np.int64]) -> NDArray[np.float64]:
 def distinct_edges(
     rows: NDArray[np.integer[Any]], columns: NDArray[np.integer[Any]], shape: tuple[int, int]
 ) -> Adjacency:
-    """The adjacency that holds each pair (row, column) once, columns rising inside a row.
+    """The adjacency that holds each pair (row, column) once, columns rising inside a row."""
+    import scipy.sparse as sp
 
-    Two counting sorts, the second being the transposition of the first: linear in the number of pairs.
-    """
-    by_column = Adjacency(*_grouped(columns, rows, shape[1]), None, (shape[1], shape[0]))
-    return _without_repeats(by_column.transposed)
-
-
-def _grouped(
-    keys: NDArray[np.integer[Any]], values: NDArray[np.integer[Any]], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    ragged = Ragged.from_pairs(keys, values, count)
-    return ragged.indptr, ragged.values
-
-
-def _without_repeats(adjacency: Adjacency) -> Adjacency:
-    indptr, indices = adjacency.indptr, adjacency.indices
-    first = np.ones(len(indices), np.bool_)
-    np.not_equal(indices[1:], indices[:-1], out=first[1:])
-    # The first edge of a row is new even where the row before ended with the same column.
-    first[indptr[:-1][adjacency.row_degrees > 0]] = True
-    if first.all():
-        return adjacency
-    kept = np.concatenate([[0], np.cumsum(first)])
-    return Adjacency(kept[indptr], indices[first], None, adjacency.shape)
+    matrix = sp.csr_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=shape)
+    matrix.sort_indices()
+    return Adjacency.from_pattern(matrix)

@@ -145,6 +145,14 @@ def eligible(
     return found
 
 
+def is_in(rows: NDArray[np.integer], listed: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether each of ``rows`` is among those listed; ``np.isin`` takes four times as long."""
+    if not len(listed):
+        return np.zeros(len(rows), np.bool_)
+    listed = np.sort(listed)
+    return np.asarray(listed[np.minimum(np.searchsorted(listed, rows), len(listed) - 1)] == rows)
+
+
 def _of_length(mask_R: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
     return mask_R[:n] if len(mask_R) >= n else np.pad(mask_R, (0, n - len(mask_R)))
 

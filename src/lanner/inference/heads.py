@@ -107,12 +107,9 @@ def normalised(
     vectors_BD: NDArray[np.float32], view_sizes: tuple[int, ...], epsilons: Sequence[float]
 ) -> NDArray[np.float32]:
     """Each view's slice with mean 0 and deviation 1, as a layer norm without parameters gives it."""
-    parts = np.split(vectors_BD, np.cumsum(view_sizes)[:-1], axis=1)
-    centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
-    return np.concatenate(
-        [
-            c / np.sqrt((c**2).mean(axis=1, keepdims=True) + np.float32(epsilon))
-            for c, epsilon in zip(centred, epsilons, strict=True)
-        ],
-        axis=1,
-    )
+    sizes, starts = np.array(view_sizes), np.cumsum((0, *view_sizes[:-1]))
+    means_BV = np.add.reduceat(vectors_BD, starts, axis=1) / sizes
+    centred_BD = vectors_BD - np.repeat(means_BV, sizes, axis=1)
+    variances_BV = np.add.reduceat(np.square(centred_BD), starts, axis=1) / sizes
+    scales_BV = 1 / np.sqrt(variances_BV + np.asarray(epsilons))
+    return np.asarray(centred_BD * np.repeat(scales_BV, sizes, axis=1), np.float32)

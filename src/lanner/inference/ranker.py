@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
-from lanner.inference.eligibility import Availability, RowMask, eligible
+from lanner.inference.eligibility import Availability, RowMask, eligible, is_in
 from lanner.inference.explain import NAMED_PARTS, Explanation, PartKind, ScorePart
 from lanner.inference.scoring_model import ItemRows, ScoringModel
 from lanner.inference.tables import GrowingTable, multiply, take
@@ -222,18 +222,23 @@ class Ranker:
     def _known(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
         rows = np.asarray(query.history, np.int64)
-        weights = np.ones(len(rows), np.float32) if query.weights is None else query.weights
+        if query.weights is None:
+            rows = np.sort(rows)
+            weights = np.ones(len(rows), np.float32)
+        else:
+            order = np.argsort(rows, kind="stable")
+            rows, weights = rows[order], query.weights[order]
         if not len(rows):
             return rows, weights
-        order = np.argsort(rows, kind="stable")
-        rows, weights = rows[order], weights[order]
         if not 0 <= rows[0] <= rows[-1] < self.num_items:
             raise ValueError(f"item rows {rows[0]} … {rows[-1]} do not fit {self.num_items} items")
-        starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
-        if len(starts) < len(rows):
+        if not (rows[1:] > rows[:-1]).all():
+            starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
             rows, weights = rows[starts], np.maximum.reduceat(weights, starts)
+        if query.weights is None:
+            return rows, weights
         positive = weights > 0
-        return (rows, weights) if positive.all() else (rows[positive], weights[positive])
+        return rows[positive], weights[positive]
 
     def _features(self, text: str | None, read: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
         """Features of a text ``[F]``; None where there is none, or nothing in it is known."""
@@ -245,8 +250,13 @@ class Ranker:
         scanned = self.index is None
         found = self._scan(queries, users) if scanned else self._search(queries, users)
         rankings = []
-        for query, user, (rows, scores) in zip(queries, users, found, strict=True):
-            items, values = self._head(user, rows, scores, max(query.k, _DIVERSIFIED if query.diversity else 0))
+        for query, user, hidden_H, (rows, scores) in zip(queries, users, self._hidden(users), found, strict=True):
+            k = max(query.k, _DIVERSIFIED if query.diversity else 0)
+            items, values = rows[:k], scores[:k]
+            if hidden_H is not None and len(rows):
+                total = scores + self._corrections(user, hidden_H, rows)
+                best = np.lexsort((rows, -total))[:k]
+                items, values = rows[best], total[best]
             if query.diversity:
                 items, values = self._diversify(items, values, query.k, query.diversity)
             explained = tuple(self._explained(query, user, items)) if query.explain else ()
@@ -308,7 +318,9 @@ class Ranker:
         if alike:
             wanted = max(self._wanted(queries[place]) for place in alike)
             mask = self.available.mask(base) if self.available.num_hidden else None
-            barred = [_barred(queries[place]) for place in alike]
+            barred: list[NDArray[np.int64]] | None = [_barred(queries[place]) for place in alike]
+            if all(self._has_room(queries[place]) for place in alike):
+                barred = None
             found = dict(zip(alike, self.index.search(query_BD1[alike], wanted, mask, barred)[0], strict=True))
         for place, query in enumerate(queries):
             if place not in found:
@@ -316,6 +328,10 @@ class Ranker:
                 found[place] = self.index.search(query_BD1[place : place + 1], self._wanted(query), mask)[0][0]
         asked = enumerate(zip(queries, users, strict=True))
         return [self._with_others(query, user, found[place]) for place, (query, user) in asked]
+
+    def _has_room(self, query: Query) -> bool:
+        """Whether what is barred can be passed over among the candidates: a search for more would take longer."""
+        return self.model.head is not None and self._wanted(query) - len(_barred(query)) >= 2 * query.k
 
     def _with_others(
         self, query: Query, user: _User, rows: NDArray[np.int64]
@@ -327,6 +343,8 @@ class Ranker:
         wanted, base, num_items = self._wanted(query), self.model.num_items, self.num_items
         has_sparse, mask = self.model.item_to_item is not None, None
         rows = rows[rows >= 0] if rows[-1] < 0 else rows
+        if query.allow is None and self._has_room(query) and len(barred := _barred(query)):
+            rows = rows[~is_in(rows, barred)]
         if has_sparse or num_items > base:
             mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
         if num_items > base:
@@ -344,21 +362,18 @@ class Ranker:
         order = np.lexsort((rows, -scores))[:wanted]
         return rows[order], scores[order]
 
-    def _head(
-        self, user: _User, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best candidates once the head has ranked them."""
-        if self.model.head is None or not len(rows):
-            return rows[:k], scores[:k]
-        total = scores + self._corrections(user, rows)
-        best = np.lexsort((rows, -total))[:k]
-        return rows[best], total[best]
+    def _hidden(self, users: Sequence[_User]) -> Sequence[NDArray[np.float32] | None]:
+        """The users' side of the head; None each where there is no head."""
+        if self.model.head is None:
+            return [None] * len(users)
+        users_BD = np.stack([user.vector_D for user in users])
+        return list(self.model.head.hidden(users_BD, self.model.view_sizes))
 
-    def _corrections(self, user: _User, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _corrections(self, user: _User, hidden_H: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the head adds to the scores of some items."""
         head = self.model.head
         assert head is not None
         assert self._half is not None
-        hidden_H = head.hidden(user.vector_D[None], self.model.view_sizes)[0]
         view_scores = self.model.view_scores(user.vector_D, self._target.take(rows)) if head.kind == "gated" else None
         return head.correction(hidden_H, self._half.take(rows), view_scores)
 
@@ -414,7 +429,8 @@ class Ranker:
         targets_ND, biases = self._target.take(items), self._bias.take(items)[:, 0]
         history_NL, text_N = self._by_history(user, targets_ND)
         self._add_sparse_parts(user, items, history_NL)
-        heads = np.zeros(len(items), np.float32) if self.model.head is None else self._corrections(user, items)
+        (hidden_H,) = self._hidden([user])
+        heads = np.zeros(len(items), np.float32) if hidden_H is None else self._corrections(user, hidden_H, items)
         explained = []
         for place, item in enumerate(items.tolist()):
             parts = _grouped("history", user.rows, history_NL[place], keep=item)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from lanner.data.ranking import top_k
 from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.files import check_file, digest, read_checked, write_folder
+from lanner.inference.eligibility import is_in
 
 SCHEMA = 1
 """Raised whenever an older reader would misread a saved index."""
@@ -155,7 +156,7 @@ class VectorIndex:
             if mask is not None and rows is None:
                 scores_BN[:, ~mask] = -np.inf
             for line, unwanted in enumerate(excluded[block]):
-                scores_BN[line, unwanted if rows is None else _is_in(rows, unwanted)] = -np.inf
+                scores_BN[line, unwanted if rows is None else is_in(rows, unwanted)] = -np.inf
             places, out[1][block] = top_k(scores_BN, out[1].shape[1])
             out[0][block] = places if rows is None else np.where(places < 0, -1, rows[places])
 
@@ -367,24 +368,20 @@ def _fill(out: Found, found: Found, mask: Mask | None, excluded: Excluded) -> bo
     for line, (rows, scores) in enumerate(zip(*found, strict=True)):
         kept = np.ones(len(rows), np.bool_) if mask is None else mask[rows]
         if excluded:
-            kept &= ~_is_in(rows, excluded[line])
+            kept &= ~is_in(rows, excluded[line])
         places = np.flatnonzero(kept)[:k]
         out[0][line, : len(places)], out[1][line, : len(places)] = rows[places], scores[places]
         full &= len(places) == k
     return full
 
 
-def _is_in(rows: NDArray[np.integer], listed: NDArray[np.integer]) -> Mask:
-    """Whether each of ``rows`` is among those listed; ``np.isin`` takes four times as long."""
-    if not len(listed):
-        return np.zeros(len(rows), np.bool_)
-    listed = np.sort(listed)
-    return np.asarray(listed[np.minimum(np.searchsorted(listed, rows), len(listed) - 1)] == rows)
-
-
 def _even(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """With a dimension of zeros where their number is odd, which adds nothing to a product."""
-    return np.pad(vectors_ND, ((0, 0), (0, 1))) if vectors_ND.shape[1] % 2 else vectors_ND
+    if vectors_ND.shape[1] % 2 == 0:
+        return vectors_ND
+    padded_NE = np.zeros((len(vectors_ND), vectors_ND.shape[1] + 1), np.float32)  # np.pad takes 30 µs
+    padded_NE[:, :-1] = vectors_ND
+    return padded_NE
 
 
 @lru_cache(256)

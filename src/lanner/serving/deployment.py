@@ -28,6 +28,7 @@ from lanner.errors import ConfigError, LannerError, MissingExtraError, RequestEr
 from lanner.inference.eligibility import RowMask
 from lanner.inference.explain import Explanation, reasons, said, short_reason
 from lanner.inference.ranker import Query, Ranker, Ranking
+from lanner.inference.retrieval import RetrievalConfig
 from lanner.serving.calibration import calibration_histories, measure_profile
 from lanner.serving.catalog import Catalog
 from lanner.serving.index_cache import cached_index
@@ -73,7 +74,8 @@ class ModelConfig:
     threads: int = 1
     """Threads of the text encoder's runtime."""
     candidates: int = 200
-    """Items retrieved for a ranking head."""
+    """Items retrieved for a ranking head; the variants below the full one, which answer under load, rank half as many
+    and search a large catalog less thoroughly."""
     most_new_items: int = 100_000
     """Items that may be added or changed until a newer bundle is served."""
 
@@ -105,6 +107,13 @@ class ServiceConfig:
         for name in ("answers_held", "watch_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"service.{name} is {getattr(self, name)}, it must be 0 or more")
+
+
+def _effort(variant: str, candidates: int) -> tuple[int, RetrievalConfig]:
+    """Candidates of a variant, and how it retrieves them: at 100,000 items the search is most of a request."""
+    if variant == FULL:
+        return candidates, RetrievalConfig()
+    return max(1, candidates // 2), RetrievalConfig(recall_target=0.95, retrieved_recall=0.85)
 
 
 class _Asker(NamedTuple):
@@ -167,8 +176,10 @@ class Deployment:
         rankers = {
             one.name: Ranker(
                 one.model,
-                index=cached_index(one.model, f"{bundle.version} {one.name}", bundle.dataset, model.candidates),
-                candidates=model.candidates,
+                index=cached_index(
+                    one.model, f"{bundle.version} {one.name}", bundle.dataset, *_effort(one.name, model.candidates)
+                ),
+                candidates=_effort(one.name, model.candidates)[0],
                 available=catalog.available,
                 reader=reader,
             )

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.evaluation.protocol import evaluate
+from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
 from lanner.models.views import View
 from lanner.training.batches import UserBatches
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
-QUALITY = "ndcg_at_10"
-_MOST_JUDGES = 4000
-"""Validation users asked after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
+_MOST_EVALUATED = 4000
+"""Validation users evaluated after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
 
 
 class Task(Protocol):
@@ -68,8 +67,8 @@ class ViewTask:
         self.module = self._view = view
         self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
-        self._met = np.flatnonzero(self._popularity)
-        self._judges = some(validation, _MOST_JUDGES)
+        self._seen = np.flatnonzero(self._popularity)
+        self._evaluated = some(validation, _MOST_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def loss(self, step: int) -> Tensor:
@@ -89,18 +88,18 @@ class ViewTask:
         return OBJECTIVES[self._sampling.objective](scores, *hidden, log_probability)
 
     def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
-        """Every item met in training where they are few, else the batch's hidden ones and as many drawn evenly.
+        """Every item seen in training where they are few, else the batch's hidden ones and as many drawn evenly.
 
-        An item nobody met is no evidence of dislike: as a candidate it would teach the views to rank down what is new.
+        An unseen item is no evidence of dislike: as a candidate it would train the views to rank down what is new.
         """
-        if len(self._met) <= self._sampling.num_candidates:
-            return self._met, None
+        if len(self._seen) <= self._sampling.num_candidates:
+            return self._seen, None
         random = np.random.default_rng((self._sampling.seed, 2, step))
-        items, log_chance = _draw(random, hidden, self._met, self._sampling.num_candidates, self._popularity)
+        items, log_chance = _draw(random, hidden, self._seen, self._sampling.num_candidates, self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
-        return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+        return quality_of(self, self._evaluated)
 
     @torch.no_grad()
     def score(self, users: UserBatch) -> NDArray[np.float32]:
@@ -112,17 +111,17 @@ class ViewTask:
 
 
 class FusionTask:
-    """Learn the ranking head on most of the validation events; judge on the rest."""
+    """Learn the ranking head on most of the validation events; evaluate on the rest."""
 
     name = "head"
 
     def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
         self._network, self._sampling = network, sampling
         self.module = network.fusion
-        learners, judges = _divide(validation, np.random.default_rng((sampling.seed, 3)))
-        self._learners, self._judges = learners, some(judges, _MOST_JUDGES)
+        learners, evaluated = _divide(validation, np.random.default_rng((sampling.seed, 3)))
+        self._learners, self._evaluated = learners, some(evaluated, _MOST_EVALUATED)
         self._items = network.item_side()
-        # Small steps: the users of a block meet the same candidates, and a head's pairs must fit in memory.
+        # Small steps: the users of a block share their candidates, and a head's pairs must fit in memory.
         self._batch_users = min(64, sampling.batch_users)
         self.steps_per_epoch = min(50, max(1, len(self._learners) // self._batch_users))
         everything = np.arange(network.num_items, dtype=np.int32)
@@ -152,11 +151,16 @@ class FusionTask:
         return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], log_chance)
 
     def quality(self) -> float:
-        return float(evaluate(self, self._judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+        return quality_of(self, self._evaluated)
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of the whole network, float32 ``[B, I]``."""
         return self._network.score(users, self._items)
+
+
+def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
+    """ndcg@10 on ``held_out``: what training stops by and weights are chosen by."""
+    return float(evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"])
 
 
 def _draw(
@@ -184,21 +188,21 @@ def _marks(lists: Ragged, items: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _divide(validation: HeldOut, random: np.random.Generator) -> tuple[HeldOut, HeldOut]:
-    """Four fifths to learn from and a fifth to judge by: of the users, and of the items where those are what is new.
+    """Four fifths to learn from and a fifth to evaluate by: of the users, and of the items where those are what is new.
 
-    A head can learn by heart which of a few new items are liked. Judged on other users but the same items, that
+    A head can learn by heart which of a few new items are liked. Evaluated on other users but the same items, that
     would pass for skill.
     """
     order = random.permutation(len(validation))
     cut = max(1, len(order) // 5)
     learners = validation.take(np.sort(order[cut:] if len(order) > cut else order))
-    judges = validation.take(np.sort(order[:cut]))
+    evaluated = validation.take(np.sort(order[:cut]))
     pool = validation.candidates
     if not isinstance(pool, np.ndarray) or len(pool) < 10:
-        return learners, judges
+        return learners, evaluated
     shuffled = random.permutation(pool)
     cut = len(pool) // 3
-    return _among(learners, np.sort(shuffled[cut:])), _among(judges, np.sort(shuffled[:cut]))
+    return _among(learners, np.sort(shuffled[cut:])), _among(evaluated, np.sort(shuffled[:cut]))
 
 
 def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:

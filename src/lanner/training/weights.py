@@ -9,14 +9,13 @@ from torch import Tensor
 
 from lanner.data.interactions import UserBatch
 from lanner.data.split import HeldOut
-from lanner.evaluation.protocol import evaluate
 from lanner.models.network import ItemSide, RecommenderNetwork
-from lanner.training.tasks import QUALITY, some
+from lanner.training.tasks import quality_of, some
 
 _FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 _ROUNDS = 3
-_MOST_JUDGES = 8000
-"""Users asked for each candidate weight: with 2,000 the search took noise for a preference (docs/log.md)."""
+_MOST_EVALUATED = 8000
+"""Users evaluated for each candidate weight: with 2,000 the search took noise for a preference (docs/log.md)."""
 _COLD, _WARM = 1, 0
 
 
@@ -29,27 +28,27 @@ def choose_weights(network: RecommenderNetwork, validation: HeldOut) -> float:
     """
     # From the same start each time, so that a resumed run ends where an uninterrupted one does.
     network.fusion.get_buffer("weights").fill_(1)
-    items, judges = network.item_side(), some(validation, _MOST_JUDGES)
+    items, evaluated = network.item_side(), some(validation, _MOST_EVALUATED)
     if len(network.views) == 1:
-        return _quality(network, items, judges)
+        return _quality(network, items, evaluated)
     asked = torch.from_numpy(np.unique(validation.positives.values).astype(np.int64))
     has_cold = bool(items.is_cold_I[asked].any())
     has_warm = not bool(items.is_cold_I[asked].all())
     best = -1.0
     if "language" in network.views:
         pretending = replace(items, own=items.borrowed, is_cold_I=torch.ones_like(items.is_cold_I))
-        best = _search(network, items if has_cold else pretending, judges, _COLD)
-    return _search(network, items, judges, _WARM) if has_warm else best
+        best = _search(network, items if has_cold else pretending, evaluated, _COLD)
+    return _search(network, items, evaluated, _WARM) if has_warm else best
 
 
-def _search(network: RecommenderNetwork, items: ItemSide, judges: HeldOut, row: int) -> float:
+def _search(network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut, row: int) -> float:
     weights = network.fusion.get_buffer("weights")
-    best = _quality(network, items, judges)
+    best = _quality(network, items, evaluated)
     for _ in range(_ROUNDS):
         before = best
         for view in range(weights.shape[1]):
             centre = float(weights[row, view])
-            tried = {factor: _tried(network, items, judges, (row, view), centre * factor) for factor in _FACTORS}
+            tried = {factor: _tried(network, items, evaluated, (row, view), centre * factor) for factor in _FACTORS}
             winner = max(tried, key=lambda factor: tried[factor])
             improved = tried[winner] > best
             weights[row, view] = centre * winner if improved else centre
@@ -60,14 +59,14 @@ def _search(network: RecommenderNetwork, items: ItemSide, judges: HeldOut, row: 
 
 
 def _tried(
-    network: RecommenderNetwork, items: ItemSide, judges: HeldOut, place: tuple[int, int], weight: float
+    network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut, place: tuple[int, int], weight: float
 ) -> float:
     network.fusion.get_buffer("weights")[place] = weight
-    return _quality(network, items, judges)
+    return _quality(network, items, evaluated)
 
 
-def _quality(network: RecommenderNetwork, items: ItemSide, judges: HeldOut) -> float:
-    return float(evaluate(_WeightedSum(network, items), judges, ks=(10,), metrics=("ndcg",))[QUALITY])
+def _quality(network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut) -> float:
+    return quality_of(_WeightedSum(network, items), evaluated)
 
 
 class _WeightedSum:

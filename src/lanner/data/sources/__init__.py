@@ -1,12 +1,12 @@
-"""Readers: a file for each published format, and one for any other by a column mapping."""
+"""Readers: a module or a recipe for each published format, and a recipe of the caller's for any other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lanner.data.assemble import assemble
 from lanner.data.interactions import Dataset
-from lanner.data.sources import amazon, fartrans, lastfm, lightgcn, movielens, recbole, single, yelp
+from lanner.data.sources import amazon, lightgcn, movielens, recbole, single
 from lanner.data.sources.mapping import read_mapping
 from lanner.data.sources.recipe import data_folder, read_recipe
 from lanner.data.tables import Tables
@@ -21,12 +21,31 @@ class Source:
     read: Callable[[Path], Tables]
 
 
+def _described(name: str) -> Source:
+    """The format that ``<name>.toml`` beside this file describes; files of users and ties may be missing."""
+    recipe = Path(__file__).with_name(f"{name}.toml")
+
+    def detect(folder: Path) -> bool:
+        mapping = read_recipe(recipe)
+        return all(part is None or (folder / part.file).is_file() for part in (mapping.interactions, mapping.items))
+
+    def read(folder: Path) -> Tables:
+        mapping = read_recipe(recipe)
+        if mapping.users is not None and not (folder / mapping.users.file).is_file():
+            mapping = replace(mapping, users=None)
+        if mapping.ties is not None and not (folder / mapping.ties.file).is_file():
+            mapping = replace(mapping, ties=None)
+        return read_mapping(mapping, folder)
+
+    return Source(detect, read)
+
+
 SOURCES = {
     "movielens": Source(movielens.detect, movielens.read),
     "amazon": Source(amazon.detect, amazon.read),
-    "yelp": Source(yelp.detect, yelp.read),
-    "lastfm-hetrec": Source(lastfm.detect, lastfm.read),
-    "far-trans": Source(fartrans.detect, fartrans.read),
+    "yelp": _described("yelp"),
+    "lastfm-hetrec": _described("lastfm-hetrec"),
+    "far-trans": _described("far-trans"),
     "lightgcn": Source(lightgcn.detect, lightgcn.read),
     "recbole": Source(recbole.detect, recbole.read),
     "single-file": Source(single.detect, single.read),
