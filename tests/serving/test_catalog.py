@@ -179,7 +179,7 @@ def test_readers_see_each_item_once_with_all_that_belongs_to_it(catalog):
         put(catalog, "fargo", "love", genre="drama")
         if turn % 3 == 0:
             catalog.delete("fargo")
-        (catalog.hide, catalog.show)[turn % 2](["brazil"])
+        catalog.put("brazil", Item(title="Brazil", available=bool(turn % 2)), None)
     stop.set()
     for reader in readers:
         reader.join()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class PairInputs:
     """Users and candidate items as V views see them.
 
     users: V tensors ``[B, D_v]``. items: V tensors ``[C, D_v]``. scores: V tensors ``[B, C]``. is_cold_C: ``[C]``
-    where an item was never met in training, so that its graph vectors are borrowed from its neighbours.
+    where an item was unseen in training, so that its graph vectors are borrowed from its neighbours.
     """
 
     users: list[Tensor]
@@ -34,7 +35,7 @@ class Fusion(nn.Module):
         self.register_buffer("weights", torch.ones(2, len(dimensions)))
 
     def view_weights(self, is_cold_C: Tensor) -> Tensor:
-        """How far each view is trusted, ``[C, V]``; items nobody met have weights of their own."""
+        """How far each view is trusted, ``[C, V]``; unseen items have weights of their own."""
         return self.get_buffer("weights")[is_cold_C.long()]
 
     def retrieval(self, pair: PairInputs) -> Tensor:
@@ -61,15 +62,14 @@ class ConcatFusion(Fusion):
 
     def __init__(self, dimensions: list[int], hidden: int = 64) -> None:
         super().__init__(dimensions)
-        self.normalise_user, self.normalise_item = _normalisers(dimensions)
         self.from_user = nn.Linear(sum(dimensions), hidden)
         self.from_item = nn.Linear(sum(dimensions), hidden, bias=False)
         self.out = nn.Linear(hidden, 1, bias=False)
         nn.init.zeros_(self.out.weight)
 
     def correction(self, pair: PairInputs) -> Tensor:
-        user_BH = self.from_user(torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1))
-        item_CH = self.from_item(torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1))
+        user_BH = self.from_user(torch.cat(normalised(pair.users), 1))
+        item_CH = self.from_item(torch.cat(normalised(pair.items), 1))
         hidden_BCH = torch.relu(user_BH[:, None] + item_CH[None])
         result: Tensor = self.out(hidden_BCH)[:, :, 0]
         return result
@@ -80,7 +80,6 @@ class GatedFusion(Fusion):
 
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__(dimensions)
-        self.normalise_user, self.normalise_item = _normalisers(dimensions)
         self.user_gate = nn.Linear(sum(dimensions), len(dimensions))
         self.item_gate = nn.Linear(sum(dimensions), len(dimensions))
         for gate in (self.user_gate, self.item_gate):
@@ -88,8 +87,8 @@ class GatedFusion(Fusion):
             nn.init.zeros_(gate.bias)
 
     def correction(self, pair: PairInputs) -> Tensor:
-        users = torch.cat([n(x) for n, x in zip(self.normalise_user, pair.users, strict=True)], 1)
-        items = torch.cat([n(x) for n, x in zip(self.normalise_item, pair.items, strict=True)], 1)
+        users = torch.cat(normalised(pair.users), 1)
+        items = torch.cat(normalised(pair.items), 1)
         gates_BV, gates_CV = 2 * torch.sigmoid(self.user_gate(users)), 2 * torch.sigmoid(self.item_gate(items))
         weights_CV = self.view_weights(pair.is_cold_C)
         parts = [
@@ -104,7 +103,6 @@ class CrossAttentionFusion(Fusion):
 
     def __init__(self, dimensions: list[int], width: int = 32) -> None:
         super().__init__(dimensions)
-        self.normalise_user, self.normalise_item = _normalisers(dimensions)
         self.query, self.key, self.message, self.out = (
             nn.ModuleList(nn.Linear(size, width, bias=False) for size in dimensions) for _ in range(4)
         )
@@ -112,8 +110,7 @@ class CrossAttentionFusion(Fusion):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
 
     def correction(self, pair: PairInputs) -> Tensor:
-        users = [normalise(x) for normalise, x in zip(self.normalise_user, pair.users, strict=True)]
-        items = [normalise(x) for normalise, x in zip(self.normalise_item, pair.items, strict=True)]
+        users, items = normalised(pair.users), normalised(pair.items)
         keys = [layer(x) for layer, x in zip(self.key, users, strict=True)]
         messages = [layer(x) for layer, x in zip(self.message, users, strict=True)]
         total = torch.zeros_like(pair.scores[0])
@@ -124,10 +121,9 @@ class CrossAttentionFusion(Fusion):
         return total
 
 
-def _normalisers(dimensions: list[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Layer norms without parameters: views differ in scale, and a head should not have to learn that."""
-    user, item = (nn.ModuleList(nn.LayerNorm(size, elementwise_affine=False) for size in dimensions) for _ in range(2))
-    return user, item
+def normalised(views: list[Tensor]) -> list[Tensor]:
+    """Each view's vectors after a layer norm: views differ in scale, and a head should not have to learn that."""
+    return [functional.layer_norm(vectors, vectors.shape[1:]) for vectors in views]
 
 
 FUSIONS: dict[str, type[Fusion]] = {

@@ -13,7 +13,7 @@ from lanner.inference.heads import LAYER_NORM, Head
 from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.tables import Int8Rows
 from lanner.inference.text_neighbours import TextNeighbours
-from lanner.models.fusion import ConcatFusion, CrossAttentionFusion, Fusion, GatedFusion
+from lanner.models.fusion import ConcatFusion, CrossAttentionFusion, Fusion, GatedFusion, normalised
 from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.recommender import item_popularity
 from lanner.models.views import BIAS_GAIN, TARGET_GAIN, GraphView, LanguageView
@@ -111,7 +111,7 @@ def _head(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> H
 
 
 def _item_rows(fusion: ConcatFusion | GatedFusion | CrossAttentionFusion, items: ItemSide) -> NDArray[np.float32]:
-    targets = [n(t.target_ID) for n, t in zip(fusion.normalise_item, items.own, strict=True)]
+    targets = normalised([table.target_ID for table in items.own])
     item_DH, bias_H = _item_map(fusion)
     return _numpy(torch.cat(targets, 1)) @ item_DH + bias_H
 

@@ -408,7 +408,7 @@ class Deployment:
             except StoreUnavailableError:
                 return _Asker(Query(), -1, [user_id])
         rows, seen = self.catalog.current(state.rows), self.catalog.current(state.seen)
-        query = Query(rows, state.weights, seen, state.friends, state.profile)
+        query = Query(rows, state.weights, seen, state.friends.astype(np.int64), state.profile)
         return _Asker(query, state.version, [] if state.known else [user_id])
 
     async def _encoded(self, query: Query, text: str | None, deadline_s: float) -> Query:
