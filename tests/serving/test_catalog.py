@@ -294,3 +294,17 @@ def test_the_background_thread_stands_back():
     pool = background_thread()
     assert pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result() >= 5
     pool.shutdown()
+
+
+def test_a_text_is_read_by_one_worker_for_all(tmp_path):
+    catalogs, readings = [Catalog(dataset(), neighbours()) for _ in range(2)], [Reading(), Reading()]
+    workers = [
+        ItemIngestion(catalog, [Rows()], model=None, reader=Rows(), read=reading, shared=tmp_path / "shared")
+        for catalog, reading in zip(catalogs, readings, strict=True)
+    ]
+    item = Item(title="Fargo", text="love")
+    workers[0].read_ahead(item)
+    for worker in workers:
+        worker.apply([ItemChange(1, "fargo", item)])
+    assert [reading.calls for reading in readings] == [[1], []]
+    assert all("fargo" in catalog for catalog in catalogs)

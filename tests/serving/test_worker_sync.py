@@ -62,11 +62,11 @@ def test_a_writer_waits_for_every_worker_that_runs(tmp_path):
     first.applied(5)
     other = processes.Process(target=apply_later, args=(tmp_path / "sync", 1, 5))
     other.start()
-    while first._numbers[3] < 0:
+    while first._numbers[4] < 0:
         time.sleep(0.001)
     assert not first.wait_applied(5, 0)
     assert first.wait_applied(5, 10)
-    assert second._numbers[3] == 5
+    assert second._numbers[4] == 5
     third.applied(2)
     assert not first.wait_applied(5, 0.01)
     first.retire(2)
@@ -103,3 +103,13 @@ def test_a_file_of_another_server_is_refused(tmp_path):
         WorkerSync(tmp_path / "sync", 0, 9)
     with pytest.raises(StorageError, match="cannot be mapped"):
         WorkerSync(tmp_path / "nothing", 0, 1)
+
+
+def test_a_bump_of_users_is_none_of_items():
+    sync = WorkerSync(None)
+    before = sync.generation, sync.items_generation
+    sync.bump(items=False)
+    assert sync.generation != before[0]
+    assert sync.items_generation == before[1]
+    sync.bump()
+    assert sync.items_generation == sync.generation != before[1]

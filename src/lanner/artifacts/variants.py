@@ -19,8 +19,8 @@ from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel
 from lanner.models.text_features import TextFeatures
 
-FULL, POPULARITY = "full", "popularity"
-"""Names of the first and the last variant of every bundle."""
+FULL, INT8, POPULARITY = "full", "int8", "popularity"
+"""Names of the first and the last variant of every bundle, and of the one with the full model's tables in INT8."""
 _MODEL = "scoring.safetensors"
 _TOKENIZER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 

@@ -4,13 +4,16 @@ To read an item's text takes as long as tens of requests. It happens in a thread
 item for the longer the busier the requests keep the loop.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter, sleep
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
 
 import msgspec
 import numpy as np
@@ -31,6 +34,8 @@ _CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
 """The share of its time that the loop works from which items are in its way, and from which it has none to spare; and
 the longest rest, in times of the work."""
 _RETRY_S = 60.0
+_SHARED_S = 30.0
+"""How long features of a text are kept for other workers."""
 _log = logging.getLogger(__name__)
 ReadTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 """From texts of items to their features, float32 ``[T, F]``."""
@@ -48,13 +53,16 @@ class ItemIngestion:
         reader: ItemReader | None = None,
         read: ReadTexts | None = None,
         most_new_items: int = 100_000,
+        shared: Path | None = None,
         busy: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """rankers: of all variants. model: the full one, whose rows ``reader`` makes of texts that ``read`` has read.
 
         reader, read: None where the recommender reads no texts; known items then keep their rows whatever their text.
+        shared: a folder where workers leave features of texts for each other; None: this is the only worker.
         busy: the share of its time that the event loop works.
         """
+        self._shared = _SharedFeatures(shared) if shared is not None else None
         self._catalog, self._rankers, self._model = catalog, rankers, model
         self._reader, self._read = (None if read is None else reader), read
         self._most_rows, self._busy = catalog.num_rows + most_new_items, busy
@@ -105,7 +113,7 @@ class ItemIngestion:
         try:
             features: Sequence[NDArray[np.float32] | None] = [None] * len(items)
             if self._reader is not None and self._read is not None:
-                features = list(self._read([item.text or item.title for _, item in items]))
+                features = self._features([item for _, item in items])
             for (item_id, item), features_F in zip(items, features, strict=True):
                 self.check(item_id, item)
                 self._catalog.put(item_id, item, self._new_row(item_id, features_F), features_F)
@@ -119,6 +127,25 @@ class ItemIngestion:
                 self.failed += 1
                 _log.warning("item '%s' of the store cannot be recommended: %s", items[0][0], error)
 
+    def read_ahead(self, item: Item) -> None:
+        """Read an item's text for all workers, before they hear of it. Where that fails, ``apply`` will say why."""
+        if self._shared is not None and self._read is not None:
+            with contextlib.suppress(Exception):
+                self._features([item])
+
+    def _features(self, items: Sequence[Item]) -> list[NDArray[np.float32]]:
+        """Of each item's text, ``[F]``."""
+        assert self._read is not None
+        texts = [item.text or item.title for item in items]
+        known = {} if self._shared is None else self._shared.load(texts)
+        new = [text for text in texts if text not in known]
+        if new:
+            read = dict(zip(new, self._read(new), strict=True))
+            known |= read
+            if self._shared is not None:
+                self._shared.save(read)
+        return [known[text] for text in texts]
+
     def _new_row(self, item_id: str, features_F: NDArray[np.float32] | None) -> int | None:
         """The row that every ranker gives an item; None: it keeps the one it has."""
         if self._reader is None or features_F is None:
@@ -129,6 +156,36 @@ class ItemIngestion:
         if len(given) > 1:
             raise RuntimeError(f"variants gave it different rows: {sorted(given)}")
         return given.pop()
+
+
+class _SharedFeatures:
+    """Features of texts in files that live for a moment: long enough for every worker to apply the item."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._saved = folder, deque[tuple[float, Path]]()
+
+    def load(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Of the texts that a worker has read lately."""
+        found = {}
+        for text in texts:
+            with contextlib.suppress(OSError, ValueError):
+                found[text] = np.load(self._path(text), allow_pickle=False)
+        return found
+
+    def save(self, features: Mapping[str, NDArray[np.float32]]) -> None:
+        """Leave features for the others, and take away what is old."""
+        now = monotonic()
+        for text, features_F in features.items():
+            path, draft = self._path(text), self._folder / f"{os.getpid()}-{threading.get_native_id()}.npy"
+            np.save(draft, features_F, allow_pickle=False)
+            draft.replace(path)
+            self._saved.append((now, path))
+        while self._saved and self._saved[0][0] < now - _SHARED_S:
+            self._saved.popleft()[1].unlink(missing_ok=True)
+
+    def _path(self, text: str) -> Path:
+        return self._folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}.npy"
 
 
 def background_thread() -> ThreadPoolExecutor:

@@ -108,7 +108,7 @@ class LannerService:
         Raises:
             LannerError: the champion cannot be served.
         """
-        self._generation = self._items_generation = self._sync.generation
+        self._generation, self._items_generation = self._sync.generation, self._sync.items_generation
         self._sequence, _ = await asyncio.to_thread(self.store.changed_users, 0)
         await self._watcher.start()
         if self._sync.worker == 0:  # one listener a server: a bump reaches every worker
@@ -136,7 +136,7 @@ class LannerService:
         await asyncio.to_thread(self.store.close)
 
     def _open(self, path: Path) -> Deployment:
-        return Deployment.open(path, self.store, self.model, self.config, self._scheduler)
+        return Deployment.open(path, self.store, self.model, self.config, self._scheduler, self._sync.folder)
 
     def _repeat(self, seconds: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_repeated(seconds, job)))
@@ -173,10 +173,9 @@ class LannerService:
             deployment.drop_users(user_ids)
 
     async def _listen(self) -> None:
-        """Apply what another worker wrote while this one is idle."""
-        generation = self._sync.generation
+        """Apply changes of items that another worker wrote; of users it is enough to hear when one asks."""
+        generation = self._sync.items_generation
         if generation != self._items_generation:
-            await self._hear()
             await self._catch_up()
             self._items_generation = generation
 
@@ -345,7 +344,14 @@ class LannerService:
         for deployment in self._deployments.all():
             deployment.ingestion.check(item_id, item)
         known = self._in_a_catalog(item_id)
-        changed = await self._finished(self._write_item(lambda: self.store.put_item(item_id, item)))
+
+        def write() -> Changed:
+            # Before other workers hear of the item, so that none of them reads its text once more.
+            for deployment in self._deployments.all():
+                deployment.ingestion.read_ahead(item)
+            return self.store.put_item(item_id, item)
+
+        changed = await self._finished(self._write_item(write))
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
@@ -379,7 +385,7 @@ class LannerService:
     def _changed(self, user_ids: Iterable[str] | None) -> None:
         """What the store has just committed of users, None: of anyone, before it is acknowledged."""
         self._drop(None if user_ids is None else list(user_ids))
-        self._sync.bump()
+        self._sync.bump(items=False)
 
     async def _write_item(self, write: Callable[[], Changed]) -> Changed:
         if self._item_writes >= _MOST_ITEM_WRITES:

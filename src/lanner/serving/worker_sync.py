@@ -1,7 +1,8 @@
 """What the worker processes of one server share: a few numbers in a mapped file.
 
-Layout, int64 each: the generation, then per worker the store sequence it has applied (−1: it is not running) and its
-last heartbeat. Each number has one writer at a time and is read and written whole, so there are no locks.
+Layout, int64 each: the generation, the generation of items, then per worker the store sequence it has applied (−1: it
+is not running) and its last heartbeat. Each number has one writer at a time and is read and written whole, so there are
+no locks.
 """
 
 import mmap
@@ -29,20 +30,22 @@ class WorkerSync:
             StorageError: the file is missing or of another number of workers.
         """
         self.worker, self.workers = worker, workers
-        size = _SIZE * (1 + 2 * workers)
+        self.folder = None if path is None else path.parent
+        """Of this server, gone when it ends; None: there are no other workers."""
+        size = _SIZE * (2 + 2 * workers)
         memory: bytearray | mmap.mmap = bytearray(size) if path is None else _map(path, size)
         self._numbers = memoryview(memory).cast("q")
         self._bumping = threading.Lock()
         self._bumped = 0
         if path is None:
-            self._numbers[1] = _ABSENT
+            self._numbers[2] = _ABSENT
 
     @classmethod
     def create(cls, path: Path, workers: int) -> None:
         """Make the file; no worker is running."""
-        numbers = memoryview(bytearray(_SIZE * (1 + 2 * workers))).cast("q")
+        numbers = memoryview(bytearray(_SIZE * (2 + 2 * workers))).cast("q")
         for worker in range(workers):
-            numbers[1 + 2 * worker] = _ABSENT
+            numbers[2 + 2 * worker] = _ABSENT
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(numbers.cast("B"))
@@ -54,22 +57,29 @@ class WorkerSync:
         """Another number after every ``bump`` of any worker; compare with ``!=``, for it does not rise."""
         return self._numbers[0]
 
-    def bump(self) -> None:
-        """Tell every worker that the store has changed; from any thread."""
+    @property
+    def items_generation(self) -> int:
+        """The same, of changes that may be of items."""
+        return self._numbers[1]
+
+    def bump(self, items: bool = True) -> None:
+        """Tell every worker that the store has changed; from any thread. items: whether items may have changed."""
         # Microseconds and the worker's number make each value unique. A shared counter would lose one of two bumps at
         # once, and a worker that has compared in between would never learn of it.
         with self._bumping:
             self._bumped = max(self._bumped + 1, time.monotonic_ns() // 1000)
             self._numbers[0] = self._bumped * self.workers + self.worker
+            if items:
+                self._numbers[1] = self._numbers[0]
 
     def applied(self, sequence: int) -> None:
         """This worker has applied every change up to ``sequence``. From the first call on, others wait for it."""
-        self._numbers[1 + 2 * self.worker] = sequence
+        self._numbers[2 + 2 * self.worker] = sequence
 
     def wait_applied(self, sequence: int, timeout_s: float) -> bool:
         """Wait, blocking, until every running worker has applied ``sequence``; False where one has not in time."""
         ends = time.monotonic() + timeout_s
-        while any(_ABSENT < self._numbers[1 + 2 * one] < sequence for one in range(self.workers)):
+        while any(_ABSENT < self._numbers[2 + 2 * one] < sequence for one in range(self.workers)):
             if time.monotonic() >= ends:
                 return False
             time.sleep(_POLL_SECONDS)
@@ -79,16 +89,16 @@ class WorkerSync:
 
     def beat(self) -> None:
         """This worker's event loop runs; called on it."""
-        self._numbers[2 + 2 * self.worker] = time.monotonic_ns()
+        self._numbers[3 + 2 * self.worker] = time.monotonic_ns()
 
     def silent_s(self, worker: int) -> float | None:
         """Seconds since a worker's last heartbeat; None where it has not started."""
-        beat = self._numbers[2 + 2 * worker]
+        beat = self._numbers[3 + 2 * worker]
         return (time.monotonic_ns() - beat) / 1e9 if beat else None
 
     def retire(self, worker: int) -> None:
         """A worker has ended: nobody waits for it until it has started again. Called by the supervisor."""
-        self._numbers[1 + 2 * worker], self._numbers[2 + 2 * worker] = _ABSENT, 0
+        self._numbers[2 + 2 * worker], self._numbers[3 + 2 * worker] = _ABSENT, 0
 
     def problems(self) -> list[str]:
         """One line for each other worker that is not running or does not respond."""
