@@ -55,13 +55,13 @@ def _encoders(
     language: Any, texts: Sequence[str], seconds: float
 ) -> tuple[dict[str, Callable[[Sequence[str]], NDArray[np.float32]]], float]:
     teacher = whole_encoder(language)
-    small = shrink_encoder(language, teacher, texts, EncoderRecipe(seconds=seconds))
+    small, new_id = shrink_encoder(language, teacher, texts, EncoderRecipe(seconds=seconds))
 
     def by_teacher(asked: Sequence[str]) -> NDArray[np.float32]:
         return vectors_of(teacher, language.token_ids(asked))
 
     def by_student(asked: Sequence[str]) -> NDArray[np.float32]:
-        return vectors_of(small.encoder, [small.new_id[ids] for ids in language.token_ids(asked)])
+        return vectors_of(small.encoder, [new_id[ids] for ids in language.token_ids(asked)])
 
     return {"whole encoder": by_teacher, "small encoder": by_student}, small.cosine
 

@@ -182,7 +182,7 @@ def _model(
         VIEWS,
         ("graph", "language"),
         head=head,
-        text_FD=reader.text_sources(),
+        text_FD=np.pad(reader.source_FD, ((0, 0), (VIEWS[0], 0))),
     )
     return model, reader
 

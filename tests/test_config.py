@@ -5,25 +5,15 @@ from typing import Literal
 
 import pytest
 
-from lanner.config import (
-    EvaluationConfig,
-    RunConfig,
-    from_dict,
-    read_config,
-    to_dict,
-    to_toml,
-    with_device,
-    with_seed,
-)
+from lanner.config import EvaluationConfig, RunConfig, from_dict, read_config, to_dict, with_device, with_seed
 from lanner.data.feedback import FeedbackConfig
 from lanner.errors import ConfigError
-from lanner.settings import build, field_docs, leaves, overridden
+from lanner.settings import build, overridden
 
 
 @dataclass(frozen=True)
 class Inner:
     rate: float = 0.5
-    """How fast."""
     layers: tuple[int, ...] = (1, 2)
     fusion: Literal["concat", "gated"] = "concat"
     folder: str | None = None
@@ -66,16 +56,12 @@ def test_a_wrong_type_names_key_received_and_expected():
     refused("the key 'steps' is missing", {})
 
 
-def test_documentation_is_read_from_under_the_field():
-    assert field_docs(Inner) == {"rate": "How fast."}
-    assert ("inner.rate", 0.5, "How fast.") in list(leaves(Outer(1)))
-
-
-def test_toml_there_and_back(tmp_path):
-    odd = replace(RunConfig(), model='a "quoted" \\ näme\n', evaluation=EvaluationConfig(ks=(5,), threshold=1e-9))
+def test_settings_from_toml_and_as_a_table(tmp_path):
+    odd = replace(RunConfig(), model="näme", evaluation=EvaluationConfig(ks=(5,), threshold=1e-9))
     odd = replace(odd, feedback=FeedbackConfig(3.5, {"add to cart": 2.0, "view": 0.5}))
     file = tmp_path / "run.toml"
-    file.write_text(to_toml(odd), encoding="utf-8")
+    feedback = '[feedback]\npositive_threshold = 3.5\nbehaviour_weights = {"add to cart" = 2.0, view = 0.5}'
+    file.write_text(f'model = "näme"\n[evaluation]\nks = [5]\nthreshold = 1e-9\n{feedback}', encoding="utf-8")
     assert read_config(file) == odd
     assert from_dict(to_dict(odd)) == odd
 

@@ -1,8 +1,7 @@
 """From a bundle to a smaller one: every compression step, evaluated on validation, timed, and written down."""
 
-import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifacts.bundle import Bundle, write_compressed
+from lanner.artifacts.bundle import Bundle, check_apart, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
-from lanner.compression.encoder import EncoderRecipe, SmallEncoder, shrink_encoder, whole_encoder
+from lanner.compression.distil import Distillation
+from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.compression.steps import (
     Budget,
     Evaluator,
-    Read,
     Step,
     choose_dimensions,
     choose_neurons,
@@ -31,8 +30,8 @@ from lanner.config import RunConfig, from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.interactions import Dataset
 from lanner.data.split import Split
-from lanner.encoders import TextReader, open_text_reader, preferred
-from lanner.errors import ConfigError, MissingExtraError
+from lanner.encoders import TextReader, open_text_reader, preferred, processor
+from lanner.errors import MissingExtraError
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
@@ -57,15 +56,8 @@ class TextSample:
     vectors_TE: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Encoders:
-    """Texts to compare encoders by, and the encoder's formats."""
-
-    sample: TextSample | None
-    full: EncoderForm
-    int8: EncoderForm
-    pruned: EncoderForm
-    pruned_int8: EncoderForm
+Forms = Mapping[str, EncoderForm]
+"""The encoder as the variants full, int8, pruned and pruned-int8 have it."""
 
 
 def compress(
@@ -83,34 +75,34 @@ def compress(
     popularity, evaluated and timed.
 
     Raises:
-        ConfigError: ``out`` is ``path``. BundleError: no bundle there, or a damaged one. StorageError: the disk
-            refused.
+        ConfigError: ``out`` is ``path``, or one lies in the other. BundleError: no bundle there, or a damaged one.
+        StorageError: the disk refused.
     """
     out = path.with_name(f"{path.name}-compressed") if out is None else out
-    if out.absolute() == path.absolute():
-        raise ConfigError(f"{out} is the bundle that is compressed; give another folder for the new one")
+    check_apart(path, out)
     budget, recipe = budget or Budget(), recipe or EncoderRecipe()
     bundle = open_bundle(path)
     model, config = bundle.recommender, from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
     announce("solve closed forms without the validation events, to evaluate by them")
     full, twin = model.scoring_model, _twin(model, config, split).scoring_model
-    texts = _encoders(model, recipe, announce)
-    evaluator = Evaluator(twin, split.validation, texts.full.read, budget.max_ndcg_loss)
+    sample, texts = _encoders(model, recipe, announce)
+    evaluator = Evaluator(twin, split.validation, texts["full"].read, budget.max_ndcg_loss)
     announce("evaluate INT8, and search the fewest neurons and dimensions")
-    variants = [_variant(evaluator.steps[0], full, texts.full)]
+    variants = [_variant(evaluator.steps[0], full, texts["full"])]
     if full.dimensions:
         variants += _smaller(evaluator, full, twin, texts, model.dataset)
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
     announce("time every variant")
-    measured = [measure(one, bundle.text_files, texts.sample, threads) for one in variants]
+    measured = [measure(one, bundle.text_files, sample, threads) for one in variants]
     report = {
         "budget": asdict(budget),
         "recipe": asdict(recipe),
         "steps": [asdict(step) for step in evaluator.steps],
-        "processor": _processor(),
+        # Whether INT8 is worth it depends on the processor's products for it.
+        "processor": dict(zip(("cpu", "vnni"), processor(), strict=True)),
         "best": min((one for one in measured if one.figures["kept"]), key=_cost(budget.target)).name,
     }
     announce(f"write {out}")
@@ -125,25 +117,27 @@ def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:
 
 
 def _smaller(
-    evaluator: Evaluator, full: ScoringModel, twin: ScoringModel, texts: _Encoders, dataset: Dataset
+    evaluator: Evaluator, full: ScoringModel, twin: ScoringModel, texts: Forms, dataset: Dataset
 ) -> list[Variant]:
     """int8, pruned and distilled; a step that removes nothing is left out."""
-    users, twin_users = (_users(one, dataset, texts.full.read) for one in (full, twin))
-    variants = [_variant(evaluator.step("int8", quantised(twin), texts.int8.read), quantised(full), texts.int8)]
-    number = choose_neurons(evaluator, twin, twin_users, texts.full.read)
+    batch, read = dataset.user_batch(), texts["full"].read
+    features = None if read is None or batch.profiles is None else read(batch.profiles)
+    users, twin_users = (sample_of_users(one, batch, features) for one in (full, twin))
+    variants = [_variant(evaluator.step("int8", quantised(twin), texts["int8"].read), quantised(full), texts["int8"])]
+    number = choose_neurons(evaluator, twin, twin_users, texts["full"].read)
     pruned, pruned_twin = (
         one if number == 0 else fewer_neurons(one, u, number) for one, u in ((full, users), (twin, twin_users))
     )
-    if number or texts.pruned.files:
-        variants.append(_variant(evaluator.step("pruned", pruned_twin, texts.pruned.read), pruned, texts.pruned))
-    rank = choose_dimensions(evaluator, pruned_twin, twin_users, texts.pruned_int8.read)
+    if number or texts["pruned"].files:
+        variants.append(_variant(evaluator.step("pruned", pruned_twin, texts["pruned"].read), pruned, texts["pruned"]))
+    rank = choose_dimensions(evaluator, pruned_twin, twin_users, texts["pruned-int8"].read)
     small, small_twin = (
         one if rank == full.dimensions else fewer_dimensions(one, u, rank)
         for one, u in ((pruned, users), (pruned_twin, twin_users))
     )
     if rank < full.dimensions or len(variants) > 1:
-        step = evaluator.step("distilled", quantised(small_twin), texts.pruned_int8.read)
-        variants.append(_variant(step, quantised(small), texts.pruned_int8))
+        step = evaluator.step("distilled", quantised(small_twin), texts["pruned-int8"].read)
+        variants.append(_variant(step, quantised(small), texts["pruned-int8"]))
     return variants
 
 
@@ -194,16 +188,6 @@ def median_ms(work: Callable[[], Any], repetitions: int = 30) -> float:
     return float(np.median(seconds[-repetitions:]) * 1e3)
 
 
-def _processor() -> dict[str, Any]:
-    """Whether INT8 is worth it depends on the processor's products for it (VNNI)."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        facts = ""
-    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.machine(), "vnni": "vnni" in facts}
-
-
 def _cost(target: str) -> Callable[[Variant], float]:
     """What the best variant has least of. Where no time was measured, fewer bytes are taken to be quicker."""
 
@@ -216,23 +200,16 @@ def _cost(target: str) -> Callable[[Variant], float]:
     return milliseconds if target == "latency" else lambda variant: float(variant.num_bytes)
 
 
-def _users(model: ScoringModel, dataset: Dataset, read: Read | None) -> NDArray[np.float32]:
-    batch = dataset.user_batch()
-    features = None if read is None or batch.profiles is None else read(batch.profiles)
-    return sample_of_users(model, batch, features)
-
-
-def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> _Encoders:
+def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> tuple[TextSample | None, Forms]:
     """Nothing where no texts are read."""
     if not isinstance(model, NeuralRecommender) or model.text_features is None:
-        unread = EncoderForm()
-        return _Encoders(None, unread, unread, unread, unread)
+        return None, dict.fromkeys(("full", "int8", "pruned", "pruned-int8"), EncoderForm())
     features, language, dataset = model.text_features, model.encoder, model.dataset
     announce("prune the encoder, and distil the whole one into it")
     teacher = whole_encoder(language)
     profiles = sorted(set(dataset.user_catalogue.texts))
     fields = sorted({field for text in dataset.item_catalogue.texts for field in text.split(FIELD_SEPARATOR)})
-    small = shrink_encoder(language, teacher, [*fields, *profiles], recipe)
+    small, new_id = shrink_encoder(language, teacher, [*fields, *profiles], recipe)
     texts = [*fields, *profiles]
     chosen = [texts[row] for row in np.random.default_rng(recipe.seed).permutation(len(texts))[:_CALIBRATION_TEXTS]]
     calibration = [ids for ids in language.token_ids(chosen) if len(ids)]
@@ -241,11 +218,12 @@ def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> 
     announce("quantise the encoder")
     shared = (features, language.token_ids, calibration, profiles)
     whole = EncoderFiles(teacher, None, *shared, {})
-    fewer = EncoderFiles(small.encoder, small.new_id, *shared, _pruned_figures(teacher, small))
-    return _Encoders(sample, whole.float32(), whole.int8(), fewer.float32(), fewer.int8())
+    fewer = EncoderFiles(small.encoder, new_id, *shared, _pruned_figures(teacher, small))
+    forms = {"full": whole.float32(), "int8": whole.int8()}
+    return sample, forms | {"pruned": fewer.float32(), "pruned-int8": fewer.int8()}
 
 
-def _pruned_figures(teacher: CompactEncoder, small: SmallEncoder) -> dict[str, Any]:
+def _pruned_figures(teacher: CompactEncoder, small: Distillation) -> dict[str, Any]:
     return {
         "encoder_cosine": small.cosine,
         "encoder_cosine_before_distillation": small.cosine_before,

@@ -1,7 +1,6 @@
-"""``RunConfig``: everything a run depends on, composed of the rooms' own settings; TOML in and out."""
+"""``RunConfig``: everything a run depends on, composed of the rooms' own settings."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from lanner.models.graph_filter import GraphFilterConfig
 from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural import NeuralConfig
-from lanner.settings import everywhere, overlay, read_toml, replaced
+from lanner.settings import everywhere, overlay, read_toml
 from lanner.training.loop import TrainingConfig
 
 
@@ -82,75 +81,28 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: no such file, not TOML, or a key that is unknown or of a wrong type.
     """
-    config: RunConfig = overlay(RunConfig(), read_toml(path), f"{path}: ")
-    return config
+    return overlay(RunConfig(), read_toml(path), f"{path}: ")
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """Settings from the table that ``to_dict`` of this or an earlier version gave."""
-    config: RunConfig = overlay(RunConfig(), values)
-    return config
-
-
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """``config`` with settings replaced, by dotted key."""
-    for key, value in values.items():
-        config = replaced(config, key, value)
-    return config
+    return overlay(RunConfig(), values)
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
     """``config`` with the seeds of models and training set; the split stays, so that runs can be compared."""
-    seeded: RunConfig = everywhere(config, "seed", seed)
-    return replace(seeded, split=config.split, evaluation=config.evaluation)
+    return replace(everywhere(config, "seed", seed), split=config.split, evaluation=config.evaluation)
 
 
 def with_device(config: RunConfig, device: str) -> RunConfig:
     """``config`` with every part that can choose placed on ``device``."""
-    placed: RunConfig = everywhere(config, "device", device)
-    return placed
+    return everywhere(config, "device", device)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested tables that JSON and TOML can hold; None is left out."""
-    table: dict[str, Any] = {}
-    for one in fields(config):
-        value = getattr(config, one.name)
-        if is_dataclass(value):
-            table[one.name] = to_dict(value)
-        elif isinstance(value, Mapping):
-            table[one.name] = dict(value)
-        elif value is not None:
-            table[one.name] = list(value) if isinstance(value, tuple) else value
-    return table
+    return asdict(config, dict_factory=_table)
 
 
-def to_toml(config: RunConfig) -> str:
-    """The effective settings, as a file that ``read_config`` reads."""
-    return "\n".join(_toml_lines(to_dict(config), ""))
-
-
-def _toml_lines(table: dict[str, Any], place: str) -> Iterable[str]:
-    for key, value in table.items():
-        if not isinstance(value, dict):
-            yield f"{_toml_key(key)} = {_toml_value(value)}"
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield f"\n[{place}{_toml_key(key)}]"
-            yield from _toml_lines(value, f"{place}{_toml_key(key)}.")
-
-
-def _toml_key(key: str) -> str:
-    """Names that a user chose, such as behaviours, may hold anything."""
-    return key if key.replace("_", "").isascii() and key.replace("_", "").isalnum() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in escaped) + '"'
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs if value is not None}

@@ -1,20 +1,8 @@
-"""The errors that a caller can act on. The tree (exit code of the command line in brackets)::
+"""The errors that a caller can act on; ``exit_code`` is that of the command line."""
 
-LannerError [2]
-├── DataError        a file, row or dataset that cannot be used; names path, line and field
-├── ConfigError      a setting that is unknown, of a wrong type or out of range; names the key
-├── BundleError      a bundle that is missing, damaged or of another schema
-├── RequestError     a request that cannot be answered as it was asked: a contradiction, a missing or wrong part
-├── UnknownIdError   a user or item that the model does not know and that came without history or text
-├── MissingExtraError  an optional dependency is not installed; carries the install line
-├── StorageError     the disk refused a write (full, read-only)
-├── StoreUnavailableError  the event store is gone, locked, full or behind; the same call may succeed later
-├── OverloadedError  more requests than can be answered now; carries the seconds to wait
-├── ServerError      a server that cannot be reached, or failed; raised by the client alone
-└── Interrupted [130]  stopped by Ctrl-C after a checkpoint was written
-"""
-
+import importlib
 from pathlib import Path
+from typing import Any
 
 
 class LannerError(Exception):
@@ -58,6 +46,14 @@ class MissingExtraError(LannerError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}'; install it with: pip install 'lanner[{extra}]'")
         self.package, self.extra = package, extra
+
+
+def optional_module(module: str, package: str, extra: str, purpose: str) -> Any:
+    """``module`` of an optional dependency; raises ``MissingExtraError`` where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as absence:
+        raise MissingExtraError(package, extra, purpose) from absence
 
 
 class StorageError(LannerError):

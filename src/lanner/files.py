@@ -36,7 +36,8 @@ def write_folder(path: Path, contents: Mapping[str, bytes], *, replaceable: str)
         StorageError: the disk refused; nothing half-written is left, and what stood at ``path`` still stands.
     """
     path = path.absolute()
-    if path.exists() and not (path / replaceable).is_file() and not _is_empty_folder(path):
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (path / replaceable).is_file() and not is_empty:
         raise StorageError(f"{path}: holds something else than a bundle; give another folder or remove it")
     draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -122,7 +123,3 @@ def _swap(draft: Path, path: Path) -> None:
             aside.rename(path)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())

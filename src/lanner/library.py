@@ -50,8 +50,7 @@ class BundleRanker:
         """The k best items for a user.
 
         Raises:
-            RequestError: neither user, history nor text, or both a user and a history.
-            ValueError: k is below 1.
+            RequestError: neither user, history nor text, or both a user and a history. ValueError: k is below 1.
         """
         query, unknown = self._question(user, history, text)
         ranking = self._ranker.rank([replace(query, k=k, explain=True)])[0]
@@ -64,8 +63,7 @@ class BundleRanker:
         """The k items most like ``item``.
 
         Raises:
-            UnknownIdError: ``item`` is not known.
-            ValueError: k is below 1.
+            UnknownIdError: ``item`` is not known. ValueError: k is below 1.
         """
         ranking = self._ranker.similar(self._dataset.items.row(item), k)
         return Answer(self._listed(ranking), [], ranking.fallback)

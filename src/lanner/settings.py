@@ -1,39 +1,53 @@
 """Any frozen dataclass from a table of TOML: the one place that judges keys and types of settings."""
 
-import ast
 import dataclasses
 import difflib
-import inspect
-import itertools
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lanner.errors import ConfigError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def build(kind: type[Any], values: Mapping[str, Any], place: str = "") -> Any:
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any = None) -> Any:
     """An instance of the dataclass ``kind`` from a table of TOML, checked key by key; ``place`` begins each message.
 
     Dashes in keys count as underscores. A field is a scalar, a Literal, a list or tuple, a table, or a dataclass again.
+    What ``values`` leaves out is as in ``base``, section by section, or the field's default.
 
     Raises:
         ConfigError: a key is unknown (the error names the nearest), missing, or of a wrong type.
     """
     fields = {one.name: one for one in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
-    given = {key.replace("-", "_"): (key, value) for key, value in values.items()}
-    for name, (key, _) in given.items():
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
         if name not in fields:
-            raise ConfigError(f"{place}unknown key '{key}'; {_advice(name, kind)}")
+            near = difflib.get_close_matches(name, fields, 1)
+            advice = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"{place}unknown key '{key}'; {advice}")
+        section = getattr(base, name, None)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(section):
+            changes[name] = build(type(section), value, f"{place}{name}.", section)
+        else:
+            changes[name] = convert(hints[name], value, place + name)
+    if base is not None:
+        return dataclasses.replace(base, **changes)
     for name, one in fields.items():
         required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-        if required and name not in given:
+        if required and name not in changes:
             raise ConfigError(f"{place}the key '{name}' is missing")
-    return kind(**{name: convert(hints[name], value, f"{place}{name}") for name, (_, value) in given.items()})
+    return kind(**changes)
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
@@ -79,31 +93,25 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
     raise ConfigError(f"{place}: received {value!r} ({type(value).__name__}), expected {expected}")
 
 
-def replaced(config: Any, key: str, value: Any) -> Any:
+def replaced(config: C, key: str, value: Any) -> C:
     """``config`` with the dotted ``key`` set to ``value``, checked as in ``build``."""
-    table: dict[str, Any] = {}
-    inner = table
-    *path, last = key.split(".")
-    for part in path:
-        inner = inner.setdefault(part, {})
-    inner[last] = value
-    return overlay(config, table)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return overlay(config, value)
 
 
-def overlay(config: Any, values: Mapping[str, Any], place: str = "") -> Any:
+def overlay(config: C, values: Mapping[str, Any], place: str = "") -> C:
     """``config`` with the keys of a table of TOML replaced, section by section, checked as in ``build``."""
-    hints = typing.get_type_hints(type(config))
-    changes = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in hints:
-            raise ConfigError(f"{place}unknown key '{key}'; {_advice(name, type(config))}")
-        section = getattr(config, name)
-        whole = isinstance(value, Mapping) and dataclasses.is_dataclass(section)
-        changes[name] = (
-            overlay(section, value, f"{place}{name}.") if whole else convert(hints[name], value, place + name)
-        )
-    return dataclasses.replace(config, **changes)
+    changed: C = build(type(config), values, place, config)
+    return changed
+
+
+def with_options(config: C, options: Mapping[str, Any]) -> C:
+    """``config`` with settings replaced by dotted key; an option that is None was not given and changes nothing."""
+    for key, value in options.items():
+        if value is not None:
+            config = replaced(config, key, value)
+    return config
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML ({error})") from None
 
 
-def overridden(config: Any, overrides: Iterable[str]) -> Any:
+def overridden(config: C, overrides: Iterable[str]) -> C:
     """``config`` with settings replaced, each as ``section.key=value``.
 
     Raises:
@@ -142,9 +150,9 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def everywhere(config: Any, name: str, value: Any) -> Any:
+def everywhere(config: C, name: str, value: Any) -> C:
     """``config`` with every field called ``name``, at any depth, set to ``value``."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for one in dataclasses.fields(config):
         inner = getattr(config, one.name)
         if one.name == name:
@@ -152,38 +160,6 @@ def everywhere(config: Any, name: str, value: Any) -> Any:
         elif dataclasses.is_dataclass(inner):
             changes[one.name] = everywhere(inner, name, value)
     return dataclasses.replace(config, **changes)
-
-
-def leaves(config: Any, place: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every setting in order: (dotted key, value, what its documentation says)."""
-    documented = field_docs(type(config))
-    for one in dataclasses.fields(config):
-        value = getattr(config, one.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{place}{one.name}.")
-        else:
-            yield place + one.name, value, documented.get(one.name, "")
-
-
-def field_docs(kind: type[Any]) -> dict[str, str]:
-    """What the string under each field of a dataclass says, by field name; read from the source."""
-    try:
-        body = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body[0]
-    except (OSError, TypeError):  # no source at hand, as in a frozen application
-        return {}
-    found: dict[str, str] = {}
-    statements = body.body if isinstance(body, ast.ClassDef) else []
-    for first, second in itertools.pairwise(statements):
-        if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name) and isinstance(second, ast.Expr):
-            text = second.value.value if isinstance(second.value, ast.Constant) else ""
-            found[first.target.id] = inspect.cleandoc(str(text))
-    return found
-
-
-def _advice(name: str, kind: type[Any]) -> str:
-    known = [one.name for one in dataclasses.fields(kind)]
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
 
 
 def _in_words(hint: Any) -> str:

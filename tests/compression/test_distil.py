@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from lanner.compression.distil import distil, with_spans
+from lanner.compression.encoder import EncoderRecipe
 from lanner.compression.prune import keep_layers
 from lanner.errors import ConfigError, Interrupted
 from lanner.models.compact_encoder import CompactEncoder, EncoderShape, vectors_of
@@ -27,15 +28,10 @@ def distilled(**changes: object):
 
 
 def test_what_was_lost_comes_back() -> None:
-    told = []
-    found = distilled(epochs=8, progress=lambda done, cosine: told.append((done, cosine)))
+    found = distilled(epochs=8)
     assert found.cosine > found.cosine_before + 0.25 * (1 - found.cosine_before)
     assert found.encoder.shape.num_layers == 1
     assert found.epochs == 8
-    shares, bests = zip(*told, strict=True)
-    assert list(shares) == sorted(shares)
-    assert list(bests) == sorted(bests)
-    assert told[-1] == (1.0, found.cosine)
 
 
 def test_the_seed_decides() -> None:
@@ -77,9 +73,11 @@ def test_time_ends_it() -> None:
     assert found.cosine > found.cosine_before
 
 
-def test_ctrl_c_ends_it_in_one_line() -> None:
+def test_ctrl_c_ends_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = "lanner.compression.distil._Training.step"
+    monkeypatch.setattr(step, lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="the encoder is as it was"):
-        distilled(epochs=1000, progress=lambda done, cosine: signal.raise_signal(signal.SIGINT))
+        distilled(epochs=1000)
 
 
 def test_spans_are_passages_of_their_texts() -> None:
@@ -102,17 +100,10 @@ def test_spans_are_passages_of_their_texts() -> None:
 def test_what_cannot_be_learned_from_is_refused() -> None:
     vectors = vectors_of(teacher(), IDS)
     good = {"epochs": 1, "learning_rate": 1e-3, "seed": 0}
-    with pytest.raises(ConfigError, match=r"must be \(300, 16\), received \(299, 16\)"):
-        distil(teacher(), vectors[:-1], IDS, **good)
     with pytest.raises(ConfigError, match="at least 2 texts"):
         distil(teacher(), vectors[:1], IDS[:1], **good)
     with pytest.raises(ConfigError, match="at least 2 texts"):
         distil(teacher(), vectors, IDS, source=np.zeros(300, np.int64), **good)
-    with pytest.raises(ConfigError, match="source"):
-        distil(teacher(), vectors, IDS, source=np.arange(299), **good)
-    with pytest.raises(ConfigError, match="seconds"):
-        distil(teacher(), vectors, IDS, **(good | {"seconds": 0}))
-    with pytest.raises(ConfigError, match="epochs"):
-        distil(teacher(), vectors, IDS, **(good | {"epochs": 0}))
-    with pytest.raises(ConfigError, match="learning_rate"):
-        distil(teacher(), vectors, IDS, **(good | {"learning_rate": 0.0}))
+    for setting in ("seconds", "epochs", "learning_rate"):
+        with pytest.raises(ConfigError, match=f"{setting} 0"):
+            EncoderRecipe(**{setting: 0})

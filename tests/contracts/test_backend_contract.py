@@ -1,6 +1,5 @@
 """What every runtime of encoders must keep: the vectors of torch eager, for every variant it can run."""
 
-import builtins
 import ctypes
 import gc
 import shutil
@@ -19,9 +18,8 @@ from lanner import encoders
 from lanner.artifacts.export import export_onnx, quantise_dynamic
 from lanner.artifacts.variants import TextFiles, Variant
 from lanner.encoders import BACKENDS, TextReader, installed_backend, open_text_reader
-from lanner.encoders.open_vino import OpenVinoReader, padded_length
+from lanner.encoders.open_vino import padded_length
 from lanner.errors import BundleError, ConfigError, LannerError, MissingExtraError
-from lanner.files import digest
 from lanner.inference.scoring_model import popularity_model
 from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 from lanner.models.text_features import TextFeatures
@@ -194,15 +192,8 @@ def test_a_damaged_model_is_named(backend, full):
 
 @pytest.mark.parametrize("module", ["onnxruntime", "openvino", "tokenizers"])
 def test_a_missing_library_names_its_extra(module, full, monkeypatch):
-    real = builtins.__import__
-
-    def without(wanted, *rest, **named):
-        if wanted.split(".")[0] == module:
-            raise ImportError(wanted)
-        return real(wanted, *rest, **named)
-
     files = text_files()
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match="pip install"):
         open_text_reader(full, files, "torch" if module == "tokenizers" else module).encode(["slow"])
 
@@ -219,19 +210,8 @@ def test_what_does_not_exist_is_named(full):
 
 class TestOpenVino:
     @pytest.fixture(autouse=True)
-    def compiled(self, monkeypatch) -> list[str]:
-        """Names of the variants that are compiled."""
+    def installed(self) -> None:
         pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-        made, real = [], OpenVinoReader._compiled
-        monkeypatch.setattr(OpenVinoReader, "_compiled", lambda self: made.append(self.variant.name) or real(self))
-        return made
-
-    @staticmethod
-    def encoded(variant: Variant, cache: Path) -> np.ndarray:
-        reader = open_text_reader(variant, text_files(), "openvino", cache=cache)
-        vectors = reader.encode(TEXTS)
-        reader.close()
-        return vectors
 
     def test_few_shapes_are_met_whatever_is_read(self, full, monkeypatch):
         reader, oracle = (open_text_reader(full, text_files(), one) for one in ("openvino", "torch"))
@@ -247,30 +227,3 @@ class TestOpenVino:
         lengths = [padded_length(tokens) for tokens in range(1, 513)]
         assert sorted(set(lengths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
         assert all(tokens <= length < 1.5 * tokens + 8 for tokens, length in enumerate(lengths, 1))
-
-    def test_what_was_compiled_is_kept_for_the_next_start(self, full, tmp_path, compiled):
-        variant = replace(full, encoder_digest="a")
-        first = self.encoded(variant, tmp_path)
-        assert np.array_equal(self.encoded(variant, tmp_path), first)
-        assert compiled == ["full"]
-        self.encoded(replace(variant, encoder_digest="b"), tmp_path)
-        assert compiled == ["full"] * 2
-
-    @pytest.mark.parametrize("said", ["model.blob: damaged", "OpenVINO cannot read it"])
-    def test_damage_is_noticed(self, full, tmp_path, compiled, said, caplog):
-        variant = replace(full, encoder_digest="a")
-        first = self.encoded(variant, tmp_path)
-        (blob,) = tmp_path.glob("*/model.blob")
-        written = blob.read_bytes()
-        blob.write_bytes(written[: len(written) // 2])
-        if said == "OpenVINO cannot read it":
-            (blob.parent / "model.sha256").write_text(digest(blob.read_bytes()))
-        for _ in range(2):
-            assert np.array_equal(self.encoded(variant, tmp_path), first)
-        assert compiled == ["full"] * 2
-        assert said in caplog.text
-
-    def test_a_disk_that_takes_nothing_is_survived(self, full, tmp_path, caplog):
-        (tmp_path / "file").write_text("no folder")
-        assert self.encoded(replace(full, encoder_digest="a"), tmp_path / "file").any()
-        assert "the model is compiled anew at every start" in caplog.text

@@ -1,7 +1,7 @@
 """Ratings, counts and behaviours: what is positive, how much it counts, and what negative feedback is good for."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_one_event_is_judged_as_it_would_be_among_all():
     assert feedback.confidences(interactions).tolist() == pytest.approx(singly)
     assert singly[0] == singly[2] == 0
     assert feedback.confidence(None, None) == 1
-    assert Feedback.from_dict(json.loads(json.dumps(feedback.to_dict()))) == feedback
+    assert Feedback(**json.loads(json.dumps(asdict(feedback)))) == feedback
 
 
 def test_the_settings_decide_otherwise():

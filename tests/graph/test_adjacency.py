@@ -31,12 +31,6 @@ def test_mean_rows_sum_to_one_where_there_are_neighbours(small):
     assert_allclose(small.normalised("mean").dense()[2], [0, 1 / 3, 2 / 3, 0, 0], rtol=1e-6)
 
 
-def test_none_keeps_the_graph_and_another_word_is_refused(small):
-    assert small.normalised("none") is small
-    with pytest.raises(ValueError, match="unknown normalisation 'l2'"):
-        small.normalised("l2")
-
-
 def test_row_chunks_cover_every_row_once_and_share_the_work(small):
     wide = Adjacency.from_ragged(Ragged.from_lists([[0] * length for length in range(100)]), 1)
     chunks = wide.row_chunks(4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lanner.data.ragged import Ragged
-from lanner.graph.adjacency import NORMALISATIONS, Adjacency
+from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import _multiply_sparse, propagate, to_torch_sparse
 
 
@@ -17,7 +17,7 @@ def random_adjacency(rows: int, columns: int, edges: int, seed: int = 0) -> Adja
     return Adjacency.from_ragged(Ragged.from_pairs(of_row, of_column, rows), columns)
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", ["symmetric", "mean"])
 @pytest.mark.parametrize("width", [1, 7, 16, 37, 64, 128, 129, 241, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_forward_and_backward_equal_the_dense_product(normalisation, width, dtype):

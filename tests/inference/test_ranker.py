@@ -1,6 +1,8 @@
 """The ranker against its clear twin, with an index, with items that came later, and with everything that is barred."""
 
+import sys
 from dataclasses import replace
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -143,6 +145,36 @@ def test_a_changed_item_keeps_its_popularity():
     assert found.items[0] == changed[0]
     assert found.items[-1] == added[0]
     assert (np.diff(found.scores) <= 0).all()
+
+
+def test_popular_lists_are_whole_while_items_come():
+    ranker, failures, stop = Ranker(MODELS["dense"]), [], Event()
+    ranker.available.grow(NUM_ITEMS + 400)
+
+    def rank() -> None:
+        try:
+            while not stop.is_set():
+                ranker.rank([Query(k=NUM_ITEMS + 400)])
+        except Exception as error:
+            failures.append(error)
+
+    model, before = MODELS["dense"], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        readers = [Thread(target=rank) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for row in range(300):
+            one = slice(row, row + 1)
+            ranker.available.show(
+                ranker.add(ItemRows(model.source_ID[one], model.target_ID[one], model.bias_I[one]), [row])
+            )
+        stop.set()
+        for reader in readers:
+            reader.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failures == []
 
 
 def test_without_a_signal_the_most_popular_come_first_and_it_says_so():

@@ -250,11 +250,11 @@ def test_what_cannot_be_taken_in_stops_nothing_else(catalog, ingestion, caplog):
 
 
 def test_an_item_is_refused_before_it_is_stored(catalog, ingestion):
-    ingestion.check("fargo", Item())
+    ingestion.check("fargo", Item(title="Fargo"))
     ingestion.apply(changes(*((f"item {place}", Item(text="love")) for place in range(45))))
     assert (ingestion.failed, catalog.num_rows) == (5, 45)
     with pytest.raises(OverloadedError, match="serve a newer bundle"):
-        ingestion.check("fargo", Item())
+        ingestion.check("fargo", Item(title="Fargo"))
 
 
 def test_without_texts_known_items_change_and_new_ones_are_refused(catalog):
@@ -308,3 +308,10 @@ def test_a_text_is_read_by_one_worker_for_all(tmp_path):
         worker.apply([ItemChange(1, "fargo", item)])
     assert [reading.calls for reading in readings] == [[1], []]
     assert all("fargo" in catalog for catalog in catalogs)
+
+
+def test_a_new_item_without_a_text_or_a_title_is_refused(catalog):
+    ingestion = ItemIngestion(catalog, [Rows()], model=None, reader=Rows(), read=Reading())
+    with pytest.raises(RequestError, match="neither a text nor a title"):
+        ingestion.check("fargo", Item(text=" "))
+    ingestion.check("alien", Item())

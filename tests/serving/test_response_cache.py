@@ -36,6 +36,16 @@ def test_another_catalogue_makes_all_of_them_old():
     assert kept.get(CacheKey(0, 1, b"a")) is None
 
 
+def test_bytes_are_bounded_too_and_a_large_answer_is_not_held():
+    kept = ResponseCache(10_000, most_bytes=200_000)
+    for number in range(300):
+        kept.put(CacheKey(0, 0, b"%d" % number), answer(3))
+        assert kept.held_bytes <= 200_000
+    assert 100 < len(kept) < 200
+    kept.put(CacheKey(0, 0, b"large"), answer(1000))
+    assert kept.get(CacheKey(0, 0, b"large")) is None
+
+
 def test_none_are_held_where_none_are_to_be():
     kept = ResponseCache(0)
     kept.put(CacheKey(0, 0, b"a"), answer())

@@ -7,7 +7,7 @@ of it is used, and nothing is executed.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from lanner.artifacts.variants import (
 from lanner.data.describe import fingerprint
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
-from lanner.errors import BundleError, LannerError
+from lanner.errors import BundleError, ConfigError, LannerError
 from lanner.files import check_file, digest, read_checked, write_folder
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.ranker import Ranker
@@ -94,7 +94,7 @@ class Bundle:
     @cached_property
     def feedback(self) -> Feedback:
         """Which events speak for an item, and how much."""
-        return Feedback.from_dict(self.manifest["feedback"])
+        return Feedback(**self.manifest["feedback"])
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -204,7 +204,7 @@ def write_bundle(
         "model": {"name": config["model"], "settings": settings},
         "config": dict(config),
         "metrics": dict(metrics),
-        "feedback": (feedback or Feedback()).to_dict(),
+        "feedback": asdict(feedback or Feedback()),
         "watermark": watermark,
         "texts": text_facts,
         "dataset": {
@@ -222,14 +222,22 @@ def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Varian
     """Write a new bundle: ``bundle`` with other variants, and what compression found. ``bundle`` stays as it is.
 
     Raises:
-        StorageError: the disk refused, or ``path`` is the bundle itself. BundleError: a file of the bundle is damaged.
+        ConfigError: as ``check_apart``. StorageError: the disk refused. BundleError: a file of the bundle is damaged.
     """
     path = Path(path)
+    check_apart(bundle.path, path)
     own = [f"{name}." for name in bundle.variants]
     kept = [name for name in bundle.manifest["sha256"] if name != _GOLDEN and not name.startswith(tuple(own))]
     files = {name: bundle._read(name) for name in kept}
     told = {name: bundle.manifest[name] for name in _TOLD}
     return _write(path, files, {**told, "report": dict(report)}, variants, bundle.dataset)
+
+
+def check_apart(bundle: Path, out: Path) -> None:
+    """Raises ``ConfigError`` where a new bundle would lie in a sealed one, around it, or in its place."""
+    sealed, new = bundle.resolve(), out.resolve()
+    if new == sealed or sealed in new.parents or new in sealed.parents:
+        raise ConfigError(f"{out} is, holds or lies in the bundle that is compressed; give another folder")
 
 
 _TOLD = ("model", "config", "metrics", "feedback", "watermark", "texts", "dataset")
@@ -271,6 +279,9 @@ def read_bundle(path: Path | str, builder: Builder | None = None) -> Bundle:
         raise BundleError(f"{path / MANIFEST}: is no manifest; write the bundle anew") from None
     if schema != SCHEMA:
         raise BundleError(f"{path}: a bundle of schema {schema}, this version reads {SCHEMA}; train it anew")
+    absent = [key for key in (*_TOLD, "variants", "sha256", "lanner") if key not in manifest]
+    if absent:
+        raise BundleError(f"{path / MANIFEST}: has no '{absent[0]}'; write the bundle anew")
     return Bundle(path, manifest, builder)
 
 

@@ -11,11 +11,10 @@ from safetensors.numpy import load, save
 
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.ids import IdMap
-from lanner.data.interactions import Dataset, Interactions
+from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ragged import Ragged
 
 FILES = ("events.parquet", "users.parquet", "items.parquet", "attributes.parquet", "lists.safetensors")
-_EVENT_COLUMNS = ("user", "item", "timestamp", "weight", "behaviour", "partition")
 _FITTED = "fitted"
 _SIDES = ("user", "item")
 
@@ -26,7 +25,7 @@ def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str,
     ``fitted`` ``[E]`` marks the events that the model learnt from.
     """
     events = dataset.interactions
-    columns = {name: getattr(events, name) for name in _EVENT_COLUMNS if getattr(events, name) is not None}
+    columns = {name: getattr(events, name) for name in EVENT_COLUMNS if getattr(events, name) is not None}
     files = {
         "events.parquet": _parquet(pl.DataFrame({**columns, _FITTED: fitted})),
         "users.parquet": _parquet(_catalogue_table(dataset.users, dataset.user_catalogue)),
@@ -48,7 +47,7 @@ def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str,
 def unpack_dataset(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> tuple[Dataset, NDArray[np.bool_]]:
     """The inverse of ``pack_dataset``."""
     table = pl.read_parquet(io.BytesIO(files["events.parquet"]))
-    columns = {name: table[name].to_numpy(writable=True) for name in _EVENT_COLUMNS if name in table.columns}
+    columns = {name: table[name].to_numpy(writable=True) for name in EVENT_COLUMNS if name in table.columns}
     interactions = Interactions(**columns, behaviours=tuple(facts["behaviours"]), partitions=tuple(facts["partitions"]))
     values = pl.read_parquet(io.BytesIO(files["attributes.parquet"]))
     lists = load(files["lists.safetensors"])

@@ -4,7 +4,6 @@ The graph is written node by node: the architecture is fixed, and what an export
 to the next. It is compared with the encoder itself before it is given out.
 """
 
-import importlib
 import io
 import logging
 import tempfile
@@ -18,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanner.errors import ConfigError, LannerError, MissingExtraError
-from lanner.models.batches_of_texts import batches_of_tokens, pad_right
-from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer, vectors_of
+from lanner.errors import ConfigError, LannerError, optional_module
+from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer, read_in_batches, vectors_of
 
 FEWEST_CALIBRATION_TEXTS = 8
 """Ranges of activations read off fewer texts than this are those texts', not the language's."""
@@ -29,7 +27,6 @@ OPSET = 20
 _IR = 10
 _RUNTIMES_OWN = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
-_TOKENS_AT_ONCE = 2048
 _LARGEST_DIFFERENCE = 1e-4
 _OPTIONAL = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
 """The extra that brings each module."""
@@ -57,7 +54,7 @@ def quantise_dynamic(onnx_bytes: bytes) -> bytes:
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
-    quantization = optional_module("onnxruntime.quantization")
+    quantization = _module("onnxruntime.quantization")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
@@ -82,15 +79,14 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
         The model's XML and its numbers, to stand side by side as ``*.xml`` and ``*.bin``.
 
     Raises:
-        ConfigError: there are fewer than 8 texts.
-        MissingExtraError: OpenVINO or NNCF is not installed.
+        ConfigError: there are fewer than 8 texts. MissingExtraError: OpenVINO or NNCF is not installed.
     """
     if len(calibration) < FEWEST_CALIBRATION_TEXTS:
         raise ConfigError(
             f"INT8 needs at least {FEWEST_CALIBRATION_TEXTS} texts to read ranges off, received {len(calibration)}"
         )
-    openvino, nncf = optional_module("openvino"), optional_module("nncf")
-    range_estimator = optional_module("nncf.quantization.range_estimator")
+    openvino, nncf = _module("openvino"), _module("nncf")
+    range_estimator = _module("nncf.quantization.range_estimator")
     # Each text as a batch of its own, as it would be asked.
     texts = [np.asarray(ids, np.int64) for ids in calibration]
     # Its own call for this would change handlers, too, which others share.
@@ -116,7 +112,7 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
 
 def _prepared(onnx_bytes: bytes) -> Any:
     """The model, with the mark without which ONNX Runtime warns: the graph is plain, nothing in it is left to fold."""
-    model = optional_module("onnx").load_from_string(onnx_bytes)
+    model = _module("onnx").load_from_string(onnx_bytes)
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return model
 
@@ -125,7 +121,7 @@ class _Graph:
     """The nodes and numbers of a model as they are gathered."""
 
     def __init__(self, encoder: CompactEncoder) -> None:
-        self.onnx = optional_module("onnx")
+        self.onnx = _module("onnx")
         self.shape = encoder.shape
         self.nodes: list[Any] = []
         self.numbers: list[Any] = []
@@ -225,22 +221,14 @@ def onnx_vectors(content: bytes, token_ids: Sequence[NDArray[np.int32]], hidden:
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
     """
-    session = optional_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    vectors = np.zeros((len(token_ids), hidden), np.float32)
-    for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), _TOKENS_AT_ONCE):
-        ids, mask = pad_right([token_ids[row] for row in rows], 0)
-        vectors[rows] = session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})[0]
-    return vectors
+    session = _module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def encode(ids_BL: Tensor, mask_BL: Tensor) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {"ids": ids_BL.numpy(), "mask": mask_BL.numpy()})[0])
+
+    return read_in_batches(encode, token_ids, hidden)
 
 
-def optional_module(module: str) -> Any:
-    """A library that comes with an extra.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as absence:
-        package = module.partition(".")[0]
-        raise MissingExtraError(package, _OPTIONAL[package], "the export of an encoder") from absence
+def _module(name: str) -> Any:
+    package = name.partition(".")[0]
+    return optional_module(name, package, _OPTIONAL[package], "the export of an encoder")

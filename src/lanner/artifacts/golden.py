@@ -51,7 +51,7 @@ def check_golden(ranker: Ranker, variant: str, dataset: Dataset, golden: Mapping
     rankings = _ranked(ranker, histories, golden["k"])
     listed = [[dataset.items.external[row] for row in found.items] for found in rankings]
     if ranker.index is not None:
-        found = sum(map(len, map(_common, stored, listed)))
+        found = sum(len(set(one["items"]) & set(items)) for one, items in zip(stored, listed, strict=True))
         wanted = sum(len(one["items"]) for one in stored)
         if found < LEAST_OVERLAP * ranker.index.recall * wanted:
             raise BundleError(
@@ -79,7 +79,3 @@ def _is_same(wanted: Mapping[str, Any], items: Sequence[str], scores: NDArray[np
     stored = dict(zip(wanted["items"], wanted["scores"], strict=True))
     last = wanted["scores"][-1] if len(expected) else 0.0
     return all(abs(stored.get(one, last) - float(score)) <= tolerance for one, score in zip(items, scores, strict=True))
-
-
-def _common(wanted: Mapping[str, Any], items: Sequence[str]) -> set[str]:
-    return set(wanted["items"]) & set(items)

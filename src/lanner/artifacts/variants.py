@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from lanner.errors import ConfigError
-from lanner.files import digest, mapped_arrays, read_checked
+from lanner.files import mapped_arrays, read_checked
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel
 from lanner.models.text_features import TextFeatures
@@ -29,15 +29,13 @@ _TOKENIZER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "wor
 class Variant:
     """One variant. files: what runtimes read, by role (``encoder.onnx``, ``encoder.safetensors``, …).
 
-    figures: what was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it. encoder_digest: equal
-    for variants that have the same encoder; empty where there is none.
+    figures: what was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it.
     """
 
     name: str
     model: ScoringModel
     files: Mapping[str, bytes] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
-    encoder_digest: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -106,14 +104,11 @@ def read_variant(folder: Path, name: str, manifest: Mapping[str, Any]) -> Varian
         raise ConfigError(f"{folder} has no variant '{name}'; it has {', '.join(manifest['variants'])}")
     facts, checksums = manifest["variants"][name], manifest["sha256"]
     model = f"{name}.{_MODEL}"
-    roles = facts["roles"]
-    encoder = [f"{role} {checksums[f'{name}.{role}']}" for role in sorted(roles) if role.startswith("encoder.")]
     return Variant(
         name,
         ScoringModel.from_arrays(mapped_arrays(folder / model, checksums[model]), facts["model"]),
-        _Files(lambda file: read_checked(folder / file, checksums[file]), name, roles),
+        _Files(lambda file: read_checked(folder / file, checksums[file]), name, facts["roles"]),
         facts["figures"],
-        digest("\n".join(encoder).encode()) if encoder else "",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath
+from lanner.cli.options import AsJson, BundlePath, group
 from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,85 +19,88 @@ Folder = Annotated[Path, typer.Option("--folder", help="The folder of the versio
 Alias = Annotated[str, typer.Option("--alias", help="champion or challenger.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="As 'lanner bundles list' shows it.")]
 FOLDER = Path("bundles")
+bundles_app = group("Bundles that live side by side, and which is served.")
+experiment_app = group("Experiments on the users of a server.")
 
 
+@bundles_app.command("list")
 def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """List the versions, newest first, and their aliases.
 
+    \b
     Examples:
-
       lanner bundles list
-
       lanner bundles list --folder /srv/bundles --json
     """
     registry = _registry(folder)
     versions, moves = registry.versions(), registry.moves()
     if as_json:
         found = [{**asdict(one), "path": str(one.path)} for one in versions]
-        console.show_json(
-            {"versions": found, "moves": [_with_date(move.time, move.alias, move.version) for move in moves]}
-        )
+        dated = [
+            {"time": datetime.fromtimestamp(one.time, UTC).isoformat(timespec="seconds")}
+            | {"alias": one.alias, "version": one.version}
+            for one in moves
+        ]
+        console.show_json({"versions": found, "moves": dated})
         return
     rows = [(one.version, one.model, one.created, ", ".join(one.aliases)) for one in versions]
     console.show_table(str(folder), ("version", "model", "written", "aliases"), rows)
 
 
+@bundles_app.command()
 def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """Add a bundle as a version: check every file, and ask every variant its golden requests.
 
+    \b
     Examples:
-
       lanner bundles add lanner-bundle
-
       lanner bundles add lanner-bundle --folder /srv/bundles --json
     """
     version = _registry(folder).add(bundle)
-    _say(
-        as_json,
-        {"version": version},
-        f"Version {version}; serve it: lanner bundles promote {version} --folder {folder}",
-    )
+    line = f"Version {version}; serve it: lanner bundles promote {version} --folder {folder}"
+    console.show_result({"version": version}, line, as_json=as_json)
 
 
+@bundles_app.command()
 def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """Point an alias to a version; running servers switch without losing a request.
 
+    \b
     Examples:
-
       lanner bundles promote 0f3c9a71d2be
-
       lanner bundles promote 0f3c9a71d2be --alias challenger --json
     """
     _registry(folder).set_alias(alias, version)
-    _say(as_json, {"alias": alias, "version": version}, f"{alias} is version {version}")
+    console.show_result({"alias": alias, "version": version}, f"{alias} is version {version}", as_json=as_json)
 
 
+@bundles_app.command()
 def rollback(alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """Point an alias to its previous version.
 
+    \b
     Examples:
-
       lanner bundles rollback
-
       lanner bundles rollback --alias challenger --folder /srv/bundles
     """
     version = _registry(folder).rollback(alias)
-    _say(as_json, {"alias": alias, "version": version}, f"{alias} is version {version} again")
+    console.show_result({"alias": alias, "version": version}, f"{alias} is version {version} again", as_json=as_json)
 
 
+@bundles_app.command()
 def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """Delete a version that no alias points to.
 
+    \b
     Examples:
-
       lanner bundles remove 0f3c9a71d2be
-
       lanner bundles remove 0f3c9a71d2be --folder /srv/bundles
     """
     _registry(folder).remove(version)
-    _say(as_json, {"removed": version}, f"Version {version} is gone")
+    console.show_result({"removed": version}, f"Version {version} is gone", as_json=as_json)
 
 
+@experiment_app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
     store: Annotated[str, typer.Option("--store", help="A file's path, or postgresql://user@host/database.")],
@@ -117,10 +120,9 @@ def report(
 ) -> None:
     """Show conversion rates per arm, and their differences with 95 % confidence intervals over users.
 
+    \b
     Examples:
-
       lanner experiment report new-ladder --store events.db
-
       lanner experiment report new-ladder --store events.db --share champion=0.9 --share challenger=0.1 --json
     """
     from contextlib import closing
@@ -163,15 +165,3 @@ def _shares(options: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"--share '{option}' is no ARM=SHARE, such as challenger=0.1") from None
     return shares
-
-
-def _with_date(time: float, alias: str, version: str) -> dict[str, str]:
-    moment = datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
-    return {"time": moment, "alias": alias, "version": version}
-
-
-def _say(as_json: bool, facts: dict[str, str], line: str) -> None:
-    if as_json:
-        console.show_json(facts)
-    else:
-        console.show_line(line)

@@ -28,6 +28,14 @@ def show_json(value: Any) -> None:
     print(json.dumps(_plain(value), ensure_ascii=False, indent=1))
 
 
+def show_result(facts: Mapping[str, Any], line: str, *, as_json: bool) -> None:
+    """The facts as JSON, or the line that says them."""
+    if as_json:
+        show_json(facts)
+    else:
+        show_line(line)
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout; numbers stand to the right."""
     from rich.table import Table  # only commands with tables pay for it

@@ -6,7 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the c
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,23 +31,28 @@ from lanner.cli.options import (
     SplitName,
     TopK,
     User,
+    group,
 )
 from lanner.errors import LannerError
 
 if TYPE_CHECKING:
     from lanner.artifacts.bundle import Bundle
-    from lanner.config import RunConfig
     from lanner.evaluation.report import Report
+    from lanner.library import BundleRanker
     from lanner.pipeline import Outcome
 
-_LOOK = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-app = typer.Typer(name="lanner", help="Recommend with a graph and a language model.", add_completion=False, **_LOOK)  # type: ignore[arg-type]
-data_app = typer.Typer(help="Look at datasets.", **_LOOK)  # type: ignore[arg-type]
+app = typer.Typer(
+    name="lanner",
+    help="Recommend with a graph and a language model.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = group("Look at datasets.")
 app.add_typer(data_app, name="data")
-bundles_app = typer.Typer(help="Bundles that live side by side, and which is served.", **_LOOK)  # type: ignore[arg-type]
-app.add_typer(bundles_app, name="bundles")
-experiment_app = typer.Typer(help="Experiments on the users of a server.", **_LOOK)  # type: ignore[arg-type]
-app.add_typer(experiment_app, name="experiment")
+app.add_typer(cli_versions.bundles_app, name="bundles")
+app.add_typer(cli_versions.experiment_app, name="experiment")
 
 INTERRUPTED = 130
 DEMO_USERS = 3
@@ -69,18 +74,17 @@ def run(
 ) -> None:
     """Load, split, fit, evaluate, write a bundle, and recommend for a few users.
 
+    \b
     Examples:
-
       lanner run
-
       lanner run ratings.csv --model ease --out my-bundle
-
       lanner run --config run.toml --set training.epochs=5 --json
     """
     from lanner.data.describe import example_users
     from lanner.library import BundleRanker
 
-    outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=True)
+    chosen = {"data.path": data, "model": model, "split.name": split}
+    outcome = _fit(out, config, seed, device, chosen, overrides, measure=True)
     bundle = outcome.bundle
     ranker = BundleRanker(bundle)
     answers = {user: ranker.recommend(user, k=5).items for user in example_users(bundle.dataset, DEMO_USERS)}
@@ -109,18 +113,15 @@ def train(
 ) -> None:
     """Fit a model and write a bundle, without evaluating it.
 
+    \b
     Examples:
-
       lanner train recipes/ml-1m.toml --model hybrid --out ml-1m-hybrid
-
       lanner train --model ease --set ease.regularisation=300
     """
-    outcome = _fit(_settings(data, config, model, split, seed, device, overrides), out, measure=False)
-    if as_json:
-        name = outcome.bundle.manifest["model"]["name"]
-        console.show_json({"bundle": str(out), "model": name, "feedback": outcome.feedback})
-    else:
-        console.show_line(f"The bundle is in {out}; measure it: lanner evaluate {out}")
+    chosen = {"data.path": data, "model": model, "split.name": split}
+    outcome = _fit(out, config, seed, device, chosen, overrides, measure=False)
+    facts = {"bundle": str(out), "model": outcome.bundle.manifest["model"]["name"], "feedback": outcome.feedback}
+    console.show_result(facts, f"The bundle is in {out}; measure it: lanner evaluate {out}", as_json=as_json)
 
 
 @app.command()
@@ -134,10 +135,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle on the events that its run had hidden.
 
+    \b
     Examples:
-
       lanner evaluate lanner-bundle
-
       lanner evaluate lanner-bundle --set evaluation.candidates=sampled --set "evaluation.ks=[5, 10]" --json
     """
     from lanner.config import from_dict
@@ -166,21 +166,15 @@ def recommend(
 
     Ids that are not known are named and have no effect; where nothing is known of a user, the items are popular ones.
 
+    \b
     Examples:
-
       lanner recommend lanner-bundle --user 42
-
       lanner recommend lanner-bundle --history 1,260,1196 -k 5 --json
-
       lanner recommend lanner-bundle --text "slow science fiction"
-
       lanner recommend lanner-bundle --history "Bed, double" --history "Lamp, red"
     """
-    from lanner.artifacts.bundle import read_bundle
-    from lanner.library import BundleRanker
-
-    opened = read_bundle(bundle)
-    answer = BundleRanker(opened).recommend(user, _ids(opened, history), text, k)
+    opened, ranker = _opened(bundle)
+    answer = ranker.recommend(user, _ids(opened, history), text, k)
     _note(answer.unknown, fallback=answer.fallback, text_ignored=answer.text_ignored)
     if as_json:
         console.show_json(asdict(answer))
@@ -197,17 +191,13 @@ def similar(
 ) -> None:
     """List the items most like one item.
 
+    \b
     Examples:
-
       lanner similar lanner-bundle --item 260
-
       lanner similar lanner-bundle --item 260 -k 3 --json
     """
-    from lanner.artifacts.bundle import read_bundle
-    from lanner.library import BundleRanker
-
-    opened = read_bundle(bundle)
-    answer = BundleRanker(opened).similar(item, k)
+    opened, ranker = _opened(bundle)
+    answer = ranker.similar(item, k)
     _note(fallback=answer.fallback)
     if as_json:
         console.show_json({"items": answer.items, "fallback": answer.fallback})
@@ -226,17 +216,13 @@ def explain(
 ) -> None:
     """Say why an item has its score: parts that add up to it, and one sentence.
 
+    \b
     Examples:
-
       lanner explain lanner-bundle --user 42 --item 260
-
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
-    from lanner.artifacts.bundle import read_bundle
-    from lanner.library import BundleRanker
-
-    opened = read_bundle(bundle)
-    found = BundleRanker(opened).explain(item, user, _ids(opened, history), text)
+    opened, ranker = _opened(bundle)
+    found = ranker.explain(item, user, _ids(opened, history), text)
     _note(found["unknown"], fallback=found["fallback"], text_ignored=found["text_ignored"])
     if as_json:
         console.show_json(found)
@@ -254,10 +240,9 @@ def compare(
 ) -> None:
     """Compare two bundles user by user: mean difference A − B with its 95 % interval.
 
+    \b
     Examples:
-
       lanner compare hybrid-bundle ease-bundle
-
       lanner compare hybrid-bundle ease-bundle --json
     """
     from lanner.pipeline import compared, open_bundle
@@ -275,12 +260,6 @@ app.command()(cli_serving.profile)
 app.command()(cli_serving.serve)
 app.add_typer(cli_serving.keys_app, name="keys")
 app.add_typer(cli_serving.events_app, name="events")
-bundles_app.command("list")(cli_versions.list_bundles)
-bundles_app.command()(cli_versions.add)
-bundles_app.command()(cli_versions.promote)
-bundles_app.command()(cli_versions.rollback)
-bundles_app.command()(cli_versions.remove)
-experiment_app.command()(cli_versions.report)
 
 
 @data_app.command()
@@ -292,10 +271,9 @@ def describe(
 ) -> None:
     """Show dataset statistics: size, density, degrees, texts, friends, time span, and rejected rows with reasons.
 
+    \b
     Examples:
-
       lanner data describe ml-latest-small
-
       lanner data describe ratings.csv --rejected /tmp --json
     """
     from lanner.config import DataConfig
@@ -335,34 +313,34 @@ def _complain(problem: str) -> None:
     print(f"lanner: {' '.join(problem.split())}", file=sys.stderr)
 
 
-def _settings(
-    data: str | None,
-    config: Path | None,
-    model: str | None,
-    split: str | None,
+def _fit(
+    out: Path,
+    file: Path | None,
     seed: int | None,
     device: str | None,
+    options: Mapping[str, str | None],
     overrides: Sequence[str] | None,
-) -> "RunConfig":
-    """The file's settings, then those of the options, then those of ``--set``."""
-    from lanner import config as settings
-    from lanner.settings import overridden
-
-    chosen = settings.read_config(config) if config else settings.RunConfig()
-    if seed is not None:
-        chosen = settings.with_seed(chosen, seed)
-    if device is not None:
-        chosen = settings.with_device(chosen, device)
-    options = {"data.path": data, "model": model, "split.name": split}
-    chosen = settings.with_values(chosen, {key: value for key, value in options.items() if value is not None})
-    result: RunConfig = overridden(chosen, overrides or ())
-    return result
-
-
-def _fit(settings: "RunConfig", out: Path, *, measure: bool) -> "Outcome":
+    *,
+    measure: bool,
+) -> "Outcome":
+    """Run with the file's settings, then those of the options, then those of ``--set``."""
+    from lanner.config import RunConfig, read_config, with_device, with_seed
     from lanner.pipeline import run as run_pipeline
+    from lanner.settings import overridden, with_options
 
-    return run_pipeline(settings, out, console.Stages(), measure=measure)
+    chosen = read_config(file) if file else RunConfig()
+    chosen = chosen if seed is None else with_seed(chosen, seed)
+    chosen = chosen if device is None else with_device(chosen, device)
+    chosen = overridden(with_options(chosen, options), overrides or ())
+    return run_pipeline(chosen, out, console.Stages(), measure=measure)
+
+
+def _opened(path: Path) -> "tuple[Bundle, BundleRanker]":
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.library import BundleRanker
+
+    bundle = read_bundle(path)
+    return bundle, BundleRanker(bundle)
 
 
 def _largest(parts: list[dict[str, Any]], score: float) -> list[tuple[str, str, float]]:

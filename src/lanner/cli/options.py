@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+
+def group(help: str) -> typer.Typer:
+    """Commands under one name."""
+    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
 MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
 
 Data = Annotated[str | None, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")]

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, Overrides, Threads
+from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, group
 from lanner.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ def compress(
 
     The variants are written as a new bundle; the one that is compressed stays as it is.
 
+    \b
     Examples:
-
       lanner compress lanner-bundle
-
       lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
     from lanner.compress import compress as compressed
@@ -75,10 +74,9 @@ def profile(
 ) -> None:
     """Show how long each stage of a request takes, per variant, and the bound this machine's hardware sets.
 
+    \b
     Examples:
-
       lanner profile lanner-bundle
-
       lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
     """
     from lanner.artifacts.bundle import read_bundle
@@ -131,14 +129,11 @@ def serve(
     An option overrides --set, which overrides --config. A folder of versions is followed: promoting another champion
     changes what is served, without a request lost.
 
+    \b
     Examples:
-
       lanner serve lanner-bundle
-
       lanner serve bundles --set 'experiment={name="new", arms={champion=0.9, challenger=0.1}}' --set shadow_share=0.05
-
       lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml --workers 8
-
       lanner serve lanner-bundle --engine ray --replicas 2 --set ray.most_replicas=8 --store postgresql://shop@db/events
     """
     with _no_garbage_yet():
@@ -157,14 +152,15 @@ def serve(
         }
         chosen = _server_config(path, config, overrides or (), options)
         check(chosen)
-        _show_address(chosen.host, chosen.port)
+        _show_address(chosen)
         serve(chosen)
 
 
-def _show_address(host: str, port: int) -> None:
-    address = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1', '::', '::1') else host}:{port}"
+def _show_address(config: "ServerConfig") -> None:
+    host = "localhost" if config.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else config.host
+    address = f"http://{host}:{config.port}"
     console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
-    body = """-H 'content-type: application/json' -d '{"text": "slow science fiction", "k": 5}'"""
+    body = """-H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'"""
     console.show_line(f"Try: curl {address}/v1/recommend {body}")
 
 
@@ -173,15 +169,12 @@ def _server_config(
 ) -> "ServerConfig":
     """The file's settings, then those of ``--set``, then the options that were given."""
     from lanner.serving.bootstrap import ServerConfig
-    from lanner.settings import overlay, overridden, read_toml, replaced
+    from lanner.settings import overlay, overridden, read_toml, with_options
 
     chosen: ServerConfig = ServerConfig(str(path))
     if file is not None:
         chosen = overlay(chosen, read_toml(file), f"{file}: ")
-    chosen = replaced(overridden(chosen, overrides), "bundle", str(path))
-    for key, value in options.items():
-        if value is not None:
-            chosen = replaced(chosen, key, value)
+    chosen = with_options(overridden(chosen, overrides), {"bundle": str(path), **options})
     if options["ray.replicas"] is not None and chosen.engine != "ray":
         raise ConfigError("--replicas needs --engine ray; --workers sets the processes of this machine")
     return chosen
@@ -204,7 +197,7 @@ def _no_garbage_yet() -> Iterator[None]:
         gc.enable()
 
 
-keys_app = typer.Typer(help="Manage API keys.", no_args_is_help=True, rich_markup_mode=None)
+keys_app = group("Manage API keys.")
 KeyFilePath = Annotated[Path, typer.Option("--file", help="The file of API keys; it holds hashes.")]
 
 
@@ -219,8 +212,8 @@ def add_key(
 ) -> None:
     """Create a key and show it once; the file keeps a hash of it.
 
+    \b
     Examples:
-
       lanner keys add shop-frontend --role read
     """
     from lanner.serving.http.keys import create
@@ -234,8 +227,8 @@ def revoke_key(
 ) -> None:
     """Revoke a key; a running server notices within seconds.
 
+    \b
     Examples:
-
       lanner keys revoke shop-frontend
     """
     from lanner.serving.http.keys import revoke
@@ -243,7 +236,7 @@ def revoke_key(
     revoke(file, name)
 
 
-events_app = typer.Typer(help="Manage the event log.", no_args_is_help=True, rich_markup_mode=None)
+events_app = group("Manage the event log.")
 
 
 @events_app.command()
@@ -256,19 +249,14 @@ def export(
 ) -> None:
     """Export the stored events as Parquet, to train on.
 
+    \b
     Examples:
-
       lanner events export events.parquet --store events.db
     """
     from lanner.serving.store import open_store
     from lanner.serving.store.export import export_events
 
-    opened = open_store(store)
-    try:
+    with closing(open_store(store)) as opened:
         number = export_events(opened, out)
-    finally:
-        opened.close()
-    if as_json:
-        console.show_json({"events": number, "file": str(out)})
-    else:
-        console.show_line(f"{number} events in {out}: lanner run {out}")
+    line = f"{number} events in {out}: lanner run {out}"
+    console.show_result({"events": number, "file": str(out)}, line, as_json=as_json)

@@ -1,9 +1,10 @@
-"""What each operation sends, and the message that its answer is: one function an operation, for both clients."""
+"""The operations, each written once: what it sends, and the message that its answer is. Both clients have them all."""
 
+import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 from urllib.parse import quote
 
 import msgspec
@@ -25,7 +26,11 @@ from lanner.serving.messages import (
     User,
 )
 
+if TYPE_CHECKING:
+    from lanner.client import AsyncClient, Client
+
 A = TypeVar("A")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -41,57 +46,99 @@ class Call(Generic[A]):
     """Statuses that carry the answer."""
 
 
-def recommend(request: RecommendRequest) -> Call[RecommendAnswer]:
-    """For a known or an anonymous user."""
-    return Call("POST", "/v1/recommend", RecommendAnswer, body=request)
+class operation(Generic[P, A]):
+    """A method that describes a request becomes one that sends it: ``AsyncClient`` is to be awaited."""
+
+    def __init__(self, describe: Callable[Concatenate[Any, P], Call[A]]) -> None:
+        self._describe = describe
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Call[A]]: ...
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, A]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Coroutine[Any, Any, A]]: ...
+    def __get__(self, client: "Client | AsyncClient | None", owner: type) -> Any:
+        if client is None:
+            return self._describe
+
+        @functools.wraps(self._describe)
+        def send(*args: P.args, **kwargs: P.kwargs) -> A | Coroutine[Any, Any, A]:
+            return client._send(self._describe(client, *args, **kwargs))
+
+        return send
 
 
-def explain(request: ExplainRequest) -> Call[ExplainAnswer]:
-    """The reasons for one score."""
-    return Call("POST", "/v1/explain", ExplainAnswer, body=request)
+class Operations:
+    """What both clients can ask."""
 
+    @operation
+    def recommend(self, request: RecommendRequest) -> Call[RecommendAnswer]:
+        """The best items for a known user, or an anonymous one by a history, a text, or both."""
+        return Call("POST", "/v1/recommend", RecommendAnswer, body=request)
 
-def add_events(events: Sequence[Event]) -> Call[EventsAnswer]:
-    """Events without a key get one: sent again, they are stored once."""
-    keyed = [event if event.key else msgspec.structs.replace(event, key=uuid.uuid4().hex) for event in events]
-    return Call("POST", "/v1/events", EventsAnswer, body=EventBatch(events=keyed))
+    @operation
+    def explain(self, request: ExplainRequest) -> Call[ExplainAnswer]:
+        """Why an item has its score for a user."""
+        return Call("POST", "/v1/explain", ExplainAnswer, body=request)
 
+    @operation
+    def add_events(self, events: Sequence[Event]) -> Call[EventsAnswer]:
+        """Store events together; returns once they are on disk. Those without a key get one: sent again, they are
+        stored once."""
+        keyed = [event if event.key else msgspec.structs.replace(event, key=uuid.uuid4().hex) for event in events]
+        return Call("POST", "/v1/events", EventsAnswer, body=EventBatch(events=keyed))
 
-def put_item(item_id: str, item: Item) -> Call[Changed]:
-    """New or not."""
-    return Call("PUT", f"/v1/items/{_segment(item_id)}", Changed, body=item)
+    @operation
+    def put_item(self, item_id: str, item: Item) -> Call[Changed]:
+        """Write an item, new or not."""
+        return Call("PUT", f"/v1/items/{_segment(item_id)}", Changed, body=item)
 
+    @operation
+    def delete_item(self, item_id: str) -> Call[Changed]:
+        """Remove an item."""
+        return Call("DELETE", f"/v1/items/{_segment(item_id)}", Changed)
 
-def delete_item(item_id: str) -> Call[Changed]:
-    """Known or not."""
-    return Call("DELETE", f"/v1/items/{_segment(item_id)}", Changed)
+    @operation
+    def similar_items(self, item_id: str, k: int = 10) -> Call[RecommendAnswer]:
+        """The items nearest to an item."""
+        return Call("GET", f"/v1/items/{_segment(item_id)}/similar", RecommendAnswer, {"k": str(k)})
 
+    @operation
+    def put_user(self, user_id: str, user: User) -> Call[Changed]:
+        """Write a user, new or not."""
+        return Call("PUT", f"/v1/users/{_segment(user_id)}", Changed, body=user)
 
-def similar_items(item_id: str, k: int) -> Call[RecommendAnswer]:
-    """Nearest first."""
-    return Call("GET", f"/v1/items/{_segment(item_id)}/similar", RecommendAnswer, {"k": str(k)})
+    @operation
+    def delete_user(self, user_id: str) -> Call[Changed]:
+        """Remove a user with their events."""
+        return Call("DELETE", f"/v1/users/{_segment(user_id)}", Changed)
 
+    @operation
+    def search(self, q: str, k: int = 10, user_id: str | None = None) -> Call[RecommendAnswer]:
+        """The items whose texts are nearest to a query, personalised for a user where one is named."""
+        query = {"q": q, "k": str(k)} | ({} if user_id is None else {"user_id": user_id})
+        return Call("GET", "/v1/search", RecommendAnswer, query)
 
-def put_user(user_id: str, user: User) -> Call[Changed]:
-    """New or not."""
-    return Call("PUT", f"/v1/users/{_segment(user_id)}", Changed, body=user)
+    @operation
+    def status(self) -> Call[Status]:
+        """What is served, how it performed over the last seconds, and what can be asked."""
+        return Call("GET", "/v1/status", Status)
 
+    @operation
+    def live(self) -> Call[Alive]:
+        """Whether the process is alive."""
+        return Call("GET", "/health/live", Alive)
 
-def delete_user(user_id: str) -> Call[Changed]:
-    """Known or not."""
-    return Call("DELETE", f"/v1/users/{_segment(user_id)}", Changed)
+    @operation
+    def ready(self) -> Call[Health]:
+        """Whether requests are answered."""
+        return Call("GET", "/health/ready", Health, takes=frozenset({200, 503}))
 
-
-def search(q: str, k: int, user_id: str | None) -> Call[RecommendAnswer]:
-    """By a query in words."""
-    query = {"q": q, "k": str(k)} | ({} if user_id is None else {"user_id": user_id})
-    return Call("GET", "/v1/search", RecommendAnswer, query)
-
-
-STATUS = Call("GET", "/v1/status", Status)
-LIVE = Call("GET", "/health/live", Alive)
-READY = Call("GET", "/health/ready", Health, takes=frozenset({200, 503}))
-METRICS = Call("GET", "/metrics", str)
+    @operation
+    def metrics(self) -> Call[str]:
+        """Metrics in Prometheus' text format."""
+        return Call("GET", "/metrics", str)
 
 
 def _segment(id: str) -> str:

@@ -8,7 +8,7 @@ of Sanh et al. 2019 and Reimers & Gurevych, EMNLP 2020). Requests are short wher
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,6 @@ from lanner.models.compact_encoder import CompactEncoder, vectors_of
 from lanner.training.interrupts import interrupts_held
 
 TokenIds = Sequence[NDArray[np.int32]]
-Report = Callable[[float, float], None]
 _HELD_OUT = 0.1
 _MOST_EVALUATED = 1024
 """Held-out rows by which a student is evaluated; a mean over more is no surer, only slower."""
@@ -78,7 +77,6 @@ def distil(
     seed: int,
     seconds: float | None = None,
     source: NDArray[np.int64] | None = None,
-    progress: Report | None = None,
 ) -> Distillation:
     """Train a copy of ``student`` to give ``teacher_vectors``; the best by held-out cosine is returned.
 
@@ -94,14 +92,14 @@ def distil(
         seed: of what is held out and of the order.
         seconds: stop after so many; the step size falls accordingly.
         source: ``[T]`` which text each row is a part of: parts of one text are held out together.
-        progress: told after every step the share that is done and the best held-out cosine so far.
 
     Raises:
-        ConfigError: sizes do not match, there are fewer than two texts, or a setting is out of range.
+        ConfigError: fewer than two texts, one of which is to evaluate by.
         Interrupted: Ctrl-C; the student is as it was.
     """
     source = np.arange(len(token_ids)) if source is None else source
-    _require_sound(student, teacher_vectors, token_ids, source, epochs, learning_rate, seconds)
+    if (texts := len(np.unique(source))) < 2:
+        raise ConfigError(f"distillation needs at least 2 texts, one of them to evaluate by, received {texts}")
     held_out = _held_out(source, seed)
     evaluated = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_EVALUATED]
     training = _Training(student, teacher_vectors, token_ids, learning_rate, evaluated)
@@ -113,8 +111,6 @@ def distil(
                 training.evaluate()
             else:
                 training.step(rows, passed)
-            if progress:
-                progress(min(passed, 1.0), training.best)
             if must_stop():
                 raise Interrupted(f"distillation stopped after {passed:.0%}; the encoder is as it was")
             if passed >= 1:
@@ -194,31 +190,5 @@ def _shuffled_batches(
     """Rows of like length together, in another company and order every time."""
     rows = draw.permutation(np.flatnonzero(learned))
     lengths = np.array([len(token_ids[row]) for row in rows], np.int64)
-    batches: Iterator[NDArray[np.int64]] = batches_of_tokens(lengths, _TOKENS_PER_STEP)
-    listed = [rows[batch] for batch in batches]
+    listed = [rows[batch] for batch in batches_of_tokens(lengths, _TOKENS_PER_STEP)]
     return [listed[place] for place in draw.permutation(len(listed))]
-
-
-def _require_sound(
-    student: CompactEncoder,
-    teacher_vectors: NDArray[np.float32],
-    token_ids: TokenIds,
-    source: NDArray[np.int64],
-    epochs: int,
-    learning_rate: float,
-    seconds: float | None,
-) -> None:
-    expected = (len(token_ids), student.shape.hidden)
-    if teacher_vectors.shape != expected:
-        raise ConfigError(f"the teacher's vectors must be {expected}, received {teacher_vectors.shape}")
-    if source.shape != expected[:1]:
-        raise ConfigError(f"source must name the text of each of {expected[0]} rows, received {source.shape}")
-    texts = len(np.unique(source))
-    if texts < 2:
-        raise ConfigError(f"distillation needs at least 2 texts, one of them to evaluate by, received {texts}")
-    if epochs < 1:
-        raise ConfigError(f"epochs must be at least 1, received {epochs}")
-    if learning_rate <= 0:
-        raise ConfigError(f"learning_rate must be positive, received {learning_rate}")
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f"seconds must be positive, received {seconds}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.compression.distil import Report, distil, with_spans
+from lanner.compression.distil import Distillation, distil, with_spans
 from lanner.compression.prune import keep_layers, measure_importance, prune_feed_forward, trim_vocabulary
 from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import pad_right
@@ -42,18 +42,9 @@ class EncoderRecipe:
             raise ConfigError(f"layers must be at least 1, received {self.layers}")
         if not 0 <= self.feed_forward_share < 1:
             raise ConfigError(f"feed_forward_share must lie within 0 … 1, received {self.feed_forward_share}")
-        if self.seconds <= 0 or self.epochs < 1:
-            raise ConfigError(f"distillation needs time: seconds {self.seconds}, epochs {self.epochs}")
-
-
-@dataclass(frozen=True)
-class SmallEncoder:
-    """new_id: int32 ``[old vocabulary]``, where tokens were left out. cosine: to the teacher, on held-out texts."""
-
-    encoder: CompactEncoder
-    new_id: NDArray[np.int32]
-    cosine_before: float
-    cosine: float
+        if self.seconds <= 0 or self.epochs < 1 or self.learning_rate <= 0:
+            given = f"seconds {self.seconds}, epochs {self.epochs}, learning_rate {self.learning_rate}"
+            raise ConfigError(f"distillation needs time and steps above 0: {given}")
 
 
 def whole_encoder(language: LanguageEncoder) -> CompactEncoder:
@@ -69,15 +60,12 @@ def whole_encoder(language: LanguageEncoder) -> CompactEncoder:
 
 
 def shrink_encoder(
-    language: LanguageEncoder,
-    teacher: CompactEncoder,
-    texts: Sequence[str],
-    recipe: EncoderRecipe,
-    progress: Report | None = None,
-) -> SmallEncoder:
+    language: LanguageEncoder, teacher: CompactEncoder, texts: Sequence[str], recipe: EncoderRecipe
+) -> tuple[Distillation, NDArray[np.int32]]:
     """``teacher`` without its least important layers, neurons and the tokens ``texts`` lack, then distilled from it.
 
-    texts: the catalogue's own, as requests may contain them.
+    texts: the catalogue's own, as requests may contain them. Also returns the new id of each of the tokenizer's
+    tokens, int32 ``[old vocabulary]``.
 
     Raises:
         ConfigError: too few texts. Interrupted: Ctrl-C.
@@ -112,6 +100,5 @@ def shrink_encoder(
         seed=recipe.seed,
         seconds=recipe.seconds,
         source=source,
-        progress=progress,
     )
-    return SmallEncoder(distilled.encoder, new_id, distilled.cosine_before, distilled.cosine)
+    return distilled, new_id

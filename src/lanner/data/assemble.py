@@ -1,6 +1,6 @@
 """Raw frames in, the one frozen dataset out; what cannot be used is set aside and counted."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.columns import encode, number_ids, positions, read_ids, read_times, read_weights
 from lanner.data.ids import IdMap
-from lanner.data.interactions import Dataset, Interactions
+from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ordering import sort_by
 from lanner.data.ragged import Ragged
 from lanner.data.rejects import Fault, Rejects
@@ -53,17 +53,9 @@ def _events(tables: Tables, rejects: Rejects) -> pl.DataFrame:
         return pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
     read = [_read(table) for table in tables.interactions]
     usable = [rejects.split(*_faults(before, after, tables.minimum_weight)) for before, after in read]
-    kept = [
-        frame.drop([LINE, *(name for name in frame.columns if name.startswith("raw "))], strict=False)
-        for frame in usable
-    ]
-    return pl.concat(_one_type_of_id(kept))
-
-
-def _one_type_of_id(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Where one file writes ids as numbers and another as texts, all are texts."""
-    mixed = [c for c in (USER, ITEM) if len({frame[c].dtype for frame in frames}) > 1]
-    return [frame.with_columns(pl.col(column).cast(pl.String) for column in mixed) for frame in frames]
+    kept = [frame.select(pl.exclude(f"^({LINE}|raw .*)$")) for frame in usable]
+    # Where one file writes ids as numbers and another as texts, all are texts.
+    return pl.concat(kept, how="vertical_relaxed")
 
 
 def _read(table: Table) -> tuple[Table, pl.DataFrame]:
@@ -99,17 +91,10 @@ def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> t
 def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
     behaviour, behaviours = _codes(events, BEHAVIOUR, ("interaction",))
     partition, partitions = _parts(events)
-    times, weights, place = (_column(events, name) for name in (TIMESTAMP, WEIGHT, ORDER))
-    interactions = Interactions(
-        user_rows,
-        item_rows,
-        times,
-        weights,
-        behaviour,
-        behaviours,
-        partition,
-        partitions,
+    times, weights, place = (
+        events[name].to_numpy() if name in events.columns else None for name in (TIMESTAMP, WEIGHT, ORDER)
     )
+    interactions = Interactions(user_rows, item_rows, times, weights, behaviour, behaviours, partition, partitions)
     # Time is the last key, so that it leads; the place inside a user only breaks its ties.
     interactions = interactions if place is None else _sorted(interactions, place)
     if interactions.timestamp is None:
@@ -119,14 +104,9 @@ def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows:
     return replace(ordered, timestamp=np.asarray(ordered.timestamp, np.int64))
 
 
-def _column(events: pl.DataFrame, name: str) -> NDArray[Any] | None:
-    return events[name].to_numpy() if name in events.columns else None
-
-
 def _sorted(interactions: Interactions, keys: NDArray[np.integer]) -> Interactions:
     """The events in rising order of ``keys``."""
-    names = ("user", "item", "timestamp", "weight", "behaviour", "partition")
-    columns = {name: column for name in names if (column := getattr(interactions, name)) is not None}
+    columns = {name: column for name in EVENT_COLUMNS if (column := getattr(interactions, name)) is not None}
     ordered = sort_by(keys, list(columns.values()))
     if ordered is None:
         return interactions
@@ -160,21 +140,6 @@ def _parts(events: pl.DataFrame) -> tuple[NDArray[np.uint8] | None, tuple[str, .
     return np.array([present.index(one) for one in plain], np.uint8)[codes], present
 
 
-@dataclass(frozen=True)
-class _Noun:
-    """How a kind of entity is spoken of when one of its rows is set aside."""
-
-    kind: str
-
-    @property
-    def missing(self) -> Fault:
-        return Fault(f"{self.kind} listed without an id", ID, pl.col(ID).is_null())
-
-    @property
-    def twice(self) -> Fault:
-        return Fault(f"{self.kind} listed twice", ID, ~pl.col(ID).is_first_distinct())
-
-
 def _catalogue(
     entities: Entities | None, seen: list[ExternalId], kind: str, rejects: Rejects
 ) -> tuple[IdMap, Catalogue]:
@@ -196,12 +161,12 @@ def _catalogue(
 
 def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:
     """One row an id, id as String, with the column ``line``."""
-    table, noun = entities.table, _Noun(kind)
+    table, missing = entities.table, Fault(f"{kind} listed without an id", ID, pl.col(ID).is_null())
     frame = table.frame.with_columns(read_ids(table.frame[ID]).cast(pl.String).alias(ID))
-    frame = rejects.split(replace(table, frame=frame.with_row_index(LINE, table.first_line)), [noun.missing])
+    frame = rejects.split(replace(table, frame=frame.with_row_index(LINE, table.first_line)), [missing])
     if entities.latest_last:
         return frame.unique(ID, keep="last", maintain_order=True)
-    repeated = frame.filter(noun.twice.test).with_columns(pl.lit(noun.twice.reason).alias(REASON))
+    repeated = frame.filter(~pl.col(ID).is_first_distinct()).with_columns(pl.lit(f"{kind} listed twice").alias(REASON))
     if repeated.height:
         rejects.keep(repeated, table.path)
     return frame.unique(ID, keep="first", maintain_order=True)
@@ -231,14 +196,10 @@ def _ties(table: Table, users: tuple[ExternalId, ...], rejects: Rejects) -> Ragg
     known = pl.Series(users, dtype=pl.String)
     ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in (USER, FRIEND))
     rows = [positions(ids[name], known).cast(pl.Int64).alias(f"{name} row") for name in (USER, FRIEND)]
+    unknown = pl.any_horizontal(pl.col(f"{USER} row", f"{FRIEND} row").is_null())
     faults = [
         Fault("tie without an id", FRIEND, pl.any_horizontal(pl.col(USER, FRIEND).is_null())),
-        Fault(
-            "tie to an unknown user",
-            FRIEND,
-            pl.any_horizontal(pl.col(f"{USER} row", f"{FRIEND} row").is_null()),
-            damning=False,
-        ),
+        Fault("tie to an unknown user", FRIEND, unknown, damning=False),
         Fault("tie to oneself", FRIEND, pl.col(USER) == pl.col(FRIEND), damning=False),
         Fault("tie given twice", FRIEND, ~pl.struct(USER, FRIEND).is_first_distinct(), damning=False),
     ]

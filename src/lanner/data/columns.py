@@ -35,14 +35,12 @@ def read_ids(column: pl.Series) -> pl.Series:
             return column.cast(pl.Int64)
         column = pl.select(pl.when(column.is_finite()).then(column)).to_series()
     if column.dtype.is_integer():
-        return column if column.dtype in (pl.Int32, pl.Int64) else _narrow(column)
+        if column.dtype in (pl.Int32, pl.Int64):
+            return column
+        narrow = column.cast(pl.Int64, strict=False)
+        return narrow if narrow.null_count() == column.null_count() else column.cast(pl.String)
     texts = column if column.dtype == pl.String else column.cast(pl.String)
     return texts if not (texts == "").any() else texts.replace("", None)
-
-
-def _narrow(column: pl.Series) -> pl.Series:
-    narrow = column.cast(pl.Int64, strict=False)
-    return narrow if narrow.null_count() == column.null_count() else column.cast(pl.String)
 
 
 def number_ids(ids: pl.Series) -> tuple[list[ExternalId], NDArray[np.int32]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import Catalogue
-from lanner.data.interactions import Dataset, Interactions
+from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ragged import Ragged
 
 _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
@@ -53,15 +53,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def _arrays(dataset: Dataset) -> list[NDArray[Any] | None]:
-    events = dataset.interactions
-    arrays: list[NDArray[Any] | None] = [
-        events.user,
-        events.item,
-        events.timestamp,
-        events.weight,
-        events.behaviour,
-        events.partition,
-    ]
+    arrays: list[NDArray[Any] | None] = [getattr(dataset.interactions, name) for name in EVENT_COLUMNS]
     held = [
         one.codes for c in (dataset.user_catalogue, dataset.item_catalogue) for _, one in sorted(c.attributes.items())
     ]

@@ -5,8 +5,8 @@ is known to the user, so that it is not recommended, but it is no part of the hi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,15 +131,6 @@ class Feedback:
         events = f"{negative:,} of {len(interactions):,} events are negative feedback"
         said.append(f"{events}: excluded from lists, never a reason" if negative else "every event is positive")
         return "; ".join(said)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A table that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The inverse of ``to_dict``."""
-        return cls(**table)
 
     def _of_weights(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.kind == "none":

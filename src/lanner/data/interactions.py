@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+EVENT_COLUMNS = ("user", "item", "timestamp", "weight", "behaviour", "partition")
+"""What is read of each event, as ``Interactions`` calls it."""
+
+
 @dataclass(frozen=True)
 class Interactions:
     """Who did what to which item, one entry an event, ordered in time where time is known.
@@ -43,20 +47,9 @@ class Interactions:
 
     def take(self, events: NDArray[np.integer] | NDArray[np.bool_]) -> "Interactions":
         """The chosen events, by position or by mask."""
-
-        def pick(column: NDArray[Any] | None) -> NDArray[Any] | None:
-            return None if column is None else column[events]
-
-        return replace(
-            self,
-            user=self.user[events],
-            item=self.item[events],
-            timestamp=pick(self.timestamp),
-            weight=pick(self.weight),
-            behaviour=pick(self.behaviour),
-            partition=pick(self.partition),
-            confidence=pick(self.confidence),
-        )
+        columns = {name: column for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        chosen: dict[str, Any] = {name: column[events] for name, column in columns.items()}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def _without(lists: Ragged, others: Ragged) -> Ragged:
 def _draw(
     indptr: NDArray[np.int64], taken: NDArray[np.int32], num_items: int, number: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """``number`` items of each row that are not ``taken``: (indptr, values)."""
+    """``number`` items of each row that are not ``taken``, or all such: (indptr, values)."""
     num_rows = len(indptr) - 1
     drawn_indptr = np.zeros(num_rows + 1, np.int64)
     drawn = np.empty(num_rows * number, np.int32)
@@ -67,47 +67,12 @@ def _draw(
         for item in taken[indptr[row] : indptr[row + 1]]:
             free -= last_row_to_take[item] != row
             last_row_to_take[item] = row
-        if free <= 2 * number:
-            end = _draw_from_few(last_row_to_take, row, min(free, number), rng, drawn, end)
-        else:
-            end = _draw_from_many(last_row_to_take, row, number, rng, drawn, end)
+        stop = end + min(free, number)
+        while end < stop:  # what is taken is drawn anew
+            item = rng.integers(0, num_items)
+            if last_row_to_take[item] != row:
+                last_row_to_take[item] = row
+                drawn[end] = item
+                end += 1
         drawn_indptr[row + 1] = end
     return drawn_indptr, drawn[:end]
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _draw_from_many(
-    last_row_to_take: NDArray[np.int64],
-    row: int,
-    wanted: int,
-    rng: np.random.Generator,
-    drawn: NDArray[np.int32],
-    end: int,
-) -> int:
-    """Draw and draw again what is taken; quick while at least half of the free items stay free."""
-    stop = end + wanted
-    while end < stop:
-        item = rng.integers(0, len(last_row_to_take))
-        if last_row_to_take[item] != row:
-            last_row_to_take[item] = row
-            drawn[end] = item
-            end += 1
-    return end
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _draw_from_few(
-    last_row_to_take: NDArray[np.int64],
-    row: int,
-    wanted: int,
-    rng: np.random.Generator,
-    drawn: NDArray[np.int32],
-    end: int,
-) -> int:
-    """Shuffle what is free and take the first."""
-    free = np.flatnonzero(last_row_to_take != row)
-    for place in range(wanted):
-        other = rng.integers(place, len(free))
-        free[place], free[other] = free[other], free[place]
-        drawn[end + place] = free[place]
-    return end + wanted

@@ -23,21 +23,19 @@ def random_ratio(dataset: Dataset, test: float = 0.2, validation: float = 0.1, s
     item of each user stays in training.
 
     Raises:
-        ConfigError: a share outside 0 … 1.
-        DataError: nothing could be held out.
+        ConfigError: a share outside 0 … 1. DataError: nothing could be held out.
     """
     _check_shares(test=test, validation=validation)
     labels = _label_pairs(dataset, np.ones(len(dataset.interactions), bool), test, validation, seed)
-    return _build(f"random-{_percent(1 - test)}-{_percent(test)}", dataset, labels)
+    return _build(f"random-{100 * (1 - test):.0f}-{100 * test:.0f}", dataset, labels)
 
 
-def leave_last_out(dataset: Dataset, exclude_seen: bool = True) -> Split:
+def leave_last_out(dataset: Dataset) -> Split:
     """Each user's last event is for testing, the one before for validation.
 
     A user with two events has no validation event; a user with one has neither. An item that occurs earlier in the
     history may be a positive: the last event decides, and the positive itself is never excluded from ranking.
-    Other seen items are excluded. RecBole, and UniSRec after it, exclude nothing in full ranking of sequential
-    recommenders, so that seen items compete with the positive; ``exclude_seen=False`` gives that protocol.
+    Other seen items are excluded.
 
     Raises:
         DataError: the order of events is unknown, or nobody has two.
@@ -52,7 +50,7 @@ def leave_last_out(dataset: Dataset, exclude_seen: bool = True) -> Split:
     labels = np.zeros(len(users), np.uint8)
     labels[(from_end == 0) & (counts[users] >= 2)] = _TEST
     labels[(from_end == 1) & (counts[users] >= 3)] = _VALIDATION
-    return _build("leave-last-out", dataset, labels, repeats=True, exclude_seen=exclude_seen)
+    return _build("leave-last-out", dataset, labels, repeats=True)
 
 
 def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) -> Split:
@@ -62,8 +60,7 @@ def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) ->
     for. Users without earlier events stay in, with an empty history.
 
     Raises:
-        ConfigError: a share outside 0 … 1.
-        DataError: events carry no timestamps, or nothing could be held out.
+        ConfigError: a share outside 0 … 1. DataError: events carry no timestamps, or nothing could be held out.
     """
     _check_shares(test=test, validation=validation)
     times = dataset.interactions.timestamp
@@ -89,8 +86,7 @@ def cold_items(
     yet at validation.
 
     Raises:
-        ConfigError: a share outside 0 … 1.
-        DataError: nothing could be held out.
+        ConfigError: a share outside 0 … 1. DataError: nothing could be held out.
     """
     _check_shares(share=share, validation_share=validation_share)
     occurring = np.flatnonzero(np.bincount(dataset.interactions.item))
@@ -115,8 +111,7 @@ def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split
     ``random_ratio``. Test items count as positives even where they also occur in training: the publisher's word.
 
     Raises:
-        ConfigError: a share outside 0 … 1.
-        DataError: the dataset came without a split, or without a test part.
+        ConfigError: a share outside 0 … 1. DataError: the dataset came without a split, or without a test part.
     """
     _check_shares(validation=validation)
     events = dataset.interactions
@@ -133,10 +128,6 @@ def _check_shares(**shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ConfigError(f"{name} must be at least 0 and below 1, received {share}")
-
-
-def _percent(share: float) -> int:
-    return round(100 * share)
 
 
 def _label_pairs(dataset: Dataset, chosen: NDArray[np.bool_], test: float, validation: float, seed: int) -> Labels:
@@ -170,13 +161,12 @@ def _build(
     labels: Labels,
     *,
     repeats: bool = False,
-    exclude_seen: bool = True,
     candidates: tuple[NDArray[np.int32], NDArray[np.int32]] | tuple[None, None] = (None, None),
 ) -> Split:
     train = dataset.with_interactions(dataset.interactions.take(labels == _TRAIN))
     refit = dataset.with_interactions(dataset.interactions.take(labels != _TEST))
-    validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, exclude_seen, candidates[0])
-    test = _hold_out(dataset, labels == _TEST, refit, repeats, exclude_seen, candidates[1])
+    validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, candidates[0])
+    test = _hold_out(dataset, labels == _TEST, refit, repeats, candidates[1])
     if not len(test) or not len(train.histories.values):
         raise DataError(
             f"the split '{name}' of {len(labels)} events leaves {len(train.histories.values)} for training and "
@@ -186,12 +176,7 @@ def _build(
 
 
 def _hold_out(
-    dataset: Dataset,
-    hidden: NDArray[np.bool_],
-    known: Dataset,
-    repeats: bool,
-    exclude_seen: bool,
-    candidates: NDArray[np.int32] | None,
+    dataset: Dataset, hidden: NDArray[np.bool_], known: Dataset, repeats: bool, candidates: NDArray[np.int32] | None
 ) -> HeldOut:
     """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts.
 
@@ -207,7 +192,7 @@ def _hold_out(
         keys, from_end = keys[fresh], from_end[fresh]
     last = len(hidden_keys) - 1 - from_end
     positive = np.ones(len(keys), bool) if events.confidence is None else events.confidence[last] > 0
-    excluded = np.setdiff1d(seen, keys, assume_unique=True) if exclude_seen else keys[:0]
+    excluded = np.setdiff1d(seen, keys, assume_unique=True)
     excluded = np.union1d(excluded, keys[~positive])
     user = keys // max(dataset.num_items, 1)
     rows = _distinct(user[positive])

@@ -1,6 +1,6 @@
 """What a reader hands on: raw frames with the house's column names, nothing judged yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,8 @@ class Table:
 
     def select(self, columns: dict[str, str]) -> "Table":
         """The columns ``{house name: file's name}``."""
-        return Table(
-            self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items()),
-            self.path,
-            self.first_line,
-        )
+        frame = self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+        return replace(self, frame=frame)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Encoders of texts in runtimes, by name. Each is imported when it is asked for, so that none is needed unused."""
 
-from collections.abc import Callable
+import platform
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,57 +9,19 @@ from lanner.artifacts.variants import TextFiles, Variant
 from lanner.encoders.contract import TextReader
 from lanner.errors import ConfigError, MissingExtraError
 
-
-def _torch() -> type[TextReader]:
-    from lanner.encoders.torch_runtime import TorchReader
-
-    return TorchReader
-
-
-def _compiled() -> type[TextReader]:
-    from lanner.encoders.torch_runtime import CompiledTorchReader
-
-    return CompiledTorchReader
-
-
-def _cuda() -> type[TextReader]:
-    from lanner.encoders.torch_runtime import CudaReader
-
-    return CudaReader
-
-
-def _onnx_runtime() -> type[TextReader]:
-    from lanner.encoders.onnx_runtime import OnnxRuntimeReader
-
-    return OnnxRuntimeReader
-
-
-def _tensorrt() -> type[TextReader]:
-    from lanner.encoders.onnx_runtime import TensorRtReader
-
-    return TensorRtReader
-
-
-def _open_vino() -> type[TextReader]:
-    from lanner.encoders.open_vino import OpenVinoReader
-
-    return OpenVinoReader
-
-
-BACKENDS: dict[str, Callable[[], type[TextReader]]] = {
-    "torch": _torch,
-    "torch-compile": _compiled,
-    "onnxruntime": _onnx_runtime,
-    "openvino": _open_vino,
-    "cuda": _cuda,
-    "tensorrt": _tensorrt,
+BACKENDS = {
+    "torch": "torch_runtime.TorchReader",
+    "torch-compile": "torch_runtime.CompiledTorchReader",
+    "onnxruntime": "onnx_runtime.OnnxRuntimeReader",
+    "openvino": "open_vino.OpenVinoReader",
+    "cuda": "torch_runtime.CudaReader",
+    "tensorrt": "onnx_runtime.TensorRtReader",
 }
+"""Readers by backend: module of this package, and class."""
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
 
 
-def open_text_reader(
-    variant: Variant, texts: TextFiles, backend: str | None = None, threads: int = 1, cache: Path | None = None
-) -> TextReader:
+def open_text_reader(variant: Variant, texts: TextFiles, backend: str | None = None, threads: int = 1) -> TextReader:
     """The encoder of a variant, loaded into a runtime; None: the quickest that is installed.
 
     Raises:
@@ -67,7 +30,19 @@ def open_text_reader(
     name = backend or installed_backend(variant)
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend '{name}'; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]()(variant, texts, threads, cache)
+    module, _, reader = BACKENDS[name].partition(".")
+    kind: type[TextReader] = getattr(import_module(f"lanner.encoders.{module}"), reader)
+    return kind(variant, texts, threads)
+
+
+def processor(facts: Path = Path("/proc/cpuinfo")) -> tuple[str, bool]:
+    """Its name, and whether it has products for INT8 (VNNI), as Linux tells."""
+    try:
+        told = facts.read_text(errors="replace")
+    except OSError:
+        told = ""
+    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine(), "vnni" in told
 
 
 def preferred(cpu_facts: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
@@ -76,11 +51,7 @@ def preferred(cpu_facts: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     OpenVINO reads INT8 quickly where the processor has products for it (VNNI): a text of 32 tokens took 3.1 ms and
     ONNX Runtime 3.4; without them 11.4 and 4.7. cpu_facts: as Linux tells them.
     """
-    try:
-        facts = cpu_facts.read_text(errors="replace")
-    except OSError:
-        facts = ""
-    return ("openvino", "onnxruntime", "torch") if "vnni" in facts else ("onnxruntime", "openvino", "torch")
+    return ("openvino", "onnxruntime", "torch") if processor(cpu_facts)[1] else ("onnxruntime", "openvino", "torch")
 
 
 def installed_backend(variant: Variant) -> str:

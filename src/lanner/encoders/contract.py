@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from lanner.artifacts.variants import TextFiles, Variant
-from lanner.errors import ConfigError, LannerError, MissingExtraError
+from lanner.errors import ConfigError, LannerError, optional_module
 from lanner.models.batches_of_texts import batches_of_tokens
 
 _TEXTS_KEPT = 2_000
@@ -40,15 +39,11 @@ class TextReader(ABC):
 
     backend: ClassVar[str]
 
-    def __init__(self, variant: Variant, texts: TextFiles, threads: int = 1, cache: Path | None = None) -> None:
-        """cache: a folder for what the runtime compiles, for the next start; None: nothing is kept.
-
-        Raises:
-            MissingExtraError: the runtime is not installed. ConfigError: the variant lacks what this runtime reads.
-        """
+    def __init__(self, variant: Variant, texts: TextFiles, threads: int = 1) -> None:
+        """Raises MissingExtraError without the runtime, ConfigError where the variant lacks what it reads."""
         if "encoder_shape" not in variant.figures:
             raise ConfigError(f"the variant '{variant.name}' has no encoder of texts")
-        self.variant, self.texts, self.threads, self._cache = variant, texts, threads, cache
+        self.variant, self.texts, self.threads = variant, texts, threads
         self._known: dict[str, NDArray[np.float32]] = {}
         self._open()
         self._encoder: Any = self._load_encoder()
@@ -110,11 +105,8 @@ class TextReader(ABC):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise MissingExtraError("tokenizers", "language", "reading texts") from None
-        tokenizer = Tokenizer.from_str(self.texts.tokenizer)
+        library = optional_module("tokenizers", "tokenizers", "language", "reading texts")
+        tokenizer = library.Tokenizer.from_str(self.texts.tokenizer)
         tokenizer.enable_truncation(self.texts.max_tokens)
         tokenizer.no_padding()
         return tokenizer

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.encoders.contract import TextReader
-from lanner.errors import BundleError, ConfigError, MissingExtraError
+from lanner.errors import BundleError, ConfigError, optional_module
 
 
 class OnnxRuntimeReader(TextReader):
@@ -17,12 +17,8 @@ class OnnxRuntimeReader(TextReader):
     """The first must be there; the others take what it leaves."""
 
     def _open(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError("onnxruntime", "onnx", f"the backend '{self.backend}'") from None
-        self._library = onnxruntime
-        if self.providers[0] not in onnxruntime.get_available_providers():
+        self._library = optional_module("onnxruntime", "onnxruntime", "onnx", f"the backend '{self.backend}'")
+        if self.providers[0] not in self._library.get_available_providers():
             raise ConfigError(
                 f"the backend '{self.backend}' needs ONNX Runtime's {self.providers[0]}, which this build lacks; "
                 "install onnxruntime-gpu beside the libraries it asks for, or choose another backend"

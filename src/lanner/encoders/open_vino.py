@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.encoders.compiled_models import cached_or_compiled
 from lanner.encoders.contract import TextReader
-from lanner.errors import BundleError, ConfigError, MissingExtraError
+from lanner.errors import BundleError, ConfigError, optional_module
 
 _TOGETHER = 4
 """Texts are read so many at a time or one by one, padded to one of few lengths (``padded_length``): the plugin compiles
@@ -33,11 +32,9 @@ def _core() -> Any:
 class _Requests:
     """A compiled model and its inference requests, each of which answers one thread at a time."""
 
-    def __init__(self, compiled: Any, mapped: Any = None) -> None:
-        """mapped: memory that the model reads, so it is let go of last."""
+    def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._idle = [compiled.create_infer_request()]
-        self._mapped = mapped
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         try:
@@ -57,27 +54,9 @@ class OpenVinoReader(TextReader):
     backend: ClassVar[str] = "openvino"
 
     def _open(self) -> None:
-        try:
-            import openvino  # noqa: F401
-        except ImportError:
-            raise MissingExtraError("openvino", "openvino", "the backend 'openvino'") from None
+        optional_module("openvino", "openvino", "openvino", "the backend 'openvino'")
 
     def _load_encoder(self) -> Any:
-        if self._cache is None:
-            return _Requests(self._compiled())
-        source = self.variant.encoder_digest
-        return _Requests(*cached_or_compiled(self._cache, source, _core(), self._options, self._compiled))
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        # Results that agree with the oracle: the plugin would otherwise round to bfloat16 where the processor can.
-        return {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": self.threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-
-    def _compiled(self) -> Any:
         files, name = self.variant.files, self.variant.name
         if "encoder.xml" in files:
             model, weights = files["encoder.xml"], files["encoder.bin"]
@@ -85,9 +64,12 @@ class OpenVinoReader(TextReader):
             model, weights = files["encoder.onnx"], b""
         else:
             raise ConfigError(f"the variant '{name}' has no encoder for OpenVINO; choose the backend 'torch'")
+        # Results that agree with the oracle: the plugin would otherwise round to bfloat16 where the processor can.
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         try:
             read = _core().read_model(model=model, weights=weights) if weights else _core().read_model(model)
-            return _core().compile_model(read, "CPU", self._options)
+            compiled = _core().compile_model(read, "CPU", {**options, "INFERENCE_NUM_THREADS": self.threads})
+            return _Requests(compiled)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]
             raise BundleError(f"{name}.encoder: OpenVINO cannot read it ({first})") from error

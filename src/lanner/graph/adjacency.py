@@ -13,8 +13,7 @@ from lanner.data.ragged import Ragged
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-Normalisation = Literal["none", "symmetric", "mean"]
-NORMALISATIONS: tuple[Normalisation, ...] = ("none", "symmetric", "mean")
+Normalisation = Literal["symmetric", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +86,8 @@ class Adjacency:
         """The same edges, weighted by degree (parallel edges count as often as they occur).
 
         ``symmetric``: 1 / √(d_row · d_column), as in LightGCN (He et al., 2020). ``mean``: 1 / |N(row)|.
-        ``none``: this object. Weights given before are replaced.
-
-        Raises:
-            ValueError: ``kind`` is none of the three.
+        Weights given before are replaced.
         """
-        if kind == "none":
-            return self
-        if kind not in NORMALISATIONS:
-            raise ValueError(f"unknown normalisation '{kind}'; choose one of {', '.join(NORMALISATIONS)}")
         # The weights are written out: a stream of 4 bytes an edge costs less than another pass over the features.
         into = _inverse(self.row_degrees)
         if kind == "mean":

@@ -69,11 +69,6 @@ class ItemReader:
     def _normalised(self, target_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         return normalised(target_ND, self.view_sizes, [LAYER_NORM] * len(self.view_sizes))
 
-    def text_sources(self) -> NDArray[np.float32]:
-        """float32 ``[F, D]``: from the features of a text to the source vector of an item that reads so."""
-        before, after = sum(self.view_sizes[: self.place]), sum(self.view_sizes[self.place + 1 :])
-        return np.pad(self.source_FD, ((0, 0), (before, after)))
-
     def _language(self, features_F: NDArray[np.float32], weight: np.float32) -> tuple[Any, Any, float]:
         bias = float(features_F @ self.bias_F) + self.bias
         return features_F @ self.source_FD, weight * (features_F @ self.target_FD), float(weight) * bias

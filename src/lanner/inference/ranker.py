@@ -149,9 +149,11 @@ class Ranker:
         for row, before in enumerate(replaced or [None] * len(rows.bias_N), first):
             popularity = np.float32(0) if before is None else self._popularity[before]
             # After its equals, so that the order does not depend on who came first.
-            place = np.searchsorted(-self._popularity[self._by_popularity], -popularity, "right") if popularity else row
-            self._by_popularity = np.insert(self._by_popularity, place, row)
+            order = self._by_popularity
+            place = np.searchsorted(-self._popularity[order], -popularity, "right") if popularity else row
+            # The order last: who reads it first finds the popularity of every row in it.
             self._popularity = np.append(self._popularity, popularity)
+            self._by_popularity = np.insert(order, place, row)
         if self._half is not None:
             assert reduced.half_NH is not None, "a model with a head needs the head's row of every item"
             self._half.append(reduced.half_NH)
@@ -400,7 +402,8 @@ class Ranker:
 
     def _popular(self, query: Query) -> Ranking:
         """Popular items, for a user of whom nothing is known that the model reads, and from a model for everyone."""
-        order, popularity = self._by_popularity, self._popularity
+        order = self._by_popularity  # before the popularity, see ``add``
+        popularity = self._popularity
         mask = eligible(self.available, query.allow, query.deny, query.seen, len(popularity))
         found: list[int] = []
         step = max(64, 2 * query.k)

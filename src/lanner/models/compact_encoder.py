@@ -7,7 +7,7 @@ are one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 
 MASKED = -1e9
 """Added to the score of a padded token; finite, because a row of −inf alone would have no softmax."""
+_TOKENS_AT_ONCE = 2048
 SHORTEST = 1e-12
 """A vector shorter than this is not scaled to length 1."""
 
@@ -167,14 +168,18 @@ class CompactEncoder(nn.Module):
 
 
 @torch.inference_mode()
-def vectors_of(
-    encoder: CompactEncoder, token_ids: Sequence[NDArray[np.int32]], tokens_per_batch: int = 2048
-) -> NDArray[np.float32]:
+def vectors_of(encoder: CompactEncoder, token_ids: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
     """Sentence vectors ``[T, D]`` of texts given as token ids, special tokens included; zeros where there are none."""
-    vectors = np.zeros((len(token_ids), encoder.shape.hidden), np.float32)
-    for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), tokens_per_batch):
-        ids_BL, mask_BL = pad_right([token_ids[row] for row in rows], 0)
-        vectors[rows] = encoder(ids_BL, mask_BL).float().numpy()
+    return read_in_batches(lambda *batch: encoder(*batch).float().numpy(), token_ids, encoder.shape.hidden)
+
+
+def read_in_batches(
+    encode: Callable[[Tensor, Tensor], NDArray[np.float32]], token_ids: Sequence[NDArray[np.int32]], hidden: int
+) -> NDArray[np.float32]:
+    """As ``vectors_of``, by any function of ids and mask ``[B, L]`` that gives vectors ``[B, hidden]``."""
+    vectors = np.zeros((len(token_ids), hidden), np.float32)
+    for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), _TOKENS_AT_ONCE):
+        vectors[rows] = encode(*pad_right([token_ids[row] for row in rows], 0))
     return vectors
 
 
@@ -201,19 +206,18 @@ def _state_of_bert(theirs: Mapping[str, Tensor], shape: EncoderShape) -> dict[st
     }
     for number in range(shape.num_layers):
         for kind in ("weight", "bias"):
-            state |= _layer_of_bert(theirs, f"encoder.layer.{number}.", f"layers.{number}.", kind, shape.head_size)
+            source, target = f"encoder.layer.{number}", f"layers.{number}"
+            query, key, value = (theirs[f"{source}.attention.self.{one}.{kind}"] for one in ("query", "key", "value"))
+            state[f"{target}.attend.{kind}"] = torch.cat([query / math.sqrt(shape.head_size), key, value])
+            state |= {f"{target}.{ours}.{kind}": theirs[f"{source}.{name}.{kind}"] for ours, name in _LAYER.items()}
     return state
 
 
-def _layer_of_bert(
-    theirs: Mapping[str, Tensor], source: str, target: str, kind: str, head_size: int
-) -> dict[str, Tensor]:
-    query, key, value = (theirs[f"{source}attention.self.{part}.{kind}"] for part in ("query", "key", "value"))
-    return {
-        f"{target}attend.{kind}": torch.cat([query / math.sqrt(head_size), key, value]),
-        f"{target}join.{kind}": theirs[f"{source}attention.output.dense.{kind}"],
-        f"{target}attention_norm.{kind}": theirs[f"{source}attention.output.LayerNorm.{kind}"],
-        f"{target}widen.{kind}": theirs[f"{source}intermediate.dense.{kind}"],
-        f"{target}narrow.{kind}": theirs[f"{source}output.dense.{kind}"],
-        f"{target}norm.{kind}": theirs[f"{source}output.LayerNorm.{kind}"],
-    }
+_LAYER = {
+    "join": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "widen": "intermediate.dense",
+    "narrow": "output.dense",
+    "norm": "output.LayerNorm",
+}
+"""Parts of a layer, and what transformers calls them."""

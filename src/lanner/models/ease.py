@@ -58,17 +58,15 @@ class EASE(Recommender):
             DataError: no interactions, or so many items that the matrix would exceed ``memory_limit_mib``.
         """
         matrix = training_matrix(dataset)
-        self._check_memory(dataset.num_items)
-        self._item_to_item = strongest_entries(_ease(matrix, self.config.regularisation), self.config.neighbours)
-        return self._fitted(dataset)
-
-    def _check_memory(self, num_items: int) -> None:
-        needed = 4 * num_items**2 / _MIB
+        needed = 4 * dataset.num_items**2 / _MIB
         if needed > self.config.memory_limit_mib:
             raise DataError(
-                f"EASE needs {needed:.0f} MiB for {num_items} items and may take {self.config.memory_limit_mib} MiB; "
-                "raise ease.memory_limit_mib or choose a sparse model such as graph-filter"
+                f"EASE needs {needed:.0f} MiB for {dataset.num_items} items and may take "
+                f"{self.config.memory_limit_mib} MiB; raise ease.memory_limit_mib or choose a sparse model such as "
+                "graph-filter"
             )
+        self._item_to_item = strongest_entries(_ease(matrix, self.config.regularisation), self.config.neighbours)
+        return self._fitted(dataset)
 
     def export(self) -> ScoringModel:
         popularity_I = item_popularity(self.dataset)

@@ -84,10 +84,7 @@ class GraphFilter(Recommender):
         return self._fitted(dataset)
 
     def _low_pass(
-        self,
-        matrix: sp.csr_matrix,
-        user_scale: NDArray[np.float32],
-        degree_I: NDArray[np.float32],
+        self, matrix: sp.csr_matrix, user_scale: NDArray[np.float32], degree_I: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Both factors of the ideal low-pass filter, float32 ``[I, rank]`` each."""
         rank = min(self.config.rank, *matrix.shape)

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, optional_module
 from lanner.inference.scoring_model import FoldIn, ScoringModel, tie_break
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
@@ -53,18 +53,14 @@ class IALS(Recommender):
         """Learn the item factors.
 
         Raises:
-            DataError: the dataset holds no interaction.
-            MissingExtraError: the package ``implicit`` is not installed.
+            DataError: the dataset holds no interaction. MissingExtraError: the package ``implicit`` is not installed.
         """
         matrix = training_matrix(dataset)
-        try:
-            from implicit.cpu.als import AlternatingLeastSquares
-        except ImportError:
-            raise MissingExtraError("implicit", "baselines", "training iALS") from None
+        als = optional_module("implicit.cpu.als", "implicit", "baselines", "training iALS")
         config = self.config
         # implicit has threads of its own, and calls BLAS from each of them.
         with threadpool_limits(1, "blas"):
-            trained = AlternatingLeastSquares(
+            trained = als.AlternatingLeastSquares(
                 factors=config.factors,
                 regularization=config.regularisation,
                 alpha=config.alpha,

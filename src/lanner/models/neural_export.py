@@ -1,6 +1,6 @@
 """From a fitted network to the scoring model that answers for it, and to what reads new items."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ def scoring_model_of(recommender: "NeuralRecommender") -> ScoringModel:
     weights_IV = network.fusion.view_weights(items.is_cold_I).clamp(min=TRUSTED)
     gains = _gains(items, weights_IV)
     with torch.no_grad():
+        added = _added(network, items, gains)
+        if recommender.dataset.ties is None:
+            added.pop("friends_UD", None)
         targets = [t.target_ID * weights_IV[:, v, None] / gains[v] for v, t in enumerate(items.own)]
         return ScoringModel(
             _numpy(torch.cat([gain * tables.source_ID for gain, tables in zip(gains, items.own, strict=True)], 1)),
@@ -38,9 +41,7 @@ def scoring_model_of(recommender: "NeuralRecommender") -> ScoringModel:
             tuple(network.fusion.dimensions),
             tuple(network.views),
             head=_head(network, items, gains),
-            friends_UD=_friends(network, items, gains) if recommender.dataset.ties is not None else None,
-            profile_FD=_profile(network, gains),
-            text_FD=_text(network, gains),
+            **added,
         )
 
 
@@ -138,34 +139,20 @@ def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
     return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
-def _in_place(network: RecommenderNetwork, place: int, table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A table of one view, zeros in the other views' places."""
-    sizes = network.fusion.dimensions
-    return np.pad(table, ((0, 0), (sum(sizes[:place]), sum(sizes[place + 1 :]))))
-
-
-def _profile(network: RecommenderNetwork, gains: list[float]) -> NDArray[np.float32] | None:
-    for place, view in enumerate(network.views.values()):
-        if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
-            return _in_place(network, place, _numpy(view.from_profile.weight.T) * np.float32(gains[place]))
-    return None
-
-
-def _text(network: RecommenderNetwork, gains: list[float]) -> NDArray[np.float32] | None:
-    """A text is read as an item that reads so."""
-    for place, view in enumerate(network.views.values()):
-        if isinstance(view, LanguageView):
-            return _in_place(network, place, _numpy(view.to_source.weight.T) * np.float32(gains[place]))
-    return None
-
-
-def _friends(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> NDArray[np.float32] | None:
-    """What each known user adds as somebody's friend."""
+def _added(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> dict[str, Any]:
+    """What friends, profiles and query texts add to a user, as ``ScoringModel`` calls it."""
+    found: dict[str, tuple[int, Tensor]] = {}
     for place, view in enumerate(network.views.values()):
         if isinstance(view, GraphView):
-            table = _numpy(view.friend_vectors(items.own[place])) * np.float32(gains[place])
-            return _in_place(network, place, table)
-    return None
+            found["friends_UD"] = place, view.friend_vectors(items.own[place])
+        if isinstance(view, LanguageView):
+            found["text_FD"] = place, view.to_source.weight.T  # a text is read as an item that reads so
+        if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
+            found["profile_FD"] = place, view.from_profile.weight.T
+    sizes = network.fusion.dimensions
+    # Zeros in the other views' places.
+    around = [((0, 0), (sum(sizes[:place]), sum(sizes[place + 1 :]))) for place in range(len(sizes))]
+    return {name: np.pad(_numpy(one) * np.float32(gains[at]), around[at]) for name, (at, one) in found.items()}
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

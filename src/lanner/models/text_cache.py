@@ -9,6 +9,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,6 @@ class TextCache:
 
     def _transact(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        base = sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT_FOR_ANOTHER_PROCESS)
-        try:
-            with base:
-                base.execute(_SCHEMA)
-                return work(base)
-        finally:
-            base.close()
+        with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT_FOR_ANOTHER_PROCESS)) as base, base:
+            base.execute(_SCHEMA)
+            return work(base)

@@ -50,7 +50,8 @@ class TextFeatures:
     ) -> Self:
         """Learn averages, directions and the vocabulary from ``texts`` (those of training items only)."""
         known = [text for text in texts if text]
-        embedded_TSE, present_TS = _embed_fields(known, encode, num_fields=_most_fields(known))
+        num_fields = max((text.count(FIELD_SEPARATOR) + 1 for text in known), default=1)
+        embedded_TSE, present_TS = _embed_fields(known, encode, num_fields)
         mean_SE = embedded_TSE.sum(0) / np.maximum(present_TS.sum(0), 1)[:, None]
         centred = ((embedded_TSE - mean_SE) * present_TS[:, :, None]).reshape(len(known), -1)
         meaning_SED = _principal_directions(centred, meaning_dimensions).reshape(*mean_SE.shape, -1)
@@ -121,10 +122,6 @@ class TextFeatures:
         return cls(arrays["mean"], arrays["meaning"], tuple(words), arrays["weight"], arrays["words"])
 
 
-def _most_fields(texts: Sequence[str]) -> int:
-    return max((text.count(FIELD_SEPARATOR) + 1 for text in texts), default=1)
-
-
 def _fields(text: str, count: int) -> list[str]:
     """Exactly ``count`` fields: a text without separators (a search, a stranger's item) stands in all of them."""
     fields = text.split(FIELD_SEPARATOR)
@@ -158,13 +155,9 @@ def _principal_directions(centred_TX: NDArray[np.float32], dimensions: int) -> N
     return np.asarray(np.linalg.eigh(covariance)[1][:, ::-1][:, :dimensions])
 
 
-def _tokens(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
 def _vocabulary(texts: Sequence[str], min_count: int) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Words found in at least ``min_count`` texts but not in most, and their inverse document frequencies."""
-    counts = Counter(word for text in texts for word in set(_tokens(text)))
+    counts = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
     kept = sorted(word for word, count in counts.items() if min_count <= count <= max(_COMMON * len(texts), 1))
     frequencies = np.array([counts[word] for word in kept], np.float32)
     return tuple(kept), np.log((1 + len(texts)) / (1 + frequencies)) + 1
@@ -174,7 +167,7 @@ def _weighted_words(
     text: str, numbers: Mapping[str, int], weight_W: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The known words of a text, and (1 + log count) · idf of each, scaled to length 1."""
-    found = Counter(number for token in _tokens(text) if (number := numbers.get(token)) is not None)
+    found = Counter(number for token in _WORD.findall(text.lower()) if (number := numbers.get(token)) is not None)
     words = np.fromiter(found.keys(), np.int64, len(found))
     weights = (1 + np.log(np.fromiter(found.values(), np.float32, len(found)))) * weight_W[words]
     length = np.sqrt(weights @ weights)

@@ -9,7 +9,7 @@ items that carried it. ``graph`` is trained by message passing, ``filter`` is cl
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ TARGET_GAIN, BIAS_GAIN = 10, 5
 ViewName = Literal["graph", "filter", "language"]
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """What one view says of the items: source_ID and target_ID ``[I, D]``, bias_I ``[I]``."""
 
     source_ID: Tensor

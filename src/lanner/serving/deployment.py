@@ -6,6 +6,7 @@ thread altogether, by the best variant. One availability mask, shared by all var
 """
 
 import dataclasses
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class ServiceConfig:
 
     deadline_ms: float = 50.0
     """Deadline of a request that names none; a later answer is worthless."""
+    text_deadline_ms: float = 500.0
+    """The same of a request with a text, which has to be encoded first."""
     users_held: int = 100_000
     """Users whose histories are kept in memory."""
     answers_held: int = 10_000
@@ -101,7 +104,7 @@ class ServiceConfig:
     """Threads for texts, filters, diversity, explanations, similar items and search."""
 
     def __post_init__(self) -> None:
-        for name in ("deadline_ms", "users_held", "slow_threads"):
+        for name in ("deadline_ms", "text_deadline_ms", "users_held", "slow_threads"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"service.{name} is {getattr(self, name)}, it must be above 0")
         for name in ("answers_held", "watch_seconds"):
@@ -148,7 +151,7 @@ class Deployment:
         )
         self._answers = ResponseCache(config.answers_held)
         self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
-        self._read_texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._read_texts: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self.profile: LatencyProfile
         """Batch latencies that ``warm_up`` measured."""
 
@@ -325,7 +328,7 @@ class Deployment:
         """
         begun, row = perf_counter(), np.array([self.catalog.row(request.item_id)])
         asker = await self._asker(request)
-        query = await self._encoded(asker.query, request.text, self.config.deadline_ms / 1e3)
+        query = await self._encoded(asker.query, request.text, self.config.text_deadline_ms / 1e3)
 
         def work() -> Ranking:
             explained = self._best.explain(query, row)
@@ -360,7 +363,7 @@ class Deployment:
             raise RequestError("this recommender reads no texts; search is not served")
         begun = perf_counter()
         asker = None if user_id is None else await self._user(user_id)
-        features_F = await self._features(q, self.config.deadline_ms / 1e3)
+        features_F = await self._features(q, self.config.text_deadline_ms / 1e3)
         done = await self._in_thread(lambda: self._searched(features_F, asker and asker.query, k), None, begun)
         items, served = self._named(done)
         return RecommendAnswer(items=items, served=served, unknown=asker.unknown if asker else [])
@@ -375,7 +378,8 @@ class Deployment:
         return answer
 
     async def _answer(self, request: RecommendRequest, asker: _Asker, begun: float) -> RecommendAnswer:
-        deadline_s = (request.deadline_ms or self.config.deadline_ms) / 1e3
+        deadline_ms = self.config.text_deadline_ms if request.text else self.config.deadline_ms
+        deadline_s = (request.deadline_ms or deadline_ms) / 1e3
         seen = asker.query.seen if request.exclude_seen else _NO_ROWS
         query = dataclasses.replace(
             asker.query, seen=seen, k=request.k, diversity=request.diversity, explain=request.explain
@@ -425,11 +429,12 @@ class Deployment:
 
     async def _features(self, text: str, deadline_s: float) -> NDArray[np.float32]:
         """Features of a text, float32 ``[F]``, read in a thread once."""
-        features_F = self._read_texts.get(text)
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        features_F = self._read_texts.get(key)
         if features_F is None:
             assert self._reader is not None
             read = await self.batcher.submit_slow(partial(self._reader.features, [text]), deadline_s)
-            features_F = self._read_texts[text] = read.result[0]
+            features_F = self._read_texts[key] = read.result[0]
             if len(self._read_texts) > _TEXTS_KEPT:
                 self._read_texts.popitem(last=False)
         return features_F

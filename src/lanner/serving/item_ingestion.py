@@ -77,12 +77,15 @@ class ItemIngestion:
         """Whether an item can be taken in; asked before it is stored.
 
         Raises:
-            RequestError: it is new, and this recommender reads no texts. OverloadedError: too many items changed.
+            RequestError: it is new, and has no text or this recommender reads none. OverloadedError: too many items
+                changed.
         """
         if self._reader is None and self._catalog.base_row(item_id) is None:
             raise RequestError(
                 f"item '{item_id}' is new, and this recommender reads no texts to rank it by; train with this item"
             )
+        if self._catalog.base_row(item_id) is None and not (item.text or item.title).strip():
+            raise RequestError(f"item '{item_id}' is new and has neither a text nor a title to rank it by")
         if self._reader is not None and self._catalog.num_rows >= self._most_rows:
             raise OverloadedError("too many items were added or changed; train and serve a newer bundle", _RETRY_S)
 

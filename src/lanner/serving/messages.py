@@ -39,7 +39,7 @@ class Event(Message):
     user_id: Id
     item_id: Id
     behaviour: Behaviour = "interaction"
-    weight: float | None = None
+    weight: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     timestamp: Annotated[float, Meta(ge=0, lt=2**40)] | None = None
     """None: the moment the server received it."""
     key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None

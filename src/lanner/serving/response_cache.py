@@ -13,6 +13,8 @@ V = TypeVar("V")
 
 _ANSWER_BYTES, _ITEM_BYTES, _REASON_BYTES = 700, 170, 130
 """Rough sizes beside an answer's own texts: ids and titles are the catalog's. A metric needs no more."""
+_MOST_BYTES = 64 << 20
+"""Of all answers held; one of more than a hundredth of it is not."""
 
 
 class CacheKey(NamedTuple):
@@ -29,9 +31,9 @@ class ResponseCache:
     held_bytes: of the answers held, roughly.
     """
 
-    def __init__(self, most: int) -> None:
-        """most: answers held; 0: none."""
-        self._most, self.held_bytes = most, 0
+    def __init__(self, most: int, most_bytes: int = _MOST_BYTES) -> None:
+        """most: answers held; 0: none. most_bytes: of all of them, roughly."""
+        self._most, self._most_bytes, self.held_bytes = most, most_bytes, 0
         self._kept: OrderedDict[CacheKey, RecommendAnswer] = OrderedDict()
 
     def __len__(self) -> int:
@@ -46,14 +48,14 @@ class ResponseCache:
 
     def put(self, key: CacheKey, answer: RecommendAnswer) -> None:
         """Hold an answer; those of another version of the catalog go, for nobody will ask for them again."""
-        if not self._most:
+        if not self._most or _bytes_of(key, answer) > self._most_bytes // 100:
             return
         if self._kept and next(iter(self._kept)).catalog != key.catalog:
             self.clear()
         self._drop(key)
         self._kept[key] = answer
         self.held_bytes += _bytes_of(key, answer)
-        if len(self._kept) > self._most:
+        while len(self._kept) > self._most or self.held_bytes > self._most_bytes:
             self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:

@@ -5,9 +5,9 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,58 +23,12 @@ from lanner.errors import ConfigError, Interrupted
 from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
-from lanner.training.checkpoint import (
-    Progress,
-    flatten_optimizer,
-    load_checkpoint,
-    restore_optimizer,
-    save_checkpoint,
-)
+from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from lanner.training.interrupts import interrupts_held
-from lanner.training.tasks import OBJECTIVES, FusionTask, Sampling, Task, ViewTask
+from lanner.training.tasks import FusionTask, Task, TrainingConfig, ViewTask
 from lanner.training.weights import choose_weights
 
-_HEAD_CANDIDATES = 4096
-"""Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained."""
-
-    epochs: int = 40
-    """Most passes over the users, for each view and for the fusion."""
-    patience: int = 4
-    """Stop after this many epochs without a better validation."""
-    batch_users: int = 256
-    """Users in one step."""
-    learning_rate: float = 0.003
-    """AdamW step size of the views."""
-    fusion_learning_rate: float = 0.002
-    """AdamW step size of the fusion."""
-    weight_decay: float = 0.0
-    """AdamW weight decay of the views."""
-    hide: float = 0.5
-    """Chance that an item of a history is hidden, to be predicted from the rest."""
-    num_candidates: int = 8192
-    """Items scored in one step; catalogues up to this size are scored whole."""
-    objective: Literal["softmax", "bpr"] = "softmax"
-    """What the views minimise."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    seed: int = 0
-    """Of everything random."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_users", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, received {self.seed}")
-        if not 0 < self.hide < 1:
-            raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(OBJECTIVES)}")
+__all__ = ["Trainer", "TrainingConfig"]
 
 
 class Trainer:
@@ -106,20 +60,17 @@ class Trainer:
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
         network.to(_device(self.config.device))
-        folder, self.folder = self.folder, None
-        try:
-            for task in self._fusion_tasks(network, validation):
-                self._minimise(task, network, "", 0, None)
-        finally:
-            self.folder = folder
+        alone = Trainer(self.config, progress=self.progress)
+        for task in alone._fusion_tasks(network, validation):
+            alone._minimise(task, network, "", 0, None)
+        self.qualities |= alone.qualities
 
     def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> Iterator[Task]:
         config = self.config
         for name, view in network.views.items():
             if isinstance(view, View) and view.is_trained:
                 seed = config.seed + 1000 * list(network.views).index(name)
-                sampling = Sampling(config.batch_users, config.hide, config.num_candidates, config.objective, seed)
-                yield ViewTask(network, name, dataset, validation, sampling)
+                yield ViewTask(network, name, dataset, validation, replace(config, seed=seed))
         yield from self._fusion_tasks(network, validation)
 
     def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
@@ -127,10 +78,7 @@ class Trainer:
         # A function of the trained views alone, and quick: a resumed run finds the same weights again.
         self.qualities["weights"] = choose_weights(network, validation)
         if any(True for _ in network.fusion.parameters()):
-            sampling = Sampling(
-                self.config.batch_users, self.config.hide, _HEAD_CANDIDATES, "softmax", self.config.seed
-            )
-            yield FusionTask(network, validation, sampling)
+            yield FusionTask(network, validation, self.config)
 
     def _minimise(
         self,

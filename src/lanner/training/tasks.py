@@ -5,67 +5,81 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
 from lanner.models.views import View
 from lanner.training.batches import UserBatches
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
+_HEAD_CANDIDATES = 4096
+"""Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 _MOST_EVALUATED = 4000
 """Validation users evaluated after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
 
 
-class Task(Protocol):
-    """Something the loop can minimise."""
-
-    name: str
-    steps_per_epoch: int
-
-    @property
-    def module(self) -> nn.Module:
-        """Whose parameters are trained, and whose best state is kept."""
-
-    def loss(self, step: int) -> Tensor:
-        """A scalar, a function of (seed, step) and of the parameters only."""
-
-    def quality(self) -> float:
-        """How good the module is on validation; higher is better."""
-
-
 @dataclass(frozen=True)
-class Sampling:
-    """How batches and candidates are drawn."""
+class TrainingConfig:
+    """How a network is trained."""
 
-    batch_users: int
-    hide: float
-    num_candidates: int
-    objective: str
-    seed: int
+    epochs: int = 40
+    """Most passes over the users, for each view and for the fusion."""
+    patience: int = 4
+    """Stop after this many epochs without a better validation."""
+    batch_users: int = 256
+    """Users in one step."""
+    learning_rate: float = 0.003
+    """AdamW step size of the views."""
+    fusion_learning_rate: float = 0.002
+    """AdamW step size of the fusion."""
+    weight_decay: float = 0.0
+    """AdamW weight decay of the views."""
+    hide: float = 0.5
+    """Chance that an item of a history is hidden, to be predicted from the rest."""
+    num_candidates: int = 8192
+    """Items scored in one step; catalogues up to this size are scored whole."""
+    objective: Literal["softmax", "bpr"] = "softmax"
+    """What the views minimise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_users", "num_candidates"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, received {self.seed}")
+        if not 0 < self.hide < 1:
+            raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(OBJECTIVES)}")
 
 
 class ViewTask:
     """Predict the hidden part of a history from the rest by one view alone."""
 
     def __init__(
-        self, network: RecommenderNetwork, name: str, dataset: Dataset, validation: HeldOut, sampling: Sampling
+        self, network: RecommenderNetwork, name: str, dataset: Dataset, validation: HeldOut, config: TrainingConfig
     ) -> None:
         self.name = name
-        self._network, self._sampling = network, sampling
+        self._network, self._config = network, config
         view = network.views[name]
         assert isinstance(view, View)
         self.module = self._view = view
-        self._batches = UserBatches(dataset.user_batch(), sampling.batch_users, sampling.hide, sampling.seed)
+        self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._seen = np.flatnonzero(self._popularity)
         self._evaluated = some(validation, _MOST_EVALUATED)
@@ -85,17 +99,17 @@ class ViewTask:
         shown = seen_place >= 0
         scores[torch.from_numpy(seen_row[shown]), torch.from_numpy(seen_place[shown])] = -torch.inf
         hidden = (torch.from_numpy(batch.row).to(device), torch.from_numpy(place[batch.item]).to(device))
-        return OBJECTIVES[self._sampling.objective](scores, *hidden, log_probability)
+        return OBJECTIVES[self._config.objective](scores, *hidden, log_probability)
 
     def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
         """Every item seen in training where they are few, else the batch's hidden ones and as many drawn evenly.
 
         An unseen item is no evidence of dislike: as a candidate it would train the views to rank down what is new.
         """
-        if len(self._seen) <= self._sampling.num_candidates:
+        if len(self._seen) <= self._config.num_candidates:
             return self._seen, None
-        random = np.random.default_rng((self._sampling.seed, 2, step))
-        items, log_chance = _draw(random, hidden, self._seen, self._sampling.num_candidates, self._popularity)
+        random = np.random.default_rng((self._config.seed, 2, step))
+        items, log_chance = _draw(random, hidden, self._seen, self._config.num_candidates, self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
@@ -115,26 +129,26 @@ class FusionTask:
 
     name = "head"
 
-    def __init__(self, network: RecommenderNetwork, validation: HeldOut, sampling: Sampling) -> None:
-        self._network, self._sampling = network, sampling
+    def __init__(self, network: RecommenderNetwork, validation: HeldOut, config: TrainingConfig) -> None:
+        self._network, self._config = network, config
         self.module = network.fusion
-        learners, evaluated = _divide(validation, np.random.default_rng((sampling.seed, 3)))
+        learners, evaluated = _divide(validation, np.random.default_rng((config.seed, 3)))
         self._learners, self._evaluated = learners, some(evaluated, _MOST_EVALUATED)
         self._items = network.item_side()
         # Small steps: the users of a block share their candidates, and a head's pairs must fit in memory.
-        self._batch_users = min(64, sampling.batch_users)
+        self._batch_users = min(64, config.batch_users)
         self.steps_per_epoch = min(50, max(1, len(self._learners) // self._batch_users))
         everything = np.arange(network.num_items, dtype=np.int32)
         self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else everything
         self._popularity = np.bincount(learners.positives.values, minlength=network.num_items)
 
     def loss(self, step: int) -> Tensor:
-        random = np.random.default_rng((self._sampling.seed, 4, step))
+        random = np.random.default_rng((self._config.seed, 4, step))
         rows = random.choice(len(self._learners), min(self._batch_users, len(self._learners)), replace=False)
         users, positives = self._learners.users.take(rows), self._learners.positives.take(rows)
         items, log_chance = self._pool.astype(np.int64), None
-        if len(items) > self._sampling.num_candidates:
-            drawn = _draw(random, positives.values, items, self._sampling.num_candidates, self._popularity)
+        if len(items) > _HEAD_CANDIDATES:
+            drawn = _draw(random, positives.values, items, _HEAD_CANDIDATES, self._popularity)
             items, log_chance = drawn[0], torch.from_numpy(drawn[1]).to(self._network.device)
         # A fifth of the steps are about new items: all candidates of a step are, for the weights of new and of known
         # items were chosen apart and their scores do not compare.
@@ -156,6 +170,10 @@ class FusionTask:
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of the whole network, float32 ``[B, I]``."""
         return self._network.score(users, self._items)
+
+
+Task = ViewTask | FusionTask
+"""What the loop can minimise: ``loss`` is a function of (seed, step) and of the parameters of ``module`` alone."""
 
 
 def quality_of(scorer: Scorer, held_out: HeldOut) -> float:

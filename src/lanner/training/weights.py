@@ -43,26 +43,23 @@ def choose_weights(network: RecommenderNetwork, validation: HeldOut) -> float:
 
 def _search(network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut, row: int) -> float:
     weights = network.fusion.get_buffer("weights")
+
+    def tried(view: int, weight: float) -> float:
+        weights[row, view] = weight
+        return _quality(network, items, evaluated)
+
     best = _quality(network, items, evaluated)
     for _ in range(_ROUNDS):
         before = best
         for view in range(weights.shape[1]):
             centre = float(weights[row, view])
-            tried = {factor: _tried(network, items, evaluated, (row, view), centre * factor) for factor in _FACTORS}
-            winner = max(tried, key=lambda factor: tried[factor])
-            improved = tried[winner] > best
-            weights[row, view] = centre * winner if improved else centre
-            best = max(best, tried[winner])
+            trials = [(tried(view, centre * factor), centre * factor) for factor in _FACTORS]
+            found, weight = max(trials, key=lambda trial: trial[0])
+            weights[row, view] = weight if found > best else centre
+            best = max(best, found)
         if best == before:
             break
     return best
-
-
-def _tried(
-    network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut, place: tuple[int, int], weight: float
-) -> float:
-    network.fusion.get_buffer("weights")[place] = weight
-    return _quality(network, items, evaluated)
 
 
 def _quality(network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut) -> float:

@@ -1,6 +1,6 @@
 import asyncio
-import builtins
 import json
+import sys
 
 import httpx
 import pytest
@@ -212,14 +212,7 @@ def test_arguments_that_cannot_be_are_refused(wrong):
 
 
 def test_without_httpx_the_line_says_how_to_install_it(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *rest, **named):
-        if name == "httpx":
-            raise ImportError
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lanner\[client\]'"):
         Client("http://server")
 

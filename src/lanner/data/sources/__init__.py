@@ -1,13 +1,13 @@
 """Readers: a module or a recipe for each published format, and a recipe of the caller's for any other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lanner.data.assemble import assemble
 from lanner.data.interactions import Dataset
 from lanner.data.sources import amazon, lightgcn, movielens, recbole, single
-from lanner.data.sources.mapping import read_mapping
+from lanner.data.sources.mapping import read_mapping, without_missing
 from lanner.data.sources.recipe import data_folder, read_recipe
 from lanner.data.tables import Tables
 from lanner.errors import DataError
@@ -30,12 +30,7 @@ def _described(name: str) -> Source:
         return all(part is None or (folder / part.file).is_file() for part in (mapping.interactions, mapping.items))
 
     def read(folder: Path) -> Tables:
-        mapping = read_recipe(recipe)
-        if mapping.users is not None and not (folder / mapping.users.file).is_file():
-            mapping = replace(mapping, users=None)
-        if mapping.ties is not None and not (folder / mapping.ties.file).is_file():
-            mapping = replace(mapping, ties=None)
-        return read_mapping(mapping, folder)
+        return read_mapping(without_missing(read_recipe(recipe), folder), folder)
 
     return Source(detect, read)
 

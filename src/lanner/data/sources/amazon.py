@@ -81,17 +81,13 @@ def read(folder: Path) -> Tables:
         edition.user, edition.item, path.name, timestamp=edition.timestamp, weight=edition.weight
     )
     tables = read_mapping(SourceMapping("amazon", columns), folder)
-    metadata = _metadata(folder)
+    metadata = next((path for path in _files(folder) if path.name.startswith("meta_")), None)
     items = _from_reviews(path, edition) if metadata is None else _from_metadata(metadata, edition)
     return Tables(tables.interactions, items)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.endswith(_ENDS)) if folder.is_dir() else []
-
-
-def _metadata(folder: Path) -> Path | None:
-    return next((path for path in _files(folder) if path.name.startswith("meta_")), None)
 
 
 def _reviews(folder: Path) -> tuple[Path, _Edition] | None:
@@ -127,19 +123,13 @@ def _from_reviews(path: Path, edition: _Edition) -> Entities:
 def _from_metadata(path: Path, edition: _Edition) -> Entities:
     slots = [name for fragment in edition.text for name in SLOT.findall(fragment)]
     wanted = list(dict.fromkeys([edition.item, "title", *slots, *edition.lists]))
-    frame = _literals(path, wanted) if _is_literal(path) else read_file(path, wanted).frame
-    values = [_plain(frame[name]) for name in wanted if name not in edition.lists]
-    columns = [*values, *(_values(frame[name]).alias(name) for name in edition.lists)]
-    return _compose(pl.DataFrame(columns), path, edition)
-
-
-def _compose(frame: pl.DataFrame, path: Path, edition: _Edition) -> Entities:
+    is_literal = read_bytes(path)[:2] == b"{'"
+    frame = _literals(path, wanted) if is_literal else read_file(path, wanted).frame
+    frame = frame.with_columns(
+        _lists(name) if name in edition.lists else _lists(name).list.join(" ").alias(name) for name in wanted
+    )
     text = compose_text(edition.text, frame.schema).alias("text")
     return Entities(Table(frame.select(pl.col(edition.item).alias("id"), "title", text, *edition.lists), path))
-
-
-def _is_literal(path: Path) -> bool:
-    return read_bytes(path)[:2] == b"{'"
 
 
 def _literals(path: Path, wanted: list[str]) -> pl.DataFrame:
@@ -158,16 +148,8 @@ def _as_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _values(column: pl.Series) -> pl.Series:
+def _lists(name: str) -> pl.Expr:
     """Lists from JSON lists (nested ones flattened) and from plain texts alike."""
-    frame = column.to_frame()
-    is_list = pl.col(column.name).str.starts_with("[")
-    listed, single = split_values(pl.col(column.name), "json"), split_values(pl.col(column.name), "")
-    return frame.select(pl.when(is_list).then(listed).otherwise(single)).to_series()
-
-
-def _plain(column: pl.Series) -> pl.Series:
-    """Plain text from plain text or from a JSON list of sentences."""
-    name = pl.col(column.name)
-    sentences = split_values(name, "json").list.join(" ")
-    return column.to_frame().select(pl.when(name.str.starts_with("[")).then(sentences).otherwise(name)).to_series()
+    column = pl.col(name)
+    is_list = column.str.starts_with("[")
+    return pl.when(is_list).then(split_values(column, "json")).otherwise(split_values(column, "")).alias(name)

@@ -1,28 +1,13 @@
 """Column mappings: which file and column plays which part. Every reader ends here.
 
-A recipe in TOML has the same fields under the same names (see ``recipe.py``)::
-
-    name = "my-shop"
-    folder = "my-shop"                          # under LANNER_DATA; "." is the recipe's own folder
-
-    [interactions]
-    file = "events.csv"
-    user = "customer"
-    item = "sku"
-    timestamp = "when"
-
-    [items]
-    file = "products.csv"
-    id = "sku"
-    title = "name"
-    text = ["{name}.", "Categories: {tags}.", "{description}"]
-    attributes = { tags = "|", brand = "" }     # column = separator; "" where a cell holds one value
+A recipe in TOML has the same fields under the same names (see ``recipe.py``; examples are in ``recipes/``).
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -32,6 +17,8 @@ from lanner.data.tables import LINE, Entities, Keep, Table, Tables
 from lanner.errors import ConfigError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
+OPTIONAL = (TIMESTAMP, WEIGHT, BEHAVIOUR, "order", "partition")
+"""What may be known of an event besides who and what, as ``InteractionColumns`` calls it."""
 SLOT = re.compile(r"{([^{}]+)}")
 _JSON_TEXT = r'"((?:[^"\\]|\\.)*)"'
 
@@ -132,19 +119,17 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
     )
 
 
+def without_missing(mapping: SourceMapping, folder: Path) -> SourceMapping:
+    """The mapping without users and ties whose files are not in ``folder``."""
+    parts = {"users": mapping.users, "ties": mapping.ties}
+    gone: dict[str, Any] = {name: None for name, part in parts.items() if part and not (folder / part.file).is_file()}
+    return replace(mapping, **gone)
+
+
 def _interactions(events: InteractionColumns, folder: Path, layout: Layout) -> tuple[Table, ...]:
     if events.wide:
         return (_unpivot(events, folder, layout),)
-    roles = {
-        USER: events.user,
-        ITEM: events.item,
-        TIMESTAMP: events.timestamp,
-        WEIGHT: events.weight,
-        BEHAVIOUR: events.behaviour,
-        "order": events.order,
-        "partition": events.partition,
-    }
-    columns = {ours: theirs for ours, theirs in roles.items() if theirs}
+    columns = {ours: theirs for ours in (USER, ITEM, *OPTIONAL) if (theirs := getattr(events, ours))}
     files = events.files or {"": events.file}
     return tuple(_events_of(columns, folder / file, layout, part) for part, file in files.items())
 
@@ -174,22 +159,15 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     frame = table.frame.sort(entities.latest, maintain_order=True) if entities.latest else table.frame
     for one in entities.gather:
         frame = _gathered(frame, one, entities.id, folder, layout)
-    frame = _in_words(frame, entities.words)
+    words = entities.words.items()
+    frame = frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words)
     lists = {name: split_values(pl.col(name), separator) for name, separator in entities.attributes.items()}
     frame = frame.with_columns(**lists)
-    columns = [
-        pl.col(entities.id).alias("id"),
-        *([pl.col(entities.title).cast(pl.String).alias("title")] if entities.title else []),
-    ]
+    columns = [pl.col(entities.id).alias("id")]
+    columns += [pl.col(entities.title).cast(pl.String).alias("title")] if entities.title else []
     columns += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
-    attributes = [pl.col(name) for name in [*lists, *gathered]]
-    return Entities(
-        Table(frame.select(*columns, *attributes), path, table.first_line), entities.keep, bool(entities.latest)
-    )
-
-
-def _in_words(frame: pl.DataFrame, words: Mapping[str, Mapping[str, str]]) -> pl.DataFrame:
-    return frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words.items())
+    listed = Table(frame.select(*columns, *lists, *gathered), path, table.first_line)
+    return Entities(listed, entities.keep, bool(entities.latest))
 
 
 def split_values(column: pl.Expr, separator: str) -> pl.Expr:

@@ -6,7 +6,7 @@ Source: Harper and Konstan, "The MovieLens Datasets: History and Context", TiiS 
 from dataclasses import replace
 from pathlib import Path
 
-from lanner.data.sources.mapping import Gather, read_mapping
+from lanner.data.sources.mapping import Gather, read_mapping, without_missing
 from lanner.data.sources.recipe import read_recipe
 from lanner.data.tables import Tables
 
@@ -19,9 +19,7 @@ def detect(folder: Path) -> bool:
 def read(folder: Path) -> Tables:
     """Ratings with times, movies with genres (and tags), users with gender, age and occupation where given."""
     kind = "dat" if (folder / "ratings.dat").is_file() else "csv"
-    mapping = read_recipe(Path(__file__).with_name(f"movielens-{kind}.toml"))
-    if not (folder / "users.dat").is_file():
-        mapping = replace(mapping, users=None)
+    mapping = without_missing(read_recipe(Path(__file__).with_name(f"movielens-{kind}.toml")), folder)
     movies, tags_file = mapping.items, f"tags.{kind}"
     if movies is not None and (folder / tags_file).is_file():
         tags = Gather("tags", tags_file, movies.id, "tag")

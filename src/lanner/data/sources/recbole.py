@@ -3,6 +3,7 @@
 Source: https://recbole.io/docs/user_guide/data/atomic_files.html.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +45,11 @@ def _without_types(entities: Entities | None) -> Entities | None:
     return replace(entities, table=replace(entities.table, frame=frame))
 
 
-def _fields(path: Path) -> dict[str, str]:
+def _fields(path: Path, needed: Sequence[str]) -> dict[str, str]:
     """Type of each field, in the file's order.
 
     Raises:
-        DataError: a column's name carries no type.
+        DataError: a column's name carries no type, or a needed one is not there.
     """
     fields = {}
     for cell in header(path, _LAYOUT)[0]:
@@ -56,30 +57,23 @@ def _fields(path: Path) -> dict[str, str]:
         if not colon:
             raise DataError("expected a name of the form field:type", path=path, line=1, field=cell)
         fields[name] = kind
+    for name in needed:
+        if name not in fields:
+            raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=name)
     return fields
 
 
 def _events(path: Path) -> InteractionColumns:
-    fields = _fields(path)
-    for name in _MOST_NAMES:
-        if name not in fields:
-            raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=name)
+    fields = _fields(path, _MOST_NAMES)
     typed = {name: f"{name}:{kind}" for name, kind in fields.items()}
-    return InteractionColumns(
-        typed["user_id"],
-        typed["item_id"],
-        path.name,
-        timestamp=typed.get("timestamp", ""),
-        weight=typed.get("rating", ""),
-    )
+    times, weights = typed.get("timestamp", ""), typed.get("rating", "")
+    return InteractionColumns(typed["user_id"], typed["item_id"], path.name, timestamp=times, weight=weights)
 
 
 def _entities(path: Path, key: str) -> EntityColumns | None:
     if not path.is_file():
         return None
-    fields = _fields(path)
-    if key not in fields:
-        raise DataError(f"no such field; the file has {', '.join(fields)}", path=path, line=1, field=key)
+    fields = _fields(path, [key])
     others = {name: kind for name, kind in fields.items() if name != key and kind in ("token", "token_seq")}
     title = next((name for name in _TITLES if name in others), "")
     text = tuple(

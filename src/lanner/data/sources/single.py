@@ -1,14 +1,15 @@
 """One file of interactions whose columns already have the house's names: user, item and, where known, the rest."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from lanner.data.sources.files import Layout, bad_json, header
-from lanner.data.sources.mapping import InteractionColumns, SourceMapping, read_mapping
+from lanner.data.sources.mapping import OPTIONAL, InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Tables
 from lanner.errors import DataError
-from lanner.types import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT
+from lanner.types import ITEM, USER, WEIGHT
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _ENDS = (*_SEPARATORS, ".parquet", ".jsonl", ".ndjson")
@@ -33,16 +34,8 @@ def read(path: Path) -> Tables:
         if needed not in roles:
             problem = f"no such column; the file has {', '.join(names)}. Describe its columns in a recipe (.toml)"
             raise DataError(problem, path=path, line=1, field=needed)
-    columns = InteractionColumns(
-        roles[USER],
-        roles[ITEM],
-        path.name,
-        timestamp=roles.get(TIMESTAMP, ""),
-        weight=roles.get(WEIGHT, ""),
-        behaviour=roles.get(BEHAVIOUR, ""),
-        order=roles.get("order", ""),
-        partition=roles.get("partition", ""),
-    )
+    known: dict[str, Any] = {name: roles[name] for name in OPTIONAL if name in roles}
+    columns = InteractionColumns(roles[USER], roles[ITEM], path.name, **known)
     return read_mapping(SourceMapping(path.stem, columns, layout=layout), path.parent)
 
 

@@ -181,4 +181,4 @@ def _finish(deployment: Swappable, step: Callable[[], object]) -> None:
 def _one_line(problem: str, error: Exception) -> LannerError:
     if isinstance(error, LannerError):
         return error
-    return BundleError(f"{problem} ({' '.join(str(error).split())}); the one before is still served")
+    return BundleError(f"{problem} ({' '.join(str(error).split()) or type(error).__name__})")
