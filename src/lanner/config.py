@@ -81,22 +81,26 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: no such file, not TOML, or a key that is unknown or of a wrong type.
     """
-    return overlay(RunConfig(), read_toml(path), f"{path}: ")
+    config: RunConfig = overlay(RunConfig(), read_toml(path), f"{path}: ")
+    return config
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """Settings from the table that ``to_dict`` of this or an earlier version gave."""
-    return overlay(RunConfig(), values)
+    config: RunConfig = overlay(RunConfig(), values)
+    return config
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
     """``config`` with the seeds of models and training set; the split stays, so that runs can be compared."""
-    return replace(everywhere(config, "seed", seed), split=config.split, evaluation=config.evaluation)
+    seeded: RunConfig = everywhere(config, "seed", seed)
+    return replace(seeded, split=config.split, evaluation=config.evaluation)
 
 
 def with_device(config: RunConfig, device: str) -> RunConfig:
     """``config`` with every part that can choose placed on ``device``."""
-    return everywhere(config, "device", device)
+    placed: RunConfig = everywhere(config, "device", device)
+    return placed
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -7,15 +7,9 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from lanner.errors import ConfigError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-C = TypeVar("C", bound="DataclassInstance")
 
 
 def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any = None) -> Any:
@@ -93,20 +87,19 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
     raise ConfigError(f"{place}: received {value!r} ({type(value).__name__}), expected {expected}")
 
 
-def replaced(config: C, key: str, value: Any) -> C:
+def replaced(config: Any, key: str, value: Any) -> Any:
     """``config`` with the dotted ``key`` set to ``value``, checked as in ``build``."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return overlay(config, value)
 
 
-def overlay(config: C, values: Mapping[str, Any], place: str = "") -> C:
+def overlay(config: Any, values: Mapping[str, Any], place: str = "") -> Any:
     """``config`` with the keys of a table of TOML replaced, section by section, checked as in ``build``."""
-    changed: C = build(type(config), values, place, config)
-    return changed
+    return build(type(config), values, place, config)
 
 
-def with_options(config: C, options: Mapping[str, Any]) -> C:
+def with_options(config: Any, options: Mapping[str, Any]) -> Any:
     """``config`` with settings replaced by dotted key; an option that is None was not given and changes nothing."""
     for key, value in options.items():
         if value is not None:
@@ -128,7 +121,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML ({error})") from None
 
 
-def overridden(config: C, overrides: Iterable[str]) -> C:
+def overridden(config: Any, overrides: Iterable[str]) -> Any:
     """``config`` with settings replaced, each as ``section.key=value``.
 
     Raises:
@@ -150,9 +143,9 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def everywhere(config: C, name: str, value: Any) -> C:
+def everywhere(config: Any, name: str, value: Any) -> Any:
     """``config`` with every field called ``name``, at any depth, set to ``value``."""
-    changes: dict[str, Any] = {}
+    changes = {}
     for one in dataclasses.fields(config):
         inner = getattr(config, one.name)
         if one.name == name:

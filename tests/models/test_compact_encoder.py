@@ -76,7 +76,7 @@ def test_parameters_are_counted() -> None:
 def test_padding_and_company_change_no_vector() -> None:
     encoder, ids = random_encoder(), random_ids(30)
     alone = np.concatenate([vectors_of(encoder, [one]) for one in ids])
-    assert_allclose(vectors_of(encoder, ids, tokens_per_batch=100), alone, atol=1e-6)
+    assert_allclose(vectors_of(encoder, ids), alone, atol=1e-6)
     assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-6)
 
 

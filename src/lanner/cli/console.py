@@ -69,14 +69,10 @@ def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:
 
 
 def _cell(value: Any) -> str:
+    """Titles may hold what rich takes for markup."""
     if isinstance(value, float):
         return f"{value:,.4f}" if abs(value) < 1000 and value != int(value) else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _escaped(str(value))
-
-
-def _escaped(text: str) -> str:
-    """Titles may hold what rich takes for markup."""
-    return text.replace("[", r"\[")
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("[", r"\[")
 
 
 def _stdout() -> "Console":

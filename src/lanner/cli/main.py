@@ -14,25 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import bundles as cli_versions
-from lanner.cli import console
+from lanner.cli import console, options
 from lanner.cli import serving as cli_serving
-from lanner.cli.options import (
-    AsJson,
-    BundlePath,
-    Config,
-    Data,
-    Device,
-    History,
-    Model,
-    Out,
-    Overrides,
-    QueryText,
-    Seed,
-    SplitName,
-    TopK,
-    User,
-    group,
-)
 from lanner.errors import LannerError
 
 if TYPE_CHECKING:
@@ -49,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = group("Look at datasets.")
+data_app = options.group("Look at datasets.")
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.bundles_app, name="bundles")
 app.add_typer(cli_versions.experiment_app, name="experiment")
@@ -62,15 +45,15 @@ EXPLAINED_PARTS = 10
 
 @app.command()
 def run(
-    data: Data = None,
-    config: Config = None,
-    model: Model = None,
-    split: SplitName = None,
-    seed: Seed = None,
-    device: Device = None,
-    out: Out = Path("lanner-bundle"),
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    data: options.Data = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    split: options.SplitName = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    out: options.Out = Path("lanner-bundle"),
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Load, split, fit, evaluate, write a bundle, and recommend for a few users.
 
@@ -101,15 +84,15 @@ def run(
 
 @app.command()
 def train(
-    data: Data = None,
-    config: Config = None,
-    model: Model = None,
-    split: SplitName = None,
-    seed: Seed = None,
-    device: Device = None,
-    out: Out = Path("lanner-bundle"),
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    data: options.Data = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    split: options.SplitName = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    out: options.Out = Path("lanner-bundle"),
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Fit a model and write a bundle, without evaluating it.
 
@@ -126,12 +109,12 @@ def train(
 
 @app.command()
 def evaluate(
-    bundle: BundlePath,
+    bundle: options.BundlePath,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the evaluation, such as evaluation.ks=[5]."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure a bundle on the events that its run had hidden.
 
@@ -155,12 +138,12 @@ def evaluate(
 
 @app.command()
 def recommend(
-    bundle: BundlePath,
-    user: User = None,
-    history: History = None,
-    text: QueryText = None,
-    k: TopK = 10,
-    as_json: AsJson = False,
+    bundle: options.BundlePath,
+    user: options.User = None,
+    history: options.History = None,
+    text: options.QueryText = None,
+    k: options.TopK = 10,
+    as_json: options.AsJson = False,
 ) -> None:
     """Recommend items to a known user, or to an anonymous one by a history or a text.
 
@@ -184,10 +167,10 @@ def recommend(
 
 @app.command()
 def similar(
-    bundle: BundlePath,
+    bundle: options.BundlePath,
     item: Annotated[str, typer.Option("--item", help="An item's id.")],
-    k: TopK = 10,
-    as_json: AsJson = False,
+    k: options.TopK = 10,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the items most like one item.
 
@@ -207,12 +190,12 @@ def similar(
 
 @app.command()
 def explain(
-    bundle: BundlePath,
+    bundle: options.BundlePath,
     item: Annotated[str, typer.Option("--item", help="An item's id.")],
-    user: User = None,
-    history: History = None,
-    text: QueryText = None,
-    as_json: AsJson = False,
+    user: options.User = None,
+    history: options.History = None,
+    text: options.QueryText = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say why an item has its score: parts that add up to it, and one sentence.
 
@@ -236,7 +219,7 @@ def explain(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="BUNDLE_A", help="The folder of a bundle.")],
     second: Annotated[Path, typer.Argument(metavar="BUNDLE_B", help="The folder of another.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare two bundles user by user: mean difference A − B with its 95 % interval.
 
@@ -267,7 +250,7 @@ def describe(
     path: Annotated[str, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")],
     format: Annotated[str, typer.Option("--format", help="How to read it; auto looks at the files.")] = "auto",
     rejected: Annotated[Path, typer.Option("--rejected", help="Folder for rejected.parquet.")] = Path(),
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show dataset statistics: size, density, degrees, texts, friends, time span, and rejected rows with reasons.
 
@@ -318,7 +301,7 @@ def _fit(
     file: Path | None,
     seed: int | None,
     device: str | None,
-    options: Mapping[str, str | None],
+    chosen: Mapping[str, str | None],
     overrides: Sequence[str] | None,
     *,
     measure: bool,
@@ -328,11 +311,11 @@ def _fit(
     from lanner.pipeline import run as run_pipeline
     from lanner.settings import overridden, with_options
 
-    chosen = read_config(file) if file else RunConfig()
-    chosen = chosen if seed is None else with_seed(chosen, seed)
-    chosen = chosen if device is None else with_device(chosen, device)
-    chosen = overridden(with_options(chosen, options), overrides or ())
-    return run_pipeline(chosen, out, console.Stages(), measure=measure)
+    config = read_config(file) if file else RunConfig()
+    config = config if seed is None else with_seed(config, seed)
+    config = config if device is None else with_device(config, device)
+    config = overridden(with_options(config, chosen), overrides or ())
+    return run_pipeline(config, out, console.Stages(), measure=measure)
 
 
 def _opened(path: Path) -> "tuple[Bundle, BundleRanker]":

@@ -11,13 +11,9 @@ from lanner.errors import ConfigError, LannerError, OverloadedError, RequestErro
 from lanner.serving.messages import ErrorAnswer
 
 _ERRORS: dict[int, type[LannerError]] = {
-    400: RequestError,
-    401: ConfigError,
-    403: ConfigError,
+    **dict.fromkeys((400, 413, 415), RequestError),
+    **dict.fromkeys((401, 403, 421), ConfigError),
     404: UnknownIdError,
-    413: RequestError,
-    415: RequestError,
-    421: ConfigError,
 }
 """The error for a rejected request, with the server's line; 429 and 5xx have errors of their own."""
 _AGAIN = {429, 503}

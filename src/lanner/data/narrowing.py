@@ -34,22 +34,14 @@ def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
     rated = held_out.rated_items
     liked = held_out.ratings >= threshold
     relevant = Ragged.from_pairs(rated.row_of_value[liked], rated.values[liked], len(held_out))
-    # What was hidden and disliked is excluded from lists of all items, but competes here.
+    excluded = held_out.excluded
+    if held_out.rated is not None:
+        # What was hidden and disliked is excluded from lists of all items, but competes here.
+        excluded = Ragged.from_lists([np.setdiff1d(excluded[row], rated[row]) for row in range(len(rated))])
     narrowed = replace(
-        held_out,
-        positives=relevant,
-        candidates=rated,
-        excluded=held_out.excluded if held_out.rated is None else _without(held_out.excluded, rated),
-        ratings=held_out.ratings[liked],
-        rated=None,
+        held_out, positives=relevant, candidates=rated, excluded=excluded, ratings=held_out.ratings[liked], rated=None
     )
     return narrowed.take(np.flatnonzero(relevant.lengths))
-
-
-def _without(lists: Ragged, others: Ragged) -> Ragged:
-    """Each list without the items of the other's list."""
-    kept = [np.setdiff1d(lists[row], others[row]) for row in range(len(lists))]
-    return Ragged.from_lists(kept)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

@@ -25,17 +25,36 @@ class RandomConfig:
     """Another seed, another order."""
 
 
-class RandomRecommender(Recommender):
-    """The product of random vectors: an order that depends on the history and the seed, and on nothing learned."""
+@dataclass(frozen=True)
+class PopularityConfig:
+    """Popularity has nothing to choose."""
 
-    name: ClassVar[str] = "random"
 
-    def __init__(self, config: RandomConfig | None = None) -> None:
-        self.config = config or RandomConfig()
+class _Baseline(Recommender):
+    """A model that keeps its settings alone."""
+
+    config: RandomConfig | PopularityConfig
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         training_matrix(dataset)
         return self._fitted(dataset)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        return {}, asdict(self.config)
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        self.config = type(self.config)(**settings)
+        return self._fitted(dataset)
+
+
+class RandomRecommender(_Baseline):
+    """The product of random vectors: an order that depends on the history and the seed, and on nothing learned."""
+
+    name: ClassVar[str] = "random"
+    config: RandomConfig
+
+    def __init__(self, config: RandomConfig | None = None) -> None:
+        self.config = config or RandomConfig()
 
     def export(self) -> ScoringModel:
         popularity_I = item_popularity(self.dataset)
@@ -47,20 +66,8 @@ class RandomRecommender(Recommender):
         source_ID /= np.square(1 + popularity_I)[:, None]
         return ScoringModel(source_ID, target_ID, np.zeros_like(popularity_I), popularity_I, (_DIMENSIONS,))
 
-    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {}, asdict(self.config)
 
-    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config = RandomConfig(**settings)
-        return self._fitted(dataset)
-
-
-@dataclass(frozen=True)
-class PopularityConfig:
-    """Popularity has nothing to choose."""
-
-
-class PopularityRecommender(Recommender):
+class PopularityRecommender(_Baseline):
     """The same scores for everyone: how many users chose the item."""
 
     name: ClassVar[str] = "popularity"
@@ -68,16 +75,5 @@ class PopularityRecommender(Recommender):
     def __init__(self, config: PopularityConfig | None = None) -> None:
         self.config = config or PopularityConfig()
 
-    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
-        training_matrix(dataset)
-        return self._fitted(dataset)
-
     def export(self) -> ScoringModel:
         return popularity_model(item_popularity(self.dataset))
-
-    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {}, asdict(self.config)
-
-    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config = PopularityConfig(**settings)
-        return self._fitted(dataset)

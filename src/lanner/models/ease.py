@@ -12,9 +12,9 @@ from scipy.linalg import lapack
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, DataError
-from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
-from lanner.models.linear import strongest_entries, training_matrix
-from lanner.models.recommender import Recommender, item_popularity
+from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.models.linear import item_to_item_model, strongest_entries, training_matrix
+from lanner.models.recommender import Recommender
 
 _ITEMS_PER_BLOCK = 512
 _MIB = 1 << 20
@@ -69,10 +69,7 @@ class EASE(Recommender):
         return self._fitted(dataset)
 
     def export(self) -> ScoringModel:
-        popularity_I = item_popularity(self.dataset)
-        nothing = np.zeros((self.dataset.num_items, 0), np.float32)
-        bias_I = tie_break(popularity_I, float(np.max(self._item_to_item.values, initial=0)))
-        return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=self._item_to_item)
+        return item_to_item_model(self.dataset, self._item_to_item)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         kept = self._item_to_item

@@ -11,9 +11,9 @@ from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
-from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
-from lanner.models.linear import training_matrix
-from lanner.models.recommender import Recommender, item_popularity
+from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.models.linear import item_to_item_model, training_matrix
+from lanner.models.recommender import Recommender
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class ItemKNN(Recommender):
         return self._fitted(dataset)
 
     def export(self) -> ScoringModel:
-        popularity_I = item_popularity(self.dataset)
-        nothing = np.zeros((self.dataset.num_items, 0), np.float32)
-        bias_I = tie_break(popularity_I, float(np.max(self._from_history.values, initial=0)))
-        return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=self._from_history)
+        return item_to_item_model(self.dataset, self._from_history)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         kept = self._from_history

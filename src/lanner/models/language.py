@@ -196,8 +196,7 @@ class LanguageEncoder:
     def _load(self, kind: str, **options: Any) -> Any:
         loader = getattr(_transformers(), kind)
         try:
-            with _no_loading_bar():
-                return loader.from_pretrained(self.path, local_files_only=True, **options)
+            return loader.from_pretrained(self.path, local_files_only=True, **options)
         except (OSError, ValueError, KeyError, SafetensorError) as failure:
             raise ConfigError(
                 f"language.model: {kind} cannot read {self.path} ({_first_line(failure)}); "
@@ -323,22 +322,11 @@ def model_folder(name: str) -> Path:
         ) from refusal
 
 
-@contextmanager
-def _no_loading_bar() -> Iterator[None]:
-    """Keep transformers' own bar off the terminal, and leave its setting as it was."""
-    logging = _transformers().utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _transformers() -> Any:
-    """Imported on first use, because the import takes seconds."""
-    return _optional("transformers", "transformers")
+    """Imported on first use, because the import takes seconds; without its own bars on the terminal."""
+    library = _optional("transformers", "transformers")
+    library.utils.logging.disable_progress_bar()
+    return library
 
 
 def _optional(module: str, package: str) -> Any:

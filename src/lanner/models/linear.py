@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.errors import DataError
-from lanner.inference.scoring_model import SparseRows
+from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
 from lanner.inference.sparse import history_matrix
+from lanner.models.recommender import item_popularity
 
 _ROWS_AT_ONCE = 512
 
@@ -38,3 +39,10 @@ def strongest_entries(matrix_II: NDArray[np.float32], neighbours: int) -> Sparse
         values.append(kept.ravel())
     indptr = np.arange(len(matrix_II) + 1, dtype=np.int64) * count
     return SparseRows(indptr, np.concatenate(items), np.concatenate(values), max(0.0, lost) / total if total else 0.0)
+
+
+def item_to_item_model(dataset: Dataset, item_to_item: SparseRows) -> ScoringModel:
+    """The model that sums the rows of a history's items."""
+    popularity_I, nothing = item_popularity(dataset), np.zeros((dataset.num_items, 0), np.float32)
+    bias_I = tie_break(popularity_I, float(np.max(item_to_item.values, initial=0)))
+    return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=item_to_item)

@@ -26,7 +26,6 @@ from lanner.models.neural_export import item_reader_of, scoring_model_of
 from lanner.models.recommender import Recommender, below
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
-from lanner.settings import build
 
 FusionName = Literal["sum", "concat", "gated", "cross-attention"]
 
@@ -254,8 +253,10 @@ class NeuralRecommender(Recommender):
         return arrays, {"config": asdict(self.config), "words": words}
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        self.config = build(NeuralConfig, settings["config"])
-        self._encoder = LanguageEncoder(self.config.encoder)
+        config = dict(settings["config"])
+        encoder = LanguageConfig(**config.pop("encoder"))
+        self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
+        self._encoder = LanguageEncoder(encoder)
         texts = below("texts.", arrays)
         self._features = TextFeatures.from_state(texts, settings["words"]) if texts else None
         stored = {name: torch.from_numpy(np.array(value)) for name, value in below("network.", arrays).items()}

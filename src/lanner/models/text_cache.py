@@ -79,14 +79,11 @@ class TextCache:
             warnings.warn(f"text cache {self.path} cannot be used ({refusal}); texts are encoded anew", stacklevel=4)
         except sqlite3.DatabaseError as damage:
             warnings.warn(f"text cache {self.path} is damaged ({damage}); it is started afresh", stacklevel=4)
-            self._discard()
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError:
+                self._usable = False
         return None
-
-    def _discard(self) -> None:
-        try:
-            self.path.unlink(missing_ok=True)
-        except OSError:
-            self._usable = False
 
     def _transact(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         self.path.parent.mkdir(parents=True, exist_ok=True)
