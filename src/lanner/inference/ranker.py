@@ -254,11 +254,7 @@ class Ranker:
         rankings = []
         for query, user, hidden_H, (rows, scores) in zip(queries, users, self._hidden(users), found, strict=True):
             k = max(query.k, _DIVERSIFIED if query.diversity else 0)
-            items, values = rows[:k], scores[:k]
-            if hidden_H is not None and len(rows):
-                total = scores + self._corrections(user, hidden_H, rows)
-                best = np.lexsort((rows, -total))[:k]
-                items, values = rows[best], total[best]
+            items, values = self._head(user, hidden_H, rows, scores, k)
             if query.diversity:
                 items, values = self._diversify(items, values, query.k, query.diversity)
             explained = tuple(self._explained(query, user, items)) if query.explain else ()
@@ -370,6 +366,21 @@ class Ranker:
             return [None] * len(users)
         users_BD = np.stack([user.vector_D for user in users])
         return list(self.model.head.hidden(users_BD, self.model.view_sizes))
+
+    def _head(
+        self,
+        user: _User,
+        hidden_H: NDArray[np.float32] | None,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best candidates once the head, where there is one, has ranked them."""
+        if hidden_H is None or not len(rows):
+            return rows[:k], scores[:k]
+        total = scores + self._corrections(user, hidden_H, rows)
+        best = np.lexsort((rows, -total))[:k]
+        return rows[best], total[best]
 
     def _corrections(self, user: _User, hidden_H: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """What the head adds to the scores of some items."""
