@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lanner.inference.retrieval import VectorIndex
 
 _NO_ROWS = np.empty(0, np.int64)
+_Scored = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Rows of items and their scores."""
 _RERANK_ALL = 4096
 """Up to so many items the head ranks all of them rather than the best candidates: it costs less than to choose."""
 _DIVERSIFIED = 200
@@ -221,7 +223,7 @@ class Ranker:
         signal = bool(vector_D.any()) or (sparse is not None and any(len(sparse.row(row)[0]) for row in rows.tolist()))
         return _User(rows, shares, vector_D, tuple(extras), signal)
 
-    def _known(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _known(self, query: Query) -> _Scored:
         """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
         rows = np.asarray(query.history, np.int64)
         if query.weights is None:
@@ -252,9 +254,9 @@ class Ranker:
         scanned = self.index is None
         found = self._scan(queries, users) if scanned else self._search(queries, users)
         rankings = []
-        for query, user, hidden_H, (rows, scores) in zip(queries, users, self._hidden(users), found, strict=True):
+        for query, user, hidden_H, candidates in zip(queries, users, self._hidden(users), found, strict=True):
             k = max(query.k, _DIVERSIFIED if query.diversity else 0)
-            items, values = self._head(user, hidden_H, rows, scores, k)
+            items, values = self._head(user, hidden_H, candidates, k)
             if query.diversity:
                 items, values = self._diversify(items, values, query.k, query.diversity)
             explained = tuple(self._explained(query, user, items)) if query.explain else ()
@@ -269,9 +271,7 @@ class Ranker:
             return self.num_items
         return max(wanted, self._candidates)
 
-    def _scan(
-        self, queries: Sequence[Query], users: Sequence[_User]
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _scan(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
         """Score every item; the best eligible ones of each user."""
         base, num_items = self.model.num_items, self.num_items
         users_BD = np.stack([user.vector_D for user in users])
@@ -302,9 +302,7 @@ class Ranker:
             items, values = self.model.item_to_item.row(row)
             scores_I[items] += np.float32(share) * values
 
-    def _search(
-        self, queries: Sequence[Query], users: Sequence[_User]
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _search(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
         """Candidates by the index and, exactly, among what came later and what sparse rows name."""
         assert self.index is not None
         base = self.model.num_items
@@ -331,9 +329,7 @@ class Ranker:
         """Whether what is barred can be passed over among the candidates: a search for more would take longer."""
         return self.model.head is not None and self._wanted(query) - len(_barred(query)) >= 2 * query.k
 
-    def _with_others(
-        self, query: Query, user: _User, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _with_others(self, query: Query, user: _User, rows: NDArray[np.int64]) -> _Scored:
         """What the index found, the strongest of the sparse rows and the items that came later; best first.
 
         Scored anew by the model's own tables: an index may keep less precise ones.
@@ -367,15 +363,9 @@ class Ranker:
         users_BD = np.stack([user.vector_D for user in users])
         return list(self.model.head.hidden(users_BD, self.model.view_sizes))
 
-    def _head(
-        self,
-        user: _User,
-        hidden_H: NDArray[np.float32] | None,
-        rows: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        k: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _head(self, user: _User, hidden_H: NDArray[np.float32] | None, found: _Scored, k: int) -> _Scored:
         """The k best candidates once the head, where there is one, has ranked them."""
+        rows, scores = found
         if hidden_H is None or not len(rows):
             return rows[:k], scores[:k]
         total = scores + self._corrections(user, hidden_H, rows)
@@ -390,9 +380,7 @@ class Ranker:
         view_scores = self.model.view_scores(user.vector_D, self._target.take(rows)) if head.kind == "gated" else None
         return head.correction(hidden_H, self._half.take(rows), view_scores)
 
-    def _diversify(
-        self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, diversity: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _diversify(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, diversity: float) -> _Scored:
         """k items chosen one by one by score and unlikeness to those chosen (Carbonell & Goldstein, SIGIR 1998).
 
         (1 − diversity) · score, scaled to 0 … 1, − diversity · the largest cosine of targets to one that was chosen.
