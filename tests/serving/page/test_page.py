@@ -125,7 +125,7 @@ def test_an_answer_says_that_nobody_knows_the_user(watched):
     assert "Popular items: nothing is known of this user." in page.inner_text("#served")
     assert "Unknown: nobody" in page.inner_text("#served")
     recommend(page, "ada")
-    assert page.locator("#served .note").count() == 0
+    page.wait_for_selector("#served .note", state="detached")
 
 
 def test_without_reasons_none_are_drawn(watched):
@@ -251,7 +251,7 @@ def test_the_whole_way_by_the_keyboard(watched):
 def test_the_servers_line_stands_where_it_was_asked(watched):
     page = watched.page
     page.click("#recommend [type=submit]")
-    assert "name a user" in page.inner_text("#recommend .error")
+    assert "enter a user" in page.inner_text("#recommend .error")
     page.fill("#user", "unknown")
     page.click("#recommend [type=submit]")
     page.wait_for_selector("#recommend .error:has-text('is not known')")
