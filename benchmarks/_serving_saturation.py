@@ -24,6 +24,7 @@ from benchmarks._serving_servers import (
     lanner,
 )
 
+OTHERS = (*PEERS, RAW.name)
 _FIRST_RATE = 100.0
 LIGHT_RATE = 100.0
 """Of the figure of light load: a worker idles most of the time."""
@@ -32,13 +33,16 @@ _WARM_UP_S = 1.0
 """Before each measurement, at its rate; not counted."""
 
 
-def measure(launcher: Launcher, lengths: Lengths, smaller: dict[str, Any] | None = None) -> dict[str, Any]:
+def measure(
+    launcher: Launcher, lengths: Lengths, smaller: dict[str, Any] | None = None, others: Sequence[str] = OTHERS
+) -> dict[str, Any]:
     """Every server on one catalogue, Lanner first: the rate of the latency figure is half of what it saturates at.
 
     smaller: what was found on a smaller catalogue, whose numbers of workers are taken.
+    others: the names of those measured beside Lanner.
     """
     found: dict[str, Any] = {}
-    for contender in (lanner(), *PEERS.values(), RAW):
+    for contender in (lanner(), *(one for one in (*PEERS.values(), RAW) if one.name in others)):
         half = found.get("lanner", {}).get("goodput_per_s", 0.0) / 2
         try:
             settings = _settings(contender, (smaller or {}).get(contender.name, {}))
@@ -162,14 +166,15 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
     ratios = {"personal_share": ours["personal_share"], "light_load_p99_over_p50": light["p99_ms"] / light["p50_ms"]}
     ratios["ready_s"] = ours["ready_s"]
     others = [row["goodput_per_s"] for name, row in peers.items() if name != "fastapi"]
-    if others:
+    all_asked = all(name in rows for name in PEERS)
+    if others and all_asked:
         ratios["personal_goodput_over_best_peer"] = ours["goodput_per_s"] / max(*others, 1e-9)
     if "fastapi" in peers:
         fastapi = peers["fastapi"]
         ratios["personal_goodput_over_fastapi"] = ours["goodput_per_s"] / max(fastapi["goodput_per_s"], 1e-9)
         ratios["light_load_p50_over_fastapi"] = light["p50_ms"] / fastapi["light"]["recommend"]["p50_ms"]
     quickest = [p99 for row in peers.values() if (p99 := row["at_half_of_lanner"]["recommend"]["p99_ms"]) is not None]
-    if quickest:
+    if quickest and all_asked:
         ratios["p99_over_best_peer"] = ours["at_half_of_lanner"]["recommend"]["p99_ms"] / min(quickest)
     if RAW.name in started:
         ratios["throughput_over_raw_asgi"] = ours["throughput_per_s"] / started[RAW.name]["throughput_per_s"]

@@ -24,6 +24,7 @@ Parts, and their figures in ``results.summary``:
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,13 @@ def main() -> None:
     parser.add_argument("--only", choices=(*PARTS, "summary"), help="measure one part (or none), keep the others")
     parser.add_argument("--short", action="store_true", help="a few minutes on a small catalogue; nothing is recorded")
     parser.add_argument("--items", type=int, help="one catalogue of this size instead of those of the figures")
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        choices=_serving_saturation.OTHERS,
+        default=_serving_saturation.OTHERS,
+        help="servers that saturation measures beside Lanner; the figures of the best peer need all of them",
+    )
     parser.add_argument("--lanner", default=LANNER, help="how Lanner is started, with {bundle}, {port} and {store}")
     options = parser.parse_args()
     lengths = SHORT if options.short else Lengths()
@@ -68,7 +76,7 @@ def main() -> None:
         lengths = Lengths(**{**asdict(lengths), "catalogues": (options.items,)})
     earlier = _earlier() if options.only and not options.short else {}
     chosen = tuple(PARTS) if options.only is None else tuple(part for part in PARTS if part == options.only)
-    results = measure(lengths, chosen, options.lanner, earlier)
+    results = measure(lengths, chosen, options.lanner, earlier, options.beside)
     if options.short:
         print(json.dumps(results["summary"], indent=1))
         return
@@ -76,7 +84,11 @@ def main() -> None:
 
 
 def measure(
-    lengths: Lengths, parts: tuple[str, ...], lanner_command: str = LANNER, earlier: dict[str, Any] | None = None
+    lengths: Lengths,
+    parts: tuple[str, ...],
+    lanner_command: str = LANNER,
+    earlier: dict[str, Any] | None = None,
+    beside: Sequence[str] = _serving_saturation.OTHERS,
 ) -> dict[str, Any]:
     """Measure some parts; of the others what ``earlier`` has is kept. All but the first run on the first catalogue."""
     results = dict(earlier or {})
@@ -88,7 +100,7 @@ def measure(
             smaller: dict[str, Any] = results[part].get(str(usual), {}) if usual < lengths.catalogues[0] else {}
             for items in lengths.catalogues:
                 launcher = Launcher(prepared(items), lanner_command)
-                smaller = results[part][str(items)] = _serving_saturation.measure(launcher, lengths, smaller)
+                smaller = results[part][str(items)] = _serving_saturation.measure(launcher, lengths, smaller, beside)
         elif part in _OF_SATURATION:
             results[part] = PARTS[part].measure(first, lengths, _saturation(results, first, lengths))
         else:
