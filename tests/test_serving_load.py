@@ -12,6 +12,7 @@ pytest.importorskip("psutil", reason="the extra 'bench' is not installed")
 
 from benchmarks._serving_load import EVENT, NEW_ITEM, RECOMMEND, VARIANTS, Load, Outcome, Requests, is_whole, send
 from benchmarks._serving_saturation import summary
+from benchmarks._serving_servers import PEERS
 
 SERVICE_S = 0.02
 
@@ -93,12 +94,15 @@ def row(goodput, p50_ms):
 
 
 def test_figures_of_a_million_items_have_names_of_their_own():
-    rows = {"lanner": row(600, 1.0), "fastapi": row(300, 2.0), "litserve": row(100, 4.0), "mlserver": {"error": "no"}}
+    peers = {name: {"error": "no"} for name in PEERS} | {"fastapi": row(300, 2.0), "litserve": row(100, 4.0)}
+    rows = {"lanner": row(600, 1.0), **peers}
     found = summary({"100000": rows, "1000000": rows | {"lanner": row(900, 1.0)}})
     assert (found["personal_goodput_over_fastapi"], found["personal_goodput_over_fastapi_1m"]) == (2, 3)
     assert (found["personal_goodput_over_best_peer"], found["light_load_p50_over_fastapi"]) == (6, 0.5)
     assert (found["personal_share"], found["light_load_p99_over_p50"], found["p99_over_best_peer"]) == (0.8, 2, 0.5)
     assert "throughput_over_raw_asgi" not in found, "it was not measured"
+    del rows["mlserver"]
+    assert "personal_goodput_over_best_peer" not in summary({"100000": rows}), "the best of all was not looked for"
 
 
 def test_no_two_requests_are_the_same(requests):

@@ -70,6 +70,7 @@ def _flat(folder: Path, facts: dict[str, Any]) -> tuple[Any, ...]:
 def _cells(folder: Path, facts: dict[str, Any]) -> tuple[Any, ...]:
     """Product codes choose, float16 vectors re-score: the index file, and its effort, are Lanner's own."""
     index = faiss.read_index(str(folder / "index.faiss"))
+    faiss.downcast_index(index.base_index).implem = 11  # as Lanner sets it; the file does not keep it
     cells = faiss.IVFSearchParameters(nprobe=facts["nprobe"])
     settings = faiss.IndexRefineSearchParameters(k_factor=facts["k_factor"], base_index_params=cells)
     return index, settings, cells

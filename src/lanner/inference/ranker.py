@@ -335,16 +335,14 @@ class Ranker:
         Scored anew by the model's own tables: an index may keep less precise ones.
         """
         wanted, base, num_items = self._wanted(query), self.model.num_items, self.num_items
-        has_sparse, mask = self.model.item_to_item is not None, None
+        has_sparse = self.model.item_to_item is not None
         rows = rows[rows >= 0] if rows[-1] < 0 else rows
         if query.allow is None and self._has_room(query) and len(barred := _barred(query)):
             rows = rows[~is_in(rows, barred)]
-        if has_sparse or num_items > base:
-            mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
         if num_items > base:
-            later = np.arange(base, num_items)
-            rows = np.concatenate([rows, later if mask is None else later[mask[base:]]])
+            rows = np.concatenate([rows, self._later(query, base, num_items)])
         if has_sparse:
+            mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
             sparse_I = np.zeros(num_items, np.float32)
             self._add_sparse(user, sparse_I)
             bounded_I = sparse_I if mask is None else np.where(mask, sparse_I, 0)
@@ -355,6 +353,15 @@ class Ranker:
             scores += sparse_I[rows]
         order = np.lexsort((rows, -scores))[:wanted]
         return rows[order], scores[order]
+
+    def _later(self, query: Query, base: int, num_items: int) -> NDArray[np.int64]:
+        """The eligible ones of the rows that came later; a mask of all rows would take longer than to score these."""
+        rows = np.arange(base, num_items)
+        kept = self.available.holds(rows)
+        if query.allow is not None:
+            kept &= query.allow.holds(rows)
+        rows, barred = rows[kept], _barred(query)
+        return rows[~is_in(rows, barred)]
 
     def _hidden(self, users: Sequence[_User]) -> Sequence[NDArray[np.float32] | None]:
         """The users' side of the head; None each where there is no head."""

@@ -37,6 +37,8 @@ _BEST = 20
 """The best that ``RetrievalConfig.recall_target`` is of: 10, and as many again that a user may have seen."""
 _SAMPLE = 256
 _SCORES_AT_ONCE = 1 << 24
+_RESERVOIR = 11
+"""FAISS's number of that way to scan lists."""
 _ROUNDING = 1e-5
 """Share of a score by which two ways of summing the same products may differ."""
 _LARGEST_HALF = 65_504.0
@@ -319,6 +321,8 @@ def _trained(vectors_ID: NDArray[np.float32], effort: Effort) -> VectorIndex:
 def _with_faiss(index: Any, dimensions: int, effort: Effort, recall: float = 0.0) -> VectorIndex:
     """The vectors are a view of the codes where they lie, which the index keeps alive."""
     codes = _faiss().downcast_index(index.refine_index).codes
+    # One query after another with a reservoir: never slower than what FAISS chooses, and a fifth faster for one alone.
+    _faiss().downcast_index(index.base_index).implem = _RESERVOIR
     half: NDArray[np.float16] = _faiss().rev_swig_ptr(codes.data(), codes.size()).view(np.float16)
     return VectorIndex(half.reshape(index.ntotal, -1), dimensions, index, effort, recall)
 

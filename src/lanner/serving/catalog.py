@@ -89,13 +89,11 @@ class Catalog:
 
     def known_rows(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
         """Rows of the ids that are known, in their order, int64 ``[n]``, and the ids that are not."""
-        row_of, rows, unknown = self._row_of, [], []
-        for item_id in item_ids:
-            row = row_of.get(item_id)
-            if row is None:
-                unknown.append(item_id)
-            else:
-                rows.append(row)
+        item_ids = list(item_ids)
+        rows, unknown = list(map(self._row_of.get, item_ids)), list[str]()
+        if None in rows:
+            unknown = [item_id for item_id, row in zip(item_ids, rows, strict=True) if row is None]
+            rows = [row for row in rows if row is not None]
         return np.array(rows, np.int64), unknown
 
     def current(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:

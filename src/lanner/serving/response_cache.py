@@ -3,7 +3,6 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lanner.serving.messages import RecommendAnswer
@@ -73,32 +72,31 @@ def _bytes_of(key: CacheKey, answer: RecommendAnswer) -> int:
     return _ANSWER_BYTES + len(key.request) + len(answer.items) * _ITEM_BYTES + reasons
 
 
-@dataclass
-class _Flight(Generic[V]):
-    task: asyncio.Task[V]
-    waiters: int = 0
-
-
 class SingleFlight(Generic[K, V]):
     """Requests that are equal and under way at the same time share one computation."""
 
     def __init__(self) -> None:
-        self._flights: dict[K, _Flight[V]] = {}
+        self._flights: dict[K, asyncio.Future[V]] = {}
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """What comes of ``work``, or of that of an equal request which is under way.
 
-        It is a task of its own: whoever is cancelled leaves the others waiting, and the last one cancels it.
+        The first to ask does the work; where it is cancelled, one of those who wait does it again.
         """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
-        flight.waiters += 1
+        while (flight := self._flights.get(key)) is not None:
+            await asyncio.wait((flight,))
+            if not flight.cancelled():
+                return flight.result()
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
-            return await asyncio.shield(flight.task)
+            result = await work()
+        except Exception as error:
+            flight.set_exception(error)
+            flight.exception()  # nobody need wait for it
+            raise
+        else:
+            flight.set_result(result)
+            return result
         finally:
-            flight.waiters -= 1
-            if self._flights.get(key) is flight and (flight.task.done() or not flight.waiters):
-                del self._flights[key]
-            if not flight.waiters:
-                flight.task.cancel()
+            del self._flights[key]
+            flight.cancel()  # without effect where there is an outcome

@@ -396,7 +396,7 @@ class LannerService:
             self._sync.bump()
             await self._catch_up()
             applied, ends = self._applied(), time.monotonic() + _WORKERS_APPLY_SECONDS
-            while not self._sync.wait_applied(applied, 0):
+            while not self._sync.all_applied(applied):
                 if time.monotonic() > ends:
                     raise StoreUnavailableError("the item is stored, but a worker does not apply it")
                 await asyncio.sleep(_LISTEN_SECONDS / 2)

@@ -15,7 +15,6 @@ from lanner.errors import StorageError
 
 _STALE_SECONDS = 2.0
 """A worker whose event loop has not run for so long is reported."""
-_POLL_SECONDS = 0.002
 _SIZE = 8
 _ABSENT = -1
 
@@ -76,14 +75,9 @@ class WorkerSync:
         """This worker has applied every change up to ``sequence``. From the first call on, others wait for it."""
         self._numbers[2 + 2 * self.worker] = sequence
 
-    def wait_applied(self, sequence: int, timeout_s: float) -> bool:
-        """Wait, blocking, until every running worker has applied ``sequence``; False where one has not in time."""
-        ends = time.monotonic() + timeout_s
-        while any(_ABSENT < self._numbers[2 + 2 * one] < sequence for one in range(self.workers)):
-            if time.monotonic() >= ends:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
+    def all_applied(self, sequence: int) -> bool:
+        """Whether every running worker has applied each change up to ``sequence``."""
+        return not any(_ABSENT < self._numbers[2 + 2 * one] < sequence for one in range(self.workers))
 
     # --- who is alive ----------------------------------------------------------------------------------------------
 

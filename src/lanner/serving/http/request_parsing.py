@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -17,6 +18,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _MOST_PARAMETERS = 32
+_SWEEPS = 8
+"""So often within their time, bodies that are arriving are looked at."""
+_TOO_SLOW = "the body is too slow"
 _LONGEST_SHOWN = 80
 _PLACE = re.compile(r"^(?P<what>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
@@ -43,10 +47,17 @@ class RequestHeaders:
 
 
 class BodyReader:
-    """Reads bodies within the limits on their size, their time, and on what all of them hold together."""
+    """Reads bodies within the limits on their size, their time, and on what all of them hold together.
+
+    One timer looks after all bodies that are arriving: a timer for each request took a twentieth of its time.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self.pending_bytes = limits, 0
+        self._since: dict[asyncio.Task[Any], float] = {}
+        """When the tasks that read a body began to, in seconds of ``monotonic``."""
+        self._swept: asyncio.AbstractEventLoop | None = None
+        """The loop on which a sweep is due."""
 
     async def read(self, receive: Receive, length: int | None) -> bytes:
         """The whole body. length: as announced; None where it was not.
@@ -55,27 +66,48 @@ class BodyReader:
             RejectedError: too long (413), too slow (408), ends early or in broken parts (400): an ASGI server shows
                 that as a caller who went away, who may yet read a reply. Too much of other bodies is pending (503).
         """
-        body = bytearray()
+        task, body = asyncio.current_task(), bytearray()
+        assert task is not None
+        self._since[task] = monotonic()
+        loop = asyncio.get_running_loop()
+        if self._swept is not loop:
+            self._schedule_sweep(loop)
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                more = True
-                # A server may send an empty last part after the bytes that were announced; it need not be waited for.
-                while more and len(body) != length:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise RejectedError(400, "the body ends before it should, or its parts are broken")
-                    part, more = message.get("body", b""), message.get("more_body", False)
-                    body += part
-                    self.pending_bytes += len(part)
-                    if len(body) > self._limits.body_bytes:
-                        raise too_long(self._limits.body_bytes)
-                    if more and self.pending_bytes > self._limits.pending_body_bytes:
-                        raise RejectedError(503, "too many bodies are arriving at once; try again", CLOSE)
-        except TimeoutError:
+            more = True
+            # A server may send an empty last part after the bytes that were announced; it need not be waited for.
+            while more and len(body) != length:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise RejectedError(400, "the body ends before it should, or its parts are broken")
+                part, more = message.get("body", b""), message.get("more_body", False)
+                body += part
+                self.pending_bytes += len(part)
+                if len(body) > self._limits.body_bytes:
+                    raise too_long(self._limits.body_bytes)
+                if more and self.pending_bytes > self._limits.pending_body_bytes:
+                    raise RejectedError(503, "too many bodies are arriving at once; try again", CLOSE)
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args != (_TOO_SLOW,):
+                raise
+            task.uncancel()
             raise RejectedError(408, f"the body took longer than {self._limits.body_seconds:g} s", CLOSE) from None
         finally:
+            del self._since[task]
             self.pending_bytes -= len(body)
         return bytes(body)
+
+    def _schedule_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._swept = loop
+        loop.call_later(self._limits.body_seconds / _SWEEPS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The tasks that are looked at wait for a part of a body, so nothing else of theirs is cancelled."""
+        self._swept, before = None, monotonic() - self._limits.body_seconds
+        for task, since in self._since.items():
+            if since < before:
+                task.cancel(_TOO_SLOW)
+        if self._since:
+            self._schedule_sweep(loop)
 
 
 def too_long(limit: int) -> RejectedError:

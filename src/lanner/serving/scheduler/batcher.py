@@ -21,6 +21,8 @@ Rank = Callable[[VariantId, Sequence[Q]], Sequence[R | Exception]]
 
 _LEARN_S, _FEWEST, _WEIGHT = 0.25, 20, 0.3
 """The overhead is measured over so many seconds with at least so many requests, and smoothed with this weight."""
+_TIMED = 8
+"""The CPU time of one batch in so many is measured: to ask for it is a system call."""
 _MOST_OVERHEAD_S = 0.005
 
 
@@ -58,7 +60,8 @@ class Batcher(Generic[Q, R]):
         self._slow: set[Future[Any]] = set()
         self._pool = ThreadPoolExecutor(slow_threads, "lanner-slow", initializer=limit_threads)
         self._since, self._since_cpu, self._busy = math.nan, 0.0, 0.0
-        self._ranked_s, self._ranked_cpu, self._ranked = 0.0, 0.0, 0
+        self._ranked_s, self._ranked, self._batches = 0.0, 0, 0
+        self._timed_s, self._timed_cpu = 0.0, 0.0
         self._turn_s, self._turned = 0.0, 0.0
 
     @property
@@ -183,11 +186,15 @@ class Batcher(Generic[Q, R]):
         self._turn_s = self._turned - begun
 
     def _answer(self, batch: Batch, variant: VariantId, entries: "Sequence[_Entry[Q, R]]") -> None:
-        begun, begun_cpu = perf_counter(), thread_time()
+        self._batches += 1
+        is_timed = self._batches % _TIMED == 0
+        begun, begun_cpu = perf_counter(), thread_time() if is_timed else 0.0
         outcomes = self._outcomes(variant, [entry.query for entry in entries])
         worked_s = perf_counter() - begun
+        if is_timed:
+            self._timed_s += worked_s
+            self._timed_cpu += thread_time() - begun_cpu
         self._ranked_s += worked_s
-        self._ranked_cpu += thread_time() - begun_cpu
         self._ranked += len(entries)
         self.scheduler.completed(batch, worked_s)
         for request, entry, outcome in zip(batch.requests, entries, outcomes, strict=True):
@@ -213,8 +220,8 @@ class Batcher(Generic[Q, R]):
     def _learn(self, now: float) -> None:
         """Measure what of the loop's time requests take beside ranking.
 
-        CPU time is stretched as that of ranking was, to what the clock on the wall showed: other processes run on the
-        same cores.
+        CPU time is stretched as that of ranking was, in the batches that were timed, to what the clock on the wall
+        showed: other processes run on the same cores.
         """
         passed = now - self._since
         if passed < _LEARN_S:
@@ -223,11 +230,12 @@ class Batcher(Generic[Q, R]):
         if math.isnan(passed):  # the first time, for only now is this the loop's thread
             self._since, self._since_cpu = now, cpu
             return
-        slower = max(1.0, self._ranked_s / self._ranked_cpu) if self._ranked_cpu else 1.0
-        worked_s, ranked_s = (cpu - self._since_cpu) * slower, self._ranked_cpu * slower
+        slower = max(1.0, self._timed_s / self._timed_cpu) if self._timed_cpu else 1.0
+        worked_s = (cpu - self._since_cpu) * slower
         self._busy = min(1.0, worked_s / passed)
         if self._ranked >= _FEWEST:
-            measured = min(max(worked_s - ranked_s, 0.0) / self._ranked, _MOST_OVERHEAD_S)
+            measured = min(max(worked_s - self._ranked_s, 0.0) / self._ranked, _MOST_OVERHEAD_S)
             self.scheduler.overhead_s += _WEIGHT * (measured - self.scheduler.overhead_s)
         self._since, self._since_cpu = now, cpu
-        self._ranked_s, self._ranked_cpu, self._ranked = 0.0, 0.0, 0
+        self._ranked_s, self._ranked = 0.0, 0
+        self._timed_s, self._timed_cpu = 0.0, 0.0
