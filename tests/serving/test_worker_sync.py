@@ -8,7 +8,7 @@ import pytest
 from lanner.errors import StorageError
 from lanner.serving.worker_sync import WorkerSync
 
-WORKERS, BUMPS = 3, 20_000
+WORKERS = 3
 processes = multiprocessing.get_context("spawn")
 
 
@@ -17,12 +17,11 @@ def make(folder, workers=WORKERS):
     return [WorkerSync(folder / "sync", worker, workers) for worker in range(workers)]
 
 
-def bump_often(path, worker, ready, go):
+def bump_often(path, worker, stop):
     sync = WorkerSync(path, worker, WORKERS)
-    ready.release()
-    go.wait()
-    for _ in range(BUMPS):
-        sync.bump()
+    while not stop.is_set():
+        for _ in range(100):
+            sync.bump()
 
 
 def apply_later(path, worker, sequence):
@@ -34,21 +33,22 @@ def apply_later(path, worker, sequence):
 
 def test_each_bump_of_any_process_gives_a_generation_of_its_own(tmp_path):
     first, *_ = make(tmp_path)
-    ready, go = processes.Semaphore(0), processes.Event()
-    writers = [processes.Process(target=bump_often, args=(tmp_path / "sync", one, ready, go)) for one in (1, 2)]
+    stop = processes.Event()
+    writers = [processes.Process(target=bump_often, args=(tmp_path / "sync", one, stop)) for one in (1, 2)]
     for writer in writers:
         writer.start()
-    for _ in writers:
-        ready.acquire()
-    go.set()
-    seen, last, repeated = set(), 0, 0
-    while any(writer.is_alive() for writer in writers):
-        now = first.generation
-        if now != last:
-            repeated += now in seen
-            seen.add(now)
-            last = now
-    assert len(seen) > 10
+    seen, last, repeated, ends = set(), 0, 0, time.monotonic() + 30
+    while (len(seen) < 10_000 or len({one % WORKERS for one in seen}) < 2) and time.monotonic() < ends:
+        for _ in range(1000):
+            now = first.generation
+            if now != last:
+                repeated += now in seen
+                seen.add(now)
+                last = now
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert {one % WORKERS for one in seen} >= {1, 2}
     # One value comes once: whoever has compared in between two bumps at the same time sees the second.
     assert repeated == 0
     before = first.generation

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
 from lanner.inference.heads import Head
-from lanner.inference.sparse import batch_matrix, sum_of_rows, sum_of_sparse_rows
+from lanner.inference.sparse import batch_matrix, sum_of_sparse_rows
 from lanner.inference.tables import Int8Rows, Table, multiply, named_arrays, take
 
 if TYPE_CHECKING:
@@ -179,12 +179,11 @@ class ScoringModel:
         """One vector a user, float32 ``[B, D]``, from distinct items of the history and what texts add."""
         history = batch_matrix(batch, self.num_items)
         known = np.unique(history.indices)
-        history.indices = np.searchsorted(known, history.indices).astype(history.indices.dtype)
-        source_KD = np.ascontiguousarray(take(self.source_ID, known))
+        history, source_KD = history[:, known], take(self.source_ID, known)
         if self.fold_in is not None:
             own = self._folded_in(history, source_KD)
         else:
-            own = sum_of_rows(history, source_KD)
+            own = np.asarray(history @ source_KD)
             totals = np.asarray(history.sum(axis=1), np.float32).ravel()
             if text_BF is not None and self.text_FD is not None:
                 own += multiply(text_BF, self.text_FD)
@@ -194,7 +193,7 @@ class ScoringModel:
         if self.friends_UD is not None and batch.friends is not None:
             friends = batch_matrix(UserBatch(batch.friends), len(self.friends_UD))
             counts = np.maximum(np.diff(friends.indptr), 1).astype(np.float32)
-            own += sum_of_rows(friends, take(self.friends_UD)) / counts[:, None]
+            own += friends @ take(self.friends_UD) / counts[:, None]
         if profile_BF is not None and self.profile_FD is not None:
             own += multiply(profile_BF, self.profile_FD)
         return own

@@ -17,7 +17,6 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
-from lanner.inference.sparse import sum_of_rows
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -140,13 +139,12 @@ def _leading_subspace(
 
     Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products.
     """
-    by_item = matrix.T.tocsr()
     scale_I1, scale_U1 = item_scale[:, None], user_scale[:, None]
     width = min(rank + _SPARE_DIMENSIONS, *matrix.shape)
     basis_IK = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
     for _ in range(iterations):
-        smoothed_IK = scale_I1 * sum_of_rows(by_item, scale_U1 * sum_of_rows(matrix, scale_I1 * basis_IK))
+        smoothed_IK = scale_I1 * (matrix.T @ (scale_U1 * (matrix @ (scale_I1 * basis_IK))))
         basis_IK = np.linalg.qr(smoothed_IK)[0]
-    projected_UK = np.sqrt(scale_U1) * sum_of_rows(matrix, scale_I1 * basis_IK)
+    projected_UK = np.sqrt(scale_U1) * (matrix @ (scale_I1 * basis_IK))
     squares, rotation = np.linalg.eigh(projected_UK.T @ projected_UK)
     return float(squares[-1]), basis_IK @ rotation[:, ::-1][:, :rank]

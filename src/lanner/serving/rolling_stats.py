@@ -4,10 +4,9 @@ import math
 from collections import Counter, deque
 from itertools import accumulate
 
-from lanner.errors import ConfigError
 from lanner.serving.messages import RecentFigures
 
-_SLOTS = 10
+_WINDOW_S, _SLOTS = 5.0, 10
 """Parts of the window; what is older leaves one part at a time."""
 _SMALLEST_MS, _PER_E_FOLD, _BUCKETS = 0.01, 20.0, 340
 """Latency buckets, each 5 % wide, so that a quantile is within 2.5 %, up to four minutes."""
@@ -26,15 +25,9 @@ class _Slot:
 class RollingStats:
     """Called from one thread. Variants and backends are the bundle's words, a fixed few, never what a caller wrote."""
 
-    def __init__(self, began: float, seconds: float = 5.0) -> None:
-        """began: now, on the clock that every call is given.
-
-        Raises:
-            ConfigError: seconds are not above 0.
-        """
-        if not 0 < seconds < math.inf:
-            raise ConfigError(f"rolling statistics: received a window of {seconds} s, expected more than 0")
-        self._began, self._width = began, seconds / _SLOTS
+    def __init__(self, began: float) -> None:
+        """began: now, on the clock that every call is given."""
+        self._began, self._width = began, _WINDOW_S / _SLOTS
         self._slots: deque[_Slot] = deque([_Slot(int(began // self._width))], maxlen=_SLOTS)
 
     def answered(self, now: float, milliseconds: float, variant: str, backend: str, in_time: bool) -> None:
