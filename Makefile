@@ -52,16 +52,16 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "==> installing lanner[language,baselines,serving,onnx,openvino] (a few minutes, once)"
-	@$(PIP) -e '.[language,baselines,serving,onnx,openvino]'
+	@echo "==> installing lanner[train,language,baselines,serving,onnx,openvino] (a few minutes, once)"
+	@$(PIP) -e '.[train,language,baselines,serving,onnx,openvino]'
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
+	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
 	@touch $@

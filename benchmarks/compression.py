@@ -192,7 +192,7 @@ def _build() -> None:
 
     settings = json.loads(json.dumps(SETTINGS["ml-1m/random-80-20"]["hybrid"]))
     config = from_dict({**settings, "data": {"path": "recipes/ml-1m.toml"}, "model": "hybrid"})
-    config = replace(config, split=replace(config.split, seed=SEED))
+    config = replace(config, split=replace(config.split, name="random", seed=SEED))
     BUNDLE.parent.mkdir(parents=True, exist_ok=True)
     if not BUNDLE.exists():
         run(from_dict(to_dict(config)), BUNDLE, Stages(), measure=False)

@@ -4,16 +4,22 @@
 saved, served by ``lanner serve`` and asked once over HTTP for a user and once for a history; the lists must be equal,
 item by item, to those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for
 each way to an answer (library, command line, evaluation, server) that still answers where ``Ranker.rank`` does not.
+
+``import_lanner_ms`` and ``help_ms`` are medians of whole processes. ``client_install_mib`` and ``serving_install_mib``
+are the sizes of fresh environments with that extra alone, pip and setuptools left out; neither may hold torch.
+``cases_right`` of ``cases``: small inputs of the kinds that public reports are about, in a folder beside the project.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +27,7 @@ from typing import Any
 
 from benchmarks import _record
 from benchmarks._serving_servers import free_port
+from tests.test_cases import CASES, run_cases
 
 SEED = 0
 K = 10
@@ -31,6 +38,8 @@ _QUICK = ("training.epochs=3",)
 _TRAINED = ("lightgcn", "language", "gnn", "hybrid")
 _SOURCE = Path(__file__).parents[1] / "src" / "lanner"
 _PATIENCE_S = 120.0
+_STARTS = 8
+"""Of a process whose start is timed."""
 
 
 def main() -> None:
@@ -38,9 +47,11 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="count only, and train nothing; nothing is recorded")
     options = parser.parse_args()
     results: dict[str, Any] = {"sizes": sizes(), "ranking_paths": ranking_paths()}
+    results["front_door"] = front_door(short=options.short)
     results["models"] = {} if options.short else {name: served(name) for name in MODELS}
     results["summary"] = {
         **results["sizes"],
+        **results["front_door"],
         "models_served": [name for name, found in results["models"].items() if found["equal"]],
         "ranking_paths": len(results["ranking_paths"]),
     }
@@ -81,11 +92,11 @@ def served(model: str) -> dict[str, Any]:
 
 
 def _library(bundle: Path, user: str | None = None, history: list[str] | None = None) -> list[str]:
-    from lanner.artifacts.bundle import read_bundle
-    from lanner.library import BundleRanker
+    import lanner
 
-    answer = BundleRanker(read_bundle(bundle)).recommend(user, history, k=K)
-    return [item["item"] for item in answer.items]
+    users, histories = (None if one is None else [one] for one in (user, history))
+    found: list[str] = lanner.load(bundle).recommend(users, histories=histories, k=K)["item_id"].to_list()
+    return found
 
 
 def _command(bundle: Path, *who: str) -> list[str]:
@@ -136,6 +147,52 @@ def _lanner(*arguments: str) -> str:
     return done.stdout
 
 
+# --- the front door --------------------------------------------------------------------------------------------------
+
+
+def front_door(*, short: bool = False) -> dict[str, Any]:
+    """Times of a first contact, sizes of installations, and small inputs read as they should be."""
+    bare = _median_ms(sys.executable, "-c", "pass")
+    found: dict[str, Any] = {
+        "python_start_ms": bare,
+        "import_lanner_ms": _median_ms(sys.executable, "-c", "import lanner") - bare,
+        "help_ms": _median_ms(str(Path(sys.executable).with_name("lanner")), "--help"),
+    }
+    if not short:
+        found |= {f"{extra}_install_mib": _install_mib(extra) for extra in ("client", "serving")}
+    if CASES.is_dir():
+        right = run_cases(CASES)
+        found |= {"cases_right": sum(right.values()), "cases": len(right)}
+    return found
+
+
+def _median_ms(*command: str) -> float:
+    times = []
+    for _ in range(_STARTS):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return statistics.median(times[1:])  # the first finds cold files
+
+
+def _install_mib(extra: str) -> float:
+    """MiB of a fresh environment with one extra.
+
+    Raises:
+        RuntimeError: torch was installed, too.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        (packages,) = Path(folder).glob("lib/python*/site-packages")
+        before = set(packages.iterdir())
+        pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-c", "constraints.txt", f".[{extra}]"], cwd=_SOURCE.parents[1], check=True)
+        if (packages / "torch").exists():
+            raise RuntimeError(f"lanner[{extra}] installs torch")
+        files = [file for entry in set(packages.iterdir()) - before for file in (entry, *entry.rglob("*"))]
+        return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
+
+
 # --- one path ------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +212,7 @@ def ranking_paths() -> list[str]:
     paths = ["lanner.inference.ranker.Ranker.rank"]
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        _lanner("train", "ml-latest-small", "--model", "item-knn", "--out", str(bundle))
+        _lanner("run", "ml-latest-small", "--model", "item-knn", "--out", str(bundle))
         ways = _ways(bundle)
         Ranker.rank = refuse  # type: ignore[method-assign]
         try:
@@ -169,21 +226,21 @@ def _ways(bundle: Path) -> dict[str, Callable[[], object]]:
     """By name; each is opened before it is asked."""
     import asyncio
 
+    import lanner
     from lanner.cli.main import app
-    from lanner.library import BundleRanker
     from lanner.pipeline import measured_bundle, open_bundle
     from lanner.serving.deployment import Deployment, ServiceConfig
     from lanner.serving.messages import RecommendRequest
     from lanner.serving.store import open_store
 
     opened = open_bundle(bundle)
-    library = BundleRanker(opened)
+    library = lanner.load(bundle)
     loop, store = asyncio.new_event_loop(), open_store(str(bundle.parent / "events.db"))
     deployment = Deployment.open(bundle, store, config=ServiceConfig(answers_held=0))
     deployment.warm_up()
     request = RecommendRequest(history=HISTORY, deadline_ms=10_000)
     return {
-        "library": lambda: library.recommend(USER, k=K),
+        "library": lambda: library.recommend([USER], k=K),
         "command line": lambda: app(["recommend", str(bundle), "--user", USER], standalone_mode=False),
         "evaluation": lambda: measured_bundle(opened),
         "server": lambda: loop.run_until_complete(deployment.recommend(request)),

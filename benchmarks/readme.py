@@ -1,21 +1,27 @@
-"""What is generated in the documents: the README's results, from the result files, and the command reference.
+"""What is generated in the documents: the README's results, from the result files, and the references.
 
-``python -m benchmarks.readme`` writes both. No figure is typed by hand: a file that is missing leaves its rows out.
+``python -m benchmarks.readme`` writes all of it. No figure is typed by hand; a missing file leaves its rows out.
 """
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+import tomllib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks._record import RESULTS
+from lanner.cli.console import as_toml
+from lanner.settings import Setting
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-COMMANDS = ROOT / "docs" / "commands.md"
+FIGURES = Path(__file__).with_name("_readme_figures.toml")
+COMMANDS, SETTINGS, RECIPES = (ROOT / "docs" / f"{name}.md" for name in ("commands", "settings", "recipes"))
 BEGIN, END = "<!-- results: begin (python -m benchmarks.readme) -->", "<!-- results: end -->"
 
 QUALITY = (
@@ -33,10 +39,10 @@ MODELS = (
 
 
 NOTES = (
-    "`hybrid` is the fusion that validation prefers. `gnn-filter` is `gnn` with the hybrid's closed-form view beside",
-    "it: the distance from there to `hybrid` is what the texts add, gain or loss. `graph-filter` on gowalla has the",
-    "published settings of GF-CF, `graph-filter-tuned` those picked on validation. `lightgcn` reads users from their",
-    "histories, not from vectors of their own.",
+    "Test metrics; higher is better, the best of a column is bold. `hybrid` is the fusion that is best on validation.",
+    "`gnn-filter` is `hybrid` without texts: the difference between the two is what texts add or cost. `graph-filter`",
+    "on gowalla has the published settings of GF-CF, `graph-filter-tuned` those chosen on validation. `lightgcn`",
+    "computes users from their histories instead of learning a vector for each.",
 )
 """What a reader must know to read the table."""
 
@@ -52,7 +58,47 @@ def results_section(folder: Path = RESULTS) -> str:
 def command_reference() -> str:
     """``docs/commands.md``, from the command line itself."""
     command = [sys.executable, "-m", "typer", "lanner.cli.main", "utils", "docs", "--name", "lanner"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    written = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    examples = re.compile(r"\nExamples:\n((?:  .+\n)+)")
+    return examples.sub(lambda found: f"```sh\n{textwrap.dedent(found[1])}```\n", written)
+
+
+SETTINGS_INTRODUCTION = """# Settings
+
+Generated from the code by `python -m benchmarks.readme`. A file of settings is TOML: the part of a name before the dot
+is a section. Lists are written `[1, 2]`, tables `{key = value}`; dashes and underscores in names are the same."""
+
+
+def settings_reference() -> str:
+    """``docs/settings.md``: every setting of training and serving, from their classes."""
+    from lanner.config import RunConfig
+    from lanner.serving.bootstrap import ServerConfig
+    from lanner.settings import described
+
+    parts = [
+        (
+            "Training: `lanner run`, `lanner train`",
+            "Set one with `--set NAME=VALUE`, or in a TOML file given to `--config`. `lanner settings MODEL` lists "
+            "those that matter to a model.",
+            described(RunConfig),
+        ),
+        (
+            "Serving: `lanner serve`",
+            "Set one with `--set NAME=VALUE`, or in a TOML file given to `--config`.",
+            described(ServerConfig),
+        ),
+    ]
+    sections = [f"## {title}\n\n{text}\n\n{_settings_table(found)}" for title, text, found in parts]
+    return "\n\n".join([SETTINGS_INTRODUCTION, *sections]) + "\n"
+
+
+def _settings_table(found: Iterable[Setting]) -> str:
+    rows = [
+        (f"`{one.name}`", one.type, "required" if one.required else f"`{as_toml(one.default)}`", one.meaning)
+        for one in found
+    ]
+    cells = [" | ".join(cell.replace("|", "\\|").replace("``", "–") for cell in row) for row in rows]
+    return "\n".join(["| name | type | default | meaning |", "|---|---|---|---|", *(f"| {one} |" for one in cells)])
 
 
 def with_results(readme: str, section: str) -> str:
@@ -62,9 +108,13 @@ def with_results(readme: str, section: str) -> str:
 
 
 def main() -> None:
+    from lanner.data.sources.recipe import recipe_reference
+
     README.write_text(with_results(README.read_text(), results_section()))
     COMMANDS.write_text(command_reference())
-    print(README, COMMANDS, sep="\n")
+    SETTINGS.write_text(settings_reference())
+    RECIPES.write_text(recipe_reference())
+    print(README, COMMANDS, SETTINGS, RECIPES, sep="\n")
 
 
 def _quality_table(results: dict[str, Any]) -> Iterator[str]:
@@ -94,85 +144,37 @@ def _figure(results: dict[str, Any], column: tuple[str, str, str], model: str) -
     return None if found is None else float(found)
 
 
-_COMPRESSION = {
-    "best_latency_ratio": "ml-1m request with a new text, best variant, share of torch eager's latency",
-    "best_ndcg_relative_loss": "the same, relative loss of test NDCG@10",
-    "encoder_latency_ratio": "encoder alone, 32 tokens, share of torch eager's latency",
-    "int8_latency_ratio": "INT8 alone, share of float32's latency in the best runtime for this processor",
-    "request_p99_over_bare_search": "1,000,000 items (simulated), whole request, p99 in times of FAISS alone",
-}
-_SERVING = {
-    "personal_goodput_over_fastapi": "personal answers within 20 ms, in times of FastAPI's (100,000 items, simulated)",
-    "personal_goodput_over_best_peer": "the same, in times of the best of LitServe, BentoML, Ray Serve, MLServer",
-    "personal_goodput_over_fastapi_1m": "the same, in times of FastAPI's (1,000,000 items)",
-    "personal_goodput_over_best_peer_1m": "the same, in times of the best of those four (1,000,000 items)",
-    "personal_share": "personal share of the answers in time at the rate with most personal ones",
-    "personal_share_1m": "the same (1,000,000 items)",
-    "light_load_p50_over_fastapi": "p50 at 100 requests a second, in times of FastAPI's",
-    "light_load_p99_over_p50": "p99 at 100 requests a second, in times of p50",
-    "throughput_over_raw_asgi": "throughput, in times of bare FAISS behind raw ASGI",
-    "overload_goodput_kept": "3 × overload for a minute: share of the saturated goodput kept",
-    "overload_personal_kept": "the same, of personal answers alone",
-    "simulated_overload_over_fixed_window": "3 × overload, simulated: goodput in times of a fixed batch window's",
-    "simulator_error": "the scheduler's simulation: largest relative error of p99 or goodput at three loads",
-    "acknowledged_events_lost": "events acknowledged and lost in 100 kills",
-    "soak_memory_growth": "growth of memory in ten minutes at 70 % load",
-    "abuse_p99_ratio": "p99 of an honest client beside hostile ones, in times of calm",
-    "abuse_memory_mib": "memory gained under hostile clients, in MiB",
-}
-"""The losing rows are shown, too."""
-
-
 def _speed_table(read: dict[str, Any]) -> Iterator[str]:
-    rows = [
-        ("evaluation", "evaluate all gowalla users, in times of the bare matrix product", _over_product),
-        ("evaluation", "the same, in times faster than RecTools", _over_rectools),
-        ("kernels", "graph propagation, slowest case, in times of the faster of torch.sparse and PyG", _slowest_kernel),
-        ("encoding", "texts per second, in times of the better sentence-transformers loop", _over_loop),
-        ("loading", "10 million events from CSV to graph, in times faster than pandas + scipy", _over_pandas),
-        *(("compression", label, _summary(name)) for name, label in _COMPRESSION.items()),
-        *(("serving", label, _summary(name)) for name, label in _SERVING.items()),
-    ]
-    if any(name in read for name, _, _ in rows):
-        yield "| measured in one run | figure |"
-        yield "|---|---:|"
-    for name, label, pick in rows:
-        # A figure that was not measured yet has no row.
+    """One row a figure; one that was not measured yet has none."""
+    figures, rows = tomllib.loads(FIGURES.read_text(encoding="utf-8"))["rows"], []
+    for file, measured, against, at, shown in figures:
         with suppress(KeyError):
-            yield f"| {label} (`{name}`) | {pick(read[name]['results']):.3g} |"
+            rows.append(f"| {measured} | {against} | {shown.format(_at(read[file]['results'], at))} | `{file}` |")
+    if rows:
+        yield "| measured | compared with, in the same run | result | file |"
+        yield "|---|---|---:|---|"
+    yield from rows
 
 
-def _over_product(results: dict[str, Any]) -> float:
-    return float(results["ratio_to_matmul"])
+def _at(results: dict[str, Any], place: str) -> float:
+    """The figure at a dotted place; ``lowest NAME``: the lowest of that name anywhere. Raises ``KeyError``."""
+    if place.startswith("lowest "):
+        return min(_everywhere(results, place.removeprefix("lowest ")))
+    found: Any = results
+    for name in place.split("."):
+        found = found[name]
+    return float(found)
 
 
-def _over_rectools(results: dict[str, Any]) -> float:
-    return float(results["rectools_over_lanner"])
-
-
-def _slowest_kernel(results: Any) -> float:
-    """The lowest ``ratio_to_faster_peer`` anywhere below."""
-    if not isinstance(results, dict):
-        return float("inf")
-    below = [_slowest_kernel(one) for one in results.values()]
-    return min([float(results.get("ratio_to_faster_peer", "inf")), *below])
-
-
-def _over_loop(results: dict[str, Any]) -> float:
-    return float(results["lanner"]["speed_over_best_peer"])
-
-
-def _over_pandas(results: dict[str, Any]) -> float:
-    return float(results["ratio"])
-
-
-def _summary(name: str) -> Callable[[dict[str, Any]], float]:
-    """A figure by name."""
-    return lambda results: float(results["summary"][name])
+def _everywhere(results: Any, name: str) -> Iterator[float]:
+    for key, value in results.items() if isinstance(results, dict) else ():
+        if key == name:
+            yield float(value)
+        yield from _everywhere(value, name)
 
 
 def _provenance(read: dict[str, Any]) -> Iterator[str]:
-    """Which machine, and where the rest stands."""
+    """Which machine, and where to find the rest."""
     machines = sorted({f"{one['machine']['cores']} cores of {one['machine']['cpu']}" for one in read.values()})
     where = f" Measured on {'; '.join(machines)}." if machines else ""
     yield f"More figures, intervals, settings, versions and commits: [`benchmarks/results`](benchmarks/results).{where}"

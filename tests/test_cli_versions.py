@@ -74,7 +74,7 @@ def test_golden_requests_are_asked_of_every_variant(ask, tmp_path):
     rewrite(made, "golden.json", json.dumps(right).encode())
     code, out, err = ask("bundles", "add", made, "--folder", tmp_path / "bundles")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "variant 'int8' answers golden request 0 differently" in err
+    assert "variant 'int8' failed golden request 0" in err
     assert not (tmp_path / "bundles").exists()
 
 
@@ -95,12 +95,12 @@ def test_any_malformed_bundle_is_one_line(ask, tmp_path, name, content):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("bundles", "add", "nowhere"), "no bundle there"),
+        (("bundles", "add", "nowhere"), "not a bundle"),
         (("bundles", "promote", "0" * 12), "no version '000000000000'"),
         (("bundles", "promote", "0" * 12, "--alias", "best"), "no alias 'best'"),
-        (("bundles", "rollback"), "champion has no version to go back to"),
+        (("bundles", "rollback"), "champion has no previous version"),
         (("bundles", "remove", ".."), "no version '..'"),
-        (("experiment", "report", "x", "--store", "events.db"), "nothing was shown in an experiment 'x'"),
+        (("experiment", "report", "x", "--store", "events.db"), "no exposures of an experiment 'x'"),
         (("experiment", "report", "x", "--store", "events.db", "--share", "half"), "--share 'half' is no ARM=SHARE"),
         (("experiment", "report", "x", "--store", "events.db", "--share", "a=1"), "has 1 arm(s)"),
         (("experiment", "report", "x", "--store", "redis://x"), "unknown store 'redis://'"),

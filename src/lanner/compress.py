@@ -1,4 +1,4 @@
-"""From a bundle to a smaller one: every compression step, evaluated on validation, timed, and written down."""
+"""Compress a bundle into smaller variants; each is evaluated on validation events, benchmarked and reported."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ from lanner.registry import SPLITS, model_builder
 
 Announce = Callable[[str], None]
 BATCH_SIZES = (1, 8, 64)
-"""Users in a batch whose ranking is timed."""
+"""Batch size of the ranking benchmark."""
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
@@ -50,14 +50,14 @@ _TIMED_HISTORY = 50
 
 @dataclass(frozen=True)
 class TextSample:
-    """Texts of the catalogue, and the vectors float32 ``[T, E]`` that the whole encoder gives them."""
+    """Texts of the catalogue and the full encoder's vectors, float32 ``[T, E]``."""
 
     texts: tuple[str, ...]
     vectors_TE: NDArray[np.float32]
 
 
 Forms = Mapping[str, EncoderForm]
-"""The encoder as the variants full, int8, pruned and pruned-int8 have it."""
+"""The encoder of the variants full, int8, pruned and pruned-int8."""
 
 
 def compress(
@@ -70,13 +70,13 @@ def compress(
 ) -> Bundle:
     """Write a new bundle with smaller variants of the one at ``path``: full → int8 → pruned → distilled → popularity.
 
-    out: None: ``path`` with ``-compressed`` at its end. threads: of a runtime while variants are timed; 0: they are
-    not. A model without dense vectors has nothing to be made smaller: its new bundle has the full variant and
-    popularity, evaluated and timed.
+    out: default: ``path`` plus ``-compressed``. threads: runtime threads during benchmarks; 0: no benchmarks.
+    A model without dense vectors cannot be compressed: its new bundle has the variants full and popularity, evaluated
+    and benchmarked.
 
     Raises:
-        ConfigError: ``out`` is ``path``, or one lies in the other. BundleError: no bundle there, or a damaged one.
-        StorageError: the disk refused.
+        ConfigError: ``out`` is ``path``, or one contains the other. BundleError: no bundle, or a damaged one.
+        StorageError: the disk cannot be written.
     """
     out = path.with_name(f"{path.name}-compressed") if out is None else out
     check_apart(path, out)
@@ -84,24 +84,24 @@ def compress(
     bundle = open_bundle(path)
     model, config = bundle.recommender, from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
-    announce("solve closed forms without the validation events, to evaluate by them")
+    announce("refit closed forms without the validation events")
     full, twin = model.scoring_model, _twin(model, config, split).scoring_model
     sample, texts = _encoders(model, recipe, announce)
     evaluator = Evaluator(twin, split.validation, texts["full"].read, budget.max_ndcg_loss)
-    announce("evaluate INT8, and search the fewest neurons and dimensions")
+    announce("evaluate INT8; search the fewest neurons and dimensions within the budget")
     variants = [_variant(evaluator.steps[0], full, texts["full"])]
     if full.dimensions:
         variants += _smaller(evaluator, full, twin, texts, model.dataset)
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
-    announce("time every variant")
+    announce("benchmark every variant")
     measured = [measure(one, bundle.text_files, sample, threads) for one in variants]
     report = {
         "budget": asdict(budget),
         "recipe": asdict(recipe),
         "steps": [asdict(step) for step in evaluator.steps],
-        # Whether INT8 is worth it depends on the processor's products for it.
+        # Whether INT8 pays off depends on the CPU's INT8 instructions.
         "processor": dict(zip(("cpu", "vnni"), processor(), strict=True)),
         "best": min((one for one in measured if one.figures["kept"]), key=_cost(budget.target)).name,
     }
@@ -110,7 +110,7 @@ def compress(
 
 
 def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:
-    """The model as if it had never seen the validation events: what was trained stays, closed forms are solved anew."""
+    """A copy of the model that never saw the validation events: trained parameters stay, closed forms are refitted."""
     if isinstance(model, NeuralRecommender):
         return model.unaware()
     return model_builder(config.model)(config, None).fit(split.train)
@@ -119,7 +119,7 @@ def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:
 def _smaller(
     evaluator: Evaluator, full: ScoringModel, twin: ScoringModel, texts: Forms, dataset: Dataset
 ) -> list[Variant]:
-    """int8, pruned and distilled; a step that removes nothing is left out."""
+    """int8, pruned and distilled; steps without any reduction are skipped."""
     batch, read = dataset.user_batch(), texts["full"].read
     features = None if read is None or batch.profiles is None else read(batch.profiles)
     users, twin_users = (sample_of_users(one, batch, features) for one in (full, twin))
@@ -142,16 +142,16 @@ def _smaller(
 
 
 def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
-    # The head of an INT8 variant multiplies what its codes stand for: users' vectors as INT8 cost ml-1m 8 % of ndcg.
+    # The head of an INT8 variant multiplies dequantised rows: INT8 user vectors cost 8 % of ndcg on ml-1m.
     evaluated = {key: value for key, value in asdict(step).items() if key != "name"}
     return Variant(step.name, model, encoder.files, {**evaluated, "dimensions": model.dimensions, **encoder.figures})
 
 
 def measure(variant: Variant, texts: TextFiles | None, sample: TextSample | None, threads: int) -> Variant:
-    """The variant with its sizes and, unless ``threads`` is 0, its times on this machine among the figures.
+    """The variant with its sizes and, unless ``threads`` is 0, its latencies on this machine.
 
-    rank_p50_ms: milliseconds of ranking all items, by batch size. encode: by the runtimes that are installed,
-    p50_ms of ``A_TEXT``, and of a ``sample`` texts_per_s and the mean cosine to its vectors.
+    rank_p50_ms: milliseconds to rank all items, by batch size. encode: by installed runtime, p50_ms of ``A_TEXT``,
+    and for a ``sample`` texts_per_s and the mean cosine to its vectors.
     """
     found: dict[str, Any] = {"size_mib": variant.num_bytes / 2**20, "encoder_mib": variant.encoder_bytes / 2**20}
     if threads:
@@ -179,7 +179,7 @@ def _encoding(reader: TextReader, sample: TextSample | None) -> dict[str, float]
 
 
 def median_ms(work: Callable[[], Any], repetitions: int = 30) -> float:
-    """Median milliseconds of ``work``, after three unmeasured calls, or as many as are measured."""
+    """Median milliseconds of ``work``, after at most three warm-up calls."""
     seconds = []
     for _ in range(min(3, repetitions) + repetitions):
         begun = time.perf_counter()
@@ -189,7 +189,7 @@ def median_ms(work: Callable[[], Any], repetitions: int = 30) -> float:
 
 
 def _cost(target: str) -> Callable[[Variant], float]:
-    """What the best variant has least of. Where no time was measured, fewer bytes are taken to be quicker."""
+    """What the best variant minimises. Without benchmarks, fewer bytes are assumed to be faster."""
 
     def milliseconds(variant: Variant) -> float:
         if "rank_p50_ms" not in variant.figures:
@@ -201,11 +201,11 @@ def _cost(target: str) -> Callable[[Variant], float]:
 
 
 def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> tuple[TextSample | None, Forms]:
-    """Nothing where no texts are read."""
+    """Empty if the model does not use texts."""
     if not isinstance(model, NeuralRecommender) or model.text_features is None:
         return None, dict.fromkeys(("full", "int8", "pruned", "pruned-int8"), EncoderForm())
     features, language, dataset = model.text_features, model.encoder, model.dataset
-    announce("prune the encoder, and distil the whole one into it")
+    announce("prune the encoder and distil the full one into it")
     teacher = whole_encoder(language)
     profiles = sorted(set(dataset.user_catalogue.texts))
     fields = sorted({field for text in dataset.item_catalogue.texts for field in text.split(FIELD_SEPARATOR)})

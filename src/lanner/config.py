@@ -1,66 +1,88 @@
-"""``RunConfig``: everything a run depends on, composed of the rooms' own settings."""
+"""``RunConfig``: all settings of a training run, composed of the packages' own settings."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lanner.data.feedback import FeedbackConfig
+from lanner.errors import ConfigError
 from lanner.models.baselines import PopularityConfig, RandomConfig
 from lanner.models.ease import EASEConfig
 from lanner.models.graph_filter import GraphFilterConfig
 from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
-from lanner.models.neural import NeuralConfig
+from lanner.models.neural_config import NeuralConfig
 from lanner.settings import everywhere, overlay, read_toml
-from lanner.training.loop import TrainingConfig
+from lanner.training.config import TrainingConfig
+
+SplitName = Literal["auto", "none", "random", "leave-last-out", "global-time", "cold-items", "published"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to learn from."""
+    """The dataset to train on."""
 
     path: str = "ml-latest-small"
-    """A dataset's folder, a file of interactions, a recipe (.toml), or the name of a bundled dataset."""
+    """Dataset: a folder, a file of events, a recipe (.toml), or the name of a bundled dataset."""
     format: str = "auto"
-    """How to read it; ``auto`` looks at the files."""
+    """Format of the dataset; auto: detected from the files."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which events are hidden."""
+    """Which events are withheld from training, for validation and test."""
 
-    name: Literal["random", "leave-last-out", "global-time", "cold-items", "published"] = "random"
+    name: SplitName = "auto"
+    """How events are split. auto: global-time where events have timestamps, else random. none: train on every event."""
     test: float = 0.2
-    """Share of events (of a user, of all, or of the items) to test on."""
+    """Share withheld for testing: of each user's items (random), of all events (global-time), of items (cold-items)."""
     validation: float = 0.1
-    """Share of the rest to stop training by."""
+    """Share of the remaining events withheld for validation (early stopping)."""
     seed: int = 0
+    """Random seed of the split."""
     among: Literal["cold", "all"] = "cold"
-    """Rank cold items among themselves or among all (only cold-items)."""
+    """For cold-items: rank the withheld items among themselves (cold) or among all items (all)."""
+    exclude: Literal["seen", "nothing"] = "seen"
+    """For leave-last-out: items left out of the ranking. seen: those seen before, also as positives; nothing: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("test", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"split.{name} must be at least 0 and below 1, received {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"split.seed must be at least 0, received {self.seed}")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is asked of the hidden events."""
+    """How the withheld events are evaluated."""
 
     ks: tuple[int, ...] = (10, 20)
-    """Lengths of the lists that are judged."""
+    """Cutoffs of the metrics: list lengths, such as 10 for ndcg@10."""
     candidates: Literal["all", "sampled", "rated"] = "all"
-    """Rank all items, each positive among ``negatives`` drawn ones, or only the user's hidden items."""
+    """Items to rank: all, each user's test items among sampled negatives, or only the user's rated test items."""
     negatives: int = 99
-    """How many items are drawn for a user (only sampled)."""
+    """For sampled: number of negatives drawn per user."""
     threshold: float = 4.0
-    """Ratings from here on are relevant (only rated)."""
+    """For rated: the lowest rating of a relevant item."""
     seed: int = 0
-    """Of the drawn negatives."""
+    """Random seed of the sampled negatives."""
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"evaluation.ks must be one or more numbers from 1 up, received {list(self.ks)}")
+        if self.negatives < 1:
+            raise ConfigError(f"evaluation.negatives must be at least 1, received {self.negatives}")
+        if self.seed < 0:
+            raise ConfigError(f"evaluation.seed must be at least 0, received {self.seed}")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of one run. A section that the chosen model does not use changes nothing."""
+    """All settings of one run. A section that the chosen model does not use has no effect."""
 
     model: str = "hybrid"
-    """Which recommender; a name in ``registry.MODELS``."""
+    """Model to train; ``lanner run --help`` lists the names."""
     data: DataConfig = field(default_factory=DataConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

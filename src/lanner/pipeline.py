@@ -1,77 +1,100 @@
-"""The story on one page: load → feedback → split → fit → evaluate → bundle."""
+"""The story on one page: load → feedback → plan → fit → evaluate → bundle."""
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from lanner.artifacts.bundle import Bundle, read_bundle, write_bundle
-from lanner.artifacts.encoder_files import serving_parts
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.artifacts.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.feedback import Feedback
-from lanner.data.split import Split
-from lanner.errors import BundleError, DataError
+from lanner.data.interactions import Dataset
+from lanner.data.split import HeldOut
+from lanner.errors import BundleError, DataError, StorageError
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
-from lanner.models.recommender import Recommender
-from lanner.registry import CANDIDATES, CLOSED_FORMS, SPLITS, load_dataset, model_builder
+from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
 
 Announce = Callable[[str], None]
-"""Told what begins, as it begins."""
+"""Called with a line for each stage that begins."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the bundle as anyone would load it, what the evaluation found, and how events were read."""
+    """What a run leaves: the bundle as anyone would load it, what the evaluation found, and what was decided.
+
+    feedback: how events were read. notes: what differs from the settings, and why.
+    rejected: rows that could not be used, by reason. warnings: what else reading the files found.
+    """
 
     bundle: Bundle
     report: Report | None
     feedback: str
+    notes: tuple[str, ...]
+    rejected: Mapping[str, int]
+    warnings: tuple[str, ...]
 
 
-def run(config: RunConfig, out: Path, announce: Announce = lambda _: None, *, measure: bool = True) -> Outcome:
-    """From a dataset's path to a bundle at ``out``; without ``measure`` nothing is evaluated.
+def run(
+    config: RunConfig,
+    out: Path,
+    announce: Announce = lambda _: None,
+    *,
+    measure: bool = True,
+    refit: bool = False,
+) -> Outcome:
+    """From a dataset's path to a bundle at ``out``.
+
+    Args:
+        config: the settings. With ``split.name`` none the model is fitted on every event, and nothing is evaluated.
+        out: the bundle's folder.
+        announce: called with a line for each stage that begins.
+        measure: whether to evaluate on the split's test events.
+        refit: afterwards fit anew on every event, with what validation chose; the metrics stay those before it.
 
     Raises:
         LannerError: with one line that says what to do. ``Interrupted`` leaves a checkpoint: run again to resume.
     """
     build = model_builder(config.model)
-    announce(f"load {config.data.path}")
-    dataset = load_dataset(config.data)
-    if not len(dataset.interactions):
-        raise DataError("holds no interactions that can be used", path=config.data.path)
-    feedback = Feedback.decide(dataset.interactions, config.feedback)
-    dataset = feedback.apply(dataset)
-    read_as = feedback.describe(dataset.interactions)
-    announce(f"feedback: {read_as}")
-    if not len(dataset.histories.values):
-        raise DataError(f"no event is positive ({read_as}); set feedback.positive_threshold", path=config.data.path)
-    announce(f"split {len(dataset.interactions):,} events: {config.split.name}")
-    split = SPLITS[config.split.name](dataset, config.split)
-    closed_form = config.model in CLOSED_FORMS
-    known, fitted = (split.refit, split.labels < 2) if closed_form else (split.train, split.labels < 1)
-    announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
+    _check_writable(out)
+    dataset, feedback = _read(config, announce)
+    plan = planned(config, dataset, measure=measure)
+    config = plan.config
+    for line in (f"split {len(dataset.interactions):,} events: {config.split.name}", *plan.notes):
+        announce(line)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    recommender = build(config, checkpoint).fit(known, split.validation)
-    report = None
-    if measure:
-        announce(f"evaluate on {len(split.test):,} users")
-        report = measured(recommender, split, config.evaluation)
+    recommender, fitted, report = build(config, checkpoint), _fitted(plan), None
+    known, validation = _known(plan)
+    announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
+    recommender.fit(known, validation)
+    if measure and len(plan.test):
+        announce(f"evaluate on {len(plan.test):,} users")
+        report = evaluate(recommender, replace(plan.split, test=plan.test), config.evaluation.ks)
+    if refit or (config.split.name == "none" and not fitted.all()):
+        announce(f"fit {config.model} anew on all {len(dataset.histories.values):,} positive events")
+        recommender.refit(dataset)
+        fitted = np.ones_like(fitted)
     announce(f"write {out}")
-    metrics = {} if report is None else report.to_dict()
     write_bundle(
         out,
         recommender,
         dataset=dataset,
         fitted=fitted,
         feedback=feedback,
-        config=to_dict(config),
-        metrics=metrics,
+        config=to_dict(replace(config, split=replace(config.split, name="none")) if refit else config),
+        metrics=_metrics(report, config, refit=refit),
         **serving_parts(recommender),
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
-    return Outcome(open_bundle(out), report, read_as)
+    read_as = feedback.describe(dataset.interactions)
+    return Outcome(open_bundle(out), report, read_as, plan.notes, dataset.rejected, dataset.warnings)
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -79,24 +102,29 @@ def open_bundle(path: Path) -> Bundle:
     return read_bundle(path, lambda name: model_builder(name)(RunConfig(model=name), None))
 
 
-def measured(recommender: Recommender, split: Split, config: EvaluationConfig, name: str = "") -> Report:
-    """The recommender on the split's test users, its candidates narrowed as ``config`` says."""
-    test = CANDIDATES[config.candidates](split.test, split.train.num_items, config)
-    return evaluate(recommender, replace(split, test=test), config.ks, name=name)
-
-
 def measured_bundle(bundle: Bundle, config: EvaluationConfig | None = None) -> Report:
-    """A bundle on the events that its run had hidden."""
+    """A bundle on the events that its run withheld.
+
+    Raises:
+        BundleError: it was fitted on every event. ConfigError: settings of the evaluation that cannot work.
+    """
     its_own = from_dict(bundle.config)
+    if its_own.split.name == "none":
+        raise BundleError(
+            f"{bundle.path}: fitted on every event, so none is left to evaluate it on; measure the model on a split "
+            f"instead: lanner run {its_own.data.path} --model {its_own.model}"
+        )
+    config = config or its_own.evaluation
     split = SPLITS[its_own.split.name](bundle.dataset, its_own.split)
-    return measured(bundle.recommender, split, config or its_own.evaluation, str(bundle.path))
+    test = narrowed(split.test, bundle.dataset.num_items, config)
+    return evaluate(bundle.recommender, replace(split, test=test), config.ks, name=str(bundle.path))
 
 
 def compared(first: Bundle, second: Bundle) -> list[Comparison]:
-    """Every metric of one bundle against another's, user by user, on the events that both had hidden.
+    """Every metric of one bundle against another's, user by user, on the events that both withheld.
 
     Raises:
-        BundleError: they were run on another dataset or split, or read feedback otherwise.
+        BundleError: they differ in dataset, split or feedback, or were fitted on every event.
     """
     for what, one, two in (
         ("dataset", first.manifest["dataset"]["fingerprint"], second.manifest["dataset"]["fingerprint"]),
@@ -108,3 +136,52 @@ def compared(first: Bundle, second: Bundle) -> list[Comparison]:
     how = from_dict(first.config).evaluation
     ours, theirs = (measured_bundle(bundle, how) for bundle in (first, second))
     return [compare(ours, theirs, metric) for metric in ours.per_user]
+
+
+def _check_writable(out: Path) -> None:
+    """Raises ``StorageError`` where no bundle can be written, before anything is computed for it."""
+    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise StorageError(f"{out}: holds something else than a bundle; give another folder or remove it")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(f"{out}: cannot be written ({above} is no folder that you may write to); give another --out")
+
+
+def _read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
+    """The dataset with feedback applied, and what was decided about feedback."""
+    path = config.data.path
+    announce(f"load {path}")
+    dataset = load_dataset(config.data)
+    for warning in dataset.warnings:
+        announce(f"warning: {warning}")
+    if dataset.rejected:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejected.items())
+        announce(f"rejected rows: {reasons}; to see them: lanner data describe {path} --rejected rejected.parquet")
+    if not len(dataset.interactions):
+        raise DataError("holds no interactions that can be used", path=path)
+    feedback = Feedback.decide(dataset.interactions, config.feedback)
+    dataset = feedback.apply(dataset)
+    read_as = feedback.describe(dataset.interactions)
+    announce(f"feedback: {read_as}")
+    if not len(dataset.histories.values):
+        raise DataError(f"no event is positive ({read_as}); set feedback.positive_threshold", path=path)
+    return dataset, feedback
+
+
+def _known(plan: Plan) -> tuple[Dataset, HeldOut | None]:
+    """What the model is fitted on first, and its validation events, if any."""
+    if plan.config.model in CLOSED_FORMS:
+        return plan.split.refit, None
+    return plan.split.train, plan.split.validation if len(plan.split.validation) else None
+
+
+def _fitted(plan: Plan) -> NDArray[np.bool_]:
+    """Which events ``_known`` holds, bool ``[E]``."""
+    return plan.split.labels < (2 if plan.config.model in CLOSED_FORMS else 1)
+
+
+def _metrics(report: Report | None, config: RunConfig, *, refit: bool) -> dict[str, Any]:
+    """What the manifest says of the evaluation; empty where there was none."""
+    if report is None:
+        return {}
+    return {**report.to_dict(), "split": to_dict(config.split), "measured_before_refit": refit}

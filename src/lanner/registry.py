@@ -1,41 +1,58 @@
-"""What can be chosen by name: models, splits, and which items are ranked."""
+"""What can be chosen by name (models, splits, which items are ranked), and whether a choice works on a dataset."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lanner.config import DataConfig, EvaluationConfig, RunConfig, SplitConfig
+import numpy as np
+
+from lanner.config import DataConfig, EvaluationConfig, RunConfig, SplitConfig, SplitName
 from lanner.data.interactions import Dataset
 from lanner.data.narrowing import rated_only, sampled_negatives
+from lanner.data.ragged import Ragged
 from lanner.data.sources import bundled, load
 from lanner.data.split import HeldOut, Split
-from lanner.data.splitting import cold_items, global_time, leave_last_out, published, random_ratio
-from lanner.errors import ConfigError
+from lanner.data.splitting import random_ratio
+from lanner.errors import ConfigError, DataError, MissingExtraError, optional_module
 from lanner.models.baselines import PopularityRecommender, RandomRecommender
 from lanner.models.ease import EASE
 from lanner.models.graph_filter import GraphFilter
 from lanner.models.ials import IALS
 from lanner.models.item_knn import ItemKNN
-from lanner.models.neural import NeuralRecommender
+from lanner.models.neural_config import NeuralConfig, ViewName, has_texts
 from lanner.models.recommender import Recommender
-from lanner.models.views import ViewName
-from lanner.training.loop import Trainer
 
 Build = Callable[[RunConfig, Path | None], Recommender]
 """An unfitted recommender; the folder is where a training that is interrupted keeps its checkpoint."""
 
+FIXED: dict[str, dict[str, dict[str, Any]]] = {
+    # As published (He et al., SIGIR 2020), but that users are read from their histories.
+    "lightgcn": {
+        "neural": {"views": ("graph",), "fusion": "sum", "layers": 3, "dimensions": 64},
+        "training": {"objective": "bpr"},
+    },
+    "language": {"neural": {"views": ("language",)}},
+    "gnn": {"neural": {"views": ("graph",)}},
+    "gnn-filter": {"neural": {"views": ("graph", "filter")}},
+}
+"""Settings that the name of a model stands for, by section; they cannot be set."""
 
-def _neural(config: RunConfig, folder: Path | None, views: Sequence[ViewName] = (), **changes: Any) -> Recommender:
-    network = replace(config.neural, views=tuple(views) or config.neural.views, **changes)
-    return NeuralRecommender(network, Trainer(config.training, folder))
+
+def _neural(config: RunConfig, folder: Path | None) -> Recommender:
+    optional_module("torch", "torch", "train", f"the model '{config.model}'")
+    from lanner.models.neural import NeuralRecommender
+    from lanner.training.loop import Trainer
+
+    config = _with_fixed(config)
+    return NeuralRecommender(config.neural, Trainer(config.training, folder))
 
 
-def _lightgcn(config: RunConfig, folder: Path | None) -> Recommender:
-    """As published (three layers, 64 dimensions, BPR), but that users are read from their histories."""
-    published = replace(config.neural, views=("graph",), fusion="sum", layers=3, dimensions=64)
-    return NeuralRecommender(published, Trainer(replace(config.training, objective="bpr"), folder))
+def _with_fixed(config: RunConfig) -> RunConfig:
+    sections = FIXED.get(config.model, {})
+    changes: dict[str, Any] = {name: replace(getattr(config, name), **fixed) for name, fixed in sections.items()}
+    return replace(config, **changes)
 
 
 MODELS: dict[str, Build] = {
@@ -45,20 +62,41 @@ MODELS: dict[str, Build] = {
     "ease": lambda config, _: EASE(config.ease),
     "ials": lambda config, _: IALS(config.ials),
     "graph-filter": lambda config, _: GraphFilter(config.graph_filter),
-    "lightgcn": _lightgcn,
-    "language": partial(_neural, views=("language",)),
-    "gnn": partial(_neural, views=("graph",)),
-    "gnn-filter": partial(_neural, views=("graph", "filter")),
+    "lightgcn": _neural,
+    "language": _neural,
+    "gnn": _neural,
+    "gnn-filter": _neural,
     "hybrid": _neural,
 }
 CLOSED_FORMS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
 """Models that never look at validation events, and so may learn from them too."""
+
+
+def _nothing_hidden(dataset: Dataset, config: SplitConfig) -> Split:
+    """Everything is trained on in the end; ``train`` and ``validation`` serve to choose the number of epochs."""
+    no_users = np.empty(0, np.int64)
+    empty = HeldOut(no_users, dataset.user_batch(no_users), Ragged.empty(0), Ragged.empty(0))
+    try:
+        carved = random_ratio(dataset, config.validation, 0.0, config.seed)
+    except DataError:  # no user has a second item
+        return Split("none", dataset, dataset, empty, empty, np.zeros(len(dataset.interactions), np.uint8))
+    return Split("none", carved.train, dataset, carved.test, empty, np.minimum(carved.labels, 1))
+
+
+def _split_of(name: str) -> Callable[[Dataset, SplitConfig], Split]:
+    return lambda dataset, c: dataset.split(
+        name, test=c.test, validation=c.validation, seed=c.seed, among=c.among, exclude=c.exclude
+    )
+
+
 SPLITS: dict[str, Callable[[Dataset, SplitConfig], Split]] = {
-    "random": lambda dataset, c: random_ratio(dataset, c.test, c.validation, c.seed),
-    "leave-last-out": lambda dataset, _: leave_last_out(dataset),
-    "global-time": lambda dataset, c: global_time(dataset, c.test, c.validation),
-    "cold-items": lambda dataset, c: cold_items(dataset, c.test, c.validation, c.seed, c.among),
-    "published": lambda dataset, c: published(dataset, c.validation, c.seed),
+    "auto": _split_of("auto"),
+    "none": _nothing_hidden,
+    "random": _split_of("random"),
+    "leave-last-out": _split_of("leave-last-out"),
+    "global-time": _split_of("global-time"),
+    "cold-items": _split_of("cold-items"),
+    "published": _split_of("published"),
 }
 CANDIDATES: dict[str, Callable[[HeldOut, int, EvaluationConfig], HeldOut]] = {
     "all": lambda held_out, num_items, c: held_out,
@@ -78,3 +116,138 @@ def model_builder(name: str) -> Build:
     if name not in MODELS:
         raise ConfigError(f"unknown model '{name}'; choose one of {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def views_of(config: RunConfig) -> tuple[ViewName, ...]:
+    """The views of a trained model; none for a closed form."""
+    return () if config.model in CLOSED_FORMS else _with_fixed(config).neural.views
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do with one dataset, every setting checked.
+
+    config: with ``auto`` decided, and without the language view where no item has a text. split: made by it. test: the
+    split's test users, candidates narrowed as ``evaluation`` says. notes: what differs from the settings, and why.
+    """
+
+    config: RunConfig
+    split: Split
+    test: HeldOut
+    notes: tuple[str, ...]
+
+
+def planned(config: RunConfig, dataset: Dataset, *, measure: bool = True) -> Plan:
+    """Check the settings against the dataset, and split it; nothing is trained yet.
+
+    Args:
+        config: the settings.
+        dataset: with feedback applied.
+        measure: whether there will be an evaluation, so that its settings matter.
+
+    Raises:
+        ConfigError: settings that cannot work on this dataset or machine. DataError: too few events for the split.
+        MissingExtraError: a package that the model needs is not installed.
+    """
+    model_builder(config.model)
+    _check_split(config, dataset)
+    _check_machine(config)
+    split = SPLITS[config.split.name](dataset, config.split)
+    if config.split.name == "auto":
+        name: SplitName = "global-time" if split.name == "global-time" else "random"
+        config = replace(config, split=replace(config.split, name=name))
+    config, notes = without_unreadable_texts(config, split.train)
+    if "language" in views_of(config):
+        from lanner.models.language import LanguageEncoder
+
+        LanguageEncoder(config.neural.encoder).check()
+    test = narrowed(split.test, dataset.num_items, config.evaluation) if measure and len(split.test) else split.test
+    return Plan(config, split, test, (*notes, *_not_asked(config.split, dataset, split)))
+
+
+def _check_split(config: RunConfig, dataset: Dataset) -> None:
+    """Raises ``ConfigError`` for a split that this dataset cannot have."""
+    split, events, path = config.split, dataset.interactions, config.data.path
+    has_times, name = dataset.has_times, split.name
+    instead = "use --split random" + (", or --split global-time" if has_times else "")
+    if name == "leave-last-out" and not dataset.has_order:
+        raise ConfigError(f"--split leave-last-out needs timestamps or an order column, and {path} has none; {instead}")
+    if name == "global-time" and not has_times:
+        raise ConfigError(f"--split global-time needs timestamps that differ, and {path} has none; {instead}")
+    if name == "published" and (events.partition is None or "test" not in events.partitions):
+        parts = ", ".join(events.partitions) or "none"
+        raise ConfigError(f"--split published needs a test part, and the parts of {path} are: {parts}; {instead}")
+    if name in ("auto", "random", "global-time", "cold-items") and split.test == 0:
+        raise ConfigError(
+            "split.test=0 leaves nothing to evaluate on; to train on every event: lanner train, or lanner run --refit"
+        )
+    carves = name in ("auto", "none", "random", "global-time", "cold-items") or (
+        name == "published" and "validation" not in events.partitions
+    )
+    if carves and split.validation == 0 and config.model not in CLOSED_FORMS:
+        raise ConfigError(f"split.validation=0 leaves '{config.model}' nothing for early stopping; set it above 0")
+
+
+def _not_asked(config: SplitConfig, dataset: Dataset, split: Split) -> tuple[str, ...]:
+    """A note on the users of leave-last-out whose last item is one they had seen."""
+    repeated = int((np.bincount(dataset.interactions.user) >= 2).sum()) - len(split.test)
+    if config.name != "leave-last-out" or config.exclude == "nothing" or not repeated:
+        return ()
+    return (
+        f"{repeated:,} users are not evaluated, for their last event is negative or of an item that they had seen "
+        "before; split.exclude=nothing ranks all items and evaluates repeats, too",
+    )
+
+
+def _check_machine(config: RunConfig) -> None:
+    """Raises ``ConfigError`` or ``MissingExtraError`` for what the model needs and this machine lacks."""
+    if config.model == "ials" and find_spec("implicit") is None:
+        raise MissingExtraError("implicit", "baselines", "the model 'ials'")
+    if config.model not in CLOSED_FORMS:
+        optional_module("torch", "torch", "train", f"the model '{config.model}'")
+        from lanner.training.loop import device_of
+
+        device_of(config.training.device)
+
+
+def without_unreadable_texts(config: RunConfig, train: Dataset) -> tuple[RunConfig, tuple[str, ...]]:
+    """The settings without the language view where no item that is trained on has a text, and a note that says so.
+
+    Raises:
+        ConfigError: the language view was asked for by name: by the model ``language``, or by other ``neural.views``
+            than the default.
+    """
+    views = views_of(config)
+    if "language" not in views or has_texts(train):
+        return config, ()
+    problem = f"no item of {config.data.path} that is trained on has a text"
+    advice = (
+        "to give texts, add columns 'title' and 'description' to the events file, or name an items file in a recipe "
+        '(.toml): [items] text = ["{title}", "{description}"]'
+    )
+    if config.model != "hybrid" or views != NeuralConfig().views:
+        raise ConfigError(f"{problem}, which the language view needs; use --model gnn-filter, or {advice}")
+    rest = tuple(view for view in views if view != "language")
+    note = f"{problem}: training without the language view ({' + '.join(rest)} only); {advice}"
+    return replace(config, neural=replace(config.neural, views=rest)), (note,)
+
+
+def narrowed(test: HeldOut, num_items: int, config: EvaluationConfig) -> HeldOut:
+    """The test users with the candidates that the settings of the evaluation ask for.
+
+    Raises:
+        ConfigError: the settings cannot work on these users and items.
+    """
+    if config.candidates == "sampled" and config.negatives >= num_items:
+        raise ConfigError(
+            f"evaluation.negatives={config.negatives} cannot be drawn from {num_items} items; "
+            f"set it below {num_items}, or evaluation.candidates=all"
+        )
+    if config.candidates == "rated" and test.ratings is None:
+        raise ConfigError(
+            "evaluation.candidates=rated needs ratings, and the test events have none; use all or sampled"
+        )
+    chosen = CANDIDATES[config.candidates](test, num_items, config)
+    if not len(chosen):
+        raise ConfigError(f"no test user has an item rated {config.threshold:g} or more; lower evaluation.threshold")
+    return chosen

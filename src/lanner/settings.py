@@ -1,11 +1,14 @@
-"""Any frozen dataclass from a table of TOML: the one place that judges keys and types of settings."""
+"""Frozen dataclasses from tables of TOML: keys and types are checked here, and settings described."""
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,49 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
     raise ConfigError(f"{place}: received {value!r} ({type(value).__name__}), expected {expected}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What there is to know of one setting. name: dotted. default: None also where the setting is required."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    required: bool = False
+
+
+def described(kind: type[Any], place: str = "") -> Iterator[Setting]:
+    """Every setting of the dataclass ``kind``, its sections included; the meanings are the strings under the fields."""
+    meanings, hints = _meanings(kind), typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        section = _section(hints[one.name])
+        if section is not None:
+            yield from described(section, f"{place}{one.name}.")
+            continue
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        required = default is dataclasses.MISSING
+        shown = None if required else default
+        yield Setting(place + one.name, _in_words(hints[one.name]), shown, meanings.get(one.name, ""), required)
+
+
+def _section(hint: Any) -> type[Any] | None:
+    """The dataclass that a field holds one of, several of, or none."""
+    kinds = [hint, *typing.get_args(hint)]
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+
+
+def _meanings(kind: type[Any]) -> dict[str, str]:
+    """The string under each field of a class, in one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for pair in zip(body.body, body.body[1:], strict=False):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.replace("``", "").split())
+    return found
+
+
 def replaced(config: Any, key: str, value: Any) -> Any:
     """``config`` with the dotted ``key`` set to ``value``, checked as in ``build``."""
     for part in reversed(key.split(".")):
@@ -163,5 +209,6 @@ def _in_words(hint: Any) -> str:
         return " or ".join(_in_words(one) for one in arguments if one is not type(None))
     if origin is not None:
         inner = [one for one in arguments if one is not Ellipsis]
-        return f"a list of {_in_words(inner[-1])}" if origin is not dict else f"a table of {_in_words(inner[-1])}"
+        kind = "table" if isinstance(origin, type) and issubclass(origin, Mapping) else "list"
+        return f"a {kind} of {_in_words(inner[-1])}"
     return "a table" if dataclasses.is_dataclass(hint) else str(getattr(hint, "__name__", hint))

@@ -76,7 +76,7 @@ def test_time_ends_it() -> None:
 def test_ctrl_c_ends_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     step = "lanner.compression.distil._Training.step"
     monkeypatch.setattr(step, lambda *_: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(Interrupted, match="the encoder is as it was"):
+    with pytest.raises(Interrupted, match="the encoder is unchanged"):
         distilled(epochs=1000)
 
 

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused() -> None:
     encoder = random_encoder()
     with pytest.raises(ConfigError, match="received none"):
         measure_importance(encoder, [])
-    with pytest.raises(ConfigError, match=r"between 0 and 1, received 1\.5"):
+    with pytest.raises(ConfigError, match=r"share is 1\.5, it must be between 0 and 1"):
         prune_feed_forward(encoder, even_importance(), 1.5)
     with pytest.raises(ConfigError, match="feed_forward"):
         prune_feed_forward(encoder, even_importance(neurons=64), 0.5)

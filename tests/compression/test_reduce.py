@@ -85,7 +85,7 @@ def test_a_heads_weights_do_not_drown_in_what_a_norm_takes_off(seed):
 @pytest.mark.parametrize("rank", [0, WIDTH + 1])
 def test_a_rank_that_cannot_be_is_refused(rank):
     model = model_of_rank(4)
-    with pytest.raises(ValueError, match="rank must lie within"):
+    with pytest.raises(ValueError, match="rank must be within"):
         fewer_dimensions(model, model.users(some_users()), rank)
 
 

@@ -204,7 +204,7 @@ def test_what_does_not_exist_is_named(full):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="NVIDIA GPU"):
             open_text_reader(full, text_files(), "cuda")
-        with pytest.raises(ConfigError, match="'tensorrt' needs ONNX Runtime's TensorrtExecutionProvider"):
+        with pytest.raises(ConfigError, match="'tensorrt' needs ONNX Runtime with TensorrtExecutionProvider"):
             open_text_reader(full, text_files(), "tensorrt")
 
 

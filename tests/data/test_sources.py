@@ -46,7 +46,7 @@ def test_movielens_dat(tmp_path):
     )
     data = load(tmp_path)
     assert events(data) == [("2", "1193"), ("1", "1193"), ("10", "661")]
-    assert data.interactions.timestamp.tolist() == [978298413, 978300760, 978302109]
+    assert data.interactions.timestamp.tolist() == [second * 10**9 for second in (978298413, 978300760, 978302109)]
     assert data.interactions.weight.tolist() == [4.0, 5.0, 3.0]
     assert data.users.external == ("1", "2", "10")
     assert data.has_order
@@ -141,7 +141,7 @@ def test_amazon_2023_in_milliseconds(tmp_path):
     write(tmp_path, Beauty__jsonl=lines(review), meta_Beauty__jsonl=lines(meta))
     data = load(tmp_path)
     assert events(data) == [("AE", "P1")]
-    assert data.interactions.timestamp.tolist() == [1588687728]
+    assert data.interactions.timestamp.tolist() == [1588687728923 * 10**6]
     assert data.item_catalogue.texts == ("Spray.\nBy Acme.\nBeauty.\n\nlight\n",)
 
 
@@ -179,7 +179,7 @@ def test_yelp(tmp_path):
     )
     data = load(tmp_path)
     assert events(data) == [("u2", "b1"), ("u1", "b1")]
-    assert data.interactions.timestamp.tolist() == [1483228800, 1531001351]
+    assert data.interactions.timestamp.tolist() == [1483228800 * 10**9, 1531001351 * 10**9]
     assert data.item_catalogue.texts == ("Cafe.\nCategories: Food, Coffee & Tea.\nIn Reno.",)
     assert attribute(data, "b1", "categories") == ["Food", "Coffee & Tea"]
     assert [data.ties[row].tolist() for row in range(2)] == [[1], []]

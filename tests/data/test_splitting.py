@@ -126,12 +126,16 @@ def test_random_ratio_gives_the_rating_of_the_last_of_repeated_events():
 def test_leave_last_out_by_hand():
     whole = dataset([(0, 3), (1, 0), (0, 1), (0, 3), (1, 2), (2, 4), (0, 2), (0, 1)])
     split = leave_last_out(whole)
-    assert pairs(split.test) == {(0, 1), (1, 2)}
+    assert pairs(split.test) == {(1, 2)}, "user 0 has seen item 1 before: among unseen items it would stand out"
     assert pairs(split.validation) == {(0, 2)}
     assert event_pairs(split.train) == {(0, 3), (0, 1), (1, 0), (2, 4)}
-    assert split.test.users.history[0].tolist() == [3, 1, 3, 2]
-    # Item 1 was seen by user 0, and is asked for all the same.
-    assert excluded_pairs(split.test) == {(0, 2), (0, 3), (1, 0)}
+    assert excluded_pairs(split.test) == {(1, 0)}
+    everything = leave_last_out(whole, exclude="nothing")
+    assert pairs(everything.test) == {(0, 1), (1, 2)}
+    assert pairs(everything.validation) == {(0, 2)}
+    assert everything.test.users.history[0].tolist() == [3, 1, 3, 2]
+    assert excluded_pairs(everything.test) == set()
+    assert (split.name, everything.name) == ("leave-last-out", "leave-last-out-all-items")
 
 
 def test_leave_last_out_needs_order():
@@ -142,12 +146,18 @@ def test_leave_last_out_needs_order():
 def test_global_time_by_hand():
     whole = dataset([(0, 0), (1, 1), (0, 1), (1, 0), (2, 3), (1, 1)], timestamp=np.array([1, 2, 3, 3, 5, 6]))
     split = global_time(whole, test=0.34, validation=0.25)
-    assert pairs(split.test) == {(2, 3)}, "user 1 has met item 1 before"
+    assert pairs(split.test) == {(2, 3)}, "user 1 has seen item 1 before"
     assert event_pairs(split.refit) == {(0, 0), (1, 1), (0, 1), (1, 0)}
     assert split.test.users.history[0].tolist() == []
 
 
-def test_global_time_keeps_one_second_together():
+def test_global_time_tells_nanoseconds_apart():
+    times = 1_600_000_000_000_000_000 + np.arange(10)
+    split = global_time(dataset([(0, item) for item in range(10)], timestamp=times), validation=0.0)
+    assert pairs(split.test) == {(0, 8), (0, 9)}
+
+
+def test_global_time_keeps_one_moment_together():
     whole = random_dataset()
     split = global_time(whole)
     assert split.train.interactions.timestamp.max() < split.refit.interactions.timestamp.max()

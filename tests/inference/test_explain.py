@@ -15,7 +15,7 @@ def clauses(*parts):
 def test_items_are_listed_once_and_what_speaks_against_is_left_out():
     parts = ScorePart("history", 1, 0.25), ScorePart("history", 0, 0.5), ScorePart("popularity", -1, -0.1)
     told = clauses(*parts)
-    assert sentence("Cube", told) == "Cube is suggested because you chose Alien and Brazil."
+    assert sentence("Cube", told) == "Cube is recommended because you chose Alien and Brazil."
     assert short_reason(told) == "you chose Alien and Brazil"
     named = reasons(Explanation(2, 0.65, parts), TITLES.__getitem__, USERS.__getitem__)
     assert [reason.value for reason in named] == [0.5, 0.25, -0.1]
@@ -50,7 +50,7 @@ def test_every_part_has_a_name():
 def test_an_item_is_no_reason_for_itself_nor_is_what_has_no_name():
     told = clauses(ScorePart("history", 2, 9.0), ScorePart("history", -1, 8.0, 7), ScorePart("head", -1, 7.0))
     assert told == []
-    assert sentence("Cube", told) == "Nothing known of this user speaks for Cube."
+    assert sentence("Cube", told) == "No known reason to recommend Cube to this user."
     assert short_reason(told) == ""
 
 

@@ -203,7 +203,7 @@ def test_a_damaged_file_is_named(index, tmp_path, damage):
 
 
 def test_a_missing_index_another_schema_and_a_foreign_folder(index, tmp_path):
-    with pytest.raises(BundleError, match="no index there"):
+    with pytest.raises(BundleError, match="no index"):
         VectorIndex.load(tmp_path / "none")
     index.save(tmp_path / "index")
     header = json.loads((tmp_path / "index" / retrieval.HEADER).read_text()) | {"schema": 99}

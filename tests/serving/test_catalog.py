@@ -103,7 +103,7 @@ def test_an_item_that_keeps_its_row_changes_title_and_attributes(catalog):
     assert answerable(catalog, Filters(attributes={"genre": ["horror"]})) == {"alien", "eraserhead"}
     with pytest.raises(ValueError, match="'fargo' has no row"):
         catalog.put("fargo", Item(), None)
-    with pytest.raises(ValueError, match="row 9 was given to an item, but 5 is next"):
+    with pytest.raises(ValueError, match="row 9 was assigned to an item, but 5 is next"):
         catalog.put("fargo", Item(), 9, features([""])[0])
 
 
@@ -149,7 +149,7 @@ def test_search_finds_the_nearest_texts_of_what_is_available(catalog):
     catalog.delete("fargo")
     put(catalog, "dune", "space", available=False)
     assert {"fargo", "dune"}.isdisjoint(one for one, _ in catalog.named(catalog.nearest(features(["space"])[0], 9)[0]))
-    with pytest.raises(RequestError, match="reads no texts"):
+    with pytest.raises(RequestError, match="does not use texts"):
         Catalog(dataset()).nearest(np.ones(4, np.float32), 3)
 
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_taken_in_stops_nothing_else(catalog, ingestion, caplog):
     ingestion.apply(changes(*((f"item {place}", Item(text=text)) for place, text in enumerate(texts))))
     assert (ingestion.failed, ingestion.applied, catalog.num_rows) == (1, 39, 34)
     assert "item 20" not in catalog
-    assert "item 'item 20' of the store cannot be recommended: cannot be read" in caplog.text
+    assert "ingestion of item 'item 20' failed: cannot be read" in caplog.text
     assert ingestion._read.calls[:2] == [16, 14]
 
 
@@ -260,7 +260,7 @@ def test_an_item_is_refused_before_it_is_stored(catalog, ingestion):
 def test_without_texts_known_items_change_and_new_ones_are_refused(catalog):
     catalog = Catalog(dataset())
     ingestion = ItemIngestion(catalog, [Rows()], model=None)
-    with pytest.raises(RequestError, match="'fargo' is new, and this recommender reads no texts"):
+    with pytest.raises(RequestError, match="'fargo' is new and this model does not use texts"):
         ingestion.check("fargo", Item())
     ingestion.check("dune", Item())
     ingestion.apply(changes(("fargo", Item()), ("dune", Item(title="Dune II")), ("alien", None)))
@@ -312,6 +312,6 @@ def test_a_text_is_read_by_one_worker_for_all(tmp_path):
 
 def test_a_new_item_without_a_text_or_a_title_is_refused(catalog):
     ingestion = ItemIngestion(catalog, [Rows()], model=None, reader=Rows(), read=Reading())
-    with pytest.raises(RequestError, match="neither a text nor a title"):
+    with pytest.raises(RequestError, match="neither text nor title"):
         ingestion.check("fargo", Item(text=" "))
     ingestion.check("alien", Item())

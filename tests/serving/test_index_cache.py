@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(model, datase
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert cached_index(model, "v full", dataset, 10, KEPT) is not None
-    assert "is not kept" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_a_small_catalog_and_a_model_without_factors_are_scanned(model, dataset, builds):

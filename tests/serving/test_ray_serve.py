@@ -43,7 +43,7 @@ def test_settings_out_of_range_are_refused(settings, line):
 def test_replicas_need_ray_and_a_store_that_they_share(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     check_ray("postgresql://shop@db/events")
-    with pytest.raises(ConfigError, match="needs --store postgresql://"):
+    with pytest.raises(ConfigError, match="needs a shared store: --store postgresql://"):
         check_ray("events.db")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lanner\[ray\]'"):

@@ -1,6 +1,7 @@
 """One path to an answer: the trained model, the library, the command line and the server agree item by item."""
 
 import json
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from small_shop import WORDS, language_model
 from lanner.artifacts.bundle import Bundle
 from lanner.cli import main as cli
 from lanner.config import from_dict
-from lanner.library import BundleRanker
+from lanner.library import Model, load
 from lanner.pipeline import run
 from lanner.registry import MODELS
 from lanner.serving.messages import ExplainRequest, RecommendRequest
@@ -104,11 +105,19 @@ def said(capsys, *arguments: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def asked_of(library: Model, k: int, **question: object) -> tuple[list[dict], tuple[bool, list[str], bool]]:
+    """The items that the library recommends, and what it notes."""
+    names = {"user": "users", "history": "histories", "text": "texts"}
+    with warnings.catch_warnings(action="ignore"):
+        frame = library.recommend(**{names[name]: [value] for name, value in question.items()}, k=k)
+    return frame.to_dicts(), (bool(frame.notes.fallback), sorted(frame.notes.unknown), frame.notes.text_ignored)
+
+
 async def test_library_command_line_and_server_list_the_same_items(trained, tmp_path, capsys):
-    library = BundleRanker(trained)
+    library = load(trained.path)
     async with running(trained.path, tmp_path / "events.db") as service:
         for question in QUESTIONS:
-            expected = library.recommend(**question, k=12)
+            expected, noted = asked_of(library, 12, **question)
             options = []
             for name, value in question.items():
                 options += [f"--{name}", ",".join(value) if name == "history" else value]
@@ -116,14 +125,14 @@ async def test_library_command_line_and_server_list_the_same_items(trained, tmp_
             asked = {("user_id" if name == "user" else name): value for name, value in question.items()}
             for explain in (False, True):  # inline, and in a thread
                 answer = await service.recommend(RecommendRequest(k=12, explain=explain, **asked))
-                assert ids(answer) == [one["item"] for one in expected.items] == [one["item"] for one in told["items"]]
-                scores = [one["score"] for one in expected.items]
+                assert ids(answer) == [one["item_id"] for one in expected] == [one["item"] for one in told["items"]]
+                scores = [one["score"] for one in expected]
                 assert [item.score for item in answer.items] == pytest.approx(scores, rel=1e-4, abs=1e-5)
-                assert [item.title for item in answer.items] == [one["title"] for one in expected.items]
+                assert [item.title for item in answer.items] == [one["title"] for one in expected]
                 about = (answer.fallback, sorted(answer.unknown), answer.text_ignored)
-                assert about == (expected.fallback, sorted(expected.unknown), expected.text_ignored)
+                assert about == noted
                 assert about == (told["fallback"], sorted(told["unknown"]), told["text_ignored"])
-            assert [item.because for item in answer.items] == [one["reason"] for one in expected.items]
+            assert [item.because for item in answer.items] == [one["because"] for one in expected]
 
 
 async def test_what_is_served_is_what_was_evaluated(trained, tmp_path):
@@ -144,20 +153,20 @@ async def test_what_is_served_is_what_was_evaluated(trained, tmp_path):
 
 
 async def test_similar_items_and_explanations_are_the_same(trained, tmp_path, capsys):
-    library = BundleRanker(trained)
+    library = load(trained.path)
     async with running(trained.path, tmp_path / "events.db") as service:
         similar = await service.similar_items("i5", 6)
         told = said(capsys, "similar", trained.path, "--item", "i5", "-k", 6, "--json")
-        expected = library.similar("i5", 6)
-        assert ids(similar) == [one["item"] for one in expected.items] == [one["item"] for one in told["items"]]
-        assert similar.fallback == expected.fallback == told["fallback"]
+        expected = library.similar_items(["i5"], 6)
+        assert ids(similar) == expected["item_id"].to_list() == [one["item"] for one in told["items"]]
+        assert similar.fallback == bool(expected.notes.fallback) == told["fallback"]
         explained = await service.explain(ExplainRequest(item_id="i7", user_id="u1", text=TEXT))
-        wanted = library.explain("i7", user="u1", text=TEXT)
-        assert explained.item.score == pytest.approx(wanted["score"], rel=1e-4, abs=1e-5)
+        wanted = library.explain("u1", "i7", text=TEXT)
+        assert explained.item.score == pytest.approx(wanted.score, rel=1e-4, abs=1e-5)
         assert [(one.kind, one.name) for one in explained.item.reasons] == [
-            (one["kind"], one["name"]) for one in wanted["parts"]
+            (one.kind, one.name) for one in wanted.parts
         ]
-        assert explained.fallback == wanted["fallback"]
+        assert explained.fallback == wanted.fallback
 
 
 async def test_an_event_counts_as_it_would_have_in_training(trained, tmp_path):

@@ -77,10 +77,10 @@ def test_nothing_given_is_a_server_of_this_machine(ask, bundle):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--host", "0.0.0.0"), "without keys everyone who reaches 0.0.0.0"),
-        (("--keys", "nowhere.toml"), "nowhere.toml: the keys cannot be read"),
+        (("--host", "0.0.0.0"), "without API keys anyone who can reach 0.0.0.0"),
+        (("--keys", "nowhere.toml"), "nowhere.toml: the key file cannot be read"),
         (("--set", "model.variants=['int4']"), "no variant 'int4'"),
-        (("--set", "shadow_share=0.1"), "no registry with a challenger"),
+        (("--set", "shadow_share=0.1"), "not a registry with a challenger"),
         (("--set", "shadow_share=2"), "shadow_share is 2"),
         (("--set", "hung_seconds=0"), "hung_seconds is 0"),
         (("--set", "prot=9"), "did you mean 'port'?"),
@@ -100,7 +100,7 @@ def test_what_would_fail_is_said_in_one_line_before_anything_starts(ask, bundle,
 def test_a_folder_without_a_bundle_or_a_champion_is_refused(ask, tmp_path):
     code, chosen, err = ask(tmp_path)
     assert (code, chosen, err.count("\n")) == (2, None, 1)
-    assert "neither a bundle nor a folder of versions" in err
+    assert "neither a bundle nor a registry" in err
 
 
 def test_a_taken_port_ends_the_command_with_one_line(bundle, tmp_path):
@@ -225,6 +225,6 @@ def test_a_server_whose_bundle_answers_wrongly_does_not_start(bundle, tmp_path):
     command = [sys.executable, "-m", "lanner", "serve", str(broken), "--port", str(port), "--workers", "2"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == "lanner: the server did not start; the lines above say why"
+    assert ended.stderr.splitlines()[-1] == "lanner: the server failed to start; see the messages above"
     assert "popularity.scoring.safetensors" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -101,7 +101,7 @@ def test_a_worker_that_keeps_dying_is_restarted_ever_more_slowly(tmp_path):
 
 
 def test_a_worker_that_never_starts_ends_the_server(tmp_path):
-    with pytest.raises(LannerError, match="did not start"):
+    with pytest.raises(LannerError, match="failed to start"):
         Supervisor(not_at_all, WORKERS, tmp_path / "sync", HUNG_SECONDS).run()
     assert multiprocessing.active_children() == []
 

@@ -27,7 +27,7 @@ def a_dataset(timed=True):
     user, item = np.array([0, 0, 0, 0, 1], np.int32), np.array([0, 1, 2, 3, 5], np.int32)
     users, items = IdMap(["ann", "bob", "cid"]), IdMap([f"i{row}" for row in range(NUM_ITEMS)])
     return Dataset(
-        Interactions(user, item, np.array([100, 101, 102, 103, 100]) if timed else None),
+        Interactions(user, item, np.array([100, 101, 102, 103, 100]) * 10**9 if timed else None),
         users,
         items,
         Catalogue.blank(items.external),

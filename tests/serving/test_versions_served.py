@@ -283,7 +283,7 @@ async def test_of_several_versions_the_slowness_of_the_worst_is_told(registry, s
 async def test_exposures_that_cannot_be_written_are_told(registry, store, monkeypatch):
     async with running(registry.folder, store, experiment=HALVES) as service:
         monkeypatch.setattr(service._experiments._exposures, "problem", "events.db is locked")
-        assert (await service.health()).degraded == ["exposures of the experiment cannot be written; 0 wait"]
+        assert (await service.health()).degraded == ["experiment exposures cannot be written; 0 queued"]
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -303,7 +303,7 @@ async def test_the_shadow_compares_and_nobody_sees_it(registry, versions, store,
 
 
 async def test_what_cannot_be_tried_is_one_line(bundles, store, tmp_path):
-    with pytest.raises(ConfigError, match="no alias 'other'; arms are champion and challenger"):
+    with pytest.raises(ConfigError, match="no alias 'other'; use champion and challenger"):
         service_of(bundles[0], store, experiment=Experiment("x", {"champion": 0.5, "other": 0.5}))
     with pytest.raises(ConfigError, match=r"shadow share is 1\.5"):
         service_of(bundles[0], store, shadow_share=1.5)

@@ -104,7 +104,7 @@ def test_a_file_of_another_server_is_refused(tmp_path):
     make(tmp_path)
     with pytest.raises(StorageError, match="not made for this number of workers"):
         WorkerSync(tmp_path / "sync", 0, 9)
-    with pytest.raises(StorageError, match="cannot be mapped"):
+    with pytest.raises(StorageError, match="cannot be memory-mapped"):
         WorkerSync(tmp_path / "nothing", 0, 1)
 
 

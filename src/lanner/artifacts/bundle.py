@@ -1,8 +1,8 @@
-"""The bundle: a folder that holds all that is needed to recommend, and the only contract between training and serving.
+"""The bundle: a folder with everything needed to recommend; the only interface between training and serving.
 
-``manifest.json`` carries the schema version, the model's name and settings, the run's configuration and metrics, facts
-of every variant, and a SHA-256 of every other file; ``manifest.sha256`` carries its own. A file is checked before any
-of it is used, and nothing is executed.
+``manifest.json`` has the schema version, the model's name and settings, the run's configuration and metrics, metadata
+of every variant, and the SHA-256 of every other file; ``manifest.sha256`` has its own. A file is verified before it is
+used, and nothing is executed.
 """
 
 import json
@@ -41,21 +41,21 @@ from lanner.inference.ranker import Ranker
 from lanner.inference.scoring_model import popularity_model
 from lanner.models.recommender import Recommender
 
-SCHEMA = 2
-"""Raised whenever an older reader would misread what is written."""
+SCHEMA = 3
+"""Incremented on incompatible changes of the format."""
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 _STATE, _GOLDEN = "model.safetensors", "golden.json"
 
 Builder = Callable[[str], Recommender]
-"""An empty recommender by the name of its model, ready for ``load_state``."""
+"""Creates an unfitted recommender by model name, ready for ``load_state``."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest was checked; everything else is read, and checked, when it is asked for.
+    """A bundle with a verified manifest; other files are read and verified on demand.
 
-    builder: for ``recommender`` alone; ``pipeline.open_bundle`` has one for every model.
+    builder: needed by ``recommender`` only; see ``pipeline.open_bundle``.
     """
 
     path: Path
@@ -64,41 +64,41 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """Twelve characters of the checksum: equal for equal bundles."""
+        """The first 12 hex digits of the manifest's checksum: equal for equal bundles."""
         return _checksum(self.path)[:12]
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run's configuration, as the table it was written as."""
+        """The run's configuration as a TOML-like table."""
         return dict(self.manifest["config"])
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names, best first."""
+        """Names of the variants, best first."""
         return tuple(self.manifest["variants"])
 
     @property
     def watermark(self) -> int:
-        """The event store's sequence up to which events were trained on; 0: none of a store were."""
+        """The event store's sequence number up to which events were trained on; 0: none."""
         return int(self.manifest["watermark"])
 
     @property
     def report(self) -> dict[str, Any]:
-        """What compression found; empty for a bundle that was not compressed."""
+        """Results of compression; empty for an uncompressed bundle."""
         return dict(self.manifest.get("report", {}))
 
     def variant(self, name: str = FULL) -> Variant:
-        """One variant. Raises ``ConfigError`` where there is none of that name, ``BundleError`` for a damaged file."""
+        """One variant. Raises ``ConfigError`` for an unknown name, ``BundleError`` for a damaged file."""
         return read_variant(self.path, name, self.manifest)
 
     @cached_property
     def feedback(self) -> Feedback:
-        """Which events speak for an item, and how much."""
+        """How events become confidences."""
         return Feedback(**self.manifest["feedback"])
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Every event known when the bundle was written."""
+        """The dataset with all events known when the bundle was written."""
         return self._data[0]
 
     @cached_property
@@ -109,40 +109,40 @@ class Bundle:
 
     @cached_property
     def text_files(self) -> TextFiles | None:
-        """How texts are read; None for a recommender that reads none."""
+        """How texts are encoded; None if the model does not use texts."""
         return read_texts(self.path, self.manifest)
 
     @cached_property
     def item_reader(self) -> ItemReader | None:
-        """What the text of a new item becomes; None for a recommender that reads none."""
+        """How new items are scored from their texts; None if the model does not use texts."""
         return read_items(self.path, self.manifest)
 
     @cached_property
     def recommender(self) -> Recommender:
-        """The model as it was trained, to be trained on or compressed; answers need only a variant.
+        """The trained model, to continue training or to compress; recommending needs only a variant.
 
         Raises:
-            BundleError: a damaged file, or one that this version cannot read.
+            BundleError: a damaged file, or an incompatible version.
         """
         if self.builder is None:
-            raise BundleError(f"{self.path}: opened without a builder of models; use pipeline.open_bundle")
+            raise BundleError(f"{self.path}: opened without a model builder; use pipeline.open_bundle")
         dataset, fitted = self._data
         learned_from = dataset.with_interactions(dataset.interactions.take(fitted))
         model, arrays = self.manifest["model"], load(self._read(_STATE))
         try:
             return self.builder(model["name"]).load_state(arrays, model["settings"], learned_from)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            # Intact, so written by a version whose models kept other arrays or settings.
+            # The checksums match, so another version wrote it with other arrays or settings.
             written = self.manifest["lanner"]
             raise BundleError(
-                f"{self.path}: its model, of lanner {written}, cannot be read by {lanner.__version__}"
+                f"{self.path}: its model was written by lanner {written} and cannot be read by {lanner.__version__}"
             ) from error
 
     def verify(self) -> int:
-        """Check every file and ask every variant its golden requests again; returns how many were asked.
+        """Verify every file and replay the golden requests on every variant; returns how many were replayed.
 
         Raises:
-            BundleError: a file is damaged, or an answer differs from the one stored.
+            BundleError: a file is damaged, or an answer differs from the stored one.
         """
         for name, expected in self.manifest["sha256"].items():
             check_file(self.path / name, expected)
@@ -175,22 +175,22 @@ def write_bundle(
     texts: TextFiles | None = None,
     items: ItemReader | None = None,
 ) -> Path:
-    """Write a folder that ``read_bundle`` reads; an older bundle there is replaced at the very end.
+    """Write a bundle folder; an existing bundle is replaced atomically at the end.
 
     Args:
         path: the folder.
-        recommender: fitted.
+        recommender: the fitted model.
         dataset: all known events.
-        fitted: bool ``[E]``: those that ``recommender`` learned from.
-        config: the run's effective configuration, the model's name under ``model``; JSON can hold it.
-        metrics: what the evaluation found; JSON can hold it.
-        feedback: what events say of their items; None: each speaks for its item.
+        fitted: bool ``[E]``: events that the model was fitted on.
+        config: the run's effective configuration, with the model's name under ``model``; JSON-compatible.
+        metrics: evaluation results; JSON-compatible.
+        feedback: how events become confidences; None: every event is positive with confidence 1.
         watermark: see ``Bundle.watermark``.
-        full: the full variant with its encoder's files; None: the exported model without an encoder.
-        texts, items: how texts and new items are read; None: not at all.
+        full: the full variant with its encoder files; None: the exported model without an encoder.
+        texts, items: how texts and new items are encoded; None: not supported.
 
     Raises:
-        StorageError: the disk refused; what stood there before still stands.
+        StorageError: the disk cannot be written; an existing bundle is unchanged.
     """
     path, full = Path(path), full or Variant(FULL, recommender.scoring_model)
     variants = [full]
@@ -219,10 +219,10 @@ def write_bundle(
 
 
 def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Variant], report: Mapping[str, Any]) -> Path:
-    """Write a new bundle: ``bundle`` with other variants, and what compression found. ``bundle`` stays as it is.
+    """Write a new bundle: ``bundle`` with other variants and a compression report. ``bundle`` is not modified.
 
     Raises:
-        ConfigError: as ``check_apart``. StorageError: the disk refused. BundleError: a file of the bundle is damaged.
+        ConfigError: as ``check_apart``. StorageError: the disk cannot be written. BundleError: a damaged file.
     """
     path = Path(path)
     check_apart(bundle.path, path)
@@ -234,14 +234,14 @@ def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Varian
 
 
 def check_apart(bundle: Path, out: Path) -> None:
-    """Raises ``ConfigError`` where a new bundle would lie in a sealed one, around it, or in its place."""
+    """Raises ``ConfigError`` if ``out`` is ``bundle``, or one contains the other."""
     sealed, new = bundle.resolve(), out.resolve()
     if new == sealed or sealed in new.parents or new in sealed.parents:
-        raise ConfigError(f"{out} is, holds or lies in the bundle that is compressed; give another folder")
+        raise ConfigError(f"{out} overlaps the bundle to be compressed; choose another folder")
 
 
 _TOLD = ("model", "config", "metrics", "feedback", "watermark", "texts", "dataset")
-"""What a compressed bundle says as the one it was made of."""
+"""Manifest entries that a compressed bundle takes from its source."""
 
 
 def _write(
@@ -263,25 +263,25 @@ def _write(
 
 
 def read_bundle(path: Path | str, builder: Builder | None = None) -> Bundle:
-    """A bundle, its manifest checked.
+    """Open a bundle and verify its manifest.
 
     Raises:
-        BundleError: there is none, it is damaged, or of another schema.
+        BundleError: no bundle, a damaged one, or another schema version.
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"{path}: no bundle there (no {MANIFEST}); write one with: lanner train")
+        raise BundleError(f"{path}: not a bundle (no {MANIFEST}); create one with: lanner train")
     content = read_checked(path / MANIFEST, _checksum(path))
     try:
         manifest = json.loads(content)
         schema = manifest["schema"]
     except (ValueError, TypeError, KeyError):
-        raise BundleError(f"{path / MANIFEST}: is no manifest; write the bundle anew") from None
+        raise BundleError(f"{path / MANIFEST}: not a valid manifest; write the bundle again") from None
     if schema != SCHEMA:
-        raise BundleError(f"{path}: a bundle of schema {schema}, this version reads {SCHEMA}; train it anew")
+        raise BundleError(f"{path}: bundle schema {schema}, this version reads {SCHEMA}; train it again")
     absent = [key for key in (*_TOLD, "variants", "sha256", "lanner") if key not in manifest]
     if absent:
-        raise BundleError(f"{path / MANIFEST}: has no '{absent[0]}'; write the bundle anew")
+        raise BundleError(f"{path / MANIFEST}: has no '{absent[0]}'; write the bundle again")
     return Bundle(path, manifest, builder)
 
 
@@ -289,11 +289,11 @@ def _checksum(path: Path) -> str:
     try:
         return (path / CHECKSUM).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path / CHECKSUM}: cannot be read ({error}); write the bundle anew") from None
+        raise BundleError(f"{path / CHECKSUM}: cannot be read ({error}); write the bundle again") from None
 
 
 def _json(table: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(table, ensure_ascii=False, indent=1).encode()
     except TypeError as error:
-        raise LannerError(f"settings or metrics that JSON cannot hold: {error}") from error
+        raise LannerError(f"settings or metrics are not JSON-compatible: {error}") from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from lanner.data.catalogue import Attribute, Catalogue
-from lanner.data.ids import IdMap
+from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ragged import Ragged
 
@@ -40,6 +40,7 @@ def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str,
         "partitions": list(events.partitions),
         "attributes": {side: list(_catalogue(dataset, side).attributes) for side in _SIDES},
         "rejected": dict(dataset.rejected),
+        "id_kinds": {side: _ids(dataset, side).kind for side in _SIDES},
     }
     return files, facts
 
@@ -51,8 +52,11 @@ def unpack_dataset(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> tupl
     interactions = Interactions(**columns, behaviours=tuple(facts["behaviours"]), partitions=tuple(facts["partitions"]))
     values = pl.read_parquet(io.BytesIO(files["attributes.parquet"]))
     lists = load(files["lists.safetensors"])
+    kinds = facts.get("id_kinds", {})
     people = {
-        side: _read_catalogue(side, files[f"{side}s.parquet"], values, lists, facts["attributes"][side])
+        side: _read_catalogue(
+            side, files[f"{side}s.parquet"], values, lists, facts["attributes"][side], kinds.get(side, "str")
+        )
         for side in _SIDES
     }
     dataset = Dataset(
@@ -66,6 +70,10 @@ def unpack_dataset(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> tupl
         has_order=facts["has_order"],
     )
     return dataset, table[_FITTED].to_numpy()
+
+
+def _ids(dataset: Dataset, side: str) -> IdMap:
+    return dataset.users if side == "user" else dataset.items
 
 
 def _catalogue(dataset: Dataset, side: str) -> Catalogue:
@@ -101,7 +109,7 @@ def _lists(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _read_catalogue(
-    side: str, content: bytes, values: pl.DataFrame, lists: Mapping[str, NDArray[Any]], names: list[str]
+    side: str, content: bytes, values: pl.DataFrame, lists: Mapping[str, NDArray[Any]], names: list[str], kind: IdKind
 ) -> tuple[IdMap, Catalogue]:
     table = pl.read_parquet(io.BytesIO(content))
     mine = values.filter(pl.col("side") == side)
@@ -112,7 +120,7 @@ def _read_catalogue(
         for name in names
     }
     catalogue = Catalogue(tuple(table["text"].to_list()), tuple(table["title"].to_list()), attributes)
-    return IdMap(table["id"].to_list()), catalogue
+    return IdMap(table["id"].to_list(), kind), catalogue
 
 
 def _ragged(lists: Mapping[str, NDArray[Any]], name: str) -> Ragged:

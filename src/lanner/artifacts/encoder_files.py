@@ -1,8 +1,7 @@
-"""An encoder in every format that a bundle keeps: as files by role, and as what reads texts to evaluate it."""
+"""A text encoder in every file format of a bundle, and as a function for evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,17 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from lanner.artifacts.export import export_onnx, onnx_vectors, quantise_dynamic, quantise_openvino
-from lanner.artifacts.variants import FULL, TextFiles, Variant
-from lanner.compression.encoder import whole_encoder
 from lanner.compression.steps import Read
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.neural import NeuralRecommender
-from lanner.models.recommender import Recommender
 from lanner.models.text_features import TextFeatures
 
 Tokenize = Callable[[Sequence[str]], Sequence[NDArray[np.int32]]]
-"""Texts to the ids of the tokenizer."""
+"""From texts to token ids."""
 
 
 @dataclass(frozen=True)
 class EncoderForm:
-    """One form of an encoder. files: by role. figures: what is said of it. read: how profiles are read by it."""
+    """One form of an encoder. files: by role. figures: its metadata. read: encodes profiles with it."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -33,10 +28,10 @@ class EncoderForm:
 
 
 class EncoderFiles:
-    """Makes the forms of one encoder.
+    """Creates the forms of one encoder.
 
-    new_id: its own id of each of the tokenizer's tokens, None where they are the same. calibration: the tokenizer's ids
-    of texts, off which the ranges of activations are read. profiles: all that an evaluation will read.
+    new_id: the encoder's id of each of the tokenizer's tokens, None if equal. calibration: token ids of texts for the
+    activation ranges. profiles: all texts that the evaluation will read.
     """
 
     def __init__(
@@ -59,24 +54,24 @@ class EncoderFiles:
         self._onnx = export_onnx(encoder)
 
     def float32(self) -> EncoderForm:
-        """As it is, for every runtime."""
+        """Unquantised, for every runtime."""
         return self._form(
-            {"encoder.safetensors": _saved(self._encoder), "encoder.onnx": self._onnx},
+            {"encoder.safetensors": saved(self._encoder), "encoder.onnx": self._onnx},
             lambda texts: vectors_of(self._encoder, self._own(texts)),
         )
 
     def int8(self) -> EncoderForm:
-        """INT8 with scales anew for each request, or calibrated ones (OpenVINO); torch has float32."""
+        """INT8: dynamic quantisation (ONNX Runtime) and static quantisation (OpenVINO); torch uses float32."""
         dynamic = quantise_dynamic(self._onnx)
         xml, numbers = quantise_openvino(self._onnx, self._calibration)
         files = {"encoder.onnx": dynamic, "encoder.xml": xml, "encoder.bin": numbers}
         return self._form(
-            {"encoder.safetensors": _saved(self._encoder), **files},
+            {"encoder.safetensors": saved(self._encoder), **files},
             lambda texts: onnx_vectors(dynamic, self._own(texts), self._encoder.shape.hidden),
         )
 
     def _form(self, files: Mapping[str, bytes], encode: Callable[[Sequence[str]], NDArray[np.float32]]) -> EncoderForm:
-        """Read once: few profiles differ, and an evaluation asks for them again and again."""
+        """Encoded once and cached: an evaluation reads the same few profiles repeatedly."""
         features = self._features.transform(self._profiles, encode)
         known = dict(zip(self._profiles, features, strict=True))
         return EncoderForm(
@@ -84,24 +79,6 @@ class EncoderFiles:
         )
 
 
-def _saved(encoder: CompactEncoder) -> bytes:
+def saved(encoder: CompactEncoder) -> bytes:
+    """The encoder's weights as safetensors."""
     return bytes(save_tensors(dict(encoder.state_dict())))
-
-
-def serving_parts(recommender: Recommender) -> dict[str, Any]:
-    """What ``write_bundle`` adds so that texts are read wherever the bundle is served: ``full``, ``texts``, ``items``.
-
-    Empty for a recommender that reads none.
-    """
-    if not isinstance(recommender, NeuralRecommender) or recommender.text_features is None:
-        return {}
-    language = recommender.encoder
-    encoder = whole_encoder(language)
-    files = {"encoder.safetensors": _saved(encoder)}
-    if find_spec("onnx") is not None and find_spec("onnxruntime") is not None:
-        files["encoder.onnx"] = export_onnx(encoder)
-    return {
-        "full": Variant(FULL, recommender.scoring_model, files, {"encoder_shape": asdict(encoder.shape)}),
-        "texts": TextFiles(recommender.text_features, language.tokenizer_json, language.longest),
-        "items": recommender.item_reader,
-    }

@@ -1,7 +1,7 @@
-"""A compact encoder as ONNX and OpenVINO models, in float32 and in INT8.
+"""Export a compact encoder to ONNX and OpenVINO, in float32 and INT8.
 
-The graph is written node by node: the architecture is fixed, and what an exporter makes of it differs from one release
-to the next. It is compared with the encoder itself before it is given out.
+The graph is built node by node: the architecture is fixed, while the output of exporters changes between releases. It
+is verified against the encoder before it is returned.
 """
 
 import io
@@ -21,23 +21,23 @@ from lanner.errors import ConfigError, LannerError, optional_module
 from lanner.models.compact_encoder import MASKED, SHORTEST, CompactEncoder, EncoderLayer, read_in_batches, vectors_of
 
 FEWEST_CALIBRATION_TEXTS = 8
-"""Ranges of activations read off fewer texts than this are those texts', not the language's."""
+"""Minimum number of calibration texts; ranges from fewer texts do not generalise."""
 OPSET = 20
-"""The first that has Gelu."""
+"""The first opset with Gelu."""
 _IR = 10
 _RUNTIMES_OWN = "com.microsoft"
-"""The domain of ONNX Runtime's own operators."""
+"""Domain of ONNX Runtime's contrib operators."""
 _LARGEST_DIFFERENCE = 1e-4
 _OPTIONAL = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
-"""The extra that brings each module."""
+"""The extra that provides each package."""
 
 
 class ExportError(LannerError):
-    """The exported graph does not compute what the encoder does."""
+    """The exported graph's output differs from the encoder's."""
 
 
 def export_onnx(encoder: CompactEncoder) -> bytes:
-    """The encoder as an ONNX model: ``ids`` and ``mask``, int64 ``[B, L]``, to ``vectors``, float32 ``[B, D]``.
+    """Export to ONNX: ``ids`` and ``mask``, int64 ``[B, L]``, to ``vectors``, float32 ``[B, D]``.
 
     Raises:
         ExportError: a vector differs from the encoder's by more than 1e-4.
@@ -49,7 +49,7 @@ def export_onnx(encoder: CompactEncoder) -> bytes:
 
 
 def quantise_dynamic(onnx_bytes: bytes) -> bytes:
-    """INT8 weights, one scale an output channel; activations get theirs anew for every request.
+    """INT8 weights with one scale per output channel; activations are quantised dynamically.
 
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed.
@@ -62,36 +62,36 @@ def quantise_dynamic(onnx_bytes: bytes) -> bytes:
             target,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            # Weights of 7 bits: processors without INT8 products of their own add two of 8 bits up in 16, which is too
-            # few, and scores came out wrong by an eighth.
+            # 7-bit weights: CPUs without VNNI accumulate two 8-bit products in 16 bits, which overflows; scores were
+            # off by an eighth.
             reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
-            # Scores and mixtures of attention multiply two activations: small, and dear to quantise.
+            # Attention scores and mixtures multiply two activations: small, and slow to quantise.
             extra_options={"MatMulConstBOnly": True},
         )
         return target.read_bytes()
 
 
 def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]]) -> tuple[bytes, bytes]:
-    """INT8 weights and activations for OpenVINO, by NNCF's post-training quantisation of transformers.
+    """INT8 weights and activations for OpenVINO, by NNCF's post-training quantisation for transformers.
 
     Returns:
-        The model's XML and its numbers, to stand side by side as ``*.xml`` and ``*.bin``.
+        The model's XML and weights, to be stored as ``*.xml`` and ``*.bin``.
 
     Raises:
-        ConfigError: there are fewer than 8 texts. MissingExtraError: OpenVINO or NNCF is not installed.
+        ConfigError: fewer than 8 texts. MissingExtraError: OpenVINO or NNCF is not installed.
     """
     if len(calibration) < FEWEST_CALIBRATION_TEXTS:
         raise ConfigError(
-            f"INT8 needs at least {FEWEST_CALIBRATION_TEXTS} texts to read ranges off, received {len(calibration)}"
+            f"INT8 calibration needs at least {FEWEST_CALIBRATION_TEXTS} texts, received {len(calibration)}"
         )
     openvino, nncf = _module("openvino"), _module("nncf")
     range_estimator = _module("nncf.quantization.range_estimator")
-    # Each text as a batch of its own, as it would be asked.
+    # One text per batch, as in production.
     texts = [np.asarray(ids, np.int64) for ids in calibration]
-    # Its own call for this would change handlers, too, which others share.
+    # Not NNCF's own function: it also changes handlers shared with others.
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    # NNCF draws its bars on stdout, which belongs to results.
+    # NNCF prints progress bars to stdout, which is for results.
     with redirect_stdout(io.StringIO()):
         quantised = nncf.quantize(
             openvino.Core().read_model(onnx_bytes),
@@ -99,7 +99,7 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                # As ``reduce_range`` above; and no activation that was met is cut off, as the mean of ranges would.
+                # As ``reduce_range`` above; min/max ranges, since the mean of ranges would clip activations.
                 overflow_fix=nncf.OverflowFix.ENABLE,
                 activations_range_estimator_params=range_estimator.RangeEstimatorParametersSet.MINMAX,
             ),
@@ -111,14 +111,14 @@ def quantise_openvino(onnx_bytes: bytes, calibration: Sequence[NDArray[np.int32]
 
 
 def _prepared(onnx_bytes: bytes) -> Any:
-    """The model, with the mark without which ONNX Runtime warns: the graph is plain, nothing in it is left to fold."""
+    """The model, marked as preprocessed to silence ONNX Runtime's warning; there is nothing to fold."""
     model = _module("onnx").load_from_string(onnx_bytes)
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return model
 
 
 class _Graph:
-    """The nodes and numbers of a model as they are gathered."""
+    """Accumulates the nodes and constants of a model."""
 
     def __init__(self, encoder: CompactEncoder) -> None:
         self.onnx = _module("onnx")
@@ -162,15 +162,15 @@ class _Graph:
         return self._norm(f"{name}.norm", layer.norm, self._node("Add", hidden, narrow))
 
     def _attention(self, name: str, layer: EncoderLayer, projected: str) -> str:
-        """By an operator of ONNX Runtime's, which OpenVINO reads, too: a dozen standard ones take a fifth longer."""
+        """Uses an ONNX Runtime operator that OpenVINO supports, too; standard operators take a fifth longer."""
         helper, width = self.onnx.helper, layer.heads * layer.head_size
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         self.nodes.append(helper.make_node("Split", [projected], parts, name=f"{name}.parts", axis=2, num_outputs=3))
-        # The queries' weights hold the scale already.
+        # The query weights include the scale.
         settings: dict[str, Any] = {"num_heads": layer.heads, "scale": 1.0, "mask_filter_value": MASKED}
         inputs = [*parts, "", "padding_BL"]
         mixed = self._node("MultiHeadAttention", *inputs, domain=_RUNTIMES_OWN, **settings)
-        # Shapes are inferred for standard operators only, and those behind it need it.
+        # Shapes are inferred for standard operators only, and later ones need it.
         shape = ["batch", "length", width]
         self.shapes.append(helper.make_tensor_value_info(mixed, self.onnx.TensorProto.FLOAT, shape))
         return mixed
@@ -190,13 +190,13 @@ class _Graph:
         return self._node("LayerNormalization", value, scale, bias, axis=-1, epsilon=norm.eps)
 
     def _node(self, operation: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add a node; the name of what it gives. An input that is left out is ""."""
+        """Add a node and return its output's name. "" stands for an omitted optional input."""
         output = name or f"{operation.lower()}{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operation, inputs, [output], name=output, **attributes))
         return output
 
     def _number(self, name: str, value: Tensor | float | list[int]) -> str:
-        """Add a constant once; its name. Floats become float32, integers int64."""
+        """Add a constant once and return its name. Floats become float32, integers int64."""
         if all(present.name != name for present in self.numbers):
             array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value)
             array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, order="C")
@@ -212,11 +212,11 @@ def _require_equal(encoder: CompactEncoder, content: bytes) -> None:
     expected, found = vectors_of(encoder, texts), onnx_vectors(content, texts, encoder.shape.hidden)
     difference = float(np.abs(found - expected).max())
     if not difference <= _LARGEST_DIFFERENCE:
-        raise ExportError(f"the ONNX model's vectors differ from the encoder's by {difference:.1e}; report this")
+        raise ExportError(f"the ONNX model's vectors differ from the encoder's by {difference:.1e}; please report this")
 
 
 def onnx_vectors(content: bytes, token_ids: Sequence[NDArray[np.int32]], hidden: int) -> NDArray[np.float32]:
-    """Sentence vectors ``[T, hidden]`` of an exported encoder, by ONNX Runtime; zeros where a text has no token.
+    """Sentence vectors ``[T, hidden]`` of an exported encoder with ONNX Runtime; zeros for texts without tokens.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.

@@ -1,4 +1,4 @@
-"""Golden requests: questions stored with the answers of every variant, by which a server proves that it answers so."""
+"""Golden requests: sample requests stored with every variant's answers, replayed to verify a deployment."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from lanner.inference.ranker import Query, Ranker, Ranking
 REQUESTS = 8
 TOP_K = 10
 RELATIVE_TOLERANCE = 1e-4
-"""Of the largest score of a request: float32 sums in another order, on another processor."""
+"""Relative to the largest score of a request: float32 sums depend on the order and the CPU."""
 LEAST_OVERLAP = 0.9
-"""Of what an approximate index should find by its recall: so much of all stored lists together it must find."""
+"""Share of an approximate index's expected recall that must be found over all stored lists together."""
 
 
 def ask_golden(variants: Sequence[Variant], dataset: Dataset) -> dict[str, Any]:
-    """Up to 8 histories, evenly spread over the users by the number of their events, with each variant's top 10."""
+    """Up to 8 histories, evenly spread over users by number of events, with each variant's top 10."""
     lengths = dataset.histories.lengths
     known = np.flatnonzero(lengths)
     spread = np.linspace(0, len(known) - 1, min(REQUESTS, len(known))).round().astype(np.int64)
@@ -37,13 +37,13 @@ def ask_golden(variants: Sequence[Variant], dataset: Dataset) -> dict[str, Any]:
 
 
 def check_golden(ranker: Ranker, variant: str, dataset: Dataset, golden: Mapping[str, Any], place: Path | str) -> int:
-    """Ask a variant again; returns the number of requests.
+    """Replay the golden requests on a variant; returns their number.
 
-    A ranker that scans answers exactly as stored, but that items whose scores are within the tolerance may have changed
-    places; of one with an index, the lists overlap with those stored as far as its recall promises.
+    A scanning ranker must reproduce the stored answers, up to the order of items with nearly equal scores; with an
+    approximate index the overlap must match its recall.
 
     Raises:
-        BundleError: an answer differs by more; ``place`` begins the message.
+        BundleError: an answer differs. place: prefix of the message.
     """
     requests = golden["requests"]
     histories = [dataset.items.rows(request["history"]).astype(np.int64) for request in requests]
@@ -55,14 +55,14 @@ def check_golden(ranker: Ranker, variant: str, dataset: Dataset, golden: Mapping
         wanted = sum(len(one["items"]) for one in stored)
         if found < LEAST_OVERLAP * ranker.index.recall * wanted:
             raise BundleError(
-                f"{place}: variant '{variant}' lists {found} of the {wanted} items of its golden requests; "
-                "its index is not the one of this bundle"
+                f"{place}: variant '{variant}' returned {found} of the {wanted} items of its golden requests;  "
+                "its index does not belong to this bundle"
             )
         return len(requests)
     for number, (wanted_one, items, ranking) in enumerate(zip(stored, listed, rankings, strict=True)):
         if not _is_same(wanted_one, items, ranking.scores):
             raise BundleError(
-                f"{place}: variant '{variant}' answers golden request {number} differently from when it was written"
+                f"{place}: variant '{variant}' failed golden request {number}: the answer differs from the stored one"
             )
     return len(requests)
 

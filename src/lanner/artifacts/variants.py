@@ -1,7 +1,7 @@
-"""The variants of a bundle: one recommender in several sizes, from the full one down to popularity.
+"""The variants of a bundle: one model in several sizes, from the full one down to popularity.
 
-A variant is a scoring model and, where texts are read, an encoder in the formats of several runtimes. Its arrays are
-mapped, its other files read and checked when they are asked for.
+A variant is a scoring model and, if texts are used, an encoder in the formats of several runtimes. Its arrays are
+memory-mapped; other files are read and verified on demand.
 """
 
 import json
@@ -20,16 +20,16 @@ from lanner.inference.scoring_model import ScoringModel
 from lanner.models.text_features import TextFeatures
 
 FULL, INT8, POPULARITY = "full", "int8", "popularity"
-"""Names of the first and the last variant of every bundle, and of the one with the full model's tables in INT8."""
+"""Names of the first and last variant of every bundle, and of the full model with INT8 tables."""
 _MODEL = "scoring.safetensors"
 _TOKENIZER, _TEXTS, _WORDS, _ITEMS = "tokenizer.json", "texts.safetensors", "words.json", "items.safetensors"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant. files: what runtimes read, by role (``encoder.onnx``, ``encoder.safetensors``, …).
+    """One variant. files: encoder files by role (``encoder.onnx``, ``encoder.safetensors``, …).
 
-    figures: what was measured, and ``encoder_shape`` where there is an encoder; JSON can hold it.
+    figures: measurements, and ``encoder_shape`` if there is an encoder; JSON-compatible.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Variant:
 
     @property
     def num_bytes(self) -> int:
-        """Of the model and of the encoder."""
+        """Size of the model and the encoder."""
         return self.model.num_bytes + self.encoder_bytes
 
     @property
     def encoder_bytes(self) -> int:
-        """In the smallest format it is stored in, for a runtime loads one; 0 where there is none."""
+        """Size of the encoder in its smallest format (a runtime loads one); 0 without an encoder."""
         sizes = {role: len(data) for role, data in self.files.items()}
         openvino = sizes.get("encoder.xml", 0) + sizes.get("encoder.bin", 0)
         stored = [sizes.get("encoder.onnx", 0), sizes.get("encoder.safetensors", 0), openvino]
@@ -53,7 +53,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """How texts are read: their features, the tokenizer's JSON, the longest text in tokens."""
+    """How texts are encoded: feature settings, the tokenizer's JSON, the maximum length in tokens."""
 
     features: TextFeatures
     tokenizer: str
@@ -61,7 +61,7 @@ class TextFiles:
 
 
 class _Files(Mapping[str, bytes]):
-    """A variant's files by role, read and checked each time: a runtime needs few, and those once."""
+    """A variant's files by role, read and verified on each access: a runtime reads a few of them once."""
 
     def __init__(self, read: Callable[[str], bytes], name: str, roles: Sequence[str]) -> None:
         self._read, self._name, self._roles = read, name, roles
@@ -82,7 +82,7 @@ class _Files(Mapping[str, bytes]):
 
 
 def pack_variants(variants: Sequence[Variant]) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Bytes by file name, and what the manifest must keep."""
+    """Bytes by file name, and the manifest entries."""
     files: dict[str, bytes] = {}
     facts: dict[str, Any] = {}
     for variant in variants:
@@ -95,10 +95,10 @@ def pack_variants(variants: Sequence[Variant]) -> tuple[dict[str, bytes], dict[s
 
 
 def read_variant(folder: Path, name: str, manifest: Mapping[str, Any]) -> Variant:
-    """One variant, its model's arrays mapped.
+    """Read one variant with memory-mapped arrays.
 
     Raises:
-        ConfigError: there is no such variant. BundleError: a file is damaged.
+        ConfigError: unknown variant. BundleError: a damaged file.
     """
     if name not in manifest["variants"]:
         raise ConfigError(f"{folder} has no variant '{name}'; it has {', '.join(manifest['variants'])}")
@@ -113,7 +113,7 @@ def read_variant(folder: Path, name: str, manifest: Mapping[str, Any]) -> Varian
 
 
 def pack_texts(texts: TextFiles | None, items: ItemReader | None) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Bytes by file name, and what the manifest must keep: how texts, and new items, are read."""
+    """Bytes by file name, and the manifest entries, for texts and new items."""
     files: dict[str, bytes] = {}
     facts: dict[str, Any] = {}
     if texts is not None:
@@ -127,7 +127,7 @@ def pack_texts(texts: TextFiles | None, items: ItemReader | None) -> tuple[dict[
 
 
 def read_texts(folder: Path, manifest: Mapping[str, Any]) -> TextFiles | None:
-    """How texts are read; None for a recommender that reads none. Raises ``BundleError`` for a damaged file."""
+    """How texts are encoded; None if the model does not use texts. Raises ``BundleError`` for a damaged file."""
     if "max_tokens" not in manifest["texts"]:
         return None
     tokenizer, arrays, words = (
@@ -138,7 +138,7 @@ def read_texts(folder: Path, manifest: Mapping[str, Any]) -> TextFiles | None:
 
 
 def read_items(folder: Path, manifest: Mapping[str, Any]) -> ItemReader | None:
-    """What the text of a new item becomes; None for a recommender that reads none. Raises ``BundleError``."""
+    """How new items are scored from texts; None if the model does not use texts. Raises ``BundleError``."""
     if "items" not in manifest["texts"]:
         return None
     arrays = mapped_arrays(folder / _ITEMS, manifest["sha256"][_ITEMS])

@@ -1,4 +1,4 @@
-"""The commands about versions of bundles and experiments between them."""
+"""The commands for bundle versions and experiments: bundles, experiment."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,17 +15,19 @@ from lanner.errors import ConfigError
 if TYPE_CHECKING:
     from lanner.serving.versions.registry import Registry
 
-Folder = Annotated[Path, typer.Option("--folder", help="The folder of the versions.")]
-Alias = Annotated[str, typer.Option("--alias", help="champion or challenger.")]
-VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="As 'lanner bundles list' shows it.")]
+Folder = Annotated[Path, typer.Option("--folder", help="Folder of the versions.")]
+Alias = Annotated[str, typer.Option("--alias", help="Which alias: champion or challenger.")]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="Id of a version, as lanner bundles list shows it.")
+]
 FOLDER = Path("bundles")
-bundles_app = group("Bundles that live side by side, and which is served.")
-experiment_app = group("Experiments on the users of a server.")
+bundles_app = group("Manage versions of bundles, and the aliases that servers follow.")
+experiment_app = group("Report experiments between versions.")
 
 
 @bundles_app.command("list")
 def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """List the versions, newest first, and their aliases.
+    """List the versions, newest first, with their aliases.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
 
 @bundles_app.command()
 def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Add a bundle as a version: check every file, and ask every variant its golden requests.
+    """Add a bundle as a version, after checking every file and the golden requests of every variant.
 
     \b
     Examples:
@@ -57,13 +59,13 @@ def add(bundle: BundlePath, folder: Folder = FOLDER, as_json: AsJson = False) ->
       lanner bundles add lanner-bundle --folder /srv/bundles --json
     """
     version = _registry(folder).add(bundle)
-    line = f"Version {version}; serve it: lanner bundles promote {version} --folder {folder}"
+    line = f"Added version {version}. Serve it: lanner bundles promote {version} --folder {folder}"
     console.show_result({"version": version}, line, as_json=as_json)
 
 
 @bundles_app.command()
 def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Point an alias to a version; running servers switch without losing a request.
+    """Move an alias to a version; running servers switch to it without losing a request.
 
     \b
     Examples:
@@ -76,7 +78,7 @@ def promote(version: VersionName, alias: Alias = "champion", folder: Folder = FO
 
 @bundles_app.command()
 def rollback(alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Point an alias to its previous version.
+    """Move an alias back to its previous version.
 
     \b
     Examples:
@@ -89,7 +91,7 @@ def rollback(alias: Alias = "champion", folder: Folder = FOLDER, as_json: AsJson
 
 @bundles_app.command()
 def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Delete a version that no alias points to.
+    """Delete a version that has no alias.
 
     \b
     Examples:
@@ -103,17 +105,17 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
 @experiment_app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
-    store: Annotated[str, typer.Option("--store", help="A file's path, or postgresql://user@host/database.")],
+    store: Annotated[str, typer.Option("--store", help="Event store: a file, or postgresql://user@host/database.")],
     horizon_hours: Annotated[
         float,
-        typer.Option("--horizon-hours", help="Hours after an exposure in which an event counts as its conversion."),
+        typer.Option("--horizon-hours", help="An event counts as a conversion for so many hours after an exposure."),
     ] = 24.0,
     share: Annotated[
         list[str] | None,
         typer.Option(
             "--share",
             metavar="ARM=SHARE",
-            help="Configured traffic share, to test for a sample ratio mismatch; repeatable.",
+            help="Configured traffic share of an arm, to test for a sample ratio mismatch; repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,

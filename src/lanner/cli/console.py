@@ -23,6 +23,11 @@ class Stages:
         print(f"{time.perf_counter() - self._begun:7.1f} s  {stage}", file=sys.stderr, flush=True)
 
 
+def complain(problem: str) -> None:
+    """A problem or a note on stderr, in one line."""
+    print(f"lanner: {' '.join(problem.split())}", file=sys.stderr)
+
+
 def show_json(value: Any) -> None:
     """One JSON document on stdout; figures that JSON lacks (NaN, infinity) become null."""
     print(json.dumps(_plain(value), ensure_ascii=False, indent=1))
@@ -50,6 +55,14 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     _stdout().print(table)
 
 
+def show_items(title: str, items: Sequence[Mapping[str, Any]]) -> None:
+    """Recommended items as a table, a column for each of their facts."""
+    columns = list(items[0]) if items else ["rank", "item", "title", "score"]
+    show_table(
+        title, columns, [[str(value) if name == "item" else value for name, value in item.items()] for item in items]
+    )
+
+
 def show_line(text: str) -> None:
     """A line of text on stdout, as it is."""
     _stdout().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -58,6 +71,13 @@ def show_line(text: str) -> None:
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:
     """Nested facts as a table of dotted names and values; None and empty tables are left out."""
     show_table(title, ("what", "value"), [(name, _cell(value)) for name, value in _flat(facts, "")])
+
+
+def as_toml(value: Any) -> str:
+    """A setting's value as one writes it in TOML or after ``--set KEY=``; nothing where there is none."""
+    if value is None:
+        return ""
+    return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """Options that several commands share, each with its help."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,25 +12,46 @@ def group(help: str) -> typer.Typer:
 
 
 MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
+SPLIT_NAMES = "auto, none, random, leave-last-out, global-time, cold-items, published"
 
-Data = Annotated[str | None, typer.Argument(help="A dataset's folder, a file, a recipe (.toml) or a bundled name.")]
-BundlePath = Annotated[Path, typer.Argument(help="The folder of a bundle.", metavar="BUNDLE")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings in TOML.")]
-Model = Annotated[str | None, typer.Option("--model", help=f"One of {MODEL_NAMES}.")]
-SplitName = Annotated[
+Data = Annotated[
     str | None,
-    typer.Option("--split", help="What to hide: random, leave-last-out, global-time, cold-items, published."),
+    typer.Argument(help="Dataset: a folder, a file of events, a recipe (.toml), or the name of a bundled dataset."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the model and its training; the split keeps its own.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write the bundle to.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-TopK = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
-User = Annotated[str | None, typer.Option("--user", help="A known user's id.")]
+BundlePath = Annotated[Path, typer.Argument(help="Folder of a bundle, as lanner run writes it.", metavar="BUNDLE")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings; see lanner settings.")]
+Model = Annotated[str | None, typer.Option("--model", help=f"Model to train: {MODEL_NAMES}. Default: hybrid.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help=f"How to withhold test events: {SPLIT_NAMES}. auto (default): global-time if events have timestamps, "
+        "else random. none: withhold nothing.",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Random seed of the model and its training, not of the split.")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option("--device", help="Where to train; auto: on a GPU if there is one."),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change any setting, such as split.test=0.1; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+TopK = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
+User = Annotated[str | None, typer.Option("--user", help="Id of a user of the dataset.")]
 History = Annotated[
     list[str] | None,
-    typer.Option("--history", help="Items an anonymous user chose: ids separated by commas, or one a --history."),
+    typer.Option("--history", help="Item ids that stand for the user: separated by commas, or one per --history."),
+]
+HistoryFile = Annotated[
+    str | None, typer.Option("--history-file", help="File with such item ids, one per line; - reads standard input.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads per runtime.")]
-QueryText = Annotated[str | None, typer.Option("--text", help="What is looked for, in words; for models that read.")]
+QueryText = Annotated[
+    str | None, typer.Option("--text", help="Search text, for models that read texts (hybrid, language).")
+]

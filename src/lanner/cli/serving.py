@@ -11,7 +11,7 @@ import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, group
-from lanner.errors import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 if TYPE_CHECKING:
     from lanner.serving.bootstrap import ServerConfig
@@ -20,25 +20,31 @@ if TYPE_CHECKING:
 def compress(
     bundle: BundlePath,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder of the new bundle; by default BUNDLE-compressed.")
+        Path | None, typer.Option("--out", help="Folder to write the new bundle to; default: BUNDLE-compressed.")
     ] = None,
     max_ndcg_loss: Annotated[
-        float, typer.Option("--max-ndcg-loss", help="Relative loss of validation ndcg@10 that a variant may have.")
+        float,
+        typer.Option(
+            "--max-ndcg-loss", help="Largest acceptable loss of validation ndcg@10, as a share of the full variant's."
+        ),
     ] = 0.005,
-    target: Annotated[str, typer.Option("--target", help="What to minimise: latency or size.")] = "latency",
-    seconds: Annotated[float, typer.Option("--seconds", help="Distillation budget in seconds.")] = 300.0,
+    target: Annotated[
+        str, typer.Option("--target", help="What the best variant minimises: latency or size.")
+    ] = "latency",
+    seconds: Annotated[float, typer.Option("--seconds", help="Time budget for distillation, in seconds.")] = 300.0,
     threads: Threads = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Compress a bundle into variants; evaluate and benchmark each.
+    """Compress a bundle into smaller variants; evaluate and benchmark each.
 
-    The variants are written as a new bundle; the one that is compressed stays as it is.
+    The variants are written as a new bundle; BUNDLE is not changed.
 
     \b
     Examples:
       lanner compress lanner-bundle
       lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
+    optional_module("torch", "torch", "train", "compression")
     from lanner.compress import compress as compressed
     from lanner.compression.encoder import EncoderRecipe
     from lanner.compression.steps import Budget
@@ -53,26 +59,31 @@ def compress(
     console.show_table("Evaluated on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
     best = made.report["best"]
     console.show_line(
-        f"Least {target} within the loss: {best}. The variants are in {made.path}: lanner serve {made.path}"
+        f"Lowest {target} within the accepted loss: {best}. Wrote {made.path}. Serve it: lanner serve {made.path}"
     )
 
 
 def profile(
     bundle: BundlePath,
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", help="A variant of the bundle; repeatable. By default all.")
+        list[str] | None, typer.Option("--variant", help="Only this variant; repeatable. Default: all.")
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option("--backend", help="Encodes the texts: torch, onnxruntime, openvino …; by default the fastest."),
+        typer.Option(
+            "--backend",
+            help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Sent with each request, where texts are read.")] = None,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 200,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Text to send with each request, for models that read texts.")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests to time.")] = 200,
     threads: Threads = 2,
-    plot: Annotated[Path | None, typer.Option("--plot", help="A picture (.svg, .png) of the same.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how long each stage of a request takes, per variant, and the bound this machine's hardware sets.
+    """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
 
     \b
     Examples:
@@ -101,33 +112,35 @@ def profile(
 
 
 def serve(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, or a folder of versions with a champion.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a bundle, or of versions with a champion.")],
     store: Annotated[
         str | None,
         typer.Option(
-            "--store", envvar="LANNER_STORE", help="Where events are stored: a file (events.db), or postgresql://…"
+            "--store", envvar="LANNER_STORE", help="Event store: a file (default: events.db), or postgresql://…"
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", help="The address to listen on (127.0.0.1).")] = None,
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port to listen on (8080).")] = None,
-    keys: Annotated[Path | None, typer.Option("--keys", help="The file of API keys that lanner keys writes.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port. Default: 8080.")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="File of API keys, as lanner keys writes it.")] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Worker processes (one a core, at most 4).")
+        int | None, typer.Option("--workers", min=1, help="Worker processes. Default: one per core, at most 4.")
     ] = None,
     engine: Annotated[
         Literal["local", "ray"] | None,
-        typer.Option("--engine", help="local: worker processes of this machine (default). ray: replicas on Ray."),
+        typer.Option("--engine", help="Where to serve. local: on this machine (default). ray: as Ray Serve replicas."),
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option("--replicas", min=1, help="With --engine ray: how many there are at least.")
+        int | None, typer.Option("--replicas", min=1, help="With --engine ray: minimum number of replicas.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings of the server in TOML.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings; see docs/settings.md.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Serve recommendations over HTTP, with events, items, users and a page at /.
+    """Serve recommendations over HTTP: an API at /v1, and a page at /.
 
-    An option overrides --set, which overrides --config. A folder of versions is followed: promoting another champion
-    changes what is served, without a request lost.
+    An option overrides --set, which overrides --config. In a folder of versions the champion is served, and a newly
+    promoted one replaces it without losing a request.
 
     \b
     Examples:
@@ -198,7 +211,7 @@ def _no_garbage_yet() -> Iterator[None]:
 
 
 keys_app = group("Manage API keys.")
-KeyFilePath = Annotated[Path, typer.Option("--file", help="The file of API keys; it holds hashes.")]
+KeyFilePath = Annotated[Path, typer.Option("--file", help="File of API keys; it stores only hashes.")]
 
 
 @keys_app.command("add")
@@ -206,11 +219,11 @@ def add_key(
     name: Annotated[str, typer.Argument(help="Name of the key's holder.")],
     role: Annotated[
         Literal["read", "write", "admin"],
-        typer.Option("--role", help="read, write or admin; each includes those before it."),
+        typer.Option("--role", help="What the key allows: read, write or admin; each includes those before it."),
     ],
     file: KeyFilePath = Path("keys.toml"),
 ) -> None:
-    """Create a key and show it once; the file keeps a hash of it.
+    """Create an API key and print it, once; the file stores only its hash.
 
     \b
     Examples:
@@ -225,7 +238,7 @@ def add_key(
 def revoke_key(
     name: Annotated[str, typer.Argument(help="Name of the key's holder.")], file: KeyFilePath = Path("keys.toml")
 ) -> None:
-    """Revoke a key; a running server notices within seconds.
+    """Revoke an API key; running servers notice within seconds.
 
     \b
     Examples:
@@ -241,13 +254,11 @@ events_app = group("Manage the event log.")
 
 @events_app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
-    store: Annotated[
-        str, typer.Option("--store", help="Where events are stored: a file, or postgresql://…")
-    ] = "events.db",
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    store: Annotated[str, typer.Option("--store", help="Event store: a file, or postgresql://…")] = "events.db",
     as_json: AsJson = False,
 ) -> None:
-    """Export the stored events as Parquet, to train on.
+    """Export the event log to a Parquet file that lanner run and lanner train read.
 
     \b
     Examples:
@@ -258,5 +269,5 @@ def export(
 
     with closing(open_store(store)) as opened:
         number = export_events(opened, out)
-    line = f"{number} events in {out}: lanner run {out}"
+    line = f"Wrote {number} events to {out}. Train on them: lanner train {out}"
     console.show_result({"events": number, "file": str(out)}, line, as_json=as_json)

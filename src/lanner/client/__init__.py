@@ -1,9 +1,9 @@
-"""The server's client: ``Client``, and ``AsyncClient`` for asyncio. Both take and return ``serving.messages``.
+"""HTTP client of the server: ``Client``, and ``AsyncClient`` for asyncio. Both use the types of ``serving.messages``.
 
-    with Client("http://127.0.0.1:8000") as client:
+    with Client("http://127.0.0.1:8080") as client:
         answer = client.recommend(RecommendRequest(user_id="ada", k=5))
 
-Their operations are those of ``calls``; when a request is retried says ``conversation``.
+The operations are in ``calls``, the retry policy in ``conversation``.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ __all__ = ["AsyncClient", "Client", "Retries"]
 
 
 class _Base(Operations):
-    """What both clients share: httpx, and a call in its terms."""
+    """Shared by both clients: the httpx client, requests and errors."""
 
     _http_class: ClassVar[str]
 
@@ -32,12 +32,12 @@ class _Base(Operations):
         retries: Retries | None = None,
         transport: Any = None,
     ) -> None:
-        """address: ``http://host:port``. key: for servers that ask for one. timeout_s: of each attempt.
+        """address: ``http://host:port``. key: API key. timeout_s: per attempt. retries: None: the defaults.
 
-        transport: of httpx, instead of its own; ``httpx.ASGITransport`` reaches an application in this process.
+        transport: an httpx transport; ``httpx.ASGITransport`` calls an application in this process.
 
         Raises:
-            MissingExtraError: httpx is not installed. ConfigError: an argument cannot be.
+            MissingExtraError: httpx is not installed. ConfigError: an invalid argument.
         """
         httpx = optional_module("httpx", "httpx", "client", "the client")
         if not address.startswith(("http://", "https://")):
@@ -65,16 +65,16 @@ class _Base(Operations):
         return Reply(response.status_code, response.content, wait)
 
     def _broken(self, error: Exception) -> Exception:
-        """A connection that failed is retried; a request that took the whole timeout is not."""
+        """Connection failures are retried; timeouts of a sent request are not."""
         if isinstance(error, self._httpx.TimeoutException) and not isinstance(error, self._httpx.ConnectTimeout):
-            raise ServerError(f"no answer within {self._timeout_s:g} s; give more time or ask for less") from None
+            raise ServerError(f"no response within {self._timeout_s:g} s; raise timeout_s or request less") from None
         return error
 
 
 class Client(_Base):
-    """A blocking client. A request that fails is raised as a LannerError with the server's own line.
+    """A blocking client. Errors are raised as LannerErrors with the server's message.
 
-    Events without a key get one, so that none is stored twice when a request is retried.
+    Events without a key get a random one, so that retries do not store them twice.
     """
 
     _http_class = "Client"
@@ -108,7 +108,7 @@ class Client(_Base):
 
 
 class AsyncClient(_Base):
-    """As ``Client``, for asyncio."""
+    """The asyncio version of ``Client``."""
 
     _http_class = "AsyncClient"
 

@@ -1,4 +1,4 @@
-"""The operations, each written once: what it sends, and the message that its answer is. Both clients have them all."""
+"""The API operations, defined once for both clients: the request and the type of the response."""
 
 import functools
 import uuid
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Call(Generic[A]):
-    """One request, and the message that its answer is; ``str`` is plain text."""
+    """One request and its response type; ``str`` is plain text."""
 
     method: str
     path: str
@@ -43,11 +43,11 @@ class Call(Generic[A]):
     query: dict[str, str] = field(default_factory=dict)
     body: msgspec.Struct | None = None
     takes: frozenset[int] = frozenset({200})
-    """Statuses that carry the answer."""
+    """Statuses whose body is a response of type ``answer``."""
 
 
 class operation(Generic[P, A]):
-    """A method that describes a request becomes one that sends it: ``AsyncClient`` is to be awaited."""
+    """Turns a method that describes a request into one that sends it; on ``AsyncClient`` it returns a coroutine."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Call[A]]) -> None:
         self._describe = describe
@@ -70,79 +70,79 @@ class operation(Generic[P, A]):
 
 
 class Operations:
-    """What both clients can ask."""
+    """The operations of both clients."""
 
     @operation
     def recommend(self, request: RecommendRequest) -> Call[RecommendAnswer]:
-        """The best items for a known user, or an anonymous one by a history, a text, or both."""
+        """Recommend items for a user, or for an anonymous history, text or both."""
         return Call("POST", "/v1/recommend", RecommendAnswer, body=request)
 
     @operation
     def explain(self, request: ExplainRequest) -> Call[ExplainAnswer]:
-        """Why an item has its score for a user."""
+        """Explain the score of an item for a user."""
         return Call("POST", "/v1/explain", ExplainAnswer, body=request)
 
     @operation
     def add_events(self, events: Sequence[Event]) -> Call[EventsAnswer]:
-        """Store events together; returns once they are on disk. Those without a key get one: sent again, they are
-        stored once."""
+        """Store events; returns once they are on disk. Events without a key get a random one, so that retries
+        do not store them twice."""
         keyed = [event if event.key else msgspec.structs.replace(event, key=uuid.uuid4().hex) for event in events]
         return Call("POST", "/v1/events", EventsAnswer, body=EventBatch(events=keyed))
 
     @operation
     def put_item(self, item_id: str, item: Item) -> Call[Changed]:
-        """Write an item, new or not."""
+        """Create or replace an item."""
         return Call("PUT", f"/v1/items/{_segment(item_id)}", Changed, body=item)
 
     @operation
     def delete_item(self, item_id: str) -> Call[Changed]:
-        """Remove an item."""
+        """Delete an item."""
         return Call("DELETE", f"/v1/items/{_segment(item_id)}", Changed)
 
     @operation
     def similar_items(self, item_id: str, k: int = 10) -> Call[RecommendAnswer]:
-        """The items nearest to an item."""
+        """Find similar items."""
         return Call("GET", f"/v1/items/{_segment(item_id)}/similar", RecommendAnswer, {"k": str(k)})
 
     @operation
     def put_user(self, user_id: str, user: User) -> Call[Changed]:
-        """Write a user, new or not."""
+        """Create or replace a user."""
         return Call("PUT", f"/v1/users/{_segment(user_id)}", Changed, body=user)
 
     @operation
     def delete_user(self, user_id: str) -> Call[Changed]:
-        """Remove a user with their events."""
+        """Delete a user and their events."""
         return Call("DELETE", f"/v1/users/{_segment(user_id)}", Changed)
 
     @operation
     def search(self, q: str, k: int = 10, user_id: str | None = None) -> Call[RecommendAnswer]:
-        """The items whose texts are nearest to a query, personalised for a user where one is named."""
+        """Search items by meaning, personalised for a user if given."""
         query = {"q": q, "k": str(k)} | ({} if user_id is None else {"user_id": user_id})
         return Call("GET", "/v1/search", RecommendAnswer, query)
 
     @operation
     def status(self) -> Call[Status]:
-        """What is served, how it performed over the last seconds, and what can be asked."""
+        """Served versions, recent performance, and available filters."""
         return Call("GET", "/v1/status", Status)
 
     @operation
     def live(self) -> Call[Alive]:
-        """Whether the process is alive."""
+        """Liveness probe."""
         return Call("GET", "/health/live", Alive)
 
     @operation
     def ready(self) -> Call[Health]:
-        """Whether requests are answered."""
+        """Readiness probe."""
         return Call("GET", "/health/ready", Health, takes=frozenset({200, 503}))
 
     @operation
     def metrics(self) -> Call[str]:
-        """Metrics in Prometheus' text format."""
+        """Metrics in the Prometheus text format."""
         return Call("GET", "/metrics", str)
 
 
 def _segment(id: str) -> str:
-    """An id as a segment of a path; one of dots alone would mean the parent folder."""
+    """An id as a URL path segment; dots alone would be a relative path."""
     if not id:
-        raise RequestError("an id is empty; give 1 to 256 characters")
+        raise RequestError("empty id; expected 1 to 256 characters")
     return quote(id, safe="") if id.strip(".") else id.replace(".", "%2E")

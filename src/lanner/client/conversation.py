@@ -1,4 +1,4 @@
-"""When a request is sent, retried, or given up; written once for both clients."""
+"""The retry policy, shared by both clients."""
 
 import random
 from collections.abc import Generator
@@ -15,24 +15,24 @@ _ERRORS: dict[int, type[LannerError]] = {
     **dict.fromkeys((401, 403, 421), ConfigError),
     404: UnknownIdError,
 }
-"""The error for a rejected request, with the server's line; 429 and 5xx have errors of their own."""
+"""Error classes by status, raised with the server's message; 429 and 5xx are handled separately."""
 _AGAIN = {429, 503}
 
 
 @dataclass(frozen=True)
 class Retries:
-    """When a request is retried: after 429, 503 or a broken connection. Every operation may be sent twice."""
+    """Retry policy: after 429, 503 or a connection failure. All operations are idempotent."""
 
     attempts: int = 4
-    """Requests in all; 1: no retry."""
+    """Maximum number of attempts; 1: no retry."""
     first_wait_s: float = 0.1
-    """Before the second; doubled each time, and shortened at random by up to a half."""
+    """Seconds before the first retry; doubled each time, with random jitter of −50 to 0 %."""
     longest_wait_s: float = 5.0
-    """A server that asks for more patience than this is not waited for."""
+    """Maximum wait in seconds; if Retry-After is longer, the error is raised."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.first_wait_s < 0 or self.longest_wait_s < 0:
-            raise ConfigError(f"retries: received {self}, expected at least one attempt and waits of 0 s or more")
+            raise ConfigError(f"retries: received {self}, expected attempts >= 1 and waits >= 0 s")
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Reply:
 
 
 Talk = Generator[float, Reply | Exception, A]
-"""Yields how long to wait before the request is sent, in seconds, and takes what came of it."""
+"""Yields the seconds to wait before sending the request; receives the outcome."""
 
 
 def conversation(call: Call[A], retries: Retries) -> Talk[A]:
-    """Ends with the answer. Knows neither sockets nor clocks, so that both clients can hold it.
+    """A generator that returns the answer. It does no I/O and reads no clock, so that both clients can drive it.
 
     Raises:
-        LannerError: the server refused or failed, or was not reached; after as many attempts as ``retries`` allows.
+        LannerError: the server rejected the request, failed or was unreachable, after ``retries.attempts`` attempts.
     """
     wait = 0.0
     for attempt in range(1, retries.attempts + 1):
@@ -74,18 +74,18 @@ def _read(call: Call[A], content: bytes) -> A:
     try:
         return msgspec.json.decode(content, type=call.answer)
     except ValueError as error:
-        raise ServerError(f"{call.path}: the answer is not the server's of this version ({error})") from None
+        raise ServerError(f"{call.path}: the response does not match this client's version ({error})") from None
 
 
 def _error(came: Reply | Exception) -> LannerError:
     if not isinstance(came, Reply):
         return ServerError(
-            f"the server cannot be reached ({str(came) or type(came).__name__}); does it run at this address?"
+            f"the server cannot be reached ({str(came) or type(came).__name__}); is it running at this address?"
         )
     try:
         line = msgspec.json.decode(came.content, type=ErrorAnswer).error
     except ValueError:
-        line = f"the server answered {came.status} without a reason"
+        line = f"the server responded with status {came.status}"
     if came.status == 429:
         return OverloadedError(line, came.retry_after_s or 1.0)
     kind = _ERRORS.get(came.status)

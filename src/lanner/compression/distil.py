@@ -1,8 +1,8 @@
-"""A pruned encoder learns to give the vectors that the whole one gave.
+"""Knowledge distillation: a pruned encoder learns to reproduce the sentence vectors of the full one.
 
-The student minimises 1 − cosine to the teacher's sentence vectors, which are computed once (the last-layer distillation
-of Sanh et al. 2019 and Reimers & Gurevych, EMNLP 2020). Requests are short where a catalogue's texts are long:
-``with_spans`` adds random passages of each text.
+The student minimises 1 − cosine to the teacher's sentence vectors, which are computed once (last-layer distillation,
+Sanh et al. 2019 and Reimers & Gurevych, EMNLP 2020). Catalogue texts are long but queries are short, so ``with_spans``
+adds random passages of each text.
 """
 
 import copy
@@ -23,36 +23,36 @@ from lanner.training.interrupts import interrupts_held
 TokenIds = Sequence[NDArray[np.int32]]
 _HELD_OUT = 0.1
 _MOST_EVALUATED = 1024
-"""Held-out rows by which a student is evaluated; a mean over more is no surer, only slower."""
+"""Maximum number of held-out rows; more are slower and no more precise."""
 _TOKENS_PER_STEP = 1024
 _WARM_UP = 0.05
-"""Share of the training in which the step size rises."""
+"""Share of the training used for learning rate warm-up."""
 _LARGEST_GRADIENT = 1.0
 _SHORTEST_SPAN = 2
-"""Tokens, special ones apart."""
+"""Minimum passage length in tokens, without special tokens."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What ``distil`` gives back. cosine: mean over the held-out texts, of the student before and after."""
+    """Result of ``distil``. cosine: mean over held-out texts, of the student before and after training."""
 
     encoder: CompactEncoder
     cosine_before: float
     cosine: float
     epochs: float
-    """Passes over the texts, a broken-off one in part."""
+    """Passes over the texts, including a partial one."""
 
 
 def with_spans(
     token_ids: TokenIds, *, per_text: int, longest: int, seed: int
 ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
-    """The texts, then ``per_text`` random passages of each that is long enough to have one.
+    """The texts, plus ``per_text`` random passages of each text that is long enough.
 
-    A passage stands between the text's first and last token ([CLS] and [SEP]); its length is drawn from 2 to
-    ``longest`` tokens with those two, short ones as likely as twice as long ones.
+    A passage is wrapped in the text's first and last token ([CLS] and [SEP]); its length is log-uniform from 2 to
+    ``longest`` tokens, including those two.
 
     Returns:
-        Token ids of texts and passages, and for each the number of the text that it came from.
+        Token ids of texts and passages, and for each the index of its source text.
     """
     draw = np.random.default_rng(seed)
     parts = [np.asarray(ids, np.int32) for ids in token_ids]
@@ -78,28 +78,28 @@ def distil(
     seconds: float | None = None,
     source: NDArray[np.int64] | None = None,
 ) -> Distillation:
-    """Train a copy of ``student`` to give ``teacher_vectors``; the best by held-out cosine is returned.
+    """Train a copy of ``student`` to reproduce ``teacher_vectors``; returns the best by held-out cosine.
 
-    A tenth of the texts is held out and evaluated after every epoch, and where the time ends. Without ``seconds`` the
-    result depends on nothing but the arguments and the number of threads; with it, also on how far it got.
+    A tenth of the texts is held out and evaluated after every epoch and at the end. Without ``seconds`` the result
+    depends only on the arguments and the number of threads; with it, also on the progress made.
 
     Args:
-        student: what to start from; left as it is.
-        teacher_vectors: float32 ``[T, D]``, of length 1.
-        token_ids: T texts, in the student's own vocabulary, special tokens included.
-        epochs: passes over the texts.
-        learning_rate: AdamW's largest step size; it rises, then falls to 0 by a half cosine.
-        seed: of what is held out and of the order.
-        seconds: stop after so many; the step size falls accordingly.
-        source: ``[T]`` which text each row is a part of: parts of one text are held out together.
+        student: the initial encoder; not modified.
+        teacher_vectors: float32 ``[T, D]``, unit length.
+        token_ids: T texts in the student's vocabulary, including special tokens.
+        epochs: maximum passes over the texts.
+        learning_rate: peak learning rate of AdamW; linear warm-up, then half-cosine decay to 0.
+        seed: of the held-out split and the shuffling.
+        seconds: time limit; the learning rate schedule is fitted to it.
+        source: ``[T]`` source text of each row: passages of one text are held out together.
 
     Raises:
-        ConfigError: fewer than two texts, one of which is to evaluate by.
-        Interrupted: Ctrl-C; the student is as it was.
+        ConfigError: fewer than two texts (one is held out).
+        Interrupted: Ctrl-C; the student is not modified.
     """
     source = np.arange(len(token_ids)) if source is None else source
     if (texts := len(np.unique(source))) < 2:
-        raise ConfigError(f"distillation needs at least 2 texts, one of them to evaluate by, received {texts}")
+        raise ConfigError(f"distillation needs at least 2 texts (one is held out), received {texts}")
     held_out = _held_out(source, seed)
     evaluated = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_EVALUATED]
     training = _Training(student, teacher_vectors, token_ids, learning_rate, evaluated)
@@ -112,7 +112,7 @@ def distil(
             else:
                 training.step(rows, passed)
             if must_stop():
-                raise Interrupted(f"distillation stopped after {passed:.0%}; the encoder is as it was")
+                raise Interrupted(f"distillation stopped after {passed:.0%}; the encoder is unchanged")
             if passed >= 1:
                 break
     return Distillation(
@@ -121,7 +121,7 @@ def distil(
 
 
 class _Training:
-    """A copy of the student, its optimizer, one step of both, and the best that was seen."""
+    """A copy of the student, its optimizer, the training step, and the best state so far."""
 
     def __init__(
         self,
@@ -133,14 +133,14 @@ class _Training:
     ) -> None:
         self.student, self.token_ids, self.learning_rate = student.copy().train(), token_ids, learning_rate
         self.teacher_TD, self.evaluated = torch.from_numpy(teacher_vectors), evaluated
-        # Words stay where the teacher put them: those that no text here has must not be left behind by the others.
+        # Word embeddings are frozen: words absent from these texts must stay aligned with the others.
         self.student.words.requires_grad_(False)
         self.learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learned, lr=learning_rate, weight_decay=0.0)
         self.best, self.best_state = -math.inf, student.state_dict()
 
     def step(self, rows: NDArray[np.int64], done: float) -> None:
-        """``done``: the share of the training that lies behind."""
+        """``done``: training progress, 0 to 1."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * _step_size(done)
         vectors_BD = self.student(*pad_right([self.token_ids[row] for row in rows], 0))
@@ -151,7 +151,7 @@ class _Training:
         self.optimizer.step()
 
     def evaluate(self) -> float:
-        """The mean cosine of the evaluated texts; what gives the best is kept."""
+        """Mean cosine of the held-out texts; keeps the best state."""
         vectors = vectors_of(self.student, [self.token_ids[row] for row in self.evaluated])
         cosine = float((vectors * self.teacher_TD[self.evaluated].numpy()).sum(1).mean())
         if cosine > self.best:
@@ -162,7 +162,7 @@ class _Training:
 def _schedule(
     token_ids: TokenIds, learned: NDArray[np.bool_], epochs: int, seed: int
 ) -> Iterator[tuple[float, NDArray[np.int64] | None]]:
-    """The share of all steps that is done, and the rows of the next; None where an epoch ends."""
+    """Training progress and the rows of the next step; None at the end of an epoch."""
     for epoch in range(epochs):
         batches = _shuffled_batches(token_ids, learned, np.random.default_rng((seed, epoch)))
         for number, rows in enumerate(batches):
@@ -171,14 +171,14 @@ def _schedule(
 
 
 def _step_size(done: float) -> float:
-    """Share of the largest step size: up in a line, down in half a cosine."""
+    """Learning rate as a share of its peak: linear warm-up, half-cosine decay."""
     if done < _WARM_UP:
         return (done + 0.001) / (_WARM_UP + 0.001)
     return 0.5 * (1 + float(np.cos(np.pi * (done - _WARM_UP) / (1 - _WARM_UP))))
 
 
 def _held_out(source: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """``[T]``: which rows are not learned from."""
+    """``[T]``: which rows are held out."""
     texts = np.unique(source)
     chosen = np.random.default_rng(seed).permutation(texts)[: max(1, round(_HELD_OUT * len(texts)))]
     return np.isin(source, chosen)
@@ -187,7 +187,7 @@ def _held_out(source: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 def _shuffled_batches(
     token_ids: TokenIds, learned: NDArray[np.bool_], draw: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Rows of like length together, in another company and order every time."""
+    """Batches of rows of similar length, reshuffled every epoch."""
     rows = draw.permutation(np.flatnonzero(learned))
     lengths = np.array([len(token_ids[row]) for row in rows], np.int64)
     listed = [rows[batch] for batch in batches_of_tokens(lengths, _TOKENS_PER_STEP)]

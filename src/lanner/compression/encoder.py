@@ -1,4 +1,4 @@
-"""The encoder of texts, made small: fewer layers, neurons and tokens, then distilled from the whole one."""
+"""Encoder compression: fewer layers, neurons and tokens, then distillation from the full encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,52 +19,55 @@ _TEXTS_A_BATCH = 32
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """How an encoder is made small."""
+    """How the text encoder is compressed."""
 
     layers: int = 3
-    """Layers that stay, those whose loss costs the most."""
+    """Number of layers kept, the most important ones."""
     feed_forward_share: float = 0.5
-    """Of the feed-forward neurons that go."""
+    """Share of feed-forward neurons to prune, 0 to 1."""
     spans: int = 4
-    """Passages of each text to learn from besides the text: requests are short."""
+    """Random passages per text added to the training data, because queries are short."""
     longest_span: int = 48
-    """Tokens of the longest passage."""
+    """Maximum passage length in tokens."""
     most_texts: int = 20_000
-    """Texts and passages learned from: reading them with the teacher takes as long as learning from them."""
+    """Maximum number of texts and passages for distillation; the teacher takes as long per text as training."""
     learning_rate: float = 5e-4
+    """Peak learning rate of the distillation (AdamW)."""
     seconds: float = 300.0
-    """Of distillation; the step size falls to nothing in that time."""
+    """Distillation budget in seconds; the learning rate decays to 0 over that time."""
     epochs: int = 20
+    """Maximum number of epochs of the distillation."""
     seed: int = 0
+    """Random seed of the distillation."""
 
     def __post_init__(self) -> None:
         if self.layers < 1:
-            raise ConfigError(f"layers must be at least 1, received {self.layers}")
+            raise ConfigError(f"layers is {self.layers}, it must be at least 1")
         if not 0 <= self.feed_forward_share < 1:
-            raise ConfigError(f"feed_forward_share must lie within 0 … 1, received {self.feed_forward_share}")
+            raise ConfigError(f"feed_forward_share is {self.feed_forward_share}, it must be between 0 and 1")
         if self.seconds <= 0 or self.epochs < 1 or self.learning_rate <= 0:
             given = f"seconds {self.seconds}, epochs {self.epochs}, learning_rate {self.learning_rate}"
-            raise ConfigError(f"distillation needs time and steps above 0: {given}")
+            raise ConfigError(f"distillation settings must be above 0: {given}")
 
 
 def whole_encoder(language: LanguageEncoder) -> CompactEncoder:
-    """The language model as it is, in float32, in the form that can be made small.
+    """The unmodified language model in float32, as a ``CompactEncoder``.
 
     Raises:
-        ConfigError: it is not of the BERT family, or pools or scales in another way.
+        ConfigError: not of the BERT family, or other pooling or normalisation.
     """
     config = language.config
     if config.pooling != "mean" or not config.normalise:
-        raise ConfigError("only an encoder with mean pooling and vectors of length 1 can be made compact")
+        raise ConfigError("only encoders with mean pooling and unit-length vectors can be compressed")
     return CompactEncoder.from_bert(LanguageEncoder(replace(config, dtype="float32", device="cpu")).model)
 
 
 def shrink_encoder(
     language: LanguageEncoder, teacher: CompactEncoder, texts: Sequence[str], recipe: EncoderRecipe
 ) -> tuple[Distillation, NDArray[np.int32]]:
-    """``teacher`` without its least important layers, neurons and the tokens ``texts`` lack, then distilled from it.
+    """``teacher`` without its least important layers and neurons and without unused tokens, then distilled from it.
 
-    texts: the catalogue's own, as requests may contain them. Also returns the new id of each of the tokenizer's
+    texts: of the catalogue; they also define the kept vocabulary. Also returns the new id of each of the tokenizer's
     tokens, int32 ``[old vocabulary]``.
 
     Raises:

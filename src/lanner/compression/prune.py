@@ -1,12 +1,11 @@
-"""A smaller encoder out of a larger one: whole layers, feed-forward neurons and words taken away.
+"""Structured pruning of an encoder: whole layers, feed-forward neurons and vocabulary entries are removed.
 
-Every function leaves the encoder it is given alone. What a part is worth is read off the encoder itself:
-
-- a **neuron** by the first-order estimate of how far the sentence vector moves when it is silenced, E‖J a‖² for an
+No function modifies its argument. Importance is measured on texts:
+- a **neuron** by the first-order estimate of how far the sentence vector moves when it is zeroed, E‖J a‖² for the
   activation a and the vector's Jacobian J: the squared activation × gradient of Molchanov et al. (CVPR 2019). The
-  reconstruction error itself has no gradient at the unpruned point; random directions of the vector have (Hutchinson
-  1989), and average to the same.
-- a **layer** by the cosine that is lost when it is skipped.
+  reconstruction error itself has zero gradient at the unpruned point; random projections of the vector do not
+  (Hutchinson 1989), and give the same on average.
+- a **layer** by the cosine lost when it is skipped.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,29 +23,29 @@ from lanner.models.compact_encoder import CompactEncoder, EncoderLayer
 Batch = tuple[Tensor, Tensor]
 """Token ids and mask, int64 ``[B, L]`` each."""
 _NEURONS_AT_ONCE = 32
-"""Neurons leave in blocks, so that widths stay multiples of what a processor multiplies at once."""
+"""Neurons are pruned in blocks, so that widths stay multiples of the SIMD width."""
 _DIRECTIONS = 4
-"""Random directions of the sentence vector per batch; errors of this estimate average out over the texts."""
+"""Random projections of the sentence vector per batch; their noise averages out over the texts."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What the parts of an encoder are worth. feed_forward: one array a layer, in squared distance."""
+    """Importance of the parts of an encoder. feed_forward: one array per layer, in squared distance."""
 
     feed_forward: tuple[NDArray[np.float64], ...]
     layers: NDArray[np.float64]
-    """``[layers]``: 1 − cosine between the sentence vectors with and without the layer, averaged over texts."""
+    """``[layers]``: 1 − cosine between the sentence vectors with and without the layer, mean over texts."""
 
 
 def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: int = 0) -> Importance:
-    """Measure every neuron and layer of ``encoder`` by what it does to the texts in ``batches``.
+    """Measure the importance of every neuron and layer on the texts in ``batches``.
 
     Raises:
         ConfigError: there are no batches.
     """
     batches = list(batches)
     if not batches:
-        raise ConfigError("importance is measured on texts, received none; give at least one batch")
+        raise ConfigError("importance needs at least one batch of texts, received none")
     draw = torch.Generator().manual_seed(seed)
     neurons = [_first_order(encoder, batch, draw) for batch in batches]
     count = sum(len(ids_BL) for ids_BL, _ in batches)
@@ -57,10 +56,10 @@ def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: 
 
 
 def keep_layers(encoder: CompactEncoder, which: Sequence[int]) -> CompactEncoder:
-    """The encoder with only the layers ``which``, counted from 0, in ascending order.
+    """The encoder with only the layers ``which``, 0-based and ascending.
 
     Raises:
-        ConfigError: a layer that is not there, named twice, or out of order; or none at all.
+        ConfigError: a layer that does not exist, a duplicate, wrong order, or no layers.
     """
     available = encoder.shape.num_layers
     if not which or list(which) != sorted(set(which)) or which[0] < 0 or which[-1] >= available:
@@ -77,12 +76,12 @@ def keep_layers(encoder: CompactEncoder, which: Sequence[int]) -> CompactEncoder
 
 
 def prune_feed_forward(encoder: CompactEncoder, importance: Importance, share: float) -> CompactEncoder:
-    """The encoder without the ``share`` of all its feed-forward neurons that matter least, in blocks of 32.
+    """The encoder without the ``share`` of its least important feed-forward neurons, in blocks of 32.
 
-    Each layer keeps at least one block. The share is exact up to a block where widths are multiples of 32.
+    Each layer keeps at least one block. The share is exact up to one block if widths are multiples of 32.
 
     Raises:
-        ConfigError: ``share`` is not in 0 … 1, or ``importance`` was measured on an encoder of another shape.
+        ConfigError: ``share`` outside 0 … 1, or ``importance`` of an encoder of another shape.
     """
     measured = tuple(len(one) for one in importance.feed_forward)
     if measured != encoder.shape.feed_forward:
@@ -99,10 +98,10 @@ def prune_feed_forward(encoder: CompactEncoder, importance: Importance, share: f
 def trim_vocabulary(
     encoder: CompactEncoder, token_ids: Iterable[int], *, special_ids: Iterable[int], unknown_id: int
 ) -> tuple[CompactEncoder, NDArray[np.int32]]:
-    """The encoder with the embeddings of ``token_ids``, ``special_ids`` and ``unknown_id`` only, and the way there.
+    """The encoder with the embeddings of ``token_ids``, ``special_ids`` and ``unknown_id`` only, and the id mapping.
 
     Returns:
-        The encoder and int32 ``[old vocabulary]``: the new id of every old one; that of [UNK] where it is gone.
+        The encoder, and the new id of every old one, int32 ``[old vocabulary]``; that of [UNK] for removed ones.
 
     Raises:
         ConfigError: an id is outside the vocabulary.
@@ -120,7 +119,7 @@ def trim_vocabulary(
 
 
 def _first_order(encoder: CompactEncoder, batch: Batch, draw: torch.Generator) -> list[NDArray[np.float64]]:
-    """Squared distances, summed over a batch's texts, that silencing each neuron would cost."""
+    """Estimated squared distance for zeroing each neuron, summed over a batch's texts."""
     layers: list[EncoderLayer] = list(encoder.layers)  # type: ignore[arg-type]
     with _inputs_of([layer.narrow for layer in layers]) as activations:
         vectors_BD = encoder(*batch)
@@ -135,7 +134,7 @@ def _first_order(encoder: CompactEncoder, batch: Batch, draw: torch.Generator) -
 
 @contextmanager
 def _inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
-    """A list that holds, after one forward pass, what each of ``modules`` was given."""
+    """A list with the inputs of each of ``modules`` after one forward pass."""
     given: list[Tensor] = []
     hooks = [module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])) for module in modules]
     try:
@@ -158,19 +157,19 @@ def _lost_without_each_layer(encoder: CompactEncoder, batch: Batch) -> NDArray[n
 
 
 def _most_important(importance: Sequence[NDArray[np.float64]], share: float) -> list[Tensor]:
-    """Per layer the neurons to keep, ascending, once ``share`` of all blocks of 32 neurons are gone.
+    """Per layer the neurons to keep, ascending, after removing ``share`` of all blocks of 32 neurons.
 
-    A layer's neurons are ranked and cut into blocks from the best down; its best block always stays.
+    Neurons are ranked within a layer and grouped into blocks from the best down; the best block always stays.
     """
     if not 0 <= share <= 1:
-        raise ConfigError(f"the share to prune must lie between 0 and 1, received {share}")
+        raise ConfigError(f"share is {share}, it must be between 0 and 1")
     ranked = [np.argsort(-one, kind="stable") for one in importance]
     blocks = [
         (float(one[order[start : start + _NEURONS_AT_ONCE]].sum()), layer, start)
         for layer, (one, order) in enumerate(zip(importance, ranked, strict=True))
         for start in range(0, len(order), _NEURONS_AT_ONCE)
     ]
-    # A tie within a layer may be broken anyhow: what goes is its tail, so many blocks long.
+    # Ties within a layer do not matter: the pruned blocks are its tail.
     gone = [layer for _, layer, _ in sorted(block for block in blocks if block[2])[: round(share * len(blocks))]]
     kept = []
     for layer, order in enumerate(ranked):

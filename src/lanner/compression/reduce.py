@@ -1,4 +1,4 @@
-"""Fewer dimensions and fewer neurons: smaller matrices that score real users as the large ones do."""
+"""Fewer dimensions and neurons: smaller matrices with nearly the same scores for real users."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,25 +11,25 @@ from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.tables import Table, take
 
 _FLOOR = 1e-6
-"""Of the largest: directions in which users differ less than this are noise of float32."""
+"""Relative to the largest: user directions with less variance are float32 noise."""
 _ITEMS_LOOKED_AT = 20_000
-"""Of a large catalogue, so many tell how far a neuron's output spreads: to within a percent."""
+"""Sample of a large catalogue to measure the spread of neuron outputs to within a percent."""
 
 
 def fewer_dimensions(model: ScoringModel, users_BD: NDArray[np.float32], rank: int) -> ScoringModel:
-    """The student of ``rank`` dimensions nearest to ``model`` in the squared error of ``users_BD``'s scores.
+    """The model of ``rank`` dimensions nearest to ``model`` in squared error of the scores of ``users_BD``.
 
     In closed form (Eckart & Young, 1936): with P² = Uᵀ U and the leading left singular vectors A of P Tᵀ, users become
-    u P⁻¹ A and items T P A. What all items share moves no ranking and is taken out first. The head, which reads users
-    only, is fitted anew on the short vectors by least squares on its hidden layer.
+    u P⁻¹ A and items T P A. The mean item is subtracted first, since it changes no ranking. The head reads users only
+    and is refitted on the short vectors by least squares on its hidden layer.
 
     Raises:
-        ValueError: ``rank`` is not within 1 … ``model.dimensions``, or the model was cut before.
+        ValueError: ``rank`` is not within 1 … ``model.dimensions``, or the model is already reduced.
     """
     if model.reduction.source_DR is not None:
-        raise ValueError("this model's dimensions were cut before; cut the full one")
+        raise ValueError("this model is already reduced; reduce the full one")
     if not 1 <= rank <= model.dimensions:
-        raise ValueError(f"rank must lie within 1 … {model.dimensions}, received {rank}")
+        raise ValueError(f"rank must be within 1 … {model.dimensions}, received {rank}")
     target_ID = take(model.target_ID).astype(np.float64)
     mean_D = target_ID.mean(axis=0)
     target_ID -= mean_D
@@ -40,7 +40,7 @@ def fewer_dimensions(model: ScoringModel, users_BD: NDArray[np.float32], rank: i
     leading_DR = np.linalg.eigh(spread_DD @ (target_ID.T @ target_ID) @ spread_DD)[1][:, ::-1][:, :rank]
     shorten_DR = (gathered_DD @ leading_DR).astype(np.float32)
     target_DR = (spread_DD @ leading_DR).astype(np.float32)
-    # As for views, a direction's sources and targets are brought to one size, for rows kept as INT8 have one scale.
+    # As for views, sources and targets of a direction are scaled alike, because INT8 rows have one scale.
     gain_R = _sizes(target_ID @ target_DR) / _sizes(take(model.source_ID) @ shorten_DR)
     shorten_DR, target_DR = shorten_DR * np.sqrt(gain_R), target_DR / np.sqrt(gain_R)
     shorter = replace(
@@ -60,9 +60,9 @@ def fewer_dimensions(model: ScoringModel, users_BD: NDArray[np.float32], rank: i
 
 
 def can_shorten(model: ScoringModel) -> bool:
-    """Whether there are dimensions that could be fewer.
+    """Whether the model has dimensions that can be reduced.
 
-    A gated head reads the products of each view, and a user of ``FoldIn`` is solved for in all dimensions.
+    A gated head needs the products of each view, and ``FoldIn`` solves for users in all dimensions.
     """
     gated = model.head is not None and model.head.kind == "gated"
     return model.dimensions > 1 and model.fold_in is None and not gated
@@ -73,7 +73,7 @@ def _shortened(table: Table | None, shorten_DR: NDArray[np.float32]) -> NDArray[
 
 
 def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Deviation of each column, float32 ``[R]``, never 0."""
+    """Standard deviation of each column, float32 ``[R]``, never 0."""
     deviation = table_IR.std(axis=0)
     return np.asarray(np.maximum(deviation, max(1e-6 * float(deviation.max()), 1e-12)), np.float32)
 
@@ -81,8 +81,8 @@ def _sizes(table_IR: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 def _refitted(head: Head, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.float32]) -> Head:
     read_BR = normalised(users_BR, (users_BR.shape[1],), (LAYER_NORM,))
     known = np.hstack([read_BR, np.ones((len(read_BR), 1), np.float32)])
-    # What a norm gives adds up to 0, so that any number might be added to all of a neuron's weights; rounding would
-    # choose one that drowns the rest. One equation more asks that they add up to 0.
+    # Layer norm outputs sum to 0, so a constant could be added to all weights of a neuron, and rounding would choose a
+    # huge one. One more equation makes the weights sum to 0.
     balance = np.append(np.ones(read_BR.shape[1], np.float32), np.float32(0))
     known, wanted = np.vstack([known, balance]), np.vstack([hidden_BH, np.zeros_like(hidden_BH[:1])])
     solved = np.linalg.lstsq(known, wanted, rcond=None)[0].astype(np.float32)
@@ -90,10 +90,10 @@ def _refitted(head: Head, users_BR: NDArray[np.float32], hidden_BH: NDArray[np.f
 
 
 def fewer_neurons(model: ScoringModel, users_BD: NDArray[np.float32], number: int) -> ScoringModel:
-    """The ``number`` hidden neurons of the head whose output differs most from item to item, for ``users_BD``.
+    """Keep the ``number`` hidden neurons of the head whose output varies most between items, for ``users_BD``.
 
-    What a neuron adds to all items alike moves no ranking (the reading of Molchanov et al., CVPR 2019, that
-    importance is what the loss would notice). A model without such a head is given back.
+    A constant contribution changes no ranking (in the sense of Molchanov et al., CVPR 2019: importance is the effect on
+    the loss). A model without such a head is returned unchanged.
 
     Raises:
         ValueError: ``number`` is not within 1 … H.
@@ -102,7 +102,7 @@ def fewer_neurons(model: ScoringModel, users_BD: NDArray[np.float32], number: in
         return model
     head, item_IH = model.head, take(model.head.item_IH)
     if not 1 <= number <= len(head.out_H):
-        raise ValueError(f"number must lie within 1 … {len(head.out_H)}, received {number}")
+        raise ValueError(f"number must be within 1 … {len(head.out_H)}, received {number}")
     hidden_BH = head.hidden(users_BD, model.view_sizes)
     looked_at = item_IH[:: max(1, len(item_IH) // _ITEMS_LOOKED_AT)]
     spread_H = sum(np.maximum(hidden_H + looked_at, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)

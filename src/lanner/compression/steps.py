@@ -1,7 +1,7 @@
-"""The steps from the full recommender to smaller ones, each evaluated on validation and kept only within the budget.
+"""Compression steps from the full model to smaller ones, each evaluated on validation and kept if within the budget.
 
-Settings are evaluated on a twin of the model that never saw the validation events; the same settings are then applied
-to the model itself. Both are scoring models, ranked by the one ranker.
+Settings are evaluated on a copy of the model that never saw the validation events, then applied to the model itself.
+Both are scoring models, evaluated with the production ranker.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,34 +21,34 @@ from lanner.inference.tables import Int8Rows, take
 
 QUALITY = "ndcg_at_10"
 _SHARES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75)
-"""Of the dimensions, tried from the fewest up."""
+"""Shares of the dimensions, tried in ascending order."""
 _NEURON_SHARES = (0.25, 0.5, 0.75)
 _SAMPLED_USERS = 20_000
-"""Real users enough to know in which directions users differ."""
+"""Number of sampled users from which the directions of variance are estimated."""
 
 Read = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Profile texts to features ``[B, F]``."""
+"""From profile texts to features ``[B, F]``."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What compression may cost, and what it is for."""
+    """Quality budget and objective of compression."""
 
     max_ndcg_loss: float = 0.005
-    """Relative loss of validation ndcg@10 that a variant may have against the full one."""
+    """Maximum relative loss of validation ndcg@10 against the full variant, 0 to 1."""
     target: str = "latency"
-    """``latency`` or ``size``: what the best variant has least of, among those within the loss."""
+    """``latency`` or ``size``: what the best variant within the budget minimises."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_ndcg_loss < 1:
-            raise ConfigError(f"max_ndcg_loss must lie within 0 … 1, received {self.max_ndcg_loss}")
+            raise ConfigError(f"max_ndcg_loss is {self.max_ndcg_loss}, it must be between 0 and 1")
         if self.target not in ("latency", "size"):
-            raise ConfigError(f"target must be 'latency' or 'size', received '{self.target}'")
+            raise ConfigError(f"target is '{self.target}', it must be 'latency' or 'size'")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One attempt: its quality on validation, and whether it is within the budget."""
+    """One compression step: its validation quality, and whether it is within the budget."""
 
     name: str
     ndcg_at_10: float
@@ -57,7 +57,7 @@ class Step:
 
 
 class Evaluator:
-    """Validation ndcg@10 of scoring models, relative to the full one."""
+    """Validation ndcg@10 of scoring models, relative to the full model."""
 
     def __init__(self, full: ScoringModel, validation: HeldOut, read: Read | None, max_loss: float) -> None:
         self._validation, self._max_loss = validation, max_loss
@@ -66,7 +66,7 @@ class Evaluator:
         self.steps.append(Step("full", self._full, 0.0, True))
 
     def step(self, name: str, model: ScoringModel, read: Read | None) -> Step:
-        """Measure a model, write it down, and say whether it is within the budget."""
+        """Evaluate a model, record the step, and decide whether it is within the budget."""
         quality = self._quality(model, read)
         loss = 1 - quality / self._full if self._full > 0 else 0.0
         self.steps.append(Step(name, quality, loss, loss <= self._max_loss))
@@ -77,7 +77,7 @@ class Evaluator:
 
 
 def quantised(model: ScoringModel) -> ScoringModel:
-    """Every table of items, of friends and of texts as INT8 with a scale a row."""
+    """All tables of items, friends and texts in INT8 with one scale per row."""
     profile_FD, text_FD, friends_UD = (
         None if table is None else Int8Rows.of(take(table))
         for table in (model.profile_FD, model.text_FD, model.friends_UD)
@@ -89,7 +89,7 @@ def quantised(model: ScoringModel) -> ScoringModel:
 def sample_of_users(
     model: ScoringModel, users: UserBatch, features_BF: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """Vectors of at most 20,000 users, float32 ``[n, D]``, always the same ones."""
+    """Vectors of at most 20,000 users, float32 ``[n, D]``; a deterministic sample."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(users))[:_SAMPLED_USERS])
     return model.users(users.take(chosen), None if features_BF is None else features_BF[chosen])
 
@@ -97,7 +97,7 @@ def sample_of_users(
 def choose_dimensions(
     evaluator: Evaluator, twin: ScoringModel, users_BD: NDArray[np.float32], read: Read | None
 ) -> int:
-    """The fewest dimensions that, quantised, stay within the budget; all of them where none do."""
+    """The fewest dimensions within the budget, in INT8; all of them if none are."""
     for share in _SHARES if can_shorten(twin) else ():
         rank = max(1, round(share * twin.dimensions / 8) * 8)
         if rank >= twin.dimensions:
@@ -109,7 +109,7 @@ def choose_dimensions(
 
 
 def choose_neurons(evaluator: Evaluator, twin: ScoringModel, users_BD: NDArray[np.float32], read: Read | None) -> int:
-    """The fewest hidden neurons of the head within the budget; 0 for a model without a head that has neurons."""
+    """The fewest hidden neurons of the head within the budget; 0 for a model without such a head."""
     if twin.head is None or twin.head.kind != "concat":
         return 0
     hidden = len(twin.head.out_H)

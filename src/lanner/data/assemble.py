@@ -1,6 +1,9 @@
-"""Raw frames in, the one frozen dataset out; what cannot be used is set aside and counted."""
+"""Raw frames in, the one frozen dataset out; rows that cannot be used are rejected and counted."""
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute, Catalogue
-from lanner.data.columns import encode, number_ids, positions, read_ids, read_times, read_weights
+from lanner.data.columns import (
+    SECOND,
+    TIME_FORMATS,
+    encode,
+    nanoseconds,
+    number_ids,
+    positions,
+    read_ids,
+    read_order,
+    read_times,
+    read_weights,
+)
 from lanner.data.ids import IdMap
 from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ordering import sort_by
@@ -20,6 +34,9 @@ from lanner.types import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER,
 
 ID, TITLE, ORDER, PARTITION = "id", "title", "order", "partition"
 _PARTS = ("train", "validation", "test")
+_BEHAVIOUR = "interaction"
+"""That of an event whose file names none."""
+_TIME_HINT = f"known are {TIME_FORMATS}; name another with interactions.format in a recipe, such as '%d/%m/%Y %H:%M'"
 _PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -31,10 +48,11 @@ def assemble(tables: Tables) -> Dataset:
     """
     rejects = Rejects()
     events = _events(tables, rejects)
+    warnings = _of_rejected(tables.interactions, rejects)
     users, user_rows = number_ids(events[USER])
     items, item_rows = number_ids(events[ITEM])
-    user_ids, user_catalogue = _catalogue(tables.users, users, USER, rejects)
-    item_ids, item_catalogue = _catalogue(tables.items, items, ITEM, rejects)
+    user_ids, user_catalogue, unknown_users = _catalogue(tables.users, users, USER, rejects)
+    item_ids, item_catalogue, unknown_items = _catalogue(tables.items, items, ITEM, rejects)
     return Dataset(
         interactions=_interactions(events, user_rows, item_rows),
         users=user_ids,
@@ -44,6 +62,7 @@ def assemble(tables: Tables) -> Dataset:
         ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
+        warnings=(*warnings, *unknown_users, *unknown_items),
         has_order=TIMESTAMP in events.columns or ORDER in events.columns,
     )
 
@@ -51,28 +70,79 @@ def assemble(tables: Tables) -> Dataset:
 def _events(tables: Tables, rejects: Rejects) -> pl.DataFrame:
     if not tables.interactions:
         return pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
-    read = [_read(table) for table in tables.interactions]
-    usable = [rejects.split(*_faults(before, after, tables.minimum_weight)) for before, after in read]
+    _check_columns(tables.interactions)
+    given = [_without_nan(table) for table in tables.interactions]
+    read = [(table, _read(table, tables.time_format)) for table in given]
+    usable = [rejects.split(*_faults(before, after, tables)) for before, after in read]
     kept = [frame.select(pl.exclude(f"^({LINE}|raw .*)$")) for frame in usable]
+    if len({frame.schema.get(TIMESTAMP) for frame in kept}) > 1:
+        kept = [frame.with_columns(nanoseconds(frame[TIMESTAMP]).alias(TIMESTAMP)) for frame in kept]
     # Where one file writes ids as numbers and another as texts, all are texts.
-    return pl.concat(kept, how="vertical_relaxed")
+    events = pl.concat(kept, how="diagonal_relaxed")
+    return events.with_columns(pl.col(BEHAVIOUR).fill_null(_BEHAVIOUR)) if BEHAVIOUR in events.columns else events
 
 
-def _read(table: Table) -> tuple[Table, pl.DataFrame]:
-    """The table, and its columns as values, null where a cell cannot be read."""
-    readers = {USER: read_ids, ITEM: read_ids, TIMESTAMP: read_times, WEIGHT: read_weights, ORDER: read_times}
-    columns = [series if series.name == LINE else readers.get(series.name, _text)(series) for series in table.frame]
-    return table, pl.DataFrame(columns)
+def _without_nan(table: Table) -> Table:
+    """Null for not-a-number, which libraries without nullable floats write for a missing one."""
+    frame = table.frame
+    nans = [column.name for column in frame if column.dtype.is_float() and column.is_nan().any()]
+    return replace(table, frame=frame.with_columns(pl.col(nans).fill_nan(None))) if nans else table
+
+
+def _check_columns(tables: Sequence[Table]) -> None:
+    """Raise ``DataError`` where only some of the files have times, an order or parts of a split."""
+    for name in (TIMESTAMP, ORDER, PARTITION):
+        having = [table for table in tables if name in table.frame.columns]
+        for table in tables if having else ():
+            if name not in table.frame.columns:
+                problem = f"no such column, but {having[0].path.name} has one; the files of one dataset must agree"
+                raise DataError(problem, path=table.path, field=name)
+
+
+def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
+    """One line on the events that were rejected, with the first of each kind; none where there are none."""
+    counts, rejected = rejects.counts(), rejects.frame()
+    kinds = []
+    for reason, count in counts.items():
+        _, file, line, record = rejected.row(rejected[REASON].index_of(reason) or 0)
+        cell = json.loads(record).get(f"raw {reason.split()[1]}")
+        kinds.append(f"{count:,} {reason} ({file}, line {line}{f': {cell}' if cell else ''})")
+    rows = sum(table.frame.height for table in tables)
+    return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
+
+
+def _read(table: Table, time_format: str) -> pl.DataFrame:
+    """The columns as values, null where a cell cannot be read."""
+    readers: dict[str, Callable[[pl.Series], pl.Series]] = {
+        USER: read_ids,
+        ITEM: read_ids,
+        TIMESTAMP: partial(read_times, form=time_format, path=table.path, first_line=table.first_line),
+        WEIGHT: read_weights,
+        ORDER: read_order,
+        BEHAVIOUR: _behaviours,
+        LINE: lambda column: column,
+    }
+    for column in table.frame:
+        if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+            problem = f"a column of {column.dtype} values, expected one text or number a row"
+            raise DataError(problem, path=table.path, field=column.name)
+    read = [readers.get(column.name, _text)(column).alias(column.name) for column in table.frame]
+    return pl.DataFrame(read)
+
+
+def _behaviours(column: pl.Series) -> pl.Series:
+    return _text(column).replace("", None).fill_null(_BEHAVIOUR)
 
 
 def _text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> tuple[Table, list[Fault]]:
+def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, list[Fault]]:
     """The table of values, beside the raw cells that could not be read, and all that can be wrong with a row of it."""
     raw = [table.frame[name].alias(f"raw {name}") for name in read.columns if read[name].null_count()]
-    faults = []
+    faults, least = [], tables.minimum_weight
+    time_hint = f"interactions.format is '{tables.time_format}'" if tables.time_format else _TIME_HINT
     for series in read:
         name, value, cell = series.name, pl.col(series.name), pl.col(f"raw {series.name}")
         if series.null_count():
@@ -80,28 +150,34 @@ def _faults(table: Table, read: pl.DataFrame, minimum_weight: float | None) -> t
             what = f"{name} id" if name in (USER, ITEM) else name
             # An event without a rating is an event.
             faults += [] if name == WEIGHT else [Fault(f"missing {what}", name, empty)]
-            faults.append(Fault(f"unreadable {what}", name, value.is_null() & ~empty))
+            unreadable = Fault(f"unreadable {what}", name, value.is_null() & ~empty)
+            faults.append(replace(unreadable, hint=time_hint) if name == TIMESTAMP else unreadable)
         if name == WEIGHT:
             faults.append(Fault("weight is NaN or infinite", name, ~value.is_finite()))
-            if minimum_weight is not None:
-                faults.append(Fault(f"weight below {minimum_weight:g}", name, value < minimum_weight, damning=False))
+            if least is not None:
+                faults.append(Fault(f"weight below {least:g}", name, value < least, damning=False))
     return Table(pl.DataFrame([*read, *raw]), table.path, table.first_line), faults
 
 
 def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
     behaviour, behaviours = _codes(events, BEHAVIOUR, ("interaction",))
     partition, partitions = _parts(events)
-    times, weights, place = (
-        events[name].to_numpy() if name in events.columns else None for name in (TIMESTAMP, WEIGHT, ORDER)
-    )
+    times = events[TIMESTAMP].to_numpy() if TIMESTAMP in events.columns else None
+    # An event from a file without weights has none.
+    weights = events[WEIGHT].fill_null(np.nan).to_numpy() if WEIGHT in events.columns else None
+    place = events[ORDER] if ORDER in events.columns else None
     interactions = Interactions(user_rows, item_rows, times, weights, behaviour, behaviours, partition, partitions)
     # Time is the last key, so that it leads; the place inside a user only breaks its ties.
-    interactions = interactions if place is None else _sorted(interactions, place)
-    if interactions.timestamp is None:
-        return interactions
-    # As narrow as it was read while it is moved about.
-    ordered = _sorted(interactions, interactions.timestamp)
-    return replace(ordered, timestamp=np.asarray(ordered.timestamp, np.int64))
+    if place is not None:
+        exact = place if place.dtype in (pl.Int32, pl.Int64) else place.rank("dense").cast(pl.Int64)
+        interactions = _sorted(interactions, exact.to_numpy())
+    if interactions.timestamp is not None:
+        # As narrow as it was read while it is moved about.
+        interactions = _sorted(interactions, interactions.timestamp)
+        scale = SECOND if np.asarray(interactions.timestamp).dtype == np.int32 else 1
+        in_nanoseconds = np.multiply(np.asarray(interactions.timestamp), scale, dtype=np.int64)
+        interactions = replace(interactions, timestamp=in_nanoseconds)
+    return interactions
 
 
 def _sorted(interactions: Interactions, keys: NDArray[np.integer]) -> Interactions:
@@ -142,12 +218,13 @@ def _parts(events: pl.DataFrame) -> tuple[NDArray[np.uint8] | None, tuple[str, .
 
 def _catalogue(
     entities: Entities | None, seen: list[ExternalId], kind: str, rejects: Rejects
-) -> tuple[IdMap, Catalogue]:
-    """Ids (those seen first, then those only listed, where they are kept) and what is known of each."""
+) -> tuple[IdMap, Catalogue, list[str]]:
+    """Ids (those seen first, then those only listed, where they are kept), what is known of each, and warnings."""
     if entities is None:
         ids = IdMap(seen)
-        return ids, Catalogue.blank(ids.external)
+        return ids, Catalogue.blank(ids.external), []
     listed = _listed(entities, kind, rejects)
+    warnings = _of_unmatched(entities, listed[ID], seen, kind)
     if entities.keep == "listed":
         seen = [*seen, *listed[ID].filter(~listed[ID].is_in(seen)).sort().to_list()]
     elif (idle := ~listed[ID].is_in(seen)).any():
@@ -156,7 +233,19 @@ def _catalogue(
     ids = IdMap(seen)
     names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
     known = names.join(listed, on=ID, how="left", maintain_order="left")
-    return ids, _describe_entities(known)
+    return ids, _describe_entities(known), warnings
+
+
+def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:
+    """One line where the file describes fewer than half of what occurs in events: the ids may be of two kinds."""
+    matched = int(pl.Series(seen, dtype=pl.String).is_in(listed.implode()).sum())
+    if 2 * matched >= len(seen):
+        return []
+    example = f", such as '{listed[0]}'" if len(listed) else ""
+    return [
+        f"{entities.table.path.name} describes {matched:,} of the {len(seen):,} {kind}s that have events "
+        f"(it lists {len(listed):,} ids{example}; the events have '{seen[0]}'); are these the same ids?"
+    ]
 
 
 def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:

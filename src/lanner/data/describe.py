@@ -15,9 +15,10 @@ _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, 
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Counts, density, degrees, text and tie coverage, time span and what was set aside; JSON can hold it.
+    """Counts, density, degrees, text and tie coverage, time span, rejected rows and warnings; JSON can hold it.
 
-    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``rejected``, ``fingerprint``.
+    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``rejected``, ``warnings``,
+    ``fingerprint``.
     A section that the dataset has nothing for is None.
     """
     return {
@@ -31,6 +32,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "attributes": {"user": _attributes(dataset.user_catalogue), "item": _attributes(dataset.item_catalogue)},
         "events": _events(dataset.interactions, dataset.has_order),
         "rejected": dict(dataset.rejected),
+        "warnings": list(dataset.warnings),
         "fingerprint": fingerprint(dataset),
     }
 
@@ -135,12 +137,9 @@ def _per_name(codes: NDArray[np.uint8] | None, names: tuple[str, ...], otherwise
     return dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
 
 
-def _date(seconds: np.int64) -> str:
-    """ISO time in UTC; the bare number where the calendar does not reach."""
-    try:
-        return datetime.fromtimestamp(int(seconds), UTC).isoformat()
-    except (OverflowError, ValueError, OSError):
-        return str(seconds)
+def _date(nanoseconds: np.int64) -> str:
+    """ISO time in UTC, to the second."""
+    return datetime.fromtimestamp(int(nanoseconds) // 1_000_000_000, UTC).isoformat()
 
 
 def example_users(dataset: Dataset, number: int) -> list[str]:

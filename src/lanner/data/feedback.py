@@ -32,10 +32,10 @@ class FeedbackConfig:
     """Which events speak for an item, and how much."""
 
     positive_threshold: float | Literal["auto", "none"] = "auto"
-    """Weights from here on are positive. auto: the middle of a rating scale, any count above 0. none: every event is
-    positive and weighs the same."""
+    """Smallest rating or count of a positive event. auto: the middle of the rating scale, any count above 0. none:
+    every event is positive and weighs the same."""
     behaviour_weights: Mapping[str, float] = field(default_factory=dict)
-    """By behaviour; 0: negative feedback. Those not named weigh 1, but dislike, hide, skip and their like 0."""
+    """Weight of each behaviour; 0: negative feedback. Default: 0 for dislike, hide, skip and the like, 1 for others."""
 
     def __post_init__(self) -> None:
         for name, weight in self.behaviour_weights.items():

@@ -1,8 +1,9 @@
 """The one frozen dataset that every reader gives and every model takes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,16 @@ from numpy.typing import NDArray
 from lanner.data.catalogue import Catalogue
 from lanner.data.ids import IdMap
 from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from lanner.data.feedback import Feedback
+    from lanner.data.split import Split
+
+FrameKind = Literal["polars", "pandas", "arrow"]
+"""Libraries whose frames are taken and given."""
 
 EVENT_COLUMNS = ("user", "item", "timestamp", "weight", "behaviour", "partition")
 """What is read of each event, as ``Interactions`` calls it."""
@@ -23,7 +30,7 @@ EVENT_COLUMNS = ("user", "item", "timestamp", "weight", "behaviour", "partition"
 class Interactions:
     """Who did what to which item, one entry an event, ordered in time where time is known.
 
-    user, item: int32 ``[E]`` rows. timestamp: int64 ``[E]`` seconds since 1970, or None.
+    user, item: int32 ``[E]`` rows. timestamp: int64 ``[E]`` nanoseconds since 1970 (UTC), or None.
     weight: float32 ``[E]`` (a rating, a count; NaN where an event has none), or None.
     behaviour: uint8 ``[E]`` codes into ``behaviours``, or None where there is but one.
     partition: uint8 ``[E]`` codes into ``partitions`` where the source publishes a split, or None.
@@ -83,7 +90,10 @@ class UserBatch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Interactions, what is known of items and users, and who is tied to whom."""
+    """Interactions, item texts and attributes, user profiles, and social edges.
+
+    Read one with ``lanner.load_dataset``, or make one of frames with ``from_frames``.
+    """
 
     interactions: Interactions
     users: IdMap
@@ -93,11 +103,132 @@ class Dataset:
     ties: Ragged | None = None
     """Friends of each user, one list a user row; None where the source has no ties."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """Rows set aside while reading, counted by reason."""
+    """Rows rejected while reading, counted by reason."""
     rejected_rows: "pl.DataFrame | None" = field(default=None, compare=False, repr=False)
     """Those rows themselves: reason, file, line (or row of a Parquet file), record (JSON)."""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What reading the data found that a caller should know, a line each: rejected events, texts that match no item."""
     has_order: bool = False
     """Whether the order of events inside a user is the order in time."""
+    feedback: "Feedback | None" = field(default=None, compare=False, repr=False)
+    """How ratings, counts and behaviours were made into confidences; None: not by ``with_feedback``."""
+    frame_kind: FrameKind = field(default="polars", compare=False)
+    """Kind of the frames that the dataset was made of, and in which recommendations are returned."""
+
+    @classmethod
+    def from_frames(
+        cls,
+        events: Any,
+        *,
+        items: Any = None,
+        users: Any = None,
+        ties: Any = None,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        rating: str | None = None,
+        behaviour: str | None = None,
+        title: str | None = None,
+        text: Sequence[str] = (),
+        profile: Sequence[str] = (),
+        attributes: Sequence[str] | Mapping[str, str] = (),
+        positive_threshold: float | Literal["auto", "none"] = "auto",
+        behaviour_weights: Mapping[str, float] | None = None,
+    ) -> "Dataset":
+        """A dataset of pandas, Polars or Arrow frames; recommendations come back as frames of the same kind.
+
+        Ids may be strings or integers and keep that type. Rows that cannot be used (no id, an unreadable time) are
+        rejected, counted in ``rejected`` and reported as a ``UserWarning``, as when a file is read.
+
+        Args:
+            events: one interaction a row.
+            items: one item a row, with the column ``item``; without it ``title``, ``text`` and ``attributes`` are
+                columns of ``events``.
+            users: one user a row, with the column ``user``, for ``profile`` and ``attributes``.
+            ties: social edges, one a row: the column ``user`` and one column with the friend's id.
+            user, item: columns of ids. Default: such as ``user_id`` and ``item_id``, as in a CSV file.
+            time: column of ``events``: datetimes, ISO 8601, or seconds, ms, µs or ns since 1970. Default: such as
+                ``timestamp``.
+            rating: column of ``events`` with ratings, counts or other weights. Default: such as ``rating``.
+            behaviour: column of ``events`` that says what the user did. Default: such as ``event``.
+            title: column with what a person is shown. Default: ``title``.
+            text: columns that the language model reads of an item, in that order. Default: title and description.
+            profile: columns of ``users`` that the language model reads.
+            attributes: columns of ``items`` or ``users`` to filter by, each row a list or a single value; as a mapping,
+                columns with the separator of their values: ``{"genres": "|"}``.
+            positive_threshold: ratings from here on are positive. auto: the middle of the rating scale, any count
+                above 0. none: every event is positive and has the same weight.
+            behaviour_weights: weight of each behaviour; 0: negative feedback.
+
+        Raises:
+            DataError: no such column, no usable row, or no positive event. ConfigError: not a frame, or an impossible
+                weight.
+        """
+        from lanner.data.feedback import FeedbackConfig
+        from lanner.data.frames import Columns, read_frames, with_feedback
+
+        separators = attributes if isinstance(attributes, Mapping) else dict.fromkeys(attributes, "")
+        columns = Columns(user, item, time, rating, behaviour, title, tuple(text), tuple(profile), separators)
+        feedback = FeedbackConfig(positive_threshold, dict(behaviour_weights or {}))
+        return with_feedback(read_frames(events, items, users, ties, columns), feedback, "events")
+
+    def split(
+        self,
+        name: str = "auto",
+        *,
+        test: float = 0.2,
+        validation: float = 0.1,
+        seed: int = 0,
+        among: Literal["cold", "all"] = "cold",
+        exclude: Literal["seen", "nothing"] = "seen",
+    ) -> "Split":
+        """Withhold events for validation and test.
+
+        Args:
+            name: auto (global-time where events have timestamps and that leaves something to train on and to test, else
+                random), random, leave-last-out, global-time, cold-items, or published (the dataset's own split).
+            test: share withheld for testing: of each user's items (random), of all events (global-time), of all items
+                (cold-items).
+            validation: share of the rest withheld for early stopping.
+            seed: random seed.
+            among: cold-items ranks the withheld items among themselves (cold) or among all.
+            exclude: leave-last-out ranks the items that the user has not seen, or all (nothing).
+
+        Raises:
+            ConfigError: no split of that name, or a share outside 0 … 1. DataError: this dataset cannot be split so.
+        """
+        from lanner.data import splitting
+
+        ways = {
+            "auto": lambda: splitting.automatic(self, test, validation, seed),
+            "random": lambda: splitting.random_ratio(self, test, validation, seed),
+            "leave-last-out": lambda: splitting.leave_last_out(self, exclude),
+            "global-time": lambda: splitting.global_time(self, test, validation),
+            "cold-items": lambda: splitting.cold_items(self, test, validation, seed, among),
+            "published": lambda: splitting.published(self, validation, seed),
+        }
+        if name not in ways:
+            raise ConfigError(f"unknown split '{name}'; choose one of {', '.join(ways)}")
+        return ways[name]()
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.num_users:,} users, {self.num_items:,} items, {len(self.interactions):,} events)"
+
+    @property
+    def has_times(self) -> bool:
+        """Whether events have timestamps that differ, so that they can be split by time."""
+        times = self.interactions.timestamp
+        return times is not None and len(times) > 0 and bool(times.min() < times.max())
+
+    @property
+    def user_ids(self) -> list[str] | list[int]:
+        """Ids of all users, of the type that the caller gave."""
+        return self.users.ids(range(self.num_users))
+
+    @property
+    def item_ids(self) -> list[str] | list[int]:
+        """Ids of all items, of the type that the caller gave."""
+        return self.items.ids(range(self.num_items))
 
     @property
     def num_users(self) -> int:

@@ -12,11 +12,11 @@ from lanner.errors import DataError
 
 
 def sampled_negatives(held_out: HeldOut, num_items: int, number: int = 99, seed: int = 0) -> HeldOut:
-    """Rank each user's positives among ``number`` items that are neither positive, nor excluded, nor in the history.
+    """Rank each user's positives among ``number`` items that are neither positive nor excluded.
 
     Negatives are distinct and drawn uniformly; a user with fewer such items gets them all.
     """
-    taken = held_out.positives.join(held_out.excluded).join(held_out.users.history)
+    taken = held_out.positives.join(held_out.excluded)
     negatives = Ragged(*_draw(taken.indptr, taken.values, num_items, number, np.random.default_rng(seed)))
     return replace(held_out, candidates=held_out.positives.join(negatives))
 

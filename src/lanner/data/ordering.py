@@ -16,7 +16,7 @@ _DIGIT_BITS = 14
 def sort_by(keys: NDArray[np.integer], columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
     """Each of ``columns`` (``[E]``) in rising order of ``keys`` (``[E]``), equal keys in the order given.
 
-    None where ``keys`` rise already, so that nobody copies for nothing.
+    None where ``keys`` rise already, and nothing is to be copied.
     """
     if len(keys) < 2 or bool(np.all(keys[:-1] <= keys[1:])):
         return None

@@ -18,7 +18,7 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     and scores −inf. Every score is read once; large blocks are shared out over the cores.
     """
     scores = np.ascontiguousarray(scores, np.float32)
-    items, values = np.empty((len(scores), k), np.int32), np.empty((len(scores), k), np.float32)
+    items, values = np.full((len(scores), k), -1, np.int32), np.full((len(scores), k), -np.inf, np.float32)
     workers = min(len(scores), max(1, scores.size // _SCORES_WORTH_A_THREAD))
     if workers > 1:
         workers = min(workers, numba.get_num_threads())
@@ -32,20 +32,43 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     return items, values
 
 
+class BestSoFar:
+    """The best k columns of rows whose scores come a range of columns at a time, so that a range is ranked while it is
+    in the cache; ranges ascend. As ``top_k`` otherwise, but on the thread that calls."""
+
+    def __init__(self, rows: int, k: int) -> None:
+        """k: at least 1."""
+        # Heaps, the root of each the worst of its k; −inf until the heap is full, so that one comparison turns away
+        # −inf, NaN and the beaten.
+        self._items, self._values = np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32)
+
+    def offer(self, scores: NDArray[np.float32], first: int) -> None:
+        """Scores of the columns from ``first`` on, float32 ``[rows, n]`` in C order."""
+        _offer(scores, first, self._items, self._values)
+
+    def lists(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Items int32 and scores float32 ``[rows, k]``, best first; nothing can be offered afterwards."""
+        _sort(self._items, self._values)
+        return self._items, self._values
+
+
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def _select(scores: NDArray[np.float32], items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
-    """Fill ``items`` and ``values`` ``[B, k]``; a heap of the k best so far, its root the worst of them."""
+    """Fill ``items`` and ``values`` ``[B, k]``, which hold −1 and −inf."""
+    _offer(scores, 0, items, values)
+    _sort(items, values)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _offer(scores: NDArray[np.float32], first: int, items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
     for row in range(scores.shape[0]):
         line, best, score = scores[row], items[row], values[row]
-        best[:], score[:] = -1, -np.inf
-        # The root is −inf until the heap is full, so one comparison turns away −inf, NaN and the beaten.
         for start in range(0, len(line), _CHUNK):
             chunk = line[start : start + _CHUNK]
             if len(chunk) < _CHUNK or _any_above(chunk, score[0]):
                 for place in range(len(chunk)):
                     if chunk[place] > score[0]:
-                        _sink(best, score, len(score), start + place, chunk[place])
-        _sort(best, score)
+                        _sink(best, score, len(score), first + start + place, chunk[place])
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False, inline="always")  # type: ignore[untyped-decorator]
@@ -79,8 +102,10 @@ def _worse(value: float, item: int, other_value: float, other_item: int) -> bool
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def _sort(items: NDArray[np.int32], values: NDArray[np.float32]) -> None:
-    """Heap to list, best first: the worst is moved to the end until nothing is left."""
-    for last in range(len(items) - 1, 0, -1):
-        item, value = items[last], values[last]
-        items[last], values[last] = items[0], values[0]
-        _sink(items, values, last, item, value)
+    """Heaps to lists, best first: the worst is moved to the end until nothing is left."""
+    for row in range(len(items)):
+        best, score = items[row], values[row]
+        for last in range(len(best) - 1, 0, -1):
+            item, value = best[last], score[last]
+            best[last], score[last] = best[0], score[0]
+            _sink(best, score, last, item, value)

@@ -1,6 +1,7 @@
-"""Rows set aside while reading: counted by reason, and kept."""
+"""Rows rejected while reading: counted by reason, and kept."""
 
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ class Fault:
     test: pl.Expr
     damning: bool = True
     """Whether a file in which every row has such a fault cannot be what it was taken for."""
+    hint: str = "is this the right file and column?"
+    """What to do about it."""
 
 
 @dataclass
@@ -65,7 +68,9 @@ class Rejects:
             return
         first = bad.row(0, named=True)
         fault = next(fault for fault in faults if fault.reason == first[REASON])
-        problem = f"{first[REASON]}, and none of the {bad.height} rows can be used; is this the right file and column?"
+        cell = first.get(f"raw {fault.field}")
+        shown = "" if cell is None or cell == "" else f" '{cell}'"
+        problem = f"{fault.reason}{shown}, and none of the {bad.height} rows can be used; {fault.hint}"
         raise DataError(problem, path=table.path, line=first[LINE], field=fault.field)
 
     def frame(self) -> pl.DataFrame:
@@ -78,18 +83,23 @@ class Rejects:
         return dict(counted.iter_rows())
 
 
-def write_rejected(dataset: "Dataset", folder: Path) -> Path | None:
-    """Write the rows set aside to ``folder/rejected.parquet``; None where there are none.
+def write_rejected(dataset: "Dataset", path: Path) -> Path | None:
+    """Write the rejected rows as Parquet and return the file's path; None where there are none.
+
+    path: a file that ends in ``.parquet``, which is replaced, or a folder, in which no file is: the name is then
+    ``rejected.parquet`` or, where that is taken, ``rejected-2.parquet`` and so on.
 
     Raises:
         StorageError: the disk refused the write.
     """
     if dataset.rejected_rows is None or dataset.rejected_rows.is_empty():
         return None
-    path = folder / "rejected.parquet"
+    if path.suffix != ".parquet":
+        names = (path / f"rejected{end}.parquet" for end in chain([""], (f"-{number}" for number in count(2))))
+        path = next(name for name in names if not name.exists())
     temporary = path.with_suffix(".parquet.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         dataset.rejected_rows.write_parquet(temporary, compression="zstd")
         temporary.replace(path)
     except OSError as error:

@@ -15,8 +15,9 @@ class HeldOut:
 
     rows: int64 ``[B]`` user rows in the dataset. users: what is known of them at that moment.
     positives: the hidden items that speak for themselves, one list a user, none empty.
-    excluded: items never ranked for that user (seen before, or hidden and negative). candidates: None (every item), an
-    int32 array ``[C]`` (the same items for everyone) or a Ragged (a list for each user; positives among them).
+    excluded: items never ranked for that user (seen before, or hidden and negative), unless the split excludes nothing.
+    candidates: None (every item), an int32 array ``[C]`` (the same items for everyone) or a Ragged (a list for each
+    user; positives among them).
     ratings: float32, aligned with ``rated.values``: hidden items that were rated, liked or not; ``rated`` None: the
     positives.
     """

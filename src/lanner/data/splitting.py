@@ -1,5 +1,7 @@
 """Ways to cut a dataset in three. Each labels every event and hands the labels to one builder."""
 
+import math
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,18 @@ Labels = NDArray[np.uint8]
 """uint8 ``[E]``: to which part each event goes."""
 
 
+def automatic(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
+    """By time where events have times and that leaves something to train on and to test, else at random.
+
+    Raises:
+        ConfigError: a share outside 0 … 1. DataError: nothing could be held out.
+    """
+    if dataset.has_times:
+        with suppress(DataError):
+            return global_time(dataset, test, validation)
+    return random_ratio(dataset, test, validation, seed)
+
+
 def random_ratio(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
     """Of each user's distinct items, a random share ``test``; of what remains, a share ``validation``.
 
@@ -30,15 +44,17 @@ def random_ratio(dataset: Dataset, test: float = 0.2, validation: float = 0.1, s
     return _build(f"random-{100 * (1 - test):.0f}-{100 * test:.0f}", dataset, labels)
 
 
-def leave_last_out(dataset: Dataset) -> Split:
+def leave_last_out(dataset: Dataset, exclude: Literal["seen", "nothing"] = "seen") -> Split:
     """Each user's last event is for testing, the one before for validation.
 
-    A user with two events has no validation event; a user with one has neither. An item that occurs earlier in the
-    history may be a positive: the last event decides, and the positive itself is never excluded from ranking.
-    Other seen items are excluded.
+    A user with two events has no validation event; a user with one has neither.
+
+    exclude: ``"seen"``: items the user has seen are not ranked, and a last event with such an item is not asked for,
+    since among unseen items it would be found too easily. ``"nothing"``: every item is ranked and every last event is
+    asked for, repeats included. Published figures are of either kind (P5 and TIGER exclude nothing).
 
     Raises:
-        DataError: the order of events is unknown, or nobody has two.
+        DataError: the order of events is unknown, or no user has two.
     """
     if not dataset.has_order:
         raise DataError("leave-last-out needs the order of events, and this dataset has none; use random_ratio")
@@ -50,13 +66,15 @@ def leave_last_out(dataset: Dataset) -> Split:
     labels = np.zeros(len(users), np.uint8)
     labels[(from_end == 0) & (counts[users] >= 2)] = _TEST
     labels[(from_end == 1) & (counts[users] >= 3)] = _VALIDATION
-    return _build("leave-last-out", dataset, labels, repeats=True)
+    if exclude == "nothing":
+        return _build("leave-last-out-all-items", dataset, labels, repeats=True, exclude_seen=False)
+    return _build("leave-last-out", dataset, labels)
 
 
 def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) -> Split:
     """The latest share ``test`` of all events; of what remains, the latest share ``validation``.
 
-    Events of one second stay together, on the earlier side. Test items that the user has met before are not asked
+    Events of one moment stay together, on the earlier side. Test items that the user has seen before are not asked
     for. Users without earlier events stay in, with an empty history.
 
     Raises:
@@ -67,9 +85,19 @@ def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) ->
     if times is None or not len(times):
         raise DataError("a global time split needs timestamps, and this dataset has none; use random_ratio")
     labels = np.zeros(len(times), np.uint8)
-    labels[times > np.quantile(times, (1 - test) * (1 - validation), method="inverted_cdf")] = _VALIDATION
-    labels[times > np.quantile(times, 1 - test, method="inverted_cdf")] = _TEST
+    labels[times > _last_of_earliest(times, (1 - test) * (1 - validation))] = _VALIDATION
+    labels[times > _last_of_earliest(times, 1 - test)] = _TEST
     return _build("global-time", dataset, labels)
+
+
+def _last_of_earliest(times: NDArray[np.int64], share: float) -> np.int64:
+    """The time up to which ``share`` of the events, and those of the same moment, happened.
+
+    np.quantile would round nanoseconds to the nearest float64.
+    """
+    place = max(math.ceil(share * len(times) - 1e-9) - 1, 0)
+    last: np.int64 = np.partition(times, place)[place]
+    return last
 
 
 def cold_items(
@@ -161,12 +189,13 @@ def _build(
     labels: Labels,
     *,
     repeats: bool = False,
+    exclude_seen: bool = True,
     candidates: tuple[NDArray[np.int32], NDArray[np.int32]] | tuple[None, None] = (None, None),
 ) -> Split:
     train = dataset.with_interactions(dataset.interactions.take(labels == _TRAIN))
     refit = dataset.with_interactions(dataset.interactions.take(labels != _TEST))
-    validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, candidates[0])
-    test = _hold_out(dataset, labels == _TEST, refit, repeats, candidates[1])
+    validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, exclude_seen, candidates[0])
+    test = _hold_out(dataset, labels == _TEST, refit, repeats, exclude_seen, candidates[1])
     if not len(test) or not len(train.histories.values):
         raise DataError(
             f"the split '{name}' of {len(labels)} events leaves {len(train.histories.values)} for training and "
@@ -176,11 +205,17 @@ def _build(
 
 
 def _hold_out(
-    dataset: Dataset, hidden: NDArray[np.bool_], known: Dataset, repeats: bool, candidates: NDArray[np.int32] | None
+    dataset: Dataset,
+    hidden: NDArray[np.bool_],
+    known: Dataset,
+    repeats: bool,
+    exclude_seen: bool,
+    candidates: NDArray[np.int32] | None,
 ) -> HeldOut:
     """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts.
 
-    Negative feedback is nothing to ask for: those items are excluded like items seen before.
+    Negative feedback is nothing to ask for: those items are excluded like items seen before. repeats: items seen
+    before are asked for, too.
     """
     seen = _distinct(np.sort(_pair_keys(known)))
     events = dataset.interactions.take(hidden)
@@ -192,8 +227,8 @@ def _hold_out(
         keys, from_end = keys[fresh], from_end[fresh]
     last = len(hidden_keys) - 1 - from_end
     positive = np.ones(len(keys), bool) if events.confidence is None else events.confidence[last] > 0
-    excluded = np.setdiff1d(seen, keys, assume_unique=True)
-    excluded = np.union1d(excluded, keys[~positive])
+    excluded = np.union1d(np.setdiff1d(seen, keys, assume_unique=True), keys[~positive])
+    excluded = excluded if exclude_seen else excluded[:0]
     user = keys // max(dataset.num_items, 1)
     rows = _distinct(user[positive])
 

@@ -1,4 +1,4 @@
-"""What a reader hands on: raw frames with the house's column names, nothing judged yet."""
+"""What a reader returns: raw frames with Lanner's column names, not validated yet."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ class Table:
     first_line: int = 1
 
     def select(self, columns: dict[str, str]) -> "Table":
-        """The columns ``{house name: file's name}``."""
+        """The columns ``{Lanner's name: name in the file}``."""
         frame = self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
         return replace(self, frame=frame)
 
@@ -34,15 +34,15 @@ class Entities:
     table: Table
     keep: Keep = "interacting"
     latest_last: bool = False
-    """Whether a later row of the same id replaces an earlier one instead of being set aside."""
+    """Whether a later row of the same id replaces an earlier one instead of being rejected."""
 
 
 @dataclass(frozen=True)
 class Tables:
     """All the frames of one dataset.
 
-    interactions: columns user, item and any of timestamp, weight, behaviour, order, partition; the files of one
-    source share their columns. ties: columns user, friend.
+    interactions: columns user, item and any of timestamp, weight, behaviour, order, partition. ties: columns user,
+    friend. time_format: how every timestamp is written, as in ``columns.read_times``.
     """
 
     interactions: tuple[Table, ...]
@@ -50,3 +50,4 @@ class Tables:
     users: Entities | None = None
     ties: Table | None = None
     minimum_weight: float | None = None
+    time_format: str = ""

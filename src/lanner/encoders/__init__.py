@@ -1,4 +1,4 @@
-"""Encoders of texts in runtimes, by name. Each is imported when it is asked for, so that none is needed unused."""
+"""Text encoder runtimes by name, imported on demand."""
 
 import platform
 from importlib import import_module
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lanner.artifacts.variants import TextFiles, Variant
 from lanner.encoders.contract import TextReader
-from lanner.errors import ConfigError, MissingExtraError
+from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 BACKENDS = {
     "torch": "torch_runtime.TorchReader",
@@ -17,26 +17,28 @@ BACKENDS = {
     "cuda": "torch_runtime.CudaReader",
     "tensorrt": "onnx_runtime.TensorRtReader",
 }
-"""Readers by backend: module of this package, and class."""
+"""Module of this package and class, by backend name."""
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
 
 
 def open_text_reader(variant: Variant, texts: TextFiles, backend: str | None = None, threads: int = 1) -> TextReader:
-    """The encoder of a variant, loaded into a runtime; None: the quickest that is installed.
+    """Load the text encoder of a variant into a runtime. backend: None: the fastest one installed.
 
     Raises:
-        ConfigError: no such backend, or it cannot run this variant. MissingExtraError: its library is not installed.
+        ConfigError: unknown backend, or it does not support this variant. MissingExtraError: its package is missing.
     """
     name = backend or installed_backend(variant)
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend '{name}'; choose one of {', '.join(BACKENDS)}")
     module, _, reader = BACKENDS[name].partition(".")
+    if module == "torch_runtime":
+        optional_module("torch", "torch", "train", f"the backend '{name}'")
     kind: type[TextReader] = getattr(import_module(f"lanner.encoders.{module}"), reader)
     return kind(variant, texts, threads)
 
 
 def processor(facts: Path = Path("/proc/cpuinfo")) -> tuple[str, bool]:
-    """Its name, and whether it has products for INT8 (VNNI), as Linux tells."""
+    """The CPU's name, and whether it has INT8 instructions (VNNI), according to Linux."""
     try:
         told = facts.read_text(errors="replace")
     except OSError:
@@ -46,25 +48,25 @@ def processor(facts: Path = Path("/proc/cpuinfo")) -> tuple[str, bool]:
 
 
 def preferred(cpu_facts: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Runtimes on a CPU, the quickest first.
+    """CPU runtimes, fastest first.
 
-    OpenVINO reads INT8 quickly where the processor has products for it (VNNI): a text of 32 tokens took 3.1 ms and
-    ONNX Runtime 3.4; without them 11.4 and 4.7. cpu_facts: as Linux tells them.
+    With VNNI, OpenVINO takes 3.1 ms for a text of 32 tokens in INT8 and ONNX Runtime 3.4; without it 11.4 and 4.7.
+    cpu_facts: file in the format of /proc/cpuinfo.
     """
     return ("openvino", "onnxruntime", "torch") if processor(cpu_facts)[1] else ("onnxruntime", "openvino", "torch")
 
 
 def installed_backend(variant: Variant) -> str:
-    """The quickest runtime that is installed and finds its files in the variant.
+    """The fastest installed runtime with files in the variant.
 
     Raises:
-        MissingExtraError: there is none.
+        MissingExtraError: none is installed.
     """
     has_graph = "encoder.onnx" in variant.files or "encoder.xml" in variant.files
     for name in preferred():
         if find_spec(_PACKAGES[name]) is not None and (has_graph or name == "torch"):
             return name
-    raise MissingExtraError("onnxruntime", "onnx", "reading texts")
+    raise MissingExtraError("onnxruntime", "onnx", "encoding texts")
 
 
 __all__ = ["BACKENDS", "TextReader", "installed_backend", "open_text_reader", "preferred"]

@@ -1,4 +1,4 @@
-"""What every runtime must do with an encoder of texts: tokens in, vectors out; and what they share."""
+"""The interface of text encoder runtimes, and what they share: caching, tokenisation, batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from lanner.errors import ConfigError, LannerError, optional_module
 from lanner.models.batches_of_texts import batches_of_tokens
 
 _TEXTS_KEPT = 2_000
-"""Texts whose features are kept, about 2.5 KiB each; beyond, all are read anew."""
+"""Size of the feature cache, about 2.5 KiB per text; when it is full, it is cleared."""
 _TOKENS_AT_ONCE = 8192
-"""Padded tokens in one call of a runtime: what its activations may hold, whatever is asked."""
+"""Maximum number of padded tokens per runtime call; bounds the memory of activations."""
 _CHARACTERS_A_TOKEN = 64
-"""No word of that length becomes a single token."""
+"""Maximum length of a word that can be a single token."""
 
 
 class _Closed:
-    """Stands where a runtime was; whatever is asked of it, the answer is one clear line."""
+    """Replaces a closed runtime; every use raises a clear error."""
 
     def __call__(self, *inputs: Any) -> Any:
         raise LannerError("the text encoder was closed")
@@ -32,17 +32,17 @@ class _Closed:
 
 
 class TextReader(ABC):
-    """The encoder of one variant in one runtime. Any number of threads may read texts with it.
+    """The text encoder of one variant in one runtime. Thread-safe.
 
-    Threads of the process's BLAS are the caller's to limit; those of the runtime are set here.
+    It sets the threads of the runtime; the BLAS threads of the process are the caller's.
     """
 
     backend: ClassVar[str]
 
     def __init__(self, variant: Variant, texts: TextFiles, threads: int = 1) -> None:
-        """Raises MissingExtraError without the runtime, ConfigError where the variant lacks what it reads."""
+        """Raises MissingExtraError without the runtime, ConfigError if the variant lacks the required files."""
         if "encoder_shape" not in variant.figures:
-            raise ConfigError(f"the variant '{variant.name}' has no encoder of texts")
+            raise ConfigError(f"the variant '{variant.name}' has no text encoder")
         self.variant, self.texts, self.threads = variant, texts, threads
         self._known: dict[str, NDArray[np.float32]] = {}
         self._open()
@@ -50,12 +50,12 @@ class TextReader(ABC):
 
     @property
     def width(self) -> int:
-        """F, the length of a text's features."""
+        """F, the dimension of the text features."""
         return self.texts.features.width
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Features of texts, float32 ``[T, F]``. The last ones are kept, for queries and profiles recur."""
-        # What is found stays found, though another thread may clear what is kept meanwhile.
+        """Features of texts, float32 ``[T, F]``, cached because queries and profiles recur."""
+        # The result does not depend on the cache, which another thread may clear.
         found = {text: self._known.get(text) for text in texts}
         new = [text for text, row in found.items() if row is None]
         if new:
@@ -70,11 +70,11 @@ class TextReader(ABC):
         return rows
 
     def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Features of texts ``[T, F]`` that are read this once, as those of new items; nothing of them is kept."""
+        """Features of texts ``[T, F]`` without caching, for texts used once, such as new items."""
         return self.texts.features.transform(texts, self.encode)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One vector of length 1 a text, float32 ``[T, E]``; zeros for a text without a token."""
+        """One unit-length vector per text, float32 ``[T, E]``; zeros for a text without tokens."""
         vectors = np.zeros((len(texts), int(self.variant.figures["encoder_shape"]["hidden"])), np.float32)
         ids = self._token_ids(texts)
         for rows in batches_of_tokens(np.array([len(one) for one in ids], np.int64), _TOKENS_AT_ONCE):
@@ -85,27 +85,27 @@ class TextReader(ABC):
         return vectors
 
     def warm_up(self) -> None:
-        """Read a text, so that the first caller waits no longer than the others."""
+        """Encode a text, so that the first request is not slower than the others."""
         self.encode(["a first text"])
 
     def close(self) -> None:
-        """Let go of the runtime's memory; no text is read any more."""
+        """Release the runtime's memory; later calls raise."""
         self._encoder = _Closed()
 
     @abstractmethod
     def _open(self) -> None:
-        """Import the runtime and see that it can run here."""
+        """Import the runtime and check that it works on this machine."""
 
     @abstractmethod
     def _load_encoder(self) -> Any: ...
 
     @abstractmethod
     def _encode(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors ``[T, E]``; mask_TL: 1 for a token, 0 for padding."""
+        """Vectors ``[T, E]``. mask_TL: 1 for tokens, 0 for padding."""
 
     @cached_property
     def _tokenizer(self) -> Any:
-        library = optional_module("tokenizers", "tokenizers", "language", "reading texts")
+        library = optional_module("tokenizers", "tokenizers", "language", "encoding texts")
         tokenizer = library.Tokenizer.from_str(self.texts.tokenizer)
         tokenizer.enable_truncation(self.texts.max_tokens)
         tokenizer.no_padding()
@@ -113,13 +113,13 @@ class TextReader(ABC):
 
     @cached_property
     def _new_id(self) -> NDArray[np.int64] | None:
-        """Where the encoder knows fewer tokens than the tokenizer: its own id of each."""
+        """The encoder's id of each of the tokenizer's tokens, if its vocabulary was trimmed; else None."""
         stored = self.variant.files.get("encoder.vocabulary.safetensors")
         return None if stored is None else load(stored)["new_id"].astype(np.int64)
 
     def _token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Ids of each text in the encoder's own vocabulary; a blank text has none."""
-        # The end of a very long text is cut before the tokenizer sees it, for it would read all of it.
+        """Ids of each text in the encoder's vocabulary; empty for a blank text."""
+        # A very long text is truncated first: the tokenizer would process all of it.
         longest = self.texts.max_tokens * _CHARACTERS_A_TOKEN
         encoded = self._tokenizer.encode_batch_fast([text[:longest] for text in texts])
         ids = [np.array(one.ids if text.strip() else [], np.int64) for text, one in zip(texts, encoded, strict=True)]

@@ -12,17 +12,16 @@ from lanner.encoders.contract import TextReader
 from lanner.errors import BundleError, ConfigError, optional_module
 
 _TOGETHER = 4
-"""Texts are read so many at a time or one by one, padded to one of few lengths (``padded_length``): the plugin compiles
-and keeps its INT8 products for every shape it meets, 5 ms and 3 MiB each. More at a time are hardly quicker."""
+"""Texts are batched in this size or one by one, padded to a few lengths (``padded_length``): the plugin compiles and
+caches INT8 kernels per shape, 5 ms and 3 MiB each. Larger batches are hardly faster."""
 
 
 @cache
 def _core() -> Any:
-    """The one core of the process, which is never destroyed.
+    """A process-wide core that is never destroyed.
 
-    The processor's plugin gives the thread that loads it a stack for signals and takes it back with the core. Where
-    cores go in another order than they came, a thread is left with a stack that is no longer mapped, and the next
-    signal (a Ctrl-C) kills the process.
+    The CPU plugin installs a signal stack in the loading thread and removes it with the core. If cores are destroyed in
+    another order, a thread keeps an unmapped signal stack, and the next signal (Ctrl-C) kills the process.
     """
     import openvino
 
@@ -30,7 +29,7 @@ def _core() -> Any:
 
 
 class _Requests:
-    """A compiled model and its inference requests, each of which answers one thread at a time."""
+    """A compiled model with a pool of inference requests, one per concurrent thread."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -42,14 +41,14 @@ class _Requests:
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            # Copied, for the next one to ask overwrites what the request holds.
+            # Copied: the next inference overwrites the request's buffer.
             return np.array(next(iter(request.infer(inputs).values())))
         finally:
             self._idle.append(request)
 
 
 class OpenVinoReader(TextReader):
-    """Reads ``encoder.xml`` and ``encoder.bin`` where the variant has them (INT8), else ``encoder.onnx``."""
+    """Runs ``encoder.xml`` and ``encoder.bin`` (INT8) if the variant has them, else ``encoder.onnx``."""
 
     backend: ClassVar[str] = "openvino"
 
@@ -64,7 +63,7 @@ class OpenVinoReader(TextReader):
             model, weights = files["encoder.onnx"], b""
         else:
             raise ConfigError(f"the variant '{name}' has no encoder for OpenVINO; choose the backend 'torch'")
-        # Results that agree with the oracle: the plugin would otherwise round to bfloat16 where the processor can.
+        # Full precision, to match the reference: the plugin would use bfloat16 if the CPU supports it.
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         try:
             read = _core().read_model(model=model, weights=weights) if weights else _core().read_model(model)
@@ -80,7 +79,7 @@ class OpenVinoReader(TextReader):
         return np.concatenate([self._few(ids_TL[a:b], mask_TL[a:b]) for a, b in pairwise(bounds)])
 
     def _few(self, ids_TL: NDArray[np.int64], mask_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        """In a shape that was met before, if any was."""
+        """Pad to a shape that was compiled before, if possible."""
         longest = int(mask_TL.sum(axis=1).max())
         length = min(padded_length(longest), self.texts.max_tokens)
         padded_2TL = np.zeros((2, len(ids_TL), length), np.int64)
@@ -89,6 +88,6 @@ class OpenVinoReader(TextReader):
 
 
 def padded_length(tokens: int) -> int:
-    """8, 16, 24, 32, then 48, 64, 96, 128, …: two lengths for each doubling, so that even rare ones are soon met."""
+    """8, 16, 24, 32, then 48, 64, 96, 128, …: two lengths per doubling, so that few shapes are compiled."""
     step = max(8, 1 << max(0, (tokens - 1).bit_length() - 2))
     return -(-tokens // step) * step

@@ -1,4 +1,4 @@
-"""Torch eager, the oracle; compiled; and on a GPU."""
+"""PyTorch eager (the reference), compiled, and on a GPU."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from lanner.models.compact_encoder import CompactEncoder, EncoderShape
 
 
 class TorchReader(TextReader):
-    """Reads ``encoder.safetensors``."""
+    """Runs ``encoder.safetensors``."""
 
     backend: ClassVar[str] = "torch"
     device: ClassVar[str] = "cpu"
@@ -37,7 +37,7 @@ class TorchReader(TextReader):
 
 
 class CompiledTorchReader(TorchReader):
-    """The same module through ``torch.compile`` (a C++ compiler must be there); shapes may vary."""
+    """The same module with ``torch.compile`` (needs a C++ compiler), dynamic shapes."""
 
     backend: ClassVar[str] = "torch-compile"
 

@@ -1,4 +1,4 @@
-"""The evaluation room: ``evaluate(scorer, split)`` measures anything that scores."""
+"""Evaluation: ``evaluate(scorer, split)`` measures anything that scores items."""
 
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import Scorer, evaluate

@@ -1,4 +1,4 @@
-"""How sure a mean over users is: bootstrap intervals and paired tests."""
+"""Confidence intervals of means over users (bootstrap), and paired tests."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ _RESAMPLES_AT_ONCE = 64
 def bootstrap_means(
     values: NDArray[np.float64], weights: NDArray[np.float64] | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Means of ``values`` ``[U, M]`` over users drawn with replacement, ``[resamples, M]``; NaN entries are left out.
+    """Bootstrap means of ``values`` ``[U, M]`` over resampled users, ``[resamples, M]``; NaN entries are ignored.
 
-    weights: ``[U, M]``, how much each entry counts; 1 where None. All columns share the draws.
+    weights: ``[U, M]`` weight of each entry; None: 1. All columns share the resamples.
     """
     known = ~np.isnan(values)
     weights = known.astype(np.float64) if weights is None else np.where(known, weights, 0)
@@ -41,12 +41,12 @@ def interval(means: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference of two models on the same users: ``difference`` is the mean of first − second."""
+    """Comparison of two models on the same users. ``difference``: mean of first − second."""
 
     metric: str
     difference: float
     ci95: tuple[float, float]
-    """Paired bootstrap interval of the difference."""
+    """Paired bootstrap 95 % interval of the difference."""
     p_wilcoxon: float
     p_t: float
 
@@ -57,8 +57,8 @@ class Comparison:
 
 
 def paired(metric: str, first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> Comparison:
-    """Compare two models' values of the same users, ``[U]`` each; users where either is NaN are left out."""
-    from scipy import stats  # takes a second, which only comparisons should pay
+    """Compare two models' values for the same users, ``[U]`` each; users with a NaN are ignored."""
+    from scipy import stats  # slow import (1 s)
 
     differences = (first - second)[~np.isnan(first - second)]
     low, high = interval(bootstrap_means(differences[:, None], seed=seed))[:, 0]

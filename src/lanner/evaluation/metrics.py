@@ -1,7 +1,7 @@
-"""Metrics as pure functions. One value a user, float64 ``[U]``, unless said otherwise.
+"""Metrics as pure functions, one value per user, float64 ``[U]``, unless noted otherwise.
 
 ``hits`` is bool ``[U, K]``: whether each recommended item is relevant, best first. ``num_relevant`` is int ``[U]``, at
-least 1. A metric at k looks at the first k columns; lists shorter than k are padded with False.
+least 1. A metric at k uses the first k columns; shorter lists are padded with False.
 """
 
 from collections.abc import Callable
@@ -15,35 +15,35 @@ Values = NDArray[np.float64]
 
 
 def recall(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """Share of the relevant items that are among the first k."""
+    """Share of the relevant items in the first k."""
     return _sums(hits[:, :k]) / num_relevant
 
 
 def precision(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """Share of the k places that hold a relevant item; an empty place counts as a miss."""
+    """Share of the k positions with a relevant item; an empty position is a miss."""
     return _sums(hits[:, :k]) / k
 
 
 def hit_rate(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """1 where at least one of the first k is relevant."""
+    """1 if at least one of the first k is relevant, else 0."""
     return np.minimum(_sums(hits[:, :k]), 1)
 
 
 def ndcg(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """Discounted gain Σ hit_p / log2(p + 1) over that of the best possible list, which has min(relevant, k) hits."""
+    """DCG Σ hit_p / log2(p + 1) divided by that of the ideal list, which has min(relevant, k) hits."""
     gains = 1 / np.log2(np.arange(2, k + 2))
     best: Values = np.cumsum(gains)[np.minimum(num_relevant, k) - 1]
     return _sums(_over_places(hits, k) * gains) / best
 
 
 def reciprocal_rank(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """1 / place of the first relevant item, 0 where none is among the first k."""
+    """1 / rank of the first relevant item, 0 if none is in the first k."""
     first: Counts = hits[:, :k].argmax(1)
     return hit_rate(hits, num_relevant, k) / (first + 1)
 
 
 def average_precision(hits: Hits, num_relevant: Counts, k: int) -> Values:
-    """Mean over *all* relevant items of the precision at their place (0 beyond k), as in trec_eval."""
+    """Mean over *all* relevant items of the precision at their rank (0 beyond k), as in trec_eval."""
     places = _over_places(hits, k)
     return _sums(places * places.cumsum(1) / np.arange(1, k + 1)) / num_relevant
 
@@ -67,11 +67,11 @@ RANKED: dict[str, Callable[[Hits, Counts, int], Values]] = {
     "mrr": reciprocal_rank,
     "map": average_precision,
 }
-"""Metrics of a ranked list, by the name that reports use; ``<name>_at_<k>``."""
+"""Ranking metrics by their name in reports: ``<name>_at_<k>``."""
 
 
 def coverage(items: NDArray[np.int32], k: int, num_rankable: int) -> float:
-    """Share of the rankable items that somebody is recommended; items ``[U, K]``, −1 for none."""
+    """Share of the rankable items recommended to at least one user. items: ``[U, K]``, −1 for none."""
     top = items[:, :k]
     return np.count_nonzero(np.bincount(top[top >= 0])) / num_rankable
 
@@ -79,7 +79,7 @@ def coverage(items: NDArray[np.int32], k: int, num_rankable: int) -> float:
 def novelty(items: NDArray[np.int32], k: int, popularity: NDArray[np.integer]) -> Values:
     """Mean of −log2(share of all interactions) over the list, in bits; NaN for an empty list.
 
-    popularity: interactions of each item in training ``[I]``; an item without any counts as having one.
+    popularity: training interactions of each item ``[I]``; unseen items count as having one.
     """
     counts = np.maximum(popularity, 1)
     bits = -np.log2(counts / max(int(popularity.sum()), 1))
@@ -89,7 +89,7 @@ def novelty(items: NDArray[np.int32], k: int, popularity: NDArray[np.integer]) -
 def diversity(items: NDArray[np.int32], k: int, vectors: NDArray[np.float32]) -> Values:
     """Mean of 1 − cosine over the pairs of a list; NaN for lists with fewer than two items.
 
-    vectors: float32 ``[I, D]``, any length; an item with the zero vector is unlike every other.
+    vectors: float32 ``[I, D]``, any norm; the zero vector has cosine 0 with all others.
     """
     top = items[:, :k]
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The one yardstick: scores in, report out, whatever gives the scores."""
+"""The evaluation protocol: scores in, report out, for any model."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,50 +18,50 @@ from lanner.evaluation.report import Report
 from lanner.evaluation.rows import areas_under_curve, find_hits, squared_and_absolute_errors
 
 SCORES_AT_ONCE = 1 << 24
-"""Scores in memory at a time, 64 MiB. With smaller blocks the cores spend longer on meeting than on multiplying."""
+"""Scores in memory at a time, 64 MiB. Smaller blocks spend more time on synchronisation than on arithmetic."""
 USERS_AT_ONCE = 1024
-"""Bounds what a scorer holds besides the scores when there are few items."""
+"""Maximum number of users per block; bounds the scorer's memory if there are few items."""
 
 DEFAULT_METRICS = (*measures.RANKED, "coverage")
 
 
 class Scorer(Protocol):
-    """Anything that can be measured."""
+    """Anything that scores items."""
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of every item for each user, float32 ``[B, num_items]``; higher is better.
 
-        The array is overwritten by the caller, and is not read after the next call, so that it may be one buffer.
+        The caller overwrites the array and does not read it after the next call, so it may be a reused buffer.
         """
         ...
 
 
 @runtime_checkable
 class RankingScorer(Protocol):
-    """A scorer that ranks by itself, as it does when it is asked for recommendations."""
+    """A scorer that also ranks, as it does in production."""
 
     @property
     def num_items(self) -> int:
-        """Items that can be ranked."""
+        """Number of items that can be ranked."""
         ...
 
     def rank(
         self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
     ) -> NDArray[np.int32]:
-        """The best k items of each user, best first, int32 ``[B, k]`` padded with −1.
+        """The top k items of each user, best first, int32 ``[B, k]`` padded with −1.
 
-        excluded: rows never ranked, one list a user. candidates: as ``HeldOut.candidates``.
+        excluded: rows never ranked, one list per user. candidates: as ``HeldOut.candidates``.
         """
         ...
 
 
 _READ_SCORES = frozenset({"auc", "rmse", "mae"})
-"""Metrics of the scores themselves, not of the list."""
+"""Metrics of scores rather than of lists."""
 
 
 @dataclass
 class _Findings:
-    """What the blocks fill in, in the order of ``held_out``."""
+    """Results of the blocks, in the order of ``held_out``."""
 
     items: NDArray[np.int32]
     auc: NDArray[np.float64]
@@ -79,26 +79,26 @@ def evaluate(
     item_vectors: NDArray[np.float32] | None = None,
     name: str = "",
 ) -> Report:
-    """Rank for every held-out user and measure. Of a ``Split`` the test users are taken.
+    """Rank items for every held-out user and compute metrics. For a ``Split`` the test users are evaluated.
 
-    A ``RankingScorer`` ranks by itself, unless a metric reads scores.
+    A ``RankingScorer`` ranks itself, unless a metric needs scores.
 
-    Users are scored in blocks, so that memory does not grow with users × items. Items in ``excluded`` and items that
-    are no candidates are never ranked; scores of −inf and NaN neither; among equal scores the lower item row is first.
+    Users are scored in blocks, so memory does not grow with users × items. Items in ``excluded``, non-candidates, and
+    scores of −inf or NaN are never ranked; among equal scores the lower item row is first.
 
     Args:
-        scorer: what is measured.
-        held_out: whom to ask and what the answers are.
-        ks: lengths of the lists that are judged.
-        metrics: of recall, precision, ndcg, hr, mrr, map, coverage, novelty, diversity (each at every k), auc, and
-            rmse and mae (scores taken as predicted ratings, over all rated held-out events). None: the first seven,
-            and novelty and diversity where they can be computed.
-        popularity: training interactions of each item ``[I]``, for novelty; counted from a ``Split`` where None.
+        scorer: the model under evaluation.
+        held_out: the users and their relevant items.
+        ks: list lengths.
+        metrics: recall, precision, ndcg, hr, mrr, map, coverage, novelty, diversity (each at every k), auc, and rmse
+            and mae (scores taken as predicted ratings, over all rated held-out events). None: the first seven, plus
+            novelty and diversity if their inputs are given.
+        popularity: training interactions of each item ``[I]``, for novelty; None: counted from a ``Split``.
         item_vectors: float32 ``[I, D]``, for diversity.
-        name: what the report is called.
+        name: name of the report.
 
     Raises:
-        ConfigError: an unknown metric, one that lacks its input, or a k below 1.
+        ConfigError: an unknown metric, missing input of a metric, or a k below 1.
         ValueError: the scorer returned another shape than ``[B, num_items]``.
     """
     if isinstance(held_out, Split):
@@ -125,9 +125,9 @@ def _checked(
     popularity: NDArray[np.integer] | None,
     item_vectors: NDArray[np.float32] | None,
 ) -> tuple[str, ...]:
-    """The metrics to compute, all of them possible."""
+    """The metrics to compute, validated."""
     if not ks or min(ks) < 1:
-        raise ConfigError(f"ks must be whole numbers of at least 1, received {list(ks)}")
+        raise ConfigError(f"ks must be integers of at least 1, received {list(ks)}")
     inputs = {"novelty": ("popularity", popularity), "diversity": ("item_vectors", item_vectors)}
     if metrics is None:
         return DEFAULT_METRICS + tuple(metric for metric, (_, given) in inputs.items() if given is not None)
@@ -135,10 +135,10 @@ def _checked(
     known = (*DEFAULT_METRICS, *inputs, "auc")
     for metric in metrics:
         if metric not in known:
-            raise ConfigError(f"unknown metric '{metric}'; there are {', '.join(known)}")
+            raise ConfigError(f"unknown metric '{metric}'; choose from {', '.join(known)}")
         needed, given = inputs.get(metric, ("nothing", ()))
         if given is None:
-            raise ConfigError(f"the metric '{metric}' needs {needed}, which were not given")
+            raise ConfigError(f"the metric '{metric}' needs {needed}, which is missing")
     return tuple(metrics)
 
 
@@ -148,9 +148,8 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
     found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
     if isinstance(scorer, RankingScorer) and not _READ_SCORES & set(wanted):
         found.num_items = scorer.num_items
-        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(found.num_items, 1)))
-        for start in range(0, users, size):
-            rows = np.arange(start, min(start + size, users))
+        for start in range(0, users, USERS_AT_ONCE):
+            rows = np.arange(start, min(start + USERS_AT_ONCE, users))
             asked = held_out.take(rows)
             found.items[rows] = scorer.rank(asked.users, k, asked.excluded, asked.candidates)
         return found
@@ -170,12 +169,12 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
 
 
 def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Places of users and their scores, so many at a time; the first block is of one user, to learn how many items."""
+    """Positions of users and their scores by block; the first block has one user, to learn the number of items."""
     start, size = 0, 1
     while start < len(held_out):
         rows = np.arange(start, min(start + size, len(held_out)))
         users = held_out.users.take(rows)
-        # Copies only what is of another type, read-only or not in C order.
+        # Copies only if the type, the layout or writability requires it.
         scores = np.require(scorer.score(users), np.float32, ["C", "W"])
         if scores.ndim != 2 or len(scores) != len(users):
             raise ValueError(f"the scorer returned shape {scores.shape} for {len(users)} users, not [B, num_items]")
@@ -185,7 +184,7 @@ def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[tuple[NDArray[np.int6
 
 
 def _narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int64]) -> None:
-    """Write −inf over what must not be ranked for the users ``rows`` of ``held_out``."""
+    """Set −inf for items that must not be ranked for the users ``rows`` of ``held_out``."""
     candidates = held_out.candidates
     if isinstance(candidates, Ragged):
         mine = candidates.take(rows)

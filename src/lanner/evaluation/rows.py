@@ -1,4 +1,4 @@
-"""Loops over rows of scores and lists of relevant items, compiled."""
+"""Compiled loops over rows of scores and lists of relevant items."""
 
 import numba
 import numpy as np
@@ -9,7 +9,7 @@ from lanner.data.ragged import Ragged
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def find_hits(items: NDArray[np.int32], indptr: NDArray[np.int64], relevant: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which of ``items`` ``[U, K]`` are among that user's ``relevant[indptr[u] : indptr[u + 1]]``; bool ``[U, K]``."""
+    """Whether each of ``items`` ``[U, K]`` is in ``relevant[indptr[u] : indptr[u + 1]]``; bool ``[U, K]``."""
     hits = np.zeros(items.shape, np.bool_)
     for row in range(items.shape[0]):
         for item in relevant[indptr[row] : indptr[row + 1]]:
@@ -22,10 +22,10 @@ def find_hits(items: NDArray[np.int32], indptr: NDArray[np.int64], relevant: NDA
 def areas_under_curve(
     scores: NDArray[np.float32], indptr: NDArray[np.int64], relevant: NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    """Chance that a relevant item is scored above one that is not, equal scores counting half; float64 ``[B]``.
+    """AUC: probability that a relevant item scores above an irrelevant one, ties counting half; float64 ``[B]``.
 
-    Columns scored −inf or NaN are not ranked: irrelevant ones do not count, relevant ones count as beaten. NaN for a
-    user without irrelevant items.
+    Scores of −inf or NaN are not ranked: irrelevant ones are ignored, relevant ones count as beaten. NaN for a user
+    without irrelevant items.
     """
     areas = np.full(len(scores), np.nan)
     for row in range(len(scores)):
@@ -49,7 +49,7 @@ def areas_under_curve(
 def squared_and_absolute_errors(
     scores: NDArray[np.float32], rated: Ragged, ratings: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared and mean absolute error of each user's rated items, float64 ``[B]`` each; NaN where none is."""
+    """Mean squared and mean absolute error over each user's rated items, float64 ``[B]`` each; NaN without ratings."""
     rows, counts = rated.row_of_value, np.where(rated.lengths, rated.lengths, np.nan)
     errors = scores[rows, rated.values].astype(np.float64) - ratings
     return np.bincount(rows, errors**2, len(counts)) / counts, np.bincount(rows, np.abs(errors), len(counts)) / counts

@@ -1,7 +1,7 @@
-"""The hot path: rows of a sparse matrix times a dense one, on every core of a CPU.
+"""The hot path: sparse rows times a dense matrix, multi-threaded.
 
-``out[r] = Σ_e values[e] · features[indices[e]]`` over the edges e of row r. Each row is summed by one thread in the
-order of its edges, so that the result is the same bit for bit whatever the number of threads.
+``out[r] = Σ_e values[e] · features[indices[e]]`` over the edges e of row r. Each row is summed by one thread in edge
+order, so the result is bit-identical for any number of threads.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from numba import njit, prange
 def multiply(chunks: Any, indptr: Any, indices: Any, values: Any, features: Any, out: Any) -> None:
     """Write ``out`` ``[rows, D]`` = CSR ``[rows, columns]`` times ``features`` ``[columns, D]``.
 
-    features and out are C-contiguous and of one type, float32 or float64. values: float32 ``[E]``. chunks: int64, the
-    first row of each run that one thread takes. indices: unsigned, as a signed index would be tested at every read.
+    features and out are C-contiguous and of one type, float32 or float64. values: float32 ``[E]``. chunks: int64, first
+    row of each thread's chunk. indices: unsigned, since a signed index would be tested for wraparound at every read.
     """
     width = features.shape[1]
     for chunk in prange(len(chunks) - 1):
@@ -23,7 +23,7 @@ def multiply(chunks: Any, indptr: Any, indices: Any, values: Any, features: Any,
         for row in range(chunks[chunk], chunks[chunk + 1]):
             total[:] = 0
             edge, last = indptr[row], indptr[row + 1]
-            # Four edges at a time, because every pass reads and writes the whole sum.
+            # Four edges at a time: every pass reads and writes the whole sum.
             while edge + 4 <= last:
                 a, b, c, d = indices[edge], indices[edge + 1], indices[edge + 2], indices[edge + 3]
                 of_a, of_b, of_c, of_d = values[edge], values[edge + 1], values[edge + 2], values[edge + 3]

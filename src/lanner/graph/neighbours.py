@@ -1,4 +1,4 @@
-"""The strongest neighbours of every item by weighted co-occurrence, in bounded memory."""
+"""Item-item neighbours by weighted co-occurrence, in bounded memory."""
 
 import numba
 import numpy as np
@@ -23,7 +23,7 @@ def item_neighbours(
         G = diag(r) Mᵀ diag(u) M diag(c)        S = G / (1 + shrinkage · r cᵀ)
 
     Cosine with shrinkage ``|i ∩ j| / (√(|i| |j|) + shrinkage)`` is u = 1, r = c = degree^−½. Memory: 8 bytes times
-    items × neighbours for the answer, and 8 bytes times items for each thread.
+    items × neighbours for the result, and 8 bytes times items per thread.
     """
     width = min(neighbours, matrix_UI.shape[1])
     by_item = matrix_UI.tocsc()
@@ -59,7 +59,7 @@ def _strongest(
     for thread in numba.prange(num_threads):
         total = np.zeros(num_items, np.float32)
         touched = np.empty(num_items, np.int32)
-        # Items are dealt out in turn: their degrees often fall with their row, and each thread should get its share.
+        # Items are dealt round-robin: degrees often decrease with the row, and threads should get equal shares.
         for item in range(thread, num_items, num_threads):
             count = 0
             for position in range(item_indptr[item], item_indptr[item + 1]):
@@ -86,7 +86,7 @@ def _strongest(
 def _keep_largest(
     found: NDArray[np.float32], owners: NDArray[np.int32], columns: NDArray[np.int32], values: NDArray[np.float32]
 ) -> None:
-    """Copy the ``len(columns)`` largest of ``found`` with their owners; among equals the first seen stay."""
+    """Copy the ``len(columns)`` largest of ``found`` with their owners; among equal values the first ones."""
     width = len(columns)
     if len(found) <= width:
         columns[: len(found)] = owners

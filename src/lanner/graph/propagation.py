@@ -1,4 +1,4 @@
-"""One step of message passing, differentiable in the features: ``propagate(adjacency, features)``."""
+"""One message passing step, differentiable in the features: ``propagate(adjacency, features)``."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from lanner.graph.kernel import multiply
 
 _COMPILED = (torch.float32, torch.float64)
 _CHUNKS = 128
-"""Runs of rows handed to the threads: enough of them to even out what differs in cache luck."""
+"""Number of row chunks; more than threads, to balance their load."""
 _device_copies: WeakKeyDictionary[Adjacency, dict[tuple[torch.device, torch.dtype], Tensor]] = WeakKeyDictionary()
 
 
@@ -21,9 +21,9 @@ def propagate(adjacency: Adjacency, features: Tensor) -> Tensor:
     """Sum over neighbours: ``out[r] = Σ_e values[e] · features[indices[e]]``, ``[rows, D]`` from ``[columns, D]``.
 
     With ``adjacency.normalised("mean")`` this is the sum in h_v = σ(Σ_{u ∈ N(v)} h_u / |N(v)|); with ``"symmetric"`` it
-    is a layer of LightGCN. Rows without neighbours are zero. The gradient flows to the features (not to the
-    values) through the transposed adjacency, which is built once. float32 and float64
-    on a CPU take the compiled kernel; everything else takes ``torch.sparse``. Deterministic on a CPU.
+    is a layer of LightGCN. Rows without neighbours are zero. The gradient flows to the features, not to the values,
+    through the cached transposed adjacency. float32 and float64 on a CPU use the compiled kernel; everything else uses
+    ``torch.sparse``. Deterministic on a CPU.
 
     Raises:
         ValueError: ``features`` is not ``[columns, D]`` of a floating type.
@@ -46,7 +46,7 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        # Through propagate itself, so that second derivatives exist too.
+        # Through propagate itself, so that second derivatives exist.
         return None, propagate(context.adjacency.transposed, gradients[0])
 
 
@@ -61,7 +61,7 @@ def _multiply_compiled(adjacency: Adjacency, features: Tensor) -> Tensor:
 
 
 def _multiply_sparse(adjacency: Adjacency, features: Tensor) -> Tensor:
-    """What other devices use, and the twin that the compiled kernel is compared with."""
+    """Used on other devices, and as the reference for the compiled kernel."""
     copies = _device_copies.setdefault(adjacency, {})
     key = (features.device, features.dtype)
     if key not in copies:
@@ -71,7 +71,7 @@ def _multiply_sparse(adjacency: Adjacency, features: Tensor) -> Tensor:
 
 
 def to_torch_sparse(adjacency: Adjacency) -> Tensor:
-    """The same matrix as a float32 ``torch.sparse_csr`` tensor ``[rows, columns]``."""
+    """As a float32 ``torch.sparse_csr`` tensor ``[rows, columns]``."""
     values = torch.ones(adjacency.num_edges) if adjacency.values is None else torch.from_numpy(adjacency.values)
     indptr, indices = torch.from_numpy(adjacency.indptr), torch.from_numpy(adjacency.indices).long()
     return torch.sparse_csr_tensor(indptr, indices, values, size=adjacency.shape, check_invariants=False)

@@ -1,1 +1,1 @@
-"""From an exported model to answers: the one path of the library, the command line, evaluation and the server."""
+"""From a scoring model to recommendations: the one path of library, command line, evaluation and server."""

@@ -1,8 +1,8 @@
-"""Items that come after training: from the features of a text to the rows that a scoring model has of any item.
+"""Cold start: the scoring model's rows of an item that was added after training, from its text features.
 
-What the language view knows of an item are linear maps of its features. The other views' vectors are borrowed from the
-items seen in training whose features lie nearest, as the network does for unseen items (``models/network.py``). A known
-item keeps what its interactions taught, and has only its text read anew.
+The language view is a linear map of the features. The other views are averaged from the nearest items seen in training
+by feature similarity, as the network does for unseen items (``models/network.py``). A known item keeps what its
+interactions taught; only its text is encoded again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from lanner.inference.text_neighbours import TextNeighbours
 
 _TEXTS = ("codes", "scale", "directions", "short")
 ITEM_TEXTS = frozenset(("texts.codes", "texts.scale", "texts.short", "is_seen", "lent_bias"))
-"""Those of ``ItemReader.arrays`` that have a row an item."""
+"""Names in ``ItemReader.arrays`` with one row per item."""
 _SHARPNESS = 5
-"""Of the softmax of cosines by which lenders share, as in ``RecommenderNetwork.find_lenders``."""
+"""Temperature of the softmax over cosines that weighs neighbours, as in ``RecommenderNetwork.find_lenders``."""
 
 
 @dataclass(frozen=True)
 class ItemReader:
-    """Fitted maps and what the catalogue's texts say.
+    """Fitted maps and the catalogue's text features.
 
-    texts: of every item. is_seen_I: bool, items that may lend. place: of the language view among the views.
-    view_sizes: dimensions of each view. weights_2V: how far each view is trusted, for items seen and unseen in
-    training. source_FD, target_FD, bias_F, bias: the language view's maps, its gains included. lent_bias_I: the other
-    views' biases, at the weights of unseen items. head_DH: the ranking head's item half, with head_bias_H; None where
-    the model has no head. num_neighbours: from how many items vectors are borrowed.
+    texts: of every item. is_seen_I: bool, items seen in training, which serve as neighbours. place: index of the
+    language view. view_sizes: dimensions of each view. weights_2V: view weights for seen and unseen items. source_FD,
+    target_FD, bias_F, bias: linear maps of the language view, gains included. lent_bias_I: biases of the other views
+    with the weights of unseen items. head_DH: item side of the ranking head, with head_bias_H; None without a head.
+    num_neighbours: number of neighbours averaged.
     """
 
     texts: TextNeighbours
@@ -50,9 +50,9 @@ class ItemReader:
     head_bias_H: NDArray[np.float32] | None = None
 
     def read(self, model: ScoringModel, features_NF: NDArray[np.float32], rows: Sequence[int | None]) -> ItemRows:
-        """What ``model``, the full one, would have of N items by their texts; ``rows``: of known ones, else None.
+        """Rows of ``model``, the full one, for N items by their texts. rows: of known items, None for new ones.
 
-        A known item that was seen in training keeps its other views' vectors.
+        Known items that were seen in training keep their other views.
         """
         drawn = [
             self._kept(model, row, features_F)
@@ -75,7 +75,7 @@ class ItemReader:
 
     @property
     def _own(self) -> slice:
-        """The language view's place among the dimensions."""
+        """Dimensions of the language view."""
         first = sum(self.view_sizes[: self.place])
         return slice(first, first + self.view_sizes[self.place])
 
@@ -91,7 +91,7 @@ class ItemReader:
         shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
         shares /= max(float(shares.sum()), 1e-9)
         seen, unseen = self.weights_2V
-        # Targets hold their view's weight, which differs between items seen and unseen in training.
+        # Targets include the view weights, which differ for seen and unseen items.
         gains = np.repeat(unseen / np.maximum(seen, TRUSTED), self.view_sizes)
         source_D = shares @ take(model.source_ID, rows)
         target_D = shares @ take(model.target_ID, rows) * gains
@@ -99,7 +99,7 @@ class ItemReader:
         return source_D.astype(np.float32), target_D.astype(np.float32), bias + float(shares @ self.lent_bias_I[rows])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name: what a file keeps; ``view_sizes``, ``place`` and the rest of the numbers are in ``facts``."""
+        """Arrays to be stored, by name; scalars are in ``facts``."""
         named = {f"texts.{name}": array for name, array in self.texts.arrays().items()}
         named |= {"is_seen": self.is_seen_I, "weights": self.weights_2V, "source": self.source_FD}
         named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
@@ -108,7 +108,7 @@ class ItemReader:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What JSON keeps."""
+        """JSON-compatible scalars."""
         numbers = {"place": self.place, "bias": self.bias, "num_neighbours": self.num_neighbours}
         return {**numbers, "view_sizes": list(self.view_sizes)}
 
@@ -133,4 +133,4 @@ class ItemReader:
 
 
 TRUSTED = 1e-6
-"""The least weight a view has in a model: one of 0 would lose vectors that other items borrow."""
+"""Minimum view weight: a weight of 0 would lose vectors that other items average."""

@@ -1,7 +1,7 @@
-"""Which items may be recommended: one mask, applied before top-k on every path.
+"""Eligibility: which items may be recommended, one mask applied before top-k on every path.
 
-A row is eligible if it is available (not deleted, hidden, expired or out of stock), allowed by the filters of the
-request, and neither denied nor seen. Rows beyond the end of a mask are not eligible.
+A row is eligible if it is available (not deleted, hidden, expired or out of stock), allowed by the request's filters,
+and neither denied nor seen. Rows beyond the end of a mask are not eligible.
 """
 
 from dataclasses import dataclass
@@ -14,97 +14,97 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class RowMask:
-    """The rows that a filter allows. allowed_R: bool ``[rows]``, never changed once it is here."""
+    """Rows allowed by a filter. allowed_R: bool ``[rows]``, immutable."""
 
     allowed_R: NDArray[np.bool_]
 
     @classmethod
     def of(cls, rows: NDArray[np.integer], num_rows: int) -> Self:
-        """The mask that allows ``rows`` ``[n]`` and no others, in any order.
+        """A mask that allows exactly ``rows`` ``[n]``, in any order.
 
         Raises:
-            ValueError: a row is negative or not below ``num_rows``.
+            ValueError: a row is outside 0 … ``num_rows`` − 1.
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
-            raise ValueError(f"rows lie between {rows.min()} and {rows.max()}; they must be 0 … {num_rows - 1}")
+            raise ValueError(f"rows are between {rows.min()} and {rows.max()}; they must be 0 … {num_rows - 1}")
         allowed_R = np.zeros(num_rows, np.bool_)
         allowed_R[rows] = True
         return cls(allowed_R)
 
     def __and__(self, other: "RowMask") -> "RowMask":
-        """The rows that both allow."""
+        """Intersection."""
         shorter = min(len(self.allowed_R), len(other.allowed_R))
         return RowMask(self.allowed_R[:shorter] & other.allowed_R[:shorter])
 
     @cached_property
     def count(self) -> int:
-        """The number of rows allowed."""
+        """Number of allowed rows."""
         return int(np.count_nonzero(self.allowed_R))
 
     def rows(self) -> NDArray[np.int64]:
-        """The rows allowed, ascending int64 ``[count]``."""
+        """Allowed rows, ascending int64 ``[count]``."""
         return np.flatnonzero(self.allowed_R)
 
     def holds(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether each of ``rows`` ``[n]``, none negative, is allowed."""
+        """Whether each of ``rows`` ``[n]``, non-negative, is allowed."""
         return _lookup(self.allowed_R, rows)
 
     def dense(self, n: int) -> NDArray[np.bool_]:
-        """bool ``[n]``; a view where the mask is long enough, so it must not be written to."""
+        """bool ``[n]``; may be a view, so do not write to it."""
         return _of_length(self.allowed_R, n)
 
 
 class Availability:
-    """Whether each row may be recommended at all. One writer at a time; readers need no lock.
+    """Availability of each row. One writer at a time; readers need no lock.
 
-    A change replaces the array, so that what a reader holds is of one moment: NumPy counts and then lists what is set,
-    and an array that changed meanwhile gave rows that never were.
+    A change replaces the array, so that readers hold a consistent snapshot: NumPy first counts and then lists set bits,
+    and a concurrent change in between produced invalid rows.
     """
 
     def __init__(self, num_rows: int) -> None:
         """The first ``num_rows`` rows are available."""
         self._room_R = np.ones(num_rows, np.bool_)
-        """Never written to; False beyond the rows given so far."""
+        """Immutable; False beyond the rows assigned so far."""
         self._length = num_rows
         self.num_hidden = 0
-        """Rows that are not available, of all rows given so far."""
+        """Number of unavailable rows among those assigned so far."""
 
     def __len__(self) -> int:
-        """Rows given so far."""
+        """Number of rows assigned so far."""
         return self._length
 
     def grow(self, n: int) -> None:
-        """Make room for n rows in all. New rows are hidden until they are shown."""
+        """Extend to n rows. New rows are hidden until ``show``."""
         if n > len(self._room_R):
             self._room_R = np.pad(self._room_R, (0, max(n, 2 * len(self._room_R), 64) - len(self._room_R)))
         self.num_hidden += max(0, n - self._length)
         self._length = max(n, self._length)
 
     def hide(self, rows: NDArray[np.integer]) -> None:
-        """Rows ``[n]`` may be recommended no longer."""
+        """Make rows ``[n]`` unavailable."""
         self._set(rows, False)
 
     def show(self, rows: NDArray[np.integer]) -> None:
-        """Rows ``[n]`` may be recommended."""
+        """Make rows ``[n]`` available."""
         self._set(rows, True)
 
     def mask(self, n: int) -> NDArray[np.bool_]:
-        """bool ``[n]`` of this moment; it must not be written to."""
+        """A snapshot, bool ``[n]``; do not write to it."""
         return _of_length(self._room_R, n)
 
     def holds(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether each of ``rows`` ``[n]``, none negative, is available."""
+        """Whether each of ``rows`` ``[n]``, non-negative, is available."""
         return _lookup(self._room_R, rows)
 
     def _set(self, rows: NDArray[np.integer], available: bool) -> None:
         rows = np.unique(rows)
         if len(rows) and not 0 <= rows[0] <= rows[-1] < self._length:
-            raise ValueError(f"rows lie between {rows[0]} and {rows[-1]}; they must be 0 … {self._length - 1}")
+            raise ValueError(f"rows are between {rows[0]} and {rows[-1]}; they must be 0 … {self._length - 1}")
         rows = rows[self._room_R[rows] != available]
         if len(rows):
             changed_R = self._room_R.copy()
             changed_R[rows] = available
-            # Never counted too low: a reader that sees none hidden uses no mask.
+            # Never too low: readers that see 0 hidden rows skip the mask.
             if available:
                 self._room_R = changed_R
                 self.num_hidden -= len(rows)
@@ -120,16 +120,16 @@ def eligible(
     seen: NDArray[np.integer] | None,
     n: int,
 ) -> NDArray[np.bool_] | None:
-    """The rows that one request may be answered with, bool ``[n]``; None: all of them.
+    """Rows eligible for one request, bool ``[n]``; None: all.
 
-    The answer may be a view of a mask, so it must not be written to.
+    The result may be a view of a mask, so do not write to it.
 
     Args:
-        available: None: every row is.
-        allow: None: every row is.
-        deny: rows that the caller excluded, any order; rows beyond n are passed over.
-        seen: rows of the user's history, the same way.
-        n: rows there are.
+        available: None: all rows.
+        allow: None: all rows.
+        deny: rows excluded by the caller, in any order; rows beyond n are ignored.
+        seen: rows of the user's history, likewise.
+        n: number of rows.
     """
     found = None
     if available is not None and (available.num_hidden or n > len(available)):
@@ -146,7 +146,7 @@ def eligible(
 
 
 def is_in(rows: NDArray[np.integer], listed: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether each of ``rows`` is among those listed; ``np.isin`` takes four times as long."""
+    """Whether each of ``rows`` is in ``listed``; 4 times faster than ``np.isin``."""
     if not len(listed):
         return np.zeros(len(rows), np.bool_)
     listed = np.sort(listed)

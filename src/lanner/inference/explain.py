@@ -1,4 +1,4 @@
-"""What a score is the sum of, and how it is said: each part by its name, and the whole in one sentence."""
+"""Explanations: the components of a score by name, and a sentence in plain words."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 PartKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
 NAMED_PARTS = 8
-"""Items of the history that are named; the others are one part."""
+"""Number of history items shown individually; the rest is one component."""
 NAMED_IN_SENTENCE = 3
 
 _CLAUSES: dict[PartKind, str] = {
@@ -17,7 +17,7 @@ _CLAUSES: dict[PartKind, str] = {
     "profile": "it matches your profile",
     "popularity": "it is popular",
 }
-"""How a part is said. ``head`` is how the signals combine, which is no reason that a person could act on."""
+"""Phrases by kind. ``head`` has none: an interaction of signals is not a reason a user can act on."""
 _NAMES: dict[PartKind, str] = {
     "text": "your taste in descriptions",
     "query": "your search",
@@ -29,9 +29,9 @@ _NAMES: dict[PartKind, str] = {
 
 @dataclass(frozen=True)
 class ScorePart:
-    """One summand of a score. row: of an item (history) or a known user (friend); −1: none, or all others together.
+    """One component of a score. row: of an item (history) or a user (friend); −1: none, or a sum of several.
 
-    count: of how many items or users it is the sum.
+    count: number of items or users summed.
     """
 
     kind: PartKind
@@ -42,7 +42,7 @@ class ScorePart:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one item has its score: ``score`` equals the sum of the parts' values, largest first."""
+    """The components of one item's score: they sum to ``score``, largest first."""
 
     item: int
     score: float
@@ -51,7 +51,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Reason:
-    """One summand of a score, by name."""
+    """One component of a score, by name."""
 
     kind: PartKind
     name: str
@@ -61,7 +61,7 @@ class Reason:
 def reasons(
     explanation: Explanation, item_title: Callable[[int], str], user_name: Callable[[int], str]
 ) -> list[Reason]:
-    """Every part by name, largest first; the values add up to the score."""
+    """All components by name, largest first; they sum to the score."""
 
     def name(part: ScorePart) -> str:
         if part.kind == "history":
@@ -75,10 +75,9 @@ def reasons(
 
 
 def said(explanation: Explanation, item_title: Callable[[int], str], user_name: Callable[[int], str]) -> list[str]:
-    """Clauses for the parts that speak for the item, the most convincing first.
+    """Phrases for the positive components, most important first.
 
-    An item is no reason for itself, and the sum of what is too small to be named is none either. What holds for
-    everyone is said only where nothing personal speaks.
+    The item itself and the sum of small components are omitted. Popularity is mentioned only without personal reasons.
     """
     speaking = [part for part in explanation.parts if part.value > 0 and part.kind in _CLAUSES]
     named = [part for part in speaking if part.kind not in ("history", "friend") or part.row >= 0]
@@ -92,19 +91,19 @@ def said(explanation: Explanation, item_title: Callable[[int], str], user_name: 
 
 
 def short_reason(clauses: Sequence[str]) -> str:
-    """The two strongest clauses, for one cell of a table; empty where nothing speaks for the item."""
+    """The two strongest reasons, for a table cell; empty if there are none."""
     return joined(clauses[:2])
 
 
 def sentence(title: str, clauses: Sequence[str]) -> str:
-    """Why an item has its score, in one sentence that names the largest parts that speak for it."""
+    """One sentence with the strongest positive reasons."""
     if not clauses:
-        return f"Nothing known of this user speaks for {title}."
-    return f"{title} is suggested because {joined(clauses[:NAMED_IN_SENTENCE])}."
+        return f"No known reason to recommend {title} to this user."
+    return f"{title} is recommended because {joined(clauses[:NAMED_IN_SENTENCE])}."
 
 
 def joined(clauses: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``; a beginning that all share is said once."""
+    """``a``, ``a and b``, ``a, b and c``; a common prefix is written once."""
     told = list(clauses)
     if len(told) > 1 and all(clause.startswith("you chose ") for clause in told):
         told = [told[0], *(clause.removeprefix("you chose ") for clause in told[1:])]

@@ -1,7 +1,7 @@
-"""Small ranking heads on candidates: what the fusion of a trained model adds to the sum of its parts.
+"""Ranking heads: small networks that re-score candidates with the interaction of views.
 
-The user's side is affine in the normalised user vector, the item's side is one row a head, linear in the normalised
-target; a kind says how the two meet. Equations: ``models/fusion.py``.
+The user side is affine in the normalised user vector; the item side is a precomputed row, linear in the normalised
+target; each kind combines the two differently. Equations: ``models/fusion.py``.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from lanner.inference.tables import Table
 
 LAYER_NORM = 1e-5
-"""What a layer norm adds to the variance."""
+"""Epsilon of the layer norm."""
+RERANK_ALL = 4096
+"""Up to so many items the head ranks all of them rather than the best candidates: it costs less than to choose."""
+CANDIDATES = 200
+"""Of a larger catalogue, the head ranks so many that are best without it."""
 HeadKind = Literal["concat", "gated", "cross-attention"]
 
 
 @dataclass(frozen=True)
 class Head:
-    """kind: how users and items meet. user_DH ``[D, H]``, bias_H ``[H]``: from a normalised user to its side.
+    """kind: how users and items are combined. user_DH ``[D, H]``, bias_H ``[H]``: the affine map of the user side.
 
-    item_IH: the items' side, a row an item. out_H: output weights of ``concat``, empty for the others.
-    epsilon_V: what the layer norm adds to the variance of each view; None: ``LAYER_NORM`` for all.
-    num_views: of the users' vectors.
+    item_IH: item side, one row per item. out_H: output weights of ``concat``, empty for other kinds.
+    epsilon_V: epsilon of the layer norm of each view; None: ``LAYER_NORM``.
+    num_views: number of views of the user vector.
     """
 
     user_DH: NDArray[np.float32]
@@ -36,11 +40,11 @@ class Head:
     num_views: int = 1
 
     def hidden(self, users_BD: NDArray[np.float32], view_sizes: tuple[int, ...]) -> NDArray[np.float32]:
-        """The users' side, ``[B, H]``."""
+        """The user side, ``[B, H]``."""
         return normalised(users_BD, view_sizes, self.epsilons(len(view_sizes))) @ self.user_DH + self.bias_H
 
     def epsilons(self, num_views: int) -> Sequence[float]:
-        """One for each view."""
+        """One epsilon per view."""
         return [LAYER_NORM] * num_views if self.epsilon_V is None else self.epsilon_V.tolist()
 
     def correction(
@@ -49,9 +53,9 @@ class Head:
         item_CH: NDArray[np.float32],
         view_scores: Callable[[], NDArray[np.float32]] | None,
     ) -> NDArray[np.float32]:
-        """What the head adds to the scores of C items for one user, float32 ``[C]``.
+        """The head's contribution to the scores of C items for one user, float32 ``[C]``.
 
-        view_scores: gives the products of user and targets by view, ``[C, V]``, for kinds that read them.
+        view_scores: inner products of the user with targets by view, ``[C, V]``; called by kinds that need them.
         """
         return _KINDS[self.kind](self, hidden_H, item_CH, view_scores)
 
@@ -106,7 +110,7 @@ def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def normalised(
     vectors_BD: NDArray[np.float32], view_sizes: tuple[int, ...], epsilons: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Each view's slice with mean 0 and deviation 1, as a layer norm without parameters gives it."""
+    """Each view's slice normalised to mean 0 and deviation 1, as a layer norm without parameters."""
     sizes, starts = np.array(view_sizes), np.cumsum((0, *view_sizes[:-1]))
     means_BV = np.add.reduceat(vectors_BD, starts, axis=1) / sizes
     centred_BD = vectors_BD - np.repeat(means_BV, sizes, axis=1)

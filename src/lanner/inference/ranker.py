@@ -5,7 +5,7 @@ The library, the command line, evaluation, compression and the server rank with 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
+from lanner.inference.bulk import BulkRanker
 from lanner.inference.eligibility import Availability, RowMask, eligible, is_in
 from lanner.inference.explain import NAMED_PARTS, Explanation, PartKind, ScorePart
+from lanner.inference.heads import CANDIDATES, RERANK_ALL
 from lanner.inference.scoring_model import ItemRows, ScoringModel
 from lanner.inference.tables import GrowingTable, multiply, take
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 _NO_ROWS = np.empty(0, np.int64)
 _Scored = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows of items and their scores."""
-_RERANK_ALL = 4096
-"""Up to so many items the head ranks all of them rather than the best candidates: it costs less than to choose."""
 _DIVERSIFIED = 200
 """Candidates among which a diverse list is chosen."""
 
@@ -101,7 +101,7 @@ class Ranker:
         model: ScoringModel,
         *,
         index: "VectorIndex | None" = None,
-        candidates: int = 200,
+        candidates: int = CANDIDATES,
         available: Availability | None = None,
         reader: TextReader | None = None,
     ) -> None:
@@ -267,7 +267,7 @@ class Ranker:
         wanted = max(query.k, _DIVERSIFIED) if query.diversity else query.k
         if self.model.head is None and (self.index is None or self.model.item_to_item is None):
             return wanted
-        if self.index is None and self.num_items <= _RERANK_ALL:
+        if self.index is None and self.num_items <= RERANK_ALL:
             return self.num_items
         return max(wanted, self._candidates)
 
@@ -513,32 +513,25 @@ class RankedScorer:
     """
 
     def __init__(self, model: ScoringModel, read: Callable[[Sequence[str]], NDArray[np.float32]] | None = None) -> None:
-        self._read, self.ranker = read, Ranker(model)
+        self._model, self._read, self._ranker = model, read, BulkRanker(model)
 
     @property
     def num_items(self) -> int:
         """Items that can be ranked."""
-        return self.ranker.num_items
+        return self._model.num_items
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of every item for each user, float32 ``[B, I]``."""
-        return self.ranker.model.score(users, self._profiles(users))
+        return self._model.score(users, self._profiles(users))
 
     def rank(
         self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
     ) -> NDArray[np.int32]:
         """The best k items of each user, int32 ``[B, k]`` padded with −1."""
-        among = RowMask.of(candidates, self.num_items) if isinstance(candidates, np.ndarray) else None
-        profile_BF = self._profiles(users)
-        queries = []
-        for row, query in enumerate(queries_of(users, k)):
-            own = RowMask.of(candidates[row], self.num_items) if isinstance(candidates, Ragged) else among
-            read = None if profile_BF is None else profile_BF[row]
-            queries.append(replace(query, seen=excluded[row].astype(np.int64), allow=own, profile_features=read))
-        return padded(self.ranker.rank(queries), k)[0]
+        return self._ranker.rank(users, k, excluded, candidates, self._profiles(users)).items
 
     def _profiles(self, users: UserBatch) -> NDArray[np.float32] | None:
-        if users.profiles is None or self._read is None or not self.ranker.reads_profile:
+        if users.profiles is None or self._read is None or self._model.profile_FD is None:
             return None
         return self._read(users.profiles)
 

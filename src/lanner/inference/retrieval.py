@@ -1,9 +1,9 @@
-"""Maximum-inner-product retrieval: the best items of user vectors, by an exact scan or by FAISS.
+"""Maximum inner product search: the best items for user vectors, by exact scan or with FAISS.
 
-Small catalogues are scanned with BLAS. Large ones are searched in an inverted file of 4-bit product codes
-(``IndexIVFPQFastScan``), whose candidates are scored again with float16 vectors (``IndexRefine``); how many lists and
-candidates that takes is chosen by recall on sample queries. An index never changes once it is built, so any number of
-threads may search it. Items that come later are scored by the ranker.
+Small catalogues are scanned with BLAS. Large ones use an inverted file of 4-bit product quantisation codes
+(``IndexIVFPQFastScan``) whose candidates are re-scored with float16 vectors (``IndexRefine``); the number of lists and
+candidates is tuned for recall on sample queries. An index is immutable and thread-safe. Items added later are scored by
+the ranker.
 """
 
 import json
@@ -26,48 +26,48 @@ from lanner.files import check_file, digest, read_checked, write_folder
 from lanner.inference.eligibility import is_in
 
 SCHEMA = 1
-"""Raised whenever an older reader would misread a saved index."""
+"""Incremented on incompatible changes of the saved format."""
 HEADER, CHECKSUM, CONTENT = "index.json", "index.sha256", {"exact": "vectors.npy", "ivf-pq": "index.faiss"}
 EXACT_ITEMS = 20_000
-"""A smaller catalogue is always scanned exactly; the times are in docs/log.md."""
+"""Smaller catalogues are always scanned exactly; timings are in docs/log.md."""
 _LEAST_TRAINABLE = 1000
-"""With fewer items there is no inverted file, whatever is asked for."""
+"""Minimum number of items for an inverted file, whatever is configured."""
 _ITEMS_IN_LIST = 128
 _BEST = 20
-"""The best that ``RetrievalConfig.recall_target`` is of: 10, and as many again that a user may have seen."""
+"""List length for ``RetrievalConfig.recall_target``: 10, plus as many that a user may have seen."""
 _SAMPLE = 256
 _SCORES_AT_ONCE = 1 << 24
 _RESERVOIR = 11
-"""FAISS's number of that way to scan lists."""
+"""FAISS's ``implem`` number of that scanning method."""
 _ROUNDING = 1e-5
-"""Share of a score by which two ways of summing the same products may differ."""
+"""Relative rounding difference between two ways of computing the same inner product."""
 _LARGEST_HALF = 65_504.0
 _REFINE_COST, _GATHER_COST, _SCAN_COST = 80, 50, 5
-"""In product codes scanned (4 ns each at 66 dimensions): to refine a candidate, to gather and score an item, to score
-an item in a scan of all."""
+"""Costs in product codes scanned (4 ns each at 66 dimensions): refining a candidate, gathering and scoring an item,
+and scoring an item in a full scan."""
 _MOST_EXCLUDED = 512
-"""All queries of a batch fetch as many candidates more as one of them excludes; beyond this, each is searched alone."""
+"""Every query of a batch fetches extra candidates for the largest exclusion list; beyond this, one by one."""
 _FEW_HIDDEN, _SPARE = 0.01, 32
-"""Share of rows that a mask may hide and still be applied to the candidates alone, and candidates fetched for that."""
+"""Maximum share of rows hidden by a mask that is applied to the candidates only, and extra candidates fetched."""
 _log = logging.getLogger(__name__)
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows int64 ``[B, k]`` padded with −1 and scores float32 ``[B, k]`` padded with −inf, best first."""
 Mask = NDArray[np.bool_]
 Excluded = Sequence[NDArray[np.integer]]
-"""Rows for each query, or nothing at all."""
+"""One array of rows per query, or None."""
 
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """How items are retrieved."""
+    """How candidate items are retrieved."""
 
     kind: Literal["auto", "exact", "ivf-pq"] = "auto"
-    """The structure; "auto" scans small catalogues exactly."""
+    """Index type; "auto": exact scan for small catalogues, IVF-PQ for large ones."""
     recall_target: float = 0.99
-    """Share of the best items that must be found."""
+    """Target recall of the top items, above 0 and at most 1."""
     retrieved_recall: float = 0.95
-    """Share of all retrieved candidates that must be found."""
+    """Target recall of all retrieved candidates, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("auto", *CONTENT):
@@ -78,7 +78,7 @@ class RetrievalConfig:
 
 
 class Effort(NamedTuple):
-    """lists probed and candidates refined, in a search for ``retrieved`` rows."""
+    """Search parameters for ``retrieved`` rows: lists probed and candidates refined."""
 
     retrieved: int
     probed: int
@@ -86,7 +86,7 @@ class Effort(NamedTuple):
 
 
 class VectorIndex:
-    """Vectors ``[I, D]``, and which have the largest inner products with a query. An item's row is its position."""
+    """A maximum inner product index over vectors ``[I, D]``; an item's row is its position."""
 
     def __init__(
         self,
@@ -96,10 +96,10 @@ class VectorIndex:
         effort: Effort | None = None,
         recall: float = 1.0,
     ) -> None:
-        """vectors_IW: float32 or float16, of ``dimensions`` and perhaps one more, which is zero.
+        """vectors_IW: float32 or float16, with ``dimensions`` columns and possibly a zero column.
 
-        faiss_index: an ``IndexRefine`` of an ``IndexIVFPQFastScan``; None: every item is scored.
-        recall: share of the best found for sample queries that were not used for tuning.
+        faiss_index: an ``IndexRefine`` of an ``IndexIVFPQFastScan``; None: exact scan.
+        recall: recall on sample queries not used for tuning.
         """
         self._vectors_IW, self.dimensions, self._faiss_index, self.recall = vectors_IW, dimensions, faiss_index, recall
         self.num_items = len(vectors_IW)
@@ -109,31 +109,30 @@ class VectorIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held, those that are memory-mapped included."""
+        """Bytes in memory, memory-mapped ones included."""
         width = self._vectors_IW.shape[1]
-        # For two dimensions half a byte, and the row of each item; the centroids.
+        # Half a byte per two dimensions, the row of each item, and the centroids.
         codes = (width // 4 + 8) * self.num_items + 4 * width * self.lists if self.lists else 0
         return self._vectors_IW.nbytes + codes
 
     def vectors(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Vectors of rows as they are kept, float32 ``[n, D]``."""
+        """Stored vectors of rows, float32 ``[n, D]``."""
         found: NDArray[np.float32] = self._vectors_IW[rows].astype(np.float32, copy=False)
         return found[..., : self.dimensions]
 
     def search(
         self, queries_BD: NDArray[np.float32], k: int, mask: Mask | None = None, excluded: Excluded | None = None
     ) -> Found:
-        """The k best rows of each query, int64 ``[B, k]``, and their scores, float32 ``[B, k]``, best first.
+        """The top k rows of each query, int64 ``[B, k]``, and their scores, float32 ``[B, k]``, best first.
 
-        Filters are honoured exactly and never cost results: where fewer than k rows are eligible, all of them are
-        returned, then −1 with score −inf.
+        Filters are exact and never cost results: if fewer than k rows are eligible, all of them are returned, then −1
+        with score −inf.
 
         Args:
             queries_BD: float32 ``[B, D]``.
             k: at least 1.
-            mask: bool ``[I]``, the rows that may be returned, for the whole batch; None: all.
-            excluded: for each query, rows that may not be returned, in any order; those that are not in this index are
-                ignored.
+            mask: bool ``[I]``, allowed rows for the whole batch; None: all.
+            excluded: rows excluded per query, in any order; unknown rows are ignored.
         """
         out = np.full((len(queries_BD), k), -1, np.int64), np.full((len(queries_BD), k), -np.inf, np.float32)
         held = [rows[rows < self.num_items] for rows in excluded or ()]
@@ -144,7 +143,7 @@ class VectorIndex:
         return out
 
     def _scan(self, queries_BD: NDArray[np.float32], mask: Mask | None, excluded: Excluded, out: Found) -> None:
-        """Fill ``out``, which holds padding, from all items or, where few are eligible, from those."""
+        """Fill the padded ``out`` from all items, or from the eligible ones if they are few."""
         rows = None
         if mask is not None and 4 * np.count_nonzero(mask) < self.num_items:
             rows = np.flatnonzero(mask)
@@ -163,7 +162,7 @@ class VectorIndex:
             out[0][block] = places if rows is None else np.where(places < 0, -1, rows[places])
 
     def _probe(self, queries_BD: NDArray[np.float32], mask: Mask | None, excluded: Excluded, out: Found) -> None:
-        """Fill ``out``, which holds padding, from the lists."""
+        """Fill the padded ``out`` from the inverted lists."""
         k, more = out[0].shape[1], max(map(len, excluded), default=0)
         if more > _MOST_EXCLUDED and len(queries_BD) > 1:
             for line in range(len(queries_BD)):
@@ -172,7 +171,7 @@ class VectorIndex:
             return
         hidden = 0 if mask is None else self.num_items - int(np.count_nonzero(mask))
         if hidden <= _FEW_HIDDEN * self.num_items:
-            # Most likely few of them are among the best, and a search without a selector takes two thirds of the time.
+            # Few of them are likely among the best, and a search without a selector is a third faster.
             found = self._candidates(queries_BD, k, more + (_SPARE if hidden else 0), self.num_items)
             if _fill(out, found, mask, excluded) or mask is None:
                 return
@@ -185,10 +184,10 @@ class VectorIndex:
         _fill(out, self._candidates(queries_BD, k, more, count, selector), None, excluded)
 
     def _effort_for(self, k: int, more: int, count: int) -> Effort:
-        """For k rows and ``more`` to be dropped, among ``count`` that are eligible.
+        """Search parameters for k rows, ``more`` to be dropped, and ``count`` eligible rows.
 
-        With one row in ten eligible, the best of them lie ten times as deep and close together. Of rows to be dropped,
-        some are among the best.
+        With one row in ten eligible, the best of them are ten times as deep. Some rows to be dropped are among the
+        best.
         """
         share, deeper = (
             count / self.num_items,
@@ -201,7 +200,7 @@ class VectorIndex:
     def _candidates(
         self, queries_BD: NDArray[np.float32], k: int, more: int, count: int, selector: Any = None
     ) -> Found:
-        """Rows ``[B, min(k + more, count)]``: more lists are read until there are so many."""
+        """Rows ``[B, min(k + more, count)]``; probes more lists until there are enough."""
         effort = self._effort_for(k, more, count)
         while True:
             rows, scores = self.ask(queries_BD, effort, selector)
@@ -210,21 +209,21 @@ class VectorIndex:
             effort = effort._replace(probed=min(self.lists, 4 * effort.probed))
 
     def ask(self, queries_BD: NDArray[np.float32], effort: Effort, selector: Any = None) -> Found:
-        """As FAISS answers: ``[B, effort.retrieved]``, −1 where the lists probed hold too few."""
+        """FAISS's result: ``[B, effort.retrieved]``, −1 if the probed lists contain fewer."""
         make = _settings if selector is None else _settings.__wrapped__
         settings = make(effort.probed, max(1.0, effort.refined / effort.retrieved), selector)
         scores, rows = self._faiss_index.search(_even(queries_BD), effort.retrieved, params=settings)
         return rows, scores
 
     def cost(self, effort: Effort) -> float:
-        """Of one search, in product codes scanned."""
+        """Cost of one search, in product codes scanned."""
         return effort.probed * self.num_items / self.lists + _REFINE_COST * effort.refined
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``load`` maps into memory; an older index there is replaced at the very end.
+        """Write a folder that ``load`` memory-maps; an existing index is replaced atomically at the end.
 
         Raises:
-            StorageError: the disk refused, or something other than an index is there; nothing was changed.
+            StorageError: the disk cannot be written, or something other than an index is there; nothing was changed.
         """
         if self._faiss_index is None:
             file = BytesIO()
@@ -239,16 +238,16 @@ class VectorIndex:
 
     @classmethod
     def load(cls, folder: Path) -> "VectorIndex":
-        """Map a saved index into memory. Every byte is checked before it is used, and nothing is unpickled.
+        """Memory-map a saved index. Every byte is verified first, and nothing is unpickled.
 
         Raises:
-            BundleError: there is no index, or it is damaged or of another schema.
+            BundleError: no index, a damaged one, or another schema version.
             MissingExtraError: it needs faiss, which is not installed.
         """
         try:
             checksum = (folder / CHECKSUM).read_text(encoding="ascii")
         except (OSError, ValueError):
-            raise BundleError(f"{folder}: no index there, or a damaged one; build it again") from None
+            raise BundleError(f"{folder}: no index, or a damaged one; build it again") from None
         header: dict[str, Any] = json.loads(read_checked(folder / HEADER, checksum))
         if header["schema"] != SCHEMA:
             raise BundleError(f"{folder}: index schema {header['schema']}, this version reads {SCHEMA}; build it again")
@@ -266,23 +265,23 @@ def build_index(
     sample_queries: NDArray[np.float32] | None = None,
     retrieved: int = 10,
 ) -> VectorIndex:
-    """The index of a catalogue, tuned to the recall targets.
+    """Build an index and tune it to the recall targets.
 
-    Where they are not reached, or a scan is cheaper, "auto" scans exactly; so it does without faiss.
+    If they are not reached, a scan is cheaper, or faiss is missing, "auto" falls back to an exact scan.
 
     Args:
         vectors_ID: float32 ``[I, D]``, the bias as the last dimension.
         config: None: the defaults.
-        sample_queries: float32 ``[n, D]`` as users will ask; None: items stand in, with 1 as the last dimension.
-        retrieved: candidates that searches will ask for.
+        sample_queries: float32 ``[n, D]``, typical user vectors; None: item vectors with 1 as the last dimension.
+        retrieved: number of candidates per search.
 
     Raises:
         ValueError: a vector is not finite.
-        MissingExtraError: "ivf-pq" was asked for and faiss is not installed.
+        MissingExtraError: "ivf-pq" is configured and faiss is not installed.
     """
     config = config or RetrievalConfig()
     if not np.isfinite(vectors_ID).all():
-        raise ValueError("item vectors hold NaN or infinity")
+        raise ValueError("item vectors contain NaN or infinity")
     vectors_ID = np.ascontiguousarray(vectors_ID, np.float32)
     items = len(vectors_ID)
     exact = VectorIndex(vectors_ID, vectors_ID.shape[1])
@@ -293,7 +292,7 @@ def build_index(
     except MissingExtraError as error:
         if config.kind != "auto":
             raise
-        _log.warning("all %d items are scanned for each request: %s", items, error)
+        _log.warning("exact scan of all %d items per request: %s", items, error)
         return exact
     reached = _tune(index, exact, config, sample_queries)
     _log.info("index of %d items: %s of %d lists, recall %.4f", items, index.effort, index.lists, index.recall)
@@ -301,15 +300,15 @@ def build_index(
 
 
 def _trained(vectors_ID: NDArray[np.float32], effort: Effort) -> VectorIndex:
-    """Lists and codes learnt from a sample, and every item added.
+    """Train the lists and codes on a sample and add every item.
 
-    Inner products are searched as they are, not as distances with one more dimension: with 100,000 clustered items of
-    log-normal norms that dimension dwarfed the others, and as many lists held 96 % of the 10 best instead of 99.
+    Inner products are searched directly, not as L2 distances with an extra dimension: for 100,000 clustered items with
+    log-normal norms that dimension dominated, and the same number of lists found 96 % of the 10 best instead of 99.
     """
     faiss, vectors_IW = _faiss(), _even(np.clip(vectors_ID, -_LARGEST_HALF, _LARGEST_HALF))
     (items, width), metric = vectors_IW.shape, faiss.METRIC_INNER_PRODUCT
     lists = 1 << int(min(items / _ITEMS_IN_LIST, 8 * items**0.5)).bit_length() - 1
-    # Two dimensions share a code. With four, 98.2 % of the best were found where these found 99.2 %.
+    # Two dimensions per code. With four, recall of the best was 98.2 % instead of 99.2.
     ivf = faiss.IndexIVFPQFastScan(faiss.IndexFlat(width, metric), width, lists, width // 2, 4, metric)
     ivf.cp.niter, ivf.cp.max_points_per_centroid, ivf.cp.min_points_per_centroid = 10, 64, 1
     index = faiss.IndexRefine(ivf, faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, metric))
@@ -319,9 +318,9 @@ def _trained(vectors_ID: NDArray[np.float32], effort: Effort) -> VectorIndex:
 
 
 def _with_faiss(index: Any, dimensions: int, effort: Effort, recall: float = 0.0) -> VectorIndex:
-    """The vectors are a view of the codes where they lie, which the index keeps alive."""
+    """The float16 vectors are a view of FAISS's codes, which the index keeps alive."""
     codes = _faiss().downcast_index(index.refine_index).codes
-    # One query after another with a reservoir: never slower than what FAISS chooses, and a fifth faster for one alone.
+    # Query by query with a reservoir: never slower than FAISS's default, and a fifth faster for a single query.
     _faiss().downcast_index(index.base_index).implem = _RESERVOIR
     half: NDArray[np.float16] = _faiss().rev_swig_ptr(codes.data(), codes.size()).view(np.float16)
     return VectorIndex(half.reshape(index.ntotal, -1), dimensions, index, effort, recall)
@@ -330,7 +329,7 @@ def _with_faiss(index: Any, dimensions: int, effort: Effort, recall: float = 0.0
 def _tune(
     index: VectorIndex, exact: VectorIndex, config: RetrievalConfig, queries_BD: NDArray[np.float32] | None
 ) -> bool:
-    """Set the cheapest effort that reaches both targets on half of the sample, more until the other half confirms it.
+    """Choose the cheapest effort that reaches both targets on half of the sample and is confirmed on the other half.
 
     Returns whether the targets are reached.
     """
@@ -341,7 +340,7 @@ def _tune(
     queries_BD = queries_BD[random.permutation(len(queries_BD))[:_SAMPLE]].astype(np.float32)
     wanted = np.array([_BEST, retrieved])
     bars_B2 = exact.search(queries_BD, retrieved)[1][:, wanted - 1]
-    bars_B2 -= _ROUNDING * np.abs(bars_B2)  # of items with equal scores any will do
+    bars_B2 -= _ROUNDING * np.abs(bars_B2)  # items with equal scores are interchangeable
 
     def recalls(part: slice, effort: Effort) -> NDArray[np.float64]:
         rows = index.ask(queries_BD[part], effort)[0]
@@ -367,7 +366,7 @@ def _tune(
 
 
 def _fill(out: Found, found: Found, mask: Mask | None, excluded: Excluded) -> bool:
-    """Fill ``out`` with the eligible ones of the candidates; returns whether every query has k of them."""
+    """Fill ``out`` with the eligible candidates; returns whether every query has k of them."""
     k, full = out[0].shape[1], True
     for line, (rows, scores) in enumerate(zip(*found, strict=True)):
         kept = np.ones(len(rows), np.bool_) if mask is None else mask[rows]
@@ -380,7 +379,7 @@ def _fill(out: Found, found: Found, mask: Mask | None, excluded: Excluded) -> bo
 
 
 def _even(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """With a dimension of zeros where their number is odd, which adds nothing to a product."""
+    """Append a zero column if the number of columns is odd; inner products do not change."""
     if vectors_ND.shape[1] % 2 == 0:
         return vectors_ND
     padded_NE = np.zeros((len(vectors_ND), vectors_ND.shape[1] + 1), np.float32)  # np.pad takes 30 µs
@@ -390,13 +389,13 @@ def _even(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(256)
 def _settings(probed: int, factor: float, selector: Any) -> Any:
-    """FAISS's parameters of a search; to make them takes 13 µs."""
+    """FAISS search parameters; creating them takes 13 µs."""
     lists = _faiss().IVFSearchParameters(nprobe=probed, sel=selector)
     return _faiss().IndexRefineSearchParameters(k_factor=factor, base_index_params=lists)
 
 
 def _faiss() -> Any:
-    """The package.
+    """The faiss package.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -404,5 +403,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise MissingExtraError("faiss", "serving", "retrieval by ivf-pq") from None
+        raise MissingExtraError("faiss", "serving", "IVF-PQ retrieval") from None
     return faiss

@@ -1,4 +1,4 @@
-"""The one form in which every model answers: a sum of parts that are linear in a weighted history.
+"""The scoring model, common to all recommenders: a sum of parts that are linear in a weighted history.
 
 ::
 
@@ -6,9 +6,9 @@
     u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + profile W_profile          (or ``FoldIn``)
     score(j) = u · target_j + Σ_i w̃_i item_to_item_ij + bias_j + head(u, j)
 
-A query text is one more entry of the history, of weight 1, whose source vector its features are mapped to. Nothing here
-needs torch, the graph or a training set. Every model exports this form, every compressed variant is of this form, and
-``ranker.py`` answers with it.
+A query text is one more history entry of weight 1, whose source vector is a linear map of its features. Needs neither
+torch, nor the graph, nor the training set. Every model exports to it, every compressed variant has this form, and
+``ranker.py`` ranks with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,20 +32,20 @@ ITEM_TABLES = frozenset(
     for table in ("source", "target", "bias", "popularity", "head.item")
     for part in ("", ".codes", ".scale")
 )
-"""Those of ``ScoringModel.arrays`` that have a row an item."""
+"""Names in ``ScoringModel.arrays`` with one row per item."""
 TIE_BREAK = 1e-6
-"""Of the largest weight: what popularity adds to the scores of a model without biases, so that items of which it knows
-nothing are ordered by popularity rather than by row."""
+"""Relative to the largest weight: the popularity tie-break of models without biases, so that items unknown to the model
+are ordered by popularity rather than by row."""
 _PAIR_FLOATS = 1 << 22
-"""Hidden numbers of user-item pairs in memory at a time."""
+"""Maximum number of hidden values of user-item pairs in memory."""
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse item-item matrix in CSR form: row i holds what item i of a history adds to each target.
+    """A sparse item-item matrix in CSR form: row i holds the contribution of history item i to each target.
 
-    indptr: int64 ``[I + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of the absolute weight that
-    was pruned, 0 … 1.
+    indptr: int64 ``[I + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of absolute weight removed by
+    pruning, 0 … 1.
     """
 
     indptr: NDArray[np.int64]
@@ -55,18 +55,18 @@ class SparseRows:
 
     @classmethod
     def of(cls, matrix: "sp.csr_matrix", lost: float = 0.0) -> Self:
-        """The rows of a SciPy matrix."""
+        """From a SciPy matrix."""
         return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data, lost)
 
     def row(self, item: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Targets of an item and what it adds to them; nothing for an item that came later."""
+        """Targets and values of an item; empty for items added later."""
         if item >= len(self.indptr) - 1:
             return self.items[:0], self.values[:0]
         entries = slice(self.indptr[item], self.indptr[item + 1])
         return self.items[entries], self.values[entries]
 
     def matrix(self) -> "sp.csr_matrix":
-        """As SciPy's."""
+        """As a SciPy matrix."""
         import scipy.sparse as sp
 
         size = len(self.indptr) - 1
@@ -75,7 +75,7 @@ class SparseRows:
 
 @dataclass(frozen=True)
 class FoldIn:
-    """How iALS solves for a user: x = (gram + (alpha − 1) Σ w y yᵀ)⁻¹ alpha Σ w y (Hu et al., ICDM 2008, eq. 4).
+    """The user solve of iALS: x = (gram + (alpha − 1) Σ w y yᵀ)⁻¹ alpha Σ w y (Hu et al., ICDM 2008, eq. 4).
 
     y: rows of ``source``. gram_DD: YᵀY + λI, float32 ``[D, D]``.
     """
@@ -84,7 +84,7 @@ class FoldIn:
     alpha: float
 
     def system(self, source_LD: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The matrix to solve with, float32 ``[D, D]``."""
+        """The matrix of the linear system, float32 ``[D, D]``."""
         return np.asarray(self.gram_DD + (self.alpha - 1) * ((source_LD * weights[:, None]).T @ source_LD), np.float32)
 
     def solve(self, source_LD: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ class FoldIn:
 
 @dataclass(frozen=True)
 class ItemRows:
-    """The rows that a model has of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: the head's."""
+    """A model's rows of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: item side of the head."""
 
     source_ND: NDArray[np.float32]
     target_ND: NDArray[np.float32]
@@ -105,10 +105,10 @@ class ItemRows:
 
 @dataclass(frozen=True)
 class Reduction:
-    """How rows of the full model become those of a smaller one; what is None stays as it is.
+    """Maps rows of the full model to those of a smaller one; None: unchanged.
 
-    source_DR, target_DR: linear maps, the latter after mean_D is taken off. neurons: those of the head that are kept.
-    bias_gain: ``[1]``, 0 where the model's biases are no function of the full one's.
+    source_DR, target_DR: linear maps, the latter after subtracting mean_D. neurons: head neurons that are kept.
+    bias_gain: ``[1]``, 0 if the biases are not a function of the full model's.
     """
 
     source_DR: NDArray[np.float32] | None = None
@@ -118,7 +118,7 @@ class Reduction:
     bias_gain: NDArray[np.float32] | None = None
 
     def __call__(self, rows: ItemRows) -> ItemRows:
-        """Rows of new items, reduced as the catalogue's were."""
+        """Reduce rows of new items like the catalogue's."""
         source, target, half = rows.source_ND, rows.target_ND, rows.half_NH
         if self.source_DR is not None and self.target_DR is not None and self.mean_D is not None:
             source, target = source @ self.source_DR, np.asarray((target - self.mean_D) @ self.target_DR, np.float32)
@@ -129,13 +129,13 @@ class Reduction:
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """source_ID, target_ID: ``[I, D]``, the views side by side, D may be 0. bias_I, popularity_I: float32 ``[I]``.
+    """source_ID, target_ID: ``[I, D]``, concatenated views, D may be 0. bias_I, popularity_I: float32 ``[I]``.
 
-    popularity_I: interactions of each item, by which users without a signal are answered. view_sizes: dimensions of
-    each view, whose sum is D. view_names: of those of a trained model, ``language`` among them, else ``factors``.
-    normalises: whether the weights of a history are divided by their sum. item_to_item, fold_in, head: None where the
-    model has none. friends_UD: what a known user adds as somebody's friend, ``[U, D]``. profile_FD, text_FD: from the
-    features of a profile, or of a query text, to vectors ``[F, D]``. reduction: from the full model, which has none.
+    popularity_I: interactions of each item, used for users without a signal. view_sizes: dimensions of each view,
+    summing to D. view_names: of trained models, including ``language``; else ``factors``. normalises: whether history
+    weights are divided by their sum. item_to_item, fold_in, head: None if the model has none. friends_UD: contribution
+    of a known user as a friend, ``[U, D]``. profile_FD, text_FD: linear maps from features of a profile or query text,
+    ``[F, D]``. reduction: from the full model; the identity for the full one.
     """
 
     source_ID: Table
@@ -167,7 +167,7 @@ class ScoringModel:
 
     @property
     def is_personal(self) -> bool:
-        """Whether an answer depends on who asks."""
+        """Whether scores depend on the user."""
         return self.dimensions > 0 or self.item_to_item is not None
 
     def users(
@@ -176,7 +176,7 @@ class ScoringModel:
         profile_BF: NDArray[np.float32] | None = None,
         text_BF: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """One vector a user, float32 ``[B, D]``, from distinct items of the history and what texts add."""
+        """One vector per user, float32 ``[B, D]``, from distinct history items and texts."""
         history = batch_matrix(batch, self.num_items)
         known = np.unique(history.indices)
         history, source_KD = history[:, known], take(self.source_ID, known)
@@ -213,27 +213,38 @@ class ScoringModel:
         profile_BF: NDArray[np.float32] | None = None,
         text_BF: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Scores of every item, float32 ``[B, I]``: the clear twin of ``Ranker.rank``.
+        """Scores of every item, float32 ``[B, I]``: the reference for ``Ranker.rank``.
 
-        A user of whom the model knows nothing (no history, or only items that it has never seen) is given the items'
-        popularity.
+        Users unknown to the model (no history, or only unseen items) get the items' popularity.
         """
         users_BD = self.users(batch, profile_BF, text_BF)
-        has_signal_B = users_BD.any(axis=1)
         scores_BI = users_BD @ self._targets_ID.T + self.bias_I
         if self.item_to_item is not None:
-            history = batch_matrix(batch, self.num_items)
-            if self.normalises:
-                totals = np.asarray(history.sum(axis=1)).ravel()
-                history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
-            scores_BI += sum_of_sparse_rows(history, self._item_matrix)
-            has_signal_B |= history @ np.diff(self.item_to_item.indptr) > 0
+            scores_BI += sum_of_sparse_rows(self.shares(batch), self.item_matrix)
         if self.head is not None:
-            scores_BI += self._corrections(self.head, users_BD)
-        scores_BI[~has_signal_B] = self.popularity_I
+            scores_BI += self.corrections(users_BD)
+        scores_BI[~self.has_signal(users_BD, batch)] = self.popularity_I
         return scores_BI
 
-    def _corrections(self, head: Head, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+    def shares(self, batch: UserBatch) -> "sp.csr_matrix":
+        """Weights of the distinct items of each history ``[B, I]``, divided by their sum where the model normalises."""
+        history = batch_matrix(batch, self.num_items)
+        if self.normalises:
+            totals = np.asarray(history.sum(axis=1)).ravel()
+            history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
+        return history
+
+    def has_signal(self, users_BD: NDArray[np.float32], batch: UserBatch) -> NDArray[np.bool_]:
+        """Whether the model knows anything of each user, bool ``[B]``; users_BD: their vectors."""
+        found_B = np.asarray(users_BD.any(axis=1))
+        if self.item_to_item is not None:
+            found_B |= batch_matrix(batch, self.num_items) @ np.diff(self.item_to_item.indptr) > 0
+        return found_B
+
+    def corrections(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the head, which the model must have, adds to the score of every item, float32 ``[B, I]``."""
+        head = self.head
+        assert head is not None
         hidden_BH, item_IH = head.hidden(users_BD, self.view_sizes), take(head.item_IH)
         out = np.empty((len(users_BD), self.num_items), np.float32)
         if head.kind == "concat":
@@ -249,17 +260,18 @@ class ScoringModel:
     def view_scores(
         self, user_D: NDArray[np.float32], target_CD: NDArray[np.float32]
     ) -> Callable[[], NDArray[np.float32]]:
-        """Gives the products of a user and targets by view, float32 ``[C, V]``."""
+        """Returns a function for the inner products of a user with targets by view, float32 ``[C, V]``."""
         starts = np.cumsum((0, *self.view_sizes[:-1]))
         return lambda: np.add.reduceat(target_CD * user_D, starts, axis=1)
 
     @cached_property
     def _targets_ID(self) -> NDArray[np.float32]:
-        """Scoring everything, a table is read often enough to be unpacked once."""
+        """Unpacked once: scoring all items reads the table often."""
         return np.ascontiguousarray(take(self.target_ID))
 
     @cached_property
-    def _item_matrix(self) -> "sp.csr_matrix":
+    def item_matrix(self) -> "sp.csr_matrix":
+        """``item_to_item``, which the model must have, as SciPy's."""
         assert self.item_to_item is not None
         return self.item_to_item.matrix()
 
@@ -267,7 +279,7 @@ class ScoringModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What JSON keeps beside the arrays."""
+        """JSON-compatible metadata stored beside the arrays."""
         found: dict[str, Any] = {
             "view_sizes": list(self.view_sizes),
             "view_names": list(self.view_names),
@@ -282,7 +294,7 @@ class ScoringModel:
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name, those that are there: what a file keeps."""
+        """Stored arrays by name."""
         tables: dict[str, Table | None] = {
             "source": self.source_ID,
             "target": self.target_ID,
@@ -343,15 +355,15 @@ class ScoringModel:
         )
 
     def map_tables(self, change: Callable[[Table], Table]) -> "ScoringModel":
-        """The same model with each table of items changed, such as ``Int8Rows.of`` does."""
+        """The same model with each item table transformed, for example by ``Int8Rows.of``."""
         head = None if self.head is None else replace(self.head, item_IH=change(self.head.item_IH))
         return replace(self, source_ID=change(self.source_ID), target_ID=change(self.target_ID), head=head)
 
 
 def popularity_model(popularity_I: NDArray[np.number], dimensions: int = 0) -> ScoringModel:
-    """The same list for everyone: no factors, and log popularity as the bias. The last variant of every bundle.
+    """A non-personal model: no factors, log popularity as bias. The last variant of every bundle.
 
-    dimensions: of the full model, whose rows of new items it takes too.
+    dimensions: of the full model, so that its rows of new items fit.
     """
     popularity = popularity_I.astype(np.float32)
     nothing, no_taste = np.zeros((len(popularity), 0), np.float32), np.zeros((dimensions, 0), np.float32)
@@ -360,5 +372,5 @@ def popularity_model(popularity_I: NDArray[np.number], dimensions: int = 0) -> S
 
 
 def tie_break(popularity_I: NDArray[np.number], largest: float) -> NDArray[np.float32]:
-    """Biases that order by popularity what a model gives one score; ``largest``: its largest weight."""
+    """Biases that order equal scores by popularity. largest: the model's largest weight."""
     return (TIE_BREAK * largest * popularity_I / max(float(np.max(popularity_I, initial=0)), 1.0)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Tables with a row an item, as float32 or as INT8 codes with a scale a row."""
+"""Tables with one row per item, in float32 or as INT8 codes with one scale per row."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """A table whose row r is ``codes[r] · scale[r]``: codes int8 ``[I, D]``, scale float32 ``[I]``."""
+    """A table with row r equal to ``codes[r] · scale[r]``: codes int8 ``[I, D]``, scale float32 ``[I]``."""
 
     codes: NDArray[np.int8]
     scale: NDArray[np.float32]
 
     @classmethod
     def of(cls, table_ID: NDArray[np.float32], largest_code: int = 127) -> Self:
-        """Nearest codes; the largest number of each row becomes ±largest_code, none errs by more than half a code."""
+        """Round to nearest; each row's largest absolute value maps to largest_code; errors are at most half a code."""
         largest = np.abs(table_ID).max(axis=1, initial=0.0)
         scale = np.where(largest > 0, largest / largest_code, 1).astype(np.float32)
         return cls(np.rint(table_ID / scale[:, None]).astype(np.int8), scale)
@@ -41,7 +41,7 @@ def width(table: Table) -> int:
 
 
 def nbytes(table: Table) -> int:
-    """Bytes of the table."""
+    """Size of the table in bytes."""
     return table.codes.nbytes + table.scale.nbytes if isinstance(table, Int8Rows) else table.nbytes
 
 
@@ -53,17 +53,17 @@ def multiply(left_BF: NDArray[np.float32], table: Table) -> NDArray[np.float32]:
 
 
 def named_arrays(name: str, table: Table) -> dict[str, NDArray[Any]]:
-    """What a file keeps of a table, by name; ``table_of`` is the inverse."""
+    """Arrays to be stored, by name; ``table_of`` is the inverse."""
     if isinstance(table, Int8Rows):
         return {f"{name}.codes": table.codes, f"{name}.scale": table.scale}
     return {name: table}
 
 
 class GrowingTable:
-    """A table and the rows that came after it, kept in the table's own form.
+    """A table and rows appended later, in the same format.
 
-    One writer appends; readers need no lock, for a row never changes or moves once it can be asked for: when the room
-    runs out, the rows are copied to a larger array and readers keep the one they hold.
+    One writer appends; readers need no lock, because published rows never change or move: when the capacity is
+    exhausted, rows are copied to a larger array and readers keep theirs.
     """
 
     def __init__(self, base: Table) -> None:
@@ -77,16 +77,16 @@ class GrowingTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the base, mapped or not, and of the rows that came."""
+        """Bytes of the base, memory-mapped or not, and of the appended rows."""
         return nbytes(self.base) + nbytes(self._later)
 
     @property
     def later(self) -> NDArray[np.float32]:
-        """The rows that came, float32 ``[n, D]``."""
+        """The appended rows, float32 ``[n, D]``."""
         return take(self._later, slice(0, self._num_later))
 
     def append(self, rows_ND: NDArray[np.float32]) -> None:
-        """Add rows; INT8 tables round them as their own."""
+        """Append rows; INT8 tables quantise them."""
         first, last = self._num_later, self._num_later + len(rows_ND)
         if last > len(self._later):
             self._later = _enlarged(self._later, max(64, 2 * last))
@@ -95,7 +95,7 @@ class GrowingTable:
             self._later.codes[first:last], self._later.scale[first:last] = rounded.codes, rounded.scale
         else:
             self._later[first:last] = rows_ND
-        self._num_later = last  # last, so that nobody asks for a row that is not written
+        self._num_later = last  # last: publishes the rows
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows as float32 ``[n, D]``."""

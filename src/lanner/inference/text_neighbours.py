@@ -1,7 +1,7 @@
-"""The items of a catalogue whose texts read most alike, by the cosine of their features.
+"""Nearest neighbours of items by text, by cosine of their features.
 
-Features are long (hundreds of numbers) and a catalogue may be large, so that candidates are found along the few
-directions in which texts differ most, and only those are compared in full.
+Features are long (hundreds of dimensions) and catalogues may be large, so candidates are found in a PCA projection and
+only those are compared in full.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _DIRECTIONS = 32
 _SAMPLED = 20_000
 _ROWS_AT_ONCE = 65_536
 _COMPARED = 8192
-"""Up to so many items all are compared in full; beyond, at least 512 candidates, and 8 for each that is asked for."""
+"""Up to this many items all are compared in full; beyond, at least 512 candidates, and 8 per requested neighbour."""
 
 
 @dataclass(frozen=True)
 class TextNeighbours:
-    """features_IF: of every item's text. short_FS: directions. short_IS: float32, the items along them."""
+    """features_IF: features of every item. short_FS: principal directions. short_IS: float32, projected items."""
 
     features_IF: Int8Rows
     short_FS: NDArray[np.float32]
@@ -31,7 +31,7 @@ class TextNeighbours:
 
     @classmethod
     def of(cls, features_IF: Int8Rows) -> Self:
-        """With the directions in which a sample of the items varies most."""
+        """Computes the principal directions from a sample of the items."""
         items = len(features_IF.scale)
         sample = take(features_IF, np.random.default_rng(0).permutation(items)[:_SAMPLED])
         short_FS = np.linalg.eigh(sample.T.astype(np.float64) @ sample)[1][:, ::-1][:, :_DIRECTIONS].astype(np.float32)
@@ -45,16 +45,16 @@ class TextNeighbours:
         return len(self.features_IF.scale)
 
     def features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Of some items, float32 ``[n, F]``."""
+        """Features of some items, float32 ``[n, F]``."""
         return take(self.features_IF, rows)
 
     def nearest(
         self, features_F: NDArray[np.float32], k: int, among_I: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Items whose features point most nearly where ``features_F`` does: rows and cosines ``[k]``, nearest first.
+        """The items nearest to ``features_F``: rows and cosines ``[k]``, nearest first.
 
-        Fewer than k where ``among_I`` leaves fewer. Features are of unit length in each block, so that their product
-        serves as the cosine.
+        Fewer than k if ``among_I`` leaves fewer. Features have unit length in each block, so inner products serve as
+        cosines.
         """
         among = len(self) if among_I is None else int(np.count_nonzero(among_I))
         if among <= _COMPARED:
@@ -70,7 +70,7 @@ class TextNeighbours:
         return rows[best], cosines[best]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name: what a file keeps."""
+        """Arrays to be stored, by name."""
         codes, scale = self.features_IF.codes, self.features_IF.scale
         return {"codes": codes, "scale": scale, "directions": self.short_FS, "short": self.short_IS}
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
@@ -22,7 +23,11 @@ class RandomConfig:
     """Chance, the same at every call."""
 
     seed: int = 0
-    """Another seed, another order."""
+    """Random seed of the order."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"random.seed must be at least 0, received {self.seed}")
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ class EASEConfig:
     """One number to choose, and the memory it may take."""
 
     regularisation: float = 500.0
-    """λ added to the diagonal of the Gram matrix: the more events a dataset has an item, the larger it may be."""
+    """Ridge penalty λ, added to the diagonal of the Gram matrix; larger for datasets with more events per item."""
     neighbours: int = 2000
-    """Strongest entries kept in each row of the item-to-item matrix; the share that is cut is stated."""
+    """Largest weights kept in each row of the item-to-item matrix."""
     memory_limit_mib: int = 4096
-    """Refuse to start where the one dense items × items float32 matrix would exceed this."""
+    """Refuse to start if the dense items × items float32 matrix would need more MiB than this."""
 
     def __post_init__(self) -> None:
         if not self.regularisation > 0:

@@ -29,27 +29,27 @@ class GraphFilterConfig:
     """The shape of the filter; the defaults are those published for GF-CF, but for the pruning."""
 
     neighbours: int = 2000
-    """Strongest entries kept in each row of the linear filter."""
+    """Largest weights kept in each row of the linear filter."""
     user_exponent: float = 1.0
-    """How much the co-occurrences of a user with many items are damped; 0: not at all, 1: fully."""
+    """Damping of users with many items: their co-occurrences are divided by their degree to this power."""
     popularity_exponent: float = 0.0
-    """The linear filter's scores are multiplied by the item's degree to this power."""
+    """Scores of the linear filter are multiplied by the item's degree to this power."""
     rank: int = 256
-    """Dimensions of the ideal low-pass filter; 0: the linear filter alone."""
+    """Rank of the ideal low-pass filter; 0: none."""
     low_pass_weight: float = 0.3
-    """Weight of the ideal low-pass filter where the linear one's largest response is 1."""
+    """Weight of the ideal low-pass filter, relative to a linear filter with largest response 1."""
     low_pass_exponent: float = 0.5
-    """As ``popularity_exponent``, of the ideal low-pass filter."""
+    """Scores of the ideal low-pass filter are multiplied by the item's degree to this power."""
     power_iterations: int = 3
-    """Subspace iterations for the ideal low-pass filter; more of them sharpen its edge."""
+    """Power iterations of the randomised SVD behind the ideal low-pass filter; more are more exact."""
     seed: int = 0
-    """Of the first random subspace."""
+    """Random seed of that SVD."""
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.power_iterations < 1:
             raise ConfigError("graph-filter.neighbours and graph-filter.power_iterations must be at least 1")
-        if self.rank < 0 or not self.low_pass_weight >= 0:
-            raise ConfigError("graph-filter.rank and graph-filter.low_pass_weight must be at least 0")
+        if self.rank < 0 or self.seed < 0 or not self.low_pass_weight >= 0:
+            raise ConfigError("graph-filter.rank, graph-filter.seed and low_pass_weight must be at least 0")
 
 
 class GraphFilter(Recommender):

@@ -21,21 +21,23 @@ class IALSConfig:
     """Sizes and weights of the factorisation."""
 
     factors: int = 128
-    """Dimensions of a user and of an item."""
+    """Embedding size: latent factors of a user and of an item."""
     regularisation: float = 1.0
-    """Weight of the squared length of every factor."""
+    """L2 penalty on the factors."""
     alpha: float = 10.0
-    """Confidence in an event; an absent event has confidence 1."""
+    """Confidence of an event; a missing event has confidence 1."""
     iterations: int = 15
-    """Rounds of solving for the users, then for the items."""
+    """Alternations: solve for the users, then for the items."""
     seed: int = 0
-    """Of the first random factors."""
+    """Random seed of the initial factors."""
 
     def __post_init__(self) -> None:
         if self.factors < 1 or self.iterations < 1:
             raise ConfigError("ials.factors and ials.iterations must be at least 1")
         if not (self.regularisation > 0 and self.alpha > 0):
             raise ConfigError("ials.regularisation and ials.alpha must be above 0")
+        if self.seed < 0:
+            raise ConfigError(f"ials.seed must be at least 0, received {self.seed}")
 
 
 class IALS(Recommender):

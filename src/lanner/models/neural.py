@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,15 +19,14 @@ from lanner.graph.adjacency import Adjacency, distinct_edges
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel
 from lanner.models.fusion import FUSIONS
-from lanner.models.language import LanguageConfig, LanguageEncoder
+from lanner.models.language import LanguageEncoder
 from lanner.models.linear import training_matrix
 from lanner.models.network import RecommenderNetwork
+from lanner.models.neural_config import FusionName, LanguageConfig, NeuralConfig
 from lanner.models.neural_export import item_reader_of, scoring_model_of
 from lanner.models.recommender import Recommender, below
 from lanner.models.text_features import TextFeatures
-from lanner.models.views import FilterView, GraphView, LanguageView, View, ViewName
-
-FusionName = Literal["sum", "concat", "gated", "cross-attention"]
+from lanner.models.views import FilterView, GraphView, LanguageView, View
 
 
 class Trainer(Protocol):
@@ -36,56 +35,11 @@ class Trainer(Protocol):
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train everything."""
 
+    def refit(self, network: RecommenderNetwork, dataset: Dataset) -> None:
+        """Train the views for as many epochs as were best in the last call."""
+
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train the fusion alone."""
-
-
-@dataclass(frozen=True)
-class NeuralConfig:
-    """What the network is made of."""
-
-    views: tuple[ViewName, ...] = ("graph", "filter", "language")
-    """How items are seen: by message passing, by a closed-form filter of the graph, by their texts."""
-    fusion: FusionName = "concat"
-    """The ranking head that joins the views."""
-    dimensions: int = 128
-    """Length of the graph view's vectors."""
-    layers: int = 1
-    """Rounds of item-user-item message passing before users gather; 0: users gather from items directly."""
-    filter_rank: int = 256
-    """Singular directions that the filter view keeps."""
-    filter_ridge: float = 300.0
-    """λ of the filter view: how strong a direction must be to pass."""
-    language_dimensions: int = 128
-    """Length of the language view's vectors."""
-    meaning_dimensions: int = 384
-    """Principal directions kept of the language model's embeddings."""
-    word_dimensions: int = 256
-    """Singular directions kept of the words themselves; 0: none."""
-    feature_dropout: float = 0.2
-    """Share of the text features hidden at each training step."""
-    cold_neighbours: int = 20
-    """From how many items with the nearest texts an item nobody met borrows its graph vectors."""
-    seed: int = 0
-    """Of the weights that training begins from."""
-    encoder: LanguageConfig = field(default_factory=LanguageConfig)
-    """The language model."""
-
-    def __post_init__(self) -> None:
-        if not self.views or len(set(self.views)) != len(self.views):
-            raise ConfigError(
-                f"views must name at least one of graph, filter, language, each once, received {self.views}"
-            )
-        if self.fusion not in FUSIONS:
-            raise ConfigError(f"unknown fusion '{self.fusion}'; choose one of {', '.join(FUSIONS)}")
-        for name in ("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("layers", "word_dimensions", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
-        if self.filter_ridge <= 0:
-            raise ConfigError(f"filter_ridge must be above 0, received {self.filter_ridge}")
 
 
 class NeuralRecommender(Recommender):
@@ -130,6 +84,28 @@ class NeuralRecommender(Recommender):
         # Friends and neighbours, too, are read from all of it.
         return self if dataset is whole else self.load_state(*self.state(), whole)
 
+    def refit(self, dataset: Dataset) -> Self:
+        """Fit the views anew on ``dataset``, for as many epochs as validation chose in ``fit``.
+
+        The text features and the fusion stay: they were learned from events that the views had not seen.
+        """
+        assert self.trainer is not None, "fitted before"
+        edges, before = Adjacency.from_pattern(training_matrix(dataset)), self.network
+        features_IF = before.views["language"].get_buffer("features").numpy() if "language" in before.views else None
+
+        def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
+            view = before.views["filter"]
+            assert isinstance(view, FilterView)
+            return view.refit(edges, ridge)
+
+        with _seeded(self.config.seed):
+            network = self._build(dataset, edges, features_IF, refitted_filter)
+        network.fusion.load_state_dict(before.fusion.state_dict())
+        if features_IF is not None:
+            network.find_lenders(features_IF)
+        self.trainer.refit(network, dataset)
+        return self._serve(network.cpu(), dataset)
+
     def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency) -> None:
         for name, view in network.views.items():
             if isinstance(view, FilterView):
@@ -172,7 +148,7 @@ class NeuralRecommender(Recommender):
         if "language" not in self.config.views:
             return None
         texts = dataset.item_catalogue.texts
-        known = [text for text, degree in zip(texts, degrees, strict=True) if degree and text]
+        known = [text for text, degree in zip(texts, degrees, strict=True) if degree and text.strip()]
         if not known:
             raise DataError("no item with interactions has a text; leave 'language' out of views")
         sizes = (self.config.meaning_dimensions, self.config.word_dimensions)

@@ -85,7 +85,8 @@ def _gains(items: ItemSide, weights_IV: Tensor) -> list[float]:
     """
     gains = []
     for view, tables in enumerate(items.own):
-        source, target = tables.source_ID.std(), (tables.target_ID * weights_IV[:, view, None]).std()
+        targets_ID = tables.target_ID * weights_IV[:, view, None]
+        source, target = tables.source_ID.std(correction=0), targets_ID.std(correction=0)
         gains.append(float((target / source).sqrt()) if source > 0 and target > 0 else 1.0)
     return gains
 

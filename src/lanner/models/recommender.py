@@ -44,6 +44,10 @@ class Recommender(ABC):
             DataError: the dataset holds nothing to learn from.
         """
 
+    def refit(self, dataset: Dataset) -> Self:
+        """Fit anew on ``dataset``, all events of what ``fit`` saw parts of, with what validation chose there."""
+        return self.fit(dataset)
+
     @abstractmethod
     def export(self) -> ScoringModel:
         """The form that answers; of a fitted model."""

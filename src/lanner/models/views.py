@@ -9,7 +9,7 @@ items that carried it. ``graph`` is trained by message passing, ``filter`` is cl
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ _SAMPLED_USERS = 512
 
 TARGET_GAIN, BIAS_GAIN = 10, 5
 """Unit-length features give tiny products; with these, one learning rate suits them and the vectors alike."""
-ViewName = Literal["graph", "filter", "language"]
 
 
 class Tables(NamedTuple):

@@ -1,4 +1,4 @@
-"""From settings to the application of one worker process, and all that can be found wrong before one is started."""
+"""Builds the application of one worker process from the settings, and validates them before a worker is started."""
 
 import asyncio
 import importlib.util
@@ -27,48 +27,48 @@ _BEAT_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class TracingConfig:
-    """Traces of requests for a collector of OpenTelemetry; headers for it come from its usual environment variables."""
+    """OpenTelemetry traces. Headers for the collector come from the standard OTEL environment variables."""
 
     endpoint: str = ""
-    """OTLP over HTTP, such as ``http://collector:4318/v1/traces``; empty: no traces."""
+    """OTLP/HTTP endpoint, such as ``http://collector:4318/v1/traces``; empty: tracing off."""
     ratio: float = 0.01
-    """Share of the traces that begin here which is recorded; a caller's ``traceparent`` is followed."""
+    """Sampling ratio of root traces, 0 to 1; a caller's ``traceparent`` decision is followed."""
     service: str = "lanner"
-    """The service name that the collector shows."""
+    """Service name shown by the collector."""
 
     def __post_init__(self) -> None:
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"tracing.endpoint is '{self.endpoint}', expected http://host:4318/v1/traces")
         if not 0 <= self.ratio <= 1:
-            raise ConfigError(f"tracing.ratio is {self.ratio}, it must lie between 0 and 1")
+            raise ConfigError(f"tracing.ratio is {self.ratio}, it must be between 0 and 1")
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """A server: what it serves, where, and to whom."""
+    """Settings of ``lanner serve``."""
 
     bundle: str
-    """A bundle, or the folder of a registry, whose aliases are followed."""
+    """Path of a bundle, or of a registry whose aliases are followed."""
     store: str = "events.db"
-    """The event store: a path or a URL, see ``store.open_store``."""
+    """The event store: a path or a URL; see ``store.open_store``."""
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = 8080
-    """The port to listen on."""
+    """TCP port to listen on."""
     workers: int = 0
-    """Worker processes; 0: one a core, at most 4."""
+    """Number of worker processes; 0: one per core, at most 4."""
     hung_seconds: float = 5.0
-    """A worker whose event loop does not run for so long is killed and started again."""
+    """Seconds without a heartbeat after which a worker is killed and restarted; at least 1."""
     keys: str = ""
-    """The file with the hashes of API keys; empty: everyone may ask everything."""
+    """Path of the API key file; empty: no authentication."""
     open_to_all: bool = False
-    """Without keys, listen beyond this machine all the same."""
+    """Allow listening on a public address without API keys."""
     experiment: Experiment | None = None
-    """Its arms are aliases: ``{name = "new-model", arms = {champion = 0.9, challenger = 0.1}}``."""
+    """An A/B test over aliases: ``{name = "new-model", arms = {champion = 0.9, challenger = 0.1}}``."""
     shadow_share: float = 0.0
-    """Share of the champion's requests that the challenger is asked, too; its answers are only compared."""
+    """Share of champion requests, 0 to 1, that are also sent to the challenger for comparison (shadow traffic)."""
     engine: Literal["local", "ray"] = "local"
-    """``local``: worker processes of this machine. ``ray``: replicas on a Ray cluster."""
+    """``local``: worker processes on this machine. ``ray``: replicas on a Ray cluster."""
     ray: RayConfig = field(default_factory=RayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -79,34 +79,34 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ConfigError(f"port is {self.port}, it must be within 1 … 65535")
+            raise ConfigError(f"port is {self.port}, it must be between 1 and 65535")
         if not 0 <= self.workers <= 256:
-            raise ConfigError(f"workers is {self.workers}, it must be within 0 … 256")
+            raise ConfigError(f"workers is {self.workers}, it must be between 0 and 256")
         if not self.hung_seconds >= 1:
             raise ConfigError(f"hung_seconds is {self.hung_seconds}, it must be at least 1")
         if not 0 <= self.shadow_share <= 1:
-            raise ConfigError(f"shadow_share is {self.shadow_share}, it must lie between 0 and 1")
+            raise ConfigError(f"shadow_share is {self.shadow_share}, it must be between 0 and 1")
         if self.experiment is not None:
             check_arms(self.experiment)
 
 
 def check(config: ServerConfig) -> None:
-    """Find what would fail, before a worker is started.
+    """Validate the settings before a worker is started.
 
     Raises:
-        ConfigError: an address that others reach without keys, a key file that cannot be read, a champion or variant
-            that is not there, or an engine whose replicas could not share the store.
-        MissingExtraError: a package of an extra is missing. BundleError: no bundle there. As ``open_store``.
+        ConfigError: a public address without keys, an unreadable key file, a missing champion or variant, or an engine
+            whose replicas cannot share the store.
+        MissingExtraError: a package of an extra is missing. BundleError: no bundle at the path. As ``open_store``.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
     if config.engine == "ray":
         check_ray(config.store)
     if config.tracing.endpoint and importlib.util.find_spec("opentelemetry.sdk") is None:
-        raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests")
+        raise MissingExtraError("opentelemetry-sdk", "tracing", "tracing")
     versions = versions_of(config)
     champion = versions.aliases().get(CHAMPION)
     if champion is None:
-        raise ConfigError(f"{config.bundle} has no {CHAMPION}; choose one: lanner bundles promote VERSION")
+        raise ConfigError(f"{config.bundle} has no {CHAMPION}; set one: lanner bundles promote VERSION")
     bundle = read_bundle(versions.path(champion))
     unknown = [name for name in config.model.variants if name not in bundle.variants]
     if unknown:
@@ -115,7 +115,7 @@ def check(config: ServerConfig) -> None:
 
 
 def build(config: ServerConfig, sync: WorkerSync | None = None) -> App:
-    """The ASGI application of one worker. sync: shared with the others; None: it is the only one."""
+    """The ASGI application of one worker. sync: shared with the other workers; None: there are none."""
     sync = sync or WorkerSync(None)
     service, keys = service_of(config, sync), KeyFile(Path(config.keys)) if config.keys else None
     deadline_s = config.service.deadline_ms / 1e3
@@ -129,7 +129,7 @@ def build(config: ServerConfig, sync: WorkerSync | None = None) -> App:
 
 def service_of(config: ServerConfig, sync: WorkerSync) -> LannerService:
     """The service of one worker."""
-    return _BeatingService(
+    return _HeartbeatService(
         versions_of(config),
         open_store(config.store),
         config.model,
@@ -143,7 +143,7 @@ def service_of(config: ServerConfig, sync: WorkerSync) -> LannerService:
 
 
 def versions_of(config: ServerConfig) -> Versions:
-    """What is served: the versions of a registry, or one bundle.
+    """The versions to serve: of a registry, or a single bundle.
 
     Raises:
         ConfigError: an experiment or shadow traffic without a registry.
@@ -152,12 +152,12 @@ def versions_of(config: ServerConfig) -> Versions:
     if registry.has_aliases:
         return registry
     if config.experiment is not None or config.shadow_share:
-        raise ConfigError(f"{config.bundle} is no registry with a challenger; see lanner bundles add")
+        raise ConfigError(f"{config.bundle} is not a registry with a challenger; see lanner bundles add")
     return OneBundle(Path(config.bundle))
 
 
-class _BeatingService(LannerService):
-    """Shows the supervisor that its event loop runs."""
+class _HeartbeatService(LannerService):
+    """Sends the supervisor heartbeats from the event loop."""
 
     async def start(self) -> None:
         await super().start()

@@ -1,4 +1,4 @@
-"""How long each variant takes to rank batches of several sizes, measured before the first request is taken."""
+"""Calibration: measures the batch latency of each variant at several batch sizes, before the first request."""
 
 import itertools
 import time
@@ -18,13 +18,13 @@ R = TypeVar("R")
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 _FEWEST, _FIRST = 3, 1
-"""Batches of a size that are timed at least, after the first, which finds cold caches."""
+"""Minimum number of timed batches per size, after a warm-up batch."""
 _REST_S = 0.001
-"""Before each batch, as they have while serving, where other work has emptied the caches."""
+"""Bytes written before each batch to evict the caches, as other work does while serving."""
 
 
 def calibration_histories(dataset: Dataset, number: int = 64) -> list[NDArray[np.int64]]:
-    """Item rows of real users, evenly spread over the lengths of their histories; an empty one where nobody has any."""
+    """Item rows of real users, evenly spread over history lengths; one empty history if there are none."""
     lists = dataset.histories
     known = np.flatnonzero(lists.lengths)
     ordered = known[np.argsort(lists.lengths[known], kind="stable")]
@@ -36,19 +36,19 @@ def calibration_histories(dataset: Dataset, number: int = 64) -> list[NDArray[np
 def measure_profile(
     rank: Rank[Q, R], variants: Sequence[VariantId], queries: Sequence[Q], budget_s: float = 0.2
 ) -> LatencyProfile:
-    """Time batches of ``queries`` in this thread, limited to one core as it is while serving.
+    """Time batches of ``queries`` in this thread, limited to one core as while serving.
 
-    budget_s: for each variant; exceeded only where the fewest batches take longer.
+    budget_s: seconds per variant; exceeded only if the minimum number of batches takes longer.
 
     Raises:
-        What ``rank`` raises or gives.
+        Whatever ``rank`` raises or returns as an outcome.
     """
     limit_threads()
     return LatencyProfile({variant: _times(rank, variant, queries, budget_s) for variant in variants})
 
 
 def _times(rank: Rank[Q, R], variant: VariantId, queries: Sequence[Q], budget_s: float) -> Times:
-    """(median, p99) in milliseconds by batch size. Where the budget is spent no larger sizes are tried."""
+    """(median, p99) in milliseconds by batch size; larger sizes are skipped once the budget is spent."""
     turn, found, ends = itertools.cycle(queries), dict[int, tuple[float, float]](), time.perf_counter() + budget_s
     for place, size in enumerate(BATCH_SIZES):
         now = time.perf_counter()
@@ -68,10 +68,10 @@ def _times(rank: Rank[Q, R], variant: VariantId, queries: Sequence[Q], budget_s:
 
 
 def typical_and_slow(milliseconds: NDArray[np.float64]) -> tuple[float, float]:
-    """Median and 99th percentile without the times in which the machine stood still rather than worked.
+    """Median and 99th percentile without outliers, in which the machine was paused.
 
-    One such pause would bar a variant from every deadline for as long as the server runs.
+    One such pause would exclude a variant from every deadline for as long as the server runs.
     """
     p50 = float(np.median(milliseconds))
-    # Of three times one of which is a pause, the median is the largest of the others.
+    # With three times, one of them an outlier, the median is the largest of the others.
     return p50, max(p50, float(np.percentile(milliseconds[milliseconds <= SLOWEST * p50], 99)))

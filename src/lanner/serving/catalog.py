@@ -1,8 +1,8 @@
-"""The items as they are now: what the bundle's dataset says (the base) and what changed since (the delta).
+"""The current item catalog: the bundle's items (base) plus later changes (delta).
 
-A changed item gets a new row, for vectors never change; its old row is hidden and leads to the new one. One writer at a
-time changes the catalog. Readers need no lock: an item is found by its id, and its row is available, only once
-everything else about it is in place.
+A changed item gets a new row, since vectors are immutable; its old row is hidden and redirects to the new one. One
+writer at a time changes the catalog. Readers need no lock: an item's id and availability are published last, after
+everything else about it.
 """
 
 import difflib
@@ -25,12 +25,12 @@ from lanner.serving.messages import Filters, Item
 
 _NO_ROWS = np.empty(0, np.int64)
 _COMPARED_AT_ONCE = 4096
-"""Texts of the delta that are decoded at a time."""
+"""Texts of the delta decoded per block."""
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Filters as rows. mask: what may be answered, None: anything. deny: rows int64. unknown: ids that no item has."""
+    """Resolved filters. mask: allowed rows, None: all. deny: rows int64. unknown: ids that match no item."""
 
     mask: RowMask | None = None
     deny: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
@@ -41,22 +41,22 @@ class Catalog:
     """Ids, titles, attributes, texts and availability of items by row."""
 
     def __init__(self, dataset: Dataset, texts: TextNeighbours | None = None) -> None:
-        """texts: what the items' texts say; None: they are not read."""
+        """texts: features of the items' texts; None: the model does not use texts."""
         self._ids, self._titles = list(dataset.items.external), list(dataset.item_catalogue.titles)
         self._row_of = {one: row for row, one in enumerate(self._ids)}
         self._num_base = len(self._ids)
         self._older: dict[str, list[int]] = {}
-        """All rows of each item that changed or was deleted, oldest first."""
+        """All rows of each changed or deleted item, oldest first."""
         self._current_R = np.arange(self._num_base)
         self._attributes = _Attributes(dataset.item_catalogue.attributes, self._num_base)
         self._texts = texts
         self._features = None if texts is None else GrowingTable(texts.features_IF)
         self.available = Availability(self._num_base)
         self.version = 0
-        """Rises with every change: what was answered before may be out of date."""
+        """Incremented on every change; invalidates cached responses."""
 
     def __len__(self) -> int:
-        """Items known, those that are hidden included."""
+        """Number of known items, hidden ones included."""
         return len(self._row_of)
 
     def __contains__(self, item_id: object) -> bool:
@@ -64,31 +64,31 @@ class Catalog:
 
     @property
     def num_rows(self) -> int:
-        """Rows ever given."""
+        """Number of rows assigned so far."""
         return len(self._titles)
 
     # --- ids and rows ------------------------------------------------------------------------------------------------
 
     def row(self, item_id: str) -> int:
-        """Raises ``UnknownIdError`` where there is no such item, or none any more."""
+        """The item's row. Raises ``UnknownIdError`` for an unknown or deleted item."""
         found = self._row_of.get(item_id)
         if found is None:
             raise UnknownIdError(f"unknown item '{item_id}'; {len(self)} items are known")
         return found
 
     def base_row(self, item_id: str) -> int | None:
-        """The row that an item has in the bundle, whether or not it was changed or deleted since; None: it has none."""
+        """The item's row in the bundle, even if it was changed or deleted since; None: not in the bundle."""
         rows = self._older.get(item_id)
         row = rows[0] if rows else self._row_of.get(item_id)
         return row if row is not None and row < self._num_base else None
 
     def latest_row(self, item_id: str) -> int | None:
-        """The row that an item has, or had when it was deleted; None: it never was there."""
+        """The item's row, or its last row if it was deleted; None: never known."""
         rows = self._older.get(item_id)
         return self._row_of.get(item_id, rows[-1] if rows else None)
 
     def known_rows(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
-        """Rows of the ids that are known, in their order, int64 ``[n]``, and the ids that are not."""
+        """Rows of the known ids, in their order, int64 ``[n]``, and the unknown ids."""
         item_ids = list(item_ids)
         rows, unknown = list(map(self._row_of.get, item_ids)), list[str]()
         if None in rows:
@@ -97,7 +97,7 @@ class Catalog:
         return np.array(rows, np.int64), unknown
 
     def current(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The rows that items have now which once had ``rows``; those of deleted items lead to the last they had."""
+        """Current rows of the items that had ``rows`` before; for deleted items their last rows."""
         return np.asarray(self._current_R[rows])
 
     def named(self, rows: Iterable[int]) -> list[tuple[str, str]]:
@@ -106,23 +106,23 @@ class Catalog:
         return [(ids[row], titles[row]) for row in rows]
 
     def title(self, row: int) -> str:
-        """As it is shown."""
+        """The display title."""
         return self._titles[row]
 
     # --- filters and search ------------------------------------------------------------------------------------------
 
     def filter_cost(self, filters: Filters | None) -> int:
-        """About how many ids and rows ``allowed`` looks at: 10,000 take a millisecond."""
+        """Approximate number of ids and rows that ``allowed`` touches; 10,000 take a millisecond."""
         if filters is None:
             return 0
         values = sum(self._attributes.num_holders(name, values) for name, values in filters.attributes.items())
         return len(filters.allow or ()) + len(filters.deny) + values // 8
 
     def allowed(self, filters: Filters | None) -> Allowed:
-        """What filters leave. Unknown ids among those allowed or denied are returned, for the answer to name them.
+        """Resolve filters into rows; also returns their unknown ids.
 
         Raises:
-            RequestError: no item ever had an attribute of that name.
+            RequestError: unknown attribute name.
         """
         if filters is None:
             return Allowed()
@@ -135,17 +135,17 @@ class Catalog:
         return Allowed(mask, deny, unknown + more)
 
     def frequent_values(self, number: int) -> dict[str, list[str]]:
-        """The values that most items of the bundle have, by attribute."""
+        """The most frequent values of each attribute in the bundle."""
         return self._attributes.frequent(number)
 
     def nearest(self, features_F: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and cosines of at most k available items whose texts are nearest to a text, nearest first.
+        """Rows and cosines of the k nearest available items by text similarity, nearest first.
 
         Raises:
-            RequestError: the texts of items are not read.
+            RequestError: the model does not use texts.
         """
         if self._texts is None or self._features is None:
-            raise RequestError("this recommender reads no texts; search is not served")
+            raise RequestError("this model does not use texts; search is not available")
         base, rows = self._num_base, min(len(self._features), self.num_rows)
         mask = self.available.mask(rows) if self.available.num_hidden else None
         found, cosines = self._texts.nearest(features_F, k, None if mask is None else mask[:base])
@@ -160,16 +160,16 @@ class Catalog:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def put(self, item_id: str, item: Item, row: int | None, features_F: NDArray[np.float32] | None = None) -> bool:
-        """Add an item or change it; returns whether it was there.
+        """Add or change an item; returns whether it existed.
 
         Args:
-            item_id: any id.
-            item: what is shown and filtered by.
-            row: the next row, ``num_rows``, which the rankers have given it; None: a known item keeps the one it has.
-            features_F: of its text, where texts are read and the row is new.
+            item_id: external id.
+            item: title, attributes, text and availability.
+            row: the next row, ``num_rows``, as assigned by the rankers; None: a known item keeps its row.
+            features_F: features of its text, required if the model uses texts and the row is new.
 
         Raises:
-            ValueError: the row is not the next one, or the item is not known and has none.
+            ValueError: the row is not the next one, or an unknown item has none.
         """
         before = self._row_of.get(item_id)
         if row is None:
@@ -189,7 +189,7 @@ class Catalog:
         return before is not None
 
     def delete(self, item_id: str) -> bool:
-        """Remove an item; returns whether it was there. Histories may still name its row."""
+        """Remove an item; returns whether it existed. Histories may still reference its row."""
         row = self._row_of.get(item_id)
         if row is not None:
             self.available.hide(np.array([row]))
@@ -202,15 +202,15 @@ class Catalog:
         self, item_id: str, item: Item, row: int, before: int | None, features_F: NDArray[np.float32] | None
     ) -> None:
         if row != self.num_rows:
-            raise ValueError(f"row {row} was given to an item, but {self.num_rows} is next")
+            raise ValueError(f"row {row} was assigned to an item, but {self.num_rows} is next")
         if self._features is not None:
             if features_F is None:
-                raise ValueError(f"the text of item '{item_id}' was not read")
+                raise ValueError(f"the text of item '{item_id}' has no features")
             self._features.append(features_F[None])
         rows = self._older.setdefault(item_id, [] if before is None else [before])
         rows.append(row)
         if row >= len(self._current_R):
-            # Readers may hold the old array, which changes no more.
+            # Replaced, not modified: readers may hold the old array.
             self._current_R = np.append(self._current_R, np.zeros(max(64, row), np.int64))
         self._current_R[rows] = row
         self.available.grow(row + 1)
@@ -219,20 +219,20 @@ class Catalog:
 
 
 class _Attributes:
-    """Which rows have a value: lists of the base by value, and what was put since by row and by value."""
+    """Inverted index from attribute values to rows: of the base by value, of later rows by row and by value."""
 
     def __init__(self, attributes: Mapping[str, Attribute], num_rows: int) -> None:
         self._base = {name: _Holders.of(attribute) for name, attribute in attributes.items()}
         self._num_base = num_rows
         self._values: dict[int, Mapping[str, Collection[str]]] = {}
-        """Of rows that were put since."""
+        """Values of rows in the delta."""
         self._rows: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         self._names = set(attributes)
         self._lock = Lock()
-        """Held for as long as rows are copied."""
+        """Held while rows are copied."""
 
     def put(self, row: int, attributes: Mapping[str, Collection[str]]) -> None:
-        """A row has these values and no others."""
+        """Replace the attribute values of a row."""
         with self._lock:
             for name, values in self._values.get(row, {}).items():
                 for value in values:
@@ -249,10 +249,10 @@ class _Attributes:
         return later + (0 if base is None else sum(len(base.rows(value)) for value in values))
 
     def allowed(self, wanted: Mapping[str, Collection[str]], num_rows: int) -> RowMask | None:
-        """Rows that have at least one of the values of each name; None where nothing is asked for."""
+        """Rows with at least one of the values of each attribute; None: no filter."""
         if not wanted:
             return None
-        with self._lock:  # of one moment
+        with self._lock:  # a consistent snapshot
             changed = np.fromiter(self._values, np.int64)
             held = {
                 name: set[int]().union(*(self._rows.get((name, value), ()) for value in wanted[name]))
@@ -283,7 +283,7 @@ class _Attributes:
 
 @dataclass(frozen=True)
 class _Holders:
-    """Rows of the base by value of one attribute."""
+    """Rows of the base by value, for one attribute."""
 
     code_of: dict[str, int]
     rows_of_code: Ragged

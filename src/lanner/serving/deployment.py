@@ -1,8 +1,8 @@
-"""One version of a bundle opened in one worker process: its variants' rankers, the catalog, and the users' histories.
+"""One bundle version opened in one worker process: rankers of its variants, catalog and user histories.
 
-A simple request is ranked inline, in a batch with those that came in the same turn of the loop. Texts are encoded in a
-thread first, and requests that would occupy the loop (filters, diversity, explanations, similar items, search) run in a
-thread altogether, by the best variant. One availability mask, shared by all variants, holds on every path.
+A simple request (no filters, text or explanation) is ranked on the event loop, batched with others that arrived in the
+same loop iteration. Texts are encoded in a thread first. Slow requests (filters, diversity, explanations, similar
+items, search) run in a thread, with the best variant. One availability mask, shared by all variants, always applies.
 """
 
 import dataclasses
@@ -50,15 +50,15 @@ from lanner.serving.store import Store
 from lanner.serving.user_history import UserHistory
 
 _RANKED_BY = "numpy"
-"""The backend that answers name."""
+"""Name of the ranking backend in responses."""
 _SHOWN = 20
-"""Users, and values of an attribute, that the page offers."""
+"""Example users, and values per attribute, offered by the page."""
 _CHEAP_FILTER = 2_000
-"""Ids and rows that a filter may touch to be resolved on the loop."""
+"""Filters touching at most this many ids and rows are resolved on the event loop."""
 _TEXTS_KEPT = 4_096
-"""Texts whose features are kept."""
+"""Size of the text feature cache."""
 _NEAR, _TASTE = 10, 0.1
-"""Search re-ranks so many times k nearest texts; a user's taste moves their cosines by so much a deviation."""
+"""Search re-ranks this many times k nearest texts; weight of the user's scores, in cosine per standard deviation."""
 _NO_ROWS = np.empty(0, np.int64)
 _encode = msgspec.json.Encoder().encode
 _T = TypeVar("_T")
@@ -66,19 +66,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How a bundle is opened."""
+    """Which variants and backends of a bundle are served."""
 
     variants: tuple[str, ...] = ()
-    """Variants to serve, best first; none: all. Popular items are always there to fall back to."""
+    """Variants to serve, best first; empty: all. The popularity fallback is always available."""
     backends: tuple[str, ...] = ()
-    """Runtimes that may encode texts, the preferred first; none: the fastest that is installed."""
+    """Runtimes for the text encoder, in order of preference; empty: the fastest one installed."""
     threads: int = 1
-    """Threads of the text encoder's runtime."""
+    """Threads of the text encoder's runtime per worker."""
     candidates: int = 200
-    """Items retrieved for a ranking head; the variants below the full one, which answer under load, rank half as many
-    and search a large catalog less thoroughly."""
+    """Items retrieved as candidates for the ranking head. Smaller variants, used under load, retrieve half as many and
+    search large catalogs with lower recall."""
     most_new_items: int = 100_000
-    """Items that may be added or changed until a newer bundle is served."""
+    """Maximum number of items added or changed until a newer bundle is served."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "candidates", "most_new_items"):
@@ -91,17 +91,17 @@ class ServiceConfig:
     """How requests are answered."""
 
     deadline_ms: float = 50.0
-    """Deadline of a request that names none; a later answer is worthless."""
+    """Deadline in ms for requests that do not name one."""
     text_deadline_ms: float = 500.0
-    """The same of a request with a text, which has to be encoded first."""
+    """Default deadline in ms for requests with a text, which must be encoded first."""
     users_held: int = 100_000
-    """Users whose histories are kept in memory."""
+    """Maximum number of users whose histories are cached per worker."""
     answers_held: int = 10_000
-    """Answers kept for an equal request before anything has changed; 0: none."""
+    """Size of the response cache; entries are invalidated by any change. 0: no cache."""
     watch_seconds: float = 1.0
-    """Between two reads of what other servers have stored; 0: never, for a store of one server."""
+    """Polling interval in seconds for changes made by other servers; 0: never, for a store used by one server."""
     slow_threads: int = 2
-    """Threads for texts, filters, diversity, explanations, similar items and search."""
+    """Threads per worker for texts, filters, diversity, explanations, similar items and search."""
 
     def __post_init__(self) -> None:
         for name in ("deadline_ms", "text_deadline_ms", "users_held", "slow_threads"):
@@ -113,14 +113,14 @@ class ServiceConfig:
 
 
 def _effort(variant: str, candidates: int) -> tuple[int, RetrievalConfig]:
-    """Candidates of a variant, and how it retrieves them: at 100,000 items the search is most of a request."""
+    """Candidates of a variant and its retrieval settings; at 100,000 items retrieval dominates latency."""
     if variant == FULL:
         return candidates, RetrievalConfig()
     return max(1, candidates // 2), RetrievalConfig(recall_target=0.95, retrieved_recall=0.85)
 
 
-class _Asker(NamedTuple):
-    """Who asks. query: history, seen items, friends and profile. version: of the user's state. unknown: ids."""
+class _UserContext(NamedTuple):
+    """The user side of a request. query: history, seen items, friends, profile. version: of the user state."""
 
     query: Query
     version: int
@@ -128,7 +128,7 @@ class _Asker(NamedTuple):
 
 
 class Deployment:
-    """Questions are asked on the event loop; opening, ``verify``, ``warm_up``, ``catch_up`` and ``close`` block."""
+    """Requests run on the event loop; opening, ``verify``, ``warm_up``, ``catch_up`` and ``close`` block."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Deployment:
         config: ServiceConfig,
         scheduling: SchedulerConfig | None,
     ) -> None:
-        """rankers: of the variants, best first, all with the catalog's availability. See ``open``."""
+        """rankers: by variant, best first, all sharing the catalog's availability. See ``open``."""
         self.bundle, self.version, self.dataset = bundle, bundle.version, bundle.dataset
         self.catalog, self.rankers, self.ingestion, self.config = catalog, rankers, ingestion, config
         self._reader, self._store, self._scheduling = reader, store, scheduling
@@ -153,7 +153,7 @@ class Deployment:
         self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
         self._read_texts: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self.profile: LatencyProfile
-        """Batch latencies that ``warm_up`` measured."""
+        """Batch latencies measured by ``warm_up``."""
 
     @classmethod
     def open(
@@ -165,13 +165,13 @@ class Deployment:
         scheduling: SchedulerConfig | None = None,
         shared: Path | None = None,
     ) -> "Deployment":
-        """Open a bundle; ``verify``, ``warm_up`` and ``catch_up`` make it ready.
+        """Open a bundle; ``verify``, ``warm_up`` and ``catch_up`` complete the startup.
 
-        shared: a folder of the workers of this server; see ``ItemIngestion``.
+        shared: folder shared by this server's workers; see ``ItemIngestion``.
 
         Raises:
-            BundleError: no bundle there, or a damaged one. ConfigError: an unknown variant or backend.
-            MissingExtraError: it reads texts, and no runtime that can is installed.
+            BundleError: no bundle, or a damaged one. ConfigError: an unknown variant or backend.
+            MissingExtraError: the model uses texts and no runtime for the text encoder is installed.
         """
         model, config, bundle = model or ModelConfig(), config or ServiceConfig(), read_bundle(path)
         names = list(model.variants or bundle.variants)
@@ -199,40 +199,40 @@ class Deployment:
             read=None if reader is None else reader.read,
             most_new_items=model.most_new_items,
             shared=None if shared is None else shared / bundle.version,
-            # The event loop makes the batcher when it first asks; until then it has time.
+            # The event loop creates the batcher at the first request; until then ingestion may use all its time.
             busy=lambda: deployment.batcher.busy if "batcher" in vars(deployment) else 0.0,
         )
         deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling)
         return deployment
 
-    # --- life, in threads ------------------------------------------------------------------------------------------
+    # --- lifecycle, in threads -------------------------------------------------------------------------------------
 
     def verify(self) -> int:
-        """Ask every variant the golden requests, of the catalog as it was written; returns how many were asked.
+        """Replay the golden requests on every variant against the original catalog; returns how many were replayed.
 
         Raises:
-            BundleError: an answer differs; the variant is named.
+            BundleError: an answer differs; the message names the variant.
         """
         golden, place = self.bundle.golden, f"bundle {self.version}"
         return sum(check_golden(one, name, self.dataset, golden, place) for name, one in self.rankers.items())
 
     def warm_up(self) -> None:
-        """Rank with every variant, measuring how long that takes, and read a text."""
+        """Calibrate every variant's latency and warm up the text encoder."""
         if self._reader is not None:
             self._reader.warm_up()
         queries = [Query(rows, seen=rows) for rows in calibration_histories(self.dataset)]
         self.profile = measure_profile(self._rank, [VariantId(_RANKED_BY, name) for name in self.rankers], queries)
 
     def catch_up(self) -> None:
-        """Apply what the store has of items since this was last called; one thread at a time.
+        """Apply item changes from the store since the last call; one thread at a time.
 
         Raises:
-            StoreUnavailableError: it does not answer; ask again.
+            StoreUnavailableError: the store does not respond; try again.
         """
         self.ingestion.apply(self._store.item_changes(self.ingestion.applied))
 
     def close(self) -> None:
-        """Let go of threads and of the text encoder's runtime."""
+        """Release threads and the text encoder's runtime."""
         if "batcher" in vars(self):
             self.batcher.close()
         self.histories.close()
@@ -243,27 +243,27 @@ class Deployment:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Those served, best first."""
+        """Served variants, best first."""
         return tuple(self.rankers)
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """What ranks, and what encodes texts."""
+        """The ranking backend and the text encoder's runtime."""
         return (_RANKED_BY,) if self._reader is None else (_RANKED_BY, self._reader.backend)
 
     @property
     def reads_texts(self) -> bool:
-        """Whether a query text changes an answer."""
+        """Whether the model uses query texts."""
         return self._reader is not None and self._best.reads_text
 
     @cached_property
     def example_users(self) -> list[str]:
-        """Some known users."""
+        """Ids of some known users."""
         return example_users(self.dataset, _SHOWN)
 
     @cached_property
     def attributes(self) -> dict[str, list[str]]:
-        """Attributes to filter by: the most frequent values of each name."""
+        """Attributes for filtering: the most frequent values of each."""
         return self.catalog.frequent_values(_SHOWN)
 
     def slowness(self) -> dict[str, float]:
@@ -271,16 +271,16 @@ class Deployment:
         return {name.variant: ratio for name, ratio in self.profile.ratios().items()}
 
     def held_bytes(self) -> dict[str, int]:
-        """Bytes in memory by name; variants share files that are mapped."""
+        """Bytes in memory by content; variants share memory-mapped files."""
         models = sum(ranker.memory_bytes for ranker in self.rankers.values())
         return {"models": models, "histories": self.histories.held_bytes, "answers": self._answers.held_bytes}
 
     def held_entries(self) -> dict[str, int]:
-        """Entries in memory by name."""
+        """Entries in memory by content."""
         return {"histories": len(self.histories), "answers": len(self._answers)}
 
     def drop_users(self, user_ids: Sequence[str] | None) -> None:
-        """Hold nothing of these users, None: of anyone, until they next ask."""
+        """Drop cached histories of these users (None: all)."""
         self.histories.drop(user_ids)
         if user_ids is None:
             self._answers.clear()
@@ -288,7 +288,7 @@ class Deployment:
 
     @cached_property
     def batcher(self) -> Batcher[Query, Ranking]:
-        """Made when the event loop first asks."""
+        """Created at the first request, on the event loop."""
         ids = {name: VariantId(_RANKED_BY, name) for name in self.rankers}
         personal = [ids[name] for name in ids if name != POPULARITY] or [ids[POPULARITY]]
         fallback = ids.get(POPULARITY) if len(ids) > 1 else None
@@ -298,37 +298,37 @@ class Deployment:
     def _rank(self, variant: VariantId, queries: Sequence[Query]) -> Sequence[Ranking]:
         return self.rankers[variant.variant].rank(queries)
 
-    # --- questions -------------------------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------------------------
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items; from memory where nothing has changed since the same request was last answered.
+        """Recommend items; from the response cache if nothing has changed since an identical request.
 
         Raises:
-            RequestError: no user, history or text was given; a user beside a history; an unknown attribute.
-            OverloadedError: it would be too late.
+            RequestError: user_id, history and text are all missing; user_id and history both given; unknown attribute.
+            OverloadedError: the deadline cannot be met.
         """
         begun = perf_counter()
-        asker = await self._asker(request)
-        key = CacheKey(self.catalog.version, asker.version, _encode(request))
+        context = await self._user_context(request)
+        key = CacheKey(self.catalog.version, context.version, _encode(request))
         cached = self._answers.get(key)
         if cached is not None:
             spent = _milliseconds(queue=0.0, memory=perf_counter() - begun)
             return replace(cached, served=replace(cached.served, cached=True, milliseconds=spent))
-        return await self._under_way.run(key, partial(self._answer_and_keep, request, asker, key, begun))
+        return await self._under_way.run(key, partial(self._answer_and_keep, request, context, key, begun))
 
     async def answer(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items, computed now."""
-        return await self._answer(request, await self._asker(request), perf_counter())
+        """Recommend items, bypassing the response cache."""
+        return await self._answer(request, await self._user_context(request), perf_counter())
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
-        """Why an item has its score.
+        """Explain an item's score.
 
         Raises:
-            UnknownIdError: there is no such item. As ``recommend``.
+            UnknownIdError: unknown item. As ``recommend``.
         """
         begun, row = perf_counter(), np.array([self.catalog.row(request.item_id)])
-        asker = await self._asker(request)
-        query = await self._encoded(asker.query, request.text, self.config.text_deadline_ms / 1e3)
+        context = await self._user_context(request)
+        query = await self._encoded(context.query, request.text, self.config.text_deadline_ms / 1e3)
 
         def work() -> Ranking:
             explained = self._best.explain(query, row)
@@ -339,14 +339,14 @@ class Deployment:
         items, served = self._named(done)
         ignored = bool(request.text) and not self._best.reads_text
         return ExplainAnswer(
-            item=items[0], served=served, unknown=asker.unknown, fallback=done.result.fallback, text_ignored=ignored
+            item=items[0], served=served, unknown=context.unknown, fallback=done.result.fallback, text_ignored=ignored
         )
 
     async def similar(self, item_id: str, k: int) -> RecommendAnswer:
-        """The items ranked highest for a user who knows this item alone.
+        """The top k items for a history of this item alone.
 
         Raises:
-            UnknownIdError: there is no such item.
+            UnknownIdError: unknown item.
         """
         begun, row = perf_counter(), self.catalog.row(item_id)
         done = await self._in_thread(lambda: self._best.similar(row, k), None, begun)
@@ -354,38 +354,38 @@ class Deployment:
         return RecommendAnswer(items=items, served=served, fallback=done.result.fallback)
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
-        """The items whose texts are nearest to a query; of those nearly as near, the user's taste decides.
+        """Semantic search: the items nearest to the query text, re-ranked by the user's taste.
 
         Raises:
-            RequestError: this recommender reads no texts.
+            RequestError: the model does not use texts.
         """
         if not self.reads_texts:
-            raise RequestError("this recommender reads no texts; search is not served")
+            raise RequestError("this model does not use texts; search is not available")
         begun = perf_counter()
-        asker = None if user_id is None else await self._user(user_id)
+        context = None if user_id is None else await self._user(user_id)
         features_F = await self._features(q, self.config.text_deadline_ms / 1e3)
-        done = await self._in_thread(lambda: self._searched(features_F, asker and asker.query, k), None, begun)
+        done = await self._in_thread(lambda: self._searched(features_F, context and context.query, k), None, begun)
         items, served = self._named(done)
-        return RecommendAnswer(items=items, served=served, unknown=asker.unknown if asker else [])
+        return RecommendAnswer(items=items, served=served, unknown=context.unknown if context else [])
 
     async def _answer_and_keep(
-        self, request: RecommendRequest, asker: _Asker, key: CacheKey, begun: float
+        self, request: RecommendRequest, context: _UserContext, key: CacheKey, begun: float
     ) -> RecommendAnswer:
-        answer = await self._answer(request, asker, begun)
-        # An answer of a lesser variant is not kept: the next may be better.
+        answer = await self._answer(request, context, begun)
+        # Responses of smaller variants are not cached: the next one may be better.
         if answer.served.variant == self.variants[0]:
             self._answers.put(key, answer)
         return answer
 
-    async def _answer(self, request: RecommendRequest, asker: _Asker, begun: float) -> RecommendAnswer:
+    async def _answer(self, request: RecommendRequest, context: _UserContext, begun: float) -> RecommendAnswer:
         deadline_ms = self.config.text_deadline_ms if request.text else self.config.deadline_ms
         deadline_s = (request.deadline_ms or deadline_ms) / 1e3
-        seen = asker.query.seen if request.exclude_seen else _NO_ROWS
+        seen = context.query.seen if request.exclude_seen else _NO_ROWS
         query = dataclasses.replace(
-            asker.query, seen=seen, k=request.k, diversity=request.diversity, explain=request.explain
+            context.query, seen=seen, k=request.k, diversity=request.diversity, explain=request.explain
         )
         query = await self._encoded(query, request.text, deadline_s)
-        unknown, filters = [*asker.unknown], request.filters
+        unknown, filters = [*context.unknown], request.filters
         if request.diversity or request.explain or not self._is_cheap(filters):
             work = partial(self._filtered, query, filters, unknown)
             done = await self._in_thread(lambda: self._best.rank([work()])[0], request.deadline_ms, begun)
@@ -397,7 +397,7 @@ class Deployment:
             items=items, served=served, unknown=unknown, fallback=done.result.fallback, text_ignored=ignored
         )
 
-    async def _asker(self, request: RecommendRequest | ExplainRequest) -> _Asker:
+    async def _user_context(self, request: RecommendRequest | ExplainRequest) -> _UserContext:
         if request.user_id is not None:
             if request.history is not None:
                 raise RequestError("give either user_id or history, not both")
@@ -405,22 +405,22 @@ class Deployment:
         if request.history is None and request.text is None:
             raise RequestError("one of user_id, history or text is required")
         rows, unknown = self.catalog.known_rows(request.history or ())
-        return _Asker(Query(rows, seen=rows), 0, unknown)
+        return _UserContext(Query(rows, seen=rows), 0, unknown)
 
-    async def _user(self, user_id: str) -> _Asker:
-        """A user as memory or the store has them; anonymous while the store is away."""
+    async def _user(self, user_id: str) -> _UserContext:
+        """A user from cache or store; treated as anonymous while the store is unavailable."""
         state = self.histories.get(user_id)
         if state is None:
             try:
                 state = await self.histories.load(user_id)
             except StoreUnavailableError:
-                return _Asker(Query(), -1, [user_id])
+                return _UserContext(Query(), -1, [user_id])
         rows, seen = self.catalog.current(state.rows), self.catalog.current(state.seen)
         query = Query(rows, state.weights, seen, state.friends.astype(np.int64), state.profile)
-        return _Asker(query, state.version, [] if state.known else [user_id])
+        return _UserContext(query, state.version, [] if state.known else [user_id])
 
     async def _encoded(self, query: Query, text: str | None, deadline_s: float) -> Query:
-        """The query with what its texts say, which no batch then has to wait for."""
+        """The query with its texts encoded, so that no batch waits for the encoder."""
         if query.profile and self._reader is not None and self._best.reads_profile:
             query = dataclasses.replace(query, profile_features=await self._features(query.profile, deadline_s))
         if text and self.reads_texts:
@@ -428,7 +428,7 @@ class Deployment:
         return query
 
     async def _features(self, text: str, deadline_s: float) -> NDArray[np.float32]:
-        """Features of a text, float32 ``[F]``, read in a thread once."""
+        """Features of a text, float32 ``[F]``, computed in a thread and cached."""
         key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         features_F = self._read_texts.get(key)
         if features_F is None:
@@ -440,17 +440,17 @@ class Deployment:
         return features_F
 
     async def _in_thread(self, work: Callable[[], Ranking], deadline_ms: float | None, begun: float) -> Done[Ranking]:
-        """By the best variant."""
+        """Run ``work`` in a thread, with the best variant."""
         deadline_s = (deadline_ms or self.config.deadline_ms) / 1e3
         done = await self.batcher.submit_slow(work, deadline_s, begun)
         return Done(done.result, _RANKED_BY, self.variants[0], done.queued_s, done.worked_s)
 
     def _is_cheap(self, filters: Filters | None) -> bool:
-        """Whether to filter on the loop: an index is searched for each filter by itself."""
+        """Whether filters are resolved on the event loop; with an index every filtered search runs on its own."""
         return filters is None or (self._best.index is None and self.catalog.filter_cost(filters) < _CHEAP_FILTER)
 
     def _filtered(self, query: Query, filters: Filters | None, unknown: list[str]) -> Query:
-        """The query with what its filters leave; adds their ids that are not known."""
+        """The query with its filters applied; appends their unknown ids."""
         if filters is None:
             return query
         allowed = self.catalog.allowed(filters)
@@ -471,7 +471,7 @@ class Deployment:
         return Ranking(near[best], cosines[best])
 
     def _named(self, done: Done[Ranking]) -> tuple[list[RecommendedItem], Served]:
-        """Items by id and title, with reasons where there are any, and what made them."""
+        """Items with ids, titles and reasons, and the ``Served`` record."""
         begun, found = perf_counter(), done.result
         named = self.catalog.named(found.items)
         items = [
@@ -497,7 +497,7 @@ class Deployment:
 
 
 def _text_reader(variants: Sequence[Variant], texts: TextFiles | None, config: ModelConfig) -> TextReader | None:
-    """One encoder for all variants, INT8 where there is one: it takes a third of the time; None: texts are not read."""
+    """One encoder for all variants, preferably INT8 (3 times faster); None: texts are not used."""
     encoding = min(
         (one for one in variants if "encoder_shape" in one.figures), key=lambda one: one.name != INT8, default=None
     )
@@ -514,6 +514,6 @@ def _text_reader(variants: Sequence[Variant], texts: TextFiles | None, config: M
 
 
 def _milliseconds(**seconds: float) -> dict[str, float]:
-    """By component, and in total."""
+    """Milliseconds by component, and their total."""
     seconds["total"] = sum(seconds.values())
     return {name: round(one * 1e3, 3) for name, one in seconds.items()}

@@ -1,4 +1,4 @@
-"""Indexes of large catalogs, built once and kept in the user's cache folder: nothing is written into a bundle.
+"""Retrieval indexes of large catalogs, built once and cached in the user's cache folder; bundles are read-only.
 
 The folder is ``LANNER_CACHE``, else the platform's cache directory. Workers that open the same variant build it once.
 """
@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 def cached_index(
     model: ScoringModel, name: str, dataset: Dataset, retrieved: int, config: RetrievalConfig | None = None
 ) -> VectorIndex | None:
-    """The index of a model's items; None where the ranker is to scan them all.
+    """The retrieval index of a model's items; None: the ranker scans all items.
 
     Args:
         model: a variant's scoring model.
-        name: of the bundle's version and the variant.
-        dataset: whose users stand for those who will ask.
-        retrieved: candidates that searches will ask for.
-        config: how items are retrieved.
+        name: bundle version and variant.
+        dataset: its users provide the sample queries.
+        retrieved: number of candidates per search.
+        config: retrieval settings.
     """
     config = config or RetrievalConfig()
     if not model.dimensions or config.kind == "exact" or (config.kind == "auto" and model.num_items < EXACT_ITEMS):
@@ -42,15 +42,15 @@ def cached_index(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
             try:
                 return VectorIndex.load(folder)
             except BundleError:
                 index = _built(model, dataset, retrieved, config)
                 index.save(folder)
-                return VectorIndex.load(folder)  # mapped, so that workers share it
+                return VectorIndex.load(folder)  # memory-mapped, shared by the workers
     except (OSError, StorageError) as error:
-        _log.warning("the index is not kept for the next start: %s", error)
+        _log.warning("the index is not cached: %s", error)
         return _built(model, dataset, retrieved, config)
 
 

@@ -1,7 +1,7 @@
-"""Items that were written to the store are taken into the catalog and the rankers.
+"""Item ingestion: items written to the store are added to the catalog and the rankers.
 
-To read an item's text takes as long as tens of requests. It happens in a thread of low priority, which rests after each
-item for the longer the busier the requests keep the loop.
+Encoding an item's text takes as long as tens of requests. It runs in a low-priority thread that pauses after each item,
+longer the busier the event loop is.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from lanner.serving.messages import Item
 from lanner.serving.store.contract import ItemChange
 
 _READ_TOGETHER = 16
-"""Texts that are read at once."""
+"""Texts encoded per batch."""
 _NICENESS = 5
 _CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
-"""The share of its time that the loop works from which items are in its way, and from which it has none to spare; and
-the longest rest, in times of the work."""
+"""Loop utilisation from which ingestion slows down, and from which it runs at its minimum rate; and the longest pause,
+as a multiple of the work."""
 _RETRY_S = 60.0
 _SHARED_S = 30.0
-"""How long features of a text are kept for other workers."""
+"""How long text features are kept for other workers, in seconds."""
 _log = logging.getLogger(__name__)
 ReadTexts = Callable[[Sequence[str]], NDArray[np.float32]]
-"""From texts of items to their features, float32 ``[T, F]``."""
+"""From item texts to features, float32 ``[T, F]``."""
 
 
 class ItemIngestion:
-    """Changes of items for one version. One thread at a time calls ``apply``; others may ``check`` meanwhile."""
+    """Item changes of one version. ``apply`` runs in one thread at a time; ``check`` may run concurrently."""
 
     def __init__(
         self,
@@ -56,44 +56,42 @@ class ItemIngestion:
         shared: Path | None = None,
         busy: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """rankers: of all variants. model: the full one, whose rows ``reader`` makes of texts that ``read`` has read.
+        """rankers: of all variants. model: the full one, whose rows ``reader`` computes from features of ``read``.
 
-        reader, read: None where the recommender reads no texts; known items then keep their rows whatever their text.
-        shared: a folder where workers leave features of texts for each other; None: this is the only worker.
-        busy: the share of its time that the event loop works.
+        reader, read: None if the model does not use texts; known items then keep their rows when their text changes.
+        shared: folder where workers share text features; None: this is the only worker.
+        busy: utilisation of the event loop, 0 to 1.
         """
         self._shared = _SharedFeatures(shared) if shared is not None else None
         self._catalog, self._rankers, self._model = catalog, rankers, model
         self._reader, self._read = (None if read is None else reader), read
         self._most_rows, self._busy = catalog.num_rows + most_new_items, busy
         self._written: dict[str, bytes] = {}
-        """A digest of each item that was put: a worker hears of its own changes, too."""
+        """A digest of each item put, to skip changes that this worker has already applied."""
         self.applied = 0
-        """The store's sequence number up to which changes were applied."""
+        """The store sequence number up to which changes are applied."""
         self.failed = 0
-        """Changes that could not be applied."""
+        """Number of changes that could not be applied."""
 
     def check(self, item_id: str, item: Item) -> None:
-        """Whether an item can be taken in; asked before it is stored.
+        """Check that an item can be ingested, before it is stored.
 
         Raises:
-            RequestError: it is new, and has no text or this recommender reads none. OverloadedError: too many items
-                changed.
+            RequestError: the item is new and has no text, or the model does not use texts.
+            OverloadedError: too many items were changed.
         """
         if self._reader is None and self._catalog.base_row(item_id) is None:
-            raise RequestError(
-                f"item '{item_id}' is new, and this recommender reads no texts to rank it by; train with this item"
-            )
+            raise RequestError(f"item '{item_id}' is new and this model does not use texts; retrain with this item")
         if self._catalog.base_row(item_id) is None and not (item.text or item.title).strip():
-            raise RequestError(f"item '{item_id}' is new and has neither a text nor a title to rank it by")
+            raise RequestError(f"item '{item_id}' is new and has neither text nor title to rank it by")
         if self._reader is not None and self._catalog.num_rows >= self._most_rows:
-            raise OverloadedError("too many items were added or changed; train and serve a newer bundle", _RETRY_S)
+            raise OverloadedError("too many items were added or changed; retrain and serve a newer bundle", _RETRY_S)
 
     def apply(self, changes: Iterable[ItemChange]) -> None:
-        """Take in the latest states of items, ordered by sequence.
+        """Apply the latest states of items, in order of sequence number.
 
-        What cannot be taken in is logged and counted in ``failed``, and the rest goes on: a server starts whatever its
-        store holds.
+        Failures are logged and counted in ``failed`` and do not stop the others: a server must start whatever its store
+        contains.
         """
         changes = list(changes)
         for change in changes:
@@ -112,7 +110,7 @@ class ItemIngestion:
         return item_id not in self._catalog or self._written.get(item_id) != _digest(item)
 
     def _put(self, items: Sequence[tuple[str, Item]]) -> None:
-        """Some together, or each by itself where one of them fails."""
+        """Apply a batch, or item by item if it fails."""
         try:
             features: Sequence[NDArray[np.float32] | None] = [None] * len(items)
             if self._reader is not None and self._read is not None:
@@ -128,16 +126,16 @@ class ItemIngestion:
                         self._put([one])
             else:
                 self.failed += 1
-                _log.warning("item '%s' of the store cannot be recommended: %s", items[0][0], error)
+                _log.warning("ingestion of item '%s' failed: %s", items[0][0], error)
 
     def read_ahead(self, item: Item) -> None:
-        """Read an item's text for all workers, before they hear of it. Where that fails, ``apply`` will say why."""
+        """Encode an item's text for all workers before they are notified; errors are left to ``apply``."""
         if self._shared is not None and self._read is not None:
             with contextlib.suppress(Exception):
                 self._features([item])
 
     def _features(self, items: Sequence[Item]) -> list[NDArray[np.float32]]:
-        """Of each item's text, ``[F]``."""
+        """Features of each item's text, ``[F]``."""
         assert self._read is not None
         texts = [item.text or item.title for item in items]
         known = {} if self._shared is None else self._shared.load(texts)
@@ -150,26 +148,26 @@ class ItemIngestion:
         return [known[text] for text in texts]
 
     def _new_row(self, item_id: str, features_F: NDArray[np.float32] | None) -> int | None:
-        """The row that every ranker gives an item; None: it keeps the one it has."""
+        """The new row, equal in every ranker; None: the item keeps its row."""
         if self._reader is None or features_F is None:
             return None
         rows = self._reader.read(self._model, features_F[None], [self._catalog.base_row(item_id)])
         before = [self._catalog.latest_row(item_id)]
         given = {int(ranker.add(rows, before)[0]) for ranker in self._rankers} | {self._catalog.num_rows}
         if len(given) > 1:
-            raise RuntimeError(f"variants gave it different rows: {sorted(given)}")
+            raise RuntimeError(f"variants assigned different rows: {sorted(given)}")
         return given.pop()
 
 
 class _SharedFeatures:
-    """Features of texts in files that live for a moment: long enough for every worker to apply the item."""
+    """Text features in short-lived files, for the other workers to apply the item."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder, self._saved = folder, deque[tuple[float, Path]]()
 
     def load(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Of the texts that a worker has read lately."""
+        """Features of texts that a worker encoded recently."""
         found = {}
         for text in texts:
             with contextlib.suppress(OSError, ValueError):
@@ -177,7 +175,7 @@ class _SharedFeatures:
         return found
 
     def save(self, features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Leave features for the others, and take away what is old."""
+        """Store features for the other workers and remove old files."""
         now = monotonic()
         for text, features_F in features.items():
             path, draft = self._path(text), self._folder / f"{os.getpid()}-{threading.get_native_id()}.npy"
@@ -192,7 +190,7 @@ class _SharedFeatures:
 
 
 def background_thread() -> ThreadPoolExecutor:
-    """One thread that stands back in the system's queue, for ``ItemIngestion.apply``."""
+    """A single low-priority thread for ``ItemIngestion.apply``."""
     return ThreadPoolExecutor(1, "item-ingestion", initializer=_lower_priority)
 
 

@@ -1,6 +1,6 @@
-"""The messages of the API, typed: one source for parsing, for the store's records and for the OpenAPI document.
+"""The typed messages of the API: the source for parsing, for stored records and for the OpenAPI document.
 
-Ids are external ids, never rows. Times are seconds since 1970. A field that is not named here is an error.
+Ids are external ids, never rows. Times are Unix timestamps in seconds. Unknown fields are an error.
 """
 
 from typing import Annotated, Literal
@@ -16,47 +16,47 @@ MAX_IDS = 10_000
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
-"""Values by name of the attribute: genre, brand, sector …"""
+"""Values by attribute name: genre, brand, sector …"""
 ReasonKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
-"""text: an item's description matches the user's taste. query: it matches the text of the request."""
+"""text: the item's description matches the user's taste. query: it matches the text of the request."""
 Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
 Number = Annotated[int, Meta(ge=1, le=MAX_K)]
-"""How many items an answer may hold."""
+"""Number of items."""
 Question = Annotated[str, Meta(min_length=1, max_length=1000)]
-"""What is searched for, in words."""
+"""A search query."""
 
 
 class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every body has in common: its fields are named, and no others are taken."""
+    """Base of all messages: named fields only, unknown fields are rejected."""
 
 
-# --- what is stored ------------------------------------------------------------------------------------------------
+# --- stored records ------------------------------------------------------------------------------------------------
 
 
 class Event(Message):
-    """A user interacted with an item. key: unique to the event, which is stored once however often it is sent."""
+    """A user-item interaction. key: idempotency key; events with the same key are stored once."""
 
     user_id: Id
     item_id: Id
     behaviour: Behaviour = "interaction"
     weight: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     timestamp: Annotated[float, Meta(ge=0, lt=2**40)] | None = None
-    """None: the moment the server received it."""
+    """Unix time in seconds; None: time of receipt."""
     key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
 class Item(Message):
-    """An item as it is shown, read and filtered. text: one line a field, in the order of the catalogue's fields."""
+    """An item's display and ranking data. text: one line per text field, in the order of the training catalogue."""
 
     title: Text = ""
     text: Text = ""
     attributes: Annotated[Attributes, Meta(max_length=64)] = {}
     available: bool = True
-    """Whether it may be recommended; false for an item that is hidden, expired or out of stock."""
+    """Whether the item may be recommended; false if hidden, expired or out of stock."""
 
 
 class User(Message):
-    """A user's own description, and the ids of their friends."""
+    """A user's profile text and the ids of their friends."""
 
     profile: Text = ""
     ties: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
@@ -66,7 +66,7 @@ class User(Message):
 
 
 class Filters(Message):
-    """Which items may be answered; honoured exactly. attributes: an item must hold one of the values of each name."""
+    """Hard filters. attributes: an item must have at least one of the values of each. allow, deny: item ids."""
 
     attributes: Annotated[Attributes, Meta(max_length=64)] = {}
     allow: Annotated[list[Id], Meta(max_length=MAX_IDS)] | None = None
@@ -74,7 +74,7 @@ class Filters(Message):
 
 
 class RecommendRequest(Message):
-    """For a ``user_id``, or an anonymous user by a ``history`` (item ids, oldest first), a ``text``, or both."""
+    """A request by ``user_id``, or for an anonymous user by ``history`` (item ids, oldest first), ``text``, or both."""
 
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
@@ -83,14 +83,14 @@ class RecommendRequest(Message):
     exclude_seen: bool = True
     filters: Filters | None = None
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """0: by score alone; 1: as unlike one another as the candidates allow (maximal marginal relevance)."""
+    """0: by score only; 1: maximally diverse (maximal marginal relevance)."""
     explain: bool = False
     deadline_ms: Annotated[float, Meta(gt=0, le=60_000)] | None = None
-    """None: the server's own."""
+    """Deadline in ms; None: the server's default."""
 
 
 class Reason(Message):
-    """One summand of a score. name: a title, a person, or what the summand is."""
+    """One component of a score. name: an item title, a user, or a description of the component."""
 
     kind: ReasonKind
     name: str
@@ -98,50 +98,50 @@ class Reason(Message):
 
 
 class RecommendedItem(Message):
-    """One item of an answer, best first."""
+    """A recommended item; the list is sorted best first."""
 
     item_id: str
     title: str
     score: float
     rank: int
     reasons: list[Reason] = []
-    """Only where asked for: summands of the score, largest first; they add up to it."""
+    """With ``explain`` only: components that sum to the score, largest first."""
     because: str = ""
-    """The largest of them in one sentence."""
+    """The strongest reasons in one sentence."""
 
 
 class Served(Message):
-    """What made an answer."""
+    """How a response was produced."""
 
     model: str
-    """The bundle's version."""
+    """Bundle version."""
     variant: str
     backend: str
     milliseconds: dict[str, float]
-    """Time spent on this answer by component, ``total`` and ``queue`` among them."""
+    """Time in ms by component, including ``total`` and ``queue``."""
     cached: bool = False
 
 
 class Answer(Message, kw_only=True):
-    """What every answer about items says of itself."""
+    """Fields common to all responses with items."""
 
     served: Served
     unknown: list[str] = []
-    """Ids of the request that are not known; they had no effect, and an unknown user is an anonymous one."""
+    """Unknown ids in the request, which were ignored; an unknown user is treated as anonymous."""
     fallback: bool = False
-    """The items are popular ones: nothing that the model reads is known of the user."""
+    """True if the items are merely popular, because the model knows nothing about the user."""
     text_ignored: bool = False
-    """The request's text had no effect: the variant that answered reads none."""
+    """True if the request's text was ignored, because the variant does not use texts."""
 
 
 class RecommendAnswer(Answer, kw_only=True):
-    """The best items, fewer than k where the filters leave fewer."""
+    """The top items; fewer than k if filters leave fewer."""
 
     items: list[RecommendedItem]
 
 
 class ExplainRequest(Message):
-    """Why an item has its score for one user, given as in ``RecommendRequest``."""
+    """Explain an item's score for one user, specified as in ``RecommendRequest``."""
 
     item_id: Id
     user_id: Id | None = None
@@ -150,7 +150,7 @@ class ExplainRequest(Message):
 
 
 class ExplainAnswer(Answer, kw_only=True):
-    """Summands of the score, largest first, and one sentence."""
+    """The item with the components of its score, largest first, and one sentence."""
 
     item: RecommendedItem
 
@@ -159,106 +159,106 @@ class ExplainAnswer(Answer, kw_only=True):
 
 
 class EventBatch(Message):
-    """Events to store together; acknowledged once they are on disk."""
+    """Events stored in one transaction; acknowledged once they are on disk."""
 
     events: Annotated[list[Event], Meta(min_length=1, max_length=MAX_EVENTS)]
 
 
 class EventsAnswer(Message):
-    """accepted: newly stored. duplicates: stored before under the same key."""
+    """accepted: newly stored. duplicates: already stored under the same key."""
 
     accepted: int
     duplicates: int
 
 
 class Changed(Message):
-    """An item or a user was written or removed."""
+    """An item or user was written or deleted. existed: whether it was known before."""
 
     id: str
     existed: bool
 
 
 class ErrorAnswer(Message):
-    """One line: what was received, where, what to do."""
+    """One line: what was received, where, and what to do."""
 
     error: str
 
 
 class Health(Message):
-    """ready: whether requests are taken. degraded: what does not work as it should, one line each."""
+    """ready: whether requests are served. degraded: current problems, one line each."""
 
     ready: bool
     degraded: list[str] = []
 
 
 class RecentFigures(Message):
-    """Rates and latencies of the last seconds. An answer is in time where it came before its deadline."""
+    """Rates and latencies over a recent window. In time means before the deadline."""
 
     window_s: float
-    """Over how many seconds; fewer where the server has just started."""
+    """Length of the window in seconds; shorter just after startup."""
     requests_per_s: float
-    """Answered and rejected."""
+    """Answered plus rejected."""
     goodput_per_s: float
     """Answered in time."""
     refused_per_s: float
-    """Rejected early, without work."""
+    """Rejected early, without being processed."""
     p50_ms: float | None
-    """Of the answers, in time or not; None where there are none."""
+    """Median latency of responses; None if there were none."""
     p99_ms: float | None
     by_variant: dict[str, float]
-    """Share of the answers that each variant made; they add up to 1."""
+    """Share of responses by variant; sums to 1."""
     by_backend: dict[str, float]
 
 
 class ShadowFigures(Message):
-    """What the challenger answered to copies of the champion's requests; means over all, latencies over the last."""
+    """Challenger versus champion on mirrored requests; means over all of them, latencies over the most recent."""
 
     compared: int
     dropped: int
-    """Too many waited."""
+    """Not compared because the queue was full."""
     failed: int
-    """Not answered by the challenger."""
+    """Requests that the challenger failed to answer."""
     overlap: float | None
-    """Share of the longer list that stands in both, mean; None where nothing was compared."""
+    """Mean overlap, as a share of the longer list; None if nothing was compared."""
     rank_correlation: float | None
-    """Spearman's, over the items in both lists, mean."""
+    """Mean Spearman correlation over the items in both lists."""
     champion_p50_ms: float | None
     champion_p99_ms: float | None
     challenger_p50_ms: float | None
     challenger_p99_ms: float | None
     problem: str = ""
-    """Why the challenger did not answer the last request, one line; empty once it answers again."""
+    """The challenger's last error, one line; empty after a success."""
 
 
 class Status(Message):
-    """What is served and how it performs, for the page."""
+    """Served versions and current performance, for the page."""
 
     time: float
-    """The server's clock."""
+    """Server time."""
     up_s: float
     model: str
-    """The champion's version; the catalogue's figures are its own."""
+    """The champion's version; catalogue statistics are its own."""
     variants: list[str]
     """Best first."""
     backends: list[str]
     recent: RecentFigures
     queue_depth: int
-    """Requests that wait."""
+    """Requests waiting in the queue."""
     num_items: int
     num_users: int
     example_users: Annotated[list[str], Meta(max_length=20)]
-    """Some known users."""
+    """Ids of some known users."""
     attributes: dict[str, Annotated[list[str], Meta(max_length=20)]]
-    """Attributes to filter by: the most frequent values of each name."""
+    """Attributes for filtering: the most frequent values of each."""
     reads_texts: bool
-    """Whether texts and searches are understood."""
+    """Whether query texts and search are supported."""
     versions: dict[str, str] = {}
-    """What is served, by alias."""
+    """Served versions by alias."""
     shadow: ShadowFigures | None = None
-    """Only with shadow traffic."""
+    """None without shadow traffic."""
 
 
 class Alive(Message):
-    """The process runs and its event loop responds; whether it can answer says ``Health``."""
+    """The process and its event loop respond. Readiness is in ``Health``."""
 
     alive: bool

@@ -1,4 +1,4 @@
-"""Where the time of a request goes: each stage of the ranker on this machine, beside what its hardware allows."""
+"""Profile a request: time of each ranking stage on this machine, compared with the hardware limit (roofline)."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,17 @@ from lanner.serving.calibration import calibration_histories
 from lanner.serving.index_cache import cached_index
 
 STAGES = ("encode", "aggregate", "retrieve", "rank", "explain")
-"""In the order of a request: a text is encoded, the vectors of the history are read and averaged (all that graph
-aggregation is at request time), candidates are retrieved, a head ranks them, and the best are given reasons."""
+"""In request order: encode a text, read and average the history's vectors (graph aggregation at request time),
+retrieve candidates, rank them with the head, and explain the best."""
 _STEPS = {"_user": "aggregate", "_scan": "retrieve", "_search": "retrieve", "_head": "rank", "_explained": "explain"}
-"""Steps of the ranker, and the stage each is."""
+"""Ranker steps and the stage each belongs to."""
 _CANDIDATES, _TOP_K, _UNMEASURED = 200, 10, 3
 _COPIED = 64 << 20
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage: milliseconds at the median and the 99th percentile, bytes read and multiply-adds a request."""
+    """One stage: median and p99 in ms, bytes read and multiply-adds per request."""
 
     stage: str
     p50_ms: float
@@ -39,13 +39,13 @@ class StageTime:
     operations: float
 
     def bound_ms(self, ceilings: Mapping[str, float]) -> float:
-        """The roofline: what this machine would need for the bytes or for the operations, whichever is more."""
+        """Roofline bound in ms: the larger of the memory time and the compute time."""
         of_memory = self.bytes_read / ceilings["bytes_per_s"]
         return 1e3 * max(of_memory, 2 * self.operations / ceilings["operations_per_s"])
 
 
 def machine_ceilings() -> dict[str, float]:
-    """Measured: bytes/s of a large copy (read and written), and float32 operations/s of a large product."""
+    """Measured bandwidth in bytes/s (large copy, read plus write) and float32 operations/s (large matrix product)."""
     source, target, square = np.ones(_COPIED, np.uint8), np.empty(_COPIED, np.uint8), np.ones((1024, 1024), np.float32)
 
     def seconds(work: Callable[[], Any]) -> float:
@@ -67,9 +67,9 @@ def profile(
     backend: str | None = None,
     threads: int = 1,
 ) -> dict[str, list[StageTime]]:
-    """The stages of some variants, of all where none is named, over the histories of real users.
+    """Profile the named variants, or all, on histories of real users.
 
-    text: read with each request by the variants that read texts, in ``backend``; None: the fastest that is installed.
+    text: encoded with each request by variants that use texts, in ``backend``; None: the fastest one installed.
 
     Raises:
         ConfigError: an unknown variant or backend. MissingExtraError: the backend's library is not installed.
@@ -95,7 +95,7 @@ def profile(
 
 
 class _Clock:
-    """Seconds of what is called through it, by stage."""
+    """Accumulates seconds per stage of the calls made through it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -110,7 +110,7 @@ class _Clock:
 def _times(
     ranker: Ranker, histories: Sequence[NDArray[np.int64]], reader: TextReader | None, text: str | None
 ) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each stage, one a request."""
+    """Milliseconds per stage and request."""
     clock = _Clock()
     for step, stage in _STEPS.items():
         setattr(ranker, step, partial(clock, stage, getattr(ranker, step)))
@@ -125,7 +125,7 @@ def _times(
 
 
 def _work(variant: Variant, history: float, text: str, scans: bool) -> dict[str, tuple[float, float]]:
-    """(bytes read, multiply-adds) of each stage: counted, not measured; what an index saves is not."""
+    """(bytes read, multiply-adds) per stage: counted, not measured, and without the savings of an index."""
     model, shape, weights = variant.model, variant.figures.get("encoder_shape"), 0
     if shape is not None:
         widths = zip(shape["heads"], shape["feed_forward"], strict=True)
@@ -145,7 +145,7 @@ def _work(variant: Variant, history: float, text: str, scans: bool) -> dict[str,
 
 
 def draw(path: Path, stages: Mapping[str, Sequence[StageTime]]) -> None:
-    """Stacked bars of the median time per stage, one bar a variant, as a picture at ``path``.
+    """Draw stacked bars of median time per stage, one bar per variant, into ``path``.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -153,7 +153,7 @@ def draw(path: Path, stages: Mapping[str, Sequence[StageTime]]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "a picture of the profile") from None
+        raise MissingExtraError("matplotlib", "plot", "plotting the profile") from None
     figure = Figure(figsize=(8, 0.6 * len(stages) + 1.6), layout="constrained")
     axes, left = figure.subplots(), np.zeros(len(stages))
     for stage in STAGES:
@@ -161,6 +161,6 @@ def draw(path: Path, stages: Mapping[str, Sequence[StageTime]]) -> None:
         axes.barh(list(stages), widths, left=left, label=stage)
         left += widths
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds a request, median")
+    axes.set_xlabel("median milliseconds per request")
     axes.legend(ncols=len(STAGES), frameon=False, loc="lower right")
     figure.savefig(path)

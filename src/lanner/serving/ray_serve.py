@@ -1,9 +1,9 @@
-"""Replicas on a Ray cluster: Ray Serve's own deployment, HTTP ingress, routing, autoscaling and health checks.
+"""Replicas on a Ray cluster, with Ray Serve's deployment, HTTP ingress, routing, autoscaling and health checks.
 
-Every replica is one worker as on a single machine, and they share a PostgreSQL store. Settings reach a replica as its
-argument, which Ray shows to whoever sees the cluster; so the store's address, which may hold a password, comes from the
-environment of its node (``LANNER_STORE``), and keys from the file that the settings name. What a replica had in hand
-when it died Ray answers with 500; events that are sent again under the same keys are stored once.
+Every replica is one worker, as on a single machine; they share a PostgreSQL store. Ray shows a replica's arguments to
+anyone with access to the cluster, so the store's URL, which may contain a password, comes from the node's environment
+(``LANNER_STORE``), and keys from the file named in the settings. When a replica dies, Ray answers its pending requests
+with 500; events retried with the same keys are stored once.
 """
 
 import importlib.util
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 STORE_VARIABLE = "LANNER_STORE"
 _APPLICATION = "lanner"
 _MOST_ONGOING = 1024
-"""Requests that may be with one replica; its own scheduler rejects what would be late long before."""
+"""Maximum requests in flight per replica; its own scheduler rejects late requests well before."""
 _STOP_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80_000_000
-"""The least that Ray takes; requests do not use it."""
+"""The minimum that Ray accepts; requests do not use it."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A request costs a third less: straight to the replica's process, and there to its only event loop.
+    # A third cheaper per request: routed straight to the replica process and its single event loop.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
-"""Read when Ray is imported, and by the processes that it starts; what is set already stays."""
+"""Read when Ray is imported, and by the processes it starts; existing values are kept."""
 
 
 @dataclass(frozen=True)
 class RayConfig:
-    """How many replicas, and where."""
+    """Number and placement of replicas."""
 
     replicas: int = 2
-    """Replicas that are kept whatever the load."""
+    """Minimum number of replicas."""
     most_replicas: int = 0
-    """Replicas under load; 0: never more than ``replicas``."""
+    """Maximum number of replicas under load; 0: no autoscaling."""
     address: str = ""
-    """Of a running Ray cluster, or ``auto``; empty: Ray is started on this machine, and ends with the server."""
+    """Address of a running Ray cluster, or ``auto``; empty: start Ray on this machine for the server's lifetime."""
     cpus: float = 1.0
-    """Cores that Ray reserves for each replica."""
+    """CPU cores reserved per replica."""
     requests_per_replica: float = 8.0
-    """With ``most_replicas``: requests in flight per replica, above which there are more replicas."""
+    """Autoscaling target: requests in flight per replica. Used with ``most_replicas``."""
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
@@ -62,33 +62,33 @@ class RayConfig:
 
 
 def check_ray(store: str) -> None:
-    """Whether replicas can be started and will hear of one another.
+    """Check that Ray is installed and replicas can share the store.
 
     Raises:
         ConfigError: a store that replicas cannot share. MissingExtraError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "ray", "serving with replicas")
+        raise MissingExtraError("ray", "ray", "serving on Ray")
     if not store.startswith("postgresql://"):
-        raise ConfigError("replicas share a store: --engine ray needs --store postgresql://…")
+        raise ConfigError("--engine ray needs a shared store: --store postgresql://…")
 
 
 def serve(config: "ServerConfig") -> None:
-    """Serve with replicas until SIGTERM or Ctrl-C; belongs in the main thread.
+    """Serve with replicas until SIGTERM or Ctrl-C. Call it in the main thread.
 
     Raises:
-        ConfigError: no cluster at the address. LannerError: the replicas do not start; Ray's log says why.
+        ConfigError: no cluster at the address. LannerError: the replicas failed to start; see Ray's log.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ[STORE_VARIABLE] = config.store  # inherited by a cluster that is started here
+    os.environ[STORE_VARIABLE] = config.store  # inherited by a local cluster
     import ray
     from ray import serve as ray_serve
 
     stopped = threading.Event()
     _connect(config.ray)
     try:
-        # Ray takes SIGTERM for a crash and aborts the process 3 s later, so its handlers are replaced.
+        # Ray treats SIGTERM as a crash and aborts the process after 3 s, so its handlers are replaced.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         ray_serve.start(
@@ -100,7 +100,7 @@ def serve(config: "ServerConfig") -> None:
         stopped.wait()
         ray_serve.delete(_APPLICATION)
     except RuntimeError as error:
-        raise LannerError(f"the replicas do not start: {_one_line(error)}") from error
+        raise LannerError(f"the replicas failed to start: {_one_line(error)}") from error
     finally:
         if not config.ray.address:
             ray_serve.shutdown()
@@ -108,10 +108,10 @@ def serve(config: "ServerConfig") -> None:
 
 
 class Replica:
-    """One worker in a process of Ray's; methods without a line of their own are Ray's hooks."""
+    """One worker in a Ray process. Methods without a docstring are Ray hooks."""
 
     def __init__(self, settings: bytes) -> None:
-        """settings: a ``ServerConfig`` in JSON without its store."""
+        """settings: a ``ServerConfig`` as JSON, without its store."""
         import msgspec
 
         from lanner.serving.bootstrap import ServerConfig, build
@@ -127,13 +127,13 @@ class Replica:
         return self._app
 
     async def check_health(self) -> None:
-        """Ray replaces a replica that raises here, or does not answer.
+        """Ray replaces a replica whose health check raises or times out.
 
         Raises:
             StoreUnavailableError: no champion is served.
         """
         if not (await self._app.service.health()).ready:
-            raise StoreUnavailableError("no champion is served")
+            raise StoreUnavailableError("no champion is being served")
 
 
 def _application(config: "ServerConfig") -> Any:
@@ -166,7 +166,7 @@ def _scale(config: RayConfig) -> dict[str, Any]:
 
 
 def _connect(config: RayConfig) -> None:
-    """Join the cluster, or start one of this machine alone."""
+    """Join a cluster, or start a local one."""
     import ray
 
     settings: dict[str, Any] = {"address": config.address}

@@ -1,4 +1,4 @@
-"""Answers kept for requests that come again before anything has changed, and one computation for equal requests."""
+"""The response cache, and request coalescing: identical concurrent requests share one computation."""
 
 import asyncio
 from collections import OrderedDict
@@ -11,13 +11,13 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _ANSWER_BYTES, _ITEM_BYTES, _REASON_BYTES = 700, 170, 130
-"""Rough sizes beside an answer's own texts: ids and titles are the catalog's. A metric needs no more."""
+"""Approximate bytes per entry beside its own texts; ids and titles are shared with the catalog."""
 _MOST_BYTES = 64 << 20
-"""Of all answers held; one of more than a hundredth of it is not."""
+"""Byte limit of the cache; a response larger than a hundredth of it is not cached."""
 
 
 class CacheKey(NamedTuple):
-    """catalog, user: versions of the catalog and of the user's state. request: as JSON."""
+    """catalog, user: versions of the catalog and of the user state. request: as JSON."""
 
     catalog: int
     user: int
@@ -25,13 +25,13 @@ class CacheKey(NamedTuple):
 
 
 class ResponseCache:
-    """The answers asked for most recently. Used from one thread, the event loop's.
+    """LRU cache of responses. Used on the event loop only.
 
-    held_bytes: of the answers held, roughly.
+    held_bytes: approximate size of the cached responses.
     """
 
     def __init__(self, most: int, most_bytes: int = _MOST_BYTES) -> None:
-        """most: answers held; 0: none. most_bytes: of all of them, roughly."""
+        """most: maximum number of responses; 0: no cache. most_bytes: approximate size limit."""
         self._most, self._most_bytes, self.held_bytes = most, most_bytes, 0
         self._kept: OrderedDict[CacheKey, RecommendAnswer] = OrderedDict()
 
@@ -39,14 +39,14 @@ class ResponseCache:
         return len(self._kept)
 
     def get(self, key: CacheKey) -> RecommendAnswer | None:
-        """The answer to a request, if it is held."""
+        """The cached response, or None."""
         answer = self._kept.get(key)
         if answer is not None:
             self._kept.move_to_end(key)
         return answer
 
     def put(self, key: CacheKey, answer: RecommendAnswer) -> None:
-        """Hold an answer; those of another version of the catalog go, for nobody will ask for them again."""
+        """Cache a response; entries of older catalog versions are dropped."""
         if not self._most or _bytes_of(key, answer) > self._most_bytes // 100:
             return
         if self._kept and next(iter(self._kept)).catalog != key.catalog:
@@ -58,7 +58,7 @@ class ResponseCache:
             self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:
-        """Hold none."""
+        """Drop all entries."""
         self._kept.clear()
         self.held_bytes = 0
 
@@ -73,15 +73,15 @@ def _bytes_of(key: CacheKey, answer: RecommendAnswer) -> int:
 
 
 class SingleFlight(Generic[K, V]):
-    """Requests that are equal and under way at the same time share one computation."""
+    """Coalesces identical concurrent requests into one computation."""
 
     def __init__(self) -> None:
         self._flights: dict[K, asyncio.Future[V]] = {}
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """What comes of ``work``, or of that of an equal request which is under way.
+        """The result of ``work``, or of an identical call in progress.
 
-        The first to ask does the work; where it is cancelled, one of those who wait does it again.
+        The first caller does the work; if it is cancelled, one of the waiting callers takes over.
         """
         while (flight := self._flights.get(key)) is not None:
             await asyncio.wait((flight,))
@@ -92,11 +92,11 @@ class SingleFlight(Generic[K, V]):
             result = await work()
         except Exception as error:
             flight.set_exception(error)
-            flight.exception()  # nobody need wait for it
+            flight.exception()  # marks the exception as retrieved
             raise
         else:
             flight.set_result(result)
             return result
         finally:
             del self._flights[key]
-            flight.cancel()  # without effect where there is an outcome
+            flight.cancel()  # no effect if it is done

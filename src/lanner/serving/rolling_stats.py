@@ -1,4 +1,4 @@
-"""Rates, latencies and shares of the requests of the last seconds, in bounded memory; time comes from outside."""
+"""Request rates, latencies and shares over a sliding window, in bounded memory; the caller passes the time."""
 
 import math
 from collections import Counter, deque
@@ -7,9 +7,9 @@ from itertools import accumulate
 from lanner.serving.messages import RecentFigures
 
 _WINDOW_S, _SLOTS = 5.0, 10
-"""Parts of the window; what is older leaves one part at a time."""
+"""Slots of the window; old data leave one slot at a time."""
 _SMALLEST_MS, _PER_E_FOLD, _BUCKETS = 0.01, 20.0, 340
-"""Latency buckets, each 5 % wide, so that a quantile is within 2.5 %, up to four minutes."""
+"""Latency buckets, each 5 % wide (quantiles within 2.5 %), up to four minutes."""
 _LONGEST_MS = _SMALLEST_MS * math.exp((_BUCKETS - 1) / _PER_E_FOLD)
 
 
@@ -23,15 +23,15 @@ class _Slot:
 
 
 class RollingStats:
-    """Called from one thread. Variants and backends are the bundle's words, a fixed few, never what a caller wrote."""
+    """Used from one thread. Variant and backend names come from the bundle, never from user input."""
 
     def __init__(self, began: float) -> None:
-        """began: now, on the clock that every call is given."""
+        """began: current time on the clock used in every call."""
         self._began, self._width = began, _WINDOW_S / _SLOTS
         self._slots: deque[_Slot] = deque([_Slot(int(began // self._width))], maxlen=_SLOTS)
 
     def answered(self, now: float, milliseconds: float, variant: str, backend: str, in_time: bool) -> None:
-        """Count one answer. milliseconds: from its arrival. in_time: before its deadline."""
+        """Count a response. milliseconds: since arrival. in_time: before its deadline."""
         slot, key = self._slot(now), (variant, backend)
         slot.answers[key] = slot.answers.get(key, 0) + 1
         slot.in_time += in_time
@@ -41,14 +41,14 @@ class RollingStats:
         slot.latencies[bucket] += 1
 
     def refused(self, now: float) -> None:
-        """Count one request that was refused without work."""
+        """Count a request rejected without processing."""
         self._slot(now).refused += 1
 
     def figures(self, now: float) -> RecentFigures:
-        """Over the slots that still lie in the window; the newest of them is not full."""
+        """Statistics over the slots in the window; the newest one is incomplete."""
         newest = max(self._slots[-1].number, int(now // self._width))
         inside = [one for one in self._slots if one.number > newest - _SLOTS]
-        # A server that began a moment ago would otherwise show one request as thousands a second.
+        # Avoids extrapolating a single request to thousands per second just after startup.
         covered = max(now - max(self._began, (newest - _SLOTS + 1) * self._width), self._width)
         variants, backends = Counter[str](), Counter[str]()
         for slot in inside:
@@ -76,7 +76,7 @@ class RollingStats:
 
 
 def _quantile(below: list[int], share: float) -> float | None:
-    """The middle of the bucket in which it lies; None of nothing. below: counts up to and with each bucket."""
+    """The middle of the bucket that contains the quantile; None if empty. below: cumulative counts."""
     if not below:
         return None
     bucket = next(place for place, count in enumerate(below) if count >= share * below[-1] and count)

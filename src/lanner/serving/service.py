@@ -1,9 +1,9 @@
-"""The service behind HTTP in one worker process: the deployments that are served, the store, and the background jobs.
+"""The service behind the HTTP API in one worker process: served deployments, the store, and background jobs.
 
-A request borrows the deployment of its alias until it is answered, so that another version may take its place
-meanwhile. An event is acknowledged once the store has it on disk and the workers' generation has been bumped; before
-every answer a worker compares the generation, so every later answer of any worker knows of the event. The store is
-never read on the event loop.
+A request leases the deployment of its alias until it is answered, so that a new version can be swapped in meanwhile.
+An event is acknowledged once it is on disk and the shared generation counter has been bumped; a worker compares the
+generation before every answer, so later answers of all workers include the event. The store is never read on the
+event loop.
 """
 
 import asyncio
@@ -46,17 +46,17 @@ from lanner.serving.versions.registry import CHALLENGER, CHAMPION
 from lanner.serving.worker_sync import WorkerSync
 
 _COUNT_SECONDS = 15.0
-"""Between two counts of what the store holds, which read all of it."""
-_LISTEN_SECONDS = 0.01
-"""Between two looks at the generation of an idle worker: writes of items wait for it."""
+"""Seconds between counts of the store's contents, which read all of it."""
+_SYNC_SECONDS = 0.01
+"""Polling interval of the generation in an idle worker, in seconds; item writes wait for it."""
 _RETRY_SECONDS = 5.0
-"""Between two attempts to read a store that does not answer."""
+"""Seconds between attempts to read an unavailable store."""
 _WORKERS_APPLY_SECONDS = 30.0
-"""How long a write of an item waits for the other workers."""
+"""Seconds an item write waits for the other workers."""
 _MOST_ITEM_WRITES = 32
-"""Writes of items that wait at a time; each may read a text."""
+"""Maximum number of pending item writes; each may encode a text."""
 _READ_SECONDS = 2.0
-"""How long a read of the store is waited for."""
+"""Timeout of a store read, in seconds."""
 _log = logging.getLogger(__name__)
 Told = TypeVar("Told", bound=Answer)
 Done = TypeVar("Done")
@@ -78,10 +78,10 @@ class LannerService:
         shadow_share: float = 0.0,
         retention: RetentionConfig | None = None,
     ) -> None:
-        """sync: shared by the workers of one server; None: this is the only one.
+        """sync: shared by the workers of one server; None: this is the only worker.
 
         Raises:
-            ConfigError: an arm of the experiment that is no alias, or a share outside 0 … 1.
+            ConfigError: an experiment arm that is not an alias, or a share outside 0 … 1.
         """
         self.store, self.model, self.config = store, model or ModelConfig(), config or ServiceConfig()
         self._scheduler, self._sync = scheduler, sync or WorkerSync(None)
@@ -95,15 +95,15 @@ class LannerService:
         self._stop_listening: Callable[[], None] = lambda: None
         self._began = time.monotonic()
         self._recent = RollingStats(self._began)
-        self._hearing, self._reader = asyncio.Lock(), ThreadPoolExecutor(1, "store-changes")
+        self._sync_lock, self._reader = asyncio.Lock(), ThreadPoolExecutor(1, "store-changes")
         self._checking: asyncio.Task[None] | None = None
         self._sequence, self._generation, self._items_generation, self._retry_at = 0, -1, -1, 0.0
         self._store_stats: dict[str, float] = {}
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- lifecycle -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open, verify and warm up what the aliases name, and follow them from now on.
+        """Open, verify and warm up the versions that the aliases name, then follow the aliases.
 
         Raises:
             LannerError: the champion cannot be served.
@@ -111,13 +111,13 @@ class LannerService:
         self._generation, self._items_generation = self._sync.generation, self._sync.items_generation
         self._sequence, _ = await asyncio.to_thread(self.store.changed_users, 0)
         await self._watcher.start()
-        if self._sync.worker == 0:  # one listener a server: a bump reaches every worker
+        if self._sync.worker == 0:  # one listener per server: a bump reaches every worker
             self._stop_listening = await asyncio.to_thread(self.store.listen, self._sync.bump)
         self._applied()
-        await self._listen()  # the others did not wait for this worker until now
+        await self._sync_items()  # until now the other workers did not wait for this one
         self._experiments.start()
         self._repeat(alias_watcher.POLL_SECONDS, self._watcher.follow)
-        self._repeat(_LISTEN_SECONDS, self._listen)
+        self._repeat(_SYNC_SECONDS, self._sync_items)
         if self.config.watch_seconds:
             self._repeat(self.config.watch_seconds, self._watch_store)
             self._repeat(_COUNT_SECONDS, self._count)
@@ -125,7 +125,7 @@ class LannerService:
             self._repeat(self._retention.config.every_minutes * 60, self._delete_old)
 
     async def stop(self) -> None:
-        """Let the last requests and writes end and close everything."""
+        """Finish pending requests and writes and close all resources."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
@@ -141,14 +141,14 @@ class LannerService:
     def _repeat(self, seconds: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_repeated(seconds, job)))
 
-    # --- what other workers and servers wrote ----------------------------------------------------------------------
+    # --- changes by other workers and servers ----------------------------------------------------------------------
 
-    async def _hear(self) -> None:
-        """Drop the users from memory that changed since the generation was last compared.
+    async def _sync_users(self) -> None:
+        """Drop cached users that changed since the generation was last compared.
 
-        While the store does not answer, nothing newer than memory can be known, and it is asked now and then.
+        While the store is unavailable, cached users are served and the store is retried at intervals.
         """
-        async with self._hearing:
+        async with self._sync_lock:
             if self._sync.generation != self._generation and time.monotonic() >= self._retry_at:
                 try:
                     await self._read_changes()
@@ -156,42 +156,42 @@ class LannerService:
                     self._retry_at = time.monotonic() + _RETRY_SECONDS
 
     async def _read_changes(self) -> None:
-        """With ``_hearing`` held."""
-        generation = self._sync.generation  # before the read: what is written meanwhile has another one
+        """Call with ``_sync_lock`` held."""
+        generation = self._sync.generation  # before the read: later writes bump it again
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(self._reader, self.store.changed_users, self._sequence)
         try:
             self._sequence, changed = await asyncio.wait_for(reading, _READ_SECONDS)
         except TimeoutError:
-            raise StoreUnavailableError(f"the store has not answered for {_READ_SECONDS:g} s") from None
+            raise StoreUnavailableError(f"the store did not respond within {_READ_SECONDS:g} s") from None
         self._drop(changed)
         self._generation = generation
 
     def _drop(self, user_ids: Sequence[str] | None) -> None:
-        """Hold nothing of these users, None: of anyone, until they next ask."""
+        """Drop cached histories of these users (None: all)."""
         for deployment in self._deployments.all():
             deployment.drop_users(user_ids)
 
-    async def _listen(self) -> None:
-        """Apply changes of items that another worker wrote; of users it is enough to hear when one asks."""
+    async def _sync_items(self) -> None:
+        """Apply item changes written by other workers; users are synced on request."""
         generation = self._sync.items_generation
         if generation != self._items_generation:
             await self._catch_up()
             self._items_generation = generation
 
     async def _watch_store(self) -> None:
-        """Apply what other servers wrote."""
-        async with self._hearing:
+        """Apply changes written by other servers."""
+        async with self._sync_lock:
             await self._read_changes()
         await self._catch_up()
 
     async def _catch_up(self) -> None:
-        """Let every deployment take in the items that changed, and tell the other workers."""
+        """Apply item changes in every deployment and notify the other workers."""
         await self._deployments.catch_up()
         self._applied()
 
     def _applied(self) -> int:
-        """Tell the other workers up to which sequence number all deployments have applied the changes of items."""
+        """Publish the sequence number up to which all deployments have applied item changes."""
         sequence = min((one.ingestion.applied for one in self._deployments.all()), default=0)
         self._sync.applied(sequence)
         return sequence
@@ -207,21 +207,21 @@ class LannerService:
     # --- state -----------------------------------------------------------------------------------------------------
 
     async def health(self) -> Health:
-        """Ready once a champion is served; degraded while something does not work as it should."""
+        """Ready once a champion is served; degraded while there are problems."""
         degraded = []
-        if self._checking is None or self._checking.done():  # one at a time, however often a store that hangs is asked
+        if self._checking is None or self._checking.done():  # at most one check at a time, even if the store hangs
             self._checking = asyncio.create_task(asyncio.to_thread(self.store.check))
         await asyncio.wait([self._checking], timeout=_READ_SECONDS)
         if not self._checking.done() or self._checking.exception() is not None:
-            degraded.append("the store does not answer: users not in memory are anonymous, and events are rejected")
+            degraded.append("store unavailable: uncached users are anonymous, and events are rejected")
         degraded += self._watcher.problems() + self._experiments.problems() + self._sync.problems()
         failed = max((one.ingestion.failed for one in self._deployments.all()), default=0)
         if failed:
-            degraded.append(f"{failed} items of the store cannot be served; see the log")
+            degraded.append(f"{failed} items could not be ingested; see the log")
         return Health(ready=self._deployments.serves(CHAMPION), degraded=degraded)
 
     async def status(self) -> Status:
-        """What is served and how it performs, for the page."""
+        """Served versions and current performance, for the page."""
         with self._deployments.acquire(CHAMPION) as champion:
             return Status(
                 time=time.time(),
@@ -241,7 +241,7 @@ class LannerService:
             )
 
     def state(self) -> State:
-        """The state for the metrics."""
+        """A snapshot for the metrics."""
         held, entries, slowness = Counter[str](), Counter[str](), dict[str, float]()
         failed = max((one.ingestion.failed for one in self._deployments.all()), default=0)
         for deployment in self._deployments.all():
@@ -263,10 +263,10 @@ class LannerService:
     def _depth(self) -> int:
         return sum(deployment.batcher.depth for deployment in self._deployments.all())
 
-    # --- questions -------------------------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------------------------
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items, of the version of the user's arm."""
+        """Recommend items with the version of the user's experiment arm."""
         arm = self._experiments.arm(request.user_id)
         alias = self._alias(arm)
         begun = time.monotonic()
@@ -277,21 +277,21 @@ class LannerService:
         return answer
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
-        """Why an item has its score."""
+        """Explain an item's score."""
         alias = self._alias(self._experiments.arm(request.user_id))
         return await self._ask(alias, lambda deployment: deployment.explain(request), request.user_id)
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
-        """The items that the champion ranks highest for a user who knows this one alone."""
+        """The champion's top k items for a history of this item alone."""
         return await self._ask(CHAMPION, lambda deployment: deployment.similar(item_id, k))
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
-        """The items whose texts are nearest to a query."""
+        """Semantic search over item texts."""
         alias = self._alias(self._experiments.arm(user_id))
         return await self._ask(alias, lambda deployment: deployment.search(q, k, user_id), user_id)
 
     def _alias(self, arm: str | None) -> str:
-        """Users whose arm cannot be served are answered by the champion."""
+        """The alias of an arm; the champion if the arm is not being served."""
         return arm if arm is not None and self._deployments.serves(arm) else CHAMPION
 
     async def _ask(
@@ -301,10 +301,10 @@ class LannerService:
         user_id: str | None = None,
         deadline_ms: float | None = None,
     ) -> Told:
-        """Ask a deployment that knows of all that was acknowledged of ``user_id``, and count the answer."""
+        """Call a deployment that has all acknowledged changes of ``user_id``, and count the response."""
         begun = time.monotonic()
         if user_id is not None and self._sync.generation != self._generation:
-            await self._hear()
+            await self._sync_users()
         try:
             with self._deployments.acquire(alias) as deployment:
                 answer = await question(deployment)
@@ -321,10 +321,10 @@ class LannerService:
         with self._deployments.acquire(CHALLENGER) as deployment:
             return [item.item_id for item in (await deployment.answer(request)).items]
 
-    # --- changes ---------------------------------------------------------------------------------------------------
+    # --- writes ----------------------------------------------------------------------------------------------------
 
     async def add_events(self, batch: EventBatch) -> EventsAnswer:
-        """Store events; returns once they are on disk and every later answer knows of them."""
+        """Store events; returns once they are on disk and visible to every later answer."""
 
         async def write() -> EventsAnswer:
             answer = await asyncio.wrap_future(self.store.appending(batch.events, time.time()))
@@ -335,18 +335,18 @@ class LannerService:
         return await self._finished(write())
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Write an item; it can be recommended by every worker when this returns.
+        """Write an item; every worker can recommend it when this returns.
 
         Raises:
-            RequestError: a version that is served could not take it in; it was not stored. OverloadedError: too many
-            writes wait. What the store raises.
+            RequestError: a served version cannot ingest it; it was not stored. OverloadedError: too many
+            pending writes. Errors of the store.
         """
         for deployment in self._deployments.all():
             deployment.ingestion.check(item_id, item)
         known = self._in_a_catalog(item_id)
 
         def write() -> Changed:
-            # Before other workers hear of the item, so that none of them reads its text once more.
+            # Before other workers are notified, so that they reuse the encoded text.
             for deployment in self._deployments.all():
                 deployment.ingestion.read_ahead(item)
             return self.store.put_item(item_id, item)
@@ -355,13 +355,13 @@ class LannerService:
         return _existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
-        """Remove an item; no worker recommends it when this returns."""
+        """Delete an item; no worker recommends it when this returns."""
         known = self._in_a_catalog(item_id)
         await self._finished(self._write_item(lambda: self.store.delete_item(item_id)))
         return Changed(id=item_id, existed=known)
 
     async def put_user(self, user_id: str, user: User) -> Changed:
-        """Write a profile and friends."""
+        """Write a user's profile and friends."""
 
         async def write() -> Changed:
             changed = await asyncio.to_thread(self.store.put_user, user_id, user)
@@ -371,7 +371,7 @@ class LannerService:
         return _existed(await self._finished(write()), self._in_a_bundle(user_id))
 
     async def delete_user(self, user_id: str) -> Changed:
-        """Forget a person everywhere: in the store, in memory, and in what the bundles know."""
+        """Erase a user everywhere: in the store, in memory, and in the data of the bundles."""
 
         async def write() -> Changed:
             deleted = (await asyncio.to_thread(self.store.read_user, user_id)).deleted
@@ -383,13 +383,13 @@ class LannerService:
         return await self._finished(write())
 
     def _changed(self, user_ids: Iterable[str] | None) -> None:
-        """What the store has just committed of users, None: of anyone, before it is acknowledged."""
+        """Publish a committed change of users (None: all) before it is acknowledged."""
         self._drop(None if user_ids is None else list(user_ids))
         self._sync.bump(items=False)
 
     async def _write_item(self, write: Callable[[], Changed]) -> Changed:
         if self._item_writes >= _MOST_ITEM_WRITES:
-            raise OverloadedError("too many items are being written; send this one again in a moment", 1.0)
+            raise OverloadedError("too many pending item writes; try again in a moment", 1.0)
         self._item_writes += 1
         try:
             changed = await asyncio.to_thread(write)
@@ -398,14 +398,14 @@ class LannerService:
             applied, ends = self._applied(), time.monotonic() + _WORKERS_APPLY_SECONDS
             while not self._sync.all_applied(applied):
                 if time.monotonic() > ends:
-                    raise StoreUnavailableError("the item is stored, but a worker does not apply it")
-                await asyncio.sleep(_LISTEN_SECONDS / 2)
+                    raise StoreUnavailableError("the item is stored, but a worker did not apply it in time")
+                await asyncio.sleep(_SYNC_SECONDS / 2)
             return changed
         finally:
             self._item_writes -= 1
 
     async def _finished(self, write: Coroutine[Any, Any, Done]) -> Done:
-        """A write ends whether or not its caller waits, so that what is stored is never unknown to memory."""
+        """A write completes even if its caller is cancelled, so that memory never misses what was stored."""
         task = asyncio.create_task(write)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
@@ -419,12 +419,12 @@ class LannerService:
 
 
 def _existed(changed: Changed, known: bool) -> Changed:
-    """A person or an item may be known from the bundle alone."""
+    """A user or item may be known from the bundle alone."""
     return msgspec.structs.replace(changed, existed=changed.existed or known)
 
 
 async def _repeated(seconds: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """What fails now may succeed next time; a fault that stays is logged once."""
+    """Run a job periodically; a persistent failure is logged once."""
     logged = ""
     while True:
         try:

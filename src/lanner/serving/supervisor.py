@@ -1,8 +1,8 @@
-"""Runs the worker processes of a server: starts them, restarts those that die or hang, and ends them.
+"""Process supervisor of a server: starts workers, restarts those that die or hang, and stops them.
 
-uvicorn's own supervisor shares one listening socket, asks a thread whether a worker lives (so a blocked event loop goes
-unnoticed), and restarts without back-off; hence this one. Each worker has a listening socket of its own, over which the
-kernel spreads connections, and beats through ``WorkerSync`` from its event loop.
+Unlike uvicorn's own supervisor it detects blocked event loops and restarts with back-off. Each worker has a listening
+socket of its own, over which the kernel spreads connections, and sends heartbeats through ``WorkerSync`` from its
+event loop.
 """
 
 import contextlib
@@ -35,28 +35,28 @@ if TYPE_CHECKING:
     from lanner.serving.bootstrap import ServerConfig
 
 MOST_WORKERS = 4
-"""Started where no number is given, however many cores there are."""
+"""Maximum number of workers started by default, however many cores there are."""
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 25.0
-"""A worker that has not ended so long after SIGTERM is killed; its requests have 20 s."""
+"""Seconds after SIGTERM until a worker is killed; its requests have 20 s."""
 _BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS, _LONG_LIFE_SECONDS = 0.5, 30.0, 60.0
-"""Between restarts of a worker that keeps dying; one that lived long is restarted at once."""
+"""Back-off in seconds between restarts of a crashing worker; a long-lived one is restarted at once."""
 _FOLDER, _LOCK = "lanner-workers-", "lock"
 _log = logging.getLogger(__name__)
 
 Work = Callable[[WorkerSync], bool]
-"""What a worker process does; returns whether it ever started. It must be picklable."""
+"""The body of a worker process; returns whether it started. Must be picklable."""
 
 
 def serve(config: "ServerConfig") -> None:
-    """Serve until SIGTERM or Ctrl-C what ``bootstrap.check`` has found no fault with; belongs in the main thread.
+    """Serve until SIGTERM or Ctrl-C. The settings must have passed ``bootstrap.check``. Call it in the main thread.
 
     Raises:
-        ConfigError: the address is taken, or not one of this machine. LannerError: a worker did not start; its log
-            says why.
+        ConfigError: the address is in use, or not one of this machine. LannerError: a worker failed to start; see
+            its log.
     """
     _log_to_stderr()
-    # Until it is handled, Ctrl-C ends this process: an exception could be lost in a callback of the interpreter's.
+    # Until a handler is installed, Ctrl-C ends the process: a KeyboardInterrupt may be lost in an interpreter callback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if config.engine == "ray":
         from lanner.serving import ray_serve
@@ -80,15 +80,15 @@ def serve(config: "ServerConfig") -> None:
 
 
 def worker_count(wanted: int) -> int:
-    """Worker processes: as many as wanted, or one a core but at most ``MOST_WORKERS``."""
+    """Number of worker processes: as requested, or one per core but at most ``MOST_WORKERS``."""
     return wanted or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 class Supervisor:
-    """Keeps worker processes running. ``run`` belongs in the main thread, for it handles signals."""
+    """Keeps worker processes running. ``run`` handles signals, so call it in the main thread."""
 
     def __init__(self, work: Work, workers: int, path: Path, hung_seconds: float) -> None:
-        """path: of the file to make for ``WorkerSync``. hung_seconds: without a heartbeat a worker is killed."""
+        """path: the ``WorkerSync`` file to create. hung_seconds: a worker silent for longer is killed."""
         WorkerSync.create(path, workers)
         self._sync = WorkerSync(path, 0, workers)
         self._work, self._path, self._hung_s = work, path, hung_seconds
@@ -96,10 +96,10 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        """Start the workers and watch them until SIGTERM or SIGINT, then let them finish their requests.
+        """Start and watch the workers until SIGTERM or SIGINT, then let them finish their requests.
 
         Raises:
-            LannerError: a worker ended before it had ever started.
+            LannerError: a worker exited before it had started.
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -108,13 +108,13 @@ class Supervisor:
             while not self._stopping:
                 looked = time.monotonic()
                 wait([one.process.sentinel for one in self._workers if one.process is not None], _LOOK_SECONDS)
-                # Where this process itself was stopped meanwhile, so were the workers, and their heartbeats are old.
+                # If this process was suspended, so were the workers, and their heartbeats are stale.
                 on_time = time.monotonic() - looked < self._hung_s / 2
                 for worker in self._workers:
                     if not self._stopping:
-                        self._look_after(worker, on_time)
+                        self._check(worker, on_time)
         finally:
-            self._end_all()
+            self._stop_all()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -124,8 +124,8 @@ class Supervisor:
     def _start(self, worker: "_Worker") -> None:
         arguments = (self._work, self._path, worker.number, len(self._workers))
         process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments)
-        # Ctrl-C reaches every process; workers inherit that they never see it, for this one decides.
-        resource_tracker.ensure_running()  # otherwise started in between, and it takes the mask away
+        # Ctrl-C reaches every process; workers inherit the blocked signal, so only the supervisor handles it.
+        resource_tracker.ensure_running()  # started before the mask is set, which it would reset
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -133,7 +133,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         worker.process, worker.since = process, time.monotonic()
 
-    def _look_after(self, worker: "_Worker", on_time: bool) -> None:
+    def _check(self, worker: "_Worker", on_time: bool) -> None:
         process, silent_s = worker.process, self._sync.silent_s(worker.number)
         if process is None:
             if time.monotonic() >= worker.since:
@@ -143,7 +143,7 @@ class Supervisor:
         if process.is_alive():
             if silent_s is None or silent_s < self._hung_s or not on_time:
                 return
-            _log.error("worker %d does not respond (pid %d); it is killed", worker.number, process.pid)
+            _log.error("worker %d does not respond (pid %d); killing it", worker.number, process.pid)
             process.kill()
             process.join()
         if not worker.has_started:
@@ -153,11 +153,11 @@ class Supervisor:
         reason = _reason(process.exitcode)
         _log.error("worker %d exited unexpectedly (%s); restarting in %.1f s", worker.number, reason, delay_s)
 
-    def _end_all(self) -> None:
+    def _stop_all(self) -> None:
         running = [worker for worker in self._workers if worker.process is not None]
         for worker in running:
             assert worker.process is not None
-            # One that is still opening its bundle has acknowledged nothing, and would not hear a polite word.
+            # A worker that is still opening its bundle has no requests and does not handle SIGTERM yet.
             hears = self._sync.silent_s(worker.number) is not None
             worker.process.terminate() if hears else worker.process.kill()
         ends = time.monotonic() + _STOP_SECONDS
@@ -165,24 +165,24 @@ class Supervisor:
             assert worker.process is not None
             worker.process.join(max(0.0, ends - time.monotonic()))
             if worker.process.is_alive():
-                _log.error("worker %d did not end in time and is killed", worker.number)
+                _log.error("worker %d did not stop in time; killing it", worker.number)
                 worker.process.kill()
                 worker.process.join()
 
 
 class _Worker:
-    """One worker as the supervisor sees it. since: when it started, or may start again, in monotonic seconds."""
+    """One worker as the supervisor sees it. since: start time, or earliest restart, in monotonic seconds."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: multiprocessing.process.BaseProcess | None = None
         self.since = 0.0
         self.has_started = False
-        """Whether it ever served, in this process or in one before."""
+        """Whether it ever served, in this process or an earlier one."""
         self._short_lives = 0
 
     def ended(self, now: float) -> float:
-        """Seconds until it is started again."""
+        """Seconds until it is restarted."""
         self._short_lives = 0 if now - self.since > _LONG_LIFE_SECONDS else self._short_lives + 1
         delay_s = min(_MOST_BACKOFF_SECONDS, _BACKOFF_SECONDS * ((1 << min(max(0, self._short_lives - 1), 16)) - 1))
         self.process, self.since = None, now + delay_s
@@ -190,13 +190,13 @@ class _Worker:
 
 
 def _run(work: Work, path: Path, number: int, workers: int) -> None:
-    """A worker process, from its first line to its last."""
+    """Main function of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(0 if work(WorkerSync(path, number, workers)) else 1)
 
 
 def _end_with_parent() -> None:
-    """At once: what was acknowledged is on disk, and the address must be free for the next server."""
+    """Exit at once with the parent: acknowledged data are on disk, and the address must be freed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -204,10 +204,10 @@ def _end_with_parent() -> None:
 
 
 def _serve_one(config: "ServerConfig", sync: WorkerSync) -> bool:
-    """Serve as one worker until SIGTERM; returns whether it ever started."""
+    """Serve as one worker until SIGTERM; returns whether it started."""
     _log_to_stderr()
     limit_threads()
-    gc.disable()  # of what is read at the start nothing is garbage; the server collects once it has started
+    gc.disable()  # nothing loaded at startup is garbage; the server collects once it has started
     from lanner.serving.bootstrap import build
     from lanner.serving.http.server import run_worker
 
@@ -216,18 +216,18 @@ def _serve_one(config: "ServerConfig", sync: WorkerSync) -> bool:
 
 @contextlib.contextmanager
 def _reserved(host: str, port: int) -> Iterator[None]:
-    """Hold an address for the workers.
+    """Reserve an address for the workers.
 
     Raises:
-        ConfigError: it is taken, or not one of this machine.
+        ConfigError: it is in use, or not one of this machine.
     """
-    _bound(host, port, shared=False).close()  # a shared one could join another server's
+    _bound(host, port, shared=False).close()  # a shared socket could join another server's
     with _bound(host, port, shared=True):
         yield
 
 
 def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A socket bound to an address; shared: others may bind to it, and whoever listens gets connections."""
+    """A socket bound to an address. shared: with SO_REUSEPORT."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -249,9 +249,9 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
 
 @contextlib.contextmanager
 def _shared_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: a file on a disk would now and then stall whoever writes to its map.
+    """A temporary folder, in memory if possible: disk writes would stall the memory-mapped file now and then.
 
-    Those of servers that were killed are removed.
+    Folders of killed servers are removed.
     """
     place = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
     for left in place.glob(f"{_FOLDER}*"):
@@ -269,7 +269,7 @@ def _log_to_stderr() -> None:
 
 
 def _not_started() -> LannerError:
-    return LannerError("the server did not start; the lines above say why")
+    return LannerError("the server failed to start; see the messages above")
 
 
 def _reason(exit_code: int | None) -> str:

@@ -1,6 +1,6 @@
-"""Thread limits that hold for every numerical library in a process: OpenMP, OpenBLAS, MKL, FAISS, numba, torch.
+"""Thread limits for all numerical libraries of a process: OpenMP, OpenBLAS, MKL, FAISS, numba, torch.
 
-A worker ranks on one core while others rank beside it; a library that starts a thread per core makes each wait for all.
+Each worker ranks on one core; libraries that start a thread per core would oversubscribe the machine.
 """
 
 import os
@@ -19,23 +19,23 @@ _VARIABLES = (
 
 
 def thread_environment(threads: int = 1) -> dict[str, str]:
-    """Environment variables that limit a process that is started with them."""
+    """Environment variables that limit the threads of a child process."""
     return dict.fromkeys(_VARIABLES, str(threads))
 
 
 def limit_threads(threads: int = 1) -> None:
-    """Limit libraries that are loaded, those that will be, and child processes.
+    """Limit the threads of loaded libraries, libraries loaded later, and child processes.
 
-    OpenMP (FAISS) and numba count by thread, so every thread that ranks must call this, as the ``initializer`` of a
-    ``ThreadPoolExecutor`` does; the others count by process.
+    OpenMP (FAISS) and numba keep the limit per thread, so every thread that ranks must call this, for example as the
+    ``initializer`` of a ``ThreadPoolExecutor``; the others keep it per process.
     """
     numba = sys.modules.get("numba")
     variables = thread_environment(threads)
     if numba is not None:
-        del variables["NUMBA_NUM_THREADS"]  # it refuses to compile where this changes after its threads were launched
+        del variables["NUMBA_NUM_THREADS"]  # numba fails to compile if this changes after its threads were launched
     os.environ.update(variables)
     if numba is not None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(threads)
-    threadpool_limits(threads)  # last, for numba loads OpenMP when it launches its threads
+    threadpool_limits(threads)  # last: numba loads OpenMP when it launches its threads

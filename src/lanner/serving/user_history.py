@@ -1,8 +1,8 @@
-"""What each user did, in memory: the bundle's events and the store's, for as many users as fit.
+"""In-memory cache of user histories: events of the bundle and the store, for as many users as fit.
 
-A user who is not in memory is read from the store in a thread, so an event that was acknowledged is in the next answer.
-Whoever changes something about a user drops them: the place of an event in the history, whether it was stored at all,
-and what a later one makes of it are thus decided in one place, by what the store holds.
+A user who is not cached is read from the store in a thread, so an acknowledged event is in the next answer. Every
+change of a user invalidates their entry: the order of events, deduplication, and the effect of later events on earlier
+ones are thus decided in one place, from the contents of the store.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from lanner.serving.store import Store
 
 _NO_ROWS = np.empty(0, np.int32)
 _BYTES_PER_USER = 900
-"""Of a state beside its rows, roughly: a metric needs no more."""
+"""Approximate bytes of a state beside its rows."""
 _READERS = 4
 _READ_SECONDS = 2.0
-"""A store that needs longer for one user does not answer."""
+"""Timeout of a store read, in seconds."""
 
 
 class UserState(Struct, frozen=True):
-    """What is known of a user; rows are those that items had when it was read.
+    """What is known of a user; rows are as of when it was read.
 
-    rows: int32 ``[n]``, the newest items of positive events, oldest first; repeats are kept. weights: float32 ``[n]``,
-    their confidences; None: 1 each. seen: int32, each item of any event once, however long ago and whether liked or
-    not. friends: int32 rows of users. profile: None where there is none. known: whether bundle or store know the user.
-    version: of no other state. catalog_version: until which nothing was known of some of the items; None: of none.
+    rows: int32 ``[n]``, the newest items with positive events, oldest first, with repeats. weights: float32 ``[n]``,
+    their confidences; None: 1 each. seen: int32, distinct items of all events, positive or negative, however old.
+    friends: int32 rows of users. profile: None if there is none. known: whether bundle or store know the user.
+    version: unique to this state. catalog_version: at which some items were unknown; None: all were known.
     """
 
     rows: NDArray[np.int32]
@@ -58,7 +58,7 @@ class UserState(Struct, frozen=True):
 
 
 class UserHistory:
-    """The states of users asked for lately. Used on the event loop's thread; only reading runs in others."""
+    """Cache of user states. Used on the event loop; only reads run in threads."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class UserHistory:
         most_users: int = 100_000,
         most_bytes: int = 2**28,
     ) -> None:
-        """dataset: with the confidences of its events. feedback: what the store's events say of their items.
+        """dataset: with event confidences. feedback: turns the store's events into confidences.
 
-        watermark: the store's events up to this number are in the dataset. length: items of a history at most.
-        most_users, most_bytes: of the states in memory; those not asked for longest go first.
+        watermark: the store's events up to this sequence number are in the dataset. length: maximum history length.
+        most_users, most_bytes: limits of the cache (LRU).
         """
         self._dataset, self._catalog, self._store = dataset, catalog, store
         self._confidence = lru_cache(10_000)(feedback.confidence)
@@ -87,14 +87,14 @@ class UserHistory:
         self._readers = ThreadPoolExecutor(_READERS, "user-history")
         self._versions = count(1)
         self.held_bytes = 0
-        """Bytes of the states in memory."""
+        """Bytes of the cached states."""
 
     def __len__(self) -> int:
-        """States in memory."""
+        """Number of cached states."""
         return len(self._states)
 
     def get(self, user_id: str) -> UserState | None:
-        """The state of a user from memory; None: to be loaded."""
+        """The cached state of a user; None: call ``load``."""
         state = self._states.get(user_id)
         if state is None or state.catalog_version not in (None, self._catalog.version):
             return None
@@ -102,12 +102,12 @@ class UserHistory:
         return state
 
     async def load(self, user_id: str) -> UserState:
-        """The state of a user from bundle and store; an empty one for an unknown user.
+        """The state of a user from bundle and store; empty for an unknown user.
 
-        It is kept unless the user is dropped meanwhile.
+        It is cached unless the user is dropped meanwhile.
 
         Raises:
-            StoreUnavailableError: the store alone knows who was deleted, so nothing else is said of the user.
+            StoreUnavailableError: without the store it is unknown whether the user was deleted.
         """
         reading = self._reading.get(user_id)
         if reading is None:
@@ -115,19 +115,19 @@ class UserHistory:
             self._reading[user_id] = reading
             reading.add_done_callback(partial(self._keep, user_id))
         await asyncio.wait((reading,), timeout=_READ_SECONDS)
-        if not reading.done() or reading.cancelled():  # by another who waited for it
+        if not reading.done() or reading.cancelled():  # by another waiting caller
             reading.cancel()
-            raise StoreUnavailableError(f"the store has not answered for {_READ_SECONDS:g} s; try again later")
+            raise StoreUnavailableError(f"the store did not respond within {_READ_SECONDS:g} s; try again later")
         return reading.result()
 
     def drop(self, user_ids: Iterable[str] | None) -> None:
-        """Read these users anew when they are next asked for; None: all."""
+        """Invalidate these users (None: all)."""
         for user_id in {*self._states, *self._reading} if user_ids is None else user_ids:
             self._remove(user_id)
             self._reading.pop(user_id, None)
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Release the threads."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _keep(self, user_id: str, reading: "asyncio.Future[UserState]") -> None:
@@ -149,7 +149,7 @@ class UserHistory:
     # --- in threads ------------------------------------------------------------------------------------------------
 
     def _read(self, user_id: str) -> UserState:
-        # Before items are looked up: those that come meanwhile count as newer.
+        # Before item lookup: items added meanwhile count as newer.
         catalog_version = self._catalog.version
         users, ties = self._dataset.users, self._dataset.ties
         row = users.row(user_id) if user_id in users else None
@@ -163,7 +163,7 @@ class UserHistory:
             friends = users.rows(known)
         friends = friends[[users.external[friend] not in record.deleted for friend in friends]]
 
-        rows, confidences, times = self._of_bundle(row)
+        rows, confidences, times = self._bundle_events(row)
         found, unknown = self._catalog.known_rows(event.item_id for event in record.events)
         missing = set(unknown)
         events = [event for event in record.events if event.item_id not in missing]
@@ -174,7 +174,7 @@ class UserHistory:
             rows, confidences = np.append(rows, found[later]), np.append(confidences, np.array(weights, np.float32))
             times = np.append(times, [events[place].timestamp for place in later])
             order = np.argsort(times, kind="stable")
-            rows, confidences = rows[order], _with_the_latest(rows[order], confidences[order])
+            rows, confidences = rows[order], _zero_disliked(rows[order], confidences[order])
         positive = np.flatnonzero(confidences > 0)[-self._length :]
         weights_N = confidences[positive]
         return UserState(
@@ -188,19 +188,19 @@ class UserHistory:
             catalog_version if unknown else None,
         )
 
-    def _of_bundle(self, row: int | None) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
-        """Rows, confidences and times of the bundle's events of a user; those without a time were before all others."""
+    def _bundle_events(self, row: int | None) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
+        """Rows, confidences and times of the bundle's events of a user, in seconds; those without a time come first."""
         events, places = self._dataset.interactions, _NO_ROWS if row is None else self._events_of[row]
         confidence, timestamp = events.confidence, events.timestamp
         return (
             self._catalog.current(events.item[places]),
             np.ones(len(places), np.float32) if confidence is None else confidence[places],
-            np.full(len(places), -np.inf) if timestamp is None else timestamp[places].astype(np.float64),
+            np.full(len(places), -np.inf) if timestamp is None else timestamp[places] / 1e9,
         )
 
 
-def _with_the_latest(rows: NDArray[np.int64], confidences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As ``Feedback.apply``: of an item whose latest event is negative, the earlier ones no longer count."""
+def _zero_disliked(rows: NDArray[np.int64], confidences: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As ``Feedback.apply``: an item's earlier events do not count if its latest one is negative."""
     if (confidences > 0).all():
         return confidences
     _, latest, item = np.unique(rows[::-1], return_index=True, return_inverse=True)

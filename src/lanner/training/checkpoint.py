@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ class Progress:
     step: int
     best_quality: float
     best_step: int
+    epochs: dict[str, int] = field(default_factory=dict)
+    """Epochs after which each finished task was best."""
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:

@@ -24,8 +24,9 @@ from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
 from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from lanner.training.config import TrainingConfig
 from lanner.training.interrupts import interrupts_held
-from lanner.training.tasks import FusionTask, Task, TrainingConfig, ViewTask
+from lanner.training.tasks import FusionTask, Task, ViewTask
 from lanner.training.weights import choose_weights
 
 __all__ = ["Trainer", "TrainingConfig"]
@@ -39,6 +40,10 @@ class Trainer:
         self.folder, self.progress = folder, progress
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task of the last run."""
+        self.epochs: dict[str, int] = {}
+        """Epochs after which each task of the last run was best."""
+        self._fixed_epochs: dict[str, int] | None = None
+        """Train each view for exactly so many epochs; None: until validation no longer improves."""
 
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train in place.
@@ -46,12 +51,25 @@ class Trainer:
         Raises:
             Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
         """
-        network.to(_device(self.config.device))
+        self._train(network, dataset, validation)
+
+    def refit(self, network: RecommenderNetwork, dataset: Dataset) -> None:
+        """Train every view on ``dataset`` for as many epochs as were best in the last run; the fusion is not trained.
+
+        Raises:
+            Interrupted: as in a call.
+        """
+        again = Trainer(self.config, None if self.folder is None else self.folder / "refit", self.progress)
+        again._fixed_epochs = self.epochs
+        again._train(network, dataset, None)
+
+    def _train(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> None:
+        network.to(device_of(self.config.device))
         run = _fingerprint_of_run(self.config, network, dataset, validation)
         resumed = load_checkpoint(self.folder, run) if self.folder else None
-        first_task = 0
+        first_task, self.epochs = 0, {}
         if resumed is not None:
-            first_task = resumed[0].task
+            first_task, self.epochs = resumed[0].task, dict(resumed[0].epochs)
             network.load_state_dict(below("network.", resumed[1]))
         for number, task in enumerate(self._tasks(network, dataset, validation)):
             if number >= first_task:
@@ -59,19 +77,20 @@ class Trainer:
 
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
-        network.to(_device(self.config.device))
+        network.to(device_of(self.config.device))
         alone = Trainer(self.config, progress=self.progress)
         for task in alone._fusion_tasks(network, validation):
             alone._minimise(task, network, "", 0, None)
         self.qualities |= alone.qualities
 
-    def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> Iterator[Task]:
+    def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> Iterator[Task]:
         config = self.config
         for name, view in network.views.items():
             if isinstance(view, View) and view.is_trained:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 yield ViewTask(network, name, dataset, validation, replace(config, seed=seed))
-        yield from self._fusion_tasks(network, validation)
+        if validation is not None:
+            yield from self._fusion_tasks(network, validation)
 
     def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
         """Choose the weights, then give out the ranking head to be trained, where there is one."""
@@ -108,10 +127,12 @@ class Trainer:
                 tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
                 if task_number == number:
                     tensors |= {f"best.{name}": value for name, value in best.items()} | flatten_optimizer(optimizer)
-                progress = Progress(run, task_number, step if task_number == number else 0, best_quality, best_step)
+                done = step if task_number == number else 0
+                progress = Progress(run, task_number, done, best_quality, best_step, self.epochs)
                 save_checkpoint(self.folder, progress, tensors)
 
-        last = config.epochs * task.steps_per_epoch
+        epochs = config.epochs if self._fixed_epochs is None else self._fixed_epochs.get(task.name, 0)
+        last = epochs * task.steps_per_epoch
         with self._display(task.name, last, step) as show, interrupts_held() as must_stop:
             while step < last and step - best_step < (config.patience + 1) * task.steps_per_epoch:
                 if must_stop():
@@ -121,12 +142,13 @@ class Trainer:
                 step += 1
                 if step % task.steps_per_epoch == 0:
                     quality = task.quality()
-                    if quality > best_quality:
+                    # Without validation events the last epoch counts.
+                    if math.isnan(quality) or quality > best_quality:
                         best_quality, best_step, best = quality, step, _copy(task.module.state_dict())
                     show(step, loss, best_quality)
                     save(number)
             task.module.load_state_dict(best)
-            self.qualities[task.name] = best_quality
+            self.qualities[task.name], self.epochs[task.name] = best_quality, best_step // task.steps_per_epoch
             best_quality, best_step = -math.inf, 0
             save(number + 1)
             if must_stop():
@@ -157,20 +179,22 @@ class Trainer:
 
             def show(done: int, loss: float, quality: float) -> None:
                 rate = display.tasks[bar].speed or 0.0
-                note = f"step {done} · loss {loss:.4f} · best ndcg@10 {quality:.4f} · {rate:.1f} steps/s"
+                best = "" if math.isnan(quality) else f"best ndcg@10 {quality:.4f} · "
+                note = f"step {done} · loss {loss:.4f} · {best}{rate:.1f} steps/s"
                 display.update(bar, completed=done, note=note)
 
             yield show
 
 
-def _device(choice: str) -> torch.device:
+def device_of(choice: str) -> torch.device:
+    """Where to train; raises ``ConfigError`` for ``cuda`` where there is no CUDA device."""
     if choice == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for and no CUDA device is available; use 'auto' or 'cpu'")
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _fingerprint_of_run(
-    config: TrainingConfig, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut
+    config: TrainingConfig, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None
 ) -> str:
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     parts = [
@@ -178,8 +202,8 @@ def _fingerprint_of_run(
         shapes,
         str(network),
         fingerprint(dataset),
-        len(validation),
-        int(validation.positives.values.sum()),
+        0 if validation is None else len(validation),
+        0 if validation is None else int(validation.positives.values.sum()),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -4,8 +4,8 @@ Each view learns alone, so that none leans on another; how far to trust each is 
 them saw. That is also why graph-only and language-only models are parts of the hybrid and not other models.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
 from lanner.models.views import View
 from lanner.training.batches import UserBatches
+from lanner.training.config import TrainingConfig
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
 _HEAD_CANDIDATES = 4096
@@ -29,50 +29,16 @@ _MOST_EVALUATED = 4000
 """Validation users evaluated after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained."""
-
-    epochs: int = 40
-    """Most passes over the users, for each view and for the fusion."""
-    patience: int = 4
-    """Stop after this many epochs without a better validation."""
-    batch_users: int = 256
-    """Users in one step."""
-    learning_rate: float = 0.003
-    """AdamW step size of the views."""
-    fusion_learning_rate: float = 0.002
-    """AdamW step size of the fusion."""
-    weight_decay: float = 0.0
-    """AdamW weight decay of the views."""
-    hide: float = 0.5
-    """Chance that an item of a history is hidden, to be predicted from the rest."""
-    num_candidates: int = 8192
-    """Items scored in one step; catalogues up to this size are scored whole."""
-    objective: Literal["softmax", "bpr"] = "softmax"
-    """What the views minimise."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    seed: int = 0
-    """Of everything random."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_users", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, received {self.seed}")
-        if not 0 < self.hide < 1:
-            raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(OBJECTIVES)}")
-
-
 class ViewTask:
-    """Predict the hidden part of a history from the rest by one view alone."""
+    """Predict the hidden part of a history from the rest, by one view. Without ``validation`` its quality is NaN."""
 
     def __init__(
-        self, network: RecommenderNetwork, name: str, dataset: Dataset, validation: HeldOut, config: TrainingConfig
+        self,
+        network: RecommenderNetwork,
+        name: str,
+        dataset: Dataset,
+        validation: HeldOut | None,
+        config: TrainingConfig,
     ) -> None:
         self.name = name
         self._network, self._config = network, config
@@ -82,7 +48,7 @@ class ViewTask:
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._seen = np.flatnonzero(self._popularity)
-        self._evaluated = some(validation, _MOST_EVALUATED)
+        self._evaluated = None if validation is None else some(validation, _MOST_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def loss(self, step: int) -> Tensor:
@@ -113,7 +79,8 @@ class ViewTask:
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
-        return quality_of(self, self._evaluated)
+        """ndcg@10 on validation; NaN where there is none."""
+        return math.nan if self._evaluated is None else quality_of(self, self._evaluated)
 
     @torch.no_grad()
     def score(self, users: UserBatch) -> NDArray[np.float32]:

@@ -115,7 +115,7 @@ def test_a_full_server_rejects_with_a_line():
     for method, address in (("POST", "/v1/recommend"), ("GET", "/v1/search?q=a"), ("GET", "/v1/items/7/similar")):
         reply = ask(app, method, address, BODY)
         assert (reply.status, reply.headers["retry-after"]) == (429, "1")
-        assert reply.error == "too busy to answer in time; try again later"
+        assert reply.error == "overloaded: the deadline cannot be met; try again later"
     assert ask(app, "GET", "/v1/status").status == 200
     assert service.calls == 0
 

@@ -35,11 +35,11 @@ def test_an_id_may_hold_anything_but_nul(app, service):
 @pytest.mark.parametrize(
     ("address", "line"),
     [
-        ("/v1/items/%ff", "item_id: the address is not percent-encoded UTF-8"),
-        ("/v1/items/\xff", "item_id: the address is not percent-encoded UTF-8"),
-        ("/v1/items/a%00b", "item_id: has a NUL character"),
+        ("/v1/items/%ff", "item_id: the path is not percent-encoded UTF-8"),
+        ("/v1/items/\xff", "item_id: the path is not percent-encoded UTF-8"),
+        ("/v1/items/a%00b", "item_id: contains a NUL character"),
         ("/v1/items/" + "x" * 257, "item_id: Expected `str` of length <= 256, received 'xxx"),
-        ("/v1/items/a?k=1", "unknown parameter 'k'; known: none"),
+        ("/v1/items/a?k=1", "unknown query parameter 'k'; known: none"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_refused(app, address, line):
@@ -51,17 +51,17 @@ def test_an_address_that_cannot_be_read_is_refused(app, address, line):
 @pytest.mark.parametrize(
     ("query", "line"),
     [
-        ("", "the query lacks the parameter 'q'"),
-        ("q=a&q=b", "gives a parameter twice"),
+        ("", "missing query parameter 'q'"),
+        ("q=a&q=b", "query parameter is repeated"),
         ("q=a&k=0", "k: Expected `int` >= 1, received '0'"),
         ("q=a&k=1001", "k: Expected `int` <= 1000, received '1001'"),
         ("q=a&k=NaN", "k: Expected `int`, got `str`, received 'NaN'"),
         ("q=a&k=" + "9" * 5000, "k: Integer value out of range"),
-        ("q=%ff", "the query cannot be read"),
-        ("q=\xff", "the query cannot be read"),
+        ("q=%ff", "malformed query string"),
+        ("q=\xff", "malformed query string"),
         ("q=a&user_id=", "user_id: Expected `str` of length >= 1"),
-        ("q=a%00", "q: has a NUL character"),
-        ("&".join(f"p{n}=1" for n in range(40)), "the query cannot be read"),
+        ("q=a%00", "q: contains a NUL character"),
+        ("&".join(f"p{n}=1" for n in range(40)), "malformed query string"),
     ],
 )
 def test_a_query_that_cannot_be_read_is_refused(app, query, line):
@@ -74,17 +74,17 @@ def test_a_query_that_cannot_be_read_is_refused(app, query, line):
     ("body", "line"),
     [
         (b"", "the body is empty; send JSON"),
-        (b"{", "the body is no JSON"),
+        (b"{", "malformed JSON"),
         (b"[]", "the body: Expected `object`, got `array`"),
         (b'{"k":0}', "k: expected `int` >= 1, received 0"),
         (b'{"k":"5"}', 'k: expected `int`, got `str`, received "5"'),
         (b'{"kk":5}', "unknown field `kk`"),
         (b'{"diversity":1e999}', "diversity: number out of range"),
-        (b'{"diversity":NaN}', "the body is no JSON"),
-        (b'{"diversity":Infinity}', "the body is no JSON"),
+        (b'{"diversity":NaN}', "malformed JSON"),
+        (b'{"diversity":Infinity}', "malformed JSON"),
         (b'{"k":' + b"9" * 4000 + b"}", "k: expected `int` <= 1000"),
-        (b'{"text":"\xff"}', "the body is no JSON"),
-        (b'{"text":"\\ud800"}', "the body is no JSON"),
+        (b'{"text":"\xff"}', "malformed JSON"),
+        (b'{"text":"\\ud800"}', "malformed JSON"),
         (b'{"user_id":"a\\u0000"}', "NUL character"),
         (b'{"a":' + b"[" * 200_000, "the body"),
         (b"[" * 200_000, "the body"),
@@ -172,7 +172,7 @@ def test_a_body_that_does_not_arrive_ends_with_408(service):
 def test_a_body_that_breaks_off_is_never_acted_on(app, service):
     for parts in ([b"{}", None], [None]):
         reply = ask(app, "POST", "/v1/recommend", parts=parts)
-        assert (reply.status, "ends before it should" in reply.error) == (400, True)
+        assert (reply.status, "truncated" in reply.error) == (400, True)
     assert (service.calls, app.in_flight) == (0, 0)
 
 

@@ -192,7 +192,7 @@ def test_a_head_of_just_under_64_kib_is_answered_and_one_above_is_431():
             (reply,) = await settled(wire, 1)
             assert reply[9:12] == status
             assert (b"connection: close" in reply) == wire.closed == (status == b"431")
-            assert status == b"200" or b'{"error":"the head of the request is too large"}' in reply
+            assert status == b"200" or b'{"error":"request header too large"}' in reply
 
     talk(conversation)
 

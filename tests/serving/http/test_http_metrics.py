@@ -121,7 +121,7 @@ def test_the_folder_is_emptied_of_figures_and_of_nothing_else(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
     assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex'"):
+    with pytest.raises(ConfigError, match=r"contains 'thesis\.tex'"):
         share_between_workers(tmp_path)
-    with pytest.raises(ConfigError, match="cannot hold"):
+    with pytest.raises(ConfigError, match="cannot store"):
         share_between_workers(tmp_path / "thesis.tex")

@@ -71,7 +71,7 @@ def test_what_cannot_be_a_key_is_refused(path):
         revoke(path, "other")
     assert list(path.parent.iterdir()) == [path]
     path.write_text('{"name":"a"}\n')
-    with pytest.raises(ConfigError, match="line 1: is no key"):
+    with pytest.raises(ConfigError, match="line 1: not a valid key"):
         KeyFile(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         KeyFile(path.with_name("none"))
@@ -80,7 +80,7 @@ def test_what_cannot_be_a_key_is_refused(path):
 def test_of_two_changes_at_once_one_is_refused(path):
     create(path, "read", "shop")
     path.with_name(".keys.partial").touch()
-    with pytest.raises(StorageError, match="another change is under way"):
+    with pytest.raises(StorageError, match="another change is in progress"):
         create(path, "read", "other")
     assert len(KeyFile(path).keys) == 1
 
@@ -132,7 +132,7 @@ def test_a_role_may_do_what_it_says_and_what_lies_below(path, needed, method, ad
         reply = ask(app, method, address, body, bearer(key))
         assert reply.status == (200 if order.index(role) >= order.index(needed) else 403)
         if reply.status == 403:
-            assert reply.error == f"the key '{role}' has the role {role}; this needs {needed}"
+            assert reply.error == f"the key '{role}' has the role {role}; this operation needs {needed}"
     for headers in [{}, bearer("lanner_x"), {"authorization": f"Basic {held['admin']}"}]:
         reply = ask(app, method, address, body, headers)
         assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
@@ -263,7 +263,7 @@ def test_readiness_tells_of_a_damaged_key_file(path):
             health = ask(app, "GET", "/health/ready").json
             assert health == {
                 "ready": True,
-                "degraded": ["the key file cannot be read; the keys known before are still accepted"],
+                "degraded": ["the key file cannot be read; the previous keys stay valid"],
             }
         assert ask(app, "GET", "/v1/search?q=a", headers=bearer(key)).status == 200
         path.write_bytes(whole)

@@ -85,7 +85,7 @@ def test_a_client_sends_what_its_operation_takes(route):
     path = route.path.replace("{item_id}", "a%2Fb").replace("{user_id}", "a%2Fb")
     assert (made.method, made.path, made.answer) == (route.method, path, route.answer)
     assert type(made.body) is (route.body or type(None))
-    assert set(made.query) == {one.name for one in route.query}
+    assert set(made.query) == {one.name for one in route.in_query}
 
 
 @pytest.mark.parametrize("route", [one for one in ROUTES if one.operation not in OWN], ids=lambda one: one.operation)
@@ -93,7 +93,7 @@ def test_the_service_takes_what_the_table_says(route):
     signature = inspect.signature(getattr(Service, route.operation))
     hints = typing.get_type_hints(getattr(Service, route.operation))
     names = [name for name in signature.parameters if name != "self"]
-    expected = [one.name for one in (*route.inside, *route.query)]
+    expected = [one.name for one in (*route.in_path, *route.in_query)]
     assert names[: len(expected)] == expected
     assert len(names) == len(expected) + (route.body is not None)
     if route.body is not None:
@@ -110,7 +110,7 @@ def test_the_stand_in_is_a_service():
 
 def test_a_parameter_has_one_default_everywhere():
     for route in ROUTES:
-        for one in route.query:
+        for one in route.in_query:
             if one.default is not REQUIRED:
                 assert inspect.signature(getattr(Client, route.operation)).parameters[one.name].default == one.default
 

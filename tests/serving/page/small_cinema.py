@@ -116,7 +116,7 @@ class SmallCinema(StandInService):
         reasons += [Reason(kind="popularity", name="popularity", value=0.45 / (1 + number / 4))]
         reasons += [Reason(kind="head", name="ranking head", value=-0.12 * (number % 3) - 0.05)]
         reasons.sort(key=lambda reason: -reason.value)
-        because = f"{title} is suggested because {_said(reasons[0])}."
+        because = f"{title} is recommended because {_said(reasons[0])}."
         score = sum(reason.value for reason in reasons)
         return RecommendedItem(item_id=one, title=title, score=score, rank=0, reasons=reasons, because=because)
 

@@ -236,7 +236,7 @@ def test_what_takes_longer_than_calibrated_is_learned_and_forgotten_again():
 def test_misuse_is_refused():
     with pytest.raises(ConfigError, match="no variant 'huge'"):
         make(variants=(VariantId("cpu", "huge"),))
-    with pytest.raises(ConfigError, match="name each once"):
+    with pytest.raises(ConfigError, match="list each once"):
         make(variants=(FULL, FULL))
     with pytest.raises(ConfigError, match="missing"):
         make(variants=())

@@ -36,8 +36,8 @@ def test_what_was_stored_is_what_is_loaded(store, tmp_path, monkeypatch):
             read.user, read.item, read.timestamp, read.weight, read.behaviour, strict=True
         )
     ]
-    expected = sorted(events, key=lambda event: int(event.timestamp))
-    assert rows == [(one.user_id, one.item_id, int(one.timestamp), one.weight, one.behaviour) for one in expected]
+    expected = sorted(events, key=lambda event: event.timestamp)
+    assert rows == [(one.user_id, one.item_id, int(one.timestamp * 1e9), one.weight, one.behaviour) for one in expected]
     assert not dataset.rejected
     assert path.stat().st_mode & 0o777 == 0o600
     assert pl.read_parquet_metadata(path)[SEQUENCE_KEY] == str(store.sequence()) == "5"

@@ -109,9 +109,7 @@ def test_more_than_may_wait_is_refused_at_once(writer):
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(writer.submit, lambda done: None, 9)
         queued(writer, 1)
-        with pytest.raises(
-            StoreUnavailableError, match="9 events wait to be written and 2 more exceed the bound of 10"
-        ):
+        with pytest.raises(StoreUnavailableError, match="9 events are queued and 2 more exceed the limit of 10"):
             writer.submit(lambda done: None, 2)
         held.let_go()
         waiting.result(5)
@@ -120,7 +118,7 @@ def test_more_than_may_wait_is_refused_at_once(writer):
 
 def test_a_batch_larger_than_the_queue_is_refused_by_the_store(tmp_path):
     store = SqliteStore(tmp_path / "events.db", queue_limit=3)
-    with pytest.raises(StoreUnavailableError, match="bound of 3; send them again later"):
+    with pytest.raises(StoreUnavailableError, match="limit of 3; try again later"):
         store.append([Event(user_id="ann", item_id="a")] * 4, 0.0)
     assert store.append([Event(user_id="ann", item_id="a")] * 3, 0.0) == EventsAnswer(accepted=3, duplicates=0)
     store.close()
@@ -149,7 +147,7 @@ def test_a_failing_batch_leaves_nothing_and_the_others_everything(opens):
 
 def test_a_closed_writer_takes_nothing(writer):
     writer.close()
-    with pytest.raises(ConfigError, match="the store was closed"):
+    with pytest.raises(ConfigError, match="the store is closed"):
         writer.submit(lambda done: None)
 
 
@@ -181,7 +179,7 @@ def test_a_writer_that_has_ended_says_so_to_those_who_wait_and_to_those_who_come
     waiting = [store.appending([Event(user_id="ann", item_id="a")], 0.0) for _ in range(2)]
     held.let_go()
     for call in (*(one.result for one in waiting), store.check, lambda: store.put_item("a", Item())):
-        with pytest.raises(StoreUnavailableError, match="the writing thread has ended; restart the server"):
+        with pytest.raises(StoreUnavailableError, match="the writer thread has ended; restart the server"):
             call()
 
 

@@ -112,10 +112,10 @@ def test_too_few_users_for_an_interval(store):
 @pytest.mark.parametrize(
     ("name", "horizon", "shares", "said"),
     [
-        ("colours", HOUR, None, "nothing was shown in an experiment 'colours'"),
+        ("colours", HOUR, None, "no exposures of an experiment 'colours'"),
         ("ladder", 0.0, None, "horizon is 0.0 s"),
         ("ladder", float("nan"), None, "horizon is nan s"),
-        ("ladder", HOUR, {"champion": 0.5, "challenger": 0.6}, "shares add up to 1.1"),
+        ("ladder", HOUR, {"champion": 0.5, "challenger": 0.6}, "shares sum to 1.1"),
     ],
 )
 def test_what_cannot_be_reported_is_said(store, name, horizon, shares, said):

@@ -132,7 +132,7 @@ def break_down() -> Deployment:
         (break_down, "version 2 cannot be opened .a runtime broke"),
         (lambda: Deployment("7"), "version 2 was replaced by 7"),
         (lambda: Deployment("2", BundleError("golden request 3")), "golden request 3"),
-        (lambda: Deployment("2", RuntimeError("shapes")), "version 2 does not answer .shapes."),
+        (lambda: Deployment("2", RuntimeError("shapes")), "version 2 failed verification or warm-up .shapes."),
     ],
 )
 async def test_a_deployment_that_cannot_be_opened_leaves_the_old_one(opening, said):

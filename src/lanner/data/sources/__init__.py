@@ -7,7 +7,7 @@ from pathlib import Path
 from lanner.data.assemble import assemble
 from lanner.data.interactions import Dataset
 from lanner.data.sources import amazon, lightgcn, movielens, recbole, single
-from lanner.data.sources.mapping import read_mapping, without_missing
+from lanner.data.sources.mapping import is_pattern, matching, read_mapping, without_missing
 from lanner.data.sources.recipe import data_folder, read_recipe
 from lanner.data.tables import Tables
 from lanner.errors import DataError
@@ -27,7 +27,8 @@ def _described(name: str) -> Source:
 
     def detect(folder: Path) -> bool:
         mapping = read_recipe(recipe)
-        return all(part is None or (folder / part.file).is_file() for part in (mapping.interactions, mapping.items))
+        files = [part.file for part in (mapping.interactions, mapping.items) if part is not None]
+        return all((folder / file).is_file() for file in files if isinstance(file, str))
 
     def read(folder: Path) -> Tables:
         return read_mapping(without_missing(read_recipe(recipe), folder), folder)
@@ -51,14 +52,17 @@ SOURCES = {
 def load(path: Path | str, format: str = "auto") -> Dataset:
     """Read a dataset.
 
-    path: a folder, a single file of interactions, or a recipe (``.toml``). format: ``"auto"`` looks at the files,
-    otherwise a name of ``SOURCES``, or a recipe to read the folder ``path`` by.
+    path: a folder, a single file of interactions, a pattern for several (``events-*.csv``), or a recipe (``.toml``).
+    format: ``"auto"`` looks at the files, otherwise a name of ``SOURCES``, or a recipe to read the folder ``path`` by.
+    What a caller should be told of how they were read is in ``warnings`` and ``rejected``.
 
     Raises:
         DataError: nothing there, no format fits, or a file is not what it says.
         ConfigError: a recipe with an unknown or missing key.
     """
     path = Path(path)
+    if not path.exists() and is_pattern(str(path)):
+        return assemble(single.read_all(matching(Path(path.anchor), str(path.relative_to(path.anchor)))))
     if not path.exists():
         raise DataError(
             "no such file or folder; give a dataset's folder, a file of interactions or a recipe", path=path

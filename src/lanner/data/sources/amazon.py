@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lanner.data.columns import read_times
+from lanner.data.columns import plain_text, read_times
 from lanner.data.sources.files import read_bytes, read_file
 from lanner.data.sources.mapping import (
     SLOT,
@@ -117,6 +117,7 @@ def _from_reviews(path: Path, edition: _Edition) -> Entities:
     )
     review = pl.concat_str(pl.col(headline, body), separator=". ", ignore_nulls=True)
     texts = frame.group_by(edition.item, maintain_order=True).agg(review.head(3).str.join(" ").alias("text"))
+    texts = texts.with_columns(plain_text(texts["text"]))
     return Entities(Table(texts.rename({edition.item: "id"}).filter(pl.col("id").is_not_null()), path))
 
 
@@ -124,7 +125,7 @@ def _from_metadata(path: Path, edition: _Edition) -> Entities:
     slots = [name for fragment in edition.text for name in SLOT.findall(fragment)]
     wanted = list(dict.fromkeys([edition.item, "title", *slots, *edition.lists]))
     is_literal = read_bytes(path)[:2] == b"{'"
-    frame = _literals(path, wanted) if is_literal else read_file(path, wanted).frame
+    frame = _literals(path, wanted) if is_literal else read_file(path, wanted, lists=wanted[1:]).frame
     frame = frame.with_columns(
         _lists(name) if name in edition.lists else _lists(name).list.join(" ").alias(name) for name in wanted
     )

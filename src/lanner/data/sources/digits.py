@@ -55,7 +55,7 @@ def _number(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, decimal: bool)
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _skip(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, separator: NDArray[np.uint8]) -> np.uintp:
-    """Position after a cell that nobody asked for; ``end + 1`` where it is quoted."""
+    """Position after a cell that is not wanted; ``end + 1`` where it is quoted."""
     while at < end and data[at] != separator[0] and data[at] != _NEWLINE and data[at] != _RETURN:
         if data[at] == _QUOTE:
             return end + _ONE

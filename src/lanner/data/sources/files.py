@@ -1,32 +1,59 @@
 """One file to one table: delimited text, JSON lines and Parquet, each error with its file, line and field."""
 
+import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from lanner.data.sources.digits import read_numbers
 from lanner.data.tables import Table
-from lanner.errors import DataError
+from lanner.errors import ConfigError, DataError
 
-_JSON = (".json", ".jsonl", ".ndjson")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_SEPARATORS = (",", "\t", ";", "|")
+"""Those that are recognised, the likeliest first."""
+_BOM = b"\xef\xbb\xbf"
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True)
 class Layout:
     """How the delimited files of a source are written. Parquet and JSON files need none of it."""
 
-    separator: str = ","
+    separator: str = ""
+    """Separator of cells, of one character or several. Empty: the most frequent of comma, tab, semicolon and bar in the
+    first line. Example: ``separator = ";"``"""
     encoding: str = "utf-8"
+    """Encoding of the text, by its Python name. Example: ``encoding = "latin-1"``"""
     quote: bool = True
-    """Whether cells may stand in double quotes."""
+    """Whether cells may stand in double quotes. Example: ``quote = false``"""
+    escape: str = ""
+    """Escape character before a double quote inside a quoted cell. A doubled quote needs none.
+    Example: ``escape = "\\\\"``"""
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Names of the columns of each file that has no header line."""
+    """Names of the columns of each file that has no header line.
+    Example: ``columns = { "u.data" = ["user", "item", "rating", "time"] }``"""
+
+    def __post_init__(self) -> None:
+        if len(self.escape) > 1:
+            raise ConfigError(f"layout.escape must be one character, received '{self.escape}'")
+
+
+class Header(NamedTuple):
+    """The first line of a delimited file."""
+
+    names: list[str]
+    offset: int
+    """Byte at which the rows begin; 0 where the first line is a row."""
+    separator: str
 
 
 def read_file(
@@ -36,56 +63,110 @@ def read_file(
     *,
     integers: Iterable[str] = (),
     decimals: Iterable[str] = (),
+    lists: Iterable[str] = (),
 ) -> Table:
     """The asked-for columns of one file; a text file's cells stay text unless all of them are plain numbers.
 
     integers, decimals: columns that a file of plain numbers may give as integers (ids, times) and as float32.
+    lists: columns that may hold lists; those of a Parquet file stay lists, those of a JSON file are JSON.
 
     Raises:
-        DataError: no such file, a column that is not there, or bytes that are not of the format its name says.
+        DataError: no such file, a column that is not there, bytes that are not of the format its name says, or lists
+            or objects where one value is expected.
     """
     wanted = list(dict.fromkeys(columns))
     if not path.is_file():
         raise DataError("no such file", path=path)
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    suffix = data_suffix(path)
     if suffix == ".parquet":
-        return _parquet(path, wanted)
-    if suffix in _JSON:
-        return _json_lines(path, wanted)
+        return _parquet(path, wanted, set(lists))
+    if suffix in JSON_SUFFIXES:
+        return _json_lines(path, wanted, set(lists))
     return _numbers(path, wanted, layout, set(integers), set(decimals)) or _delimited(path, wanted, layout)
 
 
-def require(names: Sequence[str], wanted: Iterable[str], path: Path) -> None:
-    """Raise ``DataError`` for the first wanted column that is not among ``names``."""
+def data_suffix(path: Path) -> str:
+    """The end of a file's name that tells its format: ``.csv`` of ``a.csv.gz``."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def column_names(path: Path, layout: Layout = Layout()) -> list[str]:
+    """The columns of a file of any format (of a JSON file, the fields of its first 1,000 lines).
+
+    Raises:
+        DataError: it is not of the format its name says.
+    """
+    suffix = data_suffix(path)
+    if suffix == ".parquet":
+        try:
+            return list(pl.read_parquet_schema(path))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"not what its name says ({_first_line(error)})", path=path, line=1) from error
+    if suffix in JSON_SUFFIXES:
+        data = read_bytes(path)
+        lines = [line for line in data.split(b"\n", 1_000)[:1_000] if line.strip()]
+        try:
+            return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise _bad_json(path, data) from error
+    return header(path, layout).names
+
+
+def require(names: Sequence[str], wanted: Iterable[str], path: Path, separator: str = "") -> None:
+    """Raise ``DataError`` for the first wanted column that is not among ``names``, or there twice."""
     for name in wanted:
         if name not in names:
-            raise DataError(f"no such column; the file has {', '.join(names)}", path=path, line=1, field=name)
+            cut = f" (separated by {separator!r}; layout.separator in a recipe sets another)" if separator else ""
+            raise DataError(f"no such column; the file has {', '.join(names)}{cut}", path=path, line=1, field=name)
+        if names.count(name) > 1:
+            raise DataError("two columns have this name; rename one", path=path, line=1, field=name)
 
 
-def _parquet(path: Path, wanted: list[str]) -> Table:
+def _parquet(path: Path, wanted: list[str], lists: set[str]) -> Table:
     try:
-        names = pl.read_parquet_schema(path)
-        require(list(names), wanted, path)
-        return Table(pl.read_parquet(path, columns=wanted).select(wanted), path)
+        schema = pl.read_parquet_schema(path)
+        require(list(schema), wanted, path)
+        for name in wanted:
+            dtype = schema[name]
+            if dtype in (pl.Binary, pl.Struct, pl.Object) or (dtype.is_nested() and name not in lists):
+                raise DataError(f"a column of {dtype} values; write one text or number a row", path=path, field=name)
+        frame = pl.read_parquet(path, columns=wanted).select(wanted)
+        nested = [name for name in wanted if schema[name].is_nested()]
+        return Table(frame.with_columns(pl.col(nested).cast(pl.List(pl.String))), path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"not a readable Parquet file ({_first_line(error)})", path=path) from error
 
 
-def _json_lines(path: Path, wanted: list[str]) -> Table:
+def _json_lines(path: Path, wanted: list[str], lists: set[str]) -> Table:
     """Every field as text; lists and objects as their JSON. A field no line has is null."""
     data = read_bytes(path)
     schema = dict.fromkeys(wanted, pl.String)
     if not data.strip():
         return Table(pl.DataFrame(schema=schema), path)
     try:
-        return Table(pl.read_ndjson(io.BytesIO(data), schema=schema).select(wanted), path)
+        frame = pl.read_ndjson(io.BytesIO(data), schema=schema).select(wanted)
     except pl.exceptions.PolarsError as error:
-        raise bad_json(path, data) from error
+        raise _bad_json(path, data) from error
+    for name in wanted:
+        if name not in lists and frame[name].str.contains(r"^[\[{]").any():
+            _refuse_nested(path, data, name)
+    return Table(frame, path)
 
 
-def bad_json(path: Path, data: bytes) -> DataError:
+def _refuse_nested(path: Path, data: bytes, name: str) -> None:
+    """Raise ``DataError`` for the first line whose field is a list or an object; a text may begin with a bracket."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        value = json.loads(line).get(name) if line.strip() else None
+        if isinstance(value, list | dict):
+            problem = f"expected one text or number, received {json.dumps(value)[:80]}"
+            raise DataError(problem, path=path, line=number, field=name)
+
+
+def _bad_json(path: Path, data: bytes) -> DataError:
     """The error that names the first line which is no JSON object."""
     for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             parsed = json.loads(line)
         except ValueError as error:
@@ -98,38 +179,53 @@ def bad_json(path: Path, data: bytes) -> DataError:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked where its name ends in ``.gz``."""
+    """The content of a file, unpacked where its name ends in ``.gz``, without a byte order mark."""
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"not a gzip file, or cut short ({error})", path=path) from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+    return data.removeprefix(_BOM)
 
 
-def header(path: Path, layout: Layout) -> tuple[list[str], int]:
-    """Names of a delimited file's columns, and the byte at which its rows begin."""
-    if path.name in layout.columns:
-        return list(layout.columns[path.name]), 0
-    with path.open("rb") as file:
-        line = file.readline()
+def header(path: Path, layout: Layout) -> Header:
+    """Names of a delimited file's columns, where its rows begin, and what separates its cells.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            line = file.readline()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"not a gzip file, or cut short ({error})", path=path) from error
+    line = line[: line.index(b"\r") + 1] if b"\r" in line.rstrip(b"\r\n") else line
     try:
         text = line.decode(layout.encoding).removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"not text in {layout.encoding} ({error.reason})", path=path, line=1) from error
     if "\0" in text:
         raise DataError("not a text file", path=path, line=1)
-    cells = [cell.strip().strip('"') if layout.quote else cell.strip() for cell in text.split(layout.separator)]
-    return (cells if text else []), len(line)
+    plain = _QUOTED.sub("", text) if layout.quote else text
+    separator = layout.separator or max(_SEPARATORS, key=plain.count)
+    if path.name in layout.columns:
+        return Header(list(layout.columns[path.name]), 0, separator)
+    quoted = layout.quote and len(separator) == 1
+    try:
+        cells = next(csv.reader([text], delimiter=separator), []) if quoted else text.split(separator)
+    except csv.Error as error:
+        raise DataError(f"not a header line ({error})", path=path, line=1) from error
+    return Header([cell.strip() for cell in cells] if text else [], len(line), separator)
 
 
 def _numbers(path: Path, wanted: list[str], layout: Layout, integers: set[str], decimals: set[str]) -> Table | None:
     if path.suffix == ".gz" or not set(wanted) <= integers | decimals:
         return None
-    names, offset = header(path, layout)
-    require(names, wanted, path)
+    names, offset, separator = header(path, layout)
+    require(names, wanted, path, separator)
     kinds = [None if name not in wanted else name in integers for name in names]
-    columns = read_numbers(path, offset=offset, separator=layout.separator, integers=kinds)
+    columns = read_numbers(path, offset=offset, separator=separator, integers=kinds)
     if columns is None:
         return None
     read = [name for name in names if name in wanted]
@@ -146,30 +242,41 @@ def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
         return Table(pl.DataFrame(schema=dict.fromkeys(wanted, pl.String)), path)
     try:
         # Bytes that are no text are found here, before a reader would put question marks in their place.
-        text = data.decode(layout.encoding).removeprefix("\ufeff")
+        text = data.decode(layout.encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"not text in {layout.encoding} ({error.reason})", path=path, line=line) from error
-    frame = _split_cells(path, text, layout)
-    require(frame.columns, wanted, path)
-    return Table(frame.select(wanted), path, 2 if headed else 1)
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+    names, _, separator = header(path, layout)
+    require(names, wanted, path, separator)
+    frame = _split_cells(path, text.rstrip("\r\n"), layout, separator, None if headed else names)
+    columns = [frame[:, names.index(name)].alias(name) for name in wanted]
+    return Table(pl.DataFrame(columns), path, 2 if headed else 1)
 
 
-def _split_cells(path: Path, text: str, layout: Layout) -> pl.DataFrame:
-    names = layout.columns.get(path.name)
-    if len(layout.separator) > 1:
-        return _split_long(text, layout.separator, names)
+def _split_cells(path: Path, text: str, layout: Layout, separator: str, names: Sequence[str] | None) -> pl.DataFrame:
+    if len(separator) > 1:
+        return _split_long(text, separator, names)
+    if layout.quote and layout.escape:
+        text = re.sub(
+            re.escape(layout.escape) + f'(["{re.escape(layout.escape)}])',
+            lambda found: '""' if found[1] == '"' else found[1],
+            text,
+        )
+    if layout.quote and '"' in text:
+        _check_quotes(path, text, separator)
     try:
         return pl.read_csv(
             io.BytesIO(text.encode()),
-            separator=layout.separator,
+            separator=separator,
             quote_char='"' if layout.quote else None,
             has_header=names is None,
             new_columns=None if names is None else list(names),
             infer_schema=False,
         )
     except pl.exceptions.PolarsError as error:
-        raise _bad_line(path, text, layout, names) from error
+        raise _bad_line(path, text, layout, separator, names) from error
 
 
 def _split_long(text: str, separator: str, names: Sequence[str] | None) -> pl.DataFrame:
@@ -180,14 +287,33 @@ def _split_long(text: str, separator: str, names: Sequence[str] | None) -> pl.Da
     return cells.struct.unnest()
 
 
-def _bad_line(path: Path, text: str, layout: Layout, names: Sequence[str] | None) -> DataError:
-    lines = text.splitlines()
-    expected = len(names) if names is not None else lines[0].count(layout.separator) + 1
-    for number, line in enumerate(lines, 1):
-        cells = line.count(layout.separator) + 1
-        if cells > expected and not (layout.quote and '"' in line):
-            last = (list(names) if names is not None else lines[0].split(layout.separator))[-1]
-            return DataError(f"{cells} cells, expected {expected}", path=path, line=number, field=last)
+def _check_quotes(path: Path, text: str, separator: str) -> None:
+    """Raise ``DataError`` for the first cell whose quotes do not pair; Polars guesses, or blames the first line."""
+    cell = rf'"[^"]*+(?:""[^"]*+)*+"|[^"{re.escape(separator)}\n]*+'
+    whole = re.match(rf"(?:(?:{cell})(?:{re.escape(separator)}|\r?\n|\Z))*+", text)
+    at = whole.end() if whole else 0
+    if at == len(text):
+        return
+    start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    line = text[start : end if end >= 0 else None]
+    advice = "layout.quote = false in a recipe reads quotes as plain characters"
+    if '\\"' in line:
+        advice = 'layout.escape = "\\\\" in a recipe reads \\" as a plain quote'
+    shown = line[at - start :].split(separator)[0].strip()[:60]
+    raise DataError(f"a quote that does not pair in {shown}; {advice}", path=path, line=text.count("\n", 0, at) + 1)
+
+
+def _bad_line(path: Path, text: str, layout: Layout, separator: str, names: Sequence[str] | None) -> DataError:
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE)
+    expected = list(names) if names is not None else next(rows)
+    try:
+        for cells in rows:
+            if len(cells) > len(expected):
+                problem = f"{len(cells)} cells, expected {len(expected)} separated by {separator!r}"
+                return DataError(problem, path=path, line=rows.line_num, field=expected[-1].strip())
+    except csv.Error as error:
+        return DataError(f"not a delimited text that can be read ({error})", path=path, line=rows.line_num)
     return DataError("not a delimited text that can be read", path=path, line=1)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import polars as pl
 
 from lanner.data.catalogue import FIELD_SEPARATOR
-from lanner.data.sources.files import Layout, read_file
+from lanner.data.columns import plain_text, read_order
+from lanner.data.sources.files import Layout, column_names, read_file
 from lanner.data.tables import LINE, Entities, Keep, Table, Tables
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 OPTIONAL = (TIMESTAMP, WEIGHT, BEHAVIOUR, "order", "partition")
@@ -28,35 +29,59 @@ class InteractionColumns:
     """Where the events are."""
 
     user: str
+    """Column with the user's id. Example: ``user = "userId"``"""
     item: str = ""
-    file: str = ""
+    """Column with the item's id. Example: ``item = "movieId"``"""
+    file: str | tuple[str, ...] = ""
+    """File with one event a row, or several; each may be a pattern. A file with the columns user and item, as
+    ``lanner events export`` writes it, is read by those names.
+    Example: ``file = ["ratings.csv", "events-*.parquet"]``"""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Instead of ``file``: one file for each part of a published split, ``{train = "train.csv", …}``."""
+    """Instead of ``file``: one file for each part of a published split.
+    Example: ``files = { train = "train.csv", test = "test.csv" }``"""
     timestamp: str = ""
+    """Column with the time: seconds, milliseconds, microseconds or nanoseconds since 1970, or ISO 8601.
+    Example: ``timestamp = "date"``"""
+    format: str = ""
+    """How every timestamp is written, where it is none of those. Example: ``format = "%d/%m/%Y %H:%M"``"""
     weight: str = ""
+    """Column with a rating or a count; an event may have none. Example: ``weight = "rating"``"""
     behaviour: str = ""
+    """Column with what the user did; an empty cell is an ``interaction``. Example: ``behaviour = "event"``"""
     order: str = ""
-    """Column with the place of the event inside its user, where there are no timestamps."""
+    """Column with the place of the event inside its user, where there are no timestamps or they are equal; compared
+    exactly. Example: ``order = "position"``"""
     partition: str = ""
-    """Column with the part of a published split that the event belongs to."""
+    """Column with the part of a published split that the event belongs to: train, validation or test.
+    Example: ``partition = "split"``"""
     wide: tuple[str, ...] = ()
-    """Instead of ``item``: columns that are an item each, with a value above 0 where the user has it."""
+    """Instead of ``item``: columns that are an item each, with a value above 0 where the user has it.
+    Example: ``wide = ["savings", "loan"]``"""
     minimum_weight: float | None = None
-    """Events below are set aside, where a published protocol demands it."""
+    """Events with a lower weight are rejected, as some published protocols demand.
+    Example: ``minimum_weight = 3.0``"""
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Values for an entity that lie one a row in a file of their own: tags, categories."""
+    """Values for an entity that lie one a row in a file of their own: tags, categories, reviews.
+
+    They are a column of lists for texts; those named in ``attributes`` are an attribute, too.
+    """
 
     name: str
+    """Name of the column of lists. Example: ``name = "tags"``"""
     file: str
+    """File with one value a row. Example: ``file = "tags.csv"``"""
     key: str
+    """Its column with the entity's id. Example: ``key = "movieId"``"""
     value: str
+    """Its column with the value. Example: ``value = "tag"``"""
     lookup: str = ""
-    """File that says what the values mean, as ``file:code column:meaning column``."""
+    """File that says what the values mean, with its columns of codes and meanings.
+    Example: ``lookup = "tags.dat:tagID:tagValue"``"""
     most: int = 20
-    """Only the values given most often to that entity, in that order."""
+    """Only the values given most often to that entity, in that order. Example: ``most = 5``"""
 
 
 @dataclass(frozen=True)
@@ -64,30 +89,40 @@ class EntityColumns:
     """Where items or users are listed, and how their text is put together."""
 
     file: str
+    """File with one entity a row. Example: ``file = "movies.csv"``"""
     id: str
+    """Column with the id. Example: ``id = "movieId"``"""
     title: str = ""
+    """Column with what a person is shown. Example: ``title = "title"``"""
     text: tuple[str, ...] = ()
-    """Fragments such as ``"By {brand}."``, a line each; one whose column is empty is an empty line."""
+    """Fragments of the text that the language model reads, a line each; one whose column is empty is an empty line.
+    HTML becomes plain text. Example: ``text = ["{title}.", "By {brand}."]``"""
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Columns whose values become attributes, each with its separator; ``""``: one value; ``"json"``: a JSON list."""
+    """Columns whose values become attributes, for filters, each with its separator; ``""``: one value; ``"json"``: a
+    JSON list. Example: ``attributes = { genres = "|", brand = "" }``"""
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Codes of a column in words, ``{gender = {F = "female"}}``."""
+    """Codes of a column in words; ``""``: no value. Example: ``words = { gender = { F = "female", "?" = "" } }``"""
     gather: tuple[Gather, ...] = ()
+    """Values from files of their own."""
     latest: str = ""
-    """Column by which the last of several rows of one id is chosen; without it the first row counts."""
+    """Column by which the last of several rows of one id is chosen; without it the first row counts.
+    Example: ``latest = "updated"``"""
     keep: Keep = "interacting"
-    """``"listed"``: an entity without interactions belongs to the dataset too."""
+    """``"listed"``: an entity without interactions belongs to the dataset too. Example: ``keep = "listed"``"""
 
 
 @dataclass(frozen=True)
 class TieColumns:
-    """Where the social ties are."""
+    """Where the social edges are."""
 
     file: str
+    """File with one social edge, or one user with all friends, a row. Example: ``file = "friends.csv"``"""
     user: str
+    """Column with the user's id. Example: ``user = "user_id"``"""
     friend: str
+    """Column with the friend's id. Example: ``friend = "friend_id"``"""
     separator: str = ""
-    """Between the friends in one cell; empty where each row is one tie."""
+    """Between the friends in one cell; empty where each row is one edge. Example: ``separator = ","``"""
 
 
 @dataclass(frozen=True)
@@ -95,12 +130,20 @@ class SourceMapping:
     """All the parts of one dataset."""
 
     name: str
+    """Name of the dataset. Example: ``name = "my-shop"``"""
     interactions: InteractionColumns | None = None
+    """Where the events are: a table ``[interactions]``."""
     items: EntityColumns | None = None
+    """Where items are described: a table ``[items]``."""
     users: EntityColumns | None = None
+    """Where users are described: a table ``[users]``."""
     ties: TieColumns | None = None
+    """Where the social edges are: a table ``[ties]``."""
     layout: Layout = field(default_factory=Layout)
+    """How delimited files are written: a table ``[layout]``."""
     folder: str = "."
+    """Folder of the files: beside the recipe where it begins with a dot, otherwise inside ``LANNER_DATA``.
+    Example: ``folder = "my-shop"``"""
 
 
 def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
@@ -116,6 +159,7 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
         users=None if mapping.users is None else _entities(mapping.users, folder, layout),
         ties=None if mapping.ties is None else _ties(mapping.ties, folder, layout),
         minimum_weight=None if events is None else events.minimum_weight,
+        time_format="" if events is None else events.format,
     )
 
 
@@ -128,13 +172,43 @@ def without_missing(mapping: SourceMapping, folder: Path) -> SourceMapping:
 
 def _interactions(events: InteractionColumns, folder: Path, layout: Layout) -> tuple[Table, ...]:
     if events.wide:
-        return (_unpivot(events, folder, layout),)
+        return tuple(_unpivot(events, path, layout) for path in matching(folder, events.file))
     columns = {ours: theirs for ours in (USER, ITEM, *OPTIONAL) if (theirs := getattr(events, ours))}
-    files = events.files or {"": events.file}
-    return tuple(_events_of(columns, folder / file, layout, part) for part, file in files.items())
+    files: Mapping[str, str | tuple[str, ...]] = events.files or {"": events.file}
+    return tuple(
+        _events_of(columns, path, layout, part) for part, file in files.items() for path in matching(folder, file)
+    )
+
+
+def matching(folder: Path, names: str | tuple[str, ...]) -> list[Path]:
+    """The files of ``folder`` by name or pattern, those of a pattern in the order of their names.
+
+    Raises:
+        DataError: nothing matches a pattern.
+    """
+    paths: list[Path] = []
+    for name in (names,) if isinstance(names, str) else names:
+        found = [folder / name]
+        if is_pattern(name) and not found[0].exists():
+            found = sorted(path for path in folder.glob(name) if path.is_file())
+        if not found:
+            raise DataError("no file matches this pattern", path=folder / name)
+        paths += found
+    return paths
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file's name stands for several, as ``events-*.csv``."""
+    return any(mark in name for mark in "*?[")
 
 
 def _events_of(columns: Mapping[str, str], path: Path, layout: Layout, part: str) -> Table:
+    if path.is_file() and columns[USER] != USER:
+        names = column_names(path, layout)
+        if columns[USER] not in names and {USER, ITEM} <= set(names):
+            # Written by `lanner events export`, with Lanner's own names.
+            known = {WEIGHT, BEHAVIOUR, *columns} & set(names)
+            columns = {ours: ours for ours in (USER, ITEM, *OPTIONAL) if ours in known}
     whole = [theirs for ours, theirs in columns.items() if ours in (USER, ITEM, TIMESTAMP, "order")]
     decimals = [columns[WEIGHT]] if WEIGHT in columns else []
     read = read_file(path, columns.values(), layout, integers=whole, decimals=decimals).select(dict(columns))
@@ -142,9 +216,9 @@ def _events_of(columns: Mapping[str, str], path: Path, layout: Layout, part: str
     return Table(frame, read.path, read.first_line)
 
 
-def _unpivot(events: InteractionColumns, folder: Path, layout: Layout) -> Table:
+def _unpivot(events: InteractionColumns, path: Path, layout: Layout) -> Table:
     """Columns that are items each, to one row for each item held (its line is its place in that long form)."""
-    read = read_file(folder / events.file, [events.user, *events.wide], layout)
+    read = read_file(path, [events.user, *events.wide], layout)
     long = read.frame.unpivot(list(events.wide), index=events.user, variable_name=ITEM, value_name="held")
     held = long.filter(pl.col("held").cast(pl.Float64, strict=False) > 0)
     return Table(held.select(pl.col(events.user).alias(USER), ITEM), read.path)
@@ -155,33 +229,55 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     slots = [name for fragment in entities.text for name in SLOT.findall(fragment)]
     gathered = {one.name for one in entities.gather}
     named = [entities.id, entities.title, entities.latest, *entities.attributes, *entities.words, *slots]
-    table = read_file(path, [name for name in named if name and name not in gathered], layout)
-    frame = table.frame.sort(entities.latest, maintain_order=True) if entities.latest else table.frame
+    read = [name for name in named if name and name not in gathered]
+    table = read_file(path, read, layout, lists={*slots, *entities.attributes} - {entities.id, entities.title})
+    frame = table.frame[_by_place(table.frame[entities.latest])] if entities.latest else table.frame
     for one in entities.gather:
         frame = _gathered(frame, one, entities.id, folder, layout)
     words = entities.words.items()
     frame = frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words)
-    lists = {name: split_values(pl.col(name), separator) for name, separator in entities.attributes.items()}
+    lists = {
+        name: _trimmed(pl.col(name))
+        if isinstance(frame.schema[name], pl.List)
+        else split_values(pl.col(name), separator)
+        for name, separator in entities.attributes.items()
+    }
     frame = frame.with_columns(**lists)
     columns = [pl.col(entities.id).alias("id")]
-    columns += [pl.col(entities.title).cast(pl.String).alias("title")] if entities.title else []
+    columns += [_plain(pl.col(entities.title)).str.strip_chars().alias("title")] if entities.title else []
     columns += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
-    listed = Table(frame.select(*columns, *lists, *gathered), path, table.first_line)
+    listed = Table(frame.select(*columns, *lists), path, table.first_line)
     return Entities(listed, entities.keep, bool(entities.latest))
 
 
+def _by_place(column: pl.Series) -> pl.Series:
+    """The rows in the order of numbers or times; of texts, where the column holds anything else."""
+    places = read_order(column)
+    places = places if places.null_count() == column.null_count() else column
+    return places.to_frame("place").with_row_index("row").sort("place", maintain_order=True)["row"]
+
+
 def split_values(column: pl.Expr, separator: str) -> pl.Expr:
-    """A list of trimmed values in each row."""
+    """A list of trimmed values in each row, without HTML."""
     texts = column.cast(pl.String)
     if separator == "json":
         values = texts.str.extract_all(_JSON_TEXT).list.eval(
             pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_all(r"\\(.)", "$1")
         )
     elif separator:
-        values = texts.str.split(separator)
+        values = _plain(texts).str.split(separator)  # an entity ends in what may be a separator, too
     else:
         values = pl.concat_list(texts)
-    return values.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
+    return _trimmed(values)
+
+
+def _trimmed(values: pl.Expr) -> pl.Expr:
+    trimmed = _plain(pl.element()).str.strip_chars()
+    return values.list.eval(trimmed.filter(trimmed != ""))
+
+
+def _plain(column: pl.Expr) -> pl.Expr:
+    return column.cast(pl.String).map_batches(plain_text, return_dtype=pl.String)
 
 
 def compose_text(fragments: tuple[str, ...], schema: pl.Schema) -> pl.Expr:
@@ -195,7 +291,7 @@ def _fragment(fragment: str, schema: pl.Schema) -> pl.Expr:
     """The fragment with its slots filled; null where a slot is empty."""
     cells = []
     for name in SLOT.findall(fragment):
-        column = pl.col(name).list.join(", ") if isinstance(schema[name], pl.List) else pl.col(name).cast(pl.String)
+        column = pl.col(name).list.join(", ") if isinstance(schema[name], pl.List) else _plain(pl.col(name))
         filled = column.str.strip_chars()
         cells.append(pl.when(filled != "").then(filled))
     return pl.format(SLOT.sub("{}", fragment), *cells) if cells else pl.lit(fragment)
@@ -208,7 +304,11 @@ def _gathered(frame: pl.DataFrame, one: Gather, key: str, folder: Path, layout: 
     if one.lookup:
         rows = rows.with_columns(value=_looked_up(rows["value"], one.lookup, folder, layout))
     counted = (
-        rows.drop_nulls().group_by("key", "value").len().sort(["key", "len", "value"], descending=[False, True, False])
+        rows.with_columns(_plain(pl.col("value")))
+        .drop_nulls()
+        .group_by("key", "value")
+        .len()
+        .sort(["key", "len", "value"], descending=[False, True, False])
     )
     lists = counted.group_by("key", maintain_order=True).agg(pl.col("value").head(one.most).alias(one.name))
     joined = frame.with_columns(pl.col(key).cast(pl.String).alias("key")).join(

@@ -23,5 +23,6 @@ def read(folder: Path) -> Tables:
     movies, tags_file = mapping.items, f"tags.{kind}"
     if movies is not None and (folder / tags_file).is_file():
         tags = Gather("tags", tags_file, movies.id, "tag")
-        mapping = replace(mapping, items=replace(movies, text=(*movies.text, "Tags: {tags}."), gather=(tags,)))
+        text, attributes = (*movies.text, "Tags: {tags}."), {**movies.attributes, "tags": ""}
+        mapping = replace(mapping, items=replace(movies, text=text, attributes=attributes, gather=(tags,)))
     return read_mapping(mapping, folder)

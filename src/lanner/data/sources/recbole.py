@@ -1,5 +1,7 @@
 """RecBole's atomic files: ``.inter``, ``.item``, ``.user`` and ``.net``, tab-separated, a type in each column's name.
 
+Interactions are one file, or a published split of three: ``name.train.inter``, ``.valid.inter`` and ``.test.inter``.
+
 Source: https://recbole.io/docs/user_guide/data/atomic_files.html.
 """
 
@@ -18,19 +20,20 @@ _MOST_NAMES = ("user_id", "item_id")
 
 
 def detect(folder: Path) -> bool:
-    """Whether the folder holds exactly one ``.inter`` file."""
-    return folder.is_dir() and len(list(folder.glob("*.inter"))) == 1
+    """Whether the folder holds the ``.inter`` file, or the split, of exactly one dataset."""
+    return folder.is_dir() and len({path.name.split(".")[0] for path in folder.glob("*.inter")}) == 1
 
 
 def read(folder: Path) -> Tables:
     """Interactions with rating and time where given; token fields of items and users as attributes; ties."""
-    events = next(folder.glob("*.inter"))
+    events = sorted(folder.glob("*.inter"))
+    name = events[0].name.split(".")[0]
     mapping = SourceMapping(
         "recbole",
         _events(events),
-        _entities(events.with_suffix(".item"), "item_id"),
-        _entities(events.with_suffix(".user"), "user_id"),
-        _ties(events.with_suffix(".net")),
+        _entities(folder / f"{name}.item", "item_id"),
+        _entities(folder / f"{name}.user", "user_id"),
+        _ties(folder / f"{name}.net"),
         _LAYOUT,
     )
     tables = read_mapping(mapping, folder)
@@ -52,7 +55,7 @@ def _fields(path: Path, needed: Sequence[str]) -> dict[str, str]:
         DataError: a column's name carries no type, or a needed one is not there.
     """
     fields = {}
-    for cell in header(path, _LAYOUT)[0]:
+    for cell in header(path, _LAYOUT).names:
         name, colon, kind = cell.partition(":")
         if not colon:
             raise DataError("expected a name of the form field:type", path=path, line=1, field=cell)
@@ -63,11 +66,25 @@ def _fields(path: Path, needed: Sequence[str]) -> dict[str, str]:
     return fields
 
 
-def _events(path: Path) -> InteractionColumns:
-    fields = _fields(path, _MOST_NAMES)
+def _events(paths: Sequence[Path]) -> InteractionColumns:
+    """Columns as in the first file; a file ``name.part.inter`` is a part of a published split.
+
+    Raises:
+        DataError: a split without training or test events, or a whole file beside one.
+    """
+    parts = {path.name.split(".")[1]: path.name for path in paths}
+    if len(paths) > 1 and not {"train", "test"} <= set(parts) <= {"train", "valid", "test"}:
+        found = ", ".join(path.name for path in paths)
+        raise DataError(
+            f"expected name.train.inter, name.valid.inter and name.test.inter, received {found}", path=paths[0].parent
+        )
+    fields = _fields(paths[0], _MOST_NAMES)
     typed = {name: f"{name}:{kind}" for name, kind in fields.items()}
     times, weights = typed.get("timestamp", ""), typed.get("rating", "")
-    return InteractionColumns(typed["user_id"], typed["item_id"], path.name, timestamp=times, weight=weights)
+    user, item = typed["user_id"], typed["item_id"]
+    if len(paths) > 1:
+        return InteractionColumns(user, item, files=parts, timestamp=times, weight=weights)
+    return InteractionColumns(user, item, paths[0].name, timestamp=times, weight=weights)
 
 
 def _entities(path: Path, key: str) -> EntityColumns | None:
@@ -91,7 +108,7 @@ def _entities(path: Path, key: str) -> EntityColumns | None:
 def _ties(path: Path) -> TieColumns | None:
     if not path.is_file():
         return None
-    names = header(path, _LAYOUT)[0]
+    names = header(path, _LAYOUT).names
     if len(names) < 2:
         raise DataError("expected two columns, source_id and target_id", path=path, line=1)
     return TieColumns(path.name, names[0], names[1])

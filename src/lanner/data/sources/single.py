@@ -1,52 +1,102 @@
-"""One file of interactions whose columns already have the house's names: user, item and, where known, the rest."""
+"""One file of interactions, or several, whose columns have names that say what they are."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from lanner.data.sources.files import Layout, bad_json, header
-from lanner.data.sources.mapping import OPTIONAL, InteractionColumns, SourceMapping, read_mapping
-from lanner.data.tables import Tables
+from lanner.data.sources.files import JSON_SUFFIXES, Layout, column_names, data_suffix
+from lanner.data.sources.mapping import OPTIONAL, EntityColumns, InteractionColumns, SourceMapping, read_mapping
+from lanner.data.tables import Entities, Table, Tables
 from lanner.errors import DataError
-from lanner.types import ITEM, USER, WEIGHT
+from lanner.types import BEHAVIOUR, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_ENDS = (*_SEPARATORS, ".parquet", ".jsonl", ".ndjson")
-_OTHER_NAMES = {"rating": WEIGHT, "user_id": USER, "item_id": ITEM}
+_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *JSON_SUFFIXES)
+_HEADERLESS = {
+    "u.data": Layout("\t", columns={"u.data": (USER, ITEM, WEIGHT, TIMESTAMP)}),
+    "ratings.dat": Layout("::", quote=False, columns={"ratings.dat": (USER, ITEM, WEIGHT, TIMESTAMP)}),
+}
+"""Files of MovieLens that have no header line, by name."""
+NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    USER: (("user", "user_id"), ("userid", "uid", "customer_id", "customerid", "visitorid")),
+    ITEM: (
+        ("item", "item_id"),
+        ("itemid", "iid", "movie_id", "movieid", "product_id", "productid", "article_id", "sku"),
+    ),
+    TIMESTAMP: (("timestamp",), ("time", "ts", "datetime", "date", "event_time")),
+    WEIGHT: (("weight", "rating"), ("stars", "score", "count")),
+    BEHAVIOUR: (("behaviour", "behavior"), ("event", "event_type", "action")),
+    "order": (("order",),),
+    "partition": (("partition",),),
+    "title": (("title",), ("item_title", "item_name", "product_name", "movie_title")),
+    TEXT: (("description",), ("item_description", "product_description", "plot", "overview", "abstract")),
+}
+"""What columns are called, without regard to case; the second group counts where the file has none of the first."""
 
 
 def detect(path: Path) -> bool:
     """Whether this is a file (not a folder) that may hold a table."""
-    return path.is_file() and path.suffix in _ENDS
+    return path.is_file() and (data_suffix(path) in _SUFFIXES or path.name in _HEADERLESS)
 
 
 def read(path: Path) -> Tables:
-    """The interactions; ``rating``, ``user_id`` and ``item_id`` are understood as weight, user and item.
+    """The interactions, and item texts where the events carry titles or descriptions.
 
     Raises:
-        DataError: no column says who or what.
+        DataError: no column says who or what, or two columns say the same.
     """
-    layout = Layout(_SEPARATORS.get(path.suffix, ","))
-    names = _names(path, layout)
-    roles = {_OTHER_NAMES.get(name, name): name for name in names}
+    layout = _HEADERLESS.get(path.name, Layout())
+    names = column_names(path, layout)
+    found = {role: name for role, groups in NAMES.items() if (name := _called(groups, names, path, role))}
     for needed in (USER, ITEM):
-        if needed not in roles:
-            problem = f"no such column; the file has {', '.join(names)}. Describe its columns in a recipe (.toml)"
+        if needed not in found:
+            advice = "rename a column, or name it in a recipe (.toml) as interactions." + needed
+            if all(re.fullmatch(r"[\d.\s:;,|-]+", name) for name in names):
+                advice = "the first line looks like a row; name the columns in a recipe (.toml) as layout.columns"
+            problem = f"no such column; the file has {', '.join(names)}; {advice}"
             raise DataError(problem, path=path, line=1, field=needed)
-    known: dict[str, Any] = {name: roles[name] for name in OPTIONAL if name in roles}
-    columns = InteractionColumns(roles[USER], roles[ITEM], path.name, **known)
-    return read_mapping(SourceMapping(path.stem, columns, layout=layout), path.parent)
+    known: dict[str, Any] = {name: found[name] for name in OPTIONAL if name in found}
+    events = InteractionColumns(found[USER], found[ITEM], path.name, **known)
+    title, text = found.get("title", ""), found.get(TEXT, "")
+    fragments = tuple(f"{{{name}}}{end}" for name, end in ((title, "."), (text, "")) if name)
+    items = EntityColumns(path.name, found[ITEM], title, fragments) if fragments else None
+    tables = read_mapping(SourceMapping(path.stem, events, items, layout=layout), path.parent)
+    return replace(tables, items=None if tables.items is None else _once(tables.items))
 
 
-def _names(path: Path, layout: Layout) -> list[str]:
-    try:
-        if path.suffix == ".parquet":
-            return list(pl.read_parquet_schema(path))
-        if path.suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=1_000, n_rows=1_000).columns
-    except pl.exceptions.PolarsError as error:
-        if path.suffix != ".parquet":
-            raise bad_json(path, path.read_bytes()) from error
-        raise DataError(f"not what its name says ({str(error).splitlines()[0]})", path=path, line=1) from error
-    return header(path, layout)[0]
+def read_all(paths: Sequence[Path]) -> Tables:
+    """Several such files as one dataset: events in the order of the files, each item as the last file describes it."""
+    tables = [read(path) for path in paths]
+    listed = [one.items for one in tables if one.items is not None]
+    interactions = tuple(table for one in tables for table in one.interactions)
+    if not listed:
+        return Tables(interactions)
+    frames = [one.table.frame.with_columns(pl.col("id").cast(pl.String)) for one in listed]
+    return Tables(interactions, _once(Entities(Table(pl.concat(frames, how="diagonal"), listed[0].table.path))))
+
+
+def _once(items: Entities) -> Entities:
+    """Each item once, as the last of its rows that has a title or a description."""
+    described = pl.any_horizontal(pl.col("^(title|text)$").fill_null("") != "") & pl.col("id").is_not_null()
+    frame = items.table.frame.filter(described).unique("id", keep="last", maintain_order=True)
+    return replace(items, table=replace(items.table, frame=frame))
+
+
+def _called(groups: Sequence[Sequence[str]], names: Sequence[str], path: Path, role: str) -> str | None:
+    """The column that has one of the names of the first group that occurs.
+
+    Raises:
+        DataError: two columns have names of that group.
+    """
+    for group in groups:
+        found = [name for name in names if name.lower() in group]
+        if len(found) > 1:
+            part = f"interactions.{role}" if role in (USER, ITEM, *OPTIONAL) else f"items.{role}"
+            problem = f"'{found[0]}' and '{found[1]}' both look like the {role}; choose with {part} in a recipe (.toml)"
+            raise DataError(problem, path=path, line=1, field=found[0])
+        if found:
+            return found[0]
+    return None

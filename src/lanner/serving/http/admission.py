@@ -1,36 +1,36 @@
-"""Admission: requests that would miss their deadline are rejected before their work begins."""
+"""Admission control: requests that would miss their deadline are rejected before parsing."""
 
 import asyncio
 from contextvars import ContextVar
 from time import perf_counter
 
 ARRIVED_AT: ContextVar[float | None] = ContextVar("arrived_at", default=None)
-"""When the request that is answered in this context arrived at the earliest, in seconds of ``perf_counter``.
+"""Earliest possible arrival of the current request, in seconds of ``perf_counter``; its deadline counts from then.
 
-Its deadline runs from then. None: nobody measured it.
+None: not measured.
 """
 
 _MIN_RATE = 2000.0
-"""Answers a second that are assumed before any were measured."""
+"""Requests per second assumed before any were measured."""
 _RATE_WINDOW_S, _RATE_HALF_LIFE_S = 0.05, 10.0
-"""The rate is measured over windows; the best one fades by half in the half-life."""
+"""The rate is measured over windows; the maximum decays with this half-life."""
 _SHARE_INSIDE = 0.5
-"""Share of the deadline that an admitted request may spend inside; the rest goes to reading and writing."""
+"""Share of the deadline that an admitted request may spend in the server; the rest is for reading and writing."""
 _OLDEST_SHARE = 0.4
-"""Share of the deadline that a request may have waited for the event loop before it is read."""
+"""Share of the deadline that a request may wait for the event loop before it is parsed."""
 _HEARTBEAT_S = 0.002
 
 
 class Admission:
-    """Bounds the requests inside to those that are answered within the deadline at the best measured rate.
+    """Limits requests in flight to those that can be answered within the deadline at the best measured rate.
 
-    By Little's law N requests inside, of which R are answered a second, spend N / R each. What a request has waited
-    for the event loop is estimated by a heartbeat: how late it comes is how late the loop is. One request a heartbeat
-    is admitted however late the loop is. Used on the loop's thread, after authentication and once the body is there.
+    By Little's law, N requests in flight at R completions per second take N / R seconds each. A heartbeat estimates how
+    long a request waited for the event loop: its delay is the loop's lag. One request per heartbeat is admitted however
+    large the lag. Used on the loop's thread, after authentication and once the body has been read.
     """
 
     def __init__(self, deadline_s: float) -> None:
-        """deadline_s: of a request that names none."""
+        """deadline_s: deadline of requests that do not name one."""
         self._inside_s, self._oldest_s = _SHARE_INSIDE * deadline_s, _OLDEST_SHARE * deadline_s
         self.inside, self.limit = 0, int(_MIN_RATE * self._inside_s)
         self._answered, self._window_began, self._best_rate = 0, perf_counter(), 0.0
@@ -39,7 +39,7 @@ class Admission:
         self._is_idle = self._may_be_late = True
 
     def admit(self, now: float) -> float | None:
-        """When the request arrived at the earliest; None: rejected. now: seconds of ``perf_counter``."""
+        """Earliest possible arrival of the request; None: rejected. now: seconds of ``perf_counter``."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._late_s = loop, 0.0
@@ -55,7 +55,7 @@ class Admission:
         return now - age_s
 
     def leave(self, now: float, answered: bool) -> None:
-        """An admitted request ends. answered: with what was asked for; anything else says nothing of the rate."""
+        """An admitted request ends. answered: False for failures, which do not count towards the rate."""
         self.inside -= 1
         self._answered += answered
         passed = now - self._window_began
@@ -66,7 +66,7 @@ class Admission:
         self._window_began, self._answered = now, 0
 
     def _beat(self) -> None:
-        """Beats go on for as long as requests come."""
+        """Continue the heartbeat while requests arrive."""
         now = perf_counter()
         self._late_s = max(0.0, now - self._next_beat)
         if self._is_idle or self._loop is None:

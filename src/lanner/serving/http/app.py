@@ -1,4 +1,4 @@
-"""The HTTP API as one plain ASGI application: route, authenticate, parse, admit, call the service, answer."""
+"""The HTTP API as a plain ASGI application: route, authenticate, admit, parse, call the service, respond."""
 
 import asyncio
 import logging
@@ -37,25 +37,25 @@ _log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 5.0
 _MOST_DIGITS = 18
 _ALIVE = json_reply(Alive(alive=True))
-_OVERLOADED = reply_to(OverloadedError("too busy to answer in time; try again later", 1.0))
+_OVERLOADED = reply_to(OverloadedError("overloaded: the deadline cannot be met; try again later", 1.0))
 _encode = msgspec.json.Encoder().encode
 
 
 class Endpoint:
-    """A route with its decoder, the method it calls and its metrics, all bound once."""
+    """A route with its decoder, service method and metrics, resolved once."""
 
-    __slots__ = ("call", "decoder", "figures", "inside", "is_ranking", "method", "query", "role", "route")
+    __slots__ = ("call", "decoder", "figures", "in_path", "in_query", "is_ranking", "method", "role", "route")
 
     def __init__(self, route: Route, call: Callable[..., Awaitable[Any]], metrics: Metrics) -> None:
         self.method, self.route = route.method, route.path
-        self.call, self.role, self.inside, self.query = call, route.role, route.inside, route.query
+        self.call, self.role, self.in_path, self.in_query = call, route.role, route.in_path, route.in_query
         self.decoder = msgspec.json.Decoder(route.body) if route.body is not None else None
         self.is_ranking = route.answer in (RecommendAnswer, ExplainAnswer)
         self.figures = metrics.route(route.method, route.path)
 
 
 class App:
-    """The server's ASGI application. Without keys everyone may ask everything: see ``keys.check_address``."""
+    """The server's ASGI application. Without keys every caller has every role; see ``keys.check_address``."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class App:
         deadline_s: float = 0.05,
         workers: int = 1,
     ) -> None:
-        """deadline_s: of a request that names none, see ``Admission``. workers: processes that serve this address.
+        """deadline_s: deadline of requests that do not name one. workers: processes that serve this address.
 
         Raises:
             MissingExtraError: a package of the extra ``serving`` is missing.
@@ -88,7 +88,7 @@ class App:
             self._add(route, Endpoint(route, call, self.metrics))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection of ASGI: a request, or the life of the worker."""
+        """Handle one ASGI connection: an HTTP request, or the worker's lifespan."""
         if scope["type"] == "http":
             reply = await self.reply(scope, receive)
             await send(reply.start)
@@ -99,7 +99,7 @@ class App:
             await send({"type": "websocket.close", "code": 1000})
 
     async def reply(self, scope: Scope, receive: Receive) -> Reply:
-        """The reply to a request, whatever becomes of it."""
+        """The reply to a request; never raises."""
         began = perf_counter()
         figures = self._other
         self.in_flight += 1
@@ -112,7 +112,7 @@ class App:
             if found is None:
                 reply = self._file(method, path, scope)
             else:
-                endpoint = _of_method(found, method)
+                endpoint = _endpoint_for(found, method)
                 figures = endpoint.figures
                 reply = await self._answer(endpoint, path, headers, scope, receive)
         except Exception as error:
@@ -125,14 +125,14 @@ class App:
     async def _answer(
         self, endpoint: Endpoint, path: bytes, headers: RequestHeaders, scope: Scope, receive: Receive
     ) -> Reply:
-        """Nothing of the body is read before the caller is known, and no seat is taken before the body is there."""
+        """Authenticate before reading the body; admit after the body has arrived."""
         if endpoint.role is not None:
             self._authorize(endpoint.role, headers.authorization, scope)
         arguments: list[Any] = []
-        if endpoint.inside:
-            arguments.append(read_segment(endpoint.inside[0], path.split(b"/")[3]))
-        if endpoint.query or scope["query_string"]:
-            arguments += read_query(endpoint.query, scope["query_string"])
+        if endpoint.in_path:
+            arguments.append(read_segment(endpoint.in_path[0], path.split(b"/")[3]))
+        if endpoint.in_query or scope["query_string"]:
+            arguments += read_query(endpoint.in_query, scope["query_string"])
         body = b""
         if endpoint.decoder is not None:
             body = await self._bodies.read(receive, self._check_body(headers))
@@ -166,17 +166,17 @@ class App:
         holder = None if self.keys is None else self.keys.holder(authorization)
         caller = holder.sha256 if holder else str((scope.get("client") or ("unknown",))[0])
         if wait := self._rate.take(caller, monotonic()):
-            raise OverloadedError(f"too many requests; try again in {wait:.1f} s", wait)
+            raise OverloadedError(f"rate limit exceeded; try again in {wait:.1f} s", wait)
         if self.keys is None:
             return
         if holder is None:
             challenge = (b"www-authenticate", b"Bearer")
-            raise RejectedError(401, "no known key; send the header 'Authorization: Bearer KEY'", challenge)
+            raise RejectedError(401, "missing or unknown API key; send 'Authorization: Bearer KEY'", challenge)
         if RANK[holder.role] < RANK[role]:
-            raise RejectedError(403, f"the key '{holder.name}' has the role {holder.role}; this needs {role}")
+            raise RejectedError(403, f"the key '{holder.name}' has the role {holder.role}; this operation needs {role}")
 
     def _check_body(self, headers: RequestHeaders) -> int | None:
-        """The announced length, where there is one."""
+        """The Content-Length, if given."""
         content_type, length = headers.content_type, headers.content_length
         if (
             content_type != b"application/json"
@@ -187,16 +187,16 @@ class App:
         if not length:
             return None
         if not length.isdigit():
-            raise RejectedError(400, "content-length is no number")
-        # A length of many digits need not be read to be known as too long.
+            raise RejectedError(400, "content-length is not a number")
+        # A length with too many digits is too large; int() is not called on it.
         if len(length) > _MOST_DIGITS or int(length) > self.limits.body_bytes:
             raise too_long(self.limits.body_bytes)
         return int(length)
 
     def _add(self, route: Route, endpoint: Endpoint) -> None:
-        """Paths without a parameter are found whole; the others have theirs as the third segment."""
+        """Paths without a parameter are looked up whole; otherwise the parameter is the third segment."""
         path = route.path.encode()
-        if not route.inside:
+        if not route.in_path:
             self._by_path.setdefault(path, {})[route.method] = endpoint
             return
         parts = path.split(b"/")
@@ -212,7 +212,7 @@ class App:
     def _file(self, method: str, path: bytes, scope: Scope) -> Reply:
         file = self._page.get(path)
         if file is None and path != b"/openapi.json":
-            raise RejectedError(404, "not found; /openapi.json lists what there is")
+            raise RejectedError(404, "not found; see /openapi.json for all operations")
         if method not in ("GET", "HEAD"):
             raise _not_allowed(["GET"], method)
         return self._openapi if file is None else file.reply(dict(scope["headers"]).get(b"if-none-match", b""))
@@ -242,7 +242,7 @@ class App:
             await self.service.start()
         except Exception as error:
             _log.error(
-                "the service cannot start: %s", error, exc_info=None if isinstance(error, LannerError) else error
+                "the service failed to start: %s", error, exc_info=None if isinstance(error, LannerError) else error
             )
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -253,7 +253,7 @@ class App:
         try:
             await self.service.stop()
         except Exception as error:
-            _log.error("the service did not stop cleanly", exc_info=error)
+            _log.error("the service failed to stop cleanly", exc_info=error)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _refresh_regularly(self) -> None:
@@ -261,12 +261,12 @@ class App:
             try:
                 self._observe()
             except Exception as error:
-                _log.error("the metrics could not be read", exc_info=error)
+                _log.error("collecting metrics failed", exc_info=error)
             self.refresh_keys()
             await asyncio.sleep(_REFRESH_SECONDS)
 
     def refresh_keys(self) -> None:
-        """Read the key file again if it has changed; while it cannot be read the keys known before hold."""
+        """Reload the key file if it has changed; if it cannot be read, the previous keys stay valid."""
         if self.keys is None:
             return
         try:
@@ -274,11 +274,11 @@ class App:
             self._key_problem = ""
         except LannerError as error:
             if not self._key_problem:
-                _log.error("the keys known before are still accepted: %s", error)
-            self._key_problem = "the key file cannot be read; the keys known before are still accepted"
+                _log.error("the key file was not reloaded, the previous keys stay valid: %s", error)
+            self._key_problem = "the key file cannot be read; the previous keys stay valid"
 
 
-def _of_method(found: dict[str, Endpoint], method: str) -> Endpoint:
+def _endpoint_for(found: dict[str, Endpoint], method: str) -> Endpoint:
     endpoint = found.get("GET" if method == "HEAD" else method)
     if endpoint is None:
         raise _not_allowed(list(found), method)
@@ -287,9 +287,9 @@ def _of_method(found: dict[str, Endpoint], method: str) -> Endpoint:
 
 def _not_allowed(methods: list[str], method: str) -> RejectedError:
     allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
-    return RejectedError(405, f"{method[:16]} is not allowed here; allowed: {allowed}", (b"allow", allowed.encode()))
+    return RejectedError(405, f"{method[:16]} is not allowed; allowed: {allowed}", (b"allow", allowed.encode()))
 
 
 def _misdirected(host: bytes) -> RejectedError:
     shown = host[:64].decode("ascii", "replace")
-    return RejectedError(421, f"the Host '{shown}' is not served here; add it to limits.hosts, or serve with keys")
+    return RejectedError(421, f"Host '{shown}' is not allowed; add it to limits.hosts, or use API keys")

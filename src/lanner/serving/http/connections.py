@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection with limits on what a client may take before anybody knows who it is."""
+"""uvicorn's HTTP/1.1 protocol with limits that hold before a client is authenticated."""
 
 import asyncio
 from math import inf
@@ -11,11 +11,11 @@ from lanner.serving.http.limits import Limits
 from lanner.serving.http.responses import Reply, error_reply
 
 _PIECE = 1024
-"""Bytes that are parsed at once: as many pipelined requests can be queued as fit in them."""
+"""Bytes parsed at a time; bounds how many pipelined requests can be queued."""
 _WRITE_SECONDS = 30.0
-"""How long a client may leave its answers unread."""
-_BAD_REQUEST = error_reply(400, "the request is not HTTP/1.1")
-_HEAD_TOO_LARGE = error_reply(431, "the head of the request is too large")
+"""Seconds a client may leave responses unread."""
+_BAD_REQUEST = error_reply(400, "malformed HTTP/1.1 request")
+_HEAD_TOO_LARGE = error_reply(431, "request header too large")
 _TOO_MANY = error_reply(503, "too many open connections; try again later")
 
 
@@ -26,11 +26,11 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().__init__(*arguments, **named)
         self._limits = limits
         self._is_in_head = True
-        """Whether the next byte belongs to a head: that of a new request, or of one that is arriving."""
+        """Whether the next byte belongs to a request head: of a new request, or of one that is arriving."""
         self._overhead_bytes = 0
-        """Bytes since the last complete head or part of a body: of a head, of chunk lines, of trailers."""
+        """Bytes since the last complete head or body part: heads, chunk lines and trailers count."""
         self._head_since = self._unread_since = inf
-        """When the head that is awaited began, and since when answers wait to be read; in the loop's seconds."""
+        """When the pending head began, and since when responses are unread; event loop seconds."""
         self._unparsed = b""
         self.idle_since = 0.0
 
@@ -42,7 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             self._reject(_TOO_MANY)
 
     def data_received(self, data: bytes) -> None:
-        """Parse until a pipelined request has to wait; the rest, and what is still in the socket, waits with it."""
+        """Parse until a pipelined request has to wait; the remaining bytes, and those in the socket, wait with it."""
         for start in range(0, len(data), _PIECE):
             if self.transport.is_closing():
                 return
@@ -64,7 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._is_in_head, self._overhead_bytes, self._head_since = False, 0, inf
-        # What follows a chunked body must not pass for headers of the request.
+        # Trailers of a chunked body must not be taken for request headers.
         self.headers: list[tuple[bytes, bytes]] = []
         self.cycle.transport = _JoinedWrites(self.transport, has_body=self.scope["method"] != "HEAD")
 
@@ -80,7 +80,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().on_response_complete()
         self.idle_since = self.loop.time()
         if not self._is_in_head and self.cycle.response_complete:
-            self._head_since = self.idle_since  # the rest of a body that nobody reads is not waited for long
+            self._head_since = self.idle_since  # bounds the wait for the rest of an unread body
         if not self.pipeline and not self.transport.is_closing():
             rest, self._unparsed, self.flow.is_held = self._unparsed, b"", False
             self.data_received(rest)
@@ -89,7 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._unparsed = b""
         self.pipeline.clear()
-        self._unset_keepalive_if_required()  # uvicorn leaves the timer, and with it the connection, after a reset
+        self._unset_keepalive_if_required()  # after a reset uvicorn leaks the timer and with it the connection
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -101,7 +101,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().resume_writing()
 
     def close_if_late(self, now: float) -> None:
-        """Close the connection where a head takes too long, or answers are not read. now: the loop's seconds."""
+        """Close the connection if a head takes too long or responses stay unread. now: event loop seconds."""
         if now - self._head_since > self._limits.head_seconds:
             self.transport.close()
         elif now - self._unread_since > _WRITE_SECONDS:
@@ -114,21 +114,21 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     @property
     def is_idle(self) -> bool:
-        """Whether the server owes this connection nothing."""
+        """Whether no request is pending on this connection."""
         return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def send_400_response(self, msg: str) -> None:
         self._reject(_BAD_REQUEST)
 
     def _reject(self, reply: Reply) -> None:
-        """Answer and close; without an answer where it would be taken for that of an earlier request."""
+        """Reply and close; without a reply if it could be mistaken for that of an earlier request."""
         owes_earlier = self._is_in_head and self.cycle is not None and not self.cycle.response_complete
         if not owes_earlier and not self.pipeline:
             self.transport.write(reply.closing)
         self.transport.close()
 
     def _close_idlest(self) -> bool:
-        """Make room for this connection; False where none of the others is idle."""
+        """Close the connection that has been idle longest; False if none is idle."""
         idle = [one for one in self.connections if one is not self and one.is_idle]
         if idle:
             min(idle, key=lambda one: one.idle_since).transport.close()
@@ -136,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
 
 class _Flow(FlowControl):  # type: ignore[misc]
-    """Does not resume reading while requests that were read wait for their turn."""
+    """Does not resume reading while parsed requests are queued."""
 
     is_held = False
 
@@ -146,7 +146,7 @@ class _Flow(FlowControl):  # type: ignore[misc]
 
 
 class _JoinedWrites:
-    """Writes the head of a response together with the first part of its body: one system call and packet less."""
+    """Writes a response head together with the first body part: one system call and packet fewer."""
 
     def __init__(self, transport: asyncio.Transport, has_body: bool) -> None:
         self._transport, self._head, self._awaits_head = transport, b"", has_body

@@ -1,4 +1,4 @@
-"""The interface between HTTP and the service: one method an operation, typed messages in and out."""
+"""The interface between HTTP and the service: one method per operation, typed messages in and out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,68 +21,68 @@ from lanner.serving.messages import (
 
 @dataclass(frozen=True)
 class State:
-    """The service's state now, for the metrics. Names become labels: a fixed few, never ids."""
+    """A snapshot of the service for the metrics. Names become labels: a fixed set, never ids."""
 
     queue_depth: int = 0
-    """Requests that wait."""
+    """Requests waiting in the queue."""
     held_bytes: Mapping[str, float] = field(default_factory=dict)
-    """Bytes in memory by name: models, histories, answers …"""
+    """Bytes in memory by content: models, histories, cached responses …"""
     held_entries: Mapping[str, float] = field(default_factory=dict)
-    """Entries in memory by name: histories, answers …"""
+    """Entries in memory by content: histories, cached responses …"""
     store: Mapping[str, float] = field(default_factory=dict)
-    """Statistics of the store by name: events, items, users, seconds since the last write …"""
+    """Store statistics by name: events, items, users, seconds since the last write …"""
     experiments: Mapping[str, float] = field(default_factory=dict)
-    """Figures of an experiment and of shadow traffic by name."""
+    """Statistics of the experiment and of shadow traffic by name."""
     background: Mapping[str, float] = field(default_factory=dict)
-    """Figures of background jobs by name: events deleted, items that failed …"""
+    """Statistics of background jobs by name: events deleted, items that failed …"""
     slowness: Mapping[str, float] = field(default_factory=dict)
-    """Batch latency relative to its calibrated value, by variant: the worst deployment's."""
+    """Batch latency relative to its calibrated value, by variant; the slowest deployment."""
 
 
 class Service(Protocol):
-    """Every method may raise a LannerError; ``responses.STATUS`` says what the caller sees of it.
+    """Every method may raise a LannerError; ``responses.STATUS`` maps it to an HTTP status.
 
-    Arguments have passed the bounds that ``messages`` writes down. Ids are any text of 1 to 256 characters without NUL.
+    Arguments satisfy the limits in ``messages``. Ids are any text of 1 to 256 characters without NUL.
     """
 
     async def start(self) -> None:
-        """Open what is needed to answer. Requests come only after it has returned."""
+        """Open all resources. Requests arrive only after it has returned."""
 
     async def stop(self) -> None:
-        """Let the last requests end and close everything."""
+        """Finish pending requests and close all resources."""
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The best items for a user, known or anonymous."""
+        """The top k items for a user, known or anonymous."""
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
-        """Why an item has its score for a user."""
+        """Explain an item's score for a user."""
 
     async def add_events(self, batch: EventBatch) -> EventsAnswer:
-        """Store events; returns once they are on disk. An event whose key is stored already is counted, not stored."""
+        """Store events; returns once they are on disk. Events with a known key are counted as duplicates."""
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Write an item, new or not."""
+        """Create or replace an item."""
 
     async def delete_item(self, item_id: str) -> Changed:
-        """Remove an item; one that is not there is no error."""
+        """Delete an item; a missing one is not an error."""
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
-        """The items nearest to an item."""
+        """The items most similar to an item."""
 
     async def put_user(self, user_id: str, user: User) -> Changed:
-        """Write a user, new or not."""
+        """Create or replace a user."""
 
     async def delete_user(self, user_id: str) -> Changed:
-        """Remove a user with their events; one that is not there is no error."""
+        """Delete a user and their events; a missing one is not an error."""
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
-        """The items whose texts are nearest to a query, personalised for a user where one is named."""
+        """Semantic search over item texts, personalised for a user if given."""
 
     async def status(self) -> Status:
-        """What is served and how it performs; asked once a second by every open page, so it must be cheap."""
+        """Served versions and current performance; polled once a second by every open page, so it must be cheap."""
 
     async def health(self) -> Health:
-        """Whether requests are taken. Read by anyone: lines name no path and no address."""
+        """Whether requests are served. Public: lines contain no paths and no addresses."""
 
     def state(self) -> State:
-        """The state for the metrics; called every few seconds, so it must be cheap."""
+        """A snapshot for the metrics; called every few seconds, so it must be cheap."""

@@ -1,6 +1,6 @@
 """API keys with roles. A key is shown once; only its SHA-256 is stored.
 
-A key is 256 random bits, so there is nothing to guess that a slow hash would protect.
+A key has 256 random bits, so a slow password hash would add nothing.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from lanner.serving.http.limits import is_loopback
 
 Role = Literal["read", "write", "admin"]
 RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
-"""A role may do what the roles below it may."""
+"""A role includes the rights of those below it."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of the file."""
+    """One line of the key file."""
 
     name: str
     role: Role
@@ -33,20 +33,20 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyFile:
-    """The keys of a server, one JSON object a line, readable by their owner alone."""
+    """The API keys of a server, one JSON object per line, readable by the file's owner only."""
 
     def __init__(self, path: Path) -> None:
-        """Read the keys.
+        """Read the key file.
 
         Raises:
-            ConfigError: the file cannot be read, or a line of it is no key.
+            ConfigError: the file cannot be read, or a line is not a valid key.
         """
         self.path = path
         self._read_at = _changed_at(path)
         self.keys = _read(path)
 
     def holder(self, authorization: bytes | None) -> Key | None:
-        """The key that an Authorization header (``Bearer …``) carries; every key is compared, found or not."""
+        """The key in an Authorization header (``Bearer …``); compares with every key to keep timing constant."""
         scheme, _, key = (authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer":
             return None
@@ -57,10 +57,10 @@ class KeyFile:
         return found
 
     def refresh(self) -> None:
-        """Read the file again if it has changed: a revoked key ends here.
+        """Reload the file if it has changed; revoked keys become invalid.
 
         Raises:
-            ConfigError: the file is gone or damaged; the keys stay as they were.
+            ConfigError: the file is missing or damaged; the previous keys stay valid.
         """
         changed = _changed_at(self.path)
         if changed is None or changed != self._read_at:
@@ -69,10 +69,10 @@ class KeyFile:
 
 
 def create(path: Path, role: Role, name: str) -> str:
-    """Add a key to the file, made where there is none, and return the key: the only time it can be read.
+    """Add a key to the file, created if missing, and return the key. It cannot be read again.
 
     Raises:
-        ConfigError: the role or the name cannot be, or the name is taken. StorageError: the disk refused.
+        ConfigError: invalid role or name, or the name is taken. StorageError: the file cannot be written.
     """
     if role not in RANK:
         raise ConfigError(f"role: received {role!r}, expected one of {', '.join(RANK)}")
@@ -82,7 +82,7 @@ def create(path: Path, role: Role, name: str) -> str:
 
     def added(keys: list[Key]) -> list[Key]:
         if any(one.name == name for one in keys):
-            raise ConfigError(f"a key named '{name}' exists; revoke it first or take another name")
+            raise ConfigError(f"a key named '{name}' exists; revoke it first or choose another name")
         return [*keys, Key(name, role, _digest(key.encode()))]
 
     _change(path, added)
@@ -90,29 +90,29 @@ def create(path: Path, role: Role, name: str) -> str:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take a key out of the file. A file without keys lets nobody in; remove it to open the server.
+    """Remove a key from the file. A file without keys rejects everyone; delete it to allow anonymous access.
 
     Raises:
-        ConfigError: there is no such key. StorageError: the disk refused.
+        ConfigError: no such key. StorageError: the file cannot be written.
     """
 
     def removed(keys: list[Key]) -> list[Key]:
         if all(one.name != name for one in keys):
-            raise ConfigError(f"no key is named '{name}'; known: {', '.join(one.name for one in keys) or 'none'}")
+            raise ConfigError(f"no key named '{name}'; known: {', '.join(one.name for one in keys) or 'none'}")
         return [one for one in keys if one.name != name]
 
     _change(path, removed)
 
 
 def check_address(host: str, keys: KeyFile | None, open_to_all: bool = False) -> None:
-    """A server without keys listens on this machine only.
+    """Require keys unless the server listens on this machine only.
 
     Raises:
-        ConfigError: there are no keys, ``host`` is reachable from elsewhere, and ``open_to_all`` was not given.
+        ConfigError: no keys, ``host`` is reachable from other machines, and ``open_to_all`` is not set.
     """
     if keys is None and not open_to_all and not is_loopback(host):
         raise ConfigError(
-            f"without keys everyone who reaches {host} could use the server; "
+            f"without API keys anyone who can reach {host} could use the server;  "
             "create a key, bind to 127.0.0.1, or set open_to_all"
         )
 
@@ -134,22 +134,22 @@ def _read(path: Path) -> list[Key]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise ConfigError(f"{path}: the keys cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: the key file cannot be read ({error.strerror})") from None
     for number, line in enumerate(lines, 1):
         try:
             keys.append(msgspec.json.decode(line, type=Key))
         except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: is no key ({error}); remove the line") from None
+            raise ConfigError(f"{path}, line {number}: not a valid key ({error}); remove the line") from None
     return keys
 
 
 def _change(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
-    """The draft's name is fixed, so that of two changes at once one is refused and neither is lost."""
+    """Rewrite the file. The draft has a fixed name: of two concurrent changes one fails and neither is lost."""
     draft = path.with_name(f".{path.name}.partial")
     try:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        advice = f"another change is under way; if none is, remove {draft}"
+        advice = f"another change is in progress; if not, remove {draft}"
         reason = advice if isinstance(error, FileExistsError) else error.strerror
         raise StorageError(f"{path}: cannot be written ({reason})") from None
     try:

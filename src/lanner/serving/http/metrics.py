@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. Labels are routes and words of the bundle, never what a caller wrote."""
+"""Prometheus metrics. Label values are routes and names from the bundle, never user input."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from lanner.serving.http.contract import State
 from lanner.serving.messages import Served
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Upper ends of the latency's buckets."""
+"""Upper bounds of the latency buckets, in seconds."""
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -20,27 +20,27 @@ _MOST_KINDS_OF_ANSWERS = 64
 
 
 def share_between_workers(folder: Path) -> None:
-    """Let the workers that this process will start sum their metrics in ``folder``, emptied of older ones.
+    """Let the workers that this process starts share their metrics through ``folder``, which is emptied.
 
-    Called before the first worker and before anything imports prometheus_client, which reads the setting once.
+    Call it before the first worker and before prometheus_client is imported, which reads the setting once.
 
     Raises:
-        ConfigError: the folder cannot be made, or holds something else.
+        ConfigError: the folder cannot be created, or contains other files.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = list(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot hold the workers' metrics ({error.strerror})") from None
+        raise ConfigError(f"{folder}: cannot store the workers' metrics ({error.strerror})") from None
     if strange := [one.name for one in present if not _FILE.fullmatch(one.name)]:
-        raise ConfigError(f"{folder}: holds '{strange[0]}'; give a folder for the workers' metrics alone")
+        raise ConfigError(f"{folder}: contains '{strange[0]}'; use a separate folder for the workers' metrics")
     for one in present:
         one.unlink()
     os.environ[_FOLDER] = str(folder)
 
 
 class Metrics:
-    """One worker's metrics, and the text that sums those of all workers."""
+    """One worker's metrics; ``text`` sums those of all workers."""
 
     def __init__(self) -> None:
         """Raises MissingExtraError where prometheus_client is not installed."""
@@ -57,18 +57,18 @@ class Metrics:
         def gauge(name: str, description: str, *labels: str, over_workers: str = "livesum") -> Any:
             return prometheus_client.Gauge(name, description, labels, registry=one, multiprocess_mode=over_workers)
 
-        self._requests = counter("lanner_requests", "Requests by route and status.", "method", "route", "status")
+        self._requests = counter("lanner_requests", "HTTP requests by route and status.", "method", "route", "status")
         self._seconds = prometheus_client.Histogram(
             "lanner_request_seconds",
-            "Seconds from the head of a request to its reply.",
+            "Request latency in seconds, from request head to response.",
             ["route"],
             registry=one,
             buckets=SECONDS,
         )
         self._answers = counter(
-            "lanner_answers", "Answers by model variant, backend and cache hit.", "variant", "backend", "cached"
+            "lanner_answers", "Responses by model variant, backend and cache hit.", "variant", "backend", "cached"
         )
-        self._in_flight = gauge("lanner_in_flight", "Requests in flight.")
+        self._in_flight = gauge("lanner_in_flight", "HTTP requests in flight.")
         self._queued = gauge("lanner_queue_depth", "Requests waiting in the scheduler's queue.")
         self._by_what = {
             "held_bytes": gauge("lanner_held_bytes", "Bytes in memory by content.", "what"),
@@ -82,7 +82,7 @@ class Metrics:
             ),
             "slowness": gauge(
                 "lanner_batch_slowness",
-                "Batch latency relative to its calibrated value.",
+                "Batch latency relative to its calibrated value, by variant.",
                 "variant",
                 over_workers="livemax",
             ),
@@ -91,11 +91,11 @@ class Metrics:
         self._kinds: dict[tuple[str, str, bool], Any] = {}
 
     def route(self, method: str, path: str) -> "RouteMetrics":
-        """The metrics of one route, bound once."""
+        """The metrics of one route, resolved once."""
         return RouteMetrics(self._requests, self._seconds.labels(path), method, path)
 
     def answered(self, served: Served) -> None:
-        """Count an answer by variant and backend."""
+        """Count a response by variant and backend."""
         kind = (served.variant, served.backend, served.cached)
         child = self._kinds.get(kind)
         if child is None:
@@ -105,7 +105,7 @@ class Metrics:
         child.inc()
 
     def observe(self, state: State, in_flight: int) -> None:
-        """Set the gauges."""
+        """Update the gauges."""
         self._in_flight.set(in_flight)
         self._queued.set(state.queue_depth)
         for field, gauge in self._by_what.items():
@@ -113,7 +113,7 @@ class Metrics:
                 gauge.labels(name).set(value)
 
     def text(self) -> bytes:
-        """All workers' metrics in Prometheus' text format; reads files, so call it in a thread."""
+        """The metrics of all workers in the Prometheus text format; reads files, so call it in a thread."""
         folder = os.environ.get(_FOLDER)
         if folder is None:
             return bytes(self._library.generate_latest(self._registry))
@@ -127,7 +127,7 @@ class Metrics:
 
 
 class RouteMetrics:
-    """Requests and latency of one route; the labels' children are kept, for finding one costs more than counting."""
+    """Requests and latency of one route. Label children are cached: looking them up costs more than counting."""
 
     __slots__ = ("_by_status", "_method", "_path", "_requests", "_seconds")
 

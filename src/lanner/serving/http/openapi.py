@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, written from the table of routes and the messages."""
+"""Generates the OpenAPI 3.1 document from the route table and the messages."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,7 +30,7 @@ from lanner.serving.messages import (
 _SERVED = Served(model="2026-01", variant="int8", backend="openvino", milliseconds={"total": 1.4, "queue": 0.1})
 _BEST = RecommendedItem(item_id="m17", title="The Third Man", score=2.5, rank=1)
 _REASONS = [Reason(kind="history", name="Casablanca", value=1.75), Reason(kind="popularity", name="", value=0.75)]
-_WHY = msgspec.structs.replace(_BEST, reasons=_REASONS, because="Because you met Casablanca.")
+_WHY = msgspec.structs.replace(_BEST, reasons=_REASONS, because="Because you watched Casablanca.")
 _RECENT = RecentFigures(
     window_s=5.0,
     requests_per_s=420.0,
@@ -69,36 +69,36 @@ _EXAMPLES: tuple[msgspec.Struct, ...] = (
     _STATUS,
 )
 _ERRORS = {
-    "400": "The request cannot be read; the line names the field and what was received.",
-    "401": "No key, or an unknown one.",
-    "403": "The key's role may not ask this.",
-    "404": "An id that the server does not know.",
-    "408": "The body took too long.",
-    "413": "The body is too long.",
-    "415": "The body is not application/json.",
-    "421": "The Host header names another server.",
-    "429": "Too many requests; ask again after the seconds in Retry-After.",
-    "500": "The server failed; the line has the error's number in its log.",
-    "503": "The server cannot answer now; ask again later.",
+    "400": "Malformed request; the message names the field and the value received.",
+    "401": "Missing or unknown API key.",
+    "403": "The key's role does not allow this operation.",
+    "404": "Unknown id.",
+    "408": "The body did not arrive in time.",
+    "413": "The body is too large.",
+    "415": "Content-Type is not application/json.",
+    "421": "The Host header is not allowed.",
+    "429": "Rate limit exceeded or overloaded; retry after the seconds in Retry-After.",
+    "500": "Internal error; the message has its number in the server's log.",
+    "503": "Temporarily unavailable; try again later.",
 }
 _REFERENCE = "#/components/schemas/{name}"
 
 
 def document(guarded: bool) -> dict[str, Any]:
-    """The whole document, ready for JSON. guarded: whether the server asks for keys."""
+    """The whole document as JSON-compatible values. guarded: whether API keys are required."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, guarded)
     messages = {one for route in ROUTES for one in (route.body, route.answer) if one not in (None, str)}
     ordered = sorted(messages | {ErrorAnswer}, key=lambda one: str(one.__name__))
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
-    key = {"type": "http", "scheme": "bearer", "description": "Made by the server's owner; it has a role."}
+    key = {"type": "http", "scheme": "bearer", "description": "An API key, created with 'lanner keys add'."}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Lanner",
             "version": _version(),
-            "summary": "Recommendations in milliseconds.",
+            "summary": "Recommendations, explanations, semantic search and event ingestion.",
         },
         "servers": [{"url": "/"}],
         "security": [{"key": []}] if guarded else [],
@@ -115,17 +115,17 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.summary,
-        "responses": {"200": {"description": "The answer.", "content": _content(route.answer)}},
+        "responses": {"200": {"description": "Success.", "content": _content(route.answer)}},
     }
-    if route.inside or route.query:
-        operation["parameters"] = [_parameter(one, "path") for one in route.inside]
-        operation["parameters"] += [_parameter(one, "query") for one in route.query]
+    if route.in_path or route.in_query:
+        operation["parameters"] = [_parameter(one, "path") for one in route.in_path]
+        operation["parameters"] += [_parameter(one, "query") for one in route.in_query]
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": _content(route.body)}
     if route.role is None:
         operation["security"] = []
     elif guarded:
-        operation["description"] = f"Needs a key of the role {route.role} or above."
+        operation["description"] = f"Requires an API key with role {route.role} or higher."
     references = {one: {"$ref": f"#/components/responses/{one}"} for one in _errors_of(route, guarded)}
     operation["responses"] |= references
     if route.operation == "ready":
@@ -134,7 +134,7 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
 
 
 def _errors_of(route: Route, guarded: bool) -> list[str]:
-    """The statuses that a route can end with: those of bodies where it takes one, of keys where there are some."""
+    """The error statuses of a route: those of bodies if it takes one, those of keys if they are required."""
     of_bodies, of_keys, of_services = {"408", "413", "415"}, {"401", "403"}, {"404", "429", "503"}
     left_out = set() if route.body else of_bodies
     left_out |= set() if route.role and guarded else of_keys

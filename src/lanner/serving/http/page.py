@@ -1,4 +1,4 @@
-"""The page's files, read once into memory: no request reaches the file system."""
+"""The web page's files, loaded into memory at startup: requests never touch the file system."""
 
 import hashlib
 from importlib.resources import files
@@ -17,11 +17,11 @@ KINDS = {
     ".ico": b"image/x-icon",
     ".woff2": b"font/woff2",
 }
-"""Content types by ending; a file of another kind is not served."""
+"""Content types by file suffix; other files are not served."""
 
 
 class PageFile:
-    """A file with its tag; ``reply`` answers 304 to whoever has it."""
+    """A file with its ETag; ``reply`` answers 304 if the client has it."""
 
     def __init__(self, content: bytes, kind: bytes) -> None:
         self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'.encode()
@@ -30,13 +30,13 @@ class PageFile:
         self._unchanged = Reply(304, headers_of(kind, tagged, cache=b"no-cache"), b"")
 
     def reply(self, has: bytes) -> Reply:
-        """has: the value of If-None-Match."""
+        """has: value of If-None-Match."""
         tags = [one.strip().removeprefix(b"W/") for one in has.split(b",")]
         return self._unchanged if self._tag in tags or tags == [b"*"] else self._full
 
 
 def read_page() -> dict[bytes, PageFile]:
-    """Every file of the page by its path in an address; ``/`` is ``index.html``."""
+    """Every file of the page by URL path; ``/`` is ``index.html``."""
     found = _below(files("lanner.serving").joinpath("page"), "/")
     found[b"/"] = found[b"/index.html"]
     return found

@@ -1,4 +1,4 @@
-"""From the bytes of a request to typed arguments; what cannot be read is rejected with a line that names the place."""
+"""Parse requests into typed arguments; errors name the field and the value received."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _MOST_PARAMETERS = 32
 _SWEEPS = 8
-"""So often within their time, bodies that are arriving are looked at."""
+"""Checks of arriving bodies per ``body_seconds``."""
 _TOO_SLOW = "the body is too slow"
 _LONGEST_SHOWN = 80
 _PLACE = re.compile(r"^(?P<what>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
@@ -28,7 +28,7 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class RequestHeaders:
-    """The headers that the application reads, found in one walk."""
+    """The headers that the application reads, collected in one pass."""
 
     __slots__ = ("authorization", "content_length", "content_type", "host")
 
@@ -47,24 +47,24 @@ class RequestHeaders:
 
 
 class BodyReader:
-    """Reads bodies within the limits on their size, their time, and on what all of them hold together.
+    """Reads request bodies within the limits on size, time and total memory.
 
-    One timer looks after all bodies that are arriving: a timer for each request took a twentieth of its time.
+    One timer watches all arriving bodies: a timer per request took 5 % of its time.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self.pending_bytes = limits, 0
         self._since: dict[asyncio.Task[Any], float] = {}
-        """When the tasks that read a body began to, in seconds of ``monotonic``."""
+        """Start time of each task that is reading a body, in seconds of ``monotonic``."""
         self._swept: asyncio.AbstractEventLoop | None = None
-        """The loop on which a sweep is due."""
+        """The loop on which a sweep is scheduled."""
 
     async def read(self, receive: Receive, length: int | None) -> bytes:
-        """The whole body. length: as announced; None where it was not.
+        """The whole body. length: Content-Length; None if not given.
 
         Raises:
-            RejectedError: too long (413), too slow (408), ends early or in broken parts (400): an ASGI server shows
-                that as a caller who went away, who may yet read a reply. Too much of other bodies is pending (503).
+            RejectedError: too large (413), too slow (408), truncated or badly chunked (400; an ASGI server reports
+                that as a disconnect, but the client may still read a reply), too many pending bodies (503).
         """
         task, body = asyncio.current_task(), bytearray()
         assert task is not None
@@ -74,18 +74,18 @@ class BodyReader:
             self._schedule_sweep(loop)
         try:
             more = True
-            # A server may send an empty last part after the bytes that were announced; it need not be waited for.
+            # A server may send an empty last part after the announced bytes; do not wait for it.
             while more and len(body) != length:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise RejectedError(400, "the body ends before it should, or its parts are broken")
+                    raise RejectedError(400, "the body is truncated or badly chunked")
                 part, more = message.get("body", b""), message.get("more_body", False)
                 body += part
                 self.pending_bytes += len(part)
                 if len(body) > self._limits.body_bytes:
                     raise too_long(self._limits.body_bytes)
                 if more and self.pending_bytes > self._limits.pending_body_bytes:
-                    raise RejectedError(503, "too many bodies are arriving at once; try again", CLOSE)
+                    raise RejectedError(503, "too many request bodies are being received; try again later", CLOSE)
         except asyncio.CancelledError as cancelled:
             if cancelled.args != (_TOO_SLOW,):
                 raise
@@ -101,7 +101,7 @@ class BodyReader:
         loop.call_later(self._limits.body_seconds / _SWEEPS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The tasks that are looked at wait for a part of a body, so nothing else of theirs is cancelled."""
+        """Cancel slow readers. A watched task waits for a body part, so nothing else of it is cancelled."""
         self._swept, before = None, monotonic() - self._limits.body_seconds
         for task, since in self._since.items():
             if since < before:
@@ -112,17 +112,17 @@ class BodyReader:
 
 def too_long(limit: int) -> RejectedError:
     """413."""
-    return RejectedError(413, f"the body is longer than {limit} bytes; send less at once")
+    return RejectedError(413, f"the body exceeds {limit} bytes; send smaller batches")
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """The message in a body.
+    """Decode a message from a body.
 
     Raises:
-        RejectedError: it is no JSON, or not this message (400); the line names the field and what was received.
+        RejectedError: invalid JSON or not this message (400); the error names the field and the value received.
     """
     if b"\\u0000" in body and _NUL.search(body):
-        raise RejectedError(400, "the body has a NUL character (\\u0000), which no text may hold")
+        raise RejectedError(400, "the body contains a NUL character (\\u0000), which is not allowed")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -130,7 +130,7 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     except RecursionError:
         raise RejectedError(400, "the body is nested too deeply") from None
     except ValueError as error:
-        raise RejectedError(400, f"the body is no JSON: {error}" if body else "the body is empty; send JSON") from None
+        raise RejectedError(400, f"malformed JSON: {error}" if body else "the body is empty; send JSON") from None
 
 
 def _explained(text: str, body: bytes) -> str:
@@ -150,37 +150,37 @@ def _explained(text: str, body: bytes) -> str:
 
 
 def read_segment(parameter: Parameter, raw: bytes) -> Any:
-    """A parameter from a segment of the path.
+    """Convert a path segment.
 
     Raises:
-        RejectedError: it is not UTF-8, or not what the parameter takes (400).
+        RejectedError: not UTF-8, or not a valid value of the parameter (400).
     """
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
-        raise RejectedError(400, f"{parameter.name}: the address is not percent-encoded UTF-8") from None
+        raise RejectedError(400, f"{parameter.name}: the path is not percent-encoded UTF-8") from None
     return _converted(parameter, text)
 
 
 def read_query(parameters: tuple[Parameter, ...], query: bytes) -> list[Any]:
-    """The parameters of a query in the table's order; the default where one is absent.
+    """Query parameters in the route's order; defaults for missing ones.
 
     Raises:
-        RejectedError: one is missing, unknown, given twice, or not what it should be (400).
+        RejectedError: a parameter is missing, unknown, repeated or invalid (400).
     """
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS
         )
     except ValueError as error:
-        raise RejectedError(400, f"the query cannot be read: {error}") from None
+        raise RejectedError(400, f"malformed query string: {error}") from None
     given = dict(pairs)
     if len(given) != len(pairs):
-        raise RejectedError(400, "the query gives a parameter twice")
+        raise RejectedError(400, "a query parameter is repeated")
     unknown = given.keys() - {one.name for one in parameters}
     if unknown:
         known = ", ".join(one.name for one in parameters) or "none"
-        raise RejectedError(400, f"the query has an unknown parameter {min(unknown)!r}; known: {known}")
+        raise RejectedError(400, f"unknown query parameter {min(unknown)!r}; known: {known}")
     return [_given(one, given) for one in parameters]
 
 
@@ -188,13 +188,13 @@ def _given(parameter: Parameter, given: dict[str, str]) -> Any:
     if parameter.name in given:
         return _converted(parameter, given[parameter.name])
     if parameter.default is REQUIRED:
-        raise RejectedError(400, f"the query lacks the parameter '{parameter.name}'")
+        raise RejectedError(400, f"missing query parameter '{parameter.name}'")
     return parameter.default
 
 
 def _converted(parameter: Parameter, text: str) -> Any:
     if "\0" in text:
-        raise RejectedError(400, f"{parameter.name}: has a NUL character, which no text may hold")
+        raise RejectedError(400, f"{parameter.name}: contains a NUL character, which is not allowed")
     try:
         return msgspec.convert(text, parameter.kind, strict=False)
     except msgspec.ValidationError as error:

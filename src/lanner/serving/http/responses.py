@@ -1,4 +1,4 @@
-"""What is answered: replies with their headers made once, and a status for every kind of error."""
+"""HTTP replies with prepared headers, and the mapping of errors to statuses."""
 
 import http
 import logging
@@ -22,7 +22,7 @@ STATUS: dict[type, int] = {
     StoreUnavailableError: 503,
     LannerError: 503,
 }
-"""By the nearest class of an error: the caller's faults are 4xx, the server's 503; what is no LannerError is 500."""
+"""By the nearest base class: caller's errors are 4xx, server errors 503; anything but a LannerError is 500."""
 
 CONTENT_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply(NamedTuple):
-    """headers: all but the length, made once and shared by all replies alike."""
+    """headers: all but Content-Length, shared by equal kinds of replies."""
 
     status: int
     headers: tuple[Header, ...]
@@ -49,20 +49,20 @@ class Reply(NamedTuple):
 
     @property
     def start(self) -> dict[str, Any]:
-        """The first ASGI message."""
+        """The ASGI ``http.response.start`` message."""
         length = (b"content-length", b"%d" % len(self.body))
         return {"type": "http.response.start", "status": self.status, "headers": [*self.headers, length]}
 
     @property
     def closing(self) -> bytes:
-        """The bytes of an HTTP/1.1 response after which the connection is closed."""
+        """The whole HTTP/1.1 response as bytes, with ``Connection: close``."""
         lines = b"".join(b"%s: %s\r\n" % header for header in (*self.start["headers"], CLOSE))
         phrase = http.HTTPStatus(self.status).phrase.encode()
         return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (self.status, phrase, lines, self.body)
 
 
 class RejectedError(Exception):
-    """Ends a request with a reply that is no answer."""
+    """Ends a request with an error reply."""
 
     def __init__(self, status: int, line: str, *headers: Header) -> None:
         super().__init__(line)
@@ -70,7 +70,7 @@ class RejectedError(Exception):
 
 
 def headers_of(content_type: bytes, *headers: Header, cache: bytes = b"no-store") -> tuple[Header, ...]:
-    """The headers of every reply, and ``headers``."""
+    """The standard headers plus ``headers``."""
     return ((b"content-type", content_type), (b"cache-control", cache), *SECURITY, *headers)
 
 
@@ -78,12 +78,12 @@ JSON_HEADERS = headers_of(JSON)
 
 
 def json_reply(answer: msgspec.Struct, status: int = 200) -> Reply:
-    """A message of the API."""
+    """A message as JSON."""
     return Reply(status, JSON_HEADERS, _encode(answer))
 
 
 def error_reply(status: int, line: str, *headers: Header) -> Reply:
-    """One line in an ``ErrorAnswer``."""
+    """An ``ErrorAnswer`` with one line."""
     line = " ".join(line.split())
     line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"
     every = headers_of(JSON, *headers) if headers else JSON_HEADERS
@@ -91,7 +91,7 @@ def error_reply(status: int, line: str, *headers: Header) -> Reply:
 
 
 def reply_to(error: Exception) -> Reply:
-    """The caller's own fault as one line; a fault of the server as a number under which its log has the rest."""
+    """Caller's errors as one line; server errors as a number whose details are in the log."""
     if isinstance(error, RejectedError):
         return error.reply
     status = status_of(error)
@@ -106,5 +106,5 @@ def reply_to(error: Exception) -> Reply:
 
 
 def status_of(error: Exception) -> int:
-    """The status of an error, from the nearest class that ``STATUS`` names."""
+    """The status for an error's nearest base class in ``STATUS``."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)

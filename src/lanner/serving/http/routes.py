@@ -1,4 +1,4 @@
-"""Every operation of the API in one table: routing, the checks of arguments and the OpenAPI document come from it."""
+"""The route table: routing, argument validation and the OpenAPI document derive from it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,12 @@ from lanner.serving.messages import (
 )
 
 REQUIRED: Any = object()
-"""The default of a parameter that has none."""
+"""Default of a required parameter."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A part of the address. kind: a type as msgspec reads it."""
+    """A path or query parameter. kind: a type for msgspec."""
 
     name: str
     kind: Any
@@ -38,51 +38,49 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Route:
-    """One operation. It is called with the path's parameters, then the query's, then the body."""
+    """One operation, called with the path parameters, then the query parameters, then the body."""
 
     method: str
     path: str
     operation: str
     role: Role | None
-    """The least role that may ask; None: anyone."""
+    """Minimum role; None: public."""
     answer: Any
-    """A message; ``str`` is plain text."""
+    """The response message; ``str`` is plain text."""
     summary: str
     body: Any = None
-    inside: tuple[Parameter, ...] = ()
-    """Parameters of the path, in its order, written ``{name}`` there."""
-    query: tuple[Parameter, ...] = ()
+    in_path: tuple[Parameter, ...] = ()
+    """In path order, written ``{name}`` there."""
+    in_query: tuple[Parameter, ...] = ()
 
 
-ITEM_ID = Parameter("item_id", Id, "The item, by its owner's id, percent-encoded.")
-USER_ID = Parameter("user_id", Id, "The user, by their owner's id, percent-encoded.")
-K = Parameter("k", Number, "At most this many items.", 10)
-Q = Parameter("q", Question, "The query, in words.")
-FOR_USER = Parameter(
-    "user_id", Id, "The user for whom the items found are ranked; by the query alone where absent.", None
-)
+ITEM_ID = Parameter("item_id", Id, "Item id, percent-encoded.")
+USER_ID = Parameter("user_id", Id, "User id, percent-encoded.")
+K = Parameter("k", Number, "Maximum number of items.", 10)
+Q = Parameter("q", Question, "Search query.")
+FOR_USER = Parameter("user_id", Id, "Personalise the ranking for this user; by text similarity alone if absent.", None)
 ITEM, USER = "/v1/items/{item_id}", "/v1/users/{user_id}"
 
 # fmt: off
 ROUTES = (
     Route("POST", "/v1/recommend", "recommend", "read", RecommendAnswer,
-          "The best items for a known user, or an anonymous one by a history, a text, or both.", body=RecommendRequest),
+          "Recommend items for a user, or for an anonymous history, text or both.", body=RecommendRequest),
     Route("POST", "/v1/explain", "explain", "read", ExplainAnswer,
-          "Why an item has its score for a user.", body=ExplainRequest),
+          "Explain the score of an item for a user.", body=ExplainRequest),
     Route("POST", "/v1/events", "add_events", "write", EventsAnswer,
-          "Store events; acknowledged once they are on disk. Keys make retries safe.", body=EventBatch),
-    Route("PUT", ITEM, "put_item", "write", Changed, "Write an item, new or not.", body=Item, inside=(ITEM_ID,)),
-    Route("DELETE", ITEM, "delete_item", "admin", Changed, "Remove an item.", inside=(ITEM_ID,)),
+          "Store events. Returns once they are on disk; event keys make retries idempotent.", body=EventBatch),
+    Route("PUT", ITEM, "put_item", "write", Changed, "Create or replace an item.", body=Item, in_path=(ITEM_ID,)),
+    Route("DELETE", ITEM, "delete_item", "admin", Changed, "Delete an item.", in_path=(ITEM_ID,)),
     Route("GET", ITEM + "/similar", "similar_items", "read", RecommendAnswer,
-          "The items nearest to an item.", inside=(ITEM_ID,), query=(K,)),
-    Route("PUT", USER, "put_user", "write", Changed, "Write a user, new or not.", body=User, inside=(USER_ID,)),
-    Route("DELETE", USER, "delete_user", "admin", Changed, "Remove a user with their events.", inside=(USER_ID,)),
+          "Find similar items.", in_path=(ITEM_ID,), in_query=(K,)),
+    Route("PUT", USER, "put_user", "write", Changed, "Create or replace a user.", body=User, in_path=(USER_ID,)),
+    Route("DELETE", USER, "delete_user", "admin", Changed, "Delete a user and their events.", in_path=(USER_ID,)),
     Route("GET", "/v1/search", "search", "read", RecommendAnswer,
-          "The items whose texts are nearest to a query.", query=(Q, K, FOR_USER)),
+          "Search items by meaning (semantic search).", in_query=(Q, K, FOR_USER)),
     Route("GET", "/v1/status", "status", "read", Status,
-          "What is served, how it performed over the last seconds, and what can be asked."),
-    Route("GET", "/health/live", "live", None, Alive, "Whether the process is alive."),
-    Route("GET", "/health/ready", "ready", None, Health, "Whether requests are answered; 503 where they are not."),
-    Route("GET", "/metrics", "metrics", "read", str, "Metrics for Prometheus."),
+          "Served versions, recent performance, and available filters."),
+    Route("GET", "/health/live", "live", None, Alive, "Liveness probe."),
+    Route("GET", "/health/ready", "ready", None, Health, "Readiness probe; 503 while not ready."),
+    Route("GET", "/metrics", "metrics", "read", str, "Prometheus metrics."),
 )
 # fmt: on

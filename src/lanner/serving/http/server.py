@@ -1,4 +1,4 @@
-"""A worker process that serves the application: stock uvicorn on uvloop and httptools, with ``LimitedProtocol``."""
+"""A worker process that serves the application: uvicorn on uvloop and httptools, with ``LimitedProtocol``."""
 
 import asyncio
 import contextlib
@@ -16,23 +16,23 @@ from lanner.serving.http.app import App
 from lanner.serving.http.connections import LimitedProtocol
 
 _BACKLOG = 4096
-"""Connections that wait to be accepted."""
+"""Listen backlog."""
 _IDLE_SECONDS, _STOP_SECONDS = 75, 20
-"""How long a connection may stay idle, and requests may take to end when the server stops."""
+"""Keep-alive timeout, and grace period for requests at shutdown, in seconds."""
 _SWITCH_S = 0.0005
-"""Other threads wait for the interpreter no longer than that, however busy the loop is."""
+"""Maximum wait of other threads for the interpreter lock while the loop is busy, in seconds."""
 _GC_THRESHOLDS = (10_000, 4, 4)
 _OTHER_FILES = 256
-"""Open files besides connections."""
+"""File descriptors reserved besides connections."""
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        # The collector skips what was read at the start: walking through a catalog would stall every request.
+        # Startup objects are frozen: scanning a catalog in the garbage collector would stall every request.
         gc.collect()
         gc.freeze()
-        gc.collect()  # or it would wait for a fourth as many objects as there were before it walks through all again
+        gc.collect()  # resets the threshold of full collections, a quarter of the objects scanned last
         gc.enable()
         gc.set_threshold(*_GC_THRESHOLDS)
 
@@ -46,18 +46,18 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # or a task that waits for a client to read would keep the process alive
+            connection.transport.abort()  # a task waiting for a slow client would keep the process alive
 
 
 def run_worker(app: App, sockets: list[socket.socket]) -> bool:
-    """Serve an application on bound sockets until SIGTERM or SIGINT, then let the last requests end.
+    """Serve an application on bound sockets until SIGTERM or SIGINT, then finish pending requests.
 
-    Returns whether it ever started; its log says why it did not.
+    Returns whether it started; the log says why it did not.
     """
     server = _Server(config_of(app))
     _allow_files(app.limits.connections + _OTHER_FILES)
     sys.setswitchinterval(_SWITCH_S)
-    # uvicorn stops gracefully and then raises the signal once more, which would make it look like a crash.
+    # After a graceful stop uvicorn raises the signal again, which would look like a crash.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=sockets)
@@ -65,7 +65,7 @@ def run_worker(app: App, sockets: list[socket.socket]) -> bool:
 
 
 def config_of(app: App) -> uvicorn.Config:
-    """uvicorn's settings for a worker."""
+    """uvicorn's configuration of a worker."""
     return uvicorn.Config(
         app,
         loop="uvloop",

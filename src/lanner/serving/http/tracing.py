@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry: one span a request. Imported only where the settings name a collector."""
+"""OpenTelemetry traces: one span per request. Imported only if the settings name a collector."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,21 +25,21 @@ try:
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
-    raise MissingExtraError("opentelemetry-sdk", "tracing", "traces of requests") from None
+    raise MissingExtraError("opentelemetry-sdk", "tracing", "tracing") from None
 
 _MOST_WAITING = 2_048
-"""Spans; what comes while so many wait is dropped and counted."""
+"""Maximum queued spans; further ones are dropped and counted."""
 _SEND_SECONDS = 5.0
 _STOP_SECONDS = 2.0
-"""For the last spans when the server stops, wherever the collector is."""
+"""Timeout in seconds for exporting the last spans at shutdown."""
 _CONTEXT = (b"traceparent", b"tracestate")
 
 
 class Tracing:
-    """Exports spans to a collector: in the background, in bounded memory; they are dropped while it is away."""
+    """Exports spans to a collector in the background, in bounded memory; drops them while it is unavailable."""
 
     def __init__(self, endpoint: str, ratio: float, service: str) -> None:
-        """endpoint: OTLP over HTTP. ratio: of the traces that begin here; a caller's own decision is followed."""
+        """endpoint: OTLP/HTTP URL. ratio: sampling ratio of root traces; a caller's sampling decision is kept."""
         self._exporter = _Exporter(endpoint)
         self._queue = _Queue(self._exporter)
         sampler = ParentBased(TraceIdRatioBased(ratio))
@@ -51,19 +51,19 @@ class Tracing:
 
     @contextmanager
     def span(self, headers: Sequence[tuple[bytes, bytes]]) -> Iterator[Any]:
-        """The span of one request, under the caller's where the headers name one."""
+        """The span of one request, a child of the caller's span if the headers name one."""
         named = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
         context = self._read_context(named)
         with self._tracer.start_as_current_span("other", context, trace.SpanKind.SERVER) as span:
             yield span
 
     def figures(self) -> Mapping[str, float]:
-        """For the metrics: spans sent, refused by the collector, and dropped because too many waited."""
+        """Spans exported, rejected by the collector, and dropped because the queue was full."""
         exporter = self._exporter
         return {"spans_sent": exporter.sent, "spans_failed": exporter.failed, "spans_dropped": self._queue.dropped}
 
     def close(self) -> None:
-        """Send what waits, but not for long."""
+        """Flush queued spans within a timeout."""
         limit = Timer(_STOP_SECONDS, self._exporter.shutdown)
         limit.start()
         self._provider.shutdown()
@@ -71,7 +71,7 @@ class Tracing:
 
 
 class TracedApp(App):
-    """The application with a span a request: route, status, variant, backend and milliseconds; nobody's id or words."""
+    """The application with one span per request: route, status, variant, backend, latency; no ids or texts."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class TracedApp(App):
         named = {"model": served.model, "variant": served.variant, "backend": served.backend}
         span.set_attributes({f"lanner.{name}": value for name, value in named.items()})
         span.set_attribute("lanner.cached", served.cached)
-        if not served.cached:  # a cached answer took its time when it was first computed
+        if not served.cached:  # the latency of a cached answer is that of its first computation
             span.set_attributes({f"lanner.{name}_ms": value for name, value in served.milliseconds.items()})
 
     def _state(self) -> State:
@@ -121,7 +121,7 @@ class TracedApp(App):
 
 
 class _Exporter(SpanExporter):
-    """Counts what becomes of spans."""
+    """Counts exported and rejected spans."""
 
     def __init__(self, endpoint: str) -> None:
         self._inner = OTLPSpanExporter(endpoint, timeout=_SEND_SECONDS)
@@ -144,7 +144,7 @@ class _Exporter(SpanExporter):
 
 
 class _Queue(BatchSpanProcessor):
-    """Counts what is dropped, which the library only logs."""
+    """Counts dropped spans, which the base class only logs."""
 
     def __init__(self, exporter: _Exporter) -> None:
         super().__init__(exporter, max_queue_size=_MOST_WAITING)

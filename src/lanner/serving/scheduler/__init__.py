@@ -1,4 +1,4 @@
-"""The scheduler of a worker process: a pure policy, and the batcher that runs it on the event loop."""
+"""The request scheduler of a worker process: a pure policy, and the batcher that runs it on the event loop."""
 
 from lanner.serving.scheduler.batcher import Batcher, Done, Rank
 from lanner.serving.scheduler.latency_profile import LatencyProfile, Times, VariantId

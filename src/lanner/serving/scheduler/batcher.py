@@ -1,4 +1,4 @@
-"""The scheduler at work on a worker's event loop: requests in, batches ranked inline, answers to those who wait."""
+"""Dynamic batching on the event loop: requests are queued, ranked inline in batches, and their futures resolved."""
 
 import asyncio
 import math
@@ -17,18 +17,18 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 Rank = Callable[[VariantId, Sequence[Q]], Sequence[R | Exception]]
-"""What comes of each query, by one variant; an exception in the place of one that failed."""
+"""One outcome per query, from one variant; an exception in place of a failed one."""
 
 _LEARN_S, _FEWEST, _WEIGHT = 0.25, 20, 0.3
-"""The overhead is measured over so many seconds with at least so many requests, and smoothed with this weight."""
+"""Seconds and requests per measurement of the overhead, and the weight of a new one (exponential smoothing)."""
 _TIMED = 8
-"""The CPU time of one batch in so many is measured: to ask for it is a system call."""
+"""CPU time is measured for one batch in this many: it takes a system call."""
 _MOST_OVERHEAD_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[R]):
-    """A result, what made it (both empty for a slow request), and how long it waited and was worked on, in seconds."""
+    """A result, its backend and variant (both empty for slow requests), and its queue and work time in seconds."""
 
     result: R
     backend: str
@@ -43,17 +43,17 @@ class _Entry(NamedTuple, Generic[Q, R]):
 
 
 class Batcher(Generic[Q, R]):
-    """All calls come from the event loop's thread. ``arrived_at`` is on the clock of ``time.perf_counter``.
+    """Used on the event loop only. ``arrived_at`` is a time of ``time.perf_counter``.
 
-    How long a request waited in its socket before it was read nobody can see. It is taken to be as long as the turn of
-    the loop before, where that has just ended.
+    The time a request waited in its socket cannot be measured. It is estimated as the duration of the previous loop
+    iteration, if that has just ended.
     """
 
     def __init__(self, scheduler: Scheduler, rank: Rank[Q, R], *, slow_threads: int = 2, slow_queue: int = 64) -> None:
-        """rank: called inline. slow_queue: slow requests that may be under way, waiting ones included."""
+        """rank: called inline. slow_queue: maximum number of slow requests running or waiting."""
         self.scheduler, self._rank = scheduler, rank
         self.refused, self.fallbacks = 0, 0
-        """Requests refused, and requests answered by the fallback, since the start."""
+        """Requests rejected, and requests answered by the fallback, since startup."""
         self._entries: dict[int, _Entry[Q, R]] = {}
         self._number, self._is_scheduled, self._is_closed = 0, False, False
         self._slow_threads, self._slow_queue, self._slow_s = slow_threads, slow_queue, 0.0
@@ -66,24 +66,24 @@ class Batcher(Generic[Q, R]):
 
     @property
     def depth(self) -> int:
-        """Requests that wait, or that threads work on."""
+        """Requests waiting, or running in threads."""
         return len(self._entries) + len(self._under_way())
 
     @property
     def overhead_s(self) -> float:
-        """Seconds of the loop that a request takes beside its ranking."""
+        """Event loop seconds per request besides ranking."""
         return self.scheduler.overhead_s
 
     @property
     def busy(self) -> float:
-        """Share of its time that the loop's thread worked lately; any thread may read it."""
+        """Recent utilisation of the event loop thread, 0 to 1; may be read from any thread."""
         return self._busy if perf_counter() - self._since < 4 * _LEARN_S else 0.0
 
     async def submit(self, query: Q, deadline_s: float, arrived_at: float | None = None) -> Done[R]:
-        """Rank a query together with those that came in the same turn of the loop.
+        """Rank a query, batched with others that arrived in the same loop iteration.
 
         Raises:
-            OverloadedError: it would be too late. What ``rank`` gives for this query.
+            OverloadedError: the deadline cannot be met. Whatever ``rank`` returns as an error for this query.
         """
         now, loop = perf_counter(), asyncio.get_running_loop()
         request = self._request(deadline_s, arrived_at, now)
@@ -101,10 +101,10 @@ class Batcher(Generic[Q, R]):
                 self.scheduler.cancel(request)
 
     async def submit_slow(self, work: Callable[[], T], deadline_s: float, arrived_at: float | None = None) -> Done[T]:
-        """Run what would occupy the loop for too long in a thread.
+        """Run a slow request in a thread.
 
         Raises:
-            OverloadedError: it would begin too late. What ``work`` raises.
+            OverloadedError: it could not start in time. Whatever ``work`` raises.
         """
         now = perf_counter()
         request = self._request(deadline_s, arrived_at, now)
@@ -130,7 +130,7 @@ class Batcher(Generic[Q, R]):
         return Done(result, "", "", begun - request.arrival, ended - begun)
 
     def close(self) -> None:
-        """Refuse what waits; what runs in threads ends by itself."""
+        """Reject waiting requests; those running in threads finish on their own."""
         self._is_closed = True
         self._pool.shutdown(wait=False)
         for entry in self._entries.values():
@@ -147,9 +147,9 @@ class Batcher(Generic[Q, R]):
         return Request(arrival + deadline_s, self._number, arrival)
 
     def _refusal(self, retry_after_s: float) -> OverloadedError:
-        """May be called in a thread."""
+        """May be called from any thread."""
         if self._is_closed:
-            return OverloadedError("the server is stopping; ask again", 1.0)
+            return OverloadedError("the server is stopping; try again", 1.0)
         return overloaded(retry_after_s)
 
     def _under_way(self) -> set[Future[Any]]:
@@ -162,7 +162,7 @@ class Batcher(Generic[Q, R]):
             loop.call_soon(self._drain)
 
     def _drain(self) -> None:
-        """Answer those who cannot wait and rank one batch; between two of them sockets are read and written."""
+        """Resolve requests that cannot wait and rank one batch; sockets are served between two batches."""
         begun, loop = perf_counter(), asyncio.get_running_loop()
         self._is_scheduled = False
         loop.call_soon(self._turn_ended, begun)
@@ -206,7 +206,7 @@ class Batcher(Generic[Q, R]):
                 entry.future.set_result(Done(outcome, *variant, begun - request.arrival, worked_s))
 
     def _outcomes(self, variant: VariantId, queries: Sequence[Q]) -> Sequence[R | Exception]:
-        """Where a batch fails as a whole, each of it is ranked alone, so that one bad query fails no other."""
+        """If a whole batch fails, rank its queries one by one, so that a bad query fails only itself."""
         try:
             outcomes = self._rank(variant, queries)
             if len(outcomes) != len(queries):
@@ -218,16 +218,15 @@ class Batcher(Generic[Q, R]):
             return [outcome for query in queries for outcome in self._outcomes(variant, [query])]
 
     def _learn(self, now: float) -> None:
-        """Measure what of the loop's time requests take beside ranking.
+        """Measure the loop's overhead per request besides ranking.
 
-        CPU time is stretched as that of ranking was, in the batches that were timed, to what the clock on the wall
-        showed: other processes run on the same cores.
+        CPU time is scaled to wall-clock time by the ratio observed for timed batches: other processes share the cores.
         """
         passed = now - self._since
         if passed < _LEARN_S:
             return
         cpu = thread_time()
-        if math.isnan(passed):  # the first time, for only now is this the loop's thread
+        if math.isnan(passed):  # first call: only now is this known to be the loop's thread
             self._since, self._since_cpu = now, cpu
             return
         slower = max(1.0, self._timed_s / self._timed_cpu) if self._timed_cpu else 1.0

@@ -1,4 +1,4 @@
-"""Batch latency by backend, variant and batch size: calibrated once, corrected by what is observed while serving."""
+"""Batch latency by backend, variant and batch size: calibrated once, then corrected by observations."""
 
 import math
 from bisect import bisect_right
@@ -10,13 +10,13 @@ import numpy as np
 from lanner.errors import ConfigError
 
 NORMAL_P99 = 2.3263478740408408
-"""The 99th percentile of the standard normal: a log-normal has p99 / p50 = exp(σ · NORMAL_P99)."""
+"""99th percentile of the standard normal: a log-normal has p99 / p50 = exp(σ · NORMAL_P99)."""
 SLOWEST, FASTEST = 8.0, 0.25
-"""Bounds of the correction; beyond them the calibration is wrong."""
+"""Bounds of the correction factor; beyond them the calibration is wrong."""
 _WEIGHT = 0.05
-"""Of one observation in the correction: about the last twenty batches count."""
+"""Weight of one observation in the correction: roughly the last twenty batches count."""
 _FADING_S = 1.0
-"""A correction that was not renewed for so long decays with this time constant: the reason for it may have gone."""
+"""Time constant with which an unused correction decays to 1."""
 
 Times = Mapping[int, tuple[float, float]]
 """Batch size → (p50, p99) in milliseconds."""
@@ -30,9 +30,9 @@ class VariantId(NamedTuple):
 
 
 class Curve:
-    """Seconds by batch size, linear between calibrated sizes and never falling with size.
+    """Seconds by batch size: linear between calibrated sizes, non-decreasing.
 
-    largest: the largest size calibrated. ratio: observed latency relative to its calibrated value.
+    largest: largest calibrated size. ratio: observed latency relative to its calibrated value.
     """
 
     __slots__ = ("_mean_s", "_p50_s", "_p99_s", "_unseen_s", "largest", "ratio")
@@ -61,37 +61,37 @@ class Curve:
         return self._mean_s[size] * self.ratio
 
     def largest_within(self, seconds: float) -> int:
-        """The largest batch whose p99 is at most ``seconds``; 0 where there is none."""
+        """The largest batch whose p99 is at most ``seconds``; 0 if there is none."""
         return max(0, bisect_right(self._p99_s, seconds / self.ratio) - 1)
 
     def largest_mean_within(self, seconds: float) -> int:
-        """The largest batch whose mean is at most ``seconds``; 0 where there is none."""
+        """The largest batch whose mean is at most ``seconds``; 0 if there is none."""
         return max(0, bisect_right(self._mean_s, seconds / self.ratio) - 1)
 
     def fade(self, seconds: float) -> None:
-        """Let time pass: a correction that is no longer renewed returns to the calibration."""
+        """Decay the correction after ``seconds`` without observations."""
         self._unseen_s += seconds
         if self._unseen_s > _FADING_S:
             self.ratio = 1 + (self.ratio - 1) * math.exp(-seconds / _FADING_S)
 
     def observe(self, size: int, seconds: float) -> None:
-        """Correct the curve by one batch."""
+        """Update the correction with one batch."""
         self._unseen_s = 0.0
         seen = min(max(seconds / self._mean_s[size], FASTEST), SLOWEST)
         self.ratio += _WEIGHT * (seen - self.ratio)
 
 
 class LatencyProfile:
-    """The curves of every variant. measured: what they were calibrated with."""
+    """Latency curves of all variants. measured: their calibration."""
 
     def __init__(self, measured: Mapping[VariantId, Times]) -> None:
         """measured: (p50, p99) in milliseconds by batch size.
 
         Raises:
-            ConfigError: nothing was measured, or a size or a time makes no sense.
+            ConfigError: empty, or an invalid size or time.
         """
         if not measured:
-            raise ConfigError("the latency profile is empty; measure at least one variant")
+            raise ConfigError("the latency profile is empty; calibrate at least one variant")
         for name, times in measured.items():
             _check(f"latency profile of {name.variant} on {name.backend}", times)
         self.measured = {name: dict(times) for name, times in measured.items()}
@@ -101,10 +101,10 @@ class LatencyProfile:
         """The curve of a variant.
 
         Raises:
-            ConfigError: it was not measured.
+            ConfigError: it was not calibrated.
         """
         if name not in self._curves:
-            raise ConfigError(f"the latency profile has no variant '{name.variant}' on {name.backend}; measure it")
+            raise ConfigError(f"the latency profile has no variant '{name.variant}' on {name.backend}; calibrate it")
         return self._curves[name]
 
     def ratios(self) -> dict[VariantId, float]:
@@ -112,15 +112,15 @@ class LatencyProfile:
         return {name: curve.ratio for name, curve in self._curves.items()}
 
     def fade(self, seconds: float) -> None:
-        """Let time pass over all corrections."""
+        """Decay all corrections."""
         for curve in self._curves.values():
             curve.fade(seconds)
 
     def observe(self, name: VariantId, size: int, seconds: float) -> None:
-        """Correct a variant by one batch.
+        """Update a variant with one batch.
 
-        What slows one variant down is mostly the machine. Variants of the same backend that were last seen slower
-        therefore recover with it, though not below their calibration, or one that is no longer used would stay slow.
+        Slowdowns are mostly machine-wide. Variants of the same backend with a higher ratio therefore recover with it,
+        down to their calibration; otherwise an unused variant would stay slow.
         """
         seen = self._curves[name]
         seen.observe(size, seconds)
@@ -133,13 +133,13 @@ class LatencyProfile:
 def _interpolated(
     sizes: Sequence[int], milliseconds: Sequence[float]
 ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Seconds of every size from 1 to the largest."""
+    """Seconds for every size from 1 to the largest."""
     return np.interp(np.arange(1, sizes[-1] + 1), sizes, np.maximum.accumulate(milliseconds) / 1e3)
 
 
 def _check(place: str, times: Times) -> None:
     if not times:
-        raise ConfigError(f"{place}: no batch size was measured")
+        raise ConfigError(f"{place}: no batch size was calibrated")
     for size, (p50, p99) in times.items():
         if size < 1:
             raise ConfigError(f"{place}: batch size {size}, it must be at least 1")

@@ -1,4 +1,4 @@
-"""Event stores by the scheme of their URL. Each is imported when it is asked for: only one of them needs psycopg."""
+"""Event stores by URL scheme, imported on demand: only PostgreSQL needs psycopg."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ def _sqlite(url: str) -> Store:
 
     path = url.removeprefix("sqlite:///")
     if not path or path.startswith("sqlite:"):
-        raise ConfigError(f"store '{url}' names no file; write sqlite:///events.db, or sqlite:////folder/events.db")
+        raise ConfigError(f"store '{url}' has no path; write sqlite:///events.db, or sqlite:////folder/events.db")
     return SqliteStore(path)
 
 
@@ -26,12 +26,12 @@ STORES: dict[str, Callable[[str], Store]] = {"sqlite": _sqlite, "postgresql": _p
 
 
 def open_store(url: str) -> Store:
-    """The store at ``sqlite:///path`` (four slashes: from the root), a bare path, or ``postgresql://user@host/database``.
+    """Open a store: ``sqlite:///path`` (absolute: four slashes), a bare path, or ``postgresql://user@host/database``.
 
     Raises:
-        ConfigError: a scheme that no store has, or no path. MissingExtraError: psycopg is not installed.
-        DataError: what is there is no store, or one of another schema. StorageError: it may not be written.
-        StoreUnavailableError: it does not answer.
+        ConfigError: an unknown scheme, or no path. MissingExtraError: psycopg is not installed.
+        DataError: not a store, or another schema version. StorageError: not writable.
+        StoreUnavailableError: no response.
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in STORES:

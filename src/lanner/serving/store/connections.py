@@ -1,4 +1,4 @@
-"""Connections to a database of tables, and transactions on them. Statements are written with ``?`` for values."""
+"""Connections to a relational database, and transactions. Statements use ``?`` as the placeholder."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -12,25 +12,25 @@ from lanner.serving.store.writer import CLOSED, Work, Writer
 Result = TypeVar("Result")
 
 QUEUE_LIMIT = 100_000
-"""Events that may wait to be written: some 50 MB."""
+"""Maximum number of queued events: about 50 MB."""
 
 
 class Connections(ABC):
-    """One connection that writes, and one for each concurrent reader; a few idle ones are kept."""
+    """One write connection, and one per concurrent reader; a few idle ones are pooled."""
 
     _errors: ClassVar[tuple[type[Exception], ...]]
-    """What the database's library raises."""
+    """Exceptions of the database driver."""
     _lost: ClassVar[tuple[type[Exception], ...]]
-    """Those after which a fresh connection may answer."""
+    """Exceptions after which a new connection may succeed."""
     _most_idle: ClassVar[int]
-    """Idle connections kept for the next readers."""
+    """Maximum number of pooled idle connections."""
     _placeholder: ClassVar[str]
     _begin: ClassVar[str]
 
     def __init__(self, name: str, queue_limit: int = QUEUE_LIMIT) -> None:
-        """name: shown in errors while it is opened; who is told of later ones need not know where the store is.
+        """name: shown in errors while opening; later errors do not reveal the location.
 
-        queue_limit: events that may wait to be written before ``append`` refuses more.
+        queue_limit: maximum number of queued events before ``append`` rejects more.
         """
         self._name = name
         self._opened = self._closed = False
@@ -45,19 +45,19 @@ class Connections(ABC):
         self._name, self._opened = "the store", True
         self._writer = Writer(self._transact, queue_limit)
 
-    # --- what each database does its own way -----------------------------------------------------------------------
+    # --- database-specific -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def _connect(self, reading: bool) -> Any:
-        """A connection that commits each statement unless a transaction was begun."""
+        """A connection in autocommit mode."""
 
     @abstractmethod
     def _prepare(self, connection: Any) -> None:
-        """Create missing tables. Raises DataError for a database of something else or of another schema."""
+        """Create missing tables. Raises DataError for another database or schema version."""
 
     @abstractmethod
     def _translated(self, error: Exception) -> LannerError:
-        """What the library raised, as a one-line error."""
+        """A driver exception as a one-line error."""
 
     @abstractmethod
     def _bytes_on_disk(self) -> int: ...
@@ -72,11 +72,11 @@ class Connections(ABC):
             self._idle.pop().close()
 
     def _change(self, statement: str, values: Sequence[tuple[Any, ...]]) -> int:
-        """Run a statement for each of ``values`` in one transaction; how many rows it changed."""
+        """Run a statement for each of ``values`` in one transaction; returns the number of rows changed."""
         return self._writer.submit(lambda connection: self._all(connection, statement, values))
 
     def _all(self, connection: Any, statement: str, values: Sequence[tuple[Any, ...]]) -> int:
-        """Run a statement for each of ``values``; how many rows it changed."""
+        """Run a statement for each of ``values``; returns the number of rows changed."""
         if not values:
             return 0
         cursor = connection.cursor()
@@ -91,7 +91,7 @@ class Connections(ABC):
         return self._read(lambda connection: self._rows(connection, statement, values))
 
     def _read(self, query: Callable[[Any], Result]) -> Result:
-        """The answer of ``query``, asked once more if the connection was lost since its last use."""
+        """The result of ``query``, retried once if the connection was lost since its last use."""
         if self._closed:
             raise ConfigError(CLOSED)
         with self._translating():
@@ -128,7 +128,7 @@ class Connections(ABC):
             return result
 
     def _begin_writing(self) -> None:
-        """Begin on the open connection; if it was lost, on a fresh one. Nothing was sent yet."""
+        """Begin on the open connection, or on a new one if it was lost; nothing was sent yet."""
         if self._writing is not None:
             try:
                 self._writing.execute(self._begin)
@@ -154,6 +154,6 @@ class Connections(ABC):
         try:
             yield
         except UnicodeEncodeError as error:
-            raise DataError(f"a text that is no Unicode ({error.reason}); send it in UTF-8") from error
+            raise DataError(f"invalid Unicode text ({error.reason}); send UTF-8") from error
         except self._errors as error:
             raise self._translated(error) from error

@@ -1,4 +1,4 @@
-"""The records of the event store, and its limits. What it promises is said in ``relational.Store``."""
+"""The records of the event store and its limits. Its guarantees are documented in ``relational.Store``."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from msgspec import Struct
 from lanner.serving.messages import Item, User
 
 CLOCK_SECONDS = 60.0
-"""A clock that is set back by more had been wrong; by less, it is held until it has caught up. An event whose own time
-is further ahead of its receipt is stored with the time of its receipt."""
+"""Maximum clock skew in seconds. A clock set back by less is held until it has caught up; an event whose timestamp is
+further ahead is stored with its time of receipt."""
 MOST_CHANGES = 100_000
-"""Changes that ``changed_users`` looks through; after more it is cheaper to drop every cached user."""
+"""Maximum number of changes examined by ``changed_users``; beyond it is cheaper to drop every cached user."""
 Closer = Callable[[], None]
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
-    """An event of one user's history. weight: None where the caller gave none."""
+    """An event of one user's history. weight: None if not given."""
 
     sequence: int
     item_id: str
@@ -25,7 +25,7 @@ class StoredEvent(Struct, frozen=True, gc=False):
 
 
 class EventRow(StoredEvent, frozen=True, gc=False):
-    """An event as it is exported."""
+    """An event as exported."""
 
     user_id: str
 
@@ -33,9 +33,9 @@ class EventRow(StoredEvent, frozen=True, gc=False):
 class UserRecord(Struct, frozen=True):
     """All that a store knows of one user.
 
-    events: oldest first by (timestamp, sequence). user: what ``put_user`` wrote last; None where it wrote nothing.
-    deleted: of the user, their ties and the others asked about those that ``delete_user`` was ever called for. What
-    else is known of them, such as their events in a bundle, must be passed over.
+    events: oldest first by (timestamp, sequence). user: as last written by ``put_user``; None if never written.
+    deleted: those of the user, their friends and the other ids asked about that were ever passed to ``delete_user``;
+    data about them from elsewhere, such as events in a bundle, must be ignored.
     """
 
     events: list[StoredEvent]
@@ -44,7 +44,7 @@ class UserRecord(Struct, frozen=True):
 
 
 class ItemChange(Struct, frozen=True):
-    """The latest state of an item that was put or deleted. item: None where it was deleted."""
+    """The latest state of a changed item. item: None if deleted."""
 
     sequence: int
     id: str
@@ -52,7 +52,7 @@ class ItemChange(Struct, frozen=True):
 
 
 class Exposure(Struct, frozen=True):
-    """What one user was shown in one arm of an experiment, best item first."""
+    """What a user was shown in one arm of an experiment, best item first."""
 
     experiment: str
     arm: str
@@ -62,12 +62,12 @@ class Exposure(Struct, frozen=True):
 
 
 class StoreStats(Struct, frozen=True):
-    """users: known by an event, a profile, a tie or an exposure. items: put and not deleted since.
+    """users: known by an event, profile, social edge or exposure. items: put and not deleted since.
 
-    The others but bytes_on_disk are of this process since it opened the store; 0 before the first commit.
-    commit_milliseconds: how long the last commit took. batches_per_commit: callers' batches in a commit, on average.
-    future_timestamps: events whose own time was replaced by that of their receipt. unreadable_items: passed over,
-    because their stored form cannot be read.
+    All but bytes_on_disk are of this process since it opened the store; 0 before the first commit.
+    commit_milliseconds: duration of the last commit. batches_per_commit: mean number of callers' batches per commit.
+    future_timestamps: events whose timestamp was replaced by the time of receipt. unreadable_items: skipped because
+    their stored form cannot be parsed.
     """
 
     events: int

@@ -1,4 +1,4 @@
-"""The stored events as a file for the next training run."""
+"""Export stored events to a file for the next training run."""
 
 import os
 import shutil
@@ -11,19 +11,18 @@ from lanner.serving.store.relational import Store
 from lanner.types import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT
 
 SEQUENCE_KEY = "lanner.store_sequence"
-"""In the file's metadata: the store's events up to this number are in the file. A bundle trained on it records it."""
+"""File metadata key: sequence number up to which the store's events are in the file; recorded in the bundle."""
 _SCHEMA = {USER: pl.String, ITEM: pl.String, BEHAVIOUR: pl.String, WEIGHT: pl.Float64, TIMESTAMP: pl.Float64}
 
 
 def export_events(store: Store, path: Path) -> int:
-    """Write all events to a Parquet file that ``lanner.data.sources.load`` reads; how many there were.
+    """Write all events to a Parquet file readable by ``lanner.data.sources.load``; returns their number.
 
-    Columns: user, item, behaviour, weight (null where the event had none), timestamp (seconds); in the order of
-    arrival. The file is readable by its owner alone, and appears whole or not at all; what stood there before stands
-    until then. Memory is that of a batch.
+    Columns: user, item, behaviour, weight (null if not given), timestamp (seconds), in order of arrival. The file is
+    readable by its owner only and written atomically. Memory use is that of one batch.
 
     Raises:
-        StorageError: the disk refused. Otherwise as ``Store.events``.
+        StorageError: the disk cannot be written. As ``Store.events``.
     """
     draft = path.with_name(f".{path.name}.partial")
     try:
@@ -45,9 +44,9 @@ def export_events(store: Store, path: Path) -> int:
 
 
 def _write_parts(store: Store, folder: Path) -> tuple[int, int]:
-    """A file for each batch, and an empty one, so that a store without events has columns too.
+    """Write one file per batch, and an empty one, so that an empty store has columns too.
 
-    Returns how many events there were, and the sequence number up to which all are among them.
+    Returns the number of events and the sequence number that they cover.
     """
     pl.DataFrame(schema=_SCHEMA).write_parquet(folder / "0000000000.part")
     count, sequence = 0, store.sequence()

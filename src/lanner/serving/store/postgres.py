@@ -1,4 +1,4 @@
-"""The store that many servers share: PostgreSQL, by psycopg 3, in the schema ``lanner`` of the database it is given."""
+"""The store shared by several servers: PostgreSQL, with psycopg 3, in the schema ``lanner`` of the given database."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ else:
     try:
         import psycopg
     except ImportError:
-        raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
+        raise MissingExtraError("psycopg", "postgres", "the PostgreSQL store") from None
 
 _CONNECT_SECONDS = 5
 _LOCK_MILLISECONDS = 4_000
 _SILENCE_MILLISECONDS = 10_000
-"""A server that acknowledges nothing for so long is gone."""
+"""Timeout after which an unresponsive server is considered lost."""
 _CHANNEL = "lanner"
 _LISTEN_SECONDS = 0.5
-"""Within so long a listener ends, and tries again where its connection was lost."""
+"""Maximum time for a listener to stop or to reconnect, in seconds."""
 _SETUP_LOCK = 0x1A44E4
-"""Servers that start together make the tables once."""
+"""Advisory lock: only one of several starting servers creates the tables."""
 
 _log = logging.getLogger(__name__)
 
-# One statement for all rows of a batch: one for each row takes about twice as long.
+# One statement for all rows of a batch; one per row takes about twice as long.
 _NEW_PEOPLE = """INSERT INTO people (digest, id) SELECT * FROM unnest(?::bytea[], ?::text[]) ON CONFLICT DO NOTHING"""
 _NEW_EVENTS = """INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key)
     SELECT new.sequence, (SELECT number FROM people p WHERE p.digest = new.digest), new.item, new.behaviour,
@@ -43,7 +43,7 @@ _BYTES = """SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM 
 
 
 class PostgresStore(Store):
-    """Events in a PostgreSQL database. A connection that is lost is made anew at the next call."""
+    """Events in a PostgreSQL database. Lost connections are reopened by the next call."""
 
     _errors = (psycopg.Error,)
     _lost = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -54,11 +54,11 @@ class PostgresStore(Store):
     _notify = f", pg_notify('{_CHANNEL}', '')"
 
     def __init__(self, url: str, queue_limit: int = QUEUE_LIMIT) -> None:
-        """Connect and, where there are none, make the tables. queue_limit: bound of the queue, in events.
+        """Connect and create the tables if missing. queue_limit: maximum number of queued events.
 
         Raises:
-            ConfigError: not a URL that libpq reads. DataError: a store of another schema.
-            StoreUnavailableError: no answer. StorageError: the user may not make or write the tables.
+            ConfigError: libpq cannot parse the URL. DataError: another schema version.
+            StoreUnavailableError: no response. StorageError: insufficient privileges for the tables.
         """
         self._url = url
         super().__init__(_without_password(url), queue_limit)
@@ -75,7 +75,7 @@ class PostgresStore(Store):
         return close
 
     def _listen(self, on_change: Callable[[], None], ended: Event) -> None:
-        """Until told to end. What was written while the connection was lost is unknown, so a new one is a change."""
+        """Until stopped. Changes during a lost connection are unknown, so reconnecting counts as a change."""
         problem = ""
         while not ended.is_set():
             try:
@@ -89,7 +89,7 @@ class PostgresStore(Store):
             except self._errors as error:
                 if not problem:
                     problem = str(self._translated(error))
-                    _log.warning("changes of other servers are not heard of: %s", problem)
+                    _log.warning("not receiving changes of other servers: %s", problem)
                 ended.wait(_LISTEN_SECONDS)
 
     def _connect(self, reading: bool) -> Any:
@@ -131,18 +131,18 @@ class PostgresStore(Store):
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, psycopg.errors.DiskFull):
             return StoreUnavailableError(
-                f"{self._name}: its disk is full, nothing was stored; free space, send it again"
+                f"{self._name}: the disk is full, nothing was stored; free space and try again"
             )
         if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
-            return StorageError(f"{self._name}: may not be written ({reason}); check the user's privileges")
+            return StorageError(f"{self._name}: not writable ({reason}); check the user's privileges")
         if isinstance(error, psycopg.DataError):
             return DataError(f"a value that cannot be stored ({reason})", path=self._name)
-        return StoreUnavailableError(f"{self._name}: does not answer ({reason}); check the server and try again")
+        return StoreUnavailableError(f"{self._name}: no response ({reason}); check the database server and try again")
 
 
 def _without_password(url: str) -> str:
     try:
         parts = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise ConfigError(f"a URL that PostgreSQL's client cannot read ({str(error).strip()})") from None
+        raise ConfigError(f"invalid PostgreSQL URL ({str(error).strip()})") from None
     return f"postgresql://{parts.get('host', '')}/{parts.get('dbname', '')}"

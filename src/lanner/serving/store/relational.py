@@ -1,10 +1,10 @@
-"""The event store in SQL: what it promises, and what SQLite and PostgreSQL do alike.
+"""The relational event store: its guarantees, and what SQLite and PostgreSQL share.
 
-Every transaction that changes something first takes its numbers from the one row of ``counter``. Whoever else writes
-waits for that row, so numbers appear in the order in which they were given, across processes and servers.
+Every write transaction first takes sequence numbers from the single row of ``counter``. Other writers wait for that
+row, so numbers become visible in the order in which they were taken, across processes and servers.
 
-A user's id is stored in ``people`` alone; everything else refers to its number, and indexes hold a salted digest of it.
-Of those who were deleted the digest stays. Keys of events are stored as digests: they may have been made of ids.
+A user id is stored only in ``people``; other tables reference its number, and indexes hold a salted digest. The digests
+of deleted users are kept. Event keys are stored as digests, since they may contain ids.
 """
 
 import logging
@@ -37,10 +37,10 @@ from lanner.serving.store.contract import (
 )
 
 SCHEMA_VERSION = 2
-OTHER_SCHEMA = f"a store of schema {{}}, this is {SCHEMA_VERSION}; open it with the version of lanner that made it"
+OTHER_SCHEMA = f"a store of schema {{}}, expected {SCHEMA_VERSION}; open it with the version of lanner that created it"
 _ROWS_PER_BATCH = 10_000
 _ROWS_PER_DELETE = 1_000
-"""In one transaction: a few milliseconds, for appends wait until it ends."""
+"""Rows per transaction: a few milliseconds, during which appends wait."""
 _PEOPLE_PER_LOOK = 1_000
 _DIGEST_BYTES = 16
 _ALL = 2**62
@@ -48,7 +48,7 @@ _SECONDS_PER_DAY = 86_400
 Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 
-# live: 0 where an id was erased in place. deletions: no digest where old events were deleted.
+# live: 0 if the id was erased in place. deletions: digest is NULL for deletions of old events.
 _TABLES = """
 CREATE TABLE counter (sequence BIGINT NOT NULL, salt TEXT NOT NULL);
 INSERT INTO counter VALUES (0, '{salt}');
@@ -111,27 +111,27 @@ _TRACES = (
 
 
 def tables(numbered: str, key: str, bytes: str) -> list[str]:
-    """Statements that make the tables; the types of a number given by the database, of a given number, and of bytes."""
+    """Statements that create the tables. numbered, key, bytes: types of a generated key, a given key, and bytes."""
     return _TABLES.format(numbered=numbered, key=key, bytes=bytes, salt=token_hex(16)).strip().split(";\n")
 
 
 class Store(Connections):
-    """Events, items, users and exposures of all servers that share one store.
+    """Events, items, users and exposures, shared by all servers with the same store.
 
-    Every method may be called from any thread, and may raise, besides what it names itself::
+    Every method may be called from any thread, and may raise besides its own errors::
 
-        StoreUnavailableError  the store is gone, locked, full or behind; the same call may succeed later
-        StorageError           the store may not be written (read-only, no permission)
+        StoreUnavailableError  the store is missing, locked, full or behind; the same call may succeed later
+        StorageError           the store is not writable (read-only, no permission)
         ConfigError            the store was closed
 
-    Every change takes a number from one rising sequence; whoever has seen a number sees no smaller one appear later.
-    Times are seconds since 1970.
+    Every change takes a number from one increasing sequence; once a number is visible, no smaller one appears later.
+    Times are Unix timestamps in seconds.
     """
 
     _erase_person: ClassVar[str]
-    """The statement that removes a person's id, given their number."""
+    """Statement that erases a user's id, given its number."""
     _notify: ClassVar[str] = ""
-    """What is added to each taking of numbers so that other servers hear of the commit."""
+    """Appended to the statement that takes sequence numbers, to notify other servers on commit."""
 
     def __init__(self, name: str, queue_limit: int = QUEUE_LIMIT) -> None:
         """Arguments as ``Connections``."""
@@ -145,20 +145,20 @@ class Store(Connections):
     # --- events ----------------------------------------------------------------------------------------------------
 
     def append(self, events: Sequence[Event], received: float) -> EventsAnswer:
-        """Store events; they are on disk when this returns. Arguments and errors as ``appending``."""
+        """Store events; returns once they are on disk. Arguments and errors as ``appending``."""
         return self.appending(events, received).result()
 
     def appending(self, events: Sequence[Event], received: float) -> "Future[EventsAnswer]":
-        """Store events without waiting for it; they are on disk once there is a result. A batch is stored whole or not
-        at all; a cancelled future leaves open which.
+        """Store events asynchronously; they are on disk once the future has a result. A batch is stored atomically;
+        after cancelling the future it may or may not be stored.
 
-        received: their time where they have none of their own, or one more than ``CLOCK_SECONDS`` later. A clock set
-        back by less than that does not reorder: within a process ``received`` counts as no earlier than before.
+        received: timestamp of events without one, or with one more than ``CLOCK_SECONDS`` later. A clock set back by
+        less does not reorder events: within a process ``received`` never decreases.
 
-        Raises, or has the future raise:
-            StoreUnavailableError: also at once where too many events wait to be written. The batch may have been
-                stored nevertheless if the connection broke: send it again with the same keys.
-            DataError: an id, behaviour, weight or time that cannot be stored (NUL, lone surrogate, not finite).
+        Raises, also through the future:
+            StoreUnavailableError: also immediately if too many events are queued. If the connection broke, the batch
+                may have been stored: retry with the same keys.
+            DataError: an invalid id, behaviour, weight or time (NUL, lone surrogate, not finite).
         """
         with self._lock:
             if received < self._latest - CLOCK_SECONDS:
@@ -169,7 +169,7 @@ class Store(Connections):
         return self._writer.begin(self._append, rows, len(rows))
 
     def _append(self, connection: Any, batches: Sequence[Sequence[tuple[Any, ...]]]) -> list[EventsAnswer]:
-        """Store the rows of several callers; what each is answered."""
+        """Store the rows of several callers; returns one answer each."""
         rows = list(chain.from_iterable(batches))
         first = self._take_numbers(connection, len(rows))
         people = self._add_people(connection, {row[0] for row in rows})
@@ -186,34 +186,34 @@ class Store(Connections):
         return answers
 
     def _add_people(self, connection: Any, ids: Collection[str]) -> dict[str, bytes]:
-        """Give numbers to those who have none; the digest of each id."""
+        """Register new users; returns the digest of each id."""
         digests = {id: self._digest(id) for id in ids}
         self._insert_people(connection, [(digest, id) for id, digest in digests.items()])
         return digests
 
     @abstractmethod
     def _insert_people(self, connection: Any, rows: Sequence[tuple[bytes, str]]) -> None:
-        """Store those that are new or were erased; a row is digest and id."""
+        """Store new or previously erased users; a row is digest and id."""
 
     @abstractmethod
     def _insert_events(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> int:
-        """How many were new; a row is sequence, user's digest, item, behaviour, weight, timestamp and key's digest."""
+        """Returns how many were new; a row is sequence, user digest, item, behaviour, weight, timestamp, key digest."""
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[list[StoredEvent]]:
-        """The newest ``limit`` events of each user, oldest first by (timestamp, sequence); unknown users have none.
+        """The newest ``limit`` events of each user, oldest first by (timestamp, sequence); empty for unknown users.
 
         Raises:
             ConfigError: ``limit`` below 1.
         """
         if limit < 1:
-            raise ConfigError(f"limit = {limit}: a history of fewer than 1 event; give at least 1")
+            raise ConfigError(f"limit is {limit}, it must be at least 1")
         return self._read(lambda opened: [self._history(opened, self._digest(id), limit) for id in user_ids])
 
     def _history(self, connection: Any, digest: bytes, limit: int = _ALL) -> list[StoredEvent]:
         return [StoredEvent(*row) for row in reversed(self._rows(connection, _HISTORY, (digest, limit)))]
 
     def events(self) -> Iterator[list[EventRow]]:
-        """All events by rising sequence number, in batches of bounded size, without holding up writers."""
+        """All events by increasing sequence number, in batches of bounded size, without blocking writers."""
         after = 0
         while rows := self._fetch(_EVENTS, (after, _ROWS_PER_BATCH)):
             after = rows[-1][0]
@@ -222,17 +222,17 @@ class Store(Connections):
     def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
         """Delete events older than ``keep_days`` and all but the newest ``keep_per_user`` of each user (None: keep).
 
-        What was shown longer ago than ``keep_days`` goes, too. Appends go on meanwhile. Returns how many events were
-        deleted; where any were, ``changed_users`` says that all may have changed. An event sent again under a deleted
-        event's key is new.
+        Exposures older than ``keep_days`` are deleted, too. Appends continue meanwhile. Returns the number of deleted
+        events; if there are any, ``changed_users`` reports that all users may have changed. Keys of deleted events are
+        forgotten.
 
         Raises:
             ConfigError: ``keep_days`` below 0, ``keep_per_user`` below 1.
         """
         if keep_days is not None and not keep_days >= 0:
-            raise ConfigError(f"keep_days = {keep_days}: give 0 or more days, or none to keep all")
+            raise ConfigError(f"keep_days is {keep_days}, it must be at least 0, or None to keep all")
         if keep_per_user is not None and keep_per_user < 1:
-            raise ConfigError(f"keep_per_user = {keep_per_user}: give at least 1, or none to keep all")
+            raise ConfigError(f"keep_per_user is {keep_per_user}, it must be at least 1, or None to keep all")
         deleted = 0
         if keep_days is not None:
             moment = time.time() - keep_days * _SECONDS_PER_DAY
@@ -240,18 +240,18 @@ class Store(Connections):
             deleted = self._delete_before("events", moment)
         deleted += 0 if keep_per_user is None else self._delete_beyond(keep_per_user)
         if deleted:
-            self._writer.submit(self._note_deletion)
+            self._writer.submit(self._record_deletion)
         return deleted
 
     def _delete_before(self, table: str, moment: float) -> int:
-        # By ranges of numbers, so that no index on time is needed and each transaction is short.
+        # By ranges of sequence numbers: no index on time is needed and each transaction is short.
         first, last = self._fetch(f"SELECT coalesce(min(sequence), 0), coalesce(max(sequence), -1) FROM {table}")[0]
         statement = f"DELETE FROM {table} WHERE sequence >= ? AND sequence < ? AND timestamp < ?"
         ranges = ((low, low + _ROWS_PER_DELETE, moment) for low in range(first, last + 1, _ROWS_PER_DELETE))
         return sum(self._change(statement, [one]) for one in ranges)
 
     def _delete_beyond(self, keep: int) -> int:
-        # By ranges of people, so that memory is bounded.
+        # By ranges of users, so that memory is bounded.
         people, deleted = self._fetch("SELECT coalesce(max(number), 0) FROM people")[0][0], 0
         for low in range(0, people, _PEOPLE_PER_LOOK):
             surplus = self._fetch(_SURPLUS, (low, low + _PEOPLE_PER_LOOK, keep))
@@ -259,8 +259,8 @@ class Store(Connections):
                 deleted += self._change("DELETE FROM events WHERE sequence = ?", part)
         return deleted
 
-    def _note_deletion(self, connection: Any, digest: bytes | None = None) -> None:
-        """Everybody is to drop every cached user. digest: of who was deleted; None: old events were."""
+    def _record_deletion(self, connection: Any, digest: bytes | None = None) -> None:
+        """Make every server drop its cached users. digest: of the deleted user; None: old events were deleted."""
         sequence = self._take_numbers(connection, 1)
         self._all(connection, "DELETE FROM deletions WHERE digest = ? OR digest IS NULL", [(digest,)])
         self._all(connection, "INSERT INTO deletions (sequence, digest) VALUES (?, ?)", [(sequence, digest)])
@@ -268,12 +268,12 @@ class Store(Connections):
     # --- items -----------------------------------------------------------------------------------------------------
 
     def put_item(self, id: str, item: Item) -> Changed:
-        """Write an item over what stood under its id. Errors as ``append``."""
+        """Create or replace an item. Errors as ``append``."""
         _require_storable(item.title, item.text, *item.attributes, *chain(*item.attributes.values()))
         return self._set_item(id, msgspec.json.encode(item).decode())
 
     def delete_item(self, id: str) -> Changed:
-        """Delete an item; a tombstone stays in ``item_changes``, also for an id that was never put."""
+        """Delete an item. A tombstone is kept in ``item_changes``, also for an unknown id."""
         return self._set_item(id, None)
 
     def _set_item(self, id: str, body: str | None) -> Changed:
@@ -288,9 +288,9 @@ class Store(Connections):
         return Changed(id=id, existed=self._writer.submit(work))
 
     def item_changes(self, after: int) -> list[ItemChange]:
-        """Items put or deleted after that sequence number, each in its latest state, oldest change first.
+        """Items changed after a sequence number, each in its latest state, oldest change first.
 
-        A row that cannot be read is logged, counted and passed over.
+        Unreadable rows are logged, counted and skipped.
         """
         read, changes = msgspec.json.Decoder(Item).decode, []
         for sequence, id, body in self._fetch(_ITEM_CHANGES, (after,)):
@@ -298,14 +298,14 @@ class Store(Connections):
                 changes.append(ItemChange(sequence, id, None if body is None else read(body)))
             except (msgspec.MsgspecError, TypeError, ValueError) as error:
                 if sequence not in self._unreadable:
-                    _log.warning("the store's item %r cannot be read and is passed over: %s", id, error)
+                    _log.warning("skipping unreadable item %r in the store: %s", id, error)
                 self._unreadable.add(sequence)
         return changes
 
     # --- users -----------------------------------------------------------------------------------------------------
 
     def put_user(self, id: str, user: User) -> Changed:
-        """Write profile and ties over what stood there; a tie given twice counts once. Errors as ``append``."""
+        """Replace a user's profile and friends; duplicate friends count once. Errors as ``append``."""
         _require_storable(id, user.profile, *user.ties)
 
         def work(connection: Any) -> bool:
@@ -322,7 +322,7 @@ class Store(Connections):
         return Changed(id=id, existed=self._writer.submit(work, 1 + len(user.ties)))
 
     def user(self, id: str) -> User | None:
-        """What ``put_user`` wrote last; None where it wrote nothing."""
+        """As last written by ``put_user``; None if never written."""
         return self._read(lambda connection: self._user(connection, self._digest(id)))
 
     def _user(self, connection: Any, digest: bytes) -> User | None:
@@ -332,7 +332,7 @@ class Store(Connections):
         return User(profile=rows[0][0], ties=[friend for (friend,) in self._rows(connection, _TIES, (digest,))])
 
     def read_user(self, id: str, others: Sequence[str] = ()) -> UserRecord:
-        """All that is known of one user. others: ids that are to be named, too, where they were deleted."""
+        """All that is known of one user. others: further ids to be checked for deletion."""
 
         def query(connection: Any) -> UserRecord:
             own = self._digest(id)
@@ -347,19 +347,19 @@ class Store(Connections):
         return self._read(query)
 
     def delete_user(self, id: str) -> Changed:
-        """Remove every trace of a person: events, profile, ties from and to them, exposures, the id itself.
+        """Erase a user: events, profile, social edges in both directions, exposures, and the id itself.
 
-        A salted digest stays, see ``UserRecord.deleted``: whoever has the store and guesses an id can check the guess.
-        SQLite's files no longer hold the id's bytes when this returns; PostgreSQL recycles them when it vacuums.
+        A salted digest is kept, see ``UserRecord.deleted``: with access to the store, a guessed id can be verified.
+        SQLite's files no longer contain the id's bytes on return; PostgreSQL reclaims them on vacuum.
 
         Raises:
-            StoreUnavailableError: also where the person is removed but another process still reads old pages of the
-                files; asked again, this finishes the removal.
+            StoreUnavailableError: also if the user was removed but another process still reads old pages of the
+                files; calling again completes the removal.
         """
         digest = self._digest(id)
 
         def work(connection: Any) -> bool:
-            self._note_deletion(connection, digest)
+            self._record_deletion(connection, digest)
             found = self._rows(connection, "SELECT number FROM people WHERE digest = ? AND live = 1", (digest,))
             for statement in (*_TRACES, self._erase_person):
                 self._all(connection, statement, found)
@@ -370,17 +370,17 @@ class Store(Connections):
     def _digest(self, id: str) -> bytes:
         return _digest(id, self._salt)
 
-    # --- changes of others -----------------------------------------------------------------------------------------
+    # --- change tracking -------------------------------------------------------------------------------------------
 
     def sequence(self) -> int:
-        """The last number that was given to a change."""
+        """The last sequence number taken."""
         return int(self._fetch("SELECT sequence FROM counter")[0][0])
 
     def changed_users(self, after: int) -> tuple[int, list[str] | None]:
-        """The sequence number now, and ids with new events or a new profile after that number, in no order.
+        """The current sequence number, and the ids with new events or a new profile after ``after``, unordered.
 
-        None instead of ids: drop every cached user. Somebody was deleted, of whom no id is left to name; or old events
-        were; or more than ``MOST_CHANGES`` happened; or ``after`` is of another store.
+        None instead of ids: drop every cached user. A user was deleted (no id is left to name), old events were
+        deleted, more than ``MOST_CHANGES`` changes happened, or ``after`` is from another store.
         """
 
         def query(connection: Any) -> tuple[int, list[str] | None]:
@@ -394,13 +394,13 @@ class Store(Connections):
 
     def listen(self, on_change: Callable[[], None]) -> Closer:
         """Call ``on_change`` in a thread whenever another server may have changed something, until the returned
-        function is called. The store of one host calls nobody: its workers tell each other."""
+        function is called. A single-host store never calls it: its workers notify each other."""
         return lambda: None
 
     # --- experiments -----------------------------------------------------------------------------------------------
 
     def expose(self, rows: Sequence[Exposure]) -> None:
-        """Append to the log of what was shown; on disk when this returns. Errors as ``append``."""
+        """Log exposures; on disk on return. Errors as ``append``."""
         for row in rows:
             _require_storable(row.experiment, row.arm, row.user_id, *row.item_ids)
         shown = [msgspec.json.encode(row.item_ids).decode() for row in rows]
@@ -417,17 +417,17 @@ class Store(Connections):
         self._writer.submit(work, len(rows))
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
-        """What was shown in one experiment, in the order in which it was logged, in bounded memory."""
+        """The exposures of one experiment, in log order, in bounded memory."""
         after = 0
         while rows := self._fetch(_EXPOSURES, (experiment, after, _ROWS_PER_BATCH)):
             after = rows[-1][0]
             for _, name, arm, user_id, timestamp, items in rows:
                 yield Exposure(name, arm, user_id, timestamp, msgspec.json.decode(items, type=list[str]))
 
-    # --- the store itself ------------------------------------------------------------------------------------------
+    # --- maintenance -----------------------------------------------------------------------------------------------
 
     def stats(self) -> StoreStats:
-        """Counts and figures. Counting reads an index of every event: for a page, not for each request."""
+        """Counts and statistics. Scans an index of all events: for dashboards, not for each request."""
         [(events, users, items)] = self._fetch(_COUNTS)
         writer = self._writer
         return StoreStats(
@@ -442,12 +442,12 @@ class Store(Connections):
         )
 
     def check(self) -> None:
-        """Return if the store can be read and written; a single read of one row.
+        """Health check: reads one row.
 
-        After a failed commit also one write, so that it is seen when the store works again.
+        After a failed commit it also writes, to detect recovery.
 
         Raises:
-            StoreUnavailableError: it does not answer, its file was removed, commits fail, or its writer has ended.
+            StoreUnavailableError: no response, the file was removed, commits fail, or the writer thread has ended.
         """
         self._writer.require_alive()
         if self._writer.failing:
@@ -473,11 +473,11 @@ def _is_ahead(event: Event, received: float) -> bool:
 
 
 def _event_row(event: Event, received: float) -> tuple[Any, ...]:
-    """User id, item id, behaviour, weight, time and digest of the key."""
+    """User id, item id, behaviour, weight, time and key digest."""
     _require_storable(event.user_id, event.item_id, event.behaviour)
     for field, number in (("weight", event.weight), ("timestamp", event.timestamp)):
         if number is not None and not math.isfinite(number):
-            raise DataError(f"{number} is no number that can be stored; send a finite one", field=field)
+            raise DataError(f"{number} cannot be stored; send a finite number", field=field)
     own = event.timestamp is not None and not _is_ahead(event, received)
     key = None if event.key is None else _digest(event.key)
     return event.user_id, event.item_id, event.behaviour, event.weight, event.timestamp if own else received, key
@@ -490,4 +490,4 @@ def _require_storable(*texts: str) -> None:
         except UnicodeEncodeError:
             storable = False
         if not storable:
-            raise DataError(f"{text[:60]!r} holds NUL or half a character, which is not stored; send whole UTF-8 text")
+            raise DataError(f"{text[:60]!r} contains NUL or a lone surrogate; send valid UTF-8 text")

@@ -1,4 +1,4 @@
-"""How long events are kept, and how many of a user: what a server deletes from its store now and then."""
+"""Retention: how long events are kept, and how many per user."""
 
 import time
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from lanner.serving.store.relational import Store
 
 @dataclass(frozen=True)
 class RetentionConfig:
-    """What is deleted from the store, and how often. What a bundle was trained on stays in the bundle."""
+    """What is deleted from the store, and how often. Events in bundles are not affected."""
 
     days: float = 0.0
-    """Events, and what experiments showed, are deleted when older than this; 0: kept forever."""
+    """Maximum age of events and exposures in days; 0: kept forever."""
     events_per_user: int = 0
-    """A user's newest events that are kept, the others are deleted; 0: all are kept."""
+    """Maximum number of events kept per user, newest first; 0: no limit."""
     every_minutes: float = 60.0
-    """Between the end of one deletion and the next."""
+    """Minutes between two deletion runs."""
 
     def __post_init__(self) -> None:
         for name in ("days", "events_per_user"):
@@ -28,29 +28,29 @@ class RetentionConfig:
 
     @property
     def deletes(self) -> bool:
-        """Whether there is anything to do at all."""
+        """Whether anything is to be deleted."""
         return bool(self.days or self.events_per_user)
 
 
 class Retention:
-    """Deletes what is no longer to be kept, and counts it."""
+    """Deletes expired data and counts it."""
 
     def __init__(self, store: Store, config: RetentionConfig) -> None:
         self._store, self.config = store, config
         self._deleted, self._seconds, self._finished = 0, 0.0, 0.0
 
     def run(self) -> None:
-        """Delete once, in many short transactions between those of others. Blocks.
+        """Delete once, in many short transactions. Blocks.
 
         Raises:
-            StoreUnavailableError: the rest goes the next time.
+            StoreUnavailableError: the next run continues.
         """
         started = time.monotonic()
         self._deleted += self._store.compact(self.config.days or None, self.config.events_per_user or None)
         self._seconds, self._finished = time.monotonic() - started, time.time()
 
     def figures(self) -> Mapping[str, float]:
-        """For the metrics: events deleted so far, seconds of the last run, and its end in seconds since 1970."""
+        """For the metrics: events deleted so far, duration of the last run in seconds, and its end as Unix time."""
         names = ("retention_deleted_events", "retention_seconds", "retention_finished_time")
         values = (self._deleted, self._seconds, self._finished)
         return dict(zip(names, values, strict=True)) if self.config.deletes else {}

@@ -1,4 +1,4 @@
-"""The embedded store: one SQLite file in WAL mode, for one machine; several processes may share it."""
+"""The embedded store: one SQLite file in WAL mode, for one machine; shared by its processes."""
 
 import os
 import sqlite3
@@ -15,12 +15,12 @@ from lanner.serving.store.relational import OTHER_SCHEMA, SCHEMA_VERSION, Store,
 
 _LOCK_SECONDS = 4.0
 _CACHE_KIB = {"writing": 2 * 1024, "reading": 1024}
-"""Of each connection; the operating system keeps what is read, and a cache that fills for minutes looks like a leak."""
-_CANNOT_OPEN = "{}: cannot be opened for writing ({}); check the path and its permissions"
+"""Page cache per connection. Small: the operating system caches reads, and a slowly filling cache looks like a leak."""
+_CANNOT_OPEN = "{}: cannot open for writing ({}); check the path and its permissions"
 _LOG_PAGES = 4_000
-"""Pages of the write-ahead log after which it is moved into the file: 16 MB."""
+"""Pages of the write-ahead log that trigger a checkpoint: 16 MB."""
 _FREE = "PRAGMA incremental_vacuum(2000)"
-"""8 MB in one step: some tens of milliseconds between two commits."""
+"""8 MB per step: some tens of milliseconds between two commits."""
 _ROWS_PER_STATEMENT = 64
 _PEOPLE = ("INSERT INTO people (digest, id) VALUES", "(?, ?)")
 _LIVE_AGAIN = "ON CONFLICT (digest) DO UPDATE SET live = 1, id = excluded.id WHERE live = 0"
@@ -31,23 +31,23 @@ _EVENTS = (
 
 
 class SqliteStore(Store):
-    """Events in a file. A power cut loses nothing that was acknowledged (``synchronous = FULL``)."""
+    """Events in a file. Acknowledged events survive a power failure (``synchronous = FULL``)."""
 
     _errors = (sqlite3.Error,)
     _lost = ()
     _most_idle = 2
     _placeholder = "?"
     _begin = "BEGIN IMMEDIATE"
-    # A record of the same length is overwritten where it is, and rows of ``people`` are only ever appended: no page
-    # keeps a copy of an id. To delete the row would move others, and leave copies of them in unused parts of pages.
+    # A record of equal length is overwritten in place, and ``people`` is append-only: no page keeps a copy of an id.
+    # Deleting the row would move others and leave copies of them in free parts of pages.
     _erase_person = "UPDATE people SET live = 0, id = zeroblob(length(CAST(id AS BLOB))) WHERE number = ?"
 
     def __init__(self, path: Path | str, queue_limit: int = QUEUE_LIMIT) -> None:
-        """Open the file, or make it, for its owner alone; its folder must be there. queue_limit: in events.
+        """Open the file, or create it for its owner only; its folder must exist. queue_limit: maximum queued events.
 
         Raises:
-            DataError: a file that is no store, or one of another schema. StorageError: it may not be written.
-            StoreUnavailableError: another process locks it.
+            DataError: not a store, or another schema version. StorageError: not writable.
+            StoreUnavailableError: locked by another process.
         """
         self._path = Path(path).absolute()
         try:
@@ -59,7 +59,7 @@ class SqliteStore(Store):
         super().__init__(str(path), queue_limit)
 
     def _connect(self, reading: bool) -> sqlite3.Connection:
-        # Never made here: a file that was removed would come back empty.
+        # Never created here: a removed file would come back empty.
         connection = sqlite3.connect(
             f"{self._path.as_uri()}?mode=rw",
             timeout=_LOCK_SECONDS,
@@ -85,7 +85,7 @@ class SqliteStore(Store):
             there = None
         if there != self._file:
             raise StoreUnavailableError(
-                f"{self._name}: the file was removed or replaced, nothing is stored; restore it or restart the server"
+                f"{self._name}: the file was removed or replaced, nothing was stored; restore it or restart the server"
             )
 
     def _insert_people(self, connection: sqlite3.Connection, rows: Sequence[tuple[bytes, str]]) -> None:
@@ -95,7 +95,7 @@ class SqliteStore(Store):
         return _insert(connection, *_EVENTS, rows, "ON CONFLICT DO NOTHING")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        # What it is comes first: nothing is changed in a file that is not ours.
+        # Check the contents first: a foreign file is not modified.
         self._is_new(connection)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -112,7 +112,7 @@ class SqliteStore(Store):
             raise DataError(OTHER_SCHEMA.format(version), path=self._name)
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if version == 0 and tables:
-            raise DataError("a database of something else; give another file", path=self._name)
+            raise DataError("not an event store; choose another file", path=self._name)
         return version == 0
 
     def _bytes_on_disk(self) -> int:
@@ -121,12 +121,12 @@ class SqliteStore(Store):
 
     def delete_user(self, id: str) -> Changed:
         changed = super().delete_user(id)
-        # The log still holds the pages as they were. Whoever reads them is waited for.
+        # The write-ahead log still contains the old pages; wait for readers and truncate it.
         with self._translating(), closing(self._connect(reading=False)) as connection:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreUnavailableError(
-                "the store: the user is removed, but another process still reads old pages; ask again to clear the log"
+                "the store: the user was removed, but another process still reads old pages; try again to clear the log"
             )
         return changed
 
@@ -147,14 +147,14 @@ class SqliteStore(Store):
     def _translated(self, error: Exception) -> LannerError:
         place, code = self._name, getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return StoreUnavailableError(f"{place}: the disk is full, nothing was stored; free space and send it again")
+            return StoreUnavailableError(f"{place}: the disk is full, nothing was stored; free space and try again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             seconds = f"{_LOCK_SECONDS:g} s"
             return StoreUnavailableError(f"{place}: locked by another process for more than {seconds}; try again later")
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) and self._opened:
-            return StoreUnavailableError(f"{place}: its file is damaged ({error}); restore it from a copy")
+            return StoreUnavailableError(f"{place}: the file is damaged ({error}); restore it from a backup")
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return DataError(f"no SQLite database, or a damaged one ({error}); restore or move it", path=place)
+            return DataError(f"not an SQLite database, or a damaged one ({error}); restore or move it", path=place)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
             return StorageError(_CANNOT_OPEN.format(place, error))
         return StoreUnavailableError(f"{place}: the store failed ({error}); check the disk and try again")
@@ -167,7 +167,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def _insert(
     connection: sqlite3.Connection, into: str, row: str, rows: Sequence[tuple[Any, ...]], on_conflict: str
 ) -> int:
-    """How many rows were written; in few statements, of few lengths, so that SQLite has them ready."""
+    """Returns the number of rows inserted; few distinct statements fit SQLite's statement cache."""
     written, at, number = 0, 0, _ROWS_PER_STATEMENT
     while at < len(rows):
         while number > len(rows) - at:

@@ -1,4 +1,4 @@
-"""Group commit: one thread writes, and what waits during a commit goes into the next one."""
+"""Group commit: one writer thread; work that arrives during a commit goes into the next one."""
 
 import logging
 from collections import deque
@@ -15,14 +15,14 @@ from lanner.errors import ConfigError, DataError, LannerError, StoreUnavailableE
 
 Result = TypeVar("Result")
 Work = Callable[[Any], Result]
-"""Statements on a connection, inside a transaction that somebody else begins and ends."""
+"""Statements on a connection, inside the writer's transaction."""
 BatchWork = Callable[[Any, Sequence[Any]], Sequence[Result]]
-"""As ``Work``, for several callers at once: what each gave, and what each gets."""
+"""As ``Work``, for several callers at once: their arguments, and their results."""
 
-CLOSED = "the store was closed; open it again"
-_ENDED = "the store: the writing thread has ended; restart the server"
+CLOSED = "the store is closed; open it again"
+_ENDED = "the store: the writer thread has ended; restart the server"
 _EVENTS_PER_COMMIT = 10_000
-"""Enough to make the disk's latency small beside the work; more would only keep the first callers waiting."""
+"""Amortises the disk's latency; larger groups only delay the first callers."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,13 +35,13 @@ class _Job:
 
 
 class Writer:
-    """Callers' work is committed in groups; work that fails fails for its own caller only.
+    """Commits callers' work in groups; failing work fails only its own caller.
 
-    A future may be cancelled until its commit begins: the work is then left out.
+    A future may be cancelled until its commit begins; its work is then skipped.
     """
 
     def __init__(self, transact: Callable[[Work[Any]], Any], queue_limit: int) -> None:
-        """transact: runs work in one transaction, raising LannerErrors. queue_limit: events that may wait."""
+        """transact: runs work in one transaction, raising LannerErrors. queue_limit: maximum queued events."""
         self._transact, self._queue_limit = transact, queue_limit
         self._changed = Condition()
         self._queue: deque[_Job] = deque()
@@ -50,44 +50,44 @@ class Writer:
         self.commits = self.batches = 0
         self.commit_milliseconds = 0.0
         self.failing = False
-        """Whether the last commit failed for another reason than the data it was given."""
+        """Whether the last commit failed for a reason other than its data."""
         self._thread = Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[Result], events: int = 1) -> Result:
-        """The result of ``work``, committed; arguments and errors as ``begin``."""
+        """The committed result of ``work``; arguments and errors as ``begin``."""
         return self.begin(lambda connection, given: [work(connection)], None, events).result()
 
     def begin(self, work: BatchWork[Result], given: Any, events: int) -> "Future[Result]":
-        """Join the next commit without waiting for it; consecutive callers with the same ``work`` are one call of it.
+        """Join the next commit without waiting; consecutive callers with the same ``work`` are merged into one call.
 
-        Each statement releases the interpreter lock and must wait to get it back: few large ones are done sooner.
-        events: the weight in the queue.
+        Each statement releases and reacquires the interpreter lock, so few large ones are faster.
+        events: weight in the queue.
 
         Raises:
-            StoreUnavailableError: at once, where the queue would grow beyond its bound, or the thread has ended.
-            ConfigError: closed.
+            StoreUnavailableError: immediately, if the queue is full or the thread has ended.
+            ConfigError: the store is closed.
         """
         job = _Job(work, given, events)
         with self._changed:
             self.require_alive()
             if self._waiting_events + events > self._queue_limit:
-                waiting = f"{self._waiting_events} events wait to be written and {events} more exceed the bound of"
-                raise StoreUnavailableError(f"the store: {waiting} {self._queue_limit}; send them again later")
+                waiting = f"{self._waiting_events} events are queued and {events} more exceed the limit of"
+                raise StoreUnavailableError(f"the store: {waiting} {self._queue_limit}; try again later")
             self._waiting_events += events
             self._queue.append(job)
             self._changed.notify()
         return job.done
 
     def require_alive(self) -> None:
-        """Raise StoreUnavailableError where the writing thread has ended, ConfigError where it was closed."""
+        """Raise StoreUnavailableError if the writer thread has ended, ConfigError if it was closed."""
         if self._closing:
             raise ConfigError(CLOSED)
         if self._ended:
             raise StoreUnavailableError(_ENDED)
 
     def close(self) -> None:
-        """Finish what waits and end the thread."""
+        """Finish queued work and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -97,11 +97,11 @@ class Writer:
         jobs: list[_Job] = []
         try:
             while jobs := self._next():
-                # From here on a job cannot be cancelled, so that setting its result cannot fail.
+                # From here on jobs cannot be cancelled, so setting their results cannot fail.
                 if running := [job for job in jobs if job.done.set_running_or_notify_cancel()]:
                     self._commit(running)
         except BaseException:
-            _log.exception("the store's writing thread ended")
+            _log.exception("the store's writer thread ended")
         with self._changed:
             self._ended = True
         for job in (*jobs, *self._queue):
@@ -109,7 +109,7 @@ class Writer:
                 job.done.set_exception(StoreUnavailableError(_ENDED))
 
     def _next(self) -> list[_Job]:
-        """What goes into the next commit; nothing once closed and done."""
+        """Jobs for the next commit; empty once closed and done."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
@@ -136,7 +136,7 @@ class Writer:
             job.done.set_result(result)
 
     def _fail(self, jobs: list[_Job], error: BaseException) -> None:
-        """Nothing was committed. Where one caller's data is to blame, the others go on; otherwise it fails for all."""
+        """Nothing was committed. If one caller's data is at fault, retry the others; otherwise fail all."""
         if isinstance(error, DataError) and len(jobs) > 1:
             for job in jobs:
                 self._commit([job])
@@ -150,7 +150,7 @@ class Writer:
 
 
 def _results(connection: Any, jobs: Sequence[_Job]) -> list[Any]:
-    """What each job gives, in one transaction."""
+    """The result of each job, in one transaction."""
     return [
         result
         for work, group in groupby(jobs, key=attrgetter("work"))

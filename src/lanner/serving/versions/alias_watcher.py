@@ -1,4 +1,4 @@
-"""Serve what the aliases name: a new version is opened, verified, then swapped in; otherwise the old one stays."""
+"""Serves the versions named by the aliases: a new version is opened, verified and swapped in, or the old one stays."""
 
 import asyncio
 import logging
@@ -13,45 +13,45 @@ from lanner.serving.versions.hot_swap import Deployments, Served
 from lanner.serving.versions.registry import CHAMPION, version_of
 
 POLL_SECONDS = 1.0
-"""Between two reads of the aliases."""
+"""Polling interval of the aliases, in seconds."""
 RETRY_SECONDS = 30.0
-"""After which a version that failed is opened again: what it lacked may have come."""
+"""Seconds until a failed version is tried again."""
 _log = logging.getLogger(__name__)
 
 
 class Versions(Protocol):
-    """Where versions lie and which of them is to be served; ``Registry`` is one."""
+    """Locates versions and names the ones to serve; ``Registry`` is an implementation."""
 
     def aliases(self) -> dict[str, str]:
-        """Versions by alias; asked once a second."""
+        """Versions by alias; polled once a second."""
 
     def path(self, version: str) -> Path:
-        """The bundle of a version."""
+        """Path of a version's bundle."""
 
 
 class OneBundle:
-    """A single bundle as the champion; another bundle in the same folder is another version."""
+    """A single bundle as the champion; replacing the folder's bundle makes a new version."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def aliases(self) -> dict[str, str]:
-        """Raises BundleError where there is no bundle any more."""
+        """Raises BundleError if the bundle is gone."""
         try:
             return {CHAMPION: version_of(self._path)}
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            problem = f"{self._path}: neither a bundle nor a folder of versions with a champion ({reason})"
+            problem = f"{self._path}: neither a bundle nor a registry with a champion ({reason})"
             raise BundleError(f"{problem}; see lanner bundles promote") from None
 
     def path(self, version: str) -> Path:
-        """The one there is."""
+        """The only path."""
         return self._path
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """line: for everybody, without a path. reason: for the log. version: what failed. retry_at: monotonic seconds."""
+    """line: public, without paths. reason: for the log. version: the one that failed. retry_at: monotonic seconds."""
 
     line: str
     reason: str
@@ -60,7 +60,7 @@ class _Problem:
 
 
 class AliasWatcher(Generic[Served]):
-    """Keeps ``deployments`` at what the aliases name."""
+    """Keeps ``deployments`` in line with the aliases."""
 
     def __init__(
         self,
@@ -69,35 +69,35 @@ class AliasWatcher(Generic[Served]):
         opening: Callable[[Path], Served],
         aliases: Sequence[str],
     ) -> None:
-        """opening: blocks, so it is called in a thread. aliases: those that are served."""
+        """opening: blocking, called in a thread. aliases: those to serve."""
         self._versions, self._deployments, self._opening, self._aliases = versions, deployments, opening, aliases
         self._problems: dict[str, _Problem] = {}
 
     async def start(self) -> None:
-        """Serve the champion, then the others as far as they can be.
+        """Serve the champion, then the other aliases as far as possible.
 
         Raises:
             LannerError: there is no champion, or it cannot be served.
         """
         version = (await asyncio.to_thread(self._versions.aliases)).get(CHAMPION)
         if version is None:
-            raise ConfigError(f"no version is the {CHAMPION}; choose one: lanner bundles promote VERSION")
+            raise ConfigError(f"no version is the {CHAMPION}; set one: lanner bundles promote VERSION")
         await self._serve(CHAMPION, version)
         await self.follow()
 
     async def follow(self) -> None:
-        """Serve what the aliases name now; where that fails, what is served stays and ``problems`` has a line."""
+        """Apply alias changes; on failure the served versions stay and ``problems`` gets a line."""
         try:
             wanted = await asyncio.to_thread(self._versions.aliases)
         except LannerError as error:
-            self._failed("", "the aliases cannot be read, what is served stays; see the log", error, None)
+            self._failed("", "the aliases cannot be read, served versions are unchanged; see the log", error, None)
             return
         self._problems.pop("", None)
         for alias in self._aliases:
             await self._follow(alias, wanted.get(alias))
 
     def problems(self) -> list[str]:
-        """One line for each alias that is not served as it should be; they name no path."""
+        """One line per alias with a problem; lines contain no paths."""
         return [one.line for one in self._problems.values()]
 
     async def _follow(self, alias: str, version: str | None) -> None:
@@ -112,13 +112,13 @@ class AliasWatcher(Generic[Served]):
         stays = f"{served} is still served" if served else "none is served"
         try:
             if version is None:
-                raise ConfigError(f"choose one: lanner bundles promote VERSION --alias {alias}")
+                raise ConfigError(f"set one: lanner bundles promote VERSION --alias {alias}")
             await self._serve(alias, version)
         except LannerError as error:
             self._failed(alias, f"{alias}: {wanted}, {stays}; see the log", error, version)
             return
         self._problems.pop(alias, None)
-        _log.info("%s is version %s now", alias, version)
+        _log.info("%s is now version %s", alias, version)
 
     async def _serve(self, alias: str, version: str) -> None:
         await self._deployments.serve(alias, version, lambda: self._opening(self._versions.path(version)))

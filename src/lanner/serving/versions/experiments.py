@@ -1,4 +1,4 @@
-"""Experiments: which users see the challenger, what they were shown, and shadow traffic."""
+"""A/B experiments (assignment of users to arms, exposure logging) and shadow traffic."""
 
 import math
 import time
@@ -19,61 +19,64 @@ _MOST_LETTERS = 128
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms and the share of users that each has, by name; an arm of a served experiment is an alias of a version.
+    """Arms and their traffic shares by name; in a served experiment an arm is an alias.
 
-    A user is assigned by weighted rendezvous hashing (Schindelhauer and Schomaker, Weighted Distributed Hash Tables,
-    SPAA 2005): when shares change, a user moves only from an arm to one whose share grew relative to it. Another name
-    or salt assigns anew, independently.
+    Users are assigned by weighted rendezvous hashing (Schindelhauer and Schomaker, Weighted Distributed Hash Tables,
+    SPAA 2005): when shares change, a user moves only to an arm whose share grew relative to their own. Another name or
+    salt gives an independent assignment.
     """
 
     name: str
+    """Name of the experiment, recorded with every exposure."""
     arms: Mapping[str, float]
+    """Traffic share of each alias (``champion``, ``challenger``); the shares sum to 1."""
     salt: str = ""
+    """Changes the assignment of users to arms."""
 
     def __post_init__(self) -> None:
         for what, text in (("name", self.name), *(("arm", arm) for arm in self.arms)):
             if not 0 < len(text) <= _MOST_LETTERS or not text.isprintable():
-                raise ConfigError(f"experiment {what}: {text!r}, it must have 1 to {_MOST_LETTERS} printable letters")
+                raise ConfigError(f"experiment {what}: {text!r}, expected 1 to {_MOST_LETTERS} printable characters")
         if "\0" in self.salt:
-            raise ConfigError(f"experiment '{self.name}': the salt holds NUL; leave it out")
+            raise ConfigError(f"experiment '{self.name}': the salt contains NUL; remove it")
         check_shares(self.name, self.arms)
 
     def arm_of(self, user_id: str) -> str:
-        """The user's arm; the same on every server."""
+        """The user's arm, equal on every server."""
         key = "\0".join((self.salt, self.name, user_id, ""))
         return min(self.arms, key=lambda arm: (_exponential(key + arm) / self.arms[arm], arm))
 
 
 def check_shares(name: str, shares: Mapping[str, float]) -> None:
-    """Check the shares of an experiment's arms.
+    """Validate the traffic shares of an experiment.
 
     Raises:
-        ConfigError: fewer than two arms, a share that is not above 0, or a sum other than 1.
+        ConfigError: fewer than two arms, a share not above 0, or a sum other than 1.
     """
     if len(shares) < 2:
         raise ConfigError(f"experiment '{name}' has {len(shares)} arm(s), it must have at least 2")
     for arm, share in shares.items():
         if not 0 < share < 1:
-            raise ConfigError(f"experiment '{name}': the share of '{arm}' is {share}, it must lie between 0 and 1")
+            raise ConfigError(f"experiment '{name}': the share of '{arm}' is {share}, it must be between 0 and 1")
     if abs(math.fsum(shares.values()) - 1) > _TOLERANCE:
-        raise ConfigError(f"experiment '{name}': shares add up to {math.fsum(shares.values()):g}, they must to 1")
+        raise ConfigError(f"experiment '{name}': shares sum to {math.fsum(shares.values()):g}, they must sum to 1")
 
 
 def check_arms(experiment: Experiment) -> None:
-    """Raises ConfigError where an arm of a served experiment is no alias."""
+    """Raises ConfigError if an arm of a served experiment is not an alias."""
     for arm in experiment.arms:
         if arm not in ALIASES:
-            raise ConfigError(f"experiment '{experiment.name}': no alias '{arm}'; arms are {CHAMPION} and {CHALLENGER}")
+            raise ConfigError(f"experiment '{experiment.name}': no alias '{arm}'; use {CHAMPION} and {CHALLENGER}")
 
 
 def _exponential(text: str) -> float:
-    """Exponentially distributed over texts."""
+    """A hash with an exponential distribution."""
     number = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
     return -math.log((number + 1) / 2**64)
 
 
 class Experiments:
-    """An experiment, shadow traffic, both or neither. All but the constructor is called on the event loop."""
+    """An experiment, shadow traffic, both or neither. Used on the event loop after construction."""
 
     def __init__(
         self,
@@ -82,10 +85,10 @@ class Experiments:
         shadow_share: float,
         ask_challenger: Callable[[RecommendRequest], Awaitable[Sequence[str]]],
     ) -> None:
-        """shadow_share: of the champion's requests that the challenger is asked, too.
+        """shadow_share: share of champion requests that are mirrored to the challenger.
 
         Raises:
-            ConfigError: an arm that is no alias, or a share outside 0 … 1.
+            ConfigError: an arm that is not an alias, or a share outside 0 … 1.
         """
         if experiment is not None:
             check_arms(experiment)
@@ -95,41 +98,41 @@ class Experiments:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """What must be served for them."""
+        """Aliases that must be served."""
         return (CHAMPION,) if self._experiment is None and self._shadow is None else ALIASES
 
     def start(self) -> None:
-        """Start their tasks on the running loop."""
+        """Start the background tasks on the running loop."""
         for one in (self._exposures, self._shadow):
             if one is not None:
                 one.start()
 
     def arm(self, user_id: str | None) -> str | None:
-        """The user's arm; None for anonymous users and without an experiment."""
+        """The user's arm; None for anonymous users or without an experiment."""
         return None if self._experiment is None or user_id is None else self._experiment.arm_of(user_id)
 
     def answered(
         self, request: RecommendRequest, answer: RecommendAnswer, arm: str | None, alias: str, seconds: float
     ) -> None:
-        """Log what was shown and hand the request to the shadow; never waits. alias: whose version answered."""
+        """Log the exposure and mirror the request; never waits. alias: of the version that answered."""
         item_ids = [item.item_id for item in answer.items]
-        # A user whose arm could not be served saw another's: an example of neither.
+        # If the user's arm could not be served, the answer counts for no arm.
         if self._experiment is not None and self._exposures is not None and request.user_id and arm == alias:
             self._exposures.add(Exposure(self._experiment.name, alias, request.user_id, time.time(), item_ids))
         if self._shadow is not None and alias == CHAMPION and not answer.served.cached:
             self._shadow.offer(request, item_ids, seconds * 1e3)
 
     async def forget(self, user_id: str) -> None:
-        """Drop what waits to be written of a user. Call it before ``store.delete_user``."""
+        """Drop queued records of a user. Call it before ``store.delete_user``."""
         if self._exposures is not None:
             await self._exposures.forget(user_id)
 
     def shadow_figures(self) -> ShadowFigures | None:
-        """What shadow traffic has found; None without any."""
+        """Results of shadow traffic; None without it."""
         return None if self._shadow is None else self._shadow.figures()
 
     def figures(self) -> dict[str, float]:
-        """For the metrics."""
+        """Statistics for the metrics."""
         figures = {} if self._exposures is None else self._exposures.figures()
         if self._shadow is not None:
             found = self._shadow.figures()
@@ -138,13 +141,13 @@ class Experiments:
         return figures
 
     def problems(self) -> list[str]:
-        """What is degraded, one line each, without a path."""
+        """Current problems, one line each, without paths."""
         if self._exposures is None or not self._exposures.problem:
             return []
-        return [f"exposures of the experiment cannot be written; {self._exposures.waiting} wait"]
+        return [f"experiment exposures cannot be written; {self._exposures.waiting} queued"]
 
     async def close(self) -> None:
-        """Write what waits and end the tasks."""
+        """Flush queued exposures and end the tasks."""
         for one in (self._shadow, self._exposures):
             if one is not None:
                 await one.close()

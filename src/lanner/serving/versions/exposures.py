@@ -1,4 +1,4 @@
-"""The log of what was shown to whom: written to the store in batches by a background task."""
+"""The exposure log: written to the store in batches by a background task."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,13 @@ from lanner.errors import StoreUnavailableError
 from lanner.serving.store import Exposure
 
 CAPACITY = 20_000
-"""Exposures that wait at most; further ones are dropped and counted."""
+"""Maximum number of queued exposures; further ones are dropped and counted."""
 BATCH = 1_000
 INTERVAL_SECONDS = 0.5
 
 
 class Exposures:
-    """A bounded buffer and the task that empties it. Used on one event loop; writes run in a thread."""
+    """A bounded buffer and the task that flushes it. Used on one event loop; writes run in a thread."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Exposures:
         batch: int = BATCH,
         interval_s: float = INTERVAL_SECONDS,
     ) -> None:
-        """write: ``store.expose``. interval_s: an exposure waits no longer while the store answers."""
+        """write: ``store.expose``. interval_s: maximum delay of a write while the store is available."""
         self._write, self._capacity, self._batch, self._interval_s = write, capacity, batch, interval_s
         self._waiting: deque[Exposure] = deque()
         self._writing, self._wake = asyncio.Lock(), asyncio.Event()
@@ -32,19 +32,19 @@ class Exposures:
         self._written = self._dropped = 0
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
-        """Why the last batch was not written, one line; empty where it was."""
+        """Last write error, one line; empty after a success."""
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the flushing task."""
         self._task = asyncio.create_task(self._run())
 
     @property
     def waiting(self) -> int:
-        """Exposures that are not written yet."""
+        """Number of queued exposures."""
         return len(self._waiting)
 
     def add(self, exposure: Exposure) -> bool:
-        """Take one, without waiting; False where it was dropped: too many wait, or ``close`` was called."""
+        """Queue an exposure without waiting; False if it was dropped: the queue is full, or closed."""
         if self._closing or len(self._waiting) >= self._capacity:
             self._dropped += 1
             return False
@@ -54,17 +54,17 @@ class Exposures:
         return True
 
     async def forget(self, user_id: str) -> None:
-        """Drop what waits of a user; a batch that is being written is written first."""
+        """Drop a user's queued exposures, after the write in progress."""
         async with self._writing:
             self._waiting = deque(one for one in self._waiting if one.user_id != user_id)
 
     def figures(self) -> dict[str, float]:
-        """For the metrics: how many wait, were written, and were dropped."""
+        """For the metrics: exposures queued, written, and dropped."""
         counts = {"waiting": len(self._waiting), "written": self._written, "dropped": self._dropped}
         return {f"exposures_{name}": float(count) for name, count in counts.items()}
 
     async def close(self) -> None:
-        """Write what waits, trying once, and end the task. A second time does nothing."""
+        """Flush once and end the task. Idempotent."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
@@ -81,7 +81,7 @@ class Exposures:
         self._waiting.clear()
 
     async def _flush(self) -> None:
-        """Batch by batch, until nothing waits or the store does not answer."""
+        """Write batch by batch until the queue is empty or the store is unavailable."""
         while self._waiting:
             async with self._writing:
                 batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
@@ -95,7 +95,7 @@ class Exposures:
                 self._dropped += refused
 
     def _write_all(self, batch: Sequence[Exposure]) -> int:
-        """How many rows the store rejected; they are split off, so that one costs no other."""
+        """Returns the number of rejected rows; the batch is bisected, so that a bad row costs no other."""
         try:
             self._write(batch)
         except StoreUnavailableError:

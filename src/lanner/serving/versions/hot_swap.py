@@ -1,6 +1,6 @@
-"""The deployments that are served now, by alias. A request borrows one; it is closed after its last request ended.
+"""Served deployments by alias, with reference counting: a replaced deployment is closed after its last request.
 
-Everything here is called on the event loop; openings and catalogue changes run in threads.
+Used on the event loop; opening and catalog changes run in threads.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from lanner.serving.item_ingestion import background_thread
 
 
 class Swappable(Protocol):
-    """What is asked of a deployment; all but ``version`` blocks and is called in a thread."""
+    """Interface of a deployment; all but ``version`` blocks and is called in a thread."""
 
     version: str
 
     def verify(self) -> int:
-        """Raises BundleError where answers differ from the golden ones."""
+        """Raises BundleError if answers differ from the golden requests."""
 
     def warm_up(self) -> None: ...
 
     def catch_up(self) -> None:
-        """Take in what the store has that this deployment has not. Raises StoreUnavailableError."""
+        """Apply pending item changes from the store. Raises StoreUnavailableError."""
 
     def close(self) -> None: ...
 
@@ -32,7 +32,7 @@ Served = TypeVar("Served", bound=Swappable)
 
 
 class Lease(Generic[Served]):
-    """A deployment and how many requests it has now; ``with`` gives the deployment for one of them."""
+    """A deployment with its number of active requests; ``with`` yields the deployment for one request."""
 
     __slots__ = ("deployment", "idle", "requests", "retired")
 
@@ -54,44 +54,44 @@ class Lease(Generic[Served]):
 
 
 class Deployments(Generic[Served]):
-    """Deployments by alias; two aliases may share one."""
+    """Deployments by alias; several aliases may share one."""
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease[Served]] = {}
         self._opening = asyncio.Lock()
-        self._changing = asyncio.Lock()  # held while catalogues change, and while a deployment takes its place
-        self._thread = background_thread()  # one: a cancelled caller's turn ends before the next begins
+        self._changing = asyncio.Lock()  # held while catalogs change and while a deployment is swapped in
+        self._thread = background_thread()  # a single thread: a cancelled caller's work ends before the next begins
         self._asked = self._applied = 0
         self._closers: set[asyncio.Task[None]] = set()
 
     def acquire(self, alias: str) -> Lease[Served]:
-        """The deployment of an alias for one request: ``with deployments.acquire("champion") as deployment``.
+        """Lease the deployment of an alias for one request: ``with deployments.acquire("champion") as deployment``.
 
         Raises:
-            StoreUnavailableError: nothing is served under that alias: the server is starting or stopping.
+            StoreUnavailableError: the alias is not served: the server is starting or stopping.
         """
         lease = self._leases.get(alias)
         if lease is None:
-            raise StoreUnavailableError("the server is starting or stopping; ask again in a moment")
+            raise StoreUnavailableError("the server is starting or stopping; try again in a moment")
         return lease
 
     def serves(self, alias: str) -> bool:
-        """Whether there is a deployment under an alias; there will be one until ``close``."""
+        """Whether the alias is served; stays true until ``close``."""
         return alias in self._leases
 
     def versions(self) -> dict[str, str]:
-        """What is served now, by alias."""
+        """Served versions by alias."""
         return {alias: lease.deployment.version for alias, lease in self._leases.items()}
 
     def all(self) -> list[Served]:
-        """What is served now, each once."""
+        """All distinct deployments."""
         return list({id(lease): lease.deployment for lease in self._leases.values()}.values())
 
     async def catch_up(self) -> None:
-        """Let every deployment take in what was stored before this call. Callers that wait together share one turn.
+        """Apply item changes stored before this call in every deployment. Concurrent callers share one run.
 
         Raises:
-            StoreUnavailableError: the store did not answer this caller's turn.
+            StoreUnavailableError: the store did not respond.
         """
         self._asked += 1
         mine = self._asked
@@ -104,12 +104,12 @@ class Deployments(Generic[Served]):
             self._applied = asked
 
     async def serve(self, alias: str, version: str, opening: Callable[[], Served]) -> None:
-        """Swap to ``version``: the deployment of another alias, else what ``opening`` gives, verified and warm.
+        """Swap to ``version``: the deployment of another alias, or a new one from ``opening``, verified and warmed up.
 
-        One at a time; requests go on meanwhile.
+        One at a time; requests continue meanwhile.
 
         Raises:
-            LannerError: it cannot be opened or answers wrongly; what was served before still is.
+            LannerError: opening or verification failed; the previous version stays.
         """
         async with self._opening:
             if self.versions().get(alias) == version:
@@ -122,7 +122,7 @@ class Deployments(Generic[Served]):
                 self.swap(alias, deployment)
 
     def swap(self, alias: str, deployment: Served) -> None:
-        """New requests get ``deployment``; the one before is closed once no alias and no request has it."""
+        """Route new requests to ``deployment``; the previous one is closed once no alias and no request uses it."""
         shared = next((one for one in self._leases.values() if one.deployment is deployment), None)
         before = self._leases.get(alias)
         self._leases[alias] = shared or Lease(deployment)
@@ -130,7 +130,7 @@ class Deployments(Generic[Served]):
             self._retire(before)
 
     async def close(self) -> None:
-        """Close every deployment, each after its last request; returns when all are closed."""
+        """Close every deployment after its last request; returns when all are closed."""
         async with self._opening, self._changing:
             for lease in set(self._leases.values()):
                 self._retire(lease)
@@ -156,26 +156,26 @@ async def _close_when_idle(lease: Lease[Served]) -> None:
 
 
 def _opened(version: str, opening: Callable[[], Served]) -> Served:
-    """Open, verify and warm up; whatever fails inside a runtime becomes one line, for the old version must go on."""
+    """Open, verify and warm up; any failure becomes one line, because the old version must keep serving."""
     try:
         deployment = opening()
     except Exception as error:
         raise _one_line(f"version {version} cannot be opened", error) from error
     if deployment.version != version:
         deployment.close()
-        raise BundleError(f"version {version} was replaced by {deployment.version}; the one before is still served")
+        raise BundleError(f"version {version} was replaced by {deployment.version}; the old one is still served")
     _finish(deployment, deployment.verify)
     _finish(deployment, deployment.warm_up)
     return deployment
 
 
 def _finish(deployment: Swappable, step: Callable[[], object]) -> None:
-    """Take a step towards readiness, or close the deployment."""
+    """Run one startup step, or close the deployment."""
     try:
         step()
     except Exception as error:
         deployment.close()
-        raise _one_line(f"version {deployment.version} does not answer", error) from error
+        raise _one_line(f"version {deployment.version} failed verification or warm-up", error) from error
 
 
 def _one_line(problem: str, error: Exception) -> LannerError:

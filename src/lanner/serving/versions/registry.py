@@ -1,8 +1,8 @@
-"""The registry: a folder of immutable versions of bundles, and aliases that name the versions to serve.
+"""The model registry: a folder of immutable bundle versions, and aliases that name the versions to serve.
 
 ``FOLDER/<version>/`` is a bundle; a version is the first 12 hex digits of the manifest's checksum.
-``FOLDER/aliases.json`` holds the aliases and the moves that led there. A writer holds a lock that ends with the
-process, and renames what is complete into its place, so that a kill leaves the old state.
+``FOLDER/aliases.json`` holds the aliases and their history. Writers take a lock that the kernel releases when the
+process ends, and rename complete files into place, so that a kill leaves the old state.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from lanner.errors import BundleError, ConfigError, LannerError, StorageError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
-"""What is served, and what an experiment or shadow traffic tries."""
+"""The served version, and the one tried by experiments and shadow traffic."""
 MOST_MOVES = 200
-"""Moves that are remembered; aliases can be rolled back no further."""
+"""Length of the alias history; rollback cannot go further back."""
 _STATE, _LOCK, _DRAFT = "aliases.json", ".lock", ".draft-"
 _SCHEMA = 1
 _VERSION = re.compile(r"[0-9a-f]{12}")
@@ -33,7 +33,7 @@ _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EAC
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An alias was pointed to a version. before: None for its first. time: seconds since 1970."""
+    """An alias was set to a version. before: None the first time. time: Unix time in seconds."""
 
     alias: str
     before: str | None
@@ -56,29 +56,29 @@ class Version:
     path: Path
     model: str
     created: str
-    """When the bundle was written, ISO 8601."""
+    """Creation time of the bundle, ISO 8601."""
     aliases: tuple[str, ...]
 
 
 class Registry:
-    """The versions of one folder. Any number of processes may read and change it at a time."""
+    """The versions in one folder. Safe for concurrent processes."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: made when the first version is added."""
+        """folder: created when the first version is added."""
         self.folder = folder
 
     @property
     def has_aliases(self) -> bool:
-        """Whether any alias was ever set: what distinguishes a registry from a bundle."""
+        """Whether any alias was ever set; distinguishes a registry from a bundle."""
         return (self.folder / _STATE).is_file()
 
     def add(self, path: Path) -> str:
-        """Add a bundle and return its version; files are hard links where the disk allows it.
+        """Add a bundle and return its version; files are hard-linked if possible.
 
-        A version that is there already stays as it is.
+        Adding an existing version has no effect.
 
         Raises:
-            BundleError: a file is missing or damaged; nothing was changed. StorageError: the disk refused.
+            BundleError: a file is missing or damaged; nothing was changed. StorageError: the disk cannot be written.
         """
         version = check_bundle(path)
         place = self.folder / version
@@ -88,7 +88,7 @@ class Registry:
             draft = self.folder / f"{_DRAFT}{version}"
             with _disk(self.folder):
                 shutil.copytree(path, draft, copy_function=_link)
-            check_bundle(draft)  # the source may have been replaced meanwhile
+            check_bundle(draft)  # the source may have changed meanwhile
             with _disk(self.folder):
                 _sync(draft)
                 draft.rename(place)
@@ -96,32 +96,32 @@ class Registry:
         return version
 
     def versions(self) -> list[Version]:
-        """All versions, the newest bundle first.
+        """All versions, newest bundle first.
 
         Raises:
-            BundleError: a manifest or the file of aliases is damaged.
+            BundleError: a damaged manifest or alias file.
         """
         aliases = self.aliases()
         found = [self._version(place, aliases) for place in self._places()]
         return sorted(found, key=lambda one: (one.created, one.version), reverse=True)
 
     def aliases(self) -> dict[str, str]:
-        """Versions by alias; one that was never set is missing. Cheap: it reads a small file.
+        """Versions by alias; unset aliases are missing. Cheap: reads one small file.
 
         Raises:
-            BundleError: the file is damaged, or points to a version that is not there.
+            BundleError: the file is damaged, or names a missing version.
         """
         return dict(self._read().aliases)
 
     def moves(self) -> list[Move]:
-        """The last moves, oldest first."""
+        """The alias history, oldest first."""
         return self._read().moves
 
     def path(self, version: str) -> Path:
-        """The bundle of a version.
+        """Path of a version's bundle.
 
         Raises:
-            ConfigError: no such version.
+            ConfigError: unknown version.
         """
         place = self.folder / version
         if not _VERSION.fullmatch(version) or not place.is_dir():
@@ -133,7 +133,7 @@ class Registry:
         """Point an alias to a version.
 
         Raises:
-            ConfigError: no such alias or version. BundleError: the version is damaged. StorageError: the disk refused.
+            ConfigError: unknown alias or version. BundleError: the version is damaged. StorageError: the disk failed.
         """
         _require_alias(alias)
         with self._writing():
@@ -141,25 +141,25 @@ class Registry:
             self._move(alias, version, rolled_back=False)
 
     def rollback(self, alias: str) -> str:
-        """Point an alias to the version before, and return it. Once more goes one further back.
+        """Point an alias to its previous version, and return that. Repeated calls go further back.
 
         Raises:
-            ConfigError: there was none before, or it was removed. BundleError, StorageError: as ``set_alias``.
+            ConfigError: no previous version, or it was removed. BundleError, StorageError: as ``set_alias``.
         """
         _require_alias(alias)
         with self._writing():
             before = _before(alias, self._read().moves)
             if before is None:
-                raise ConfigError(f"{alias} has no version to go back to in {self.folder}; promote one")
+                raise ConfigError(f"{alias} has no previous version in {self.folder}; promote one")
             check_bundle(self.path(before))
             self._move(alias, before, rolled_back=True)
         return before
 
     def remove(self, version: str) -> None:
-        """Delete a version. A server that has it open goes on answering from memory.
+        """Delete a version. A server that has it open continues to serve it from memory.
 
         Raises:
-            ConfigError: no such version, or an alias points there. StorageError: the disk refused.
+            ConfigError: unknown version, or an alias points to it. StorageError: the disk cannot be written.
         """
         with self._writing():
             place = self.path(version)
@@ -200,7 +200,7 @@ class Registry:
             raise BundleError(f"{file}: schema {state.schema}, this version of lanner reads {_SCHEMA}; update lanner")
         for alias, version in state.aliases.items():
             if alias not in ALIASES or not _VERSION.fullmatch(version) or not (self.folder / version).is_dir():
-                raise BundleError(f"{file}: {alias} is version '{version}', which is not there; delete it and promote")
+                raise BundleError(f"{file}: {alias} is version '{version}', which is missing; delete it and promote")
         return state
 
     def _write(self, state: _State) -> None:
@@ -215,7 +215,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Exclusive among all processes; the kernel releases the lock when its holder dies."""
+        """An exclusive lock across processes; the kernel releases it when its holder dies."""
         with contextlib.ExitStack() as stack:
             with _disk(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ class Registry:
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Remove drafts that a killed writer left: only the holder of the lock has any."""
+        """Remove drafts left by a killed writer; only the lock's holder has any."""
         for left in self.folder.glob(f"{_DRAFT}*"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -237,12 +237,12 @@ class Registry:
 
 
 def version_of(path: Path) -> str:
-    """The version of a bundle: what ``Bundle.version`` says of it. The bundle must be intact."""
+    """The version of an intact bundle, as ``Bundle.version``."""
     return (path / CHECKSUM).read_text(encoding="ascii").strip()[:12]
 
 
 def check_bundle(path: Path) -> str:
-    """Check every byte of a bundle and ask every variant its golden requests; returns the version.
+    """Verify a bundle's checksums and replay its golden requests on every variant; returns the version.
 
     Raises:
         BundleError: a file is missing, damaged, malformed or of another schema, or an answer differs.
@@ -253,8 +253,8 @@ def check_bundle(path: Path) -> str:
         _ = bundle.text_files, bundle.item_reader
     except LannerError:
         raise
-    except Exception as error:  # checksums say that it was written so: by another program, or to do harm
-        raise BundleError(f"{path}: malformed ({type(error).__name__}); write the bundle anew") from error
+    except Exception as error:  # intact checksums: written so by another program, or maliciously
+        raise BundleError(f"{path}: malformed ({type(error).__name__}); write the bundle again") from error
     return bundle.version
 
 
@@ -275,7 +275,7 @@ def _require_alias(alias: str) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Bundles are replaced by renaming, never overwritten, so both names may share the bytes."""
+    """Bundles are replaced by renaming, never overwritten, so both names can share the data."""
     try:
         Path(target).hardlink_to(Path(source).resolve())
     except OSError as error:
@@ -295,9 +295,9 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Errors of the disk as one line."""
+    """Disk errors as one line."""
     try:
         yield
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"{folder}: cannot be written ({reason}); the versions are as they were") from error
+        raise StorageError(f"{folder}: cannot be written ({reason}); no version was changed") from error

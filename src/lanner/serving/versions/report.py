@@ -1,7 +1,7 @@
-"""Report an experiment: conversion rates per arm, and the differences between arms with 95 % intervals.
+"""Experiment report: conversion rates per arm, and differences between arms with 95 % confidence intervals.
 
-Users are the unit of analysis, for they were randomised. Variances of means and ratios over users are by the delta
-method (Deng, Knoblich and Lu, Applying the Delta Method in Metric Analytics, KDD 2018).
+Users are the unit of randomisation and of analysis. Variances of means and ratios over users use the delta method
+(Deng, Knoblich and Lu, Applying the Delta Method in Metric Analytics, KDD 2018).
 """
 
 import math
@@ -27,16 +27,16 @@ from lanner.serving.versions.registry import CHAMPION
 
 PER_USER, PER_EXPOSURE = "conversions per user", "conversions per exposure"
 MISMATCH = 0.001
-"""Below this probability of the users' counts the assignment is broken, and with it the comparison."""
+"""Significance level of the sample ratio test; below it the assignment, and the comparison, are invalid."""
 _PARTS = 64
-"""Users are looked at in so many parts, one in memory at a time."""
+"""Number of user partitions; one is in memory at a time."""
 _USERS_A_READ = 100
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm. exposures: different items a user was shown, summed over users, each from its first time on."""
+    """One arm. exposures: distinct (user, item) pairs, each from its first exposure on."""
 
     arm: str
     users: int
@@ -49,7 +49,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Difference:
-    """``difference`` is the arm's rate − the control's."""
+    """``difference``: rate of the arm minus rate of the control."""
 
     metric: str
     arm: str
@@ -57,7 +57,7 @@ class Difference:
     difference: float
     ci95: tuple[float, float]
     p: float
-    """Two-sided; NaN, as the interval, where an arm has fewer than two users."""
+    """Two-sided p-value; NaN, like the interval, if an arm has fewer than two users."""
 
     @property
     def significant(self) -> bool:
@@ -67,26 +67,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class ExperimentReport:
-    """Arms (the control first), and every other arm against the control."""
+    """Arms (the control first), and each other arm compared with the control."""
 
     experiment: str
     horizon_s: float
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
     users_in_several_arms: int
-    """They count in their first arm; shares that changed move users."""
+    """Counted in their first arm; changed shares move users."""
     sample_ratio_p: float | None
-    """Probability of counts as uneven as these under the configured shares; None where no shares were given."""
+    """p-value of the sample ratio test against the configured shares; None without shares."""
 
     @property
     def sample_ratio_mismatch(self) -> bool:
-        """Whether observed traffic shares differ from the configured ones: find the fault before reading results."""
+        """Sample ratio mismatch: observed traffic shares differ from the configured ones; find the cause first."""
         return self.sample_ratio_p is not None and self.sample_ratio_p < MISMATCH
 
 
 @dataclass
 class _Shown:
-    """What one user was shown in their first arm: when each item was first shown."""
+    """One user's exposures in their first arm: first time of each item."""
 
     arm: str
     first: dict[str, float] = field(default_factory=dict)
@@ -103,19 +103,19 @@ class _Shown:
 def experiment_report(
     store: Store, name: str, horizon_s: float, shares: Mapping[str, float] | None = None
 ) -> ExperimentReport:
-    """Read the log of an experiment and the users' events after it.
+    """Analyse the exposure log of an experiment and the users' later events.
 
-    The log is read once, in bounded memory: its rows wait in nameless temporary files, which end with the process.
-    Of a user with more than ``MAX_HISTORY`` events the newest count.
+    The log is read once, in bounded memory: rows are buffered in unnamed temporary files. For users with more than
+    ``MAX_HISTORY`` events only the newest count.
 
     Args:
-        store: the log and the events.
-        name: the experiment.
-        horizon_s: an event counts so long after the item was first shown.
-        shares: configured, by arm; where given, the counts of users are held against them.
+        store: exposures and events.
+        name: name of the experiment.
+        horizon_s: conversion window in seconds after an item's first exposure.
+        shares: configured traffic shares by arm, for the sample ratio test.
 
     Raises:
-        ConfigError: nothing was shown in that experiment; a horizon that is not above 0; shares that are none.
+        ConfigError: no exposures of that experiment; a horizon not above 0; invalid shares.
     """
     if not horizon_s > 0:
         raise ConfigError(f"horizon is {horizon_s} s, it must be above 0")
@@ -129,7 +129,7 @@ def experiment_report(
         for one, conversions in _conversions(store, shown, horizon_s):
             counts.setdefault(one.arm, array("q")).extend((conversions, len(one.first)))
     if not any(counts.values()):
-        raise ConfigError(f"nothing was shown in an experiment '{name}' of this store; check its name")
+        raise ConfigError(f"no exposures of an experiment '{name}' in this store; check its name")
     names = sorted(counts, key=lambda arm: (arm != CHAMPION, arm))
     users = {arm: np.array(counts[arm]).reshape(-1, 2) for arm in names}
     arms = tuple(_arm(arm, counts_U2) for arm, counts_U2 in users.items())
@@ -138,8 +138,8 @@ def experiment_report(
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """Probability of counts as uneven as these, by Pearson's chi-square; 0 where users are in an arm without share."""
-    from scipy.special import chdtrc  # imported late: only reports need it
+    """p-value of the user counts under the shares (Pearson's chi-square); 0 if an arm without share has users."""
+    from scipy.special import chdtrc  # slow import, only needed for reports
 
     total = sum(users.values())
     if any(count for arm, count in users.items() if arm not in shares):
@@ -151,7 +151,7 @@ def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> flo
 
 
 def _parts(exposures: Iterator[Exposure]) -> Iterator[Iterator[Exposure]]:
-    """The log in parts, each with all rows of its users, in their order."""
+    """The log in partitions, each with all rows of its users, in order."""
     encode = msgspec.json.Encoder().encode
     with ExitStack() as stack:
         files: list[IO[bytes]] = [stack.enter_context(TemporaryFile()) for _ in range(_PARTS)]
@@ -164,7 +164,7 @@ def _parts(exposures: Iterator[Exposure]) -> Iterator[Iterator[Exposure]]:
 
 
 def _shown(exposures: Iterator[Exposure]) -> dict[str, _Shown]:
-    """By user."""
+    """Exposures by user."""
     shown: dict[str, _Shown] = {}
     for exposure in exposures:
         shown.setdefault(exposure.user_id, _Shown(exposure.arm)).take(exposure)
@@ -172,7 +172,7 @@ def _shown(exposures: Iterator[Exposure]) -> dict[str, _Shown]:
 
 
 def _conversions(store: Store, shown: Mapping[str, _Shown], horizon_s: float) -> Iterator[tuple[_Shown, int]]:
-    """Each user's exposures, and how many of them their events convert."""
+    """Each user's exposures, and how many of them converted."""
     users = iter(shown)
     while some := list(islice(users, _USERS_A_READ)):
         for user, events in zip(some, store.histories(some, MAX_HISTORY), strict=True):
@@ -186,7 +186,7 @@ def _conversions(store: Store, shown: Mapping[str, _Shown], horizon_s: float) ->
 
 
 def _per_user(counts_U2: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean conversions and its variance; NaN of too few users."""
+    """Mean conversions per user and its variance; NaN for fewer than two users."""
     users = len(counts_U2)
     conversions_U = counts_U2[:, 0]
     mean = float(conversions_U.mean()) if users else math.nan
@@ -194,7 +194,7 @@ def _per_user(counts_U2: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def _per_exposure(counts_U2: NDArray[np.int64]) -> tuple[float, float]:
-    """Conversions over exposures and its variance: that of the users' c − ratio · e, over the squared mean of e."""
+    """Conversions per exposure and its variance: that of the users' c − ratio · e, over the squared mean of e."""
     users, (conversions, exposures) = len(counts_U2), counts_U2.sum(axis=0).tolist()
     if not exposures:
         return math.nan, math.nan
@@ -219,7 +219,7 @@ def _differences(users: Mapping[str, NDArray[np.int64]]) -> Iterator[Difference]
 
 
 def _difference(names: tuple[str, str, str], arm: Sequence[float], control: Sequence[float]) -> Difference:
-    """Of two independent means with their variances, normal for many users."""
+    """Difference of two independent means with their variances; normal approximation."""
     apart, variance = arm[0] - control[0], arm[1] + control[1]
     error = math.sqrt(variance)
     width = _NORMAL.inv_cdf(0.975) * error

@@ -1,4 +1,4 @@
-"""Shadow traffic: a share of the requests is also asked of the challenger, off the caller's path, and compared."""
+"""Shadow traffic: a share of the requests is mirrored to the challenger in the background, and compared."""
 
 import asyncio
 import random
@@ -12,13 +12,13 @@ from lanner.errors import ConfigError
 from lanner.serving.messages import RecommendRequest, ShadowFigures
 
 MOST_WAITING = 64
-"""Requests that wait for the challenger; further ones are dropped and counted."""
+"""Maximum number of queued requests; further ones are dropped and counted."""
 RECENT = 2_000
-"""Latencies that the quantiles are of."""
+"""Number of recent latencies used for the quantiles."""
 
 
 class Shadow:
-    """A sampler, a bounded queue, and one task that asks the challenger. Used on one event loop."""
+    """A sampler, a bounded queue, and one task that calls the challenger. Used on one event loop."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class Shadow:
         most_waiting: int = MOST_WAITING,
         seed: int | None = None,
     ) -> None:
-        """ask: the challenger's item ids for a request, best first. share: of the requests, 0 to 1.
+        """ask: returns the challenger's item ids for a request, best first. share: of the requests, 0 to 1.
 
         Raises:
             ConfigError: ``share`` is outside 0 … 1.
         """
         if not 0 <= share <= 1:
-            raise ConfigError(f"shadow share is {share}, it must lie between 0 and 1")
+            raise ConfigError(f"shadow share is {share}, it must be between 0 and 1")
         self._ask, self._share, self._random = ask, share, random.Random(seed)
         self._queue: asyncio.Queue[tuple[RecommendRequest, Sequence[str], float]] = asyncio.Queue(most_waiting)
         self._compared = self._correlated = self._dropped = self._failed = 0
@@ -43,11 +43,11 @@ class Shadow:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the background task."""
         self._task = asyncio.create_task(self._run())
 
     def offer(self, request: RecommendRequest, item_ids: Sequence[str], milliseconds: float) -> bool:
-        """Hand over a request and the champion's answer; never waits. Returns whether it will be compared."""
+        """Offer a request with the champion's answer; never waits. Returns whether it will be compared."""
         if self._random.random() >= self._share:
             return False
         if self._queue.full():
@@ -57,7 +57,7 @@ class Shadow:
         return True
 
     def figures(self) -> ShadowFigures:
-        """What was found so far."""
+        """Statistics so far."""
         times = np.percentile(self._milliseconds, (50, 99), axis=0).tolist() if self._milliseconds else [[None] * 2] * 2
         (champion_p50, challenger_p50), (champion_p99, challenger_p99) = times
         return ShadowFigures(
@@ -74,7 +74,7 @@ class Shadow:
         )
 
     async def close(self) -> None:
-        """End the task; what waits is dropped. A second time does nothing."""
+        """End the task; queued requests are dropped. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -87,7 +87,7 @@ class Shadow:
         started = time.perf_counter()
         try:
             challenger = await self._ask(request)
-        except Exception as error:  # a challenger may fail in any way, and is only counted for it
+        except Exception as error:  # any challenger failure is only counted
             self._failed += 1
             self._problem = " ".join(str(error).split()) or type(error).__name__
             return
@@ -102,13 +102,13 @@ class Shadow:
 
 
 def overlap(first: Sequence[str], second: Sequence[str]) -> float:
-    """Share of the longer list that stands in both; 1 for two empty ones."""
+    """Common items as a share of the longer list; 1 for two empty lists."""
     longest = max(len(first), len(second))
     return len(set(first) & set(second)) / longest if longest else 1.0
 
 
 def rank_correlation(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Spearman's correlation of the ranks of the items in both lists; None for fewer than two."""
+    """Spearman rank correlation over the items in both lists; None for fewer than two."""
     both = set(first) & set(second)
     ranks = {item: rank for rank, item in enumerate(one for one in second if one in both)}
     count = len(both)

@@ -1,4 +1,4 @@
-// An answer on the page: its items, what changed in it, and the two things that can be done with an item.
+// The results list: items, changes since the last event, and the two actions on an item.
 
 import { addEvent, newKey } from "./operations.js";
 import { announce, element, found, showLine } from "./elements.js";
@@ -12,7 +12,7 @@ let asked = [];
 let shown = [];
 let latest = 0;
 
-/** Ask a question and show its answer, above those that can be gone back to. Throws what the asking throws. */
+/** Send a query and show the response; adds it to the history for Back. Throws the request's error. */
 export async function put(question, below = asked) {
   const answer = await inTime(question.ask());
   if (answer === null) return;
@@ -23,7 +23,7 @@ export async function put(question, below = asked) {
   announce(`${counted(answer.items.length, "item")}: ${question.heading}. ${variant} on ${backend}.`);
 }
 
-/** Let the button go back to the question before. */
+/** Connect the Back button. */
 export function joinBack() {
   found("back").addEventListener("click", async () => {
     try {
@@ -35,7 +35,7 @@ export function joinBack() {
   });
 }
 
-/** An answer that was overtaken by a later question is not shown. */
+/** The response, or null if a later query was sent meanwhile. */
 async function inTime(answer) {
   const mine = ++latest;
   const came = await answer;
@@ -52,7 +52,7 @@ function draw(question, answer, changed = null) {
   const scale = reach(answer.items);
   found("legend").hidden = scale === null;
   found("legend").replaceChildren(...legend(answer.items));
-  const none = element("li", { class: "none" }, "No item passes. Filter less, or ask for someone else.");
+  const none = element("li", { class: "none" }, "No items match. Remove filters or choose another user.");
   const rows = answer.items.map((item) => row(question, item, scale, changed?.marks.get(item.item_id)));
   found("items").replaceChildren(...(rows.length ? rows : [none]));
 }
@@ -76,11 +76,11 @@ function row(question, item, scale, mark) {
 }
 
 function eventButton(question, item, line) {
-  // One key for this button: pressed again after an answer that was lost, the event is stored once.
+  // One idempotency key per button: if a response is lost and the user retries, the event is stored once.
   const key = newKey();
   const button = element("button", {
     type: "button", class: "small", "aria-label": `Add event: ${item.title || item.item_id}`,
-    disabled: !question.userId, title: question.userId ? null : "Name a user: an event is someone’s",
+    disabled: !question.userId, title: question.userId ? null : "Choose a user first: an event belongs to a user",
   }, "Add event");
   button.addEventListener("click", () => attempt(button, line, async () => {
     await addEvent(question.userId, item.item_id, key);
@@ -111,18 +111,18 @@ async function attempt(button, line, act) {
   try {
     await act();
   } catch (error) {
-    showLine(line, error.retryAfterS ? `${error.message} (in ${error.retryAfterS} s)` : error.message);
+    showLine(line, error.retryAfterS ? `${error.message} (retry in ${error.retryAfterS} s)` : error.message);
     setTimeout(() => { button.disabled = false; }, error.retryAfterS * 1000 || 0);
   }
 }
 
-/** On a narrow screen the answer stands below the forms. */
+/** On narrow screens the results are below the forms. */
 function bringIntoView() {
   const { top } = found("results").getBoundingClientRect();
   if (top < 0 || top > innerHeight / 2) found("results").scrollIntoView();
 }
 
-/** The pressed button is gone with the list it stood in; its successor, or the heading, takes the focus. */
+/** The list was redrawn: focus the same item's button, or the heading. */
 function keepFocus(itemId) {
   const successor = found("items").querySelector(`[data-id="${CSS.escape(itemId)}"] button`);
   (successor ?? found("results-heading")).focus();

@@ -1,8 +1,8 @@
-// What an event changed: where each item stood before, and which came and left.
+// Changes of the list after an event: moved, new and removed items.
 
 import { counted } from "./numbers.js";
 
-/** Between two lists: by id "new", or places gained (above 0) or lost; and the items that left. */
+/** marks: by item id "new", or ranks gained (> 0) or lost (< 0). left: removed items. */
 export function changes(before, after) {
   const placed = new Map(before.map((item) => [item.item_id, item.rank]));
   const marks = new Map();
@@ -14,17 +14,17 @@ export function changes(before, after) {
   return { marks, left: before.filter((item) => !still.has(item.item_id)) };
 }
 
-/** A change in one sentence. */
+/** The changes in one sentence. */
 export function told({ marks, left }) {
   const came = [...marks.values()].filter((mark) => mark === "new").length;
   const moved = marks.size - came;
-  if (!came && !moved && !left.length) return "The event is stored; the list stays as it was.";
+  if (!came && !moved && !left.length) return "Event stored; the list is unchanged.";
   const gone = left.map((item) => item.title || item.item_id).join(", ");
-  const parts = [came && `${came} came`, moved && `${moved} moved`, left.length && `${left.length} left (${gone})`];
-  return `The event is stored: ${parts.filter(Boolean).join(", ")}.`;
+  const parts = [came && `${came} new`, moved && `${moved} moved`, left.length && `${left.length} removed (${gone})`];
+  return `Event stored: ${parts.filter(Boolean).join(", ")}.`;
 }
 
-/** A mark beside a rank: how it looks, and how it is said. */
+/** A mark beside a rank: its look, and its text for screen readers. */
 export function markOf(mark) {
   if (mark === "new") return { kind: "new", looks: "new", says: "new in the list" };
   const places = counted(Math.abs(mark), "place");

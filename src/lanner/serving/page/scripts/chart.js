@@ -1,14 +1,14 @@
-// Charts over the last minute, drawn by hand. A sample is {at, status}; status is null where none came.
+// SVG charts over the last minute. A sample is {at, status}; status is null if the poll failed.
 
 import { drawn, element } from "./elements.js";
 import { percent, roundedUp, short } from "./numbers.js";
 
-/** From the left edge to the right. */
+/** Time span of a chart. */
 export const SPAN_MS = 60_000;
 const GAP_MS = 3_500;
 const [WIDTH, HEIGHT] = [240, 64];
 
-/** What both kinds of charts share: a frame, a legend with figures, and a line under the pointer. */
+/** Base of both charts: frame, legend with values, and a cursor line. */
 class Chart {
   constructor(title, unit) {
     this.title = title;
@@ -57,7 +57,7 @@ class Chart {
     return nearest && far(nearest) < (WIDTH * GAP_MS) / SPAN_MS ? nearest : { status: null };
   }
 
-  /** Samples in runs without a gap: neither a lost one, nor a long time between two. */
+  /** Split samples into runs without gaps (failed polls or long pauses). */
   runs(samples, has) {
     const runs = [];
     let before = null;
@@ -71,7 +71,7 @@ class Chart {
   }
 }
 
-/** Lines over a common axis from 0. series: {name, color, read(status)}; a figure of null is a gap. */
+/** Line chart from 0. series: {name, color, read(status)}; null is a gap. */
 export class LineChart extends Chart {
   constructor(title, unit, series) {
     super(title, unit);
@@ -85,7 +85,7 @@ export class LineChart extends Chart {
     const y = (value) => HEIGHT * (1 - value / top);
     return this.series.flatMap(({ read, color }) => this.runs(samples, (status) => read(status) !== null).map((run) => {
       const points = run.map((sample) => `${this.x(sample).toFixed(1)} ${y(read(sample.status)).toFixed(1)}`);
-      // A line of one point has no length; a short one shows that it was there.
+      // A single point is drawn as a short line, to be visible.
       const d = `M${points.join("L")}${points.length > 1 ? "" : "h1"}`;
       return drawn("path", { class: "line", "data-color": color, d });
     }));
@@ -96,7 +96,7 @@ export class LineChart extends Chart {
   }
 }
 
-/** Shares that add up to 1, stacked. read(status): shares by name. names(status): their order, the first at the foot. */
+/** Stacked shares that sum to 1. read(status): shares by name. names(status): their order, bottom first. */
 export class ShareChart extends Chart {
   constructor(title, palette, read, names) {
     super(title, "");

@@ -1,15 +1,15 @@
-// The parts of a score as a bar that grows from zero to both sides; their names on hover, on focus and as text.
+// The components of a score as a diverging bar; names appear on hover, on focus and as text.
 
 import { element } from "./elements.js";
 import { signed } from "./numbers.js";
 
 const SHOWN = 8;
 const NAMES = {
-  history: "what they chose", friend: "friends", text: "descriptions they like", query: "the text asked for",
-  profile: "their profile", popularity: "popularity", head: "how well the signals agree", rest: "everything else",
+  history: "history", friend: "friends", text: "taste in descriptions", query: "query text",
+  profile: "profile", popularity: "popularity", head: "ranking head", rest: "other",
 };
 
-/** How far the bars of a list reach to both sides, so that all are drawn on one scale; null where none has reasons. */
+/** The common scale of all bars of a list; null if no item has reasons. */
 export function reach(items) {
   const sums = items.filter((item) => item.reasons?.length).map((item) => sides(item.reasons));
   if (!sums.length) return null;
@@ -17,7 +17,7 @@ export function reach(items) {
   return right + left > 0 ? { left, whole: right + left } : null;
 }
 
-/** A bar with the list of its parts. */
+/** A bar with the list of its components. */
 export function bar(item, scale) {
   const parts = largest(item.reasons);
   const spoken = parts.map((part) => `${named(part)} ${signed(part.value)}`).join("; ");
@@ -26,13 +26,13 @@ export function bar(item, scale) {
     element("span", { class: "figures" }, signed(part.value))));
   const list = element("ul", { class: "parts", "aria-hidden": "true" }, ...rows);
   const whole = element("div", { class: "bar", tabindex: "0", role: "img",
-    "aria-label": `Parts of the score of ${item.title || item.item_id}: ${spoken}` }, track, list);
+    "aria-label": `Components of the score of ${item.title || item.item_id}: ${spoken}` }, track, list);
   whole.addEventListener("keydown", (event) => event.key === "Escape" && whole.classList.add("dismissed"));
   for (const name of ["focus", "pointerenter"]) whole.addEventListener(name, () => whole.classList.remove("dismissed"));
   return whole;
 }
 
-/** What the colours mean, of the kinds that occur. */
+/** The legend of the kinds that occur. */
 export function legend(items) {
   const kinds = new Set(items.flatMap((item) => largest(item.reasons ?? []).map((part) => part.kind)));
   return Object.keys(NAMES).filter((kind) => kinds.has(kind)).map((kind) =>
@@ -45,7 +45,7 @@ function sides(reasons) {
   return [sum(values.filter((value) => value > 0)), -sum(values.filter((value) => value < 0))];
 }
 
-/** The largest parts by their size, those of a kind side by side; what is left is one part a side. */
+/** The largest components, grouped by kind; the rest is summed per sign. */
 function largest(reasons) {
   const bySize = reasons.filter((reason) => reason.value !== 0)
     .toSorted((one, other) => Math.abs(other.value) - Math.abs(one.value));

@@ -1,29 +1,29 @@
-// Elements made and found; text is always set as text, so nothing that the server sends is read as markup.
+// DOM helpers. Text is always set as text content, so nothing from the server is parsed as markup.
 
 const DRAWING = "http://www.w3.org/2000/svg";
 
-/** An element; an attribute whose value is a function listens to the event of that name. */
+/** Create an element; a function as attribute value becomes an event listener. */
 export function element(name, attributes = {}, ...children) {
   return filled(document.createElement(name), attributes, children);
 }
 
-/** An element of a drawing. */
+/** Create an SVG element. */
 export function drawn(name, attributes = {}, ...children) {
   return filled(document.createElementNS(DRAWING, name), attributes, children);
 }
 
-/** The element of this id. */
+/** The element with this id. */
 export function found(id) {
   return document.getElementById(id);
 }
 
-/** A line where something went wrong; none hides it. */
+/** Show an error line; null hides it. */
 export function showLine(place, line) {
   place.textContent = line ?? "";
   place.hidden = !line;
 }
 
-/** Say something to whoever does not see the page change. */
+/** Announce a change to screen readers. */
 export function announce(line) {
   found("news").textContent = line;
 }

@@ -1,9 +1,9 @@
-// The field for the key: opened by its button, or by a server that asks for one.
+// The API key form: opened by its button, or by a 401 response.
 
 import { found, showLine } from "./elements.js";
 import { key, setKey } from "./server.js";
 
-/** Let the field open, close and be sent. */
+/** Connect the form. */
 export function joinKey() {
   const [form, field, button] = ["key-form", "key", "key-button"].map(found);
   const open = (opened) => {

@@ -1,4 +1,4 @@
-// Load made by the page itself: so many requests for recommendations in flight at any time, over the example users.
+// A load generator: a fixed number of concurrent recommendation requests over the example users.
 
 import { element, found, showLine } from "./elements.js";
 import { recommend } from "./operations.js";
@@ -8,11 +8,11 @@ const AFTER_FAILURE_S = 1;
 const REDRAW_MS = 200;
 
 const counts = { sent: 0, answered: 0, refused: 0, failed: 0 };
-const lanes = new Set();
+const workers = new Set();
 let users = [];
 let wanted = 0;
 
-/** Draw the choice of levels. */
+/** Draw the load levels. */
 export function joinLoad() {
   const choices = LEVELS.map((level) => element("label", {},
     element("input", {
@@ -23,25 +23,25 @@ export function joinLoad() {
   setInterval(showCounts, REDRAW_MS);
   const [visit] = performance.getEntriesByType("navigation");
   if (visit?.nextHopProtocol === "http/1.1") {
-    showLine(found("load-line"), "Over HTTP/1.1 a browser sends six at a time; the others wait in it.");
+    showLine(found("load-line"), "HTTP/1.1: the browser sends at most six requests at a time.");
   }
 }
 
-/** Whom the load asks for. */
+/** Set the users of the requests. */
 export function loadUsers(ids) {
   users = ids;
 }
 
 function setLevel(level) {
   wanted = users.length ? level : 0;
-  if (level && !users.length) showLine(found("load-line"), "The server has named no example users to ask for yet.");
-  for (let number = 0; number < wanted; number += 1) if (!lanes.has(number)) runLane(number);
+  if (level && !users.length) showLine(found("load-line"), "No example users yet.");
+  for (let number = 0; number < wanted; number += 1) if (!workers.has(number)) runWorker(number);
 }
 
-async function runLane(number) {
-  lanes.add(number);
+async function runWorker(number) {
+  workers.add(number);
   while (number < wanted) await once();
-  lanes.delete(number);
+  workers.delete(number);
 }
 
 async function once() {
@@ -60,6 +60,6 @@ function showCounts() {
   if (!counts.sent) return;
   const { sent, answered, refused, failed } = counts;
   const line = `${sent.toLocaleString("en")} sent · ${answered.toLocaleString("en")} answered · ` +
-    `${refused.toLocaleString("en")} refused early${failed ? ` · ${failed.toLocaleString("en")} failed` : ""}`;
+    `${refused.toLocaleString("en")} rejected${failed ? ` · ${failed.toLocaleString("en")} failed` : ""}`;
   if (found("load-counts").textContent !== line) found("load-counts").textContent = line;
 }

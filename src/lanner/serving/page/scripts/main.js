@@ -1,4 +1,4 @@
-// The page in five lines; each part stands in its own file.
+// Entry point; each part has its own module.
 
 import { joinBack, put } from "./answer.js";
 import { joinForms, offer } from "./questions.js";

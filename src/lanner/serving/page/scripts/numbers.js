@@ -1,6 +1,6 @@
-// Numbers as they are shown.
+// Number formatting.
 
-/** About three figures, with thousands parted; "–" where there is none. */
+/** About three significant digits with thousands separators; "–" for null. */
 export function short(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -8,12 +8,12 @@ export function short(value) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A summand with its sign. */
+/** A signed value. */
 export function signed(value) {
   return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
 }
 
-/** A share of 1 as a percentage. */
+/** A share as a percentage. */
 export function percent(share) {
   return `${Math.round(share * 100)} %`;
 }
@@ -23,14 +23,14 @@ export function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** Seconds as the largest unit that fits. */
+/** Seconds in a readable unit. */
 export function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
 }
 
-/** The next of 1, 2, 5, 10, 20 … that is not below the value: where an axis ends. */
+/** Upper end of an axis: the next of 1, 2, 5, 10, 20 … */
 export function roundedUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-9)));
   return power * [1, 2, 5, 10].find((step) => step * power >= value * 0.999999);

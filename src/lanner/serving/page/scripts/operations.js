@@ -1,4 +1,4 @@
-// The operations of the API that the page asks for; openapi.json describes them.
+// The API operations used by the page; see openapi.json.
 
 import { ask } from "./server.js";
 
@@ -19,7 +19,7 @@ export const addEvent = (userId, itemId, key) =>
 
 export const status = () => ask("GET", "/v1/status", { patienceMs: 2_000 });
 
-/** A key of an event: sent again with it, the event is stored once. (randomUUID is missing outside of HTTPS.) */
+/** An idempotency key for an event. (randomUUID requires HTTPS.) */
 export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// What the forms ask: each question is a heading, the user it is for, and a function that asks it (again).
+// The forms. A query is {heading, userId, ask}; ask() sends the request and can be repeated.
 
 import * as operations from "./operations.js";
 import { element, found, showLine } from "./elements.js";
@@ -7,7 +7,7 @@ const EXAMPLES_SHOWN = 5;
 
 let offeredFilters = "";
 
-/** Let the forms ask; ``put`` takes a question and shows its answer, or throws. */
+/** Connect the forms; put(query) shows the response or throws. */
 export function joinForms(put) {
   found("diversity").addEventListener("input", () => {
     found("diversity-value").textContent = Number(found("diversity").value).toFixed(1);
@@ -16,13 +16,13 @@ export function joinForms(put) {
   onSubmit(found("search"), () => put(searched()));
 }
 
-/** The items nearest to an item. */
+/** A query for similar items. */
 export function similarTo(item, userId) {
   const heading = `Similar to ${item.title || item.item_id}`;
   return { heading, userId, ask: () => operations.similar(item.item_id, number()) };
 }
 
-/** What the server's status says can be asked. */
+/** Fill the forms from the server's status. */
 export function offer(status) {
   found("users").replaceChildren(...status.example_users.map((id) => element("option", { value: id })));
   const chips = status.example_users.slice(0, EXAMPLES_SHOWN).map((id) =>
@@ -34,13 +34,13 @@ export function offer(status) {
   found("no-texts").hidden = !wordless;
 }
 
-/** Drawn anew only where they are others: what was chosen stays chosen. */
+/** Redrawn only when they change, to keep the selection. */
 function offerFilters(attributes) {
   const said = JSON.stringify(attributes);
   if (said === offeredFilters) return;
   offeredFilters = said;
   const groups = Object.entries(attributes).map(([name, values]) => filterGroup(name, values));
-  found("filters").replaceChildren(element("legend", {}, "Only where"), ...groups);
+  found("filters").replaceChildren(element("legend", {}, "Filters"), ...groups);
   found("filters").hidden = groups.length === 0;
 }
 
@@ -54,7 +54,7 @@ function filterGroup(name, values) {
   const boxes = values.map((value) => element("input", { type: "checkbox", name, value }));
   const recount = () => {
     const chosen = boxes.filter((box) => box.checked).length;
-    count.textContent = chosen ? `${chosen} chosen` : "any";
+    count.textContent = chosen ? `${chosen} selected` : "any";
   };
   recount();
   const labels = boxes.map((box) => element("label", { class: "chip" }, box, box.value));
@@ -89,10 +89,10 @@ function searched() {
   const words = found("words").value.trim();
   const userId = found("user").value.trim();
   const forUser = found("for-user").checked ? userId : "";
-  if (!words) throw new Error("write what is searched for");
-  if (found("for-user").checked && !userId) throw new Error("name a user above, or search without one");
+  if (!words) throw new Error("enter a query");
+  if (found("for-user").checked && !userId) throw new Error("enter a user above, or search without personalisation");
   const k = number();
-  const heading = `Found for “${words}”${forUser ? `, for ${forUser}` : ""}`;
+  const heading = `Results for “${words}”${forUser ? `, for ${forUser}` : ""}`;
   return { heading, userId, ask: () => operations.search(words, k, forUser) };
 }
 
@@ -106,7 +106,7 @@ function onSubmit(form, send) {
     try {
       await send();
     } catch (error) {
-      showLine(line, error.retryAfterS ? `${error.message} (in ${error.retryAfterS} s)` : error.message);
+      showLine(line, error.retryAfterS ? `${error.message} (retry in ${error.retryAfterS} s)` : error.message);
       restrain(button, error.retryAfterS);
     } finally {
       form.removeAttribute("aria-busy");
@@ -114,7 +114,7 @@ function onSubmit(form, send) {
   });
 }
 
-/** A server that asks for patience gets it. */
+/** Disable a button until Retry-After has passed. */
 function restrain(button, seconds) {
   if (!seconds) return;
   button.disabled = true;

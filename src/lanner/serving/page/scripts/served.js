@@ -1,11 +1,11 @@
-// What made an answer, where its time went, and what had no effect on it.
+// How a response was produced: variant, backend, latency by component, and notes.
 
 import { element } from "./elements.js";
 import { short } from "./numbers.js";
 
 const SHOWN = 10;
 
-/** A line, notes where there are any, and a thin bar with one part for each component. */
+/** A line, notes, and a bar with one segment per latency component. */
 export function servedBy(answer) {
   const { served } = answer;
   const { total = 0, ...components } = served.milliseconds;
@@ -28,11 +28,11 @@ export function servedBy(answer) {
   return [line, ...notes, track, names];
 }
 
-/** Notes on an answer: popular items for want of a signal, a text without effect, unknown ids. */
+/** Notes: popularity fallback, ignored text, unknown ids. */
 function remarks({ fallback, text_ignored: ignored, unknown = [] }) {
   return [
-    fallback && "Popular items: nothing is known of this user.",
-    ignored && "The text had no effect: this variant reads none.",
-    unknown.length && `Unknown: ${unknown.slice(0, SHOWN).join(", ")}${unknown.length > SHOWN ? " …" : ""}`,
+    fallback && "Popular items: nothing is known about this user.",
+    ignored && "Query text ignored: this variant does not use texts.",
+    unknown.length && `Unknown ids: ${unknown.slice(0, SHOWN).join(", ")}${unknown.length > SHOWN ? " …" : ""}`,
   ].filter(Boolean);
 }

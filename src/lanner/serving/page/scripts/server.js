@@ -1,12 +1,12 @@
-// Every request of the page goes through here: the key, the server's one line, and how long to wait.
+// The HTTP client of the page: API key, errors and Retry-After.
 
 const NAME = "lanner-key";
 const PATIENCE_MS = 10_000;
 
-/** Fires "wanted" with the server's line when it asks for a key, "changed" when one was given. */
+/** Fires "wanted" with the error message on 401, "changed" when a key was set. */
 export const key = new EventTarget();
 
-/** A request that did not end well. line: the server's. retryAfterS: how long it asks to be left alone. */
+/** A failed request. line: the error message. retryAfterS: Retry-After in seconds. */
 export class ServerError extends Error {
   constructor(line, status, retryAfterS = 0) {
     super(line);
@@ -15,14 +15,14 @@ export class ServerError extends Error {
   }
 }
 
-/** Keep a key for as long as this tab lives; an empty one forgets it. */
+/** Keep the key for this tab's session; an empty one removes it. */
 export function setKey(value) {
   if (value) sessionStorage.setItem(NAME, value);
   else sessionStorage.removeItem(NAME);
   key.dispatchEvent(new Event("changed"));
 }
 
-/** The answer to a request. Throws ServerError. */
+/** Send a request and parse the response. Throws ServerError. */
 export async function ask(method, path, { body, priority = "high", patienceMs = PATIENCE_MS } = {}) {
   const headers = {};
   const known = sessionStorage.getItem(NAME);
@@ -38,14 +38,14 @@ export async function ask(method, path, { body, priority = "high", patienceMs = 
   } catch (error) {
     const late = error.name === "TimeoutError";
     throw new ServerError(
-      late ? `no answer within ${patienceMs / 1000} s; the server may be busy` : "the server cannot be reached", 0);
+      late ? `no response within ${patienceMs / 1000} s; the server may be overloaded` : "the server cannot be reached", 0);
   }
   if (response.ok && answer !== null) return answer;
   throw refused(response, answer);
 }
 
 function refused(response, answer) {
-  const line = answer?.error ?? `the server answered ${response.status} without a reason`;
+  const line = answer?.error ?? `the server responded with status ${response.status}`;
   if (response.status === 401) key.dispatchEvent(new CustomEvent("wanted", { detail: line }));
   return new ServerError(line, response.status, Number(response.headers.get("retry-after")) || 0);
 }

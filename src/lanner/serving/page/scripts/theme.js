@@ -4,7 +4,7 @@
   const NAME = "lanner-theme";
   const root = document.documentElement;
 
-  // Storage may be forbidden; the page then follows the system and forgets the choice.
+  // Storage may be disabled; the page then follows the system theme.
   const kept = () => {
     try {
       return localStorage.getItem(NAME);

@@ -1,4 +1,4 @@
-// The status of the server, asked for once a second: the charts, the facts, and whether it answers at all.
+// Polls the server's status once a second: charts, facts and connection state.
 
 import { LineChart, ShareChart, SPAN_MS } from "./chart.js";
 import { counted, duration } from "./numbers.js";
@@ -9,18 +9,18 @@ import { status as askStatus } from "./operations.js";
 const EVERY_MS = 1_000;
 
 const CHARTS = [
-  new LineChart("Requests", "a second", [
+  new LineChart("Requests", "per second", [
     { name: "all", color: "first", read: ({ recent }) => recent.requests_per_s },
     { name: "in time", color: "second", read: ({ recent }) => recent.goodput_per_s },
-    { name: "refused", color: "third", read: ({ recent }) => recent.refused_per_s },
+    { name: "rejected", color: "third", read: ({ recent }) => recent.refused_per_s },
   ]),
   new LineChart("Latency", "ms", [
     { name: "p50", color: "first", read: ({ recent }) => recent.p50_ms },
     { name: "p99", color: "third", read: ({ recent }) => recent.p99_ms },
   ]),
-  new LineChart("Waiting", "requests", [{ name: "queue", color: "first", read: (status) => status.queue_depth }]),
-  new ShareChart("Answers by variant", "variant", ({ recent }) => recent.by_variant, (status) => status.variants),
-  new ShareChart("Answers by backend", "backend", ({ recent }) => recent.by_backend, (status) => status.backends),
+  new LineChart("Queue", "requests", [{ name: "waiting", color: "first", read: (status) => status.queue_depth }]),
+  new ShareChart("Responses by variant", "variant", ({ recent }) => recent.by_variant, (status) => status.variants),
+  new ShareChart("Responses by backend", "backend", ({ recent }) => recent.by_backend, (status) => status.backends),
 ];
 
 const samples = [];
@@ -28,7 +28,7 @@ let lastHeard = null;
 let underWay = false;
 let waitsForKey = false;
 
-/** Begin; ``offer`` takes the first status that comes, and each that offers something else. */
+/** Start polling; offer(status) is called when the available users, filters or texts change. */
 export function watch(offer) {
   found("charts").replaceChildren(...CHARTS.map((chart) => chart.figure));
   key.addEventListener("changed", () => { waitsForKey = false; look(offer); });
@@ -39,17 +39,17 @@ export function watch(offer) {
 let offered = "";
 
 async function look(offer) {
-  // A key that was refused is not sent again and again; the charts go on, empty.
+  // A rejected key is not sent again; the charts continue, empty.
   if (underWay || waitsForKey) return draw();
   underWay = true;
   let came = null;
   try {
     came = await askStatus();
     lastHeard = performance.now();
-    showState("answering", `answering · model ${came.model} · up ${duration(came.up_s)}`);
+    showState("answering", `online · model ${came.model} · up ${duration(came.up_s)}`);
   } catch (error) {
     waitsForKey = error.status === 401 || error.status === 403;
-    const silent = lastHeard === null ? "" : ` · silent for ${duration((performance.now() - lastHeard) / 1000)}`;
+    const silent = lastHeard === null ? "" : ` · no response for ${duration((performance.now() - lastHeard) / 1000)}`;
     showState("silent", `${error.message}${silent}`);
   }
   underWay = false;

@@ -1,0 +1,213 @@
+"""The commands that ask a bundle: recommend, similar, explain."""
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lanner.cli import console, options
+from lanner.errors import RequestError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lanner.library import Model
+    from lanner.library.results import ItemExplanation
+
+EXPLAINED_PARTS = 10
+"""So many parts of a score are shown; JSON has them all."""
+
+ItemId = Annotated[str, typer.Option("--item", help="Id of an item.")]
+
+
+def recommend(
+    bundle: options.BundlePath,
+    user: options.User = None,
+    history: options.History = None,
+    history_file: options.HistoryFile = None,
+    text: options.QueryText = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="NAME=VALUE",
+            help="Only items with this attribute, such as genres=Drama; repeatable. Of several values of one "
+            "attribute any will do.",
+        ),
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also recommend items that the user has interacted with.")
+    ] = False,
+    k: options.TopK = 10,
+    as_json: options.AsJson = False,
+) -> None:
+    """Recommend items to a user of the dataset, or to an anonymous user described by a history, a text, or both.
+
+    Unknown ids are reported and ignored. If nothing is known of a user, popular items are recommended.
+
+    \b
+    Examples:
+      lanner recommend lanner-bundle --user 42
+      lanner recommend lanner-bundle --history 1,260,1196 -k 5 --json
+      lanner recommend lanner-bundle --text "slow science fiction" --filter genres=Drama --filter genres=Sci-Fi
+      lanner recommend lanner-bundle --history "Bed, double" --history "Lamp, red"
+    """
+    model = _loaded(bundle)
+    who = _who(model, user, history, history_file, text)
+    with without_warnings():
+        frame = model.recommend(**_several(who), k=k, filters=_filters(filters), exclude_seen=not include_seen)
+    notes = {
+        "unknown": list(frame.notes.unknown),
+        "fallback": bool(frame.notes.fallback),
+        "text_ignored": frame.notes.text_ignored,
+    }
+    _say(**notes)
+    if as_json:
+        console.show_json({"items": listed(frame), **notes})
+    else:
+        console.show_items(f"For user {user}" if user else "For an anonymous user", listed(frame))
+
+
+def similar(bundle: options.BundlePath, item: ItemId, k: options.TopK = 10, as_json: options.AsJson = False) -> None:
+    """List the items most similar to an item.
+
+    \b
+    Examples:
+      lanner similar lanner-bundle --item 260
+      lanner similar lanner-bundle --item 260 -k 3 --json
+    """
+    model = _loaded(bundle)
+    with without_warnings():
+        frame = model.similar_items([item], k)
+    fallback = bool(frame.notes.fallback)
+    _say(fallback=fallback)
+    if as_json:
+        console.show_json({"items": listed(frame), "fallback": fallback})
+    else:
+        title = model.dataset.item_catalogue.titles[model.dataset.items.row(item)]
+        console.show_items(f"Similar to {title}", listed(frame))
+
+
+def explain(
+    bundle: options.BundlePath,
+    item: ItemId,
+    user: options.User = None,
+    history: options.History = None,
+    history_file: options.HistoryFile = None,
+    text: options.QueryText = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Explain the score of an item for a user: the contributions that add up to it, and a sentence.
+
+    \b
+    Examples:
+      lanner explain lanner-bundle --user 42 --item 260
+      lanner explain lanner-bundle --history 1,1196 --item 260 --json
+    """
+    model = _loaded(bundle)
+    found = model.explain(item=item, **_who(model, user, history, history_file, text))
+    _say(found.unknown, fallback=found.fallback, text_ignored=found.text_ignored)
+    if as_json:
+        facts = found.to_dict()
+        console.show_json({"item": facts.pop("item_id"), **facts})
+        return
+    columns = ("kind", "name", "contribution")
+    console.show_table(f"{found.title}: score {found.score:.4f}", columns, _largest(found))
+    console.show_line(found.sentence)
+
+
+def listed(frame: "pl.DataFrame") -> list[dict[str, Any]]:
+    """Recommended items of a frame of the library: rank, item, title, score and, if it is there, reason."""
+    names = {"rank": "rank", "item_id": "item", "title": "title", "score": "score", "because": "reason"}
+    return [{ours: row[name] for name, ours in names.items() if name in row} for row in frame.to_dicts()]
+
+
+def _loaded(path: Path) -> "Model":
+    from lanner.library import load
+
+    return load(path)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """The library warns of what the commands say themselves, in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _who(
+    model: "Model", user: str | None, history: Sequence[str] | None, file: str | None, text: str | None
+) -> dict[str, Any]:
+    """The user, or the history of an anonymous one, and the text, as ``Model.explain`` takes them.
+
+    Raises:
+        RequestError: none of them, or two that exclude each other.
+    """
+    ids = _ids(model, history, file)
+    if user is None and ids is None and text is None:
+        raise RequestError("one of --user, --history, --history-file or --text is required")
+    if user is not None and ids is not None:
+        raise RequestError("--user and a history exclude each other: the history of a user is known")
+    return {"user": user, "history": ids, "text": text}
+
+
+def _several(who: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as ``Model.recommend`` takes it, for several users."""
+    names = {"user": "users", "history": "histories", "text": "texts"}
+    return {names[name]: [value] for name, value in who.items() if value is not None}
+
+
+def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> list[str] | None:
+    """Item ids of ``--history`` (each value where it is repeated or an id itself, else a list with commas) or of the
+    file, one per line; None where neither is given.
+
+    Raises:
+        RequestError: both are given, or the file cannot be read.
+    """
+    if file is not None:
+        if history is not None:
+            raise RequestError("--history and --history-file exclude each other; give one of them")
+        try:
+            lines = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            problem = getattr(error, "strerror", None) or "not UTF-8"
+            raise RequestError(f"--history-file {file}: cannot be read ({problem})") from None
+        return [line.strip() for line in lines if line.strip()]
+    if history is None or len(history) > 1 or history[0] in model.dataset.items:
+        return None if history is None else list(history)
+    return [one.strip() for one in history[0].split(",") if one.strip()]
+
+
+def _filters(given: Sequence[str] | None) -> dict[str, list[str]]:
+    """Values by attribute; raises ``RequestError`` for an option that is no ``NAME=VALUE``."""
+    found: dict[str, list[str]] = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise RequestError(f"--filter '{one}' is no NAME=VALUE, such as genres=Drama")
+        found.setdefault(name.strip(), []).append(value.strip())
+    return found
+
+
+def _say(unknown: Sequence[str] = (), *, fallback: bool = False, text_ignored: bool = False) -> None:
+    """Say in one line on stderr what of a request had no effect."""
+    notes = [f"unknown ids were ignored: {', '.join(unknown)}"] if unknown else []
+    notes += ["the model reads no texts: --text had no effect"] if text_ignored else []
+    notes += ["nothing that the model uses is known of the user: these are popular items"] if fallback else []
+    if notes:
+        console.complain("; ".join(notes))
+
+
+def _largest(found: "ItemExplanation") -> list[tuple[str, str, float]]:
+    """The largest contributions, what the others add together, and the sum."""
+    weighty = sorted(found.parts, key=lambda part: -abs(part.value))
+    rows: list[tuple[str, str, float]] = [(part.kind, part.name, part.value) for part in weighty[:EXPLAINED_PARTS]]
+    others = [part.value for part in weighty[EXPLAINED_PARTS:]]
+    if others:
+        rows.append(("others", f"{len(others)} contributions", sum(others)))
+    return [*rows, ("sum", "", found.score)]

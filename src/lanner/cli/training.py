@@ -1,0 +1,200 @@
+"""The commands that train and evaluate: run, train, evaluate, compare."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lanner.cli import console, options
+from lanner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lanner.config import RunConfig
+    from lanner.evaluation.report import Report
+    from lanner.pipeline import Outcome
+
+DEMO_USERS = 3
+OUT = Path("lanner-bundle")
+
+
+def run(
+    data: options.Data = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    split: options.Split = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    out: options.Out = OUT,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="After the evaluation, fit again on all events, as many epochs as validation chose."
+        ),
+    ] = False,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model on a part of the events, evaluate it on the rest, and write a bundle.
+
+    With --refit the bundle's model is then fitted on all events; the metrics are those measured before.
+
+    \b
+    Examples:
+      lanner run
+      lanner run ratings.csv --model ease --out my-bundle --refit
+      lanner run --config run.toml --set training.epochs=5 --json
+    """
+    from lanner.data.describe import example_users
+
+    chosen = {"data.path": data, "model": model, "split.name": split}
+    outcome = _fit(_settings(config, seed, device, chosen, overrides), out, refit=refit)
+    examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
+    if as_json:
+        console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
+        return
+    if outcome.report:
+        show_report(outcome.report)
+    for user, items in examples.items():
+        console.show_items(f"For user {user}", items)
+    console.show_line(f"Wrote the bundle {out}. Ask it: lanner recommend {out} --user {next(iter(examples), 'ID')}")
+    if outcome.report and not refit:
+        console.show_line("Its model has not seen the withheld events; to fit it on all events, add --refit.")
+
+
+def train(
+    data: options.Data = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    out: options.Out = OUT,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model on all events and write a bundle, without an evaluation.
+
+    A model with early stopping first chooses its number of epochs on a tenth of the events, then trains on all of them.
+
+    \b
+    Examples:
+      lanner train recipes/ml-1m.toml --model hybrid --out ml-1m-hybrid
+      lanner train --model ease --set ease.regularisation=300
+      lanner train ratings.csv --json
+    """
+    named = next(
+        (one for one in overrides or () if one.replace(" ", "").startswith(("split.name=", "split.test="))), None
+    )
+    if named:
+        raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
+    settings = _settings(config, seed, device, {"data.path": data, "model": model, "split.name": "none"}, overrides)
+    outcome = _fit(settings, out)
+    line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
+    console.show_result(_facts(outcome), line, as_json=as_json)
+
+
+def evaluate(
+    bundle: options.BundlePath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of the evaluation, such as evaluation.ks=[5]."
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Evaluate a bundle on the events that lanner run withheld from training.
+
+    \b
+    Examples:
+      lanner evaluate lanner-bundle
+      lanner evaluate lanner-bundle --set evaluation.candidates=sampled --set "evaluation.ks=[5, 10]" --json
+    """
+    from lanner.config import from_dict
+    from lanner.pipeline import measured_bundle, open_bundle
+    from lanner.settings import overridden
+
+    opened = open_bundle(bundle)
+    asked = overridden(from_dict(opened.config), overrides or ())
+    report = measured_bundle(opened, asked.evaluation)
+    if as_json:
+        console.show_json(report.to_dict())
+    else:
+        show_report(report)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="BUNDLE_A", help="Folder of a bundle.")],
+    second: Annotated[Path, typer.Argument(metavar="BUNDLE_B", help="Folder of another bundle on the same split.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare two bundles user by user: mean difference A − B of each metric, with its 95 % confidence interval.
+
+    \b
+    Examples:
+      lanner compare hybrid-bundle ease-bundle
+      lanner compare hybrid-bundle ease-bundle --json
+    """
+    from lanner.pipeline import compared, open_bundle
+
+    found = compared(open_bundle(first), open_bundle(second))
+    if as_json:
+        console.show_json([asdict(one) for one in found])
+        return
+    cells = [(one.metric, one.difference, *one.ci95, one.p_wilcoxon) for one in found]
+    columns = ("metric", "difference", "95 % from", "to", "p (Wilcoxon)")
+    console.show_table(f"{first} − {second}", columns, cells)
+
+
+def show_report(report: "Report") -> None:
+    """The metrics with their confidence intervals, as a table."""
+    rows = [(name, value, *report.ci95.get(name, ("", ""))) for name, value in report.metrics.items()]
+    console.show_table(f"{len(report.rows):,} test users", ("metric", "mean", "95 % from", "to"), rows)
+
+
+def _settings(
+    file: Path | None,
+    seed: int | None,
+    device: str | None,
+    chosen: Mapping[str, str | None],
+    overrides: Sequence[str] | None,
+) -> "RunConfig":
+    """The file's settings, then those of the options, then those of ``--set``."""
+    from lanner.config import RunConfig, read_config, with_device, with_seed
+    from lanner.settings import overridden, with_options
+
+    config = read_config(file) if file else RunConfig()
+    config = config if seed is None else with_seed(config, seed)
+    config = config if device is None else with_device(config, device)
+    settings: RunConfig = overridden(with_options(config, chosen), overrides or ())
+    return settings
+
+
+def _fit(config: "RunConfig", out: Path, *, refit: bool = False) -> "Outcome":
+    from lanner.pipeline import run as run_pipeline
+
+    return run_pipeline(config, out, console.Stages(), refit=refit)
+
+
+def _facts(outcome: "Outcome") -> dict[str, Any]:
+    """What a run decided, for ``--json``."""
+    return {
+        "bundle": str(outcome.bundle.path),
+        "model": outcome.bundle.manifest["model"]["name"],
+        "feedback": outcome.feedback,
+        "notes": list(outcome.notes),
+        "rejected": dict(outcome.rejected),
+        "warnings": list(outcome.warnings),
+    }
+
+
+def _examples(outcome: "Outcome", users: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Five recommendations for each of ``users``."""
+    from lanner.cli.answers import listed, without_warnings
+    from lanner.library import load
+
+    with without_warnings():
+        frame = load(outcome.bundle.path).recommend(users=users, k=5)
+    parts = frame.group_by("user_id", maintain_order=True)
+    return {user: [] for user in users} | {str(user): listed(part) for (user,), part in parts}

@@ -1,0 +1,244 @@
+"""The best items of many users at once: what ``Ranker`` answers each of them, at the speed of the matrix product.
+
+Every thread takes a thousand users and passes the catalogue a tile of items at a time. The scores of a tile stay in
+the core's cache: one matrix product writes them, seen items are overwritten with −inf, and what is better than a user's
+k-th best so far enters the list. So the memory for scores is that of the tiles, whatever the size of the catalogue.
+
+Where every score of a user is needed at once (item-item models, heads on small catalogues, candidates for each user)
+a tile is the whole catalogue.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.ranking import BestSoFar
+from lanner.inference.heads import CANDIDATES, RERANK_ALL
+from lanner.inference.scoring_model import ScoringModel
+from lanner.inference.sparse import add_sparse_rows
+from lanner.inference.tables import take
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+_USERS, _ITEMS = 1024, 512
+"""Users and items of a tile, 2 MiB of scores; at 64 dimensions 256 users and 2048 items took a fifth longer."""
+_SCORES = 1 << 22
+"""Scores of a tile that is the whole catalogue, 16 MiB, unless one user has more."""
+_SCORES_WORTH_A_THREAD = 1 << 18
+_USES_ALL_CORES = Lock()
+"""One bulk ranking at a time: each uses all cores and sets BLAS to one thread meanwhile, which is a setting of the
+process."""
+
+Candidates = NDArray[np.integer] | Ragged
+"""Rows of the items that may be ranked: the same for all users, or a list for each."""
+
+
+@dataclass(frozen=True)
+class BulkRanking:
+    """items: int32 ``[B, k]``, best first, padded with −1. scores: float32 ``[B, k]``, padded with −inf.
+
+    fallback: bool ``[B]``, whether these are popular items, for nothing that the model uses is known of the user.
+    """
+
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    fallback: NDArray[np.bool_]
+
+
+class BulkRanker:
+    """A scoring model, asked for many users at once. Any number of threads may ask; they take turns."""
+
+    def __init__(self, model: ScoringModel) -> None:
+        self.model = model
+        self._whole = _Catalogue.of(model, None)
+
+    def rank(
+        self,
+        users: UserBatch,
+        k: int,
+        excluded: Ragged | None = None,
+        candidates: Candidates | None = None,
+        profile_BF: NDArray[np.float32] | None = None,
+    ) -> BulkRanking:
+        """The k best items of each user. Vectors and lists of all B users are in memory: give some thousands at a time.
+
+        Args:
+            users: B users.
+            k: at least 1.
+            excluded: rows that are not ranked, such as seen items, a list for each user; None: every item is ranked.
+            candidates: the only rows that are ranked; None: all.
+            profile_BF: features of the users' profiles; None: profiles are not read.
+
+        Raises:
+            ValueError: k is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, received {k}")
+        catalogue = _Catalogue.of(self.model, candidates) if isinstance(candidates, np.ndarray) else self._whole
+        work = _Work(
+            catalogue,
+            users,
+            self.model.users(users, profile_BF),
+            k,
+            Ragged.empty(len(users)) if excluded is None else excluded,
+            candidates if isinstance(candidates, Ragged) else None,
+        )
+        out = BulkRanking(
+            np.empty((len(users), k), np.int32),
+            np.empty((len(users), k), np.float32),
+            ~work.signal_B & self.model.is_personal,
+        )
+
+        def rank_part(part: slice) -> None:
+            out.items[part], out.scores[part] = work.best(part)
+
+        parts, workers = work.parts()
+        if workers == 1:
+            for part in parts:
+                rank_part(part)
+            return out
+        with _USES_ALL_CORES, _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(rank_part, parts))
+        return out
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    """The C items that may be ranked, as tables whose rows are their places 0 … C − 1.
+
+    rows: of each place, ascending. target_CE: targets, followed by the bias where there is any, so that one product
+    gives both. place_I: the place of each row, −1 where it has none; None where places are rows.
+    """
+
+    model: ScoringModel
+    rows: NDArray[np.int32]
+    target_CE: NDArray[np.float32]
+    popularity_C: NDArray[np.float32]
+    sparse: "sp.csr_matrix | None"
+    place_I: NDArray[np.int32] | None
+
+    @classmethod
+    def of(cls, model: ScoringModel, candidates: NDArray[np.integer] | None) -> "_Catalogue":
+        """candidates: rows in any order; None: all."""
+        sparse, place_I = None if model.item_to_item is None else model.item_matrix, None
+        if candidates is None:
+            rows, target_CE = np.arange(model.num_items, dtype=np.int32), take(model.target_ID)
+        else:
+            rows = np.unique(candidates).astype(np.int32)
+            target_CE = take(model.target_ID, rows)
+            place_I = np.full(model.num_items, -1, np.int32)
+            place_I[rows] = np.arange(len(rows))
+            sparse = None if sparse is None else sparse[:, rows]
+        if model.bias_I.any():
+            target_CE = np.hstack([target_CE, model.bias_I[rows, None]])
+        return cls(model, rows, np.ascontiguousarray(target_CE), model.popularity_I[rows], sparse, place_I)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def placed(self, lists: Ragged, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Users (0 for the first of ``part``) and places of what the lists of some users hold, ordered by place."""
+        edges = lists.indptr[part.start : part.stop + 1]
+        users, places = np.repeat(np.arange(len(edges) - 1), np.diff(edges)), lists.values[edges[0] : edges[-1]]
+        if self.place_I is not None:
+            places = self.place_I[places]
+            users, places = users[places >= 0], places[places >= 0]
+        order = np.argsort(places, kind="stable")
+        return users[order], places[order]
+
+
+class _Work:
+    """One call of ``BulkRanker.rank``."""
+
+    def __init__(
+        self,
+        catalogue: _Catalogue,
+        users: UserBatch,
+        vectors_BD: NDArray[np.float32],
+        k: int,
+        excluded: Ragged,
+        candidates: Ragged | None,
+    ) -> None:
+        self._catalogue, self._k, self._excluded, self._candidates = catalogue, k, excluded, candidates
+        self._model = model = catalogue.model
+        self.signal_B = model.has_signal(vectors_BD, users)
+        self._vectors_BD = vectors_BD
+        self._query_BE = vectors_BD
+        if catalogue.target_CE.shape[1] > model.dimensions:
+            self._query_BE = np.hstack([vectors_BD, np.ones((len(vectors_BD), 1), np.float32)])
+        self._shares = None if catalogue.sparse is None else model.shares(users)
+        self._head_ranks_all = model.head is not None and model.num_items <= RERANK_ALL
+        self._is_whole = self._shares is not None or self._head_ranks_all or candidates is not None
+
+    def parts(self) -> tuple[list[slice], int]:
+        """Users that are ranked together, and how many threads share the parts."""
+        users, items = len(self._vectors_BD), max(len(self._catalogue), 1)
+        workers = max(1, min(numba.get_num_threads(), users * items // _SCORES_WORTH_A_THREAD))
+        size = max(1, min(_USERS, -(-users // workers), _SCORES // items if self._is_whole else _USERS))
+        return [slice(first, min(first + size, users)) for first in range(0, users, size)], workers
+
+    def best(self, part: slice) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Rows and scores of the k best of some users, int32 and float32 ``[n, k]``."""
+        model, catalogue, users = self._model, self._catalogue, part.stop - part.start
+        chooses = model.head is not None and not self._head_ranks_all
+        best = BestSoFar(users, max(self._k, CANDIDATES) if chooses else self._k)
+        unknown = np.flatnonzero(~self.signal_B[part])
+        barred_users, barred = catalogue.placed(self._excluded, part)
+        width = max(1, len(catalogue)) if self._is_whole else _ITEMS
+        room = np.empty(users * min(width, len(catalogue)), np.float32)
+        for first in range(0, len(catalogue), width):
+            tile = slice(first, min(first + width, len(catalogue)))
+            scores = room[: users * (tile.stop - first)].reshape(users, -1)
+            np.matmul(self._query_BE[part], catalogue.target_CE[tile].T, out=scores)
+            if self._shares is not None:
+                add_sparse_rows(self._shares, catalogue.sparse, scores, part.start)
+            if self._head_ranks_all:
+                scores += model.corrections(self._vectors_BD[part])[:, catalogue.rows]
+            scores[unknown] = catalogue.popularity_C[tile]
+            if self._candidates is not None:
+                _keep(scores, *catalogue.placed(self._candidates, part))
+            inside = slice(*np.searchsorted(barred, (first, tile.stop)))
+            scores[barred_users[inside], barred[inside] - first] = -np.inf
+            best.offer(scores, first)
+        places, scores = best.lists()
+        rows = np.where(places < 0, -1, catalogue.rows[places]) if len(catalogue) else places
+        return self._reranked(rows, scores, part) if chooses else (rows, scores)
+
+    def _reranked(
+        self, rows_NC: NDArray[np.int32], scores_NC: NDArray[np.float32], part: slice
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k best candidates with what the head adds to their scores; users without a signal keep theirs."""
+        model, vectors_ND = self._model, self._vectors_BD[part]
+        head = model.head
+        assert head is not None
+        for user, hidden_H in enumerate(head.hidden(vectors_ND, model.view_sizes)):
+            rows = rows_NC[user][rows_NC[user] >= 0]
+            if self.signal_B[part][user]:
+                by_view = model.view_scores(vectors_ND[user], take(model.target_ID, rows))
+                total = scores_NC[user, : len(rows)] + head.correction(hidden_H, take(head.item_IH, rows), by_view)
+                order = np.lexsort((rows, -total))
+                rows_NC[user, : len(rows)], scores_NC[user, : len(rows)] = rows[order], total[order]
+        return rows_NC[:, : self._k], scores_NC[:, : self._k]
+
+
+def _keep(scores_NC: NDArray[np.float32], users: NDArray[np.int64], places: NDArray[np.int32]) -> None:
+    """Overwrite all scores but those of the pairs with −inf."""
+    kept = scores_NC[users, places]
+    scores_NC.fill(-np.inf)
+    scores_NC[users, places] = kept
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries that are loaded; to find them takes milliseconds."""
+    return ThreadpoolController()

@@ -1,0 +1,41 @@
+"""The Python library: datasets, models, evaluation. ``import lanner`` gives these names when they are used."""
+
+from lanner.data.interactions import Dataset
+from lanner.library.estimator import Model
+from lanner.library.export import export_embeddings, export_recommendations
+from lanner.library.functions import compare, evaluate, load, load_dataset
+from lanner.library.models import (
+    EASE,
+    GNN,
+    IALS,
+    GNNFilter,
+    GraphFilter,
+    Hybrid,
+    ItemKNN,
+    Language,
+    LightGCN,
+    Popularity,
+    Random,
+)
+
+__all__ = [
+    "EASE",
+    "GNN",
+    "IALS",
+    "Dataset",
+    "GNNFilter",
+    "GraphFilter",
+    "Hybrid",
+    "ItemKNN",
+    "Language",
+    "LightGCN",
+    "Model",
+    "Popularity",
+    "Random",
+    "compare",
+    "evaluate",
+    "export_embeddings",
+    "export_recommendations",
+    "load",
+    "load_dataset",
+]

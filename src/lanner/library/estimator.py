@@ -1,0 +1,330 @@
+"""What every model of the library can do: fit, recommend, find similar items, explain, save."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.artifacts.bundle import CHECKSUM, MANIFEST, Bundle, write_bundle
+from lanner.artifacts.serving_parts import serving_parts
+from lanner.config import DataConfig, RunConfig, SplitConfig, from_dict, to_dict
+from lanner.data.frames import kind_of, values_of
+from lanner.data.interactions import Dataset
+from lanner.data.split import HeldOut
+from lanner.encoders import TextReader, open_text_reader
+from lanner.errors import BundleError, ConfigError, RequestError
+from lanner.files import write_folder
+from lanner.inference.explain import Explanation, Reason, reasons, said, sentence, short_reason
+from lanner.inference.ranker import Query, RankedScorer, Ranker, Ranking
+from lanner.library.keywords import Keyword, configured, documented, keywords_of, signature_of
+from lanner.library.requests import Questions, allowed
+from lanner.library.results import SHOWN_ROWS, ItemExplanation, Notes, recommendations
+from lanner.models.recommender import Recommender
+from lanner.registry import CLOSED_FORMS, model_builder, without_unreadable_texts
+
+_USERS_AT_ONCE = 256
+_NOT_SAID = "DATASET"
+"""In place of the path of a dataset that has none."""
+
+
+class Model:
+    """A recommender: settings by keyword, then ``fit``. ``lanner.load`` opens one that was saved.
+
+    Ids in requests may be strings or integers; ids in answers have the type that the dataset was made with.
+    """
+
+    name: ClassVar[str] = ""
+    """Name in ``lanner train --model``."""
+    _keywords: ClassVar[dict[str, Keyword]] = {}
+
+    config: RunConfig
+    """All settings."""
+    dataset: Dataset
+    """What was fitted on, or every event of the loaded bundle; set by ``fit`` and ``lanner.load``."""
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
+        cls._keywords = keywords_of(name)
+        cls.__doc__ = documented(cls.__doc__, cls._keywords)
+        cls.__signature__ = signature_of(cls._keywords)  # type: ignore[attr-defined]
+
+    def __init__(self, **settings: Any) -> None:
+        """Settings by keyword; what is not given has its default.
+
+        Raises:
+            ConfigError: an unknown setting, or a value of a wrong type or out of range.
+        """
+        if not self.name:
+            raise ConfigError("Model is what the models have in common; choose one, such as lanner.EASE()")
+        self.config = configured(self.name, self._keywords, settings, type(self).__name__)
+
+    def __repr__(self) -> str:
+        changed = {name: value for name, one in self._keywords.items() if (value := one.of(self.config)) != one.default}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    # --- fit, save, load ---------------------------------------------------------------------------------------------
+
+    def fit(self, train: Dataset, validation: HeldOut | None = None) -> Self:
+        """Learn from ``train``.
+
+        Args:
+            train: such as ``split.train``, or a whole dataset.
+            validation: such as ``split.validation``, for early stopping. Without it the number of epochs is chosen on a
+                tenth of each user's items, then all of ``train`` is learned. Closed-form models ignore it.
+
+        Raises:
+            ConfigError: ``train`` is no dataset. DataError: it holds nothing to learn from.
+            MissingExtraError: a package that the model needs is not installed.
+        """
+        if not isinstance(train, Dataset):
+            raise ConfigError(
+                f"fit takes a Dataset, received {type(train).__name__}; "
+                "make one with lanner.Dataset.from_frames, or give split.train"
+            )
+        config = replace(self.config, data=DataConfig(_NOT_SAID))
+        config, notes = without_unreadable_texts(config, train)
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        recommender = model_builder(self.name)(config, None).fit(train, validation)
+        if validation is None and self.name not in CLOSED_FORMS:
+            recommender.refit(train)
+        self.config, self._bundle, self._recommender = config, None, recommender
+        return self._serve(train, recommender.ranker)
+
+    def save(self, path: Path | str) -> Path:
+        """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; one that is there is replaced.
+
+        Raises:
+            ConfigError: not fitted. StorageError: the disk refused. BundleError: the bundle it was loaded from is gone.
+        """
+        self._fitted_ranker  # noqa: B018
+        path = Path(path)
+        if self._bundle is not None:
+            return _copied(self._bundle, path)
+        assert self._recommender is not None
+        return write_bundle(
+            path,
+            self._recommender,
+            dataset=self.dataset,
+            fitted=np.ones(len(self.dataset.interactions), np.bool_),
+            feedback=self.dataset.feedback,
+            config=to_dict(replace(self.config, split=SplitConfig("none"))),
+            metrics={},
+            **serving_parts(self._recommender),
+        )
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Self:
+        """The model of a bundle; see ``lanner.load``."""
+        model = cls.__new__(cls)
+        try:
+            model.config = from_dict(bundle.config)
+        except ConfigError as error:
+            raise BundleError(f"{bundle.path}: its settings cannot be read ({error})") from error
+        model._bundle = bundle
+        reader = None if bundle.text_files is None else _LazyReader(bundle)
+        dataset = replace(bundle.dataset, feedback=bundle.feedback)
+        return model._serve(dataset, Ranker(bundle.variant().model, reader=reader))
+
+    def _serve(self, dataset: Dataset, ranker: Ranker) -> Self:
+        self.dataset, self._ranker = dataset, ranker
+        return self
+
+    @property
+    def _fitted_ranker(self) -> Ranker:
+        """Raises ``ConfigError`` before ``fit``."""
+        if self._ranker is None:
+            raise ConfigError(f"{type(self).__name__} is not fitted; call fit(dataset) first")
+        return self._ranker
+
+    _bundle: Bundle | None = None
+    """Where a model came from that was loaded."""
+    _recommender: Recommender | None = None
+    """What was trained, of a model that was fitted here."""
+    _ranker: Ranker | None = None
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Any = None,
+        *,
+        histories: Iterable[Sequence[str | int]] | None = None,
+        texts: Any = None,
+        k: int = 10,
+        filters: Mapping[str, Iterable[str] | str] | None = None,
+        exclude_seen: bool = True,
+        because: bool = True,
+    ) -> Any:
+        """The k best items for users of the dataset, or for anonymous users by a history, a text, or both.
+
+        Args:
+            users: ids: a list, an array, or a column of a frame.
+            histories: item ids, a list for each anonymous user, oldest first.
+            texts: what is looked for, in words, one for each user; for models that read texts.
+            k: items for each user; fewer where fewer are left.
+            filters: attribute → values; an item needs at least one of the values of each attribute.
+            exclude_seen: leave out items that the user has interacted with.
+            because: with the column ``because``: the strongest reasons, in words. Without it many users are quicker.
+
+        Returns:
+            A frame of the kind that the dataset was made of (else Polars): user_id (the place 0 … n − 1 of anonymous
+            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids are ignored, and users
+            of whom nothing is known get popular items; either is a ``UserWarning``, and in the frame's ``notes`` (not
+            of Arrow).
+
+        Raises:
+            RequestError: no users, or both users and histories; an unknown attribute; k below 1.
+            ConfigError: not fitted.
+        """
+        ranker = self._fitted_ranker
+        _check_k(k)
+        questions = Questions.of(self.dataset, users, histories, texts)
+        allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
+        like, rankings = Query(k=k, allow=allow, explain=because), list[Ranking]()
+        said_because, shown = list[str](), list[list[Reason]]()
+        for queries in questions.blocks(_USERS_AT_ONCE, like, exclude_seen=exclude_seen):
+            found = ranker.rank(queries)
+            explained = [one for ranking in found for one in ranking.explanations]
+            said_because += [short_reason(said(one, *self._names)) for one in explained]
+            shown += [self._reasons(one) for one in explained[: SHOWN_ROWS - len(shown)]]
+            rankings += [replace(ranking, explanations=()) for ranking in found]
+        names = questions.names
+        notes = Notes(
+            tuple(questions.unknown),
+            tuple(name for name, ranking in zip(names, rankings, strict=True) if ranking.fallback),
+            self._ignores(texts),
+        )
+        for line in notes:
+            warnings.warn(line, UserWarning, stacklevel=2)
+        kind = self.dataset.frame_kind if users is None or kind_of(users) == "polars" else kind_of(users)
+        columns = self._columns("user_id", names, rankings)
+        return recommendations(columns | ({"because": said_because} if because else {}), kind, notes, shown)
+
+    def similar_items(
+        self, items: Any, k: int = 10, *, filters: Mapping[str, Iterable[str] | str] | None = None
+    ) -> Any:
+        """The k items most similar to each of some items: those ranked highest for a user with that item alone.
+
+        Returns:
+            A frame of the dataset's kind: target_item_id, item_id, rank, score, title.
+
+        Raises:
+            UnknownIdError: an item is not known. RequestError: k below 1, or an unknown attribute.
+            ConfigError: not fitted.
+        """
+        ranker = self._fitted_ranker
+        _check_k(k)
+        asked = values_of(items)
+        rows = self.dataset.items.rows(asked)
+        allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
+        rankings = [ranker.similar(int(row), k, allow) for row in rows]
+        targets = self.dataset.items.ids(rows.tolist())
+        notes = Notes(fallback=tuple(name for name, one in zip(targets, rankings, strict=True) if one.fallback))
+        for line in notes:
+            warnings.warn(line.replace("users", "items"), UserWarning, stacklevel=2)
+        return recommendations(self._columns("target_item_id", targets, rankings), self.dataset.frame_kind, notes)
+
+    def explain(
+        self,
+        user: str | int | None = None,
+        item: str | int | None = None,
+        *,
+        history: Sequence[str | int] | None = None,
+        text: str | None = None,
+    ) -> ItemExplanation:
+        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, or both.
+
+        Raises:
+            UnknownIdError: ``item`` is not known. RequestError: no item or no user, or both a user and a history.
+            ConfigError: not fitted.
+        """
+        ranker = self._fitted_ranker
+        if item is None:
+            raise RequestError("an item is required: explain(user, item)")
+        row = self.dataset.items.row(item)
+        asked = (None if one is None else [one] for one in (user, history, text))
+        questions = Questions.of(self.dataset, *asked)
+        ((query,),) = questions.blocks(1, Query(), exclude_seen=True)
+        found = ranker.explain(query, np.array([row]))[0]
+        title = self.dataset.item_catalogue.titles[row]
+        return ItemExplanation(
+            self.dataset.items.ids([row])[0],
+            title,
+            found.score,
+            tuple(self._reasons(found)),
+            sentence(title, said(found, *self._names)),
+            tuple(questions.unknown),
+            ranker.rank([replace(query, k=1)])[0].fallback,
+            self._ignores(text),
+        )
+
+    @property
+    def scorer(self) -> RankedScorer:
+        """What ``lanner.evaluate`` measures."""
+        ranker = self._fitted_ranker
+        reader = ranker.reader
+        return RankedScorer(ranker.model, None if reader is None else reader.features)
+
+    def _ignores(self, texts: Any) -> bool:
+        return texts is not None and not self._fitted_ranker.reads_text
+
+    @property
+    def _names(self) -> tuple[Any, Any]:
+        """Titles of items and names of users, by row."""
+        return self.dataset.item_catalogue.titles.__getitem__, self.dataset.user_catalogue.titles.__getitem__
+
+    def _reasons(self, explanation: Explanation) -> list[Reason]:
+        return reasons(explanation, *self._names)
+
+    def _columns(self, who: str, names: Sequence[Any], rankings: Sequence[Ranking]) -> dict[str, Any]:
+        lengths = [len(ranking.items) for ranking in rankings]
+        rows = np.concatenate([np.empty(0, np.int64), *(ranking.items for ranking in rankings)]).tolist()
+        titles = self.dataset.item_catalogue.titles
+        whose = [name for name, length in zip(names, lengths, strict=True) for _ in range(length)]
+        ids = self.dataset.items.ids(rows)
+        return {
+            who: np.array(whose, np.int64) if names and isinstance(names[0], int) else whose,
+            "item_id": np.array(ids, np.int64) if self.dataset.items.kind == "int" else ids,
+            "rank": np.array([rank for length in lengths for rank in range(1, length + 1)], np.int64),
+            "score": np.concatenate([np.empty(0, np.float32), *(ranking.scores for ranking in rankings)]),
+            "title": [titles[row] for row in rows],
+        }
+
+
+def _copied(bundle: Bundle, path: Path) -> Path:
+    """The bundle in another folder, file by file."""
+    if path.resolve() == bundle.path.resolve():
+        return path
+    names = [MANIFEST, CHECKSUM, *bundle.manifest["sha256"]]
+    try:
+        contents = {name: (bundle.path / name).read_bytes() for name in names}
+    except OSError as error:
+        raise BundleError(f"{bundle.path}: cannot be read ({error.strerror}); load the bundle anew") from None
+    write_folder(path, contents, replaceable=MANIFEST)
+    return path
+
+
+class _LazyReader:
+    """Opens the encoder when the first text is read: most requests have none."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._reader.features(texts)
+
+    @cached_property
+    def _reader(self) -> TextReader:
+        assert self._bundle.text_files is not None
+        return open_text_reader(self._bundle.variant(), self._bundle.text_files)
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise RequestError(f"k must be at least 1, received {k}")

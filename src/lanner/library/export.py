@@ -1,0 +1,429 @@
+"""What leaves a model as files: recommendations for all users, and embeddings.
+
+An export of recommendations can be stopped and goes on where it stopped: finished blocks of users are kept in
+``<output>.partial/`` beside the output, which is written from them at the end and appears whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lanner.data.frames import values_of
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.data.ragged import Ragged
+from lanner.errors import ConfigError, Interrupted, RequestError, StorageError, optional_module
+from lanner.files import write_folder
+from lanner.inference.bulk import BulkRanker, BulkRanking
+from lanner.inference.eligibility import RowMask
+from lanner.inference.scoring_model import ScoringModel
+from lanner.inference.tables import take
+from lanner.library.requests import Questions, allowed
+
+if TYPE_CHECKING:
+    from lanner.library.estimator import Model
+
+SCHEMA = 1
+"""Of the working folder; raised whenever older blocks would be misread."""
+MOST_USERS, LEAST_USERS, SCORES_AT_ONCE = 8192, 256, 1 << 30
+"""Users of a block: as many as give so many scores, within bounds. What is lost when an export is stopped is less."""
+EmbeddingFormat = Literal["parquet", "npy", "faiss"]
+FACTS = "embeddings.json"
+Progress = Callable[[int, int], None]
+"""Told the number of users done, and of all users."""
+WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
+    ".parquet": lambda frame, path: frame.sink_parquet(path),
+    ".csv": lambda frame, path: frame.sink_csv(path, check_extension=False),
+    ".jsonl": lambda frame, path: frame.sink_ndjson(path, check_extension=False),
+}
+"""Formats of recommendations by suffix."""
+
+
+@dataclass(frozen=True)
+class RecommendationsExport:
+    """What was written. popular: users of whom nothing is known that the model uses; they got popular items.
+
+    unknown: those of them that the dataset does not have. resumed: users kept from an export that was stopped.
+    restarted: whether blocks of an export with another model, users or settings were discarded.
+    """
+
+    path: Path
+    users: int
+    rows: int
+    popular: int
+    unknown: int
+    resumed: int
+    restarted: bool
+
+
+@dataclass(frozen=True)
+class EmbeddingsExport:
+    """What was written. dimensions: of each vector, that of the bias included.
+
+    left_out: parts of the model's score that the inner product of a user and an item does not hold.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    users: int
+    items: int
+    dimensions: int
+    has_bias: bool
+    left_out: tuple[str, ...]
+
+
+def export_recommendations(
+    model: "Model",
+    path: Path | str,
+    *,
+    k: int = 100,
+    users: Any = None,
+    exclude_seen: bool = True,
+    filters: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> RecommendationsExport:
+    """Write the k best items of every user, one row each: user_id, item_id, rank (from 1), score (higher is better).
+
+    Every item is scored, in blocks of users, so that memory stays bounded. Ids have the type they have in the dataset.
+    An export that was stopped goes on when it is called again with the same model, users and settings.
+
+    Args:
+        model: fitted or loaded.
+        path: the file: ``.parquet``, ``.csv`` or ``.jsonl``; one that is there is replaced.
+        k: items for each user; fewer where fewer are left.
+        users: ids: a list, an array or a column of a frame; repeated ids count once. None: all users of the dataset.
+        exclude_seen: leave out items that the user has interacted with.
+        filters: attribute → values; an item needs at least one of the values of each attribute.
+        progress: called after each block that was not kept from a stopped export.
+
+    Raises:
+        RequestError: k below 1, an unknown attribute, or a name with another suffix. Interrupted: stopped by Ctrl-C.
+        StorageError: the disk refused. After the last two, finished blocks are kept.
+    """
+    path = _checked(Path(path).absolute())
+    request = _Request.of(model, k, users, filters, exclude_seen=exclude_seen)
+    done = resumed = popular = written = 0
+    try:
+        finished = _Blocks.open(path, request.digest())
+        for place, rows in enumerate(request.blocks):
+            ranking = finished.read(place)
+            if ranking is not None:
+                resumed += len(rows)
+            else:
+                ranking = request.rank(rows)
+                finished.write(place, ranking)
+                if progress:
+                    progress(done + len(rows), len(request))
+            done += len(rows)
+            popular += int(ranking.fallback.sum())
+            written += int((ranking.items >= 0).sum())
+        draft = finished.folder / f"output{path.suffix}"
+        WRITERS[path.suffix](request.frame(finished), draft)
+        draft.replace(path)
+        finished.remove()
+    except KeyboardInterrupt:
+        state = f"{done:,} of {len(request):,} users are finished"
+        raise Interrupted(f"{path.name}: stopped; {state}; the same command goes on from there") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: cannot be written ({reason}); finished blocks are kept") from error
+    return RecommendationsExport(path, len(request), written, popular, request.unknown, resumed, finished.restarted)
+
+
+def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFormat = "parquet") -> EmbeddingsExport:
+    """Write the vectors of all users and items with their ids.
+
+    The inner product of a user's and an item's vector is the model's score, but for what ``left_out`` names: weights
+    between single items (``item_to_item``) and the ranking head (``head``). Where the model has item biases, they are
+    the last dimension of the items' vectors, which is 1 in the users'. Users' vectors are made from their histories.
+
+    Files: ``users`` and ``items`` as ``.parquet`` (user_id or item_id, and vector), or as ``.npy`` (float32, a row
+    each) with ``user_ids.npy`` and ``item_ids.npy``; ``faiss``: the same with the items in ``items.faiss``, a flat
+    inner-product index whose positions are those of ``item_ids.npy``. ``embeddings.json`` describes them.
+
+    Args:
+        model: fitted or loaded.
+        folder: where the files go; an older export there is replaced.
+        format: parquet, npy or faiss.
+
+    Raises:
+        ConfigError: the model has no vectors, or an unknown format. StorageError: the disk refused, or the folder
+        holds something else. MissingExtraError: faiss is not installed.
+    """
+    if format not in get_args(EmbeddingFormat):
+        raise ConfigError(f"unknown format '{format}'; choose one of {', '.join(get_args(EmbeddingFormat))}")
+    scoring, dataset, folder = model._fitted_ranker.model, model.dataset, Path(folder)
+    if not scoring.dimensions:
+        raise ConfigError(
+            f"the model {model.name} has no embeddings: its scores are not inner products of vectors; "
+            "export recommendations instead"
+        )
+    user_UD, item_ID = _user_vectors(model), take(scoring.target_ID)
+    has_bias = bool(scoring.bias_I.any())
+    if has_bias:
+        user_UD = np.hstack([user_UD, np.ones((len(user_UD), 1), np.float32)])
+        item_ID = np.hstack([item_ID, scoring.bias_I[:, None]])
+    files = {**_packed("user", dataset.user_ids, user_UD, format), **_packed("item", dataset.item_ids, item_ID, format)}
+    parts = {"item_to_item": scoring.item_to_item, "head": scoring.head}
+    left_out = tuple(name for name, part in parts.items() if part is not None)
+    facts = {
+        "model": model.name,
+        "users": len(user_UD),
+        "items": len(item_ID),
+        "dimensions": item_ID.shape[1],
+        "bias": "last dimension" if has_bias else None,
+        "left_out": left_out,
+    }
+    write_folder(folder, {**files, FACTS: json.dumps(facts, indent=1).encode()}, replaceable=FACTS)
+    return EmbeddingsExport(folder, (*files, FACTS), len(user_UD), len(item_ID), item_ID.shape[1], has_bias, left_out)
+
+
+# --- recommendations -------------------------------------------------------------------------------------------------
+
+_ReadProfiles = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Whom to recommend what.
+
+    everyone: all users of the dataset, and after them one of whom nothing is known. rows: int64 ``[n]`` of
+    ``everyone``. names: ids ``[n]``. read: from profiles to features, where they are read. allow: None: every item.
+    """
+
+    scoring: ScoringModel
+    dataset: Dataset
+    everyone: UserBatch
+    rows: NDArray[np.int64]
+    names: Sequence[Any]
+    k: int
+    read: _ReadProfiles | None
+    allow: RowMask | None
+    exclude_seen: bool
+
+    @classmethod
+    def of(
+        cls, model: "Model", k: int, users: Any, filters: Mapping[str, Any] | None, *, exclude_seen: bool
+    ) -> "_Request":
+        if k < 1:
+            raise RequestError(f"k must be at least 1, received {k}")
+        dataset = model.dataset
+        nobody, names = dataset.num_users, dataset.user_ids
+        rows = np.arange(nobody)
+        if users is not None:
+            asked = list(dict.fromkeys(map(str, values_of(users))))
+            names = Questions.of(dataset, asked, None, None).names
+            rows = np.array([dataset.users.row(one) if one in dataset.users else nobody for one in asked], np.int64)
+        allow = allowed(dataset.item_catalogue.attributes, filters, dataset.num_items)
+        everyone = _with_nobody(dataset.user_batch())
+        return cls(
+            model._fitted_ranker.model, dataset, everyone, rows, names, k, _profile_reader(model), allow, exclude_seen
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def unknown(self) -> int:
+        """Users that the dataset does not have."""
+        return int((self.rows == self.dataset.num_users).sum())
+
+    @cached_property
+    def blocks(self) -> list[NDArray[np.int64]]:
+        """The rows, so many at a time."""
+        size = min(MOST_USERS, max(LEAST_USERS, SCORES_AT_ONCE // max(1, self.dataset.num_items)))
+        return [self.rows[first : first + size] for first in range(0, len(self), size)]
+
+    def rank(self, rows: NDArray[np.int64]) -> BulkRanking:
+        """The k best items of users of ``everyone``."""
+        users = self.everyone.take(rows)
+        excluded = (users.history if users.seen is None else users.seen) if self.exclude_seen else None
+        candidates = None if self.allow is None else self.allow.rows()
+        features = self.read(users.profiles) if self.read and users.profiles else None
+        return self._ranker.rank(users, self.k, excluded, candidates, features)
+
+    @cached_property
+    def _ranker(self) -> BulkRanker:
+        return BulkRanker(self.scoring)
+
+    def frame(self, finished: "_Blocks") -> pl.LazyFrame:
+        """All rows of the output, of which a few blocks at a time are in memory."""
+        users, items = _series("user_id", self.names), _series("item_id", self.dataset.item_ids)
+
+        def frames(*_: Any) -> Iterator[pl.DataFrame]:
+            first = 0
+            for place, rows in enumerate(self.blocks):
+                ranking = finished.read(place)
+                assert ranking is not None
+                user, rank = np.nonzero(ranking.items >= 0)
+                columns = {
+                    "user_id": users.gather(first + user),
+                    "item_id": items.gather(ranking.items[user, rank]),
+                    "rank": (rank + 1).astype(np.int32),
+                    "score": ranking.scores[user, rank],
+                }
+                yield pl.DataFrame(columns)
+                first += len(rows)
+
+        schema = {"user_id": users.dtype, "item_id": items.dtype, "rank": pl.Int32(), "score": pl.Float32()}
+        return register_io_source(frames, schema=schema)
+
+    def digest(self) -> str:
+        """SHA-256 of all that the blocks depend on."""
+        users, found = self.everyone, hashlib.sha256()
+        found.update(repr((SCHEMA, self.k, self.exclude_seen, len(self.blocks))).encode())
+        for texts in (self.names, self.dataset.items.external, users.profiles or ()):
+            found.update("\0".join(map(str, texts)).encode())
+        arrays = {
+            "rows": self.rows,
+            "weights": users.weights,
+            "allowed": None if self.allow is None else self.allow.allowed_R,
+            **self.scoring.arrays(),
+        }
+        for name in ("history", "seen", "friends"):
+            lists = getattr(users, name)
+            if lists is not None:
+                arrays |= {f"{name}.indptr": lists.indptr, f"{name}.values": lists.values}
+        for name, array in arrays.items():
+            if array is not None:
+                found.update(f"{name}{array.dtype}{array.shape}".encode())
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Finished blocks in a folder of their own. restarted: whether those of another request were removed."""
+
+    folder: Path
+    restarted: bool
+
+    @classmethod
+    def open(cls, output: Path, digest: str) -> "_Blocks":
+        """The blocks of the request with that digest.
+
+        Raises:
+            StorageError: the folder holds something else.
+        """
+        folder = output.with_name(f"{output.name}.partial")
+        marker = folder / "request.sha256"
+        held = marker.read_text() if marker.exists() else None
+        if held is None and folder.exists() and any(folder.iterdir()):
+            raise StorageError(f"{folder}: holds something else than a stopped export; remove it")
+        if held not in (None, digest):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_through(marker, digest.encode())
+        return cls(folder, held not in (None, digest))
+
+    def read(self, place: int) -> BulkRanking | None:
+        """One block; None where it is not there, or damaged."""
+        try:
+            return BulkRanking(**load(self._path(place).read_bytes()))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def write(self, place: int, ranking: BulkRanking) -> None:
+        """Keep one block."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in vars(ranking).items()}
+        _write_through(self._path(place), save(arrays))
+
+    def remove(self) -> None:
+        """Remove the folder: the output is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, place: int) -> Path:
+        return self.folder / f"{place:06d}.safetensors"
+
+
+def _checked(path: Path) -> Path:
+    if path.suffix not in WRITERS:
+        raise RequestError(f"{path.name}: unknown format; the name must end with one of {', '.join(WRITERS)}")
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder; give the name of a file")
+    return path
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Under a temporary name, on the disk, then renamed."""
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _with_nobody(users: UserBatch) -> UserBatch:
+    """The users and one more, of whom nothing is known."""
+
+    def longer(lists: Ragged | None) -> Ragged | None:
+        return None if lists is None else Ragged(np.append(lists.indptr, lists.indptr[-1]), lists.values)
+
+    history, profiles = longer(users.history), None if users.profiles is None else (*users.profiles, "")
+    assert history is not None
+    return UserBatch(history, profiles, longer(users.friends), users.weights, longer(users.seen))
+
+
+def _profile_reader(model: "Model") -> _ReadProfiles | None:
+    ranker = model._fitted_ranker
+    return ranker.reader.features if ranker.reads_profile and ranker.reader is not None else None
+
+
+# --- embeddings ------------------------------------------------------------------------------------------------------
+
+
+def _user_vectors(model: "Model") -> NDArray[np.float32]:
+    """Of all users of the dataset, float32 ``[U, D]``; a block at a time is made."""
+    users, read, scoring = model.dataset.user_batch(), _profile_reader(model), model._fitted_ranker.model
+    found_UD = np.empty((len(users), scoring.dimensions), np.float32)
+    for first in range(0, len(users), MOST_USERS):
+        block = users.take(np.arange(first, min(first + MOST_USERS, len(users))))
+        features = read(block.profiles) if read and block.profiles else None
+        found_UD[first : first + len(block)] = scoring.users(block, features)
+    return found_UD
+
+
+def _packed(
+    kind: str, ids: Sequence[Any], vectors_ND: NDArray[np.float32], format: EmbeddingFormat
+) -> dict[str, bytes]:
+    """Bytes by file name. kind: user or item."""
+    if format == "parquet":
+        file = BytesIO()
+        pl.DataFrame([_series(f"{kind}_id", ids), pl.Series("vector", vectors_ND)]).write_parquet(file)
+        return {f"{kind}s.parquet": file.getvalue()}
+    named = {f"{kind}_ids.npy": _npy(_series("id", ids).to_numpy())}
+    if format == "faiss" and kind == "item":
+        faiss = optional_module("faiss", "faiss-cpu", "serving", "exporting a FAISS index")
+        index = faiss.IndexFlatIP(vectors_ND.shape[1])
+        index.add(np.ascontiguousarray(vectors_ND))
+        return {"items.faiss": faiss.serialize_index(index).tobytes(), **named}
+    return {f"{kind}s.npy": _npy(vectors_ND), **named}
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    """As a ``.npy`` file, which is loaded without unpickling."""
+    file = BytesIO()
+    np.save(file, array.astype(np.str_) if array.dtype == object else array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _series(name: str, ids: Sequence[Any]) -> pl.Series:
+    """Ids as integers or texts; integers beyond 64 bits are texts."""
+    try:
+        return pl.Series(name, ids, pl.Int64 if ids and isinstance(ids[0], int) else pl.String)
+    except OverflowError:
+        return pl.Series(name, list(map(str, ids)), pl.String)

@@ -1,0 +1,108 @@
+"""The settings of a model as keywords of its class: their names, types, defaults and meanings, once written."""
+
+import difflib
+import inspect
+import textwrap
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from typing import Any
+
+from lanner.config import RunConfig
+from lanner.errors import ConfigError
+from lanner.registry import CLOSED_FORMS, FIXED
+from lanner.settings import Setting, described, replaced
+
+_OF_VIEW = {
+    "graph": ("neural.dimensions", "neural.layers"),
+    "filter": ("neural.filter_rank", "neural.filter_ridge"),
+    "language": (
+        *("neural.language_dimensions", "neural.meaning_dimensions", "neural.word_dimensions"),
+        *("neural.feature_dropout", "neural.cold_neighbours", "neural.encoder."),
+    ),
+}
+"""Settings, or beginnings of them, that matter to one view alone."""
+_ENCODER = "neural.encoder."
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """One keyword. settings: the keys of ``RunConfig`` that it sets; a seed or a device may be several."""
+
+    name: str
+    setting: Setting
+    settings: list[str] = field(default_factory=list)
+
+    @property
+    def default(self) -> Any:
+        """Its value where it is not given."""
+        return self.setting.default
+
+    def of(self, config: RunConfig) -> Any:
+        """Its value in ``config``."""
+        return reduce(getattr, self.setting.name.split("."), config)
+
+
+def keywords_of(model: str) -> dict[str, Keyword]:
+    """The keywords of a model of the registry, by name, in the order of its settings."""
+    sections = (model.replace("-", "_"),) if model in CLOSED_FORMS else ("neural", "training")
+    found: dict[str, Keyword] = {}
+    for setting in _every_setting():
+        section, _, key = setting.name.partition(".")
+        if section not in sections or _is_fixed(model, setting.name):
+            continue
+        name = key.removeprefix("encoder.")
+        if setting.name.startswith(_ENCODER) and name != "device":
+            name = f"encoder_{name}"
+        found.setdefault(name, Keyword(name, setting)).settings.append(setting.name)
+    return found
+
+
+def configured(model: str, keywords: dict[str, Keyword], given: dict[str, Any], owner: str) -> RunConfig:
+    """The settings of a run of ``model`` with what was given.
+
+    Raises:
+        ConfigError: a keyword that is unknown (the nearest is named), or a value of a wrong type or out of range.
+    """
+    config = RunConfig(model=model)
+    for name, value in given.items():
+        if name not in keywords:
+            near = difflib.get_close_matches(name, keywords, 1)
+            known = ", ".join(keywords) or "none"
+            advice = f"did you mean '{near[0]}'?" if near else f"its settings: {known}"
+            raise ConfigError(f"{owner} has no setting '{name}'; {advice}")
+        for key in keywords[name].settings:
+            config = replaced(config, key, value)
+    return config
+
+
+def signature_of(keywords: dict[str, Keyword]) -> inspect.Signature:
+    """What ``help`` and editors show."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(one.name, kind, default=one.default, annotation=one.setting.type) for one in keywords.values()
+    ]
+    return inspect.Signature(parameters)
+
+
+def documented(text: str | None, keywords: dict[str, Keyword]) -> str:
+    """A class's docstring with its settings."""
+    lines = [inspect.cleandoc(text or ""), "", "Args:"]
+    for one in keywords.values():
+        setting = one.setting
+        said = f"{one.name}: {setting.meaning} ({setting.type}, default {setting.default!r})"
+        lines += textwrap.wrap(said, 100, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(lines if keywords else [*lines[:2], "It has no settings."])
+
+
+@cache
+def _every_setting() -> tuple[Setting, ...]:
+    return tuple(described(RunConfig))
+
+
+def _is_fixed(model: str, name: str) -> bool:
+    """Whether the model stands for the setting, or has no view that reads it."""
+    fixed = FIXED.get(model, {})
+    if name in {f"{section}.{key}" for section, values in fixed.items() for key in values}:
+        return True
+    views = fixed.get("neural", {}).get("views", tuple(_OF_VIEW))
+    return any(name.startswith(keys) for view, keys in _OF_VIEW.items() if view not in views)

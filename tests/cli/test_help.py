@@ -1,0 +1,74 @@
+"""Help, version and the list of settings."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_calls import complaint
+
+import lanner
+from lanner.cli import options
+from lanner.registry import MODELS, SPLITS
+
+
+def test_help_needs_no_heavy_package_and_little_time():
+    program = (
+        "import sys\ntry:\n from lanner.cli.main import main; main(['--help'])\n"
+        "except SystemExit:\n print({'torch', 'polars', 'numba', 'transformers', 'scipy', 'rich'} & set(sys.modules))"
+    )
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+        assert found.stdout.splitlines()[-1] == "set()"
+    assert min(seconds) < 0.3
+
+
+def test_help_names_every_model_and_split(ask):
+    text = re.sub(r"\s+", "", ask("run", "--help")[1])
+    assert all(name in text for name in (*MODELS, *SPLITS))
+    assert ", ".join(MODELS) == options.MODEL_NAMES
+    assert set(SPLITS) == set(options.SPLIT_NAMES.split(", "))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["run"], ["train"], ["evaluate"], ["recommend"], ["similar"], ["explain"], ["compare"], ["compress"]),
+        *(["profile"], ["settings"], ["data", "describe"]),
+    ],
+)
+def test_every_command_shows_examples(ask, command):
+    code, out, _ = ask(*command, "-h")
+    assert (code, out) == (0, ask(*command, "--help")[1])
+    assert f"lanner {' '.join(command)} " in out.split("Examples:")[1]
+    assert "--json" in out
+
+
+def test_the_version(ask):
+    assert ask("--version") == (0, f"lanner {lanner.__version__}\n", "")
+
+
+def test_settings_list_type_default_and_meaning_of_what_matters_to_a_model(ask):
+    every = {one["name"]: one for one in json.loads(ask("settings", "--json")[1])}
+    assert all(one["meaning"] for one in every.values()), [name for name in every if not every[name]["meaning"]]
+    assert every["split.test"] == {
+        "name": "split.test",
+        "type": "float",
+        "default": 0.2,
+        "meaning": every["split.test"]["meaning"],
+    }
+    assert every["feedback.behaviour_weights"]["type"] == "a table of float"
+    assert every["neural.encoder.device"]["default"] == "auto"
+    of_ease = {one["name"] for one in json.loads(ask("settings", "ease", "--json")[1])}
+    assert "ease.regularisation" in of_ease <= set(every)
+    assert not any(name.startswith(("neural.", "ials.")) for name in of_ease)
+    of_lightgcn = {one["name"] for one in json.loads(ask("settings", "lightgcn", "--json")[1])}
+    assert "training.epochs" in of_lightgcn
+    assert not {"neural.layers", "neural.views", "training.objective"} & of_lightgcn, "its name stands for them"
+    assert "regularisation" in ask("settings", "ease")[1]
+    assert "unknown model 'eas'" in complaint(ask("settings", "eas"))

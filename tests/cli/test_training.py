@@ -1,0 +1,174 @@
+"""``lanner run``, ``train``, ``evaluate`` and ``compare``."""
+
+import errno
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+from cli_calls import EVENTS, complaint, csv
+
+QUICK = ("--set", "training.epochs=2", "--set", "neural.dimensions=4", "--set", "training.device=cpu")
+
+
+def test_run_prints_metrics_and_recommendations_with_reasons(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    code, out, err = ask("run", events, "--model", "item-knn", "--out", "b", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert 0 < answer["metrics"]["ndcg_at_10"] <= 1
+    assert len(answer["recommendations"]) == 3
+    assert any(
+        item["reason"].startswith("you chose i") for items in answer["recommendations"].values() for item in items
+    )
+    assert "fit item-knn" in err
+    assert "feedback: every event is positive" in err
+    assert answer["feedback"] == "every event is positive"
+    assert (answer["notes"], answer["rejected"], answer["warnings"]) == ([], {}, [])
+    config = json.loads((tmp_path / "b" / "manifest.json").read_text())["config"]
+    assert (config["model"], config["split"]["name"]) == ("item-knn", "random"), "no times, so at random"
+    code, out, _ = ask("evaluate", "b", "--json")
+    assert json.loads(out)["metrics"] == pytest.approx(answer["metrics"])
+
+
+def test_train_withholds_nothing_and_its_bundle_cannot_be_evaluated(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    code, out, _ = ask("train", events, "--model", "item-knn", "--out", "b", "--json")
+    assert (code, json.loads(out)["model"]) == (0, "item-knn")
+    for command in (("evaluate", "b"), ("compare", "b", "b")):
+        assert (
+            f"none is left to evaluate it on; measure the model on a split instead: lanner run {events}"
+            in complaint(ask(*command))
+        )
+    assert "lanner train uses every event" in complaint(ask("train", events, "--set", "split.test=0.1"))
+    assert "lanner train, or lanner run --refit" in complaint(ask("run", events, "--set", "split.test=0"))
+
+
+def test_refit_keeps_the_report_and_marks_it(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    found = {}
+    for name, more in {"b": (), "c": ("--refit",)}.items():
+        code, out, err = ask("run", events, "--model", "ease", "--out", name, "--json", *more)
+        assert code == 0
+        found[name] = json.loads(out)
+    assert f"fit ease anew on all {len(EVENTS)} positive events" in err
+    assert found["b"]["metrics"] == found["c"]["metrics"]
+    assert (found["b"]["measured_before_refit"], found["c"]["measured_before_refit"]) == (False, True)
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    assert manifest["metrics"]["measured_before_refit"]
+    assert manifest["metrics"]["split"]["name"] == "random"
+    assert "fitted on every event" in complaint(ask("evaluate", "c"))
+
+
+def test_the_default_model_goes_on_without_texts_and_says_how_to_give_some(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    code, out, err = ask("run", events, "--out", "b", "--json", *QUICK)
+    note = "has a text: training without the language view (graph + filter only); to give texts, add columns 'title'"
+    assert code == 0
+    assert note in err
+    assert note in json.loads(out)["notes"][0]
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["model"]["settings"]["config"]["views"] == ["graph", "filter"]
+    for asked in (("--model", "language"), ("--set", 'neural.views=["graph", "language"]')):
+        assert "which the language view needs; use --model gnn-filter" in complaint(ask("run", events, *asked))
+
+
+def test_rejected_rows_are_said_with_their_reasons(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", [*EVENTS, ("", "i1"), ("u1", "")])
+    for command in ("run", "train"):
+        code, out, err = ask(command, events, "--model", "item-knn", "--out", "b", "--json")
+        assert code == 0
+        assert f"2 of {len(EVENTS) + 2} events were rejected" in err
+        assert "rejected rows: 1 missing item id, 1 missing user id; to see them: lanner data describe" in err
+        assert json.loads(out)["rejected"] == {"missing item id": 1, "missing user id": 1}
+
+
+def test_what_ratings_are_taken_for_is_said_and_can_be_set(ask, tmp_path):
+    rows = [(*event, str(1 + place % 5)) for place, event in enumerate(EVENTS)]
+    events = csv(tmp_path / "ratings.csv", rows, "user,item,rating")
+    code, out, err = ask("run", events, "--model", "item-knn", "--out", "b", "--json")
+    assert code == 0
+    said = "ratings of 1–5: 3 or more are positive"
+    assert said in err
+    assert json.loads(out)["feedback"].startswith(said)
+    ask("run", events, "--model", "item-knn", "--out", "c", "--set", "feedback.positive_threshold=none")
+    assert "differ in their feedback" in complaint(ask("compare", "b", "c"))
+    refused = ask("train", events, "--model", "item-knn", "--set", "feedback.positive_threshold=9")
+    assert "ratings.csv: no event is positive" in complaint(refused)
+
+
+def test_compare_pairs_users(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    for model in ("item-knn", "random"):
+        assert ask("run", events, "--model", model, "--out", model)[0] == 0
+    rows = {row["metric"]: row for row in json.loads(ask("compare", "item-knn", "random", "--json")[1])}
+    reports = [json.loads(ask("evaluate", one, "--json")[1])["metrics"] for one in ("item-knn", "random")]
+    expected = reports[0]["ndcg_at_10"] - reports[1]["ndcg_at_10"]
+    assert rows["ndcg_at_10"]["difference"] == pytest.approx(expected)
+    assert ask("run", events, "--model", "random", "--out", "other", "--set", "split.seed=5")[0] == 0
+    assert "differ in their split" in complaint(ask("compare", "item-knn", "other"))
+
+
+# Bad input.
+
+
+def test_an_empty_dataset(ask, tmp_path):
+    answer = ask("run", csv(tmp_path / "ratings.csv", []), "--model", "popularity")
+    assert "ratings.csv: holds no interactions" in complaint(answer)
+
+
+@pytest.mark.parametrize("model", ["item-knn", "ease"])
+def test_one_user_is_enough_for_a_bundle(ask, tmp_path, model):
+    rows = [("one", f"i{item}") for item in range(9)]
+    code, out, _ = ask("run", csv(tmp_path / "ratings.csv", rows), "--model", model, "--out", "b", "--json")
+    assert code == 0
+    assert list(json.loads(out)["recommendations"]) == ["one"]
+
+
+def test_one_item_leaves_nothing_to_test_but_can_be_trained_on(ask, tmp_path):
+    events = csv(tmp_path / "r.csv", [(f"u{user}", "only") for user in range(9)])
+    assert "for training and 0 users to test" in complaint(ask("run", events, "--model", "ease"))
+    for model in ("ease", "hybrid"):
+        assert ask("train", events, "--model", model, "--out", model, *QUICK)[0] == 0
+
+
+def test_a_misspelt_key_names_the_nearest(ask, tmp_path):
+    (tmp_path / "run.toml").write_text("[split]\nsede = 1\n")
+    assert "unknown key 'sede'; did you mean 'seed'?" in complaint(ask("run", "--config", "run.toml"))
+    assert "did you mean 'training'?" in complaint(ask("run", "--set", "trainig.epochs=1"))
+    assert "unknown model 'eas'" in complaint(ask("run", "--model", "eas"))
+    assert "nowhere" in complaint(ask("run", "nowhere"))
+
+
+def test_a_full_disk(ask, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left on device" in complaint(ask("train", events, "--model", "ease", "--out", "b"))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["ratings.csv"]
+
+
+@pytest.mark.parametrize("fitting", [1, 2])
+def test_ctrl_c_in_training_leaves_a_checkpoint(ask, tmp_path, monkeypatch, fitting):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    command = ("train", events, "--model", "lightgcn", "--out", "b", "--set", "training.epochs=3")
+    steps, step = [], torch.optim.AdamW.step
+
+    def interrupted(self, *arguments, **named):
+        steps.append(1)
+        if len(steps) == (2 if fitting == 1 else 4):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    code, out, err = ask(*command)
+    assert (code, out) == (130, "")
+    assert re.search(r"lanner: training stopped .* resumes from \S*b\.checkpoint", err.strip())
+    assert (tmp_path / "b.checkpoint").is_dir()
+    assert not (tmp_path / "b").exists()
+    assert ask(*command)[0] == 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["b", "ratings.csv"]

@@ -1,0 +1,241 @@
+"""Models by class: settings by keyword, questions by id, answers in frames that show themselves."""
+
+import inspect
+import pickle
+
+import polars as pl
+import pytest
+
+import lanner
+from lanner.registry import MODELS as REGISTERED
+
+SMALL = {
+    "dimensions": 6,
+    "language_dimensions": 6,
+    "word_dimensions": 6,
+    "filter_rank": 4,
+    "epochs": 2,
+    "batch_users": 12,
+}
+
+
+def items_of(frame):
+    return frame["item_id"].to_list()
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_of_the_registry_has_a_class_that_says_what_can_be_set():
+    from lanner.library.models import MODELS
+
+    assert list(MODELS) == list(REGISTERED)
+    assert [getattr(lanner, model.__name__) for model in MODELS.values()] == list(MODELS.values())
+    settings = inspect.signature(lanner.Hybrid).parameters
+    assert settings["dimensions"].default == 128
+    assert {"views", "fusion", "learning_rate", "encoder_model", "seed", "device"} <= settings.keys()
+    assert "dimensions: Embedding size of the graph view. (int, default 128)" in lanner.Hybrid.__doc__
+    assert (
+        not {"views", "dimensions", "objective", "encoder_model"} & inspect.signature(lanner.LightGCN).parameters.keys()
+    )
+    assert not {"filter_rank", "language_dimensions"} & inspect.signature(lanner.GNN).parameters.keys()
+    assert list(inspect.signature(lanner.Popularity).parameters) == []
+
+
+def test_settings_are_checked_and_a_typo_is_answered_with_the_nearest():
+    with pytest.raises(
+        lanner.ConfigError, match=r"^EASE has no setting 'regularization'; did you mean 'regularisation'\?$"
+    ):
+        lanner.EASE(regularization=1)
+    with pytest.raises(lanner.ConfigError, match="expected float"):
+        lanner.EASE(regularisation="much")
+    with pytest.raises(lanner.ConfigError, match="at least 1"):
+        lanner.ItemKNN(neighbours=0)
+    with pytest.raises(lanner.ConfigError, match="Model is what the models have in common"):
+        lanner.Model()
+    model = lanner.Hybrid(dimensions=64, seed=3, device="cpu", encoder_max_tokens=16, views=("graph", "filter"))
+    assert (model.config.neural.dimensions, model.config.neural.encoder.max_tokens) == (64, 16)
+    assert model.config.neural.seed == model.config.training.seed == 3
+    assert model.config.training.device == model.config.neural.encoder.device == "cpu"
+    assert eval(repr(model), vars(lanner) | {"Hybrid": lanner.Hybrid}).config == model.config
+
+
+def test_what_is_not_fitted_or_no_dataset_is_said(shop):
+    with pytest.raises(lanner.ConfigError, match=r"ItemKNN is not fitted; call fit\(dataset\) first"):
+        lanner.ItemKNN().recommend(users=[1])
+    with pytest.raises(lanner.ConfigError, match="fit takes a Dataset, received DataFrame; make one with"):
+        lanner.ItemKNN().fit(shop.events)
+
+
+# --- recommend -------------------------------------------------------------------------------------------------------
+
+
+def test_recommendations_are_a_frame_with_titles_and_reasons(knn):
+    found = knn.recommend(users=[2, "3"], k=3)
+    assert isinstance(found, pl.DataFrame)
+    assert found.columns == ["user_id", "item_id", "rank", "score", "title", "because"]
+    assert found.filter(pl.col("user_id") == 2)["rank"].to_list() == list(
+        range(1, found["user_id"].to_list().count(2) + 1)
+    )
+    seen = knn.dataset.seen[knn.dataset.users.row(2)].tolist()
+    assert not {knn.dataset.items.row(one) for one in items_of(found.filter(pl.col("user_id") == 2))} & set(seen)
+    alone = knn.recommend(users=2, k=3)
+    assert alone.equals(found.filter(pl.col("user_id") == 2))
+    assert knn.recommend(users=pl.Series([2]), k=3, because=False).equals(alone.drop("because"))
+    everything = knn.recommend(users=[2], k=20, exclude_seen=False)
+    assert len(everything) == knn.dataset.num_items
+    assert len(knn.recommend(users=knn.dataset.user_ids, k=1)) == knn.dataset.num_users
+
+
+def test_anonymous_users_are_numbered_and_filters_hold(knn):
+    found = knn.recommend(histories=[[100], ["102", 104]], k=2)
+    assert found["user_id"].to_list() == [0, 0, 1, 1]
+    assert found["because"][0].startswith("you chose Film <0>")
+    horror = knn.recommend(histories=[[100]], k=20, filters={"genres": ["Horror"]})
+    assert set(items_of(horror)) == {102, 103, 106, 107, 110}
+    assert items_of(knn.recommend(histories=[[100]], k=20, filters={"genres": "Horror"})) == items_of(horror)
+    none = knn.recommend(histories=[[100]], filters={"genres": ["Comedy"]})
+    assert none.height == 0
+    assert none.schema == horror.schema
+
+
+def test_negative_feedback_is_no_reason_and_is_not_recommended(knn):
+    found = knn.recommend(users=[0], k=20)
+    assert all(title not in " ".join(found["because"]) for title in ("<1>", "<3>", "<7>"))
+    assert {part.name for part in knn.explain(0, 102).parts if part.kind == "history"} <= {
+        f"Film <{item}>" for item in range(0, 11, 2)
+    }
+
+
+def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
+    with (
+        pytest.warns(UserWarning, match="unknown ids were ignored: 999"),
+        pytest.warns(UserWarning, match="popular items"),
+    ):
+        found = knn.recommend(users=[2, 999], k=2)
+    assert found.notes.unknown == ("999",)
+    assert found.notes.fallback == (999,)
+    assert items_of(found)[-2] == 110, "popular items"
+    with pytest.warns(UserWarning, match="the model reads no texts"):
+        assert knn.recommend(histories=[[100]], texts=["anything"]).notes.text_ignored
+    with pytest.warns(UserWarning, match="popular items"):
+        assert knn.recommend(histories=[[]], k=1).notes.fallback == (0,)
+    everyone = lanner.Popularity().fit(knn.dataset).recommend(users=[2], k=1)
+    assert everyone.notes.fallback == (), "from a model for everyone popular items are no fallback"
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"),
+    [
+        ({}, "one of users, histories or texts is required"),
+        ({"users": [1], "histories": [[100]]}, "exclude each other"),
+        ({"users": [1, 2], "texts": ["a"]}, "received 1 texts for 2 users"),
+        ({"histories": ["100", "101"]}, "histories must be lists of item ids"),
+        ({"users": [1], "k": 0}, "k must be at least 1, received 0"),
+        ({"users": [1], "filters": {"genre": ["Drama"]}}, r"unknown attribute 'genre'; did you mean 'genres'\?"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_says_why(knn, request_, problem):
+    with pytest.raises(lanner.RequestError, match=problem):
+        knn.recommend(**request_)
+
+
+# --- similar items, explanations -------------------------------------------------------------------------------------
+
+
+def test_similar_items_name_their_target(knn):
+    found = knn.similar_items([100, 101], k=2)
+    assert found.columns == ["target_item_id", "item_id", "rank", "score", "title"]
+    assert found["target_item_id"].to_list() == [100, 100, 101, 101]
+    with pytest.raises(lanner.UnknownIdError, match="unknown id 'x'"):
+        knn.similar_items("x")
+
+
+def test_an_explanation_adds_up_and_shows_itself_with_escaped_titles(knn):
+    found = knn.explain(2, 103)
+    assert sum(part.value for part in found.parts) == pytest.approx(found.score, abs=1e-6)
+    assert found.to_frame()["value"].sum() == pytest.approx(found.score, abs=1e-6)
+    assert str(found) == found.sentence
+    assert found.to_dict()["item_id"] == 103
+    with pytest.raises(lanner.UnknownIdError):
+        knn.explain(2, 99)
+    with pytest.raises(lanner.RequestError, match="an item is required"):
+        knn.explain(2)
+    assert knn.explain(None, 103, history=[101, 99]).unknown == ("99",)
+    for shown in (found._repr_html_(), knn.recommend(users=[2], k=3)._repr_html_()):
+        assert "Film &lt;" in shown
+        assert "Film <" not in shown
+        assert "background:#4c78a8" in shown, "bars"
+    plain = knn.recommend(users=[2], k=3).select("title")
+    assert "dataframe" in plain._repr_html_(), "what is made of the frame shows itself as usual"
+
+
+def test_a_frame_of_pandas_shows_itself_too(shop):
+    pd = pytest.importorskip("pandas")
+    made = lanner.Dataset.from_frames(pd.DataFrame(shop.events.to_dict(as_series=False)))
+    found = lanner.ItemKNN().fit(made).recommend(users=pd.Series([2]), k=2)
+    assert isinstance(found, pd.DataFrame)
+    assert "background:#4c78a8" in found._repr_html_()
+    assert type(found.head(1)) is type(pickle.loads(pickle.dumps(found))) is pd.DataFrame
+    assert found.notes.unknown == ()
+
+
+# --- evaluate, compare, trained models -------------------------------------------------------------------------------
+
+
+def test_models_are_evaluated_and_compared_on_one_split(data):
+    split = data.split("random", seed=1)
+    knn, popular = lanner.ItemKNN().fit(split.train, validation=split.validation), lanner.Popularity().fit(split.train)
+    report = lanner.evaluate(knn, split.test, metrics=["ndcg@3", "recall@5", "coverage@5", "novelty@3"])
+    assert list(report.metrics) == ["ndcg@3", "recall@5", "novelty@3", "coverage@5"]
+    assert report.ci95["ndcg@3"][0] <= report["ndcg@3"] <= report.ci95["ndcg@3"][1]
+    found = lanner.compare({"knn": knn, "popular": popular, "again": knn}, split.test, metrics=["ndcg@3"])
+    assert found.select("first", "second").rows() == [("knn", "popular"), ("knn", "again"), ("popular", "again")]
+    first = found.row(0, named=True)
+    assert first["difference"] == pytest.approx(first["first_mean"] - first["second_mean"])
+    assert first["ci95_low"] <= first["difference"] <= first["ci95_high"]
+    assert not found.row(1, named=True)["significant"]
+    few = lanner.Dataset.from_frames(pl.DataFrame({"user_id": [1, 2], "item_id": [100, 101]}))
+    with pytest.raises(lanner.ConfigError, match="evaluate it on a split of the dataset that it was fitted on"):
+        lanner.evaluate(lanner.Popularity().fit(few), split.test)
+    for metric in ("ndcg", "ndcg@0", "auc@3", "best@3"):
+        with pytest.raises(lanner.ConfigError, match="metric"):
+            lanner.evaluate(knn, split.test, metrics=[metric])
+
+
+@pytest.mark.parametrize("name", ["random", "leave-last-out", "global-time", "cold-items", "auto"])
+def test_a_dataset_is_split_by_name(data, name):
+    split = data.split(name, test=0.25)
+    assert len(split.test)
+    assert split.name.startswith("global-time" if name == "auto" else name)
+    with pytest.raises(lanner.ConfigError, match="unknown split 'randomly'; choose one of auto, random"):
+        data.split("randomly")
+
+
+def test_a_hybrid_reads_texts_and_is_loaded_with_its_answers(hashed_words, data):
+    split = data.split("random", seed=0)
+    model = lanner.Hybrid(**SMALL, device="cpu", encoder_cache=False).fit(split.train, validation=split.validation)
+    lists = [items_of(model.recommend(texts=[f"kind{kind} story"], k=4)) for kind in (0, 1)]
+    assert lists[0] != lists[1]
+    both = model.recommend(histories=[[100, 104]], texts=["kind0 story"], k=3, filters={"genres": ["Drama"]})
+    assert not both.notes.text_ignored
+    assert any(part.kind == "query" for part in model.explain(3, 103, text="kind1 story").parts)
+    assert 0 <= lanner.evaluate(model, split.test, metrics=["ndcg@3"])["ndcg@3"] <= 1
+
+
+def test_a_hybrid_without_texts_says_what_it_leaves_out_and_is_saved(shop, tmp_path):
+    data = lanner.Dataset.from_frames(shop.events, positive_threshold="none")
+    with pytest.warns(UserWarning, match="without the language view"):
+        model = lanner.Hybrid(**SMALL, device="cpu").fit(data)
+    loaded = lanner.load(model.save(tmp_path / "bundle"))
+    assert type(loaded) is lanner.Hybrid
+    assert loaded.config.split.name == "none"
+    assert loaded.config.neural.dimensions == 6
+    assert items_of(loaded.recommend(users=[1, 2], k=5)) == items_of(model.recommend(users=[1, 2], k=5))
+
+
+def test_a_bundled_dataset_is_read_by_name():
+    data = lanner.load_dataset("ml-latest-small")
+    assert repr(data) == "Dataset(671 users, 9,066 items, 100,004 events)"
+    assert data.feedback.kind == "ratings"
+    assert data.user_ids[0] == "1"
