@@ -149,7 +149,7 @@ class TestEveryRuntimeOnACpu:
             assert signals_have_a_stack()
 
     def test_a_variant_without_an_encoder_is_refused(self, reader, backend, full):
-        with pytest.raises(ConfigError, match="'popularity' has no encoder"):
+        with pytest.raises(ConfigError, match="'popularity' has no text encoder"):
             open_text_reader(Variant("popularity", full.model), text_files(), backend)
         with pytest.raises(ConfigError, match=r"'full' has no encoder"):
             open_text_reader(replace(full, files={}), text_files(), backend)

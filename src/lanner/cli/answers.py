@@ -59,7 +59,7 @@ def recommend(
     model = _loaded(bundle)
     who = _who(model, user, history, history_file, text)
     with without_warnings():
-        frame = model.recommend(**_several(who), k=k, filters=_filters(filters), exclude_seen=not include_seen)
+        frame = model.recommend(**_several(who), k=k, filters=parse_filters(filters), exclude_seen=not include_seen)
     notes = {
         "unknown": list(frame.notes.unknown),
         "fallback": bool(frame.notes.fallback),
@@ -183,7 +183,7 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     return [one.strip() for one in history[0].split(",") if one.strip()]
 
 
-def _filters(given: Sequence[str] | None) -> dict[str, list[str]]:
+def parse_filters(given: Sequence[str] | None) -> dict[str, list[str]]:
     """Values by attribute; raises ``RequestError`` for an option that is no ``NAME=VALUE``."""
     found: dict[str, list[str]] = {}
     for one in given or ():

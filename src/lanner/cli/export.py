@@ -63,7 +63,7 @@ def recommendations(
         k=k,
         users=None if users is None else read_ids(users),
         exclude_seen=not include_seen,
-        filters=answers._filters(filters),
+        filters=answers.parse_filters(filters),
         progress=progress,
     )
     seconds = time.perf_counter() - begun

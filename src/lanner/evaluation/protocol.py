@@ -148,8 +148,9 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
     found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
     if isinstance(scorer, RankingScorer) and not _READ_SCORES & set(wanted):
         found.num_items = scorer.num_items
-        for start in range(0, users, USERS_AT_ONCE):
-            rows = np.arange(start, min(start + USERS_AT_ONCE, users))
+        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(found.num_items, 1)))
+        for start in range(0, users, size):
+            rows = np.arange(start, min(start + size, users))
             asked = held_out.take(rows)
             found.items[rows] = scorer.rank(asked.users, k, asked.excluded, asked.candidates)
         return found

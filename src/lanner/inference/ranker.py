@@ -5,7 +5,7 @@ The library, the command line, evaluation, compression and the server rank with 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
-from lanner.inference.bulk import BulkRanker
 from lanner.inference.eligibility import Availability, RowMask, eligible, is_in
 from lanner.inference.explain import NAMED_PARTS, Explanation, PartKind, ScorePart
 from lanner.inference.heads import CANDIDATES, RERANK_ALL
@@ -513,25 +512,32 @@ class RankedScorer:
     """
 
     def __init__(self, model: ScoringModel, read: Callable[[Sequence[str]], NDArray[np.float32]] | None = None) -> None:
-        self._model, self._read, self._ranker = model, read, BulkRanker(model)
+        self._read, self._ranker = read, Ranker(model)
 
     @property
     def num_items(self) -> int:
         """Items that can be ranked."""
-        return self._model.num_items
+        return self._ranker.num_items
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of every item for each user, float32 ``[B, I]``."""
-        return self._model.score(users, self._profiles(users))
+        return self._ranker.model.score(users, self._profiles(users))
 
     def rank(
         self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
     ) -> NDArray[np.int32]:
         """The best k items of each user, int32 ``[B, k]`` padded with −1."""
-        return self._ranker.rank(users, k, excluded, candidates, self._profiles(users)).items
+        among = RowMask.of(candidates, self.num_items) if isinstance(candidates, np.ndarray) else None
+        profile_BF = self._profiles(users)
+        queries = []
+        for row, query in enumerate(queries_of(users, k)):
+            own = RowMask.of(candidates[row], self.num_items) if isinstance(candidates, Ragged) else among
+            read = None if profile_BF is None else profile_BF[row]
+            queries.append(replace(query, seen=excluded[row].astype(np.int64), allow=own, profile_features=read))
+        return padded(self._ranker.rank(queries), k)[0]
 
     def _profiles(self, users: UserBatch) -> NDArray[np.float32] | None:
-        if users.profiles is None or self._read is None or self._model.profile_FD is None:
+        if users.profiles is None or self._read is None or not self._ranker.reads_profile:
             return None
         return self._read(users.profiles)
 

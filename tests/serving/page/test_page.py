@@ -283,6 +283,8 @@ def test_load_moves_the_charts_and_the_counters(watched):
     page.wait_for_selector("#load-counts:text-matches('[1-9][0-9,]* answered · [1-9][0-9,]* rejected')")
     page.wait_for_selector(".chart svg:not([aria-label*='all 0,']) >> nth=0")
     page.wait_for_function("() => document.querySelectorAll('.chart .line, .chart .area').length >= 6")
+    fills = page.locator(".chart .area").evaluate_all("all => all.map((one) => getComputedStyle(one).fill)")
+    assert "rgb(0, 0, 0)" not in fills, "every variant and backend has a colour"
     page.click("#load label:has([value='0'])")
     page.wait_for_timeout(1500)
     before = page.inner_text("#load-counts")
