@@ -24,7 +24,7 @@ demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, 
 
 test: $(VENV)/.test-installed ## run the whole test suite
 	@echo "==> pytest, $(WORKERS) workers of one thread each"
-	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test-installed ## format, lint, types and known vulnerabilities
 	@echo "==> ruff and mypy --strict"

@@ -33,7 +33,7 @@ pytestmark = [
 def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_serving_work, "_ROOM", tmp_path_factory.mktemp("serving"))
-        return serving.measure(SHORT, PARTS)
+        yield serving.measure(SHORT, PARTS)
 
 
 def test_peers_answer_what_lanner_answers(found):

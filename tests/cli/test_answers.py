@@ -56,7 +56,7 @@ def test_a_model_that_reads_no_texts_says_so_and_answers_with_popular_items(ask,
     answer = json.loads(out)
     assert code == 0
     assert (len(answer["items"]), answer["fallback"], answer["text_ignored"]) == (10, True, True)
-    assert "the model reads no texts: --text had no effect" in err
+    assert "the model does not use texts; --text had no effect" in err
     assert "these are popular items" in err
     assert len(err.splitlines()) == 1
 

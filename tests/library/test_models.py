@@ -116,7 +116,7 @@ def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
     assert found.notes.unknown == ("999",)
     assert found.notes.fallback == (999,)
     assert items_of(found)[-2] == 110, "popular items"
-    with pytest.warns(UserWarning, match="the model reads no texts"):
+    with pytest.warns(UserWarning, match="the model does not use texts"):
         assert knn.recommend(histories=[[100]], texts=["anything"]).notes.text_ignored
     with pytest.warns(UserWarning, match="popular items"):
         assert knn.recommend(histories=[[]], k=1).notes.fallback == (0,)

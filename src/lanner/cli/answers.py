@@ -197,7 +197,7 @@ def parse_filters(given: Sequence[str] | None) -> dict[str, list[str]]:
 def _say(unknown: Sequence[str] = (), *, fallback: bool = False, text_ignored: bool = False) -> None:
     """Say in one line on stderr what of a request had no effect."""
     notes = [f"unknown ids were ignored: {', '.join(unknown)}"] if unknown else []
-    notes += ["the model reads no texts: --text had no effect"] if text_ignored else []
+    notes += ["the model does not use texts; --text had no effect"] if text_ignored else []
     notes += ["nothing that the model uses is known of the user: these are popular items"] if fallback else []
     if notes:
         console.complain("; ".join(notes))

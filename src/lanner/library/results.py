@@ -24,7 +24,7 @@ class Notes:
     """What a frame of recommendations does not say in its columns.
 
     unknown: ids of the request that are not known; they had no effect. fallback: users of whom the model knows nothing
-    that it reads, so that popular items were recommended. text_ignored: the model reads no texts, and some were given.
+    that it reads, so that popular items were recommended. text_ignored: the model does not use texts, and some were given.
     """
 
     unknown: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Notes:
         if self.unknown:
             yield f"unknown ids were ignored: {_some(self.unknown)}"
         if self.text_ignored:
-            yield "the model reads no texts: they had no effect"
+            yield "the model does not use texts; they had no effect"
         if self.fallback:
             yield f"nothing that the model uses is known of some users; they get popular items: {_some(self.fallback)}"
 

@@ -237,7 +237,7 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     words = entities.words.items()
     frame = frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words)
     lists = {
-        name: _trimmed(pl.col(name))
+        name: _trimmed(_plain_lists(pl.col(name)))
         if isinstance(frame.schema[name], pl.List)
         else split_values(pl.col(name), separator)
         for name, separator in entities.attributes.items()
@@ -264,16 +264,30 @@ def split_values(column: pl.Expr, separator: str) -> pl.Expr:
         values = texts.str.extract_all(_JSON_TEXT).list.eval(
             pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_all(r"\\(.)", "$1")
         )
+        values = _plain_lists(values)
     elif separator:
         values = _plain(texts).str.split(separator)  # an entity ends in what may be a separator, too
     else:
-        values = pl.concat_list(texts)
+        values = pl.concat_list(_plain(texts))
     return _trimmed(values)
 
 
 def _trimmed(values: pl.Expr) -> pl.Expr:
-    trimmed = _plain(pl.element()).str.strip_chars()
+    trimmed = pl.element().str.strip_chars()
     return values.list.eval(trimmed.filter(trimmed != ""))
+
+
+def _plain_lists(values: pl.Expr) -> pl.Expr:
+    """``plain_text`` of all values at once: in ``list.eval`` it would be called for each row."""
+
+    def plain(lists: pl.Series) -> pl.Series:
+        frame = lists.cast(pl.List(pl.String)).to_frame("value").with_row_index("row")
+        flat = frame.filter(pl.col("value").list.len() > 0).explode("value")
+        flat = flat.with_columns(plain_text(flat["value"]).alias("value"))
+        plain_lists = flat.group_by("row", maintain_order=True).agg("value")
+        return frame.select("row").join(plain_lists, on="row", how="left", maintain_order="left")["value"]
+
+    return values.map_batches(plain, return_dtype=pl.List(pl.String))
 
 
 def _plain(column: pl.Expr) -> pl.Expr:
