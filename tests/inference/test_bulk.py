@@ -20,8 +20,7 @@ random = np.random.default_rng(0)
 HISTORIES = Ragged.from_lists([random.integers(0, NUM_ITEMS, length % 9).tolist() for length in range(USERS)])
 BATCH = UserBatch(HISTORIES, weights=random.uniform(0.5, 2, len(HISTORIES.values)).astype(np.float32))
 SOME = random.permutation(NUM_ITEMS)[:80].astype(np.int32)
-LISTS = Ragged.from_lists([np.sort(random.choice(NUM_ITEMS, 5 + user)).astype(np.int32) for user in range(USERS)])
-CANDIDATES = {"all": None, "some": SOME, "few for each": LISTS}
+CANDIDATES = {"all": None, "some": SOME}
 ALL = MODELS | {
     "popularity": popularity_model(MODELS["dense"].popularity_I),
     "friends": replace(MODELS["dense"], friends_UD=draw(6, 8), bias_I=np.zeros(NUM_ITEMS, np.float32)),
@@ -31,8 +30,7 @@ ALL = MODELS | {
 def one_by_one(model, batch, excluded, candidates):
     queries = queries_of(batch, K, exclude_seen=False)
     for row, query in enumerate(queries):
-        own = candidates[row] if isinstance(candidates, Ragged) else candidates
-        allow = None if own is None else RowMask.of(own, NUM_ITEMS)
+        allow = None if candidates is None else RowMask.of(candidates, NUM_ITEMS)
         queries[row] = replace(query, seen=excluded[row].astype(np.int64), allow=allow)
     return Ranker(model).rank(queries)
 

@@ -4,8 +4,8 @@ Every thread takes a thousand users and passes the catalogue a tile of items at 
 the core's cache: one matrix product writes them, seen items are overwritten with −inf, and what is better than a user's
 k-th best so far enters the list. So the memory for scores is that of the tiles, whatever the size of the catalogue.
 
-Where every score of a user is needed at once (item-item models, heads on small catalogues, candidates for each user)
-a tile is the whole catalogue.
+Where every score of a user is needed at once (item-item models, heads on small catalogues) a tile is the whole
+catalogue.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +39,6 @@ _USES_ALL_CORES = Lock()
 """One bulk ranking at a time: each uses all cores and sets BLAS to one thread meanwhile, which is a setting of the
 process."""
 
-Candidates = NDArray[np.integer] | Ragged
-"""Rows of the items that may be ranked: the same for all users, or a list for each."""
-
 
 @dataclass(frozen=True)
 class BulkRanking:
@@ -67,7 +64,7 @@ class BulkRanker:
         users: UserBatch,
         k: int,
         excluded: Ragged | None = None,
-        candidates: Candidates | None = None,
+        candidates: NDArray[np.integer] | None = None,
         profile_BF: NDArray[np.float32] | None = None,
     ) -> BulkRanking:
         """The k best items of each user. Vectors and lists of all B users are in memory: give some thousands at a time.
@@ -76,7 +73,7 @@ class BulkRanker:
             users: B users.
             k: at least 1.
             excluded: rows that are not ranked, such as seen items, a list for each user; None: every item is ranked.
-            candidates: the only rows that are ranked; None: all.
+            candidates: the only rows that are ranked, in any order; None: all.
             profile_BF: features of the users' profiles; None: profiles are not read.
 
         Raises:
@@ -84,14 +81,13 @@ class BulkRanker:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, received {k}")
-        catalogue = _Catalogue.of(self.model, candidates) if isinstance(candidates, np.ndarray) else self._whole
+        catalogue = self._whole if candidates is None else _Catalogue.of(self.model, candidates)
         work = _Work(
             catalogue,
             users,
             self.model.users(users, profile_BF),
             k,
             Ragged.empty(len(users)) if excluded is None else excluded,
-            candidates if isinstance(candidates, Ragged) else None,
         )
         out = BulkRanking(
             np.empty((len(users), k), np.int32),
@@ -167,9 +163,8 @@ class _Work:
         vectors_BD: NDArray[np.float32],
         k: int,
         excluded: Ragged,
-        candidates: Ragged | None,
     ) -> None:
-        self._catalogue, self._k, self._excluded, self._candidates = catalogue, k, excluded, candidates
+        self._catalogue, self._k, self._excluded = catalogue, k, excluded
         self._model = model = catalogue.model
         self.signal_B = model.has_signal(vectors_BD, users)
         self._vectors_BD = vectors_BD
@@ -178,7 +173,7 @@ class _Work:
             self._query_BE = np.hstack([vectors_BD, np.ones((len(vectors_BD), 1), np.float32)])
         self._shares = None if catalogue.sparse is None else model.shares(users)
         self._head_ranks_all = model.head is not None and model.num_items <= RERANK_ALL
-        self._is_whole = self._shares is not None or self._head_ranks_all or candidates is not None
+        self._is_whole = self._shares is not None or self._head_ranks_all
 
     def parts(self) -> tuple[list[slice], int]:
         """Users that are ranked together, and how many threads share the parts."""
@@ -205,8 +200,6 @@ class _Work:
             if self._head_ranks_all:
                 scores += model.corrections(self._vectors_BD[part])[:, catalogue.rows]
             scores[unknown] = catalogue.popularity_C[tile]
-            if self._candidates is not None:
-                _keep(scores, *catalogue.placed(self._candidates, part))
             inside = slice(*np.searchsorted(barred, (first, tile.stop)))
             scores[barred_users[inside], barred[inside] - first] = -np.inf
             best.offer(scores, first)
@@ -229,13 +222,6 @@ class _Work:
                 order = np.lexsort((rows, -total))
                 rows_NC[user, : len(rows)], scores_NC[user, : len(rows)] = rows[order], total[order]
         return rows_NC[:, : self._k], scores_NC[:, : self._k]
-
-
-def _keep(scores_NC: NDArray[np.float32], users: NDArray[np.int64], places: NDArray[np.int32]) -> None:
-    """Overwrite all scores but those of the pairs with −inf."""
-    kept = scores_NC[users, places]
-    scores_NC.fill(-np.inf)
-    scores_NC[users, places] = kept
 
 
 @cache

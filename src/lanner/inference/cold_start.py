@@ -18,8 +18,6 @@ from lanner.inference.tables import take
 from lanner.inference.text_neighbours import TextNeighbours
 
 _TEXTS = ("codes", "scale", "directions", "short")
-ITEM_TEXTS = frozenset(("texts.codes", "texts.scale", "texts.short", "is_seen", "lent_bias"))
-"""Names in ``ItemReader.arrays`` with one row per item."""
 _SHARPNESS = 5
 """Temperature of the softmax over cosines that weighs neighbours, as in ``RecommenderNetwork.find_lenders``."""
 

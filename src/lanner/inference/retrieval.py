@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from lanner.data.ranking import top_k
 from lanner.errors import BundleError, ConfigError, MissingExtraError
-from lanner.files import check_file, digest, read_checked, write_folder
+from lanner.files import FolderKind, check_file, digest, read_checked, write_folder
 from lanner.inference.eligibility import is_in
 
 SCHEMA = 1
 """Incremented on incompatible changes of the saved format."""
 HEADER, CHECKSUM, CONTENT = "index.json", "index.sha256", {"exact": "vectors.npy", "ivf-pq": "index.faiss"}
+_FOLDER = FolderKind("an index", HEADER, lambda told: (HEADER, CHECKSUM, CONTENT[told["kind"]]))
 EXACT_ITEMS = 20_000
 """Smaller catalogues are always scanned exactly; timings are in docs/log.md."""
 _LEAST_TRAINABLE = 1000
@@ -234,7 +235,7 @@ class VectorIndex:
         facts = {"dimensions": self.dimensions, "effort": self.effort, "recall": self.recall}
         header = json.dumps({"schema": SCHEMA, "kind": self.kind, **facts, "sha256": digest(content)}).encode()
         files = {CONTENT[self.kind]: content, HEADER: header, CHECKSUM: digest(header).encode()}
-        write_folder(folder, files, replaceable=HEADER)
+        write_folder(folder, files, kind=_FOLDER)
 
     @classmethod
     def load(cls, folder: Path) -> "VectorIndex":

@@ -27,12 +27,6 @@ from lanner.inference.tables import Int8Rows, Table, multiply, named_arrays, tak
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-ITEM_TABLES = frozenset(
-    f"{table}{part}"
-    for table in ("source", "target", "bias", "popularity", "head.item")
-    for part in ("", ".codes", ".scale")
-)
-"""Names in ``ScoringModel.arrays`` with one row per item."""
 TIE_BREAK = 1e-6
 """Relative to the largest weight: the popularity tie-break of models without biases, so that items unknown to the model
 are ordered by popularity rather than by row."""
