@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.compress import compress
 from lanner.compression.encoder import EncoderRecipe
 from lanner.compression.steps import Budget
-from lanner.config import RunConfig, from_dict
+from lanner.config import RunConfig, SplitConfig, from_dict
 from lanner.encoders import open_text_reader
-from lanner.errors import ConfigError
+from lanner.errors import BundleError, ConfigError
 from lanner.evaluation.protocol import evaluate
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.tables import Int8Rows
@@ -173,6 +174,33 @@ def test_closed_forms_are_evaluated_on_events_they_never_saw(tmp_path):
     config = RunConfig(model="item-knn")
     dataset = run(config, tmp_path / "bundle", measure=False).bundle.dataset
     split = SPLITS[config.split.name](dataset, config.split)
+    unaware = evaluate(ItemKNN(config.item_knn).fit(split.train), split.validation, ks=(10,), metrics=("ndcg",))
+    found = compress(tmp_path / "bundle", threads=0)
+    assert found.variant("full").figures["ndcg_at_10"] == pytest.approx(unaware["ndcg_at_10"])
+
+
+def test_a_network_trained_on_every_event_is_refused(shop, tmp_path):
+    settings = from_dict(open_bundle(shop).config | {"model": "gnn"})
+    for name, split, refit in (("all", "none", False), ("refit", "random", True)):
+        run(replace(settings, split=SplitConfig(split)), tmp_path / name, measure=False, refit=refit)
+        with pytest.raises(
+            BundleError, match=r"trained on every event.* lanner run without --refit: lanner run .* gnn"
+        ):
+            compress(tmp_path / name, threads=0)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["all", "refit"]
+
+
+def test_without_validation_users_there_is_nothing_to_measure(shop, tmp_path):
+    settings = from_dict(open_bundle(shop).config | {"model": "item-knn"})
+    run(replace(settings, split=SplitConfig("random", validation=0.0)), tmp_path / "bundle", measure=False)
+    with pytest.raises(BundleError, match=r"no validation users .* --set split\.validation=0\.1"):
+        compress(tmp_path / "bundle", threads=0)
+
+
+def test_a_closed_form_of_every_event_is_measured_without_the_validation_events(shop, tmp_path):
+    config = replace(from_dict(open_bundle(shop).config | {"model": "item-knn"}), split=SplitConfig("none"))
+    dataset = run(config, tmp_path / "bundle", measure=False).bundle.dataset
+    split = SPLITS["none"](dataset, config.split)
     unaware = evaluate(ItemKNN(config.item_knn).fit(split.train), split.validation, ks=(10,), metrics=("ndcg",))
     found = compress(tmp_path / "bundle", threads=0)
     assert found.variant("full").figures["ndcg_at_10"] == pytest.approx(unaware["ndcg_at_10"])

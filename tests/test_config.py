@@ -39,8 +39,8 @@ def test_nested_values_of_every_kind():
 
 
 def test_a_misspelt_key_names_the_nearest():
-    refused("inner.unknown key 'fusoin'; did you mean 'fusion'?", {"steps": 1, "inner": {"fusoin": "gated"}})
-    refused("known keys: steps, inner", {"steps": 1, "zzz": 1})
+    refused("unknown setting 'inner.fusoin'; did you mean 'inner.fusion'?", {"steps": 1, "inner": {"fusoin": "gated"}})
+    refused("unknown setting 'zzz'; known settings: steps, inner", {"steps": 1, "zzz": 1})
 
 
 def test_a_wrong_type_names_key_received_and_expected():
@@ -53,7 +53,7 @@ def test_a_wrong_type_names_key_received_and_expected():
     refused("inner.layers: received 3 (int), expected a list of int", {"steps": 1, "inner": {"layers": 3}})
     refused("inner.folder: received 3 (int), expected str", {"steps": 1, "inner": {"folder": 3}})
     refused("inner: received 3 (int), expected a table", {"steps": 1, "inner": 3})
-    refused("the key 'steps' is missing", {})
+    refused("the setting 'steps' is missing", {})
 
 
 def test_settings_from_toml_and_as_a_table(tmp_path):
@@ -84,7 +84,7 @@ def test_overrides_are_checked_like_files():
     assert (config.split.test, config.model, config.item_knn.neighbours) == (0.5, "popularity", 7)
     assert config.evaluation.ks == (3,)
     for override, message in [
-        ("split.tset=1", "did you mean 'test'?"),
+        ("split.tset=1", "did you mean 'split.test'?"),
         ("split", "expected key=value"),
         ("model.x=1", "model: received"),
         ("ease.regularisation=-1", "ease.regularisation must be above 0"),

@@ -1,4 +1,4 @@
-"""Arrays of a file that are mapped rather than read."""
+"""Arrays of a file that are mapped rather than read, and what a folder may replace."""
 
 import hashlib
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from lanner.errors import BundleError
-from lanner.files import mapped_arrays
+from lanner.errors import BundleError, StorageError
+from lanner.files import FolderKind, mapped_arrays, write_folder
 
 ARRAYS = {
     "codes": np.arange(-6, 6, dtype=np.int8).reshape(3, 4),
@@ -60,3 +60,50 @@ def test_a_damaged_file_is_refused(stored, damage):
         path.unlink()
     with pytest.raises(BundleError, match=r"form\.safetensors"):
         mapped_arrays(path, expected)
+
+
+KIND = FolderKind("a box", "box.json", lambda told: ("box.json", *told["sha256"].keys()))
+CONTENTS = {"box.json": b'{"sha256": {"a": "", "b": ""}}', "a": b"1", "b": b"2"}
+
+
+def written(path):
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+
+
+def test_a_folder_is_replaced_where_all_of_it_is_its_own(tmp_path):
+    path = tmp_path / "box"
+    path.mkdir()
+    for value in (b"1", b"2"):
+        write_folder(path, CONTENTS | {"a": value}, kind=KIND)
+        assert written(path) == CONTENTS | {"a": value}
+    (path / "b").unlink()
+    write_folder(path, CONTENTS, kind=KIND)
+    assert written(path) == CONTENTS
+
+
+@pytest.mark.parametrize("marker", [None, b"", b"\xff", b"[]", b'{"name": "web app"}', b'{"sha256": "abc"}'])
+def test_a_folder_with_another_marker_is_not_touched(tmp_path, marker):
+    foreign = {"index.html": b"mine"} | ({} if marker is None else {"box.json": marker})
+    for name, content in foreign.items():
+        (tmp_path / "web").mkdir(exist_ok=True)
+        (tmp_path / "web" / name).write_bytes(content)
+    with pytest.raises(StorageError, match="web: holds something else than a box; give another folder or remove it"):
+        write_folder(tmp_path / "web", CONTENTS, kind=KIND)
+    assert written(tmp_path / "web") == foreign
+    assert [one.name for one in tmp_path.iterdir()] == ["web"]
+
+
+def test_foreign_files_in_an_own_folder_are_not_touched(tmp_path):
+    path = tmp_path / "box"
+    write_folder(path, CONTENTS, kind=KIND)
+    for number in range(4):
+        (path / f"note{number}.txt").write_text("mine")
+    said = r"box: holds files that are not part of a box: note0.txt, note1.txt, note2.txt and 1 more; give another"
+    with pytest.raises(StorageError, match=said):
+        write_folder(path, CONTENTS, kind=KIND)
+    assert (path / "note3.txt").read_text() == "mine"
+    write_folder(tmp_path / "other", CONTENTS, kind=KIND)
+    (tmp_path / "other" / "a").unlink()
+    (tmp_path / "other" / "a").mkdir()
+    with pytest.raises(StorageError, match="not part of a box: a;"):
+        write_folder(tmp_path / "other", CONTENTS, kind=KIND)

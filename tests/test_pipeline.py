@@ -1,6 +1,7 @@
 """From settings to a bundle: what is checked before training, what is withheld, and what refit means."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,19 @@ def test_ratings_that_no_test_user_gave(world):
         {"random": {"seed": -1}},
         {"ials": {"seed": -1}},
         {"graph_filter": {"seed": -1}},
+        *(
+            {section: {name: value}}
+            for section, names in {
+                "ease": ["regularisation"],
+                "ials": ["regularisation", "alpha"],
+                "item_knn": ["shrinkage"],
+                "graph_filter": ["user_exponent", "popularity_exponent", "low_pass_weight", "low_pass_exponent"],
+                "neural": ["filter_ridge", "feature_dropout"],
+                "training": ["learning_rate", "fusion_learning_rate", "weight_decay", "hide"],
+            }.items()
+            for name in names
+            for value in (math.inf, math.nan, 1e39)
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifacts.bundle import Bundle, check_apart, write_compressed
+from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
 from lanner.compression.distil import Distillation
@@ -31,7 +31,7 @@ from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.interactions import Dataset
 from lanner.data.split import Split
 from lanner.encoders import TextReader, open_text_reader, preferred, processor
-from lanner.errors import MissingExtraError
+from lanner.errors import BundleError, MissingExtraError
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
@@ -75,15 +75,18 @@ def compress(
     and benchmarked.
 
     Raises:
-        ConfigError: ``out`` is ``path``, or one contains the other. BundleError: no bundle, or a damaged one.
+        ConfigError: ``out`` is ``path``, or one contains the other. BundleError: no bundle, a damaged one, or one
+            without validation events that its model has not learned from.
         StorageError: the disk cannot be written.
     """
     out = path.with_name(f"{path.name}-compressed") if out is None else out
     check_apart(path, out)
+    check_place(out)
     budget, recipe = budget or Budget(), recipe or EncoderRecipe()
     bundle = open_bundle(path)
     model, config = bundle.recommender, from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
+    _check_unseen(bundle, config, split)
     announce("refit closed forms without the validation events")
     full, twin = model.scoring_model, _twin(model, config, split).scoring_model
     sample, texts = _encoders(model, recipe, announce)
@@ -107,6 +110,24 @@ def compress(
     }
     announce(f"write {out}")
     return open_bundle(write_compressed(out, bundle, measured, report))
+
+
+def _check_unseen(bundle: Bundle, config: RunConfig, split: Split) -> None:
+    """Raises ``BundleError`` where no event is left that tells how much a smaller variant loses.
+
+    A trained model cannot forget what it was fitted on; a closed form is refitted, see ``_twin``.
+    """
+    anew = f"lanner run {config.data.path} --model {config.model} --out NEW"
+    if config.split.name == "none" and isinstance(bundle.recommender, NeuralRecommender):
+        raise BundleError(
+            f"{bundle.path}: trained on every event, so none is left to measure what compression costs; "
+            f"compress a bundle of lanner run without --refit: {anew}"
+        )
+    if not len(split.validation):
+        raise BundleError(
+            f"{bundle.path}: its split has no validation users to measure what compression costs; "
+            f"compress a bundle that has some: {anew} --set split.validation=0.1"
+        )
 
 
 def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:

@@ -5,7 +5,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,54 @@ _KINDS = {"BOOL": np.dtype(np.bool_)} | {
 _LENGTH_BYTES = 8
 
 
-def write_folder(path: Path, contents: Mapping[str, bytes], *, replaceable: str) -> None:
+@dataclass(frozen=True)
+class FolderKind:
+    """What tells a folder that Lanner wrote from one that merely looks like it.
+
+    what: as errors name it. marker: its file that describes the others, a JSON object. names: of the files that such a
+    folder may hold, from that object; a KeyError, TypeError or AttributeError says that it is none of Lanner's.
+    """
+
+    what: str
+    marker: str
+    names: Callable[[dict[str, Any]], Collection[str]]
+
+
+def check_replaceable(path: Path, kind: FolderKind) -> None:
+    """Raises ``StorageError`` unless nothing stands at ``path``, an empty folder, or one of ``kind`` and no more."""
+    if not (path.exists() or path.is_symlink()):
+        return
+    advice = "give another folder or remove it"
+    try:
+        entries = {entry.name: entry.is_file() for entry in path.iterdir()}
+        if not entries:
+            return
+        told = json.loads((path / kind.marker).read_bytes())
+        names = set(kind.names(told)) if isinstance(told, dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = None
+    if names is None or kind.marker not in names:
+        raise StorageError(f"{path}: holds something else than {kind.what}; {advice}")
+    foreign = sorted(name for name, is_file in entries.items() if name not in names or not is_file)
+    if foreign:
+        listed = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise StorageError(f"{path}: holds files that are not part of {kind.what}: {listed}; {advice}")
+
+
+def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind) -> None:
     """Write files into a new folder beside ``path``, then give it that name; what stood there goes last.
 
     Args:
         path: the folder's final name.
         contents: bytes by file name.
-        replaceable: a folder that stands at ``path`` is replaced only if it holds a file of this name, or nothing.
+        kind: what may be replaced, see ``check_replaceable``.
 
     Raises:
-        StorageError: the disk refused; nothing half-written is left, and what stood at ``path`` still stands.
+        StorageError: the disk refused, or something else stands at ``path``; nothing half-written is left, and what
+            stood at ``path`` still stands.
     """
     path = path.absolute()
-    is_empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not (path / replaceable).is_file() and not is_empty:
-        raise StorageError(f"{path}: holds something else than a bundle; give another folder or remove it")
+    check_replaceable(path, kind)
     draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         draft.mkdir(parents=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifacts.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from lanner.artifacts.bundle import Bundle, check_place, read_bundle, write_bundle
 from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.feedback import Feedback
@@ -140,8 +140,7 @@ def compared(first: Bundle, second: Bundle) -> list[Comparison]:
 
 def _check_writable(out: Path) -> None:
     """Raises ``StorageError`` where no bundle can be written, before anything is computed for it."""
-    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise StorageError(f"{out}: holds something else than a bundle; give another folder or remove it")
+    check_place(out)
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{out}: cannot be written ({above} is no folder that you may write to); give another --out")

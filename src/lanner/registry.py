@@ -210,8 +210,18 @@ def _check_machine(config: RunConfig) -> None:
         device_of(config.training.device)
 
 
-def without_unreadable_texts(config: RunConfig, train: Dataset) -> tuple[RunConfig, tuple[str, ...]]:
+_TO_GIVE_TEXTS = (
+    "to give texts, add columns 'title' and 'description' to the events file, or name an items file in a recipe "
+    '(.toml): [items] text = ["{title}", "{description}"]'
+)
+
+
+def without_unreadable_texts(
+    config: RunConfig, train: Dataset, instead: str = "use --model gnn-filter", advice: str = _TO_GIVE_TEXTS
+) -> tuple[RunConfig, tuple[str, ...]]:
     """The settings without the language view where no item that is trained on has a text, and a note that says so.
+
+    instead, advice: what the caller's user can do: choose another model, or give texts.
 
     Raises:
         ConfigError: the language view was asked for by name: by the model ``language``, or by other ``neural.views``
@@ -220,13 +230,9 @@ def without_unreadable_texts(config: RunConfig, train: Dataset) -> tuple[RunConf
     views = views_of(config)
     if "language" not in views or has_texts(train):
         return config, ()
-    problem = f"no item of {config.data.path} that is trained on has a text"
-    advice = (
-        "to give texts, add columns 'title' and 'description' to the events file, or name an items file in a recipe "
-        '(.toml): [items] text = ["{title}", "{description}"]'
-    )
+    problem = "no item that is trained on has a text"
     if config.model != "hybrid" or views != NeuralConfig().views:
-        raise ConfigError(f"{problem}, which the language view needs; use --model gnn-filter, or {advice}")
+        raise ConfigError(f"{problem}, which the language view needs; {instead}, or {advice}")
     rest = tuple(view for view in views if view != "language")
     note = f"{problem}: training without the language view ({' + '.join(rest)} only); {advice}"
     return replace(config, neural=replace(config.neural, views=rest)), (note,)

@@ -31,8 +31,9 @@ def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any
         name = key.replace("-", "_")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
-            advice = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(fields)}"
-            raise ConfigError(f"{place}unknown key '{key}'; {advice}")
+            file, colon, inside = place.rpartition(": ")
+            advice = f"did you mean '{inside}{near[0]}'?" if near else f"known settings: {', '.join(fields)}"
+            raise ConfigError(f"{file}{colon}unknown setting '{inside}{key}'; {advice}")
         section = getattr(base, name, None)
         if isinstance(value, Mapping) and dataclasses.is_dataclass(section):
             changes[name] = build(type(section), value, f"{place}{name}.", section)
@@ -43,7 +44,8 @@ def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any
     for name, one in fields.items():
         required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
         if required and name not in changes:
-            raise ConfigError(f"{place}the key '{name}' is missing")
+            file, colon, inside = place.rpartition(": ")
+            raise ConfigError(f"{file}{colon}the setting '{inside}{name}' is missing")
     return kind(**changes)
 
 
@@ -54,6 +56,8 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         ConfigError: it is of another type; the message names the key, what was received and what was expected.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()  # np.int64(3) is 3
     if origin in (types.UnionType, typing.Union):
         return _one_of(arguments, value, place)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):

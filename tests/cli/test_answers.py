@@ -51,6 +51,27 @@ def test_filters_and_seen_items(ask, bundle):
     assert "colour" in complaint(ask("recommend", bundle, "--user", "1", "--filter", "colour=red"))
 
 
+def test_similar_items_with_a_filter_and_the_long_name_of_k(ask, bundle):
+    every = json.loads(ask("similar", bundle, "--item", "260", "--k", "2000", "--json")[1])["items"]
+    some = json.loads(ask("similar", bundle, "--item", "260", "--filter", "genres=Drama", "--k", "5", "--json")[1])
+    drama = [one["item"] for one in some["items"]]
+    assert len(drama) == 5
+    assert drama == [one["item"] for one in every if one["item"] in set(drama)], "the order stays"
+    assert drama != [one["item"] for one in every[:5]]
+    assert len(json.loads(ask("recommend", bundle, "--user", "1", "--k", "3", "--json")[1])["items"]) == 3
+
+
+def test_a_value_that_no_item_has_is_said_with_the_nearest(ask, bundle, tmp_path):
+    hint = "lanner: no item has genres=drma; did you mean 'Drama'?\n"
+    for command in (("recommend", bundle, "--user", "1"), ("similar", bundle, "--item", "260")):
+        code, out, err = ask(*command, "--filter", "genres=drma", "--json")
+        assert (code, json.loads(out)["items"], err) == (0, [], hint)
+        assert ask(*command, "--filter", "genres=Drama", "--json")[2] == ""
+    assert "no item has genres=Xyzzy\n" in ask("recommend", bundle, "--user", "1", "--filter", "genres=Xyzzy")[2]
+    exported = ask("export", "recommendations", bundle, "--out", "r.csv", "-k", "1", "--filter", "genres=drma")
+    assert (exported[0], hint in exported[2]) == (0, True)
+
+
 def test_a_model_that_reads_no_texts_says_so_and_answers_with_popular_items(ask, bundle):
     code, out, err = ask("recommend", bundle, "--text", "anything", "--json")
     answer = json.loads(out)

@@ -1,5 +1,6 @@
 """``lanner export``."""
 
+import gzip
 import json
 
 import numpy as np
@@ -50,7 +51,11 @@ def test_ids_of_files(tmp_path):
     frame.write_parquet(tmp_path / "a.parquet")
     frame.select("user_id").write_csv(tmp_path / "a.csv")
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf7\r\n8\r\n")
-    for name in ("a.parquet", "a.csv", "a.txt"):
+    (tmp_path / "b.csv").write_text("name;user_id\nx, y;7\nz;8\n;\n")
+    (tmp_path / "a.tsv").write_text("user\tname\n7\tx\n 8 \ty\n")
+    (tmp_path / "a.jsonl").write_text('{"user_id": 7}\n{"user_id": "8"}\n')
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"user_id,name\n7,x\n8,y\n"))
+    for name in ("a.parquet", "a.csv", "a.txt", "b.csv", "a.tsv", "a.jsonl", "c.csv.gz"):
         assert read_ids(tmp_path / name) == ["7", "8"]
     frame.select("n").write_parquet(tmp_path / "b.parquet")
     pl.DataFrame({"x": ["a"], "y": ["b"]}).write_csv(tmp_path / "c.csv")
@@ -81,3 +86,6 @@ def test_embeddings_of_a_bundle(ask, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert "mine" in complaint(ask("export", "embeddings", "b", "--out", "mine"))
+    (tmp_path / "vectors" / "thesis.txt").touch()
+    refused = complaint(ask("export", "embeddings", "b", "--out", "vectors", "--format", "npy"))
+    assert "vectors: holds files that are not part of an export of embeddings: thesis.txt" in refused

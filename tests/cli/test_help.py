@@ -70,5 +70,11 @@ def test_settings_list_type_default_and_meaning_of_what_matters_to_a_model(ask):
     of_lightgcn = {one["name"] for one in json.loads(ask("settings", "lightgcn", "--json")[1])}
     assert "training.epochs" in of_lightgcn
     assert not {"neural.layers", "neural.views", "training.objective"} & of_lightgcn, "its name stands for them"
+    of_gnn = {one["name"] for one in json.loads(ask("settings", "gnn", "--json")[1])}
+    assert {"neural.dimensions", "split.test"} <= of_gnn
+    assert not any(name.startswith(("neural.filter", "neural.encoder.", "neural.word", "ease.")) for name in of_gnn)
+    assert {"neural.encoder.device", "neural.filter_rank"} <= {
+        one["name"] for one in json.loads(ask("settings", "hybrid", "--json")[1])
+    }
     assert "regularisation" in ask("settings", "ease")[1]
     assert "unknown model 'eas'" in complaint(ask("settings", "eas"))

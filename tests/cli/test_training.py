@@ -111,6 +111,31 @@ def test_compare_pairs_users(ask, tmp_path):
     assert "differ in their split" in complaint(ask("compare", "item-knn", "other"))
 
 
+def test_a_folder_of_ones_own_is_neither_replaced_nor_trained_for(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    command = ("train", events, "--model", "item-knn", "--out")
+    for name, manifest in {"webapp": '{"name": "shop"}', "broken": "{"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(manifest)
+        (tmp_path / name / "photo.jpg").write_text("mine")
+        answer = ask(*command, name)
+        assert f"{name}: holds something else than a bundle" in complaint(answer)
+        assert "load" not in answer[2], "found before anything is computed"
+        assert (tmp_path / name / "photo.jpg").read_text() == "mine"
+    for _ in range(2):
+        assert ask(*command, "b")[0] == 0
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    said = "b: holds files that are not part of a bundle: notes.txt; give another folder or remove it"
+    assert said in complaint(ask(*command, "b"))
+    assert (tmp_path / "b" / "notes.txt").exists()
+
+
+def test_evaluate_refuses_what_it_would_not_read(ask, bundle):
+    for asked in ("split.test=0.5", "model=ease", "training.epochs=1"):
+        said = complaint(ask("evaluate", bundle, "--set", asked))
+        assert f"--set {asked}: lanner evaluate reads settings of the evaluation alone" in said
+
+
 # Bad input.
 
 
@@ -136,7 +161,7 @@ def test_one_item_leaves_nothing_to_test_but_can_be_trained_on(ask, tmp_path):
 
 def test_a_misspelt_key_names_the_nearest(ask, tmp_path):
     (tmp_path / "run.toml").write_text("[split]\nsede = 1\n")
-    assert "unknown key 'sede'; did you mean 'seed'?" in complaint(ask("run", "--config", "run.toml"))
+    assert "unknown setting 'split.sede'; did you mean 'split.seed'?" in complaint(ask("run", "--config", "run.toml"))
     assert "did you mean 'training'?" in complaint(ask("run", "--set", "trainig.epochs=1"))
     assert "unknown model 'eas'" in complaint(ask("run", "--model", "eas"))
     assert "nowhere" in complaint(ask("run", "nowhere"))

@@ -8,7 +8,7 @@ import pytest
 
 from lanner.data.rejects import write_rejected
 from lanner.data.sources import load
-from lanner.errors import DataError, StorageError
+from lanner.errors import ConfigError, DataError, StorageError, UnknownIdError
 
 SECOND = 10**9
 HEADER = "user,item,weight,timestamp\n"
@@ -23,7 +23,7 @@ def from_csv(tmp_path, rows, header=HEADER):
 def test_each_bad_row_is_counted_under_its_reason_and_kept(tmp_path):
     data = from_csv(
         tmp_path,
-        "a,x,1,10\n,x,1,10\na,,1,10\na,x,nan,10\na,x,inf,10\na,x,many,10\na,x,,10\na,x,1,soon\na,x,1,\nb,y,2,5\n",
+        "a,x,1,10\n,x,1,10\na,,1,10\na,x,-inf,10\na,x,inf,10\na,x,many,10\na,x,,10\na,x,1,soon\na,x,1,\nb,y,2,5\n",
     )
     assert data.rejected == {
         "weight is NaN or infinite": 2,
@@ -73,10 +73,19 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", r"a\.csv, line 1: an empty file|a\.csv, line 1, field 'user'"),
+        ("a.csv", b"", r"a\.csv, line 1: an empty file, or an empty first line; begin with a header such as user,item"),
+        ("a.csv", b"\nuser,item\n", r"a\.csv, line 1: an empty file, or an empty first line; begin with a header"),
         ("a.csv", b"who,item\n1,2\n", r"a\.csv, line 1, field 'user': no such column; the file has who, item"),
         ("a.csv", b"user,item\n1,2\n1,2,3\n", r"a\.csv, line 3, field 'item': 3 cells, expected 2"),
         ("a.csv", b"user,item\n1,2\n\xff\xfe,2\n", r"a\.csv, line 3: not text in utf-8"),
+        (
+            "a.csv",
+            b"user,item\n1,\xe9\n",
+            r"not text in utf-8 .*; name the encoding in a recipe .*: layout.encoding = ",
+        ),
+        ("a.csv", "user,item\n1,2\n".encode("utf-16"), r'line 1: not text in utf-8 .*: layout.encoding = "utf-16"'),
+        ("a.csv", "user,item\n1,2\n".encode("utf-16-le"), r"line 1: not a text file, .*: layout.encoding = "),
+        ("a.csv", b"user;item;rating\n1;2;1,5\n", r"unreadable weight '1,5'.*; write decimals with a point: 1\.5"),
         ("a.csv", b"user,item,timestamp\n1,2,x\n1,3,y\n", r"a\.csv, line 2, field 'timestamp': unreadable timestamp"),
         ("a.parquet", b"user,item\n1,2\n", r"a\.parquet.*not what its name says"),
         ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, \n', r"a\.jsonl, line 2: not JSON"),
@@ -161,3 +170,28 @@ def test_ties_to_nobody_known_are_no_broken_file(tmp_path):
     data = load(tmp_path)
     assert data.rejected == {"tie to an unknown user": 1}
     assert len(data.ties.values) == 0
+
+
+def test_a_decimal_comma_among_numbers_is_a_warning_that_says_what_to_do(tmp_path):
+    (warning,) = from_csv(tmp_path, "a;x;4\na;y;1,5\n", "user;item;rating\n").warnings
+    assert warning.endswith("1 unreadable weight (events.csv, line 3: 1,5; write decimals with a point: 1.5)")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32"])
+def test_every_encoding_that_an_error_may_name_can_be_read(tmp_path, encoding):
+    (tmp_path / "e.csv").write_bytes("user,item\n1,é\n2,ü\n".encode(encoding))
+    recipe = tmp_path / "r.toml"
+    base = 'name = "r"\n[interactions]\nfile = "e.csv"\nuser = "user"\nitem = "item"\n[layout]\nencoding = '
+    recipe.write_text(f'{base}"{encoding}"\n')
+    assert load(recipe).items.external == ("é", "ü")
+    recipe.write_text(f'{base}"klingon"\n')
+    with pytest.raises(ConfigError, match=r"layout\.encoding: no encoding 'klingon'"):
+        load(recipe)
+
+
+def test_an_unknown_id_is_of_a_user_or_an_item(tmp_path):
+    data = from_csv(tmp_path, "a,x,1,1\na,y,1,1\n")
+    with pytest.raises(UnknownIdError, match=r"unknown id 'zz'; 1 user is known$"):
+        data.users.row("zz")
+    with pytest.raises(UnknownIdError, match=r"unknown id 'zz'; 2 items are known$"):
+        data.items.row("zz")

@@ -1,11 +1,13 @@
 """Cells to values: times of every notation and precision, orders, ids, and texts without HTML."""
 
 from datetime import date, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from lanner.data.columns import nanoseconds, plain_text, read_ids, read_order, read_times
+from lanner.data.tables import Table
 from lanner.errors import DataError
 
 DAY = 86_400 * 10**9
@@ -51,7 +53,9 @@ def test_other_times_by_their_format(cells, form):
 
 def test_mixed_units_name_two_rows():
     with pytest.raises(DataError, match=r"line 3, field 't': 1600000000000 is a time in milliseconds, but line 2"):
-        read_times(pl.Series("t", ["1600000000", "1600000000000", "1600000005"]), first_line=2)
+        read_times(
+            pl.Series("t", ["1600000000", "1600000000000", "1600000005"]), table=Table(pl.DataFrame(), Path("e.csv"), 2)
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,18 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from lanner.config import DataConfig, RunConfig
 from lanner.data.catalogue import Catalogue
 from lanner.data.feedback import Feedback, FeedbackConfig
 from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions
 from lanner.data.narrowing import rated_only
 from lanner.data.sources import load
-from lanner.data.splitting import published, random_ratio
+from lanner.data.splitting import global_time, leave_last_out, published, random_ratio
+from lanner.errors import ConfigError
 from lanner.models.item_knn import ItemKNN
+from lanner.pipeline import measured_bundle, open_bundle, run
+from lanner.settings import overridden
 
 
 def events(*triples, **columns):
@@ -42,6 +46,7 @@ def dataset(interactions, users=3, items=6):
         ([4, 5, 5], "ratings", [4, 5]),
         ([1, 6, 5, 10, 9], "ratings", [6, 9, 10]),
         ([-1, 1, 1], "ratings", [1]),
+        ([-2, -1, 0, 1, 2, 2], "ratings", [0, 1, 2]),
         ([0, 1, 1], "ratings", [1]),
         ([1, 1, 1, 1, 2, 2, 3, 7], "counts", [1, 2, 3, 7]),
         ([1, 5, 423, 12, 0], "counts", [1, 5, 12, 423]),
@@ -126,6 +131,52 @@ def test_the_latest_event_with_an_item_decides():
     assert data.histories[0].tolist() == [1]
 
 
+def test_what_happens_after_the_training_events_does_not_change_them():
+    interactions = events(
+        (0, 0, 5), (0, 1, 4), (1, 1, 5), (1, 2, 5), (1, 3, 4), (0, 2, 5), (0, 1, 1), (1, 0, 5), (0, 0, 1), (0, 2, 1),
+        timestamp=np.arange(10),
+    )  # fmt: skip
+    whole = replace(dataset(interactions), has_order=True)
+    data = Feedback.decide(interactions).apply(whole)
+    assert data.histories[0].tolist() == [], "every item was rated badly in the end"
+    split = global_time(data, test=0.3, validation=0.3)
+    assert len(split.train.interactions) == 5
+    assert (split.train.interactions.confidence > 0).all()
+    assert split.train.histories[0].tolist() == [0, 1]
+    assert split.validation.positives[0].tolist() == [2], "of user 0, who disliked it only in the test's time"
+    assert split.refit.histories[0].tolist() == [0, 2], "item 1 was rated badly before"
+    assert split.test.users.history[0].tolist() == [1, 2, 3]
+    assert split.test.rows.tolist() == [1]
+    last = leave_last_out(data)
+    assert last.refit.histories[0].tolist() == [2]
+    assert last.train.histories[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"positive_threshold": "high"}, "positive_threshold must be a number, 'auto' or 'none', received 'high'"),
+        ({"positive_threshold": float("nan")}, "positive_threshold must be a number"),
+        ({"positive_threshold": True}, "positive_threshold must be a number"),
+        ({"positive_threshold": None}, "positive_threshold must be a number"),
+        ({"behaviour_weights": ["view"]}, r"behaviour_weights must name weights by behaviour, received \['view'\]"),
+        ({"behaviour_weights": {1: 1.0}}, r"behaviour_weights must name weights by behaviour"),
+        ({"behaviour_weights": {"view": "much"}}, "behaviour_weights.view must be at least 0 and finite"),
+        ({"behaviour_weights": {"view": float("nan")}}, "behaviour_weights.view must be at least 0 and finite"),
+        ({"behaviour_weights": {"view": -1}}, "behaviour_weights.view must be at least 0 and finite, received -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(settings, problem):
+    with pytest.raises(ConfigError, match=problem) as told:
+        FeedbackConfig(**settings)
+    assert "\n" not in str(told.value)
+
+
+def test_a_threshold_of_numpy_can_be_written():
+    feedback = Feedback.decide(weighed(1, 2, 5), FeedbackConfig(positive_threshold=np.float32(2)))
+    assert json.loads(json.dumps(asdict(feedback)))["threshold"] == 2
+
+
 def test_only_positive_hidden_events_are_asked_for():
     interactions = events(
         (0, 0, 5), (0, 1, 1), (0, 2, 5), (0, 3, 1), (0, 4, None), (1, 0, 5), (1, 5, 1),
@@ -177,8 +228,25 @@ def test_what_a_user_rated_badly_is_neither_recommended_nor_a_reason(fans):
 
 def test_an_event_with_an_empty_rating_is_an_event(tmp_path):
     path = tmp_path / "norating.csv"
-    path.write_text("user,item,rating\na,x,4\na,y,\nb,x,\nb,z, \n")
+    path.write_text("user,item,rating\na,x,4\na,y,\nb,x,NaN\nb,z, \nb,v,NULL\nb,w,None\nb,u,na\n")
     data = load(path)
-    assert len(data.interactions) == 4
+    assert len(data.interactions) == 7
     assert data.rejected == {}
-    assert len(Feedback.decide(data.interactions).apply(data).histories.values) == 4
+    assert len(Feedback.decide(data.interactions).apply(data).histories.values) == 7
+
+
+def test_a_bundle_is_measured_as_its_run_was(tmp_path):
+    """Half of the users rate what they liked badly in the time of the test."""
+    draw = np.random.default_rng(0)
+    rows = ["user,item,rating,timestamp"]
+    for user in range(30):
+        items = draw.choice(20, 8, replace=False)
+        rows += [f"{user},{item},{draw.integers(3, 6)},{time}" for time, item in enumerate(items)]
+        rows += [f"{user},{item},{1 if user % 2 else 5},{100 + item}" for item in range(0, 20, 4)]
+    path = tmp_path / "late.csv"
+    path.write_text("\n".join(rows) + "\n")
+    settings = ["model=item-knn", "split.name=global-time", "split.test=0.385", "split.validation=0.1"]
+    outcome = run(overridden(RunConfig(data=DataConfig(str(path))), settings), tmp_path / "bundle")
+    again = measured_bundle(open_bundle(tmp_path / "bundle"))
+    assert again.metrics == outcome.report.metrics
+    assert outcome.bundle.recommender.dataset.interactions.confidence.min() > 0

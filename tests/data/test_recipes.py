@@ -76,9 +76,12 @@ def recipe(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "r"\nfoldr = "x"', "unknown key 'foldr'; did you mean 'folder'"),
-        ('name = "r"\n[interactions]\nuser = "u"\nitem = "i"\nfile = "f"\ntimestmap = "t"', "did you mean 'timestamp'"),
-        ('name = "r"\n[interactions]\nitem = "i"\nfile = "f"', r"interactions\.the key 'user' is missing"),
+        ('name = "r"\nfoldr = "x"', "unknown setting 'foldr'; did you mean 'folder'"),
+        (
+            'name = "r"\n[interactions]\nuser = "u"\nitem = "i"\nfile = "f"\ntimestmap = "t"',
+            "did you mean 'interactions.timestamp'",
+        ),
+        ('name = "r"\n[interactions]\nitem = "i"\nfile = "f"', r"the setting 'interactions\.user' is missing"),
         ('name = "r"\n[interactions]\nuser = "u"\nitem = "i"', r"interactions\.file is missing"),
         ('name = "r"\n[interactions]\nuser = "u"\nfile = "f"', "either item or wide"),
         ('name = "r"\n[items]\nfile = "f"\nid = 3', r"items\.id: received 3 \(int\), expected str"),

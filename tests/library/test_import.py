@@ -41,6 +41,9 @@ def test_every_public_name_is_there():
     assert all(getattr(lanner, name) is not None for name in lanner.__all__)
     with pytest.raises(AttributeError, match="module 'lanner' has no attribute 'Hybird'"):
         _ = lanner.Hybird
+    names = dir(lanner)
+    assert len(names) == len(set(names))
+    assert not {"Any", "TYPE_CHECKING"} & set(names)
 
 
 def test_closed_forms_are_trained_saved_loaded_evaluated_and_served_without_torch(tmp_path):

@@ -180,6 +180,34 @@ def test_a_frame_of_pandas_shows_itself_too(shop):
     assert found.notes.unknown == ()
 
 
+def test_contributions_belong_to_their_rows_or_are_not_shown(shop):
+    pd = pytest.importorskip("pandas")
+    made = lanner.Dataset.from_frames(pd.DataFrame(shop.events.to_dict(as_series=False)))
+    model = lanner.ItemKNN().fit(made)
+    changes = (
+        lambda frame: frame.sort_values("score", inplace=True),
+        lambda frame: frame.drop(index=0, inplace=True),
+        lambda frame: frame.drop(columns="item_id", inplace=True),
+        lambda frame: frame.rename(columns={"score": "points"}, inplace=True),
+    )
+    for change in changes:
+        found = model.recommend(users=[2, 3], k=2)
+        change(found)
+        assert "background:#" not in found._repr_html_()
+    found = model.recommend(users=[2, 3], k=2)
+    found["price"] = 3
+    assert "background:#4c78a8" in found._repr_html_(), "another column changes no row"
+
+
+def test_contributions_of_polars_belong_to_their_rows_too(knn):
+    found = knn.recommend(users=[2, 3], k=2)
+    found[0, "item_id"] = 1
+    assert "background:#" not in found._repr_html_()
+    found = knn.recommend(users=[2, 3], k=2)
+    found.drop_in_place("score")
+    assert "background:#" not in found._repr_html_()
+
+
 # --- evaluate, compare, trained models -------------------------------------------------------------------------------
 
 

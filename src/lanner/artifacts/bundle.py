@@ -35,7 +35,7 @@ from lanner.data.describe import fingerprint
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
 from lanner.errors import BundleError, ConfigError, LannerError
-from lanner.files import check_file, digest, read_checked, write_folder
+from lanner.files import FolderKind, check_file, check_replaceable, digest, read_checked, write_folder
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.ranker import Ranker
 from lanner.inference.scoring_model import popularity_model
@@ -47,6 +47,13 @@ MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 _STATE, _GOLDEN = "model.safetensors", "golden.json"
 
+
+def _files_of(manifest: Mapping[str, Any]) -> set[str]:
+    return {MANIFEST, CHECKSUM, *manifest["sha256"].keys()} if "schema" in manifest else set()
+
+
+KIND = FolderKind("a bundle", MANIFEST, _files_of)
+"""What a bundle may replace: one of any schema, with no other file in it."""
 Builder = Callable[[str], Recommender]
 """Creates an unfitted recommender by model name, ready for ``load_state``."""
 
@@ -127,7 +134,7 @@ class Bundle:
         if self.builder is None:
             raise BundleError(f"{self.path}: opened without a model builder; use pipeline.open_bundle")
         dataset, fitted = self._data
-        learned_from = dataset.with_interactions(dataset.interactions.take(fitted))
+        learned_from = self.feedback.apply(dataset.with_interactions(dataset.interactions.take(fitted)))
         model, arrays = self.manifest["model"], load(self._read(_STATE))
         try:
             return self.builder(model["name"]).load_state(arrays, model["settings"], learned_from)
@@ -233,6 +240,11 @@ def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Varian
     return _write(path, files, {**told, "report": dict(report)}, variants, bundle.dataset)
 
 
+def check_place(path: Path) -> None:
+    """Raises ``StorageError`` if something stands at ``path`` that a new bundle may not replace."""
+    check_replaceable(path, KIND)
+
+
 def check_apart(bundle: Path, out: Path) -> None:
     """Raises ``ConfigError`` if ``out`` is ``bundle``, or one contains the other."""
     sealed, new = bundle.resolve(), out.resolve()
@@ -258,7 +270,7 @@ def _write(
         "sha256": {name: digest(content) for name, content in contents.items()},
     }
     written = _json(manifest)
-    write_folder(path, {**contents, MANIFEST: written, CHECKSUM: digest(written).encode()}, replaceable=MANIFEST)
+    write_folder(path, {**contents, MANIFEST: written, CHECKSUM: digest(written).encode()}, kind=KIND)
     return path
 
 

@@ -120,7 +120,7 @@ def _read_catalogue(
         for name in names
     }
     catalogue = Catalogue(tuple(table["text"].to_list()), tuple(table["title"].to_list()), attributes)
-    return IdMap(table["id"].to_list(), kind), catalogue
+    return IdMap(table["id"].to_list(), kind, of=side), catalogue
 
 
 def _ragged(lists: Mapping[str, NDArray[Any]], name: str) -> Ragged:

@@ -1,5 +1,6 @@
 """The commands that ask a bundle: recommend, similar, explain."""
 
+import difflib
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,15 +31,7 @@ def recommend(
     history: options.History = None,
     history_file: options.HistoryFile = None,
     text: options.QueryText = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter",
-            metavar="NAME=VALUE",
-            help="Only items with this attribute, such as genres=Drama; repeatable. Of several values of one "
-            "attribute any will do.",
-        ),
-    ] = None,
+    filters: options.Filters = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend items that the user has interacted with.")
     ] = False,
@@ -56,35 +49,41 @@ def recommend(
       lanner recommend lanner-bundle --text "slow science fiction" --filter genres=Drama --filter genres=Sci-Fi
       lanner recommend lanner-bundle --history "Bed, double" --history "Lamp, red"
     """
-    model = _loaded(bundle)
+    model, wanted = _loaded(bundle), parse_filters(filters)
     who = _who(model, user, history, history_file, text)
     with without_warnings():
-        frame = model.recommend(**_several(who), k=k, filters=parse_filters(filters), exclude_seen=not include_seen)
+        frame = model.recommend(**_several(who), k=k, filters=wanted, exclude_seen=not include_seen)
     notes = {
         "unknown": list(frame.notes.unknown),
         "fallback": bool(frame.notes.fallback),
         "text_ignored": frame.notes.text_ignored,
     }
-    _say(**notes)
+    _say(**notes, misses=missed_values(model, wanted))
     if as_json:
         console.show_json({"items": listed(frame), **notes})
     else:
         console.show_items(f"For user {user}" if user else "For an anonymous user", listed(frame))
 
 
-def similar(bundle: options.BundlePath, item: ItemId, k: options.TopK = 10, as_json: options.AsJson = False) -> None:
+def similar(
+    bundle: options.BundlePath,
+    item: ItemId,
+    filters: options.Filters = None,
+    k: options.TopK = 10,
+    as_json: options.AsJson = False,
+) -> None:
     """List the items most similar to an item.
 
     \b
     Examples:
       lanner similar lanner-bundle --item 260
-      lanner similar lanner-bundle --item 260 -k 3 --json
+      lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
-    model = _loaded(bundle)
+    model, wanted = _loaded(bundle), parse_filters(filters)
     with without_warnings():
-        frame = model.similar_items([item], k)
+        frame = model.similar_items([item], k, filters=wanted)
     fallback = bool(frame.notes.fallback)
-    _say(fallback=fallback)
+    _say(fallback=fallback, misses=missed_values(model, wanted))
     if as_json:
         console.show_json({"items": listed(frame), "fallback": fallback})
     else:
@@ -110,7 +109,9 @@ def explain(
     """
     model = _loaded(bundle)
     found = model.explain(item=item, **_who(model, user, history, history_file, text))
-    _say(found.unknown, fallback=found.fallback, text_ignored=found.text_ignored)
+    _say(
+        found.unknown, fallback=found.fallback, text_ignored=found.text_ignored, so="the score is the same for everyone"
+    )
     if as_json:
         facts = found.to_dict()
         console.show_json({"item": facts.pop("item_id"), **facts})
@@ -194,11 +195,32 @@ def parse_filters(given: Sequence[str] | None) -> dict[str, list[str]]:
     return found
 
 
-def _say(unknown: Sequence[str] = (), *, fallback: bool = False, text_ignored: bool = False) -> None:
+def missed_values(model: "Model", filters: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each value of a filter that no item has, with the nearest that one has."""
+    found = []
+    for name, values in filters.items():
+        known = {str(one).casefold(): str(one) for one in model.dataset.item_catalogue.attributes[name].names}
+        for value in values:
+            near = difflib.get_close_matches(value.casefold(), known, 1)
+            if not near or known[near[0]] != value:
+                advice = f"; did you mean '{known[near[0]]}'?" if near else ""
+                found.append(f"no item has {name}={value}{advice}")
+    return found
+
+
+def _say(
+    unknown: Sequence[str] = (),
+    *,
+    fallback: bool = False,
+    text_ignored: bool = False,
+    misses: Sequence[str] = (),
+    so: str = "these are popular items",
+) -> None:
     """Say in one line on stderr what of a request had no effect."""
     notes = [f"unknown ids were ignored: {', '.join(unknown)}"] if unknown else []
     notes += ["the model does not use texts; --text had no effect"] if text_ignored else []
-    notes += ["nothing that the model uses is known of the user: these are popular items"] if fallback else []
+    notes += [f"nothing that the model uses is known of the user: {so}"] if fallback else []
+    notes += misses
     if notes:
         console.complain("; ".join(notes))
 

@@ -34,6 +34,8 @@ def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
       lanner bundles list
       lanner bundles list --folder /srv/bundles --json
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; add a version: lanner bundles add BUNDLE --folder {folder}")
     registry = _registry(folder)
     versions, moves = registry.versions(), registry.moves()
     if as_json:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lanner.library.export import RecommendationsExport
 
 USER_COLUMNS = ("user_id", "user", "userid", "userId")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+"""How the names of files with columns end; others have an id in each line."""
 SECONDS_BETWEEN_LINES = 5.0
 
 export_app = options.group("Export recommendations or embeddings to files.")
@@ -29,14 +31,11 @@ def recommendations(
         Path | None,
         typer.Option(
             "--users",
-            help="File of user ids: one per line, or a .csv or .parquet file with a column user_id. Default: all users "
-            "of the dataset.",
+            help="File of user ids: one per line, or a .csv, .tsv, .jsonl or .parquet file with a column user_id. "
+            "Default: all users of the dataset.",
         ),
     ] = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option("--filter", metavar="NAME=VALUE", help="Only items with this attribute; repeatable."),
-    ] = None,
+    filters: options.Filters = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend items that the user has interacted with.")
     ] = False,
@@ -57,17 +56,18 @@ def recommendations(
     from lanner.library.functions import load
 
     begun, progress = time.perf_counter(), Progress()
+    model, wanted = load(bundle), answers.parse_filters(filters)
     found = export_recommendations(
-        load(bundle),
+        model,
         out,
         k=k,
         users=None if users is None else read_ids(users),
         exclude_seen=not include_seen,
-        filters=answers.parse_filters(filters),
+        filters=wanted,
         progress=progress,
     )
     seconds = time.perf_counter() - begun
-    for line in _notes(found):
+    for line in [*_notes(found), *answers.missed_values(model, wanted)]:
         console.complain(line)
     facts = {**asdict(found), "path": str(out), "seconds": round(seconds, 3)}
     line = f"Wrote {found.rows:,} recommendations for {found.users:,} users to {out} in {_duration(seconds)}"
@@ -112,28 +112,34 @@ def embeddings(
 
 
 def read_ids(path: Path) -> list[str]:
-    """User ids of a file: one per line, or the column ``user_id`` of a CSV or Parquet file, or its only column.
+    """User ids of a file: one per line, or the column ``user_id`` of a table, or its only column.
+
+    Tables are read as files of events are: the separator is found, and ``.gz`` unpacked.
 
     Raises:
         DataError: the file cannot be read, or no column is the one of users.
     """
     import polars as pl
 
-    try:
-        if path.suffix not in (".csv", ".parquet"):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            return [line.strip() for line in lines if line.strip()]
-        frame = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.read_parquet(path)
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"user ids cannot be read ({reason})", path=path) from None
-    named = [name for name in USER_COLUMNS if name in frame.columns] or (frame.columns if frame.width == 1 else [])
+    from lanner.data.sources.files import column_names, data_suffix, read_bytes, read_file
+
+    if not path.is_file():
+        raise DataError("user ids cannot be read (no such file)", path=path)
+    if data_suffix(path) not in TABLES:
+        try:
+            lines = read_bytes(path).decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"user ids cannot be read (not text in UTF-8: {error.reason})", path=path) from None
+        return [line.strip() for line in lines if line.strip()]
+    names = column_names(path)
+    named = [name for name in USER_COLUMNS if name in names] or (names if len(names) == 1 else [])
     if not named:
-        raise DataError(f"no column user_id; there are {', '.join(frame.columns)}", path=path)
-    column = frame[named[0]]
+        raise DataError(f"no column user_id; there are {', '.join(names)}", path=path)
+    column = read_file(path, named[:1]).frame[named[0]]
     if not (column.dtype.is_integer() or column.dtype == pl.String):
         raise DataError(f"ids must be integers or texts, received {column.dtype}", path=path, field=named[0])
-    return column.drop_nulls().cast(pl.String).to_list()
+    ids = column.drop_nulls().cast(pl.String).str.strip_chars()
+    return ids.filter(ids != "").to_list()
 
 
 class Progress:

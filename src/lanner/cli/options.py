@@ -5,10 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
+from lanner.errors import ConfigError
+
 
 def group(help: str) -> typer.Typer:
     """Commands under one name."""
     return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+def existing_store(url: str) -> str:
+    """The event store that a command reads, which opening would create; raises ``ConfigError`` where there is none."""
+    path = url.removeprefix("sqlite:///")
+    if path and "://" not in path and not Path(path).is_file():
+        raise ConfigError(f"--store {url}: no such file; give the store that lanner serve writes to")
+    return url
 
 
 MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
@@ -42,7 +52,16 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change any setting, such as split.test=0.1; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-TopK = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
+TopK = Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="NAME=VALUE",
+        help="Only items with this attribute, such as genres=Drama; repeatable. Of several values of one "
+        "attribute any will do.",
+    ),
+]
 User = Annotated[str | None, typer.Option("--user", help="Id of a user of the dataset.")]
 History = Annotated[
     list[str] | None,

@@ -45,13 +45,13 @@ def settings_of(model: str | None) -> "list[Setting]":
         ConfigError: no such model.
     """
     from lanner.config import RunConfig
-    from lanner.registry import CLOSED_FORMS, FIXED, model_builder
+    from lanner.library.keywords import keywords_of
+    from lanner.registry import model_builder
     from lanner.settings import described
 
     every = list(described(RunConfig))
     if model is None:
         return every
     model_builder(model)
-    own = (model.replace("-", "_"),) if model in CLOSED_FORMS else ("neural", "training")
-    fixed = {f"{section}.{name}" for section, values in FIXED.get(model, {}).items() for name in values}
-    return [one for one in every if one.name.split(".")[0] in (*SHARED_SECTIONS, *own) and one.name not in fixed]
+    own = {key for one in keywords_of(model).values() for key in one.settings}
+    return [one for one in every if one.name.split(".")[0] in SHARED_SECTIONS or one.name in own]

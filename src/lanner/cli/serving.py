@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, group
+from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, existing_store, group
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def export(
     from lanner.serving.store import open_store
     from lanner.serving.store.export import export_events
 
-    with closing(open_store(store)) as opened:
+    with closing(open_store(existing_store(store))) as opened:
         number = export_events(opened, out)
     line = f"Wrote {number} events to {out}. Train on them: lanner train {out}"
     console.show_result({"events": number, "file": str(out)}, line, as_json=as_json)

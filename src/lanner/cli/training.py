@@ -111,6 +111,12 @@ def evaluate(
       lanner evaluate lanner-bundle
       lanner evaluate lanner-bundle --set evaluation.candidates=sampled --set "evaluation.ks=[5, 10]" --json
     """
+    other = next((one for one in overrides or () if one.split("=")[0].split(".")[0].strip() != "evaluation"), None)
+    if other is not None:
+        raise ConfigError(
+            f"--set {other}: lanner evaluate reads settings of the evaluation alone, such as evaluation.ks=[5]; "
+            "for another split or model: lanner run"
+        )
     from lanner.config import from_dict
     from lanner.pipeline import measured_bundle, open_bundle
     from lanner.settings import overridden

@@ -1,6 +1,7 @@
 """Raw frames in, the one frozen dataset out; rows that cannot be used are rejected and counted."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from lanner.data.columns import (
     read_order,
     read_times,
     read_weights,
+    without_placeholders,
 )
 from lanner.data.ids import IdMap
 from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
@@ -37,6 +39,7 @@ _PARTS = ("train", "validation", "test")
 _BEHAVIOUR = "interaction"
 """That of an event whose file names none."""
 _TIME_HINT = f"known are {TIME_FORMATS}; name another with interactions.format in a recipe, such as '%d/%m/%Y %H:%M'"
+_COMMA, _COMMA_HINT = r"\s*-?\d+,\d+\s*$", "write decimals with a point: 1.5"
 _PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -106,7 +109,8 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
     for reason, count in counts.items():
         _, file, line, record = rejected.row(rejected[REASON].index_of(reason) or 0)
         cell = json.loads(record).get(f"raw {reason.split()[1]}")
-        kinds.append(f"{count:,} {reason} ({file}, line {line}{f': {cell}' if cell else ''})")
+        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, str(cell)) else ""
+        kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
 
@@ -116,7 +120,7 @@ def _read(table: Table, time_format: str) -> pl.DataFrame:
     readers: dict[str, Callable[[pl.Series], pl.Series]] = {
         USER: read_ids,
         ITEM: read_ids,
-        TIMESTAMP: partial(read_times, form=time_format, path=table.path, first_line=table.first_line),
+        TIMESTAMP: partial(read_times, form=time_format, table=table),
         WEIGHT: read_weights,
         ORDER: read_order,
         BEHAVIOUR: _behaviours,
@@ -146,17 +150,24 @@ def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, li
     for series in read:
         name, value, cell = series.name, pl.col(series.name), pl.col(f"raw {series.name}")
         if series.null_count():
+            if name == WEIGHT:
+                raw = [without_placeholders(one) if one.name == f"raw {name}" else one for one in raw]
             empty = cell.cast(pl.String).fill_null("").str.strip_chars() == ""
             what = f"{name} id" if name in (USER, ITEM) else name
             # An event without a rating is an event.
             faults += [] if name == WEIGHT else [Fault(f"missing {what}", name, empty)]
             unreadable = Fault(f"unreadable {what}", name, value.is_null() & ~empty)
-            faults.append(replace(unreadable, hint=time_hint) if name == TIMESTAMP else unreadable)
+            hints = {TIMESTAMP: time_hint} | ({WEIGHT: _COMMA_HINT} if _has_commas(table.frame[name]) else {})
+            faults.append(replace(unreadable, hint=hints.get(name, unreadable.hint)))
         if name == WEIGHT:
             faults.append(Fault("weight is NaN or infinite", name, ~value.is_finite()))
             if least is not None:
                 faults.append(Fault(f"weight below {least:g}", name, value < least, damning=False))
-    return Table(pl.DataFrame([*read, *raw]), table.path, table.first_line), faults
+    return replace(table, frame=pl.DataFrame([*read, *raw])), faults
+
+
+def _has_commas(column: pl.Series) -> bool:
+    return column.dtype == pl.String and bool(column.str.contains(f"^{_COMMA}").any())
 
 
 def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
@@ -221,7 +232,7 @@ def _catalogue(
 ) -> tuple[IdMap, Catalogue, list[str]]:
     """Ids (those seen first, then those only listed, where they are kept), what is known of each, and warnings."""
     if entities is None:
-        ids = IdMap(seen)
+        ids = IdMap(seen, of=kind)
         return ids, Catalogue.blank(ids.external), []
     listed = _listed(entities, kind, rejects)
     warnings = _of_unmatched(entities, listed[ID], seen, kind)
@@ -230,7 +241,7 @@ def _catalogue(
     elif (idle := ~listed[ID].is_in(seen)).any():
         reason = pl.lit(f"{kind} listed but in no interaction").alias(REASON)
         rejects.keep(listed.filter(idle).with_columns(reason), entities.table.path)
-    ids = IdMap(seen)
+    ids = IdMap(seen, of=kind)
     names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
     known = names.join(listed, on=ID, how="left", maintain_order="left")
     return ids, _describe_entities(known), warnings

@@ -4,13 +4,13 @@ A cell that cannot be read becomes null; who calls decides what a null means.
 """
 
 import html
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from lanner.data.grouping import number_integers
+from lanner.data.tables import Table
 from lanner.errors import DataError
 from lanner.types import ExternalId
 
@@ -31,6 +31,7 @@ SECOND = 1_000_000_000
 """Nanoseconds of a second."""
 _NUMBER = r"^-?\d+(\.\d+)?$"
 _WHOLE_FLOAT = r"^(-?(?:0|[1-9]\d*))\.0+$"
+_NO_NUMBER = r"(?i)^\s*(nan|n/?a|<na>|null|none)\s*$"
 _MARKUP = r"(?is)<!--.*?-->|<(script|style)\b.*?</(script|style)\s*>"
 _BLOCK_TAG = (
     r"(?i)</?(?:address|article|aside|blockquote|br|div|dd|dl|dt|h[1-6]|hr|li|ol|p|pre|section|t[dhr]|table|ul)\b"
@@ -80,19 +81,26 @@ def positions(ids: pl.Series, names: pl.Series) -> pl.Series:
     return ids.cast(pl.String).cast(pl.Enum(names), strict=False).to_physical()
 
 
+def without_placeholders(column: pl.Series) -> pl.Series:
+    """Null for what programs write where they have no number: NaN, NA, null, None, in any case."""
+    if column.dtype != pl.String or not (held := column.str.contains(_NO_NUMBER).fill_null(value=False)).any():
+        return column
+    return column.set(held, None)
+
+
 def read_weights(column: pl.Series) -> pl.Series:
     """Float32, null where a cell is no number."""
     if column.dtype == pl.String:
-        column = column.str.strip_chars()
+        column = without_placeholders(column).str.strip_chars()
     return column.cast(pl.Float32, strict=False)
 
 
-def read_times(column: pl.Series, form: str = "", *, path: Path | None = None, first_line: int = 1) -> pl.Series:
+def read_times(column: pl.Series, form: str = "", *, table: Table | None = None) -> pl.Series:
     """Times since 1970 (UTC): Int32 whole seconds, or Int64 nanoseconds; null where a cell is no time.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, told apart by their size, a unit for a column.
     Texts are such numbers or ISO 8601 without an offset (UTC) or with one. form: how every cell is written instead,
-    as ``%d/%m/%Y %H:%M``. Nanoseconds reach from 1677 to 2262. path, first_line: where the column lies, for errors.
+    as ``%d/%m/%Y %H:%M``. Nanoseconds reach from 1677 to 2262. table: where the column lies, for errors.
 
     Raises:
         DataError: the numbers are of different units.
@@ -102,10 +110,10 @@ def read_times(column: pl.Series, form: str = "", *, path: Path | None = None, f
     if form and not column.dtype.is_float():
         return _narrowed(_parsed(column.cast(pl.String).str.strip_chars(), form))
     if column.dtype.is_numeric():
-        return _since_1970(column, path, first_line)
+        return _since_1970(column, table)
     texts = column.cast(pl.String).str.strip_chars()
     numbers = _numbers(texts)
-    times = _since_1970(numbers, path, first_line)
+    times = _since_1970(numbers, table)
     if numbers.null_count() == texts.null_count():
         return times
     return _narrowed(pl.select(pl.coalesce(_iso_8601(texts), nanoseconds(times))).to_series())
@@ -143,8 +151,8 @@ def _numbers(texts: pl.Series, places: int = 9) -> pl.Series:
     return whole if whole.null_count() == texts.null_count() else texts.cast(pl.Decimal(38, places), strict=False)
 
 
-def _since_1970(numbers: pl.Series, path: Path | None, first_line: int) -> pl.Series:
-    scale = _scale(numbers, path, first_line)
+def _since_1970(numbers: pl.Series, table: Table | None) -> pl.Series:
+    scale = _scale(numbers, table)
     if scale == 1 and numbers.dtype.is_integer() and _fits(numbers):
         return numbers.cast(pl.Int32)
     factor = SECOND // scale
@@ -168,7 +176,7 @@ def _fits(numbers: pl.Series) -> bool:
     return numbers.dtype == pl.Int32 or low is None or bool(low >= -(2**31) and high < 2**31)  # type: ignore[operator]
 
 
-def _scale(numbers: pl.Series, path: Path | None, first_line: int) -> int:
+def _scale(numbers: pl.Series, table: Table | None) -> int:
     """How many of the column's units a second has.
 
     Raises:
@@ -183,11 +191,11 @@ def _scale(numbers: pl.Series, path: Path | None, first_line: int) -> int:
     rows = {power: int(found.arg_max() or 0) for power, found in enumerate(within) if found.any()}
     if len(rows) > 1:
         (one, row), (other, other_row) = sorted(rows.items(), key=lambda pair: pair[1])[:2]
+        first, unit = (1, "line") if table is None else (table.first_line, table.unit)
         raise DataError(
-            f"{numbers[other_row]} is a time in {_UNITS[other]}, but line {first_line + row} has {numbers[row]}, "
+            f"{numbers[other_row]} is a time in {_UNITS[other]}, but {unit} {first + row} has {numbers[row]}, "
             f"which is in {_UNITS[one]}; write the column in one unit",
-            path=path,
-            line=first_line + other_row,
+            **({"line": first + other_row} if table is None else table.place(first + other_row)),
             field=numbers.name,
         )
     return scales[max(rows, default=0)]

@@ -4,13 +4,17 @@ Ratings, counts and behaviours become one confidence per event. An event of conf
 is known to the user, so that it is not recommended, but it is no part of the history and no reason for anything.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from lanner.data.grouping import group
 from lanner.data.interactions import Interactions
 from lanner.errors import ConfigError
 
@@ -38,9 +42,16 @@ class FeedbackConfig:
     """Weight of each behaviour; 0: negative feedback. Default: 0 for dislike, hide, skip and the like, 1 for others."""
 
     def __post_init__(self) -> None:
-        for name, weight in self.behaviour_weights.items():
-            if not 0 <= weight < np.inf:
-                raise ConfigError(f"feedback.behaviour_weights.{name} must be at least 0, received {weight}")
+        threshold, weights = self.positive_threshold, self.behaviour_weights
+        if not (threshold in ("auto", "none") if isinstance(threshold, str) else _is_number(threshold)):
+            problem = f"must be a number, 'auto' or 'none', received {threshold!r}"
+            raise ConfigError(f"feedback.positive_threshold {problem}")
+        if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+            raise ConfigError(f"feedback.behaviour_weights must name weights by behaviour, received {weights!r}")
+        for name, weight in weights.items():
+            if not _is_number(weight) or weight < 0:
+                problem = f"must be at least 0 and finite, received {weight!r}"
+                raise ConfigError(f"feedback.behaviour_weights.{name} {problem}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Feedback:
     def decide(cls, interactions: Interactions, config: FeedbackConfig | None = None) -> Self:
         """Look at the weights of a dataset, and decide as the settings say."""
         config = config or FeedbackConfig()
-        named = {name.lower(): weight for name, weight in config.behaviour_weights.items()}
+        named = {name.lower(): float(weight) for name, weight in config.behaviour_weights.items()}
         undecided = cls(behaviour_weights=dict.fromkeys(NEGATIVE_BEHAVIOURS, 0.0) | named)
         weights = np.empty(0, np.float32) if interactions.weight is None else interactions.weight
         weights = weights[np.isfinite(weights)]
@@ -76,7 +87,7 @@ class Feedback:
         else:
             kind, floor, threshold = "counts", 0.0, None
         if config.positive_threshold != "auto":
-            threshold = config.positive_threshold
+            threshold = float(config.positive_threshold)
         decided = replace(undecided, kind=kind, floor=floor, threshold=threshold)
         positive = values[decided._are_positive(values)]
         worth = np.average(decided._worth(positive), weights=times[np.isin(values, positive)]) if len(positive) else 1.0
@@ -100,17 +111,17 @@ class Feedback:
         return None if (found == 1).all() else found
 
     def apply(self, dataset: "Dataset") -> "Dataset":
-        """The same dataset, its events with their confidences.
+        """The same dataset, its events with their confidences, which remembers that it was this that decided.
 
-        The latest event of a user with an item decides: where it is negative, the earlier ones no longer count.
+        The latest event of a user with an item decides: where it is negative, the earlier ones no longer count. The
+        latest of these events, that is: to a part of them that was cut off in time it must be applied anew.
         """
         events, confidence = dataset.interactions, self.confidences(dataset.interactions)
         if confidence is not None and (confidence <= 0).any():
-            pairs = events.user.astype(np.int64) * dataset.num_items + events.item
-            _, first, pair = np.unique(pairs[::-1], return_index=True, return_inverse=True)
-            latest = confidence[::-1][first]
-            confidence[latest[pair][::-1] <= 0] = 0
-        return dataset.with_interactions(replace(events, confidence=confidence))
+            every = np.arange(len(events), dtype=np.int32)
+            indptr, events_of_user = group(events.user, every, dataset.num_users)
+            _let_the_latest_decide(indptr, events_of_user, events.item, dataset.num_items, confidence)
+        return replace(dataset, interactions=replace(events, confidence=confidence), feedback=self)
 
     def describe(self, interactions: Interactions) -> str:
         """What was decided and how many events it concerns, in one line."""
@@ -148,6 +159,30 @@ class Feedback:
         return exact - self.floor if self.kind == "ratings" else 1 + np.log(np.maximum(exact, 1))
 
 
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _let_the_latest_decide(
+    indptr: NDArray[np.int64],
+    events_of_user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    num_items: int,
+    confidence: NDArray[np.float32],
+) -> None:
+    """Set to 0 what comes before a negative event of the same user and item that is the last of them."""
+    decided_for, is_negative = np.full(num_items, -1, np.int64), np.zeros(num_items, np.bool_)
+    for user in range(len(indptr) - 1):
+        for place in range(indptr[user + 1] - 1, indptr[user] - 1, -1):
+            event = events_of_user[place]
+            one = item[event]
+            if decided_for[one] != user:
+                decided_for[one], is_negative[one] = user, confidence[event] <= 0
+            elif is_negative[one]:
+                confidence[event] = 0
+
+
 def _are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
     """Whether distinct weights, and how often each occurs, are those of a small scale rather than counts.
 
@@ -163,6 +198,8 @@ def _are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
 def _middle(values: NDArray[np.float32]) -> float:
     """The middle of the scale that the weights are on, even where its ends do not occur: 3 of 1 … 5."""
     low, high = min(float(values[0]), 1.0), float(values[-1])
+    if low < 0:
+        return (low + high) / 2
     for whole in (3.0, 5.0, _LARGEST_RATING):
         if high <= whole:
             return (low + (whole if high > 1 else high)) / 2

@@ -15,15 +15,16 @@ from lanner.data.columns import read_ids
 from lanner.data.feedback import Feedback, FeedbackConfig
 from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import Dataset, FrameKind
-from lanner.data.sources.mapping import compose_text, split_values
+from lanner.data.sources.mapping import compose_text, lists_of, title_of
 from lanner.data.sources.single import NAMES
-from lanner.data.tables import Entities, Table, Tables
+from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 _EVENTS, _ITEMS, _USERS, _TIES = map(Path, ("events", "items", "users", "ties"))
 """What the frames are called in messages, where a file has its path."""
-_FIRST_ROW = 0
+_NO_ATTRIBUTES = (ID, TITLE, TEXT, LINE)
+"""Names that the columns of entities have already."""
 _KEYWORDS = {USER: "user", ITEM: "item", TIMESTAMP: "time", WEIGHT: "rating", BEHAVIOUR: "behaviour"}
 """Keyword of each column of an event, by the name that the house has for it."""
 
@@ -42,6 +43,23 @@ class Columns:
     profile: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Separator of the values in a cell by column; empty: a list, or one value."""
+
+
+def columns_named(
+    roles: Sequence[Any],
+    text: str | Sequence[str],
+    profile: str | Sequence[str],
+    attributes: str | Sequence[str] | Mapping[str, str],
+) -> Columns:
+    """Columns by the names that a caller gave; pandas has names that are no texts.
+
+    roles: names of user, item, time, rating, behaviour and title. One name stands for a list of one.
+    """
+    separators = attributes if isinstance(attributes, Mapping) else dict.fromkeys(values_of(attributes), "")
+    user, item, time, rating, behaviour, title = (None if name is None else str(name) for name in roles)
+    texts, profiles = (tuple(map(str, values_of(names))) for names in (text, profile))
+    written = {str(name): separator for name, separator in separators.items()}
+    return Columns(user, item, time, rating, behaviour, title, texts, profiles, written)
 
 
 def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns) -> Dataset:
@@ -63,8 +81,8 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
     kinds = {name: _id_kind(table.frame[name]) for name in (USER, ITEM)}
     return replace(
         dataset,
-        users=IdMap(dataset.users.external, kinds[USER]),
-        items=IdMap(dataset.items.external, kinds[ITEM]),
+        users=IdMap(dataset.users.external, kinds[USER], of=USER),
+        items=IdMap(dataset.items.external, kinds[ITEM], of=ITEM),
         frame_kind=kind_of(events),
     )
 
@@ -80,7 +98,7 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     if not len(dataset.interactions):
         raise DataError("holds no interactions that can be used", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
-    dataset = replace(feedback.apply(dataset), feedback=feedback)
+    dataset = feedback.apply(dataset)
     if not len(dataset.histories.values):
         read_as = feedback.describe(dataset.interactions)
         raise DataError(f"no event is positive ({read_as}); set positive_threshold", path=source)
@@ -131,13 +149,29 @@ def values_of(ids: Any) -> list[Any]:
 
 
 def _frame(frame: Any, what: Path) -> "nw.DataFrame[Any]":
-    """Any frame in narwhals' form; lazy ones are collected."""
+    """Any frame in narwhals' form, its columns named by texts; lazy ones are collected.
+
+    Raises:
+        ConfigError: it is no frame. DataError: two columns have one name.
+    """
+    names = _names_in_memory(frame)
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError("two columns have this name; rename one", path=what, field=name)
     found = nw.from_native(frame, pass_through=True)
     if isinstance(found, nw.LazyFrame):
         found = found.collect()
     if not isinstance(found, nw.DataFrame):
         raise ConfigError(f"{what}: received {type(frame).__name__}, expected a frame of pandas, Polars or Arrow")
-    return found
+    names = list(map(str, found.columns))
+    return found if names == found.columns else found.rename(dict(zip(found.columns, names, strict=True)))
+
+
+def _names_in_memory(frame: Any) -> list[str]:
+    """Columns of a frame of pandas or Arrow, which may have one name twice; none of any other."""
+    if nw.dependencies.is_pandas_like_dataframe(frame):
+        return [str(name) for name in frame.columns]
+    return list(frame.column_names) if nw.dependencies.is_pyarrow_table(frame) else []
 
 
 def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
@@ -146,7 +180,8 @@ def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     for role, keyword in _KEYWORDS.items():
         given = getattr(columns, keyword)
         taken = {getattr(columns, other) for other in _KEYWORDS.values()}
-        found[keyword] = given or _usual(role, keyword, [name for name in events.columns if name not in taken], _EVENTS)
+        others = [name for name in events.columns if name not in taken]
+        found[keyword] = _usual(role, keyword, others, _EVENTS) if given is None else given
     for keyword in (USER, ITEM):
         if found[keyword] is None:
             known = ", ".join(map(str, events.columns))
@@ -178,12 +213,14 @@ def _roles(columns: Columns) -> dict[str, str]:
 def _check_named(columns: Columns, items: "nw.DataFrame[Any]", users: "nw.DataFrame[Any] | None") -> None:
     """Raises ``DataError`` for a column that none of the frames has where it may be."""
     of_users = [] if users is None else users.columns
-    for name in (*columns.text, *filter(None, [columns.title])):
+    for name in columns.text if columns.title is None else (*columns.text, columns.title):
         _require(name, items.columns, _ITEMS)
     for name in columns.profile:
         _require(name, of_users, _USERS)
     for name in columns.attributes:
         _require(name, [*items.columns, *of_users], _ITEMS)
+        if name in _NO_ATTRIBUTES:
+            raise DataError("an attribute cannot be called so; rename the column", path=_ITEMS, field=name)
 
 
 def _require(name: str, columns: Sequence[str], what: Path) -> None:
@@ -194,7 +231,11 @@ def _require(name: str, columns: Sequence[str], what: Path) -> None:
 def _of_columns(frame: "nw.DataFrame[Any]", roles: Mapping[str, str], what: Path) -> Table:
     for name in roles.values():
         _require(name, frame.columns, what)
-    return Table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what, _FIRST_ROW)
+    return _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
+
+
+def _table(frame: pl.DataFrame, what: Path) -> Table:
+    return Table(frame, what, first_line=0, unit="row")
 
 
 def _entities(
@@ -207,32 +248,44 @@ def _entities(
     *,
     once: bool = False,
 ) -> Entities | None:
-    """Items or users; None where nothing is said of them. once: the first row with each value describes the entity."""
+    """Items or users; None where nothing is said of them. once: rows repeat, see ``_once``."""
     assert key is not None
     if what == _ITEMS:
         others = [name for name in frame.columns if name != key]
-        title = title or _usual(TITLE, "title", others, what)
-        text = text or tuple(name for name in (title, _usual(TEXT, "text", others, what)) if name)
+        title = _usual(TITLE, "title", others, what) if title is None else title
+        text = text or tuple(name for name in (title, _usual(TEXT, "text", others, what)) if name is not None)
     attributes = [name for name in columns.attributes if name in frame.columns]
-    if not (title or text or attributes):
+    if title is None and not text and not attributes:
         return None
     _require(key, frame.columns, what)
-    wanted = dict.fromkeys(name for name in (key, title, *text, *attributes) if name)
-    read = pl.DataFrame({name: _series(frame[name]) for name in wanted})
-    if once:
-        read = read.filter(pl.col(key).is_not_null())
-        read = read.group_by(key, maintain_order=True).agg(pl.exclude(key).drop_nulls().first())
-    lists = [
-        pl.col(name).cast(pl.List(pl.String)).alias(name)
-        if isinstance(read.schema[name], pl.List)
-        else split_values(pl.col(name), columns.attributes[name]).alias(name)
-        for name in attributes
-    ]
-    fragments = tuple(f"{{{name}}}" for name in text)
-    chosen = [pl.col(key).alias(ID)]
-    chosen += [pl.col(title).cast(pl.String).str.strip_chars().alias(TITLE)] if title else []
-    chosen += [compose_text(fragments, read.schema).alias(TEXT)] if text else []
-    return Entities(Table(read.select(*chosen, *lists), what, _FIRST_ROW))
+    wanted = dict.fromkeys(name for name in (key, title, *text, *attributes) if name is not None)
+    cells = {name: _series(frame[name]) for name in wanted}
+    read = pl.DataFrame({name: read_ids(one) if one.dtype.is_float() else one for name, one in cells.items()})
+    found = read.select(pl.col(key).alias(ID), *([] if title is None else [title_of(title).alias(TITLE)]))
+    # Attributes first: a text names their values.
+    separators = {name: columns.attributes.get(name, "") for name in wanted}
+    read = read.with_columns(
+        lists_of(read[name], separators[name]).alias(name)
+        for name in dict.fromkeys((*attributes, *text))
+        if name in attributes or isinstance(read.schema[name], pl.List)
+    )
+    if text:
+        # Slots are numbered, for a column may have any name.
+        slots = read.select(pl.col(name).alias(str(place)) for place, name in enumerate(text))
+        texts = compose_text(tuple(f"{{{place}}}" for place in slots.columns), slots.schema)
+        found = found.with_columns(slots.select(texts.alias(TEXT)))
+    found = found.with_columns(read[name] for name in attributes)
+    return Entities(_table(_once(found) if once else found, what))
+
+
+def _once(entities: pl.DataFrame) -> pl.DataFrame:
+    """Each id once: as the last row that has a title or a text, as in a file, with the first values of attributes."""
+    said = [name for name in (TITLE, TEXT) if name in entities.columns]
+    is_described = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).fill_null("") != "" for name in said))
+    lists = [name for name, dtype in entities.schema.items() if isinstance(dtype, pl.List)]
+    last = [pl.col(said).filter(is_described).last()] if said else []
+    last += [pl.col(name).filter(pl.col(name).list.len() > 0).first() for name in lists]
+    return entities.filter(pl.col(ID).is_not_null()).group_by(ID, maintain_order=True).agg(last)
 
 
 def _ties(frame: "nw.DataFrame[Any]", user: str) -> Table:
@@ -272,7 +325,8 @@ def _cell(value: Any) -> Any:
     """None for what pandas has where a value is missing; lists as they are."""
     if isinstance(value, list | tuple | set | np.ndarray):
         return [str(one) for one in value]
-    return None if value is None or value != value or type(value).__name__ == "NAType" else value
+    # NA of pandas first, for it cannot be compared.
+    return None if value is None or type(value).__name__ == "NAType" or value != value else value
 
 
 def _id_kind(column: pl.Series) -> IdKind:

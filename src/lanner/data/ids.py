@@ -1,5 +1,6 @@
 """External ids and rows: two kinds of number that must never be mixed."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Literal
@@ -12,21 +13,24 @@ from lanner.types import ExternalId
 
 IdKind = Literal["str", "int"]
 """Type of the ids that the caller gave; inside they are text."""
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 
 
 class IdMap:
     """Frozen one-to-one map between external ids and rows 0 … n − 1."""
 
-    def __init__(self, external: Sequence[ExternalId], kind: IdKind = "str") -> None:
-        """kind: ``int`` only where each of ``external`` is the decimal text of a whole number."""
+    def __init__(self, external: Sequence[ExternalId], kind: IdKind = "str", *, of: str = "id") -> None:
+        """kind: ``int`` only where each of ``external`` is the decimal text of a whole number. of: what has the ids."""
         self.external: tuple[ExternalId, ...] = tuple(external)
         self.kind: IdKind = kind
+        self.of = of
 
     def __len__(self) -> int:
         return len(self.external)
 
     def __contains__(self, external_id: object) -> bool:
-        return _text(external_id) in self._row
+        return id_text(external_id) in self._row
 
     @cached_property
     def _row(self) -> dict[ExternalId, int]:
@@ -39,9 +43,10 @@ class IdMap:
             UnknownIdError: the id was never seen.
         """
         try:
-            return self._row[_text(external_id)]
+            return self._row[id_text(external_id)]
         except KeyError:
-            raise UnknownIdError(f"unknown id '{external_id}'; {len(self)} ids are known") from None
+            known = f"1 {self.of} is" if len(self) == 1 else f"{len(self)} {self.of}s are"
+            raise UnknownIdError(f"unknown id '{external_id}'; {known} known") from None
 
     def rows(self, external_ids: Iterable[ExternalId | int]) -> NDArray[np.int32]:
         """Rows of several ids, int32 ``[n]``; unknown ids raise ``UnknownIdError``."""
@@ -52,9 +57,27 @@ class IdMap:
         named = [self.external[row] for row in rows]
         return list(map(int, named)) if self.kind == "int" else named
 
+    def given_back(self, external_ids: Iterable[object]) -> list[str | int]:
+        """Ids of a request, known or not, as answers name them: integers where these are integers and it is one."""
+        texts = map(id_text, external_ids)
+        return [int(text) if self.kind == "int" and _is_integer(text) else text for text in texts]
 
-def _text(external_id: object) -> str:
+    def column(self, ids: Sequence[str | int]) -> NDArray[np.int64] | list[str]:
+        """A column of ``ids`` or of ``given_back``: int64 where all are integers that fit, else texts."""
+        if self.kind == "int" and all(isinstance(one, int) and _SMALLEST <= one <= _LARGEST for one in ids):
+            return np.array(ids, np.int64)
+        return [str(one) for one in ids]
+
+
+def id_text(external_id: object) -> str:
     """An id as it is kept: 7, 7.0 (a column of pandas with a gap) and "7" are one."""
-    if isinstance(external_id, float) and external_id.is_integer():
+    if isinstance(external_id, np.ndarray) and not external_id.ndim:
+        external_id = external_id.item()
+    if isinstance(external_id, float | np.floating) and external_id.is_integer():
         return str(int(external_id))
     return str(external_id)
+
+
+def _is_integer(text: str) -> bool:
+    """Whether it is how an integer of 64 bits is written."""
+    return _WHOLE.fullmatch(text) is not None and _SMALLEST <= int(text) <= _LARGEST

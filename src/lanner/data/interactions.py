@@ -111,7 +111,7 @@ class Dataset:
     has_order: bool = False
     """Whether the order of events inside a user is the order in time."""
     feedback: "Feedback | None" = field(default=None, compare=False, repr=False)
-    """How ratings, counts and behaviours were made into confidences; None: not by ``with_feedback``."""
+    """How ratings, counts and behaviours were made into confidences; None: they were not, or by somebody else."""
     frame_kind: FrameKind = field(default="polars", compare=False)
     """Kind of the frames that the dataset was made of, and in which recommendations are returned."""
 
@@ -129,9 +129,9 @@ class Dataset:
         rating: str | None = None,
         behaviour: str | None = None,
         title: str | None = None,
-        text: Sequence[str] = (),
-        profile: Sequence[str] = (),
-        attributes: Sequence[str] | Mapping[str, str] = (),
+        text: str | Sequence[str] = (),
+        profile: str | Sequence[str] = (),
+        attributes: str | Sequence[str] | Mapping[str, str] = (),
         positive_threshold: float | Literal["auto", "none"] = "auto",
         behaviour_weights: Mapping[str, float] | None = None,
     ) -> "Dataset":
@@ -152,10 +152,11 @@ class Dataset:
             rating: column of ``events`` with ratings, counts or other weights. Default: such as ``rating``.
             behaviour: column of ``events`` that says what the user did. Default: such as ``event``.
             title: column with what a person is shown. Default: ``title``.
-            text: columns that the language model reads of an item, in that order. Default: title and description.
-            profile: columns of ``users`` that the language model reads.
-            attributes: columns of ``items`` or ``users`` to filter by, each row a list or a single value; as a mapping,
-                columns with the separator of their values: ``{"genres": "|"}``.
+            text: column or columns that the language model reads of an item, in that order. Default: title and
+                description.
+            profile: column or columns of ``users`` that the language model reads.
+            attributes: column or columns of ``items`` or ``users`` to filter by, each row a list or a single value; as
+                a mapping, columns with the separator of their values: ``{"genres": "|"}``.
             positive_threshold: ratings from here on are positive. auto: the middle of the rating scale, any count
                 above 0. none: every event is positive and has the same weight.
             behaviour_weights: weight of each behaviour; 0: negative feedback.
@@ -165,11 +166,10 @@ class Dataset:
                 weight.
         """
         from lanner.data.feedback import FeedbackConfig
-        from lanner.data.frames import Columns, read_frames, with_feedback
+        from lanner.data.frames import columns_named, read_frames, with_feedback
 
-        separators = attributes if isinstance(attributes, Mapping) else dict.fromkeys(attributes, "")
-        columns = Columns(user, item, time, rating, behaviour, title, tuple(text), tuple(profile), separators)
-        feedback = FeedbackConfig(positive_threshold, dict(behaviour_weights or {}))
+        columns = columns_named((user, item, time, rating, behaviour, title), text, profile, attributes)
+        feedback = FeedbackConfig(positive_threshold, {} if behaviour_weights is None else behaviour_weights)
         return with_feedback(read_frames(events, items, users, ties, columns), feedback, "events")
 
     def split(
@@ -195,7 +195,9 @@ class Dataset:
             exclude: leave-last-out ranks the items that the user has not seen, or all (nothing).
 
         Raises:
-            ConfigError: no split of that name, or a share outside 0 … 1. DataError: this dataset cannot be split so.
+            ConfigError: no split, among or exclude of that name, a share outside 0 … 1, or a seed that is no whole
+                number from 0 up.
+            DataError: this dataset cannot be split so.
         """
         from lanner.data import splitting
 
@@ -207,8 +209,12 @@ class Dataset:
             "cold-items": lambda: splitting.cold_items(self, test, validation, seed, among),
             "published": lambda: splitting.published(self, validation, seed),
         }
-        if name not in ways:
+        if not isinstance(name, str) or name not in ways:
             raise ConfigError(f"unknown split '{name}'; choose one of {', '.join(ways)}")
+        splitting.check_seed(seed)
+        for setting, value, choices in (("among", among, ("cold", "all")), ("exclude", exclude, ("seen", "nothing"))):
+            if value not in choices:
+                raise ConfigError(f"unknown {setting} {value!r}; choose one of {', '.join(choices)}")
         return ways[name]()
 
     def __repr__(self) -> str:

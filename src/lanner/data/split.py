@@ -1,10 +1,11 @@
 """Splits: which events a model may learn from, and on which it is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 
@@ -19,7 +20,7 @@ class HeldOut:
     candidates: None (every item), an int32 array ``[C]`` (the same items for everyone) or a Ragged (a list for each
     user; positives among them).
     ratings: float32, aligned with ``rated.values``: hidden items that were rated, liked or not; ``rated`` None: the
-    positives.
+    positives. items: what the item rows mean, so that no model of other items is asked; None: not known.
     """
 
     rows: NDArray[np.int64]
@@ -29,6 +30,7 @@ class HeldOut:
     candidates: NDArray[np.int32] | Ragged | None = None
     ratings: NDArray[np.float32] | None = None
     rated: Ragged | None = None
+    items: IdMap | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,7 +51,12 @@ class HeldOut:
             candidates,
             None if self.ratings is None else self.ratings[self.rated_items.places(chosen)],
             None if self.rated is None else self.rated.take(chosen),
+            self.items,
         )
+
+    def is_of(self, items: IdMap) -> bool:
+        """Whether item rows mean here what they mean in ``items``, as far as is known."""
+        return self.items is None or self.items is items or self.items.external == items.external
 
 
 @dataclass(frozen=True)

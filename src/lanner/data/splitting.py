@@ -2,7 +2,8 @@
 
 import math
 from contextlib import suppress
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def leave_last_out(dataset: Dataset, exclude: Literal["seen", "nothing"] = "seen
         DataError: the order of events is unknown, or no user has two.
     """
     if not dataset.has_order:
-        raise DataError("leave-last-out needs the order of events, and this dataset has none; use random_ratio")
+        raise DataError("leave-last-out needs the order of events, and this dataset has none; use the split 'random'")
     users = dataset.interactions.user
     order = np.argsort(users, kind="stable")
     counts = np.bincount(users, minlength=dataset.num_users)
@@ -83,7 +84,7 @@ def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) ->
     _check_shares(test=test, validation=validation)
     times = dataset.interactions.timestamp
     if times is None or not len(times):
-        raise DataError("a global time split needs timestamps, and this dataset has none; use random_ratio")
+        raise DataError("a global time split needs timestamps, and this dataset has none; use the split 'random'")
     labels = np.zeros(len(times), np.uint8)
     labels[times > _last_of_earliest(times, (1 - test) * (1 - validation))] = _VALIDATION
     labels[times > _last_of_earliest(times, 1 - test)] = _TEST
@@ -144,7 +145,7 @@ def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split
     _check_shares(validation=validation)
     events = dataset.interactions
     if events.partition is None or "test" not in events.partitions:
-        raise DataError(f"no published split: parts are {events.partitions or 'none'}; use random_ratio")
+        raise DataError(f"no published split: parts are {events.partitions or 'none'}; use the split 'random'")
     code_of_part = np.array([_PARTS.index(part) for part in events.partitions], np.uint8)
     labels = code_of_part[events.partition]
     if "validation" not in events.partitions:
@@ -152,10 +153,18 @@ def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split
     return _build("published", dataset, labels, repeats=True)
 
 
-def _check_shares(**shares: float) -> None:
+def check_seed(seed: Any) -> None:
+    """Raises ``ConfigError`` for what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, received {seed!r}")
+
+
+def _check_shares(**shares: Any) -> None:
     for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ConfigError(f"{name} must be at least 0 and below 1, received {share}")
+        is_number = isinstance(share, Real) and not isinstance(share, bool)
+        if not (is_number and 0 <= share < 1):
+            received = share if is_number else repr(share)
+            raise ConfigError(f"{name} must be at least 0 and below 1, received {received}")
 
 
 def _label_pairs(dataset: Dataset, chosen: NDArray[np.bool_], test: float, validation: float, seed: int) -> Labels:
@@ -192,8 +201,7 @@ def _build(
     exclude_seen: bool = True,
     candidates: tuple[NDArray[np.int32], NDArray[np.int32]] | tuple[None, None] = (None, None),
 ) -> Split:
-    train = dataset.with_interactions(dataset.interactions.take(labels == _TRAIN))
-    refit = dataset.with_interactions(dataset.interactions.take(labels != _TEST))
+    train, refit = _part(dataset, labels == _TRAIN), _part(dataset, labels != _TEST)
     validation = _hold_out(dataset, labels == _VALIDATION, train, repeats, exclude_seen, candidates[0])
     test = _hold_out(dataset, labels == _TEST, refit, repeats, exclude_seen, candidates[1])
     if not len(test) or not len(train.histories.values):
@@ -202,6 +210,12 @@ def _build(
             f"{len(test)} users to test; give more data or another share"
         )
     return Split(name, train, refit, validation, test, labels)
+
+
+def _part(dataset: Dataset, events: NDArray[np.bool_]) -> Dataset:
+    """The dataset as it was when only ``events`` had happened: what a user thought of an item later is not known."""
+    part = dataset.with_interactions(dataset.interactions.take(events))
+    return part if dataset.feedback is None else dataset.feedback.apply(part)
 
 
 def _hold_out(
@@ -218,7 +232,7 @@ def _hold_out(
     before are asked for, too.
     """
     seen = _distinct(np.sort(_pair_keys(known)))
-    events = dataset.interactions.take(hidden)
+    events = _part(dataset, hidden).interactions
     hidden_keys = _pair_keys(dataset)[hidden]
     # np.unique gives the first of equal keys, which from the end is the last event.
     keys, from_end = np.unique(hidden_keys[::-1], return_index=True)
@@ -249,6 +263,7 @@ def _hold_out(
         candidates=candidates,
         ratings=ratings,
         rated=rated,
+        items=dataset.items,
     )
 
 

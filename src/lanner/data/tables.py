@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -15,16 +15,24 @@ Keep = Literal["interacting", "listed"]
 
 @dataclass(frozen=True)
 class Table:
-    """One file's rows. Row ``r`` of the frame is line ``first_line + r`` of the file."""
+    """One file's rows. Row ``r`` of the frame is line ``first_line + r`` of the file.
+
+    unit: what such a line is called; of a frame, it is a row.
+    """
 
     frame: pl.DataFrame
     path: Path
     first_line: int = 1
+    unit: Literal["line", "row"] = "line"
 
     def select(self, columns: dict[str, str]) -> "Table":
         """The columns ``{Lanner's name: name in the file}``."""
         frame = self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
         return replace(self, frame=frame)
+
+    def place(self, line: int) -> dict[str, Any]:
+        """Where a line is, as ``DataError`` takes it."""
+        return {"path": self.path, "line": line} if self.unit == "line" else {"path": f"{self.path}, row {line}"}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every model of the library can do: fit, recommend, find similar items, explain, save."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.artifacts.bundle import CHECKSUM, MANIFEST, Bundle, write_bundle
+from lanner.artifacts.bundle import CHECKSUM, KIND, MANIFEST, Bundle, write_bundle
 from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import DataConfig, RunConfig, SplitConfig, from_dict, to_dict
-from lanner.data.frames import kind_of, values_of
+from lanner.data.frames import kind_of
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.encoders import TextReader, open_text_reader
@@ -22,7 +22,7 @@ from lanner.files import write_folder
 from lanner.inference.explain import Explanation, Reason, reasons, said, sentence, short_reason
 from lanner.inference.ranker import Query, RankedScorer, Ranker, Ranking
 from lanner.library.keywords import Keyword, configured, documented, keywords_of, signature_of
-from lanner.library.requests import Questions, allowed
+from lanner.library.requests import Filters, Questions, allowed, checked_k, ids_of, path_of
 from lanner.library.results import SHOWN_ROWS, ItemExplanation, Notes, recommendations
 from lanner.models.recommender import Recommender
 from lanner.registry import CLOSED_FORMS, model_builder, without_unreadable_texts
@@ -30,6 +30,11 @@ from lanner.registry import CLOSED_FORMS, model_builder, without_unreadable_text
 _USERS_AT_ONCE = 256
 _NOT_SAID = "DATASET"
 """In place of the path of a dataset that has none."""
+_INSTEAD = "use lanner.GNNFilter()"
+_TO_GIVE_TEXTS = (
+    "to give texts: lanner.Dataset.from_frames(events, items=items, text=['title', 'description']), with the names of "
+    "your columns"
+)
 
 
 class Model:
@@ -78,7 +83,8 @@ class Model:
                 tenth of each user's items, then all of ``train`` is learned. Closed-form models ignore it.
 
         Raises:
-            ConfigError: ``train`` is no dataset. DataError: it holds nothing to learn from.
+            ConfigError: ``train`` is no dataset, or ``validation`` no held-out users of it.
+            DataError: ``train`` holds nothing to learn from.
             MissingExtraError: a package that the model needs is not installed.
         """
         if not isinstance(train, Dataset):
@@ -86,8 +92,9 @@ class Model:
                 f"fit takes a Dataset, received {type(train).__name__}; "
                 "make one with lanner.Dataset.from_frames, or give split.train"
             )
+        _check_validation(train, validation)
         config = replace(self.config, data=DataConfig(_NOT_SAID))
-        config, notes = without_unreadable_texts(config, train)
+        config, notes = without_unreadable_texts(config, train, _INSTEAD, _TO_GIVE_TEXTS)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         recommender = model_builder(self.name)(config, None).fit(train, validation)
@@ -100,10 +107,11 @@ class Model:
         """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; one that is there is replaced.
 
         Raises:
-            ConfigError: not fitted. StorageError: the disk refused. BundleError: the bundle it was loaded from is gone.
+            ConfigError: not fitted, or no path. StorageError: the disk refused.
+            BundleError: the bundle it was loaded from is gone.
         """
         self._fitted_ranker  # noqa: B018
-        path = Path(path)
+        path = path_of(path, "save")
         if self._bundle is not None:
             return _copied(self._bundle, path)
         assert self._recommender is not None
@@ -157,7 +165,7 @@ class Model:
         histories: Iterable[Sequence[str | int]] | None = None,
         texts: Any = None,
         k: int = 10,
-        filters: Mapping[str, Iterable[str] | str] | None = None,
+        filters: Filters | None = None,
         exclude_seen: bool = True,
         because: bool = True,
     ) -> Any:
@@ -182,8 +190,7 @@ class Model:
             RequestError: no users, or both users and histories; an unknown attribute; k below 1.
             ConfigError: not fitted.
         """
-        ranker = self._fitted_ranker
-        _check_k(k)
+        ranker, k = self._fitted_ranker, checked_k(k)
         questions = Questions.of(self.dataset, users, histories, texts)
         allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
         like, rankings = Query(k=k, allow=allow, explain=because), list[Ranking]()
@@ -203,12 +210,10 @@ class Model:
         for line in notes:
             warnings.warn(line, UserWarning, stacklevel=2)
         kind = self.dataset.frame_kind if users is None or kind_of(users) == "polars" else kind_of(users)
-        columns = self._columns("user_id", names, rankings)
+        columns = self._columns("user_id", questions.column(names), rankings)
         return recommendations(columns | ({"because": said_because} if because else {}), kind, notes, shown)
 
-    def similar_items(
-        self, items: Any, k: int = 10, *, filters: Mapping[str, Iterable[str] | str] | None = None
-    ) -> Any:
+    def similar_items(self, items: Any, k: int = 10, *, filters: Filters | None = None) -> Any:
         """The k items most similar to each of some items: those ranked highest for a user with that item alone.
 
         Returns:
@@ -218,17 +223,16 @@ class Model:
             UnknownIdError: an item is not known. RequestError: k below 1, or an unknown attribute.
             ConfigError: not fitted.
         """
-        ranker = self._fitted_ranker
-        _check_k(k)
-        asked = values_of(items)
-        rows = self.dataset.items.rows(asked)
+        ranker, k = self._fitted_ranker, checked_k(k)
+        rows = self.dataset.items.rows(ids_of(items, "items"))
         allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
         rankings = [ranker.similar(int(row), k, allow) for row in rows]
         targets = self.dataset.items.ids(rows.tolist())
         notes = Notes(fallback=tuple(name for name, one in zip(targets, rankings, strict=True) if one.fallback))
         for line in notes:
             warnings.warn(line.replace("users", "items"), UserWarning, stacklevel=2)
-        return recommendations(self._columns("target_item_id", targets, rankings), self.dataset.frame_kind, notes)
+        columns = self._columns("target_item_id", self.dataset.items.column(targets), rankings)
+        return recommendations(columns, self.dataset.frame_kind, notes)
 
     def explain(
         self,
@@ -282,19 +286,35 @@ class Model:
     def _reasons(self, explanation: Explanation) -> list[Reason]:
         return reasons(explanation, *self._names)
 
-    def _columns(self, who: str, names: Sequence[Any], rankings: Sequence[Ranking]) -> dict[str, Any]:
+    def _columns(self, who: str, names: NDArray[np.int64] | list[str], rankings: Sequence[Ranking]) -> dict[str, Any]:
         lengths = [len(ranking.items) for ranking in rankings]
         rows = np.concatenate([np.empty(0, np.int64), *(ranking.items for ranking in rankings)]).tolist()
         titles = self.dataset.item_catalogue.titles
-        whose = [name for name, length in zip(names, lengths, strict=True) for _ in range(length)]
-        ids = self.dataset.items.ids(rows)
+        items = self.dataset.items
+        whose = (
+            np.repeat(names, lengths)
+            if isinstance(names, np.ndarray)
+            else [name for name, length in zip(names, lengths, strict=True) for _ in range(length)]
+        )
         return {
-            who: np.array(whose, np.int64) if names and isinstance(names[0], int) else whose,
-            "item_id": np.array(ids, np.int64) if self.dataset.items.kind == "int" else ids,
+            who: whose,
+            "item_id": items.column(items.ids(rows)),
             "rank": np.array([rank for length in lengths for rank in range(1, length + 1)], np.int64),
             "score": np.concatenate([np.empty(0, np.float32), *(ranking.scores for ranking in rankings)]),
             "title": [titles[row] for row in rows],
         }
+
+
+def _check_validation(train: Dataset, validation: Any) -> None:
+    """Raises ``ConfigError`` unless these are held-out users of the dataset, or None."""
+    if validation is None:
+        return
+    if not isinstance(validation, HeldOut):
+        raise ConfigError(
+            f"validation takes held-out users, such as split.validation, received {type(validation).__name__}"
+        )
+    if not validation.is_of(train.items):
+        raise ConfigError("the items of validation are not those of train; take both from one split")
 
 
 def _copied(bundle: Bundle, path: Path) -> Path:
@@ -306,7 +326,7 @@ def _copied(bundle: Bundle, path: Path) -> Path:
         contents = {name: (bundle.path / name).read_bytes() for name in names}
     except OSError as error:
         raise BundleError(f"{bundle.path}: cannot be read ({error.strerror}); load the bundle anew") from None
-    write_folder(path, contents, replaceable=MANIFEST)
+    write_folder(path, contents, kind=KIND)
     return path
 
 
@@ -323,8 +343,3 @@ class _LazyReader:
     def _reader(self) -> TextReader:
         assert self._bundle.text_files is not None
         return open_text_reader(self._bundle.variant(), self._bundle.text_files)
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise RequestError(f"k must be at least 1, received {k}")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -22,16 +22,16 @@ from polars.io.plugins import register_io_source
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from lanner.data.frames import values_of
+from lanner.data.ids import IdMap, id_text
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError, Interrupted, RequestError, StorageError, optional_module
-from lanner.files import write_folder
+from lanner.files import FolderKind, write_folder
 from lanner.inference.bulk import BulkRanker, BulkRanking
 from lanner.inference.eligibility import RowMask
 from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.tables import take
-from lanner.library.requests import Questions, allowed
+from lanner.library.requests import Filters, allowed, checked_k, ids_of, path_of
 
 if TYPE_CHECKING:
     from lanner.library.estimator import Model
@@ -42,6 +42,8 @@ MOST_USERS, LEAST_USERS, SCORES_AT_ONCE = 8192, 256, 1 << 30
 """Users of a block: as many as give so many scores, within bounds. What is lost when an export is stopped is less."""
 EmbeddingFormat = Literal["parquet", "npy", "faiss"]
 FACTS = "embeddings.json"
+_VECTORS = ("users.parquet", "items.parquet", "users.npy", "user_ids.npy", "items.npy", "item_ids.npy", "items.faiss")
+_FOLDER = FolderKind("an export of embeddings", FACTS, lambda told: (FACTS, *_VECTORS) if "left_out" in told else ())
 Progress = Callable[[int, int], None]
 """Told the number of users done, and of all users."""
 WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
@@ -92,7 +94,7 @@ def export_recommendations(
     k: int = 100,
     users: Any = None,
     exclude_seen: bool = True,
-    filters: Mapping[str, Any] | None = None,
+    filters: Filters | None = None,
     progress: Progress | None = None,
 ) -> RecommendationsExport:
     """Write the k best items of every user, one row each: user_id, item_id, rank (from 1), score (higher is better).
@@ -110,10 +112,11 @@ def export_recommendations(
         progress: called after each block that was not kept from a stopped export.
 
     Raises:
-        RequestError: k below 1, an unknown attribute, or a name with another suffix. Interrupted: stopped by Ctrl-C.
-        StorageError: the disk refused. After the last two, finished blocks are kept.
+        ConfigError: not fitted. RequestError: k below 1, an unknown attribute, or a name with another suffix.
+        Interrupted: stopped by Ctrl-C. StorageError: the disk refused. After the last two, finished blocks are kept.
     """
-    path = _checked(Path(path).absolute())
+    _check_fitted(model)
+    path = _checked(path_of(path, "export_recommendations").absolute())
     request = _Request.of(model, k, users, filters, exclude_seen=exclude_seen)
     done = resumed = popular = written = 0
     try:
@@ -136,7 +139,7 @@ def export_recommendations(
         finished.remove()
     except KeyboardInterrupt:
         state = f"{done:,} of {len(request):,} users are finished"
-        raise Interrupted(f"{path.name}: stopped; {state}; the same command goes on from there") from None
+        raise Interrupted(f"{path.name}: stopped; {state}; the same export goes on from there") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({reason}); finished blocks are kept") from error
@@ -160,12 +163,13 @@ def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFo
         format: parquet, npy or faiss.
 
     Raises:
-        ConfigError: the model has no vectors, or an unknown format. StorageError: the disk refused, or the folder
-        holds something else. MissingExtraError: faiss is not installed.
+        ConfigError: not fitted, a model without vectors, or an unknown format. StorageError: the disk refused, or
+        the folder holds something else. MissingExtraError: faiss is not installed.
     """
     if format not in get_args(EmbeddingFormat):
         raise ConfigError(f"unknown format '{format}'; choose one of {', '.join(get_args(EmbeddingFormat))}")
-    scoring, dataset, folder = model._fitted_ranker.model, model.dataset, Path(folder)
+    _check_fitted(model)
+    scoring, dataset, folder = model._fitted_ranker.model, model.dataset, path_of(folder, "export_embeddings")
     if not scoring.dimensions:
         raise ConfigError(
             f"the model {model.name} has no embeddings: its scores are not inner products of vectors; "
@@ -176,7 +180,7 @@ def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFo
     if has_bias:
         user_UD = np.hstack([user_UD, np.ones((len(user_UD), 1), np.float32)])
         item_ID = np.hstack([item_ID, scoring.bias_I[:, None]])
-    files = {**_packed("user", dataset.user_ids, user_UD, format), **_packed("item", dataset.item_ids, item_ID, format)}
+    files = {**_packed("user", dataset.users, user_UD, format), **_packed("item", dataset.items, item_ID, format)}
     parts = {"item_to_item": scoring.item_to_item, "head": scoring.head}
     left_out = tuple(name for name, part in parts.items() if part is not None)
     facts = {
@@ -187,7 +191,7 @@ def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFo
         "bias": "last dimension" if has_bias else None,
         "left_out": left_out,
     }
-    write_folder(folder, {**files, FACTS: json.dumps(facts, indent=1).encode()}, replaceable=FACTS)
+    write_folder(folder, {**files, FACTS: json.dumps(facts, indent=1).encode()}, kind=_FOLDER)
     return EmbeddingsExport(folder, (*files, FACTS), len(user_UD), len(item_ID), item_ID.shape[1], has_bias, left_out)
 
 
@@ -208,24 +212,20 @@ class _Request:
     dataset: Dataset
     everyone: UserBatch
     rows: NDArray[np.int64]
-    names: Sequence[Any]
+    names: NDArray[np.int64] | list[str]
     k: int
     read: _ReadProfiles | None
     allow: RowMask | None
     exclude_seen: bool
 
     @classmethod
-    def of(
-        cls, model: "Model", k: int, users: Any, filters: Mapping[str, Any] | None, *, exclude_seen: bool
-    ) -> "_Request":
-        if k < 1:
-            raise RequestError(f"k must be at least 1, received {k}")
-        dataset = model.dataset
-        nobody, names = dataset.num_users, dataset.user_ids
+    def of(cls, model: "Model", k: int, users: Any, filters: Filters | None, *, exclude_seen: bool) -> "_Request":
+        k, dataset = checked_k(k), model.dataset
+        nobody, names = dataset.num_users, dataset.users.column(dataset.user_ids)
         rows = np.arange(nobody)
         if users is not None:
-            asked = list(dict.fromkeys(map(str, values_of(users))))
-            names = Questions.of(dataset, asked, None, None).names
+            asked = list(dict.fromkeys(map(id_text, ids_of(users, "users"))))
+            names = dataset.users.column(dataset.users.given_back(asked))
             rows = np.array([dataset.users.row(one) if one in dataset.users else nobody for one in asked], np.int64)
         allow = allowed(dataset.item_catalogue.attributes, filters, dataset.num_items)
         everyone = _with_nobody(dataset.user_batch())
@@ -261,7 +261,8 @@ class _Request:
 
     def frame(self, finished: "_Blocks") -> pl.LazyFrame:
         """All rows of the output, of which a few blocks at a time are in memory."""
-        users, items = _series("user_id", self.names), _series("item_id", self.dataset.item_ids)
+        users = _series("user_id", self.names)
+        items = _series("item_id", self.dataset.items.column(self.dataset.item_ids))
 
         def frames(*_: Any) -> Iterator[pl.DataFrame]:
             first = 0
@@ -349,6 +350,15 @@ class _Blocks:
         return self.folder / f"{place:06d}.safetensors"
 
 
+def _check_fitted(model: Any) -> None:
+    """Raises ``ConfigError`` for what cannot answer."""
+    from lanner.library.estimator import Model
+
+    if not isinstance(model, Model):
+        raise ConfigError(f"an export takes a model, received {type(model).__name__}")
+    model._fitted_ranker  # noqa: B018
+
+
 def _checked(path: Path) -> Path:
     if path.suffix not in WRITERS:
         raise RequestError(f"{path.name}: unknown format; the name must end with one of {', '.join(WRITERS)}")
@@ -397,10 +407,9 @@ def _user_vectors(model: "Model") -> NDArray[np.float32]:
     return found_UD
 
 
-def _packed(
-    kind: str, ids: Sequence[Any], vectors_ND: NDArray[np.float32], format: EmbeddingFormat
-) -> dict[str, bytes]:
+def _packed(kind: str, known: IdMap, vectors_ND: NDArray[np.float32], format: EmbeddingFormat) -> dict[str, bytes]:
     """Bytes by file name. kind: user or item."""
+    ids = known.column(known.ids(range(len(known))))
     if format == "parquet":
         file = BytesIO()
         pl.DataFrame([_series(f"{kind}_id", ids), pl.Series("vector", vectors_ND)]).write_parquet(file)
@@ -421,9 +430,5 @@ def _npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def _series(name: str, ids: Sequence[Any]) -> pl.Series:
-    """Ids as integers or texts; integers beyond 64 bits are texts."""
-    try:
-        return pl.Series(name, ids, pl.Int64 if ids and isinstance(ids[0], int) else pl.String)
-    except OverflowError:
-        return pl.Series(name, list(map(str, ids)), pl.String)
+def _series(name: str, ids: NDArray[np.int64] | list[str]) -> pl.Series:
+    return pl.Series(name, ids, pl.Int64 if isinstance(ids, np.ndarray) else pl.String)

@@ -1,28 +1,41 @@
 """Load a dataset or a model, evaluate one, compare several."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lanner import evaluation
 from lanner.artifacts.bundle import read_bundle
 from lanner.config import DataConfig
 from lanner.data.feedback import FeedbackConfig
 from lanner.data.frames import to_frame, with_feedback
-from lanner.data.interactions import Dataset
+from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.evaluation import Report, Scorer
+from lanner.evaluation.metrics import RANKED
+from lanner.evaluation.protocol import RankingScorer
 from lanner.library.estimator import Model
 from lanner.library.models import MODELS
+from lanner.library.requests import path_of
 from lanner.registry import load_dataset as read_dataset
 
 DEFAULT_METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
+_OF_SCORES = ("auc", "rmse", "mae")
+"""Metrics without a cutoff."""
+_NEEDED = {
+    "rmse": "the test events have no ratings",
+    "mae": "the test events have no ratings",
+    "novelty": "it counts what a model of Lanner was fitted on",
+}
+"""Why a metric is not there for some tests."""
 
 
 def load_dataset(
@@ -40,8 +53,14 @@ def load_dataset(
         positive_threshold, behaviour_weights: as in ``Dataset.from_frames``.
 
     Raises:
-        DataError: nothing there, no known format, or no usable event. ConfigError: a recipe with an unknown key.
+        DataError: nothing there, no known format, or no usable event. ConfigError: no path, or a recipe with an
+            unknown setting.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"load_dataset takes a name or a path, received {type(path).__name__}; "
+            "for frames: lanner.Dataset.from_frames"
+        )
     feedback = FeedbackConfig(positive_threshold, dict(behaviour_weights or {}))
     return with_feedback(read_dataset(DataConfig(str(path), format)), feedback, str(path))
 
@@ -52,28 +71,36 @@ def load(path: Path | str) -> Model:
     Ids have the type that they were saved with; frames are Polars. Nothing but a neural model's ``save`` needs torch.
 
     Raises:
-        BundleError: no bundle there, a damaged one, or one of another schema version.
+        BundleError: no bundle there, a damaged one, or one of another schema version. ConfigError: no path.
     """
-    bundle = read_bundle(path)
+    bundle = read_bundle(path_of(path, "load"))
     return MODELS.get(bundle.manifest["model"]["name"], Model).of_bundle(bundle)
 
 
-def evaluate(model: Model | Scorer, test: HeldOut, metrics: Sequence[str] = DEFAULT_METRICS) -> Report:
+def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] = DEFAULT_METRICS) -> Report:
     """Rank all items for the test users and measure.
 
     Args:
         model: fitted or loaded; or anything with ``score(users) -> [users, items]``.
         test: such as ``split.test``.
-        metrics: each with its cutoff, such as ``ndcg@10``: ndcg, recall, precision, hr, mrr, map, coverage, novelty;
-            or auc, rmse, mae.
+        metrics: one or several, each with its cutoff, such as ``ndcg@10``: ndcg, recall, precision, hr, mrr, map,
+            coverage, novelty (of models of Lanner); or auc, and of test events with ratings rmse and mae.
 
     Returns:
         A report: ``metrics`` by name, ``ci95`` (bootstrap intervals over users), ``per_user``.
 
     Raises:
-        ConfigError: an unknown metric, a model that is not fitted, or one that was fitted on another dataset.
+        ConfigError: an unknown metric, a model that is not fitted, one that was fitted on another dataset, or scores of
+            another shape than users × items.
     """
-    wanted = {metric: _parsed(metric) for metric in metrics}
+    if not isinstance(test, HeldOut):
+        raise ConfigError(f"expected held-out users, such as split.test, received {type(test).__name__}")
+    if not isinstance(model, Model) and (isinstance(model, type) or not hasattr(model, "score")):
+        raise ConfigError(
+            f"evaluate takes a model, or anything with score(users) -> [users, items], received {type(model).__name__}"
+        )
+    computable = _computable(test, is_model=isinstance(model, Model))
+    wanted = {metric: _parsed(metric, computable) for metric in _several(metrics)}
     ks = sorted({k for _, k in wanted.values() if k}) or [10]
     popularity = None
     if isinstance(model, Model):
@@ -81,7 +108,7 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: Sequence[str] = DEFA
         _check_items(model, test)
         popularity = np.bincount(model.dataset.histories.values, minlength=model.dataset.num_items)
     else:
-        scorer = model
+        scorer = model if isinstance(model, RankingScorer) else _CheckedScorer(model, test)
     names = list(dict.fromkeys(name for name, _ in wanted.values()))
     found = evaluation.evaluate(scorer, test, ks, names, popularity)
     keys = {metric: name if k is None else f"{name}_at_{k}" for metric, (name, k) in wanted.items()}
@@ -93,7 +120,7 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: Sequence[str] = DEFA
 
 
 def compare(
-    models: Mapping[str, Model | Scorer], test: HeldOut, metrics: Sequence[str] = ("ndcg@10", "recall@20")
+    models: Mapping[str, Model | Scorer], test: HeldOut, metrics: str | Sequence[str] = ("ndcg@10", "recall@20")
 ) -> Any:
     """Every pair of models on the same test users, user by user.
 
@@ -104,8 +131,14 @@ def compare(
     Raises:
         ConfigError: fewer than two models, an unknown metric, or one that is no mean over users.
     """
+    if not isinstance(models, Mapping):
+        raise ConfigError(
+            "compare takes two or more models by name, such as {'first': model, 'second': other}, "
+            f"received {type(models).__name__}"
+        )
     if len(models) < 2:
         raise ConfigError(f"compare takes two or more models by name, received {len(models)}")
+    metrics = _several(metrics)
     reports = {name: replace(evaluate(model, test, metrics), name=name) for name, model in models.items()}
     rows = []
     for metric in metrics:
@@ -123,18 +156,65 @@ def compare(
 
 
 def _check_items(model: Model, test: HeldOut) -> None:
-    lists = (test.positives, test.excluded, test.users.history)
-    last = max((int(one.values.max()) for one in lists if len(one.values)), default=-1)
-    if last >= model.dataset.num_items:
+    if not test.is_of(model.dataset.items) or _last_item(test) >= model.dataset.num_items:
         raise ConfigError(
-            f"the test users have items beyond the {model.dataset.num_items:,} of the model; "
+            "the test users' items are not those of the model; "
             "evaluate it on a split of the dataset that it was fitted on"
         )
 
 
-def _parsed(metric: str) -> tuple[str, int | None]:
+def _last_item(test: HeldOut) -> int:
+    """The highest row of an item that the test speaks of; −1 where there is none."""
+    lists = (test.positives, test.excluded, test.users.history)
+    return max((int(one.values.max()) for one in lists if len(one.values)), default=-1)
+
+
+class _CheckedScorer:
+    """A scorer of the caller's, whose scores are looked at before they are used."""
+
+    def __init__(self, scorer: Scorer, test: HeldOut) -> None:
+        self._scorer = scorer
+        self._num_items = None if test.items is None else len(test.items)
+        self._last = _last_item(test)
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Raises ``ConfigError`` for anything but numbers ``[users, items]``."""
+        scores: Any = self._scorer.score(users)
+        try:
+            scores = np.asarray(scores, np.float32) if not isinstance(scores, np.ndarray) else scores
+        except (TypeError, ValueError):
+            scores = np.array("")
+        if scores.dtype.kind not in "fiub":
+            raise ConfigError("the scorer must return numbers, one for each user and item")
+        items = self._num_items if self._num_items is not None else max(self._last + 1, *scores.shape[1:2], 0)
+        if scores.shape != (len(users), items):
+            raise ConfigError(f"the scorer returned the shape {scores.shape}, expected {(len(users), items)}")
+        numbers: NDArray[np.float32] = scores
+        return numbers
+
+
+def _computable(test: HeldOut, *, is_model: bool) -> tuple[str, ...]:
+    """Names of the metrics that can be computed for these users."""
+    of_lists = (*RANKED, "coverage", *(["novelty"] if is_model else []))
+    return of_lists + (_OF_SCORES if test.ratings is not None else _OF_SCORES[:1])
+
+
+def _several(metrics: Any) -> list[Any]:
+    """The metrics, of which one may stand alone."""
+    found = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    if not found:
+        raise ConfigError("no metric is given; give one or several, such as ndcg@10")
+    return found
+
+
+def _parsed(metric: Any, computable: Sequence[str]) -> tuple[str, int | None]:
     """The name and the cutoff of ``ndcg@10``."""
-    match = re.fullmatch(r"([a-z]+)(?:@([1-9]\d*))?", metric)
-    if match is None or (match[2] is None) != (match[1] in ("auc", "rmse", "mae")):
-        raise ConfigError(f"metric '{metric}': expected a name and a cutoff, such as ndcg@10, or auc, rmse, mae")
+    match = re.fullmatch(r"([a-z]+)(?:@([1-9][0-9]{0,8}))?", metric) if isinstance(metric, str) else None
+    if match is not None and match[1] not in computable:
+        why = _NEEDED.get(match[1])
+        problem = f"unknown metric '{metric}'" if why is None else f"metric '{metric}' cannot be computed: {why}"
+        raise ConfigError(f"{problem}; choose from {', '.join(computable)}")
+    if match is None or (match[2] is None) != (match[1] in _OF_SCORES):
+        alone = ", ".join(name for name in _OF_SCORES if name in computable)
+        raise ConfigError(f"metric '{metric}': expected a name and a cutoff, such as ndcg@10, or {alone}")
     return match[1], None if match[2] is None else int(match[2])

@@ -1,18 +1,26 @@
 """From ids, histories and texts to queries of the ranker."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute
 from lanner.data.frames import values_of
+from lanner.data.ids import id_text
 from lanner.data.interactions import Dataset
-from lanner.errors import RequestError
+from lanner.errors import ConfigError, RequestError
 from lanner.inference.eligibility import RowMask
 from lanner.inference.ranker import Query, queries_of
+
+Filters = Mapping[str, Iterable[str | float] | str | float]
+"""Values, or one value, by attribute; numbers stand for their text."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,9 @@ class Questions:
             raise RequestError("one of users, histories or texts is required")
         if users is not None and histories is not None:
             raise RequestError("users and histories exclude each other: the history of a user is known")
-        asked = None if users is None else values_of(users)
-        read = None if texts is None else values_of(texts)
-        lists = None if histories is None else [_history(one) for one in histories]
+        asked = None if users is None else ids_of(users, "users")
+        read = None if texts is None else _texts(texts)
+        lists = None if histories is None else _histories(histories)
         number = len(asked if asked is not None else lists if lists is not None else read or ())
         if read is not None and len(read) != number:
             raise RequestError(f"received {len(read)} texts for {number} users; give one text for each")
@@ -50,15 +58,17 @@ class Questions:
         """What the column ``user_id`` holds: ids, or the places 0 … n − 1 of anonymous users."""
         if self.users is None:
             return list(range(len(self)))
-        if self.dataset.users.kind == "int" and all(str(one).lstrip("-").isdigit() for one in self.users):
-            return [int(one) for one in self.users]
-        return [str(one) for one in self.users]
+        return self.dataset.users.given_back(self.users)
+
+    def column(self, names: list[Any]) -> NDArray[np.int64] | list[str]:
+        """``names`` as a column of one type."""
+        return np.array(names, np.int64) if self.users is None else self.dataset.users.column(names)
 
     @property
     def unknown(self) -> list[str]:
         """Ids that are not known, each once; they have no effect."""
-        users = [str(one) for one in self.users or () if one not in self.dataset.users]
-        items = [str(one) for history in self.histories or () for one in history if one not in self.dataset.items]
+        users = [id_text(one) for one in self.users or () if one not in self.dataset.users]
+        items = [id_text(one) for history in self.histories or () for one in history if one not in self.dataset.items]
         return list(dict.fromkeys([*users, *items]))
 
     def blocks(self, size: int, like: Query, *, exclude_seen: bool) -> Iterator[list[Query]]:
@@ -95,19 +105,26 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
     """Items that have, of each attribute named, at least one of the values; None where nothing is asked for.
 
     Raises:
-        RequestError: no such attribute.
+        RequestError: no such attribute, or values that are none.
     """
+    if filters is None:
+        return None
+    if not isinstance(filters, Mapping):
+        raise RequestError(
+            "filters must be values by attribute, such as {'genres': ['Drama']}, "
+            f"received {type(filters).__name__} {filters!r}"
+        )
     if not filters:
         return None
     mask = np.ones(num_items, np.bool_)
     for name, wanted in filters.items():
         if name not in attributes:
-            near = difflib.get_close_matches(name, attributes, 1)
+            near = difflib.get_close_matches(str(name), attributes, 1)
             advice = f"did you mean '{near[0]}'? " if near else ""
             known = ", ".join(attributes) or "none"
             raise RequestError(f"unknown attribute '{name}'; {advice}known attributes: {known}")
         attribute = attributes[name]
-        values = {str(value) for value in ([wanted] if isinstance(wanted, str) else wanted)}
+        values = {id_text(value) for value in _wanted(name, wanted)}
         codes = [code for code, value in enumerate(attribute.names) if value in values]
         having = np.zeros(num_items, np.bool_)
         having[attribute.codes.row_of_value[np.isin(attribute.codes.values, codes)]] = True
@@ -115,7 +132,62 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
     return RowMask(mask)
 
 
-def _history(one: Any) -> list[Any]:
-    if isinstance(one, str | int | np.integer):
-        raise RequestError(f"histories must be lists of item ids, one for each user, received {one!r} as a history")
-    return values_of(one)
+def checked_k(k: Any) -> int:
+    """Raises ``RequestError`` for what is no number of items."""
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise RequestError(f"k must be a whole number of at least 1, received {k!r}")
+    if k < 1:
+        raise RequestError(f"k must be at least 1, received {k}")
+    return int(k)
+
+
+def path_of(given: Any, what: str) -> Path:
+    """Raises ``ConfigError`` for what is no path; what: the function that takes it."""
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(f"{what} takes a path, received {type(given).__name__}")
+    return Path(given)
+
+
+def ids_of(given: Any, what: str) -> list[Any]:
+    """A list of ids; raises ``RequestError`` for what is none."""
+    if isinstance(given, Real) or (isinstance(given, np.ndarray) and not given.ndim):
+        return [given]
+    try:
+        return values_of(given)
+    except TypeError:
+        kind = type(given).__name__
+        raise RequestError(f"{what} must be ids: a list, an array or a column, received {kind}") from None
+
+
+def _texts(given: Any) -> list[str | None]:
+    try:
+        texts = values_of(given)
+    except TypeError:
+        texts = [given]
+    # What pandas has where a text is missing is unequal to itself.
+    texts = [None if isinstance(text, float) and text != text else text for text in texts]
+    for text in texts:
+        if not isinstance(text, str | None):
+            raise RequestError(f"texts must be strings, received {text!r}")
+    return texts
+
+
+def _histories(given: Any) -> list[list[Any]]:
+    expected = "histories must be lists of item ids, one for each user"
+    if not isinstance(given, Iterable):
+        raise RequestError(f"{expected}, received {given!r}")
+    lists = []
+    for one in given:
+        if isinstance(one, str) or not isinstance(one, Iterable):
+            raise RequestError(f"{expected}, received {one!r} as a history")
+        lists.append(values_of(one))
+    return lists
+
+
+def _wanted(name: str, values: Any) -> list[Any]:
+    """The values of one filter; raises ``RequestError`` where there are none."""
+    if isinstance(values, str | Real):
+        return [values]
+    if not isinstance(values, Iterable) or isinstance(values, Mapping):
+        raise RequestError(f"the filter '{name}' must be a value or a list of values, received {values!r}")
+    return values_of(values)

@@ -15,6 +15,7 @@ from lanner.inference.explain import Reason
 SHOWN_ROWS = 50
 """Rows whose contributions are kept for a notebook."""
 _SHOWN_PARTS = 3
+_IDENTIFYING = ("user_id", "item_id", "rank", "score")
 _POSITIVE, _NEGATIVE = "#4c78a8", "#e45756"
 _CELL = "text-align:left;padding:2px 10px 2px 0;vertical-align:top"
 
@@ -24,7 +25,8 @@ class Notes:
     """What a frame of recommendations does not say in its columns.
 
     unknown: ids of the request that are not known; they had no effect. fallback: users of whom the model knows nothing
-    that it reads, so that popular items were recommended. text_ignored: the model does not use texts, and some were given.
+    that it reads, so that popular items were recommended. text_ignored: texts were given, and the model does not use
+    them.
     """
 
     unknown: tuple[str, ...] = ()
@@ -95,7 +97,21 @@ def recommendations(
     else:
         frame = _PolarsRecommendations(columns, schema_overrides={n: pl.String for n, v in columns.items() if empty(v)})
     frame.notes, frame.contributions = notes, tuple(parts)
+    frame.explained_rows = _rows_of(frame, len(parts))
     return frame
+
+
+def _rows_of(frame: Any, number: int) -> list[tuple[Any, ...]]:
+    """What tells the first rows of a frame from others; empty where a column is gone."""
+    if not set(_IDENTIFYING) <= set(frame.columns):
+        return []
+    columns = [frame[name].head(number).to_numpy().tolist() for name in _IDENTIFYING]
+    return list(zip(*columns, strict=True))
+
+
+def _are_in_place(frame: Any) -> bool:
+    """Whether the contributions still belong to the first rows: a frame may have been changed in place."""
+    return bool(frame.contributions) and _rows_of(frame, len(frame.contributions)) == frame.explained_rows
 
 
 class _PolarsRecommendations(pl.DataFrame):
@@ -103,9 +119,10 @@ class _PolarsRecommendations(pl.DataFrame):
 
     notes = Notes()
     contributions: tuple[Sequence[Reason], ...] = ()
+    explained_rows: Sequence[tuple[Any, ...]] = ()
 
     def _repr_html_(self, *, _from_series: bool = False) -> str:
-        if not self.contributions:
+        if not _are_in_place(self):
             return super()._repr_html_(_from_series=_from_series)
         return _table(self.columns, self.head(len(self.contributions)).rows(), self.height, self.contributions)
 
@@ -117,9 +134,10 @@ def _pandas_class() -> Any:
     class PandasRecommendations(pd.DataFrame):  # type: ignore[misc,unused-ignore]
         """A ``pandas.DataFrame`` that shows its contributions; what is made of it is a plain one."""
 
-        _metadata = ("notes", "contributions")
+        _metadata = ("notes", "contributions", "explained_rows")
         notes = Notes()
         contributions: tuple[Sequence[Reason], ...] = ()
+        explained_rows: Sequence[tuple[Any, ...]] = ()
 
         @property
         def _constructor(self) -> Any:
@@ -129,7 +147,7 @@ def _pandas_class() -> Any:
             return pd.DataFrame, (pd.DataFrame(self),)
 
         def _repr_html_(self) -> Any:
-            if not self.contributions:
+            if not _are_in_place(self):
                 return super()._repr_html_()
             shown = self.head(len(self.contributions)).itertuples(index=False, name=None)
             return _table(list(self.columns), list(shown), len(self), self.contributions)

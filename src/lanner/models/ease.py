@@ -13,6 +13,7 @@ from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, DataError
 from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.models.finite import require_finite
 from lanner.models.linear import item_to_item_model, strongest_entries, training_matrix
 from lanner.models.recommender import Recommender
 
@@ -32,6 +33,7 @@ class EASEConfig:
     """Refuse to start if the dense items × items float32 matrix would need more MiB than this."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "ease")
         if not self.regularisation > 0:
             raise ConfigError(f"ease.regularisation must be above 0, received {self.regularisation}")
         if self.neighbours < 1:

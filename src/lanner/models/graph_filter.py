@@ -17,6 +17,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
+from lanner.models.finite import require_finite
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -46,6 +47,7 @@ class GraphFilterConfig:
     """Random seed of that SVD."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "graph-filter")
         if self.neighbours < 1 or self.power_iterations < 1:
             raise ConfigError("graph-filter.neighbours and graph-filter.power_iterations must be at least 1")
         if self.rank < 0 or self.seed < 0 or not self.low_pass_weight >= 0:

@@ -12,6 +12,7 @@ from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, optional_module
 from lanner.inference.scoring_model import FoldIn, ScoringModel, tie_break
+from lanner.models.finite import require_finite
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -32,6 +33,7 @@ class IALSConfig:
     """Random seed of the initial factors."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "ials")
         if self.factors < 1 or self.iterations < 1:
             raise ConfigError("ials.factors and ials.iterations must be at least 1")
         if not (self.regularisation > 0 and self.alpha > 0):

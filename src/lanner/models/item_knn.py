@@ -12,6 +12,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.models.finite import require_finite
 from lanner.models.linear import item_to_item_model, training_matrix
 from lanner.models.recommender import Recommender
 
@@ -26,6 +27,7 @@ class ItemKNNConfig:
     """Added to the denominator of the cosine, so that similarities that rest on few users count less."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "item-knn")
         if self.neighbours < 1:
             raise ConfigError(f"item-knn.neighbours must be at least 1, received {self.neighbours}")
         if not self.shrinkage >= 0:

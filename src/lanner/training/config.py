@@ -1,10 +1,10 @@
 """Settings of the training loop; read by everyone, torch or not."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lanner.errors import ConfigError
+from lanner.models.finite import require_finite
 
 Objective = Literal["softmax", "bpr"]
 
@@ -37,14 +37,15 @@ class TrainingConfig:
     """Random seed of batches, hidden items and sampled candidates."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "training")
         for name in ("epochs", "patience", "batch_users", "num_candidates"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
         for name in ("learning_rate", "fusion_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, received {getattr(self, name)}")
         for name in ("seed", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
         if not 0 < self.hide < 1:
             raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")

@@ -1,5 +1,6 @@
 """One file to one table: delimited text, JSON lines and Parquet, each error with its file, line and field."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -20,6 +21,7 @@ from lanner.errors import ConfigError, DataError
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = (",", "\t", ";", "|")
 """Those that are recognised, the likeliest first."""
+EMPTY = "an empty file, or an empty first line; begin with a header such as user,item"
 _BOM = b"\xef\xbb\xbf"
 _QUOTED = re.compile(r'"[^"]*"')
 
@@ -45,6 +47,11 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.escape) > 1:
             raise ConfigError(f"layout.escape must be one character, received '{self.escape}'")
+        try:
+            "\n".encode(self.encoding)
+        except LookupError:
+            known = "write one such as utf-8, latin-1 or utf-16"
+            raise ConfigError(f"layout.encoding: no encoding '{self.encoding}'; {known}") from None
 
 
 class Header(NamedTuple):
@@ -115,6 +122,8 @@ def column_names(path: Path, layout: Layout = Layout()) -> list[str]:
 def require(names: Sequence[str], wanted: Iterable[str], path: Path, separator: str = "") -> None:
     """Raise ``DataError`` for the first wanted column that is not among ``names``, or there twice."""
     for name in wanted:
+        if not names:
+            raise DataError(EMPTY, path=path, line=1)
         if name not in names:
             cut = f" (separated by {separator!r}; layout.separator in a recipe sets another)" if separator else ""
             raise DataError(f"no such column; the file has {', '.join(names)}{cut}", path=path, line=1, field=name)
@@ -197,16 +206,18 @@ def header(path: Path, layout: Layout) -> Header:
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            line = file.readline()
+            line = file.read() if _is_wide(layout) else file.readline()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"not a gzip file, or cut short ({error})", path=path) from error
-    line = line[: line.index(b"\r") + 1] if b"\r" in line.rstrip(b"\r\n") else line
+    if b"\r" in line.rstrip(b"\r\n") and not _is_wide(layout):
+        line = line[: line.index(b"\r") + 1]
     try:
         text = line.decode(layout.encoding).removeprefix("\ufeff").rstrip("\r\n")
+        text = re.split(r"[\r\n]", text, maxsplit=1)[0] if _is_wide(layout) else text
     except UnicodeDecodeError as error:
-        raise DataError(f"not text in {layout.encoding} ({error.reason})", path=path, line=1) from error
+        raise _not_text(path, line, layout, error) from error
     if "\0" in text:
-        raise DataError("not a text file", path=path, line=1)
+        raise DataError(f"not a text file, or one in another encoding; {_encoding_hint('utf-16')}", path=path, line=1)
     plain = _QUOTED.sub("", text) if layout.quote else text
     separator = layout.separator or max(_SEPARATORS, key=plain.count)
     if path.name in layout.columns:
@@ -219,8 +230,23 @@ def header(path: Path, layout: Layout) -> Header:
     return Header([cell.strip() for cell in cells] if text else [], len(line), separator)
 
 
+def _is_wide(layout: Layout) -> bool:
+    """Whether the end of a line is more than one byte."""
+    return "\n".encode(layout.encoding) != b"\n"
+
+
+def _not_text(path: Path, data: bytes, layout: Layout, error: UnicodeDecodeError) -> DataError:
+    likely = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
+    problem = f"not text in {layout.encoding} ({error.reason}); {_encoding_hint(likely)}"
+    return DataError(problem, path=path, line=data.count(b"\n", 0, error.start) + 1)
+
+
+def _encoding_hint(likely: str) -> str:
+    return f'name the encoding in a recipe (.toml), such as: layout.encoding = "{likely}"'
+
+
 def _numbers(path: Path, wanted: list[str], layout: Layout, integers: set[str], decimals: set[str]) -> Table | None:
-    if path.suffix == ".gz" or not set(wanted) <= integers | decimals:
+    if path.suffix == ".gz" or _is_wide(layout) or not set(wanted) <= integers | decimals:
         return None
     names, offset, separator = header(path, layout)
     require(names, wanted, path, separator)
@@ -238,14 +264,13 @@ def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
     headed = path.name not in layout.columns
     if not data.strip():
         if headed:
-            raise DataError("an empty file, not even a header line", path=path, line=1)
+            raise DataError(EMPTY, path=path, line=1)
         return Table(pl.DataFrame(schema=dict.fromkeys(wanted, pl.String)), path)
     try:
         # Bytes that are no text are found here, before a reader would put question marks in their place.
-        text = data.decode(layout.encoding)
+        text = data.decode(layout.encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"not text in {layout.encoding} ({error.reason})", path=path, line=line) from error
+        raise _not_text(path, data, layout, error) from error
     if "\n" not in text:
         text = text.replace("\r", "\n")
     names, _, separator = header(path, layout)

@@ -236,15 +236,10 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
         frame = _gathered(frame, one, entities.id, folder, layout)
     words = entities.words.items()
     frame = frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words)
-    lists = {
-        name: _trimmed(_plain_lists(pl.col(name)))
-        if isinstance(frame.schema[name], pl.List)
-        else split_values(pl.col(name), separator)
-        for name, separator in entities.attributes.items()
-    }
+    lists = {name: lists_of(frame[name], separator) for name, separator in entities.attributes.items()}
     frame = frame.with_columns(**lists)
     columns = [pl.col(entities.id).alias("id")]
-    columns += [_plain(pl.col(entities.title)).str.strip_chars().alias("title")] if entities.title else []
+    columns += [title_of(entities.title).alias("title")] if entities.title else []
     columns += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
     listed = Table(frame.select(*columns, *lists), path, table.first_line)
     return Entities(listed, entities.keep, bool(entities.latest))
@@ -255,6 +250,12 @@ def _by_place(column: pl.Series) -> pl.Series:
     places = read_order(column)
     places = places if places.null_count() == column.null_count() else column
     return places.to_frame("place").with_row_index("row").sort("place", maintain_order=True)["row"]
+
+
+def lists_of(column: pl.Series, separator: str) -> pl.Expr:
+    """A list of trimmed values in each row, without HTML, of a column of lists or of texts."""
+    one = pl.col(column.name)
+    return _trimmed(_plain_lists(one)) if isinstance(column.dtype, pl.List) else split_values(one, separator)
 
 
 def split_values(column: pl.Expr, separator: str) -> pl.Expr:
@@ -270,6 +271,11 @@ def split_values(column: pl.Expr, separator: str) -> pl.Expr:
     else:
         values = pl.concat_list(_plain(texts))
     return _trimmed(values)
+
+
+def title_of(column: str) -> pl.Expr:
+    """Titles without HTML."""
+    return _plain(pl.col(column)).str.strip_chars()
 
 
 def _trimmed(values: pl.Expr) -> pl.Expr:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from lanner.data.sources.files import JSON_SUFFIXES, Layout, column_names, data_suffix
+from lanner.data.sources.files import EMPTY, JSON_SUFFIXES, Layout, column_names, data_suffix
 from lanner.data.sources.mapping import OPTIONAL, EntityColumns, InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Entities, Table, Tables
 from lanner.errors import DataError
@@ -52,6 +52,8 @@ def read(path: Path) -> Tables:
     names = column_names(path, layout)
     found = {role: name for role, groups in NAMES.items() if (name := _called(groups, names, path, role))}
     for needed in (USER, ITEM):
+        if not names:
+            raise DataError(EMPTY, path=path, line=1)
         if needed not in found:
             advice = "rename a column, or name it in a recipe (.toml) as interactions." + needed
             if all(re.fullmatch(r"[\d.\s:;,|-]+", name) for name in names):

@@ -1,0 +1,52 @@
+"""Ids in requests: what is known goes out as in the dataset, and no id ends in a traceback."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import lanner
+
+LARGE = 99999999999999999999
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("asked", "given_back"),
+    [
+        ([3.0], [3]),
+        (3.0, [3]),
+        (np.array(3), [3]),
+        ([np.float32(3)], [3]),
+        (pl.Series([3.0, 2.0]), [3, 2]),
+        (["3", 2], [3, 2]),
+        (["999"], [999]),
+        (["²"], ["²"]),
+        (["--5"], ["--5"]),
+        (["007", 7], ["007", "7"]),
+        ([1, "q"], ["1", "q"]),
+        ([LARGE], [str(LARGE)]),
+        ([str(LARGE), 3], [str(LARGE), "3"]),
+    ],
+)
+def test_users_are_called_as_in_the_dataset(knn, tmp_path, asked, given_back):
+    found = knn.recommend(users=asked, k=1)
+    assert found["user_id"].to_list() == given_back
+    lanner.export_recommendations(knn, tmp_path / "r.parquet", k=1, users=asked)
+    assert pl.read_parquet(tmp_path / "r.parquet")["user_id"].to_list() == given_back
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_notes_name_each_id_once_and_as_it_is_kept(knn):
+    notes = knn.recommend(users=[1, 999.0, "999", "q"], k=1).notes
+    assert notes.unknown == ("999", "q")
+    assert notes.fallback == (999, 999, "q")
+    assert knn.explain(None, 103, history=[101.0, 99.0]).unknown == ("99",)
+
+
+def test_a_whole_number_in_a_frame_is_known_to_an_export(knn, tmp_path):
+    found = lanner.export_recommendations(knn, tmp_path / "r.csv", k=2, users=pl.Series([3.0, 3.0]))
+    assert (found.users, found.unknown) == (1, 0)
+
+
+def test_no_users_have_the_type_of_the_ids(knn):
+    assert knn.recommend(users=[], k=1).schema == knn.recommend(users=[2], k=1).schema
