@@ -38,7 +38,7 @@ def by_recipe(folder, text):
         ("a.csv", HEADED.replace("\n", "\r\n") + "\r\n"),
         ("a.csv", 'user , item\na,x\nb,"y"\n'),
         ("a.csv", '"user","of; ten; semicolons","item"\na,"1,5\n2",x\nb,,y\n'),
-        ("a.csv.gz", gzip.compress(HEADED.encode(, mtime=0))),
+        ("a.csv.gz", gzip.compress(HEADED.encode(), mtime=0)),
         ("a.jsonl", '\ufeff{"user": "a", "item": "x"}\n\n{"user": "b", "item": "y"}\n'),
         ("a.jsonl.gz", gzip.compress(b'{"user": "a", "item": "x"}\n{"user": "b", "item": "y"}\n', mtime=0)),
         ("a.csv", "userId,movieId\na,x\nb,y\n"),
