@@ -103,11 +103,13 @@ def test_any_malformed_bundle_is_one_line(ask, tmp_path, name, content):
         (("experiment", "report", "x", "--store", "events.db"), "no exposures of an experiment 'x'"),
         (("experiment", "report", "x", "--store", "events.db", "--share", "half"), "--share 'half' is no ARM=SHARE"),
         (("experiment", "report", "x", "--store", "events.db", "--share", "a=1"), "has 1 arm(s)"),
+        (("experiment", "report", "x", "--store", "typo.db"), "--store typo.db: no such file"),
         (("experiment", "report", "x", "--store", "redis://x"), "unknown store 'redis://'"),
     ],
 )
 def test_bad_input_is_one_line(ask, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
+    open_store("events.db").close()
     code, out, err = ask(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err

@@ -16,6 +16,7 @@ from lanner.errors import ConfigError, MissingExtraError, StorageError
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.pipeline import open_bundle, run
 from lanner.registry import SPLITS, planned
+from lanner.training.config import CHECKPOINT
 from lanner.training.loop import Trainer, TrainingConfig
 
 NETWORK = NeuralConfig(views=("graph", "filter"), dimensions=4, filter_rank=4)
@@ -178,6 +179,19 @@ def test_with_no_split_and_after_a_refit_every_event_was_learned_from(model, eve
     assert refit.report.metrics == plain.report.metrics
     assert everything.report is None
     assert [one.bundle.config["split"]["name"] for one in (plain, refit, everything)] == ["global-time", "none", "none"]
+
+
+def test_only_a_runs_own_checkpoint_is_removed(events, tmp_path):
+    config = from_dict({"data": {"path": str(events)}, "model": "popularity"})
+    own, foreign = tmp_path / "one.checkpoint", tmp_path / "two.checkpoint"
+    for folder in (own, foreign):
+        folder.mkdir()
+        (folder / CHECKPOINT).write_bytes(b"")
+    (foreign / "notes.txt").write_text("mine")
+    for name in ("one", "two"):
+        run(config, tmp_path / name)
+    assert not own.exists()
+    assert [entry.name for entry in foreign.iterdir()] == ["notes.txt"]
 
 
 def test_refit_trains_as_many_epochs_as_validation_chose(world, tmp_path, monkeypatch):

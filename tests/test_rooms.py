@@ -31,7 +31,7 @@ ROOMS = {
     "client": {"errors", "serving"},
     "config": {"errors", "settings", "data", "models", "training"},
     "registry": {"errors", "config", "data", "models", "training"},
-    "pipeline": {"errors", "config", "registry", "data", "models", "evaluation", "artifacts"},
+    "pipeline": {"errors", "config", "registry", "data", "models", "training", "evaluation", "artifacts"},
     "compress": {
         *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "artifacts"),
         "encoders",

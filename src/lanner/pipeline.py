@@ -1,7 +1,7 @@
 """The story on one page: load → feedback → plan → fit → evaluate → bundle."""
 
+import contextlib
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
 from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
+from lanner.training.config import CHECKPOINT
 
 Announce = Callable[[str], None]
 """Called with a line for each stage that begins."""
@@ -92,7 +93,7 @@ def run(
         metrics=_metrics(report, config, refit=refit),
         **serving_parts(recommender),
     )
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    _remove_checkpoint(checkpoint)
     read_as = feedback.describe(dataset.interactions)
     return Outcome(open_bundle(out), report, read_as, plan.notes, dataset.rejected, dataset.warnings)
 
@@ -144,6 +145,14 @@ def _check_writable(out: Path) -> None:
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{out}: cannot be written ({above} is no folder that you may write to); give another --out")
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    """Remove the files of a checkpoint, and their folder if it holds nothing else."""
+    for file in folder.glob(f"{CHECKPOINT}*"):
+        file.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:

@@ -207,10 +207,11 @@ class Rows:
 
 class Reading:
     def __init__(self):
-        self.calls = []
+        self.calls, self.texts = [], []
 
     def __call__(self, texts):
         self.calls.append(len(texts))
+        self.texts += texts
         if "damaged" in texts:
             raise ValueError("cannot be read")
         return features(texts)
@@ -255,6 +256,14 @@ def test_an_item_is_refused_before_it_is_stored(catalog, ingestion):
     assert (ingestion.failed, catalog.num_rows) == (5, 45)
     with pytest.raises(OverloadedError, match="serve a newer bundle"):
         ingestion.check("fargo", Item(title="Fargo"))
+
+
+def test_texts_are_cleaned_as_the_readers_of_datasets_clean_them(catalog, ingestion):
+    ingestion.apply(changes(("fargo", Item(title="Fargo &amp; <b>Co</b>", text="<p>love</p>"))))
+    assert catalog.named([catalog.row("fargo")]) == [("fargo", "Fargo & Co")]
+    assert ingestion._read.texts[-1].strip() == "love"
+    with pytest.raises(RequestError, match="neither text nor title"):
+        ingestion.check("gilda", Item(text="<br>"))
 
 
 def test_without_texts_known_items_change_and_new_ones_are_refused(catalog):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, group
+from lanner.cli.options import AsJson, BundlePath, existing_store, group
 from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def report(
     from lanner.serving.store import open_store
     from lanner.serving.versions.report import experiment_report
 
-    with closing(open_store(store)) as opened:
+    with closing(open_store(existing_store(store))) as opened:
         found = experiment_report(opened, name, horizon_hours * 3600, _shares(share) if share else None)
     if as_json:
         console.show_json({**asdict(found), "sample_ratio_mismatch": found.sample_ratio_mismatch})

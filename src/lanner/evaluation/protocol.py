@@ -148,7 +148,7 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
     found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
     if isinstance(scorer, RankingScorer) and not _READ_SCORES & set(wanted):
         found.num_items = scorer.num_items
-        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(found.num_items, 1)))
+        size = _block_size(found.num_items)
         for start in range(0, users, size):
             rows = np.arange(start, min(start + size, users))
             asked = held_out.take(rows)
@@ -181,7 +181,12 @@ def _blocks(scorer: Scorer, held_out: HeldOut) -> Iterator[tuple[NDArray[np.int6
             raise ValueError(f"the scorer returned shape {scores.shape} for {len(users)} users, not [B, num_items]")
         yield rows, scores
         start += len(users)
-        size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(scores.shape[1], 1)))
+        size = _block_size(scores.shape[1])
+
+
+def _block_size(num_items: int) -> int:
+    """Users per block, so that memory stays bounded."""
+    return max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(num_items, 1)))
 
 
 def _narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int64]) -> None:

@@ -136,8 +136,7 @@ class Model:
             raise BundleError(f"{bundle.path}: its settings cannot be read ({error})") from error
         model._bundle = bundle
         reader = None if bundle.text_files is None else _LazyReader(bundle)
-        dataset = replace(bundle.dataset, feedback=bundle.feedback)
-        return model._serve(dataset, Ranker(bundle.variant().model, reader=reader))
+        return model._serve(bundle.dataset, Ranker(bundle.variant().model, reader=reader))
 
     def _serve(self, dataset: Dataset, ranker: Ranker) -> Self:
         self.dataset, self._ranker = dataset, ranker

@@ -61,7 +61,7 @@ def load_dataset(
             f"load_dataset takes a name or a path, received {type(path).__name__}; "
             "for frames: lanner.Dataset.from_frames"
         )
-    feedback = FeedbackConfig(positive_threshold, dict(behaviour_weights or {}))
+    feedback = FeedbackConfig(positive_threshold, {} if behaviour_weights is None else behaviour_weights)
     return with_feedback(read_dataset(DataConfig(str(path), format)), feedback, str(path))
 
 

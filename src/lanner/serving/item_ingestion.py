@@ -17,8 +17,10 @@ from time import monotonic, perf_counter, sleep
 
 import msgspec
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from lanner.data.columns import plain_text
 from lanner.errors import OverloadedError, RequestError
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.ranker import Ranker
@@ -80,6 +82,9 @@ class ItemIngestion:
             RequestError: the item is new and has no text, or the model does not use texts.
             OverloadedError: too many items were changed.
         """
+        self._check(item_id, _plain(item))
+
+    def _check(self, item_id: str, item: Item) -> None:
         if self._reader is None and self._catalog.base_row(item_id) is None:
             raise RequestError(f"item '{item_id}' is new and this model does not use texts; retrain with this item")
         if self._catalog.base_row(item_id) is None and not (item.text or item.title).strip():
@@ -98,7 +103,8 @@ class ItemIngestion:
             if change.item is None:
                 self._catalog.delete(change.id)
                 self._written.pop(change.id, None)
-        put = [(one.id, one.item) for one in changes if one.item is not None and self._is_news(one.id, one.item)]
+        plain = [(one.id, _plain(one.item)) for one in changes if one.item is not None]
+        put = [one for one in plain if self._is_news(*one)]
         for first in range(0, len(put), _READ_TOGETHER):
             begun = perf_counter()
             self._put(put[first : first + _READ_TOGETHER])
@@ -116,7 +122,7 @@ class ItemIngestion:
             if self._reader is not None and self._read is not None:
                 features = self._features([item for _, item in items])
             for (item_id, item), features_F in zip(items, features, strict=True):
-                self.check(item_id, item)
+                self._check(item_id, item)
                 self._catalog.put(item_id, item, self._new_row(item_id, features_F), features_F)
                 self._written[item_id] = _digest(item)
         except Exception as error:
@@ -132,7 +138,7 @@ class ItemIngestion:
         """Encode an item's text for all workers before they are notified; errors are left to ``apply``."""
         if self._shared is not None and self._read is not None:
             with contextlib.suppress(Exception):
-                self._features([item])
+                self._features([_plain(item)])
 
     def _features(self, items: Sequence[Item]) -> list[NDArray[np.float32]]:
         """Features of each item's text, ``[F]``."""
@@ -197,6 +203,12 @@ def background_thread() -> ThreadPoolExecutor:
 def _lower_priority() -> None:
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def _plain(item: Item) -> Item:
+    """The item with title and text as the readers of datasets clean them, so that the encoder sees nothing new."""
+    title, text = plain_text(pl.Series([item.title, item.text])).to_list()
+    return msgspec.structs.replace(item, title=title, text=text)
 
 
 def _digest(item: Item) -> bytes:

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lanner.errors import DataError, StorageError
-
-FILE = "training.safetensors"
+from lanner.training.config import CHECKPOINT as FILE
 
 
 @dataclass(frozen=True)

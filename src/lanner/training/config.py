@@ -7,6 +7,8 @@ from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
 
 Objective = Literal["softmax", "bpr"]
+CHECKPOINT = "training.safetensors"
+"""The file in a checkpoint's folder."""
 
 
 @dataclass(frozen=True)
