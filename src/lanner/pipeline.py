@@ -21,7 +21,7 @@ from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
 from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
-from lanner.training.config import CHECKPOINT
+from lanner.training.config import CHECKPOINT, REFIT
 
 Announce = Callable[[str], None]
 """Called with a line for each stage that begins."""
@@ -148,11 +148,12 @@ def _check_writable(out: Path) -> None:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """Remove the files of a checkpoint, and their folder if it holds nothing else."""
-    for file in folder.glob(f"{CHECKPOINT}*"):
-        file.unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    """Remove the files of a checkpoint, and their folders if they hold nothing else."""
+    for part in (folder / REFIT, folder):
+        for file in part.glob(f"{CHECKPOINT}*"):
+            file.unlink()
+        with contextlib.suppress(OSError):
+            part.rmdir()
 
 
 def _read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:

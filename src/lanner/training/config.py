@@ -7,8 +7,8 @@ from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
 
 Objective = Literal["softmax", "bpr"]
-CHECKPOINT = "training.safetensors"
-"""The file in a checkpoint's folder."""
+CHECKPOINT, REFIT = "training.safetensors", "refit"
+"""The file in a checkpoint's folder, and the folder in it for the checkpoint of a refit."""
 
 
 @dataclass(frozen=True)

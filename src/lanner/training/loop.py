@@ -24,7 +24,7 @@ from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
 from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from lanner.training.config import TrainingConfig
+from lanner.training.config import REFIT, TrainingConfig
 from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import FusionTask, Task, ViewTask
 from lanner.training.weights import choose_weights
@@ -59,7 +59,7 @@ class Trainer:
         Raises:
             Interrupted: as in a call.
         """
-        again = Trainer(self.config, None if self.folder is None else self.folder / "refit", self.progress)
+        again = Trainer(self.config, None if self.folder is None else self.folder / REFIT, self.progress)
         again._fixed_epochs = self.epochs
         again._train(network, dataset, None)
 
