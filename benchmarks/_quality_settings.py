@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 YARDSTICKS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter", "lightgcn")
-OURS = ("language", "gnn", "gnn-filter", "hybrid")
-FUSION_NAMES = ("hybrid-concat", "hybrid-gated", "hybrid-cross-attention")
+OURS = ("language", "gnn", "gnn-filter", "fusion", "hybrid")
+FUSION_NAMES = ("fusion-concat", "fusion-gated", "fusion-cross-attention")
+"""Rows of the model ``fusion``."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ CELLS: dict[str, tuple[Cell, ...]] = {
                 "lightgcn",
                 "gnn",
                 "gnn-filter",
+                "hybrid",
             ),
         ),
     ),
@@ -52,7 +54,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "gowalla-lightgcn/published": {
         "ease": "its dense Gram matrix of 40,981² entries needs 13 GiB beside its inverse; see graph-filter",
         "language": "the dataset has no texts",
-        "hybrid": "the dataset has no texts; see gnn",
+        "fusion": "the dataset has no texts; see gnn-filter",
     },
     "ml-1m/cold-items": dict.fromkeys(
         ("item-knn", "ease", "ials", "graph-filter", "lightgcn"),
@@ -70,7 +72,7 @@ _ML1M_NETWORK = {
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ml-1m/random-80-20": {
-        **dict.fromkeys(("gnn", "gnn-filter", "hybrid"), _ML1M_NETWORK),
+        **dict.fromkeys(("gnn", "gnn-filter", "fusion", "hybrid"), _ML1M_NETWORK),
         "ease": {"ease": {"regularisation": 800.0}},
         "item-knn": {"item_knn": {"neighbours": 200, "shrinkage": 100.0}},
         "ials": {"ials": {"factors": 64, "regularisation": 30.0, "alpha": 5.0}},
@@ -84,7 +86,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             }
         },
     },
-    "ml-1m/cold-items": dict.fromkeys(("gnn", "gnn-filter", "hybrid", "language"), _ML1M_NETWORK),
+    "ml-1m/cold-items": dict.fromkeys(("gnn", "gnn-filter", "fusion", "hybrid", "language"), _ML1M_NETWORK),
     "amazon-scientific-2018-unisrec/leave-last-out": {
         "ease": {"ease": {"regularisation": 50.0}},
         "item-knn": {"item_knn": {"neighbours": 1000, "shrinkage": 20.0}},

@@ -6,8 +6,9 @@ runs in a process of its own, so that its peak memory is its own. ``--only DATAS
 given) measures anew what it names and keeps the other entries of the file; each entry carries its commit.
 
 Settings were chosen on validation events carved from training; where test figures were in view as well, docs/log.md
-says so. Closed forms are fitted on train + validation; trained models on train, with validation for early stopping
-and for the fusion. Test histories hold train and validation events for all, and those are never ranked.
+says so. Closed forms are fitted on train + validation, those of the hybrid once validation has chosen their settings;
+trained networks on train, with validation for early stopping. Test histories hold train and validation events for all,
+and those are never ranked.
 """
 
 import argparse
@@ -31,7 +32,6 @@ KS = (10, 20)
 CACHE = Path("runs") / "quality"
 """Scores a user, kept for the paired comparisons; not part of the result."""
 COMPARED = "ndcg_at_10"
-_RIVALS = ("gnn", "gnn-filter", "language")
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def _run_cell(name: str) -> None:
 
 def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
     rows = results.setdefault(cell.dataset, {}).setdefault(cell.protocol, {})
-    for name in FUSION_NAMES if model == "hybrid" else (model,):
+    for name in FUSION_NAMES if model == "fusion" else (model,):
         stored = CACHE / cell.dataset / cell.protocol / f"{name}.json"
         rows[name] = json.loads(stored.read_text())
         print(
@@ -83,22 +83,23 @@ def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
 
 
 def _finish(rows: dict[str, Any], cell: Cell) -> None:
-    """Name the best hybrid by validation, compare it with its halves, and list what was left out and why."""
+    """Name the best ranking head, compare the hybrid with every other row, and say what was left out and why."""
     from lanner.evaluation.intervals import paired
 
-    variants = [name for name in FUSION_NAMES if name in rows]
     for name, why in SKIPPED.get(f"{cell.dataset}/{cell.protocol}", {}).items():
         rows[name] = {"skipped": why}
-    if not variants:
+    fusions = [name for name in FUSION_NAMES if name in rows]
+    if fusions:
+        best = max(fusions, key=lambda name: rows[name]["validation_ndcg_at_10"])
+        rows["fusion"] = rows[best] | {"variant": best}
+    if "hybrid" not in rows:
         return
-    best = max(variants, key=lambda name: rows[name]["validation_ndcg_at_10"])
-    rows["hybrid"] = rows[best] | {"variant": best}
-    per_user = {name: _per_user(cell, name) for name in (best, *_RIVALS) if name in rows}
+    ours = _per_user(cell, "hybrid")
     rows["hybrid"]["paired_difference"] = {
         other: {"metric": COMPARED, "mean": found.difference, "ci95": list(found.ci95), "p_wilcoxon": found.p_wilcoxon}
-        for other in _RIVALS
-        if other in per_user
-        for found in (paired(COMPARED, per_user[best], per_user[other]),)
+        for other, row in rows.items()
+        if other != "hybrid" and "skipped" not in row
+        for found in (paired(COMPARED, ours, _per_user(cell, row.get("variant", other))),)
     }
 
 
@@ -111,6 +112,7 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
     from lanner.config import RunConfig, from_dict
     from lanner.data.feedback import Feedback
     from lanner.data.sources import load
+    from lanner.models.hybrid.model import HybridRecommender
     from lanner.models.neural import NeuralRecommender
     from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
     from lanner.training.loop import Trainer
@@ -129,19 +131,24 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
     is_closed = VARIANTS.get(model, model) in CLOSED_FORMS
     recommender.fit(split.refit if is_closed else split.train, split.validation)
     seconds = time.perf_counter() - begun
+    if isinstance(recommender, HybridRecommender):
+        weights = {name: weight for name, weight in recommender.choice.weights.items() if weight}
+        chosen = {"parts": weights, "settings": recommender.choice.settings, "recency": recommender.choice.recency}
+        _keep(cell, model, recommender, split, seconds, validation_ndcg_at_10=recommender.choice.quality, chosen=chosen)
+        return
     if not isinstance(recommender, NeuralRecommender):
         _keep(cell, model, recommender, split, seconds, **_svds_beside(cell, model, split.refit, seconds))
         return
     trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
     extra = {"validation_ndcg_at_10": trainer.qualities.get("head", trainer.qualities["weights"])}
-    if model != "hybrid":
+    if model != "fusion":
         _keep(cell, model, recommender, split, seconds, **extra)
         return
     _keep(cell, FUSION_NAMES[0], recommender, split, seconds, **extra)
     for name in FUSION_NAMES[1:]:
         begun = time.perf_counter()
-        other = recommender.with_fusion(name.removeprefix("hybrid-"), split.validation)
+        other = recommender.with_fusion(name.removeprefix("fusion-"), split.validation)
         # The views are shared, so that a variant's cost is theirs and its own head's.
         total = seconds + time.perf_counter() - begun
         _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["head"])
@@ -168,7 +175,7 @@ def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> di
     return {"svds_seconds": round(seconds, 2), "fit_over_svds": round(fit_seconds / seconds, 3)}
 
 
-def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: float) -> None:
+def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: Any) -> None:
     from lanner.evaluation.protocol import evaluate
 
     begun = time.perf_counter()

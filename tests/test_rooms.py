@@ -23,7 +23,7 @@ ROOMS = {
     "inference": {"errors", "types", "data", "files"},
     "evaluation": {"errors", "data"},
     "models": {"errors", "data", "graph", "inference"},
-    "training": {"errors", "data", "models", "evaluation"},
+    "training": {"errors", "data", "inference", "models", "evaluation"},
     "compression": {"errors", "data", "inference", "models", "training", "evaluation"},
     "artifacts": {"errors", "files", "data", "inference", "models", "compression"},
     "encoders": {"errors", "files", "models", "artifacts"},

@@ -28,14 +28,13 @@ from lanner.compression.steps import (
 )
 from lanner.config import RunConfig, from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
-from lanner.data.interactions import Dataset
 from lanner.data.split import Split
 from lanner.encoders import TextReader, open_text_reader, preferred, processor
 from lanner.errors import BundleError, MissingExtraError
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
-from lanner.models.neural import NeuralRecommender
+from lanner.models.neural import TrainedRecommender
 from lanner.models.recommender import Recommender
 from lanner.pipeline import open_bundle
 from lanner.registry import SPLITS, model_builder
@@ -46,6 +45,7 @@ BATCH_SIZES = (1, 8, 64)
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
+_SEARCHED_TEXTS = 2_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def compress(
     announce("evaluate INT8; search the fewest neurons and dimensions within the budget")
     variants = [_variant(evaluator.steps[0], full, texts["full"])]
     if full.dimensions:
-        variants += _smaller(evaluator, full, twin, texts, model.dataset)
+        variants += _smaller(evaluator, full, twin, texts, model)
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
@@ -118,7 +118,7 @@ def _check_unseen(bundle: Bundle, config: RunConfig, split: Split) -> None:
     A trained model cannot forget what it was fitted on; a closed form is refitted, see ``_twin``.
     """
     anew = f"lanner run {config.data.path} --model {config.model} --out NEW"
-    if config.split.name == "none" and isinstance(bundle.recommender, NeuralRecommender):
+    if config.split.name == "none" and isinstance(bundle.recommender, TrainedRecommender):
         raise BundleError(
             f"{bundle.path}: trained on every event, so none is left to measure what compression costs; "
             f"compress a bundle of lanner run without --refit: {anew}"
@@ -132,18 +132,21 @@ def _check_unseen(bundle: Bundle, config: RunConfig, split: Split) -> None:
 
 def _twin(model: Recommender, config: RunConfig, split: Split) -> Recommender:
     """A copy of the model that never saw the validation events: trained parameters stay, closed forms are refitted."""
-    if isinstance(model, NeuralRecommender):
+    if isinstance(model, TrainedRecommender):
         return model.unaware()
     return model_builder(config.model)(config, None).fit(split.train)
 
 
 def _smaller(
-    evaluator: Evaluator, full: ScoringModel, twin: ScoringModel, texts: Forms, dataset: Dataset
+    evaluator: Evaluator, full: ScoringModel, twin: ScoringModel, texts: Forms, model: Recommender
 ) -> list[Variant]:
     """int8, pruned and distilled; steps without any reduction are skipped."""
-    batch, read = dataset.user_batch(), texts["full"].read
+    batch, read = model.dataset.user_batch(), texts["full"].read
     features = None if read is None or batch.profiles is None else read(batch.profiles)
-    users, twin_users = (sample_of_users(one, batch, features) for one in (full, twin))
+    items = model.item_reader if isinstance(model, TrainedRecommender) else None
+    # Items stand for what people search for.
+    sought = None if items is None else items.texts.features(np.arange(len(items.texts))[:_SEARCHED_TEXTS])
+    users, twin_users = (sample_of_users(one, batch, features, sought) for one in (full, twin))
     variants = [_variant(evaluator.step("int8", quantised(twin), texts["int8"].read), quantised(full), texts["int8"])]
     number = choose_neurons(evaluator, twin, twin_users, texts["full"].read)
     pruned, pruned_twin = (
@@ -223,7 +226,7 @@ def _cost(target: str) -> Callable[[Variant], float]:
 
 def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> tuple[TextSample | None, Forms]:
     """Empty if the model does not use texts."""
-    if not isinstance(model, NeuralRecommender) or model.text_features is None:
+    if not isinstance(model, TrainedRecommender) or model.text_features is None:
         return None, dict.fromkeys(("full", "int8", "pruned", "pruned-int8"), EncoderForm())
     features, language, dataset = model.text_features, model.encoder, model.dataset
     announce("prune the encoder and distil the full one into it")

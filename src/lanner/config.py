@@ -9,6 +9,7 @@ from lanner.errors import ConfigError
 from lanner.models.baselines import PopularityConfig, RandomConfig
 from lanner.models.ease import EASEConfig
 from lanner.models.graph_filter import GraphFilterConfig
+from lanner.models.hybrid.config import HybridConfig
 from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural_config import NeuralConfig
@@ -93,6 +94,7 @@ class RunConfig:
     ease: EASEConfig = field(default_factory=EASEConfig)
     ials: IALSConfig = field(default_factory=IALSConfig)
     graph_filter: GraphFilterConfig = field(default_factory=GraphFilterConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
     neural: NeuralConfig = field(default_factory=NeuralConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

@@ -36,6 +36,9 @@ FIXED: dict[str, dict[str, dict[str, Any]]] = {
     "language": {"neural": {"views": ("language",)}},
     "gnn": {"neural": {"views": ("graph",)}},
     "gnn-filter": {"neural": {"views": ("graph", "filter")}},
+    "fusion": {"neural": {"views": ("graph", "filter", "language")}},
+    # Its weights take the place of a head.
+    "hybrid": {"neural": {"fusion": "sum"}},
 }
 """Settings that the name of a model stands for, by section; they cannot be set."""
 
@@ -47,6 +50,18 @@ def _neural(config: RunConfig, folder: Path | None) -> Recommender:
 
     config = _with_fixed(config)
     return NeuralRecommender(config.neural, Trainer(config.training, folder))
+
+
+def _hybrid(config: RunConfig, folder: Path | None) -> Recommender:
+    optional_module("torch", "torch", "train", f"the model '{config.model}'")
+    from lanner.models.hybrid.model import HybridRecommender
+    from lanner.models.neural import NeuralRecommender
+    from lanner.training.joining import Joiner
+    from lanner.training.loop import Trainer
+
+    config = _with_fixed(config)
+    network = NeuralRecommender(config.neural, Trainer(config.training, folder))
+    return HybridRecommender(config.hybrid, network, Joiner())
 
 
 def _with_fixed(config: RunConfig) -> RunConfig:
@@ -66,7 +81,8 @@ MODELS: dict[str, Build] = {
     "language": _neural,
     "gnn": _neural,
     "gnn-filter": _neural,
-    "hybrid": _neural,
+    "fusion": _neural,
+    "hybrid": _hybrid,
 }
 CLOSED_FORMS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
 """Models that never look at validation events, and so may learn from them too."""
@@ -234,7 +250,7 @@ def without_unreadable_texts(
     if config.model != "hybrid" or views != NeuralConfig().views:
         raise ConfigError(f"{problem}, which the language view needs; {instead}, or {advice}")
     rest = tuple(view for view in views if view != "language")
-    note = f"{problem}: training without the language view ({' + '.join(rest)} only); {advice}"
+    note = f"{problem}: training without texts; {advice}"
     return replace(config, neural=replace(config.neural, views=rest)), (note,)
 
 

@@ -65,12 +65,12 @@ def test_refit_keeps_the_report_and_marks_it(ask, tmp_path):
 def test_the_default_model_goes_on_without_texts_and_says_how_to_give_some(ask, tmp_path):
     events = csv(tmp_path / "ratings.csv", EVENTS)
     code, out, err = ask("run", events, "--out", "b", "--json", *QUICK)
-    note = "has a text: training without the language view (graph + filter only); to give texts, add columns 'title'"
+    note = "has a text: training without texts; to give texts, add columns 'title'"
     assert code == 0
     assert note in err
     assert note in json.loads(out)["notes"][0]
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
-    assert manifest["model"]["settings"]["config"]["views"] == ["graph", "filter"]
+    assert manifest["model"]["settings"]["network"]["config"]["views"] == ["relational"]
     for asked in (("--model", "language"), ("--set", 'neural.views=["graph", "language"]')):
         assert "which the language view needs; use --model gnn-filter" in complaint(ask("run", events, *asked))
 

@@ -60,6 +60,7 @@ MODELS = {
     "sparse": dense(
         source_ID=draw(NUM_ITEMS, 0), target_ID=draw(NUM_ITEMS, 0), view_sizes=(0,), item_to_item=sparse_rows()
     ),
+    "recent": dense(item_to_item=sparse_rows(), recency=0.3),
     "fold-in": dense(fold_in=FoldIn(np.eye(DIMENSIONS, dtype=np.float32) * 4, 10.0), normalises=False),
 }
 
@@ -130,6 +131,37 @@ def test_an_item_that_came_later_is_ranked_as_one_that_was_there(name, indexed):
     ranker.available.show(added)
     assert set(ranker.rank([Query(np.array([9]), k=2)])[0].items.tolist()) == set(added.tolist())
     assert ranker.rank([Query(np.array([9, NUM_ITEMS]), seen=added, k=5, explain=True)])[0].explanations
+
+
+def test_a_later_item_borrows_the_weights_of_trained_ones():
+    model = MODELS["sparse"]
+    ranker, first, second = Ranker(model), 17, 80
+    ranker.available.grow(NUM_ITEMS + 2)
+    nothing = np.zeros((2, 0), np.float32)
+    rows = ItemRows(
+        nothing,
+        nothing,
+        model.bias_I[[first, first]],
+        None,
+        np.array([[first, second], [first, 0]], np.int32),
+        np.array([[0.5, 0.25], [1, 0]], np.float32),
+    )
+    mixed, same = ranker.add(rows).tolist()
+    ranker.available.show(np.array([mixed, same]))
+    weights = model.item_matrix.toarray()
+    history = np.arange(0, 200, 2)
+    expected = weights[history].mean(axis=0)
+    found = ranker.rank([Query(history, k=ranker.num_items, explain=True)])[0]
+    scores = dict(zip(found.items.tolist(), found.scores.tolist(), strict=True))
+    explained = {one.item: one.score for one in found.explanations}
+    bias = model.bias_I[first]
+    assert scores[same] == pytest.approx(scores[first], abs=1e-6)
+    assert scores[mixed] == pytest.approx(0.5 * expected[first] + 0.25 * expected[second] + bias, abs=1e-6)
+    assert explained[mixed] == pytest.approx(scores[mixed], abs=1e-5)
+    # In a history, too, it stands for those whom it borrows from.
+    alone = ranker.rank([Query(np.array([mixed]), k=NUM_ITEMS)])[0]
+    wanted = 0.5 * weights[first] + 0.25 * weights[second] + model.bias_I
+    np.testing.assert_allclose(alone.scores[:20], np.sort(wanted)[::-1][:20], rtol=1e-4, atol=1e-5)
 
 
 def test_a_changed_item_keeps_its_popularity():

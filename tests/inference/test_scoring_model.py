@@ -15,8 +15,13 @@ from lanner.training.loop import Trainer, TrainingConfig
 pytestmark = pytest.mark.usefixtures("hashed_words")
 
 
+VIEWS = ("graph", "filter", "language")
+
+
 def fitted(fusion: str = "concat", ties: bool = False) -> NeuralRecommender:
-    config = NeuralConfig(fusion=fusion, dimensions=8, language_dimensions=8, filter_rank=4, filter_ridge=5.0)
+    config = NeuralConfig(
+        views=VIEWS, fusion=fusion, dimensions=8, language_dimensions=8, filter_rank=4, filter_ridge=5.0
+    )
     trainer = Trainer(TrainingConfig(epochs=2, batch_users=16, device="cpu"), progress=False)
     model = NeuralRecommender(config, trainer).fit(small_world(ties=ties))
     # A head that has learned nothing would test nothing.
@@ -57,13 +62,13 @@ def test_a_head_that_adds_nothing_is_left_out(fusion):
     assert model._serve(model.network, model.dataset).scoring_model.head is None
 
 
-def test_a_text_is_one_more_item_of_the_history():
+def test_a_text_adds_to_the_mean_of_the_history():
     model = fitted("sum")
     exported, features = model.scoring_model, model.features(["name2 maker2\nkind0 sort"])
     users = UserBatch(Ragged.from_lists([[5, 9]]))
     by_text, by_hand = exported.users(users, None, features), exported.users(users)
     own = features @ take(exported.text_FD)
-    np.testing.assert_allclose(by_text, (2 * by_hand + own) / 3, atol=1e-5)
+    np.testing.assert_allclose(by_text, by_hand + own, atol=1e-5)
     assert not np.allclose(exported.score(users, None, features), exported.score(users))
 
 

@@ -33,7 +33,9 @@ def test_every_model_of_the_registry_has_a_class_that_says_what_can_be_set():
     assert [getattr(lanner, model.__name__) for model in MODELS.values()] == list(MODELS.values())
     settings = inspect.signature(lanner.Hybrid).parameters
     assert settings["dimensions"].default == 128
-    assert {"views", "fusion", "learning_rate", "encoder_model", "seed", "device"} <= settings.keys()
+    assert {"parts", "views", "learning_rate", "encoder_model", "seed", "device"} <= settings.keys()
+    assert "fusion" in inspect.signature(lanner.Fusion).parameters
+    assert "fusion" not in settings  # its weights take the place of a head
     assert "dimensions: Embedding size of the graph view. (int, default 128)" in lanner.Hybrid.__doc__
     assert (
         not {"views", "dimensions", "objective", "encoder_model"} & inspect.signature(lanner.LightGCN).parameters.keys()
@@ -253,7 +255,7 @@ def test_a_hybrid_reads_texts_and_is_loaded_with_its_answers(hashed_words, data)
 
 def test_a_hybrid_without_texts_says_what_it_leaves_out_and_is_saved(shop, tmp_path):
     data = lanner.Dataset.from_frames(shop.events, positive_threshold="none")
-    with pytest.warns(UserWarning, match="without the language view"):
+    with pytest.warns(UserWarning, match="training without texts"):
         model = lanner.Hybrid(**SMALL, device="cpu").fit(data)
     loaded = lanner.load(model.save(tmp_path / "bundle"))
     assert type(loaded) is lanner.Hybrid

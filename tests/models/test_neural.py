@@ -20,7 +20,14 @@ from lanner.training.loop import Trainer, TrainingConfig
 pytestmark = pytest.mark.usefixtures("hashed_words")
 
 CONFIG = NeuralConfig(
-    dimensions=6, layers=1, filter_rank=5, filter_ridge=5.0, language_dimensions=6, word_dimensions=6, cold_neighbours=3
+    views=("graph", "filter", "language"),
+    dimensions=6,
+    layers=1,
+    filter_rank=5,
+    filter_ridge=5.0,
+    language_dimensions=6,
+    word_dimensions=6,
+    cold_neighbours=3,
 )
 TRAINING = TrainingConfig(epochs=4, batch_users=12, learning_rate=0.02, device="cpu")
 STRANGER = UserBatch(Ragged.from_lists([[0, 2, 5]]), ("likes kind0",), Ragged.from_lists([[1, 2]]))

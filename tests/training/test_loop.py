@@ -20,7 +20,13 @@ from lanner.training.tasks import ViewTask
 pytestmark = pytest.mark.usefixtures("hashed_words")
 
 NETWORK = NeuralConfig(
-    dimensions=4, layers=1, filter_rank=4, language_dimensions=4, word_dimensions=4, cold_neighbours=3
+    views=("graph", "filter", "language"),
+    dimensions=4,
+    layers=1,
+    filter_rank=4,
+    language_dimensions=4,
+    word_dimensions=4,
+    cold_neighbours=3,
 )
 TRAINING = TrainingConfig(epochs=3, patience=1, batch_users=10, learning_rate=0.02, device="cpu")
 

@@ -18,9 +18,9 @@ def serving_parts(recommender: Recommender) -> dict[str, Any]:
     from lanner.artifacts.encoder_files import saved
     from lanner.artifacts.export import export_onnx
     from lanner.compression.encoder import whole_encoder
-    from lanner.models.neural import NeuralRecommender
+    from lanner.models.neural import TrainedRecommender
 
-    if not isinstance(recommender, NeuralRecommender) or recommender.text_features is None:
+    if not isinstance(recommender, TrainedRecommender) or recommender.text_features is None:
         return {}
     language = recommender.encoder
     encoder = whole_encoder(language)

@@ -21,7 +21,9 @@ def existing_store(url: str) -> str:
     return url
 
 
-MODEL_NAMES = "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, hybrid"
+MODEL_NAMES = (
+    "random, popularity, item-knn, ease, ials, graph-filter, lightgcn, language, gnn, gnn-filter, fusion, hybrid"
+)
 SPLIT_NAMES = "auto, none, random, leave-last-out, global-time, cold-items, published"
 
 Data = Annotated[

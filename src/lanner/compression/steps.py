@@ -17,7 +17,7 @@ from lanner.errors import ConfigError
 from lanner.evaluation.protocol import evaluate
 from lanner.inference.ranker import RankedScorer
 from lanner.inference.scoring_model import ScoringModel
-from lanner.inference.tables import Int8Rows, take
+from lanner.inference.tables import Int8Rows, multiply, take
 
 QUALITY = "ndcg_at_10"
 _SHARES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75)
@@ -87,11 +87,20 @@ def quantised(model: ScoringModel) -> ScoringModel:
 
 
 def sample_of_users(
-    model: ScoringModel, users: UserBatch, features_BF: NDArray[np.float32] | None
+    model: ScoringModel,
+    users: UserBatch,
+    features_BF: NDArray[np.float32] | None,
+    texts_TF: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Vectors of at most 20,000 users, float32 ``[n, D]``; a deterministic sample."""
+    """Vectors of at most 20,000 users, float32 ``[n, D]``; a deterministic sample.
+
+    features_BF: of the users' profiles. texts_TF: of query texts, for as many more users of whom nothing else is known.
+    """
     chosen = np.sort(np.random.default_rng(0).permutation(len(users))[:_SAMPLED_USERS])
-    return model.users(users.take(chosen), None if features_BF is None else features_BF[chosen])
+    known = model.users(users.take(chosen), None if features_BF is None else features_BF[chosen])
+    if texts_TF is None or model.text_FD is None:
+        return known
+    return np.vstack([known, multiply(texts_TF, model.text_FD)])
 
 
 def choose_dimensions(

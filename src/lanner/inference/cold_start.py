@@ -17,6 +17,8 @@ from lanner.inference.scoring_model import ItemRows, ScoringModel
 from lanner.inference.tables import take
 from lanner.inference.text_neighbours import TextNeighbours
 
+_Drawn = tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.int32], NDArray[np.float32]]
+"""An item's source, target, bias, lenders and shares."""
 _TEXTS = ("codes", "scale", "directions", "short")
 _SHARPNESS = 5
 """Temperature of the softmax over cosines that weighs neighbours, as in ``RecommenderNetwork.find_lenders``."""
@@ -30,7 +32,8 @@ class ItemReader:
     language view. view_sizes: dimensions of each view. weights_2V: view weights for seen and unseen items. source_FD,
     target_FD, bias_F, bias: linear maps of the language view, gains included. lent_bias_I: biases of the other views
     with the weights of unseen items. head_DH: item side of the ranking head, with head_bias_H; None without a head.
-    num_neighbours: number of neighbours averaged.
+    num_neighbours: number of neighbours averaged. lent: what a new item takes of its neighbours' item-to-item weights,
+    0: nothing.
     """
 
     texts: TextNeighbours
@@ -46,6 +49,7 @@ class ItemReader:
     head_DH: NDArray[np.float32] | None
     num_neighbours: int
     head_bias_H: NDArray[np.float32] | None = None
+    lent: float = 0.0
 
     def read(self, model: ScoringModel, features_NF: NDArray[np.float32], rows: Sequence[int | None]) -> ItemRows:
         """Rows of ``model``, the full one, for N items by their texts. rows: of known items, None for new ones.
@@ -58,11 +62,13 @@ class ItemReader:
             else self._new(model, features_F)
             for row, features_F in zip(rows, features_NF, strict=True)
         ]
-        source_ND, target_ND, bias_N = (np.stack(part) for part in zip(*drawn, strict=True))
+        source, target, bias, lenders, shares = zip(*drawn, strict=True)
+        source_ND, target_ND = np.stack(source), np.stack(target)
         half_NH = None if self.head_DH is None else self._normalised(target_ND) @ self.head_DH
         if half_NH is not None and self.head_bias_H is not None:
             half_NH = half_NH + self.head_bias_H
-        return ItemRows(source_ND, target_ND, bias_N.astype(np.float32), half_NH)
+        bias_N = np.array(bias, np.float32)
+        return ItemRows(source_ND, target_ND, bias_N, half_NH, np.stack(lenders), np.stack(shares))
 
     def _normalised(self, target_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         return normalised(target_ND, self.view_sizes, [LAYER_NORM] * len(self.view_sizes))
@@ -77,14 +83,16 @@ class ItemReader:
         first = sum(self.view_sizes[: self.place])
         return slice(first, first + self.view_sizes[self.place])
 
-    def _kept(self, model: ScoringModel, row: int, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+    def _kept(self, model: ScoringModel, row: int, features_F: NDArray[np.float32]) -> _Drawn:
         weight = self.weights_2V[0, self.place]
         before = self._language(self.texts.features(np.array([row]))[0], weight)[2]
         source_D, target_D = (take(table, np.array([row]))[0].copy() for table in (model.source_ID, model.target_ID))
         source_D[self._own], target_D[self._own], bias = self._language(features_F, weight)
-        return source_D, target_D, float(model.bias_I[row]) - before + bias
+        lenders_K, shares_K = np.full(self.num_neighbours, row, np.int32), np.zeros(self.num_neighbours, np.float32)
+        shares_K[0] = 1
+        return source_D, target_D, float(model.bias_I[row]) - before + bias, lenders_K, shares_K
 
-    def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> tuple[Any, Any, float]:
+    def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> _Drawn:
         rows, cosines = self.texts.nearest(features_F, self.num_neighbours, self.is_seen_I)
         shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
         shares /= max(float(shares.sum()), 1e-9)
@@ -94,7 +102,10 @@ class ItemReader:
         source_D = shares @ take(model.source_ID, rows)
         target_D = shares @ take(model.target_ID, rows) * gains
         source_D[self._own], target_D[self._own], bias = self._language(features_F, unseen[self.place])
-        return source_D.astype(np.float32), target_D.astype(np.float32), bias + float(shares @ self.lent_bias_I[rows])
+        bias += float(shares @ self.lent_bias_I[rows])
+        lenders_K, shares_K = np.zeros(self.num_neighbours, np.int32), np.zeros(self.num_neighbours, np.float32)
+        lenders_K[: len(rows)], shares_K[: len(rows)] = rows, shares * np.float32(self.lent)
+        return source_D.astype(np.float32), target_D.astype(np.float32), bias, lenders_K, shares_K
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays to be stored, by name; scalars are in ``facts``."""
@@ -107,7 +118,7 @@ class ItemReader:
     @property
     def facts(self) -> dict[str, Any]:
         """JSON-compatible scalars."""
-        numbers = {"place": self.place, "bias": self.bias, "num_neighbours": self.num_neighbours}
+        numbers = {"place": self.place, "bias": self.bias, "num_neighbours": self.num_neighbours, "lent": self.lent}
         return {**numbers, "view_sizes": list(self.view_sizes)}
 
     @classmethod
@@ -127,6 +138,7 @@ class ItemReader:
             arrays.get("head"),
             int(facts["num_neighbours"]),
             arrays.get("head_bias"),
+            float(facts["lent"]),
         )
 
 

@@ -19,6 +19,7 @@ from lanner.inference.eligibility import Availability, RowMask, eligible, is_in
 from lanner.inference.explain import NAMED_PARTS, Explanation, PartKind, ScorePart
 from lanner.inference.heads import CANDIDATES, RERANK_ALL
 from lanner.inference.scoring_model import ItemRows, ScoringModel
+from lanner.inference.sparse import add_weighted_rows, recency_weights
 from lanner.inference.tables import GrowingTable, multiply, take
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Ranker:
         self._source = GrowingTable(model.source_ID)
         self._target, self._bias = GrowingTable(model.target_ID), GrowingTable(model.bias_I[:, None])
         self._half = None if model.head is None else GrowingTable(model.head.item_IH)
+        self._lenders: GrowingTable | None = None
+        self._lent_shares: GrowingTable | None = None
         self._popularity = np.asarray(model.popularity_I, np.float32)
         self._by_popularity = np.argsort(-self._popularity, kind="stable")
 
@@ -158,10 +161,26 @@ class Ranker:
         if self._half is not None:
             assert reduced.half_NH is not None, "a model with a head needs the head's row of every item"
             self._half.append(reduced.half_NH)
+        if self.model.item_to_item is not None:
+            self._lend(reduced)
         self._source.append(reduced.source_ND)
         self._target.append(reduced.target_ND)
         self._bias.append(reduced.bias_N[:, None])  # last: it counts the items
         return np.arange(first, self.num_items)
+
+    def _lend(self, rows: ItemRows) -> None:
+        """Item-to-item weights of later items: shares of those of trained ones."""
+        lenders_NK, shares_NK = rows.lenders_NK, rows.shares_NK
+        if lenders_NK is None or shares_NK is None:
+            width = 1 if self._lenders is None else self._lenders.later.shape[1]
+            lenders_NK = np.zeros((len(rows.bias_N), width), np.int32)
+            shares_NK = np.zeros(lenders_NK.shape, np.float32)
+        if self._lenders is None or self._lent_shares is None:
+            width = lenders_NK.shape[1]
+            self._lent_shares = GrowingTable(np.empty((0, width), np.float32))
+            self._lenders = GrowingTable(np.empty((0, width), np.int32))
+        self._lenders.append(lenders_NK)
+        self._lent_shares.append(shares_NK)
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -197,8 +216,6 @@ class Ranker:
         rows, weights = self._known(query)
         extras: list[tuple[PartKind, NDArray[np.float32]]] = []
         total = float(weights.sum())
-        text = self._features(query.text, query.text_features) if model.text_FD is not None else None
-        total += 1.0 if text is not None else 0.0
         share = 1 / total if model.normalises and total > 0 else 1.0
         shares = weights * np.float32(share)
         vector_D: NDArray[np.float32]
@@ -208,8 +225,10 @@ class Ranker:
             vector_D = model.fold_in.solve(self._source.take(rows), weights)
         else:
             vector_D = np.asarray(shares @ self._source.take(rows), np.float32)
-        if text is not None and model.text_FD is not None:
-            extras.append(("query", multiply(text[None], model.text_FD)[0] * np.float32(share)))
+        if model.text_FD is not None:
+            text = self._features(query.text, query.text_features)
+            if text is not None:
+                extras.append(("query", multiply(text[None], model.text_FD)[0]))
         if model.profile_FD is not None:
             profile = self._features(query.profile, query.profile_features)
             if profile is not None:
@@ -218,19 +237,21 @@ class Ranker:
             extras.append(("friend", take(model.friends_UD, np.unique(query.friends)).mean(axis=0)))
         for _, extra_D in extras:
             vector_D = vector_D + extra_D
-        sparse = model.item_to_item
-        signal = bool(vector_D.any()) or (sparse is not None and any(len(sparse.row(row)[0]) for row in rows.tolist()))
+        signal = bool(vector_D.any()) or self._has_weights(rows)
         return _User(rows, shares, vector_D, tuple(extras), signal)
 
     def _known(self, query: Query) -> _Scored:
         """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
-        rows = np.asarray(query.history, np.int64)
-        if query.weights is None:
+        rows, weights = np.asarray(query.history, np.int64), query.weights
+        if self.model.recency:
+            aging = recency_weights(np.array([len(rows)]), self.model.recency)
+            weights = aging if weights is None else weights * aging
+        if weights is None:
             rows = np.sort(rows)
             weights = np.ones(len(rows), np.float32)
         else:
             order = np.argsort(rows, kind="stable")
-            rows, weights = rows[order], query.weights[order]
+            rows, weights = rows[order], weights[order]
         if not len(rows):
             return rows, weights
         if not 0 <= rows[0] <= rows[-1] < self.num_items:
@@ -281,7 +302,8 @@ class Ranker:
             later = np.arange(base, num_items)
             scores_BI[:, base:] = users_BD @ self._target.take(later).T + self._bias.take(later)[:, 0]
         for query, user, scores_I in zip(queries, users, scores_BI, strict=True):
-            self._add_sparse(user, scores_I)
+            if self.model.item_to_item is not None:
+                scores_I += self._sparse_scores(user, num_items)
             mask = eligible(self.available, query.allow, query.deny, _NO_ROWS, num_items)
             if mask is not None:
                 scores_I[~mask] = -np.inf
@@ -294,12 +316,41 @@ class Ranker:
             for line, (number, left) in enumerate(zip(wanted, left_B.tolist(), strict=True))
         ]
 
-    def _add_sparse(self, user: _User, scores_I: NDArray[np.float32]) -> None:
-        if self.model.item_to_item is None:
-            return
-        for row, share in zip(user.rows.tolist(), user.shares.tolist(), strict=True):
-            items, values = self.model.item_to_item.row(row)
-            scores_I[items] += np.float32(share) * values
+    def _sparse_scores(self, user: _User, num_items: int) -> NDArray[np.float32]:
+        """What the item-to-item weights, which the model must have, add to the score of every item, ``[I]``."""
+        weights, base = self.model.item_to_item, self.model.num_items
+        assert weights is not None
+        scores_I = np.zeros(num_items, np.float32)
+        rows, shares = self._trained(user.rows, user.shares)
+        add_weighted_rows(rows, shares, weights.indptr, weights.items, weights.values, scores_I[:base])
+        if num_items > base:
+            lenders_NK, shares_NK = self._lent(np.arange(base, num_items))
+            scores_I[base:] = (scores_I[lenders_NK] * shares_NK).sum(axis=1)
+        return scores_I
+
+    def _has_weights(self, rows: NDArray[np.int64]) -> bool:
+        """Whether the item-to-item weights say anything of a history."""
+        weights = self.model.item_to_item
+        if weights is None or not len(rows):
+            return False
+        trained, shares = self._trained(rows, np.ones(len(rows), np.float32))
+        return bool((weights.indptr[trained + 1] > weights.indptr[trained])[shares != 0].any())
+
+    def _trained(self, rows: NDArray[np.int64], shares: NDArray[np.float32]) -> _Scored:
+        """The trained items that speak for some items, with shares: themselves, or those a later one borrows from."""
+        later = rows >= self.model.num_items
+        if not later.any():
+            return rows, shares
+        lenders_NK, shares_NK = self._lent(rows[later])
+        lent = (shares_NK * shares[later, None]).ravel()
+        return np.concatenate([rows[~later], lenders_NK.ravel()]), np.concatenate([shares[~later], lent])
+
+    def _lent(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Lenders and shares ``[N, K]`` of later items."""
+        assert self._lenders is not None
+        assert self._lent_shares is not None
+        places = rows - self.model.num_items
+        return self._lenders.take(places).astype(np.int64), self._lent_shares.take(places)
 
     def _search(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
         """Candidates by the index and, exactly, among what came later and what sparse rows name."""
@@ -342,8 +393,7 @@ class Ranker:
             rows = np.concatenate([rows, self._later(query, base, num_items)])
         if has_sparse:
             mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
-            sparse_I = np.zeros(num_items, np.float32)
-            self._add_sparse(user, sparse_I)
+            sparse_I = self._sparse_scores(user, num_items)
             bounded_I = sparse_I if mask is None else np.where(mask, sparse_I, 0)
             strongest = np.argpartition(-bounded_I, min(wanted, num_items - 1))[:wanted]
             rows = np.union1d(rows, strongest[bounded_I[strongest] > 0])
@@ -481,16 +531,23 @@ class Ranker:
         return np.asarray(targets_ND @ vectors_LD.T, np.float32), np.asarray(text_N, np.float32)
 
     def _add_sparse_parts(self, user: _User, items: NDArray[np.int64], history_NL: NDArray[np.float32]) -> None:
-        if self.model.item_to_item is None:
+        """What the item-to-item weights of each history item add to ``items``."""
+        weights, base = self.model.item_to_item, self.model.num_items
+        if weights is None:
             return
-        for place, (row, share) in enumerate(zip(user.rows.tolist(), user.shares.tolist(), strict=True)):
-            targets, values = self.model.item_to_item.row(row)
-            order = np.argsort(targets, kind="stable")
-            found = np.searchsorted(targets, items, sorter=order)
-            inside = found < len(targets)
-            entries = order[found[inside]]
-            hit = targets[entries] == items[inside]
-            history_NL[np.flatnonzero(inside)[hit], place] += np.float32(share) * values[entries[hit]]
+        lenders_NK, shares_NK = items[:, None], np.ones((len(items), 1), np.float32)
+        if (later := items >= base).any():
+            width = self._lent(items[later])[0].shape[1]
+            lenders_NK, shares_NK = np.repeat(lenders_NK, width, axis=1), np.eye(1, width, dtype=np.float32)
+            shares_NK = np.repeat(shares_NK, len(items), axis=0)
+            lenders_NK[later], shares_NK[later] = self._lent(items[later])
+        scores_I = np.zeros(base, np.float32)
+        for place in range(len(user.rows)):
+            rows, shares = self._trained(user.rows[place : place + 1], user.shares[place : place + 1])
+            add_weighted_rows(rows, shares, weights.indptr, weights.items, weights.values, scores_I)
+            history_NL[:, place] += (scores_I[lenders_NK] * shares_NK).sum(axis=1)
+            for row in rows.tolist():
+                scores_I[weights.row(row)[0]] = 0
 
     def _friends(self, query: Query, target_D: NDArray[np.float32]) -> list[ScorePart]:
         assert self.model.friends_UD is not None

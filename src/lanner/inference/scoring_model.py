@@ -2,13 +2,12 @@
 
 ::
 
-    w̃_i      = w_i / (Σ w_i  where the history is a mean, 1 where it is a sum)
-    u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + profile W_profile          (or ``FoldIn``)
+    w̃_i      = w_i e^(−recency · age_i) / (their sum  where the history is a mean, 1 where it is a sum)
+    u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + profile W_profile + text W_text     (or ``FoldIn``)
     score(j) = u · target_j + Σ_i w̃_i item_to_item_ij + bias_j + head(u, j)
 
-A query text is one more history entry of weight 1, whose source vector is a linear map of its features. Needs neither
-torch, nor the graph, nor the training set. Every model exports to it, every compressed variant has this form, and
-``ranker.py`` ranks with it.
+Profiles and query texts enter by linear maps of their features. Needs neither torch, nor the graph, nor the training
+set. Every model exports to it, every compressed variant has this form, and ``ranker.py`` ranks with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
 from lanner.inference.heads import Head
-from lanner.inference.sparse import batch_matrix, sum_of_sparse_rows
+from lanner.inference.sparse import aged, batch_matrix, shares_of, sum_of_sparse_rows
 from lanner.inference.tables import Int8Rows, Table, multiply, named_arrays, take
 
 if TYPE_CHECKING:
@@ -89,12 +88,17 @@ class FoldIn:
 
 @dataclass(frozen=True)
 class ItemRows:
-    """A model's rows of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: item side of the head."""
+    """A model's rows of N items: source_ND, target_ND ``[N, D]``, bias_N ``[N]``, half_NH: item side of the head.
+
+    lenders_NK, shares_NK: trained items and the shares of their item-to-item weights that each takes; None: no weights.
+    """
 
     source_ND: NDArray[np.float32]
     target_ND: NDArray[np.float32]
     bias_N: NDArray[np.float32]
     half_NH: NDArray[np.float32] | None = None
+    lenders_NK: NDArray[np.int32] | None = None
+    shares_NK: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class Reduction:
             source, target = source @ self.source_DR, np.asarray((target - self.mean_D) @ self.target_DR, np.float32)
         if self.neurons is not None and half is not None:
             half = half[:, self.neurons]
-        return ItemRows(source, target, rows.bias_N if self.bias_gain is None else rows.bias_N * self.bias_gain, half)
+        bias = rows.bias_N if self.bias_gain is None else rows.bias_N * self.bias_gain
+        return replace(rows, source_ND=source, target_ND=target, bias_N=bias, half_NH=half)
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ class ScoringModel:
     summing to D. view_names: of trained models, including ``language``; else ``factors``. normalises: whether history
     weights are divided by their sum. item_to_item, fold_in, head: None if the model has none. friends_UD: contribution
     of a known user as a friend, ``[U, D]``. profile_FD, text_FD: linear maps from features of a profile or query text,
-    ``[F, D]``. reduction: from the full model; the identity for the full one.
+    ``[F, D]``. reduction: from the full model; the identity for the full one. recency: how fast a history entry loses
+    weight with its age, the number of entries after it; 0: not at all.
     """
 
     source_ID: Table
@@ -146,6 +152,7 @@ class ScoringModel:
     profile_FD: Table | None = None
     text_FD: Table | None = None
     reduction: Reduction = field(default_factory=Reduction)
+    recency: float = 0.0
 
     @property
     def num_items(self) -> int:
@@ -171,7 +178,7 @@ class ScoringModel:
         text_BF: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """One vector per user, float32 ``[B, D]``, from distinct history items and texts."""
-        history = batch_matrix(batch, self.num_items)
+        history = batch_matrix(aged(batch, self.recency), self.num_items)
         known = np.unique(history.indices)
         history, source_KD = history[:, known], take(self.source_ID, known)
         if self.fold_in is not None:
@@ -179,11 +186,10 @@ class ScoringModel:
         else:
             own = np.asarray(history @ source_KD)
             totals = np.asarray(history.sum(axis=1), np.float32).ravel()
-            if text_BF is not None and self.text_FD is not None:
-                own += multiply(text_BF, self.text_FD)
-                totals += np.float32(1)
             if self.normalises:
                 own /= np.where(totals > 0, totals, 1)[:, None]
+        if text_BF is not None and self.text_FD is not None:
+            own += multiply(text_BF, self.text_FD)
         if self.friends_UD is not None and batch.friends is not None:
             friends = batch_matrix(UserBatch(batch.friends), len(self.friends_UD))
             counts = np.maximum(np.diff(friends.indptr), 1).astype(np.float32)
@@ -222,11 +228,8 @@ class ScoringModel:
 
     def shares(self, batch: UserBatch) -> "sp.csr_matrix":
         """Weights of the distinct items of each history ``[B, I]``, divided by their sum where the model normalises."""
-        history = batch_matrix(batch, self.num_items)
-        if self.normalises:
-            totals = np.asarray(history.sum(axis=1)).ravel()
-            history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
-        return history
+        weighted = aged(batch, self.recency)
+        return shares_of(weighted, self.num_items) if self.normalises else batch_matrix(weighted, self.num_items)
 
     def has_signal(self, users_BD: NDArray[np.float32], batch: UserBatch) -> NDArray[np.bool_]:
         """Whether the model knows anything of each user, bool ``[B]``; users_BD: their vectors."""
@@ -278,6 +281,7 @@ class ScoringModel:
             "view_sizes": list(self.view_sizes),
             "view_names": list(self.view_names),
             "normalises": self.normalises,
+            "recency": self.recency,
         }
         if self.item_to_item is not None:
             found["lost"] = self.item_to_item.lost
@@ -346,6 +350,7 @@ class ScoringModel:
             table("profile"),
             table("text"),
             Reduction(**{f.name: arrays.get(f"reduction.{f.name}") for f in fields(Reduction)}),
+            float(facts["recency"]),
         )
 
     def map_tables(self, change: Callable[[Table], Table]) -> "ScoringModel":

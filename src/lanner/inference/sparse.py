@@ -1,6 +1,7 @@
 """Histories as sparse matrices, and their product with sparse rows."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numba
@@ -43,6 +44,29 @@ def batch_matrix(users: UserBatch, num_items: int) -> "sp.csr_matrix":
     return history_matrix(users.history, num_items, users.weights)
 
 
+def shares_of(users: UserBatch, num_items: int) -> "sp.csr_matrix":
+    """The same, each user's weights divided by their sum."""
+    history = batch_matrix(users, num_items)
+    totals = np.asarray(history.sum(axis=1)).ravel()
+    history.data /= np.repeat(np.where(totals > 0, totals, 1), np.diff(history.indptr)).astype(np.float32)
+    return history
+
+
+def recency_weights(lengths: NDArray[np.int64], recency: float) -> NDArray[np.float32]:
+    """e^(−recency · age) of the entries of histories, oldest first; the newest of each has age 0."""
+    ends = np.cumsum(lengths)
+    age = np.repeat(ends, lengths) - 1 - np.arange(lengths.sum())
+    return np.asarray(np.exp(-recency * age), np.float32)
+
+
+def aged(users: UserBatch, recency: float) -> UserBatch:
+    """Users whose history entries weigh so many times as much; see ``recency_weights``."""
+    if recency == 0:
+        return users
+    weights = recency_weights(users.history.lengths, recency)
+    return replace(users, weights=weights if users.weights is None else weights * users.weights)
+
+
 def sum_of_sparse_rows(history: "sp.csr_matrix", rows_II: "sp.csr_matrix") -> NDArray[np.float32]:
     """``(history @ rows_II).toarray()``, float32 ``[B, I]``, multi-threaded."""
     out_BI = np.zeros((history.shape[0], rows_II.shape[1]), np.float32)
@@ -63,6 +87,18 @@ def add_sparse_rows(
     """Add ``history[first : first + N] @ rows_II`` to ``out_NI`` ``[N, I]`` on this thread, without Python's lock."""
     given = (history.indptr[first : first + len(out_NI) + 1], history.indices, history.data)
     _add_sparse_rows(*given, rows_II.indptr, rows_II.indices, rows_II.data, out_NI)
+
+
+def add_weighted_rows(
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    indptr: NDArray[np.int64],
+    items: NDArray[np.int32],
+    values: NDArray[np.float32],
+    out_I: NDArray[np.float32],
+) -> None:
+    """Add the weighted sum of some rows of a CSR matrix to ``out_I`` ``[I]``."""
+    _add_sparse_rows(np.array([0, len(rows)]), rows, weights, indptr, items, values, out_I[None])
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -85,7 +85,7 @@ class GrowingTable:
         """The appended rows, float32 ``[n, D]``."""
         return take(self._later, slice(0, self._num_later))
 
-    def append(self, rows_ND: NDArray[np.float32]) -> None:
+    def append(self, rows_ND: NDArray[Any]) -> None:
         """Append rows; INT8 tables quantise them."""
         first, last = self._num_later, self._num_later + len(rows_ND)
         if last > len(self._later):
@@ -112,7 +112,7 @@ class GrowingTable:
 def _empty_like(table: Table, rows: int) -> Table:
     if isinstance(table, Int8Rows):
         return Int8Rows(np.empty((rows, width(table)), np.int8), np.empty(rows, np.float32))
-    return np.empty((rows, width(table)), np.float32)
+    return np.empty((rows, width(table)), table.dtype)
 
 
 def _enlarged(table: Table, rows: int) -> Table:

@@ -14,6 +14,7 @@ from lanner.settings import Setting, described, replaced
 
 _OF_VIEW = {
     "graph": ("neural.dimensions", "neural.layers"),
+    "relational": ("neural.dimensions", "neural.layers"),
     "filter": ("neural.filter_rank", "neural.filter_ridge"),
     "language": (
         *("neural.language_dimensions", "neural.meaning_dimensions", "neural.word_dimensions"),
@@ -44,7 +45,8 @@ class Keyword:
 
 def keywords_of(model: str) -> dict[str, Keyword]:
     """The keywords of a model of the registry, by name, in the order of its settings."""
-    sections = (model.replace("-", "_"),) if model in CLOSED_FORMS else ("neural", "training")
+    trained = ("hybrid", "neural", "training") if model == "hybrid" else ("neural", "training")
+    sections = (model.replace("-", "_"),) if model in CLOSED_FORMS else trained
     found: dict[str, Keyword] = {}
     for setting in _every_setting():
         section, _, key = setting.name.partition(".")
@@ -105,4 +107,5 @@ def _is_fixed(model: str, name: str) -> bool:
     if name in {f"{section}.{key}" for section, values in fixed.items() for key in values}:
         return True
     views = fixed.get("neural", {}).get("views", tuple(_OF_VIEW))
-    return any(name.startswith(keys) for view, keys in _OF_VIEW.items() if view not in views)
+    read = {key for view in views for key in _OF_VIEW[view]}
+    return any(name.startswith(keys) and not read.issuperset(keys) for keys in _OF_VIEW.values())

@@ -46,8 +46,14 @@ class GNNFilter(Model, name="gnn-filter"):
     """A graph neural network and a closed-form filter (ridge regression) joined; extra ``train``."""
 
 
+class Fusion(Model, name="fusion"):
+    """A graph neural network, a closed-form filter and a language model under a ranking head; extra ``language``."""
+
+
 class Hybrid(Model, name="hybrid"):
-    """A graph neural network, a closed-form filter and a language model joined; extra ``language``.
+    """Closed forms tied to texts, a graph neural network and a language model in one linear sum; extra ``language``.
+
+    Validation chooses the settings and the weight of every part.
 
     Where no item has a text, the language view is left out, with a ``UserWarning``.
     """
@@ -57,7 +63,7 @@ MODELS: dict[str, type[Model]] = {
     model.name: model
     for model in (
         *(Random, Popularity, ItemKNN, EASE, IALS, GraphFilter),
-        *(LightGCN, Language, GNN, GNNFilter, Hybrid),
+        *(LightGCN, Language, GNN, GNNFilter, Fusion, Hybrid),
     )
 }
 """Classes by the name that the command line and bundles have for them."""

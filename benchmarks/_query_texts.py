@@ -1,0 +1,38 @@
+"""Whether a query text means something: does a genre that is named come back?
+
+18 genres of MovieLens × 5 phrasings; an item is relevant if it has the genre. Phrasings and spellings were written down
+before any was tried.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lanner.data.interactions import Dataset
+from lanner.evaluation.metrics import RANKED
+
+PHRASINGS = ("{}", "slow {}", "a good {} film", "{} for a rainy evening", "I would like to watch some {}")
+SPELLED = {"Sci-Fi": "science fiction", "Film-Noir": "film noir", "Children": "children's"}
+"""How people write what the catalogue abbreviates."""
+K = 10
+
+
+def queries(dataset: Dataset) -> list[tuple[str, str]]:
+    """Genre and query text of each query."""
+    genres = [name for name in dataset.item_catalogue.attributes["genres"].names if name != "IMAX"]
+    return [(genre, form.format(SPELLED.get(genre, genre.lower()))) for genre in genres for form in PHRASINGS]
+
+
+def query_text_ndcg(dataset: Dataset, ask: Callable[[str], np.ndarray]) -> float:
+    """Mean ndcg@10 over all queries. ask: item rows of the answer to a text, best first."""
+    genres = dataset.item_catalogue.attributes["genres"]
+    found = []
+    for genre, text in queries(dataset):
+        code = genres.names.index(genre)
+        has = np.zeros(dataset.num_items, np.bool_)
+        has[genres.codes.row_of_value[genres.codes.values == code]] = True
+        items = np.asarray(ask(text))[:K]
+        hits = np.zeros((1, K), np.bool_)
+        hits[0, : len(items)] = has[items]
+        found.append(RANKED["ndcg"](hits, np.array([has.sum()]), K)[0])
+    return float(np.mean(found))

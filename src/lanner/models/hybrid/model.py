@@ -1,0 +1,318 @@
+"""The hybrid: closed forms tied to texts, a trained graph view and a language view, joined into one linear sum.
+
+Every part is linear in the weighted history, and so is the sum: reasons are exact, an event counts at once, and one
+index serves all. Validation chooses each part's settings and weight; see ``training.joining``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut
+from lanner.errors import ConfigError
+from lanner.inference.cold_start import ItemReader
+from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.inference.tables import take
+from lanner.models.hybrid.config import HybridConfig
+from lanner.models.hybrid.material import Material, text_neighbours
+from lanner.models.hybrid.parts import KINDS, Linear, Settings, kept_rows
+from lanner.models.language import LanguageEncoder
+from lanner.models.neural import NeuralRecommender, TrainedRecommender, ViewScores, with_validation
+from lanner.models.recommender import below, item_popularity
+from lanner.models.text_features import TextFeatures
+
+CLOSED = "closed"
+"""In ``Choice.cold_weights``: the sum of all closed forms."""
+_MEANING_DIMENSIONS = 64
+"""Directions of the text features by which a query text finds items."""
+_TEXT_SPREAD = 3.0
+_SAMPLED = 256
+"""Users and texts by whom scores are brought to one scale."""
+_TEXT_POOL = 300
+"""Nearest items by text that are looked at."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation chose.
+
+    settings: of each closed form that takes part. weights: of every part and view, 0: it takes none. cold_weights: for
+    items that nobody met: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
+    ``ScoringModel``. quality: ndcg@10 on validation.
+    """
+
+    settings: Mapping[str, Settings]
+    weights: Mapping[str, float]
+    cold_weights: Mapping[str, float]
+    recency: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class TrainedViews:
+    """The network's views as the search asks them, by name: with the items' own tables, and with borrowed ones.
+
+    lent_II: what each item borrows, a column of shares each, csr ``[I, I]``; None without texts. is_cold_I: items that
+    nobody met.
+    """
+
+    own: Mapping[str, ViewScores]
+    borrowed: Mapping[str, ViewScores]
+    lent_II: sp.csr_matrix | None
+    is_cold_I: NDArray[np.bool_]
+
+
+class Joiner(Protocol):
+    """Chooses settings and weights by validation; handed in, so that models know no training."""
+
+    def __call__(self, material: Material, config: HybridConfig, views: TrainedViews, validation: HeldOut) -> Choice:
+        """``material`` must not hold the validation events."""
+
+
+class HybridRecommender(TrainedRecommender):
+    """A sum of closed forms and the views of a trained network, behind the contract."""
+
+    name: ClassVar[str] = "hybrid"
+
+    def __init__(
+        self, config: HybridConfig | None = None, network: NeuralRecommender | None = None, joiner: Joiner | None = None
+    ) -> None:
+        """network: its views join; its fusion must be ``sum``."""
+        self.config = config or HybridConfig()
+        self._network, self._joiner = network or NeuralRecommender(), joiner
+
+    def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
+        """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
+
+        Closed forms are fitted anew on both, once all is chosen; the trained views are not.
+
+        Raises:
+            DataError: no interactions. ConfigError: built without a joiner or a trainer.
+        """
+        if self._joiner is None:
+            raise ConfigError("this recommender was built for loading; give it a joiner to fit it")
+        whole = dataset
+        if validation is None:
+            dataset, validation = with_validation(dataset)
+        self._network.fit(dataset, validation)
+        if validation is None:  # nobody can spare an item: nothing can be chosen
+            self.choice, self._lost = Choice({}, dict.fromkeys(self._network.config.views, 1.0), {}, 0.0, 0.0), 0.0
+            return self._join(whole, Linear())
+        material = self._material(dataset)
+        self.choice = self._joiner(material, self.config, self._views(), validation)
+        self._network.drop_views(self._idle_views())
+        heard = Ragged.from_pairs(
+            validation.rows[validation.positives.row_of_value], validation.positives.values, dataset.num_users
+        )
+        if dataset is not whole:  # friends and neighbours, too, are read from all of it
+            self._network.load_state(*self._network.state(), whole)
+        known = material.with_histories(material.histories.join(heard))
+        return self._join(whole, self._closed(known))
+
+    def refit(self, dataset: Dataset) -> Self:
+        """Fit every part anew on ``dataset``; settings and weights stay."""
+        self._network.refit(dataset)
+        return self._join(dataset, self._closed(self._material(dataset)))
+
+    def unaware(self) -> "HybridRecommender":
+        """This model with its closed forms fitted on ``dataset`` alone: what held-out events can still judge."""
+        other = HybridRecommender(self.config, self._network.unaware(), self._joiner)
+        other.choice = self.choice
+        return other._join(self.dataset, other._closed(other._material(self.dataset)))
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _material(self, dataset: Dataset) -> Material:
+        about = (dataset.histories, dataset.num_items, dataset.has_order)
+        features_IF, read = self._features_IF, self._network.text_features
+        if features_IF is None or read is None:
+            return Material(*about)
+        meaning_IF = features_IF[:, : read.meaning_SED.shape[2]]
+        words_IW = read.word_matrix(dataset.item_catalogue.texts)
+        near = text_neighbours(meaning_IF, words_IW, _TEXT_POOL)
+        return Material(*about, np.hstack([meaning_IF, words_IW @ read.words_WD]), near)
+
+    def _views(self) -> TrainedViews:
+        own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})
+        is_cold_I = self._network.network.get_buffer("is_cold").numpy()
+        return TrainedViews(own, borrowed, self._network.lent_items(), is_cold_I)
+
+    def _idle_views(self) -> Sequence[str]:
+        """Views that weigh nothing; that of texts stays, for it reads requests and new items, and one has to."""
+        weights, cold, views = self.choice.weights, self.choice.cold_weights, self._network.config.views
+        idle = [one for one in views if one != "language" and not weights.get(one) and not cold.get(one)]
+        return idle[1:] if len(idle) == len(views) else idle
+
+    def _closed(self, material: Material) -> Linear:
+        """The weighted sum of the closed forms, with columns lent to items that nobody met."""
+        weights = self.choice.weights
+        fitted = [
+            (KINDS[name].fit(material, self.config, settings), np.float32(weights[name]))
+            for name, settings in self.choice.settings.items()
+        ]
+        rows, lost = kept_rows(
+            [(one.items, weight) for one, weight in fitted if one.items is not None], self.config.kept
+        )
+        biases = [one.bias_I * weight for one, weight in fitted if one.bias_I is not None]
+        source_IR, target_IR = _side_by_side(
+            [(one.source_IR, one.target_IR * weight) for one, weight in fitted if one.target_IR is not None]
+        )
+        bias_I = np.asarray(np.sum(biases, axis=0), np.float32) if biases else None
+        self._lost = lost
+        return self._lent(Linear(rows, source_IR, target_IR, bias_I), material.is_met_I)
+
+    def _lent(self, closed: Linear, is_met_I: NDArray[np.bool_]) -> Linear:
+        """Items that nobody met take their columns from the items that read most alike."""
+        lent_II = self._network.lent_items()
+        if lent_II is None or is_met_I.all():
+            return closed
+        gain_I = np.where(is_met_I, 0, self.choice.cold_weights.get(CLOSED, 0.0)).astype(np.float32)
+        columns_II = (sp.diags(is_met_I.astype(np.float32)) + lent_II @ sp.diags(gain_I)).tocsr()
+        items, target_IR, bias_I = closed.items, closed.target_IR, closed.bias_I
+        return Linear(
+            None if items is None else (items @ columns_II).tocsr(),
+            closed.source_IR,
+            None if target_IR is None else np.asarray(columns_II.T @ target_IR, np.float32),
+            None if bias_I is None else np.asarray(columns_II.T @ bias_I, np.float32),
+        )
+
+    # --- the contract ------------------------------------------------------------------------------------------------
+
+    def _join(self, dataset: Dataset, closed: Linear) -> Self:
+        if closed.items is not None:
+            closed = replace(closed, items=sp.csr_matrix(closed.items, dtype=np.float32).sorted_indices())
+        self._closed_sum = closed
+        warm, cold = self.choice.weights, self.choice.cold_weights
+        self._network.weigh({name: (warm.get(name, 0.0), cold.get(name, 0.0)) for name in self._network.config.views})
+        return self._fitted(dataset)
+
+    def export(self) -> ScoringModel:
+        network, closed = self._network.export(), self._closed_sum
+        items = closed.items
+        joined = replace(
+            network,
+            bias_I=network.bias_I if closed.bias_I is None else network.bias_I + closed.bias_I,
+            popularity_I=item_popularity(self.dataset),
+            item_to_item=None if items is None else SparseRows.of(sp.csr_matrix(items), self._lost),
+            recency=self.choice.recency,
+        )
+        if closed.source_IR is not None and closed.target_IR is not None:
+            joined = _with_view(joined, "low-pass", closed.source_IR, closed.target_IR)
+        return joined if self._features_IF is None else self._with_meaning(joined, self._features_IF)
+
+    def _with_meaning(self, model: ScoringModel, features_IF: NDArray[np.float32]) -> ScoringModel:
+        """The model with a view by which a query text finds the items that read like it; histories do not use it.
+
+        A text's scores spread ``_TEXT_SPREAD`` times as far as a user's, so that it decides and taste ranks what fits.
+        """
+        directions_FD = np.linalg.eigh(features_IF.T @ features_IF)[1][:, ::-1][:, :_MEANING_DIMENSIONS]
+        target_ID = features_IF @ np.ascontiguousarray(directions_FD)
+        users = self.dataset.user_batch(np.flatnonzero(self.dataset.histories.lengths)[:_SAMPLED])
+        texts = np.random.default_rng(0).permutation(len(target_ID))[:_SAMPLED]
+        spread = model.score(users).std(axis=1).mean() if len(users) else np.float32(1)
+        own_spread = (target_ID[texts] @ target_ID.T).std(axis=1).mean()
+        size = np.float32(take(model.target_ID).std() / max(float(target_ID.std()), 1e-9)) or np.float32(1)
+        gain = np.float32(_TEXT_SPREAD * spread / max(float(own_spread), 1e-9))
+        nothing = np.zeros_like(target_ID)
+        wider = _with_view(model, "meaning", nothing, target_ID * size)
+        assert wider.text_FD is not None
+        text_FD = take(wider.text_FD).copy()
+        text_FD[:, -target_ID.shape[1] :] = directions_FD * (gain / size)
+        return replace(wider, text_FD=text_FD)
+
+    @property
+    def _features_IF(self) -> NDArray[np.float32] | None:
+        """Features of the items' texts; None without a language view."""
+        views = self._network.network.views
+        return views["language"].get_buffer("features").numpy() if "language" in views else None
+
+    @property
+    def reader(self) -> NeuralRecommender | None:
+        return self._network.reader
+
+    @property
+    def encoder(self) -> LanguageEncoder:
+        return self._network.encoder
+
+    @property
+    def text_features(self) -> TextFeatures | None:
+        return self._network.text_features
+
+    @property
+    def item_reader(self) -> ItemReader | None:
+        found, cold = self._network.item_reader, self.choice.cold_weights.get(CLOSED, 0.0)
+        if found is None:
+            return None
+        # The views that follow the network's own; what a text means to a search is lent whole.
+        later = self.scoring_model.view_names[len(found.view_sizes) :]
+        shares = np.array([[1.0] * len(later), [cold if name == "low-pass" else 1.0 for name in later]], np.float32)
+        weights_2V = np.hstack([found.weights_2V, shares])
+        return replace(found, lent=cold, weights_2V=weights_2V, view_sizes=self.scoring_model.view_sizes)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        network, settings = self._network.state()
+        arrays = {f"network.{name}": array for name, array in network.items()}
+        closed = self._closed_sum
+        if closed.items is not None:
+            rows = sp.csr_matrix(closed.items)
+            arrays |= {"indptr": rows.indptr.astype(np.int64), "items": rows.indices, "values": rows.data}
+        factors = {"source": closed.source_IR, "target": closed.target_IR, "bias": closed.bias_I}
+        arrays |= {name: array for name, array in factors.items() if array is not None}
+        return arrays, {
+            "config": asdict(self.config),
+            "choice": asdict(self.choice),
+            "lost": self._lost,
+            "network": settings,
+        }
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
+        config = dict(settings["config"])
+        self.config = HybridConfig(**(config | {"parts": tuple(config["parts"])}))
+        self.choice, self._lost = Choice(**settings["choice"]), float(settings["lost"])
+        self._network.load_state(below("network.", arrays), settings["network"], dataset)
+        items = None
+        if "indptr" in arrays:
+            shape = (dataset.num_items,) * 2
+            items = sp.csr_matrix((arrays["values"], arrays["items"], arrays["indptr"]), shape=shape)
+        return self._join(dataset, Linear(items, arrays.get("source"), arrays.get("target"), arrays.get("bias")))
+
+
+def _with_view(
+    model: ScoringModel, name: str, source_ID: NDArray[np.float32], target_ID: NDArray[np.float32]
+) -> ScoringModel:
+    """The model with one more view, of which friends, profiles and texts say nothing."""
+    after = ((0, 0), (0, source_ID.shape[1]))
+    maps: dict[str, Any] = {
+        field: np.pad(take(table), after)
+        for field in ("friends_UD", "profile_FD", "text_FD")
+        if (table := getattr(model, field)) is not None
+    }
+    return replace(
+        model,
+        source_ID=np.hstack([take(model.source_ID), source_ID]),
+        target_ID=np.hstack([take(model.target_ID), target_ID]),
+        view_sizes=(*model.view_sizes, source_ID.shape[1]),
+        view_names=(*model.view_names, name),
+        **maps,
+    )
+
+
+def _side_by_side(
+    factors: Sequence[tuple[NDArray[np.float32] | None, NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Sources and targets of several low-rank maps as those of one, each pair scaled to one size for INT8 rows."""
+    sources, targets = [], []
+    for source_IR, target_IR in factors:
+        assert source_IR is not None
+        gain = np.sqrt(target_IR.std() / max(float(source_IR.std()), 1e-12)) or np.float32(1)
+        sources.append(source_IR * gain)
+        targets.append(target_IR / gain)
+    if not sources:
+        return None, None
+    return np.hstack(sources).astype(np.float32), np.hstack(targets).astype(np.float32)

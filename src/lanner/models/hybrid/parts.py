@@ -1,0 +1,270 @@
+"""The closed forms of the hybrid: each a linear map of the history, fitted in seconds.
+
+A ``Kind`` says how one is fitted, from which settings the search starts and what else it tries. Settings are chosen one
+after the other, each on validation alone (``training.joining``).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.graph.neighbours import item_neighbours
+from lanner.inference.sparse import sum_of_sparse_rows
+from lanner.models.ease import inverse_of
+from lanner.models.graph_filter import leading_subspace
+from lanner.models.hybrid.config import HybridConfig
+from lanner.models.hybrid.material import Material
+from lanner.models.linear import strongest_entries
+from lanner.models.local_ridge import local_ridge, strongest
+
+Settings = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """score = history · (items + source · targetᵀ) + bias; what is None is not there.
+
+    items: csr ``[I, I]`` or dense float32 ``[I, I]``. source_IR, target_IR ``[I, R]``. bias_I ``[I]``.
+    """
+
+    items: sp.csr_matrix | NDArray[np.float32] | None = None
+    source_IR: NDArray[np.float32] | None = None
+    target_IR: NDArray[np.float32] | None = None
+    bias_I: NDArray[np.float32] | None = None
+
+    def score(self, history_BI: sp.csr_matrix) -> NDArray[np.float32]:
+        """Scores of every item for each history, float32 ``[B, I]``."""
+        total: NDArray[np.float32] = np.zeros((history_BI.shape[0], history_BI.shape[1]), np.float32)
+        if isinstance(self.items, np.ndarray):
+            total += history_BI @ self.items
+        elif self.items is not None:
+            total += sum_of_sparse_rows(history_BI, self.items)
+        if self.source_IR is not None and self.target_IR is not None:
+            total += (history_BI @ self.source_IR) @ self.target_IR.T
+        if self.bias_I is not None:
+            total += self.bias_I
+        return total
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One closed form. fit: from material and settings. start, grid: settings to begin from and to try, in this order.
+
+    suits: whether it can be of use to this material. reads_text: whether it needs texts.
+    """
+
+    fit: Callable[[Material, HybridConfig, Settings], Linear]
+    start: Settings = field(default_factory=dict)
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    suits: Callable[[Material, HybridConfig], bool] = lambda material, config: True
+
+
+def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    gram = material.gram(settings["row"])
+    prior = _prior(material, config, settings["prior"])
+    ridge, dropout = settings["ridge"], settings["dropout"]
+    return Linear(local_ridge(gram, gram, ridge, config.neighbours, dropout=dropout, prior=prior))
+
+
+def _order(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """The local ridge from what came before to what came after (SLIT, Choi et al., WWW 2021), plus ``alpha`` XᵀX."""
+    past, future = past_and_future(material, settings["past"])
+    whole = material.gram() * np.float32(settings["alpha"])
+    left, right = sp.csr_matrix(past.T @ past) + whole, sp.csr_matrix(past.T @ future) + whole
+    prior = _prior(material, config, settings["prior"])
+    return Linear(local_ridge(left, right, settings["ridge"], config.neighbours, prior=prior))
+
+
+def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
+    """Cosines of texts as so many co-occurrences."""
+    if material.near is None or cooccurrences == 0:
+        return None
+    return strongest(material.near, config.text_neighbours) * np.float32(cooccurrences)
+
+
+def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """B = argmin ‖W½ (X − XB)‖² + ‖D½ B‖² + λ_E ‖B − C‖² with an empty diagonal (L3AE, Moon et al., CIKM 2025).
+
+    W: weights of users. D: ridge and dropout, as in ``local_ridge``. C: the same regression between texts. With
+    P = (XᵀWX + D + λ_E)⁻¹ the solution without the constraint is P (XᵀWX + λ_E C) = I − P (D + λ_E) + λ_E P C, and a
+    multiple of P's column empties the diagonal.
+    """
+    weights_U = material.user_weights(settings["row"])
+    counts_I = np.asarray(material.matrix.T @ weights_U, np.float32)
+    trust = np.float32(settings["prior"] if material.features_IF is not None else 0.0)
+    dropout = settings["dropout"] / (1 - settings["dropout"])
+    diagonal_I = np.float32(settings["ridge"]) + np.float32(dropout) * counts_I + trust
+    inverse = _ridge_inverse(material.matrix, weights_U, diagonal_I)
+    solved = inverse * -diagonal_I
+    if trust and material.features_IF is not None:
+        from_IF, to_FI, own_I = _text_ridge(material.features_IF, settings["text_ridge"])
+        solved += ((trust * inverse) @ from_IF) @ to_FI
+        solved -= inverse * (trust * own_I)
+    solved[np.diag_indices_from(solved)] += 1
+    solved -= inverse * (solved.diagonal() / inverse.diagonal())
+    np.fill_diagonal(solved, 0)
+    return Linear(solved)
+
+
+def _text_ridge(
+    features_IF: NDArray[np.float32], ridge: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """EASE between items over their text features, as if these were users: C = from · to − diag(own)."""
+    scaled = features_IF / np.float32(np.sqrt(2))  # two blocks of unit length
+    system = (scaled.T @ scaled).astype(np.float64) + ridge * np.eye(scaled.shape[1])
+    to_FI = np.linalg.solve(system, scaled.T.astype(np.float64)).astype(np.float32)
+    leverage_I = np.einsum("if,fi->i", scaled, to_FI)
+    to_FI /= 1 - leverage_I
+    return scaled, to_FI, leverage_I / (1 - leverage_I)
+
+
+def _ridge_inverse(
+    matrix: sp.csr_matrix, weights_U: NDArray[np.float32], diagonal_I: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(XᵀWX + D)⁻¹, float32 ``[I, I]``; by the users where they are few (Woodbury's identity)."""
+    users, items = matrix.shape
+    if 2 * users > items:
+        system = np.asarray((matrix.T @ (sp.diags(weights_U) @ matrix)).toarray(), np.float32)
+        system[np.diag_indices_from(system)] += diagonal_I
+        return inverse_of(system)
+    scaled_UI = np.asarray((matrix @ sp.diags(1 / diagonal_I)).toarray(), np.float32)
+    small = np.asarray(scaled_UI @ matrix.T, np.float64)
+    small[np.diag_indices_from(small)] += 1 / weights_U
+    solved_UI = np.linalg.solve(small, scaled_UI.astype(np.float64)).astype(np.float32)
+    inverse = -(scaled_UI.T @ solved_UI)
+    inverse[np.diag_indices_from(inverse)] += 1 / diagonal_I
+    return inverse
+
+
+def _filter(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """D_i^−source Xᵀ D_u^−user X D_i^−target: one step over the user-item graph, with a degree norm of each side."""
+    degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
+    found = item_neighbours(
+        material.matrix,
+        neighbours=2 * config.kept,
+        user_scale=degree_U ** np.float32(-settings["user"]),
+        row_scale=material.degree_I ** np.float32(-settings["source"]),
+        column_scale=material.degree_I ** np.float32(-settings["target"]),
+    )
+    return Linear(found)
+
+
+def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """What ChebyCF (Kim et al., SIGIR 2025) adds to one step: D^−β V g(σ²) Vᵀ D^β over the leading directions.
+
+    g is what its response f lacks of a line, plus the ideal pass ``ideal``; f(x) = ½ ∓ ½ |1 − 2x|^``flatness``.
+    """
+    rank = min(config.rank, *material.matrix.shape)
+    degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
+    squares, vectors_IR = leading_subspace(
+        material.matrix, 1 / degree_U, material.degree_I**-0.5, rank, iterations=3, seed=config.seed
+    )
+
+    def response(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        bent = 0.5 * np.abs(1 - 2 * x) ** settings["flatness"]
+        return np.where(x > 0.5, 0.5 + bent, 0.5 - bent)
+
+    points = np.linspace(0, float(squares.min(initial=0)), 50)
+    slope, offset = np.polyfit(points, response(points), 1) if squares.min(initial=0) > 0 else (0.0, 0.0)
+    gain_R = (response(squares) - offset - slope * squares + settings["ideal"]).astype(np.float32)
+    scale = material.degree_I ** np.float32(settings["popularity"])
+    return Linear(None, vectors_IR * gain_R / scale[:, None], vectors_IR * scale[:, None])
+
+
+def _text(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    assert material.near is not None
+    powered = material.near.copy()
+    powered.data **= np.float32(settings["power"])
+    return Linear(powered)
+
+
+def _popularity(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    counts = np.bincount(material.matrix.indices, minlength=material.num_items)
+    return Linear(bias_I=np.log1p(counts).astype(np.float32))
+
+
+def past_and_future(material: Material, decay: float, least: float = 0.01) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """For each place in a history what came before and what came after, each weighing e^(−decay · distance).
+
+    Float32 csr ``[S, I]`` each, S = Σ (length − 1); what would weigh less than ``least`` is left out.
+    """
+    histories = material.histories
+    splits = np.maximum(histories.lengths - 1, 0)
+    first_split = np.concatenate([[0], np.cumsum(splits)])
+    user, items = histories.row_of_value, histories.values
+    place = np.arange(len(items)) - histories.indptr[user]
+    shape = (int(first_split[-1]), material.num_items)
+
+    def side(split_at: Callable[[int], NDArray[np.int64]]) -> sp.csr_matrix:
+        rows, columns, values = [np.empty(0, np.int64)], [items[:0]], [np.empty(0, np.float32)]
+        for distance in range(int(np.log(1 / least) / max(decay, 0.05)) + 1):
+            split = split_at(distance)
+            inside = np.flatnonzero((split >= 0) & (split < splits[user]))
+            rows.append(first_split[user[inside]] + split[inside])
+            columns.append(items[inside])
+            values.append(np.full(len(inside), np.exp(-decay * distance), np.float32))
+        entries = (np.concatenate(rows), np.concatenate(columns))
+        return sp.csr_matrix((np.concatenate(values), entries), shape=shape)
+
+    # Split s of a history lies between its places s and s + 1.
+    return side(lambda distance: place + distance), side(lambda distance: place - 1 - distance)
+
+
+def _has_text(material: Material, config: HybridConfig) -> bool:
+    return material.near is not None
+
+
+KINDS: dict[str, Kind] = {
+    "ridge": Kind(
+        _ridge,
+        {"ridge": 50, "dropout": 0.0, "row": 0.0, "prior": 3.0},
+        {"ridge": (15, 150, 400), "prior": (0.0, 1.0, 8.0), "row": (0.3,), "dropout": (0.3,)},
+    ),
+    "dense-ridge": Kind(
+        _dense_ridge,
+        {"ridge": 200, "dropout": 0.0, "row": 0.4, "prior": 200, "text_ridge": 10},
+        {"ridge": (100, 500), "prior": (0, 600, 1500), "dropout": (0.3,), "row": (0.7,)},
+        lambda material, config: material.num_items <= config.dense_items,
+    ),
+    "filter": Kind(
+        _filter,
+        {"user": 0.5, "source": 0.5, "target": 0.3},
+        {"target": (0.1, 0.2, 0.45), "user": (0.3, 1.0), "source": (0.35, 0.7)},
+    ),
+    "low-pass": Kind(
+        _low_pass,
+        {"popularity": 0.4, "flatness": 1.5, "ideal": 0.2},
+        {"popularity": (0.2,), "ideal": (0.0, 0.4)},
+        lambda material, config: min(material.matrix.shape) > 2 * config.rank,
+    ),
+    "order": Kind(
+        _order,
+        {"past": 0.7, "alpha": 0.3, "ridge": 50, "prior": 1.0},
+        {"alpha": (0.1, 1.0), "past": (0.4, 1.2), "prior": (0.0, 3.0, 8.0), "ridge": (20, 150)},
+        lambda material, config: material.has_order,
+    ),
+    "text": Kind(_text, {"power": 2}, {"power": (1, 4)}, _has_text),
+    "popularity": Kind(_popularity),
+}
+"""Closed forms by name."""
+
+
+def kept_rows(
+    weighted: Sequence[tuple[sp.csr_matrix | NDArray[np.float32], np.float32]], count: int
+) -> tuple[sp.csr_matrix | None, float]:
+    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut."""
+    if not weighted:
+        return None, 0.0
+    if any(isinstance(items, np.ndarray) for items, _ in weighted):
+        total: NDArray[np.float32] = np.zeros(weighted[0][0].shape, np.float32)
+        for items, weight in weighted:
+            total += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
+        rows = strongest_entries(total, count)
+        return rows.matrix(), rows.lost
+    whole = sp.csr_matrix(sum(items * weight for items, weight in weighted))
+    kept = strongest(whole, count)
+    size = float(np.abs(whole.data).sum())
+    return kept, 1 - float(np.abs(kept.data).sum()) / size if size else 0.0

@@ -1,0 +1,116 @@
+"""A relational graph view: typed messages between items, each of which starts from its ID and its text.
+
+::
+
+    e⁰_i     = id_i + W f_i
+    e^{l+1}  = Σ_r softmax(a)_r · A_r (g_r ∘ e^l)            r over the relations, Σ over all of them 1
+    item     = 1/(L+1) Σ_l e^l
+
+A relation joins items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share a value of an
+attribute (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult's relations and R-GCN's simplest basis,
+Schlichtkrull et al., ESWC 2018), a its trust, which is readable. Users carry no parameters: they are the mean of what
+they chose, plus what their friends chose. Every step is linear in the history.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lanner.data.interactions import Dataset
+from lanner.graph.adjacency import Adjacency
+from lanner.graph.propagation import propagate
+from lanner.models.views import GraphView, Tables
+
+_LARGEST_SHARE = 0.5
+"""A value of an attribute that more of the items have tells none apart."""
+_ID_DROPOUT = 0.2
+"""Share of the items whose ID is hidden in a step, so that texts and neighbours learn to speak for them."""
+
+
+class RelationalView(GraphView):
+    """See the module. relations: from values (of attributes) or users to items, ``[I, N]`` each, by name.
+
+    features_IF: of the items' texts; None: without.
+    """
+
+    def __init__(
+        self,
+        interactions: Adjacency,
+        relations: Mapping[str, Adjacency],
+        features_IF: Tensor | None,
+        dimensions: int,
+        layers: int,
+        has_friends: bool,
+    ) -> None:
+        super().__init__(interactions, dimensions, layers, has_friends)
+        self._relations = {name: one.normalised("symmetric") for name, one in relations.items()}
+        self.trust = nn.Parameter(torch.zeros(len(relations)))
+        self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
+        self.from_text = None
+        if features_IF is not None:
+            self.register_buffer("features", features_IF, persistent=False)  # the language view keeps them
+            self.from_text = nn.Linear(features_IF.shape[1], dimensions, bias=False)
+            nn.init.normal_(self.from_text.weight, std=0.1)
+
+    @property
+    def relation_weights(self) -> dict[str, float]:
+        """How far the messages of each relation are trusted; they sum to 1."""
+        shares = torch.softmax(self.trust.detach(), 0).tolist()
+        return dict(zip(self._relations, shares, strict=True))
+
+    def extra_repr(self) -> str:
+        return f"layers={self._layers}, relations={list(self._relations)}"
+
+    def tables(self) -> Tables:
+        ids: Tensor = self.vectors
+        if self.training:
+            shown = torch.rand(len(ids), 1, device=ids.device) >= _ID_DROPOUT
+            ids = ids * shown / (1 - _ID_DROPOUT)
+        current = ids if self.from_text is None else ids + self.from_text(self.get_buffer("features"))
+        total, shares = current, torch.softmax(self.trust, 0)
+        if not self._relations:
+            return Tables(current, current, self.bias)
+        for _ in range(self._layers):
+            messages = [
+                shares[place] * propagate(one, propagate(one.transposed, current * self.transforms[place]))
+                for place, one in enumerate(self._relations.values())
+            ]
+            current = torch.stack(messages).sum(0)
+            total = total + current
+        smooth = total / (self._layers + 1)
+        return Tables(smooth, smooth, self.bias)
+
+
+def item_relations(dataset: Dataset) -> dict[str, Adjacency]:
+    """What joins items, by name: users of each behaviour, and values of each attribute; ``[I, N]`` each.
+
+    Relations without an edge are left out, and so are values that a single item or more than half of the items have.
+    """
+    events = dataset.interactions
+    relations: dict[str, Adjacency] = {}
+    positive = np.ones(len(events), np.bool_) if events.confidence is None else events.confidence > 0
+    for code, behaviour in enumerate(events.behaviours):
+        chosen = positive if events.behaviour is None else positive & (events.behaviour == code)
+        relations[behaviour] = _adjacency(
+            events.item[chosen], events.user[chosen], (dataset.num_items, dataset.num_users), dataset.num_users
+        )
+    for name, attribute in dataset.item_catalogue.attributes.items():
+        items, values = attribute.codes.row_of_value, attribute.codes.values
+        shape = (dataset.num_items, len(attribute.names))
+        relations[name] = _adjacency(items, values, shape, int(_LARGEST_SHARE * dataset.num_items))
+    return {name: one for name, one in relations.items() if one.num_edges}
+
+
+def _adjacency(items: NDArray[np.integer], others: NDArray[np.integer], shape: tuple[int, int], most: int) -> Adjacency:
+    matrix = sp.csr_matrix((np.ones(len(items), np.float32), (items, others)), shape=shape)
+    matrix.sum_duplicates()
+    degree = np.bincount(matrix.indices, minlength=shape[1])
+    kept = (degree >= 2) & (degree <= most)
+    matrix.data = kept[matrix.indices].astype(np.float32)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return Adjacency.from_pattern(matrix)

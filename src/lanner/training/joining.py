@@ -1,0 +1,304 @@
+"""How the parts of the hybrid are chosen: settings, weights and recency by ndcg@10 on validation, nothing else.
+
+Settings of a part are searched one after the other, by that part alone. Weights are searched together, on the union of
+what each part ranks highest: a coordinate search, since ndcg has no gradient. A part that does not help weighs 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.ranking import top_k
+from lanner.data.split import HeldOut
+from lanner.inference.sparse import aged, shares_of
+from lanner.models.hybrid.config import HybridConfig
+from lanner.models.hybrid.material import Material
+from lanner.models.hybrid.model import CLOSED, Choice, TrainedViews
+from lanner.models.hybrid.parts import KINDS, Linear, Settings
+from lanner.models.neural import ViewScores
+
+_K = 10
+_DECAYS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0)
+_FACTORS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
+"""Trial weights, in units of the largest weight of another part."""
+_NEARBY = (0.7, 0.85, 1.18, 1.4)
+_ROUNDS = 4
+_BEGINNINGS = 3
+_PER_PART = 50
+"""Items of each part among the candidates."""
+_USERS_AT_ONCE = 512
+_OF_TEXT = ("prior", "text_ridge")
+"""Settings that have no effect without texts."""
+
+
+class Joiner:
+    """Chooses by validation; see ``models.hybrid.model.Joiner``."""
+
+    def __init__(self, progress: bool = True) -> None:
+        self._console = Console(stderr=True, quiet=not progress)
+
+    def __call__(self, material: Material, config: HybridConfig, views: TrainedViews, validation: HeldOut) -> Choice:
+        """Settings, recency and weights for closed forms fitted on ``material`` and for trained ``views``."""
+        recency, chosen, fitted = self._tuned(material, config, _some(validation, config.tuning_users, config.seed))
+        weighed_on = _some(validation, config.weighing_users, config.seed + 1)
+        scores = {name: scores_of(linear, material.num_items) for name, linear in fitted.items()} | dict(views.own)
+        found = Candidates.of(list(scores.values()), weighed_on, recency)
+        searched, quality = found.search(config.minimum_gain)
+        weights = dict(zip(scores, searched.tolist(), strict=True))
+        self._say("joined", quality, weights, found.spread_V)
+        cold = self._cold_weights(scores, weights, views, weighed_on, recency)
+        return Choice({name: chosen[name] for name in chosen if weights[name]}, weights, cold, recency, quality)
+
+    def _tuned(
+        self, material: Material, config: HybridConfig, tuned_on: HeldOut
+    ) -> tuple[float, dict[str, Settings], dict[str, Linear]]:
+        """Recency, by the first closed form; the best settings of each, and the forms fitted with them."""
+        recency = 0.2 if material.has_order else 0.0
+        chosen, fitted = dict[str, Settings](), dict[str, Linear]()
+        for name, kind in KINDS.items():
+            if name not in config.parts or not kind.suits(material, config):
+                continue
+            trial = _Trial(material, config, name, tuned_on)
+            settings, linear, quality = trial.search(recency)
+            if material.has_order and not fitted:
+                recency, quality = trial.best_recency(linear, recency, quality)
+            chosen[name], fitted[name] = settings, linear
+            said = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+            self._console.print(f"tuned {name}: ndcg@10 {quality:.4f} ({said}) · recency {recency:g}")
+        return recency, chosen, fitted
+
+    def _cold_weights(
+        self,
+        scores: Mapping[str, ViewScores],
+        weights: Mapping[str, float],
+        views: TrainedViews,
+        held_out: HeldOut,
+        recency: float,
+    ) -> dict[str, float]:
+        """Weights for items that nobody met: on such items where validation asks for them, else as if all were new."""
+        lent_II = views.lent_II
+        if lent_II is None:
+            return {}
+
+        def whole(users: UserBatch) -> NDArray[np.float32]:
+            parts = [np.float32(weights[name]) * part(users) for name, part in scores.items() if weights[name]]
+            total: NDArray[np.float32] = np.sum(parts, axis=0)
+            return total
+
+        def closed(users: UserBatch) -> NDArray[np.float32]:
+            parts = [name for name in scores if name not in views.own and weights[name]]
+            total = np.sum([np.float32(weights[name]) * scores[name](users) for name in parts], axis=0)
+            lent: NDArray[np.float32] = np.asarray((lent_II.T @ total.T).T, np.float32)
+            return lent
+
+        parts: dict[str, ViewScores] = dict(views.borrowed)
+        if any(name not in views.own and weight for name, weight in weights.items()):
+            parts = {CLOSED: closed} | parts
+        asked = _among_cold(held_out, views.is_cold_I)
+        found = Candidates.of(list(parts.values()), held_out if asked is None else asked, recency)
+        searched, quality = found.search(0.0)
+        self._say("joined for new items", quality, dict(zip(parts, searched.tolist(), strict=True)), found.spread_V)
+        # Brought to the scale of the others by least squares, as if all were new: one list ranks both.
+        beside = Candidates.of([*parts.values(), whole], held_out, recency)
+        known = beside.values_BCV[beside.is_real_BC] * beside.spread_V
+        new_N, whole_N = known[:, :-1] @ searched, known[:, -1]
+        if not len(known) or new_N.std() < 1e-9:
+            return dict.fromkeys(parts, 0.0)
+        covariance = float(((new_N - new_N.mean()) * (whole_N - whole_N.mean())).mean())
+        scale = max(covariance / float(new_N.var()), 0.0)
+        return dict(zip(parts, (scale * searched).tolist(), strict=True))
+
+    def _say(self, what: str, quality: float, weights: Mapping[str, float], spread_V: NDArray[np.float32]) -> None:
+        said = ", ".join(
+            f"{name} {weight * spread:.2f}" for (name, weight), spread in zip(weights.items(), spread_V, strict=True)
+        )
+        self._console.print(f"{what}: ndcg@10 {quality:.4f} ({said})")
+
+
+def scores_of(linear: Linear, num_items: int) -> ViewScores:
+    """A closed form as the search asks it."""
+    return lambda users: linear.score(shares_of(users, num_items))
+
+
+class _Trial:
+    """One kind of part on the users by whom its settings are chosen."""
+
+    def __init__(self, material: Material, config: HybridConfig, name: str, held_out: HeldOut) -> None:
+        self._material, self._config, self._kind, self._held_out = material, config, KINDS[name], held_out
+
+    def search(self, recency: float) -> tuple[Settings, Linear, float]:
+        """The best settings, the part fitted with them, and its quality."""
+        best = dict(self._kind.start)
+        if self._material.near is None:
+            best |= {key: 0.0 for key in _OF_TEXT if key in best and key == "prior"}
+        linear = self._kind.fit(self._material, self._config, best)
+        quality = self._quality(linear, recency)
+        for key, values in self._kind.grid.items():
+            if self._material.near is None and key in _OF_TEXT:
+                continue
+            for value in values:
+                other = best | {key: value}
+                tried = self._kind.fit(self._material, self._config, other)
+                found = self._quality(tried, recency)
+                if found > quality:
+                    best, linear, quality = other, tried, found
+        return best, linear, quality
+
+    def best_recency(self, linear: Linear, recency: float, quality: float) -> tuple[float, float]:
+        """The best recency for this part, and its quality."""
+        tried = {decay: self._quality(linear, decay) for decay in _DECAYS if decay != recency}
+        found = max(tried, key=lambda decay: tried[decay])
+        return (found, tried[found]) if tried[found] > quality else (recency, quality)
+
+    def _quality(self, linear: Linear, recency: float) -> float:
+        ranked = _ranked(scores_of(linear, self._material.num_items), self._held_out, recency, _K)
+        return float(ndcg(_hits(ranked, self._held_out.positives), self._held_out.positives.lengths).mean())
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scores of V parts on candidates of each user: values_BCV, 0 where there is no candidate; is_hit, is_real_BC.
+
+    lengths_B: positives of each user. spread_V: standard deviation of each part's scores, of which weights are in
+    units during the search.
+    """
+
+    values_BCV: NDArray[np.float32]
+    is_hit_BC: NDArray[np.bool_]
+    is_real_BC: NDArray[np.bool_]
+    lengths_B: NDArray[np.int64]
+    spread_V: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, parts: Sequence[ViewScores], held_out: HeldOut, recency: float) -> "Candidates":
+        """The union of what each part ranks highest for each user."""
+        items, values = [], []
+        for first in range(0, len(held_out), _USERS_AT_ONCE):
+            block = held_out.take(np.arange(first, min(first + _USERS_AT_ONCE, len(held_out))))
+            users = aged(block.users, recency)
+            scored = [part(users) for part in parts]
+            for scores in scored:
+                _narrow(scores, block)
+            best = np.sort(np.concatenate([top_k(scores, _PER_PART)[0] for scores in scored], axis=1), axis=1)
+            best[:, 1:][best[:, 1:] == best[:, :-1]] = -1
+            items.append(best)
+            values.append(np.stack([np.take_along_axis(scores, np.maximum(best, 0), 1) for scores in scored], axis=2))
+        item_BC, value_BCV = np.concatenate(items), np.concatenate(values)
+        real = (item_BC >= 0) & np.isfinite(value_BCV).all(axis=2)
+        value_BCV[~real] = 0
+        spread = np.array([value_BCV[:, :, part][real].std() for part in range(len(parts))], np.float32)
+        spread[spread < 1e-12] = 1e12  # a part that tells no items apart
+        value_BCV /= spread
+        hits = _hits(np.where(real, item_BC, -1), held_out.positives)
+        return cls(value_BCV, hits, real, held_out.positives.lengths, spread)
+
+    def quality(self, total_BC: NDArray[np.float32]) -> float:
+        """Mean ndcg@10 of a sum of scores."""
+        masked = np.where(self.is_real_BC, total_BC, -np.inf)
+        places = top_k(np.ascontiguousarray(masked, np.float32), _K)[0]
+        hits = np.take_along_axis(self.is_hit_BC, np.maximum(places, 0), 1) & (places >= 0)
+        return float(ndcg(hits, self.lengths_B).mean())
+
+    def search(self, minimum_gain: float) -> tuple[NDArray[np.float64], float]:
+        """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality."""
+        parts = self.values_BCV.shape[2]
+        alone = np.array([self.quality(self.values_BCV[:, :, part]) for part in range(parts)])
+        # From several beginnings: the search climbs one weight at a time and stops at the first hill.
+        climbed = [self._climb(np.eye(parts)[part], alone[part]) for part in np.argsort(-alone)[:_BEGINNINGS]]
+        weights, best = max(climbed, key=lambda found: found[1])
+        for part in np.argsort(weights * (weights > 0)):
+            without = weights.copy()
+            without[part] = 0
+            if weights[part] == 0 or not without.any():
+                continue
+            without, quality = self._climb(without, self._of(without), frozen=int(part))
+            if quality >= best * (1 - minimum_gain):
+                weights, best = without, quality
+        return weights / self.spread_V, best
+
+    def _of(self, weights: NDArray[np.float64]) -> float:
+        return self.quality(self.values_BCV @ weights.astype(np.float32))
+
+    def _climb(self, weights: NDArray[np.float64], best: float, frozen: int = -1) -> tuple[NDArray[np.float64], float]:
+        """Coordinate search from ``weights``; those that are 0 and ``frozen`` are left alone where one is given."""
+        weights = weights.copy()
+        total = self.values_BCV @ weights.astype(np.float32)
+        for _ in range(_ROUNDS if frozen < 0 else 1):
+            before = best
+            for part in range(len(weights)):
+                if frozen >= 0 and weights[part] == 0:
+                    continue
+                column = self.values_BCV[:, :, part]
+                base = total - np.float32(weights[part]) * column
+                largest = max(np.abs(np.delete(weights, part)).max(initial=0), 1e-6)
+                trials = {factor * largest for factor in _FACTORS} | {factor * weights[part] for factor in _NEARBY}
+                for weight in sorted(trials - {weights[part]}):
+                    quality = self.quality(base + np.float32(weight) * column)
+                    if quality > best + 1e-6:
+                        best, weights[part] = quality, weight
+                total = base + np.float32(weights[part]) * column
+            if best == before:
+                break
+        return weights, best
+
+
+def ndcg(hits_BK: NDArray[np.bool_], lengths_B: NDArray[np.int64]) -> NDArray[np.float64]:
+    """ndcg of each list, best first, float64 ``[B]``; lengths_B: relevant items of each user."""
+    gains = 1 / np.log2(np.arange(2, hits_BK.shape[1] + 2))
+    ideal = np.cumsum(gains)[np.minimum(lengths_B, hits_BK.shape[1]) - 1]
+    return np.asarray((hits_BK * gains).sum(axis=1) / ideal)
+
+
+def _ranked(part: ViewScores, held_out: HeldOut, recency: float, k: int) -> NDArray[np.int32]:
+    found = []
+    for first in range(0, len(held_out), _USERS_AT_ONCE):
+        block = held_out.take(np.arange(first, min(first + _USERS_AT_ONCE, len(held_out))))
+        scores = part(aged(block.users, recency))
+        _narrow(scores, block)
+        found.append(top_k(scores, k)[0])
+    return np.concatenate(found)
+
+
+def _narrow(scores: NDArray[np.float32], block: HeldOut) -> None:
+    """−inf where an item must not be ranked."""
+    candidates = block.candidates
+    if candidates is not None:
+        barred = np.ones(scores.shape, np.bool_)
+        if isinstance(candidates, Ragged):
+            barred[candidates.row_of_value, candidates.values] = False
+        else:
+            barred[:, candidates] = False
+        scores[barred] = -np.inf
+    scores[block.excluded.row_of_value, block.excluded.values] = -np.inf
+
+
+def _hits(items_BK: NDArray[np.int32], positives: Ragged) -> NDArray[np.bool_]:
+    width = int(max(items_BK.max(initial=0), positives.values.max(initial=0))) + 1
+    keys = positives.row_of_value * width + positives.values
+    asked = np.arange(len(items_BK))[:, None] * width + items_BK
+    return np.isin(asked, keys) & (items_BK >= 0)
+
+
+def _among_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | None:
+    """The users with positives among items that nobody met, asked for such items only; None where there are none."""
+    positives = held_out.positives
+    kept = is_cold_I[positives.values]
+    if not kept.any():
+        return None
+    fewer = Ragged.from_pairs(positives.row_of_value[kept], positives.values[kept], len(positives))
+    candidates = np.flatnonzero(is_cold_I).astype(np.int32)
+    if isinstance(held_out.candidates, np.ndarray):
+        candidates = np.intersect1d(candidates, held_out.candidates).astype(np.int32)
+    narrowed = replace(held_out, positives=fewer, candidates=candidates, ratings=None, rated=None)
+    return narrowed.take(np.flatnonzero(fewer.lengths))
+
+
+def _some(held_out: HeldOut, most: int, seed: int) -> HeldOut:
+    if len(held_out) <= most:
+        return held_out
+    return held_out.take(np.sort(np.random.default_rng(seed).permutation(len(held_out))[:most]))

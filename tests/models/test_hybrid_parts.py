@@ -1,0 +1,108 @@
+"""The closed forms of the hybrid against their equations."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from lanner.data.ragged import Ragged
+from lanner.models.hybrid.config import HybridConfig
+from lanner.models.hybrid.material import Material, text_neighbours
+from lanner.models.hybrid.parts import KINDS, Linear, kept_rows, past_and_future
+
+USERS, ITEMS = 30, 12
+NO_WORDS = sp.csr_matrix((ITEMS, 3), dtype=np.float32)
+
+
+def material(users: int = USERS, texts: bool = True) -> Material:
+    random = np.random.default_rng(0)
+    lists = [random.choice(ITEMS - 1, random.integers(2, 6), replace=False).tolist() for _ in range(users)]
+    features = random.standard_normal((ITEMS, 7)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True) / np.sqrt(2)
+    near = text_neighbours(features, NO_WORDS, ITEMS)
+    return Material(Ragged.from_lists(lists), ITEMS, True, features if texts else None, near if texts else None)
+
+
+def dense_reference(given: Material, settings: dict[str, float]) -> np.ndarray:
+    """Column by column, the regression without the item itself."""
+    met = given.matrix.toarray().astype(np.float64)
+    weights = np.diag(given.user_weights(settings["row"]).astype(np.float64))
+    gram = met.T @ weights @ met
+    diagonal = settings["ridge"] + settings["dropout"] / (1 - settings["dropout"]) * np.diag(gram)
+    trust, goal = 0.0, np.zeros_like(gram)
+    if given.features_IF is not None:
+        trust = settings["prior"]
+        half = given.features_IF.astype(np.float64) / np.sqrt(2)
+        inverse = np.linalg.inv(half @ half.T + settings["text_ridge"] * np.eye(ITEMS))
+        goal = np.eye(ITEMS) - inverse / np.diag(inverse)
+    system, right = gram + np.diag(diagonal + trust), gram + trust * goal
+    out = np.zeros_like(gram)
+    for target in range(ITEMS):
+        others = np.delete(np.arange(ITEMS), target)
+        out[others, target] = np.linalg.solve(system[np.ix_(others, others)], right[others, target])
+    return out
+
+
+@pytest.mark.parametrize("users", [4, USERS])  # by the users where they are few, else by the items
+@pytest.mark.parametrize("texts", [False, True])
+def test_the_dense_ridge_is_the_regression_without_the_item_itself(users, texts):
+    given = material(users, texts)
+    settings = {"ridge": 2.0, "dropout": 0.3, "row": 0.4, "prior": 5.0, "text_ridge": 0.7}
+    found = KINDS["dense-ridge"].fit(given, HybridConfig(), settings).items
+    np.testing.assert_allclose(found, dense_reference(given, settings), atol=2e-4)
+
+
+def test_past_and_future_of_a_history():
+    given = Material(Ragged.from_lists([[4, 1, 3], [2], []]), 5, True)
+    past, future = past_and_future(given, decay=0.5)
+    half = np.exp(-0.5)
+    np.testing.assert_allclose(past.toarray(), [[0, 0, 0, 0, 1], [0, 1, 0, 0, half]], rtol=1e-6)
+    np.testing.assert_allclose(future.toarray(), [[0, 1, 0, half, 0], [0, 0, 0, 1, 0]], rtol=1e-6)
+
+
+def test_a_part_scores_as_its_matrices_do():
+    random = np.random.default_rng(1)
+    items = sp.random(ITEMS, ITEMS, 0.4, "csr", np.float32, rng=random)
+    source, target = random.standard_normal((2, ITEMS, 3)).astype(np.float32)
+    bias = random.standard_normal(ITEMS).astype(np.float32)
+    history = sp.random(5, ITEMS, 0.3, "csr", np.float32, rng=random)
+    expected = history @ (items.toarray() + source @ target.T) + bias
+    np.testing.assert_allclose(Linear(items, source, target, bias).score(history), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        Linear(items.toarray(), source, target, bias).score(history), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "lists",
+    [[[0, 1, 2], [1, 2], [2, 3]], [[0]], [[0] * 9], [list(range(ITEMS))] * 3],
+    ids=["few", "one event", "one item many times", "everybody has everything"],
+)
+def test_every_part_is_finite_on_odd_histories(name, lists):
+    whole = material()
+    given = whole.with_histories(Ragged.from_lists(lists))
+    config = HybridConfig(rank=2)
+    if name == "low-pass" and not KINDS[name].suits(given, config):
+        pytest.skip("needs more users and items than twice its rank")
+    part = KINDS[name].fit(given, config, KINDS[name].start)
+    assert np.isfinite(part.score(given.matrix)).all()
+
+
+def test_texts_that_are_all_alike_and_texts_that_are_missing():
+    same, words = np.full((ITEMS, 4), 0.5, np.float32), sp.csr_matrix(np.ones((ITEMS, 1), np.float32))
+    near = text_neighbours(same, words, 3)
+    assert near.shape == (ITEMS, ITEMS)
+    assert (np.diff(near.indptr) == 3).all()
+    np.testing.assert_allclose(near.data, 1, rtol=1e-6)
+    assert near.diagonal().sum() == 0
+    assert text_neighbours(np.zeros((ITEMS, 4), np.float32), NO_WORDS, 3).nnz == 0
+    assert text_neighbours(np.ones((1, 4), np.float32), sp.csr_matrix((1, 3), dtype=np.float32), 3).nnz == 0
+
+
+def test_a_weighted_sum_keeps_the_strongest_and_says_what_it_lost():
+    first = sp.csr_matrix(np.array([[0, 2.0, 1], [0, 0, 0], [4, 0, 0]], np.float32))
+    second = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]], np.float32)
+    kept, lost = kept_rows([(first, np.float32(1)), (second, np.float32(2))], 1)
+    assert kept.toarray().tolist() == [[0, 0, 3], [2, 0, 0], [4, 0, 0]]
+    assert lost == pytest.approx(2 / 11)
+    assert kept_rows([], 3) == (None, 0.0)
