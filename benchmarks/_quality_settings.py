@@ -72,7 +72,7 @@ _ML1M_NETWORK = {
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ml-1m/random-80-20": {
-        **dict.fromkeys(("gnn", "gnn-filter", "fusion", "hybrid"), _ML1M_NETWORK),
+        **dict.fromkeys(("gnn", "gnn-filter", "fusion"), _ML1M_NETWORK),
         "ease": {"ease": {"regularisation": 800.0}},
         "item-knn": {"item_knn": {"neighbours": 200, "shrinkage": 100.0}},
         "ials": {"ials": {"factors": 64, "regularisation": 30.0, "alpha": 5.0}},
@@ -86,7 +86,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             }
         },
     },
-    "ml-1m/cold-items": dict.fromkeys(("gnn", "gnn-filter", "fusion", "hybrid", "language"), _ML1M_NETWORK),
+    "ml-1m/cold-items": dict.fromkeys(("gnn", "gnn-filter", "fusion", "language"), _ML1M_NETWORK),
     "amazon-scientific-2018-unisrec/leave-last-out": {
         "ease": {"ease": {"regularisation": 50.0}},
         "item-knn": {"item_knn": {"neighbours": 1000, "shrinkage": 20.0}},
