@@ -120,15 +120,16 @@ def _measure(dataset: str, protocol: str, model: str) -> None:
     cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))
     data = load(Path("recipes") / f"{dataset}.toml")
     own = SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {})
-    config: RunConfig = from_dict({"feedback": EVERY_EVENT, **own})
+    registered = VARIANTS.get(model, model)
+    config: RunConfig = from_dict({"model": registered, "feedback": EVERY_EVENT, **own})
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
     if f"{dataset}/{protocol}/{model}" in SVDS_RANK:
         # Kernels are compiled at their first use, once for a machine; SciPy's came compiled.
-        MODELS[model](config, None).fit(data.with_interactions(data.interactions.take(np.arange(2000))))
+        MODELS[registered](config, None).fit(data.with_interactions(data.interactions.take(np.arange(2000))))
     begun = time.perf_counter()
-    recommender = MODELS[VARIANTS.get(model, model)](config, None)
-    is_closed = VARIANTS.get(model, model) in CLOSED_FORMS
+    recommender = MODELS[registered](config, None)
+    is_closed = registered in CLOSED_FORMS
     recommender.fit(split.refit if is_closed else split.train, split.validation)
     seconds = time.perf_counter() - begun
     if isinstance(recommender, HybridRecommender):
