@@ -1,0 +1,190 @@
+"""The hybrid: what its sum is made of, what a text does, new items, and data that goes wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, encode_words, small_world
+
+from lanner.compression.reduce import fewer_dimensions
+from lanner.compression.steps import quantised, sample_of_users
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.interactions import Dataset, Interactions, UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.splitting import random_ratio
+from lanner.errors import ConfigError
+from lanner.inference.ranker import Query, Ranker
+from lanner.models.hybrid.config import HybridConfig
+from lanner.models.hybrid.model import HybridRecommender
+from lanner.models.neural import NeuralConfig, NeuralRecommender
+from lanner.training.joining import Joiner
+from lanner.training.loop import Trainer, TrainingConfig
+
+pytestmark = pytest.mark.usefixtures("hashed_words")
+
+SMALL = NeuralConfig(fusion="sum", dimensions=6, language_dimensions=6, word_dimensions=6, cold_neighbours=3)
+TRAINING = TrainingConfig(epochs=4, batch_users=12, learning_rate=0.02, device="cpu")
+
+
+def unfitted(**changes) -> HybridRecommender:
+    config = HybridConfig(**{"neighbours": 8, "text_neighbours": 4, "rank": 4} | changes)
+    return HybridRecommender(config, NeuralRecommender(SMALL, Trainer(TRAINING, progress=False)), Joiner(False))
+
+
+@pytest.fixture(scope="module")
+def world() -> Dataset:
+    return small_world()
+
+
+@pytest.fixture(scope="module")
+def hybrid(world, hashed_words) -> HybridRecommender:
+    return unfitted().fit(world)
+
+
+def group_of(items) -> list[int]:
+    return (np.asarray(items) // ITEMS_PER_GROUP).tolist()
+
+
+def test_reasons_add_up_to_the_score(hybrid, world):
+    explained = hybrid.explain(world.user_batch(np.array([3])), 5)
+    assert explained.score == pytest.approx(float(hybrid.score(world.user_batch(np.array([3])))[0, 5]), rel=1e-3)
+    assert sum(part.value for part in explained.parts) == pytest.approx(explained.score, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["full", "int8", "fewer dimensions"])
+def test_a_text_finds_items_that_read_like_it_in_every_form(hybrid, world, form):
+    model = hybrid.scoring_model
+    if form == "int8":
+        model = quantised(model)
+    if form == "fewer dimensions":
+        sought = hybrid.item_reader.texts.features(np.arange(NUM_ITEMS))
+        profiles = hybrid.reader.features(world.user_catalogue.texts)
+        users = sample_of_users(model, world.user_batch(), profiles, sought)
+        model = fewer_dimensions(model, users, model.dimensions - 4)
+    ranker = Ranker(model, reader=hybrid.reader)
+    for kind in range(3):
+        found = ranker.rank([Query(text=f"kind{kind} sort", k=5, explain=True)])[0]
+        assert group_of(found.items) == [kind] * 5
+        assert not found.fallback
+        assert found.explanations[0].parts[0].kind == "query"
+
+
+def test_a_text_counts_beside_a_long_history(hybrid):
+    history = np.arange(ITEMS_PER_GROUP)
+    ranker = hybrid.ranker
+    assert group_of(ranker.rank([Query(history, seen=history, text="kind2 sort", k=4)])[0].items) == [2] * 4
+
+
+def test_an_item_that_nobody_met_borrows_and_is_found_by_its_own(hybrid):
+    own = NUM_ITEMS // ITEMS_PER_GROUP - 1
+    history = own * ITEMS_PER_GROUP + np.arange(ITEMS_PER_GROUP - 1)
+    assert hybrid.ranker.rank([Query(history, seen=history, k=1)])[0].items.tolist() == [COLD]
+
+
+def test_an_item_added_later_is_ranked_as_one_of_its_kind(hybrid):
+    ranker = Ranker(hybrid.scoring_model, reader=hybrid.reader)
+    features = hybrid.reader.features(["name99 maker1\nkind1 sort"])
+    ranker.available.grow(NUM_ITEMS + 1)
+    (row,) = ranker.add(hybrid.item_reader.read(hybrid.scoring_model, features, [None]))
+    ranker.available.show(np.array([row]))
+    scores = {}
+    for kind in range(3):
+        history = kind * ITEMS_PER_GROUP + np.arange(4)
+        found = ranker.rank([Query(history, k=NUM_ITEMS + 1)])[0]
+        scores[kind] = float(found.scores[found.items.tolist().index(row)])
+    assert scores[1] > max(scores[0], scores[2])
+
+
+def test_closed_forms_know_the_validation_events_and_the_copy_for_compression_does_not(world):
+    split = random_ratio(world, 0.2, 0.2, seed=1)
+    model = unfitted(parts=("ridge", "network")).fit(split.train, split.validation)
+    if "ridge" not in model.choice.settings:
+        pytest.skip("validation did not choose the ridge here")
+    known, unaware = model.scoring_model.item_to_item, model.unaware().scoring_model.item_to_item
+    assert np.abs(known.matrix() - unaware.matrix()).max() > 0
+    assert model.unaware().choice == model.choice
+
+
+def test_a_view_that_weighs_nothing_is_not_served(world):
+    class Refusing(Joiner):
+        def __call__(self, *given):
+            found = super().__call__(*given)
+            idle = dict.fromkeys(("relational",), 0.0)
+            return replace(found, weights=found.weights | idle, cold_weights=dict(found.cold_weights) | idle)
+
+    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+    model = HybridRecommender(HybridConfig(neighbours=8, rank=4), network, Refusing(False)).fit(world)
+    assert "relational" not in model.scoring_model.view_names
+    arrays, settings = model.state()
+    again = HybridRecommender().load_state(arrays, settings, world)
+    np.testing.assert_array_equal(again.score(world.user_batch()), model.score(world.user_batch()))
+
+
+def test_without_a_joiner_it_is_for_loading_only(world):
+    with pytest.raises(ConfigError, match="joiner"):
+        HybridRecommender().fit(world)
+
+
+@pytest.mark.parametrize("wrong", [{"parts": ()}, {"parts": ("ridge", "ridge")}, {"neighbours": 0}, {"rank": 0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=f"hybrid.{next(iter(wrong))}"):
+        HybridConfig(**wrong)
+
+
+def with_texts(dataset: Dataset, *texts: str) -> Dataset:
+    given = tuple(texts[row % len(texts)] for row in range(dataset.num_items))
+    return replace(dataset, item_catalogue=replace(dataset.item_catalogue, texts=given))
+
+
+def with_events(dataset: Dataset, user: np.ndarray, item: np.ndarray) -> Dataset:
+    return dataset.with_interactions(Interactions(user.astype(np.int32), item.astype(np.int32)))
+
+
+def odd(name: str) -> Dataset:
+    world = small_world()
+    user, item = world.interactions.user, world.interactions.item
+    random = np.random.default_rng(0)
+    match name:
+        case "a relation without edges":
+            none = Attribute(("never",), Ragged.empty(NUM_ITEMS))
+            return replace(world, item_catalogue=replace(world.item_catalogue, attributes={"brand": none}))
+        case "nobody has friends":
+            return replace(world, ties=Ragged.empty(NUM_USERS))
+        case "texts all alike":
+            return with_texts(world, "the same\nwords")
+        case "texts of one letter and of 100,000":
+            return with_texts(world, "a\nb", "long words " * 9_000 + "\nend", "\n")
+        case "texts in other scripts":
+            return with_texts(world, "映画 東京\nドラマ", "фильм\nдрама", "فيلم\nدراما")
+        case "a user with 50,000 events":
+            many = random.integers(NUM_ITEMS - 1, size=50_000)
+            return with_events(world, np.append(user, np.zeros(50_000)), np.append(item, many))
+        case "an item that everyone has":
+            return with_events(world, np.append(user, np.arange(NUM_USERS)), np.append(item, np.full(NUM_USERS, 4)))
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a relation without edges",
+        "nobody has friends",
+        "texts all alike",
+        "texts of one letter and of 100,000",
+        "texts in other scripts",
+        "a user with 50,000 events",
+        "an item that everyone has",
+    ],
+)
+def test_odd_data_trains_and_scores_without_nan(name):
+    dataset = odd(name)
+    model = unfitted().fit(dataset)
+    assert np.isfinite(model.score(dataset.user_batch())).all()
+    assert np.isfinite(model.score(UserBatch(Ragged.from_lists([[0, 3], []])))).all()
+    text = model.reader.features(["anything 東京"])
+    assert np.isfinite(model.scoring_model.score(UserBatch(Ragged.from_lists([[1]])), None, text)).all()
+
+
+def test_encoded_words_are_what_these_tests_stand_on():
+    assert encode_words(["kind1 sort"]) @ encode_words(["kind1 sort"]).T == pytest.approx(1)
+    assert Catalogue.blank(("a",)).texts == ("",)
