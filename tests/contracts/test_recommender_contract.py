@@ -20,7 +20,7 @@ from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.model import HybridRecommender
 from lanner.models.ials import IALS, IALSConfig
 from lanner.models.item_knn import ItemKNN, ItemKNNConfig
-from lanner.models.neural import NeuralConfig, NeuralRecommender
+from lanner.models.neural import NeuralConfig, NeuralRecommender, TrainedRecommender
 from lanner.models.recommender import Recommender
 from lanner.training.joining import Joiner
 from lanner.training.loop import Trainer, TrainingConfig
@@ -166,6 +166,16 @@ def test_fitting_twice_gives_the_same_scores(fitted, groups):
     case, model = fitted
     again = case.make().fit(groups)
     np.testing.assert_allclose(again.score(strangers()), model.score(strangers()), rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_takes_in_events_without_training(fitted, groups):
+    case, model = fitted
+    before = groups.with_interactions(groups.interactions.take(np.arange(len(groups.interactions)) % 7 > 0))
+    updated = case.make().fit(before).update(groups)
+    assert updated.dataset is groups
+    assert np.isfinite(updated.score(groups.user_batch())).all()
+    if not isinstance(model, TrainedRecommender):
+        np.testing.assert_allclose(updated.score(strangers()), model.score(strangers()), rtol=1e-4, atol=1e-5)
 
 
 def test_scoring_leaves_the_history_alone(fitted):

@@ -153,6 +153,17 @@ def test_similar_items_name_their_target(knn):
         knn.similar_items("x")
 
 
+def test_an_update_takes_events_of_the_same_users_and_items_only(shop, tmp_path):
+    data = lanner.Dataset.from_frames(shop.events)
+    half = data.with_interactions(data.interactions.take(slice(0, len(data.interactions) // 2)))
+    updated, anew = lanner.EASE().fit(half).update(data), lanner.EASE().fit(data)
+    assert items_of(updated.recommend(users=[1, 2], k=5)) == items_of(anew.recommend(users=[1, 2], k=5))
+    with pytest.raises(lanner.ConfigError, match="users and items that the model was fitted on"):
+        updated.update(lanner.load_dataset("ml-latest-small"))
+    with pytest.raises(lanner.ConfigError, match="was not fitted here"):
+        lanner.load(updated.save(tmp_path / "bundle")).update(data)
+
+
 def test_an_explanation_adds_up_and_shows_itself_with_escaped_titles(knn):
     found = knn.explain(2, 103)
     assert sum(part.value for part in found.parts) == pytest.approx(found.score, abs=1e-6)

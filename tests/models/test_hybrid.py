@@ -15,7 +15,8 @@ from lanner.data.splitting import random_ratio
 from lanner.errors import ConfigError
 from lanner.inference.ranker import Query, Ranker
 from lanner.models.hybrid.config import HybridConfig
-from lanner.models.hybrid.model import HybridRecommender
+from lanner.models.hybrid.model import CLOSED, Choice, HybridRecommender
+from lanner.models.hybrid.parts import KINDS
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training.joining import Joiner
 from lanner.training.loop import Trainer, TrainingConfig
@@ -29,6 +30,18 @@ TRAINING = TrainingConfig(epochs=4, batch_users=12, learning_rate=0.02, device="
 def unfitted(**changes) -> HybridRecommender:
     config = HybridConfig(**{"neighbours": 8, "text_neighbours": 4, "rank": 4} | changes)
     return HybridRecommender(config, NeuralRecommender(SMALL, Trainer(TRAINING, progress=False)), Joiner(False))
+
+
+def chosen(material, config, views, validation) -> Choice:
+    """A joiner that has made up its mind: the ridge and the language view, whatever validation says."""
+    return Choice(
+        {"ridge": KINDS["ridge"].start}, {"ridge": 1.0, "language": 0.5}, {CLOSED: 0.5, "language": 0.5}, 0.1, 0
+    )
+
+
+def decided() -> HybridRecommender:
+    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+    return HybridRecommender(HybridConfig(neighbours=8, text_neighbours=4, rank=4), network, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -97,26 +110,31 @@ def test_an_item_added_later_is_ranked_as_one_of_its_kind(hybrid):
 
 def test_closed_forms_know_the_validation_events_and_the_copy_for_compression_does_not(world):
     split = random_ratio(world, 0.2, 0.2, seed=1)
-    model = unfitted(parts=("ridge", "network")).fit(split.train, split.validation)
-    if "ridge" not in model.choice.settings:
-        pytest.skip("validation did not choose the ridge here")
+    model = decided().fit(split.train, split.validation)
     known, unaware = model.scoring_model.item_to_item, model.unaware().scoring_model.item_to_item
     assert np.abs(known.matrix() - unaware.matrix()).max() > 0
     assert model.unaware().choice == model.choice
 
 
-def test_a_view_that_weighs_nothing_is_not_served(world):
-    class Refusing(Joiner):
-        def __call__(self, *given):
-            found = super().__call__(*given)
-            idle = dict.fromkeys(("relational",), 0.0)
-            return replace(found, weights=found.weights | idle, cold_weights=dict(found.cold_weights) | idle)
+def test_an_update_solves_the_closed_forms_anew_and_trains_nothing(world):
+    before = world.with_interactions(world.interactions.take(np.arange(len(world.interactions)) % 5 > 0))
+    split = random_ratio(before, 0.3, 0.0, seed=1)
+    model = decided().fit(split.train, split.test)
+    trained = {name: value.clone() for name, value in model._network.network.state_dict().items()}
+    old, choice = model.scoring_model, model.choice
+    model.update(world)
+    assert all((value == trained[name]).all() for name, value in model._network.network.state_dict().items())
+    assert model.choice is choice
+    assert model.scoring_model.popularity_I.sum() > old.popularity_I.sum()
+    assert np.abs(model.scoring_model.item_to_item.matrix() - old.item_to_item.matrix()).max() > 0
 
-    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
-    model = HybridRecommender(HybridConfig(neighbours=8, rank=4), network, Refusing(False)).fit(world)
-    assert "relational" not in model.scoring_model.view_names
+
+def test_a_view_that_weighs_nothing_is_not_served(world):
+    split = random_ratio(world, 0.3, 0.0, seed=1)
+    model = decided().fit(split.train, split.test)
+    assert model.scoring_model.view_names == ("language", "meaning")
     arrays, settings = model.state()
-    again = HybridRecommender().load_state(arrays, settings, world)
+    again = HybridRecommender().load_state(arrays, settings, split.train)
     np.testing.assert_array_equal(again.score(world.user_batch()), model.score(world.user_batch()))
 
 

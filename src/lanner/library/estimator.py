@@ -103,6 +103,22 @@ class Model:
         self.config, self._bundle, self._recommender = config, None, recommender
         return self._serve(train, recommender.ranker)
 
+    def update(self, train: Dataset) -> Self:
+        """Take in more events without training: closed forms are solved anew, trained parameters stay.
+
+        Args:
+            train: all events, old and new, of the users and items that the model was fitted on.
+
+        Raises:
+            ConfigError: not fitted here (a loaded model cannot be updated), or ``train`` has other users or items.
+        """
+        if self._recommender is None:
+            raise ConfigError(f"{type(self).__name__} was not fitted here; call fit(dataset) first")
+        known = self.dataset
+        if not isinstance(train, Dataset) or (train.item_ids, train.user_ids) != (known.item_ids, known.user_ids):
+            raise ConfigError("update takes a Dataset with the users and items that the model was fitted on")
+        return self._serve(train, self._recommender.update(train).ranker)
+
     def save(self, path: Path | str) -> Path:
         """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; one that is there is replaced.
 

@@ -135,6 +135,12 @@ class NeuralRecommender(TrainedRecommender):
         self.trainer.refit(network, dataset)
         return self._serve(network.cpu(), dataset)
 
+    def update(self, dataset: Dataset) -> Self:
+        network = deepcopy(self.network)
+        self._refit_filter(network, Adjacency.from_pattern(training_matrix(dataset)))
+        self.network = network
+        return self.load_state(*self.state(), dataset)
+
     def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency) -> None:
         for name, view in network.views.items():
             if isinstance(view, FilterView):

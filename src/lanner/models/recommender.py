@@ -48,6 +48,10 @@ class Recommender(ABC):
         """Fit anew on ``dataset``, all events of what ``fit`` saw parts of, with what validation chose there."""
         return self.fit(dataset)
 
+    def update(self, dataset: Dataset) -> Self:
+        """Take in more events of the same users and items without training: closed forms are solved anew."""
+        return self.fit(dataset)
+
     @abstractmethod
     def export(self) -> ScoringModel:
         """The form that answers; of a fitted model."""

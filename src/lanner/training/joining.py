@@ -29,6 +29,7 @@ _FACTORS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
 _NEARBY = (0.7, 0.85, 1.18, 1.4)
 _ROUNDS = 4
 _BEGINNINGS = 3
+_BAGS, _BAG_USERS = 8, 2_000
 _PER_PART = 50
 """Items of each part among the candidates."""
 _USERS_AT_ONCE = 512
@@ -205,34 +206,47 @@ class Candidates:
         return float(ndcg(hits, self.lengths_B).mean())
 
     def search(self, minimum_gain: float) -> tuple[NDArray[np.float64], float]:
-        """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality."""
+        """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality.
+
+        The mean of searches on samples of the users, each of sum 1: a single search takes the noise of a few hundred
+        users for a preference (docs/log.md). Then the parts without which the quality hardly falls are left out.
+        """
+        random = np.random.default_rng(0)
+        users = len(self.values_BCV)
+        found = [self._of_users(random.integers(users, size=min(users, _BAG_USERS)))._best() for _ in range(_BAGS)]
+        weights = np.mean([one / max(float(one.sum()), 1e-12) for one in found], axis=0)
+        best = self._of(weights)
+        for part in np.argsort(weights):
+            without = weights.copy()
+            without[part] = 0
+            if weights[part] and without.any() and (quality := self._of(without)) >= best * (1 - minimum_gain):
+                weights, best = without, quality
+        return weights / self.spread_V, best
+
+    def _of_users(self, rows: NDArray[np.integer]) -> "Candidates":
+        """Of some of the users."""
+        return Candidates(
+            self.values_BCV[rows], self.is_hit_BC[rows], self.is_real_BC[rows], self.lengths_B[rows], self.spread_V
+        )
+
+    def _best(self) -> NDArray[np.float64]:
+        """The weights, in units of ``spread_V``, at the highest of the hills that were climbed."""
         parts = self.values_BCV.shape[2]
         alone = np.array([self.quality(self.values_BCV[:, :, part]) for part in range(parts)])
         # From several beginnings: the search climbs one weight at a time and stops at the first hill.
         climbed = [self._climb(np.eye(parts)[part], alone[part]) for part in np.argsort(-alone)[:_BEGINNINGS]]
-        weights, best = max(climbed, key=lambda found: found[1])
-        for part in np.argsort(weights * (weights > 0)):
-            without = weights.copy()
-            without[part] = 0
-            if weights[part] == 0 or not without.any():
-                continue
-            without, quality = self._climb(without, self._of(without), frozen=int(part))
-            if quality >= best * (1 - minimum_gain):
-                weights, best = without, quality
-        return weights / self.spread_V, best
+        return max(climbed, key=lambda found: found[1])[0]
 
     def _of(self, weights: NDArray[np.float64]) -> float:
         return self.quality(self.values_BCV @ weights.astype(np.float32))
 
-    def _climb(self, weights: NDArray[np.float64], best: float, frozen: int = -1) -> tuple[NDArray[np.float64], float]:
-        """Coordinate search from ``weights``; those that are 0 and ``frozen`` are left alone where one is given."""
+    def _climb(self, weights: NDArray[np.float64], best: float) -> tuple[NDArray[np.float64], float]:
+        """Coordinate search from ``weights``."""
         weights = weights.copy()
         total = self.values_BCV @ weights.astype(np.float32)
-        for _ in range(_ROUNDS if frozen < 0 else 1):
+        for _ in range(_ROUNDS):
             before = best
             for part in range(len(weights)):
-                if frozen >= 0 and weights[part] == 0:
-                    continue
                 column = self.values_BCV[:, :, part]
                 base = total - np.float32(weights[part]) * column
                 largest = max(np.abs(np.delete(weights, part)).max(initial=0), 1e-6)

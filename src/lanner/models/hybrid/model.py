@@ -120,6 +120,10 @@ class HybridRecommender(TrainedRecommender):
         self._network.refit(dataset)
         return self._join(dataset, self._closed(self._material(dataset)))
 
+    def update(self, dataset: Dataset) -> Self:
+        self._network.update(dataset)
+        return self._join(dataset, self._closed(self._material(dataset)))
+
     def unaware(self) -> "HybridRecommender":
         """This model with its closed forms fitted on ``dataset`` alone: what held-out events can still judge."""
         other = HybridRecommender(self.config, self._network.unaware(), self._joiner)
