@@ -76,6 +76,9 @@ class NeuralRecommender(TrainedRecommender):
 
     name: ClassVar[str] = "fusion"
 
+    network: RecommenderNetwork
+    """Set by ``fit`` and by ``load_state``."""
+
     def __init__(self, config: NeuralConfig | None = None, trainer: Trainer | None = None) -> None:
         self.config = config or NeuralConfig()
         self.trainer = trainer
