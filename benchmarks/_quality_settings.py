@@ -47,6 +47,8 @@ CELLS: dict[str, tuple[Cell, ...]] = {
 
 VARIANTS = {"graph-filter-tuned": "graph-filter"}
 """Rows that are a model at other settings."""
+QUERY_TEXTS = tuple(f"ml-latest-small/random-80-20/{model}" for model in ("popularity", "language", "hybrid"))
+"""Rows that are asked for genres by query texts, too."""
 SVDS_RANK = {"gowalla-lightgcn/published/graph-filter": 256}
 """Where the time of one ``scipy.sparse.linalg.svds`` of the training matrix is taken beside the fit."""
 

@@ -4,12 +4,11 @@
 before any was tried.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lanner.data.interactions import Dataset
 from lanner.evaluation.metrics import RANKED
+from lanner.inference.ranker import Query, Ranker
 
 PHRASINGS = ("{}", "slow {}", "a good {} film", "{} for a rainy evening", "I would like to watch some {}")
 SPELLED = {"Sci-Fi": "science fiction", "Film-Noir": "film noir", "Children": "children's"}
@@ -23,15 +22,15 @@ def queries(dataset: Dataset) -> list[tuple[str, str]]:
     return [(genre, form.format(SPELLED.get(genre, genre.lower()))) for genre in genres for form in PHRASINGS]
 
 
-def query_text_ndcg(dataset: Dataset, ask: Callable[[str], np.ndarray]) -> float:
-    """Mean ndcg@10 over all queries. ask: item rows of the answer to a text, best first."""
+def query_text_ndcg(dataset: Dataset, ranker: Ranker) -> float:
+    """Mean ndcg@10 over all queries, of users of whom nothing but the text is known."""
     genres = dataset.item_catalogue.attributes["genres"]
     found = []
     for genre, text in queries(dataset):
         code = genres.names.index(genre)
         has = np.zeros(dataset.num_items, np.bool_)
         has[genres.codes.row_of_value[genres.codes.values == code]] = True
-        items = np.asarray(ask(text))[:K]
+        items = ranker.rank([Query(text=text, k=K)])[0].items
         hits = np.zeros((1, K), np.bool_)
         hits[0, : len(items)] = has[items]
         found.append(RANKED["ndcg"](hits, np.array([has.sum()]), K)[0])

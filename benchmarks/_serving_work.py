@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._clustered import DIMENSIONS, HISTORY, clustered_catalogue, clustered_histories
-from lanner.artifacts.bundle import read_bundle, write_bundle, write_compressed
+from lanner.artifacts.bundle import SCHEMA, read_bundle, write_bundle, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import FULL, POPULARITY, TextFiles, Variant
 from lanner.compression.encoder import whole_encoder
@@ -63,7 +63,7 @@ class Work:
 
     @property
     def folder(self) -> Path:
-        return _ROOM / f"clustered-{self.items}"
+        return _ROOM / f"clustered-{self.items}-schema-{SCHEMA}"  # another schema is made anew, not refused
 
     @property
     def bundle(self) -> Path:

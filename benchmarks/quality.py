@@ -24,7 +24,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._quality_settings import CELLS, EVERY_EVENT, FUSION_NAMES, SETTINGS, SKIPPED, SVDS_RANK, VARIANTS, Cell
+from benchmarks._quality_settings import (
+    CELLS,
+    EVERY_EVENT,
+    FUSION_NAMES,
+    QUERY_TEXTS,
+    SETTINGS,
+    SKIPPED,
+    SVDS_RANK,
+    VARIANTS,
+    Cell,
+)
+from benchmarks._query_texts import query_text_ndcg
 
 SEED = 1
 """Not that of the splits on which settings were chosen, which was 0."""
@@ -181,9 +192,12 @@ def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: floa
 
     begun = time.perf_counter()
     report = evaluate(recommender, split, ks=KS, name=name)
+    seconds = time.perf_counter() - begun
+    if f"{cell.dataset}/{cell.protocol}/{name}" in QUERY_TEXTS:
+        extra |= {"query_text_ndcg": round(query_text_ndcg(split.train, recommender.ranker), 6)}
     costs = {
         "fit_seconds": round(fit_seconds, 2),
-        "score_seconds": round(time.perf_counter() - begun, 2),
+        "score_seconds": round(seconds, 2),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "commit": _record._commit(),
     }

@@ -46,6 +46,7 @@ A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the s
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
 _SEARCHED_TEXTS = 2_000
+"""Items whose texts stand for what people search for, beside the users whose directions are kept."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,6 @@ def _smaller(
     batch, read = model.dataset.user_batch(), texts["full"].read
     features = None if read is None or batch.profiles is None else read(batch.profiles)
     items = model.item_reader if isinstance(model, TrainedRecommender) else None
-    # Items stand for what people search for.
     sought = None if items is None else items.texts.features(np.arange(len(items.texts))[:_SEARCHED_TEXTS])
     users, twin_users = (sample_of_users(one, batch, features, sought) for one in (full, twin))
     variants = [_variant(evaluator.step("int8", quantised(twin), texts["int8"].read), quantised(full), texts["int8"])]

@@ -60,7 +60,7 @@ def _hybrid(config: RunConfig, folder: Path | None) -> Recommender:
     from lanner.training.loop import Trainer
 
     config = _with_fixed(config)
-    network = NeuralRecommender(config.neural, Trainer(config.training, folder))
+    network = NeuralRecommender(config.neural, Trainer(config.training, folder, fuses=False))
     return HybridRecommender(config.hybrid, network, Joiner())
 
 

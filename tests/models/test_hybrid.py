@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, encode_words, small_world
+from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, small_world
 
 from lanner.compression.reduce import fewer_dimensions
 from lanner.compression.steps import quantised, sample_of_users
-from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.catalogue import Attribute
 from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
@@ -201,8 +201,3 @@ def test_odd_data_trains_and_scores_without_nan(name):
     assert np.isfinite(model.score(UserBatch(Ragged.from_lists([[0, 3], []])))).all()
     text = model.reader.features(["anything 東京"])
     assert np.isfinite(model.scoring_model.score(UserBatch(Ragged.from_lists([[1]])), None, text)).all()
-
-
-def test_encoded_words_are_what_these_tests_stand_on():
-    assert encode_words(["kind1 sort"]) @ encode_words(["kind1 sort"]).T == pytest.approx(1)
-    assert Catalogue.blank(("a",)).texts == ("",)

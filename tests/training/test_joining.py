@@ -6,8 +6,7 @@ import pytest
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
-from lanner.evaluation.metrics import RANKED
-from lanner.training.joining import Candidates, ndcg
+from lanner.training.joining import Candidates
 
 USERS, ITEMS = 80, 40
 
@@ -83,9 +82,3 @@ def test_seen_items_are_no_candidates(world):
     found = Candidates.of([part(scores)], held_out, 0.0)
     assert found.values_BCV.max() < 1e5
     assert found.quality(found.values_BCV[:, :, 0]) == pytest.approx(1)
-
-
-def test_ndcg_is_that_of_the_evaluation():
-    random = np.random.default_rng(2)
-    hits, lengths = random.random((50, 10)) < 0.2, random.integers(1, 15, 50)
-    np.testing.assert_allclose(ndcg(hits, lengths), RANKED["ndcg"](hits, lengths, 10))

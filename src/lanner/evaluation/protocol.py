@@ -162,7 +162,7 @@ def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _
             rated = held_out.rated_items.take(rows)
             errors = squared_and_absolute_errors(scores, rated, held_out.ratings[first:last])
             found.squared[rows], found.absolute[rows] = errors
-        _narrow(scores, held_out, rows)
+        narrow(scores, held_out, rows)
         if "auc" in wanted:
             found.auc[rows] = areas_under_curve(scores, positives.indptr, positives.values)
         found.items[rows] = top_k(scores, k)[0]
@@ -189,7 +189,7 @@ def _block_size(num_items: int) -> int:
     return max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // max(num_items, 1)))
 
 
-def _narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int64]) -> None:
+def narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int64]) -> None:
     """Set −inf for items that must not be ranked for the users ``rows`` of ``held_out``."""
     candidates = held_out.candidates
     if isinstance(candidates, Ragged):

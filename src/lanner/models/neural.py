@@ -1,4 +1,4 @@
-"""The trained recommenders: graph only, language only, or both joined (the hybrid)."""
+"""The trained recommenders: one view of the items, or several under a fusion; a part of the hybrid."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -15,12 +15,16 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
+from lanner.evaluation.metrics import ndcg
+from lanner.evaluation.protocol import narrow
+from lanner.evaluation.rows import find_hits
 from lanner.inference.sparse import aged, shares_of
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import Material
 from lanner.models.hybrid.model import CLOSED, Choice, TrainedViews
 from lanner.models.hybrid.parts import KINDS, Linear, Settings
 from lanner.models.neural import ViewScores
+from lanner.training.tasks import quality_of, some
 
 _K = 10
 _DECAYS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0)
@@ -29,12 +33,14 @@ _FACTORS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
 _NEARBY = (0.7, 0.85, 1.18, 1.4)
 _ROUNDS = 4
 _BEGINNINGS = 3
+"""Parts, the best ones, from which each search begins."""
 _BAGS, _BAG_USERS = 8, 2_000
+"""Searches whose mean counts, and users drawn for each."""
 _PER_PART = 50
 """Items of each part among the candidates."""
 _USERS_AT_ONCE = 512
-_OF_TEXT = ("prior", "text_ridge")
-"""Settings that have no effect without texts."""
+_OF_TEXT = "prior"
+"""A setting that has no effect without texts."""
 
 
 class Joiner:
@@ -45,8 +51,8 @@ class Joiner:
 
     def __call__(self, material: Material, config: HybridConfig, views: TrainedViews, validation: HeldOut) -> Choice:
         """Settings, recency and weights for closed forms fitted on ``material`` and for trained ``views``."""
-        recency, chosen, fitted = self._tuned(material, config, _some(validation, config.tuning_users, config.seed))
-        weighed_on = _some(validation, config.weighing_users, config.seed + 1)
+        recency, chosen, fitted = self._tuned(material, config, some(validation, config.tuning_users))
+        weighed_on = some(validation, config.weighing_users)
         scores = {name: scores_of(linear, material.num_items) for name, linear in fitted.items()} | dict(views.own)
         found = Candidates.of(list(scores.values()), weighed_on, recency)
         searched, quality = found.search(config.minimum_gain)
@@ -135,12 +141,10 @@ class _Trial:
     def search(self, recency: float) -> tuple[Settings, Linear, float]:
         """The best settings, the part fitted with them, and its quality."""
         best = dict(self._kind.start)
-        if self._material.near is None:
-            best |= {key: 0.0 for key in _OF_TEXT if key in best and key == "prior"}
         linear = self._kind.fit(self._material, self._config, best)
         quality = self._quality(linear, recency)
         for key, values in self._kind.grid.items():
-            if self._material.near is None and key in _OF_TEXT:
+            if self._material.near is None and key == _OF_TEXT:
                 continue
             for value in values:
                 other = best | {key: value}
@@ -157,8 +161,19 @@ class _Trial:
         return (found, tried[found]) if tried[found] > quality else (recency, quality)
 
     def _quality(self, linear: Linear, recency: float) -> float:
-        ranked = _ranked(scores_of(linear, self._material.num_items), self._held_out, recency, _K)
-        return float(ndcg(_hits(ranked, self._held_out.positives), self._held_out.positives.lengths).mean())
+        return quality_of(_Aged(scores_of(linear, self._material.num_items), recency), self._held_out)
+
+
+@dataclass(frozen=True)
+class _Aged:
+    """A part on histories whose entries weigh by their age, as the evaluation asks it."""
+
+    part: ViewScores
+    recency: float
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        """Scores of every item, float32 ``[B, I]``."""
+        return self.part(aged(users, self.recency))
 
 
 @dataclass(frozen=True)
@@ -180,11 +195,11 @@ class Candidates:
         """The union of what each part ranks highest for each user."""
         items, values = [], []
         for first in range(0, len(held_out), _USERS_AT_ONCE):
-            block = held_out.take(np.arange(first, min(first + _USERS_AT_ONCE, len(held_out))))
-            users = aged(block.users, recency)
-            scored = [part(users) for part in parts]
+            rows = np.arange(first, min(first + _USERS_AT_ONCE, len(held_out)))
+            users = held_out.users.take(rows)
+            scored = [_Aged(part, recency).score(users) for part in parts]
             for scores in scored:
-                _narrow(scores, block)
+                narrow(scores, held_out, rows)
             best = np.sort(np.concatenate([top_k(scores, _PER_PART)[0] for scores in scored], axis=1), axis=1)
             best[:, 1:][best[:, 1:] == best[:, :-1]] = -1
             items.append(best)
@@ -195,15 +210,16 @@ class Candidates:
         spread = np.array([value_BCV[:, :, part][real].std() for part in range(len(parts))], np.float32)
         spread[spread < 1e-12] = 1e12  # a part that tells no items apart
         value_BCV /= spread
-        hits = _hits(np.where(real, item_BC, -1), held_out.positives)
-        return cls(value_BCV, hits, real, held_out.positives.lengths, spread)
+        positives = held_out.positives
+        hits = find_hits(np.where(real, item_BC, -1), positives.indptr, positives.values)
+        return cls(value_BCV, hits, real, positives.lengths, spread)
 
     def quality(self, total_BC: NDArray[np.float32]) -> float:
         """Mean ndcg@10 of a sum of scores."""
         masked = np.where(self.is_real_BC, total_BC, -np.inf)
         places = top_k(np.ascontiguousarray(masked, np.float32), _K)[0]
         hits = np.take_along_axis(self.is_hit_BC, np.maximum(places, 0), 1) & (places >= 0)
-        return float(ndcg(hits, self.lengths_B).mean())
+        return float(ndcg(hits, self.lengths_B, _K).mean())
 
     def search(self, minimum_gain: float) -> tuple[NDArray[np.float64], float]:
         """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality.
@@ -261,43 +277,6 @@ class Candidates:
         return weights, best
 
 
-def ndcg(hits_BK: NDArray[np.bool_], lengths_B: NDArray[np.int64]) -> NDArray[np.float64]:
-    """ndcg of each list, best first, float64 ``[B]``; lengths_B: relevant items of each user."""
-    gains = 1 / np.log2(np.arange(2, hits_BK.shape[1] + 2))
-    ideal = np.cumsum(gains)[np.minimum(lengths_B, hits_BK.shape[1]) - 1]
-    return np.asarray((hits_BK * gains).sum(axis=1) / ideal)
-
-
-def _ranked(part: ViewScores, held_out: HeldOut, recency: float, k: int) -> NDArray[np.int32]:
-    found = []
-    for first in range(0, len(held_out), _USERS_AT_ONCE):
-        block = held_out.take(np.arange(first, min(first + _USERS_AT_ONCE, len(held_out))))
-        scores = part(aged(block.users, recency))
-        _narrow(scores, block)
-        found.append(top_k(scores, k)[0])
-    return np.concatenate(found)
-
-
-def _narrow(scores: NDArray[np.float32], block: HeldOut) -> None:
-    """−inf where an item must not be ranked."""
-    candidates = block.candidates
-    if candidates is not None:
-        barred = np.ones(scores.shape, np.bool_)
-        if isinstance(candidates, Ragged):
-            barred[candidates.row_of_value, candidates.values] = False
-        else:
-            barred[:, candidates] = False
-        scores[barred] = -np.inf
-    scores[block.excluded.row_of_value, block.excluded.values] = -np.inf
-
-
-def _hits(items_BK: NDArray[np.int32], positives: Ragged) -> NDArray[np.bool_]:
-    width = int(max(items_BK.max(initial=0), positives.values.max(initial=0))) + 1
-    keys = positives.row_of_value * width + positives.values
-    asked = np.arange(len(items_BK))[:, None] * width + items_BK
-    return np.isin(asked, keys) & (items_BK >= 0)
-
-
 def _among_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | None:
     """The users with positives among items that nobody met, asked for such items only; None where there are none."""
     positives = held_out.positives
@@ -310,9 +289,3 @@ def _among_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | No
         candidates = np.intersect1d(candidates, held_out.candidates).astype(np.int32)
     narrowed = replace(held_out, positives=fewer, candidates=candidates, ratings=None, rated=None)
     return narrowed.take(np.flatnonzero(fewer.lengths))
-
-
-def _some(held_out: HeldOut, most: int, seed: int) -> HeldOut:
-    if len(held_out) <= most:
-        return held_out
-    return held_out.take(np.sort(np.random.default_rng(seed).permutation(len(held_out))[:most]))

@@ -35,9 +35,17 @@ __all__ = ["Trainer", "TrainingConfig"]
 class Trainer:
     """Trains every view that can be trained, then the fusion. With a ``folder`` it can be interrupted and resumed."""
 
-    def __init__(self, config: TrainingConfig | None = None, folder: Path | None = None, progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig | None = None,
+        folder: Path | None = None,
+        progress: bool = True,
+        *,
+        fuses: bool = True,
+    ) -> None:
+        """fuses: whether to choose the views' weights and train the head; the hybrid joins its views itself."""
         self.config = config or TrainingConfig()
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self._fuses = folder, progress, fuses
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task of the last run."""
         self.epochs: dict[str, int] = {}
@@ -89,7 +97,7 @@ class Trainer:
             if isinstance(view, View) and view.is_trained:
                 seed = config.seed + 1000 * list(network.views).index(name)
                 yield ViewTask(network, name, dataset, validation, replace(config, seed=seed))
-        if validation is not None:
+        if validation is not None and self._fuses:
             yield from self._fusion_tasks(network, validation)
 
     def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:

@@ -1,7 +1,9 @@
 """What the closed forms of the hybrid learn from: sequences of items, and which items read alike."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +14,7 @@ from lanner.data.ranking import top_k
 from lanner.inference.sparse import history_matrix
 
 _ROWS_AT_ONCE = 512
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,22 @@ class Material:
 
     def gram(self, exponent: float = 0.0) -> sp.csr_matrix:
         """Xᵀ W X with ``user_weights``."""
-        if exponent not in self._grams:
-            self._grams.clear()  # one at a time: they may be large
+
+        def make() -> sp.csr_matrix:
             weighted = sp.diags(self.user_weights(exponent)) @ self.matrix
-            self._grams[exponent] = sp.csr_matrix(self.matrix.T @ weighted).astype(np.float32)
-        return self._grams[exponent]
+            return sp.csr_matrix(self.matrix.T @ weighted).astype(np.float32)
+
+        return self.once("gram", exponent, make)
+
+    def once(self, name: str, key: Hashable, make: Callable[[], _T]) -> _T:
+        """What ``make`` gives, made anew only where ``key`` is another than at the last time: it may be large."""
+        if self._made.get(name, (None,))[0] != key:
+            self._made[name] = (key, make())
+        made: _T = self._made[name][1]
+        return made
 
     @cached_property
-    def _grams(self) -> dict[float, sp.csr_matrix]:
+    def _made(self) -> dict[str, tuple[Hashable, Any]]:
         return {}
 
     def with_histories(self, histories: Ragged) -> "Material":

@@ -32,6 +32,7 @@ CLOSED = "closed"
 _MEANING_DIMENSIONS = 64
 """Directions of the text features by which a query text finds items."""
 _TEXT_SPREAD = 3.0
+"""How much further the scores of a text spread than those of a history."""
 _SAMPLED = 256
 """Users and texts by whom scores are brought to one scale."""
 _TEXT_POOL = 300

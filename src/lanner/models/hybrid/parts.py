@@ -53,7 +53,7 @@ class Linear:
 class Kind:
     """One closed form. fit: from material and settings. start, grid: settings to begin from and to try, in this order.
 
-    suits: whether it can be of use to this material. reads_text: whether it needs texts.
+    suits: whether it can be of use to this material.
     """
 
     fit: Callable[[Material, HybridConfig, Settings], Linear]
@@ -71,11 +71,15 @@ def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Line
 
 def _order(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     """The local ridge from what came before to what came after (SLIT, Choi et al., WWW 2021), plus ``alpha`` XᵀX."""
-    past, future = past_and_future(material, settings["past"])
+
+    def make() -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        past, future = past_and_future(material, settings["past"])
+        return sp.csr_matrix(past.T @ past), sp.csr_matrix(past.T @ future)
+
+    left, right = material.once("order", settings["past"], make)
     whole = material.gram() * np.float32(settings["alpha"])
-    left, right = sp.csr_matrix(past.T @ past) + whole, sp.csr_matrix(past.T @ future) + whole
     prior = _prior(material, config, settings["prior"])
-    return Linear(local_ridge(left, right, settings["ridge"], config.neighbours, prior=prior))
+    return Linear(local_ridge(left + whole, right + whole, settings["ridge"], config.neighbours, prior=prior))
 
 
 def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
@@ -158,10 +162,13 @@ def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> L
     g is what its response f lacks of a line, plus the ideal pass ``ideal``; f(x) = ½ ∓ ½ |1 − 2x|^``flatness``.
     """
     rank = min(config.rank, *material.matrix.shape)
-    degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
-    squares, vectors_IR = leading_subspace(
-        material.matrix, 1 / degree_U, material.degree_I**-0.5, rank, iterations=3, seed=config.seed
-    )
+
+    def make() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
+        scales = (1 / degree_U, material.degree_I**-0.5)
+        return leading_subspace(material.matrix, *scales, rank, iterations=3, seed=config.seed)
+
+    squares, vectors_IR = material.once("subspace", (rank, config.seed), make)
 
     def response(x: NDArray[np.float64]) -> NDArray[np.float64]:
         bent = 0.5 * np.abs(1 - 2 * x) ** settings["flatness"]
