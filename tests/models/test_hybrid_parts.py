@@ -106,3 +106,12 @@ def test_a_weighted_sum_keeps_the_strongest_and_says_what_it_lost():
     assert kept.toarray().tolist() == [[0, 0, 3], [2, 0, 0], [4, 0, 0]]
     assert lost == pytest.approx(2 / 11)
     assert kept_rows([], 3) == (None, 0.0)
+
+
+def test_what_is_made_once_is_made_anew_for_another_key():
+    given, made = material(), []
+    for key in (1, 1, 2, 1):
+        assert given.once("thing", key, lambda key=key: made.append(key) or key) == key
+    assert made == [1, 2, 1]
+    assert np.abs(given.gram(0.0) - given.gram(0.5)).max() > 0
+    assert "thing" not in given.with_histories(Ragged.from_lists([[0, 1]]))._made

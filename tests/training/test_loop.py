@@ -248,3 +248,12 @@ def test_patience_ends_a_task_and_its_best_state_is_kept(monkeypatch):
 def test_settings_out_of_range_are_refused_by_name(setting, value):
     with pytest.raises(ConfigError, match=setting):
         TrainingConfig(**{setting: value})
+
+
+def test_a_trainer_that_does_not_fuse_trains_the_views_alone():
+    whole, views = (Trainer(TRAINING, progress=False, fuses=fuses) for fuses in (True, False))
+    for trainer in (whole, views):
+        model = NeuralRecommender(NETWORK, trainer).fit(small_world())
+    assert set(whole.qualities) == {"graph", "language", "weights", "head"}
+    assert set(views.qualities) == {"graph", "language"}
+    assert (model.network.fusion.get_buffer("weights") == 1).all()
