@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from benchmarks import _record
-from benchmarks._quality_settings import SETTINGS
+from benchmarks._quality_settings import EVERY_EVENT, SETTINGS
 from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.sources import load
 from lanner.evaluation.protocol import evaluate
 from lanner.inference.ranker import RankedScorer
-from lanner.inference.scoring_model import ItemRows, ScoringModel
+from lanner.inference.scoring_model import ItemRows, ScoringModel, SparseRows
+from lanner.inference.tables import take
 from lanner.models.compact_encoder import vectors_of
 from lanner.registry import MODELS, SPLITS
 
@@ -27,7 +29,7 @@ def measure(seed: int, seconds: float) -> dict[str, Any]:
 
     The small encoder was distilled on the texts of the other items.
     """
-    settings = json.loads(json.dumps(SETTINGS["ml-1m/cold-items"]["hybrid"]))
+    settings = json.loads(json.dumps(SETTINGS["ml-1m/cold-items"].get("hybrid", {"feedback": EVERY_EVENT})))
     config = from_dict({**settings, "data": {"path": "recipes/ml-1m.toml"}, "model": "hybrid"})
     config = replace(config, split=replace(config.split, name="cold-items", seed=seed))
     dataset = load(Path("recipes") / "ml-1m.toml")
@@ -68,11 +70,14 @@ def _encoders(
 
 def _with_rows(model: ScoringModel, rows: NDArray[np.int64], given: ItemRows) -> ScoringModel:
     """The model with other rows for some items."""
-    source, target, bias = (np.array(table) for table in (model.source_ID, model.target_ID, model.bias_I))
+    source, target, bias = (np.array(take(table)) for table in (model.source_ID, model.target_ID, model.bias_I))
     source[rows], target[rows], bias[rows] = given.source_ND, given.target_ND, given.bias_N
-    head = model.head
-    if head is not None:
-        half = np.array(head.item_IH)
-        half[rows] = given.half_NH
-        head = replace(head, item_IH=half)
-    return replace(model, source_ID=source, target_ID=target, bias_I=bias, head=head)
+    changed = replace(model, source_ID=source, target_ID=target, bias_I=bias)
+    if model.item_to_item is None or given.lenders_NK is None or given.shares_NK is None:
+        return changed
+    is_kept_I = np.ones(len(bias), np.float32)
+    is_kept_I[rows] = 0
+    columns = np.repeat(rows, given.lenders_NK.shape[1])
+    lent_II = sp.csr_matrix((given.shares_NK.ravel(), (given.lenders_NK.ravel(), columns)), shape=(len(bias),) * 2)
+    items = model.item_to_item.matrix() @ (sp.diags(is_kept_I) + lent_II)
+    return replace(changed, item_to_item=SparseRows.of(sp.csr_matrix(items, dtype=np.float32)))
