@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 from random_events import random_events
 
-from lanner.models.local_ridge import local_ridge, strongest
+from lanner.models.local_ridge import LocalRidge, strongest
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def regressed(gram: np.ndarray, right: np.ndarray, support: np.ndarray, target: 
 
 def test_with_all_neighbours_each_item_is_regressed_on_all_others(met):
     gram = met.T @ met
-    found = local_ridge(sp.csr_matrix(gram), sp.csr_matrix(gram), 3.0, len(gram)).toarray()
+    found = LocalRidge.of(sp.csr_matrix(gram), sp.csr_matrix(gram), len(gram)).solve(3.0).toarray()
     system = gram + 3 * np.eye(len(gram))
     for target in range(len(gram)):
         # Items that never occur together have no part in each other's neighbourhoods.
@@ -31,7 +31,7 @@ def test_with_all_neighbours_each_item_is_regressed_on_all_others(met):
 
 def test_the_neighbourhood_holds_the_nearest_by_cosine(met):
     gram = met.T @ met
-    found = local_ridge(sp.csr_matrix(gram), sp.csr_matrix(gram), 3.0, 4).toarray()
+    found = LocalRidge.of(sp.csr_matrix(gram), sp.csr_matrix(gram), 4).solve(3.0).toarray()
     length = np.sqrt(np.maximum(np.diag(gram), 1))
     cosine = gram / length[:, None] / length
     np.fill_diagonal(cosine, 0)
@@ -45,7 +45,7 @@ def test_a_prior_joins_the_neighbourhood_and_the_right_hand_side(met):
     gram = met.T @ met
     prior = np.zeros_like(gram)
     prior[0, 3] = 2.5
-    found = local_ridge(sp.csr_matrix(gram), sp.csr_matrix(gram), 3.0, 2, prior=sp.csr_matrix(prior)).toarray()
+    found = LocalRidge.of(sp.csr_matrix(gram), sp.csr_matrix(gram), 2).solve(3.0, prior=sp.csr_matrix(prior)).toarray()
     support = np.flatnonzero(found[:, 3])
     assert 0 in support
     system = gram + 3 * np.eye(len(gram))
@@ -55,7 +55,7 @@ def test_a_prior_joins_the_neighbourhood_and_the_right_hand_side(met):
 def test_dropout_weighs_the_diagonal(met):
     gram = met.T @ met
     whole = len(gram)
-    found = local_ridge(sp.csr_matrix(gram), sp.csr_matrix(gram), 3.0, whole, dropout=0.5).toarray()
+    found = LocalRidge.of(sp.csr_matrix(gram), sp.csr_matrix(gram), whole).solve(3.0, dropout=0.5).toarray()
     system = gram + 3 * np.eye(whole) + np.diag(np.diag(gram))
     support = np.flatnonzero((gram[:, 0] != 0) & (np.arange(whole) != 0))
     np.testing.assert_allclose(found[:, 0], regressed(system, gram, support, 0), atol=1e-4)
@@ -65,12 +65,19 @@ def test_an_item_that_nobody_met_has_no_weights_and_nothing_is_nan(met):
     met = met.copy()
     met[:, 5] = 0
     gram = sp.csr_matrix(met.T @ met)
-    found = local_ridge(gram, gram, 1.0, 10)
+    found = LocalRidge.of(gram, gram, 10).solve(1.0)
     assert np.isfinite(found.data).all()
     assert found[:, 5].nnz == found[5].nnz == 0
-    assert (
-        local_ridge(sp.csr_matrix((4, 4), dtype=np.float32), sp.csr_matrix((4, 4), dtype=np.float32), 1.0, 3).nnz == 0
-    )
+    nothing = sp.csr_matrix((4, 4), dtype=np.float32)
+    assert LocalRidge.of(nothing, nothing, 3).solve(1.0).nnz == 0
+
+
+@pytest.mark.parametrize("dense_items", [0, 1000])
+def test_a_gram_matrix_that_is_not_unpacked_gives_the_same(met, monkeypatch, dense_items):
+    gram = sp.csr_matrix(met.T @ met)
+    expected = LocalRidge.of(gram, gram, 6).solve(2.0)
+    monkeypatch.setattr("lanner.models.local_ridge._DENSE_ITEMS", dense_items)
+    assert (LocalRidge.of(gram, gram, 6).solve(2.0) != expected).nnz == 0
 
 
 def test_the_strongest_of_each_row_are_kept():

@@ -11,6 +11,9 @@ P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero
 of fsSLIM (Ning & Karypis, ICDM 2011), the prior that of L3AE (Moon et al., CIKM 2025).
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numba
 import numpy as np
 import scipy.sparse as sp
@@ -18,40 +21,56 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 
-def local_ridge(
-    gram: sp.csr_matrix,
-    right: sp.csr_matrix,
-    ridge: float,
-    neighbours: int,
-    *,
-    dropout: float = 0.0,
-    prior: sp.csr_matrix | None = None,
-) -> sp.csr_matrix:
-    """Weights of each history item (row) for each target (column), float32 csr ``[I, I]`` with an empty diagonal.
+_DENSE_ITEMS = 10_000
+"""Largest catalogue whose Gram matrix is unpacked: picking entries from long sparse rows takes ten times as long."""
 
-    Args:
-        gram: symmetric ``[I, I]``.
-        right: ``[I, I]``, column j is regressed on.
-        ridge: λ, above 0.
-        neighbours: items of the largest cosine in ``right`` that each target is regressed on.
-        dropout: probability p of EDLAE, which adds p / (1 − p) of the diagonal (Steck, NeurIPS 2020).
-        prior: ``[I, I]``, added to ``right``; its entries join the neighbourhoods.
+
+@dataclass(frozen=True)
+class LocalRidge:
+    """The regressions before they are solved: what all choices of ridge, dropout and prior have in common.
+
+    gram: symmetric csr ``[I, I]``. right_by_target: row j is regressed on. near: pattern of the neighbourhoods, a row
+    for each target, without a prior's.
     """
-    num_items, diagonal = gram.shape[0], np.asarray(gram.diagonal(), np.float32)
-    length = sp.diags(1 / np.sqrt(np.maximum(diagonal, 1))).astype(np.float32)
-    near = strongest((length @ right @ length).T.tocsr(), neighbours + 1)
-    right_by_target = right.T.tocsr()
-    if prior is not None:
-        by_target = prior.T.tocsr()
-        near, right_by_target = _pattern(near) + _pattern(by_target), right_by_target + by_target
-    near = _without_diagonal(near)
-    parts = [one.astype(np.float32).sorted_indices() for one in (gram.tocsr(), right_by_target.tocsr(), near)]
-    flat = [array for one in parts for array in (one.indptr.astype(np.int64), one.indices, one.data)]
-    extra = np.float32(ridge) + np.float32(dropout / (1 - dropout)) * diagonal
-    with threadpool_limits(1):  # LAPACK's threads would compete with those that deal out the items
-        values = _solve(*flat[:8], extra, numba.get_num_threads())
-    by_target = sp.csr_matrix((values, flat[7], flat[6]), shape=(num_items, num_items))
-    return by_target.T.tocsr().sorted_indices()
+
+    gram: sp.csr_matrix
+    right_by_target: sp.csr_matrix
+    near: sp.csr_matrix
+
+    @classmethod
+    def of(cls, gram: sp.csr_matrix, right: sp.csr_matrix, neighbours: int) -> "LocalRidge":
+        """Each target on the ``neighbours`` items of the largest cosine in ``right``, whose column it is."""
+        length = sp.diags(1 / np.sqrt(np.maximum(gram.diagonal(), 1))).astype(np.float32)
+        near = strongest((length @ right @ length).T.tocsr(), neighbours + 1)
+        right_by_target = right.T.tocsr().astype(np.float32).sorted_indices()
+        return cls(gram.tocsr().astype(np.float32).sorted_indices(), right_by_target, _without_diagonal(near))
+
+    def solve(self, ridge: float, *, dropout: float = 0.0, prior: sp.csr_matrix | None = None) -> sp.csr_matrix:
+        """Weights of each history item (row) for each target (column), float32 csr ``[I, I]`` with an empty diagonal.
+
+        Args:
+            ridge: λ, above 0.
+            dropout: probability p of EDLAE, which adds p / (1 − p) of the diagonal (Steck, NeurIPS 2020).
+            prior: ``[I, I]``, added to what is regressed on; its entries join the neighbourhoods.
+        """
+        near, right_by_target, num_items = self.near, self.right_by_target, self.gram.shape[0]
+        if prior is not None:
+            by_target = prior.T.tocsr().astype(np.float32)
+            near = _without_diagonal(_pattern(near) + _pattern(by_target))
+            right_by_target = (right_by_target + by_target).sorted_indices()
+        parts = (self.gram, right_by_target, near.sorted_indices())
+        flat = [array for one in parts for array in (one.indptr.astype(np.int64), one.indices, one.data)]
+        extra = np.float32(ridge) + np.float32(dropout / (1 - dropout)) * self.gram.diagonal().astype(np.float32)
+        with threadpool_limits(1):  # LAPACK's threads would compete with those that deal out the items
+            values = _solve(self._dense, *flat[:8], extra, numba.get_num_threads())
+        by_target = sp.csr_matrix((values, flat[7], flat[6]), shape=(num_items, num_items))
+        return by_target.T.tocsr().sorted_indices()
+
+    @cached_property
+    def _dense(self) -> NDArray[np.float32]:
+        """The Gram matrix where it may be unpacked, else nothing."""
+        fits = self.gram.shape[0] <= _DENSE_ITEMS
+        return np.asarray(self.gram.toarray(), np.float32) if fits else np.empty((0, 0), np.float32)
 
 
 def strongest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
@@ -86,6 +105,7 @@ def _mark_weak(indptr: NDArray[np.int64], sizes: NDArray[np.float32], count: int
 
 @numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
 def _solve(
+    dense_gram: NDArray[np.float32],
     gram_indptr: NDArray[np.int64],
     gram_items: NDArray[np.int32],
     gram_values: NDArray[np.float32],
@@ -110,9 +130,13 @@ def _solve(
             place[near] = np.arange(len(near), dtype=np.int32)
             system = np.zeros((len(near), len(near)), np.float32)
             for row in range(len(near)):
-                for entry in range(gram_indptr[near[row]], gram_indptr[near[row] + 1]):
-                    if place[gram_items[entry]] >= 0:
-                        system[row, place[gram_items[entry]]] = gram_values[entry]
+                if len(dense_gram):
+                    for column in range(len(near)):
+                        system[row, column] = dense_gram[near[row], near[column]]
+                else:
+                    for entry in range(gram_indptr[near[row]], gram_indptr[near[row] + 1]):
+                        if place[gram_items[entry]] >= 0:
+                            system[row, place[gram_items[entry]]] = gram_values[entry]
                 system[row, row] += extra_I[near[row]]
             wanted = np.zeros(len(near), np.float32)
             for entry in range(right_indptr[target], right_indptr[target + 1]):

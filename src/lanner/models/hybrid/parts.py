@@ -18,7 +18,7 @@ from lanner.models.graph_filter import leading_subspace
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import Material
 from lanner.models.linear import strongest_entries
-from lanner.models.local_ridge import local_ridge, strongest
+from lanner.models.local_ridge import LocalRidge, strongest
 
 Settings = Mapping[str, float]
 
@@ -63,23 +63,26 @@ class Kind:
 
 
 def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
-    gram = material.gram(settings["row"])
+    def make() -> LocalRidge:
+        gram = material.gram(settings["row"])
+        return LocalRidge.of(gram, gram, config.neighbours)
+
     prior = _prior(material, config, settings["prior"])
-    ridge, dropout = settings["ridge"], settings["dropout"]
-    return Linear(local_ridge(gram, gram, ridge, config.neighbours, dropout=dropout, prior=prior))
+    regressions = material.once("ridge", (settings["row"], config.neighbours), make)
+    return Linear(regressions.solve(settings["ridge"], dropout=settings["dropout"], prior=prior))
 
 
 def _order(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     """The local ridge from what came before to what came after (SLIT, Choi et al., WWW 2021), plus ``alpha`` XᵀX."""
 
-    def make() -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    def make() -> LocalRidge:
         past, future = past_and_future(material, settings["past"])
-        return sp.csr_matrix(past.T @ past), sp.csr_matrix(past.T @ future)
+        whole = material.gram() * np.float32(settings["alpha"])
+        return LocalRidge.of(past.T @ past + whole, past.T @ future + whole, config.neighbours)
 
-    left, right = material.once("order", settings["past"], make)
-    whole = material.gram() * np.float32(settings["alpha"])
     prior = _prior(material, config, settings["prior"])
-    return Linear(local_ridge(left + whole, right + whole, settings["ridge"], config.neighbours, prior=prior))
+    regressions = material.once("order", (settings["past"], settings["alpha"], config.neighbours), make)
+    return Linear(regressions.solve(settings["ridge"], prior=prior))
 
 
 def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
@@ -92,7 +95,7 @@ def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp
 def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     """B = argmin ‖W½ (X − XB)‖² + ‖D½ B‖² + λ_E ‖B − C‖² with an empty diagonal (L3AE, Moon et al., CIKM 2025).
 
-    W: weights of users. D: ridge and dropout, as in ``local_ridge``. C: the same regression between texts. With
+    W: weights of users. D: ridge and dropout, as in ``LocalRidge.solve``. C: the same regression between texts. With
     P = (XᵀWX + D + λ_E)⁻¹ the solution without the constraint is P (XᵀWX + λ_E C) = I − P (D + λ_E) + λ_E P C, and a
     multiple of P's column empties the diagonal.
     """
