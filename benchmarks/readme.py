@@ -158,9 +158,9 @@ def _published_table(results: dict[str, Any]) -> Iterator[str]:
                 continue
             others = {name: row for name, row in rows.items() if isinstance(row, dict) and name != "hybrid"}
             for metric in dict.fromkeys(name for one in rows["published"] for name in one["metrics"]):
-                best = max(rows["published"], key=lambda one, metric=metric: one["metrics"].get(metric, 0))
+                best = max(rows["published"], key=lambda one: float(one["metrics"].get(metric, 0)))
                 measured = {name: row[metric] for name, row in others.items() if metric in row and ALONE not in name}
-                other = max(measured, key=lambda name: measured[name])
+                other = max(measured, key=measured.__getitem__)
                 cells = (best["metrics"][metric], measured[other], rows["hybrid"][metric])
                 shown = [f"**{value:.4f}**" if value == max(cells) else f"{value:.4f}" for value in cells]
                 yield (
