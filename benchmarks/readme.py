@@ -41,8 +41,8 @@ MODELS = (
 NOTES = (
     "Test metrics; higher is better, the best of a column is bold. `fusion` has the head that is best on validation.",
     "`graph-filter` on gowalla has the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
-    "`lightgcn` computes users from their histories instead of learning a vector for each. Every model is fitted on",
-    "training and validation events in the end, once validation has chosen its settings.",
+    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms, those of the",
+    "hybrid too, are fitted on training and validation events; networks, that of the hybrid too, on training events.",
     "A dash: not measured in this record, or not possible for this model.",
 )
 """What a reader must know to read the table."""
