@@ -104,7 +104,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(search, monkeyp
         return measure(*arguments)
 
     monkeypatch.setattr(searching, "_measured", stopping)
-    with pytest.raises(Interrupted, match=r"parts\.toml\.study keeps 3 trials; run the same command again to go on"):
+    with pytest.raises(Interrupted, match=r"parts\.toml\.study: 3; run the same command again to go on"):
         search("parts.toml")
     assert made(search("parts.toml")) == whole
     assert len(calls) == 7

@@ -119,7 +119,7 @@ def tune(
     validation = narrowed(plan.split.validation, dataset.num_items, config.evaluation)
     study = _Study(search, space, _made_with(plan, dataset, search, space))
     done = study.trials()
-    announce(f"{len(done)} trials are kept in {search.study}")
+    announce(f"trials in {search.study}: {len(done)}")
     while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
         study.make_trial(lambda settings: _measured(plan, settings, validation, search.metric, k))
         done = study.trials()
@@ -307,7 +307,7 @@ class _Study:
                 trial.set_user_attr("error", INTERRUPTED)
                 self._study.tell(trial, state=failed)
                 raise Interrupted(
-                    f"stopped; {self.path} keeps {len(done)} trials; run the same command again to go on"
+                    f"stopped; trials kept in {self.path}: {len(done)}; run the same command again to go on"
                 ) from None
             except Exception as error:  # too little memory, settings that exclude each other: the next may work
                 said = str(error) if isinstance(error, LannerError) else f"{type(error).__name__} {error}"

@@ -34,7 +34,7 @@ def test_progress_and_a_result_that_lanner_run_takes(tune, ask, tmp_path):
     assert err.rstrip().endswith("0.0 s left")
     code, out, err = tune("--trials", "4", "--out", "best.toml")
     assert (code, out.startswith("Wrote best.toml: ndcg_at_10 0.")) == (0, True)
-    assert "3 trials are kept in best.toml.study" in err
+    assert "trials in best.toml.study: 3" in err
     assert ask("run", "--config", "best.toml", "--out", "b")[0] == 0
     config = json.loads((tmp_path / "b" / "manifest.json").read_text())["config"]
     assert config["model"] == "ease"
@@ -54,7 +54,7 @@ def test_ctrl_c_says_how_to_go_on(tune, monkeypatch):
     monkeypatch.setattr(searching, "_measured", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     code, out, err = tune("--trials", "2")
     assert (code, out) == (130, "")
-    assert err.endswith("stopped; tuned.toml.study keeps 0 trials; run the same command again to go on\n")
+    assert err.endswith("stopped; trials kept in tuned.toml.study: 0; run the same command again to go on\n")
     monkeypatch.setattr(searching, "_measured", measure)
     assert tune("--trials", "2")[0] == 0
 
