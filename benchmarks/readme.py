@@ -62,7 +62,8 @@ def results_section(folder: Path = RESULTS) -> str:
     quality = list(_quality_table(read["quality_foundation"]["results"])) if "quality_foundation" in read else []
     published = list(_published_table(read["quality_published"]["results"])) if "quality_published" in read else []
     speed = list(_speed_table(read))
-    return "\n".join([*quality, "", *published, "", *speed, "", *_provenance(read)])
+    tables = [quality, published, speed, list(_provenance(read))]
+    return "\n\n".join("\n".join(table) for table in tables if table)
 
 
 def command_reference() -> str:
