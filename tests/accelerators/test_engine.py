@@ -10,7 +10,7 @@ from lanner.accelerators.contract import Contract, Request, requests_of
 from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
-from lanner.accelerators.fpga.protocol import Operation, Status
+from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
 from lanner.accelerators.reference import answer
 from lanner.errors import ConfigError
@@ -167,3 +167,58 @@ def test_a_contract_that_does_not_fit_is_refused(sizes, complaint):
 def test_sizes_that_cannot_be_built_are_refused(sizes, complaint):
     with pytest.raises(ConfigError, match=complaint):
         Parameters(**{**vars(SIZES), **sizes})
+
+
+def test_registers_hold_what_was_written_and_refuse_the_rest():
+    """Bus accesses while a request is under way, and after it."""
+    from amaranth.sim import Simulator
+
+    from lanner.accelerators.fpga.engine import Engine
+
+    engine, read = Engine(SIZES), {}
+
+    async def access(context, register, value=None):
+        bus = engine.bus
+        for line, level in ((bus.adr, int(register)), (bus.dat_w, value or 0), (bus.we, value is not None)):
+            context.set(line, level)
+        context.set(bus.cyc, 1)
+        context.set(bus.stb, 1)
+        acknowledged = [0]
+        while not acknowledged[-1]:
+            _, _, ack, found = await context.tick().sample(bus.ack, bus.dat_r)
+            acknowledged.append(ack)
+        assert acknowledged == [0, 0, 1]  # asked in one cycle, acknowledged in the next
+        context.set(bus.cyc, 0)
+        context.set(bus.stb, 0)
+        await context.tick()
+        assert not context.get(bus.ack)
+        return found
+
+    async def script(context):
+        for register, value in ((Register.ITEMS, 7), (Register.ITEMS, 0), (Register.ITEMS, ITEMS + 1)):
+            await access(context, register, value)
+        read["refused"] = await access(context, Register.STATUS)
+        await access(context, Register.STATUS, int(Status.ROW_OUT_OF_RANGE))
+        read["cleared"] = await access(context, Register.STATUS)
+        await access(context, Register.TARGET_BASE, 2 * ITEMS)
+        await access(context, Register.CONTRACT, 0xDEADBEEF)
+        context.set(engine.words.payload, {"data": Operation.REQUEST << 28, "last": 0})
+        context.set(engine.words.valid, 1)
+        await context.tick()
+        context.set(engine.words.valid, 0)
+        await context.tick().repeat(3)
+        await access(context, Register.ITEMS, 5)
+        for register in Register:
+            read[register] = await access(context, register)
+
+    simulator = Simulator(engine)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(script)
+    simulator.run()
+    assert read["refused"] == Status.ROW_OUT_OF_RANGE
+    assert read["cleared"] == 0
+    assert read[Register.VERSION] == protocol.VERSION
+    assert read[Register.CONTRACT] == 0xDEADBEEF
+    assert read[Register.STATUS] == Status.BUSY | Status.WRITE_WHILE_BUSY | Status.ROW_OUT_OF_RANGE
+    assert read[Register.SIZES] == 8 | 4 << 12 | K << 24
+    assert (read[Register.ITEMS], read[Register.TARGET_BASE]) == (7, 0)

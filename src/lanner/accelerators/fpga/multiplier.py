@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 LATENCY = 3
-_WIDTH = 18
+WIDTH = 18
 """Operand bits of ECP5's MULT18X18D."""
 
 
@@ -13,7 +13,7 @@ class Multiplier(wiring.Component):
     """``p = a · b``, ``LATENCY`` cycles later. At most 18 bits an operand."""
 
     def __init__(self, kind: str, a_bits: int, b_bits: int) -> None:
-        assert max(a_bits, b_bits) <= _WIDTH
+        assert max(a_bits, b_bits) <= WIDTH
         self.kind = kind
         super().__init__({"a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits))})
 
@@ -27,7 +27,7 @@ class Multiplier(wiring.Component):
         return m
 
     def _instance(self, m: Module) -> None:
-        a, b, p = Signal(signed(_WIDTH)), Signal(signed(_WIDTH)), Signal(2 * _WIDTH)
+        a, b, p = Signal(signed(WIDTH)), Signal(signed(WIDTH)), Signal(2 * WIDTH)
         m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p[: len(self.p)].as_signed())]
         clocks = {
             f"p_REG_{register}_{line}": f"{line}0"
@@ -48,7 +48,7 @@ class Multiplier(wiring.Component):
             i_SIGNEDB=Const(1),
             i_SOURCEA=Const(0),
             i_SOURCEB=Const(0),
-            **{f"i_A{bit}": a[bit] for bit in range(_WIDTH)},
-            **{f"i_B{bit}": b[bit] for bit in range(_WIDTH)},
-            **{f"o_P{bit}": p[bit] for bit in range(2 * _WIDTH)},
+            **{f"i_A{bit}": a[bit] for bit in range(WIDTH)},
+            **{f"i_B{bit}": b[bit] for bit in range(WIDTH)},
+            **{f"o_P{bit}": p[bit] for bit in range(2 * WIDTH)},
         )

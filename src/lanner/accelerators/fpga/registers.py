@@ -21,6 +21,7 @@ class Registers(wiring.Component):
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
+        self.status = Signal(STATUS_BITS)
         super().__init__(
             {
                 "bus": In(BUS),
@@ -35,7 +36,7 @@ class Registers(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         sizes, bus = self.parameters, self.bus
-        status, contract = Signal(STATUS_BITS), Signal(32)
+        status, contract = self.status, Signal(32)
         stored = {Register.ITEMS: self.items, Register.TARGET_BASE: self.target_base, Register.CONTRACT: contract}
         fits = {
             Register.ITEMS: (bus.dat_w != 0) & (bus.dat_w <= sizes.items),

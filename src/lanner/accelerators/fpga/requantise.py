@@ -21,6 +21,8 @@ class Requantise(wiring.Component):
 
     def __init__(self, kind: str, bits: int) -> None:
         self.kind, self.bits = kind, bits
+        width = signed(_HALF + MULTIPLIER_BITS + 2)
+        self.low_product, self.high_product = Signal(width), Signal(width)
         super().__init__(
             {
                 "value": In(signed(ACCUMULATOR_BITS)),
@@ -36,10 +38,11 @@ class Requantise(wiring.Component):
         m.submodules.high = high = Multiplier(self.kind, _HALF + 1, MULTIPLIER_BITS + 1)
         m.d.comb += [low.a.eq(self.value[:_HALF]), high.a.eq(self.value[_HALF:].as_signed())]
         m.d.comb += [low.b.eq(self.multiplier), high.b.eq(self.multiplier)]
+        m.d.comb += [self.low_product.eq(low.p), self.high_product.eq(high.p)]
         half, total = Signal(ACCUMULATOR_BITS + MULTIPLIER_BITS), Signal(signed(_WIDE))
         by_bytes, shifted = Signal(signed(_WIDE)), Signal(signed(_WIDE))
         m.d.sync += half.eq((Const(1, len(half)) << self.shift) >> 1)
-        m.d.sync += total.eq((high.p << _HALF) + low.p + half)
+        m.d.sync += total.eq((self.high_product << _HALF) + self.low_product + half)
         m.d.sync += [by_bytes.eq(total >> (self.shift[3:] << 3)), shifted.eq(by_bytes >> self.shift[:3])]
         largest = 2 ** (self.bits - 1) - 1
         m.d.sync += self.result.eq(

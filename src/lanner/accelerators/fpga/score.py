@@ -20,6 +20,8 @@ class Score(wiring.Component):
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
+        width = signed(2 * multiplier.WIDTH)
+        self.low_product, self.high_product = Signal(width), Signal(width)
         super().__init__(
             {
                 "dot": In(signed(parameters.dot_bits)),
@@ -36,10 +38,11 @@ class Score(wiring.Component):
         m.submodules.high = high = Multiplier(kind, len(self.dot) - _LOW, TARGET_SCALE_BITS + 1)
         m.d.comb += [low.a.eq(self.dot[:_LOW]), high.a.eq(self.dot[_LOW:].as_signed())]
         m.d.comb += [low.b.eq(self.scale), high.b.eq(self.scale)]
+        m.d.comb += [self.low_product.eq(low.p), self.high_product.eq(high.p)]
         width = len(self.dot) + TARGET_SCALE_BITS + 1
         product, total = Signal(signed(max(width, shift + 2))), Signal(signed(width + 1))
         bias = delayed(m, self.bias, multiplier.LATENCY + 1, "bias")
-        m.d.sync += product.eq((high.p << _LOW) + low.p + (1 << shift >> 1))
+        m.d.sync += product.eq((self.high_product << _LOW) + self.low_product + (1 << shift >> 1))
         m.d.sync += total.eq((product >> shift) + bias)
         m.d.sync += self.score.eq(
             Mux(total > LARGEST, LARGEST, Mux(total < -LARGEST, -LARGEST, total[:SCORE_BITS].as_signed()))

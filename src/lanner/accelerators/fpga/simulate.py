@@ -35,7 +35,7 @@ class SimulatedEngine:
         offered: float = 1.0,
         taken: float = 1.0,
         seed: int = 0,
-        limit: int = 100_000,
+        limit: int = 20_000,
         last: Sequence[bool] | None = None,
     ) -> tuple[list[NDArray[np.uint32]], list[int]]:
         """The first so many answers, and after each the register CYCLES.
