@@ -30,7 +30,8 @@ class Aggregate(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes, beats, step = self.parameters.lanes, self.parameters.beats, self.parameters.requantisers
-        sums = [Signal(signed(ACCUMULATOR_BITS), name=f"sum{element}") for element in range(self.parameters.dimensions)]
+        shape = signed(ACCUMULATOR_BITS)
+        sums = [Signal(shape, name=f"sum{number}", reset_less=True) for number in range(self.parameters.dimensions)]
         # Beats rotate: after all of a vector's have passed, the sums stand at their elements.
         with m.If(self.clear):
             m.d.sync += [one.eq(0) for one in sums]

@@ -77,6 +77,8 @@ class Engine(wiring.Component):
             self._catalogue(m)
             self._list(m)
         busy = ~phase.ongoing("IDLE")
+        # Registers, for these lines reach far; there is time until the first sum and candidate.
+        m.d.sync += [self.aggregate.clear.eq(~busy), self.top_k.clear.eq(~busy)]
         m.d.comb += self.registers.busy.eq(busy)
         cycles = Signal(32)
         m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
@@ -214,7 +216,6 @@ class Engine(wiring.Component):
         with m.State("IDLE"):
             m.d.sync += [self.verdict.eq(0), self.address.eq(argument), self.is_second.eq(0), self.beat.eq(0)]
             m.d.sync += [self.left.eq(self.word[:16]), self.k.eq(self.word[16:24]), self.scoring.eq(0)]
-            m.d.comb += [self.aggregate.clear.eq(1), self.top_k.clear.eq(1)]
             with m.If(self.source.valid):
                 self._take(m)
                 with m.Switch(operation):
@@ -378,7 +379,8 @@ class Engine(wiring.Component):
 
     def _list(self, m: Module) -> None:
         best = self.top_k.best
-        out, is_row = self.sink.payload, Signal(init=1)
+        out, is_row, held_score = self.sink.payload, Signal(init=1), Signal.like(best.score)
+        m.d.sync += self.top_k.pop.eq(0)
         with m.State("RANK"):
             m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
             with m.If(self.left == 1):
@@ -392,11 +394,12 @@ class Engine(wiring.Component):
                 self._flag_remainder(m)
         row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
         with m.State("LIST"):
-            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(Mux(is_row, row, best.score))]
+            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(Mux(is_row, row, held_score))]
             with m.If(self.sink.ready):
                 m.d.sync += is_row.eq(~is_row)
-                with m.If(~is_row):
-                    m.d.comb += self.top_k.pop.eq(1)
+                with m.If(is_row):
+                    m.d.sync += [held_score.eq(best.score), self.top_k.pop.eq(1)]
+                with m.Else():
                     m.d.sync += self.listed.eq(self.listed - 1)
                     with m.If(self.listed == 1):
                         m.next = "VERDICT"

@@ -22,7 +22,8 @@ class TopK(wiring.Component):
     """
 
     def __init__(self, k: int) -> None:
-        self.places = [Signal(PLACE, name=f"place{place}", init=_EMPTY) for place in range(k)]
+        # Cleared rather than reset: two lines to every bit would be one too many to route.
+        self.places = [Signal(PLACE, name=f"place{place}", init=_EMPTY, reset_less=True) for place in range(k)]
         super().__init__({"valid": In(1), "candidate": In(PLACE), "pop": In(1), "clear": In(1), "best": Out(PLACE)})
 
     def elaborate(self, platform: object) -> Module:
