@@ -50,7 +50,7 @@ def extreme_contract(items: int, dimensions: int, shift: int = 0) -> Contract:
     codes = random.integers(-127, 128, (5, dimensions)).astype(np.int8)
     codes[0], codes[1] = 127, -127
     kind = random.integers(0, 5, items)
-    bias = random.choice([-(2**31) + 1, -1, 0, 1, 2**31 - 1], items, p=[0.1, 0.2, 0.4, 0.2, 0.1]).astype(np.int32)
+    bias = random.choice([-(2**31) + 1, -1, 0, 1, 2**31 - 1], items, p=[0.04, 0.2, 0.52, 0.2, 0.04]).astype(np.int32)
     scale = random.choice([1, 2048, 4095], items).astype(np.uint16)
     wide = random.choice([1, 32768, 65535], items).astype(np.uint16)
     return Contract(codes[kind], codes[kind], scale, wide, bias, None, shift, Units(1, 1, 1, 1, 1))

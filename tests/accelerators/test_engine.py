@@ -1,5 +1,7 @@
 """The engine in simulation: the contract's answers bit for bit, in the cycles that the model says, whatever comes in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_models import extreme_contract, extreme_requests, histories, model_of
@@ -7,12 +9,13 @@ from small_models import extreme_contract, extreme_requests, histories, model_of
 pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
 
 from lanner.accelerators.contract import Contract, Request, requests_of
+from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
-from lanner.accelerators.reference import answer
+from lanner.accelerators.reference import answer, sparse_sums
 from lanner.errors import ConfigError
 
 ITEMS, K = 24, 4
@@ -23,7 +26,8 @@ EXTREME_REQUESTS = extreme_requests(EXTREME, K)
 
 
 def asked(contract: Contract, requests: list[Request], sizes: Parameters, **host):
-    packets = [*protocol.load(contract, sizes), *map(protocol.request_packet, requests)]
+    asks = [protocol.request_packet(request, contract.sparse) for request in requests]
+    packets = [*protocol.load(contract, sizes), *asks]
     return SimulatedEngine(sizes).run(packets, protocol.settings(contract), len(requests), **host)
 
 
@@ -40,7 +44,7 @@ def assert_exact(contract: Contract, requests: list[Request], found) -> None:
 def test_answers_and_cycles_are_those_of_the_contract(sizes):
     model, users = model_of(ITEMS, 8), histories(5, ITEMS, 9)
     contract = Contract.of(model, users)
-    sizes = Parameters(**{**vars(sizes), "score_shift": contract.score_shift})
+    sizes = replace(sizes, score_shift=contract.score_shift)
     requests = requests_of(contract, model, users, K)
     found, cycles = asked(contract, requests, sizes)
     assert_exact(contract, requests, found)
@@ -51,6 +55,33 @@ def test_every_shift_and_corner_is_exact():
     found, cycles = asked(EXTREME, EXTREME_REQUESTS, SIZES)
     assert_exact(EXTREME, EXTREME_REQUESTS, found)
     assert cycles == [request_cycles(SIZES, len(one.rows), ITEMS, one.k) for one in EXTREME_REQUESTS]
+
+
+@pytest.mark.parametrize("host", [{}, {"offered": 0.5, "taken": 0.4}], ids=["quick host", "slow host"])
+def test_item_to_item_rows_add_to_the_scores(host):
+    model, users = model_of(ITEMS, 8, sparse=True), histories(6, ITEMS, 9)
+    contract = Contract.of(model, users)
+    sizes = replace(SIZES, score_shift=contract.score_shift, item_to_item=True)
+    requests = requests_of(contract, model, users, K)
+    found, cycles = asked(contract, requests, sizes, **host)
+    assert_exact(contract, requests, found)
+    assert any(sparse_sums(contract, request).any() for request in requests)
+    if not host:
+        assert cycles == [Emulator(contract, sizes).cycles(request) for request in requests]
+
+
+def test_item_to_item_rows_that_end_early_are_told():
+    """Every place where a packet of two rows can end; the next request is answered."""
+    model, users = model_of(ITEMS, 8, sparse=True), histories(6, ITEMS, 9)
+    contract = Contract.of(model, users)
+    sizes = replace(SIZES, score_shift=contract.score_shift, item_to_item=True)
+    good = contract.request(np.array([2, 5]), np.ones(2), np.array([3]), 2)
+    packet = protocol.request_packet(good, contract.sparse)
+    cut = [packet[:length] for length in range(4, len(packet))]
+    packets = [*protocol.load(contract, sizes), *cut, packet]
+    found, _ = SimulatedEngine(sizes).run(packets, protocol.settings(contract), len(cut) + 1)
+    assert [protocol.read_answer(words)[1] for words in found[:-1]] == [Status.TRUNCATED] * len(cut)
+    assert_exact(contract, [good], found[-1:])
 
 
 @pytest.mark.parametrize(("offered", "taken"), [(0.3, 1.0), (1.0, 0.2), (0.5, 0.5)])
@@ -143,14 +174,15 @@ def test_a_history_longer_than_is_proven_is_told():
         ({"items": 20}, "24 items, the accelerator 20: 4 too many"),
         ({"rows": 30, "items": 24}, "48 rows of vectors, the accelerator 30: 18 too many"),
         ({"score_shift": 17}, "score shift is 18"),
+        ({"item_to_item": True}, "the model has no item-to-item part, the accelerator was built for an"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(sizes, complaint):
     model, users = model_of(ITEMS, 8), histories(5, ITEMS, 9)
     contract = Contract.of(model, users)
-    contract = Contract(**{**{name: getattr(contract, name) for name in Contract.__dataclass_fields__}, "score_shift": 18})
+    contract = replace(contract, score_shift=18)
     with pytest.raises(ConfigError, match=complaint):
-        protocol.load(contract, Parameters(**{**vars(SIZES), **sizes}))
+        protocol.load(contract, replace(SIZES, **sizes))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +198,7 @@ def test_a_contract_that_does_not_fit_is_refused(sizes, complaint):
 )
 def test_sizes_that_cannot_be_built_are_refused(sizes, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        Parameters(**{**vars(SIZES), **sizes})
+        replace(SIZES, **sizes)
 
 
 def test_registers_hold_what_was_written_and_refuse_the_rest():

@@ -220,7 +220,8 @@ class Contract:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
         """The inverse of ``arrays`` and ``facts``."""
         sparse = SparseCodes(*(arrays[f"sparse.{name}"] for name in _SPARSE)) if "sparse.codes" in arrays else None
-        return cls(*(arrays[name] for name in _ARRAYS), sparse, int(facts["score_shift"]), Units(**facts["units"]))
+        named: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        return cls(**named, sparse=sparse, score_shift=int(facts["score_shift"]), units=Units(**facts["units"]))
 
     @cached_property
     def digest(self) -> str:
@@ -263,7 +264,7 @@ def _largest(values: NDArray[np.floating]) -> float:
     return float(np.abs(values).max(initial=0.0)) or 1.0
 
 
-def _scale_codes(scale: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint16], float]:
+def _scale_codes(scale: NDArray[np.floating], bits: int) -> tuple[NDArray[np.uint16], float]:
     unit = _largest(scale) / (2**bits - 1)
     return np.rint(scale.astype(np.float64) / unit).astype(np.uint16), unit
 

@@ -55,7 +55,8 @@ def scores(contract: Contract, request: Request) -> NDArray[np.int64]:
     dots = (contract.target.astype(np.float64) @ user_vector(contract, request)).astype(np.int64)
     dense = rounded(dots * contract.target_scale.astype(np.int64), contract.score_shift)
     sparse = rescaled(sparse_sums(contract, request), request.sparse, LARGEST_SCORE)
-    return np.clip(dense + sparse + contract.bias, -LARGEST_SCORE, LARGEST_SCORE)
+    found: NDArray[np.int64] = np.clip(dense + sparse + contract.bias, -LARGEST_SCORE, LARGEST_SCORE)
+    return found
 
 
 def answer(contract: Contract, request: Request) -> Answer:

@@ -19,7 +19,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lanner.accelerators.contract import COEFFICIENT_BITS, MAX_HISTORY, MAX_SHIFT, MULTIPLIER_BITS, ROW_BITS, USER_BITS
+from lanner.accelerators.contract import COEFFICIENT_BITS, MAX_HISTORY, MAX_SHIFT, MULTIPLIER_BITS, ROW_BITS
+from lanner.accelerators.contract import SCORE_BITS, USER_BITS
 from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
@@ -31,6 +32,8 @@ from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
 from lanner.accelerators.fpga.score import Score
+from lanner.accelerators.fpga.sparse_sums import READ_LATENCY as SUM_LATENCY
+from lanner.accelerators.fpga.sparse_sums import SparseSums
 from lanner.accelerators.fpga.tables import ITEM, ITEM_LATENCY, ROW_LATENCY, ItemTable, RowTable
 from lanner.accelerators.fpga.top_k import TopK
 
@@ -99,6 +102,9 @@ class Engine(wiring.Component):
         m.submodules.dot_product = self.dot_product = DotProduct(sizes)
         m.submodules.score = self.score = Score(sizes)
         m.submodules.top_k = self.top_k = TopK(sizes.k)
+        if sizes.item_to_item:
+            m.submodules.sparse_sums = self.sparse_sums = SparseSums(sizes)
+            m.submodules.sparse_scale = self.sparse_scale = Requantise(sizes.multiplier, SCORE_BITS)
         self.requantisers = [Requantise(sizes.multiplier, USER_BITS) for _ in range(sizes.requantisers)]
         for number, one in enumerate(self.requantisers):
             m.submodules[f"requantise{number}"] = one
@@ -120,6 +126,8 @@ class Engine(wiring.Component):
         """Words of the history that are still to come; later, a counter of cycles or words."""
         self.seen_left = Signal(ROW_BITS + 1)
         self.k, self.listed = Signal(8), Signal(8)
+        self.sparse_multiplier, self.sparse_shift = Signal(MULTIPLIER_BITS), Signal(6)
+        self.row_weight, self.row_scale = Signal(COEFFICIENT_BITS), Signal(COEFFICIENT_BITS)
         self.multiplier, self.shift = Signal(MULTIPLIER_BITS), Signal(6)
         self.issue, self.issued = Signal(), Signal(ISSUED)
         self.weight = Signal(COEFFICIENT_BITS)
@@ -164,10 +172,32 @@ class Engine(wiring.Component):
             self.top_k.candidate.score.eq(self.score.score),
             self.top_k.candidate.row.eq(scored.row),
         ]
+        if sizes.item_to_item:
+            self._add_sparse_sums(m, token, products_valid)
         of_item = delayed(
             m, products_valid & self.scoring, dot_product.latency(sizes) + score.LATENCY, "of_item"
         )
         m.d.comb += self.top_k.valid.eq(of_item & scored.last_beat & ~scored.skipped)
+
+    def _add_sparse_sums(self, m: Module, token: Any, products_valid: Any) -> None:
+        """While the catalogue passes, each item's sum is taken, scaled, and meets its dot product."""
+        sums, scale = self.sparse_sums, self.sparse_scale
+        at_dot = _TO_PRODUCTS + dot_product.latency(self.parameters)
+        to_sums = at_dot + score.EXTRA_AFTER - requantise.LATENCY - SUM_LATENCY
+        taken = data.View(ISSUED, delayed(m, token, to_sums, "at_sums"))
+        takes = delayed(m, self.issue, to_sums, "takes") & self.scoring & taken.last_beat
+        entry_item, entry_code = self.word[:ROW_BITS], self.word[ROW_BITS : ROW_BITS + 8]
+        m.d.comb += [
+            sums.take.eq(takes),
+            sums.item.eq(Mux(self.scoring, taken.row, entry_item)),
+            sums.code.eq(entry_code.as_signed()),
+            sums.weight.eq(self.row_weight),
+            sums.scale.eq(self.row_scale),
+            scale.value.eq(sums.sum),
+            scale.multiplier.eq(self.sparse_multiplier),
+            scale.shift.eq(self.sparse_shift),
+            self.score.extra.eq(scale.result),
+        ]
 
     def _at_products(self, m: Module, token: Any) -> Any:
         return delayed(m, token, _TO_PRODUCTS, "at_products")
@@ -280,16 +310,10 @@ class Engine(wiring.Component):
 
     def _head(self, m: Module) -> None:
         too_many = self.parameters.k
-        with m.State("SCALE"):
-            m.d.sync += [self.multiplier.eq(self.word[:16]), self.shift.eq(self.word[16:22])]
-            with m.If(self.source.valid):
-                self._take(m)
-                m.next = "SEEN"
-                with m.If(self.is_last):
-                    self._flag(m, Status.TRUNCATED)
-                    m.next = "IDLE"
-                with m.Elif(self.word[16:] > MAX_SHIFT):
-                    self._flag(m, Status.BAD_SHIFT)
+        sparse = self.parameters.item_to_item
+        self._scale(m, "SCALE", self.multiplier, self.shift, "SPARSE_SCALE" if sparse else "SEEN")
+        if sparse:
+            self._scale(m, "SPARSE_SCALE", self.sparse_multiplier, self.sparse_shift, "SEEN")
         with m.State("SEEN"):
             m.d.sync += self.seen_left.eq(self.word)
             with m.If(self.source.valid):
@@ -306,6 +330,49 @@ class Engine(wiring.Component):
             with m.Elif(self.left > MAX_HISTORY):
                 self._flag(m, Status.HISTORY_TOO_LONG)
 
+    def _scale(self, m: Module, name: str, multiplier: Signal, shift: Signal, following: str) -> None:
+        with m.State(name):
+            m.d.sync += [multiplier.eq(self.word[:16]), shift.eq(self.word[16:22])]
+            with m.If(self.source.valid):
+                self._take(m)
+                m.next = following
+                with m.If(self.is_last):
+                    self._flag(m, Status.TRUNCATED)
+                    m.next = "IDLE"
+                with m.Elif(self.word[16:] > MAX_SHIFT):
+                    self._flag(m, Status.BAD_SHIFT)
+
+    def _item_to_item_row(self, m: Module) -> None:
+        """A history item's row: its head, then an entry a cycle."""
+        entries = Signal(ROW_BITS)
+        ends = (self.left == 0) & (self.seen_left == 0)
+        with m.State("ROW"):
+            m.d.sync += [self.row_scale.eq(self.word[:COEFFICIENT_BITS]), entries.eq(self.word[COEFFICIENT_BITS:])]
+            with m.If(self.source.valid):
+                self._take(m)
+                empty = self.word[COEFFICIENT_BITS:] == 0
+                m.next = "ENTRIES"
+                with m.If(empty):
+                    m.next = "HISTORY"
+                self._end_of_history(m, self.is_last & ~(ends & empty))
+        with m.State("ENTRIES"):
+            with m.If(self.source.valid):
+                self._take(m)
+                known = self.word[:ROW_BITS] < self.registers.items
+                m.d.comb += self.sparse_sums.add.eq(known)
+                m.d.sync += entries.eq(entries - 1)
+                with m.If(~known):
+                    self._flag(m, Status.ROW_OUT_OF_RANGE)
+                with m.If(entries == 1):
+                    m.next = "HISTORY"
+                self._end_of_history(m, self.is_last & ~(ends & (entries == 1)))
+
+    def _end_of_history(self, m: Module, truncated: Any) -> None:
+        with m.If(truncated):
+            self._flag(m, Status.TRUNCATED)
+            m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+            m.next = "HISTORY"
+
     def _history(self, m: Module) -> None:
         row = self.word[:ROW_BITS]
         known = row < self.registers.items
@@ -321,9 +388,14 @@ class Engine(wiring.Component):
                     m.d.sync += self.left.eq(self.left - 1)
                     with m.If(~known):
                         self._flag(m, Status.ROW_OUT_OF_RANGE)
-                    with m.If(self.is_last & ((self.left != 1) | (self.seen_left != 0))):
-                        self._flag(m, Status.TRUNCATED)
-                        m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+                    complete = (self.left == 1) & (self.seen_left == 0)
+                    if self.parameters.item_to_item:
+                        m.d.sync += self.row_weight.eq(self.weight)
+                        m.next = "ROW"
+                        complete = Const(0)  # its row follows
+                    self._end_of_history(m, self.is_last & ~complete)
+        if self.parameters.item_to_item:
+            self._item_to_item_row(m)
 
     def _user_vector(self, m: Module) -> None:
         steps = self.parameters.dimensions // self.parameters.requantisers

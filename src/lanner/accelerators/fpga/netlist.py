@@ -47,7 +47,7 @@ class Routed:
 
 def multipliers(parameters: Parameters) -> int:
     """18-bit multipliers of an engine: of the array, the requantisers, the score and the coefficient."""
-    return parameters.lanes + 2 * parameters.requantisers + 2 + 1
+    return parameters.lanes + 2 * parameters.requantisers + 3 + 4 * parameters.item_to_item
 
 
 def check_device(parameters: Parameters, name: str) -> Device:

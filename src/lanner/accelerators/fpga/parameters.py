@@ -30,6 +30,8 @@ class Parameters:
     """The contract's p."""
     requantisers: int = 4
     """Elements of the user vector that are requantised in a cycle."""
+    item_to_item: bool = False
+    """Whether item-to-item rows, which come with each request, add to the scores."""
     multiplier: Literal["inferred", "ecp5"] = "inferred"
     """inferred: the synthesiser chooses. ecp5: MULT18X18D with all its registers."""
 
@@ -64,4 +66,5 @@ class Parameters:
         """Memories of 18 kbit (ECP5's DP16KD) that tables, scales and biases take: an estimate before synthesis."""
         words = -(-self.rows * self.beats // 2048)
         item_words = -(-self.items // 2048)
-        return words * -(-self.lanes * 8 // 9) + item_words * -(-60 // 9)
+        sums = item_words * 4 if self.item_to_item else 0
+        return words * -(-self.lanes * 8 // 9) + item_words * -(-60 // 9) + sums

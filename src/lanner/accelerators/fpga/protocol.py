@@ -5,7 +5,8 @@ A packet is a run of 32-bit words, the last of which is marked. The first word h
 - LOAD_ROWS: address (in words of four codes, a multiple of a beat's) in bits 0 … 23; then codes.
 - LOAD_ITEMS: first row in bits 0 … 23; then an item in two words: target_scale | source_scale << 16, bias.
 - REQUEST: n in bits 0 … 15, k in bits 16 … 23; multiplier | shift << 16; number of seen rows; then n words
-  row | weight << 20; then the seen rows, ascending.
+  row | weight << 20; then the seen rows, ascending. With an item-to-item part: the multiplier and shift of its sums behind
+  those of the vector, and behind each history word its row: scale | entries << 12, then the entries item | code << 20.
 
 The answer to a request is k pairs row, score, then a word of ``Status`` bits that say whether it holds; 0: it does. A row
 of −1 says that no item was left. Bits stay in the register STATUS until 1 is written to them.
@@ -17,7 +18,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.accelerators.contract import ROW_BITS, Contract, Request
+from lanner.accelerators.contract import COEFFICIENT_BITS, ROW_BITS, Contract, Request, SparseCodes
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.reference import Answer
 from lanner.errors import ConfigError
@@ -82,8 +83,9 @@ def check_fits(contract: Contract, parameters: Parameters) -> None:
         raise ConfigError(
             f"the contract's score shift is {contract.score_shift}, the accelerator's {parameters.score_shift}"
         )
-    if contract.sparse is not None:
-        raise ConfigError("the model has an item-to-item part, which the accelerator does not hold")
+    if (contract.sparse is not None) != parameters.item_to_item:
+        has = ("no", "an") if contract.sparse is None else ("an", "no")
+        raise ConfigError(f"the model has {has[0]} item-to-item part, the accelerator was built for {has[1]} such part")
 
 
 def load(contract: Contract, parameters: Parameters) -> list[Packet]:
@@ -114,11 +116,23 @@ def settings(contract: Contract) -> dict[Register, int]:
     }
 
 
-def request_packet(request: Request) -> Packet:
-    """One user's question."""
+def request_packet(request: Request, sparse: SparseCodes | None = None) -> Packet:
+    """One user's question. sparse: the contract's, whose rows of the history go along."""
     history = request.rows | request.weights << ROW_BITS
-    head = [request.user.multiplier | request.user.shift << 16, len(request.seen)]
+    scales = [request.user.multiplier | request.user.shift << 16]
+    if sparse is not None:
+        scales.append(request.sparse.multiplier | request.sparse.shift << 16)
+        parts = [part for word, row in zip(history, request.rows, strict=True) for part in ([word], _row(sparse, row))]
+        history = np.concatenate([np.empty(0, np.int64), *parts])
+    head = [*scales, len(request.seen)]
     return _packet(Operation.REQUEST, len(request.rows) | request.k << 16, head, history, request.seen)
+
+
+def _row(sparse: SparseCodes, row: int) -> NDArray[np.int64]:
+    entries = slice(sparse.indptr[row], sparse.indptr[row + 1])
+    codes = sparse.codes[entries].view(np.uint8).astype(np.int64)
+    head = int(sparse.scale[row]) | len(codes) << COEFFICIENT_BITS
+    return np.concatenate([np.array([head], np.int64), sparse.items[entries] | codes << ROW_BITS])
 
 
 def answer_words(k: int) -> int:

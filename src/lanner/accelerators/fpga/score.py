@@ -11,12 +11,16 @@ from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.pipeline import delayed
 
 LATENCY = multiplier.LATENCY + 3
+EXTRA_AFTER = multiplier.LATENCY + 1
 _LOW = 17
 LARGEST = 2 ** (SCORE_BITS - 1) - 1
 
 
 class Score(wiring.Component):
-    """``score = clamp(round(dot · scale >> p) + bias)``, ``LATENCY`` cycles later."""
+    """``score = clamp(round(dot · scale >> p) + bias + extra)``, ``LATENCY`` cycles later.
+
+    extra comes ``EXTRA_AFTER`` cycles later than the others.
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -27,6 +31,7 @@ class Score(wiring.Component):
                 "dot": In(signed(parameters.dot_bits)),
                 "scale": In(TARGET_SCALE_BITS),
                 "bias": In(signed(SCORE_BITS)),
+                "extra": In(signed(SCORE_BITS)),
                 "score": Out(signed(SCORE_BITS)),
             }
         )
@@ -43,7 +48,7 @@ class Score(wiring.Component):
         product, total = Signal(signed(max(width, shift + 2))), Signal(signed(width + 1))
         bias = delayed(m, self.bias, multiplier.LATENCY + 1, "bias")
         m.d.sync += product.eq((self.high_product << _LOW) + self.low_product + (1 << shift >> 1))
-        m.d.sync += total.eq((product >> shift) + bias)
+        m.d.sync += total.eq((product >> shift) + bias + self.extra)
         m.d.sync += self.score.eq(
             Mux(total > LARGEST, LARGEST, Mux(total < -LARGEST, -LARGEST, total[:SCORE_BITS].as_signed()))
         )
