@@ -42,7 +42,7 @@ ROOMS = {
         *("artifacts", "encoders"),
     },
     "cli": {
-        *("errors", "settings", "config", "registry", "pipeline", "compress", "library", "data", "evaluation"),
+        *("errors", "settings", "files", "config", "registry", "pipeline", "compress", "library", "data", "evaluation"),
         *("compression", "artifacts", "encoders", "serving", "accelerators"),
     },
     "__main__": {"cli"},
