@@ -84,9 +84,9 @@ def test_item_to_item_rows_that_end_early_are_told():
     assert_exact(contract, [good], found[-1:])
 
 
-@pytest.mark.parametrize(("offered", "taken"), [(0.3, 1.0), (1.0, 0.2), (0.5, 0.5)])
+@pytest.mark.parametrize(("offered", "taken"), [(0.1, 1.0), (1.0, 0.2), (0.5, 0.5)])
 def test_a_slow_host_changes_no_answer(offered, taken):
-    some = EXTREME_REQUESTS[1:30:5]
+    some = EXTREME_REQUESTS[1:30:7]  # each kind of seen rows
     found, _ = asked(EXTREME, some, SIZES, offered=offered, taken=taken, seed=3)
     assert_exact(EXTREME, some, found)
 
@@ -133,13 +133,13 @@ BAD = {
     ),
     "rows that end early": (SHORT_ROWS[:1], Status.TRUNCATED, False),
     "rows beyond the memory": (
-        np.array([Operation.LOAD_ROWS << 28 | 2 * ITEMS * 2, 1, 2], np.uint32),
+        np.array([Operation.LOAD_ROWS << 28 | 128, *[0x7F80_017F] * 96], np.uint32),  # would wrap around to the first
         Status.ROW_OUT_OF_RANGE,
         False,
     ),
     "half an item": (np.array([Operation.LOAD_ITEMS << 28, 1], np.uint32), Status.TRUNCATED, False),
     "items beyond the memory": (
-        np.array([Operation.LOAD_ITEMS << 28 | ITEMS, 1, 2], np.uint32),
+        np.array([Operation.LOAD_ITEMS << 28 | 32, *[7] * 2 * ITEMS], np.uint32),
         Status.ROW_OUT_OF_RANGE,
         False,
     ),
@@ -155,6 +155,14 @@ def test_a_bad_packet_is_told_and_the_next_is_answered():
     found, _ = SimulatedEngine(SIZES).run(packets, protocol.settings(EXTREME), len(wanted))
     statuses = [protocol.read_answer(words)[1] for words in found]
     assert statuses == wanted
+    answers = {status: words for words, status in zip(found, statuses, strict=True)}
+    assert len(answers[Status.BAD_LIST_LENGTH]) == protocol.answer_words(K)
+    # A row outside counts nothing: the list is that of the others.
+    named = [name for name, (_, _, answered) in BAD.items() if answered]
+    bad = dict(zip(named, [words for words, status in zip(found, statuses, strict=True) if status], strict=True))
+    others = replace(GOOD, weights=np.where(np.arange(len(GOOD.rows)) == 0, 0, GOOD.weights))
+    got = protocol.read_answer(bad["a history row outside"])[0]
+    assert got.rows.tolist() == answer(EXTREME, others).rows.tolist()
     good = [words for words, status in zip(found, statuses, strict=True) if status == 0]
     assert_exact(EXTREME, [GOOD] * len(good), good)
 
