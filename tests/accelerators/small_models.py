@@ -57,7 +57,7 @@ def extreme_contract(items: int, dimensions: int, shift: int = 0) -> Contract:
 
 
 def extreme_requests(contract: Contract, k: int) -> list[Request]:
-    """Every shift, empty and long histories, weights at both ends, nothing and all but a few seen, k beyond what is left."""
+    """Every shift, empty and long histories, weights at both ends, none or most rows seen, k beyond what is left."""
     random, items = np.random.default_rng(10), contract.num_items
     everything, nothing = np.arange(items), np.empty(0, np.int64)
     found = []

@@ -1,4 +1,4 @@
-"""The integer contract: bounds that hold, lists of the float form, what has no integer form, and the same bytes again."""
+"""The integer contract: bounds that hold, lists of the float form, what has no integer form, and files."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -82,7 +82,9 @@ def test_item_to_item_rows_need_no_vectors():
 
 def test_no_sum_leaves_32_bits_for_the_longest_history():
     contract = extreme_contract(MAX_HISTORY, 2)
-    contract = replace(contract, source=np.full_like(contract.source, -128), source_scale=np.full(4096, 4095, np.uint16))
+    contract = replace(
+        contract, source=np.full_like(contract.source, -128), source_scale=np.full(4096, 4095, np.uint16)
+    )
     request = contract.request(np.arange(MAX_HISTORY), np.ones(MAX_HISTORY), np.empty(0, np.int64))
     given = coefficients(contract.source_scale, request)
     assert given.max() < 2**12

@@ -1,4 +1,4 @@
-"""The engine in simulation: the contract's answers bit for bit, in the cycles that the model says, whatever comes in."""
+"""The engine in simulation: the contract's answers bit for bit, in the cycles of the model, whatever comes in."""
 
 from dataclasses import replace
 

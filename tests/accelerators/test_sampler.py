@@ -65,9 +65,7 @@ def simulated(nodes: list[tuple[int, int, int, int]], taken: float = 1.0) -> tup
         while len(found) < wanted:
             ready = draw.random() < taken
             context.set(out.ready, ready)
-            _, _, valid, address, last = await context.tick().sample(
-                out.valid, out.payload.address, out.payload.last
-            )
+            _, _, valid, address, last = await context.tick().sample(out.valid, out.payload.address, out.payload.last)
             cycles += 1
             assert cycles < 50 * wanted + 50
             if valid and ready:

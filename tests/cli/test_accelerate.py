@@ -30,7 +30,9 @@ def test_a_bundle_becomes_an_accelerator_with_a_test_bench(ask, bundle, tmp_path
 
 
 def test_what_cannot_be_built_is_one_line(ask, bundle, tmp_path):
-    assert "unknown device 'ecp6'; known: ecp5-25f, ecp5-85f" in complaint(ask("accelerate", bundle, "--device", "ecp6"))
+    assert "unknown device 'ecp6'; known: ecp5-25f, ecp5-85f" in complaint(
+        ask("accelerate", bundle, "--device", "ecp6")
+    )
     assert "memories of 18 kbit" in complaint(ask("accelerate", bundle, "--device", "ecp5-25f"))
     assert "no variant 'int8'" in complaint(ask("accelerate", bundle, "--variant", "int8"))
     (tmp_path / "mine").mkdir()

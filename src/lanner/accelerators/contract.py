@@ -12,10 +12,10 @@
 clamps to ±(2^15 − 1), ``sat32`` to ±(2^31 − 1); −2^31 is left to mean "no item". Lists are ordered by score, then by
 row; seen rows are left out; where fewer than k rows are left, the list ends with row −1.
 
-Widths: w_i, s_i and s'_i are unsigned 12-bit, so ``128 · 4095 · 4096 < 2^31`` proves that neither sum leaves 32 bits for
-up to ``MAX_HISTORY`` entries. t_j, m and m' are unsigned 16-bit; shifts are 0 … ``MAX_SHIFT``. p is chosen so that
-``|u · target_j · t_j| >> p`` stays below 2^30. A user without entries has u = 0 and x = 0, so scores are biases; callers
-answer such users by popularity.
+Widths: w_i, s_i and s'_i are unsigned 12-bit, so ``128 · 4095 · 4096 < 2^31`` proves that no sum leaves 32 bits for up to
+``MAX_HISTORY`` entries. t_j, m and m' are unsigned 16-bit; shifts are 0 … ``MAX_SHIFT``. p is chosen so that
+``|u · target_j · t_j| >> p`` stays below 2^30. A user without entries has u = 0 and x = 0, so scores are biases; such
+users are answered by popularity, outside.
 
 ``reference.py`` computes this in NumPy and is what hardware, emulator and tests are held against.
 """
@@ -77,7 +77,7 @@ class FixedPoint:
 class Request:
     """One user as the accelerator gets it.
 
-    rows, weights: int64 ``[n]``, distinct rows of the history with 12-bit weights. user, sparse: what takes both sums to
+    rows, weights: int64 ``[n]``, distinct rows of the history, 12-bit weights. user, sparse: what takes both sums to
     the scales of user vectors and of scores. seen: int64, ascending distinct rows. k: length of the list.
     """
 
@@ -146,10 +146,10 @@ class Contract:
 
     @classmethod
     def of(cls, model: ScoringModel, users: UserBatch) -> Self:
-        """Of an INT8 variant. users: whose largest values set the scales of user vectors and scores; beyond, they clamp.
+        """Of an INT8 variant. users: whose largest values set the scales of user vectors and scores; others clamp.
 
         Raises:
-            ConfigError: a model with a part that no integer form is specified for, without INT8 tables or without users.
+            ConfigError: a model with a part that has no integer form, without INT8 tables, or without users.
         """
         source, target = _checked(model, users)
         source_scale, source_unit = _scale_codes(source.scale, COEFFICIENT_BITS)
@@ -175,7 +175,7 @@ class Contract:
     def request(
         self, rows: NDArray[np.integer], shares: NDArray[np.floating], seen: NDArray[np.integer], k: int = 10
     ) -> Request:
-        """rows: distinct history items. shares: their weights, aged and normalised as the model does (``model.shares``).
+        """rows: distinct history items. shares: their weights, aged and normalised by the model (``model.shares``).
 
         Raises:
             ConfigError: a history or list that is too long, a row outside the catalogue, or a negative share.
@@ -209,7 +209,9 @@ class Contract:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Stored arrays by name."""
         named: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
-        return named | ({} if self.sparse is None else {f"sparse.{name}": getattr(self.sparse, name) for name in _SPARSE})
+        return named | (
+            {} if self.sparse is None else {f"sparse.{name}": getattr(self.sparse, name) for name in _SPARSE}
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -249,7 +251,9 @@ def _checked(model: ScoringModel, users: UserBatch) -> tuple[Int8Rows, Int8Rows]
     if not len(users) or not len(users.history.values):
         raise ConfigError("no user with a history was given; the scales of user vectors are fitted on some")
     if model.num_items > 1 << ROW_BITS:
-        raise ConfigError(f"{model.num_items:,} items do not fit the {1 << ROW_BITS:,} rows that {ROW_BITS} bits can name")
+        raise ConfigError(
+            f"{model.num_items:,} items do not fit the {1 << ROW_BITS:,} rows that {ROW_BITS} bits can name"
+        )
     source, target = model.source_ID, model.target_ID
     if not (isinstance(source, Int8Rows) and isinstance(target, Int8Rows)):
         if model.dimensions:

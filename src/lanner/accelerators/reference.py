@@ -45,7 +45,9 @@ def sparse_sums(contract: Contract, request: Request) -> NDArray[np.int64]:
     if rows is not None:
         for row, coefficient in zip(request.rows, coefficients(rows.scale, request), strict=True):
             entries = slice(rows.indptr[row], rows.indptr[row + 1])
-            sums[rows.items[entries]] += coefficient * rows.codes[entries].astype(np.int64)  # items of a row are distinct
+            sums[rows.items[entries]] += coefficient * rows.codes[entries].astype(
+                np.int64
+            )  # items of a row are distinct
     return sums
 
 

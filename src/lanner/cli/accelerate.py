@@ -18,9 +18,7 @@ _FITTED_USERS, _BENCH_USERS = 2000, 20
 def accelerate(
     bundle: BundlePath,
     device: Annotated[str, typer.Option("--device", help="FPGA to build for: ecp5-25f or ecp5-85f.")] = "ecp5-85f",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to; default: BUNDLE-accelerator.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default: BUNDLE-accelerator.")] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", help="Variant to build; default: distilled, int8 or full, as there is.")
     ] = None,

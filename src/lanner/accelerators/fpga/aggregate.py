@@ -1,5 +1,7 @@
 """The weighted sum of the history's rows."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -39,7 +41,7 @@ class Aggregate(wiring.Component):
             for lane in range(lanes):
                 column = [sums[beat * lanes + lane] for beat in range(beats)]
                 m.d.sync += column[-1].eq(column[0] + self.products[lane])
-                m.d.sync += [low.eq(high) for low, high in zip(column[:-1], column[1:], strict=True)]
+                m.d.sync += [low.eq(high) for low, high in pairwise(column)]
         with m.Elif(self.shift):
             m.d.sync += [low.eq(high) for low, high in zip(sums[:-step], sums[step:], strict=True)]
         m.d.comb += [self.sums[element].eq(sums[element]) for element in range(step)]

@@ -8,7 +8,7 @@
                                               └──────────── scales and biases ────────┘   ◄── array ◄─────┘
 
 A request passes in phases: its head, its history (a beat a cycle), the user vector, the catalogue (a beat a cycle), the
-list. Nothing but a host that sends or takes words too slowly stalls it, so its cycles are a function of its lengths; see
+list. Only a host that sends or takes words too slowly stalls it, so its cycles are a function of its lengths; see
 ``cycles.py``.
 """
 
@@ -19,8 +19,15 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lanner.accelerators.contract import COEFFICIENT_BITS, MAX_HISTORY, MAX_SHIFT, MULTIPLIER_BITS, ROW_BITS
-from lanner.accelerators.contract import SCORE_BITS, USER_BITS
+from lanner.accelerators.contract import (
+    COEFFICIENT_BITS,
+    MAX_HISTORY,
+    MAX_SHIFT,
+    MULTIPLIER_BITS,
+    ROW_BITS,
+    SCORE_BITS,
+    USER_BITS,
+)
 from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
@@ -55,7 +62,7 @@ def cycles_to_place(parameters: Parameters) -> int:
 AGGREGATE_CYCLES = _TO_PRODUCTS + 1
 """Cycles from the issue of the history's last beat until the sums stand."""
 USER_CYCLES = requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY - 1)
-"""Cycles from the last sums into the requantisers until the catalogue can begin: its rows come later than it is issued."""
+"""Cycles from the last sums until the catalogue can begin: its rows come later than it is issued."""
 
 
 class Engine(wiring.Component):
@@ -63,9 +70,7 @@ class Engine(wiring.Component):
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        super().__init__(
-            {"words": In(stream.Signature(WORD)), "answers": Out(stream.Signature(WORD)), "bus": In(BUS)}
-        )
+        super().__init__({"words": In(stream.Signature(WORD)), "answers": Out(stream.Signature(WORD)), "bus": In(BUS)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -174,9 +179,7 @@ class Engine(wiring.Component):
         ]
         if sizes.item_to_item:
             self._add_sparse_sums(m, token, products_valid)
-        of_item = delayed(
-            m, products_valid & self.scoring, dot_product.latency(sizes) + score.LATENCY, "of_item"
-        )
+        of_item = delayed(m, products_valid & self.scoring, dot_product.latency(sizes) + score.LATENCY, "of_item")
         m.d.comb += self.top_k.valid.eq(of_item & scored.last_beat & ~scored.skipped)
 
     def _add_sparse_sums(self, m: Module, token: Any, products_valid: Any) -> None:

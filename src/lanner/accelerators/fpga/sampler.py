@@ -1,6 +1,6 @@
 """The neighbour sampler: addresses of a random subset of a node's neighbours in a CSR list, one a cycle.
 
-``accelerators/sampling.py`` says which. Where a node has at most ``fanout`` neighbours, all are taken and nothing is drawn.
+``accelerators/sampling.py`` says which. Where a node has no more than ``fanout`` neighbours, all are taken.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal

@@ -22,7 +22,7 @@ ADD_CYCLES = coefficient.LATENCY + multiplier.LATENCY + 2
 class SparseSums(wiring.Component):
     """weight, scale: of a row, standing from the cycle of its first entry on. add: ``item`` and ``code`` are an entry.
 
-    take: the sum of ``item`` is on ``sum`` after ``READ_LATENCY`` cycles, and 0 in the memory; not while entries are added.
+    take: the sum of ``item`` is on ``sum`` after ``READ_LATENCY`` cycles, and 0 in the memory. Not while entries come.
     """
 
     def __init__(self, parameters: Parameters) -> None:
