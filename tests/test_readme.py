@@ -37,8 +37,9 @@ COMMANDS = (
     "bundles remove",
     "experiment report",
 )
-RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment")
-"""They need a trained network or a server's log: tests/test_compress.py, tests/serving, tests/test_cli_versions.py."""
+RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate")
+"""They need a trained network, a server's log or an extra: tests/test_compress.py, tests/serving,
+tests/test_cli_versions.py, tests/cli/test_accelerate.py."""
 
 
 def blocks(language):
