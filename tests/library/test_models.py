@@ -92,7 +92,7 @@ def test_recommendations_are_a_frame_with_titles_and_reasons(knn):
 def test_anonymous_users_are_numbered_and_filters_hold(knn):
     found = knn.recommend(histories=[[100], ["102", 104]], k=2)
     assert found["user_id"].to_list() == [0, 0, 1, 1]
-    assert found["because"][0].startswith("you chose Film <0>")
+    assert found["because"][0].startswith("you liked Film <0>")
     horror = knn.recommend(histories=[[100]], k=20, filters={"genres": ["Horror"]})
     assert set(items_of(horror)) == {102, 103, 106, 107, 110}
     assert items_of(knn.recommend(histories=[[100]], k=20, filters={"genres": "Horror"})) == items_of(horror)

@@ -19,8 +19,9 @@ from lanner.data.split import HeldOut
 from lanner.encoders import TextReader, open_text_reader
 from lanner.errors import BundleError, ConfigError, RequestError
 from lanner.files import write_folder
-from lanner.inference.explain import Explanation, Reason, reasons, said, sentence, short_reason
+from lanner.inference.explain import Explanation, Reason, reasons
 from lanner.inference.ranker import Query, RankedScorer, Ranker, Ranking
+from lanner.inference.wording import Wording
 from lanner.library.keywords import Keyword, configured, documented, keywords_of, signature_of
 from lanner.library.requests import Filters, Questions, allowed, checked_k, ids_of, path_of
 from lanner.library.results import SHOWN_ROWS, ItemExplanation, Notes, recommendations
@@ -155,7 +156,7 @@ class Model:
         return model._serve(bundle.dataset, Ranker(bundle.variant().model, reader=reader))
 
     def _serve(self, dataset: Dataset, ranker: Ranker) -> Self:
-        self.dataset, self._ranker = dataset, ranker
+        self.dataset, self._ranker, self._wording = dataset, ranker, Wording.of(dataset)
         return self
 
     @property
@@ -213,7 +214,7 @@ class Model:
         for queries in questions.blocks(_USERS_AT_ONCE, like, exclude_seen=exclude_seen):
             found = ranker.rank(queries)
             explained = [one for ranking in found for one in ranking.explanations]
-            said_because += [short_reason(said(one, *self._names)) for one in explained]
+            said_because += [self._wording.cell(one) for one in explained]
             shown += [self._reasons(one) for one in explained[: SHOWN_ROWS - len(shown)]]
             rankings += [replace(ranking, explanations=()) for ranking in found]
         names = questions.names
@@ -277,7 +278,7 @@ class Model:
             title,
             found.score,
             tuple(self._reasons(found)),
-            sentence(title, said(found, *self._names)),
+            self._wording.sentence(title, found),
             tuple(questions.unknown),
             ranker.rank([replace(query, k=1)])[0].fallback,
             self._ignores(text),
@@ -293,13 +294,8 @@ class Model:
     def _ignores(self, texts: Any) -> bool:
         return texts is not None and not self._fitted_ranker.reads_text
 
-    @property
-    def _names(self) -> tuple[Any, Any]:
-        """Titles of items and names of users, by row."""
-        return self.dataset.item_catalogue.titles.__getitem__, self.dataset.user_catalogue.titles.__getitem__
-
     def _reasons(self, explanation: Explanation) -> list[Reason]:
-        return reasons(explanation, *self._names)
+        return reasons(explanation, self._wording.item_title, self._wording.user_name)
 
     def _columns(self, who: str, names: NDArray[np.int64] | list[str], rankings: Sequence[Ranking]) -> dict[str, Any]:
         lengths = [len(ranking.items) for ranking in rankings]
