@@ -138,6 +138,17 @@ def test_a_view_that_weighs_nothing_is_not_served(world):
     np.testing.assert_array_equal(again.score(world.user_batch()), model.score(world.user_batch()))
 
 
+def test_without_the_part_network_nothing_is_trained(world):
+    def refuse(*given):
+        raise AssertionError("trained")
+
+    network = NeuralRecommender(SMALL, refuse)
+    model = HybridRecommender(HybridConfig(parts=("ridge", "popularity"), neighbours=8), network, Joiner(False))
+    model.fit(world)
+    assert set(model.choice.weights) <= {"ridge", "popularity"}
+    assert np.isfinite(model.score(world.user_batch())).all()
+
+
 def test_without_a_joiner_it_is_for_loading_only(world):
     with pytest.raises(ConfigError, match="joiner"):
         HybridRecommender().fit(world)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from lanner.data.interactions import Interactions
 from lanner.data.ragged import Ragged
 from lanner.models.hybrid.config import HybridConfig
-from lanner.models.hybrid.material import Material, text_neighbours
+from lanner.models.hybrid.material import Material, ratings_of, text_neighbours
 from lanner.models.hybrid.parts import KINDS, Linear, kept_rows, past_and_future
 
 USERS, ITEMS = 30, 12
@@ -19,7 +20,9 @@ def material(users: int = USERS, texts: bool = True) -> Material:
     features = random.standard_normal((ITEMS, 7)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True) / np.sqrt(2)
     near = text_neighbours(features, NO_WORDS, ITEMS)
-    return Material(Ragged.from_lists(lists), ITEMS, True, features if texts else None, near if texts else None)
+    ratings = (np.array([0, 0, 1], np.int32), np.array([5, 4, 1], np.float32))
+    about = (Ragged.from_lists(lists), ITEMS, True)
+    return Material(*about, *((features, near) if texts else (None, None)), ratings)
 
 
 def dense_reference(given: Material, settings: dict[str, float]) -> np.ndarray:
@@ -49,6 +52,26 @@ def test_the_dense_ridge_is_the_regression_without_the_item_itself(users, texts)
     settings = {"ridge": 2.0, "dropout": 0.3, "row": 0.4, "prior": 5.0, "text_ridge": 0.7}
     found = KINDS["dense-ridge"].fit(given, HybridConfig(), settings).items
     np.testing.assert_allclose(found, dense_reference(given, settings), atol=2e-4)
+
+
+def test_an_items_rating_is_drawn_towards_the_mean_of_all():
+    found = KINDS["rating"].fit(material(), HybridConfig(), {"shrinkage": 3}).bias_I
+    above = 10 / 3  # the mean
+    np.testing.assert_allclose(found[:3], [(9 - 2 * above) / 5, (1 - above) / 4, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "are_ratings"),
+    [(None, False), ([1, 1, 1], False), ([1, 2, 300], False), ([4.5, 3, np.nan], True)],
+    ids=["none", "one value", "counts", "a scale"],
+)
+def test_only_a_scale_of_ratings_is_read_as_one(weights, are_ratings):
+    given = None if weights is None else np.array(weights, np.float32)
+    events = Interactions(np.zeros(3, np.int32), np.arange(3, dtype=np.int32), weight=given)
+    found = ratings_of(events)
+    assert (found is not None) == are_ratings
+    if found is not None:
+        assert found[0].tolist() == [0, 1]
 
 
 def test_past_and_future_of_a_history():

@@ -20,7 +20,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-
 _DENSE_ITEMS = 10_000
 """Largest catalogue whose Gram matrix is unpacked: picking entries from long sparse rows takes ten times as long."""
 

@@ -101,11 +101,7 @@ class NeuralRecommender(TrainedRecommender):
         if validation is None:
             dataset, validation = with_validation(dataset)
         edges = Adjacency.from_pattern(training_matrix(dataset))
-        features_IF = self._fit_features(dataset, edges.column_degrees)
-        with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, FilterView.fit)
-        if features_IF is not None:
-            network.find_lenders(features_IF)
+        network = self._begun(dataset, edges)
         if validation is not None:
             self.trainer(network, dataset, validation)
             # What was held out has happened all the same: the closed form learns from it once all is chosen.
@@ -115,6 +111,18 @@ class NeuralRecommender(TrainedRecommender):
         self._serve(network.cpu(), dataset)
         # Friends and neighbours, too, are read from all of it.
         return self if dataset is whole else self.load_state(*self.state(), whole)
+
+    def untrained(self, dataset: Dataset) -> Self:
+        """Features of the texts, and views as training would find them."""
+        return self._serve(self._begun(dataset, Adjacency.from_pattern(training_matrix(dataset))), dataset)
+
+    def _begun(self, dataset: Dataset, edges: Adjacency) -> RecommenderNetwork:
+        features_IF = self._fit_features(dataset, edges.column_degrees)
+        with _seeded(self.config.seed):
+            network = self._build(dataset, edges, features_IF, FilterView.fit)
+        if features_IF is not None:
+            network.find_lenders(features_IF)
+        return network
 
     def refit(self, dataset: Dataset) -> Self:
         """Fit the views anew on ``dataset``, for as many epochs as validation chose in ``fit``.

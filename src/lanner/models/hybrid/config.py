@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
 
-PartName = Literal["ridge", "dense-ridge", "filter", "low-pass", "order", "text", "popularity", "network"]
+PartName = Literal["ridge", "dense-ridge", "filter", "low-pass", "order", "text", "popularity", "rating", "network"]
 
 
 @dataclass(frozen=True)

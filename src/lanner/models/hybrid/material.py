@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from lanner.data.feedback import are_ratings
+from lanner.data.interactions import Interactions
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
 from lanner.inference.sparse import history_matrix
@@ -23,6 +25,7 @@ class Material:
 
     features_IF: of the items' texts, what they mean beside their words. near: likeness of each
     item with the items nearest to it by text, 0 … 1, float32 csr ``[I, I]``, itself left out. Both None without texts.
+    ratings: item and value of each rating, liked or not; None where there are none.
     """
 
     histories: Ragged
@@ -30,6 +33,7 @@ class Material:
     has_order: bool
     features_IF: NDArray[np.float32] | None = None
     near: sp.csr_matrix | None = None
+    ratings: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
 
     @cached_property
     def matrix(self) -> sp.csr_matrix:
@@ -74,6 +78,15 @@ class Material:
     def with_histories(self, histories: Ragged) -> "Material":
         """The same items and texts with other events."""
         return replace(self, histories=histories)
+
+
+def ratings_of(interactions: Interactions) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+    """Item and value of each rated event; None where the weights are counts or say nothing."""
+    if interactions.weight is None:
+        return None
+    is_rated = np.isfinite(interactions.weight)
+    items, values = interactions.item[is_rated], interactions.weight[is_rated]
+    return (items, values) if are_ratings(*np.unique(values, return_counts=True)) else None
 
 
 def text_neighbours(meaning_IF: NDArray[np.float32], words_IW: sp.csr_matrix, count: int) -> sp.csr_matrix:

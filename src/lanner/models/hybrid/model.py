@@ -20,7 +20,7 @@ from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel, SparseRows
 from lanner.inference.tables import take
 from lanner.models.hybrid.config import HybridConfig
-from lanner.models.hybrid.material import Material, text_neighbours
+from lanner.models.hybrid.material import Material, ratings_of, text_neighbours
 from lanner.models.hybrid.parts import KINDS, Linear, Settings, kept_rows
 from lanner.models.language import LanguageEncoder
 from lanner.models.neural import NeuralRecommender, TrainedRecommender, ViewScores, with_validation
@@ -101,7 +101,10 @@ class HybridRecommender(TrainedRecommender):
         whole = dataset
         if validation is None:
             dataset, validation = with_validation(dataset)
-        self._network.fit(dataset, validation)
+        if "network" in self.config.parts:
+            self._network.fit(dataset, validation)
+        else:
+            self._network.untrained(dataset)
         if validation is None:  # nobody can spare an item: nothing can be chosen
             self.choice, self._lost = Choice({}, dict.fromkeys(self._network.config.views, 1.0), {}, 0.0, 0.0), 0.0
             return self._join(whole, Linear())
@@ -118,7 +121,12 @@ class HybridRecommender(TrainedRecommender):
 
     def refit(self, dataset: Dataset) -> Self:
         """Fit every part anew on ``dataset``; settings and weights stay."""
-        self._network.refit(dataset)
+        if any(
+            self.choice.weights.get(name) or self.choice.cold_weights.get(name) for name in self._network.config.views
+        ):
+            self._network.refit(dataset)
+        else:
+            self._network.update(dataset)
         return self._join(dataset, self._closed(self._material(dataset)))
 
     def update(self, dataset: Dataset) -> Self:
@@ -134,14 +142,14 @@ class HybridRecommender(TrainedRecommender):
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _material(self, dataset: Dataset) -> Material:
-        about = (dataset.histories, dataset.num_items, dataset.has_order)
+        about, ratings = (dataset.histories, dataset.num_items, dataset.has_order), ratings_of(dataset.interactions)
         features_IF, read = self._features_IF, self._network.text_features
         if features_IF is None or read is None:
-            return Material(*about)
+            return Material(*about, ratings=ratings)
         meaning_IF = features_IF[:, : read.meaning_SED.shape[2]]
         words_IW = read.word_matrix(dataset.item_catalogue.texts)
         near = text_neighbours(meaning_IF, words_IW, _TEXT_POOL)
-        return Material(*about, np.hstack([meaning_IF, words_IW @ read.words_WD]), near)
+        return Material(*about, np.hstack([meaning_IF, words_IW @ read.words_WD]), near, ratings)
 
     def _views(self) -> TrainedViews:
         own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})

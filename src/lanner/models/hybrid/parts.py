@@ -196,6 +196,15 @@ def _popularity(material: Material, config: HybridConfig, settings: Settings) ->
     return Linear(bias_I=np.log1p(counts).astype(np.float32))
 
 
+def _rating(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """Mean rating of each item, drawn towards that of all by as many ratings as ``shrinkage`` says."""
+    assert material.ratings is not None
+    items, values = material.ratings
+    above = np.bincount(items, values - values.mean(), minlength=material.num_items)
+    counts = np.bincount(items, minlength=material.num_items)
+    return Linear(bias_I=(above / (counts + settings["shrinkage"])).astype(np.float32))
+
+
 def past_and_future(material: Material, decay: float, least: float = 0.01) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """For each place in a history what came before and what came after, each weighing e^(−decay · distance).
 
@@ -258,6 +267,7 @@ KINDS: dict[str, Kind] = {
     ),
     "text": Kind(_text, {"power": 2}, {"power": (1, 4)}, _has_text),
     "popularity": Kind(_popularity),
+    "rating": Kind(_rating, {"shrinkage": 5}, suits=lambda material, config: material.ratings is not None),
 }
 """Closed forms by name."""
 
