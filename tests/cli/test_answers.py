@@ -11,7 +11,7 @@ def test_tables_for_people(ask, bundle):
     code, out, err = ask("recommend", bundle, "--user", "1", "-k", "3")
     assert (code, err) == (0, "")
     assert "title" in out
-    assert "you chose" in out
+    assert "you liked" in out
     assert ask("similar", bundle, "--item", "260")[1].startswith("Similar to Star Wars")
 
 

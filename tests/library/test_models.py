@@ -92,7 +92,7 @@ def test_recommendations_are_a_frame_with_titles_and_reasons(knn):
 def test_anonymous_users_are_numbered_and_filters_hold(knn):
     found = knn.recommend(histories=[[100], ["102", 104]], k=2)
     assert found["user_id"].to_list() == [0, 0, 1, 1]
-    assert found["because"][0].startswith("you chose Film <0>")
+    assert found["because"][0].startswith("you liked Film <0>")
     horror = knn.recommend(histories=[[100]], k=20, filters={"genres": ["Horror"]})
     assert set(items_of(horror)) == {102, 103, 106, 107, 110}
     assert items_of(knn.recommend(histories=[[100]], k=20, filters={"genres": "Horror"})) == items_of(horror)
@@ -153,15 +153,31 @@ def test_similar_items_name_their_target(knn):
         knn.similar_items("x")
 
 
-def test_an_update_takes_events_of_the_same_users_and_items_only(shop, tmp_path):
-    data = lanner.Dataset.from_frames(shop.events)
-    half = data.with_interactions(data.interactions.take(slice(0, len(data.interactions) // 2)))
-    updated, anew = lanner.EASE().fit(half).update(data), lanner.EASE().fit(data)
-    assert items_of(updated.recommend(users=[1, 2], k=5)) == items_of(anew.recommend(users=[1, 2], k=5))
-    with pytest.raises(lanner.ConfigError, match="users and items that the model was fitted on"):
-        updated.update(lanner.load_dataset("ml-latest-small"))
-    with pytest.raises(lanner.ConfigError, match="was not fitted here"):
-        lanner.load(updated.save(tmp_path / "bundle")).update(data)
+def test_an_update_takes_new_events_users_and_items(shop, tmp_path):
+    def scores(model):
+        found = model.recommend(users=[1, 5], k=12)
+        return {(user, item): score for user, item, _, score, *_ in found.rows()}
+
+    is_old = (pl.col("user_id") < 4) & (pl.col("item_id") < 105)
+    old, new = shop.events.filter(is_old), shop.events.filter(~is_old)
+    first = lanner.EASE().fit(lanner.Dataset.from_frames(old))
+    loaded = lanner.load(first.save(tmp_path / "bundle"))
+    expected = scores(lanner.EASE().fit(lanner.Dataset.from_frames(shop.events)))
+    for updated in (first.update(new), loaded.update(lanner.Dataset.from_frames(new))):
+        assert updated.dataset.num_items > len(old["item_id"].unique())
+        assert scores(updated) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    again = lanner.load(loaded.save(tmp_path / "updated")).update(new)
+    assert len(again.dataset.interactions) == len(shop.events)
+
+
+def test_what_no_update_can_be_made_of_is_said(shop):
+    with pytest.raises(lanner.ConfigError, match="not fitted"):
+        lanner.EASE().update(shop.events)
+    fitted = lanner.EASE().fit(lanner.Dataset.from_frames(shop.events))
+    with pytest.raises(lanner.ConfigError, match="events: received list, expected a frame"):
+        fitted.update([1, 2])
+    with pytest.raises(lanner.DataError, match="no column looks like the item"):
+        fitted.update(shop.events.select("user_id"))
 
 
 def test_an_explanation_adds_up_and_shows_itself_with_escaped_titles(knn):

@@ -8,7 +8,8 @@ from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, small_world
 
 from lanner.compression.reduce import fewer_dimensions
 from lanner.compression.steps import quantised, sample_of_users
-from lanner.data.catalogue import Attribute
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
@@ -127,6 +128,55 @@ def test_an_update_solves_the_closed_forms_anew_and_trains_nothing(world):
     assert model.choice is choice
     assert model.scoring_model.popularity_I.sum() > old.popularity_I.sum()
     assert np.abs(model.scoring_model.item_to_item.matrix() - old.item_to_item.matrix()).max() > 0
+
+
+def updated_from(before: Dataset, world: Dataset, growth: float) -> tuple[HybridRecommender, HybridRecommender]:
+    """A hybrid of all closed forms after an update, beside the same solved for all items."""
+
+    def all_closed(material, config, views, validation) -> Choice:
+        names = [name for name, kind in KINDS.items() if kind.suits(material, config)]
+        settings = {name: KINDS[name].start for name in names}
+        return Choice(settings, dict.fromkeys([*names, "language"], 1.0), {CLOSED: 0.5, "language": 0.5}, 0.0, 0)
+
+    def fitted() -> HybridRecommender:
+        network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+        config = HybridConfig(parts=("ridge", "dense-ridge", "order", "text"), neighbours=8, growth=growth)
+        return HybridRecommender(config, network, all_closed).fit(before)
+
+    other = fitted()
+    other._solved_I[:] = 0
+    return fitted().update(world), other.update(world)
+
+
+def test_an_update_solves_what_has_grown_and_leaves_the_rest(world):
+    """Only users of the first group meet something new."""
+    events = world.interactions
+    is_new = (events.user < NUM_USERS // 3) & (np.arange(len(events)) % 3 == 0)
+    before = world.with_interactions(events.take(~is_new))
+    updated, anew = updated_from(before, world, 0.05)
+    untouched = np.arange(2 * ITEMS_PER_GROUP, NUM_ITEMS)
+    one, other = (model.scoring_model.item_to_item.matrix().toarray() for model in (updated, anew))
+    grown = np.unique(events.item[is_new])
+    assert 0 < len(grown) < 0.7 * NUM_ITEMS
+    np.testing.assert_allclose(one[:, grown], other[:, grown], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(updated._solved_I, np.bincount(events.item, minlength=NUM_ITEMS))
+    assert np.abs(one[:, untouched] - other[:, untouched]).max() > 0  # weights of users are relative to the mean
+
+
+def test_an_update_that_is_told_to_wait_solves_new_items_alone(world):
+    last = NUM_ITEMS - 2
+    kept = world.interactions.take(world.interactions.item < last)
+    names = world.items.external[:last]
+    catalogue = Catalogue(world.item_catalogue.texts[:last], names)
+    before = replace(world, interactions=kept, items=IdMap(names), item_catalogue=catalogue)
+    updated, anew = updated_from(before, world, 9.0)
+    one, other = (model.scoring_model.item_to_item.matrix().toarray() for model in (updated, anew))
+    np.testing.assert_allclose(one[:, last], other[:, last], rtol=1e-3, atol=1e-4)
+    assert np.abs(one[:, COLD]).max() > 0, "nobody met it, and it borrows"
+    assert np.abs(one[:, :last] - other[:, :last]).max() > 0.01
+    arrays, settings = updated.state()
+    again = HybridRecommender().load_state(arrays, settings, world)
+    np.testing.assert_array_equal(again._solved_I, updated._solved_I)
 
 
 def test_a_view_that_weighs_nothing_is_not_served(world):

@@ -84,3 +84,12 @@ def test_the_strongest_of_each_row_are_kept():
     matrix = sp.csr_matrix(np.array([[3.0, -5, 1, 0], [0, 0, 2, 0], [0, 0, 0, 0]], np.float32))
     assert strongest(matrix, 2).toarray().tolist() == [[3, -5, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
     assert matrix.nnz == 4
+
+
+def test_some_targets_are_solved_as_all_are(met):
+    gram, prior = sp.csr_matrix(met.T @ met), sp.csr_matrix(np.triu(np.ones((met.shape[1],) * 2, np.float32), 1))
+    targets = np.array([0, 3, met.shape[1] - 1])
+    whole, some = LocalRidge.of(gram, gram, 4), LocalRidge.of(gram, gram, 4, targets)
+    for one in (None, prior):
+        expected = whole.solve(3.0, prior=one).toarray()[:, targets]
+        np.testing.assert_allclose(some.solve(3.0, prior=one).toarray(), expected, rtol=1e-5)

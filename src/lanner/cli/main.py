@@ -44,7 +44,7 @@ def options_of_all(
 
 
 for command in (
-    *(training.run, training.train, tuning.tune, training.evaluate, training.compare),
+    *(training.run, training.train, training.update, tuning.tune, training.evaluate, training.compare),
     *(answers.recommend, answers.similar, answers.explain),
     *(reference.settings, serving.compress, accelerate.accelerate, serving.profile, serving.serve),
 ):

@@ -28,6 +28,10 @@ class Catalogue:
     """What a person is shown; the external id where there is none."""
     attributes: dict[str, Attribute] = field(default_factory=dict)
 
+    def attributes_of(self, row: int) -> dict[str, list[str]]:
+        """The values that one item or user holds, by attribute."""
+        return {name: [one.names[code] for code in one.codes[row].tolist()] for name, one in self.attributes.items()}
+
     @classmethod
     def blank(cls, titles: tuple[str, ...]) -> "Catalogue":
         """A catalogue that knows nothing but names."""

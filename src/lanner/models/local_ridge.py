@@ -28,42 +28,51 @@ _DENSE_ITEMS = 10_000
 class LocalRidge:
     """The regressions before they are solved: what all choices of ridge, dropout and prior have in common.
 
-    gram: symmetric csr ``[I, I]``. right_by_target: row j is regressed on. near: pattern of the neighbourhoods, a row
-    for each target, without a prior's.
+    gram: symmetric csr ``[I, I]``. right_by_target: a row for each of the T targets, which it is regressed on, csr
+    ``[T, I]``. near: pattern of the neighbourhoods, without a prior's, csr ``[T, I]``. targets: rows of the items.
     """
 
     gram: sp.csr_matrix
     right_by_target: sp.csr_matrix
     near: sp.csr_matrix
+    targets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, gram: sp.csr_matrix, right: sp.csr_matrix, neighbours: int) -> "LocalRidge":
-        """Each target on the ``neighbours`` items of the largest cosine in ``right``, whose column it is."""
-        length = sp.diags(1 / np.sqrt(np.maximum(gram.diagonal(), 1))).astype(np.float32)
-        near = strongest((length @ right @ length).T.tocsr(), neighbours + 1)
-        right_by_target = right.T.tocsr().astype(np.float32).sorted_indices()
-        return cls(gram.tocsr().astype(np.float32).sorted_indices(), right_by_target, _without_diagonal(near))
+    def of(
+        cls, gram: sp.csr_matrix, right: sp.csr_matrix, neighbours: int, targets: NDArray[np.int64] | None = None
+    ) -> "LocalRidge":
+        """Each target on the ``neighbours`` items of the largest cosine in ``right``, whose column it is.
+
+        targets: rows of the items, rising; None: all.
+        """
+        if targets is None:
+            targets = np.arange(gram.shape[0])
+        length_I = (1 / np.sqrt(np.maximum(gram.diagonal(), 1))).astype(np.float32)
+        right_by_target = right.tocsc()[:, targets].T.tocsr().astype(np.float32).sorted_indices()
+        cosines = right_by_target.copy()
+        cosines.data *= length_I[cosines.indices] * np.repeat(length_I[targets], np.diff(cosines.indptr))
+        near = _without_own(strongest(cosines, neighbours + 1), targets)
+        return cls(gram.tocsr().astype(np.float32).sorted_indices(), right_by_target, near, targets)
 
     def solve(self, ridge: float, *, dropout: float = 0.0, prior: sp.csr_matrix | None = None) -> sp.csr_matrix:
-        """Weights of each history item (row) for each target (column), float32 csr ``[I, I]`` with an empty diagonal.
+        """Weights of each history item (row) for each target (column), float32 csr ``[I, T]``, none for itself.
 
         Args:
             ridge: λ, above 0.
             dropout: probability p of EDLAE, which adds p / (1 − p) of the diagonal (Steck, NeurIPS 2020).
             prior: ``[I, I]``, added to what is regressed on; its entries join the neighbourhoods.
         """
-        near, right_by_target, num_items = self.near, self.right_by_target, self.gram.shape[0]
+        near, right_by_target = self.near, self.right_by_target
         if prior is not None:
-            by_target = prior.T.tocsr().astype(np.float32)
-            near = _without_diagonal(_pattern(near) + _pattern(by_target))
+            by_target = prior.tocsc()[:, self.targets].T.tocsr().astype(np.float32)
+            near = _without_own(_pattern(near) + _pattern(by_target), self.targets)
             right_by_target = (right_by_target + by_target).sorted_indices()
         parts = (self.gram, right_by_target, near.sorted_indices())
         flat = [array for one in parts for array in (one.indptr.astype(np.int64), one.indices, one.data)]
         extra = np.float32(ridge) + np.float32(dropout / (1 - dropout)) * self.gram.diagonal().astype(np.float32)
         with threadpool_limits(1):  # LAPACK's threads would compete with those that deal out the items
             values = _solve(self._dense, *flat[:8], extra, numba.get_num_threads())
-        by_target = sp.csr_matrix((values, flat[7], flat[6]), shape=(num_items, num_items))
-        return by_target.T.tocsr().sorted_indices()
+        return sp.csr_matrix((values, flat[7], flat[6]), shape=near.shape).T.tocsr().sorted_indices()
 
     @cached_property
     def _dense(self) -> NDArray[np.float32]:
@@ -86,9 +95,10 @@ def _pattern(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(matrix.nnz, np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
+def _without_own(matrix: sp.csr_matrix, targets: NDArray[np.int64]) -> sp.csr_matrix:
+    """Without the entry that each target, a row, has for itself."""
     entries = matrix.tocoo()
-    off = entries.row != entries.col
+    off = targets[entries.row] != entries.col
     return sp.csr_matrix((entries.data[off], (entries.row[off], entries.col[off])), shape=matrix.shape)
 
 
@@ -116,12 +126,12 @@ def _solve(
     extra_I: NDArray[np.float32],
     num_threads: int,
 ) -> NDArray[np.float32]:
-    num_items = len(near_indptr) - 1
-    values = np.zeros(near_indptr[num_items], np.float32)
+    num_targets = len(near_indptr) - 1
+    values = np.zeros(near_indptr[num_targets], np.float32)
     for thread in numba.prange(num_threads):
-        place = np.full(num_items, -1, np.int32)
+        place = np.full(len(extra_I), -1, np.int32)
         # Dealt round-robin: popular items, whose rows are long, often come first.
-        for target in range(thread, num_items, num_threads):
+        for target in range(thread, num_targets, num_threads):
             first, last = near_indptr[target], near_indptr[target + 1]
             near = near_items[first:last]
             if len(near) == 0:

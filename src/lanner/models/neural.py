@@ -147,10 +147,25 @@ class NeuralRecommender(TrainedRecommender):
         return self._serve(network.cpu(), dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        network = deepcopy(self.network)
-        self._refit_filter(network, Adjacency.from_pattern(training_matrix(dataset)))
-        self.network = network
-        return self.load_state(*self.state(), dataset)
+        """See ``Recommender.update``. A new item has no vector of its own: what it is tied to and its text speak for it."""
+        before, edges = self.network, Adjacency.from_pattern(training_matrix(dataset))
+        new = slice(before.num_items, dataset.num_items)
+        features_IF = None
+        if self._features is not None:
+            view = before.views["language"]
+            known_IF = view.get_buffer("features").numpy()
+            features_IF = np.vstack([known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)])
+
+        def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
+            view = before.views["filter"]
+            assert isinstance(view, FilterView)
+            return view.refit(edges, ridge)
+
+        network = self._build(dataset, edges, features_IF, refitted_filter)
+        network.take_over(before)
+        if features_IF is not None:
+            network.find_lenders(features_IF, before.num_items)
+        return self._serve(network, dataset)
 
     def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency) -> None:
         for name, view in network.views.items():
@@ -195,7 +210,7 @@ class NeuralRecommender(TrainedRecommender):
         if not known:
             raise DataError("no item with interactions has a text; leave 'language' out of views")
         sizes = (self.config.meaning_dimensions, self.config.word_dimensions)
-        self._features = TextFeatures.fit(known, self._encode, *sizes)
+        self._features, self._profiles = TextFeatures.fit(known, self._encode, *sizes), {}
         return self._features.transform(texts, self._encode)
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -241,9 +256,9 @@ class NeuralRecommender(TrainedRecommender):
             views[name] = view
         reads = has_profiles and self._features is not None
         if reads and self._features is not None:
-            known = list(dict.fromkeys(dataset.user_catalogue.texts))
-            features = torch.from_numpy(self._features.transform(known, self._encode))
-            self._profiles = dict(zip(known, features, strict=True))
+            new = [text for text in dict.fromkeys(dataset.user_catalogue.texts) if text not in self._profiles]
+            features = torch.from_numpy(self._features.transform(new, self._encode))
+            self._profiles |= zip(new, features, strict=True)
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
         return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, config.cold_neighbours, read)
@@ -331,7 +346,7 @@ class NeuralRecommender(TrainedRecommender):
         self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
         self._encoder = LanguageEncoder(encoder)
         texts = below("texts.", arrays)
-        self._features = TextFeatures.from_state(texts, settings["words"]) if texts else None
+        self._features, self._profiles = TextFeatures.from_state(texts, settings["words"]) if texts else None, {}
         stored = {name: torch.from_numpy(np.array(value)) for name, value in below("network.", arrays).items()}
         features = stored.get("views.language.features")
 

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from lanner.data.interactions import Dataset
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.models.views import GraphView, Tables
+from lanner.models.views import GraphView, Tables, View
 
 _LARGEST_SHARE = 0.5
 """A value of an attribute that more of the items have tells none apart."""
 _ID_DROPOUT = 0.2
 """Share of the items whose ID is hidden in a step, so that texts and neighbours learn to speak for them."""
+
+_NOT_TRUSTED = -30.0
+"""Trust in a relation that came after training."""
 
 
 class RelationalView(GraphView):
@@ -55,6 +58,17 @@ class RelationalView(GraphView):
             self.register_buffer("features", features_IF, persistent=False)  # the language view keeps them
             self.from_text = nn.Linear(features_IF.shape[1], dimensions, bias=False)
             nn.init.normal_(self.from_text.weight, std=0.1)
+
+    @torch.no_grad()
+    def take_over(self, before: View, is_trained_I: Tensor) -> None:
+        super().take_over(before, is_trained_I)
+        assert isinstance(before, RelationalView)
+        known = {name: place for place, name in enumerate(before._relations)}
+        for place, name in enumerate(self._relations):
+            if name in known:
+                self.trust[place], self.transforms[place] = before.trust[known[name]], before.transforms[known[name]]
+            else:
+                self.trust[place] = _NOT_TRUSTED
 
     @property
     def relation_weights(self) -> dict[str, float]:

@@ -70,6 +70,18 @@ class View(nn.Module):
     """One way to see the items. ``is_trained`` tells whether gradient steps are of use to it."""
 
     is_trained = True
+    _item_tables: tuple[str, ...] = ()
+    """Trained parameters with a row for each item."""
+
+    @torch.no_grad()
+    def take_over(self, before: "View", is_trained_I: Tensor) -> None:
+        """Take the parameters of the same view of fewer items. is_trained_I: which of them it was trained on."""
+        own = self.state_dict()
+        for name, value in before.state_dict().items():
+            if name in self._item_tables:
+                own[name][: len(value)][is_trained_I] = value[is_trained_I]
+            elif self.is_trained and value.shape == own[name].shape:
+                own[name].copy_(value)
 
     def tables(self) -> Tables:
         """The three tables as they stand; differentiable where the view is trained."""
@@ -88,6 +100,8 @@ class GraphView(View):
     Friends add ``friend_weight`` times the mean of their own vectors.
     """
 
+    _item_tables = ("vectors", "bias")
+
     def __init__(self, interactions: Adjacency, dimensions: int, layers: int, has_friends: bool) -> None:
         super().__init__()
         self._by_user = interactions.normalised("symmetric")
@@ -100,6 +114,11 @@ class GraphView(View):
         start = torch.randn(interactions.shape[1], dimensions) * 0.2 * (128 / dimensions) ** 0.25
         self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
         self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)
+
+    @torch.no_grad()
+    def take_over(self, before: View, is_trained_I: Tensor) -> None:
+        self.vectors.zero_()
+        super().take_over(before, is_trained_I)
 
     def extra_repr(self) -> str:
         return f"layers={self._layers}"
@@ -148,14 +167,14 @@ class FilterView(View):
 
     @torch.no_grad()
     def refit(self, interactions: Adjacency, ridge: float) -> "FilterView":
-        """The filter of more ``interactions``, its factors turned to lie as near these as a rotation brings them.
+        """The filter of more ``interactions``, and perhaps items, its factors turned to lie as near these as a rotation brings them.
 
         A rotation of both factors changes no score (Schönemann, 1966), and a ranking head that knows these factors
         reads the new ones too.
         """
         old = self.get_buffer("source")
         source, target = _low_rank_ridge(interactions, old.shape[1], ridge)
-        left, _, right = np.linalg.svd(source.T @ old.cpu().numpy())
+        left, _, right = np.linalg.svd(source[: len(old)].T @ old.cpu().numpy())
         return FilterView(torch.from_numpy(source @ (left @ right)), torch.from_numpy(target @ (left @ right)))
 
     def tables(self) -> Tables:

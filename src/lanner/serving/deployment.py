@@ -27,9 +27,10 @@ from lanner.data.describe import example_users
 from lanner.encoders import TextReader, open_text_reader
 from lanner.errors import ConfigError, LannerError, MissingExtraError, RequestError, StoreUnavailableError
 from lanner.inference.eligibility import RowMask
-from lanner.inference.explain import Explanation, reasons, said, short_reason
+from lanner.inference.explain import Explanation, reasons
 from lanner.inference.ranker import Query, Ranker, Ranking
 from lanner.inference.retrieval import RetrievalConfig
+from lanner.inference.wording import Wording
 from lanner.serving.calibration import calibration_histories, measure_profile
 from lanner.serving.catalog import Catalog
 from lanner.serving.index_cache import cached_index
@@ -148,6 +149,9 @@ class Deployment:
         self._best = next(iter(rankers.values()))
         self.histories = UserHistory(
             bundle.dataset, catalog, store, bundle.feedback, watermark=bundle.watermark, most_users=config.users_held
+        )
+        self._wording = dataclasses.replace(
+            Wording.of(bundle.dataset), item_title=catalog.title, attributes_of=catalog.attributes_of
         )
         self._answers = ResponseCache(config.answers_held)
         self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
@@ -484,16 +488,12 @@ class Deployment:
         return items, Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=spent)
 
     def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:
-        parts = reasons(explanation, self.catalog.title, self._user_name)
-        because = short_reason(said(explanation, self.catalog.title, self._user_name))
+        parts = reasons(explanation, self._wording.item_title, self._wording.user_name)
         return replace(
             item,
             reasons=[Reason(kind=part.kind, name=part.name, value=part.value) for part in parts],
-            because=because,
+            because=self._wording.cell(explanation),
         )
-
-    def _user_name(self, row: int) -> str:
-        return self.dataset.user_catalogue.titles[row]
 
 
 def _text_reader(variants: Sequence[Variant], texts: TextFiles | None, config: ModelConfig) -> TextReader | None:

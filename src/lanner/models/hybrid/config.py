@@ -31,6 +31,8 @@ class HybridConfig:
     """Validation users by whom the weights of the parts are chosen."""
     minimum_gain: float = 0.0005
     """A part is kept if it raises ndcg@10 on validation by this share."""
+    growth: float = 0.1
+    """An update solves the regressions of those items anew whose number of users has grown by this share."""
     seed: int = 0
     """Random seed of the low-pass filter and of the sample of users."""
 
@@ -42,6 +44,6 @@ class HybridConfig:
         for name in ("neighbours", "text_neighbours", "kept", "rank", "tuning_users", "weighing_users"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"hybrid.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("dense_items", "seed", "minimum_gain"):
+        for name in ("dense_items", "seed", "minimum_gain", "growth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"hybrid.{name} must be at least 0, received {getattr(self, name)}")
