@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-PartKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
+PartKind = Literal["history", "friend", "text", "query", "profile", "attributes", "popularity", "head"]
 NAMED_PARTS = 8
 """Number of history items shown individually; the rest is one component."""
 NAMED_IN_SENTENCE = 3
@@ -15,6 +15,7 @@ _CLAUSES: dict[PartKind, str] = {
     "text": "its description matches your taste",
     "query": "it matches your search",
     "profile": "it matches your profile",
+    "attributes": "people with your attributes choose it",
     "popularity": "it is popular",
 }
 """Phrases by kind. ``head`` has none: an interaction of signals is not a reason a user can act on."""
@@ -22,6 +23,7 @@ _NAMES: dict[PartKind, str] = {
     "text": "your taste in descriptions",
     "query": "your search",
     "profile": "your profile",
+    "attributes": "your attributes",
     "popularity": "popularity",
     "head": "ranking head",
 }

@@ -1,7 +1,7 @@
 """What the closed forms of the hybrid learn from: sequences of items, and which items read alike."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from lanner.data.catalogue import Catalogue
 from lanner.data.feedback import are_ratings
 from lanner.data.interactions import Interactions
 from lanner.data.ragged import Ragged
@@ -26,6 +27,7 @@ class Material:
     features_IF: of the items' texts, what they mean beside their words. near: likeness of each
     item with the items nearest to it by text, 0 … 1, float32 csr ``[I, I]``, itself left out. Both None without texts.
     ratings: item and value of each rating, liked or not; None where there are none.
+    people: what is known of each user besides.
     """
 
     histories: Ragged
@@ -34,6 +36,7 @@ class Material:
     features_IF: NDArray[np.float32] | None = None
     near: sp.csr_matrix | None = None
     ratings: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    people: Catalogue = field(default_factory=lambda: Catalogue((), ()))
 
     @cached_property
     def matrix(self) -> sp.csr_matrix:

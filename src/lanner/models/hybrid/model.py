@@ -45,7 +45,8 @@ class Choice:
 
     settings: of each closed form that takes part. weights: of every part and view, 0: it takes none. cold_weights: for
     items that nobody met: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
-    ``ScoringModel``. quality: ndcg@10 on validation.
+    ``ScoringModel``. quality: ndcg@10 on validation. sums: whether item-to-item weights are summed over a history, as
+    the softmax was fitted, and not divided by its length.
     """
 
     settings: Mapping[str, Settings]
@@ -53,6 +54,7 @@ class Choice:
     cold_weights: Mapping[str, float]
     recency: float
     quality: float
+    sums: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,12 @@ class HybridRecommender(TrainedRecommender):
         about, ratings = (dataset.histories, dataset.num_items, dataset.has_order), ratings_of(dataset.interactions)
         features_IF, read = self._features_IF, self._network.text_features
         if features_IF is None or read is None:
-            return Material(*about, ratings=ratings)
+            return Material(*about, ratings=ratings, people=dataset.user_catalogue)
         meaning_IF = features_IF[:, : read.meaning_SED.shape[2]]
         words_IW = read.word_matrix(dataset.item_catalogue.texts)
         near = text_neighbours(meaning_IF, words_IW, _TEXT_POOL)
-        return Material(*about, np.hstack([meaning_IF, words_IW @ read.words_WD]), near, ratings)
+        features_IF = np.hstack([meaning_IF, words_IW @ read.words_WD])
+        return Material(*about, features_IF, near, ratings, dataset.user_catalogue)
 
     def _views(self) -> TrainedViews:
         own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})
@@ -212,8 +215,9 @@ class HybridRecommender(TrainedRecommender):
             network,
             bias_I=network.bias_I if closed.bias_I is None else network.bias_I + closed.bias_I,
             popularity_I=item_popularity(self.dataset),
-            item_to_item=None if items is None else SparseRows.of(sp.csr_matrix(items), self._lost),
+            item_to_item=None if items is None else SparseRows.of(items, self._lost, sums=self.choice.sums),
             recency=self.choice.recency,
+            kind_A=self.dataset.user_catalogue.kinds if closed.reads_attributes else network.kind_A,
         )
         if closed.source_IR is not None and closed.target_IR is not None:
             joined = _with_view(joined, "low-pass", closed.source_IR, closed.target_IR)
@@ -291,7 +295,7 @@ class HybridRecommender(TrainedRecommender):
         self._network.load_state(below("network.", arrays), settings["network"], dataset)
         items = None
         if "indptr" in arrays:
-            shape = (dataset.num_items,) * 2
+            shape = (len(arrays["indptr"]) - 1, dataset.num_items)
             items = sp.csr_matrix((arrays["values"], arrays["items"], arrays["indptr"]), shape=shape)
         return self._join(dataset, Linear(items, arrays.get("source"), arrays.get("target"), arrays.get("bias")))
 
@@ -299,11 +303,11 @@ class HybridRecommender(TrainedRecommender):
 def _with_view(
     model: ScoringModel, name: str, source_ID: NDArray[np.float32], target_ID: NDArray[np.float32]
 ) -> ScoringModel:
-    """The model with one more view, of which friends, profiles and texts say nothing."""
+    """The model with one more view, of which friends, attributes, profiles and texts say nothing."""
     after = ((0, 0), (0, source_ID.shape[1]))
     maps: dict[str, Any] = {
         field: np.pad(take(table), after)
-        for field in ("friends_UD", "profile_FD", "text_FD")
+        for field in ("friends_UD", "attribute_AD", "profile_FD", "text_FD")
         if (table := getattr(model, field)) is not None
     }
     return replace(
