@@ -6,10 +6,6 @@ window, (c) one fitted on all of them from nothing, its settings chosen anew. Ea
 events of the window: what came before is their history, what follows is to be found.
 """
 
-import argparse
-import json
-import time
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lanner.config import RunConfig, from_dict
 from lanner.data.extension import extended
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
 from lanner.models.recommender import Recommender
-from lanner.registry import MODELS
 
 WINDOWS = 5
 K = 10
@@ -47,7 +41,9 @@ def _ml_latest_small() -> Dataset:
 
 def _ml_1m() -> Dataset:
     folder = _folder("ml-1m")
-    events = pl.read_parquet(folder / "ratings.parquet").filter(pl.col("timestamp").is_not_null(), pl.col("rating") >= 4)
+    events = pl.read_parquet(folder / "ratings.parquet").filter(
+        pl.col("timestamp").is_not_null(), pl.col("rating") >= 4
+    )
     items = pl.read_parquet(folder / "movies.parquet").rename({"movie_id": "item"})
     return _dataset(
         events.select(user="user_id", item="movie_id", time="timestamp"),
@@ -70,8 +66,16 @@ def _lastfm_tags() -> Dataset:
 def _dataset(events: pl.DataFrame, items: pl.DataFrame, text: tuple[str, ...], attributes: dict[str, str]) -> Dataset:
     items = items.join(events.select("item").unique(), on="item", how="semi")
     return Dataset.from_frames(
-        events, items=items, user="user", item="item", time="time", text=text, attributes=attributes, positive_threshold="none"
+        events,
+        items=items,
+        user="user",
+        item="item",
+        time="time",
+        text=text,
+        attributes=attributes,
+        positive_threshold="none",
     )
+
 
 DATASETS = {"ml-latest-small": _ml_latest_small, "ml-1m": _ml_1m, "lastfm-tags": _lastfm_tags}
 
@@ -91,20 +95,37 @@ def _cut(dataset: Dataset, chosen: Any) -> Dataset:
     users, user = np.unique(events.user, return_inverse=True)
     items, item = np.unique(events.item, return_inverse=True)
     from dataclasses import replace
+
     from lanner.data.catalogue import Attribute, Catalogue
     from lanner.data.ids import IdMap
+
     def part(catalogue: Catalogue, rows: Any) -> Catalogue:
-        return Catalogue(tuple(catalogue.texts[r] for r in rows), tuple(catalogue.titles[r] for r in rows),
-            {n: Attribute(a.names, a.codes.take(rows)) for n, a in catalogue.attributes.items()})
-    return replace(dataset, interactions=replace(events, user=user.astype(np.int32), item=item.astype(np.int32)),
-        users=IdMap(dataset.users.ids(users) if dataset.users.kind == "str" else [dataset.users.external[r] for r in users], dataset.users.kind, of="user"),
+        return Catalogue(
+            tuple(catalogue.texts[r] for r in rows),
+            tuple(catalogue.titles[r] for r in rows),
+            {n: Attribute(a.names, a.codes.take(rows)) for n, a in catalogue.attributes.items()},
+        )
+
+    return replace(
+        dataset,
+        interactions=replace(events, user=user.astype(np.int32), item=item.astype(np.int32)),
+        users=IdMap(
+            dataset.users.ids(users) if dataset.users.kind == "str" else [dataset.users.external[r] for r in users],
+            dataset.users.kind,
+            of="user",
+        ),
         items=IdMap([dataset.items.external[r] for r in items], dataset.items.kind, of="item"),
-        item_catalogue=part(dataset.item_catalogue, items), user_catalogue=part(dataset.user_catalogue, users))
+        item_catalogue=part(dataset.item_catalogue, items),
+        user_catalogue=part(dataset.user_catalogue, users),
+    )
 
 
 def windows(dataset: Dataset) -> tuple[Dataset, list[Window]]:
     times = dataset.interactions.timestamp
-    bounds = [np.searchsorted(times, times[min(int(len(times) * (0.5 + 0.5 * w / WINDOWS)), len(times) - 1)]) for w in range(WINDOWS + 1)]
+    bounds = [
+        np.searchsorted(times, times[min(int(len(times) * (0.5 + 0.5 * w / WINDOWS)), len(times) - 1)])
+        for w in range(WINDOWS + 1)
+    ]
     bounds[-1] = len(times)
     known = _cut(dataset, slice(0, bounds[0]))
     first = known
@@ -124,10 +145,13 @@ def _asked(known: Dataset, new: Dataset) -> HeldOut:
         row = known.users._row.get(name, -1)
         before = known.histories[row] if row >= 0 else np.empty(0, np.int32)
         half = len(mine) // 2
-        seen = np.concatenate([before, mine[:half]]); seen = seen[seen >= 0]
+        seen = np.concatenate([before, mine[:half]])
+        seen = seen[seen >= 0]
         found = np.setdiff1d(mine[half:], np.append(seen, -1))
         if len(seen) and len(found):
-            rows.append(row); history.append(seen); positives.append(found.astype(np.int32))
+            rows.append(row)
+            history.append(seen)
+            positives.append(found.astype(np.int32))
     h = Ragged.from_lists(history)
     return HeldOut(np.array(rows), UserBatch(h), Ragged.from_lists(positives), h)
 

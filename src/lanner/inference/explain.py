@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-PartKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
+PartKind = Literal["history", "friend", "text", "query", "profile", "attributes", "popularity", "head"]
 NAMED_PARTS = 8
 """Number of history items shown individually; the rest is one component."""
 _NAMES: dict[PartKind, str] = {
     "text": "your taste in descriptions",
     "query": "your search",
     "profile": "your profile",
+    "attributes": "your attributes",
     "popularity": "popularity",
     "head": "ranking head",
 }
@@ -61,4 +62,3 @@ def reasons(
 
     parts = sorted(explanation.parts, key=lambda part: -part.value)
     return [Reason(part.kind, name(part), part.value) for part in parts]
-

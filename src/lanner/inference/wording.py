@@ -19,6 +19,7 @@ _CLAUSES: dict[PartKind, str] = {
     "text": "its description is close to what you {verb}",
     "query": "it matches your search",
     "profile": "it suits your profile",
+    "attributes": "people like you chose it",
     "popularity": "it is popular",
 }
 """Phrases without names. ``head`` has none: an interaction of signals is not a reason a user can act on."""
@@ -117,7 +118,9 @@ class Wording:
         for name in held[0]:
             shared = set(held[0][name]).intersection(*(one.get(name, ()) for one in held[1:]))
             share = {value: self.shares.get((name, value), 0.0) for value in shared}
-            told = sorted((value for value in shared if share[value] <= _TOO_COMMON), key=lambda value: (share[value], value))
+            told = sorted(
+                (value for value in shared if share[value] <= _TOO_COMMON), key=lambda value: (share[value], value)
+            )
             weight = float(sum(-np.log(max(share[value], 1e-6)) for value in told[:_VALUES_NAMED]))
             if weight > best:
                 best, phrase = weight, _phrase(name).format(_listed(told[:_VALUES_NAMED]))
@@ -159,7 +162,9 @@ def _phrase(attribute: str) -> str:
 
 def _natural(title: str) -> str:
     """A title as it is said: the article first, and not longer than a line."""
-    title = _ARTICLE.sub(lambda found: f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}{found[3]}", title)
+    title = _ARTICLE.sub(
+        lambda found: f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}{found[3]}", title
+    )
     if len(title) <= _LONGEST_NAME:
         return title
     return f"{title[:_LONGEST_NAME].rsplit(' ', 1)[0].rstrip(' ,;:.-')}…"

@@ -294,7 +294,7 @@ class _Request:
             "allowed": None if self.allow is None else self.allow.allowed_R,
             **self.scoring.arrays(),
         }
-        for name in ("history", "seen", "friends"):
+        for name in ("history", "seen", "friends", "attributes"):
             lists = getattr(users, name)
             if lists is not None:
                 arrays |= {f"{name}.indptr": lists.indptr, f"{name}.values": lists.values}
@@ -385,7 +385,8 @@ def _with_nobody(users: UserBatch) -> UserBatch:
 
     history, profiles = longer(users.history), None if users.profiles is None else (*users.profiles, "")
     assert history is not None
-    return UserBatch(history, profiles, longer(users.friends), users.weights, longer(users.seen))
+    lists = (longer(users.friends), users.weights, longer(users.seen), longer(users.attributes))
+    return UserBatch(history, profiles, *lists)
 
 
 def _profile_reader(model: "Model") -> _ReadProfiles | None:

@@ -53,7 +53,7 @@ class RecommenderNetwork(nn.Module):
 
     degrees: interactions of each item in training ``[I]``. features_IF: text features, by which items nobody met
     borrow graph vectors from the ``num_neighbours`` items that read most alike; None: nothing to borrow by.
-    read_profiles: profile texts → features ``[B, F]``.
+    read_profiles: profile texts → features ``[B, F]``. kind_A: the attribute of each value of the users' attributes.
     """
 
     def __init__(
@@ -64,12 +64,13 @@ class RecommenderNetwork(nn.Module):
         num_users: int,
         num_neighbours: int,
         read_profiles: Callable[[Sequence[str]], Tensor] | None,
+        kind_A: NDArray[np.int32] | None = None,
     ) -> None:
         super().__init__()
         self.views = nn.ModuleDict(views)
         self.fusion = fusion
         self.num_users, self.num_items = num_users, len(degrees)
-        self.read_profiles = read_profiles
+        self.read_profiles, self._kind_A = read_profiles, kind_A
         borrows = "language" in views
         self.register_buffer("is_cold", torch.from_numpy(degrees == 0) & borrows)
         self.register_buffer("lenders", torch.zeros(len(degrees), num_neighbours if borrows else 0, dtype=torch.int32))
@@ -112,7 +113,7 @@ class RecommenderNetwork(nn.Module):
         profiles = None
         if self.read_profiles is not None and users.profiles is not None:
             profiles = self.read_profiles(users.profiles).to(self.device)
-        return UserInputs.of(users, self.num_items, self.num_users, profiles)
+        return UserInputs.of(users, self.num_items, self.num_users, profiles, self._kind_A)
 
     @torch.no_grad()
     def item_side(self) -> ItemSide:

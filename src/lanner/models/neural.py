@@ -154,7 +154,9 @@ class NeuralRecommender(TrainedRecommender):
         if self._features is not None:
             view = before.views["language"]
             known_IF = view.get_buffer("features").numpy()
-            features_IF = np.vstack([known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)])
+            features_IF = np.vstack(
+                [known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)]
+            )
 
         def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
             view = before.views["filter"]
@@ -242,7 +244,7 @@ class NeuralRecommender(TrainedRecommender):
                 sizes.append(config.dimensions)
             elif name == "relational":
                 texts = None if features_IF is None else torch.from_numpy(features_IF)
-                sizes_of = (config.dimensions, config.layers, dataset.ties is not None)
+                sizes_of = (config.dimensions, config.layers, dataset.ties is not None, dataset.user_catalogue)
                 view = RelationalView(edges, item_relations(dataset), texts, *sizes_of)
                 sizes.append(config.dimensions)
             elif name == "filter":
@@ -261,7 +263,8 @@ class NeuralRecommender(TrainedRecommender):
             self._profiles |= zip(new, features, strict=True)
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
-        return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, config.cold_neighbours, read)
+        sizes_of_all = (edges.column_degrees, dataset.num_users, config.cold_neighbours)
+        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
         self.network = network.eval()

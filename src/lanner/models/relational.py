@@ -9,7 +9,11 @@
 A relation joins items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share a value of an
 attribute (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult's relations and R-GCN's simplest basis,
 Schlichtkrull et al., ESWC 2018), a its trust, which is readable. Users carry no parameters: they are the mean of what
-they chose, plus what their friends chose. Every step is linear in the history.
+they chose, plus what their friends chose, plus what their attributes say::
+
+    user     = 1/|N| Σ_{i ∈ N} item_i + friends + Σ_r w_r · mean_{a ∈ values of r} v_a      r over the users' attributes
+
+v_a is learned for each value, w_r for each attribute. Every step is linear in the history.
 """
 
 from collections.abc import Mapping
@@ -20,10 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.models.views import GraphView, Tables, View
+from lanner.models.views import GraphView, Tables, UserInputs, View
 
 _LARGEST_SHARE = 0.5
 """A value of an attribute that more of the items have tells none apart."""
@@ -37,7 +42,8 @@ _NOT_TRUSTED = -30.0
 class RelationalView(GraphView):
     """See the module. relations: from values (of attributes) or users to items, ``[I, N]`` each, by name.
 
-    features_IF: of the items' texts; None: without.
+    features_IF: of the items' texts; None: without. people: whose attributes users bring; a value of a single user says
+    nothing of others, and adds nothing.
     """
 
     def __init__(
@@ -48,8 +54,15 @@ class RelationalView(GraphView):
         dimensions: int,
         layers: int,
         has_friends: bool,
+        people: Catalogue,
     ) -> None:
         super().__init__(interactions, dimensions, layers, has_friends)
+        kind_A, holders_A = people.kinds, np.bincount(people.values.values, minlength=len(people.kinds))
+        self._attributes = tuple(people.attributes)
+        self.register_buffer("kind", torch.from_numpy(kind_A.astype(np.int64)), persistent=False)
+        self.register_buffer("is_shared", torch.from_numpy(holders_A >= 2), persistent=False)
+        self.values = nn.Parameter(torch.zeros(len(kind_A), dimensions))
+        self.attribute_trust = nn.Parameter(torch.full((len(self._attributes),), 0.5))
         self._relations = {name: one.normalised("symmetric") for name, one in relations.items()}
         self.trust = nn.Parameter(torch.zeros(len(relations)))
         self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
@@ -76,8 +89,24 @@ class RelationalView(GraphView):
         shares = torch.softmax(self.trust.detach(), 0).tolist()
         return dict(zip(self._relations, shares, strict=True))
 
+    @property
+    def attribute_weights(self) -> dict[str, float]:
+        """How far the values of each attribute of users move a user: their root mean square."""
+        square_A = self.attribute_vectors().detach().square().mean(1)
+        found = {name: square_A[self.get_buffer("kind") == place] for place, name in enumerate(self._attributes)}
+        return {name: float(squares.mean().sqrt()) if len(squares) else 0.0 for name, squares in found.items()}
+
     def extra_repr(self) -> str:
-        return f"layers={self._layers}, relations={list(self._relations)}"
+        return f"layers={self._layers}, relations={list(self._relations)}, attributes={list(self._attributes)}"
+
+    def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
+        own = super().user_vectors(inputs, tables)
+        return own if inputs.attributes is None else own + propagate(inputs.attributes, self.attribute_vectors())
+
+    def attribute_vectors(self) -> Tensor:
+        """What each value adds to a user who has no other of the same attribute, ``[A, D]``."""
+        weights_A = self.attribute_trust[self.get_buffer("kind")] * self.get_buffer("is_shared")
+        return self.values * weights_A[:, None]
 
     def tables(self) -> Tables:
         ids: Tensor = self.vectors

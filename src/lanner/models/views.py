@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.inference.sparse import batch_matrix, history_matrix
+from lanner.inference.sparse import attribute_matrix, batch_matrix, history_matrix
 from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
@@ -42,18 +42,31 @@ class UserInputs:
     """A batch of users as the views read them.
 
     history: mean-normalised ``[B, I]``. friends: mean-normalised ``[B, U]`` or None. profiles_BF: ``[B, F]`` or None.
+    attributes: of the values of each attribute the mean, ``[B, A]``, or None.
     """
 
     history: Adjacency
     friends: Adjacency | None = None
     profiles_BF: Tensor | None = None
+    attributes: Adjacency | None = None
 
     @classmethod
-    def of(cls, users: UserBatch, num_items: int, num_users: int, profiles_BF: Tensor | None = None) -> "UserInputs":
-        """Distinct items of each history, by their weights."""
+    def of(
+        cls,
+        users: UserBatch,
+        num_items: int,
+        num_users: int,
+        profiles_BF: Tensor | None = None,
+        kind_A: NDArray[np.int32] | None = None,
+    ) -> "UserInputs":
+        """Distinct items of each history, by their weights. kind_A: the attribute of each value of attributes."""
         history = mean_adjacency(users, num_items)
         friends = None if users.friends is None else Adjacency.from_ragged(users.friends, num_users).normalised("mean")
-        return cls(history, friends, profiles_BF)
+        attributes = None
+        if users.attributes is not None and kind_A is not None:
+            shares = attribute_matrix(users.attributes, kind_A)
+            attributes = replace(Adjacency.from_pattern(shares), values=shares.data)
+        return cls(history, friends, profiles_BF, attributes)
 
 
 def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:

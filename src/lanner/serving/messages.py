@@ -17,7 +17,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
 """Values by attribute name: genre, brand, sector …"""
-ReasonKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
+ReasonKind = Literal["history", "friend", "text", "query", "profile", "attributes", "popularity", "head"]
 """text: the item's description matches the user's taste. query: it matches the text of the request."""
 Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
 Number = Annotated[int, Meta(ge=1, le=MAX_K)]

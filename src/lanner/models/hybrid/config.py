@@ -6,7 +6,9 @@ from typing import Literal, get_args
 from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
 
-PartName = Literal["ridge", "dense-ridge", "filter", "low-pass", "order", "text", "popularity", "rating", "network"]
+PartName = Literal[
+    "ridge", "dense-ridge", "filter", "low-pass", "order", "text", "softmax", "popularity", "rating", "network"
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class HybridConfig:
     """Items by text that join them."""
     dense_items: int = 10_000
     """Largest catalogue for which the dense ridge is tried: it holds a few matrices items × items."""
+    softmax_items: int = 500
+    """Largest catalogue for which the softmax is tried: it scores all items for every event."""
     kept: int = 500
     """Largest weights kept in each row of the item-to-item matrix."""
     rank: int = 512
@@ -44,6 +48,6 @@ class HybridConfig:
         for name in ("neighbours", "text_neighbours", "kept", "rank", "tuning_users", "weighing_users"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"hybrid.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("dense_items", "seed", "minimum_gain", "growth"):
+        for name in ("dense_items", "softmax_items", "seed", "minimum_gain", "growth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"hybrid.{name} must be at least 0, received {getattr(self, name)}")

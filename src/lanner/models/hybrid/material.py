@@ -1,7 +1,7 @@
 """What the closed forms of the hybrid learn from: sequences of items, and which items read alike."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from lanner.data.catalogue import Catalogue
 from lanner.data.feedback import are_ratings
 from lanner.data.interactions import Interactions
 from lanner.data.ragged import Ragged
@@ -26,9 +27,9 @@ class Material:
 
     features_IF: of the items' texts, what they mean beside their words. near: likeness of each
     item with the items nearest to it by text, 0 … 1, float32 csr ``[I, I]``, itself left out. Both None without texts.
-    ratings: item and value of each rating, liked or not; None where there are none. targets: the items whose columns
-    are wanted, rising; None: all. directions_IR: near the leading ones of the user–item graph, as of fewer events;
-    None: not known.
+    ratings: item and value of each rating, liked or not; None where there are none. people: what is known of each user
+    besides. targets: the items whose columns are wanted, rising; None: all. directions_IR: near the leading ones of the
+    user–item graph, as of fewer events; None: not known.
     """
 
     histories: Ragged
@@ -37,6 +38,7 @@ class Material:
     features_IF: NDArray[np.float32] | None = None
     near: sp.csr_matrix | None = None
     ratings: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    people: Catalogue = field(default_factory=lambda: Catalogue((), ()))
     targets: NDArray[np.int64] | None = None
     directions_IR: NDArray[np.float32] | None = None
 
@@ -136,7 +138,10 @@ def text_neighbours(
     if width < 1:
         return sp.csr_matrix((num_items, num_items), dtype=np.float32)
     num_known = 0 if known is None else known.shape[0]
-    columns, values = np.empty((num_items - num_known, width), np.int32), np.empty((num_items - num_known, width), np.float32)
+    columns, values = (
+        np.empty((num_items - num_known, width), np.int32),
+        np.empty((num_items - num_known, width), np.float32),
+    )
     found, least_K = [], np.empty(0, np.float32)
     if known is not None:
         known = sp.csr_matrix((known.data, known.indices, _longer(known.indptr, num_items)), (num_items,) * 2)

@@ -21,7 +21,7 @@ from lanner.inference.scoring_model import ScoringModel, SparseRows
 from lanner.inference.tables import take
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import ItemTexts, Material, ratings_of, text_neighbours
-from lanner.models.hybrid.parts import KINDS, Linear, Settings, kept_rows
+from lanner.models.hybrid.parts import KINDS, SOFTMAX, Linear, Settings, kept_rows
 from lanner.models.language import LanguageEncoder
 from lanner.models.local_ridge import strongest
 from lanner.models.neural import NeuralRecommender, TrainedRecommender, ViewScores, with_validation
@@ -48,7 +48,8 @@ class Choice:
 
     settings: of each closed form that takes part. weights: of every part and view, 0: it takes none. cold_weights: for
     items that nobody met: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
-    ``ScoringModel``. quality: ndcg@10 on validation.
+    ``ScoringModel``. quality: ndcg@10 on validation. sums: whether item-to-item weights are summed over a history, as
+    the softmax was fitted, and not divided by its length.
     """
 
     settings: Mapping[str, Settings]
@@ -56,6 +57,7 @@ class Choice:
     cold_weights: Mapping[str, float]
     recency: float
     quality: float
+    sums: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ class HybridRecommender(TrainedRecommender):
         grown = np.flatnonzero(np.abs(users_I - solved_I) > self.config.growth * solved_I)
         if directions_IR is not None:
             directions_IR = _padded(directions_IR, dataset.num_items)
-        # What most items need is cheaper done for all.
-        targets = grown if len(grown) < _MOST_GROWN * dataset.num_items else None
+        # What most items need is cheaper done for all, and the softmax knows no columns of their own.
+        few = len(grown) < _MOST_GROWN * dataset.num_items and SOFTMAX not in self.choice.settings
+        targets = grown if few else None
         material = replace(self._material(dataset), targets=targets, directions_IR=directions_IR)
         return self._join(dataset, self._closed(material))
 
@@ -167,7 +170,7 @@ class HybridRecommender(TrainedRecommender):
         about, ratings = (dataset.histories, dataset.num_items, dataset.has_order), ratings_of(dataset.interactions)
         features_IF, read = self._features_IF, self._network.text_features
         if features_IF is None or read is None:
-            return Material(*about, ratings=ratings)
+            return Material(*about, ratings=ratings, people=dataset.user_catalogue)
         meaning_IF, texts = features_IF[:, : read.meaning_SED.shape[2]], dataset.item_catalogue.texts
         if self._texts is None:
             words_IW = read.word_matrix(texts)
@@ -175,7 +178,7 @@ class HybridRecommender(TrainedRecommender):
         elif (known := len(self._texts.meaning_IF)) < len(texts):
             self._texts = self._texts.extended(meaning_IF[known:], read.word_matrix(texts[known:]), _TEXT_POOL)
         features_IF = np.hstack([meaning_IF, self._texts.words_IW @ read.words_WD])
-        return Material(*about, features_IF, self._texts.near, ratings)
+        return Material(*about, features_IF, self._texts.near, ratings, dataset.user_catalogue)
 
     def _views(self) -> TrainedViews:
         own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})
@@ -258,8 +261,9 @@ class HybridRecommender(TrainedRecommender):
             network,
             bias_I=network.bias_I if closed.bias_I is None else network.bias_I + closed.bias_I,
             popularity_I=item_popularity(self.dataset),
-            item_to_item=None if items is None else SparseRows.of(sp.csr_matrix(items), self._lost),
+            item_to_item=None if items is None else SparseRows.of(items, self._lost, sums=self.choice.sums),
             recency=self.choice.recency,
+            kind_A=self.dataset.user_catalogue.kinds if closed.reads_attributes else network.kind_A,
         )
         if closed.source_IR is not None and closed.target_IR is not None:
             joined = _with_view(joined, "low-pass", closed.source_IR, closed.target_IR)
@@ -339,7 +343,7 @@ class HybridRecommender(TrainedRecommender):
         self._solved_I, self._texts = arrays.get("solved", np.zeros(dataset.num_items, np.float32)), None
         items = None
         if "indptr" in arrays:
-            shape = (dataset.num_items,) * 2
+            shape = (len(arrays["indptr"]) - 1, dataset.num_items)
             items = sp.csr_matrix((arrays["values"], arrays["items"], arrays["indptr"]), shape=shape)
         return self._join(dataset, Linear(items, arrays.get("source"), arrays.get("target"), arrays.get("bias")))
 
@@ -353,11 +357,11 @@ def _padded(array_I: NDArray[np.float32], num_items: int) -> NDArray[np.float32]
 def _with_view(
     model: ScoringModel, name: str, source_ID: NDArray[np.float32], target_ID: NDArray[np.float32]
 ) -> ScoringModel:
-    """The model with one more view, of which friends, profiles and texts say nothing."""
+    """The model with one more view, of which friends, attributes, profiles and texts say nothing."""
     after = ((0, 0), (0, source_ID.shape[1]))
     maps: dict[str, Any] = {
         field: np.pad(take(table), after)
-        for field in ("friends_UD", "profile_FD", "text_FD")
+        for field in ("friends_UD", "attribute_AD", "profile_FD", "text_FD")
         if (table := getattr(model, field)) is not None
     }
     return replace(

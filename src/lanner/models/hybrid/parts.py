@@ -13,23 +13,26 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from lanner.graph.neighbours import item_neighbours
-from lanner.inference.sparse import sum_of_sparse_rows
+from lanner.inference.sparse import sum_of_sparse_rows, with_attributes
 from lanner.models.ease import inverse_of
 from lanner.models.graph_filter import leading_subspace
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import Material
+from lanner.models.hybrid.softmax import Penalties, hide_one_softmax
 from lanner.models.linear import strongest_entries
 from lanner.models.local_ridge import LocalRidge, strongest
 
 Settings = Mapping[str, float]
+SOFTMAX = "softmax"
+"""The part whose history weights are summed; see ``Choice.sums``."""
 
 
 @dataclass(frozen=True)
 class Linear:
     """score = history · (items + source · targetᵀ) + bias; what is None is not there.
 
-    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets. source_IR, target_IR ``[I, R]``.
-    bias_I ``[I]``.
+    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets; with more rows, those of
+    attributes, as in ``SparseRows``. source_IR, target_IR ``[I, R]``. bias_I ``[I]``.
     """
 
     items: sp.csr_matrix | NDArray[np.float32] | None = None
@@ -37,13 +40,21 @@ class Linear:
     target_IR: NDArray[np.float32] | None = None
     bias_I: NDArray[np.float32] | None = None
 
-    def score(self, history_BI: sp.csr_matrix) -> NDArray[np.float32]:
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether users' attributes change the scores."""
+        return self.items is not None and self.items.shape[0] > self.items.shape[1]
+
+    def score(self, history_BI: sp.csr_matrix, attribute_BA: sp.csr_matrix | None = None) -> NDArray[np.float32]:
         """Scores of every item for each history, float32 ``[B, I]``; of a form with the columns of all items."""
         total: NDArray[np.float32] = np.zeros((history_BI.shape[0], history_BI.shape[1]), np.float32)
+        known = history_BI
+        if self.items is not None and self.reads_attributes and attribute_BA is not None:
+            known = with_attributes(history_BI, attribute_BA, self.items.shape[0])
         if isinstance(self.items, np.ndarray):
-            total += history_BI @ self.items
+            total += known @ self.items[: known.shape[1]]
         elif self.items is not None:
-            total += sum_of_sparse_rows(history_BI, self.items)
+            total += sum_of_sparse_rows(known, self.items)
         if self.source_IR is not None and self.target_IR is not None:
             total += (history_BI @ self.source_IR) @ self.target_IR.T
         if self.bias_I is not None:
@@ -222,6 +233,11 @@ def _text(material: Material, config: HybridConfig, settings: Settings) -> Linea
     return Linear(powered)
 
 
+def _softmax(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    penalties = Penalties(settings["ridge"], settings["smooth"], settings["pairs"])
+    return Linear(*hide_one_softmax(material.matrix, material.people, settings["row"], penalties))
+
+
 def _popularity(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     return Linear(bias_I=np.log1p(material.users_I))
 
@@ -296,6 +312,12 @@ KINDS: dict[str, Kind] = {
         lambda material, config: material.has_order,
     ),
     "text": Kind(_text, {"power": 2}, {"power": (1, 4)}, _has_text),
+    SOFTMAX: Kind(
+        _softmax,
+        {"row": 1.0, "ridge": 0.3, "smooth": 3.0, "pairs": 3.0},
+        {"pairs": (0.0, 10.0), "ridge": (0.1, 1.0), "smooth": (10.0,), "row": (0.5,)},
+        lambda material, config: material.num_items <= config.softmax_items,
+    ),
     "popularity": Kind(_popularity),
     "rating": Kind(_rating, {"shrinkage": 5}, suits=lambda material, config: material.ratings is not None),
 }
@@ -305,18 +327,22 @@ KINDS: dict[str, Kind] = {
 def kept_rows(
     weighted: Sequence[tuple[sp.csr_matrix | NDArray[np.float32], np.float32]], count: int
 ) -> tuple[sp.csr_matrix | None, float]:
-    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut."""
+    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut.
+
+    Rows of attributes, which some have, follow those of items.
+    """
     if not weighted:
         return None, 0.0
     if not weighted[0][0].shape[1]:
         return sp.csr_matrix(weighted[0][0].shape, dtype=np.float32), 0.0
     if any(isinstance(items, np.ndarray) for items, _ in weighted):
-        total: NDArray[np.float32] = np.zeros(weighted[0][0].shape, np.float32)
+        rows, num_items = max(items.shape for items, _ in weighted)
+        total: NDArray[np.float32] = np.zeros((rows, num_items), np.float32)
         for items, weight in weighted:
-            total += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
-        rows = strongest_entries(total, count)
-        return sp.csr_matrix((rows.values, rows.items, rows.indptr), shape=total.shape), rows.lost
+            total[: items.shape[0]] += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
+        kept = strongest_entries(total, count)
+        return sp.csr_matrix((kept.values, kept.items, kept.indptr), shape=total.shape), kept.lost
     whole = sp.csr_matrix(sum(items * weight for items, weight in weighted))
-    kept = strongest(whole, count)
+    found = strongest(whole, count)
     size = float(np.abs(whole.data).sum())
-    return kept, 1 - float(np.abs(kept.data).sum()) / size if size else 0.0
+    return found, 1 - float(np.abs(found.data).sum()) / size if size else 0.0
