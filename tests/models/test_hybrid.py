@@ -134,7 +134,7 @@ def updated_from(before: Dataset, world: Dataset, growth: float) -> tuple[Hybrid
     """A hybrid of all closed forms after an update, beside the same solved for all items."""
 
     def all_closed(material, config, views, validation) -> Choice:
-        names = [name for name, kind in KINDS.items() if kind.suits(material, config)]
+        names = [name for name, kind in KINDS.items() if name in config.parts and kind.suits(material, config)]
         settings = {name: KINDS[name].start for name in names}
         return Choice(settings, dict.fromkeys([*names, "language"], 1.0), {CLOSED: 0.5, "language": 0.5}, 0.0, 0)
 
