@@ -72,7 +72,9 @@ MODELS = {
     "sparse": dense(
         source_ID=draw(NUM_ITEMS, 0), target_ID=draw(NUM_ITEMS, 0), view_sizes=(0,), item_to_item=sparse_rows()
     ),
-    "attributes": dense(kind_A=KINDS, attribute_AD=draw(len(KINDS), DIMENSIONS), item_to_item=sparse_rows_of_attributes()),
+    "attributes": dense(
+        kind_A=KINDS, attribute_AD=draw(len(KINDS), DIMENSIONS), item_to_item=sparse_rows_of_attributes()
+    ),
     "attributes alone": dense(
         source_ID=draw(NUM_ITEMS, 0),
         target_ID=draw(NUM_ITEMS, 0),

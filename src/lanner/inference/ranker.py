@@ -85,8 +85,8 @@ class Ranking:
 class _User:
     """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector.
 
-    weights: of the rows for ``item_to_item``. values: of the user's attributes, with their shares, where the model reads
-    them.
+    weights: of the rows for ``item_to_item``. values: of the user's attributes, where the model reads them, with their
+    shares.
     """
 
     rows: NDArray[np.int64]
@@ -355,7 +355,9 @@ class Ranker:
             scores_I[base:] = (scores_I[lenders_NK] * shares_NK).sum(axis=1)
         return scores_I
 
-    def _with_values(self, user: _User, rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool = True) -> _Scored:
+    def _with_values(
+        self, user: _User, rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool = True
+    ) -> _Scored:
         """Trained items with what else has rows of item-to-item weights: values of attributes (if ``alone``), pairs."""
         weights, kind_A, num_items = self.model.item_to_item, self.model.kind_A, self.model.num_items
         if weights is None or kind_A is None or not len(user.values) or weights.num_rows == num_items:
