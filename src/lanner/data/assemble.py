@@ -286,9 +286,8 @@ def _describe_entities(known: pl.DataFrame, entities: Entities) -> tuple[Catalog
         attributes[name], unread = ranged(known[name], date_format)
         if unread is not None:
             what = f"a date like '{date_format}'" if date_format else "a number"
-            warnings.append(
-                f"{entities.table.path.name}: '{unread}' in the column '{name}' is not {what}; it has no effect"
-            )
+            file = entities.table.path.name
+            warnings.append(f"{file}: '{unread}' in the column '{name}' is not {what}; it has no effect")
     return Catalogue(tuple(texts.to_list()), tuple(titles.to_list()), attributes), warnings
 
 

@@ -45,7 +45,7 @@ class Entities:
     latest_last: bool = False
     """Whether a later row of the same id replaces an earlier one instead of being rejected."""
     numbers: Mapping[str, str] = field(default_factory=dict)
-    """Columns, as they were read, whose numbers or dates become an attribute; how dates are written, ``""``: as such."""
+    """Columns, as they were read, whose numbers or dates become an attribute, and how dates are written in them."""
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ class Ranking:
 class _User:
     """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector.
 
-    weights: of the rows for ``item_to_item``. values: of the user's attributes, with their shares, where the model reads
-    them.
+    weights: of the rows for ``item_to_item``. values: of the user's attributes, where the model reads them, with their
+    shares.
     """
 
     rows: NDArray[np.int64]

@@ -7,8 +7,8 @@
     score(j) = u · target_j + Σ_i w̃_i item_to_item_ij + bias_j + head(u, j)
 
 (or u by ``FoldIn``). Profiles and query texts enter by linear maps of their features. a: values of the user's
-attributes; s_a: 1 / how many of them are values of the same attribute. Needs neither torch, nor the graph, nor the training
-set. Every model exports to it, every compressed variant has this form, and ``ranker.py`` ranks with it.
+attributes; s_a: 1 / how many of them are values of the same attribute. Needs neither torch, nor the graph, nor the
+training set. Every model exports to it, every compressed variant has this form, and ``ranker.py`` ranks with it.
 """
 
 from collections.abc import Callable, Mapping

@@ -24,8 +24,8 @@ _MOST_SCORES = 20_000_000
 """Scores in memory, 80 MB: of more events, so many as fit are drawn."""
 _MOST_WEIGHTS = 5_000_000
 """Largest number of weights V."""
-_ITERATIONS = 150
-_TOLERANCE = 1e-6
+_ITERATIONS = 300
+_TOLERANCE = 1e-7
 _LEVEL = 0.1
 """Penalty on the values of ranges themselves, relative to that of other values: their differences have one already."""
 
@@ -80,13 +80,14 @@ def hide_one_softmax(
 class _Task:
     """N events, each hidden in turn. The scores of a rest are those of the whole less what the hidden item says.
 
-    known: all that is known of each user, csr ``[U, R]``. own: the part of it that comes from the hidden item, ``[N, R]``.
-    user_N, item_N: whose event, and of which item. barred_NI: −inf where the user has the item, but for the hidden one.
-    weight_N: of each event.
+    known: all that is known of each user, csr ``[U, R]``. own: the part of it that comes from the hidden item, csr
+    ``[N, R]``. events: which are of which user, ones, csr ``[U, N]``. user_N, item_N: whose each is, and of which item.
+    barred_NI: −inf where the user has the item, but for the hidden one. weight_N: of each event.
     """
 
     known: sp.csr_matrix
     own: sp.csr_matrix
+    events: sp.csr_matrix
     user_N: NDArray[np.int64]
     item_N: NDArray[np.int32]
     barred_NI: NDArray[np.float32]
@@ -94,22 +95,23 @@ class _Task:
 
     @classmethod
     def of(cls, chosen: sp.csr_matrix, attributes: sp.csr_matrix, rows: int, exponent: float) -> "_Task":
+        users, num_items = chosen.shape
         lengths = np.diff(chosen.indptr)
-        user_N, item_N = np.repeat(np.arange(len(lengths)), lengths), chosen.indices
-        most = max(_MOST_SCORES // max(chosen.shape[1], 1), 1)
+        user_N, item_N = np.repeat(np.arange(users), lengths), chosen.indices
+        most = max(_MOST_SCORES // max(num_items, 1), 1)
         if len(user_N) > most:
             drawn = np.sort(np.random.default_rng(0).permutation(len(user_N))[:most])
             user_N, item_N = user_N[drawn], item_N[drawn]
-        number = np.arange(len(user_N))
+        number, ones = np.arange(len(user_N)), np.ones(len(user_N), np.float32)
         barred_NI = np.where(chosen.toarray()[user_N] > 0, np.float32(-np.inf), np.float32(0))
         barred_NI[number, item_N] = 0
-        ones = np.ones(len(number), np.float32)
-        hidden = sp.csr_matrix((ones, (number, item_N)), shape=(len(number), chosen.shape[1]))
+        hidden = sp.csr_matrix((ones, (number, item_N)), shape=(len(number), num_items))
         own = with_attributes(hidden, attributes[user_N], rows)
-        own.data[(own.indices >= chosen.shape[1]) & (own.indices < chosen.shape[1] + attributes.shape[1])] = 0
+        own.data[(own.indices >= num_items) & (own.indices < num_items + attributes.shape[1])] = 0
         own.eliminate_zeros()
+        events = sp.csr_matrix((ones, (user_N, number)), shape=(users, len(number)))
         weight_N = (lengths[user_N] ** -exponent).astype(np.float32)
-        return cls(with_attributes(chosen, attributes, rows), own, user_N, item_N, barred_NI, weight_N)
+        return cls(with_attributes(chosen, attributes, rows), own, events, user_N, item_N, barred_NI, weight_N)
 
     @property
     def total(self) -> float:
@@ -119,19 +121,16 @@ class _Task:
     def loss(self, weights_RI: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
         """The weighted sum of −log p, and its gradient; the last row of the weights is the bias."""
         weights_RI, bias_I = weights_RI[:-1], weights_RI[-1]
-        number = np.arange(len(self.user_N))
+        hidden = np.arange(len(self.user_N)), self.item_N
         scores_NI = (self.known @ weights_RI)[self.user_N] - self.own @ weights_RI + bias_I + self.barred_NI
         scores_NI -= scores_NI.max(axis=1, keepdims=True)
-        right_N = scores_NI[number, self.item_N].copy()
+        right_N = scores_NI[hidden].copy()
         np.exp(scores_NI, out=scores_NI)
         sums_N = scores_NI.sum(axis=1)
         loss = float((self.weight_N * (np.log(sums_N) - right_N)).sum())
         scores_NI *= (self.weight_N / sums_N)[:, None]
-        scores_NI[number, self.item_N] -= self.weight_N
-        by_user = sp.csr_matrix(
-            (np.ones(len(number), np.float32), (self.user_N, number)), shape=(self.known.shape[0], len(number))
-        )
-        gradient = self.known.T @ (by_user @ scores_NI) - self.own.T @ scores_NI
+        scores_NI[hidden] -= self.weight_N
+        gradient = self.known.T @ (self.events @ scores_NI) - self.own.T @ scores_NI
         return loss, np.vstack([gradient, scores_NI.sum(axis=0)]).astype(np.float64)
 
 
