@@ -141,7 +141,9 @@ def _tests(module: str) -> list[Callable[[], Any]]:
     import test_sampler
 
     if module == "sampler":
-        return [partial(test_sampler.test_the_hardware_draws_what_the_oracle_draws, taken) for taken in (1.0, 0.3)]
+        return [partial(test_sampler.test_the_hardware_draws_what_the_oracle_draws, taken) for taken in (1.0, 0.3)] + [
+            test_sampler.test_a_neighbour_is_offered_before_anybody_is_ready
+        ]
     return [
         *([lambda: test_engine.test_item_to_item_rows_add_to_the_scores({})] if module == "sparse_sums" else []),
         test_engine.test_vectors_shorter_than_the_accelerators_are_padded,

@@ -131,7 +131,7 @@ def exactness(number: int, work: Path) -> dict[str, Any]:
     both = UserBatch(users.history), UserBatch(halves)
     requests = [request for batch in both for request in requests_of(contract, model, batch, K)][:number]
     sizes = Parameters(DIMENSIONS, DIMENSIONS, contract.num_items, contract.num_items, K, contract.score_shift)
-    engine = VerilatedEngine(sizes, work / f"verilated-{sizes.lanes}-{sizes.items}-{sizes.score_shift}")
+    engine = VerilatedEngine(sizes, work / _digest() / "verilated")
     packets = [*protocol.load(contract, sizes), *map(protocol.request_packet, requests)]
     ran = engine.run(packets, protocol.settings(contract), [K] * len(requests))
     mismatches, model_error = 0, 0

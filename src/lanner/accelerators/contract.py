@@ -152,8 +152,9 @@ class Contract:
             ConfigError: a model with a part that has no integer form, without INT8 tables, or without users.
         """
         source, target = _checked(model, users)
-        source_scale, source_unit = _scale_codes(source.scale, COEFFICIENT_BITS)
-        target_scale, target_unit = _scale_codes(target.scale, TARGET_SCALE_BITS)
+        # A row of zeros has a scale, too, which would take the others' bits.
+        source_scale, source_unit = _scale_codes(source.scale * source.codes.any(axis=1), COEFFICIENT_BITS)
+        target_scale, target_unit = _scale_codes(target.scale * target.codes.any(axis=1), TARGET_SCALE_BITS)
         user_unit = _largest(model.users(users)) / (2 ** (USER_BITS - 1) - 1)
         sparse, sparse_unit, largest = None, 1.0, _largest(model.bias_I)
         if model.item_to_item is not None:
