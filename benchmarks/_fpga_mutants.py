@@ -16,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lanner.accelerators.fpga"
+_DESIGN = ("lanner.accelerators", "benchmarks._fpga_proofs", "small_models", "test_engine", "test_sampler")
+"""Modules that hold the design, or what was made of it."""
 LIMIT = 9_000
 """Cycles after which a simulation is taken to hang: twice those of the longest test."""
 
@@ -161,7 +163,7 @@ def _tests(module: str) -> list[Callable[[], Any]]:
 
 
 def is_killed(module: str, old: str, new: str) -> bool:
-    """Whether a test notices; in a process of its own, which has not imported the design yet."""
+    """Whether a test notices; in a process of its own, which imports the design anew."""
     source = source_of(module)
     if old not in source:
         raise ValueError(f"{module}: no such text to mutate: {old}")
@@ -176,6 +178,8 @@ def _survives(module: str, source: str) -> int:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1), os.dup2(silent, 2)
     try:
+        for name in [one for one in sys.modules if one.startswith(_DESIGN)]:
+            del sys.modules[name]  # else the mutant would not be used by what was imported before it
         mutated = types.ModuleType(f"{PACKAGE}.{module}")
         sys.modules[mutated.__name__] = mutated
         exec(compile(source, module, "exec"), mutated.__dict__)
