@@ -5,13 +5,17 @@ Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *rou
 - quality: lists of the contract against the float form of the same codes, on the bundles given (measured).
 - exactness: users of ml-1m, 64 dimensions in one table, by an engine in Verilator: answers against the contract, cycles
   against the model; beside it the same work in NumPy on one thread (simulated, measured).
-- routed: place and route; a work folder keeps what was done (routed).
+- routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
 - sampler, proofs, mutants (simulated, proven).
+
+Sections take hours together. The work folder keeps their results, and what was routed, while the sources are the same.
 
     LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
 """
 
 import argparse
+import hashlib
+import json
 import os
 import tempfile
 import time
@@ -34,7 +38,16 @@ from benchmarks._record import record
 from lanner.accelerators.contract import Contract, requests_of
 from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
-from lanner.accelerators.fpga.netlist import DEVICES, check_device, place_and_route, rtlil_of, synthesise
+from lanner.accelerators.fpga.netlist import (
+    DEVICES,
+    bitstream,
+    check_device,
+    estimated_cells,
+    place_and_route,
+    routed_of,
+    rtlil_of,
+    synthesise,
+)
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.verilated import VerilatedEngine
 from lanner.accelerators.reference import answer
@@ -118,7 +131,7 @@ def exactness(number: int, work: Path) -> dict[str, Any]:
     both = UserBatch(users.history), UserBatch(halves)
     requests = [request for batch in both for request in requests_of(contract, model, batch, K)][:number]
     sizes = Parameters(DIMENSIONS, DIMENSIONS, contract.num_items, contract.num_items, K, contract.score_shift)
-    engine = VerilatedEngine(sizes, work / f"verilated-{sizes.lanes}-{sizes.items}-{sizes.score_shift}")
+    engine = VerilatedEngine(sizes, work / _digest() / "verilated")
     packets = [*protocol.load(contract, sizes), *map(protocol.request_packet, requests)]
     ran = engine.run(packets, protocol.settings(contract), [K] * len(requests))
     mismatches, model_error = 0, 0
@@ -181,9 +194,13 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
             synthesise(sizes, folder)
         rows_found = []
         for seed in seeds:
-            rows_found.append(place_and_route(folder, size, seed))
+            report = folder / f"report.{seed}.json"
+            done = report.exists() and (folder / f"engine.{seed}.config").exists()
+            again = routed_of(json.loads(report.read_text()), seed) if done else place_and_route(folder, size, seed)
+            rows_found.append(again)
             print(f"  {name} seed {seed}: {rows_found[-1].mhz:.1f} MHz", flush=True)
         found[name] = {
+            "bitstream_bytes": bitstream(folder, seeds[0]).stat().st_size,
             "lanes": lanes,
             "rows": rows,
             "logic_cells_of_device": DEVICES[device].logic_cells,
@@ -192,6 +209,14 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
             "used": rows_found[0].used,
         }
     return found
+
+
+def estimated(work: Path) -> dict[str, Any]:
+    """Cells of the larger design on a device of the Alveo class."""
+    folder = work / "estimated"
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = Parameters(DIMENSIONS, DIMENSIONS, 4096, 4096, K, 14)
+    return {"tag": "estimated", "family": "xcup", "cells": estimated_cells(sizes, folder)}
 
 
 def sampler() -> dict[str, Any]:
@@ -225,9 +250,16 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _digest() -> str:
+    """Of the accelerator's sources: sections that were measured on the same are kept together."""
+    folder = Path(__file__).parents[1] / "src" / "lanner" / "accelerators"
+    sources = sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")])
+    return hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:12]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["quality", "exactness", "routed", "sampler", "proofs", "mutants"]
+    names = ["quality", "exactness", "routed", "estimated", "sampler", "proofs", "mutants"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--bundles", nargs="*", type=Path, default=[])
     parser.add_argument("--users", type=int, default=12_000)
@@ -240,14 +272,18 @@ def main() -> None:
         "quality": lambda: quality(options.bundles, options.quality_users),
         "exactness": lambda: exactness(options.users, options.work),
         "routed": lambda: routed(options.seeds, options.builds, options.work),
+        "estimated": lambda: estimated(options.work),
         "sampler": sampler,
         "proofs": prove_all,
         "mutants": run_mutants,
     }
-    results: dict[str, Any] = {}
+    kept = options.work / _digest()
+    kept.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         print(name, flush=True)
-        results[name] = sections[name]()
+        (kept / f"{name}.json").write_text(json.dumps(sections[name](), default=lambda value: value.tolist()))
+    found = [name for name in names if (kept / f"{name}.json").exists()]
+    results = {name: json.loads((kept / f"{name}.json").read_text()) for name in found}
     results["summary"] = summary(results)
     settings = {**vars(options), "bundles": [path.name for path in options.bundles], "work": None}
     print(record("fpga", seed=SEED, settings=settings, results=results))

@@ -5,8 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
 from small_models import extreme_contract, extreme_requests, histories, model_of
 
+import lanner
 from lanner.accelerators.contract import (
     MAX_HISTORY,
     MAX_SHIFT,
@@ -28,8 +31,10 @@ from lanner.accelerators.reference import (
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError
-from lanner.inference.scoring_model import FoldIn, SparseRows
-from lanner.inference.tables import take
+from lanner.evaluation.protocol import evaluate
+from lanner.inference.ranker import RankedScorer
+from lanner.inference.scoring_model import FoldIn, ScoringModel, SparseRows
+from lanner.inference.tables import Int8Rows, take
 
 K = 10
 
@@ -184,6 +189,53 @@ def test_requests_that_cannot_be_answered_are_refused(rows, shares, seen, k, com
         contract.request(np.asarray(rows), np.asarray(shares), np.asarray(seen, np.int64), k)
 
 
+def test_an_item_without_vectors_takes_no_bits_from_the_others():
+    """The scale of a row of zeros is 1, whatever the others'."""
+    model, users = model_of(50, 8), histories(20, 50, 9)
+    small = model.map_tables(lambda table: replace(table, scale=table.scale * np.float32(1e-3)))
+    empty = small.map_tables(lambda table: Int8Rows.of(take(table) * (np.arange(50) != 7)[:, None]))
+    contract = Contract.of(empty, users)
+    assert contract.source_scale[7] == contract.target_scale[7] == 0
+    assert contract.source_scale.max() == 2**12 - 1
+
+
 def test_a_scale_beyond_16_bits_is_refused():
     with pytest.raises(ConfigError, match="below 65,536"):
         FixedPoint.of(65536.0)
+
+
+def test_on_real_events_the_integers_cost_nothing():
+    """Two tables of a factorisation of the bundled dataset: lists, and their quality on withheld events."""
+    dataset = lanner.load_dataset("ml-latest-small")
+    split = dataset.split("random", seed=3)
+    events = split.train.interactions
+    counts = np.bincount(events.item, minlength=len(dataset.items)).astype(np.float32)
+    ones = np.ones(len(events), np.float32)
+    matrix = csr_matrix((ones, (events.user, events.item)), shape=(len(dataset.users), len(dataset.items)))
+    _, values, vectors = svds(matrix, 32, random_state=0)
+    tables = [Int8Rows.of((vectors.T * by).astype(np.float32)) for by in (np.ones(32), values / values.max())]
+    model = ScoringModel(*tables, 1e-6 * counts, counts, (32,))
+    held_out = split.validation
+    contract = Contract.of(model, held_out.users)
+    assert not contract.tied
+
+    class Integers:
+        num_items = contract.num_items
+
+        def score(self, users):
+            raise NotImplementedError
+
+        def rank(self, users, k, excluded, candidates):
+            seen = replace(users, seen=excluded)
+            return np.array([answer(contract, one).rows for one in requests_of(contract, model, seen, k)], np.int32)
+
+    quality = {
+        name: evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"]
+        for name, scorer in (("integers", Integers()), ("floats", RankedScorer(model)))
+    }
+    assert quality["floats"] > 0.1
+    assert quality["integers"] == pytest.approx(quality["floats"], rel=1e-3)
+    integers, floats = (
+        scorer.rank(held_out.users, K, held_out.excluded, None) for scorer in (Integers(), RankedScorer(model))
+    )
+    assert overlap(integers, floats) >= 0.999

@@ -15,7 +15,7 @@ from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
-from lanner.accelerators.reference import answer, sparse_sums
+from lanner.accelerators.reference import LARGEST_SCORE, answer, sparse_sums, user_vector
 from lanner.errors import ConfigError
 
 ITEMS, K = 24, 4
@@ -61,7 +61,7 @@ def test_every_shift_and_corner_is_exact():
 def test_item_to_item_rows_add_to_the_scores(host):
     model, users = model_of(ITEMS, 8, sparse=True), histories(6, ITEMS, 9)
     contract = Contract.of(model, users)
-    sizes = replace(SIZES, score_shift=contract.score_shift, item_to_item=True)
+    sizes = replace(SIZES, dimensions=16, score_shift=contract.score_shift, item_to_item=True)  # four beats
     requests = requests_of(contract, model, users, K)
     found, cycles = asked(contract, requests, sizes, **host)
     assert_exact(contract, requests, found)
@@ -98,7 +98,19 @@ def test_vectors_shorter_than_the_accelerators_are_padded():
     assert_exact(contract, requests, found)
 
 
-GOOD = next(one for one in EXTREME_REQUESTS if one.k == 2 and len(one.rows) > 1 and 2 < len(one.seen) < 20)
+def is_telling(request: Request) -> bool:
+    """Whether its list depends on tables, scales, history and seen rows, and has two entries."""
+    large = np.abs(user_vector(EXTREME, request)).max() > 1000
+    clamped = (np.abs(answer(EXTREME, request).scores) >= LARGEST_SCORE).any()
+    return bool(request.k == 2 and len(request.rows) > 1 and len(request.seen) > 2 and large and not clamped)
+
+
+GOOD = replace(
+    next(one for one in EXTREME_REQUESTS if len(one.rows) > 2 and np.abs(user_vector(EXTREME, one)).max() > 1000),
+    seen=np.sort(np.argsort(-np.abs(EXTREME.bias.astype(np.int64)), kind="stable")[:6]),
+    k=2,
+)
+assert is_telling(GOOD)
 
 
 def changed(**words: int) -> np.ndarray:
@@ -124,7 +136,7 @@ BAD = {
     "no list": (changed(w0=int(_PACKET[0]) & ~(255 << 16)), Status.BAD_LIST_LENGTH, True),
     "a list too long": (changed(w0=int(_PACKET[0]) | (128 << 16)), Status.BAD_LIST_LENGTH, True),
     "a shift of 48": (changed(w1=48 << 16), Status.BAD_SHIFT, True),
-    "a history row outside": (changed(w3=ITEMS | 4095 << 20), Status.ROW_OUT_OF_RANGE, True),
+    "a history row outside": (changed(w3=32 | 4095 << 20), Status.ROW_OUT_OF_RANGE, True),
     "a seen row outside": (np.append(_PACKET[:-1], [ITEMS]).astype(np.uint32), Status.ROW_OUT_OF_RANGE, True),
     "a seen row twice": (
         np.concatenate([_PACKET[: _SEEN + 1], _PACKET[_SEEN:-1]]),

@@ -95,6 +95,27 @@ def test_the_hardware_draws_what_the_oracle_draws(taken):
         assert cycles <= 2 * len(found)
 
 
+def test_a_neighbour_is_offered_before_anybody_is_ready():
+    pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
+    from amaranth.sim import Simulator
+
+    from lanner.accelerators.fpga.sampler import Sampler
+
+    sampler, offered = Sampler(), []
+
+    async def script(context):
+        context.set(sampler.nodes.payload, {"first": 9, "degree": 3, "fanout": 3, "seed": 1})
+        context.set(sampler.nodes.valid, 1)
+        await context.tick().repeat(9)
+        offered.append((context.get(sampler.neighbours.valid), context.get(sampler.neighbours.payload.address)))
+
+    simulator = Simulator(sampler)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(script)
+    simulator.run()
+    assert offered == [(1, 9)]
+
+
 def test_the_generator_has_its_full_period():
     """As a matrix over GF(2): M^(2^32 − 1) is the identity, and no smaller power of its prime factors is."""
     columns = [next_state(1 << bit) for bit in range(32)]

@@ -12,8 +12,8 @@
 clamps to ±(2^15 − 1), ``sat32`` to ±(2^31 − 1); −2^31 is left to mean "no item". Lists are ordered by score, then by
 row; seen rows are left out; where fewer than k rows are left, the list ends with row −1.
 
-Widths: w_i, s_i and s'_i are unsigned 12-bit, so ``128 · 4095 · 4096 < 2^31`` proves that no sum leaves 32 bits for up to
-``MAX_HISTORY`` entries. t_j, m and m' are unsigned 16-bit; shifts are 0 … ``MAX_SHIFT``. p is chosen so that
+Widths: w_i, s_i and s'_i are unsigned 12-bit, so ``128 · 4095 · 4096 < 2^31`` proves that no sum leaves 32 bits for
+up to ``MAX_HISTORY`` entries. t_j, m and m' are unsigned 16-bit; shifts are 0 … ``MAX_SHIFT``. p is chosen so that
 ``|u · target_j · t_j| >> p`` stays below 2^30. A user without entries has u = 0 and x = 0, so scores are biases; such
 users are answered by popularity, outside.
 
@@ -114,7 +114,7 @@ class Units:
 class Contract:
     """source, target: int8 codes ``[I, D]``. source_scale, target_scale: uint16 ``[I]``, of 12 and 16 bits.
 
-    bias: int32 ``[I]``. score_shift: p. normalises, recency: as in ``ScoringModel``; ``request`` applies them.
+    bias: int32 ``[I]``. score_shift: p.
     """
 
     source: NDArray[np.int8]
@@ -152,8 +152,9 @@ class Contract:
             ConfigError: a model with a part that has no integer form, without INT8 tables, or without users.
         """
         source, target = _checked(model, users)
-        source_scale, source_unit = _scale_codes(source.scale, COEFFICIENT_BITS)
-        target_scale, target_unit = _scale_codes(target.scale, TARGET_SCALE_BITS)
+        # A row of zeros has a scale, too, which would take the others' bits.
+        source_scale, source_unit = _scale_codes(source.scale * source.codes.any(axis=1), COEFFICIENT_BITS)
+        target_scale, target_unit = _scale_codes(target.scale * target.codes.any(axis=1), TARGET_SCALE_BITS)
         user_unit = _largest(model.users(users)) / (2 ** (USER_BITS - 1) - 1)
         sparse, sparse_unit, largest = None, 1.0, _largest(model.bias_I)
         if model.item_to_item is not None:
