@@ -27,7 +27,7 @@ def with_attributes():
 def view_of(dataset, features=None, layers=1) -> RelationalView:
     torch.manual_seed(0)
     edges = Adjacency.from_pattern(training_matrix(dataset))
-    return RelationalView(edges, item_relations(dataset), features, 4, layers, has_friends=False).eval()
+    return RelationalView(edges, item_relations(dataset), features, 4, layers, False, dataset.user_catalogue).eval()
 
 
 def test_there_is_a_relation_for_each_behaviour_and_each_attribute_that_tells_items_apart():
