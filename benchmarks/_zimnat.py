@@ -1,9 +1,9 @@
 """Insurance: which product a customer holds beside the known ones, on zimnat-insurance.
 
-Of 20 % of the customers one product, drawn at random, is hidden, to be ranked among all that they are not known to hold.
-They are strangers: what else they hold, and their attributes, come with the question. Of the others 20 % are held out in
-the same way to choose the settings of every model, then all of them train whole. ``python -m benchmarks._zimnat SEED``
-prints what ``measure`` returns.
+Of 20 % of the customers one product, drawn at random, is hidden, to be ranked among all that they are not known to
+hold. They are strangers: what else they hold, and their attributes, come with the question. Of the others 20 % are held
+out in the same way to choose the settings of every model, then all of them train whole. ``python -m benchmarks._zimnat
+SEED`` prints what ``measure`` returns.
 """
 
 import json
@@ -145,7 +145,7 @@ def _quality(scorer: Scorer, held_out: HeldOut) -> float:
 
 
 def _lightgbm(train: Dataset, whole: Dataset, validation: HeldOut, seed: int) -> tuple[Scorer, dict[str, Any]]:
-    """Which product was hidden, one class each, from the others held and the attributes; every product hidden in turn."""
+    """Which product was hidden, a class each, from the others held and the attributes; each is hidden in turn."""
     best: tuple[float, dict[str, Any]] = (-1.0, {})
     for values in product(*LIGHTGBM_GRID.values()):
         settings = dict(zip(LIGHTGBM_GRID, values, strict=True))

@@ -111,7 +111,7 @@ def test_negative_feedback_is_no_reason_and_is_not_recommended(knn):
 
 def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
     with (
-        pytest.warns(UserWarning, match="unknown ids were ignored: 999"),
+        pytest.warns(UserWarning, match="unknown ids or attributes were ignored: 999"),
         pytest.warns(UserWarning, match="popular items"),
     ):
         found = knn.recommend(users=[2, 999], k=2)
@@ -129,7 +129,7 @@ def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
 @pytest.mark.parametrize(
     ("request_", "problem"),
     [
-        ({}, "one of users, histories or texts is required"),
+        ({}, "one of users, histories, texts or attributes is required"),
         ({"users": [1], "histories": [[100]]}, "exclude each other"),
         ({"users": [1, 2], "texts": ["a"]}, "received 1 texts for 2 users"),
         ({"histories": ["100", "101"]}, "histories must be lists of item ids"),

@@ -133,7 +133,7 @@ async def test_a_text_acts_or_the_answer_says_that_nothing_reads_it(shop, store,
 @pytest.mark.parametrize(
     ("request_", "line"),
     [
-        (RecommendRequest(), "one of user_id, history or text is required"),
+        (RecommendRequest(), "one of user_id, history, text or attributes is required"),
         (RecommendRequest(user_id="u1", history=["i1"]), "either user_id or history"),
         (RecommendRequest(user_id="u1", filters=Filters(attributes={"shelv": ["shelf1"]})), "did you mean 'shelf'"),
     ],

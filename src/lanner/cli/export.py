@@ -56,7 +56,7 @@ def recommendations(
     from lanner.library.functions import load
 
     begun, progress = time.perf_counter(), Progress()
-    model, wanted = load(bundle), answers.parse_filters(filters)
+    model, wanted = load(bundle), answers.parse_values(filters, "--filter")
     found = export_recommendations(
         model,
         out,

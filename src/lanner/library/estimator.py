@@ -193,17 +193,20 @@ class Model:
         *,
         histories: Iterable[Sequence[str | int]] | None = None,
         texts: Any = None,
+        attributes: Iterable[Filters] | None = None,
         k: int = 10,
         filters: Filters | None = None,
         exclude_seen: bool = True,
         because: bool = True,
     ) -> Any:
-        """The k best items for users of the dataset, or for anonymous users by a history, a text, or both.
+        """The k best items for users of the dataset, or for anonymous users by history, text, attributes or several.
 
         Args:
             users: ids: a list, an array, or a column of a frame.
             histories: item ids, a list for each anonymous user, oldest first.
             texts: what is looked for, in words, one for each user; for models that read texts.
+            attributes: attribute → values, one mapping for each user; for models that learned from users' attributes.
+                They stand in place of those that the dataset has of a user.
             k: items for each user; fewer where fewer are left.
             filters: attribute → values; an item needs at least one of the values of each attribute.
             exclude_seen: leave out items that the user has interacted with.
@@ -211,16 +214,16 @@ class Model:
 
         Returns:
             A frame of the kind that the dataset was made of (else Polars): user_id (the place 0 … n − 1 of anonymous
-            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids are ignored, and users
-            of whom nothing is known get popular items; either is a ``UserWarning``, and in the frame's ``notes`` (not
-            of Arrow).
+            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids and values of
+            attributes are ignored, and users of whom nothing is known get popular items; either is a ``UserWarning``,
+            and in the frame's ``notes`` (not of Arrow).
 
         Raises:
             RequestError: no users, or both users and histories; an unknown attribute; k below 1.
             ConfigError: not fitted.
         """
         ranker, k = self._fitted_ranker, checked_k(k)
-        questions = Questions.of(self.dataset, users, histories, texts)
+        questions = Questions.of(self.dataset, users, histories, texts, attributes)
         allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
         like, rankings = Query(k=k, allow=allow, explain=because), list[Ranking]()
         said_because, shown = list[str](), list[list[Reason]]()
@@ -270,8 +273,9 @@ class Model:
         *,
         history: Sequence[str | int] | None = None,
         text: str | None = None,
+        attributes: Filters | None = None,
     ) -> ItemExplanation:
-        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, or both.
+        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, attributes, or several.
 
         Raises:
             UnknownIdError: ``item`` is not known. RequestError: no item or no user, or both a user and a history.
@@ -281,7 +285,7 @@ class Model:
         if item is None:
             raise RequestError("an item is required: explain(user, item)")
         row = self.dataset.items.row(item)
-        asked = (None if one is None else [one] for one in (user, history, text))
+        asked = (None if one is None else [one] for one in (user, history, text, attributes))
         questions = Questions.of(self.dataset, *asked)
         ((query,),) = questions.blocks(1, Query(), exclude_seen=True)
         found = ranker.explain(query, np.array([row]))[0]

@@ -308,7 +308,7 @@ class Deployment:
         """Recommend items; from the response cache if nothing has changed since an identical request.
 
         Raises:
-            RequestError: user_id, history and text are all missing; user_id and history both given; unknown attribute.
+            RequestError: nothing is said of the user; user_id and history both given; a filter by an unknown attribute.
             OverloadedError: the deadline cannot be met.
         """
         begun = perf_counter()
@@ -402,12 +402,20 @@ class Deployment:
         )
 
     async def _user_context(self, request: RecommendRequest | ExplainRequest) -> _UserContext:
+        context = await self._described_user(request)
+        if request.attributes is None:
+            return context
+        values, unknown = self.dataset.user_catalogue.find(request.attributes)
+        query = dataclasses.replace(context.query, attributes=values)
+        return _UserContext(query, context.version, [*context.unknown, *unknown])
+
+    async def _described_user(self, request: RecommendRequest | ExplainRequest) -> _UserContext:
         if request.user_id is not None:
             if request.history is not None:
                 raise RequestError("give either user_id or history, not both")
             return await self._user(request.user_id)
-        if request.history is None and request.text is None:
-            raise RequestError("one of user_id, history or text is required")
+        if request.history is None and request.text is None and request.attributes is None:
+            raise RequestError("one of user_id, history, text or attributes is required")
         rows, unknown = self.catalog.known_rows(request.history or ())
         return _UserContext(Query(rows, seen=rows), 0, unknown)
 
@@ -420,7 +428,9 @@ class Deployment:
             except StoreUnavailableError:
                 return _UserContext(Query(), -1, [user_id])
         rows, seen = self.catalog.current(state.rows), self.catalog.current(state.seen)
-        query = Query(rows, state.weights, seen, state.friends.astype(np.int64), state.profile)
+        query = Query(
+            rows, state.weights, seen, state.friends.astype(np.int64), state.profile, attributes=state.attributes
+        )
         return _UserContext(query, state.version, [] if state.known else [user_id])
 
     async def _encoded(self, query: Query, text: str | None, deadline_s: float) -> Query:
