@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = (
     "run",
     "train",
+    "update",
     "evaluate",
     "recommend",
     "similar",
