@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from lanner.data.interactions import UserBatch
 from lanner.errors import ConfigError
 from lanner.inference.scoring_model import ScoringModel, SparseRows
-from lanner.inference.sparse import sum_of_sparse_rows
+from lanner.inference.sparse import aged, batch_matrix, shares_of, sum_of_sparse_rows
 from lanner.inference.tables import Int8Rows, take
 
 VERSION = 1
@@ -237,7 +237,8 @@ class Contract:
 
 def requests_of(contract: Contract, model: ScoringModel, users: UserBatch, k: int = 10) -> list[Request]:
     """One request a user, who is never answered what they have seen."""
-    shares = model.shares(users)
+    matrix = shares_of if model.normalises else batch_matrix
+    shares = matrix(aged(users, model.recency), model.num_items)
     seen = users.history if users.seen is None else users.seen
     ends = zip(shares.indptr[:-1], shares.indptr[1:], strict=True)
     entries = [(shares.indices[first:last], shares.data[first:last]) for first, last in ends]
@@ -249,6 +250,8 @@ def _checked(model: ScoringModel, users: UserBatch) -> tuple[Int8Rows, Int8Rows]
     for part, value in unsupported.items():
         if value is not None:
             raise ConfigError(f"the model has a {part}, which has no integer form; use a model without one")
+    if model.attribute_AD is not None or (model.item_to_item is not None and model.item_to_item.sums):
+        raise ConfigError("the model reads users' attributes, which have no integer form; leave the users file out")
     if not len(users) or not len(users.history.values):
         raise ConfigError("no user with a history was given; the scales of user vectors are fitted on some")
     if model.num_items > 1 << ROW_BITS:

@@ -147,7 +147,7 @@ class NeuralRecommender(TrainedRecommender):
         return self._serve(network.cpu(), dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. A new item has no vector of its own: what it is tied to and its text speak for it."""
+        """See ``Recommender.update``. For a new item, without a vector of its own, its ties and its text speak."""
         before, edges = self.network, Adjacency.from_pattern(training_matrix(dataset))
         new = slice(before.num_items, dataset.num_items)
         features_IF = None

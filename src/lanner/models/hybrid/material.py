@@ -130,8 +130,8 @@ def text_neighbours(
     """The ``count`` nearest items of each, float32 csr ``[I, I]``, itself left out, none below 0.
 
     Likeness is the mean of two cosines, of what texts mean and of their words; names and brands, which the meaning
-    blurs, are whole in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known: what
-    was found of the first items before there were others.
+    blurs, are whole in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known:
+    what was found of the first items before there were others.
     """
     num_items, by_word = len(meaning_IF), words_IW.T.tocsr()
     width = min(count, num_items - 1)
