@@ -99,6 +99,7 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
     for question, unknown, fallback in (
         (("--user", "nobody"), ["nobody"], True),
         (("--history", "x, 260,y"), ["x", "y"], False),
+        (("--history", "260", "--attribute", "sex=f"), ["sex: f"], False),
     ):
         code, out, err = ask("recommend", bundle, *question, "--json")
         answer = json.loads(out)
@@ -110,6 +111,7 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
     assert "one of --user, --history, --history-file, --text or --attribute is required" in complaint(
         ask("recommend", bundle)
     )
+    assert "--attribute 'sex' is no NAME=VALUE" in complaint(ask("recommend", bundle, "--attribute", "sex"))
     assert "exclude each other" in complaint(ask("recommend", bundle, "--user", "1", "--history", "260"))
     assert "not a bundle" in complaint(ask("recommend", "nowhere", "--user", "1"))
     assert ask("recommend", bundle, "--user", "1", "-k", "0")[0] == 2

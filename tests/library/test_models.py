@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 
 import lanner
+from lanner.inference.ranker import Query
+from lanner.library.requests import Questions
 from lanner.registry import MODELS as REGISTERED
 
 SMALL = {
@@ -118,6 +120,8 @@ def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
     assert found.notes.unknown == ("999",)
     assert found.notes.fallback == (999,)
     assert items_of(found)[-2] == 110, "popular items"
+    with pytest.warns(UserWarning, match="unknown ids or attributes were ignored: shoes: 44"):
+        assert knn.recommend(histories=[[100]], attributes=[{"shoes": 44}]).notes.unknown == ("shoes: 44",)
     with pytest.warns(UserWarning, match="the model does not use texts"):
         assert knn.recommend(histories=[[100]], texts=["anything"]).notes.text_ignored
     with pytest.warns(UserWarning, match="popular items"):
@@ -132,6 +136,9 @@ def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
         ({}, "one of users, histories, texts or attributes is required"),
         ({"users": [1], "histories": [[100]]}, "exclude each other"),
         ({"users": [1, 2], "texts": ["a"]}, "received 1 texts for 2 users"),
+        ({"users": [1, 2], "attributes": [{}]}, "received 1 attributes for 2 users"),
+        ({"attributes": {"sex": "f"}}, "attributes must be mappings from names to values, one for each user"),
+        ({"attributes": [{"sex": None}]}, "the attribute 'sex' must be a value or a list of values"),
         ({"histories": ["100", "101"]}, "histories must be lists of item ids"),
         ({"users": [1], "k": 0}, "k must be at least 1, received 0"),
         ({"users": [1], "filters": {"genre": ["Drama"]}}, r"unknown attribute 'genre'; did you mean 'genres'\?"),
@@ -296,3 +303,18 @@ def test_a_bundled_dataset_is_read_by_name():
     assert repr(data) == "Dataset(671 users, 9,066 items, 100,004 events)"
     assert data.feedback.kind == "ratings"
     assert data.user_ids[0] == "1"
+
+
+def test_attributes_stand_in_place_of_those_that_are_known():
+    events = pl.DataFrame({"user": [1, 1, 2], "item": [7, 8, 7]})
+    users = pl.DataFrame({"user": [1, 2], "sex": ["f", "m"], "age": [30, 50]})
+    data = lanner.Dataset.from_frames(events, users=users, attributes="sex", numbers="age")
+
+    def asked(users=None, attributes=None) -> list[list[int]]:
+        questions = Questions.of(data, users, None, None, attributes)
+        (queries,) = questions.blocks(9, Query(), exclude_seen=True)
+        return [query.attributes.tolist() for query in queries]
+
+    assert asked(users=[1, 2, 3]) == [[0, 2], [1, 3], []]
+    assert asked(users=[1, 3], attributes=[{"sex": "m"}, {"age": 45, "sex": ["f", "x"]}]) == [[1], [0, 2]]
+    assert asked(attributes=[{"age": 99}]) == [[3]]

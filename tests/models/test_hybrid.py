@@ -199,6 +199,53 @@ def test_without_the_part_network_nothing_is_trained(world):
     assert np.isfinite(model.score(world.user_batch())).all()
 
 
+def with_people(dataset: Dataset, codes: list[list[int]], names: tuple[str, ...] = ("a", "b", "c")) -> Dataset:
+    attributes = {"kind": Attribute(names, Ragged.from_lists(codes)), "none": Attribute((), Ragged.empty(NUM_USERS))}
+    return replace(dataset, user_catalogue=replace(dataset.user_catalogue, attributes=attributes))
+
+
+def told_apart(world: Dataset) -> Dataset:
+    """Each user's attribute names the group of most of the items in the history; the last user has none."""
+    groups = [
+        int(np.bincount(items // ITEMS_PER_GROUP).argmax())
+        for items in map(world.histories.__getitem__, range(NUM_USERS))
+    ]
+    return with_people(world, [[group] for group in groups[:-1]] + [[]])
+
+
+def test_attributes_of_a_stranger_act_and_so_they_do_after_loading(world):
+    dataset = told_apart(world)
+    model = unfitted(parts=("softmax", "popularity", "network")).fit(dataset)
+    arrays, settings = model.state()
+    again = HybridRecommender().load_state(arrays, settings, dataset)
+    strangers = UserBatch(Ragged.empty(4), attributes=Ragged.from_lists([[0], [1], [2], []]))
+    assert model.scoring_model.kind_A.tolist() == [0, 0, 0]
+    for one in (model, again):
+        # Of each stranger, rows, by the group of the items.
+        scores_KK = one.score(strangers.take(np.arange(3))).reshape(3, 3, ITEMS_PER_GROUP).mean(axis=2)
+        assert (scores_KK.argmax(axis=0) == np.arange(3)).all()
+        explained = one.explain(strangers.take(np.array([1])), ITEMS_PER_GROUP)
+        assert max(part.value for part in explained.parts if part.kind == "attributes") > 0
+        assert sum(part.value for part in explained.parts) == pytest.approx(explained.score, rel=1e-4)
+    np.testing.assert_array_equal(model.score(dataset.user_batch()), again.score(dataset.user_batch()))
+
+
+def test_the_sum_over_a_history_is_served_as_it_was_weighed(world):
+    def summed(material, config, views, validation) -> Choice:
+        return Choice({"softmax": KINDS["softmax"].start}, {"softmax": 1.0}, {}, 0.0, 0, sums=True)
+
+    dataset = told_apart(world)
+    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+    model = HybridRecommender(HybridConfig(), network, summed).fit(dataset, random_ratio(dataset, 0.3, 0.0).test)
+    part, exported = model._closed_sum, model.scoring_model
+    users = dataset.user_batch()
+    known = exported.shares(users)
+    assert known.shape[1] == part.items.shape[0] == NUM_ITEMS + 3 + 3 * NUM_ITEMS
+    assert known[0, :NUM_ITEMS].sum() == len(np.unique(users.history[0]))
+    without = replace(exported, item_to_item=None).score(users)
+    np.testing.assert_allclose(exported.score(users) - without, known @ part.items.toarray(), atol=1e-4)
+
+
 def test_without_a_joiner_it_is_for_loading_only(world):
     with pytest.raises(ConfigError, match="joiner"):
         HybridRecommender().fit(world)
@@ -227,6 +274,10 @@ def odd(name: str) -> Dataset:
         case "a relation without edges":
             none = Attribute(("never",), Ragged.empty(NUM_ITEMS))
             return replace(world, item_catalogue=replace(world.item_catalogue, attributes={"brand": none}))
+        case "attributes of users without edges":
+            return with_people(world, [[]] * NUM_USERS, ())
+        case "an attribute that everybody has":
+            return with_people(world, [[0]] * NUM_USERS, ("all",))
         case "nobody has friends":
             return replace(world, ties=Ragged.empty(NUM_USERS))
         case "texts all alike":
@@ -247,6 +298,8 @@ def odd(name: str) -> Dataset:
     "name",
     [
         "a relation without edges",
+        "attributes of users without edges",
+        "an attribute that everybody has",
         "nobody has friends",
         "texts all alike",
         "texts of one letter and of 100,000",

@@ -75,14 +75,6 @@ class Catalogue:
             first += len(one.names)
         return Ragged.from_pairs(np.concatenate(rows), np.concatenate(values), len(self.texts))
 
-    def value_name(self, value: int) -> str:
-        """A value as ``attribute: name``."""
-        for name, one in self.attributes.items():
-            if value < len(one.names):
-                return f"{name}: {one.names[value]}"
-            value -= len(one.names)
-        raise IndexError(value)
-
     def find(self, given: Mapping[str, Iterable[str]]) -> tuple[NDArray[np.int64], list[str]]:
         """The values that are ``given`` by attribute, and what is not known of it, as ``attribute: value``."""
         found, unknown, first = list[int](), list[str](), 0

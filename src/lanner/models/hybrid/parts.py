@@ -235,7 +235,8 @@ def _text(material: Material, config: HybridConfig, settings: Settings) -> Linea
 
 def _softmax(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     penalties = Penalties(settings["ridge"], settings["smooth"], settings["pairs"])
-    return Linear(*hide_one_softmax(material.matrix, material.people, settings["row"], penalties))
+    items, bias_I = hide_one_softmax(material.matrix, material.people, settings["row"], penalties)
+    return Linear(items, bias_I=bias_I)
 
 
 def _popularity(material: Material, config: HybridConfig, settings: Settings) -> Linear:
@@ -341,7 +342,9 @@ def kept_rows(
         for items, weight in weighted:
             total[: items.shape[0]] += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
         kept = strongest_entries(total, count)
-        return sp.csr_matrix((kept.values, kept.items, kept.indptr), shape=total.shape), kept.lost
+        matrix = sp.csr_matrix((kept.values, kept.items, kept.indptr), shape=total.shape)
+        matrix.eliminate_zeros()  # a value that nobody has says nothing
+        return matrix, kept.lost
     whole = sp.csr_matrix(sum(items * weight for items, weight in weighted))
     found = strongest(whole, count)
     size = float(np.abs(whole.data).sum())
