@@ -60,7 +60,7 @@ def main() -> None:
     chosen: str = arguments.suite
     results: dict[str, Any] = _earlier(chosen) if arguments.only else {}
     for cell in CELLS[chosen]:
-        for model in (*cell.models, *(f"{name}{ALONE}" for name in cell.alone)):
+        for model in cell.models:
             name = f"{cell.dataset}/{cell.protocol}/{model}"
             if not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only):
                 for seed in cell.seeds:
@@ -91,13 +91,14 @@ def _folder(cell: Cell, seed: int) -> Path:
     return CACHE / cell.dataset / cell.protocol / str(seed)
 
 
-def _names(model: str) -> tuple[str, ...]:
+def _names(cell: Cell, model: str) -> tuple[str, ...]:
     """Rows that measuring a model gives."""
-    return FUSION_NAMES if model == "fusion" else (model,)
+    names = FUSION_NAMES if model == "fusion" else (model,)
+    return (*names, f"{model}{ALONE}") if model in cell.alone else names
 
 
 def _run_cell(suite: str, cell: Cell, model: str, seed: int, kept: bool) -> None:
-    if kept and all((_folder(cell, seed) / f"{name}.json").exists() for name in _names(model)):
+    if kept and all((_folder(cell, seed) / f"{name}.json").exists() for name in _names(cell, model)):
         return
     place = f"{cell.dataset}/{cell.protocol}"
     print(f"· {place}/{model}, seed {seed}", flush=True)
@@ -106,7 +107,7 @@ def _run_cell(suite: str, cell: Cell, model: str, seed: int, kept: bool) -> None
 
 def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
     rows = results.setdefault(cell.dataset, {}).setdefault(cell.protocol, {})
-    for name in _names(model):
+    for name in _names(cell, model):
         rows[name] = _over_seeds(
             [json.loads((_folder(cell, seed) / f"{name}.json").read_text()) for seed in cell.seeds]
         )
@@ -188,11 +189,11 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
     from lanner.registry import CLOSED_FORMS, MODELS, without_unreadable_texts
     from lanner.training.loop import Trainer
 
-    place, named = f"{cell.dataset}/{cell.protocol}", model.removesuffix(ALONE)
+    place = f"{cell.dataset}/{cell.protocol}"
     data = load(Path("recipes") / f"{cell.dataset}.toml")
-    registered = VARIANTS.get(named, named)
+    registered = VARIANTS.get(model, model)
     settings = {"model": registered, "feedback": cell.feedback, "split": cell.split}
-    config: RunConfig = from_dict(_plain(settings | SETTINGS.get(place, {}).get(named, {})))
+    config: RunConfig = from_dict(_plain(settings | SETTINGS.get(place, {}).get(model, {})))
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = split_of(data, cell.asked, replace(config.split, seed=seed))
     if registered == "hybrid":
@@ -203,18 +204,18 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
     begun = time.perf_counter()
     recommender: Any = MODELS[registered](config, None)
     keep = partial(_keep, cell, split=split, seed=seed)
-    if model != named:
-        test = replace(split.test, users=split.train.user_batch(split.test.rows))
-        alone = recommender.fit(split.train, split.validation)
-        alone = alone.unaware() if registered not in CLOSED_FORMS else alone
-        _keep(cell, model, alone, time.perf_counter() - begun, split=replace(split, test=test), seed=seed)
-        return
     if registered in CLOSED_FORMS:
+        if model in cell.alone:
+            recommender.fit(split.train)
+            _keep_alone(cell, model, recommender, time.perf_counter() - begun, split=split, seed=seed)
+            begun = time.perf_counter()
         recommender.fit(split.refit)
         seconds = time.perf_counter() - begun
         keep(model, recommender, seconds, **_svds_beside(cell, model, split.refit, seconds))
         return
     recommender.fit(split.train, split.validation)
+    if model in cell.alone:
+        _keep_alone(cell, model, recommender.unaware(), time.perf_counter() - begun, split=split, seed=seed)
     if isinstance(recommender, HybridRecommender):
         recommender.refit(split.refit)
         weights = {name: weight for name, weight in recommender.choice.weights.items() if weight}
@@ -235,8 +236,8 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
     begun = time.perf_counter()
     recommender.refit(split.refit)
     seconds += time.perf_counter() - begun
-    keep(_names(model)[0], recommender, seconds, validation_ndcg_at_10=qualities[0])
-    for name, head, quality, more in zip(_names(model)[1:], heads, qualities[1:], others, strict=True):
+    keep(FUSION_NAMES[0] if model == "fusion" else model, recommender, seconds, validation_ndcg_at_10=qualities[0])
+    for name, head, quality, more in zip(FUSION_NAMES[1:], heads, qualities[1:], others, strict=False):
         # The views are shared, so that a variant's cost is theirs and its own head's.
         recommender.network.fusion, recommender.config = head.network.fusion, head.config
         whole = recommender.load_state(*recommender.state(), split.refit)
@@ -262,6 +263,12 @@ def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> di
     svds(normalised, k=rank)
     seconds = time.perf_counter() - begun
     return {"svds_seconds": round(seconds, 2), "fit_over_svds": round(fit_seconds / seconds, 3)}
+
+
+def _keep_alone(cell: Cell, model: str, recommender: Any, seconds: float, *, split: Any, seed: int) -> None:
+    """The row of a model that knows the training events alone, as its test users do."""
+    test = replace(split.test, users=split.train.user_batch(split.test.rows))
+    _keep(cell, f"{model}{ALONE}", recommender, seconds, split=replace(split, test=test), seed=seed)
 
 
 def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split: Any, seed: int, **extra: Any) -> None:

@@ -41,8 +41,8 @@ MODELS = (
 NOTES = (
     "Test metrics; higher is better, the best of a column is bold. `fusion` has the head that is best on validation.",
     "`graph-filter` on gowalla has the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
-    "`lightgcn` computes users from their histories instead of learning a vector for each. Every model is fitted on",
-    "training and validation events in the end, once validation has chosen its settings.",
+    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms, those of the",
+    "hybrid too, are fitted on training and validation events; networks, that of the hybrid too, on training events.",
     "A dash: not measured in this record, or not possible for this model.",
 )
 """What a reader must know to read the table."""
@@ -62,7 +62,8 @@ def results_section(folder: Path = RESULTS) -> str:
     quality = list(_quality_table(read["quality_foundation"]["results"])) if "quality_foundation" in read else []
     published = list(_published_table(read["quality_published"]["results"])) if "quality_published" in read else []
     speed = list(_speed_table(read))
-    return "\n".join([*quality, "", *published, "", *speed, "", *_provenance(read)])
+    tables = [quality, published, speed, list(_provenance(read))]
+    return "\n\n".join("\n".join(table) for table in tables if table)
 
 
 def command_reference() -> str:

@@ -15,6 +15,7 @@ COMMANDS = (
     "run",
     "train",
     "update",
+    "tune",
     "evaluate",
     "recommend",
     "similar",
@@ -81,8 +82,9 @@ def test_the_shell_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     events = [f"{user},{item}" for user in range(12) for item in range(9) if (user * 3 + item * 5) % 7 < 4]
     (tmp_path / "ratings.csv").write_text("\n".join(["user,item", *events]) + "\n")
-    (table,) = blocks("csv")
+    (table,), (space,) = blocks("csv"), blocks("toml")
     (tmp_path / "events.csv").write_text(table)
+    (tmp_path / "space.toml").write_text(space)
     ask("run", "--model", "item-knn", "--out", "demo-bundle")  # stands for `make demo`
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lanner ")]
     assert len(lines) >= len(COMMANDS)

@@ -40,8 +40,11 @@ ROOMS = {
         *("errors", "files", "settings", "config", "registry", "data", "inference", "evaluation", "models"),
         *("artifacts", "encoders"),
     },
+    "tune": {
+        *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
+    },
     "cli": {
-        *("errors", "settings", "config", "registry", "pipeline", "compress", "library", "data", "evaluation"),
+        *("errors", "settings", "config", "registry", "pipeline", "compress", "tune", "library", "data", "evaluation"),
         *("compression", "artifacts", "encoders", "serving"),
     },
     "__main__": {"cli"},

@@ -49,7 +49,7 @@ def run(
     from lanner.data.describe import example_users
 
     chosen = {"data.path": data, "model": model, "split.name": split}
-    outcome = _fit(_settings(config, seed, device, chosen, overrides), out, refit=refit)
+    outcome = _fit(chosen_settings(config, seed, device, chosen, overrides), out, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
         console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
@@ -88,7 +88,9 @@ def train(
     )
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
-    settings = _settings(config, seed, device, {"data.path": data, "model": model, "split.name": "none"}, overrides)
+    settings = chosen_settings(
+        config, seed, device, {"data.path": data, "model": model, "split.name": "none"}, overrides
+    )
     outcome = _fit(settings, out)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
@@ -197,7 +199,7 @@ def show_report(report: "Report") -> None:
     console.show_table(f"{len(report.rows):,} test users", ("metric", "mean", "95 % from", "to"), rows)
 
 
-def _settings(
+def chosen_settings(
     file: Path | None,
     seed: int | None,
     device: str | None,
