@@ -57,6 +57,34 @@ def test_known_items_keep_what_is_known_of_them_and_new_ones_bring_it(known, lat
     assert catalogue.texts[2] == "Q"
 
 
+def test_numbers_of_new_users_fall_into_the_known_ranges():
+    first, more = (
+        Dataset.from_frames(
+            pl.DataFrame({"user": list(names), "item": ["x"] * len(names)}),
+            users=pl.DataFrame({"user": list(names), "age": ages, "club": clubs}),
+            attributes="club",
+            numbers="age",
+        )
+        for names, ages, clubs in (
+            ("abc", [20, 30, 40], ["p", "q", "q"]),
+            ("cdef", [99, 35, 50, 5], ["r", "q", "s", None]),
+        )
+    )
+    people = extended(first, more).user_catalogue
+    assert people.attributes["age"].edges == (20.0, 30.0, 40.0)
+    assert people.attributes["age"].names == ("20", "30", "40")
+    assert [people.attributes_of(row) for row in range(2, 6)] == [
+        {"club": ["q"], "age": ["40"]},
+        {"club": ["q"], "age": ["30"]},
+        {"club": ["s"], "age": ["40"]},
+        {"club": [], "age": ["20"]},
+    ]
+    blank = Dataset.from_frames(pl.DataFrame({"user": ["a"], "item": ["x"]}))
+    grown = extended(blank, more).user_catalogue.attributes["age"]
+    assert grown.edges == more.user_catalogue.attributes["age"].edges
+    assert [grown.codes[row].tolist() for row in range(2)] == [[], [3]]
+
+
 def test_ratings_are_read_as_they_were_and_the_latest_decides(known, later):
     whole = extended(known, later)
     assert whole.feedback is known.feedback

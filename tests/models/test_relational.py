@@ -118,3 +118,16 @@ def test_users_bring_what_their_attributes_say():
     vectors.sum().backward()
     assert view.values.grad.abs().sum() > 0
     assert view.attribute_trust.grad.abs().sum() > 0
+
+
+def test_what_was_learned_of_a_value_is_taken_over_by_its_name():
+    before, dataset = view_of(with_people()), with_people()
+    two = Attribute(("new", "a", "b"), Ragged.from_lists([[1, 2]] * (NUM_USERS - 1) + [[0]]))
+    attributes = {"later": two} | dataset.user_catalogue.attributes | {"two": two}
+    after = view_of(replace(dataset, user_catalogue=replace(dataset.user_catalogue, attributes=attributes)))
+    with torch.no_grad():
+        before.values.copy_(torch.arange(16).reshape(4, 4))
+        before.attribute_trust.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    after.take_over(before, torch.ones(NUM_ITEMS, dtype=torch.bool))
+    assert after.values[:, 0].tolist() == [0, 0, 0, 0, 0, 4, 8, 12]
+    assert after.attribute_trust.tolist() == pytest.approx([0.5, 0.1, 0.2, 0.3, 0.4])

@@ -114,15 +114,18 @@ def _described(known: Catalogue, more: Catalogue, rows: NDArray[np.int32]) -> Ca
 
 
 def _attribute(known: Attribute | None, more: Attribute | None, num_known: int, new: NDArray[np.int64]) -> Attribute:
-    """The values of the known rows, then those of ``new`` rows of ``more``."""
-    known = known or Attribute((), Ragged.empty(num_known))
+    """The values of the known rows, then those of ``new`` rows of ``more``. Known ranges of numbers stay."""
+    if known is None:
+        assert more is not None
+        return replace(more, codes=_longer(Ragged.empty(num_known), more.codes.take(new)))
     if more is None:
-        return Attribute(known.names, _longer(known.codes, Ragged.empty(len(new))))
-    names = (*known.names, *(name for name in more.names if name not in set(known.names)))
-    code_of = {name: code for code, name in enumerate(names)}
+        return replace(known, codes=_longer(known.codes, Ragged.empty(len(new))))
+    said = tuple(map(str, more.edges)) if known.edges and more.edges else more.names
+    names = (*known.names, *dict.fromkeys(name for name in said if known.code(name) is None))
+    extended = replace(known, names=names)
     added = more.codes.take(new)
-    codes = np.array([code_of[name] for name in more.names], np.int32)[added.values]
-    return Attribute(names, _longer(known.codes, Ragged(added.indptr, codes)))
+    codes = np.array([extended.code(name) for name in said], np.int32)[added.values]
+    return replace(extended, codes=_longer(known.codes, Ragged(added.indptr, codes)))
 
 
 def _longer(first: Ragged, then: Ragged) -> Ragged:

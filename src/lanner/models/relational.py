@@ -59,6 +59,7 @@ class RelationalView(GraphView):
         super().__init__(interactions, dimensions, layers, has_friends)
         kind_A, holders_A = people.kinds, np.bincount(people.values.values, minlength=len(people.kinds))
         self._attributes = tuple(people.attributes)
+        self._values = tuple((name, value) for name, one in people.attributes.items() for value in one.names)
         self.register_buffer("kind", torch.from_numpy(kind_A.astype(np.int64)), persistent=False)
         self.register_buffer("is_shared", torch.from_numpy(holders_A >= 2), persistent=False)
         self.values = nn.Parameter(torch.zeros(len(kind_A), dimensions))
@@ -76,6 +77,13 @@ class RelationalView(GraphView):
     def take_over(self, before: View, is_trained_I: Tensor) -> None:
         super().take_over(before, is_trained_I)
         assert isinstance(before, RelationalView)
+        # By name, for new values may stand between known ones.
+        for own, old, names, known_names in (
+            (self.values, before.values, self._values, before._values),
+            (self.attribute_trust, before.attribute_trust, self._attributes, before._attributes),
+        ):
+            place_of = {name: place for place, name in enumerate(names)}
+            own[[place_of[name] for name in known_names]] = old
         known = {name: place for place, name in enumerate(before._relations)}
         for place, name in enumerate(self._relations):
             if name in known:
