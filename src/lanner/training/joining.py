@@ -39,8 +39,8 @@ _BAGS, _BAG_USERS = 8, 2_000
 _PER_PART = 50
 """Items of each part among the candidates."""
 _USERS_AT_ONCE = 512
-_OF_TEXT = "prior"
-"""A setting that has no effect without texts."""
+_OF_TEXT, _OF_ATTRIBUTES = "prior", ("smooth", "pairs")
+"""Settings that have no effect without texts, and without attributes of users."""
 
 
 class Joiner:
@@ -162,6 +162,8 @@ class _Trial:
         quality = self._quality(linear, recency)
         for key, values in self._kind.grid.items():
             if self._material.near is None and key == _OF_TEXT:
+                continue
+            if not len(self._material.people.kinds) and key in _OF_ATTRIBUTES:
                 continue
             for value in values:
                 other = best | {key: value}
