@@ -175,6 +175,7 @@ def test_a_bad_packet_is_told_and_the_next_is_answered():
     others = replace(GOOD, weights=np.where(np.arange(len(GOOD.rows)) == 0, 0, GOOD.weights))
     got = protocol.read_answer(bad["a history row outside"])[0]
     assert got.rows.tolist() == answer(EXTREME, others).rows.tolist()
+    assert got.scores.tolist() == answer(EXTREME, others).scores.tolist()
     good = [words for words, status in zip(found, statuses, strict=True) if status == 0]
     assert_exact(EXTREME, [GOOD] * len(good), good)
 
