@@ -122,6 +122,8 @@ def changed(**words: int) -> np.ndarray:
 
 
 _PACKET = protocol.request_packet(GOOD)
+_WRAPS = 64 + int(np.argmax(EXTREME.source_scale))
+"""A row outside whose low bits are those of one that would count."""
 _SEEN = 3 + len(GOOD.rows)
 SHORT_ROWS = np.array([Operation.LOAD_ROWS << 28, 0], np.uint32)
 BAD = {
@@ -136,7 +138,7 @@ BAD = {
     "no list": (changed(w0=int(_PACKET[0]) & ~(255 << 16)), Status.BAD_LIST_LENGTH, True),
     "a list too long": (changed(w0=int(_PACKET[0]) | (128 << 16)), Status.BAD_LIST_LENGTH, True),
     "a shift of 48": (changed(w1=48 << 16), Status.BAD_SHIFT, True),
-    "a history row outside": (changed(w3=32 | 4095 << 20), Status.ROW_OUT_OF_RANGE, True),
+    "a history row outside": (changed(w3=_WRAPS | 4095 << 20), Status.ROW_OUT_OF_RANGE, True),
     "a seen row outside": (np.append(_PACKET[:-1], [ITEMS]).astype(np.uint32), Status.ROW_OUT_OF_RANGE, True),
     "a seen row twice": (
         np.concatenate([_PACKET[: _SEEN + 1], _PACKET[_SEEN:-1]]),
@@ -175,6 +177,7 @@ def test_a_bad_packet_is_told_and_the_next_is_answered():
     others = replace(GOOD, weights=np.where(np.arange(len(GOOD.rows)) == 0, 0, GOOD.weights))
     got = protocol.read_answer(bad["a history row outside"])[0]
     assert got.rows.tolist() == answer(EXTREME, others).rows.tolist()
+    assert got.scores.tolist() == answer(EXTREME, others).scores.tolist()
     good = [words for words, status in zip(found, statuses, strict=True) if status == 0]
     assert_exact(EXTREME, [GOOD] * len(good), good)
 
