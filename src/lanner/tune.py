@@ -18,7 +18,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, Interrupted, LannerError, StorageError, optional_module
 from lanner.evaluation.metrics import RANKED
 from lanner.evaluation.protocol import evaluate
-from lanner.files import digest
+from lanner.files import digest, write_file
 from lanner.library.keywords import keywords_of
 from lanner.pipeline import Announce, read
 from lanner.registry import Plan, model_builder, narrowed, planned
@@ -131,7 +131,7 @@ def tune(
     title = (
         f"# {search.metric} {best.value:.4f} on validation events: trial {best.number} of {len(done)} of lanner tune"
     )
-    _write(out, f"{title}\n{recipe(with_options(config, best.settings))}")
+    write_file(out, f"{title}\n{recipe(with_options(config, best.settings))}".encode())
     return done
 
 
@@ -235,15 +235,6 @@ def _measured(plan: Plan, settings: Mapping[str, Any], validation: HeldOut, metr
     return evaluate(recommender, validation, [k], [metric.partition("_at_")[0]])[metric]
 
 
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from None
-
-
 class _Study:
     """The trials of one search, in Optuna's SQLite file.
 
@@ -300,7 +291,8 @@ class _Study:
             settings = _decoded(trial)
             try:
                 same = (one.value for one in done if one.settings == settings and one.value is not None)
-                value = next(same, None) or measure(settings)
+                known = next(same, None)
+                value = measure(settings) if known is None else known
                 if not math.isfinite(value):
                     raise ValueError(f"the metric is {value}")
             except (KeyboardInterrupt, Interrupted):

@@ -6,7 +6,6 @@ An export of recommendations can be stopped and goes on where it stopped: finish
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from lanner.data.ids import IdMap, id_text
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError, Interrupted, RequestError, StorageError, optional_module
-from lanner.files import FolderKind, write_folder
+from lanner.files import FolderKind, write_file, write_folder
 from lanner.inference.bulk import BulkRanker, BulkRanking
 from lanner.inference.eligibility import RowMask
 from lanner.inference.scoring_model import ScoringModel
@@ -327,7 +326,7 @@ class _Blocks:
         if held not in (None, digest):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_through(marker, digest.encode())
+        write_file(marker, digest.encode())
         return cls(folder, held not in (None, digest))
 
     def read(self, place: int) -> BulkRanking | None:
@@ -340,7 +339,7 @@ class _Blocks:
     def write(self, place: int, ranking: BulkRanking) -> None:
         """Keep one block."""
         arrays = {name: np.ascontiguousarray(array) for name, array in vars(ranking).items()}
-        _write_through(self._path(place), save(arrays))
+        write_file(self._path(place), save(arrays))
 
     def remove(self) -> None:
         """Remove the folder: the output is written."""
@@ -365,16 +364,6 @@ def _checked(path: Path) -> Path:
     if path.is_dir():
         raise RequestError(f"{path} is a folder; give the name of a file")
     return path
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    """Under a temporary name, on the disk, then renamed."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _with_nobody(users: UserBatch) -> UserBatch:

@@ -133,13 +133,8 @@ class NeuralRecommender(TrainedRecommender):
         edges, before = Adjacency.from_pattern(training_matrix(dataset)), self.network
         features_IF = before.views["language"].get_buffer("features").numpy() if "language" in before.views else None
 
-        def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
-            view = before.views["filter"]
-            assert isinstance(view, FilterView)
-            return view.refit(edges, ridge)
-
         with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, refitted_filter)
+            network = self._build(dataset, edges, features_IF, _refitted(before))
         network.fusion.load_state_dict(before.fusion.state_dict())
         if features_IF is not None:
             network.find_lenders(features_IF)
@@ -158,12 +153,7 @@ class NeuralRecommender(TrainedRecommender):
                 [known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)]
             )
 
-        def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
-            view = before.views["filter"]
-            assert isinstance(view, FilterView)
-            return view.refit(edges, ridge)
-
-        network = self._build(dataset, edges, features_IF, refitted_filter)
+        network = self._build(dataset, edges, features_IF, _refitted(before))
         network.take_over(before)
         if features_IF is not None:
             network.find_lenders(features_IF, before.num_items)
@@ -369,6 +359,17 @@ def with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
     except DataError:
         return dataset, None
     return split.train, split.test
+
+
+def _refitted(network: RecommenderNetwork) -> Callable[[Adjacency, int, float], FilterView]:
+    """Fits the filter view of ``network`` to other edges."""
+
+    def refit(edges: Adjacency, _: int, ridge: float) -> FilterView:
+        view = network.views["filter"]
+        assert isinstance(view, FilterView)
+        return view.refit(edges, ridge)
+
+    return refit
 
 
 @contextmanager
