@@ -78,7 +78,8 @@ def test_titles_are_said_as_people_say_them():
     ],
 )
 def test_what_the_items_have_in_common_is_said_where_it_is_rare(held, words):
-    wording = replace(PLAIN, attributes_of=held.__getitem__, shares={("genres", "Horror"): 0.1, ("genres", "Drama"): 0.6})
+    shares = {"genres": {"Horror": 0.1, "Drama": 0.6}, "directors": {}, "actors": {}, "colour": {}}
+    wording = replace(PLAIN, attributes_of=held.__getitem__, shares=shares)
     assert wording.cell(explained(*HISTORY)) == words
 
 
@@ -101,8 +102,9 @@ def test_the_verb_is_what_users_did(columns, verb):
 def test_a_dataset_says_what_its_items_have_in_common():
     names = list("xyzuvw")
     items = pl.DataFrame({"item": names, "title": [name.upper() for name in names], "brand": ["A", "A", *"BCDE"]})
+    items = items.with_columns(shelf=pl.Series(["1", "1", *[None] * 4]))  # too few have one for it to be told
     events = pl.DataFrame({"user": ["a", "a", "a", "b", "b", "b"], "item": names})
-    data = Dataset.from_frames(events, items=items, attributes="brand")
+    data = Dataset.from_frames(events, items=items, attributes=["brand", "shelf"])
     x, y, z = data.items.rows("xyz").tolist()
     wording = Wording.of(data)
     assert wording.cell(explained(ScorePart("history", x, 1.0), item=y)) == "you chose X (both are by A)"
