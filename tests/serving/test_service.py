@@ -363,7 +363,7 @@ async def test_a_profile_and_friends_that_are_written_count(shop, store):
         await service.put_user("stranger", User(profile=" ".join(WORDS[20:30])))
         after = await service.recommend(told)
         assert "profile" in {reason.kind for reason in after.items[0].reasons}
-        assert any("matches your profile" in item.because for item in after.items)
+        assert any("suits your profile" in item.because for item in after.items)
 
 
 async def test_workers_of_one_server_know_at_once_what_another_has_acknowledged(shop, store, tmp_path):
