@@ -1,8 +1,8 @@
 """Whether the reasons that are named are those that matter: without them, does the recommended item fall further?
 
 For each sampled test user the first recommended item is explained. Once the three history items that the ranker names
-are removed from the history, and once three others at random; how far the item's score and rank fall is compared user by
-user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
+are removed from the history, and once three others at random; how far the item's score and rank fall is compared user
+by user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _named(explanation: Explanation) -> list[int]:
 def _scores_and_ranks(
     recommender: Recommender, asked: HeldOut, removed: list[list[int]], item_B: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score of each user's item, in standard deviations above the mean, and its rank among what the user has not seen."""
+    """Score of each user's item, in standard deviations above the mean, and its rank among what was not seen."""
     scores, ranks = np.empty(len(item_B)), np.empty(len(item_B))
     for row, item in enumerate(item_B.tolist()):
         one = asked.take(np.array([row]))

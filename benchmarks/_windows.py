@@ -7,7 +7,7 @@ windows tell them apart: before the first there is nothing to take in.
 
 Each user who is active in a window is asked at two moments, and always all items that the user has not met are ranked:
 
-- halfway: after the first half of the user's events of the window, to find the second half; so new users are asked, too;
+- halfway: after the first half of the user's events of the window, to find the second half; so new users are asked;
 - at its start: with the events before the window alone, to find those of the window; users who had any.
 
 Events of a user before that moment are the history, for every model: they count at once, without an update. Items that
@@ -27,6 +27,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,13 @@ class Window:
 
 
 def measure(dataset: str, seed: int = 0) -> dict[str, Any]:
-    """ndcg@10 of the three models in each window, what the update keeps of the retrained one's, and the time of both."""
+    """ndcg@10 of the three models in each window, how much of the retrained one's is kept, and the time of both."""
     windows = windows_of(SOURCES[dataset]())
     _compile(windows[0].before)
     kept_model, _ = _timed(lambda: _fitted(windows[0].before, seed))
-    found = [{moment: {"none": _ndcg(kept_model, asked)} for moment, asked in window.asked.items()} for window in windows]
+    found = [
+        {moment: {"none": _ndcg(kept_model, asked)} for moment, asked in window.asked.items()} for window in windows
+    ]
     seconds: list[dict[str, Any]] = []
     for window, of_window in zip(windows, found, strict=True):
         updated, of_update = _timed(lambda window=window: _updated(kept_model, window.before))
@@ -98,7 +101,9 @@ def measure(dataset: str, seed: int = 0) -> dict[str, Any]:
             "events_before": len(window.before.interactions),
             "items": window.before.num_items,
             "users": {moment: len(asked) for moment, asked in window.asked.items()},
-            _METRIC: {moment: {name: float(one.mean()) for name, one in of.items()} for moment, of in of_window.items()},
+            _METRIC: {
+                moment: {name: float(one.mean()) for name, one in of.items()} for moment, of in of_window.items()
+            },
             **spent,
         }
         for window, of_window, spent in zip(windows, found, seconds, strict=True)
@@ -181,7 +186,7 @@ def windows_of(source: Source) -> list[Window]:
     shares = 0.5 + 0.5 * np.arange(WINDOWS) / WINDOWS
     bounds = [*np.searchsorted(times, times[(shares * len(times)).astype(int)]).tolist(), len(times)]
     before, windows = source.dataset(0, bounds[0]), list[Window]()
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in pairwise(bounds):
         new = source.dataset(first, end)
         windows.append(Window(before, new, {moment: _asked(before, new, moment) for moment in MOMENTS}))
         before = extended(before, new)
@@ -228,7 +233,9 @@ def _ml_1m() -> Source:
     events = liked.select(user="user_id", item="movie_id", time="timestamp")
     items = pl.read_parquet(folder / "movies.parquet").rename({"movie_id": "item"})
     text = ("title", "genres", "directors", "actors", "plot")
-    return Source(events.sort("time", maintain_order=True), items, text, {"genres": "|", "directors": ",", "actors": ","})
+    return Source(
+        events.sort("time", maintain_order=True), items, text, {"genres": "|", "directors": ",", "actors": ","}
+    )
 
 
 def _lastfm_tags() -> Source:

@@ -55,7 +55,9 @@ def test_an_update_takes_new_events_into_a_new_bundle(ask, tmp_path):
     assert "update ease with 4 events" in err
     known = json.loads(ask("recommend", "c", "--user", "new user", "-k", "20", "--json")[1])["items"]
     assert not {"new item", "i1"} & {item["item"] for item in known}
-    assert "new item" in {item["item"] for item in json.loads(ask("recommend", "c", "--user", "u2", "--json")[1])["items"]}
+    assert "new item" in {
+        item["item"] for item in json.loads(ask("recommend", "c", "--user", "u2", "--json")[1])["items"]
+    }
     assert "no such file or folder" in complaint(ask("update", "b", "nowhere.csv", "--out", "c"))
     assert "not a bundle" in complaint(ask("update", "nowhere", more, "--out", "c"))
 

@@ -180,7 +180,7 @@ def test_an_update_takes_in_events_without_training(fitted, groups):
 
 def test_an_update_takes_in_new_users_and_items(fitted, groups):
     """The last item of each group and every third user come later."""
-    case, model = fitted
+    case = fitted[0]
     rank_of = np.argsort(np.argsort((np.arange(NUM_ITEMS) % ITEMS_PER_GROUP == ITEMS_PER_GROUP - 1), kind="stable"))
     user_of = np.argsort(np.argsort(np.arange(groups.num_users) % 3 == 0, kind="stable"))
     events = groups.interactions

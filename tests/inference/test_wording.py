@@ -74,7 +74,10 @@ def test_titles_are_said_as_people_say_them():
         ([{"colour": ["red"]}] * 3, "you chose Alien and Brazil (all three have the same colour: red)"),
         ([{"genres": ["Horror"]}, {"genres": ["Horror"]}, {"genres": []}], "you chose Alien and Brazil"),
         ([{"genres": ["Drama"]}] * 3, "you chose Alien and Brazil"),
-        ([{"genres": ["Horror"], "directors": ["Ann Lee"]}] * 3, "you chose Alien and Brazil (all three are by Ann Lee)"),
+        (
+            [{"genres": ["Horror"], "directors": ["Ann Lee"]}] * 3,
+            "you chose Alien and Brazil (all three are by Ann Lee)",
+        ),
     ],
 )
 def test_what_the_items_have_in_common_is_said_where_it_is_rare(held, words):

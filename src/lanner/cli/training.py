@@ -104,8 +104,8 @@ def update(
 ) -> None:
     """Take new events into a bundle's model without training, and write a new bundle.
 
-    Closed forms are solved anew for what has changed; trained parameters, settings and weights stay. New users and items
-    join those that are known.
+    Closed forms are solved anew for what has changed; trained parameters, settings and weights stay. New users and
+    items join those that are known.
 
     \b
     Examples:

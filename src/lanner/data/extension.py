@@ -107,7 +107,9 @@ def _described(known: Catalogue, more: Catalogue, rows: NDArray[np.int32]) -> Ca
         for name in dict.fromkeys((*known.attributes, *more.attributes))
     }
     return Catalogue(
-        (*known.texts, *(more.texts[row] for row in new)), (*known.titles, *(more.titles[row] for row in new)), attributes
+        (*known.texts, *(more.texts[row] for row in new)),
+        (*known.titles, *(more.titles[row] for row in new)),
+        attributes,
     )
 
 

@@ -61,4 +61,3 @@ def reasons(
 
     parts = sorted(explanation.parts, key=lambda part: -part.value)
     return [Reason(part.kind, name(part), part.value) for part in parts]
-

@@ -163,7 +163,9 @@ def _phrase(attribute: str) -> str:
 
 def _natural(title: str) -> str:
     """A title as it is said: the article first, and not longer than a line."""
-    title = _ARTICLE.sub(lambda found: f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}{found[3]}", title)
+    title = _ARTICLE.sub(
+        lambda found: f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}{found[3]}", title
+    )
     if len(title) <= _LONGEST_NAME:
         return title
     return f"{title[:_LONGEST_NAME].rsplit(' ', 1)[0].rstrip(' ,;:.-')}…"

@@ -6,13 +6,14 @@ prior)::
     b_N = (G_NN + λI + D_N)⁻¹ (R_Nj + P_Nj)
 
 G = XᵀX is the Gram matrix of the histories, R = XᵀY what is regressed on (Y = X; past → future where the order counts),
-P a prior in units of co-occurrences (texts that are alike), D the diagonal of EDLAE's dropout. With N all items, Y = X and
-P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero diagonal; the neighbourhoods are those
+P a prior in units of co-occurrences (texts that are alike), D the diagonal of EDLAE's dropout. With N all items, Y = X
+and P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero diagonal; the neighbourhoods are those
 of fsSLIM (Ning & Karypis, ICDM 2011), the prior that of L3AE (Moon et al., CIKM 2025).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numba
 import numpy as np
@@ -23,8 +24,8 @@ from threadpoolctl import threadpool_limits
 _DENSE_ITEMS = 10_000
 """Largest catalogue whose products are dense: those of histories are seldom sparse enough for anything else to pay."""
 _TOLERANCE, _MOST_STEPS = 1e-5, 100
-"""Of conjugate gradients: the residual relative to what is wanted, and the products of the matrix before a factorisation."""
-_Product = sp.csr_matrix | NDArray[np.float32]
+"""Of conjugate gradients: residual relative to what is wanted, and products of the matrix before it is factorised."""
+_Product: TypeAlias = sp.csr_matrix | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LocalRidge:
         neighbours: int,
         targets: NDArray[np.int64] | None = None,
     ) -> "LocalRidge":
-        """Each target on the ``neighbours`` items of the largest cosine in R = ``past``ᵀ ``future``, whose column it is.
+        """Each target on the ``neighbours`` items of the largest cosine in its column of R = ``past``ᵀ ``future``.
 
         past, future: ``[S, I]`` each. targets: rows of the items, rising; None: all.
         """
@@ -110,7 +111,7 @@ def _product(left: sp.csc_matrix, right: sp.csr_matrix) -> _Product:
 
 def _diagonal(past: sp.csr_matrix) -> NDArray[np.float32]:
     """That of the Gram matrix."""
-    return np.bincount(past.indices, np.square(past.data), past.shape[1]).astype(np.float32)
+    return np.asarray(np.bincount(past.indices, np.square(past.data), past.shape[1]), np.float32)
 
 
 def _nearest(right: _Product, length_I: NDArray[np.float32], targets: NDArray[np.int64], count: int) -> sp.csr_matrix:
@@ -130,7 +131,7 @@ def _entries(matrix: _Product, pattern: sp.csr_matrix) -> NDArray[np.float32]:
     """What ``matrix`` has where ``pattern`` has an entry, in the order of its entries."""
     if not isinstance(matrix, sp.csr_matrix):
         rows = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr))
-        return matrix[rows, pattern.indices]
+        return np.asarray(matrix[rows, pattern.indices])
     out = np.zeros(pattern.nnz, np.float32)
     _pick(pattern.indptr, pattern.indices, matrix.indptr, matrix.indices, matrix.data, matrix.shape[1], out)
     return out
@@ -285,9 +286,7 @@ def _solve(
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _conjugate_gradients(
-    system: NDArray[np.float32], wanted: NDArray[np.float32], found: NDArray[np.float32]
-) -> bool:
+def _conjugate_gradients(system: NDArray[np.float32], wanted: NDArray[np.float32], found: NDArray[np.float32]) -> bool:
     """Solve a positive definite system into ``found``, which begins at 0; False where that takes too long.
 
     Preconditioned by the diagonal. The ridge keeps the condition good, so that some tens of products of the matrix are

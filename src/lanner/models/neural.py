@@ -147,14 +147,16 @@ class NeuralRecommender(TrainedRecommender):
         return self._serve(network.cpu(), dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. A new item has no vector of its own: what it is tied to and its text speak for it."""
+        """See ``Recommender.update``. A new item has no vector of its own: its ties and its text speak for it."""
         before, edges = self.network, Adjacency.from_pattern(training_matrix(dataset))
         new = slice(before.num_items, dataset.num_items)
         features_IF = None
         if self._features is not None:
             view = before.views["language"]
             known_IF = view.get_buffer("features").numpy()
-            features_IF = np.vstack([known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)])
+            features_IF = np.vstack(
+                [known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)]
+            )
 
         def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
             view = before.views["filter"]

@@ -167,7 +167,7 @@ class FilterView(View):
 
     @torch.no_grad()
     def refit(self, interactions: Adjacency, ridge: float) -> "FilterView":
-        """The filter of more ``interactions``, and perhaps items, its factors turned to lie as near these as a rotation brings them.
+        """The filter of more ``interactions``, its factors turned to lie as near these as a rotation brings them.
 
         A rotation of both factors changes no score (Schönemann, 1966), and a ranking head that knows these factors
         reads the new ones too.

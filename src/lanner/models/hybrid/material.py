@@ -119,15 +119,18 @@ def text_neighbours(
     """The ``count`` nearest items of each, float32 csr ``[I, I]``, itself left out, none below 0.
 
     Likeness is the mean of two cosines, of what texts mean and of their words; names and brands, which the meaning
-    blurs, are whole in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known: what
-    was found of the first items before there were others.
+    blurs, are whole in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known:
+    what was found of the first items before there were others.
     """
     num_items, by_word = len(meaning_IF), words_IW.T.tocsr()
     width = min(count, num_items - 1)
     if width < 1:
         return sp.csr_matrix((num_items, num_items), dtype=np.float32)
     num_known = 0 if known is None else known.shape[0]
-    columns, values = np.empty((num_items - num_known, width), np.int32), np.empty((num_items - num_known, width), np.float32)
+    columns, values = (
+        np.empty((num_items - num_known, width), np.int32),
+        np.empty((num_items - num_known, width), np.float32),
+    )
     found, least_K = [], np.empty(0, np.float32)
     if known is not None:
         known = sp.csr_matrix((known.data, known.indices, _longer(known.indptr, num_items)), (num_items,) * 2)

@@ -135,7 +135,7 @@ class HybridRecommender(TrainedRecommender):
         return self._join(dataset, self._closed(self._material(dataset)))
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. Regressions are solved anew for items that have grown, see ``HybridConfig.growth``."""
+        """See ``Recommender.update``. Of the regressions those of items that have grown are solved anew."""
         directions_IR = self._directions()
         self._network.update(dataset)
         solved_I, users_I = _padded(self._solved_I, dataset.num_items), item_popularity(dataset)

@@ -28,8 +28,8 @@ Settings = Mapping[str, float]
 class Linear:
     """score = history · (items + source · targetᵀ) + bias; what is None is not there.
 
-    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets. source_IR, target_IR ``[I, R]``.
-    bias_I ``[I]``.
+    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets. source_IR, target_IR
+    ``[I, R]``. bias_I ``[I]``.
     """
 
     items: sp.csr_matrix | NDArray[np.float32] | None = None
@@ -80,9 +80,7 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
     def make() -> LocalRidge:
         past, future = past_and_future(material, settings["past"])
         whole = material.matrix * np.sqrt(np.float32(settings["alpha"]))
-        return LocalRidge.of(
-            sp.vstack([past, whole]), sp.vstack([future, whole]), config.neighbours, material.targets
-        )
+        return LocalRidge.of(sp.vstack([past, whole]), sp.vstack([future, whole]), config.neighbours, material.targets)
 
     prior = _prior(material, config, settings["prior"])
     regressions = material.once("order", (settings["past"], settings["alpha"], config.neighbours), make)
