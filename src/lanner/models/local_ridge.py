@@ -5,10 +5,10 @@ prior)::
 
     b_N = (G_NN + λI + D_N)⁻¹ (R_Nj + P_Nj)
 
-G = XᵀX is the Gram matrix of the histories, R = XᵀY what is regressed on (Y = X; past → future where the order counts),
-P a prior in units of co-occurrences (texts that are alike), D the diagonal of EDLAE's dropout. With N all items, Y = X
-and P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero diagonal; the neighbourhoods are those
-of fsSLIM (Ning & Karypis, ICDM 2011), the prior that of L3AE (Moon et al., CIKM 2025).
+G = XᵀX is the Gram matrix of the histories, R = XᵀY what is regressed on (Y = X; past → future where the order
+counts), P a prior in units of co-occurrences (texts that are alike), D the diagonal of EDLAE's dropout. With N all
+items, Y = X and P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero diagonal; the
+neighbourhoods are those of fsSLIM (Ning & Karypis, ICDM 2011), the prior that of L3AE (Moon et al., CIKM 2025).
 """
 
 from dataclasses import dataclass
