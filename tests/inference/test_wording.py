@@ -106,8 +106,9 @@ def test_the_verb_is_what_users_did(columns, verb):
 def test_a_dataset_says_what_its_items_have_in_common():
     names = list("xyzuvw")
     items = pl.DataFrame({"item": names, "title": [name.upper() for name in names], "brand": ["A", "A", *"BCDE"]})
+    items = items.with_columns(shelf=pl.Series(["1", "1", *[None] * 4]))  # too few have one for it to be told
     events = pl.DataFrame({"user": ["a", "a", "a", "b", "b", "b"], "item": names})
-    data = Dataset.from_frames(events, items=items, attributes="brand")
+    data = Dataset.from_frames(events, items=items, attributes=["brand", "shelf"])
     x, y, z = data.items.rows("xyz").tolist()
     wording = Wording.of(data)
     assert wording.cell(explained(ScorePart("history", x, 1.0), item=y)) == "you chose X (both are by A)"

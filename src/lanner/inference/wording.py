@@ -1,5 +1,6 @@
 """Reasons in words: the strongest components of a score, as a person would say them."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ _LONGEST_NAME = 60
 _TOO_COMMON = 0.35
 """Values that more of the items have are not worth a word."""
 _VALUES_NAMED = 2
+_LEAST_KNOWN = 0.5
+"""An attribute that fewer of the items have says less of them than of who filled it in."""
 
 _CLAUSES: dict[PartKind, str] = {
     "text": "its description is close to what you {verb}",
@@ -62,23 +65,24 @@ class Wording:
     """How reasons are said to the users of one dataset.
 
     item_title, user_name: by row. verb: what users did with the items of their history. attributes_of: values of an
-    item by attribute. shares: of the items that have a value, by attribute and value; a value that is not there is
-    rare.
+    item by attribute. shares: of the items that have a value, by attribute and value, of attributes that are told; a
+    value that is not there is rare.
     """
 
     item_title: Callable[[int], str]
     user_name: Callable[[int], str]
     verb: str = _CHOSE
     attributes_of: Callable[[int], Mapping[str, Collection[str]]] = lambda row: {}
-    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Wording":
         """The wording of a dataset."""
-        items, shares = dataset.item_catalogue, dict[tuple[str, str], float]()
+        items, shares = dataset.item_catalogue, dict[str, dict[str, float]]()
         for name, attribute in items.attributes.items():
-            held = np.bincount(attribute.codes.values, minlength=len(attribute.names)) / dataset.num_items
-            shares |= {(name, value): share for value, share in zip(attribute.names, held.tolist(), strict=True)}
+            if np.count_nonzero(attribute.codes.lengths) >= _LEAST_KNOWN * dataset.num_items:
+                held = np.bincount(attribute.codes.values, minlength=len(attribute.names)) / dataset.num_items
+                shares[name] = dict(zip(attribute.names, held.tolist(), strict=True))
         name_of = dataset.user_catalogue.titles.__getitem__
         return cls(items.titles.__getitem__, name_of, _verb_of(dataset), items.attributes_of, shares)
 
@@ -115,15 +119,13 @@ class Wording:
         """What the items share, of one attribute: the values that fewest others have."""
         held = [self.attributes_of(row) for row in rows]
         best, phrase = 0.0, ""
-        for name in held[0]:
-            shared = set(held[0][name]).intersection(*(one.get(name, ()) for one in held[1:]))
-            share = {value: self.shares.get((name, value), 0.0) for value in shared}
-            told = sorted(
-                (value for value in shared if share[value] <= _TOO_COMMON), key=lambda value: (share[value], value)
-            )
-            weight = float(sum(-np.log(max(share[value], 1e-6)) for value in told[:_VALUES_NAMED]))
+        for name, shares in self.shares.items():
+            shared = set(held[0].get(name, ())).intersection(*(one.get(name, ()) for one in held[1:]))
+            rarest_first = sorted(shared, key=lambda value: (shares.get(value, 0.0), value))
+            told = [value for value in rarest_first if shares.get(value, 0.0) <= _TOO_COMMON][:_VALUES_NAMED]
+            weight = sum(-math.log(max(shares.get(value, 0.0), 1e-6)) for value in told)
             if weight > best:
-                best, phrase = weight, _phrase(name).format(_listed(told[:_VALUES_NAMED]))
+                best, phrase = weight, _phrase(name).format(_listed(told))
         all_of_them = {2: "both", 3: "all three", 4: "all four"}.get(len(rows), "all")
         return f" ({all_of_them} {phrase})" if phrase else ""
 

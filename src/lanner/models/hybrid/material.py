@@ -72,15 +72,6 @@ class Material:
         lengths = np.maximum(np.diff(self.matrix.indptr), 1).astype(np.float32)
         return np.asarray((lengths / lengths.mean()) ** np.float32(-exponent), np.float32)
 
-    def gram(self, exponent: float = 0.0) -> sp.csr_matrix:
-        """Xᵀ W X with ``user_weights``."""
-
-        def make() -> sp.csr_matrix:
-            weighted = sp.diags(self.user_weights(exponent)) @ self.matrix
-            return sp.csr_matrix(self.matrix.T @ weighted).astype(np.float32)
-
-        return self.once("gram", exponent, make)
-
     def once(self, name: str, key: Hashable, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, made anew only where ``key`` is another than at the last time: it may be large."""
         if self._made.get(name, (None,))[0] != key:

@@ -77,8 +77,8 @@ class Kind:
 
 def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     def make() -> LocalRidge:
-        gram = material.gram(settings["row"])
-        return LocalRidge.of(gram, gram, config.neighbours, material.targets)
+        weighted = sp.diags(np.sqrt(material.user_weights(settings["row"]))) @ material.matrix
+        return LocalRidge.of(weighted, weighted, config.neighbours, material.targets)
 
     prior = _prior(material, config, settings["prior"])
     regressions = material.once("ridge", (settings["row"], config.neighbours), make)
@@ -90,8 +90,8 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
 
     def make() -> LocalRidge:
         past, future = past_and_future(material, settings["past"])
-        whole = material.gram() * np.float32(settings["alpha"])
-        return LocalRidge.of(past.T @ past + whole, past.T @ future + whole, config.neighbours, material.targets)
+        whole = material.matrix * np.sqrt(np.float32(settings["alpha"]))
+        return LocalRidge.of(sp.vstack([past, whole]), sp.vstack([future, whole]), config.neighbours, material.targets)
 
     prior = _prior(material, config, settings["prior"])
     regressions = material.once("order", (settings["past"], settings["alpha"], config.neighbours), make)
@@ -100,9 +100,11 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
 
 def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
     """Cosines of texts as so many co-occurrences."""
-    if material.near is None or cooccurrences == 0:
+    near = material.near
+    if near is None or cooccurrences == 0:
         return None
-    return strongest(material.near, config.text_neighbours) * np.float32(cooccurrences)
+    nearest = material.once("prior", config.text_neighbours, lambda: strongest(near, config.text_neighbours))
+    return nearest * np.float32(cooccurrences)
 
 
 def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
