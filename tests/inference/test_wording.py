@@ -81,9 +81,8 @@ def test_titles_are_said_as_people_say_them():
     ],
 )
 def test_what_the_items_have_in_common_is_said_where_it_is_rare(held, words):
-    wording = replace(
-        PLAIN, attributes_of=held.__getitem__, shares={("genres", "Horror"): 0.1, ("genres", "Drama"): 0.6}
-    )
+    shares = {"genres": {"Horror": 0.1, "Drama": 0.6}, "directors": {}, "actors": {}, "colour": {}}
+    wording = replace(PLAIN, attributes_of=held.__getitem__, shares=shares)
     assert wording.cell(explained(*HISTORY)) == words
 
 
