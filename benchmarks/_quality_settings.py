@@ -238,7 +238,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 SETTINGS["ml-1m/rated-graded"] = {"item-mean": {"hybrid": {"parts": ["rating"]}}}
 SETTINGS["gowalla-lightgcn/published"] = {
-    "chebyshev-filter": {"hybrid": {"parts": ["filter", "low-pass"]}},
+    "chebyshev-filter": {"hybrid": {"parts": ["low-pass"], "tuning_users": 0}},
     "graph-filter-tuned": {
         "graph_filter": {"neighbours": 300, "user_exponent": 0.8, "popularity_exponent": 0.2, "rank": 0}
     },

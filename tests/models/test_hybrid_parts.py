@@ -106,6 +106,30 @@ def test_some_columns_are_solved_as_all_are(name, users, targets):
         np.testing.assert_array_equal(getattr(some, attribute), getattr(whole, attribute))
 
 
+def test_the_low_pass_is_the_chebyshev_filter_written_out():
+    random = np.random.default_rng(0)
+    met = (random.random((80, 20)) < 0.3).astype(np.float32)
+    given = Material(Ragged.from_lists([np.flatnonzero(row) for row in met]), 20, False)
+    config, settings = HybridConfig(rank=6), KINDS["low-pass"].start
+    found = KINDS["low-pass"].fit(given, config, settings)
+    normalised = met / np.sqrt(np.maximum(met.sum(1), 1))[:, None] / np.sqrt(given.degree_I)
+    squares, vectors = np.linalg.eigh(normalised.T @ normalised)
+    response = np.where(squares > 0.5, 0.5 + 0.5 * np.abs(1 - 2 * squares) ** settings["flatness"], 0)
+    response += np.where(squares > 0.5, 0, 0.5 - 0.5 * np.abs(1 - 2 * squares) ** settings["flatness"])
+    leading = np.argsort(-squares)[:6]
+    points = np.linspace(0, squares[leading].min(), 50)
+    slope, offset = np.polyfit(points, 0.5 - 0.5 * np.abs(1 - 2 * points) ** settings["flatness"], 1)
+    gain = np.zeros(20)
+    gain[leading] = response[leading] - offset - slope * squares[leading] + settings["ideal"]
+    whole = slope * normalised.T @ normalised + (vectors * gain) @ vectors.T
+    scale = given.degree_I ** settings["popularity"]
+    expected = whole / scale[:, None] * scale
+    np.fill_diagonal(expected, 0)  # a step does not return to its item, and what a user has met is not ranked
+    ours = found.items.toarray() + found.source_IR @ found.target_IR.T
+    np.fill_diagonal(ours, 0)
+    np.testing.assert_allclose(ours, expected, atol=2e-3 * np.abs(expected).max())
+
+
 def test_the_low_pass_begins_where_it_was():
     random = np.random.default_rng(0)
     met = (random.random((200, 60)) < np.kron(np.eye(4), np.ones((50, 15))) * 0.5 + 0.02).astype(np.float32)

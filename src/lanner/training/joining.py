@@ -79,7 +79,7 @@ class Joiner:
                 continue
             trial = _Trial(material, config, name, tuned_on)
             settings, linear, quality = trial.search(recency)
-            if material.has_order and not fitted:
+            if material.has_order and not fitted and len(tuned_on):
                 recency, quality = trial.best_recency(linear, recency, quality)
             chosen[name], fitted[name] = settings, linear
             said = ", ".join(f"{key} {value:g}" for key, value in settings.items())
@@ -156,8 +156,10 @@ class _Trial:
         self._name, self._kind = name, KINDS[name]
 
     def search(self, recency: float) -> tuple[Settings, Linear, float]:
-        """The best settings, the part fitted with them, and its quality."""
+        """The best settings, the part fitted with them, and its quality; the default ones where nobody is to choose."""
         best = dict(self._kind.start)
+        if not len(self._held_out):
+            return best, self._kind.fit(self._material, self._config, best), float("nan")
         linear = self._kind.fit(self._material, self._config, best)
         quality = self._quality(linear, recency)
         for key, values in self._kind.grid.items():

@@ -30,7 +30,7 @@ class HybridConfig:
     rank: int = 512
     """Rank of the low-pass filter."""
     tuning_users: int = 2_000
-    """Validation users by whom the settings of a part are chosen."""
+    """Validation users by whom the settings of a part are chosen; 0: they stay as they are by default."""
     weighing_users: int = 8_000
     """Validation users by whom the weights of the parts are chosen."""
     minimum_gain: float = 0.0005
@@ -45,9 +45,9 @@ class HybridConfig:
         known = get_args(PartName)
         if not self.parts or len(set(self.parts)) != len(self.parts) or not set(self.parts) <= set(known):
             raise ConfigError(f"hybrid.parts must name at least one of {', '.join(known)}, received {self.parts}")
-        for name in ("neighbours", "text_neighbours", "kept", "rank", "tuning_users", "weighing_users"):
+        for name in ("neighbours", "text_neighbours", "kept", "rank", "weighing_users"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"hybrid.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("dense_items", "softmax_items", "seed", "minimum_gain", "growth"):
+        for name in ("dense_items", "softmax_items", "tuning_users", "seed", "minimum_gain", "growth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"hybrid.{name} must be at least 0, received {getattr(self, name)}")

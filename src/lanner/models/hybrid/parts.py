@@ -189,24 +189,30 @@ def _ridge_solver(
 
 
 def _filter(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    return Linear(_step(material, config, settings["user"], settings["source"], settings["target"]))
+
+
+def _step(material: Material, config: HybridConfig, user: float, source: float, target: float) -> sp.csr_matrix:
     """D_i^−source Xᵀ D_u^−user X D_i^−target: one step over the user-item graph, with a degree norm of each side."""
     degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
     found = item_neighbours(
         material.matrix,
         neighbours=2 * config.kept,
-        user_scale=degree_U ** np.float32(-settings["user"]),
-        row_scale=material.degree_I ** np.float32(-settings["source"]),
-        column_scale=material.degree_I ** np.float32(-settings["target"]),
+        user_scale=degree_U ** np.float32(-user),
+        row_scale=material.degree_I ** np.float32(-source),
+        column_scale=material.degree_I ** np.float32(-target),
     )
-    return Linear(found if material.targets is None else found.tocsc()[:, material.targets].tocsr())
+    return found if material.targets is None else found.tocsc()[:, material.targets].tocsr()
 
 
 def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> Linear:
-    """What ChebyCF (Kim et al., SIGIR 2025) adds to one step: D^−β V g(σ²) Vᵀ D^β over the leading directions.
+    """ChebyCF (Kim et al., SIGIR 2025): D^−β (c ÑᵀÑ + V g(σ²) Vᵀ) D^β.
 
-    g is what its response f lacks of a line, plus the ideal pass ``ideal``; f(x) = ½ ∓ ½ |1 − 2x|^``flatness``.
+    Its response is f(x) = ½ ∓ ½ |1 − 2x|^``flatness``. Below the leading directions V that is nearly a line of slope c,
+    which one step over the graph gives; g is what f lacks of that line there, plus the ideal pass ``ideal``.
     """
     rank = min(config.rank, *material.matrix.shape)
+    popularity = settings["popularity"]
 
     def make() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
@@ -221,11 +227,12 @@ def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> L
         bent = 0.5 * np.abs(1 - 2 * x) ** settings["flatness"]
         return np.where(x > 0.5, 0.5 + bent, 0.5 - bent)
 
-    points = np.linspace(0, float(squares.min(initial=0)), 50)
-    slope, offset = np.polyfit(points, response(points), 1) if squares.min(initial=0) > 0 else (0.0, 0.0)
+    points = np.linspace(0, max(float(squares[-1]), 1e-6), 50)
+    slope, offset = np.polyfit(points, response(points), 1)
     gain_R = (response(squares) - offset - slope * squares + settings["ideal"]).astype(np.float32)
-    scale = material.degree_I ** np.float32(settings["popularity"])
-    return Linear(None, vectors_IR * gain_R / scale[:, None], vectors_IR * scale[:, None])
+    scale = material.degree_I ** np.float32(popularity)
+    step = material.once("step", popularity, lambda: _step(material, config, 1.0, 0.5 + popularity, 0.5 - popularity))
+    return Linear(step * np.float32(slope), vectors_IR * gain_R / scale[:, None], vectors_IR * scale[:, None])
 
 
 def _text(material: Material, config: HybridConfig, settings: Settings) -> Linear:
