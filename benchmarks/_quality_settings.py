@@ -181,14 +181,26 @@ _PUBLISHED = (
     ),
 )
 
+STUDIES: dict[str, tuple[tuple[str, str, int], ...]] = {
+    "foundation": (),
+    "published": (
+        ("query_texts", "ml-latest-small", 1),
+        *(("insurance", "zimnat-insurance", seed) for seed in (1, 21, 22)),
+        ("reasons", "ml-latest-small", 1),
+        ("reasons", "amazon-scientific-2018-unisrec", 1),
+        ("windows", "ml-latest-small", 1),
+        ("windows", "ml-1m", 1),
+        ("windows", "lastfm-tags", 1),
+    ),
+}
+"""What a suite measures beside its tables: a module ``_NAME`` with ``measure(dataset, seed)``, and its arguments."""
+
 CELLS: dict[str, tuple[Cell, ...]] = {"foundation": _FOUNDATION, "published": _PUBLISHED}
 
 ALONE = "-train-alone"
 """Ends the names of rows that were fitted on training events alone."""
 VARIANTS = {"graph-filter-tuned": "graph-filter", "chebyshev-filter": "hybrid", "item-mean": "hybrid"}
 """Rows that are a model at other settings."""
-QUERY_TEXTS = tuple(f"ml-latest-small/random-80-20/{model}" for model in ("popularity", "language", "hybrid"))
-"""Rows that are asked for genres by query texts, too."""
 SVDS_RANK = {"gowalla-lightgcn/published/graph-filter": 256}
 """Where the time of one ``scipy.sparse.linalg.svds`` of the training matrix is taken beside the fit."""
 

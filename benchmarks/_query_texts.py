@@ -4,16 +4,36 @@
 before any was tried.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from benchmarks._quality_settings import EVERY_EVENT
+from lanner.config import from_dict
+from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
+from lanner.data.sources import load
 from lanner.evaluation.metrics import RANKED
 from lanner.inference.ranker import Query, Ranker
+from lanner.registry import MODELS, SPLITS
 
 PHRASINGS = ("{}", "slow {}", "a good {} film", "{} for a rainy evening", "I would like to watch some {}")
 SPELLED = {"Sci-Fi": "science fiction", "Film-Noir": "film noir", "Children": "children's"}
 """How people write what the catalogue abbreviates."""
 K = 10
+
+
+def measure(dataset: str, seed: int) -> dict[str, Any]:
+    """``query_text_ndcg`` of the models that read texts, fitted on training events, and of the popularity list."""
+    data, found = load(Path("recipes") / f"{dataset}.toml"), {}
+    for model in ("popularity", "language", "hybrid"):
+        config = from_dict({"model": model, "feedback": EVERY_EVENT, "split": {"name": "random", "seed": seed}})
+        weighted = Feedback.decide(data.interactions, config.feedback).apply(data)
+        split = SPLITS["random"](weighted, config.split)
+        recommender = MODELS[model](config, None).fit(split.train, split.validation)
+        found[model] = query_text_ndcg(split.train, recommender.ranker)
+    return {"query_text_ndcg": found}
 
 
 def queries(dataset: Dataset) -> list[tuple[str, str]]:

@@ -5,33 +5,47 @@ are removed from the history, and once three others at random; how far the item'
 by user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._quality_settings import EVERY_EVENT
+from lanner.config import from_dict
+from lanner.data.feedback import Feedback
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.data.sources import load
 from lanner.data.split import HeldOut, Split
 from lanner.evaluation.intervals import paired
 from lanner.inference.explain import Explanation
 from lanner.inference.ranker import queries_of
 from lanner.models.recommender import Recommender
+from lanner.registry import MODELS, SPLITS
 
+SPLIT_OF = {"ml-latest-small": "random", "amazon-scientific-2018-unisrec": "leave-last-out"}
+"""Datasets, and how their test users are held out."""
+USERS = 500
 NAMED = 3
 FEWEST = 2 * NAMED
 """Distinct items in a history that is looked at: as many others remain as are named."""
 LISTED = 10
 
 
-def measure(recommender: Recommender, split: Split, users: int = 500, seed: int = 0) -> dict[str, Any]:
+def measure(dataset: str, seed: int) -> dict[str, Any]:
+    """The hybrid's reasons on test users of a dataset in ``SPLIT_OF``; see ``fidelity``."""
+    config = from_dict({"model": "hybrid", "feedback": EVERY_EVENT, "split": {"name": SPLIT_OF[dataset], "seed": seed}})
+    data = load(Path("recipes") / f"{dataset}.toml")
+    data = Feedback.decide(data.interactions, config.feedback).apply(data)
+    split = SPLITS[config.split.name](data, config.split)
+    return fidelity(MODELS["hybrid"](config, None).fit(split.train, split.validation), split, seed)
+
+
+def fidelity(recommender: Recommender, split: Split, seed: int) -> dict[str, Any]:
     """How far the first recommended item falls without its named reasons, and without as many other items.
 
-    users: test users that are sampled; those with fewer than ``FEWEST`` distinct items, or without three reasons from
-    their history, are not.
+    Of ``USERS`` test users, drawn at random, who have ``FEWEST`` distinct items and three reasons from their history.
     """
     random = np.random.default_rng(seed)
     items, named, others, chosen = [], [], [], []
@@ -46,7 +60,7 @@ def measure(recommender: Recommender, split: Split, users: int = 500, seed: int 
         items.append(found.item)
         named.append(rows)
         others.append(random.choice(rest, NAMED, replace=False).tolist())
-        if len(chosen) == users:
+        if len(chosen) == USERS:
             break
     asked, item_B = split.test.take(np.array(chosen, np.int64)), np.array(items, np.int64)
     whole, without, without_others = (
@@ -103,35 +117,3 @@ def _without(users: UserBatch, removed: list[int]) -> UserBatch:
     kept = ~np.isin(users.history.values, removed)
     history = Ragged.from_lists([users.history.values[kept]])
     return UserBatch(history, users.profiles, users.friends, None if users.weights is None else users.weights[kept])
-
-
-def main() -> None:
-    from benchmarks._quality_settings import EVERY_EVENT
-    from lanner.config import from_dict
-    from lanner.data.feedback import Feedback
-    from lanner.data.sources import load
-    from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="name of a recipe")
-    parser.add_argument("--model", default="hybrid")
-    parser.add_argument("--split", default="random")
-    parser.add_argument("--seed", type=int, default=2)
-    arguments = parser.parse_args()
-    config = from_dict(
-        {
-            "model": arguments.model,
-            "feedback": EVERY_EVENT,
-            "split": {"name": arguments.split, "seed": arguments.seed},
-        }
-    )
-    data = load(Path("recipes") / f"{arguments.dataset}.toml")
-    data = Feedback.decide(data.interactions, config.feedback).apply(data)
-    split = SPLITS[arguments.split](data, config.split)
-    known = split.refit if arguments.model in CLOSED_FORMS else split.train
-    recommender = MODELS[arguments.model](config, None).fit(known, split.validation)
-    print(json.dumps(measure(recommender, split, seed=arguments.seed), indent=1))
-
-
-if __name__ == "__main__":
-    main()

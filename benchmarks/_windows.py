@@ -21,8 +21,6 @@ Datasets whose times are real:
 - lastfm-tags: which artists a user has given a tag, with the month of the first one. The tags are no texts here.
 """
 
-import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -81,7 +79,7 @@ class Window:
     asked: dict[str, HeldOut]
 
 
-def measure(dataset: str, seed: int = 0) -> dict[str, Any]:
+def measure(dataset: str, seed: int) -> dict[str, Any]:
     """ndcg@10 of the three models in each window, what the update keeps of the retrained one's, and both times."""
     windows = windows_of(SOURCES[dataset]())
     _compile(windows[0].before)
@@ -252,15 +250,3 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "ml-1m": _ml_1m,
     "lastfm-tags": _lastfm_tags,
 }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=SOURCES)
-    parser.add_argument("--seed", type=int, default=2)
-    arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.dataset, arguments.seed), indent=1))
-
-
-if __name__ == "__main__":
-    main()

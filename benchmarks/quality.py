@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.quality --suite foundation`` writes ``results/quality_foundation.json`` as
 ``results[dataset][protocol][model][metric]``, with 95 % intervals and the costs of fitting and scoring; ``--suite
-published`` the same for protocols under which others published figures, which stand beside ours with their sources.
+published`` the same for protocols under which others published figures, which stand beside ours with their sources, and
+what no table of one metric shows, as ``results[study][dataset][seed]``.
 Where a cell has several split seeds, a row holds the means and ``sd``; intervals and paired differences are those of
 the first seed. Each model runs in a process of its own, so that its peak memory is its own. ``--only
 DATASET/PROTOCOL[/MODEL]`` (several may be given) measures anew what it names and keeps the other entries of the file;
@@ -15,6 +16,7 @@ published figures are. Test histories hold train and validation events for all o
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -32,14 +34,13 @@ from benchmarks._quality_settings import (
     ALONE,
     CELLS,
     FUSION_NAMES,
-    QUERY_TEXTS,
     SETTINGS,
     SKIPPED,
+    STUDIES,
     SVDS_RANK,
     VARIANTS,
     Cell,
 )
-from benchmarks._query_texts import query_text_ndcg
 
 KS = (10, 20)
 CACHE = Path("runs") / "quality"
@@ -52,25 +53,42 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="DATASET/PROTOCOL[/MODEL]")
     parser.add_argument("--kept", action="store_true", help="do not measure rows anew that lie in runs/quality")
     parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--study", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
         suite, place, model, seed = arguments.cell
         _measure(_cell(suite, place), model, int(seed))
         return
+    if arguments.study:
+        study, dataset, seed = arguments.study
+        _measure_study(study, dataset, int(seed))
+        return
     chosen: str = arguments.suite
     results: dict[str, Any] = _earlier(chosen) if arguments.only else {}
+
+    def is_wanted(name: str) -> bool:
+        return not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only)
+
+    def record() -> Path:
+        results["summary"] = _summary(results, CELLS[chosen])
+        settings = {"ks": KS, "tuned": SETTINGS, "fitted_on": "train + validation"}
+        return _record.record(f"quality_{chosen}", seed=1, settings=_plain(settings), results=results)
+
     for cell in CELLS[chosen]:
         for model in cell.models:
-            name = f"{cell.dataset}/{cell.protocol}/{model}"
-            if not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only):
+            if is_wanted(f"{cell.dataset}/{cell.protocol}/{model}"):
                 for seed in cell.seeds:
                     _run_cell(chosen, cell, model, seed, arguments.kept)
                 _collect(results, cell, model)
         if results.get(cell.dataset, {}).get(cell.protocol):
             _finish(results[cell.dataset][cell.protocol], cell)
-            results["summary"] = _summary(results, CELLS[chosen])
-            settings = {"ks": KS, "tuned": SETTINGS, "fitted_on": "train + validation"}
-            path = _record.record(f"quality_{chosen}", seed=1, settings=_plain(settings), results=results)
+            path = record()
+    for study, dataset, seed in STUDIES[chosen]:
+        if is_wanted(f"{study}/{dataset}"):
+            results.setdefault(study, {}).setdefault(dataset, {})[str(seed)] = _run_study(
+                study, dataset, seed, arguments.kept
+            )
+            path = record()
     print(path)
 
 
@@ -103,6 +121,27 @@ def _run_cell(suite: str, cell: Cell, model: str, seed: int, kept: bool) -> None
     place = f"{cell.dataset}/{cell.protocol}"
     print(f"· {place}/{model}, seed {seed}", flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.quality", "--cell", suite, place, model, str(seed)], check=True)
+
+
+def _run_study(study: str, dataset: str, seed: int, kept: bool) -> dict[str, Any]:
+    path = _study_path(study, dataset, seed)
+    if not (kept and path.exists()):
+        print(f"· {study} of {dataset}, seed {seed}", flush=True)
+        arguments = ["--study", study, dataset, str(seed)]
+        subprocess.run([sys.executable, "-m", "benchmarks.quality", *arguments], check=True)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _study_path(study: str, dataset: str, seed: int) -> Path:
+    return CACHE / study / f"{dataset}-{seed}.json"
+
+
+def _measure_study(study: str, dataset: str, seed: int) -> None:
+    found = importlib.import_module(f"benchmarks._{study}").measure(dataset, seed) | {"commit": _record._commit()}
+    path = _study_path(study, dataset, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, default=str))
 
 
 def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
@@ -157,7 +196,10 @@ def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]
     """Tables in which the hybrid is the best row, and its least gain over the better of its halves alone.
 
     tables_won: over all rows and published figures of the cell's metric. hybrid_over_best_half_min: the least relative
-    gain over the best of gnn and language, where both were measured.
+    gain over the best of gnn and language, where both were measured. incremental_kept: the least share of a retrained
+    model's ndcg@10 that an update keeps; incremental_time_share: the largest share of its processor time that it takes.
+    reasons_fidelity_p: the largest over the datasets, of the item's score. insurance_over_lightgbm: the mean difference
+    in ndcg@5.
     """
     won, tables, gains = 0, 0, []
     for cell in cells:
@@ -171,7 +213,24 @@ def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]
         halves = [rows[name][cell.metric] for name in ("gnn", "language") if cell.metric in rows.get(name, {})]
         gains += [ours / max(halves) - 1] if len(halves) == 2 else []
     found: dict[str, Any] = {"tables_won": won, "tables": tables}
-    return found | ({"hybrid_over_best_half_min": round(min(gains), 4)} if gains else {})
+    if gains:
+        found["hybrid_over_best_half_min"] = round(min(gains), 4)
+    studies = {
+        name: [one for of_seeds in results[name].values() for one in of_seeds.values()]
+        for name in ("query_texts", "windows", "reasons", "insurance")
+        if name in results
+    }
+    if "query_texts" in studies:
+        found["query_text_ndcg"] = min(one["query_text_ndcg"]["hybrid"] for one in studies["query_texts"])
+    if "windows" in studies:
+        found["incremental_kept"] = min(one["kept"] for one in studies["windows"])
+        found["incremental_time_share"] = max(one["time_share"] for one in studies["windows"])
+    if "reasons" in studies:
+        found["reasons_fidelity_p"] = max(one["score_drop"]["p_wilcoxon"] for one in studies["reasons"])
+    if "insurance" in studies:
+        gained = [one["rows"]["lightgbm"]["hybrid_minus_this"]["ndcg_at_5"]["mean"] for one in studies["insurance"]]
+        found["insurance_over_lightgbm"] = float(np.mean(gained))
+    return found
 
 
 def _per_user(cell: Cell, name: str) -> np.ndarray:
@@ -277,8 +336,6 @@ def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split:
     begun = time.perf_counter()
     report = report_of(recommender, split, cell.asked, KS, name)
     seconds = time.perf_counter() - begun
-    if f"{cell.dataset}/{cell.protocol}/{name}" in QUERY_TEXTS:
-        extra |= {"query_text_ndcg": round(query_text_ndcg(split.train, recommender.ranker), 6)}
     costs = {
         "fit_seconds": round(fit_seconds, 2),
         "score_seconds": round(seconds, 2),

@@ -2,12 +2,9 @@
 
 Of 20 % of the customers one product, drawn at random, is hidden, to be ranked among all that they are not known to
 hold. They are strangers: what else they hold, and their attributes, come with the question. Of the others 20 % are held
-out in the same way to choose the settings of every model, then all of them train whole. ``python -m benchmarks._zimnat
-SEED`` prints what ``measure`` returns.
+out in the same way to choose the settings of every model, then all of them train whole.
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,11 +45,11 @@ LIGHTGBM_GRID = {"num_leaves": (7, 15, 31), "min_child_samples": (50, 200)}
 ROUNDS = (50, 100, 150, 200, 250, 300, 400)
 
 
-def measure(seed: int) -> dict[str, Any]:
+def measure(dataset: str, seed: int) -> dict[str, Any]:
     """Every row's metrics, seconds and chosen settings, and the hybrid's paired difference from each other row."""
-    dataset = load(Path("recipes") / "zimnat-insurance.toml")
-    blank = replace(dataset, user_catalogue=Catalogue.blank(dataset.user_catalogue.titles))
-    train, whole, validation, test = split(dataset, seed)
+    data = load(Path("recipes") / f"{dataset}.toml")
+    blank = replace(data, user_catalogue=Catalogue.blank(data.user_catalogue.titles))
+    train, whole, validation, test = split(data, seed)
     rows: dict[str, dict[str, Any]] = {}
     reports: dict[str, Report] = {}
 
@@ -191,7 +188,3 @@ class _Boosted:
         found = np.full((len(values), len(columns)), np.nan)
         found[values.row_of_value, kinds[values.values]] = meaning[values.values]
         return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1])), indent=1, default=str))
