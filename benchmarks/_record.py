@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("LANNER_RESULTS") or Path(__file__).parent / "results")
+"""Where result files lie; ``lanner reproduce --quick`` has a folder of its own."""
+_CHECKOUT = Path(__file__).parents[1]
 _PACKAGES = (
     "lanner",
     "numpy",
@@ -68,7 +70,7 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=RESULTS.parent.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *arguments], cwd=_CHECKOUT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

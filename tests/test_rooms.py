@@ -44,9 +44,10 @@ ROOMS = {
     "tune": {
         *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
     },
+    "reproduction": {"errors", "files"},
     "cli": {
         *("errors", "settings", "files", "config", "registry", "pipeline", "compress", "tune", "library", "data"),
-        *("evaluation", "compression", "artifacts", "encoders", "serving", "accelerators"),
+        *("evaluation", "compression", "artifacts", "encoders", "serving", "accelerators", "reproduction"),
     },
     "__main__": {"cli"},
     "__init__": {"errors", "library"},

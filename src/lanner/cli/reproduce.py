@@ -1,0 +1,68 @@
+"""The command that measures what the papers claim: reproduce."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lanner.cli import console, options
+
+
+def reproduce(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write report.html and report.md to.")] = Path("report"),
+    from_results: Annotated[
+        bool, typer.Option("--from-results", help="Run nothing: read the result files that are there.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the experiments that have a short form, in that form; some minutes.")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", help="Folder of result files. Default: benchmarks/results, with --quick <OUT>/results."
+        ),
+    ] = None,
+    checkout: Annotated[
+        Path, typer.Option("--checkout", help="Checkout of Lanner, which has the benchmarks.")
+    ] = Path(),
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure what the papers claim, and write a report: each claim, the paper's number, ours, and a verdict.
+
+    Without options every experiment runs, which takes hours; Ctrl-C stops, and the same command goes on. The page
+    report.html needs no network; report.md says the same in Markdown.
+
+    \b
+    Examples:
+      lanner reproduce --from-results
+      lanner reproduce --quick --out quick-report
+      lanner reproduce
+    """
+    from lanner.errors import LannerError
+    from lanner.files import write_file
+    from lanner.reproduction import experiments, report
+    from lanner.reproduction.claims import read_claims, read_results
+    from lanner.reproduction.pictures import pictures_of
+
+    claims, stages = read_claims(), console.Stages()
+    folder = results or (out / "results" if quick else checkout / experiments.RESULTS)
+    failed: list[str] = []
+    if not from_results:
+        failed = experiments.run(claims.experiments, checkout, folder, stages, quick=quick)
+    read = read_results(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / "report.html", report.html(claims, read, list(pictures_of(read))).encode())
+    write_file(out / "report.md", report.markdown(claims, read).encode())
+    found = report.findings(claims, read)
+    counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in {one.verdict for one in found}}
+    listed = [
+        {"claim": one.claim.claim, "paper": one.claim.said, "value": one.value, "verdict": one.verdict} for one in found
+    ]
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    console.show_result(
+        {"out": str(out), "failed": failed, "verdicts": counts, "claims": listed},
+        f"Wrote {out}/report.html and {out}/report.md: {said}.",
+        as_json=as_json,
+    )
+    if failed:
+        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims are as measured before, if ever")

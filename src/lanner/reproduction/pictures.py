@@ -1,0 +1,135 @@
+"""Pictures of the report, as SVG that stands in the page; needs the extra ``plot``."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+from lanner.errors import optional_module
+from lanner.reproduction.claims import Results
+
+_COLUMNS = (
+    ("ml-latest-small", "random-80-20"),
+    ("ml-1m", "random-80-20"),
+    ("amazon-scientific-2018-unisrec", "leave-last-out"),
+)
+_GREYS = ("0.25", "0.55", "0.8")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """svg: without a header. caption: what is seen. source: the result file that holds the data."""
+
+    svg: str
+    caption: str
+    source: str
+
+
+def pictures_of(results: Results) -> Iterator[Picture]:
+    """Those for which there are results.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    quality = results.get("quality_foundation", {}).get("results", {})
+    for dataset, protocol in _COLUMNS:
+        rows = quality.get(dataset, {}).get(protocol, {})
+        if "hybrid" in rows:
+            yield Picture(_bars(rows), f"NDCG@10 with 95 % intervals: {dataset}, {protocol}", "quality_foundation")
+    windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
+    if windows:
+        caption = "NDCG@10 by chronological window: no update, update, trained anew"
+        yield Picture(_lines(windows), caption, "quality_published")
+    variants = results.get("compression", {}).get("results", {}).get("ml-1m", {})
+    if variants:
+        caption = "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m"
+        yield Picture(_frontier(variants), caption, "compression")
+
+
+def _bars(rows: Mapping[str, Any]) -> str:
+    figure = _figure(6, 3.2)
+    named = [(name, row) for name, row in rows.items() if isinstance(row, dict) and "ndcg_at_10" in row]
+    named.sort(key=lambda one: one[1]["ndcg_at_10"])
+    axes = figure.subplots()
+    for place, (name, row) in enumerate(named):
+        low, high = row["ci95"]["ndcg_at_10"]
+        value = row["ndcg_at_10"]
+        axes.barh(place, value, color=_GREYS[0] if name == "hybrid" else _GREYS[2], edgecolor="black", linewidth=0.6)
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+    axes.set_yticks(range(len(named)), [name for name, _ in named])
+    axes.set_xlabel("NDCG@10")
+    return _svg(figure)
+
+
+def _lines(windows: Mapping[str, Any]) -> str:
+    figure = _figure(7, 2.6)
+    found = {dataset: next(iter(of_seeds.values())) for dataset, of_seeds in windows.items()}
+    for axes, (dataset, one) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        for style, name in zip(("k:", "k--", "k-"), ("none", "update", "retrain"), strict=True):
+            values = [window["ndcg_at_10"]["halfway"].get(name) for window in one["windows"]]
+            axes.plot(range(1, len(values) + 1), values, style, label=name)
+        axes.set_title(dataset, fontsize=9)
+        axes.set_xlabel("window")
+        axes.set_ylim(bottom=0)
+    figure.axes[0].legend(fontsize=8)
+    return _svg(figure)
+
+
+def _frontier(variants: Mapping[str, Any]) -> str:
+    figure = _figure(6, 3.2)
+    axes = figure.subplots()
+    for variant, backends in variants.items():
+        for backend, row in backends.items() if isinstance(backends, dict) else ():
+            if isinstance(row, dict) and "p50_ms" in row and "ndcg_at_10" in row:
+                axes.plot(row["p50_ms"], row["ndcg_at_10"], "ko", markersize=4)
+                axes.annotate(f"{variant} {backend}", (row["p50_ms"], row["ndcg_at_10"]), fontsize=7, xytext=(4, 2),
+                              textcoords="offset points")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("p50 of a request, ms")
+    axes.set_ylabel("NDCG@10")
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    plot = optional_module("matplotlib", "matplotlib", "plot", "pictures")
+    plot.use("Agg")
+    plot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lanner", "font.size": 9})
+    made = optional_module("matplotlib.figure", "matplotlib", "plot", "pictures").Figure
+    return made(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    written = StringIO()
+    figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = written.getvalue()
+    # The page sets the width.
+    return re.sub(r' (width|height)="[^"]*pt"', "", svg[svg.index("<svg") :], count=2)
+
+
+def table_of_windows(results: Results) -> Sequence[Sequence[str]]:
+    """Rows of what an update keeps, by dataset; a heading first, or nothing."""
+    windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
+    rows = [["dataset", "no update", "update", "trained anew", "kept", "processor time"]]
+    for dataset, of_seeds in windows.items():
+        for one in of_seeds.values():
+            halfway = one["halfway"]["ndcg_at_10"]
+            shown = [f"{halfway[name]:.4f}" for name in ("none", "update", "retrain")]
+            rows.append([dataset, *shown, f"{one['kept']:.1%}", f"{one['time_share']:.1%}"])
+    return rows if len(rows) > 1 else []
+
+
+def table_of_fusions(results: Results) -> Sequence[Sequence[str]]:
+    """Rows of the fusion architectures, by dataset; a heading first, or nothing."""
+    quality = results.get("quality_foundation", {}).get("results", {})
+    rows = [["dataset", "model", "NDCG@10", "95 % interval", "recall@10"]]
+    for dataset, protocols in quality.items():
+        for one in protocols.values() if isinstance(protocols, dict) else ():
+            fusions = ("gnn", "language", "fusion-concat", "fusion-gated", "fusion-cross-attention", "hybrid")
+            for name in fusions if isinstance(one, dict) and "fusion-concat" in one else ():
+                row = one[name]
+                low, high = row["ci95"]["ndcg_at_10"]
+                rows.append(
+                    [dataset, name, f"{row['ndcg_at_10']:.4f}", f"{low:.4f} … {high:.4f}", f"{row['recall_at_10']:.4f}"]
+                )
+    return rows if len(rows) > 1 else []

@@ -1,0 +1,66 @@
+"""The report of the recorded results: every claim in it, no request to anywhere, readable on a telephone."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lanner.reproduction.claims import read_claims, read_results
+from lanner.reproduction.report import findings, html, markdown
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    out = tmp_path_factory.mktemp("report")
+    command = [sys.executable, "-m", "lanner", "reproduce", "--from-results", "--results", str(RESULTS)]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Wrote" in done.stdout
+    return out / "report.html"
+
+
+def test_each_claim_is_in_both_forms_with_its_verdict():
+    claims, results = read_claims(), read_results(RESULTS)
+    written, summary = html(claims, results, []), markdown(claims, results)
+    for one in findings(claims, results):
+        assert one.claim.claim in summary
+        assert f"| {one.said} | {one.verdict}" in summary
+    assert written.count("class=verdict") == len(claims.claims)
+
+
+def test_a_title_cannot_break_the_page():
+    claims = read_claims()
+    broken = type(claims)({"x": "<script>alert(1)</script>"}, (), ())
+    assert "<script>" not in html(broken, {}, [])
+
+
+def test_the_page_asks_the_network_for_nothing(page):
+    written = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', written)
+    assert "@import" not in written
+    assert "url(" not in re.sub(r"url\(#[^)]*\)", "", written)
+    assert "<figure>" in written
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+def test_the_page_is_readable_at_375_pixels(page):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 375, "height": 800})
+        said, asked = [], []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(page.as_uri())
+        width = tab.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert width <= 375
