@@ -44,6 +44,7 @@ ROOMS = {
     "tune": {
         *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
     },
+    "federated": {"errors", "data", "inference", "models"},
     "reproduction": {"errors", "files"},
     "cli": {
         *("errors", "settings", "files", "config", "registry", "pipeline", "compress", "tune", "library", "data"),

@@ -1,0 +1,113 @@
+"""Secure aggregation: the server learns the sum of the clients' vectors and nothing else about any of them.
+
+Each pair of neighbouring clients agrees on a secret (X25519) and stretches it to a mask (AES in counter mode), which
+one adds and the other subtracts, modulo 2^32: masks cancel in the sum (Bonawitz et al., CCS 2017). A client has a few
+neighbours on a ring instead of all others (Bell et al., CCS 2020), so that the time for masks is linear in the
+clients. All neighbours of a client and the server together could unmask it. If a client leaves in the middle, the
+round is repeated among the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.errors import ConfigError, optional_module
+
+NEIGHBOURS = 8
+"""Other clients that each shares masks with, half on each side of the ring."""
+_KEY_BYTES, _NONCE = 32, bytes(16)
+
+Words = NDArray[np.uint32]
+"""A vector modulo 2^32."""
+
+
+def encoded(values: NDArray[Any], scale: float) -> Words:
+    """``values · scale``, rounded, modulo 2^32.
+
+    Raises:
+        ConfigError: a value that is not finite, or beyond 2^31 when scaled.
+    """
+    scaled = np.rint(np.asarray(values, np.float64) * scale)
+    if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) >= 2**31:
+        raise ConfigError("a client's statistics do not fit 32 bits; lower the scale")
+    return scaled.astype(np.int64).astype(np.uint32)
+
+
+def decoded(total: Words, scale: float) -> NDArray[np.float64]:
+    """The sum that words stand for, if it is within ± 2^31 / ``scale``."""
+    return total.view(np.int32).astype(np.float64) / scale
+
+
+def neighbours_of(client: int, clients: Sequence[int]) -> list[int]:
+    """The clients with whom one shares masks: those next to it in the order of their numbers."""
+    ordered = sorted(clients)
+    place, reach = ordered.index(client), min(NEIGHBOURS // 2, (len(ordered) - 1) // 2)
+    near = {ordered[(place + step) % len(ordered)] for step in range(-reach, reach + 1)}
+    if len(ordered) == 2:
+        near = set(ordered)
+    return sorted(near - {client})
+
+
+@dataclass
+class Masker:
+    """One client's keys. number: distinct among the clients of a round."""
+
+    number: int
+    _private: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._private = _x25519().X25519PrivateKey.generate()
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes, for the neighbours."""
+        raw: bytes = self._private.public_key().public_bytes_raw()
+        return raw
+
+    def masked(self, words: Words, public_keys: Mapping[int, bytes], round_number: int) -> Words:
+        """The words with all masks; of no use to who has not those of every other client of ``public_keys``.
+
+        public_keys: of all clients of the round. round_number: a mask is never used for two.
+
+        Raises:
+            ConfigError: fewer than 2 clients, whose sum would be the words themselves, or a key that is none.
+        """
+        if len(public_keys) < 2:
+            raise ConfigError("secure aggregation needs at least 2 clients")
+        total = words.copy()
+        for other in neighbours_of(self.number, list(public_keys)):
+            mask = self._mask(public_keys[other], round_number, len(words))
+            # Unsigned numbers wrap, which is what modulo means.
+            np.add(total, mask, out=total) if self.number < other else np.subtract(total, mask, out=total)
+        return total
+
+    def _mask(self, public_key: bytes, round_number: int, length: int) -> Words:
+        try:
+            shared = self._private.exchange(_x25519().X25519PublicKey.from_public_bytes(public_key))
+        except ValueError as error:
+            raise ConfigError(f"a client's public key is not valid: {error}") from None
+        primitives = optional_module(
+            "cryptography.hazmat.primitives", "cryptography", "federated", "secure aggregation"
+        )
+        kdf = optional_module("cryptography.hazmat.primitives.kdf.hkdf", "cryptography", "federated", "masks")
+        derive = kdf.HKDF(primitives.hashes.SHA256(), _KEY_BYTES, None, f"lanner round {round_number}".encode())
+        ciphers = optional_module("cryptography.hazmat.primitives.ciphers", "cryptography", "federated", "masks")
+        stream = ciphers.Cipher(ciphers.algorithms.AES(derive.derive(shared)), ciphers.modes.CTR(_NONCE)).encryptor()
+        return np.frombuffer(stream.update(bytes(4 * length)), np.uint32)
+
+
+def total_of(masked: Sequence[Words]) -> Words:
+    """The sum of what all clients of a round sent, in which the masks cancel."""
+    total = np.zeros_like(masked[0])
+    for words in masked:
+        np.add(total, words, out=total)
+    return total
+
+
+def _x25519() -> Any:
+    return optional_module(
+        "cryptography.hazmat.primitives.asymmetric.x25519", "cryptography", "federated", "secure aggregation"
+    )

@@ -1,0 +1,97 @@
+"""What closed forms need of the users, as sums over users: each client sends its part, and the sum is all there is.
+
+EASE needs G = XᵀX, the graph filter Σ_u x_u x_uᵀ / n_u and the users of each item; both are symmetric, so that their
+upper triangles are sent. The sums are exact, and so the models are those of the pooled events.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from lanner.data.interactions import Dataset
+from lanner.federated.privacy import Privacy, Release
+from lanner.federated.secure_sum import Words, decoded, encoded
+from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
+from lanner.inference.sparse import history_matrix
+from lanner.models.ease import inverse_of
+from lanner.models.linear import strongest_entries
+
+Weighting = Literal["event", "user"]
+"""``event``: x xᵀ of each user. ``user``: x xᵀ / n, of which each user's share has the Frobenius norm 1."""
+SCALE: dict[Weighting, float] = {"event": 1.0, "user": 2.0**16}
+"""Steps of fixed point: counts are whole; shares are exact to 2^-17 a client."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """gram_II: the weighted sum of x xᵀ, float64, symmetric."""
+
+    gram_II: NDArray[np.float64]
+    weighting: Weighting
+
+    @classmethod
+    def of(cls, dataset: Dataset, weighting: Weighting) -> "Statistics":
+        """Those of the users of a dataset."""
+        matrix = history_matrix(dataset.histories, dataset.num_items).astype(np.float64)
+        if weighting == "user":
+            lengths = np.maximum(np.diff(matrix.indptr), 1)
+            return cls((matrix.T @ sp.diags(1 / lengths) @ matrix).toarray(), weighting)
+        return cls((matrix.T @ matrix).toarray(), weighting)
+
+    def words(self, noise: NDArray[np.float64] | None = None) -> Words:
+        """The upper triangle as a client sends it, ``I (I + 1) / 2`` words. noise: to be added to it."""
+        triangle = self.gram_II[_upper(len(self.gram_II))]
+        return encoded(triangle if noise is None else triangle + noise, SCALE[self.weighting])
+
+    @classmethod
+    def from_words(cls, total: Words, num_items: int, weighting: Weighting) -> "Statistics":
+        """The sum of what all clients sent."""
+        gram_II = np.zeros((num_items, num_items))
+        gram_II[_upper(num_items)] = decoded(total, SCALE[weighting])
+        return cls(gram_II + np.triu(gram_II, 1).T, weighting)
+
+
+@lru_cache(maxsize=1)
+def _upper(num_items: int) -> NDArray[np.bool_]:
+    """Where the upper triangle is, the diagonal with it."""
+    return np.triu(np.ones((num_items, num_items), np.bool_))
+
+
+def ease(statistics: Statistics, regularisation: float, kept: int = 2000) -> ScoringModel:
+    """EASE (Steck, WWW 2019) from the sums: exactly that of the pooled events where the weighting is ``event``."""
+    system = statistics.gram_II.astype(np.float32)
+    system[np.diag_indices_from(system)] += np.float32(regularisation)
+    weights_II = inverse_of(system)
+    weights_II /= -weights_II.diagonal().copy()
+    np.fill_diagonal(weights_II, 0)
+    return _model(weights_II, statistics, kept)
+
+
+def graph_filter(statistics: Statistics, degree_I: NDArray[np.floating], kept: int = 2000) -> ScoringModel:
+    """One step over the user–item graph, D^−½ Xᵀ D_u^−1 X D^−½, from sums weighted by user. degree_I: users of each."""
+    scale_I = np.maximum(degree_I, 1) ** -0.5
+    step_II = (statistics.gram_II * scale_I[:, None] * scale_I).astype(np.float32)
+    np.fill_diagonal(step_II, 0)
+    return _model(step_II, statistics, kept)
+
+
+def private(statistics: Statistics, release: Release, privacy: Privacy) -> Statistics:
+    """What is left of noisy sums: the directions above the largest that noise alone would have.
+
+    A symmetric matrix of noise σ has eigenvalues up to 2 σ √I (Wigner), which is public; so this costs no privacy.
+    """
+    values, vectors = np.linalg.eigh(statistics.gram_II)
+    above = values > 2 * release.sigma(privacy) * np.sqrt(len(values))
+    return Statistics((vectors[:, above] * values[above]) @ vectors[:, above].T, statistics.weighting)
+
+
+def _model(weights_II: NDArray[np.float32], statistics: Statistics, kept: int) -> ScoringModel:
+    rows: SparseRows = strongest_entries(weights_II, min(kept, len(weights_II)))
+    popularity_I = np.maximum(statistics.gram_II.diagonal(), 0).astype(np.float32)
+    nothing = np.zeros((len(weights_II), 0), np.float32)
+    bias_I = tie_break(popularity_I, float(np.max(rows.values, initial=0)))
+    return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=rows)

@@ -1,0 +1,86 @@
+"""Federated averaging learns, its gradient is right, and sparse changes arrive in the end."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from lanner.federated.averaging import AveragingConfig, Client, _step, average, initial, scoring_model, sparse
+
+
+def blocks(users=80, items=20):
+    random = np.random.default_rng(0)
+    likes = np.kron(np.eye(2), np.ones((users // 2, items // 2))) * 0.6 + 0.02
+    return sp.csr_matrix((random.random((users, items)) < likes).astype(np.float32))
+
+
+def learned(share, rounds=15, clients=4):
+    config = AveragingConfig(dimensions=8, rounds=rounds, users_per_step=8, share=share)
+    matrix = blocks()
+    members = [Client(matrix[part::clients], config, part) for part in range(clients)]
+    vectors, size = initial(matrix.shape[1], config), 0
+    for _ in range(rounds):
+        changes = [one.train(vectors) for one in members]
+        size += sum(one.bytes for one in changes)
+        vectors = average(vectors, changes)
+    return vectors, size
+
+
+def separation(vectors):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    half = len(cosine) // 2
+    return cosine[:half, :half].mean() - cosine[:half, half:].mean()
+
+
+def test_items_that_are_met_together_come_together():
+    config = AveragingConfig(dimensions=8)
+    assert separation(learned(1.0)[0]) > separation(initial(20, config)) + 0.5
+
+
+def test_sparse_changes_learn_nearly_the_same_with_fewer_bytes():
+    dense, dense_bytes = learned(1.0)
+    few, few_bytes = learned(0.1)
+    assert few_bytes < 0.15 * dense_bytes
+    assert separation(few) > 0.7 * separation(dense)
+
+
+def test_the_gradient_is_that_of_the_loss():
+    matrix, random = blocks(8, 6), np.random.default_rng(3)
+    matrix = matrix[np.diff(matrix.indptr) > 1]
+    config = AveragingConfig(dimensions=3, temperature=0.5, learning_rate=1.0)
+    vectors = random.standard_normal((6, 3)).astype(np.float32)
+
+    def loss(table):
+        fixed, total = np.random.default_rng(1), 0.0
+        lengths = np.diff(matrix.indptr)
+        places = matrix.indptr[:-1] + (fixed.random(len(lengths)) * lengths).astype(np.int64)
+        for row, place in enumerate(places):
+            items = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+            target = matrix.indices[place]
+            user = table[items[items != target]].mean(axis=0)
+            logits = table @ user / 0.5
+            total += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[target]
+        return total / len(places)
+
+    moved = vectors.copy()
+    _step(moved, matrix, config, np.random.default_rng(1))
+    ours = vectors - moved
+    for entry in ((0, 0), (2, 1), (5, 2)):
+        step = np.zeros(vectors.shape)
+        step[entry] = 1e-4
+        numeric = (loss(vectors + step) - loss(vectors - step)) / 2e-4
+        np.testing.assert_allclose(ours[entry], numeric, rtol=2e-2, atol=1e-3)
+
+
+def test_what_was_not_sent_is_sent_later():
+    delta = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    sent, size = sparse(delta, 0.1)
+    assert np.count_nonzero(sent) == 4
+    assert size == 4 * 5 + 4
+    np.testing.assert_allclose(sent[sent != 0], delta[sent != 0], atol=np.abs(delta).max() / 120)
+
+
+def test_the_vectors_are_served_like_any_model():
+    vectors, _ = learned(1.0)
+    model = scoring_model(vectors, np.ones(20))
+    assert model.num_items == 20
+    assert model.dimensions == 8
