@@ -18,6 +18,7 @@ from lanner.cli import (
     bundles,
     console,
     datasets,
+    doctor,
     export,
     reference,
     reproduce,
@@ -59,7 +60,7 @@ for command in (
     *(training.run, training.train, training.update, tuning.tune, training.evaluate, training.compare),
     *(answers.recommend, answers.similar, answers.explain),
     *(reference.settings, serving.compress, accelerate.accelerate, serving.profile, serving.serve),
-    reproduce.reproduce,
+    *(reproduce.reproduce, doctor.doctor),
 ):
     app.command()(command)
 for name, group in (
