@@ -38,10 +38,12 @@ COMMANDS = (
     "bundles rollback",
     "bundles remove",
     "experiment report",
+    "reproduce",
+    "doctor",
 )
-RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate")
+RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate", "reproduce")
 """They need a trained network, a server's log or an extra: tests/test_compress.py, tests/serving,
-tests/test_cli_versions.py, tests/cli/test_accelerate.py."""
+tests/test_cli_versions.py, tests/cli/test_accelerate.py, tests/reproduction."""
 
 
 def blocks(language):
