@@ -15,7 +15,7 @@ from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_comp
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
 from lanner.compression.distil import Distillation
-from lanner.compression.embeddings import distilled
+from lanner.compression.embeddings import check_distillable, distilled
 from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.compression.steps import (
@@ -92,6 +92,8 @@ def compress(
     model, config = bundle.recommender, from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
     _check_unseen(bundle, config, split)
+    if dimensions is not None:
+        check_distillable(model.scoring_model, dimensions)
     announce("refit closed forms without the validation events")
     full, twin = model.scoring_model, _twin(model, config, split).scoring_model
     sample, texts = _encoders(model, recipe, announce)

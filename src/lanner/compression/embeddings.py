@@ -53,15 +53,9 @@ def distilled(
     read: profile texts to features. Friends, profiles and new items enter by least squares.
 
     Raises:
-        ConfigError: dimensions below 1, or a teacher that is not linear in the history.
-        ValueError: the teacher is itself a reduced model.
+        ConfigError, ValueError: see ``check_distillable``.
     """
-    if dimensions < 1:
-        raise ConfigError(f"dimensions must be at least 1, received {dimensions}")
-    if teacher.fold_in is not None or teacher.head is not None or not teacher.is_personal:
-        raise ConfigError("only a model that is linear in the history can be distilled into embeddings")
-    if teacher.reduction.source_DR is not None:
-        raise ValueError("this model is already reduced; distil the full one")
+    check_distillable(teacher, dimensions)
     random = np.random.default_rng(0)
     known = random.permutation(np.flatnonzero(users.history.lengths))[:_MOST_USERS]
     lesson = _Lesson(teacher, users.take(known), texts_TF)
@@ -80,10 +74,24 @@ def distilled(
             break
         for _ in range(_STEPS_A_ROUND):
             optimizer.zero_grad()
-            lesson.loss(*tables, random).backward()  # type: ignore[no-untyped-call]
+            lesson.loss(tables, random).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return lesson.student(best, for_new_items=True), trained
+
+
+def check_distillable(teacher: ScoringModel, dimensions: int) -> None:
+    """Say what cannot be distilled.
+
+    Raises:
+        ConfigError: dimensions below 1, or a model that is not linear in the history. ValueError: a reduced model.
+    """
+    if dimensions < 1:
+        raise ConfigError(f"dimensions must be at least 1, received {dimensions}")
+    if teacher.fold_in is not None or teacher.head is not None or not teacher.is_personal:
+        raise ConfigError("only a model that is linear in the history can be distilled into embeddings")
+    if teacher.reduction.source_DR is not None:
+        raise ValueError("this model is already reduced; distil the full one")
 
 
 class _Lesson:
@@ -96,11 +104,10 @@ class _Lesson:
         self._teacher, self._num_users, items = teacher, len(users), teacher.num_items
         users = UserBatch(users.history, weights=users.weights, attributes=users.attributes)
         kind_A = np.empty(0, np.int32) if teacher.kind_A is None else teacher.kind_A
-        text_FD = take(teacher.text_FD) if texts_TF is not None and teacher.text_FD is not None else None
-        texts_TF = np.empty((0, 0), np.float32) if text_FD is None or texts_TF is None else texts_TF
-        width = teacher.dimensions
+        width, no_texts = teacher.dimensions, texts_TF is None or teacher.text_FD is None
+        text_FD = np.empty((0, width), np.float32) if teacher.text_FD is None or no_texts else take(teacher.text_FD)
+        texts_TF = np.empty((0, len(text_FD)), np.float32) if texts_TF is None or no_texts else texts_TF
         value_AD = np.zeros((len(kind_A), width)) if teacher.attribute_AD is None else take(teacher.attribute_AD)
-        text_FD = np.empty((0, width)) if text_FD is None else text_FD
         self._ends = np.cumsum([items, len(kind_A), len(text_FD)])
         # W = rows · targetsᵀ + sparse
         self._rows_KD = np.vstack([take(teacher.source_ID), value_AD, text_FD]).astype(np.float32)
@@ -156,8 +163,9 @@ class _Lesson:
             self._teacher.bias_I.copy(),
         )
 
-    def loss(self, source: Tensor, target: Tensor, bias: Tensor, random: np.random.Generator) -> Tensor:
+    def loss(self, tables: Sequence[Tensor], random: np.random.Generator) -> Tensor:
         """The mean divergence of a random batch, but for the teacher's entropy."""
+        source, target, bias = tables
         size = min(_LARGEST_BATCH, max(8, _SCORES_A_STEP // len(target)))
         users, texts = self._num_users, len(self._vectors_ND) - self._num_users
         number = min(round(size * _TEXT_SHARE), texts)
@@ -167,8 +175,10 @@ class _Lesson:
         answers[met] = -torch.inf
         asked = self._inputs[rows]
         places, starts = (torch.from_numpy(one.astype(np.int64)) for one in (asked.indices, asked.indptr))
-        summed = {"mode": "sum", "per_sample_weights": torch.from_numpy(asked.data), "include_last_offset": True}
-        vectors = embedding_bag(places, source, starts, **summed)
+        weights = torch.from_numpy(asked.data)
+        vectors = embedding_bag(
+            places, source, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
         found = torch.log_softmax(
             ((vectors @ target.T + bias) / self.scale).masked_fill(answers.isinf(), -torch.inf), 1
         )
@@ -180,10 +190,10 @@ class _Lesson:
         teacher, (source_KR, target_IR, bias_I) = self._teacher, (one.detach().numpy().copy() for one in tables)
         items_IR, values_AR, texts_FR = np.split(source_KR, self._ends[:-1])
         centred_IR, reduction = _centred(target_IR), Reduction()
-        user_DR = np.linalg.lstsq(centred_IR, self._target_ID, rcond=None)[0].T.astype(np.float32)  # T ≈ Q Aᵀ
+        user_DR = _solved(centred_IR, self._target_ID).T  # T ≈ Q Aᵀ
         if for_new_items:
-            maps = ((self._rows_KD[: len(items_IR)], items_IR), (self._target_ID, centred_IR))
-            source_DR, target_DR = (np.linalg.lstsq(*one, rcond=None)[0].astype(np.float32) for one in maps)
+            source_DR = _solved(self._rows_KD[: len(items_IR)], items_IR)
+            target_DR = _solved(self._target_ID, centred_IR)
             reduction = Reduction(source_DR, target_DR, take(teacher.target_ID).mean(axis=0))
 
         def shortened(table: Table | None) -> Array | None:
@@ -209,3 +219,8 @@ class _Lesson:
 def _centred(items_IR: Array) -> Array:
     """Without the mean item, which changes no ranking."""
     return np.asarray(items_IR - items_IR.mean(axis=0), np.float32)
+
+
+def _solved(known: Array, wanted: Array) -> Array:
+    """X of the least squares ‖known X − wanted‖."""
+    return np.asarray(np.linalg.lstsq(known, wanted, rcond=None)[0], np.float32)
