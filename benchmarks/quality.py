@@ -22,6 +22,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -246,7 +247,6 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
     from lanner.models.hybrid.model import HybridRecommender
     from lanner.models.neural import NeuralRecommender
     from lanner.registry import CLOSED_FORMS, MODELS, without_unreadable_texts
-    from lanner.training.loop import Trainer
 
     place = f"{cell.dataset}/{cell.protocol}"
     data = load(Path("recipes") / f"{cell.dataset}.toml")
@@ -282,8 +282,15 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
         seconds = time.perf_counter() - begun
         keep(model, recommender, seconds, validation_ndcg_at_10=recommender.choice.quality, chosen=chosen)
         return
-    trainer = recommender.trainer
     assert isinstance(recommender, NeuralRecommender)
+    keep_networks(model, recommender, split, begun, keep)
+
+
+def keep_networks(model: str, recommender: Any, split: Any, begun: float, keep: Callable[..., None]) -> None:
+    """Refit a network that was fitted since ``begun`` and keep its row; of ``fusion``, that of every ranking head."""
+    from lanner.training.loop import Trainer
+
+    trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
     qualities = [trainer.qualities.get("head", trainer.qualities["weights"])]
     seconds, heads, others = time.perf_counter() - begun, [], []

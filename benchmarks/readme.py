@@ -56,13 +56,22 @@ PUBLISHED_NOTES = (
 )
 
 
+ABLATION_NOTES = (
+    "NDCG@10 of the hybrid and of what it is made of; in brackets the paired difference from the hybrid and its 95 %",
+    "interval. Accuracy, recall, parameters and seconds: [`ablation.json`](benchmarks/results/ablation.json).",
+    "",
+    "![NDCG@10 of each row with its interval](docs/pictures/ablation.svg)",
+)
+
+
 def results_section(folder: Path = RESULTS) -> str:
     """The README's results, markers not included, from the files of ``folder``."""
     read = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     quality = list(_quality_table(read["quality_foundation"]["results"])) if "quality_foundation" in read else []
     published = list(_published_table(read["quality_published"]["results"])) if "quality_published" in read else []
+    ablation = list(_ablation_table(read["ablation"]["results"])) if "ablation" in read else []
     speed = list(_speed_table(read))
-    tables = [quality, published, speed, list(_provenance(read))]
+    tables = [quality, published, ablation, speed, list(_provenance(read))]
     return "\n\n".join("\n".join(table) for table in tables if table)
 
 
@@ -170,6 +179,25 @@ def _published_table(results: dict[str, Any]) -> Iterator[str]:
                 )
     yield ""
     yield from PUBLISHED_NOTES
+
+
+def _ablation_table(results: dict[str, Any]) -> Iterator[str]:
+    """One row a piece that is left out, one column a dataset: NDCG@10 and its paired difference from the hybrid."""
+    yield "| row | " + " | ".join(f"{dataset}<br>{found['protocol']}" for dataset, found in results.items()) + " |"
+    yield "|---|" + "---:|" * len(results)
+    for name in dict.fromkeys(name for found in results.values() for name in found["rows"]):
+        cells = [_ablated(found["rows"].get(name)) for found in results.values()]
+        yield f"| {name.replace('-without-', ' without ')} | {' | '.join(cells)} |"
+    yield ""
+    yield from ABLATION_NOTES
+
+
+def _ablated(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    over = row.get("over_hybrid")
+    value = f"{row['ndcg_at_10']:.4f}"
+    return value if over is None else f"{value} ({over['mean']:+.4f}; {over['ci95'][0]:+.4f} … {over['ci95'][1]:+.4f})"
 
 
 def _figure(results: dict[str, Any], column: tuple[str, str, str], model: str) -> float | None:

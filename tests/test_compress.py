@@ -204,3 +204,16 @@ def test_a_closed_form_of_every_event_is_measured_without_the_validation_events(
     unaware = evaluate(ItemKNN(config.item_knn).fit(split.train), split.validation, ks=(10,), metrics=("ndcg",))
     found = compress(tmp_path / "bundle", threads=0)
     assert found.variant("full").figures["ndcg_at_10"] == pytest.approx(unaware["ndcg_at_10"])
+
+
+def test_the_whole_model_as_embeddings_is_a_variant(shop, tmp_path):
+    found = compress(shop, tmp_path / "small", LENIENT, QUICK, threads=0, dimensions=8)
+    assert found.variants[-2:] == ("embeddings-8", "popularity")
+    variant = found.variant("embeddings-8")
+    assert (variant.model.dimensions, variant.model.item_to_item, variant.model.head) == (8, None, None)
+    assert found.report["steps"][-2]["name"] == "embeddings-8"
+    ranker = Ranker(variant.model, reader=open_text_reader(variant, found.text_files))
+    texts = (None, " ".join(WORDS[20:30]), " ".join(WORDS[:10]))
+    scores = [one.scores for one in ranker.rank([Query(HISTORY, seen=HISTORY, text=text, k=5) for text in texts])]
+    assert not np.allclose(scores[0], scores[1])
+    assert not np.allclose(scores[1], scores[2])

@@ -74,6 +74,17 @@ def test_a_changed_result_file_changes_the_table(readme, tmp_path):
     assert "| ease |" not in readme.results_section(tmp_path), "a model that was not measured has no row"
 
 
+def test_the_ablation_has_a_table_once_it_is_measured(readme, tmp_path):
+    row = {"ndcg_at_10": 0.25, "over_hybrid": {"mean": -0.05, "ci95": [-0.06, -0.04]}}
+    rows = {"gnn": row, "hybrid": {"ndcg_at_10": 0.3}}
+    results = {"small": {"protocol": "random-80-20", "rows": rows}}
+    entry = {"results": results, "machine": {"cores": 2, "cpu": "a processor"}}
+    (tmp_path / "ablation.json").write_text(json.dumps(entry))
+    shown = readme.results_section(tmp_path)
+    assert "| gnn | 0.2500 (-0.0500; -0.0600 … -0.0400) |" in shown
+    assert "| hybrid | 0.3000 |" in shown
+
+
 def test_the_python_example_prints_what_it_says(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (example,), (output,) = blocks("python"), blocks("text")

@@ -15,6 +15,7 @@ from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_comp
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
 from lanner.compression.distil import Distillation
+from lanner.compression.embeddings import check_distillable, distilled
 from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.compression.reduce import fewer_dimensions, fewer_neurons
 from lanner.compression.steps import (
@@ -68,15 +69,18 @@ def compress(
     recipe: EncoderRecipe | None = None,
     threads: int = 2,
     announce: Announce = lambda _: None,
+    dimensions: int | None = None,
 ) -> Bundle:
     """Write a new bundle with smaller variants of the one at ``path``: full → int8 → pruned → distilled → popularity.
 
     out: default: ``path`` plus ``-compressed``. threads: runtime threads during benchmarks; 0: no benchmarks.
+    dimensions: adds the variant ``embeddings-N``, the whole model as so many dense factors an item.
     A model without dense vectors cannot be compressed: its new bundle has the variants full and popularity, evaluated
     and benchmarked.
 
     Raises:
-        ConfigError: ``out`` is ``path``, or one contains the other. BundleError: no bundle, a damaged one, or one
+        ConfigError: ``out`` is ``path``, or one contains the other; dimensions of a model that is not linear in the
+            history. BundleError: no bundle, a damaged one, or one
             without validation events that its model has not learned from.
         StorageError: the disk cannot be written.
     """
@@ -88,6 +92,8 @@ def compress(
     model, config = bundle.recommender, from_dict(bundle.config)
     split = SPLITS[config.split.name](bundle.dataset, config.split)
     _check_unseen(bundle, config, split)
+    if dimensions is not None:
+        check_distillable(model.scoring_model, dimensions)
     announce("refit closed forms without the validation events")
     full, twin = model.scoring_model, _twin(model, config, split).scoring_model
     sample, texts = _encoders(model, recipe, announce)
@@ -96,6 +102,9 @@ def compress(
     variants = [_variant(evaluator.steps[0], full, texts["full"])]
     if full.dimensions:
         variants += _smaller(evaluator, full, twin, texts, model)
+    if dimensions is not None:
+        announce(f"distil the model into {dimensions} dimensions")
+        variants.append(_embeddings(evaluator, dimensions, full, twin, texts, model, split))
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
@@ -144,9 +153,7 @@ def _smaller(
     """int8, pruned and distilled; steps without any reduction are skipped."""
     batch, read = model.dataset.user_batch(), texts["full"].read
     features = None if read is None or batch.profiles is None else read(batch.profiles)
-    items = model.item_reader if isinstance(model, TrainedRecommender) else None
-    sought = None if items is None else items.texts.features(np.arange(len(items.texts))[:_SEARCHED_TEXTS])
-    users, twin_users = (sample_of_users(one, batch, features, sought) for one in (full, twin))
+    users, twin_users = (sample_of_users(one, batch, features, texts_sought(model)) for one in (full, twin))
     variants = [_variant(evaluator.step("int8", quantised(twin), texts["int8"].read), quantised(full), texts["int8"])]
     number = choose_neurons(evaluator, twin, twin_users, texts["full"].read)
     pruned, pruned_twin = (
@@ -163,6 +170,29 @@ def _smaller(
         step = evaluator.step("distilled", quantised(small_twin), texts["pruned-int8"].read)
         variants.append(_variant(step, quantised(small), texts["pruned-int8"]))
     return variants
+
+
+def _embeddings(
+    evaluator: Evaluator,
+    dimensions: int,
+    full: ScoringModel,
+    twin: ScoringModel,
+    texts: Forms,
+    model: Recommender,
+    split: Split,
+) -> Variant:
+    """The whole model in so many dense dimensions; the twin tells for how many rounds."""
+    sought, read = texts_sought(model), texts["full"].read
+    knows, of_all = split.train.user_batch(), model.dataset.user_batch()
+    small_twin, rounds = distilled(twin, knows, dimensions, texts_TF=sought, validation=split.validation, read=read)
+    small, _ = distilled(full, of_all, dimensions, texts_TF=sought, rounds=rounds)
+    return _variant(evaluator.step(f"embeddings-{dimensions}", small_twin, read), small, texts["full"])
+
+
+def texts_sought(model: Recommender) -> NDArray[np.float32] | None:
+    """Features of texts that people may search for; None for a model that reads none."""
+    items = model.item_reader if isinstance(model, TrainedRecommender) else None
+    return None if items is None else items.texts.features(np.arange(len(items.texts))[:_SEARCHED_TEXTS])
 
 
 def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:

@@ -32,6 +32,12 @@ def compress(
         str, typer.Option("--target", help="What the best variant minimises: latency or size.")
     ] = "latency",
     seconds: Annotated[float, typer.Option("--seconds", help="Time budget for distillation, in seconds.")] = 300.0,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            "--dimensions", help="Add the variant embeddings-N: the whole model as so many factors an item; such as 64."
+        ),
+    ] = None,
     threads: Threads = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +48,7 @@ def compress(
     \b
     Examples:
       lanner compress lanner-bundle
+      lanner compress lanner-bundle --dimensions 64
       lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
     optional_module("torch", "torch", "train", "compression")
@@ -50,7 +57,7 @@ def compress(
     from lanner.compression.steps import Budget
 
     budget, recipe = Budget(max_ndcg_loss, target), EncoderRecipe(seconds=seconds)
-    made = compressed(bundle, out, budget, recipe, threads, console.Stages())
+    made = compressed(bundle, out, budget, recipe, threads, console.Stages(), dimensions)
     if as_json:
         figures = {name: facts["figures"] for name, facts in made.manifest["variants"].items()}
         console.show_json({"bundle": str(made.path), "variants": figures, **made.report})
