@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.accelerators.contract import contract_of, statement
 from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
@@ -28,9 +29,10 @@ from lanner.compression.steps import (
 )
 from lanner.config import RunConfig, from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
+from lanner.data.interactions import Dataset
 from lanner.data.split import Split
 from lanner.encoders import TextReader, open_text_reader, preferred, processor
-from lanner.errors import BundleError, MissingExtraError
+from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
@@ -96,6 +98,7 @@ def compress(
     variants = [_variant(evaluator.steps[0], full, texts["full"])]
     if full.dimensions:
         variants += _smaller(evaluator, full, twin, texts, model)
+    variants = [_with_contract(one, bundle.dataset) for one in variants]
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
@@ -169,6 +172,14 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
     # The head of an INT8 variant multiplies dequantised rows: INT8 user vectors cost 8 % of ndcg on ml-1m.
     evaluated = {key: value for key, value in asdict(step).items() if key != "name"}
     return Variant(step.name, model, encoder.files, {**evaluated, "dimensions": model.dimensions, **encoder.figures})
+
+
+def _with_contract(variant: Variant, dataset: Dataset) -> Variant:
+    """The variant with its integer contract, where it has an integer form; see docs/accelerator.md."""
+    with suppress(ConfigError):
+        stated = statement(contract_of(variant.model, dataset))
+        return replace(variant, figures={**variant.figures, "contract": stated})
+    return variant
 
 
 def measure(variant: Variant, texts: TextFiles | None, sample: TextSample | None, threads: int) -> Variant:
