@@ -311,7 +311,7 @@ def _largest(values: NDArray[np.floating]) -> float:
 
 
 def _unit(scale: NDArray[np.floating], bits: int) -> float:
-    return _largest(scale) / (2**bits - 1)
+    return _largest(scale) / ((1 << bits) - 1)
 
 
 def _codes(scale: NDArray[np.floating], unit: float) -> NDArray[np.uint16]:

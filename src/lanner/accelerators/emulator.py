@@ -34,11 +34,17 @@ class Timed:
 
 
 class Accelerator(Protocol):
-    """Whatever answers requests by the contract: the emulator, a simulation, a board behind a link."""
+    """Whatever answers requests by the contract: the emulator, or a board behind a link."""
+
+    longest_list: int
+    """Largest k."""
 
     def answer(self, requests: Sequence[Request]) -> list[Timed]:
-        """One answer a request, in order."""
+        """One answer a request, in order. Raises ``AcceleratorError`` where it fails."""
         ...
+
+    def close(self) -> None:
+        """Release what it holds."""
 
 
 class Emulator:
@@ -46,7 +52,7 @@ class Emulator:
 
     def __init__(self, contract: Contract, parameters: Parameters) -> None:
         check_fits(contract, parameters)
-        self._contract, self._parameters = contract, parameters
+        self._contract, self._parameters, self.longest_list = contract, parameters, parameters.k
         # Integers of up to 53 bits are exact in float64, whose products are fast.
         self._source_ID, self._target_DI = contract.source.astype(np.float64), contract.target.T.astype(np.float64)
         self._target_scale_I = contract.target_scale.astype(np.int64)
@@ -62,6 +68,9 @@ class Emulator:
         scores_BI += self._contract.bias
         found = zip(requests, scores_BI, strict=True)
         return [Timed(self._list(request, scores_I), self.cycles(request)) for request, scores_I in found]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def cycles(self, request: Request) -> int:
         """What the hardware takes while its host keeps up."""
@@ -87,6 +96,4 @@ class Emulator:
         best = best[best < _LAST]
         missing = (0, request.k - len(best))
         rows, scores = best & (1 << ROW_BITS) - 1, -(best >> ROW_BITS)
-        return Answer(
-            np.pad(rows, missing, constant_values=NO_ROW), np.pad(scores, missing, constant_values=NO_SCORE)
-        )
+        return Answer(np.pad(rows, missing, constant_values=NO_ROW), np.pad(scores, missing, constant_values=NO_SCORE))
