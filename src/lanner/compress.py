@@ -176,10 +176,13 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
 
 def _with_contract(variant: Variant, dataset: Dataset) -> Variant:
     """The variant with its integer contract, where it has an integer form; see docs/accelerator.md."""
-    with suppress(ConfigError):
+    if not variant.model.is_personal:
+        return variant
+    try:
         stated = statement(contract_of(variant.model, dataset))
-        return replace(variant, figures={**variant.figures, "contract": stated})
-    return variant
+    except ConfigError:
+        return variant
+    return replace(variant, figures={**variant.figures, "contract": stated})
 
 
 def measure(variant: Variant, texts: TextFiles | None, sample: TextSample | None, threads: int) -> Variant:

@@ -1,6 +1,8 @@
 """The emulator against the reference, and how long it takes for a catalogue of the bundled dataset's size."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +10,14 @@ from small_models import extreme_contract, extreme_requests, histories, model_of
 
 pytest.importorskip("amaranth", reason="cycles are those of the hardware: pip install 'lanner[fpga]'")
 
-from lanner.accelerators.build import emulated
+from lanner.accelerators.build import ROUTED_LANES, ROUTED_MHZ, emulated
 from lanner.accelerators.contract import Contract, requests_of
 from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.reference import answer
 
 K = 10
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "fpga.json"
 
 
 def assert_exact(contract, requests):
@@ -41,6 +44,11 @@ def test_lists_are_those_of_the_reference(dimensions, kind):
     contract = Contract.of(model, users)
     assert_exact(contract, requests_of(contract, model, users, K))
     assert_exact(contract, requests_of(contract, model, users, 1))
+
+
+def test_the_clock_is_the_one_that_was_routed():
+    routed = json.loads(RESULTS.read_text())["results"]["routed"]["25f"]
+    assert (round(routed["mhz_median"]), routed["lanes"]) == (ROUTED_MHZ, ROUTED_LANES)
 
 
 def test_nothing_asked_is_nothing_answered():
