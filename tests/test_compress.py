@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_shop import QUICK, WORDS, make_shop
 
+from lanner.accelerators.contract import contract_of
 from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.compress import compress
 from lanner.compression.encoder import EncoderRecipe
@@ -136,25 +137,35 @@ def test_a_model_that_reads_no_texts_is_compressed_too(shop, tmp_path):
     found = compress(tmp_path / "graph", tmp_path / "small", LENIENT, QUICK, threads=0)
     assert found.text_files is None
     assert found.variants == ("full", "int8", "pruned", "distilled", "popularity")
+    assert [name for name in found.variants if has_contract(found, name)] == ["int8", "distilled"]
     assert len(Ranker(found.variant("distilled").model).rank([Query(np.array([1]), k=4)])[0].items) == 4
 
 
 @pytest.mark.parametrize(
-    ("model", "variants"),
+    ("model", "variants", "in_integers"),
     [
-        ("item-knn", ("full", "popularity")),
-        ("ease", ("full", "popularity")),
-        ("ials", ("full", "int8", "popularity")),
-        ("popularity", ("full",)),
+        ("item-knn", ("full", "popularity"), ["full"]),
+        ("ease", ("full", "popularity"), ["full"]),
+        ("ials", ("full", "int8", "popularity"), []),  # its users are solved for, in floats
+        ("popularity", ("full",), []),
     ],
 )
-def test_every_model_can_be_compressed(tmp_path, model, variants):
+def test_every_model_can_be_compressed(tmp_path, model, variants, in_integers):
     run(RunConfig(model=model), tmp_path / "bundle", measure=False)
     found = compress(tmp_path / "bundle", budget=LENIENT, threads=0)
     assert found.variants == variants
     assert found.verify() == 8 * len(variants)
     if "int8" in variants:
         assert isinstance(found.variant("int8").model.target_ID, Int8Rows)
+    stated = {name: found.variant(name).figures["contract"] for name in variants if has_contract(found, name)}
+    assert list(stated) == in_integers
+    for name, contract in stated.items():
+        again = contract_of(found.variant(name).model, found.dataset, contract)
+        assert again.digest == contract["sha256"] == contract_of(found.variant(name).model, found.dataset).digest
+
+
+def has_contract(bundle, variant):
+    return "contract" in bundle.variant(variant).figures
 
 
 def test_a_bundle_cannot_be_compressed_into_itself(shop, contents):

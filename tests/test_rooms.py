@@ -28,13 +28,14 @@ ROOMS = {
     "accelerators": {"errors", "files", "data", "inference"},
     "artifacts": {"errors", "files", "data", "inference", "models", "compression"},
     "encoders": {"errors", "files", "models", "artifacts"},
-    "serving": {"errors", "types", "settings", "files", "data", "inference", "artifacts", "encoders"},
+    "serving": {"errors", "types", "settings", "files", "data", "inference", "accelerators", "artifacts", "encoders"},
     "client": {"errors", "serving"},
     "config": {"errors", "settings", "data", "models", "training"},
     "registry": {"errors", "config", "data", "models", "training"},
     "pipeline": {"errors", "config", "registry", "data", "models", "training", "evaluation", "artifacts"},
     "compress": {
-        *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "artifacts"),
+        *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "accelerators"),
+        "artifacts",
         "encoders",
     },
     "library": {

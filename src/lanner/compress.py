@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lanner.accelerators.contract import contract_of, statement
 from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
@@ -29,9 +30,10 @@ from lanner.compression.steps import (
 )
 from lanner.config import RunConfig, from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
+from lanner.data.interactions import Dataset
 from lanner.data.split import Split
 from lanner.encoders import TextReader, open_text_reader, preferred, processor
-from lanner.errors import BundleError, MissingExtraError
+from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel, popularity_model
 from lanner.models.compact_encoder import CompactEncoder, vectors_of
@@ -105,6 +107,7 @@ def compress(
     if dimensions is not None:
         announce(f"distil the model into {dimensions} dimensions")
         variants.append(_embeddings(evaluator, dimensions, full, twin, texts, model, split))
+    variants = [_with_contract(one, bundle.dataset) for one in variants]
     if full.is_personal:
         popular = popularity_model(full.popularity_I, full.dimensions)
         variants.append(_variant(evaluator.step(POPULARITY, popular, None), popular, EncoderForm()))
@@ -199,6 +202,17 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
     # The head of an INT8 variant multiplies dequantised rows: INT8 user vectors cost 8 % of ndcg on ml-1m.
     evaluated = {key: value for key, value in asdict(step).items() if key != "name"}
     return Variant(step.name, model, encoder.files, {**evaluated, "dimensions": model.dimensions, **encoder.figures})
+
+
+def _with_contract(variant: Variant, dataset: Dataset) -> Variant:
+    """The variant with its integer contract, where it has an integer form; see docs/accelerator.md."""
+    if not variant.model.is_personal:
+        return variant
+    try:
+        stated = statement(contract_of(variant.model, dataset))
+    except ConfigError:
+        return variant
+    return replace(variant, figures={**variant.figures, "contract": stated})
 
 
 def measure(variant: Variant, texts: TextFiles | None, sample: TextSample | None, threads: int) -> Variant:

@@ -72,6 +72,10 @@ class OverloadedError(LannerError):
         self.retry_after_s = retry_after_s
 
 
+class AcceleratorError(LannerError):
+    """An accelerator that cannot be reached, or that answered wrongly; the processor answers in its place."""
+
+
 class ServerError(LannerError):
     """A server that cannot be reached, or that failed to answer. status: None where no answer came."""
 

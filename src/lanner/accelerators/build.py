@@ -19,6 +19,8 @@ from lanner.errors import ConfigError
 from lanner.files import FolderKind
 
 REPORT = "report.json"
+ROUTED_LANES, ROUTED_MHZ = 16, 79.0
+"""The design that was placed and routed, on an ECP5-25F, and its clock; see benchmarks/results/fpga.json."""
 KIND = FolderKind("an accelerator that lanner accelerate wrote", REPORT, lambda report: set(report["files"]) | {REPORT})
 _HARNESS = Path(protocol.__file__).with_name("harness.cpp")
 
@@ -31,11 +33,25 @@ def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
     """
     if device not in DEVICES:
         raise ConfigError(f"unknown device '{device}'; known: {', '.join(DEVICES)}")
+    sizes = _sizes(contract, k, contract.dimensions)
+    while sizes.lanes > 4 and multipliers(sizes) > DEVICES[device].multipliers:
+        sizes = replace(sizes, lanes=sizes.lanes // 2)
+    check_device(sizes, device)
+    return sizes
+
+
+def emulated(contract: Contract, k: int) -> Parameters:
+    """The accelerator that an emulator stands for: lanes of the design that was routed, memories as deep as needed."""
+    return _sizes(contract, k, ROUTED_LANES)
+
+
+def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:
+    """lanes: at most so many, rounded up to a power of two."""
     dimensions = 1 << log2(max(contract.dimensions, 4))
     items = max(contract.num_items, 2)
-    sizes = Parameters(
+    return Parameters(
         dimensions=dimensions,
-        lanes=dimensions,
+        lanes=min(dimensions, 1 << log2(max(lanes, 4))),
         rows=items * (1 if contract.tied else 2),
         items=items,
         k=k,
@@ -43,10 +59,6 @@ def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
         item_to_item=contract.sparse is not None,
         multiplier="ecp5",
     )
-    while sizes.lanes > 4 and multipliers(sizes) > DEVICES[device].multipliers:
-        sizes = replace(sizes, lanes=sizes.lanes // 2)
-    check_device(sizes, device)
-    return sizes
 
 
 def files_of(

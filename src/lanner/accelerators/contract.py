@@ -30,8 +30,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.data.interactions import UserBatch
-from lanner.errors import ConfigError
+from lanner.data.interactions import Dataset, UserBatch
+from lanner.errors import BundleError, ConfigError
 from lanner.inference.scoring_model import ScoringModel, SparseRows
 from lanner.inference.sparse import aged, batch_matrix, shares_of, sum_of_sparse_rows
 from lanner.inference.tables import Int8Rows, take
@@ -47,6 +47,9 @@ _LARGEST_COEFFICIENT = 2**COEFFICIENT_BITS - 1
 _HEADROOM_BITS = 30
 _ARRAYS = ("source", "target", "source_scale", "target_scale", "bias")
 _SPARSE = ("indptr", "items", "codes", "scale")
+_FITTED_USERS = 2000
+VARIANTS = ("distilled", "int8", "full")
+"""Variants of a bundle to build an accelerator for: the first that there is."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,14 @@ class Contract:
         Raises:
             ConfigError: a model with a part that has no integer form, without INT8 tables, or without users.
         """
-        source, target = _checked(model, users)
-        # A row of zeros has a scale, too, which would take the others' bits.
-        source_scale, source_unit = _scale_codes(source.scale * source.codes.any(axis=1), COEFFICIENT_BITS)
-        target_scale, target_unit = _scale_codes(target.scale * target.codes.any(axis=1), TARGET_SCALE_BITS)
+        source, target = _checked(model)
+        if not len(users) or not len(users.history.values):
+            raise ConfigError("no user with a history was given; the scales of user vectors are fitted on some")
+        source_unit, target_unit = _unit(_scales(source), COEFFICIENT_BITS), _unit(_scales(target), TARGET_SCALE_BITS)
         user_unit = _largest(model.users(users)) / (2 ** (USER_BITS - 1) - 1)
-        sparse, sparse_unit, largest = None, 1.0, _largest(model.bias_I)
+        sparse_unit, largest = 1.0, _largest(model.bias_I)
         if model.item_to_item is not None:
-            sparse, sparse_unit = _sparse_codes(model.item_to_item)
+            sparse_unit = _unit(_sparse_scales(model.item_to_item), COEFFICIENT_BITS)
             largest += 2 * _largest(sum_of_sparse_rows(model.shares(users), model.item_matrix))
         dense_unit = user_unit * target_unit
         # A dot product times its target's scale has 22 + log2 D + 16 bits; every other term must fit as well.
@@ -168,10 +171,21 @@ class Contract:
             score_shift, dense_unit = 0, largest / 2**29
         if score_shift > MAX_SHIFT:
             raise ConfigError("biases and item-to-item weights outweigh the vectors beyond 32 bits; drop the vectors")
-        score_unit = dense_unit * 2.0**score_shift
-        bias = np.rint(model.bias_I.astype(np.float64) / score_unit).astype(np.int32)
-        units = Units(source_unit, user_unit, target_unit, sparse_unit, score_unit)
-        return cls(source.codes, target.codes, source_scale, target_scale, bias, sparse, score_shift, units)
+        units = Units(source_unit, user_unit, target_unit, sparse_unit, dense_unit * 2.0**score_shift)
+        return cls.in_units(model, units, score_shift)
+
+    @classmethod
+    def in_units(cls, model: ScoringModel, units: Units, score_shift: int) -> Self:
+        """Of an INT8 variant whose scales were fitted before: the same bits on every machine.
+
+        Raises:
+            ConfigError: a model with a part that has no integer form, or without INT8 tables.
+        """
+        source, target = _checked(model)
+        sparse = None if model.item_to_item is None else _sparse_codes(model.item_to_item, units.sparse)
+        bias = np.rint(model.bias_I.astype(np.float64) / units.score).astype(np.int32)
+        scales = _codes(_scales(source), units.source), _codes(_scales(target), units.target)
+        return cls(source.codes, target.codes, *scales, bias, sparse, score_shift, units)
 
     def request(
         self, rows: NDArray[np.integer], shares: NDArray[np.floating], seen: NDArray[np.integer], k: int = 10
@@ -245,15 +259,39 @@ def requests_of(contract: Contract, model: ScoringModel, users: UserBatch, k: in
     return [contract.request(rows, weights, seen[user], k) for user, (rows, weights) in enumerate(entries)]
 
 
-def _checked(model: ScoringModel, users: UserBatch) -> tuple[Int8Rows, Int8Rows]:
+def contract_of(model: ScoringModel, dataset: Dataset, stated: Mapping[str, Any] | None = None) -> Contract:
+    """The contract of a variant of a bundle.
+
+    stated: what its bundle states (``statement``); None: scales are fitted on a sample of the dataset's users.
+
+    Raises:
+        ConfigError: the variant has no integer form. BundleError: it differs from what was stated.
+    """
+    if stated is None:
+        users = dataset.user_batch()
+        rows = np.random.default_rng(0).permutation(len(users))[:_FITTED_USERS]
+        return Contract.of(model, users.take(np.sort(rows)))
+    contract = Contract.in_units(model, Units(**stated["units"]), int(stated["score_shift"]))
+    if stated["version"] != VERSION or contract.digest != stated["sha256"]:
+        raise BundleError(
+            f"the bundle states the integer contract {stated['sha256'][:12]} (version {stated['version']}), "
+            f"its tables give {contract.digest[:12]} (version {VERSION}); compress it again"
+        )
+    return contract
+
+
+def statement(contract: Contract) -> dict[str, Any]:
+    """What a bundle keeps of a contract, JSON-compatible: with the variant's tables it gives the same one again."""
+    return {**contract.facts, "sha256": contract.digest}
+
+
+def _checked(model: ScoringModel) -> tuple[Int8Rows, Int8Rows]:
     unsupported = {"head": model.head, "user solve (FoldIn)": model.fold_in}
     for part, value in unsupported.items():
         if value is not None:
             raise ConfigError(f"the model has a {part}, which has no integer form; use a model without one")
     if model.attribute_AD is not None or (model.item_to_item is not None and model.item_to_item.sums):
         raise ConfigError("the model reads users' attributes, which have no integer form; leave the users file out")
-    if not len(users) or not len(users.history.values):
-        raise ConfigError("no user with a history was given; the scales of user vectors are fitted on some")
     if model.num_items > 1 << ROW_BITS:
         raise ConfigError(
             f"{model.num_items:,} items do not fit the {1 << ROW_BITS:,} rows that {ROW_BITS} bits can name"
@@ -272,17 +310,28 @@ def _largest(values: NDArray[np.floating]) -> float:
     return float(np.abs(values).max(initial=0.0)) or 1.0
 
 
-def _scale_codes(scale: NDArray[np.floating], bits: int) -> tuple[NDArray[np.uint16], float]:
-    unit = _largest(scale) / (2**bits - 1)
-    return np.rint(scale.astype(np.float64) / unit).astype(np.uint16), unit
+def _unit(scale: NDArray[np.floating], bits: int) -> float:
+    return _largest(scale) / ((1 << bits) - 1)
 
 
-def _sparse_codes(rows: SparseRows) -> tuple[SparseCodes, float]:
+def _codes(scale: NDArray[np.floating], unit: float) -> NDArray[np.uint16]:
+    return np.rint(scale.astype(np.float64) / unit).astype(np.uint16)
+
+
+def _scales(table: Int8Rows) -> NDArray[np.float32]:
+    """Of rows; 0 for a row of zeros, whose own would take the others' bits."""
+    return table.scale * table.codes.any(axis=1)
+
+
+def _sparse_scales(rows: SparseRows) -> NDArray[np.float32]:
     lengths = np.diff(rows.indptr)
     largest = np.zeros(len(lengths), np.float32)
     np.maximum.at(largest, np.repeat(np.arange(len(lengths)), lengths), np.abs(rows.values))
-    scale, unit = _scale_codes(largest / 127, COEFFICIENT_BITS)
+    return largest / np.float32(127)
+
+
+def _sparse_codes(rows: SparseRows, unit: float) -> SparseCodes:
+    scale = np.maximum(_codes(_sparse_scales(rows), unit), 1)
     # Codes are rounded with the scale that is stored, so that its own rounding costs nothing.
-    stored = np.repeat(np.maximum(scale, 1) * unit, lengths)
-    codes = np.clip(np.rint(rows.values / stored), -127, 127).astype(np.int8)
-    return SparseCodes(rows.indptr, rows.items, codes, np.maximum(scale, 1).astype(np.uint16)), unit
+    codes = np.clip(np.rint(rows.values / np.repeat(scale * unit, np.diff(rows.indptr))), -127, 127).astype(np.int8)
+    return SparseCodes(rows.indptr, rows.items, codes, scale.astype(np.uint16))

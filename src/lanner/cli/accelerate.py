@@ -12,7 +12,7 @@ from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath
 from lanner.errors import BundleError, optional_module
 
-_FITTED_USERS, _BENCH_USERS = 2000, 20
+_BENCH_USERS = 20
 
 
 def accelerate(
@@ -37,21 +37,21 @@ def accelerate(
     """
     optional_module("amaranth", "amaranth", "fpga", "an accelerator")
     from lanner.accelerators.build import KIND, REPORT, files_of, sizes_for
-    from lanner.accelerators.contract import Contract, requests_of
+    from lanner.accelerators.contract import VARIANTS, contract_of, requests_of
     from lanner.artifacts.bundle import read_bundle
     from lanner.files import check_replaceable, write_folder
 
     opened = read_bundle(bundle)
-    name = variant or next((one for one in ("distilled", "int8", "full") if one in opened.variants), None)
+    name = variant or next((one for one in VARIANTS if one in opened.variants), None)
     if name is None:
         raise BundleError(f"{bundle}: has no variant that depends on the user; popularity needs no accelerator")
     folder = bundle.with_name(f"{bundle.name}-accelerator") if out is None else out
     check_replaceable(folder, KIND)
-    model, users = opened.variant(name).model, opened.dataset.user_batch()
+    chosen, users = opened.variant(name), opened.dataset.user_batch()
+    contract = contract_of(chosen.model, opened.dataset, chosen.figures.get("contract"))
     order = np.random.default_rng(0).permutation(len(users))
-    contract = Contract.of(model, users.take(np.sort(order[:_FITTED_USERS])))
     sizes = sizes_for(contract, device, k)
-    requests = requests_of(contract, model, users.take(np.sort(order[:_BENCH_USERS])), k)
+    requests = requests_of(contract, chosen.model, users.take(np.sort(order[:_BENCH_USERS])), k)
     with tempfile.TemporaryDirectory() as work:
         files = files_of(contract, requests, sizes, device, clock_mhz, Path(work))
     write_folder(folder, files, kind=KIND)

@@ -98,7 +98,7 @@ def profile(
       lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
     """
     from lanner.artifacts.bundle import read_bundle
-    from lanner.serving.profile import draw, machine_ceilings
+    from lanner.serving.profile import draw, machine_ceilings, predicted
     from lanner.serving.profile import profile as profiled
 
     opened = read_bundle(bundle)
@@ -106,11 +106,16 @@ def profile(
     ceilings = machine_ceilings()
     if plot is not None:
         draw(plot, found)
-    rows = [
+    rows: list[tuple[str, str, float, float, float | str]] = [
         (name, one.stage, one.p50_ms, one.p99_ms, one.bound_ms(ceilings))
         for name, times in found.items()
         for one in times
     ]
+    if not variant and find_spec("amaranth") is not None:
+        from lanner.accelerators.build import ROUTED_MHZ
+
+        row = predicted(opened, ROUTED_MHZ, requests)
+        rows += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
     columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
     if as_json:
         console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in rows]})

@@ -82,6 +82,28 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What an accelerator reads of a query: distinct rows and their shares of the sum, float32; rows to leave out."""
+
+    rows: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    seen: NDArray[np.int64]
+    k: int
+
+
+class Accelerator(Protocol):
+    """Scores a trained catalogue for histories in the ranker's place; see ``accelerators/backend.py``."""
+
+    def covers(self, length: int, k: int) -> bool:
+        """Whether it takes so long a history and list."""
+        ...
+
+    def rank(self, asked: Sequence[Asked]) -> Sequence["_Scored | None"]:
+        """Items and scores, float32, of each, best first; None: it failed."""
+        ...
+
+
+@dataclass(frozen=True)
 class _User:
     """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector.
 
@@ -113,13 +135,14 @@ class Ranker:
         candidates: int = CANDIDATES,
         available: Availability | None = None,
         reader: TextReader | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """index: over the targets with the bias as one more dimension; None: every item is scored.
 
         candidates: so many are retrieved for the head to rank. available: which rows may be answered at all; None: all.
-        reader: of profiles and query texts that come unread.
+        reader: of profiles and query texts that come unread. accelerator: of the same model; answers what it covers.
         """
-        self.model, self.index, self.reader = model, index, reader
+        self.model, self.index, self.reader, self.accelerator = model, index, reader, accelerator
         self.available = Availability(model.num_items) if available is None else available
         self._candidates = candidates
         self._source = GrowingTable(model.source_ID)
@@ -298,8 +321,7 @@ class Ranker:
         return read if read is not None and read.any() else None
 
     def _personal(self, queries: Sequence[Query], users: Sequence[_User]) -> list[Ranking]:
-        scanned = self.index is None
-        found = self._scan(queries, users) if scanned else self._search(queries, users)
+        found = self._best(queries, users)
         rankings = []
         for query, user, hidden_H, candidates in zip(queries, users, self._hidden(users), found, strict=True):
             k = max(query.k, _DIVERSIFIED if query.diversity else 0)
@@ -309,6 +331,30 @@ class Ranker:
             explained = tuple(self._explained(query, user, items)) if query.explain else ()
             rankings.append(Ranking(items, values, explanations=explained))
         return rankings
+
+    def _best(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
+        """Candidates of each user: the accelerator's list where it covers the query and answers."""
+        found: dict[int, _Scored] = {}
+        if self.accelerator is not None:
+            pairs = enumerate(zip(queries, users, strict=True))
+            covered = [place for place, (query, user) in pairs if self._is_covered(query, user)]
+            asked = [Asked(users[p].rows, users[p].shares, queries[p].seen, queries[p].k) for p in covered]
+            lists = self.accelerator.rank(asked) if asked else ()
+            found = {place: one for place, one in zip(covered, lists, strict=True) if one is not None}
+        left = [place for place in range(len(queries)) if place not in found]
+        if left:
+            by_floats = self._scan if self.index is None else self._search
+            scored = by_floats([queries[place] for place in left], [users[place] for place in left])
+            found |= dict(zip(left, scored, strict=True))
+        return [found[place] for place in range(len(queries))]
+
+    def _is_covered(self, query: Query, user: _User) -> bool:
+        """Whether a query is a history over the trained catalogue and nothing else, as an accelerator answers it."""
+        assert self.accelerator is not None
+        plain = query.allow is None and query.deny is None and not query.diversity
+        alone = bool(len(user.rows)) and not user.extras and not len(user.values)
+        unchanged = self.num_items == self.model.num_items and not self.available.num_hidden
+        return plain and alone and unchanged and self.accelerator.covers(len(user.rows), query.k)
 
     def _wanted(self, query: Query) -> int:
         wanted = max(query.k, _DIVERSIFIED) if query.diversity else query.k

@@ -125,11 +125,11 @@ def add_sparse_rows(
 
 def add_weighted_rows(
     rows: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    weights: NDArray[np.floating],
     indptr: NDArray[np.int64],
     items: NDArray[np.int32],
-    values: NDArray[np.float32],
-    out_I: NDArray[np.float32],
+    values: NDArray[np.number],
+    out_I: NDArray[np.floating],
 ) -> None:
     """Add the weighted sum of some rows of a CSR matrix to ``out_I`` ``[I]``."""
     _add_sparse_rows(np.array([0, len(rows)]), rows, weights, indptr, items, values, out_I[None])
@@ -139,11 +139,11 @@ def add_weighted_rows(
 def _add_sparse_rows(
     indptr: NDArray[np.signedinteger],
     indices: NDArray[np.signedinteger],
-    weights: NDArray[np.float32],
+    weights: NDArray[np.floating],
     row_indptr: NDArray[np.signedinteger],
     row_indices: NDArray[np.signedinteger],
-    row_values: NDArray[np.floating],
-    out: NDArray[np.float32],
+    row_values: NDArray[np.number],
+    out: NDArray[np.floating],
 ) -> None:
     for user in range(len(out)):
         for position in range(indptr[user], indptr[user + 1]):

@@ -8,7 +8,8 @@ from typing import Literal
 
 from lanner.artifacts.bundle import read_bundle
 from lanner.errors import ConfigError, MissingExtraError
-from lanner.serving.deployment import ModelConfig, ServiceConfig
+from lanner.serving.acceleration import accelerator_of
+from lanner.serving.deployment import ModelConfig, ServiceConfig, served_variants
 from lanner.serving.http.app import App
 from lanner.serving.http.keys import KeyFile, check_address
 from lanner.serving.http.limits import Limits
@@ -94,8 +95,8 @@ def check(config: ServerConfig) -> None:
     """Validate the settings before a worker is started.
 
     Raises:
-        ConfigError: a public address without keys, an unreadable key file, a missing champion or variant, or an engine
-            whose replicas cannot share the store.
+        ConfigError: a public address without keys, an unreadable key file, a missing champion or variant, an engine
+            whose replicas cannot share the store, or a model that no accelerator can answer for.
         MissingExtraError: a package of an extra is missing. BundleError: no bundle at the path. As ``open_store``.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)
@@ -108,9 +109,13 @@ def check(config: ServerConfig) -> None:
     if champion is None:
         raise ConfigError(f"{config.bundle} has no {CHAMPION}; set one: lanner bundles promote VERSION")
     bundle = read_bundle(versions.path(champion))
-    unknown = [name for name in config.model.variants if name not in bundle.variants]
-    if unknown:
-        raise ConfigError(f"no variant '{unknown[0]}' in {bundle.path}; it has {', '.join(bundle.variants)}")
+    served_variants(config.model, bundle)
+    if config.model.accelerator:
+        if config.model.accelerator.startswith("board:") and (config.workers != 1 or config.engine == "ray"):
+            raise ConfigError("a board serves one process; add --workers 1, without --engine ray")
+        accelerator = accelerator_of(bundle, config.model.accelerator, config.model.accelerator_mhz)
+        accelerator.check()
+        accelerator.close()
     open_store(config.store).close()
 
 

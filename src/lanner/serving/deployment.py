@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ from lanner.inference.explain import Explanation, reasons
 from lanner.inference.ranker import Query, Ranker, Ranking
 from lanner.inference.retrieval import RetrievalConfig
 from lanner.inference.wording import Wording
+from lanner.serving.acceleration import ACCELERATED, accelerator_of, asked_of, source_of
 from lanner.serving.calibration import calibration_histories, measure_profile
 from lanner.serving.catalog import Catalog
 from lanner.serving.index_cache import cached_index
@@ -49,6 +50,9 @@ from lanner.serving.response_cache import CacheKey, ResponseCache, SingleFlight
 from lanner.serving.scheduler import Batcher, Done, LatencyProfile, Scheduler, SchedulerConfig, VariantId
 from lanner.serving.store import Store
 from lanner.serving.user_history import UserHistory
+
+if TYPE_CHECKING:
+    from lanner.accelerators.backend import Backend
 
 _RANKED_BY = "numpy"
 """Name of the ranking backend in responses."""
@@ -80,8 +84,15 @@ class ModelConfig:
     search large catalogs with lower recall."""
     most_new_items: int = 100_000
     """Maximum number of items added or changed until a newer bundle is served."""
+    accelerator: str = ""
+    """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Serves the variant ``accelerated``, first
+    unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
+    accelerator_mhz: float = 79.0
+    """Clock that the accelerator's cycles are told as time at; by default the routed one of the ECP5-25F."""
 
     def __post_init__(self) -> None:
+        if not self.accelerator_mhz > 0:
+            raise ConfigError(f"model.accelerator_mhz is {self.accelerator_mhz}, it must be above 0")
         for name in ("threads", "candidates", "most_new_items"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}, it must be at least 1")
@@ -113,6 +124,23 @@ class ServiceConfig:
                 raise ConfigError(f"service.{name} is {getattr(self, name)}, it must be 0 or more")
 
 
+def served_variants(model: ModelConfig, bundle: Bundle) -> list[str]:
+    """Names of the variants to serve, best first.
+
+    Raises:
+        ConfigError: a variant that the bundle lacks.
+    """
+    names = list(model.variants or bundle.variants)
+    names += [name for name in (POPULARITY,) if name not in names and name in bundle.variants]
+    if model.accelerator and ACCELERATED not in names:
+        names.insert(0, ACCELERATED)
+    known = [*bundle.variants, *([ACCELERATED] if model.accelerator else [])]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"no variant '{unknown[0]}' in {bundle.path}; it has {', '.join(known)}")
+    return names
+
+
 def _effort(variant: str, candidates: int) -> tuple[int, RetrievalConfig]:
     """Candidates of a variant and its retrieval settings; at 100,000 items retrieval dominates latency."""
     if variant == FULL:
@@ -141,11 +169,19 @@ class Deployment:
         store: Store,
         config: ServiceConfig,
         scheduling: SchedulerConfig | None,
+        accelerator: "Backend | None" = None,
     ) -> None:
-        """rankers: by variant, best first, all sharing the catalog's availability. See ``open``."""
+        """rankers: by variant, best first, all sharing the catalog's availability. accelerator: of ``accelerated``.
+
+        See ``open``.
+        """
         self.bundle, self.version, self.dataset = bundle, bundle.version, bundle.dataset
         self.catalog, self.rankers, self.ingestion, self.config = catalog, rankers, ingestion, config
         self._reader, self._store, self._scheduling = reader, store, scheduling
+        self._accelerator = accelerator
+        self._backends = dict.fromkeys(rankers, _RANKED_BY)
+        if accelerator is not None:
+            self._backends[ACCELERATED] = accelerator.name
         self._best = next(iter(rankers.values()))
         self.histories = UserHistory(
             bundle.dataset, catalog, store, bundle.feedback, watermark=bundle.watermark, most_users=config.users_held
@@ -178,9 +214,16 @@ class Deployment:
             MissingExtraError: the model uses texts and no runtime for the text encoder is installed.
         """
         model, config, bundle = model or ModelConfig(), config or ServiceConfig(), read_bundle(path)
-        names = list(model.variants or bundle.variants)
-        names += [name for name in (POPULARITY,) if name not in names and name in bundle.variants]
-        variants = [bundle.variant(name) for name in names]
+        names = served_variants(model, bundle)
+        accelerator = None
+        if model.accelerator:
+            accelerator = accelerator_of(bundle, model.accelerator, model.accelerator_mhz)
+        variants = [
+            dataclasses.replace(bundle.variant(source_of(bundle)), name=name)
+            if name == ACCELERATED
+            else bundle.variant(name)
+            for name in names
+        ]
         reader, items = _text_reader(variants, bundle.text_files, model), bundle.item_reader
         catalog = Catalog(bundle.dataset, items.texts if items is not None and reader is not None else None)
         rankers = {
@@ -192,6 +235,7 @@ class Deployment:
                 candidates=_effort(one.name, model.candidates)[0],
                 available=catalog.available,
                 reader=reader,
+                accelerator=accelerator if one.name == ACCELERATED else None,
             )
             for one in variants
         }
@@ -206,7 +250,7 @@ class Deployment:
             # The event loop creates the batcher at the first request; until then ingestion may use all its time.
             busy=lambda: deployment.batcher.busy if "batcher" in vars(deployment) else 0.0,
         )
-        deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling)
+        deployment = cls(bundle, catalog, rankers, reader, ingestion, store, config, scheduling, accelerator)
         return deployment
 
     # --- lifecycle, in threads -------------------------------------------------------------------------------------
@@ -215,17 +259,19 @@ class Deployment:
         """Replay the golden requests on every variant against the original catalog; returns how many were replayed.
 
         Raises:
-            BundleError: an answer differs; the message names the variant.
+            BundleError: an answer differs; the message names the variant. AcceleratorError: likewise.
         """
         golden, place = self.bundle.golden, f"bundle {self.version}"
-        return sum(check_golden(one, name, self.dataset, golden, place) for name, one in self.rankers.items())
+        asked = 0 if self._accelerator is None else self._accelerator.verify(asked_of(self.bundle))
+        stored = [(one, name) for name, one in self.rankers.items() if name != ACCELERATED]
+        return asked + sum(check_golden(one, name, self.dataset, golden, place) for one, name in stored)
 
     def warm_up(self) -> None:
         """Calibrate every variant's latency and warm up the text encoder."""
         if self._reader is not None:
             self._reader.warm_up()
         queries = [Query(rows, seen=rows) for rows in calibration_histories(self.dataset)]
-        self.profile = measure_profile(self._rank, [VariantId(_RANKED_BY, name) for name in self.rankers], queries)
+        self.profile = measure_profile(self._rank, self._variant_ids, queries)
 
     def catch_up(self) -> None:
         """Apply item changes from the store since the last call; one thread at a time.
@@ -242,6 +288,8 @@ class Deployment:
         self.histories.close()
         if self._reader is not None:
             self._reader.close()
+        if self._accelerator is not None:
+            self._accelerator.close()
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -252,8 +300,9 @@ class Deployment:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The ranking backend and the text encoder's runtime."""
-        return (_RANKED_BY,) if self._reader is None else (_RANKED_BY, self._reader.backend)
+        """The ranking backends and the text encoder's runtime."""
+        ranking = tuple(dict.fromkeys(self._backends.values()))
+        return ranking if self._reader is None else (*ranking, self._reader.backend)
 
     @property
     def reads_texts(self) -> bool:
@@ -274,6 +323,10 @@ class Deployment:
         """Batch latency relative to its calibrated value, by variant."""
         return {name.variant: ratio for name, ratio in self.profile.ratios().items()}
 
+    def accelerator_figures(self) -> dict[str, float]:
+        """Requests, cycles and faults of the accelerator; empty without one."""
+        return {} if self._accelerator is None else self._accelerator.figures()
+
     def held_bytes(self) -> dict[str, int]:
         """Bytes in memory by content; variants share memory-mapped files."""
         models = sum(ranker.memory_bytes for ranker in self.rankers.values())
@@ -293,11 +346,15 @@ class Deployment:
     @cached_property
     def batcher(self) -> Batcher[Query, Ranking]:
         """Created at the first request, on the event loop."""
-        ids = {name: VariantId(_RANKED_BY, name) for name in self.rankers}
+        ids = {one.variant: one for one in self._variant_ids}
         personal = [ids[name] for name in ids if name != POPULARITY] or [ids[POPULARITY]]
         fallback = ids.get(POPULARITY) if len(ids) > 1 else None
         scheduler = Scheduler(self.profile, personal, self._scheduling, fallback)
         return Batcher(scheduler, self._rank, slow_threads=self.config.slow_threads)
+
+    @property
+    def _variant_ids(self) -> list[VariantId]:
+        return [VariantId(backend, name) for name, backend in self._backends.items()]
 
     def _rank(self, variant: VariantId, queries: Sequence[Query]) -> Sequence[Ranking]:
         return self.rankers[variant.variant].rank(queries)
@@ -457,7 +514,8 @@ class Deployment:
         """Run ``work`` in a thread, with the best variant."""
         deadline_s = (deadline_ms or self.config.deadline_ms) / 1e3
         done = await self.batcher.submit_slow(work, deadline_s, begun)
-        return Done(done.result, _RANKED_BY, self.variants[0], done.queued_s, done.worked_s)
+        best = self.variants[0]
+        return Done(done.result, self._backends[best], best, done.queued_s, done.worked_s)
 
     def _is_cheap(self, filters: Filters | None) -> bool:
         """Whether filters are resolved on the event loop; with an index every filtered search runs on its own."""

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lanner.artifacts.bundle import Bundle
 from lanner.artifacts.variants import Variant
 from lanner.encoders import TextReader, open_text_reader
-from lanner.errors import MissingExtraError
-from lanner.inference.ranker import Query, Ranker
+from lanner.errors import BundleError, ConfigError, MissingExtraError
+from lanner.inference.ranker import Asked, Query, Ranker
 from lanner.inference.tables import nbytes
+from lanner.serving.acceleration import ACCELERATED, accelerator_of, source_of
 from lanner.serving.calibration import calibration_histories
 from lanner.serving.index_cache import cached_index
 
@@ -92,6 +93,38 @@ def profile(
         if reader is not None:
             reader.close()
     return found
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Latency of an accelerator: median and p99 in ms, from cycles at a clock. stated: how, for who reads it."""
+
+    variant: str
+    stated: str
+    p50_ms: float
+    p99_ms: float
+
+
+def predicted(bundle: Bundle, mhz: float, requests: int = 200) -> Predicted | None:
+    """Of the accelerator of a bundle, on histories of real users; None: no variant has an integer form.
+
+    Raises:
+        MissingExtraError: the extra ``fpga`` is not installed.
+    """
+    try:
+        backend = accelerator_of(bundle, "emulator", mhz)
+    except (BundleError, ConfigError):
+        return None
+    histories = [rows for rows in calibration_histories(bundle.dataset, requests) if len(rows)]
+    times_ms = []
+    for rows in histories:
+        rows = np.unique(rows)
+        before = backend.figures()["cycles"]
+        backend.rank([Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, _TOP_K)])
+        times_ms.append((backend.figures()["cycles"] - before) / mhz / 1e3)
+    stated = f"predicted from cycles at {mhz:g} MHz (routed)"
+    p50, p99 = (float(np.percentile(times_ms, share)) for share in (50, 99))
+    return Predicted(f"{source_of(bundle)}, {ACCELERATED}", stated, p50, p99)
 
 
 class _Clock:

@@ -243,10 +243,12 @@ class LannerService:
     def state(self) -> State:
         """A snapshot for the metrics."""
         held, entries, slowness = Counter[str](), Counter[str](), dict[str, float]()
+        accelerator = Counter[str]()
         failed = max((one.ingestion.failed for one in self._deployments.all()), default=0)
         for deployment in self._deployments.all():
             held.update(deployment.held_bytes())
             entries.update(deployment.held_entries())
+            accelerator.update(deployment.accelerator_figures())
             for variant, ratio in deployment.slowness().items():
                 slowness[variant] = max(ratio, slowness.get(variant, 0.0))
         return State(
@@ -257,6 +259,7 @@ class LannerService:
             experiments=self._experiments.figures(),
             background={**self._retention.figures(), "items_failed": failed},
             slowness=slowness,
+            accelerator=accelerator,
         )
 
     @property

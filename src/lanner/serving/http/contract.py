@@ -37,6 +37,8 @@ class State:
     """Statistics of background jobs by name: events deleted, items that failed …"""
     slowness: Mapping[str, float] = field(default_factory=dict)
     """Batch latency relative to its calibrated value, by variant; the slowest deployment."""
+    accelerator: Mapping[str, float] = field(default_factory=dict)
+    """Statistics of the accelerator by name: requests answered and failed, cycles, predicted microseconds."""
 
 
 class Service(Protocol):

@@ -86,6 +86,11 @@ class Metrics:
                 "variant",
                 over_workers="livemax",
             ),
+            "accelerator": gauge(
+                "lanner_accelerator",
+                "Requests that the accelerator answered or failed, their cycles, and the time predicted from these.",
+                "what",
+            ),
         }
         """By field of ``State``."""
         self._kinds: dict[tuple[str, str, bool], Any] = {}

@@ -1,0 +1,49 @@
+"""The variant that an accelerator answers, and the accelerator for it; see docs/accelerator.md."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lanner.accelerators.contract import VARIANTS, contract_of
+from lanner.artifacts.bundle import Bundle
+from lanner.errors import BundleError, optional_module
+from lanner.inference.ranker import Asked
+
+if TYPE_CHECKING:
+    from lanner.accelerators.backend import Backend
+
+ACCELERATED = "accelerated"
+"""Name of the variant in answers, settings and metrics."""
+
+
+def source_of(bundle: Bundle) -> str:
+    """The variant whose integer form is answered.
+
+    Raises:
+        BundleError: none depends on the user.
+    """
+    found = next((one for one in VARIANTS if one in bundle.variants), None)
+    if found is None:
+        raise BundleError(f"{bundle.path}: has no variant that depends on the user; popularity needs no accelerator")
+    return found
+
+
+def accelerator_of(bundle: Bundle, place: str, mhz: float) -> "Backend":
+    """The accelerator of a bundle. place: see ``backend.open_backend``. mhz: its clock.
+
+    Raises:
+        ConfigError: an unknown place, or a variant without an integer form. As ``source_of`` and ``contract_of``.
+        MissingExtraError: the extra ``fpga`` is not installed.
+    """
+    optional_module("amaranth", "amaranth", "fpga", "an accelerator")
+    from lanner.accelerators.backend import open_backend
+
+    variant = bundle.variant(source_of(bundle))
+    return open_backend(place, contract_of(variant.model, bundle.dataset, variant.figures.get("contract")), mhz)
+
+
+def asked_of(bundle: Bundle) -> list[Asked]:
+    """Golden requests of a bundle, as an accelerator is asked them."""
+    golden, items = bundle.golden, bundle.dataset.items
+    histories = [np.unique(items.rows(one["history"])).astype(np.int64) for one in golden["requests"]]
+    return [Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, int(golden["k"])) for rows in histories]

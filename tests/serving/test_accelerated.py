@@ -1,0 +1,180 @@
+"""The accelerator as a backend of the server: a variant of its own, its figures, and what happens where it fails."""
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from running import PATIENT, ids
+from simulated_board import SimulatedBoard, disturbed
+from stand_ins import write_served_bundle
+
+pytest.importorskip("amaranth", reason="cycles are those of the hardware: pip install 'lanner[fpga]'")
+
+from lanner.accelerators import host
+from lanner.accelerators.build import ROUTED_MHZ, emulated
+from lanner.accelerators.contract import contract_of, statement
+from lanner.accelerators.reference import answer
+from lanner.artifacts.bundle import read_bundle, write_compressed
+from lanner.cli import main as cli
+from lanner.errors import AcceleratorError, BundleError, ConfigError
+from lanner.inference.tables import Int8Rows
+from lanner.serving import bootstrap
+from lanner.serving.deployment import ModelConfig
+from lanner.serving.http.metrics import Metrics
+from lanner.serving.messages import Filters, Item, RecommendRequest
+from lanner.serving.profile import predicted
+from lanner.serving.service import LannerService
+from lanner.serving.store import open_store
+from lanner.serving.versions.alias_watcher import OneBundle
+
+HISTORY = ["i1", "i2", "i9"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write_served_bundle(tmp_path_factory.mktemp("served") / "bundle")
+
+
+def compressed(plain, folder, change=lambda stated: stated):
+    bundle = read_bundle(plain)
+    full, popularity = (bundle.variant(name) for name in bundle.variants)
+    int8 = replace(full, name="int8", model=full.model.map_tables(Int8Rows.of))
+    stated = change(statement(contract_of(int8.model, bundle.dataset)))
+    int8 = replace(int8, figures={"contract": stated})
+    return write_compressed(folder / "bundle", bundle, [full, int8, popularity], {})
+
+
+@pytest.fixture(scope="module")
+def bundle(plain, tmp_path_factory):
+    return compressed(plain, tmp_path_factory.mktemp("compressed"))
+
+
+@asynccontextmanager
+async def serving(bundle, folder, place="emulator", variants=()):
+    model = ModelConfig(variants, accelerator=place)
+    service = LannerService(OneBundle(bundle), open_store(str(folder / "events.db")), model, PATIENT)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+def contract_in(bundle):
+    opened = read_bundle(bundle)
+    variant = opened.variant("int8")
+    return contract_of(variant.model, opened.dataset, variant.figures["contract"])
+
+
+def wanted(bundle, k=10):
+    """The contract's list for HISTORY, by item id."""
+    contract, items = contract_in(bundle), read_bundle(bundle).dataset.items
+    rows = np.sort(items.rows(HISTORY)).astype(np.int64)
+    found = answer(contract, contract.request(rows, np.full(3, 1 / 3, np.float32), rows, k))
+    return [items.external[row] for row in found.rows]
+
+
+async def test_the_accelerated_variant_answers_first_and_is_counted(bundle, tmp_path):
+    async with serving(bundle, tmp_path) as service:
+        before = service.state().accelerator
+        found = await service.recommend(RecommendRequest(history=HISTORY))
+        after = service.state().accelerator
+        assert ids(found) == wanted(bundle)
+        assert (found.served.variant, found.served.backend) == ("accelerated", "emulator")
+        assert after["answered"] == before["answered"] + 1
+        assert after["failed"] == 0
+        assert after["predicted_microseconds"] == pytest.approx(after["cycles"] / ROUTED_MHZ)
+        status = await service.status()
+        assert status.variants == ["accelerated", "full", "int8", "popularity"]
+        assert status.backends == ["emulator", "numpy"]
+        metrics = Metrics()
+        metrics.observe(service.state(), 0)
+        assert f'lanner_accelerator{{what="answered"}} {after["answered"]:.1f}' in metrics.text().decode()
+
+
+async def test_what_it_does_not_cover_is_answered_by_the_processor(bundle, tmp_path):
+    async with serving(bundle, tmp_path) as service:
+        before = service.state().accelerator["answered"]
+        await service.recommend(RecommendRequest(history=HISTORY, k=11))
+        await service.recommend(RecommendRequest(history=HISTORY, filters=Filters(deny=["i3"])))
+        await service.put_item("i20", Item(title="gone", available=False))
+        await service.recommend(RecommendRequest(history=HISTORY))
+        assert service.state().accelerator["answered"] == before
+
+
+async def test_variants_say_where_it_stands(bundle, tmp_path):
+    async with serving(bundle, tmp_path, variants=("full", "accelerated")) as service:
+        found = await service.recommend(RecommendRequest(history=HISTORY))
+        assert (found.served.variant, found.served.backend) == ("full", "numpy")
+        assert (await service.status()).variants == ["full", "accelerated", "popularity"]
+
+
+async def test_a_board_that_fails_is_replaced_by_the_processor_and_comes_back(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "RETRY_SECONDS", 30.0)
+    with SimulatedBoard(emulated(contract_in(bundle), 10)) as board:
+        async with serving(bundle, tmp_path, f"board:{board.place}") as service:
+            found = await service.recommend(RecommendRequest(history=HISTORY))
+            assert (ids(found), found.served.backend) == (wanted(bundle), "board")
+            assert service.state().accelerator["failed"] == 0
+            board.fault = disturbed
+            others = await service.recommend(RecommendRequest(history=HISTORY[:2]))
+            assert len(others.items) == 10
+            assert service.state().accelerator["failed"] == 1
+        assert board.requests > 3  # golden requests, calibration, and ours
+
+
+async def test_a_board_that_is_not_there_does_not_keep_the_server_from_starting(bundle, tmp_path):
+    async with serving(bundle, tmp_path, "board:127.0.0.1:1") as service:
+        assert len((await service.recommend(RecommendRequest(history=HISTORY))).items) == 10
+        assert service.state().accelerator["answered"] == 0
+        assert service.state().accelerator["failed"] > 0
+
+
+def test_a_bundle_whose_tables_are_not_those_of_its_contract_is_refused(plain, tmp_path):
+    wrong = compressed(plain, tmp_path, lambda stated: {**stated, "sha256": "0" * 64})
+    with pytest.raises(BundleError, match="states the integer contract 000000000000 "):
+        bootstrap.check(
+            bootstrap.ServerConfig(str(wrong), f"{tmp_path}/e.db", model=ModelConfig(accelerator="emulator"))
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"accelerator": "fpga"}, "unknown accelerator 'fpga'"),
+        ({"accelerator": "board:host:1"}, "a board serves one process; add --workers 1"),
+        ({"variants": ("accelerated",)}, "no variant 'accelerated'"),
+        ({"accelerator": "emulator", "accelerator_mhz": 0.0}, "accelerator_mhz is 0"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(bundle, tmp_path, config, complaint):
+    with pytest.raises(ConfigError, match=complaint) as raised:
+        bootstrap.check(bootstrap.ServerConfig(str(bundle), f"{tmp_path}/e.db", model=ModelConfig(**config)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_board_that_is_not_there_is_said_before_anything_starts(bundle, tmp_path):
+    model = ModelConfig(accelerator="board:127.0.0.1:1")
+    with pytest.raises(AcceleratorError, match="cannot connect"):
+        bootstrap.check(bootstrap.ServerConfig(str(bundle), f"{tmp_path}/e.db", workers=1, model=model))
+
+
+def test_a_bundle_without_int8_has_no_integer_form(plain, tmp_path):
+    with pytest.raises(ConfigError, match="no INT8 tables"):
+        bootstrap.check(
+            bootstrap.ServerConfig(str(plain), f"{tmp_path}/e.db", model=ModelConfig(accelerator="emulator"))
+        )
+    assert predicted(read_bundle(plain), ROUTED_MHZ) is None
+
+
+def test_profile_has_a_row_predicted_from_cycles(bundle, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["profile", str(bundle), "--requests", "20", "--json"])
+    assert not stopped.value.code
+    (row,) = [one for one in json.loads(capsys.readouterr().out)["stages"] if "accelerated" in one["variant"]]
+    assert row["variant"] == "int8, accelerated"
+    assert row["stage"] == "predicted from cycles at 79 MHz (routed)"
+    sizes = emulated(contract_in(bundle), 10)
+    assert 24 * sizes.beats / 79 / 1e3 < row["p50 ms"] <= row["p99 ms"] < 0.01
