@@ -1,6 +1,5 @@
 """Several processes of one benchmark on this machine, joined by gloo, each with its own rank."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,9 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
         if count == 1:
             _rank(0, 1, folder, function, arguments)
         else:
-            os.environ.setdefault("OMP_NUM_THREADS", "1")
-            processes.spawn(_rank, (count, folder, function, arguments), nprocs=count)
+            # Forked, they need not import torch again.
+            given = (count, folder, function, arguments)
+            processes.start_processes(_rank, given, nprocs=count, start_method="fork")
         return torch.load(Path(folder) / "answer", weights_only=True)
 
 

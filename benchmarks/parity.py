@@ -1,7 +1,7 @@
 """Whether every way to divide training gives the losses of one process: 10 steps in float32.
 
-    python -m benchmarks.parity          all modes
-    python -m benchmarks.parity --short  those that the tests run; writes nothing
+python -m benchmarks.parity          all modes
+python -m benchmarks.parity --short  those that the tests run; writes nothing
 """
 
 import sys
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from benchmarks._ranks import run_ranks
 from benchmarks._record import record
@@ -62,9 +61,7 @@ def modes() -> list[Mode]:
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
     whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
     whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2)}
-    return made + [
-        Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()
-    ]
+    return made + [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
 
 
 SHORT = ("DP", "TP 2 LoRA", "PP 2 1f1b", "PP 2 zbv", "FSDP2", "PP 2 whole batch")
@@ -114,23 +111,26 @@ def divided(family: str, mode: Mode) -> list[float]:
     return losses
 
 
-def differences(family: str, chosen: list[Mode]) -> dict[str, float]:
-    """The largest difference of a loss from one process, by mode; called on every rank."""
-    found = {}
-    for mode in chosen:
-        expected = torch.tensor(reference(family, lora=mode.lora, whole=mode.whole))
-        found[mode.name] = float((torch.tensor(divided(family, mode)) - expected).abs().max())
-        dist.barrier()
-    return found
+def all_losses(family: str, chosen: list[Mode]) -> dict[str, list[float]]:
+    """Losses by mode; called on every rank."""
+    return {mode.name: divided(family, mode) for mode in chosen}
 
 
 def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Differences by family and mode."""
+    torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {family: {} for family in families}
-    for ranks in sorted({mode.config.degrees.world for mode in chosen}):
-        of_size = [mode for mode in chosen if mode.config.degrees.world == ranks]
-        for family in families:
-            found[family] |= run_ranks(ranks, differences, family, of_size)
+    for family in families:
+        alone = {
+            kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1]))
+            for kind in sorted({(mode.lora, mode.whole) for mode in chosen})
+        }
+        for ranks in sorted({mode.config.degrees.world for mode in chosen}):
+            of_size = [mode for mode in chosen if mode.config.degrees.world == ranks]
+            losses = run_ranks(ranks, all_losses, family, of_size)
+            for mode in of_size:
+                difference = torch.tensor(losses[mode.name]) - alone[mode.lora, mode.whole]
+                found[family][mode.name] = float(difference.abs().max())
     return found
 
 

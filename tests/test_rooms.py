@@ -24,6 +24,7 @@ ROOMS = {
     "evaluation": {"errors", "data"},
     "models": {"errors", "data", "graph", "inference"},
     "training": {"errors", "data", "inference", "models", "evaluation"},
+    "distributed": {"errors", "files", "settings", "models"},
     "compression": {"errors", "data", "inference", "models", "training", "evaluation"},
     "accelerators": {"errors", "files", "data", "inference"},
     "artifacts": {"errors", "files", "data", "inference", "models", "compression"},
@@ -46,7 +47,7 @@ ROOMS = {
     },
     "cli": {
         *("errors", "settings", "files", "config", "registry", "pipeline", "compress", "tune", "library", "data"),
-        *("evaluation", "compression", "artifacts", "encoders", "serving", "accelerators"),
+        *("evaluation", "compression", "artifacts", "encoders", "serving", "accelerators", "distributed"),
     },
     "__main__": {"cli"},
     "__init__": {"errors", "library"},

@@ -41,7 +41,7 @@ def chain_of(model: nn.Module, pool: Pool) -> Chain:
     base = cast(Any, model)
     if hasattr(base, "get_base_model"):
         base = base.get_base_model()
-    config = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None)
     if hasattr(base, "encoder") and hasattr(base.encoder, "layer") and hasattr(base.encoder.layer[0], "intermediate"):
         heads = int(config.num_attention_heads)
         if hasattr(base.encoder, "relative_attention_bias"):

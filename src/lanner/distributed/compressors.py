@@ -213,7 +213,7 @@ def _flat(bucket: Mapping[str, Tensor]) -> Tensor:
 
 
 def _parts(flat: Tensor, bucket: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    pieces = flat.split([one.numel() for one in bucket.values()])
+    pieces = torch.split(flat, [one.numel() for one in bucket.values()])
     return [(name, piece.view_as(one)) for (name, one), piece in zip(bucket.items(), pieces, strict=True)]
 
 

@@ -3,7 +3,7 @@
 The order in which a model is prepared: tensor parallel → pipeline → activation checkpointing → compile → data parallel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from lanner.distributed.compressors import compressor_of
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds, schedule_kind, stages_of
 from lanner.distributed.synchroniser import Racks, Synchroniser
-from lanner.distributed.tensor import divide_layer
+from lanner.distributed.tensor import divide_layer, sum_partial_gradients
 from lanner.distributed.wire import Wire
 from lanner.errors import ConfigError
 
@@ -102,6 +102,7 @@ class Engine:
                     fully_shard(layer, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
         self._kind, self._num_stages, self._racks = kind, num_stages, self._make_racks()
         self._make_stages()
+        self._make_optimizer = optimizer
         self.optimizer = optimizer(list(self.trained().values()))
         self._synchroniser = self._make_synchroniser()
         self.steps = 0
@@ -116,6 +117,25 @@ class Engine:
     def sent(self) -> int:
         """Bytes of gradients that this rank has sent between replicas."""
         return 0 if self._synchroniser is None else self._synchroniser.sent
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What compression has not sent yet, by parameter."""
+        return {} if self._synchroniser is None else dict(self._synchroniser.compressor.kept)
+
+    def rearrange(
+        self, bounds: tuple[int, ...], states: Mapping[Any, dict[str, Any]], kept: Mapping[str, Tensor]
+    ) -> None:
+        """Take over other layers. states: of the optimiser, for all parameters trained from now on; kept: as above."""
+        self.bounds = bounds
+        self._make_stages()
+        old, trained = self.optimizer, self.trained()
+        self.optimizer = self._make_optimizer(list(trained.values()))
+        for fresh, known in zip(self.optimizer.param_groups, old.param_groups, strict=True):
+            fresh.update({name: value for name, value in known.items() if name != "params"})
+        self.optimizer.state.update({one: states[one] for one in trained.values() if states.get(one)})
+        if self._synchroniser is not None:
+            self._synchroniser.take_over(trained, {name: one for name, one in kept.items() if name in trained})
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this rank trains, by their name in the whole chain."""
@@ -218,6 +238,8 @@ class Engine:
         return losses
 
     def _update(self) -> None:
+        if self.config.degrees.tensor > 1:
+            sum_partial_gradients(self.trained(), self.mesh["tp"])
         if self._synchroniser is not None:
             self._synchroniser.finish()
         self.optimizer.step()
@@ -298,7 +320,8 @@ class Engine:
     def _own_group(self) -> dist.ProcessGroup | None:
         """A group of the replicas for gradients alone: their sums run beside other collectives."""
         groups = {ranks: dist.new_group(list(ranks)) for ranks in self._replica_sets()}
-        return next(group for ranks, group in groups.items() if dist.get_rank() in ranks)
+        mine: dist.ProcessGroup = next(group for ranks, group in groups.items() if dist.get_rank() in ranks)
+        return mine
 
     def _make_synchroniser(self) -> Synchroniser | None:
         if self.config.degrees.replicas == 1:

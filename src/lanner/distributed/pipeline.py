@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def stages_of(rank: int, ranks: int, kind: ScheduleKind) -> list[int]:
 
 def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
     """Raises ``ConfigError`` unless ``bounds`` cut ``layers`` into ``stages`` parts, none empty."""
-    rising = all(first < last for first, last in zip(bounds, bounds[1:], strict=False))
+    rising = all(first < last for first, last in pairwise(bounds))
     if len(bounds) != stages + 1 or bounds[0] != 0 or bounds[-1] != layers or not rising:
         raise ConfigError(
             f"pipeline bounds {list(bounds)} do not cut {layers} layers into {stages} stages; "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,20 +56,28 @@ class Synchroniser:
     ) -> None:
         """dense_steps: steps without compression at the beginning. expected: gradients of a parameter a step; None:
         everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum."""
-        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
         self._wire, self._racks, self._dense_steps = wire, racks, dense_steps
         self.compressor, self._dense = compressor or Dense(), Dense()
-        self._buckets = _buckets(self._parameters, bucket_bytes)
-        self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
-        self.expected, self.step = expected, 0
+        self.expected, self.step, self._bucket_bytes = expected, 0, bucket_bytes
         self._arrived: dict[str, int] = {}
-        self._waiting = [len(names) for names in self._buckets]
         self._running: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(1, "gradients") if expected is not None else None
+        self._hooks: list[Any] = []
+        self.take_over(parameters, {})
+
+    def take_over(self, parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor]) -> None:
+        """Sum the gradients of these parameters from now on. kept: what is still to be sent of them, by name."""
+        for hook in self._hooks:
+            hook.remove()
+        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
+        self.compressor.kept = dict(kept)
+        self._buckets = _buckets(self._parameters, self._bucket_bytes)
+        self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
+        self._waiting = [len(names) for names in self._buckets]
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._arrive, name))
+            parameter.register_post_accumulate_grad_hook(partial(self._arrive, name))  # type: ignore[no-untyped-call]
             for name, parameter in self._parameters.items()
-            if expected is not None
+            if self.expected is not None
         ]
 
     @property
@@ -87,13 +96,6 @@ class Synchroniser:
         self._running, self._arrived = [], {}
         self._waiting = [len(names) for names in self._buckets]
         self.step += 1
-
-    def close(self) -> None:
-        """Take the hooks off the parameters."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._thread is not None:
-            self._thread.shutdown()
 
     def _arrive(self, name: str, parameter: Tensor) -> None:
         self._arrived[name] = self._arrived.get(name, 0) + 1
@@ -122,7 +124,7 @@ class Synchroniser:
             return
         flat = torch.cat([one.reshape(-1) for one in bucket.values()])
         self._racks.inside.sum_at_first(flat)
-        pieces = flat.split([one.numel() for one in bucket.values()])
+        pieces = torch.split(flat, [one.numel() for one in bucket.values()])
         if self._racks.between is not None:
             compressor.reduce(
                 {name: piece.view_as(bucket[name]) for name, piece in zip(bucket, pieces, strict=True)},

@@ -4,16 +4,17 @@ Projections into the heads are divided by columns, those out of them by rows, so
 twice backward. Projections that read the same input share it as one DTensor; otherwise each would sum its gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, distribute_module
+from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_module
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel import PrepareModuleInput as PrepareInput
 
-from lanner.distributed.chain import Chain, Family, Stage
+from lanner.distributed.chain import Family, Stage
 from lanner.errors import ConfigError
 
 _COLUMNS: dict[Family, tuple[str, ...]] = {
@@ -24,7 +25,7 @@ _ROWS: dict[Family, tuple[str, ...]] = {
     "bert": ("attention.output.dense", "output.dense"),
     "llama": ("self_attn.o_proj", "mlp.down_proj"),
 }
-_PER_HEAD_NORMS = ("q_norm", "k_norm")
+_PER_HEAD_NORMS = {"q_norm", "k_norm"}
 """Replicated weights that see other heads on each rank, so that their gradients are partial sums."""
 
 
@@ -49,20 +50,24 @@ def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
     for name in _ROWS[family]:
         _add(plan, modules, name, RowwiseParallel(), "lora_A", None, mesh)
     parallelize_module(layer, mesh, plan)
-    for name, module in modules.items():
-        if name.rpartition(".")[2] in _PER_HEAD_NORMS:
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    parameter.register_hook(_summed_over(mesh))
 
 
-def check_divisible(chain: Chain, mesh_size: int) -> None:
-    """Raises ``ConfigError`` where heads cannot be divided; see ``Degrees.check_model``."""
-    from lanner.distributed.degrees import Degrees
+@torch.no_grad()
+def sum_partial_gradients(parameters: Mapping[str, nn.Parameter], mesh: DeviceMesh) -> None:
+    """Sum what each rank knows of the gradients of weights that all ranks hold, but that see other heads on each.
 
-    Degrees(tensor=mesh_size).check_model(
-        layers=len(chain.layers), heads=chain.heads, key_value_heads=chain.key_value_heads
-    )
+    parameters: those of this rank, by name. Called after each backward pass.
+    """
+    partial = [
+        local(one.grad)
+        for name, one in parameters.items()
+        if one.grad is not None and _PER_HEAD_NORMS & set(name.split("."))
+    ]
+    if partial:
+        flat = torch.cat([one.reshape(-1) for one in partial])
+        dist.all_reduce(flat, group=mesh.get_group())
+        for one, part in zip(partial, torch.split(flat, [one.numel() for one in partial]), strict=True):
+            one.copy_(part.view_as(one))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -71,15 +76,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _shared_inputs(family: Family) -> dict[str, ParallelStyle]:
-    whole = Replicate()
+    place: Placement = Replicate()
+    first = PrepareInput(input_layouts=(place,), desired_input_layouts=(place,), use_local_output=False)
     if family == "bert":
-        return {"attention.self": PrepareInput(input_layouts=(whole,), desired_input_layouts=(whole,))}
-    shared = {"use_local_output": False}
-    keywords = {"hidden_states": whole}
-    attention = PrepareInput(input_kwarg_layouts=keywords, desired_input_kwarg_layouts=keywords, **shared)
+        return {"attention.self": first}
+    named = {"hidden_states": place}
     return {
-        "self_attn": attention,
-        "mlp": PrepareInput(input_layouts=(whole,), desired_input_layouts=(whole,), **shared),
+        "self_attn": PrepareInput(input_kwarg_layouts=named, desired_input_kwarg_layouts=named, use_local_output=False),
+        "mlp": first,
     }
 
 
@@ -100,14 +104,3 @@ def _add(
     plan[f"{name}.{divided}.default"] = type(style)()
     if whole is not None:
         distribute_module(modules[f"{name}.{whole}.default"], mesh)
-
-
-def _summed_over(mesh: DeviceMesh) -> Callable[[Tensor], Tensor]:
-    group = mesh.get_group()
-
-    def summed(gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    return summed

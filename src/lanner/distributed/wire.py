@@ -46,9 +46,7 @@ class Wire:
 
 def children_in_tree(rank: int, size: int) -> int:
     """Ranks to which ``rank`` passes a broadcast of the first on, in a binomial tree."""
-    return sum(
-        1 for bit in range(size.bit_length()) if (1 << bit) > rank and rank + (1 << bit) < size
-    )
+    return sum(1 for bit in range(size.bit_length()) if (1 << bit) > rank and rank + (1 << bit) < size)
 
 
 def _bytes(tensor: Tensor) -> int:
