@@ -1,0 +1,150 @@
+"""Whether every way to divide training gives the losses of one process: 10 steps in float32.
+
+python -m benchmarks.parity          all modes
+python -m benchmarks.parity --short  those that the tests run; writes nothing
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks._ranks import run_ranks
+from benchmarks._record import record
+from benchmarks._small_towers import pairs, pairs_loss, small_chain
+from lanner.distributed.chain import Stage
+from lanner.distributed.degrees import Degrees
+from lanner.distributed.engine import Engine, EngineConfig
+
+STEPS, RATE, PARTS = 10, 1e-3, 8
+"""Steps, learning rate, micro-batches of all ranks together."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to divide training."""
+
+    name: str
+    config: EngineConfig
+    lora: bool = False
+    whole: bool = False
+    """Whether the loss is of the whole batch, with negatives from all ranks."""
+
+
+def modes() -> list[Mode]:
+    plain = {
+        "DP": Degrees(replicas=2),
+        "FSDP2": Degrees(shards=2),
+        "HSDP": Degrees(replicas=2, shards=2),
+        "TP 2": Degrees(tensor=2),
+        "DP×TP": Degrees(replicas=2, tensor=2),
+        "FSDP2×TP": Degrees(shards=2, tensor=2),
+        "2×2×2": Degrees(replicas=2, pipeline=2, tensor=2),
+        "FSDP2×PP×TP": Degrees(shards=2, pipeline=2, tensor=2),
+    }
+    made = [Mode(name, EngineConfig(degrees)) for name, degrees in plain.items()]
+    for schedule in ("gpipe", "1f1b", "looped-bfs", "interleaved", "zero-bubble", "zbv", "dualpipev"):
+        made.append(Mode(f"PP 2 {schedule}", EngineConfig(Degrees(pipeline=2), schedule)))
+    for schedule in ("1f1b", "interleaved"):
+        made += [
+            Mode(f"DP×PP {schedule}", EngineConfig(Degrees(replicas=2, pipeline=2), schedule)),
+            Mode(f"FSDP2×PP {schedule}", EngineConfig(Degrees(shards=2, pipeline=2), schedule)),
+            Mode(f"TP×PP {schedule}", EngineConfig(Degrees(tensor=2, pipeline=2), schedule)),
+        ]
+    made += [
+        Mode("PP 2 uneven", EngineConfig(Degrees(pipeline=2), bounds=(0, 1, 4))),
+        Mode("DP uneven shares", EngineConfig(Degrees(replicas=2), shares=(6, 2))),
+        Mode("DP hierarchical", EngineConfig(Degrees(replicas=4), ranks_per_rack=2)),
+        Mode("DP checkpointed", EngineConfig(Degrees(replicas=2), checkpointing=True)),
+    ]
+    made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
+    whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
+    whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2)}
+    return made + [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
+
+
+SHORT = ("DP", "TP 2 LoRA", "PP 2 1f1b", "PP 2 zbv", "FSDP2", "PP 2 whole batch")
+"""Modes of two ranks that the tests run."""
+
+
+def parts_of(mode: Mode) -> EngineConfig:
+    """The mode's settings with as many micro-batches a rank as make ``PARTS`` in all."""
+    return replace(mode.config, micro_batches=PARTS // mode.config.degrees.data)
+
+
+def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
+    """Losses of one process."""
+    chain = small_chain(family, lora=lora)
+    stage = Stage(chain, 0, len(chain.layers))
+    optimizer = adamw([one for one in stage.parameters() if one.requires_grad])
+    losses = []
+    for step in range(STEPS):
+        ids, mask, rows = pairs(step)
+        if whole:
+            loss = pairs_loss(stage(ids, mask))
+        else:
+            parts = zip(ids.chunk(PARTS), mask.chunk(PARTS), rows.chunk(PARTS), strict=True)
+            loss = torch.stack([pairs_loss(stage(one, seen), row) for one, seen, row in parts]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    # Of tensors and DTensors together no step can be taken at once.
+    return torch.optim.AdamW(parameters, RATE, foreach=False)
+
+
+def divided(family: str, mode: Mode) -> list[float]:
+    """Losses of all ranks together."""
+    engine = Engine(small_chain(family, lora=mode.lora), parts_of(mode), adamw)
+    losses = []
+    for step in range(STEPS):
+        ids, mask, rows = pairs(step)
+        if mode.whole:
+            losses.append(engine.step_whole(ids, mask, pairs_loss))
+        else:
+            losses.append(engine.step(ids, mask, rows, pairs_loss))
+    return losses
+
+
+def all_losses(family: str, chosen: list[Mode]) -> dict[str, list[float]]:
+    """Losses by mode; called on every rank."""
+    return {mode.name: divided(family, mode) for mode in chosen}
+
+
+def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Differences by family and mode."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, float]] = {family: {} for family in families}
+    for family in families:
+        alone = {
+            kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1]))
+            for kind in sorted({(mode.lora, mode.whole) for mode in chosen})
+        }
+        for ranks in sorted({mode.config.degrees.world for mode in chosen}):
+            of_size = [mode for mode in chosen if mode.config.degrees.world == ranks]
+            losses = run_ranks(ranks, all_losses, family, of_size)
+            for mode in of_size:
+                difference = torch.tensor(losses[mode.name]) - alone[mode.lora, mode.whole]
+                found[family][mode.name] = float(difference.abs().max())
+    return found
+
+
+def main() -> None:
+    if "--short" in sys.argv:
+        print(measure([mode for mode in modes() if mode.name in SHORT], ("bert",)))
+        return
+    found: dict[str, Any] = measure(modes(), ("bert", "llama"))
+    everything = [value for values in found.values() for value in values.values()]
+    summary = {"modes": len(everything), "largest_difference": max(everything)}
+    settings = {"steps": STEPS, "learning_rate": RATE, "layers": 4, "micro_batches": PARTS, "dtype": "float32"}
+    print(summary)
+    print(record("parity", seed=0, settings=settings, results={"summary": summary, "difference": found}))
+
+
+if __name__ == "__main__":
+    main()

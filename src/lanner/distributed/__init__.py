@@ -1,0 +1,1 @@
+"""Training the language model on several devices: degrees, parallelism, compression, balancing, planning."""

@@ -1,0 +1,136 @@
+"""Data parallelism that meets seldom: replicas take many steps alone, then average what they learned.
+
+Local SGD (Stich, 2018) takes the mean of the weights; DiLoCo (Douillard et al., 2023) takes it as the gradient of an
+outer optimiser with momentum; streaming DiLoCo (Douillard et al., 2025) averages one fragment of the weights at a time,
+beside further steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lanner.distributed.compressors import Compressor, compressor_of
+from lanner.distributed.wire import Wire
+from lanner.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """How replicas meet."""
+
+    every: int = 20
+    """Rounds are this long: steps of the fastest replica between two averages of the same weights."""
+    rate: float = 0.7
+    """Learning rate of the outer optimiser; 1 with momentum 0 is local SGD."""
+    momentum: float = 0.5
+    """Nesterov momentum of the outer optimiser."""
+    fragments: int = 1
+    """Parts of the weights, averaged one after the other, evenly spread over a round."""
+    delay: int = 0
+    """Steps between the sending of a fragment and its arrival, taken beside the network; 0: wait for it."""
+    compression: str = "none"
+    """Of what is sent; see ``compressors.compressor_of``."""
+    steps: tuple[int, ...] | None = None
+    """Steps a round of each replica, for machines of unequal speed; None: ``every`` each."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.fragments < 1 or self.every % self.fragments:
+            raise ConfigError(
+                f"every={self.every} and fragments={self.fragments}: a round must have a multiple of as many steps"
+            )
+        if not 0 <= self.delay < max(1, self.every // self.fragments):
+            raise ConfigError(f"delay={self.delay} must be below every / fragments = {self.every // self.fragments}")
+        if self.steps is not None and (min(self.steps) < 1 or (self.fragments > 1 and len(set(self.steps)) > 1)):
+            raise ConfigError(f"steps={self.steps}: at least 1 each, and equal ones where there are fragments")
+
+
+class Averaging:
+    """The outer optimiser of one replica. Call ``after_step`` after each step of the inner one."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], wire: Wire, config: AveragingConfig) -> None:
+        """wire: over a group of its own, one rank a replica, all with the same weights.
+
+        Raises:
+            ConfigError: ``config.steps`` is not of as many replicas.
+        """
+        if config.steps is not None and len(config.steps) != wire.size:
+            raise ConfigError(f"steps={config.steps}: give one number for each of {wire.size} replicas")
+        self.config, self.wire, self.steps = config, wire, 0
+        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
+        self._known = {name: one.detach().clone() for name, one in self._parameters.items()}
+        self._speed = {name: torch.zeros_like(one) for name, one in self._known.items()}
+        self._compressor: Compressor = compressor_of(config.compression)
+        self._fragments = fragments(self._parameters, config.fragments)
+        self._thread = ThreadPoolExecutor(1, "averages")
+        self._coming: tuple[int, Sequence[str], dict[str, Tensor], dict[str, Tensor], Future[None]] | None = None
+        own = config.every if config.steps is None else config.steps[wire.rank]
+        self.round = own
+        """Steps of this replica between two averages of the same weights."""
+        total = own * wire.size if config.steps is None else sum(config.steps)
+        self._weight = own / total
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Send what is due, and take in what has come."""
+        self.steps += 1
+        if self._coming is not None and self.steps >= self._coming[0]:
+            self._take_in()
+        each = self.round // self.config.fragments
+        if self.steps % each == 0:
+            names = self._fragments[self.steps // each % self.config.fragments]
+            sent = {name: self._parameters[name].detach().clone() for name in names}
+            # A replica counts by the steps that it took.
+            moved = {name: (self._known[name] - sent[name]) * self._weight for name in names}
+            done = self._thread.submit(self._compressor.reduce, moved, self.wire)
+            self._coming = (self.steps + self.config.delay, names, sent, moved, done)
+            if not self.config.delay:
+                self._take_in()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Bring all replicas to the same weights: the mean, each as it stands."""
+        if self._coming is not None:
+            self._take_in()
+        for name, one in self._parameters.items():
+            total = one.detach() * self._weight
+            self.wire.sum(total)
+            one.copy_(total)
+            self._known[name].copy_(total)
+
+    def _take_in(self) -> None:
+        assert self._coming is not None
+        _, names, sent, moved, done = self._coming
+        self._coming = None
+        done.result()
+        config = self.config
+        for name in names:
+            gradient, speed = moved[name], self._speed[name]
+            speed.mul_(config.momentum).add_(gradient)
+            self._known[name] -= config.rate * (gradient + config.momentum * speed)
+            # What was learned since it was sent is kept.
+            self._parameters[name].add_(self._known[name] - sent[name])
+
+
+def fragments(parameters: Mapping[str, Tensor], count: int) -> list[list[str]]:
+    """Names in ``count`` parts of about equal size, in their order.
+
+    Raises:
+        ConfigError: more parts than parameters.
+    """
+    if count > len(parameters):
+        raise ConfigError(f"fragments={count}, but only {len(parameters)} parameters are trained")
+    total = sum(one.numel() for one in parameters.values())
+    parts: list[list[str]] = [[] for _ in range(count)]
+    seen = 0
+    names = list(parameters)
+    for place, name in enumerate(names):
+        size = parameters[name].numel()
+        wanted = min(count - 1, int((seen + size / 2) / total * count))
+        # None may stay empty.
+        first_open = next((number for number, part in enumerate(parts) if not part), count)
+        parts[min(wanted, first_open) if len(names) - place > count - first_open else first_open].append(name)
+        seen += size
+    return parts

@@ -1,0 +1,107 @@
+"""A language model as a chain of layers that can be cut: embeddings, layers, norm, pooling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lanner.errors import ConfigError
+
+Family = Literal["bert", "llama"]
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""From hidden states ``[B, L, D]`` and mask ``[B, L]`` to vectors ``[B, D]``."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The parts of a model of transformers.
+
+    family: ``bert`` (encoders such as MiniLM) or ``llama`` (decoders such as Qwen). rotary: positions of a decoder.
+    """
+
+    family: Family
+    embeddings: nn.Module
+    layers: nn.ModuleList
+    norm: nn.Module | None
+    rotary: nn.Module | None
+    heads: int
+    key_value_heads: int
+    pool: Pool
+
+
+def chain_of(model: nn.Module, pool: Pool) -> Chain:
+    """The parts of ``model``, which may carry adapters of peft.
+
+    Raises:
+        ConfigError: its layers are neither those of BERT nor those of Llama.
+    """
+    base = cast(Any, model)
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    config: Any = getattr(base, "config", None)
+    if hasattr(base, "encoder") and hasattr(base.encoder, "layer") and hasattr(base.encoder.layer[0], "intermediate"):
+        heads = int(config.num_attention_heads)
+        if hasattr(base.encoder, "relative_attention_bias"):
+            raise ConfigError(f"{type(base).__name__} shares an attention bias between layers and cannot be divided")
+        return Chain("bert", base.embeddings, base.encoder.layer, None, None, heads, heads, pool)
+    if all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm", "rotary_emb")):
+        heads = int(config.num_attention_heads)
+        pairs = int(getattr(config, "num_key_value_heads", heads))
+        return Chain("llama", base.embed_tokens, base.layers, base.norm, base.rotary_emb, heads, pairs, pool)
+    raise ConfigError(
+        f"{type(base).__name__} cannot be divided over devices: its layers are neither those of BERT nor of Llama"
+    )
+
+
+class Stage(nn.Module):
+    """Layers ``first`` to ``last`` of a chain; with embeddings if it begins, with norm and pooling if it ends there."""
+
+    def __init__(self, chain: Chain, first: int, last: int, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+        self._family, self._pool, self._checkpointing = chain.family, chain.pool, checkpointing
+        self.begins, self.ends = first == 0, last == len(chain.layers)
+        self.embeddings = chain.embeddings if self.begins else None
+        self.layers = nn.ModuleDict({str(number): chain.layers[number] for number in range(first, last)})
+        self.norm = chain.norm if self.ends else None
+        self.rotary = chain.rotary
+
+    def forward(self, inputs: Tensor, mask_BL: Tensor) -> Tensor:
+        """Hidden states ``[B, L, D]``, of the last stage vectors ``[B, D]``.
+
+        inputs: token ids, int64 ``[B, L]``, of the first stage; else the hidden states that the stage before gave.
+        """
+        hidden_BLD: Tensor = inputs if self.embeddings is None else self.embeddings(inputs)
+        if hidden_BLD.requires_grad is False and torch.is_grad_enabled() and self._checkpointing:
+            hidden_BLD = hidden_BLD.requires_grad_()
+        options = self._options(hidden_BLD, mask_BL)
+        for layer in self.layers.values():
+            if self._checkpointing and torch.is_grad_enabled():
+                out: Any = checkpoint(layer, hidden_BLD, use_reentrant=False, **options)
+            else:
+                out = layer(hidden_BLD, **options)
+            hidden_BLD = out[0] if isinstance(out, tuple) else out
+        if not self.ends:
+            return hidden_BLD
+        return self._pool(hidden_BLD if self.norm is None else self.norm(hidden_BLD), mask_BL)
+
+    def _options(self, hidden_BLD: Tensor, mask_BL: Tensor) -> dict[str, Any]:
+        length = hidden_BLD.shape[1]
+        visible = mask_BL[:, None, None, :].bool()
+        if self._family == "llama":
+            visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).tril()
+        else:
+            visible = visible.expand(-1, 1, length, -1)
+        bias = torch.zeros(visible.shape, dtype=hidden_BLD.dtype, device=hidden_BLD.device)
+        bias = bias.masked_fill(~visible, torch.finfo(hidden_BLD.dtype).min)
+        if self.rotary is None:
+            return {"attention_mask": bias}
+        positions = torch.arange(length, device=hidden_BLD.device)[None]
+        return {
+            "attention_mask": bias,
+            "position_ids": positions,
+            "position_embeddings": self.rotary(hidden_BLD, positions),
+        }

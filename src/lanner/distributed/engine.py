@@ -1,0 +1,342 @@
+"""One training step of a language model over all ranks.
+
+The order in which a model is prepared: tensor parallel → pipeline → activation checkpointing → compile → data parallel.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lanner.distributed.chain import Chain, Stage
+from lanner.distributed.compressors import compressor_of
+from lanner.distributed.degrees import Degrees
+from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds, schedule_kind, stages_of
+from lanner.distributed.synchroniser import Racks, Synchroniser
+from lanner.distributed.tensor import divide_layer, sum_partial_gradients
+from lanner.distributed.wire import Wire
+from lanner.errors import ConfigError
+
+Loss = Callable[[Tensor, Any], Tensor]
+"""Of the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]``: a scalar, a mean over rows."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a step is divided."""
+
+    degrees: Degrees = field(default_factory=Degrees)
+    schedule: str = "1f1b"
+    """Pipeline schedule; see ``pipeline.SCHEDULES``."""
+    micro_batches: int = 1
+    """Parts of a rank's batch that go through the pipeline one after the other."""
+    bounds: tuple[int, ...] | None = None
+    """Layers at which stages begin, and the last one's end; None: equal parts."""
+    shares: tuple[int, ...] | None = None
+    """Micro-batches of each replica, for replicas of unequal speed; None: ``micro_batches`` each."""
+    checkpointing: bool = False
+    """Keep no activations inside layers; compute them again."""
+    compile: bool = False
+    """Compile each layer."""
+    compression: str = "none"
+    """Of gradients between replicas; see ``compressors.compressor_of``."""
+    dense_steps: int = 0
+    """Steps without compression at the beginning."""
+    ranks_per_rack: int = 0
+    """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+
+
+class DivergedError(ConfigError):
+    """A loss that is no number."""
+
+
+class Engine:
+    """A chain of layers divided over all ranks of the default group, and the step that trains it."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        config: EngineConfig,
+        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        device: torch.device | None = None,
+    ) -> None:
+        """chain: the whole model, the same on every rank; used up.
+
+        Raises:
+            ConfigError: degrees that fit neither the number of processes nor the model.
+        """
+        self.chain, self.config, self.device = chain, config, device or torch.device("cpu")
+        degrees, kind = config.degrees, schedule_kind(config.schedule)
+        degrees.check_world(dist.get_world_size())
+        degrees.check_model(
+            layers=len(chain.layers),
+            heads=chain.heads,
+            key_value_heads=chain.key_value_heads,
+            stages_per_rank=kind.stages_per_rank if degrees.pipeline > 1 else 1,
+        )
+        if config.shares is not None and (len(config.shares) != degrees.replicas or degrees.shards > 1):
+            raise ConfigError(
+                f"shares {config.shares}: give one number for each of {degrees.replicas} replicas, and shard 1"
+            )
+        self.mesh = degrees.mesh(self.device.type)
+        self.at = degrees.place(dist.get_rank())
+        num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
+        self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
+        check_bounds(self.bounds, len(chain.layers), num_stages)
+        if degrees.tensor > 1:
+            for layer in chain.layers:
+                divide_layer(layer, chain.family, self.mesh["tp"])
+        self._mine = stages_of(self.at["pp"], degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
+        if config.compile:
+            for layer in chain.layers:
+                layer.compile()
+        if degrees.shards > 1:
+            # Before stages are made: a layer is sharded by the rank that runs it.
+            for number in self._mine:
+                for layer in list(chain.layers)[self.bounds[number] : self.bounds[number + 1]]:
+                    fully_shard(layer, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
+        self._kind, self._num_stages, self._racks = kind, num_stages, self._make_racks()
+        self._make_stages()
+        self._make_optimizer = optimizer
+        self.optimizer = optimizer(list(self.trained().values()))
+        self._synchroniser = self._make_synchroniser()
+        self.steps = 0
+
+    @property
+    def micro_batches(self) -> int:
+        """Of this rank."""
+        shares = self.config.shares
+        return self.config.micro_batches if shares is None else shares[self.at["replicate"]]
+
+    @property
+    def sent(self) -> int:
+        """Bytes of gradients that this rank has sent between replicas."""
+        return 0 if self._synchroniser is None else self._synchroniser.sent
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What compression has not sent yet, by parameter."""
+        return {} if self._synchroniser is None else dict(self._synchroniser.compressor.kept)
+
+    def rearrange(
+        self, bounds: tuple[int, ...], states: Mapping[Any, dict[str, Any]], kept: Mapping[str, Tensor]
+    ) -> None:
+        """Take over other layers. states: of the optimiser, for all parameters trained from now on; kept: as above."""
+        self.bounds = bounds
+        self._make_stages()
+        old, trained = self.optimizer, self.trained()
+        self.optimizer = self._make_optimizer(list(trained.values()))
+        for fresh, known in zip(self.optimizer.param_groups, old.param_groups, strict=True):
+            fresh.update({name: value for name, value in known.items() if name != "params"})
+        self.optimizer.state.update({one: states[one] for one in trained.values() if states.get(one)})
+        if self._synchroniser is not None:
+            self._synchroniser.take_over(trained, {name: one for name, one in kept.items() if name in trained})
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that this rank trains, by their name in the whole chain."""
+        return {name: one for name, one in self.named_parameters().items() if one.requires_grad}
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that this rank holds, by their name in the whole chain."""
+        return {name: one for stage in self.stages.values() for name, one in stage.named_parameters()}
+
+    def rows(self, total: int) -> slice:
+        """This rank's part of a batch of ``total`` rows.
+
+        Raises:
+            ConfigError: the rows cannot be divided into equal micro-batches.
+        """
+        degrees, shares = self.config.degrees, self.config.shares
+        each = list(shares) if shares is not None else [self.config.micro_batches] * degrees.data
+        size, rest = divmod(total, sum(each))
+        if rest or not size:
+            raise ConfigError(f"{total} rows cannot be divided into {sum(each)} equal micro-batches ({each} a rank)")
+        mine = self.at["replicate"] * degrees.shards + self.at["shard"]
+        begin = sum(each[:mine]) * size
+        return slice(begin, begin + each[mine] * size)
+
+    def step(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> float:
+        """One step on a batch that every rank has whole; the mean loss over its micro-batches.
+
+        Raises:
+            DivergedError: the loss is no number; names the step and the first layer whose output is none.
+        """
+        rows = self.rows(len(ids_BL))
+        degrees = self.config.degrees
+        parts = self.micro_batches if self.config.shares is None else sum(self.config.shares) / degrees.replicas
+        # FSDP takes the mean over shards, the synchroniser sums.
+        scale = 1 / (parts * degrees.replicas)
+        value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale) / degrees.shards
+        if not torch.isfinite(value):
+            raise DivergedError(
+                f"the loss is no number at step {self.steps}, batch of {len(ids_BL)} texts, "
+                f"{self._first_bad_layer(ids_BL[rows], mask_BL[rows])}; the weights are those before the step"
+            )
+        self._update()
+        return float(value)
+
+    def vectors(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Vectors ``[B, D]`` of a batch that every rank has whole, on every rank, without gradient."""
+        rows = self.rows(len(ids_BL))
+        mine = self._forward(ids_BL[rows], mask_BL[rows])
+        width = torch.tensor([0 if mine is None else mine.shape[1]], device=self.device)
+        dist.all_reduce(width, dist.ReduceOp.MAX)
+        total = torch.zeros(len(ids_BL), int(width), device=self.device)
+        if mine is not None and self.at["tp"] == 0:
+            total[rows] = mine
+        dist.all_reduce(total)
+        return total
+
+    def step_whole(self, ids_BL: Tensor, mask_BL: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
+        """One step by a loss of all vectors of the batch at once, such as one with negatives from all ranks.
+
+        The vectors are computed twice: without gradient for the loss, and with it for the model's gradients (Gao et
+        al., GradCache, 2021). ``loss`` is called on every rank with the same vectors.
+        """
+        vectors_BD = self.vectors(ids_BL, mask_BL).requires_grad_()
+        value = loss(vectors_BD)
+        (gradient_BD,) = torch.autograd.grad(value, vectors_BD)
+        rows = self.rows(len(ids_BL))
+        self._run(
+            ids_BL[rows],
+            mask_BL[rows],
+            gradient_BD[rows],
+            lambda out, gradient: (out * gradient).sum(),
+            float(self.config.degrees.shards),
+        )
+        self._update()
+        return float(value.detach())
+
+    def _run(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss, scale: float) -> Tensor:
+        """Forward and backward of this rank's rows; the scaled loss summed over all ranks."""
+
+        def scaled(out: Tensor, one: Any) -> Tensor:
+            return loss(out, one) * scale
+
+        if self._pipeline is not None:
+            losses = self._pipeline.step(ids_BL, mask_BL, target, scaled)
+        else:
+            losses = self._one_after_the_other(ids_BL, mask_BL, target, scaled)
+        value = torch.stack(losses).sum() if losses and self.at["tp"] == 0 else torch.zeros((), device=self.device)
+        dist.all_reduce(value)
+        return value
+
+    def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
+        (stage,), losses, count = self.stages.values(), [], self.micro_batches
+        batches = zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True)
+        for number, (ids, mask, part) in enumerate(batches):
+            if isinstance(stage, FSDPModule):
+                stage.set_requires_gradient_sync(number == count - 1)
+            one = loss(stage(ids, mask), part)
+            one.backward()  # type: ignore[no-untyped-call]
+            losses.append(one.detach())
+        return losses
+
+    def _update(self) -> None:
+        if self.config.degrees.tensor > 1:
+            sum_partial_gradients(self.trained(), self.mesh["tp"])
+        if self._synchroniser is not None:
+            self._synchroniser.finish()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+
+    @torch.no_grad()
+    def _forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor | None:
+        if self._pipeline is not None:
+            return self._pipeline.forward(ids_BL, mask_BL)
+        count = self.micro_batches
+        pairs = zip(ids_BL.chunk(count), mask_BL.chunk(count), strict=True)
+        return torch.cat([self.stages[0](ids, mask) for ids, mask in pairs])
+
+    def _first_bad_layer(self, ids_BL: Tensor, mask_BL: Tensor) -> str:
+        bad = [len(self.chain.layers)]
+
+        def watch(number: int) -> Callable[..., None]:
+            def look(module: nn.Module, given: Any, out: Any) -> None:
+                hidden = out[0] if isinstance(out, tuple) else out
+                if not bool(torch.isfinite(hidden).all()):
+                    bad.append(number)
+
+            return look
+
+        hooks = [
+            layer.register_forward_hook(watch(int(name)))
+            for stage in self.stages.values()
+            for name, layer in stage.layers.items()
+        ]
+        self._forward(ids_BL, mask_BL)
+        for hook in hooks:
+            hook.remove()
+        first = torch.tensor([min(bad)])
+        dist.all_reduce(first, dist.ReduceOp.MIN)
+        number = int(first)
+        return f"layer {number}" if number < len(self.chain.layers) else "after the last layer"
+
+    def _make_stages(self) -> None:
+        """Stages of this rank by ``bounds``; layers of others are not touched."""
+        self.stages = {
+            number: Stage(
+                self.chain,
+                self.bounds[number],
+                self.bounds[number + 1],
+                checkpointing=self.config.checkpointing,
+            )
+            for number in self._mine
+        }
+        degrees = self.config.degrees
+        for stage in self.stages.values():
+            if degrees.shards > 1:
+                fully_shard(stage, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
+        self._pipeline = None
+        if degrees.pipeline > 1:
+            self._pipeline = Pipeline(
+                self.stages,
+                self._num_stages,
+                self._kind,
+                self.micro_batches,
+                self.mesh["pp"].get_group(),
+                self.device,
+            )
+
+    def _make_racks(self) -> Racks | None:
+        degrees, size = self.config.degrees, self.config.ranks_per_rack
+        if not size or degrees.replicas == 1:
+            return None
+        if degrees.replicas % size:
+            raise ConfigError(f"ranks_per_rack {size} does not divide the {degrees.replicas} replicas")
+        sets = self._replica_sets()
+        return Racks([[one[at : at + size] for at in range(0, len(one), size)] for one in sets])
+
+    def _replica_sets(self) -> list[tuple[int, ...]]:
+        degrees = self.config.degrees
+        return sorted({tuple(degrees.ranks_along("replicate", rank)) for rank in range(degrees.world)})
+
+    def _own_group(self) -> dist.ProcessGroup | None:
+        """A group of the replicas for gradients alone: their sums run beside other collectives."""
+        groups = {ranks: dist.new_group(list(ranks)) for ranks in self._replica_sets()}
+        mine: dist.ProcessGroup = next(group for ranks, group in groups.items() if dist.get_rank() in ranks)
+        return mine
+
+    def _make_synchroniser(self) -> Synchroniser | None:
+        if self.config.degrees.replicas == 1:
+            return None
+        simple = self.config.degrees.shards == 1 and self._pipeline is None
+        return Synchroniser(
+            self.trained(),
+            Wire(self._own_group()),
+            compressor_of(self.config.compression),
+            racks=self._racks,
+            dense_steps=self.config.dense_steps,
+            expected=self.micro_batches if simple and not self.config.degrees.tensor > 1 else None,
+        )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as if it had never been divided; every rank that holds a part must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

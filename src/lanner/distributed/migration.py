@@ -1,0 +1,164 @@
+"""Layers on their way from one pipeline stage to another while training goes on: weights and the optimiser's state."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lanner.distributed.balance import Balancer
+from lanner.distributed.engine import Engine
+from lanner.distributed.tensor import local
+from lanner.errors import ConfigError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class LayerClock:
+    """Seconds that each layer of this rank takes, forward and backward, summed over micro-batches."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+
+    @contextmanager
+    def watching(self, layers: Mapping[int, nn.Module]) -> Iterator[None]:
+        """Measure while inside."""
+        hooks = []
+        for number, layer in layers.items():
+            hooks += self._watch(number, layer)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _watch(self, number: int, layer: nn.Module) -> list[Any]:
+        begun = [0.0]
+
+        def add(since: float) -> None:
+            self.seconds[number] = self.seconds.get(number, 0.0) + time.perf_counter() - since
+
+        def before(module: nn.Module, given: tuple[Any, ...]) -> None:
+            begun[0] = time.perf_counter()
+
+        def after(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+            add(begun[0])
+            hidden, source = out[0] if isinstance(out, tuple) else out, given[0]
+            if not (hidden.requires_grad and source.requires_grad):
+                return
+            back: list[float] = []
+            hidden.register_hook(lambda gradient: back.append(time.perf_counter()))
+
+            def ended(gradient: Tensor) -> None:
+                # Buffers are used again; each hook is of one pass.
+                handle.remove()
+                add(back[0])
+
+            handle = source.register_hook(ended)
+
+        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+
+
+class LoadBalancing:
+    """Measures an engine's layers and moves them between stages when ``Balancer`` says so."""
+
+    def __init__(self, engine: Engine, balancer: Balancer | None = None) -> None:
+        """Raises ``ConfigError`` for an engine without a pipeline of one stage a rank, or with sharded weights."""
+        degrees = engine.config.degrees
+        if degrees.pipeline == 1 or len(engine.stages) > 1 or degrees.shards > 1:
+            raise ConfigError(
+                f"layers can be moved with pp above 1, one stage a rank (gpipe, 1f1b) and shard 1; received "
+                f"{degrees.arithmetic}, {engine.config.schedule}"
+            )
+        sizes = [float(sum(one.numel() for one in layer.parameters())) for layer in engine.chain.layers]
+        self.balancer = balancer or Balancer()
+        self.balancer.costs = self.balancer.costs or [size / max(sizes) for size in sizes]
+        self.engine, self._clock = engine, LayerClock()
+        self._begun, self._counted, self._move_seconds = time.perf_counter(), 0, 0.0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around each step."""
+        layers = {int(number): layer for stage in self.engine.stages.values() for number, layer in stage.layers.items()}
+        with self._clock.watching(layers):
+            yield
+        self._counted += 1
+        if self._counted % self.balancer.every == 0:
+            self._look()
+
+    def _look(self) -> None:
+        engine, balancer = self.engine, self.balancer
+        stages = engine.config.degrees.pipeline
+        cost = sum(balancer.costs[number] for number in self._clock.seconds) or 1.0
+        told = torch.zeros(stages + 2, dtype=torch.float64)
+        told[engine.at["pp"]] = sum(self._clock.seconds.values()) / cost / balancer.every
+        told[stages] = (time.perf_counter() - self._begun) / balancer.every
+        told[stages + 1] = self._move_seconds
+        # The slowest of all replicas counts.
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        *slowness, step_seconds, move_seconds = told.tolist()
+        new = balancer.look(engine.steps, engine.bounds, slowness, step_seconds, move_seconds)
+        if new != engine.bounds:
+            begun = time.perf_counter()
+            move_layers(engine, new)
+            self._move_seconds = time.perf_counter() - begun
+        self._clock.seconds.clear()
+        self._begun = time.perf_counter()
+
+
+def move_layers(engine: Engine, bounds: tuple[int, ...]) -> None:
+    """Give every stage the layers of ``bounds``; called on every rank. Nothing that is trained changes."""
+    old, group, me = engine.bounds, engine.mesh["pp"].get_group(), engine.at["pp"]
+    states: dict[Any, dict[str, Any]] = dict(engine.optimizer.state)
+    kept = engine.kept
+    for number, layer in enumerate(engine.chain.layers):
+        source, target = _owner(old, number), _owner(bounds, number)
+        if source == target or me not in (source, target):
+            continue
+        parameters = {name: one for name, one in layer.named_parameters() if one.requires_grad}
+        names = {name: f"layers.{number}.{name}" for name in parameters}
+        if me == source:
+            parts = [_packed(one, states.pop(one, {}), kept.pop(names[name], None)) for name, one in parameters.items()]
+            dist.send(torch.cat(parts), group=group, group_dst=target)
+        else:
+            length = sum(4 * local(one).numel() + 1 for one in parameters.values())
+            received = torch.empty(length, device=engine.device)
+            dist.recv(received, group=group, group_src=source)
+            for name, one in parameters.items():
+                size = 4 * local(one).numel() + 1
+                states[one], kept[names[name]] = _unpacked(one, received[:size])
+                received = received[size:]
+    engine.rearrange(bounds, states, kept)
+
+
+def _owner(bounds: tuple[int, ...], layer: int) -> int:
+    return next(stage for stage in range(len(bounds) - 1) if bounds[stage] <= layer < bounds[stage + 1])
+
+
+def _packed(parameter: nn.Parameter, state: Mapping[str, Any], kept: Tensor | None) -> Tensor:
+    """Values, both moments, the number of steps, and what compression did not send, float32 ``[4 N + 1]``."""
+    values = local(parameter.detach())
+    empty = torch.zeros_like(values)
+    moments = [local(state[name]) if name in state else empty for name in _MOMENTS]
+    steps = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32, device=values.device).reshape(1)
+    parts = [values, *moments, empty if kept is None else kept]
+    return torch.cat([*(part.reshape(-1) for part in parts), steps])
+
+
+@torch.no_grad()
+def _unpacked(parameter: nn.Parameter, packed: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """Sets the values; gives the state of AdamW, and what compression did not send."""
+    values = local(parameter.detach())
+    *parts, steps = torch.split(packed, [values.numel()] * 4 + [1])
+    own, first, second, kept = (part.view_as(values).clone() for part in parts)
+    values.copy_(own)
+    if not float(steps):
+        return {}, kept
+    moments: dict[str, Any] = {}
+    for name, moment in zip(_MOMENTS, (first, second), strict=True):
+        moments[name] = torch.zeros_like(parameter)
+        local(moments[name]).copy_(moment)
+    return moments | {"step": steps[0].cpu()}, kept

@@ -1,0 +1,161 @@
+"""Pipeline parallelism: which layers a rank holds, and torch's schedules over them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.pipelining import PipelineStage, schedules
+
+from lanner.distributed.chain import Stage
+from lanner.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ScheduleKind:
+    """A schedule of torch: its class, how many stages a rank has, and whether they lie like a V."""
+
+    name: str
+    stages_per_rank: int = 1
+    like_v: bool = False
+
+
+SCHEDULES: Mapping[str, ScheduleKind] = {
+    "gpipe": ScheduleKind("ScheduleGPipe"),
+    "1f1b": ScheduleKind("Schedule1F1B"),
+    "looped-bfs": ScheduleKind("ScheduleLoopedBFS", 2),
+    "interleaved": ScheduleKind("ScheduleInterleaved1F1B", 2),
+    "zero-bubble": ScheduleKind("ScheduleInterleavedZeroBubble", 2),
+    "zbv": ScheduleKind("ScheduleZBVZeroBubble", 2, like_v=True),
+    "dualpipev": ScheduleKind("ScheduleDualPipeV", 2, like_v=True),
+}
+
+
+def schedule_kind(name: str) -> ScheduleKind:
+    """Raises ``ConfigError`` for an unknown name."""
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def even_bounds(layers: int, stages: int) -> tuple[int, ...]:
+    """Where stages begin and end, ``[stages + 1]``, for layers of equal cost."""
+    return tuple(round(place * layers / stages) for place in range(stages + 1))
+
+
+def stages_of(rank: int, ranks: int, kind: ScheduleKind) -> list[int]:
+    """The stages that a rank of the pipeline holds."""
+    if kind.like_v:
+        return [rank, 2 * ranks - 1 - rank]
+    return [rank + turn * ranks for turn in range(kind.stages_per_rank)]
+
+
+def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
+    """Raises ``ConfigError`` unless ``bounds`` cut ``layers`` into ``stages`` parts, none empty."""
+    rising = all(first < last for first, last in pairwise(bounds))
+    if len(bounds) != stages + 1 or bounds[0] != 0 or bounds[-1] != layers or not rising:
+        raise ConfigError(
+            f"pipeline bounds {list(bounds)} do not cut {layers} layers into {stages} stages; "
+            f"give {stages + 1} rising numbers from 0 to {layers}"
+        )
+
+
+class Pipeline:
+    """The stages of this rank, run by a schedule of torch over micro-batches.
+
+    Schedules are made anew for each shape of a batch: torch's buffers have a fixed one.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[int, Stage],
+        num_stages: int,
+        kind: ScheduleKind,
+        micro_batches: int,
+        group: dist.ProcessGroup,
+        device: torch.device,
+    ) -> None:
+        """stages: by their number in the pipeline."""
+        if kind.stages_per_rank > 1 and micro_batches % max(1, micro_batches // dist.get_world_size(group)):
+            raise ConfigError(
+                f"{micro_batches} micro-batches cannot be interleaved over pp {dist.get_world_size(group)}; "
+                "give a multiple of it"
+            )
+        if kind.name == "ScheduleDualPipeV" and micro_batches < num_stages:
+            raise ConfigError(f"dualpipev needs at least as many micro-batches as stages: {num_stages}")
+        self.stages, self.num_stages, self.micro_batches = stages, num_stages, micro_batches
+        self.kind, self.group, self.device = kind, group, device
+        self._loss: Callable[[Tensor, Any], Tensor] | None = None
+        self._schedules: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def ends(self) -> bool:
+        """Whether this rank has the last stage."""
+        return self.num_stages - 1 in self.stages
+
+    def step(
+        self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Callable[[Tensor, Any], Tensor]
+    ) -> list[Tensor]:
+        """Forward and backward of all micro-batches, whose losses are summed; gives these where the pipeline ends."""
+        shape = tuple(ids_BL.shape)
+        if shape not in self._schedules:
+            self._schedules[shape] = self._schedule()
+        self._loss = loss
+        losses: list[Tensor] = []
+        first = (ids_BL,) if 0 in self.stages else ()
+        last = {"target": target, "losses": losses} if self.ends else {}
+        self._schedules[shape].step(*first, mask_BL=mask_BL, **last)
+        return [one.detach() for one in losses]
+
+    @torch.no_grad()
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor | None:
+        """Vectors ``[B, D]`` where the pipeline ends, else None."""
+        out = []
+        for ids, mask in zip(ids_BL.chunk(self.micro_batches), mask_BL.chunk(self.micro_batches), strict=True):
+            for number in sorted(self.stages):
+                given = ids if number == 0 else self._receive(number)
+                hidden = self.stages[number](given, mask)
+                if number == self.num_stages - 1:
+                    out.append(hidden)
+                else:
+                    self._send(hidden, number)
+        return torch.cat(out) if self.ends else None
+
+    def _owner(self, stage: int) -> int:
+        ranks = dist.get_world_size(self.group)
+        return next(rank for rank in range(ranks) if stage in stages_of(rank, ranks, self.kind))
+
+    def _send(self, hidden: Tensor, stage: int) -> None:
+        to = self._owner(stage + 1)
+        if to == dist.get_rank(self.group):
+            self._kept = hidden
+            return
+        shape = torch.tensor(hidden.shape, device=hidden.device)
+        dist.send(shape, group=self.group, group_dst=to)
+        dist.send(hidden.contiguous(), group=self.group, group_dst=to)
+
+    def _receive(self, stage: int) -> Tensor:
+        source = self._owner(stage - 1)
+        if source == dist.get_rank(self.group):
+            return self._kept
+        shape = torch.zeros(3, dtype=torch.int64, device=self.device)
+        dist.recv(shape, group=self.group, group_src=source)
+        hidden = torch.empty(tuple(shape.tolist()), device=self.device)
+        dist.recv(hidden, group=self.group, group_src=source)
+        return hidden
+
+    def _schedule(self) -> Any:
+        stages = [
+            PipelineStage(stage, number, self.num_stages, self.device, group=self.group)
+            for number, stage in self.stages.items()
+        ]
+        options = {"loss_fn": lambda out, target: self._loss_of(out, target), "scale_grads": False}
+        made: Callable[..., Any] = getattr(schedules, self.kind.name)
+        return made(stages if self.kind.stages_per_rank > 1 else stages[0], self.micro_batches, **options)
+
+    def _loss_of(self, out: Tensor, target: Tensor) -> Tensor:
+        assert self._loss is not None
+        return self._loss(out, target)

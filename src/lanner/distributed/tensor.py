@@ -1,0 +1,106 @@
+"""Tensor parallelism: a plan of DTensor for each family of models (Shoeybi et al., Megatron-LM, 2019).
+
+Projections into the heads are divided by columns, those out of them by rows, so that a layer sums twice forward and
+twice backward. Projections that read the same input share it as one DTensor; otherwise each would sum its gradient.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import PrepareModuleInput as PrepareInput
+
+from lanner.distributed.chain import Family, Stage
+from lanner.errors import ConfigError
+
+_COLUMNS: dict[Family, tuple[str, ...]] = {
+    "bert": ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense"),
+    "llama": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
+}
+_ROWS: dict[Family, tuple[str, ...]] = {
+    "bert": ("attention.output.dense", "output.dense"),
+    "llama": ("self_attn.o_proj", "mlp.down_proj"),
+}
+_PER_HEAD_NORMS = {"q_norm", "k_norm"}
+"""Replicated weights that see other heads on each rank, so that their gradients are partial sums."""
+
+
+def divide_layers(stage: Stage, family: Family, mesh: DeviceMesh) -> None:
+    """Divide the layers of ``stage`` over ``mesh``, in place. Adapters (LoRA) are divided with their layers.
+
+    Raises:
+        ConfigError: adapters whose norms need the undivided weight (DoRA).
+    """
+    for layer in stage.layers.values():
+        divide_layer(layer, family, mesh)
+
+
+def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
+    """As ``divide_layers``, of one layer."""
+    modules = dict(layer.named_modules())
+    if any(name.endswith("lora_magnitude_vector.default") for name in modules):
+        raise ConfigError("DoRA cannot be combined with tensor parallelism; use LoRA, or tp 1")
+    plan: dict[str, ParallelStyle] = dict(_shared_inputs(family))
+    for name in _COLUMNS[family]:
+        _add(plan, modules, name, ColwiseParallel(), "lora_B", "lora_A", mesh)
+    for name in _ROWS[family]:
+        _add(plan, modules, name, RowwiseParallel(), "lora_A", None, mesh)
+    parallelize_module(layer, mesh, plan)
+
+
+@torch.no_grad()
+def sum_partial_gradients(parameters: Mapping[str, nn.Parameter], mesh: DeviceMesh) -> None:
+    """Sum what each rank knows of the gradients of weights that all ranks hold, but that see other heads on each.
+
+    parameters: those of this rank, by name. Called after each backward pass.
+    """
+    partial = [
+        local(one.grad)
+        for name, one in parameters.items()
+        if one.grad is not None and _PER_HEAD_NORMS & set(name.split("."))
+    ]
+    if partial:
+        flat = torch.cat([one.reshape(-1) for one in partial])
+        dist.all_reduce(flat, group=mesh.get_group())
+        for one, part in zip(partial, torch.split(flat, [one.numel() for one in partial]), strict=True):
+            one.copy_(part.view_as(one))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _shared_inputs(family: Family) -> dict[str, ParallelStyle]:
+    place: Placement = Replicate()
+    first = PrepareInput(input_layouts=(place,), desired_input_layouts=(place,), use_local_output=False)
+    if family == "bert":
+        return {"attention.self": first}
+    named = {"hidden_states": place}
+    return {
+        "self_attn": PrepareInput(input_kwarg_layouts=named, desired_input_kwarg_layouts=named, use_local_output=False),
+        "mlp": first,
+    }
+
+
+def _add(
+    plan: dict[str, ParallelStyle],
+    modules: dict[str, nn.Module],
+    name: str,
+    style: ParallelStyle,
+    divided: str,
+    whole: str | None,
+    mesh: DeviceMesh,
+) -> None:
+    """divided: the factor of an adapter that is divided like its layer; whole: the one that every rank keeps."""
+    if f"{name}.base_layer" not in modules:
+        plan[name] = style
+        return
+    plan[f"{name}.base_layer"] = style
+    plan[f"{name}.{divided}.default"] = type(style)()
+    if whole is not None:
+        distribute_module(modules[f"{name}.{whole}.default"], mesh)

@@ -1,0 +1,53 @@
+"""Collectives of a group of ranks that count the bytes this rank sends."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Wire:
+    """A group of ranks. ``sent`` counts by the algorithms of gloo: rings, and trees for broadcasts."""
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.group = group
+        self.size = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+        self.sent = 0
+        """Bytes that this rank has sent, headers apart."""
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` by its sum over the group."""
+        if self.size > 1:
+            dist.all_reduce(tensor, group=self.group)
+            self.sent += 2 * (self.size - 1) * _bytes(tensor) // self.size
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, ``[ranks, N]``. tensor: ``[N]``, of one length everywhere."""
+        if self.size == 1:
+            return tensor[None]
+        gathered = torch.empty(self.size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=self.group)
+        self.sent += (self.size - 1) * _bytes(tensor)
+        return gathered.view(self.size, -1)
+
+    def sum_at_first(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` on the first rank by the sum over the group; elsewhere it is undefined afterwards."""
+        if self.size > 1:
+            dist.reduce(tensor, group_dst=0, group=self.group)
+            share = _bytes(tensor) // self.size
+            self.sent += (self.size - 1) * share + (share if self.rank else 0)
+
+    def from_first(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` by that of the first rank."""
+        if self.size > 1:
+            dist.broadcast(tensor, group_src=0, group=self.group)
+            self.sent += _bytes(tensor) * children_in_tree(self.rank, self.size)
+
+
+def children_in_tree(rank: int, size: int) -> int:
+    """Ranks to which ``rank`` passes a broadcast of the first on, in a binomial tree."""
+    return sum(1 for bit in range(size.bit_length()) if (1 << bit) > rank and rank + (1 << bit) < size)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,64 @@
+"""Partitions are the best there are, and layers move only when it pays."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from lanner.distributed.balance import Balancer, by_tokens, partition, shares, slowest_stage
+from lanner.errors import ConfigError
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_partition_is_quicker(seed):
+    random = np.random.default_rng(seed)
+    costs, slowness = random.random(9), random.random(4) + 0.5
+    others = [(0, *cuts, 9) for cuts in combinations(range(1, 9), 3)]
+    best = min(slowest_stage(bounds, costs, slowness) for bounds in others)
+    assert slowest_stage(partition(costs, slowness), costs, slowness) == pytest.approx(best)
+
+
+def test_memory_is_a_limit():
+    assert partition([1.0] * 6, [1.0, 1.0], [1.0] * 6, [2.0, 9.0]) == (0, 2, 6)
+    with pytest.raises(ConfigError, match="fits into the devices' memory"):
+        partition([1.0] * 6, [1.0, 1.0], [1.0] * 6, [2.0, 3.0])
+
+
+def test_more_stages_than_layers_are_refused():
+    with pytest.raises(ConfigError, match="3 stages, but the model has 2 layers"):
+        partition([1.0, 1.0], [1.0] * 3)
+
+
+def test_slower_replicas_get_fewer_micro_batches():
+    assert shares(8, [1.0, 3.0]) == (6, 2)
+    assert shares(3, [1.0, 100.0, 1.0]) == (1, 1, 1)
+    with pytest.raises(ConfigError, match="1 micro-batches cannot be shared by 2"):
+        shares(1, [1.0, 1.0])
+
+
+def test_tokens_are_spread_evenly_and_no_text_is_lost():
+    lengths = np.random.default_rng(0).integers(1, 200, 64)
+    parts = by_tokens(lengths, [1.0, 1.0, 2.0])
+    assert sorted(np.concatenate(parts).tolist()) == list(range(64))
+    loads = np.array([lengths[rows].sum() for rows in parts]) * [1, 1, 2]
+    assert loads.max() / loads.min() < 1.1
+
+
+def test_layers_move_when_the_gain_pays_for_it():
+    balancer = Balancer(every=4, costs=[1.0] * 12)
+    even = (0, 3, 6, 9, 12)
+    assert balancer.look(4, even, [1.0, 1.03, 1.0, 1.0], 1.0, 0.0) == even
+    moved = balancer.look(8, even, [1.0, 3.0, 1.0, 1.0], 2.0, 0.0)
+    assert np.diff(moved).tolist() in ([4, 1, 4, 3], [4, 1, 3, 4], [3, 1, 4, 4])
+    assert Balancer(costs=[1.0] * 12).look(8, even, [1.0, 3.0, 1.0, 1.0], 2.0, 1000.0) == even
+
+
+def test_a_move_that_does_not_help_is_taken_back():
+    balancer = Balancer(every=4, costs=[1.0] * 12)
+    even, slow = (0, 3, 6, 9, 12), [1.0, 3.0, 1.0, 1.0]
+    moved = balancer.look(4, even, slow, 2.0, 0.0)
+    assert balancer.look(8, moved, slow, 2.0, 0.0) == even
+    assert balancer.look(12, even, slow, 2.0, 0.0) == even, "it waits before it tries again"
+    kept = Balancer(every=4, costs=[1.0] * 12)
+    moved = kept.look(4, even, slow, 2.0, 0.0)
+    assert kept.look(8, moved, slow, 1.2, 0.0) == moved
