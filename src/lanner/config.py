@@ -14,7 +14,8 @@ from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural_config import NeuralConfig
 from lanner.settings import everywhere, overlay, read_toml
-from lanner.training.config import AdaptationConfig, TrainingConfig
+from lanner.training.config import AdaptationConfig as AdaptationConfig
+from lanner.training.config import TrainingConfig
 
 SplitName = Literal["auto", "none", "random", "leave-last-out", "global-time", "cold-items", "published"]
 

@@ -17,7 +17,8 @@ _TOLERANCE = 1e-4
 class TextTower(nn.Module):
     """Vectors of texts by a model of transformers, pooled and scaled as ``LanguageEncoder`` does.
 
-    Embeddings and layers below ``first_layer``, if it is above 0, are frozen: no gradient, no dropout.
+    Embeddings and layers below ``first_layer``, if it is above 0, are frozen. The model's dropout stays off: vectors of
+    different steps are compared, and attention with dropout has no fast kernel on a CPU.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TextTower(nn.Module):
         self.model, self.first_layer, self.in_bfloat16 = model, first_layer, in_bfloat16
         self._pooling, self._normalise, self._checkpointing = pooling, normalise, checkpointing
         self._injected: Tensor | None = None
+        model.eval()
         layers_of(model)[first_layer].register_forward_pre_hook(self._inject, with_kwargs=True)
         if first_layer:
             above = set(layers_of(model)[first_layer:].parameters())
@@ -46,9 +48,7 @@ class TextTower(nn.Module):
 
     def train(self, mode: bool = True) -> "TextTower":
         super().train(mode)
-        if self.first_layer:
-            self.model.eval()
-            layers_of(self.model)[self.first_layer :].train(mode)
+        self.model.eval()
         return self
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, hidden_BLD: Tensor | None = None) -> Tensor:
@@ -87,9 +87,9 @@ class TextTower(nn.Module):
             ConfigError: the model's upper layers need more of the lower ones than their activations.
         """
         gave: list[Any] = []
-        layers, was_training = layers_of(self.model), self.training
+        layers = layers_of(self.model)
         hook = layers[0].register_forward_hook(lambda module, arguments, output: gave.append(output))
-        before = self.eval()._vectors(ids_BL, mask_BL, None)
+        before = self._vectors(ids_BL, mask_BL, None)
         hook.remove()
         hidden_BLD = self.below(ids_BL, mask_BL)
         for number in range(self.first_layer):
@@ -101,7 +101,6 @@ class TextTower(nn.Module):
         if differs:
             kind = type(self.model).__name__
             raise ConfigError(f"{kind} cannot be run from cached activations; set adaptation.cache=false")
-        self.train(was_training)
 
     def _vectors(self, ids_BL: Tensor, mask_BL: Tensor, hidden_BLD: Tensor | None) -> Tensor:
         self._injected = hidden_BLD

@@ -47,7 +47,9 @@ def trainable_tower(language: LanguageEncoder, config: AdaptationConfig) -> Text
         MissingExtraError: peft or bitsandbytes is not installed.
     """
     check_packages(config)
-    model = language.read_model(torch.float32, **_quantisation(language, config))
+    # Frozen weights need no more digits than they are multiplied with.
+    dtype = torch.bfloat16 if config.uses_adapters and uses_bfloat16(language, config) else torch.float32
+    model = language.read_model(dtype, **_quantisation(language, config))
     total = len(layers_of(model))
     if config.trained_layers > total:
         raise ConfigError(f"adaptation.trained_layers={config.trained_layers} exceeds the {total} layers of the model")
@@ -143,6 +145,10 @@ def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapted: nn.Module = peft.get_peft_model(model, settings)
+    for module in adapted.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Autocast sees to it, without a detour to float32.
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010
     return adapted
 
 
