@@ -9,7 +9,7 @@ PORT ?= 8080
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving house
+BENCHMARKS := "quality --suite foundation" kernels evaluation encoding loading compression serving house far_trans
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check audit bench docs clean
@@ -58,10 +58,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check]'
+	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[train,language,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check,bench]'
 	@touch $@

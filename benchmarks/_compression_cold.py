@@ -79,5 +79,5 @@ def _with_rows(model: ScoringModel, rows: NDArray[np.int64], given: ItemRows) ->
     is_kept_I[rows] = 0
     columns = np.repeat(rows, given.lenders_NK.shape[1])
     lent_II = sp.csr_matrix((given.shares_NK.ravel(), (given.lenders_NK.ravel(), columns)), shape=(len(bias),) * 2)
-    items = model.item_to_item.matrix() @ (sp.diags(is_kept_I) + lent_II)
+    items = model.item_to_item.matrix(model.num_items) @ (sp.diags(is_kept_I) + lent_II)
     return replace(changed, item_to_item=SparseRows.of(sp.csr_matrix(items, dtype=np.float32)))

@@ -1,6 +1,7 @@
 """What ``benchmarks.quality`` runs, and with which settings (how they were chosen: docs/log.md)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 YARDSTICKS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter", "lightgcn")
@@ -9,43 +10,182 @@ FUSION_NAMES = ("fusion-concat", "fusion-gated", "fusion-cross-attention")
 """Rows of the model ``fusion``."""
 
 
+EVERY_EVENT = {"positive_threshold": "none"}
+"""How most published protocols read feedback: every event is positive and weighs the same, whatever its rating."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Somebody's figures under the protocol of a cell, by metric, and where they stand."""
+
+    model: str
+    source: str
+    metrics: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One dataset under one protocol, and the models to measure there."""
+    """One dataset under one protocol, and the models to measure there.
+
+    split: fields of ``SplitConfig``. feedback: of ``FeedbackConfig``. asked: a name in ``_protocols.ASKED``, how the
+    held-out users are narrowed. seeds: of the split. alone: models that are measured once more on training events
+    alone, as some published figures are. published: figures of others. metric: by which the hybrid is compared.
+    """
 
     dataset: str
     protocol: str
-    split: str
+    split: Mapping[str, Any]
     models: tuple[str, ...] = (*YARDSTICKS, *OURS)
+    feedback: Mapping[str, Any] = field(default_factory=lambda: EVERY_EVENT)
+    asked: str = "all"
+    seeds: tuple[int, ...] = (1,)
+    alone: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    metric: str = "ndcg_at_10"
 
 
-CELLS: dict[str, tuple[Cell, ...]] = {
-    "foundation": (
-        Cell("ml-latest-small", "random-80-20", "random"),
-        Cell("amazon-scientific-2018-unisrec", "leave-last-out", "leave-last-out"),
-        Cell("ml-1m", "random-80-20", "random"),
-        Cell("ml-1m", "cold-items", "cold-items", ("random", "popularity", *OURS)),
-        Cell(
-            "gowalla-lightgcn",
-            "published",
-            "published",
-            (
-                "random",
-                "popularity",
-                "item-knn",
-                "ials",
-                "graph-filter",
-                "graph-filter-tuned",
-                "lightgcn",
-                "gnn",
-                "gnn-filter",
-                "hybrid",
+_FOUNDATION = (
+    Cell("ml-latest-small", "random-80-20", {"name": "random"}),
+    Cell("amazon-scientific-2018-unisrec", "leave-last-out", {"name": "leave-last-out"}),
+    Cell("ml-1m", "random-80-20", {"name": "random"}),
+    Cell("ml-1m", "cold-items", {"name": "cold-items"}, ("random", "popularity", *OURS)),
+    Cell(
+        "gowalla-lightgcn",
+        "published",
+        {"name": "published"},
+        (
+            *("random", "popularity", "item-knn", "ials", "graph-filter", "graph-filter-tuned"),
+            *("lightgcn", "gnn", "gnn-filter", "hybrid"),
+        ),
+    ),
+)
+
+_CLOSED = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
+_EIGHT_ONE_ONE = {"name": "random", "test": 0.1, "validation": 1 / 9}
+_SEEDS = (1, 11, 12)
+_LASTFM = (
+    Published("SEPT", "RecBole-GNN", {"recall_at_10": 0.2127, "ndcg_at_10": 0.2057}),
+    Published("MHCN", "RecBole-GNN", {"recall_at_10": 0.2123, "ndcg_at_10": 0.2068}),
+    Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.2064, "ndcg_at_10": 0.1972}),
+)
+_BEAUTY = (
+    Published("BSARec + cross-entropy", "its authors' table", {"recall_at_10": 0.1002, "ndcg_at_10": 0.0610}),
+    Published("HSTU", "third-party table", {"recall_at_10": 0.0945, "ndcg_at_10": 0.0543}),
+    Published("eSASRec", "its authors' table", {"recall_at_10": 0.0928, "ndcg_at_10": 0.0523}),
+    Published("TIGER (nothing excluded)", "its paper", {"recall_at_10": 0.0648, "ndcg_at_10": 0.0384}),
+)
+_SEEN = {"name": "leave-last-out"}
+_NOTHING = {"name": "leave-last-out", "exclude": "nothing"}
+_PUBLISHED = (
+    Cell(
+        "gowalla-lightgcn",
+        "published",
+        {"name": "published"},
+        ("random", "popularity", "graph-filter", "chebyshev-filter", "hybrid"),
+        metric="ndcg_at_20",
+        published=(
+            Published("ChebyCF", "Kim et al., SIGIR 2025", {"recall_at_20": 0.1941, "ndcg_at_20": 0.1616}),
+            Published("NESCL", "its paper", {"recall_at_20": 0.1917, "ndcg_at_20": 0.1617}),
+            Published("LightGCN", "He et al., SIGIR 2020", {"recall_at_20": 0.1824, "ndcg_at_20": 0.1547}),
+        ),
+    ),
+    Cell(
+        "ml-1m",
+        "rating-3-random-8-1-1",
+        _EIGHT_ONE_ONE,
+        (*_CLOSED, "hybrid"),
+        feedback={"positive_threshold": 3},
+        seeds=_SEEDS,
+        alone=("ease", "hybrid"),
+        published=(
+            Published("XSimGCL", "RecBole-GNN", {"recall_at_10": 0.2116, "ndcg_at_10": 0.2750}),
+            Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.1861, "ndcg_at_10": 0.2538}),
+        ),
+    ),
+    Cell(
+        "ml-1m",
+        "rated-graded",
+        {"name": "random"},
+        ("random", "popularity", "item-mean", "ease", "hybrid"),
+        asked="rated",
+        metric="graded_ndcg_at_10",
+        seeds=_SEEDS,
+        published=(
+            Published(
+                "hybrid of GNN and language model", "the paper; its protocol is not stated", {"graded_ndcg_at_10": 0.75}
             ),
         ),
     ),
-}
+    Cell(
+        "ml-1m",
+        "ncf-99-negatives",
+        {"name": "published"},
+        ("random", "popularity", "item-knn", "ease", "hybrid"),
+        asked="ncf",
+        published=(
+            Published(
+                "matrix factorisation, tuned", "Rendle et al., RecSys 2020", {"hr_at_10": 0.7294, "ndcg_at_10": 0.4523}
+            ),
+            Published("PFedRec", "its abstract", {"hr_at_10": 0.7326, "ndcg_at_10": 0.4436}),
+        ),
+    ),
+    *(
+        Cell(
+            name,
+            "random-8-1-1",
+            _EIGHT_ONE_ONE,
+            (*_CLOSED, "lightgcn", "hybrid"),
+            seeds=_SEEDS,
+            alone=("hybrid",),
+            published=_LASTFM,
+        )
+        for name in ("lastfm-hetrec2011", "lastfm-hetrec2011-no-tags")
+    ),
+    *(
+        Cell("amazon-beauty-2014-5core", protocol, split, (*_CLOSED, "hybrid"), published=_BEAUTY)
+        for protocol, split in (("leave-last-out", _SEEN), ("leave-last-out-all-items", _NOTHING))
+    ),
+    Cell(
+        "amazon-scientific-2018-unisrec",
+        "leave-last-out-all-items",
+        _NOTHING,
+        (*_CLOSED, "hybrid"),
+        published=(
+            Published("UniSRec, text and id", "its paper", {"recall_at_10": 0.1235, "ndcg_at_10": 0.0634}),
+            Published("UniSRec, text", "its paper", {"recall_at_10": 0.1188, "ndcg_at_10": 0.0641}),
+        ),
+    ),
+    *(
+        Cell(
+            "yelp-p5",
+            protocol,
+            split,
+            ("random", "popularity", "item-knn", "ials", "graph-filter", "hybrid"),
+            published=(
+                Published("SASRec (nothing excluded)", "from memory", {"recall_at_10": 0.0274, "ndcg_at_10": 0.0136}),
+            ),
+        )
+        for protocol, split in (("leave-last-out", _SEEN), ("leave-last-out-all-items", _NOTHING))
+    ),
+    Cell("amazon-toys-2014-5core", "random-80-20", {"name": "random"}, (*_CLOSED, "hybrid"), seeds=_SEEDS),
+    Cell(
+        "yelp-social-diffnet",
+        "diffnet-1000-negatives",
+        {"name": "published"},
+        ("random", "popularity", "item-knn", "ials", "graph-filter", "hybrid"),
+        asked="diffnet",
+        published=(
+            Published("DiffNet++", "from memory", {"capped_recall_at_10": 0.3694, "ndcg_at_10": 0.2263}),
+            Published("DiffNet", "from memory", {"capped_recall_at_10": 0.3437, "ndcg_at_10": 0.2092}),
+        ),
+    ),
+)
 
-VARIANTS = {"graph-filter-tuned": "graph-filter"}
+CELLS: dict[str, tuple[Cell, ...]] = {"foundation": _FOUNDATION, "published": _PUBLISHED}
+
+ALONE = "-train-alone"
+"""Ends the names of rows that were fitted on training events alone."""
+VARIANTS = {"graph-filter-tuned": "graph-filter", "chebyshev-filter": "hybrid", "item-mean": "hybrid"}
 """Rows that are a model at other settings."""
 QUERY_TEXTS = tuple(f"ml-latest-small/random-80-20/{model}" for model in ("popularity", "language", "hybrid"))
 """Rows that are asked for genres by query texts, too."""
@@ -64,8 +204,6 @@ SKIPPED: dict[str, dict[str, str]] = {
     ),
 }
 
-EVERY_EVENT = {"positive_threshold": "none"}
-"""How the published protocols read feedback: every event is positive and weighs the same, whatever its rating."""
 _ML1M_NETWORK = {
     "feedback": EVERY_EVENT,
     "neural": {"dimensions": 256, "layers": 0, "filter_rank": 512, "filter_ridge": 1500.0},
@@ -98,7 +236,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+SETTINGS["ml-1m/rated-graded"] = {"item-mean": {"hybrid": {"parts": ["rating"]}}}
 SETTINGS["gowalla-lightgcn/published"] = {
+    "chebyshev-filter": {"hybrid": {"parts": ["filter", "low-pass"]}},
     "graph-filter-tuned": {
         "graph_filter": {"neighbours": 300, "user_exponent": 0.8, "popularity_exponent": 0.2, "rank": 0}
     },

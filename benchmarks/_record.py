@@ -30,6 +30,7 @@ _PACKAGES = (
     "uvicorn",
     "uvloop",
     "msgspec",
+    "lightgbm",
     "psutil",
     "schemathesis",
 )

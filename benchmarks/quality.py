@@ -1,14 +1,17 @@
 """How good the recommendations are: every model, dataset and protocol of a suite, on one yardstick.
 
 ``python -m benchmarks.quality --suite foundation`` writes ``results/quality_foundation.json`` as
-``results[dataset][protocol][model][metric]``, with 95 % intervals and the costs of fitting and scoring. Each model
-runs in a process of its own, so that its peak memory is its own. ``--only DATASET/PROTOCOL[/MODEL]`` (several may be
-given) measures anew what it names and keeps the other entries of the file; each entry carries its commit.
+``results[dataset][protocol][model][metric]``, with 95 % intervals and the costs of fitting and scoring; ``--suite
+published`` the same for protocols under which others published figures, which stand beside ours with their sources.
+Where a cell has several split seeds, a row holds the means and ``sd``; intervals and paired differences are those of
+the first seed. Each model runs in a process of its own, so that its peak memory is its own. ``--only
+DATASET/PROTOCOL[/MODEL]`` (several may be given) measures anew what it names and keeps the other entries of the file;
+each entry carries its commit. ``--kept`` takes rows that were measured before from ``runs/quality``.
 
 Settings were chosen on validation events carved from training; where test figures were in view as well, docs/log.md
-says so. Closed forms are fitted on train + validation, those of the hybrid once validation has chosen their settings;
-trained networks on train, with validation for early stopping. Test histories hold train and validation events for all,
-and those are never ranked.
+says so. Every model is fitted on train + validation in the end, once validation has chosen its settings, epochs and
+weights; rows that end in ``-train-alone`` are fitted on train and read test users by their training events, as some
+published figures are. Test histories hold train and validation events for all others, and those are never ranked.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,8 @@ import numpy as np
 
 from benchmarks import _record
 from benchmarks._quality_settings import (
+    ALONE,
     CELLS,
-    EVERY_EVENT,
     FUSION_NAMES,
     QUERY_TEXTS,
     SETTINGS,
@@ -37,35 +41,41 @@ from benchmarks._quality_settings import (
 )
 from benchmarks._query_texts import query_text_ndcg
 
-SEED = 1
-"""Not that of the splits on which settings were chosen, which was 0."""
 KS = (10, 20)
 CACHE = Path("runs") / "quality"
-"""Scores a user, kept for the paired comparisons; not part of the result."""
-COMPARED = "ndcg_at_10"
+"""Rows, and scores a user for the paired comparisons; not part of the result."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=sorted(CELLS), default="foundation")
     parser.add_argument("--only", action="append", default=[], metavar="DATASET/PROTOCOL[/MODEL]")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser.add_argument("--kept", action="store_true", help="do not measure rows anew that lie in runs/quality")
+    parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        _measure(*arguments.cell.split("/"))
+        suite, place, model, seed = arguments.cell
+        _measure(_cell(suite, place), model, int(seed))
         return
-    results: dict[str, Any] = _earlier(arguments.suite) if arguments.only else {}
-    for cell in CELLS[arguments.suite]:
+    chosen: str = arguments.suite
+    results: dict[str, Any] = _earlier(chosen) if arguments.only else {}
+    for cell in CELLS[chosen]:
         for model in cell.models:
             name = f"{cell.dataset}/{cell.protocol}/{model}"
             if not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only):
-                _run_cell(name)
+                for seed in cell.seeds:
+                    _run_cell(chosen, cell, model, seed, arguments.kept)
                 _collect(results, cell, model)
         if results.get(cell.dataset, {}).get(cell.protocol):
             _finish(results[cell.dataset][cell.protocol], cell)
-            settings = {"ks": KS, "tuned": SETTINGS, "closed_forms_fitted_on": "train + validation"}
-            path = _record.record(f"quality_{arguments.suite}", seed=SEED, settings=_plain(settings), results=results)
+            results["summary"] = _summary(results, CELLS[chosen])
+            settings = {"ks": KS, "tuned": SETTINGS, "fitted_on": "train + validation"}
+            path = _record.record(f"quality_{chosen}", seed=1, settings=_plain(settings), results=results)
     print(path)
+
+
+def _cell(suite: str, place: str) -> Cell:
+    return next(one for one in CELLS[suite] if f"{one.dataset}/{one.protocol}" == place)
 
 
 def _earlier(suite: str) -> dict[str, Any]:
@@ -77,20 +87,42 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=str))
 
 
-def _run_cell(name: str) -> None:
-    print(f"· {name}", flush=True)
-    subprocess.run([sys.executable, "-m", "benchmarks.quality", "--cell", name], check=True)
+def _folder(cell: Cell, seed: int) -> Path:
+    return CACHE / cell.dataset / cell.protocol / str(seed)
+
+
+def _names(cell: Cell, model: str) -> tuple[str, ...]:
+    """Rows that measuring a model gives."""
+    names = FUSION_NAMES if model == "fusion" else (model,)
+    return (*names, f"{model}{ALONE}") if model in cell.alone else names
+
+
+def _run_cell(suite: str, cell: Cell, model: str, seed: int, kept: bool) -> None:
+    if kept and all((_folder(cell, seed) / f"{name}.json").exists() for name in _names(cell, model)):
+        return
+    place = f"{cell.dataset}/{cell.protocol}"
+    print(f"· {place}/{model}, seed {seed}", flush=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.quality", "--cell", suite, place, model, str(seed)], check=True)
 
 
 def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
     rows = results.setdefault(cell.dataset, {}).setdefault(cell.protocol, {})
-    for name in FUSION_NAMES if model == "fusion" else (model,):
-        stored = CACHE / cell.dataset / cell.protocol / f"{name}.json"
-        rows[name] = json.loads(stored.read_text())
-        print(
-            f"    {name}: "
-            + ", ".join(f"{k} {rows[name][k]:.4f}" for k in ("recall_at_20", "ndcg_at_10", "ndcg_at_20"))
+    for name in _names(cell, model):
+        rows[name] = _over_seeds(
+            [json.loads((_folder(cell, seed) / f"{name}.json").read_text()) for seed in cell.seeds]
         )
+        said = (cell.metric, "recall_at_10", "ndcg_at_10", "recall_at_20", "ndcg_at_20")
+        print(f"    {name}: " + ", ".join(f"{key} {rows[name][key]:.4f}" for key in said if key in rows[name]))
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first row with means over all in the place of its metrics and costs, and the spread of the metrics."""
+    if len(rows) == 1:
+        return rows[0]
+    numbers = {key: [row[key] for row in rows] for key, value in rows[0].items() if isinstance(value, float)}
+    means = {key: round(float(np.mean(values)), 6) for key, values in numbers.items()}
+    spread = {key: round(float(np.std(values, ddof=1)), 6) for key, values in numbers.items() if "_at_" in key}
+    return rows[0] | means | {"sd": spread, "seeds": len(rows)}
 
 
 def _finish(rows: dict[str, Any], cell: Cell) -> None:
@@ -103,67 +135,113 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
     if fusions:
         best = max(fusions, key=lambda name: rows[name]["validation_ndcg_at_10"])
         rows["fusion"] = rows[best] | {"variant": best}
+    if cell.published:
+        rows["published"] = [vars(one) for one in cell.published]
     if "hybrid" not in rows:
         return
     ours = _per_user(cell, "hybrid")
+    compared = [name for name, row in rows.items() if name not in ("hybrid", "published") and "skipped" not in row]
     rows["hybrid"]["paired_difference"] = {
-        other: {"metric": COMPARED, "mean": found.difference, "ci95": list(found.ci95), "p_wilcoxon": found.p_wilcoxon}
-        for other, row in rows.items()
-        if other != "hybrid" and "skipped" not in row
-        for found in (paired(COMPARED, ours, _per_user(cell, row.get("variant", other))),)
+        other: {
+            "metric": cell.metric,
+            "mean": found.difference,
+            "ci95": list(found.ci95),
+            "p_wilcoxon": found.p_wilcoxon,
+        }
+        for other in compared
+        for found in (paired(cell.metric, ours, _per_user(cell, rows[other].get("variant", other))),)
     }
 
 
+def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]:
+    """Tables in which the hybrid is the best row, and its least gain over the better of its halves alone.
+
+    tables_won: over all rows and published figures of the cell's metric. hybrid_over_best_half_min: the least relative
+    gain over the best of gnn and language, where both were measured.
+    """
+    won, tables, gains = 0, 0, []
+    for cell in cells:
+        rows = results.get(cell.dataset, {}).get(cell.protocol, {})
+        if "hybrid" not in rows:
+            continue
+        ours = rows["hybrid"][cell.metric]
+        others = [row[cell.metric] for name, row in rows.items() if name != "hybrid" and cell.metric in row]
+        others += [one.metrics[cell.metric] for one in cell.published if cell.metric in one.metrics]
+        tables, won = tables + 1, won + (ours >= max(others))
+        halves = [rows[name][cell.metric] for name in ("gnn", "language") if cell.metric in rows.get(name, {})]
+        gains += [ours / max(halves) - 1] if len(halves) == 2 else []
+    found: dict[str, Any] = {"tables_won": won, "tables": tables}
+    return found | ({"hybrid_over_best_half_min": round(min(gains), 4)} if gains else {})
+
+
 def _per_user(cell: Cell, name: str) -> np.ndarray:
-    return np.load(CACHE / cell.dataset / cell.protocol / f"{name}.npy")
+    return np.load(_folder(cell, cell.seeds[0]) / f"{name}.npy")
 
 
-def _measure(dataset: str, protocol: str, model: str) -> None:
+def _measure(cell: Cell, model: str, seed: int) -> None:
     """Fit and evaluate one model in this process."""
+    from benchmarks._protocols import split_of
     from lanner.config import RunConfig, from_dict
     from lanner.data.feedback import Feedback
     from lanner.data.sources import load
     from lanner.models.hybrid.model import HybridRecommender
     from lanner.models.neural import NeuralRecommender
-    from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
+    from lanner.registry import CLOSED_FORMS, MODELS, without_unreadable_texts
     from lanner.training.loop import Trainer
 
-    cell = next(one for cells in CELLS.values() for one in cells if (one.dataset, one.protocol) == (dataset, protocol))
-    data = load(Path("recipes") / f"{dataset}.toml")
-    own = SETTINGS.get(f"{dataset}/{protocol}", {}).get(model, {})
+    place = f"{cell.dataset}/{cell.protocol}"
+    data = load(Path("recipes") / f"{cell.dataset}.toml")
     registered = VARIANTS.get(model, model)
-    config: RunConfig = from_dict({"model": registered, "feedback": EVERY_EVENT, **own})
+    settings = {"model": registered, "feedback": cell.feedback, "split": cell.split}
+    config: RunConfig = from_dict(_plain(settings | SETTINGS.get(place, {}).get(model, {})))
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
-    split = SPLITS[cell.split](data, replace(config.split, seed=SEED))
-    if f"{dataset}/{protocol}/{model}" in SVDS_RANK:
+    split = split_of(data, cell.asked, replace(config.split, seed=seed))
+    if registered == "hybrid":
+        config, _ = without_unreadable_texts(config, split.train)
+    if f"{place}/{model}" in SVDS_RANK:
         # Kernels are compiled at their first use, once for a machine; SciPy's came compiled.
         MODELS[registered](config, None).fit(data.with_interactions(data.interactions.take(np.arange(2000))))
     begun = time.perf_counter()
-    recommender = MODELS[registered](config, None)
-    is_closed = registered in CLOSED_FORMS
-    recommender.fit(split.refit if is_closed else split.train, split.validation)
-    seconds = time.perf_counter() - begun
+    recommender: Any = MODELS[registered](config, None)
+    keep = partial(_keep, cell, split=split, seed=seed)
+    if registered in CLOSED_FORMS:
+        if model in cell.alone:
+            recommender.fit(split.train)
+            _keep_alone(cell, model, recommender, time.perf_counter() - begun, split=split, seed=seed)
+            begun = time.perf_counter()
+        recommender.fit(split.refit)
+        seconds = time.perf_counter() - begun
+        keep(model, recommender, seconds, **_svds_beside(cell, model, split.refit, seconds))
+        return
+    recommender.fit(split.train, split.validation)
+    if model in cell.alone:
+        _keep_alone(cell, model, recommender.unaware(), time.perf_counter() - begun, split=split, seed=seed)
     if isinstance(recommender, HybridRecommender):
+        recommender.refit(split.refit)
         weights = {name: weight for name, weight in recommender.choice.weights.items() if weight}
         chosen = {"parts": weights, "settings": recommender.choice.settings, "recency": recommender.choice.recency}
-        _keep(cell, model, recommender, split, seconds, validation_ndcg_at_10=recommender.choice.quality, chosen=chosen)
-        return
-    if not isinstance(recommender, NeuralRecommender):
-        _keep(cell, model, recommender, split, seconds, **_svds_beside(cell, model, split.refit, seconds))
+        seconds = time.perf_counter() - begun
+        keep(model, recommender, seconds, validation_ndcg_at_10=recommender.choice.quality, chosen=chosen)
         return
     trainer = recommender.trainer
+    assert isinstance(recommender, NeuralRecommender)
     assert isinstance(trainer, Trainer)
-    extra = {"validation_ndcg_at_10": trainer.qualities.get("head", trainer.qualities["weights"])}
-    if model != "fusion":
-        _keep(cell, model, recommender, split, seconds, **extra)
-        return
-    _keep(cell, FUSION_NAMES[0], recommender, split, seconds, **extra)
-    for name in FUSION_NAMES[1:]:
+    qualities = [trainer.qualities.get("head", trainer.qualities["weights"])]
+    seconds, heads, others = time.perf_counter() - begun, [], []
+    for name in FUSION_NAMES[1:] if model == "fusion" else ():
         begun = time.perf_counter()
-        other = recommender.with_fusion(name.removeprefix("fusion-"), split.validation)
+        heads.append(recommender.with_fusion(name.removeprefix("fusion-"), split.validation))  # type: ignore[arg-type]
+        qualities.append(trainer.qualities["head"])
+        others.append(time.perf_counter() - begun)
+    begun = time.perf_counter()
+    recommender.refit(split.refit)
+    seconds += time.perf_counter() - begun
+    keep(FUSION_NAMES[0] if model == "fusion" else model, recommender, seconds, validation_ndcg_at_10=qualities[0])
+    for name, head, quality, more in zip(FUSION_NAMES[1:], heads, qualities[1:], others, strict=False):
         # The views are shared, so that a variant's cost is theirs and its own head's.
-        total = seconds + time.perf_counter() - begun
-        _keep(cell, name, other, split, total, validation_ndcg_at_10=trainer.qualities["head"])
+        recommender.network.fusion, recommender.config = head.network.fusion, head.config
+        whole = recommender.load_state(*recommender.state(), split.refit)
+        keep(name, whole, seconds + more, validation_ndcg_at_10=quality)
 
 
 def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> dict[str, float]:
@@ -187,11 +265,17 @@ def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> di
     return {"svds_seconds": round(seconds, 2), "fit_over_svds": round(fit_seconds / seconds, 3)}
 
 
-def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: float, **extra: Any) -> None:
-    from lanner.evaluation.protocol import evaluate
+def _keep_alone(cell: Cell, model: str, recommender: Any, seconds: float, *, split: Any, seed: int) -> None:
+    """The row of a model that knows the training events alone, as its test users do."""
+    test = replace(split.test, users=split.train.user_batch(split.test.rows))
+    _keep(cell, f"{model}{ALONE}", recommender, seconds, split=replace(split, test=test), seed=seed)
+
+
+def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split: Any, seed: int, **extra: Any) -> None:
+    from benchmarks._protocols import report_of
 
     begun = time.perf_counter()
-    report = evaluate(recommender, split, ks=KS, name=name)
+    report = report_of(recommender, split, cell.asked, KS, name)
     seconds = time.perf_counter() - begun
     if f"{cell.dataset}/{cell.protocol}/{name}" in QUERY_TEXTS:
         extra |= {"query_text_ndcg": round(query_text_ndcg(split.train, recommender.ranker), 6)}
@@ -203,9 +287,9 @@ def _keep(cell: Cell, name: str, recommender: Any, split: Any, fit_seconds: floa
     }
     metrics = {key: round(value, 6) for key, value in report.metrics.items()}
     intervals = {key: [round(float(bound), 6) for bound in bounds] for key, bounds in report.ci95.items()}
-    folder = CACHE / cell.dataset / cell.protocol
+    folder = _folder(cell, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{name}.npy", report.per_user[COMPARED])
+    np.save(folder / f"{name}.npy", report.per_user[cell.metric])
     (folder / f"{name}.json").write_text(json.dumps(metrics | extra | {"ci95": intervals} | costs))
 
 

@@ -32,6 +32,7 @@ attributes = { shelf = "" }
 file = "users.csv"
 id = "user"
 text = ["{likes}"]
+attributes = { club = "" }
 """
 QUICK = EncoderRecipe(layers=1, seconds=2.0, epochs=2, spans=1)
 
@@ -66,7 +67,7 @@ def dataset(folder: Path) -> Path:
     text = lambda group: " ".join(random.choice(WORDS[group * 10 : group * 10 + 12], 6))
     items = [f"i{row},{text(row // 20)},{text(row // 20)},shelf{row // 20}" for row in range(60)]
     write("items.csv", "item,title,about,shelf", items)
-    write("users.csv", "user,likes", [f"u{user},{text(group)}" for user, group in likes.items()])
+    write("users.csv", "user,likes,club", [f"u{user},{text(group)},club{group}" for user, group in likes.items()])
     (folder / "shop.toml").write_text(RECIPE)
     return folder / "shop.toml"
 

@@ -14,6 +14,8 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = (
     "run",
     "train",
+    "tune",
+    "update",
     "evaluate",
     "recommend",
     "similar",
@@ -23,6 +25,7 @@ COMMANDS = (
     "export recommendations",
     "export embeddings",
     "compress",
+    "accelerate",
     "profile",
     "serve",
     "keys add",
@@ -36,8 +39,9 @@ COMMANDS = (
     "bundles remove",
     "experiment report",
 )
-RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment")
-"""They need a trained network or a server's log: tests/test_compress.py, tests/serving, tests/test_cli_versions.py."""
+RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate")
+"""They need a trained network, a server's log or an extra: tests/test_compress.py, tests/serving,
+tests/test_cli_versions.py, tests/cli/test_accelerate.py."""
 
 
 def blocks(language):
@@ -80,8 +84,9 @@ def test_the_shell_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     events = [f"{user},{item}" for user in range(12) for item in range(9) if (user * 3 + item * 5) % 7 < 4]
     (tmp_path / "ratings.csv").write_text("\n".join(["user,item", *events]) + "\n")
-    (table,) = blocks("csv")
+    (table,), (space,) = blocks("csv"), blocks("toml")
     (tmp_path / "events.csv").write_text(table)
+    (tmp_path / "space.toml").write_text(space)
     ask("run", "--model", "item-knn", "--out", "demo-bundle")  # stands for `make demo`
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lanner ")]
     assert len(lines) >= len(COMMANDS)

@@ -25,6 +25,7 @@ ROOMS = {
     "models": {"errors", "data", "graph", "inference"},
     "training": {"errors", "data", "inference", "models", "evaluation"},
     "compression": {"errors", "data", "inference", "models", "training", "evaluation"},
+    "accelerators": {"errors", "files", "data", "inference"},
     "artifacts": {"errors", "files", "data", "inference", "models", "compression"},
     "encoders": {"errors", "files", "models", "artifacts"},
     "serving": {"errors", "types", "settings", "files", "data", "inference", "artifacts", "encoders"},
@@ -40,9 +41,12 @@ ROOMS = {
         *("errors", "files", "settings", "config", "registry", "data", "inference", "evaluation", "models"),
         *("artifacts", "encoders"),
     },
+    "tune": {
+        *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
+    },
     "cli": {
-        *("errors", "settings", "config", "registry", "pipeline", "compress", "library", "data", "evaluation"),
-        *("compression", "artifacts", "encoders", "serving"),
+        *("errors", "settings", "files", "config", "registry", "pipeline", "compress", "tune", "library", "data"),
+        *("evaluation", "compression", "artifacts", "encoders", "serving", "accelerators"),
     },
     "__main__": {"cli"},
     "__init__": {"errors", "library"},

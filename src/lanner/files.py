@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and bytes that are checked before they are used."""
+"""Files and folders that appear whole or not at all, and bytes that are checked before they are used."""
 
 import hashlib
 import json
@@ -83,6 +83,22 @@ def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind)
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside ``path`` and give it that name, whatever stood there.
+
+    Raises:
+        StorageError: the disk refused; what stood at ``path`` still stands.
+    """
+    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        _write_through(draft, content)
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def digest(content: bytes) -> str:

@@ -65,7 +65,7 @@ def run(
     """
     build = model_builder(config.model)
     _check_writable(out)
-    dataset, feedback = _read(config, announce)
+    dataset, feedback = read(config, announce)
     plan = planned(config, dataset, measure=measure)
     config = plan.config
     for line in (f"split {len(dataset.interactions):,} events: {config.split.name}", *plan.notes):
@@ -156,7 +156,7 @@ def _remove_checkpoint(folder: Path) -> None:
             part.rmdir()
 
 
-def _read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
+def read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
     """The dataset with feedback applied, and what was decided about feedback."""
     path = config.data.path
     announce(f"load {path}")

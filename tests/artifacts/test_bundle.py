@@ -39,7 +39,11 @@ def small_dataset() -> Dataset:
             titles=("A", "B", "C", "D", "E"),
             attributes={"genre": Attribute(("drama", "comedy"), Ragged.from_lists([[0], [0, 1], [], [1], []]))},
         ),
-        user_catalogue=Catalogue.blank(("anna", "7", "ünï", "without history")),
+        user_catalogue=Catalogue(
+            texts=("",) * 4,
+            titles=("anna", "7", "ünï", "without history"),
+            attributes={"age": Attribute(("20 … 30", "31"), Ragged.from_lists([[0], [], [1], [0]]), (20.0, 31.0))},
+        ),
         ties=Ragged.from_lists([[1], [0, 2], [], []]),
         rejected={"missing user": 2},
         has_order=True,
@@ -69,6 +73,7 @@ def test_everything_comes_back(tmp_path, fitted):
     assert fingerprint(bundle.dataset) == fingerprint(dataset) == bundle.manifest["dataset"]["fingerprint"]
     assert fingerprint(bundle.recommender.dataset) == fingerprint(recommender.dataset)
     assert bundle.dataset.rejected == dataset.rejected
+    assert bundle.dataset.user_catalogue.attributes["age"].edges == (20.0, 31.0)
     np.testing.assert_array_equal(
         bundle.recommender.score(dataset.user_batch()), recommender.score(dataset.user_batch())
     )

@@ -11,7 +11,7 @@ def test_tables_for_people(ask, bundle):
     code, out, err = ask("recommend", bundle, "--user", "1", "-k", "3")
     assert (code, err) == (0, "")
     assert "title" in out
-    assert "you chose" in out
+    assert "you liked" in out
     assert ask("similar", bundle, "--item", "260")[1].startswith("Similar to Star Wars")
 
 
@@ -99,15 +99,19 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
     for question, unknown, fallback in (
         (("--user", "nobody"), ["nobody"], True),
         (("--history", "x, 260,y"), ["x", "y"], False),
+        (("--history", "260", "--attribute", "sex=f"), ["sex: f"], False),
     ):
         code, out, err = ask("recommend", bundle, *question, "--json")
         answer = json.loads(out)
         assert (code, answer["unknown"], answer["fallback"]) == (0, unknown, fallback)
-        assert f"unknown ids were ignored: {', '.join(unknown)}" in err
+        assert f"unknown ids or attributes were ignored: {', '.join(unknown)}" in err
         assert len(err.splitlines()) == 1
     assert "unknown id 'x'" in complaint(ask("similar", bundle, "--item", "x"))
     assert "unknown id 'x'" in complaint(ask("explain", bundle, "--user", "1", "--item", "x"))
-    assert "one of --user, --history, --history-file or --text is required" in complaint(ask("recommend", bundle))
+    assert "one of --user, --history, --history-file, --text or --attribute is required" in complaint(
+        ask("recommend", bundle)
+    )
+    assert "--attribute 'sex' is no NAME=VALUE" in complaint(ask("recommend", bundle, "--attribute", "sex"))
     assert "exclude each other" in complaint(ask("recommend", bundle, "--user", "1", "--history", "260"))
     assert "not a bundle" in complaint(ask("recommend", "nowhere", "--user", "1"))
     assert ask("recommend", bundle, "--user", "1", "-k", "0")[0] == 2

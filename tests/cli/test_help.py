@@ -38,7 +38,17 @@ def test_help_names_every_model_and_split(ask):
 @pytest.mark.parametrize(
     "command",
     [
-        *(["run"], ["train"], ["evaluate"], ["recommend"], ["similar"], ["explain"], ["compare"], ["compress"]),
+        *(
+            ["run"],
+            ["train"],
+            ["tune"],
+            ["evaluate"],
+            ["recommend"],
+            ["similar"],
+            ["explain"],
+            ["compare"],
+            ["compress"],
+        ),
         *(["profile"], ["settings"], ["data", "describe"]),
     ],
 )

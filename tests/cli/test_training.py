@@ -46,6 +46,22 @@ def test_train_withholds_nothing_and_its_bundle_cannot_be_evaluated(ask, tmp_pat
     assert "lanner train, or lanner run --refit" in complaint(ask("run", events, "--set", "split.test=0"))
 
 
+def test_an_update_takes_new_events_into_a_new_bundle(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", EVENTS)
+    more = csv(tmp_path / "more.csv", [("u1", "new item"), ("new user", "i1"), ("new user", "new item"), EVENTS[0]])
+    assert ask("train", events, "--model", "ease", "--out", "b")[0] == 0
+    code, out, err = ask("update", "b", more, "--out", "c", "--json")
+    assert (code, json.loads(out)) == (0, {"bundle": "c", "events": 3, "users": 1, "items": 1})
+    assert "update ease with 4 events" in err
+    known = json.loads(ask("recommend", "c", "--user", "new user", "-k", "20", "--json")[1])["items"]
+    assert not {"new item", "i1"} & {item["item"] for item in known}
+    assert "new item" in {
+        item["item"] for item in json.loads(ask("recommend", "c", "--user", "u2", "--json")[1])["items"]
+    }
+    assert "no such file or folder" in complaint(ask("update", "b", "nowhere.csv", "--out", "c"))
+    assert "not a bundle" in complaint(ask("update", "nowhere", more, "--out", "c"))
+
+
 def test_refit_keeps_the_report_and_marks_it(ask, tmp_path):
     events = csv(tmp_path / "ratings.csv", EVENTS)
     found = {}

@@ -178,6 +178,35 @@ def test_an_update_takes_in_events_without_training(fitted, groups):
         np.testing.assert_allclose(updated.score(strangers()), model.score(strangers()), rtol=1e-4, atol=1e-5)
 
 
+def test_an_update_takes_in_new_users_and_items(fitted, groups):
+    """The last item of each group and every third user come later."""
+    case, _ = fitted
+    rank_of = np.argsort(np.argsort((np.arange(NUM_ITEMS) % ITEMS_PER_GROUP == ITEMS_PER_GROUP - 1), kind="stable"))
+    user_of = np.argsort(np.argsort(np.arange(groups.num_users) % 3 == 0, kind="stable"))
+    events = groups.interactions
+    moved = replace(events, user=user_of[events.user].astype(np.int32), item=rank_of[events.item].astype(np.int32))
+    texts = np.array(groups.item_catalogue.texts)[np.argsort(rank_of)]
+
+    def known(num_users: int, num_items: int) -> Dataset:
+        kept = moved.take((moved.user < num_users) & (moved.item < num_items))
+        made = dataset_of(kept.user, kept.item, num_users, num_items)
+        return replace(made, item_catalogue=replace(made.item_catalogue, texts=tuple(texts[:num_items])))
+
+    whole = known(groups.num_users, NUM_ITEMS)
+    updated = case.make().fit(known(int(user_of.max()) * 2 // 3, NUM_ITEMS - GROUPS)).update(whole)
+    assert updated.dataset is whole
+    scores = updated.score(whole.user_batch())
+    assert scores.shape == (groups.num_users, NUM_ITEMS)
+    assert np.isfinite(scores).all()
+    if case.learns_taste:
+        histories = [rank_of[np.array([1, 4, 7]) + group * ITEMS_PER_GROUP] for group in range(GROUPS)]
+        new = updated.score(UserBatch(Ragged.from_lists([list(one) for one in histories])))[:, -GROUPS:]
+        assert (new.argmax(axis=1) == np.arange(GROUPS)).all()
+    arrays, settings = updated.state()
+    loaded = case.fresh().load_state(arrays, json.loads(json.dumps(settings)), whole)
+    np.testing.assert_array_equal(loaded.score(strangers()), updated.score(strangers()))
+
+
 def test_scoring_leaves_the_history_alone(fitted):
     users = UserBatch(Ragged.from_lists([[7, 1, 4, 1]]))
     fitted[1].score(users)

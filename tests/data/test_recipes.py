@@ -21,6 +21,7 @@ FIGURES = {
     "ml-1m-colakg": (6040, 3260, 998_539, None, False, [801_218, 197_321]),
     "gowalla-lightgcn": (29_858, 40_981, 1_027_370, None, False, [810_128, 217_242]),
     "lastfm-hetrec2011": (1892, 17_632, 92_834, 25_434, False, []),
+    "lastfm-hetrec2011-no-tags": (1892, 17_632, 92_834, 25_434, False, []),
     "lastfm-hetrec2011-colakg": (1859, 2813, 71_294, 24_976, False, [57_786, 13_508]),
     "lastfm-hetrec2011-lightgcn": (1880, 4489, 52_668, 25_226, False, [42_135, 10_533]),
     "yelp-p5": (30_431, 20_033, 316_354, None, True, []),

@@ -55,7 +55,11 @@ def way(request, monkeypatch):
 @pytest.mark.parametrize("candidates", CANDIDATES)
 @pytest.mark.parametrize("name", ALL)
 def test_many_users_are_answered_as_each_alone(name, candidates):
-    batch = replace(BATCH, friends=Ragged.from_lists([[user % 6] * (user % 3) for user in range(USERS)]))
+    batch = replace(
+        BATCH,
+        friends=Ragged.from_lists([[user % 6] * (user % 3) for user in range(USERS)]),
+        attributes=Ragged.from_lists([[user % 5, 2][: user % 3] for user in range(USERS)]),
+    )
     found = BulkRanker(ALL[name]).rank(batch, K, HISTORIES, CANDIDATES[candidates])
     assert_alike(found, one_by_one(ALL[name], batch, HISTORIES, CANDIDATES[candidates]))
 

@@ -11,7 +11,7 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.inference.eligibility import RowMask
 from lanner.inference.heads import Head
-from lanner.inference.ranker import Query, Ranker
+from lanner.inference.ranker import Query, Ranker, queries_of
 from lanner.inference.scoring_model import FoldIn, ItemRows, ScoringModel, SparseRows, popularity_model
 
 NUM_ITEMS, DIMENSIONS = 300, 8
@@ -52,6 +52,18 @@ def sparse_rows() -> SparseRows:
     return SparseRows.of(sp.random(NUM_ITEMS, NUM_ITEMS, 0.05, format="csr", random_state=0, dtype=np.float32))
 
 
+KINDS = np.array([0, 0, 0, 1, 1], np.int32)
+ATTRIBUTES = [[0, 2, 4], [], [3]]
+
+
+def sparse_rows_of_attributes() -> SparseRows:
+    """Rows of items, of the values of attributes, and of pairs."""
+    import scipy.sparse as sp
+
+    rows = NUM_ITEMS + len(KINDS) + len(KINDS) * NUM_ITEMS
+    return SparseRows.of(sp.random(rows, NUM_ITEMS, 0.02, format="csr", random_state=1, dtype=np.float32), sums=True)
+
+
 MODELS = {
     "dense": dense(),
     "head": dense(head=Head(draw(DIMENSIONS, 6), draw(6), draw(NUM_ITEMS, 6), draw(6))),
@@ -59,6 +71,16 @@ MODELS = {
     "sparse and dense": dense(item_to_item=sparse_rows(), normalises=False),
     "sparse": dense(
         source_ID=draw(NUM_ITEMS, 0), target_ID=draw(NUM_ITEMS, 0), view_sizes=(0,), item_to_item=sparse_rows()
+    ),
+    "attributes": dense(
+        kind_A=KINDS, attribute_AD=draw(len(KINDS), DIMENSIONS), item_to_item=sparse_rows_of_attributes()
+    ),
+    "attributes alone": dense(
+        source_ID=draw(NUM_ITEMS, 0),
+        target_ID=draw(NUM_ITEMS, 0),
+        view_sizes=(0,),
+        kind_A=KINDS,
+        item_to_item=sparse_rows_of_attributes(),
     ),
     "recent": dense(item_to_item=sparse_rows(), recency=0.3),
     "fold-in": dense(fold_in=FoldIn(np.eye(DIMENSIONS, dtype=np.float32) * 4, 10.0), normalises=False),
@@ -75,8 +97,9 @@ def test_it_lists_what_its_twin_scores_highest(name, indexed):
     model = MODELS[name]
     ranker = Ranker(model, index=index_of(model) if indexed else None, candidates=NUM_ITEMS)
     histories = [[5, 9, 9, 100], [7], [250, 3, 4]]
-    queries = [Query(np.array(one), seen=np.array(one), k=12) for one in histories]
-    scores = model.score(UserBatch(Ragged.from_lists(histories)))
+    users = UserBatch(Ragged.from_lists(histories), attributes=Ragged.from_lists(ATTRIBUTES))
+    queries = [replace(query, k=12) for query in queries_of(users)]
+    scores = model.score(users)
     for query, ranking, wanted in zip(queries, ranker.rank(queries), scores, strict=True):
         wanted[query.seen] = -np.inf
         np.testing.assert_allclose(ranking.scores, -np.sort(-wanted)[:12], rtol=1e-4, atol=1e-4)
@@ -90,7 +113,8 @@ def test_an_explanation_adds_up_to_the_score(name, indexed):
     model = MODELS[name]
     ranker = Ranker(model, index=index_of(model) if indexed else None, candidates=NUM_ITEMS)
     rows = np.arange(0, 60, 3)
-    ranking = ranker.rank([Query(rows, weights=np.linspace(0.5, 2, 20, dtype=np.float32), explain=True)])[0]
+    weights = np.linspace(0.5, 2, 20, dtype=np.float32)
+    ranking = ranker.rank([Query(rows, weights=weights, explain=True, attributes=np.array([0, 2, 3]))])[0]
     for item, score, explained in zip(ranking.items, ranking.scores, ranking.explanations, strict=True):
         assert explained.item == item
         assert explained.score == pytest.approx(float(score), rel=1e-3, abs=1e-3)

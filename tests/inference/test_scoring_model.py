@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from stand_ins import small_world
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
-from lanner.inference.scoring_model import ScoringModel
+from lanner.inference.scoring_model import ScoringModel, SparseRows
 from lanner.inference.tables import GrowingTable, Int8Rows, multiply, take
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training.loop import Trainer, TrainingConfig
@@ -77,6 +78,29 @@ def test_weights_of_the_history_count():
     weighted = UserBatch(Ragged.from_lists([[5, 9]]), weights=np.array([3, 1], np.float32))
     source = take(exported.source_ID)
     np.testing.assert_allclose(exported.users(weighted)[0], (3 * source[5] + source[9]) / 4, atol=1e-5)
+
+
+def test_attributes_add_to_the_user_and_to_the_rows_of_the_sparse_part():
+    random = np.random.default_rng(0)
+    tables = [random.normal(size=(4, 3)).astype(np.float32) for _ in range(2)]
+    kind_A, attribute_AD = np.array([0, 0, 1], np.int32), random.normal(size=(3, 3)).astype(np.float32)
+    rows = random.normal(size=(4 + 3 + 12, 4)).astype(np.float32)
+    popularity = np.arange(4, dtype=np.float32)
+    sparse = SparseRows.of(sp.csr_matrix(rows), sums=True)
+    exported = ScoringModel(
+        *tables, popularity, popularity, (3,), item_to_item=sparse, attribute_AD=attribute_AD, kind_A=kind_A
+    )
+    users = UserBatch(Ragged.from_lists([[1, 3], [], []]), attributes=Ragged.from_lists([[0, 1, 2], [2], []]))
+    shares = np.array([0.5, 0.5, 1])
+    vector = tables[0][[1, 3]].mean(axis=0) + shares @ attribute_AD
+    pairs = [shares[value] * rows[4 + 3 + 4 * value + item] for value in range(3) for item in (1, 3)]
+    wanted = vector @ tables[1].T + popularity + rows[[1, 3]].sum(axis=0) + shares @ rows[4:7] + np.sum(pairs, axis=0)
+    again = ScoringModel.from_arrays(exported.arrays(), exported.facts)
+    for model in (exported, again):
+        scores = model.score(users)
+        np.testing.assert_allclose(scores[0], wanted, rtol=1e-4)
+        np.testing.assert_allclose(scores[1], attribute_AD[2] @ tables[1].T + popularity + rows[6], rtol=1e-4)
+        assert scores[2].tolist() == popularity.tolist()
 
 
 def test_arrays_and_back():

@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 
 import lanner
+from lanner.inference.ranker import Query
+from lanner.library.requests import Questions
 from lanner.registry import MODELS as REGISTERED
 
 SMALL = {
@@ -92,7 +94,7 @@ def test_recommendations_are_a_frame_with_titles_and_reasons(knn):
 def test_anonymous_users_are_numbered_and_filters_hold(knn):
     found = knn.recommend(histories=[[100], ["102", 104]], k=2)
     assert found["user_id"].to_list() == [0, 0, 1, 1]
-    assert found["because"][0].startswith("you chose Film <0>")
+    assert found["because"][0].startswith("you liked Film <0>")
     horror = knn.recommend(histories=[[100]], k=20, filters={"genres": ["Horror"]})
     assert set(items_of(horror)) == {102, 103, 106, 107, 110}
     assert items_of(knn.recommend(histories=[[100]], k=20, filters={"genres": "Horror"})) == items_of(horror)
@@ -111,13 +113,15 @@ def test_negative_feedback_is_no_reason_and_is_not_recommended(knn):
 
 def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
     with (
-        pytest.warns(UserWarning, match="unknown ids were ignored: 999"),
+        pytest.warns(UserWarning, match="unknown ids or attributes were ignored: 999"),
         pytest.warns(UserWarning, match="popular items"),
     ):
         found = knn.recommend(users=[2, 999], k=2)
     assert found.notes.unknown == ("999",)
     assert found.notes.fallback == (999,)
     assert items_of(found)[-2] == 110, "popular items"
+    with pytest.warns(UserWarning, match="unknown ids or attributes were ignored: shoes: 44"):
+        assert knn.recommend(histories=[[100]], attributes=[{"shoes": 44}]).notes.unknown == ("shoes: 44",)
     with pytest.warns(UserWarning, match="the model does not use texts"):
         assert knn.recommend(histories=[[100]], texts=["anything"]).notes.text_ignored
     with pytest.warns(UserWarning, match="popular items"):
@@ -129,9 +133,12 @@ def test_what_had_no_effect_is_a_warning_and_in_the_notes(knn):
 @pytest.mark.parametrize(
     ("request_", "problem"),
     [
-        ({}, "one of users, histories or texts is required"),
+        ({}, "one of users, histories, texts or attributes is required"),
         ({"users": [1], "histories": [[100]]}, "exclude each other"),
         ({"users": [1, 2], "texts": ["a"]}, "received 1 texts for 2 users"),
+        ({"users": [1, 2], "attributes": [{}]}, "received 1 attributes for 2 users"),
+        ({"attributes": {"sex": "f"}}, "attributes must be mappings from names to values, one for each user"),
+        ({"attributes": [{"sex": None}]}, "the attribute 'sex' must be a value or a list of values"),
         ({"histories": ["100", "101"]}, "histories must be lists of item ids"),
         ({"users": [1], "k": 0}, "k must be at least 1, received 0"),
         ({"users": [1], "filters": {"genre": ["Drama"]}}, r"unknown attribute 'genre'; did you mean 'genres'\?"),
@@ -153,15 +160,31 @@ def test_similar_items_name_their_target(knn):
         knn.similar_items("x")
 
 
-def test_an_update_takes_events_of_the_same_users_and_items_only(shop, tmp_path):
-    data = lanner.Dataset.from_frames(shop.events)
-    half = data.with_interactions(data.interactions.take(slice(0, len(data.interactions) // 2)))
-    updated, anew = lanner.EASE().fit(half).update(data), lanner.EASE().fit(data)
-    assert items_of(updated.recommend(users=[1, 2], k=5)) == items_of(anew.recommend(users=[1, 2], k=5))
-    with pytest.raises(lanner.ConfigError, match="users and items that the model was fitted on"):
-        updated.update(lanner.load_dataset("ml-latest-small"))
-    with pytest.raises(lanner.ConfigError, match="was not fitted here"):
-        lanner.load(updated.save(tmp_path / "bundle")).update(data)
+def test_an_update_takes_new_events_users_and_items(shop, tmp_path):
+    def scores(model):
+        found = model.recommend(users=[1, 5], k=12)
+        return {(user, item): score for user, item, _, score, *_ in found.rows()}
+
+    is_old = (pl.col("user_id") < 4) & (pl.col("item_id") < 105)
+    old, new = shop.events.filter(is_old), shop.events.filter(~is_old)
+    first = lanner.EASE().fit(lanner.Dataset.from_frames(old))
+    loaded = lanner.load(first.save(tmp_path / "bundle"))
+    expected = scores(lanner.EASE().fit(lanner.Dataset.from_frames(shop.events)))
+    for updated in (first.update(new), loaded.update(lanner.Dataset.from_frames(new))):
+        assert updated.dataset.num_items > len(old["item_id"].unique())
+        assert scores(updated) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    again = lanner.load(loaded.save(tmp_path / "updated")).update(new)
+    assert len(again.dataset.interactions) == len(shop.events)
+
+
+def test_what_no_update_can_be_made_of_is_said(shop):
+    with pytest.raises(lanner.ConfigError, match="not fitted"):
+        lanner.EASE().update(shop.events)
+    fitted = lanner.EASE().fit(lanner.Dataset.from_frames(shop.events))
+    with pytest.raises(lanner.ConfigError, match="events: received list, expected a frame"):
+        fitted.update([1, 2])
+    with pytest.raises(lanner.DataError, match="no column looks like the item"):
+        fitted.update(shop.events.select("user_id"))
 
 
 def test_an_explanation_adds_up_and_shows_itself_with_escaped_titles(knn):
@@ -280,3 +303,18 @@ def test_a_bundled_dataset_is_read_by_name():
     assert repr(data) == "Dataset(671 users, 9,066 items, 100,004 events)"
     assert data.feedback.kind == "ratings"
     assert data.user_ids[0] == "1"
+
+
+def test_attributes_stand_in_place_of_those_that_are_known():
+    events = pl.DataFrame({"user": [1, 1, 2], "item": [7, 8, 7]})
+    users = pl.DataFrame({"user": [1, 2], "sex": ["f", "m"], "age": [30, 50]})
+    data = lanner.Dataset.from_frames(events, users=users, attributes="sex", numbers="age")
+
+    def asked(users=None, attributes=None) -> list[list[int]]:
+        questions = Questions.of(data, users, None, None, attributes)
+        (queries,) = questions.blocks(9, Query(), exclude_seen=True)
+        return [query.attributes.tolist() for query in queries]
+
+    assert asked(users=[1, 2, 3]) == [[0, 2], [1, 3], []]
+    assert asked(users=[1, 3], attributes=[{"sex": "m"}, {"age": 45, "sex": ["f", "x"]}]) == [[1], [0, 2]]
+    assert asked(attributes=[{"age": 99}]) == [[3]]

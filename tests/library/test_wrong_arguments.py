@@ -30,7 +30,7 @@ def test_k_is_a_whole_number(knn, tmp_path, k):
     ("asked", "words"),
     [
         ({"users": [1], "filters": ["Drama"]}, "filters must be values by attribute, .* received list"),
-        ({"users": [1], "filters": {"genres": None}}, "the filter 'genres' must be a value or a list .* received None"),
+        ({"users": [1], "filters": {"genres": None}}, "the attribute 'genres' must be a value .* received None"),
         ({"users": [1], "filters": {3: "Drama"}}, "unknown attribute '3'"),
         ({"texts": [3]}, "texts must be strings, received 3"),
         ({"texts": 3}, "texts must be strings, received 3"),

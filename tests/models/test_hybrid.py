@@ -8,7 +8,8 @@ from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, small_world
 
 from lanner.compression.reduce import fewer_dimensions
 from lanner.compression.steps import quantised, sample_of_users
-from lanner.data.catalogue import Attribute
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.ids import IdMap
 from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
@@ -129,6 +130,55 @@ def test_an_update_solves_the_closed_forms_anew_and_trains_nothing(world):
     assert np.abs(model.scoring_model.item_to_item.matrix() - old.item_to_item.matrix()).max() > 0
 
 
+def updated_from(before: Dataset, world: Dataset, growth: float) -> tuple[HybridRecommender, HybridRecommender]:
+    """A hybrid of all closed forms after an update, beside the same solved for all items."""
+
+    def all_closed(material, config, views, validation) -> Choice:
+        names = [name for name, kind in KINDS.items() if name in config.parts and kind.suits(material, config)]
+        settings = {name: KINDS[name].start for name in names}
+        return Choice(settings, dict.fromkeys([*names, "language"], 1.0), {CLOSED: 0.5, "language": 0.5}, 0.0, 0)
+
+    def fitted() -> HybridRecommender:
+        network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+        config = HybridConfig(parts=("ridge", "dense-ridge", "order", "text"), neighbours=8, growth=growth)
+        return HybridRecommender(config, network, all_closed).fit(before)
+
+    other = fitted()
+    other._solved_I[:] = 0
+    return fitted().update(world), other.update(world)
+
+
+def test_an_update_solves_what_has_grown_and_leaves_the_rest(world):
+    """Only users of the first group meet something new."""
+    events = world.interactions
+    is_new = (events.user < NUM_USERS // 3) & (np.arange(len(events)) % 3 == 0)
+    before = world.with_interactions(events.take(~is_new))
+    updated, anew = updated_from(before, world, 0.05)
+    untouched = np.arange(2 * ITEMS_PER_GROUP, NUM_ITEMS)
+    one, other = (model.scoring_model.item_to_item.matrix().toarray() for model in (updated, anew))
+    grown = np.unique(events.item[is_new])
+    assert 0 < len(grown) < 0.7 * NUM_ITEMS
+    np.testing.assert_allclose(one[:, grown], other[:, grown], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(updated._solved_I, np.bincount(events.item, minlength=NUM_ITEMS))
+    assert np.abs(one[:, untouched] - other[:, untouched]).max() > 0  # weights of users are relative to the mean
+
+
+def test_an_update_that_is_told_to_wait_solves_new_items_alone(world):
+    last = NUM_ITEMS - 2
+    kept = world.interactions.take(world.interactions.item < last)
+    names = world.items.external[:last]
+    catalogue = Catalogue(world.item_catalogue.texts[:last], names)
+    before = replace(world, interactions=kept, items=IdMap(names), item_catalogue=catalogue)
+    updated, anew = updated_from(before, world, 9.0)
+    one, other = (model.scoring_model.item_to_item.matrix().toarray() for model in (updated, anew))
+    np.testing.assert_allclose(one[:, last], other[:, last], rtol=1e-3, atol=1e-4)
+    assert np.abs(one[:, COLD]).max() > 0, "nobody met it, and it borrows"
+    assert np.abs(one[:, :last] - other[:, :last]).max() > 0.01
+    arrays, settings = updated.state()
+    again = HybridRecommender().load_state(arrays, settings, world)
+    np.testing.assert_array_equal(again._solved_I, updated._solved_I)
+
+
 def test_a_view_that_weighs_nothing_is_not_served(world):
     split = random_ratio(world, 0.3, 0.0, seed=1)
     model = decided().fit(split.train, split.test)
@@ -136,6 +186,64 @@ def test_a_view_that_weighs_nothing_is_not_served(world):
     arrays, settings = model.state()
     again = HybridRecommender().load_state(arrays, settings, split.train)
     np.testing.assert_array_equal(again.score(world.user_batch()), model.score(world.user_batch()))
+
+
+def test_without_the_part_network_nothing_is_trained(world):
+    def refuse(*given):
+        raise AssertionError("trained")
+
+    network = NeuralRecommender(SMALL, refuse)
+    model = HybridRecommender(HybridConfig(parts=("ridge", "popularity"), neighbours=8), network, Joiner(False))
+    model.fit(world)
+    assert set(model.choice.weights) <= {"ridge", "popularity"}
+    assert np.isfinite(model.score(world.user_batch())).all()
+
+
+def with_people(dataset: Dataset, codes: list[list[int]], names: tuple[str, ...] = ("a", "b", "c")) -> Dataset:
+    attributes = {"kind": Attribute(names, Ragged.from_lists(codes)), "none": Attribute((), Ragged.empty(NUM_USERS))}
+    return replace(dataset, user_catalogue=replace(dataset.user_catalogue, attributes=attributes))
+
+
+def told_apart(world: Dataset) -> Dataset:
+    """Each user's attribute names the group of most of the items in the history; the last user has none."""
+    groups = [
+        int(np.bincount(items // ITEMS_PER_GROUP).argmax())
+        for items in map(world.histories.__getitem__, range(NUM_USERS))
+    ]
+    return with_people(world, [[group] for group in groups[:-1]] + [[]])
+
+
+def test_attributes_of_a_stranger_act_and_so_they_do_after_loading(world):
+    dataset = told_apart(world)
+    model = unfitted(parts=("softmax", "popularity", "network")).fit(dataset)
+    arrays, settings = model.state()
+    again = HybridRecommender().load_state(arrays, settings, dataset)
+    strangers = UserBatch(Ragged.empty(4), attributes=Ragged.from_lists([[0], [1], [2], []]))
+    assert model.scoring_model.kind_A.tolist() == [0, 0, 0]
+    for one in (model, again):
+        # Of each stranger, rows, by the group of the items.
+        scores_KK = one.score(strangers.take(np.arange(3))).reshape(3, 3, ITEMS_PER_GROUP).mean(axis=2)
+        assert (scores_KK.argmax(axis=0) == np.arange(3)).all()
+        explained = one.explain(strangers.take(np.array([1])), ITEMS_PER_GROUP)
+        assert max(part.value for part in explained.parts if part.kind == "attributes") > 0
+        assert sum(part.value for part in explained.parts) == pytest.approx(explained.score, rel=1e-4)
+    np.testing.assert_array_equal(model.score(dataset.user_batch()), again.score(dataset.user_batch()))
+
+
+def test_the_sum_over_a_history_is_served_as_it_was_weighed(world):
+    def summed(material, config, views, validation) -> Choice:
+        return Choice({"softmax": KINDS["softmax"].start}, {"softmax": 1.0}, {}, 0.0, 0, sums=True)
+
+    dataset = told_apart(world)
+    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+    model = HybridRecommender(HybridConfig(), network, summed).fit(dataset, random_ratio(dataset, 0.3, 0.0).test)
+    part, exported = model._closed_sum, model.scoring_model
+    users = dataset.user_batch()
+    known = exported.shares(users)
+    assert known.shape[1] == part.items.shape[0] == NUM_ITEMS + 3 + 3 * NUM_ITEMS
+    assert known[0, :NUM_ITEMS].sum() == len(np.unique(users.history[0]))
+    without = replace(exported, item_to_item=None).score(users)
+    np.testing.assert_allclose(exported.score(users) - without, known @ part.items.toarray(), atol=1e-4)
 
 
 def test_without_a_joiner_it_is_for_loading_only(world):
@@ -166,6 +274,10 @@ def odd(name: str) -> Dataset:
         case "a relation without edges":
             none = Attribute(("never",), Ragged.empty(NUM_ITEMS))
             return replace(world, item_catalogue=replace(world.item_catalogue, attributes={"brand": none}))
+        case "attributes of users without edges":
+            return with_people(world, [[]] * NUM_USERS, ())
+        case "an attribute that everybody has":
+            return with_people(world, [[0]] * NUM_USERS, ("all",))
         case "nobody has friends":
             return replace(world, ties=Ragged.empty(NUM_USERS))
         case "texts all alike":
@@ -186,6 +298,8 @@ def odd(name: str) -> Dataset:
     "name",
     [
         "a relation without edges",
+        "attributes of users without edges",
+        "an attribute that everybody has",
         "nobody has friends",
         "texts all alike",
         "texts of one letter and of 100,000",

@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stand_ins import NUM_ITEMS, small_world
+from stand_ins import NUM_ITEMS, NUM_USERS, small_world
 
 from lanner.data.catalogue import Attribute
-from lanner.data.interactions import Interactions
+from lanner.data.interactions import Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.graph.adjacency import Adjacency
 from lanner.models.linear import training_matrix
 from lanner.models.relational import RelationalView, item_relations
+from lanner.models.views import UserInputs
 
 
 def with_attributes():
@@ -27,7 +28,8 @@ def with_attributes():
 def view_of(dataset, features=None, layers=1) -> RelationalView:
     torch.manual_seed(0)
     edges = Adjacency.from_pattern(training_matrix(dataset))
-    return RelationalView(edges, item_relations(dataset), features, 4, layers, has_friends=False).eval()
+    people = dataset.user_catalogue
+    return RelationalView(edges, item_relations(dataset), features, 4, layers, has_friends=False, people=people).eval()
 
 
 def test_there_is_a_relation_for_each_behaviour_and_each_attribute_that_tells_items_apart():
@@ -82,3 +84,50 @@ def test_without_relations_or_layers_an_item_is_its_own_vector():
     view = view_of(alone)
     assert item_relations(alone) == {}
     assert torch.equal(view.tables().target_ID, view.vectors)
+
+
+def with_people():
+    """Users with two values of an attribute, with one that everybody has, that one user has, and with none."""
+    world = small_world(ties=False)
+    attributes = {
+        "two": Attribute(("a", "b"), Ragged.from_lists([[0, 1]] * (NUM_USERS - 1) + [[]])),
+        "all": Attribute(("everybody",), Ragged.from_lists([[0]] * NUM_USERS)),
+        "alone": Attribute(("rare",), Ragged.from_lists([[]] * (NUM_USERS - 1) + [[0]])),
+        "empty": Attribute((), Ragged.empty(NUM_USERS)),
+    }
+    return replace(world, user_catalogue=replace(world.user_catalogue, attributes=attributes))
+
+
+def test_users_bring_what_their_attributes_say():
+    dataset = with_people()
+    view, kinds = view_of(dataset), dataset.user_catalogue.kinds
+    with torch.no_grad():
+        view.values.copy_(torch.arange(16).reshape(4, 4))
+        view.attribute_trust.copy_(torch.tensor([0.5, 2.0, 1.0, 1.0]))
+    tables = view.tables()
+    lists = Ragged.from_lists([[3, 5], [3, 5], [3, 5]])
+    users = UserBatch(lists, attributes=Ragged.from_lists([[0, 1, 2], [1, 3], []]))
+    vectors = view.user_vectors(UserInputs.of(users, NUM_ITEMS, NUM_USERS, None, kinds), tables)
+    plain = view.user_vectors(UserInputs.of(replace(users, attributes=None), NUM_ITEMS, NUM_USERS), tables)
+    values = np.arange(16).reshape(4, 4)
+    wanted = [0.5 * values[:2].mean(axis=0) + 2 * values[2], 0.5 * values[1], np.zeros(4)]
+    np.testing.assert_allclose((vectors - plain).detach().numpy(), wanted, atol=1e-5)
+    weights = view.attribute_weights
+    assert weights["alone"] == weights["empty"] == 0
+    assert weights["all"] == pytest.approx(2 * np.sqrt(np.square(values[2]).mean()))
+    vectors.sum().backward()
+    assert view.values.grad.abs().sum() > 0
+    assert view.attribute_trust.grad.abs().sum() > 0
+
+
+def test_what_was_learned_of_a_value_is_taken_over_by_its_name():
+    before, dataset = view_of(with_people()), with_people()
+    two = Attribute(("new", "a", "b"), Ragged.from_lists([[1, 2]] * (NUM_USERS - 1) + [[0]]))
+    attributes = {"later": two} | dataset.user_catalogue.attributes | {"two": two}
+    after = view_of(replace(dataset, user_catalogue=replace(dataset.user_catalogue, attributes=attributes)))
+    with torch.no_grad():
+        before.values.copy_(torch.arange(16).reshape(4, 4))
+        before.attribute_trust.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    after.take_over(before, torch.ones(NUM_ITEMS, dtype=torch.bool))
+    assert after.values[:, 0].tolist() == [0, 0, 0, 0, 0, 4, 8, 12]
+    assert after.attribute_trust.tolist() == pytest.approx([0.5, 0.1, 0.2, 0.3, 0.4])

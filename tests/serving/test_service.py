@@ -112,6 +112,24 @@ async def test_unknown_ids_are_named(shop, store):
                 await question
 
 
+async def test_attributes_of_an_unknown_user_act_and_unknown_ones_are_named(shop, store):
+    async with running(shop, store) as service:
+        [deployment] = service._deployments.all()
+        assert deployment.rankers["full"].reads_attributes
+        answers = [
+            await service.recommend(RecommendRequest(attributes={"club": [club]}, k=60, explain=True))
+            for club in ("club0", "club1", "club2")
+        ]
+        assert not any(answer.fallback or answer.unknown for answer in answers)
+        assert len({tuple(ids(answer)) for answer in answers}) == 3
+        assert "attributes" in {reason.kind for reason in answers[0].items[0].reasons}
+        unheard = RecommendRequest(user_id="u1", attributes={"club": ["chess"], "shoes": ["44"]})
+        assert (await service.recommend(unheard)).unknown == ["club: chess", "shoes: 44"]
+        assert (await service.recommend(RecommendRequest(attributes={"club": ["chess"]}))).fallback
+        explained = await service.explain(ExplainRequest(item_id="i1", attributes={"club": ["club0"]}))
+        assert sum(reason.value for reason in explained.item.reasons) == pytest.approx(explained.item.score, abs=1e-3)
+
+
 async def test_a_text_acts_or_the_answer_says_that_nothing_reads_it(shop, store, tmp_path):
     texts = [" ".join(WORDS[first : first + 8]) for first in (0, 12, 24)]
     for variants in (("full",), ("int8",)):
@@ -133,7 +151,7 @@ async def test_a_text_acts_or_the_answer_says_that_nothing_reads_it(shop, store,
 @pytest.mark.parametrize(
     ("request_", "line"),
     [
-        (RecommendRequest(), "one of user_id, history or text is required"),
+        (RecommendRequest(), "one of user_id, history, text or attributes is required"),
         (RecommendRequest(user_id="u1", history=["i1"]), "either user_id or history"),
         (RecommendRequest(user_id="u1", filters=Filters(attributes={"shelv": ["shelf1"]})), "did you mean 'shelf'"),
     ],
@@ -363,7 +381,7 @@ async def test_a_profile_and_friends_that_are_written_count(shop, store):
         await service.put_user("stranger", User(profile=" ".join(WORDS[20:30])))
         after = await service.recommend(told)
         assert "profile" in {reason.kind for reason in after.items[0].reasons}
-        assert any("matches your profile" in item.because for item in after.items)
+        assert any("it suits your profile" in item.because for item in after.items)
 
 
 async def test_workers_of_one_server_know_at_once_what_another_has_acknowledged(shop, store, tmp_path):

@@ -38,7 +38,10 @@ def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str,
         "has_ties": dataset.ties is not None,
         "behaviours": list(events.behaviours),
         "partitions": list(events.partitions),
-        "attributes": {side: list(_catalogue(dataset, side).attributes) for side in _SIDES},
+        "attributes": {
+            side: {name: list(one.edges) for name, one in _catalogue(dataset, side).attributes.items()}
+            for side in _SIDES
+        },
         "rejected": dict(dataset.rejected),
         "id_kinds": {side: _ids(dataset, side).kind for side in _SIDES},
     }
@@ -109,17 +112,24 @@ def _lists(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _read_catalogue(
-    side: str, content: bytes, values: pl.DataFrame, lists: Mapping[str, NDArray[Any]], names: list[str], kind: IdKind
+    side: str,
+    content: bytes,
+    values: pl.DataFrame,
+    lists: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, list[float]],
+    kind: IdKind,
 ) -> tuple[IdMap, Catalogue]:
     table = pl.read_parquet(io.BytesIO(content))
     mine = values.filter(pl.col("side") == side)
-    attributes = {
+    named = {
         name: Attribute(
-            tuple(mine.filter(pl.col("attribute") == name)["value"].to_list()), _ragged(lists, f"{side}.{name}")
+            tuple(mine.filter(pl.col("attribute") == name)["value"].to_list()),
+            _ragged(lists, f"{side}.{name}"),
+            tuple(edges),
         )
-        for name in names
+        for name, edges in attributes.items()
     }
-    catalogue = Catalogue(tuple(table["text"].to_list()), tuple(table["title"].to_list()), attributes)
+    catalogue = Catalogue(tuple(table["text"].to_list()), tuple(table["title"].to_list()), named)
     return IdMap(table["id"].to_list(), kind, of=side), catalogue
 
 

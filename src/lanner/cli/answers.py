@@ -31,6 +31,7 @@ def recommend(
     history: options.History = None,
     history_file: options.HistoryFile = None,
     text: options.QueryText = None,
+    attributes: options.UserAttributes = None,
     filters: options.Filters = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend items that the user has interacted with.")
@@ -38,9 +39,9 @@ def recommend(
     k: options.TopK = 10,
     as_json: options.AsJson = False,
 ) -> None:
-    """Recommend items to a user of the dataset, or to an anonymous user described by a history, a text, or both.
+    """Recommend items to a user of the dataset, or to an anonymous user by a history, a text, attributes, or several.
 
-    Unknown ids are reported and ignored. If nothing is known of a user, popular items are recommended.
+    Unknown ids and attributes are reported and ignored. If nothing is known of a user, popular items are recommended.
 
     \b
     Examples:
@@ -48,9 +49,10 @@ def recommend(
       lanner recommend lanner-bundle --history 1,260,1196 -k 5 --json
       lanner recommend lanner-bundle --text "slow science fiction" --filter genres=Drama --filter genres=Sci-Fi
       lanner recommend lanner-bundle --history "Bed, double" --history "Lamp, red"
+      lanner recommend lanner-bundle --attribute sex=F --attribute birth_year=1984
     """
-    model, wanted = _loaded(bundle), parse_filters(filters)
-    who = _who(model, user, history, history_file, text)
+    model, wanted = _loaded(bundle), parse_values(filters, "--filter")
+    who = _who(model, user, history, history_file, text, attributes)
     with without_warnings():
         frame = model.recommend(**_several(who), k=k, filters=wanted, exclude_seen=not include_seen)
     notes = {
@@ -79,7 +81,7 @@ def similar(
       lanner similar lanner-bundle --item 260
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
-    model, wanted = _loaded(bundle), parse_filters(filters)
+    model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
     fallback = bool(frame.notes.fallback)
@@ -98,6 +100,7 @@ def explain(
     history: options.History = None,
     history_file: options.HistoryFile = None,
     text: options.QueryText = None,
+    attributes: options.UserAttributes = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Explain the score of an item for a user: the contributions that add up to it, and a sentence.
@@ -108,7 +111,7 @@ def explain(
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
     model = _loaded(bundle)
-    found = model.explain(item=item, **_who(model, user, history, history_file, text))
+    found = model.explain(item=item, **_who(model, user, history, history_file, text, attributes))
     _say(
         found.unknown, fallback=found.fallback, text_ignored=found.text_ignored, so="the score is the same for everyone"
     )
@@ -142,24 +145,29 @@ def without_warnings() -> Iterator[None]:
 
 
 def _who(
-    model: "Model", user: str | None, history: Sequence[str] | None, file: str | None, text: str | None
+    model: "Model",
+    user: str | None,
+    history: Sequence[str] | None,
+    file: str | None,
+    text: str | None,
+    attributes: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """The user, or the history of an anonymous one, and the text, as ``Model.explain`` takes them.
+    """The user, or the history of an anonymous one, the text and the attributes, as ``Model.explain`` takes them.
 
     Raises:
         RequestError: none of them, or two that exclude each other.
     """
-    ids = _ids(model, history, file)
-    if user is None and ids is None and text is None:
-        raise RequestError("one of --user, --history, --history-file or --text is required")
+    ids, described = _ids(model, history, file), parse_values(attributes, "--attribute") or None
+    if user is None and ids is None and text is None and described is None:
+        raise RequestError("one of --user, --history, --history-file, --text or --attribute is required")
     if user is not None and ids is not None:
         raise RequestError("--user and a history exclude each other: the history of a user is known")
-    return {"user": user, "history": ids, "text": text}
+    return {"user": user, "history": ids, "text": text, "attributes": described}
 
 
 def _several(who: Mapping[str, Any]) -> dict[str, Any]:
     """The same as ``Model.recommend`` takes it, for several users."""
-    names = {"user": "users", "history": "histories", "text": "texts"}
+    names = {"user": "users", "history": "histories", "text": "texts", "attributes": "attributes"}
     return {names[name]: [value] for name, value in who.items() if value is not None}
 
 
@@ -184,13 +192,13 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     return [one.strip() for one in history[0].split(",") if one.strip()]
 
 
-def parse_filters(given: Sequence[str] | None) -> dict[str, list[str]]:
+def parse_values(given: Sequence[str] | None, option: str) -> dict[str, list[str]]:
     """Values by attribute; raises ``RequestError`` for an option that is no ``NAME=VALUE``."""
     found: dict[str, list[str]] = {}
     for one in given or ():
         name, equals, value = one.partition("=")
         if not (equals and name.strip() and value.strip()):
-            raise RequestError(f"--filter '{one}' is no NAME=VALUE, such as genres=Drama")
+            raise RequestError(f"{option} '{one}' is no NAME=VALUE, such as genres=Drama")
         found.setdefault(name.strip(), []).append(value.strip())
     return found
 
@@ -217,7 +225,7 @@ def _say(
     so: str = "these are popular items",
 ) -> None:
     """Say in one line on stderr what of a request had no effect."""
-    notes = [f"unknown ids were ignored: {', '.join(unknown)}"] if unknown else []
+    notes = [f"unknown ids or attributes were ignored: {', '.join(unknown)}"] if unknown else []
     notes += ["the model does not use texts; --text had no effect"] if text_ignored else []
     notes += [f"nothing that the model uses is known of the user: {so}"] if fallback else []
     notes += misses

@@ -80,6 +80,14 @@ def as_toml(value: Any) -> str:
     return json.dumps(_plain(value), ensure_ascii=False)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as one says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):

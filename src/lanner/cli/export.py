@@ -56,7 +56,7 @@ def recommendations(
     from lanner.library.functions import load
 
     begun, progress = time.perf_counter(), Progress()
-    model, wanted = load(bundle), answers.parse_filters(filters)
+    model, wanted = load(bundle), answers.parse_values(filters, "--filter")
     found = export_recommendations(
         model,
         out,
@@ -70,7 +70,7 @@ def recommendations(
     for line in [*_notes(found), *answers.missed_values(model, wanted)]:
         console.complain(line)
     facts = {**asdict(found), "path": str(out), "seconds": round(seconds, 3)}
-    line = f"Wrote {found.rows:,} recommendations for {found.users:,} users to {out} in {_duration(seconds)}"
+    line = f"Wrote {found.rows:,} recommendations for {found.users:,} users to {out} in {console.duration(seconds)}"
     console.show_result(facts, line, as_json=as_json)
 
 
@@ -156,16 +156,9 @@ class Progress:
             self._first, self._told = (now, done), now
         elif now - self._told >= SECONDS_BETWEEN_LINES and done < total:
             rate = (done - self._first[1]) / (now - self._first[0])
-            left = _duration((total - done) / rate)
+            left = console.duration((total - done) / rate)
             self._stages(f"{done:,} of {total:,} users, {rate:,.0f} users/s, {left} left")
             self._told = now
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _notes(found: "RecommendationsExport") -> list[str]:

@@ -81,6 +81,14 @@ HistoryFile = Annotated[
     str | None, typer.Option("--history-file", help="File with such item ids, one per line; - reads standard input.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads per runtime.")]
+UserAttributes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        metavar="NAME=VALUE",
+        help="Attribute of the user, such as sex=F, in place of the known ones; repeatable.",
+    ),
+]
 QueryText = Annotated[
     str | None, typer.Option("--text", help="Search text, for models that read texts (hybrid, language).")
 ]

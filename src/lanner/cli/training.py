@@ -1,4 +1,4 @@
-"""The commands that train and evaluate: run, train, evaluate, compare."""
+"""The commands that train and evaluate: run, train, update, evaluate, compare."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -52,7 +52,7 @@ def run(
     from lanner.data.describe import example_users
 
     chosen = {"data.path": data, "model": model, "split.name": split, **_adaptation(adapt, rank)}
-    outcome = _fit(_settings(config, seed, device, chosen, overrides), out, refit=refit)
+    outcome = _fit(chosen_settings(config, seed, device, chosen, overrides), out, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
         console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
@@ -94,10 +94,48 @@ def train(
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
     chosen = {"data.path": data, "model": model, "split.name": "none", **_adaptation(adapt, rank)}
-    settings = _settings(config, seed, device, chosen, overrides)
+    settings = chosen_settings(config, seed, device, chosen, overrides)
     outcome = _fit(settings, out)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
+
+
+def update(
+    bundle: options.BundlePath,
+    events: Annotated[str, typer.Argument(metavar="EVENTS", help="New events: a file, a folder or a recipe.")],
+    out: options.Out,
+    as_json: options.AsJson = False,
+) -> None:
+    """Take new events into a bundle's model without training, and write a new bundle.
+
+    Closed forms are solved anew for what has changed; trained parameters, settings and weights stay. New users and
+    items join those that are known.
+
+    \b
+    Examples:
+      lanner update lanner-bundle new-events.csv --out lanner-bundle-2
+    """
+    from lanner.config import DataConfig
+    from lanner.library import load
+    from lanner.registry import load_dataset
+
+    stages, model = console.Stages(), load(bundle)
+    before = model.dataset
+    stages(f"load {events}")
+    more = load_dataset(DataConfig(events))
+    for warning in more.warnings:
+        stages(f"warning: {warning}")
+    stages(f"update {model.config.model} with {len(more.interactions):,} events")
+    model.update(more)
+    stages(f"write {out}")
+    model.save(out)
+    added = {
+        "events": len(model.dataset.interactions) - len(before.interactions),
+        "users": model.dataset.num_users - before.num_users,
+        "items": model.dataset.num_items - before.num_items,
+    }
+    counted = ", ".join(f"{count:,} new {what}" for what, count in added.items())
+    console.show_result({"bundle": str(out), **added}, f"Wrote the bundle {out}: {counted}.", as_json=as_json)
 
 
 def evaluate(
@@ -172,7 +210,7 @@ def _adaptation(adapt: str | None, rank: int | None) -> dict[str, str | int | No
     return {"adaptation.method": adapt, "adaptation.rank": rank}
 
 
-def _settings(
+def chosen_settings(
     file: Path | None,
     seed: int | None,
     device: str | None,

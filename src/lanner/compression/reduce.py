@@ -51,6 +51,7 @@ def fewer_dimensions(model: ScoringModel, users_BD: NDArray[np.float32], rank: i
         profile_FD=_shortened(model.profile_FD, shorten_DR),
         text_FD=_shortened(model.text_FD, shorten_DR),
         friends_UD=_shortened(model.friends_UD, shorten_DR),
+        attribute_AD=_shortened(model.attribute_AD, shorten_DR),
         reduction=replace(model.reduction, source_DR=shorten_DR, target_DR=target_DR, mean_D=mean_D.astype(np.float32)),
     )
     if model.head is None:

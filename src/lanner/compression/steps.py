@@ -77,13 +77,13 @@ class Evaluator:
 
 
 def quantised(model: ScoringModel) -> ScoringModel:
-    """All tables of items, friends and texts in INT8 with one scale per row."""
-    profile_FD, text_FD, friends_UD = (
+    """All tables of items, friends, attributes and texts in INT8 with one scale per row."""
+    profile_FD, text_FD, friends_UD, attribute_AD = (
         None if table is None else Int8Rows.of(take(table))
-        for table in (model.profile_FD, model.text_FD, model.friends_UD)
+        for table in (model.profile_FD, model.text_FD, model.friends_UD, model.attribute_AD)
     )
     items = model.map_tables(lambda table: Int8Rows.of(take(table)))
-    return replace(items, profile_FD=profile_FD, text_FD=text_FD, friends_UD=friends_UD)
+    return replace(items, profile_FD=profile_FD, text_FD=text_FD, friends_UD=friends_UD, attribute_AD=attribute_AD)
 
 
 def sample_of_users(

@@ -29,6 +29,7 @@ from lanner.data.ids import IdMap
 from lanner.data.interactions import EVENT_COLUMNS, Dataset, Interactions
 from lanner.data.ordering import sort_by
 from lanner.data.ragged import Ragged
+from lanner.data.ranges import ranged
 from lanner.data.rejects import Fault, Rejects
 from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import DataError
@@ -235,7 +236,7 @@ def _catalogue(
         ids = IdMap(seen, of=kind)
         return ids, Catalogue.blank(ids.external), []
     listed = _listed(entities, kind, rejects)
-    warnings = _of_unmatched(entities, listed[ID], seen, kind)
+    unmatched = _of_unmatched(entities, listed[ID], seen, kind)
     if entities.keep == "listed":
         seen = [*seen, *listed[ID].filter(~listed[ID].is_in(seen)).sort().to_list()]
     elif (idle := ~listed[ID].is_in(seen)).any():
@@ -244,7 +245,8 @@ def _catalogue(
     ids = IdMap(seen, of=kind)
     names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
     known = names.join(listed, on=ID, how="left", maintain_order="left")
-    return ids, _describe_entities(known), warnings
+    catalogue, unread = _describe_entities(known, entities)
+    return ids, catalogue, unmatched + unread
 
 
 def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:
@@ -272,15 +274,21 @@ def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:
     return frame.unique(ID, keep="first", maintain_order=True)
 
 
-def _describe_entities(known: pl.DataFrame) -> Catalogue:
-    """Texts, titles and attributes of the rows of ``known``, in that order."""
+def _describe_entities(known: pl.DataFrame, entities: Entities) -> tuple[Catalogue, list[str]]:
+    """Texts, titles and attributes of the rows of ``known``, in that order, and a line on cells that are no numbers."""
     texts = known[TEXT].fill_null("") if TEXT in known.columns else pl.repeat("", known.height, eager=True)
     titles = known[ID]
     if TITLE in known.columns:
         titles = known.select(pl.when(pl.col(TITLE) != "").then(TITLE).otherwise(ID)).to_series()
     lists = [name for name, dtype in known.schema.items() if isinstance(dtype, pl.List)]
-    attributes = {name: _attribute(known[name]) for name in lists}
-    return Catalogue(tuple(texts.to_list()), tuple(titles.to_list()), attributes)
+    attributes, warnings = {name: _attribute(known[name]) for name in lists}, []
+    for name, date_format in entities.numbers.items():
+        attributes[name], unread = ranged(known[name], date_format)
+        if unread is not None:
+            what = f"a date like '{date_format}'" if date_format else "a number"
+            file = entities.table.path.name
+            warnings.append(f"{file}: '{unread}' in the column '{name}' is not {what}; it has no effect")
+    return Catalogue(tuple(texts.to_list()), tuple(titles.to_list()), attributes), warnings
 
 
 def _attribute(held: pl.Series) -> Attribute:

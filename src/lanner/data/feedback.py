@@ -82,7 +82,7 @@ class Feedback:
             return undecided
         kind: Kind
         threshold: float | None
-        if _are_ratings(values, times):
+        if are_ratings(values, times):
             kind, floor, threshold = "ratings", min(float(values[0]), 0.0), _middle(values)
         else:
             kind, floor, threshold = "counts", 0.0, None
@@ -183,7 +183,7 @@ def _let_the_latest_decide(
                 confidence[event] = 0
 
 
-def _are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
+def are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
     """Whether distinct weights, and how often each occurs, are those of a small scale rather than counts.
 
     Counts start at 1, which is by far the most frequent, and the next most frequent is 2.

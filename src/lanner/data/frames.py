@@ -43,6 +43,7 @@ class Columns:
     profile: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Separator of the values in a cell by column; empty: a list, or one value."""
+    numbers: tuple[str, ...] = ()
 
 
 def columns_named(
@@ -50,6 +51,7 @@ def columns_named(
     text: str | Sequence[str],
     profile: str | Sequence[str],
     attributes: str | Sequence[str] | Mapping[str, str],
+    numbers: str | Sequence[str],
 ) -> Columns:
     """Columns by the names that a caller gave; pandas has names that are no texts.
 
@@ -57,9 +59,9 @@ def columns_named(
     """
     separators = attributes if isinstance(attributes, Mapping) else dict.fromkeys(values_of(attributes), "")
     user, item, time, rating, behaviour, title = (None if name is None else str(name) for name in roles)
-    texts, profiles = (tuple(map(str, values_of(names))) for names in (text, profile))
+    texts, profiles, ranges = (tuple(map(str, values_of(names))) for names in (text, profile, numbers))
     written = {str(name): separator for name, separator in separators.items()}
-    return Columns(user, item, time, rating, behaviour, title, texts, profiles, written)
+    return Columns(user, item, time, rating, behaviour, title, texts, profiles, written, ranges)
 
 
 def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns) -> Dataset:
@@ -217,7 +219,7 @@ def _check_named(columns: Columns, items: "nw.DataFrame[Any]", users: "nw.DataFr
         _require(name, items.columns, _ITEMS)
     for name in columns.profile:
         _require(name, of_users, _USERS)
-    for name in columns.attributes:
+    for name in (*columns.attributes, *columns.numbers):
         _require(name, [*items.columns, *of_users], _ITEMS)
         if name in _NO_ATTRIBUTES:
             raise DataError("an attribute cannot be called so; rename the column", path=_ITEMS, field=name)
@@ -255,7 +257,8 @@ def _entities(
         title = _usual(TITLE, "title", others, what) if title is None else title
         text = text or tuple(name for name in (title, _usual(TEXT, "text", others, what)) if name is not None)
     attributes = [name for name in columns.attributes if name in frame.columns]
-    if title is None and not text and not attributes:
+    numbers = [name for name in columns.numbers if name in frame.columns]
+    if title is None and not text and not attributes and not numbers:
         return None
     _require(key, frame.columns, what)
     wanted = dict.fromkeys(name for name in (key, title, *text, *attributes) if name is not None)
@@ -274,8 +277,8 @@ def _entities(
         slots = read.select(pl.col(name).alias(str(place)) for place, name in enumerate(text))
         texts = compose_text(tuple(f"{{{place}}}" for place in slots.columns), slots.schema)
         found = found.with_columns(slots.select(texts.alias(TEXT)))
-    found = found.with_columns(read[name] for name in attributes)
-    return Entities(_table(_once(found) if once else found, what))
+    found = found.with_columns(*(read[name] for name in attributes), *(_series(frame[name]) for name in numbers))
+    return Entities(_table(_once(found) if once else found, what), numbers=dict.fromkeys(numbers, ""))
 
 
 def _once(entities: pl.DataFrame) -> pl.DataFrame:
@@ -285,6 +288,7 @@ def _once(entities: pl.DataFrame) -> pl.DataFrame:
     lists = [name for name, dtype in entities.schema.items() if isinstance(dtype, pl.List)]
     last = [pl.col(said).filter(is_described).last()] if said else []
     last += [pl.col(name).filter(pl.col(name).list.len() > 0).first() for name in lists]
+    last += [pl.exclude(ID, *said, *lists).drop_nulls().first()]
     return entities.filter(pl.col(ID).is_not_null()).group_by(ID, maintain_order=True).agg(last)
 
 

@@ -64,7 +64,8 @@ class UserBatch:
     """All that is known of B users at the moment they are scored; enough to score an anonymous user.
 
     history: items that speak for each user, oldest first where order is known. profiles: one text a user, or None.
-    friends: rows of known users tied to each user, or None. weights: float32, aligned with ``history.values``, None: 1
+    friends: rows of known users tied to each user, or None. attributes: values of each user in the numbering of
+    ``Catalogue.values``, or None. weights: float32, aligned with ``history.values``, None: 1
     each. seen: all items each user interacted with, negative feedback included; None: the history.
     """
 
@@ -73,6 +74,7 @@ class UserBatch:
     friends: Ragged | None = None
     weights: NDArray[np.float32] | None = None
     seen: Ragged | None = None
+    attributes: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -85,6 +87,7 @@ class UserBatch:
             None if self.friends is None else self.friends.take(rows),
             None if self.weights is None else self.weights[self.history.places(rows)],
             None if self.seen is None else self.seen.take(rows),
+            None if self.attributes is None else self.attributes.take(rows),
         )
 
 
@@ -132,6 +135,7 @@ class Dataset:
         text: str | Sequence[str] = (),
         profile: str | Sequence[str] = (),
         attributes: str | Sequence[str] | Mapping[str, str] = (),
+        numbers: str | Sequence[str] = (),
         positive_threshold: float | Literal["auto", "none"] = "auto",
         behaviour_weights: Mapping[str, float] | None = None,
     ) -> "Dataset":
@@ -157,6 +161,8 @@ class Dataset:
             profile: column or columns of ``users`` that the language model reads.
             attributes: column or columns of ``items`` or ``users`` to filter by, each row a list or a single value; as
                 a mapping, columns with the separator of their values: ``{"genres": "|"}``.
+            numbers: column or columns of ``items`` or ``users`` with numbers or dates; each becomes an attribute whose
+                values are ranges.
             positive_threshold: ratings from here on are positive. auto: the middle of the rating scale, any count
                 above 0. none: every event is positive and has the same weight.
             behaviour_weights: weight of each behaviour; 0: negative feedback.
@@ -168,7 +174,7 @@ class Dataset:
         from lanner.data.feedback import FeedbackConfig
         from lanner.data.frames import columns_named, read_frames, with_feedback
 
-        columns = columns_named((user, item, time, rating, behaviour, title), text, profile, attributes)
+        columns = columns_named((user, item, time, rating, behaviour, title), text, profile, attributes, numbers)
         feedback = FeedbackConfig(positive_threshold, {} if behaviour_weights is None else behaviour_weights)
         return with_feedback(read_frames(events, items, users, ties, columns), feedback, "events")
 
@@ -284,6 +290,7 @@ class Dataset:
             self.ties,
             self.history_weights,
             None if self._positive is None else self.seen,
+            self.user_catalogue.values if self.user_catalogue.attributes else None,
         )
         return batch if rows is None else batch.take(rows)
 

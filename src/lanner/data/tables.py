@@ -1,6 +1,7 @@
 """What a reader returns: raw frames with Lanner's column names, not validated yet."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class Entities:
     keep: Keep = "interacting"
     latest_last: bool = False
     """Whether a later row of the same id replaces an earlier one instead of being rejected."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Columns, as they were read, whose numbers or dates become an attribute, and how dates are written in them."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class Query:
     history: items that speak for the user, with weights (float32, aligned; None: 1 each). seen: items that are never
     answered, however long the list. friends: rows of known users. profile, text: read where the model reads them;
     profile_features, text_features ``[F]`` where they were read already. allow, deny: what a filter leaves and bars.
-    diversity: 0 … 1, see ``Ranker``. explain: whether reasons are wanted.
+    diversity: 0 … 1, see ``Ranker``. explain: whether reasons are wanted. attributes: values of the user's attributes,
+    numbered as in ``Catalogue.values``.
     """
 
     history: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
@@ -63,6 +64,7 @@ class Query:
     explain: bool = False
     profile_features: NDArray[np.float32] | None = None
     text_features: NDArray[np.float32] | None = None
+    attributes: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,17 @@ class Ranking:
 
 @dataclass(frozen=True)
 class _User:
-    """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector."""
+    """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector.
+
+    weights: of the rows for ``item_to_item``. values: of the user's attributes, where the model reads them, with their
+    shares.
+    """
 
     rows: NDArray[np.int64]
     shares: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    values: NDArray[np.int64]
+    value_shares: NDArray[np.float32]
     vector_D: NDArray[np.float32]
     extras: tuple[tuple[PartKind, NDArray[np.float32]], ...]
     signal: bool
@@ -137,6 +146,11 @@ class Ranker:
     def reads_text(self) -> bool:
         """Whether a query text changes an answer."""
         return self.model.text_FD is not None
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether attributes of the user change an answer."""
+        return self.model.kind_A is not None
 
     @property
     def reads_profile(self) -> bool:
@@ -235,10 +249,23 @@ class Ranker:
                 extras.append(("profile", multiply(profile[None], model.profile_FD)[0]))
         if model.friends_UD is not None and len(query.friends):
             extras.append(("friend", take(model.friends_UD, np.unique(query.friends)).mean(axis=0)))
+        values, value_shares = self._values(query)
+        if model.attribute_AD is not None and len(values):
+            extras.append(("attributes", value_shares @ take(model.attribute_AD, values)))
         for _, extra_D in extras:
             vector_D = vector_D + extra_D
-        signal = bool(vector_D.any()) or self._has_weights(rows)
-        return _User(rows, shares, vector_D, tuple(extras), signal)
+        weights = shares if model.item_to_item is not None and model.divides_weights else weights
+        user = _User(rows, shares, weights, values, value_shares, vector_D, tuple(extras), True)
+        return user if vector_D.any() or self._has_weights(user) else replace(user, signal=False)
+
+    def _values(self, query: Query) -> _Scored:
+        """Distinct values of the user's attributes, and their shares: 1 by those of the same attribute."""
+        kind_A = self.model.kind_A
+        if kind_A is None or not len(query.attributes):
+            return _NO_ROWS, np.empty(0, np.float32)
+        values = np.unique(query.attributes)
+        kinds = kind_A[values]
+        return values, (1 / np.bincount(kinds)[kinds]).astype(np.float32)
 
     def _known(self, query: Query) -> _Scored:
         """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
@@ -321,20 +348,38 @@ class Ranker:
         weights, base = self.model.item_to_item, self.model.num_items
         assert weights is not None
         scores_I = np.zeros(num_items, np.float32)
-        rows, shares = self._trained(user.rows, user.shares)
+        rows, shares = self._with_values(user, *self._trained(user.rows, user.weights))
         add_weighted_rows(rows, shares, weights.indptr, weights.items, weights.values, scores_I[:base])
         if num_items > base:
             lenders_NK, shares_NK = self._lent(np.arange(base, num_items))
             scores_I[base:] = (scores_I[lenders_NK] * shares_NK).sum(axis=1)
         return scores_I
 
-    def _has_weights(self, rows: NDArray[np.int64]) -> bool:
-        """Whether the item-to-item weights say anything of a history."""
+    def _with_values(
+        self, user: _User, rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool = True
+    ) -> _Scored:
+        """Trained items with what else has rows of item-to-item weights: values of attributes (if ``alone``), pairs."""
+        weights, kind_A, num_items = self.model.item_to_item, self.model.kind_A, self.model.num_items
+        if weights is None or kind_A is None or not len(user.values) or weights.num_rows == num_items:
+            return rows, shares
+        found, found_shares = [rows], [shares]
+        if alone:
+            found.append(num_items + user.values)
+            found_shares.append(user.value_shares)
+        first = num_items + len(kind_A)
+        if weights.num_rows > first:
+            found.append((first + user.values[:, None] * num_items + rows).ravel())
+            found_shares.append((user.value_shares[:, None] * shares).ravel())
+        return np.concatenate(found), np.concatenate(found_shares)
+
+    def _has_weights(self, user: _User) -> bool:
+        """Whether the item-to-item weights say anything of a user."""
         weights = self.model.item_to_item
-        if weights is None or not len(rows):
+        if weights is None or not len(user.rows) + len(user.values):
             return False
-        trained, shares = self._trained(rows, np.ones(len(rows), np.float32))
-        return bool((weights.indptr[trained + 1] > weights.indptr[trained])[shares != 0].any())
+        ones = np.ones(len(user.rows), np.float32)
+        rows, shares = self._with_values(user, *self._trained(user.rows, ones))
+        return bool((weights.indptr[rows + 1] > weights.indptr[rows])[shares != 0].any())
 
     def _trained(self, rows: NDArray[np.int64], shares: NDArray[np.float32]) -> _Scored:
         """The trained items that speak for some items, with shares: themselves, or those a later one borrows from."""
@@ -486,7 +531,9 @@ class Ranker:
             return self._of_popularity(items)
         targets_ND, biases = self._target.take(items), self._bias.take(items)[:, 0]
         history_NL, text_N = self._by_history(user, targets_ND)
-        self._add_sparse_parts(user, items, history_NL)
+        attribute_N = self._add_sparse_parts(user, items, history_NL)
+        for kind, extra_D in user.extras:
+            attribute_N += targets_ND @ extra_D if kind == "attributes" else 0
         (hidden_H,) = self._hidden([user])
         heads = np.zeros(len(items), np.float32) if hidden_H is None else self._corrections(user, hidden_H, items)
         explained = []
@@ -496,8 +543,9 @@ class Ranker:
             for kind, extra_D in user.extras:
                 if kind == "friend":
                     parts += self._friends(query, targets_ND[place])
-                else:
+                elif kind != "attributes":
                     parts.append(ScorePart(kind, -1, float(extra_D @ targets_ND[place])))
+            parts += [ScorePart("attributes", -1, float(attribute_N[place]))] if attribute_N[place] else []
             parts += [ScorePart("popularity", -1, float(biases[place]))] if biases[place] else []
             parts += [ScorePart("head", -1, float(heads[place]))] if heads[place] else []
             parts.sort(key=lambda part: -part.value)
@@ -530,11 +578,13 @@ class Ranker:
         vectors_LD[:, language] = 0
         return np.asarray(targets_ND @ vectors_LD.T, np.float32), np.asarray(text_N, np.float32)
 
-    def _add_sparse_parts(self, user: _User, items: NDArray[np.int64], history_NL: NDArray[np.float32]) -> None:
-        """What the item-to-item weights of each history item add to ``items``."""
+    def _add_sparse_parts(
+        self, user: _User, items: NDArray[np.int64], history_NL: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What the item-to-item weights of each history item add to ``items``; returns what those of attributes add."""
         weights, base = self.model.item_to_item, self.model.num_items
         if weights is None:
-            return
+            return np.zeros(len(items), np.float32)
         lenders_NK, shares_NK = items[:, None], np.ones((len(items), 1), np.float32)
         if (later := items >= base).any():
             width = self._lent(items[later])[0].shape[1]
@@ -542,12 +592,19 @@ class Ranker:
             shares_NK = np.repeat(shares_NK, len(items), axis=0)
             lenders_NK[later], shares_NK[later] = self._lent(items[later])
         scores_I = np.zeros(base, np.float32)
-        for place in range(len(user.rows)):
-            rows, shares = self._trained(user.rows[place : place + 1], user.shares[place : place + 1])
+
+        def added(rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool) -> NDArray[np.float32]:
+            rows, shares = self._with_values(user, rows, shares, alone=alone)
             add_weighted_rows(rows, shares, weights.indptr, weights.items, weights.values, scores_I)
-            history_NL[:, place] += (scores_I[lenders_NK] * shares_NK).sum(axis=1)
+            found_N = np.asarray((scores_I[lenders_NK] * shares_NK).sum(axis=1), np.float32)
             for row in rows.tolist():
                 scores_I[weights.row(row)[0]] = 0
+            return found_N
+
+        for place in range(len(user.rows)):
+            one = slice(place, place + 1)
+            history_NL[:, place] += added(*self._trained(user.rows[one], user.weights[one]), alone=False)
+        return added(_NO_ROWS, np.empty(0, np.float32), alone=True)
 
     def _friends(self, query: Query, target_D: NDArray[np.float32]) -> list[ScorePart]:
         assert self.model.friends_UD is not None
@@ -623,6 +680,7 @@ def queries_of(users: UserBatch, k: int = 10, *, exclude_seen: bool = True, expl
                 None if users.profiles is None else users.profiles[user],
                 k=k,
                 explain=explain,
+                attributes=_NO_ROWS if users.attributes is None else users.attributes[user].astype(np.int64),
             )
         )
     return found

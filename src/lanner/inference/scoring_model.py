@@ -3,11 +3,12 @@
 ::
 
     w̃_i      = w_i e^(−recency · age_i) / (their sum  where the history is a mean, 1 where it is a sum)
-    u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + profile W_profile + text W_text     (or ``FoldIn``)
+    u        = Σ_i w̃_i source_i + Σ_f friend_f / |friends| + Σ_a s_a attribute_a + profile W_profile + text W_text
     score(j) = u · target_j + Σ_i w̃_i item_to_item_ij + bias_j + head(u, j)
 
-Profiles and query texts enter by linear maps of their features. Needs neither torch, nor the graph, nor the training
-set. Every model exports to it, every compressed variant has this form, and ``ranker.py`` ranks with it.
+(or u by ``FoldIn``). Profiles and query texts enter by linear maps of their features. a: values of the user's
+attributes; s_a: 1 / how many of them are values of the same attribute. Needs neither torch, nor the graph, nor the
+training set. Every model exports to it, every compressed variant has this form, and ``ranker.py`` ranks with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
 from lanner.inference.heads import Head
-from lanner.inference.sparse import aged, batch_matrix, shares_of, sum_of_sparse_rows
+from lanner.inference.sparse import (
+    aged,
+    attribute_matrix,
+    batch_matrix,
+    shares_of,
+    sum_of_sparse_rows,
+    with_attributes,
+)
 from lanner.inference.tables import Int8Rows, Table, multiply, named_arrays, take
 
 if TYPE_CHECKING:
@@ -35,21 +44,29 @@ _PAIR_FLOATS = 1 << 22
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse item-item matrix in CSR form: row i holds the contribution of history item i to each target.
+    """A sparse matrix in CSR form: row i holds the contribution of history item i to each target.
 
-    indptr: int64 ``[I + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of absolute weight removed by
-    pruning, 0 … 1.
+    After the rows of the I items there may be rows of the A values of users' attributes (added once each), and then of
+    pairs: row I + A + a·I + i is what item i contributes in addition for users with the value a.
+
+    indptr: int64 ``[R + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of absolute weight removed by
+    pruning, 0 … 1. sums: whether history weights count as they are in a model that divides them by their sum.
     """
 
     indptr: NDArray[np.int64]
     items: NDArray[np.int32]
     values: NDArray[np.float32]
     lost: float = 0.0
+    sums: bool = False
 
     @classmethod
-    def of(cls, matrix: "sp.csr_matrix", lost: float = 0.0) -> Self:
+    def of(cls, matrix: "sp.csr_matrix", lost: float = 0.0, *, sums: bool = False) -> Self:
         """From a SciPy matrix."""
-        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data, lost)
+        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data, lost, sums)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.indptr) - 1
 
     def row(self, item: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Targets and values of an item; empty for items added later."""
@@ -58,12 +75,11 @@ class SparseRows:
         entries = slice(self.indptr[item], self.indptr[item + 1])
         return self.items[entries], self.values[entries]
 
-    def matrix(self) -> "sp.csr_matrix":
-        """As a SciPy matrix."""
+    def matrix(self, num_items: int | None = None) -> "sp.csr_matrix":
+        """As a SciPy matrix ``[R, num_items]``; None: R, there are no rows but those of the items."""
         import scipy.sparse as sp
 
-        size = len(self.indptr) - 1
-        return sp.csr_matrix((self.values, self.items, self.indptr), shape=(size, size))
+        return sp.csr_matrix((self.values, self.items, self.indptr), shape=(self.num_rows, num_items or self.num_rows))
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,9 @@ class ScoringModel:
     weights are divided by their sum. item_to_item, fold_in, head: None if the model has none. friends_UD: contribution
     of a known user as a friend, ``[U, D]``. profile_FD, text_FD: linear maps from features of a profile or query text,
     ``[F, D]``. reduction: from the full model; the identity for the full one. recency: how fast a history entry loses
-    weight with its age, the number of entries after it; 0: not at all.
+    weight with its age, the number of entries after it; 0: not at all. attribute_AD: contribution of each value of
+    users' attributes, numbered as in ``Catalogue.values`` of the users, ``[A, D]``. kind_A: the attribute of each of
+    these values, int32 ``[A]``; None: the model reads no attributes.
     """
 
     source_ID: Table
@@ -153,6 +171,8 @@ class ScoringModel:
     text_FD: Table | None = None
     reduction: Reduction = field(default_factory=Reduction)
     recency: float = 0.0
+    attribute_AD: Table | None = None
+    kind_A: NDArray[np.int32] | None = None
 
     @property
     def num_items(self) -> int:
@@ -194,6 +214,8 @@ class ScoringModel:
             friends = batch_matrix(UserBatch(batch.friends), len(self.friends_UD))
             counts = np.maximum(np.diff(friends.indptr), 1).astype(np.float32)
             own += friends @ take(self.friends_UD) / counts[:, None]
+        if self.attribute_AD is not None and self.kind_A is not None and batch.attributes is not None:
+            own += attribute_matrix(batch.attributes, self.kind_A) @ take(self.attribute_AD)
         if profile_BF is not None and self.profile_FD is not None:
             own += multiply(profile_BF, self.profile_FD)
         return own
@@ -227,15 +249,32 @@ class ScoringModel:
         return scores_BI
 
     def shares(self, batch: UserBatch) -> "sp.csr_matrix":
-        """Weights of the distinct items of each history ``[B, I]``, divided by their sum where the model normalises."""
+        """Weights of the rows of ``item_to_item``, which the model must have, for each user, ``[B, R]``."""
         weighted = aged(batch, self.recency)
-        return shares_of(weighted, self.num_items) if self.normalises else batch_matrix(weighted, self.num_items)
+        matrix = shares_of if self.divides_weights else batch_matrix
+        return self._with_attributes(matrix(weighted, self.num_items), batch)
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether ``item_to_item``, which the model must have, gets history weights divided by their sum."""
+        assert self.item_to_item is not None
+        return self.normalises and not self.item_to_item.sums
+
+    def _with_attributes(self, history_BI: "sp.csr_matrix", batch: UserBatch) -> "sp.csr_matrix":
+        """Histories, and what else has rows in ``item_to_item``."""
+        assert self.item_to_item is not None
+        rows = self.item_to_item.num_rows
+        if rows == self.num_items or self.kind_A is None:
+            return history_BI
+        values = Ragged.empty(len(batch)) if batch.attributes is None else batch.attributes
+        return with_attributes(history_BI, attribute_matrix(values, self.kind_A), rows)
 
     def has_signal(self, users_BD: NDArray[np.float32], batch: UserBatch) -> NDArray[np.bool_]:
         """Whether the model knows anything of each user, bool ``[B]``; users_BD: their vectors."""
         found_B = np.asarray(users_BD.any(axis=1))
         if self.item_to_item is not None:
-            found_B |= batch_matrix(batch, self.num_items) @ np.diff(self.item_to_item.indptr) > 0
+            known_BR = self._with_attributes(batch_matrix(batch, self.num_items), batch)
+            found_B |= known_BR @ np.diff(self.item_to_item.indptr) > 0
         return found_B
 
     def corrections(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -270,7 +309,7 @@ class ScoringModel:
     def item_matrix(self) -> "sp.csr_matrix":
         """``item_to_item``, which the model must have, as SciPy's."""
         assert self.item_to_item is not None
-        return self.item_to_item.matrix()
+        return self.item_to_item.matrix(self.num_items)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -284,7 +323,7 @@ class ScoringModel:
             "recency": self.recency,
         }
         if self.item_to_item is not None:
-            found["lost"] = self.item_to_item.lost
+            found |= {"lost": self.item_to_item.lost, "sums": self.item_to_item.sums}
         if self.fold_in is not None:
             found["alpha"] = self.fold_in.alpha
         if self.head is not None:
@@ -299,6 +338,7 @@ class ScoringModel:
             "friends": self.friends_UD,
             "profile": self.profile_FD,
             "text": self.text_FD,
+            "attributes": self.attribute_AD,
             "head.item": None if self.head is None else self.head.item_IH,
         }
         named: dict[str, NDArray[Any]] = {"bias": self.bias_I, "popularity": self.popularity_I}
@@ -308,6 +348,8 @@ class ScoringModel:
         if self.item_to_item is not None:
             sparse = self.item_to_item
             named |= {"sparse.indptr": sparse.indptr, "sparse.items": sparse.items, "sparse.values": sparse.values}
+        if self.kind_A is not None:
+            named["kind"] = self.kind_A
         if self.fold_in is not None:
             named["fold_in.gram"] = self.fold_in.gram_DD
         if self.head is not None:
@@ -334,7 +376,7 @@ class ScoringModel:
             head = Head(user, bias, item, out, arrays.get("head.epsilon"), **facts["head"])
         if "sparse.indptr" in arrays:
             indptr, items, values = (arrays[f"sparse.{name}"] for name in ("indptr", "items", "values"))
-            sparse = SparseRows(indptr, items, values, float(facts["lost"]))
+            sparse = SparseRows(indptr, items, values, float(facts["lost"]), bool(facts["sums"]))
         return cls(
             source,
             target,
@@ -351,6 +393,8 @@ class ScoringModel:
             table("text"),
             Reduction(**{f.name: arrays.get(f"reduction.{f.name}") for f in fields(Reduction)}),
             float(facts["recency"]),
+            table("attributes"),
+            arrays.get("kind"),
         )
 
     def map_tables(self, change: Callable[[Table], Table]) -> "ScoringModel":

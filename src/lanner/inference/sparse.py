@@ -52,6 +52,40 @@ def shares_of(users: UserBatch, num_items: int) -> "sp.csr_matrix":
     return history
 
 
+def attribute_matrix(values: Ragged, kind_A: NDArray[np.int32]) -> "sp.csr_matrix":
+    """Values of the attributes of each user, float32 ``[B, A]``: those of one attribute share a weight of 1.
+
+    kind_A: the attribute of each value.
+    """
+    matrix = history_matrix(values, len(kind_A))
+    key = np.repeat(np.arange(len(values)), np.diff(matrix.indptr)) * (int(kind_A.max(initial=0)) + 1)
+    key += kind_A[matrix.indices]
+    matrix.data = (1 / np.bincount(key)[key]).astype(np.float32) if len(key) else matrix.data
+    return matrix
+
+
+def with_attributes(history_BI: "sp.csr_matrix", attribute_BA: "sp.csr_matrix", num_columns: int) -> "sp.csr_matrix":
+    """What is known of users in one matrix, ``[B, num_columns]``: items, then values of attributes, then pairs of both.
+
+    num_columns: I + A, or with the pairs I + A + A·I; that of value a and item i is column I + A + a·I + i.
+    """
+    import scipy.sparse as sp
+
+    known = [history_BI, attribute_BA]
+    (users, num_items), num_values = history_BI.shape, attribute_BA.shape[1]
+    if num_columns > num_items + num_values:
+        lengths, owner = np.diff(history_BI.indptr), np.repeat(np.arange(users), np.diff(attribute_BA.indptr))
+        repeats = lengths[owner]
+        value = np.repeat(np.arange(len(owner)), repeats)
+        ends = np.cumsum(repeats)
+        item = np.arange(len(value)) - np.repeat(ends - repeats, repeats) + history_BI.indptr[owner[value]]
+        columns = attribute_BA.indices[value].astype(np.int64) * num_items + history_BI.indices[item]
+        weights = attribute_BA.data[value] * history_BI.data[item]
+        indptr = np.concatenate([[0], np.cumsum(lengths * np.diff(attribute_BA.indptr))])
+        known.append(sp.csr_matrix((weights, columns, indptr), shape=(users, num_values * num_items)))
+    return sp.csr_matrix(sp.hstack(known, format="csr"), dtype=np.float32)
+
+
 def recency_weights(lengths: NDArray[np.int64], recency: float) -> NDArray[np.float32]:
     """e^(−recency · age) of the entries of histories, oldest first; the newest of each has age 0."""
     ends = np.cumsum(lengths)

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from lanner.artifacts.bundle import CHECKSUM, KIND, MANIFEST, Bundle, write_bundle
 from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import DataConfig, RunConfig, SplitConfig, from_dict, to_dict
-from lanner.data.frames import kind_of
+from lanner.data.extension import extended
+from lanner.data.frames import Columns, kind_of, read_frames
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.encoders import TextReader, open_text_reader
 from lanner.errors import BundleError, ConfigError, RequestError
 from lanner.files import write_folder
-from lanner.inference.explain import Explanation, Reason, reasons, said, sentence, short_reason
+from lanner.inference.explain import Explanation, Reason, reasons
 from lanner.inference.ranker import Query, RankedScorer, Ranker, Ranking
+from lanner.inference.wording import Wording
 from lanner.library.keywords import Keyword, configured, documented, keywords_of, signature_of
 from lanner.library.requests import Filters, Questions, allowed, checked_k, ids_of, path_of
 from lanner.library.results import SHOWN_ROWS, ItemExplanation, Notes, recommendations
@@ -100,24 +102,33 @@ class Model:
         recommender = model_builder(self.name)(config, None).fit(train, validation)
         if validation is None and self.name not in CLOSED_FORMS:
             recommender.refit(train)
-        self.config, self._bundle, self._recommender = config, None, recommender
+        self.config, self._bundle, self._recommender, self._watermark = config, None, recommender, 0
         return self._serve(train, recommender.ranker)
 
-    def update(self, train: Dataset) -> Self:
-        """Take in more events without training: closed forms are solved anew, trained parameters stay.
+    def update(self, events: Any) -> Self:
+        """Take in new events without training: closed forms are solved anew, trained parameters stay.
+
+        New users and items join those that are known; what a new item reads like places it until it has events.
 
         Args:
-            train: all events, old and new, of the users and items that the model was fitted on.
+            events: new events; those that the model has already are ignored. A dataset, or a frame whose columns have
+                their usual names, with ``title`` and ``description`` of new items, as in ``Dataset.from_frames``.
 
         Raises:
-            ConfigError: not fitted here (a loaded model cannot be updated), or ``train`` has other users or items.
+            ConfigError: not fitted, or neither a dataset nor a frame. DataError: no usable columns, or no times where
+                the known events have times.
+            BundleError: the bundle it was loaded from is gone.
         """
+        self._fitted_ranker  # noqa: B018
+        more = events if isinstance(events, Dataset) else read_frames(events, None, None, None, Columns())
+        for line in () if more is events else more.warnings:
+            warnings.warn(line, UserWarning, stacklevel=2)
+        dataset = extended(self.dataset, more)
         if self._recommender is None:
-            raise ConfigError(f"{type(self).__name__} was not fitted here; call fit(dataset) first")
-        known = self.dataset
-        if not isinstance(train, Dataset) or (train.item_ids, train.user_ids) != (known.item_ids, known.user_ids):
-            raise ConfigError("update takes a Dataset with the users and items that the model was fitted on")
-        return self._serve(train, self._recommender.update(train).ranker)
+            assert self._bundle is not None
+            built = replace(self._bundle, builder=lambda name: model_builder(name)(RunConfig(model=name), None))
+            self._recommender, self._watermark, self._bundle = built.recommender, built.watermark, None
+        return self._serve(dataset, self._recommender.update(dataset).ranker)
 
     def save(self, path: Path | str) -> Path:
         """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; one that is there is replaced.
@@ -139,6 +150,7 @@ class Model:
             feedback=self.dataset.feedback,
             config=to_dict(replace(self.config, split=SplitConfig("none"))),
             metrics={},
+            watermark=self._watermark,
             **serving_parts(self._recommender),
         )
 
@@ -155,7 +167,7 @@ class Model:
         return model._serve(bundle.dataset, Ranker(bundle.variant().model, reader=reader))
 
     def _serve(self, dataset: Dataset, ranker: Ranker) -> Self:
-        self.dataset, self._ranker = dataset, ranker
+        self.dataset, self._ranker, self._wording = dataset, ranker, Wording.of(dataset)
         return self
 
     @property
@@ -168,7 +180,9 @@ class Model:
     _bundle: Bundle | None = None
     """Where a model came from that was loaded."""
     _recommender: Recommender | None = None
-    """What was trained, of a model that was fitted here."""
+    """What was trained, of a model that was fitted or updated here."""
+    _watermark: int = 0
+    """See ``Bundle.watermark``."""
     _ranker: Ranker | None = None
 
     # --- answers -----------------------------------------------------------------------------------------------------
@@ -179,17 +193,20 @@ class Model:
         *,
         histories: Iterable[Sequence[str | int]] | None = None,
         texts: Any = None,
+        attributes: Iterable[Filters] | None = None,
         k: int = 10,
         filters: Filters | None = None,
         exclude_seen: bool = True,
         because: bool = True,
     ) -> Any:
-        """The k best items for users of the dataset, or for anonymous users by a history, a text, or both.
+        """The k best items for users of the dataset, or for anonymous users by history, text, attributes or several.
 
         Args:
             users: ids: a list, an array, or a column of a frame.
             histories: item ids, a list for each anonymous user, oldest first.
             texts: what is looked for, in words, one for each user; for models that read texts.
+            attributes: attribute → values, one mapping for each user; for models that learned from users' attributes.
+                They stand in place of those that the dataset has of a user.
             k: items for each user; fewer where fewer are left.
             filters: attribute → values; an item needs at least one of the values of each attribute.
             exclude_seen: leave out items that the user has interacted with.
@@ -197,23 +214,23 @@ class Model:
 
         Returns:
             A frame of the kind that the dataset was made of (else Polars): user_id (the place 0 … n − 1 of anonymous
-            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids are ignored, and users
-            of whom nothing is known get popular items; either is a ``UserWarning``, and in the frame's ``notes`` (not
-            of Arrow).
+            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids and values of
+            attributes are ignored, and users of whom nothing is known get popular items; either is a ``UserWarning``,
+            and in the frame's ``notes`` (not of Arrow).
 
         Raises:
             RequestError: no users, or both users and histories; an unknown attribute; k below 1.
             ConfigError: not fitted.
         """
         ranker, k = self._fitted_ranker, checked_k(k)
-        questions = Questions.of(self.dataset, users, histories, texts)
+        questions = Questions.of(self.dataset, users, histories, texts, attributes)
         allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
         like, rankings = Query(k=k, allow=allow, explain=because), list[Ranking]()
         said_because, shown = list[str](), list[list[Reason]]()
         for queries in questions.blocks(_USERS_AT_ONCE, like, exclude_seen=exclude_seen):
             found = ranker.rank(queries)
             explained = [one for ranking in found for one in ranking.explanations]
-            said_because += [short_reason(said(one, *self._names)) for one in explained]
+            said_because += [self._wording.cell(one) for one in explained]
             shown += [self._reasons(one) for one in explained[: SHOWN_ROWS - len(shown)]]
             rankings += [replace(ranking, explanations=()) for ranking in found]
         names = questions.names
@@ -256,8 +273,9 @@ class Model:
         *,
         history: Sequence[str | int] | None = None,
         text: str | None = None,
+        attributes: Filters | None = None,
     ) -> ItemExplanation:
-        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, or both.
+        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, attributes, or several.
 
         Raises:
             UnknownIdError: ``item`` is not known. RequestError: no item or no user, or both a user and a history.
@@ -267,7 +285,7 @@ class Model:
         if item is None:
             raise RequestError("an item is required: explain(user, item)")
         row = self.dataset.items.row(item)
-        asked = (None if one is None else [one] for one in (user, history, text))
+        asked = (None if one is None else [one] for one in (user, history, text, attributes))
         questions = Questions.of(self.dataset, *asked)
         ((query,),) = questions.blocks(1, Query(), exclude_seen=True)
         found = ranker.explain(query, np.array([row]))[0]
@@ -277,7 +295,7 @@ class Model:
             title,
             found.score,
             tuple(self._reasons(found)),
-            sentence(title, said(found, *self._names)),
+            self._wording.sentence(title, found),
             tuple(questions.unknown),
             ranker.rank([replace(query, k=1)])[0].fallback,
             self._ignores(text),
@@ -293,13 +311,8 @@ class Model:
     def _ignores(self, texts: Any) -> bool:
         return texts is not None and not self._fitted_ranker.reads_text
 
-    @property
-    def _names(self) -> tuple[Any, Any]:
-        """Titles of items and names of users, by row."""
-        return self.dataset.item_catalogue.titles.__getitem__, self.dataset.user_catalogue.titles.__getitem__
-
     def _reasons(self, explanation: Explanation) -> list[Reason]:
-        return reasons(explanation, *self._names)
+        return reasons(explanation, self._wording.item_title, self._wording.user_name)
 
     def _columns(self, who: str, names: NDArray[np.int64] | list[str], rankings: Sequence[Ranking]) -> dict[str, Any]:
         lengths = [len(ranking.items) for ranking in rankings]

@@ -6,7 +6,6 @@ An export of recommendations can be stopped and goes on where it stopped: finish
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from lanner.data.ids import IdMap, id_text
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError, Interrupted, RequestError, StorageError, optional_module
-from lanner.files import FolderKind, write_folder
+from lanner.files import FolderKind, write_file, write_folder
 from lanner.inference.bulk import BulkRanker, BulkRanking
 from lanner.inference.eligibility import RowMask
 from lanner.inference.scoring_model import ScoringModel
@@ -294,7 +293,7 @@ class _Request:
             "allowed": None if self.allow is None else self.allow.allowed_R,
             **self.scoring.arrays(),
         }
-        for name in ("history", "seen", "friends"):
+        for name in ("history", "seen", "friends", "attributes"):
             lists = getattr(users, name)
             if lists is not None:
                 arrays |= {f"{name}.indptr": lists.indptr, f"{name}.values": lists.values}
@@ -327,7 +326,7 @@ class _Blocks:
         if held not in (None, digest):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_through(marker, digest.encode())
+        write_file(marker, digest.encode())
         return cls(folder, held not in (None, digest))
 
     def read(self, place: int) -> BulkRanking | None:
@@ -340,7 +339,7 @@ class _Blocks:
     def write(self, place: int, ranking: BulkRanking) -> None:
         """Keep one block."""
         arrays = {name: np.ascontiguousarray(array) for name, array in vars(ranking).items()}
-        _write_through(self._path(place), save(arrays))
+        write_file(self._path(place), save(arrays))
 
     def remove(self) -> None:
         """Remove the folder: the output is written."""
@@ -367,16 +366,6 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _write_through(path: Path, content: bytes) -> None:
-    """Under a temporary name, on the disk, then renamed."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 def _with_nobody(users: UserBatch) -> UserBatch:
     """The users and one more, of whom nothing is known."""
 
@@ -385,7 +374,8 @@ def _with_nobody(users: UserBatch) -> UserBatch:
 
     history, profiles = longer(users.history), None if users.profiles is None else (*users.profiles, "")
     assert history is not None
-    return UserBatch(history, profiles, longer(users.friends), users.weights, longer(users.seen))
+    lists = (longer(users.friends), users.weights, longer(users.seen), longer(users.attributes))
+    return UserBatch(history, profiles, *lists)
 
 
 def _profile_reader(model: "Model") -> _ReadProfiles | None:

@@ -27,31 +27,36 @@ Filters = Mapping[str, Iterable[str | float] | str | float]
 class Questions:
     """Whom to recommend to. Exactly one of users and histories is given, or neither where there are texts.
 
-    users: ids, known or not. histories: item ids of anonymous users. texts: one for each of them.
+    users: ids, known or not. histories: item ids of anonymous users. texts: one for each of them. attributes: values of
+    each by attribute, in place of those that are known of a user.
     """
 
     dataset: Dataset
     users: list[Any] | None
     histories: list[list[Any]] | None
     texts: list[str | None] | None
+    attributes: list[dict[str, list[str]]] | None
 
     @classmethod
-    def of(cls, dataset: Dataset, users: Any, histories: Any, texts: Any) -> "Questions":
+    def of(cls, dataset: Dataset, users: Any, histories: Any, texts: Any, attributes: Any = None) -> "Questions":
         """Raises ``RequestError`` for what is not a question."""
-        if users is None and histories is None and texts is None:
-            raise RequestError("one of users, histories or texts is required")
+        if users is None and histories is None and texts is None and attributes is None:
+            raise RequestError("one of users, histories, texts or attributes is required")
         if users is not None and histories is not None:
             raise RequestError("users and histories exclude each other: the history of a user is known")
         asked = None if users is None else ids_of(users, "users")
         read = None if texts is None else _texts(texts)
         lists = None if histories is None else _histories(histories)
-        number = len(asked if asked is not None else lists if lists is not None else read or ())
-        if read is not None and len(read) != number:
-            raise RequestError(f"received {len(read)} texts for {number} users; give one text for each")
-        return cls(dataset, asked, lists, read)
+        described = None if attributes is None else _attributes(attributes)
+        questions = cls(dataset, asked, lists, read, described)
+        for given, what in ((read, "texts"), (described, "attributes")):
+            if given is not None and len(given) != len(questions):
+                raise RequestError(f"received {len(given)} {what} for {len(questions)} users; give one for each")
+        return questions
 
     def __len__(self) -> int:
-        return len(next(one for one in (self.users, self.histories, self.texts) if one is not None))
+        given = (self.users, self.histories, self.texts, self.attributes)
+        return len(next(one for one in given if one is not None))
 
     @property
     def names(self) -> list[Any]:
@@ -66,16 +71,21 @@ class Questions:
 
     @property
     def unknown(self) -> list[str]:
-        """Ids that are not known, each once; they have no effect."""
+        """Ids and values of attributes that are not known, each once; they have no effect."""
         users = [id_text(one) for one in self.users or () if one not in self.dataset.users]
         items = [id_text(one) for history in self.histories or () for one in history if one not in self.dataset.items]
-        return list(dict.fromkeys([*users, *items]))
+        find = self.dataset.user_catalogue.find
+        values = [value for given in self.attributes or () for value in find(given)[1]]
+        return list(dict.fromkeys([*users, *items, *values]))
 
     def blocks(self, size: int, like: Query, *, exclude_seen: bool) -> Iterator[list[Query]]:
         """The queries, so many at a time; k, filters and explain are those of ``like``."""
         for first in range(0, len(self), size):
             places = range(first, min(first + size, len(self)))
             queries = [self._of_history(place) for place in places] if self.users is None else self._of_users(places)
+            if self.attributes is not None:
+                found = [self.dataset.user_catalogue.find(self.attributes[place])[0] for place in places]
+                queries = [replace(query, attributes=one) for query, one in zip(queries, found, strict=True)]
             yield [
                 replace(
                     query,
@@ -172,6 +182,18 @@ def _texts(given: Any) -> list[str | None]:
     return texts
 
 
+def _attributes(given: Any) -> list[dict[str, list[str]]]:
+    expected = "attributes must be mappings from names to values, one for each user, such as [{'sex': 'F'}]"
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise RequestError(f"{expected}, received {given!r}")
+    found = []
+    for one in given:
+        if not isinstance(one, Mapping):
+            raise RequestError(f"{expected}, received {one!r} as one of them")
+        found.append({str(name): [id_text(value) for value in _wanted(name, values)] for name, values in one.items()})
+    return found
+
+
 def _histories(given: Any) -> list[list[Any]]:
     expected = "histories must be lists of item ids, one for each user"
     if not isinstance(given, Iterable):
@@ -185,9 +207,9 @@ def _histories(given: Any) -> list[list[Any]]:
 
 
 def _wanted(name: str, values: Any) -> list[Any]:
-    """The values of one filter; raises ``RequestError`` where there are none."""
+    """The values of one attribute; raises ``RequestError`` where there are none."""
     if isinstance(values, str | Real):
         return [values]
     if not isinstance(values, Iterable) or isinstance(values, Mapping):
-        raise RequestError(f"the filter '{name}' must be a value or a list of values, received {values!r}")
+        raise RequestError(f"the attribute '{name}' must be a value or a list of values, received {values!r}")
     return values_of(values)

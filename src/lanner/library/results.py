@@ -24,9 +24,9 @@ _CELL = "text-align:left;padding:2px 10px 2px 0;vertical-align:top"
 class Notes:
     """What a frame of recommendations does not say in its columns.
 
-    unknown: ids of the request that are not known; they had no effect. fallback: users of whom the model knows nothing
-    that it reads, so that popular items were recommended. text_ignored: texts were given, and the model does not use
-    them.
+    unknown: ids and values of attributes that are not known; they had no effect. fallback: users of whom the model
+    knows nothing that it reads, so that popular items were recommended. text_ignored: texts were given, and the model
+    does not use them.
     """
 
     unknown: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Notes:
     def __iter__(self) -> Any:
         """The same in words, a line each."""
         if self.unknown:
-            yield f"unknown ids were ignored: {_some(self.unknown)}"
+            yield f"unknown ids or attributes were ignored: {_some(self.unknown)}"
         if self.text_ignored:
             yield "the model does not use texts; they had no effect"
         if self.fallback:

@@ -136,14 +136,19 @@ def leading_subspace(
     rank: int,
     iterations: int,
     seed: int,
+    begun_IR: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The leading squared singular values of Ñ, largest first, ``[rank]``, and their right vectors ``[I, rank]``.
 
-    Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products.
+    Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products. begun_IR:
+    near such vectors, from which it begins.
     """
     scale_I1, scale_U1 = item_scale[:, None], user_scale[:, None]
     width = min(rank + _SPARE_DIMENSIONS, *matrix.shape)
     basis_IK = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
+    if begun_IR is not None:
+        known = begun_IR[:, :width]
+        basis_IK[:, : known.shape[1]] = known / np.maximum(np.linalg.norm(known, axis=0), 1e-12)
     for _ in range(iterations):
         smoothed_IK = scale_I1 * (matrix.T @ (scale_U1 * (matrix @ (scale_I1 * basis_IK))))
         basis_IK = np.linalg.qr(smoothed_IK)[0]

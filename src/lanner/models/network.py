@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,12 +25,17 @@ _HIDDEN_BYTES = 256
 class ItemSide:
     """Everything of the items that does not depend on who asks: one entry a view.
 
-    own: the tables, where cold items already borrow. borrowed: what each item would have were it cold.
+    own: the tables, where cold items already borrow. borrow: makes ``borrowed``.
     """
 
     own: list[Tables]
-    borrowed: list[Tables]
     is_cold_I: Tensor
+    borrow: Callable[[], list[Tables]]
+
+    @cached_property
+    def borrowed(self) -> list[Tables]:
+        """What each item would have were it cold."""
+        return self.borrow()
 
     def take(self, columns_C: Tensor, pretend_cold_C: Tensor | None = None) -> tuple[list[Tables], Tensor]:
         """Tables of some items; those marked in ``pretend_cold_C`` are seen as if nobody had met them yet."""
@@ -47,7 +53,7 @@ class RecommenderNetwork(nn.Module):
 
     degrees: interactions of each item in training ``[I]``. features_IF: text features, by which items nobody met
     borrow graph vectors from the ``num_neighbours`` items that read most alike; None: nothing to borrow by.
-    read_profiles: profile texts → features ``[B, F]``.
+    read_profiles: profile texts → features ``[B, F]``. kind_A: the attribute of each value of the users' attributes.
     """
 
     def __init__(
@@ -58,12 +64,13 @@ class RecommenderNetwork(nn.Module):
         num_users: int,
         num_neighbours: int,
         read_profiles: Callable[[Sequence[str]], Tensor] | None,
+        kind_A: NDArray[np.int32] | None = None,
     ) -> None:
         super().__init__()
         self.views = nn.ModuleDict(views)
         self.fusion = fusion
         self.num_users, self.num_items = num_users, len(degrees)
-        self.read_profiles = read_profiles
+        self.read_profiles, self._kind_A = read_profiles, kind_A
         borrows = "language" in views
         self.register_buffer("is_cold", torch.from_numpy(degrees == 0) & borrows)
         self.register_buffer("lenders", torch.zeros(len(degrees), num_neighbours if borrows else 0, dtype=torch.int32))
@@ -73,11 +80,15 @@ class RecommenderNetwork(nn.Module):
     def device(self) -> torch.device:
         return self.get_buffer("is_cold").device
 
-    def find_lenders(self, features_IF: NDArray[np.float32]) -> None:
-        """Fill in from whom each item would borrow: the items met in training whose texts are nearest."""
+    def find_lenders(self, features_IF: NDArray[np.float32], first_item: int = 0) -> None:
+        """Fill in from whom each item would borrow: the items met in training whose texts are nearest.
+
+        first_item: of those to fill in; items from there on do not lend, unless it is 0.
+        """
         lenders, shares = self.get_buffer("lenders"), self.get_buffer("shares")
-        warm = np.flatnonzero(~self.get_buffer("is_cold").cpu().numpy()).astype(np.int32)
-        for first in range(0, self.num_items, _ROWS_AT_ONCE):
+        is_warm = ~self.get_buffer("is_cold").cpu().numpy()
+        warm = np.flatnonzero(is_warm[: first_item or self.num_items]).astype(np.int32)
+        for first in range(first_item, self.num_items, _ROWS_AT_ONCE):
             rows = np.arange(first, min(first + _ROWS_AT_ONCE, self.num_items))
             cosines = features_IF[rows] @ features_IF[warm].T
             cosines[warm[None, :] == rows[:, None]] = -np.inf
@@ -87,30 +98,48 @@ class RecommenderNetwork(nn.Module):
             lenders[rows] = torch.from_numpy(warm[np.maximum(places, 0)]).to(lenders.device)
             shares[rows] = torch.from_numpy((weights / total).astype(np.float32)).to(shares.device)
 
+    @torch.no_grad()
+    def take_over(self, before: "RecommenderNetwork") -> None:
+        """Take what ``before`` learned of its items, which come first here; later items have not been trained on."""
+        is_cold = before.get_buffer("is_cold")
+        for own, old in zip(self._views, before._views, strict=True):
+            own.take_over(old, ~is_cold)
+        self.fusion.load_state_dict(before.fusion.state_dict())
+        for name in ("lenders", "shares"):
+            self.get_buffer(name)[: before.num_items] = before.get_buffer(name)
+
     def inputs(self, users: UserBatch) -> UserInputs:
         """What the views read of a batch of users."""
         profiles = None
         if self.read_profiles is not None and users.profiles is not None:
             profiles = self.read_profiles(users.profiles).to(self.device)
-        return UserInputs.of(users, self.num_items, self.num_users, profiles)
+        return UserInputs.of(users, self.num_items, self.num_users, profiles, self._kind_A)
 
     @torch.no_grad()
     def item_side(self) -> ItemSide:
         """The item tables of every view, ready for any user."""
         self.eval()  # in training a view hides some of what it knows
         is_cold = self.get_buffer("is_cold")
-        tables = [view.tables() for view in self._views]
+        tables = [Tables(*(table.detach() for table in view.tables())) for view in self._views]
+        cold = is_cold.nonzero()[:, 0]
         # What the language view knows of an item never came from its interactions: nothing to borrow there.
-        borrowed = [
-            table if name == "language" else self._borrow(table) for name, table in zip(self.views, tables, strict=True)
-        ]
-        own = [_where(is_cold, lent, table) for lent, table in zip(borrowed, tables, strict=True)]
-        return ItemSide(own, borrowed, is_cold)
+        lends = [name != "language" for name in self.views]
 
-    def _borrow(self, tables: Tables) -> Tables:
-        lenders, shares = self.get_buffer("lenders").long(), self.get_buffer("shares")
+        def borrow() -> list[Tables]:
+            every = torch.arange(self.num_items, device=self.device)
+            return [self._borrow(one, every) if lent else one for one, lent in zip(tables, lends, strict=True)]
+
+        own = [
+            _with_rows(one, cold, self._borrow(one, cold)) if lent and len(cold) else one
+            for one, lent in zip(tables, lends, strict=True)
+        ]
+        return ItemSide(own, is_cold, borrow)
+
+    def _borrow(self, tables: Tables, rows: Tensor) -> Tables:
+        """What some items borrow of the tables."""
+        lenders, shares = self.get_buffer("lenders")[rows].long(), self.get_buffer("shares")[rows]
         if lenders.shape[1] == 0:
-            return tables
+            return _rows(tables, rows)
         mean = [
             torch.stack([shares[:, k, None] * table[lenders[:, k]] for k in range(lenders.shape[1])]).sum(0)
             for table in (tables.source_ID, tables.target_ID, tables.bias_I[:, None])
@@ -146,6 +175,14 @@ class RecommenderNetwork(nn.Module):
 
 def _rows(tables: Tables, rows: Tensor) -> Tables:
     return Tables(*(table[rows] for table in tables))
+
+
+def _with_rows(tables: Tables, rows: Tensor, others: Tables) -> Tables:
+    """The tables with some rows replaced; copies."""
+    changed = [table.clone() for table in tables]
+    for table, other in zip(changed, others, strict=True):
+        table[rows] = other
+    return Tables(*changed)
 
 
 def _where(mask_I: Tensor, yes: Tables, no: Tables) -> Tables:

@@ -116,11 +116,7 @@ class NeuralRecommender(TrainedRecommender):
         if self._adaptation is not None and validation is not None and "language" in self.config.views:
             self._encoder = self._adaptation(self._encoder, dataset, validation)
         edges = Adjacency.from_pattern(training_matrix(dataset))
-        features_IF = self._fit_features(dataset, edges.column_degrees)
-        with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, FilterView.fit)
-        if features_IF is not None:
-            network.find_lenders(features_IF)
+        network = self._begun(dataset, edges)
         if validation is not None:
             self.trainer(network, dataset, validation)
             # What was held out has happened all the same: the closed form learns from it once all is chosen.
@@ -131,6 +127,18 @@ class NeuralRecommender(TrainedRecommender):
         # Friends and neighbours, too, are read from all of it.
         return self if dataset is whole else self.load_state(*self.state(), whole)
 
+    def untrained(self, dataset: Dataset) -> Self:
+        """Features of the texts, and views as training would find them."""
+        return self._serve(self._begun(dataset, Adjacency.from_pattern(training_matrix(dataset))), dataset)
+
+    def _begun(self, dataset: Dataset, edges: Adjacency) -> RecommenderNetwork:
+        features_IF = self._fit_features(dataset, edges.column_degrees)
+        with _seeded(self.config.seed):
+            network = self._build(dataset, edges, features_IF, FilterView.fit)
+        if features_IF is not None:
+            network.find_lenders(features_IF)
+        return network
+
     def refit(self, dataset: Dataset) -> Self:
         """Fit the views anew on ``dataset``, for as many epochs as validation chose in ``fit``.
 
@@ -140,13 +148,8 @@ class NeuralRecommender(TrainedRecommender):
         edges, before = Adjacency.from_pattern(training_matrix(dataset)), self.network
         features_IF = before.views["language"].get_buffer("features").numpy() if "language" in before.views else None
 
-        def refitted_filter(edges: Adjacency, _: int, ridge: float) -> FilterView:
-            view = before.views["filter"]
-            assert isinstance(view, FilterView)
-            return view.refit(edges, ridge)
-
         with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, refitted_filter)
+            network = self._build(dataset, edges, features_IF, _refitted(before))
         network.fusion.load_state_dict(before.fusion.state_dict())
         if features_IF is not None:
             network.find_lenders(features_IF)
@@ -154,10 +157,22 @@ class NeuralRecommender(TrainedRecommender):
         return self._serve(network.cpu(), dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        network = deepcopy(self.network)
-        self._refit_filter(network, Adjacency.from_pattern(training_matrix(dataset)))
-        self.network = network
-        return self.load_state(*self.state(), dataset)
+        """See ``Recommender.update``. For a new item, without a vector of its own, its ties and its text speak."""
+        before, edges = self.network, Adjacency.from_pattern(training_matrix(dataset))
+        new = slice(before.num_items, dataset.num_items)
+        features_IF = None
+        if self._features is not None:
+            view = before.views["language"]
+            known_IF = view.get_buffer("features").numpy()
+            features_IF = np.vstack(
+                [known_IF, self._features.transform(dataset.item_catalogue.texts[new], self._encode)]
+            )
+
+        network = self._build(dataset, edges, features_IF, _refitted(before))
+        network.take_over(before)
+        if features_IF is not None:
+            network.find_lenders(features_IF, before.num_items)
+        return self._serve(network, dataset)
 
     def _refit_filter(self, network: RecommenderNetwork, edges: Adjacency) -> None:
         for name, view in network.views.items():
@@ -202,7 +217,7 @@ class NeuralRecommender(TrainedRecommender):
         if not known:
             raise DataError("no item with interactions has a text; leave 'language' out of views")
         sizes = (self.config.meaning_dimensions, self.config.word_dimensions)
-        self._features = TextFeatures.fit(known, self._encode, *sizes)
+        self._features, self._profiles = TextFeatures.fit(known, self._encode, *sizes), {}
         return self._features.transform(texts, self._encode)
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -234,7 +249,7 @@ class NeuralRecommender(TrainedRecommender):
                 sizes.append(config.dimensions)
             elif name == "relational":
                 texts = None if features_IF is None else torch.from_numpy(features_IF)
-                sizes_of = (config.dimensions, config.layers, dataset.ties is not None)
+                sizes_of = (config.dimensions, config.layers, dataset.ties is not None, dataset.user_catalogue)
                 view = RelationalView(edges, item_relations(dataset), texts, *sizes_of)
                 sizes.append(config.dimensions)
             elif name == "filter":
@@ -248,12 +263,13 @@ class NeuralRecommender(TrainedRecommender):
             views[name] = view
         reads = has_profiles and self._features is not None
         if reads and self._features is not None:
-            known = list(dict.fromkeys(dataset.user_catalogue.texts))
-            features = torch.from_numpy(self._features.transform(known, self._encode))
-            self._profiles = dict(zip(known, features, strict=True))
+            new = [text for text in dict.fromkeys(dataset.user_catalogue.texts) if text not in self._profiles]
+            features = torch.from_numpy(self._features.transform(new, self._encode))
+            self._profiles |= zip(new, features, strict=True)
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
-        return RecommenderNetwork(views, fusion, edges.column_degrees, dataset.num_users, config.cold_neighbours, read)
+        sizes_of_all = (edges.column_degrees, dataset.num_users, config.cold_neighbours)
+        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
         self.network = network.eval()
@@ -339,7 +355,7 @@ class NeuralRecommender(TrainedRecommender):
         self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
         self._encoder = LanguageEncoder(encoder, below("encoder.", arrays) or None)
         texts = below("texts.", arrays)
-        self._features = TextFeatures.from_state(texts, settings["words"]) if texts else None
+        self._features, self._profiles = TextFeatures.from_state(texts, settings["words"]) if texts else None, {}
         stored = {name: torch.from_numpy(np.array(value)) for name, value in below("network.", arrays).items()}
         features = stored.get("views.language.features")
 
@@ -359,6 +375,17 @@ def with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
     except DataError:
         return dataset, None
     return split.train, split.test
+
+
+def _refitted(network: RecommenderNetwork) -> Callable[[Adjacency, int, float], FilterView]:
+    """Fits the filter view of ``network`` to other edges."""
+
+    def refit(edges: Adjacency, _: int, ridge: float) -> FilterView:
+        view = network.views["filter"]
+        assert isinstance(view, FilterView)
+        return view.refit(edges, ridge)
+
+    return refit
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lanner.inference.text_neighbours import TextNeighbours
 from lanner.models.fusion import ConcatFusion, CrossAttentionFusion, Fusion, GatedFusion, normalised
 from lanner.models.network import ItemSide, RecommenderNetwork
 from lanner.models.recommender import item_popularity
+from lanner.models.relational import RelationalView
 from lanner.models.views import BIAS_GAIN, TARGET_GAIN, GraphView, LanguageView
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def scoring_model_of(recommender: "NeuralRecommender") -> ScoringModel:
             tuple(network.fusion.dimensions),
             tuple(network.views),
             head=_head(network, items, gains),
+            kind_A=recommender.dataset.user_catalogue.kinds if "attribute_AD" in added else None,
             **added,
         )
 
@@ -141,11 +143,13 @@ def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
 
 
 def _added(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> dict[str, Any]:
-    """What friends, profiles and query texts add to a user, as ``ScoringModel`` calls it."""
+    """What friends, attributes, profiles and query texts add to a user, as ``ScoringModel`` calls it."""
     found: dict[str, tuple[int, Tensor]] = {}
     for place, view in enumerate(network.views.values()):
         if isinstance(view, GraphView):
             found["friends_UD"] = place, view.friend_vectors(items.own[place])
+        if isinstance(view, RelationalView) and len(view.values):
+            found["attribute_AD"] = place, view.attribute_vectors()
         if isinstance(view, LanguageView):
             found["text_FD"] = place, view.to_source.weight.T  # a text is read as an item that reads so
         if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:

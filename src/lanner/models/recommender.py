@@ -49,7 +49,10 @@ class Recommender(ABC):
         return self.fit(dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        """Take in more events of the same users and items without training: closed forms are solved anew."""
+        """Take in more events without training: closed forms are solved anew, trained parameters stay.
+
+        dataset: all events; its first users and items are those of ``self.dataset``, later ones are new.
+        """
         return self.fit(dataset)
 
     @abstractmethod

@@ -9,7 +9,11 @@
 A relation joins items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share a value of an
 attribute (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult's relations and R-GCN's simplest basis,
 Schlichtkrull et al., ESWC 2018), a its trust, which is readable. Users carry no parameters: they are the mean of what
-they chose, plus what their friends chose. Every step is linear in the history.
+they chose, plus what their friends chose, plus what their attributes say::
+
+    user     = 1/|N| Σ_{i ∈ N} item_i + friends + Σ_r w_r · mean_{a ∈ values of r} v_a      r over the users' attributes
+
+v_a is learned for each value, w_r for each attribute. Every step is linear in the history.
 """
 
 from collections.abc import Mapping
@@ -20,21 +24,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.models.views import GraphView, Tables
+from lanner.models.views import GraphView, Tables, UserInputs, View
 
 _LARGEST_SHARE = 0.5
 """A value of an attribute that more of the items have tells none apart."""
 _ID_DROPOUT = 0.2
 """Share of the items whose ID is hidden in a step, so that texts and neighbours learn to speak for them."""
 
+_NOT_TRUSTED = -30.0
+"""Trust in a relation that came after training."""
+
 
 class RelationalView(GraphView):
     """See the module. relations: from values (of attributes) or users to items, ``[I, N]`` each, by name.
 
-    features_IF: of the items' texts; None: without.
+    features_IF: of the items' texts; None: without. people: whose attributes users bring; a value of a single user says
+    nothing of others, and adds nothing.
     """
 
     def __init__(
@@ -45,8 +54,16 @@ class RelationalView(GraphView):
         dimensions: int,
         layers: int,
         has_friends: bool,
+        people: Catalogue,
     ) -> None:
         super().__init__(interactions, dimensions, layers, has_friends)
+        kind_A, holders_A = people.kinds, np.bincount(people.values.values, minlength=len(people.kinds))
+        self._attributes = tuple(people.attributes)
+        self._values = tuple((name, value) for name, one in people.attributes.items() for value in one.names)
+        self.register_buffer("kind", torch.from_numpy(kind_A.astype(np.int64)), persistent=False)
+        self.register_buffer("is_shared", torch.from_numpy(holders_A >= 2), persistent=False)
+        self.values = nn.Parameter(torch.zeros(len(kind_A), dimensions))
+        self.attribute_trust = nn.Parameter(torch.full((len(self._attributes),), 0.5))
         self._relations = {name: one.normalised("symmetric") for name, one in relations.items()}
         self.trust = nn.Parameter(torch.zeros(len(relations)))
         self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
@@ -56,14 +73,48 @@ class RelationalView(GraphView):
             self.from_text = nn.Linear(features_IF.shape[1], dimensions, bias=False)
             nn.init.normal_(self.from_text.weight, std=0.1)
 
+    @torch.no_grad()
+    def take_over(self, before: View, is_trained_I: Tensor) -> None:
+        super().take_over(before, is_trained_I)
+        assert isinstance(before, RelationalView)
+        # By name, for new values may stand between known ones.
+        for own, old, names, known_names in (
+            (self.values, before.values, self._values, before._values),
+            (self.attribute_trust, before.attribute_trust, self._attributes, before._attributes),
+        ):
+            place_of = {name: place for place, name in enumerate(names)}
+            own[[place_of[name] for name in known_names]] = old
+        known = {name: place for place, name in enumerate(before._relations)}
+        for place, name in enumerate(self._relations):
+            if name in known:
+                self.trust[place], self.transforms[place] = before.trust[known[name]], before.transforms[known[name]]
+            else:
+                self.trust[place] = _NOT_TRUSTED
+
     @property
     def relation_weights(self) -> dict[str, float]:
         """How far the messages of each relation are trusted; they sum to 1."""
         shares = torch.softmax(self.trust.detach(), 0).tolist()
         return dict(zip(self._relations, shares, strict=True))
 
+    @property
+    def attribute_weights(self) -> dict[str, float]:
+        """How far the values of each attribute of users move a user: their root mean square."""
+        square_A = self.attribute_vectors().detach().square().mean(1)
+        found = {name: square_A[self.get_buffer("kind") == place] for place, name in enumerate(self._attributes)}
+        return {name: float(squares.mean().sqrt()) if len(squares) else 0.0 for name, squares in found.items()}
+
     def extra_repr(self) -> str:
-        return f"layers={self._layers}, relations={list(self._relations)}"
+        return f"layers={self._layers}, relations={list(self._relations)}, attributes={list(self._attributes)}"
+
+    def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
+        own = super().user_vectors(inputs, tables)
+        return own if inputs.attributes is None else own + propagate(inputs.attributes, self.attribute_vectors())
+
+    def attribute_vectors(self) -> Tensor:
+        """What each value adds to a user who has no other of the same attribute, ``[A, D]``."""
+        weights_A = self.attribute_trust[self.get_buffer("kind")] * self.get_buffer("is_shared")
+        return self.values * weights_A[:, None]
 
     def tables(self) -> Tables:
         ids: Tensor = self.vectors

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.inference.sparse import batch_matrix, history_matrix
+from lanner.inference.sparse import attribute_matrix, batch_matrix, history_matrix
 from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
@@ -42,18 +42,31 @@ class UserInputs:
     """A batch of users as the views read them.
 
     history: mean-normalised ``[B, I]``. friends: mean-normalised ``[B, U]`` or None. profiles_BF: ``[B, F]`` or None.
+    attributes: of the values of each attribute the mean, ``[B, A]``, or None.
     """
 
     history: Adjacency
     friends: Adjacency | None = None
     profiles_BF: Tensor | None = None
+    attributes: Adjacency | None = None
 
     @classmethod
-    def of(cls, users: UserBatch, num_items: int, num_users: int, profiles_BF: Tensor | None = None) -> "UserInputs":
-        """Distinct items of each history, by their weights."""
+    def of(
+        cls,
+        users: UserBatch,
+        num_items: int,
+        num_users: int,
+        profiles_BF: Tensor | None = None,
+        kind_A: NDArray[np.int32] | None = None,
+    ) -> "UserInputs":
+        """Distinct items of each history, by their weights. kind_A: the attribute of each value of attributes."""
         history = mean_adjacency(users, num_items)
         friends = None if users.friends is None else Adjacency.from_ragged(users.friends, num_users).normalised("mean")
-        return cls(history, friends, profiles_BF)
+        attributes = None
+        if users.attributes is not None and kind_A is not None:
+            shares = attribute_matrix(users.attributes, kind_A)
+            attributes = replace(Adjacency.from_pattern(shares), values=shares.data)
+        return cls(history, friends, profiles_BF, attributes)
 
 
 def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
@@ -70,6 +83,18 @@ class View(nn.Module):
     """One way to see the items. ``is_trained`` tells whether gradient steps are of use to it."""
 
     is_trained = True
+    _item_tables: tuple[str, ...] = ()
+    """Trained parameters with a row for each item."""
+
+    @torch.no_grad()
+    def take_over(self, before: "View", is_trained_I: Tensor) -> None:
+        """Take the parameters of the same view of fewer items. is_trained_I: which of them it was trained on."""
+        own = self.state_dict()
+        for name, value in before.state_dict().items():
+            if name in self._item_tables:
+                own[name][: len(value)][is_trained_I] = value[is_trained_I]
+            elif self.is_trained and value.shape == own[name].shape:
+                own[name].copy_(value)
 
     def tables(self) -> Tables:
         """The three tables as they stand; differentiable where the view is trained."""
@@ -88,6 +113,8 @@ class GraphView(View):
     Friends add ``friend_weight`` times the mean of their own vectors.
     """
 
+    _item_tables = ("vectors", "bias")
+
     def __init__(self, interactions: Adjacency, dimensions: int, layers: int, has_friends: bool) -> None:
         super().__init__()
         self._by_user = interactions.normalised("symmetric")
@@ -100,6 +127,11 @@ class GraphView(View):
         start = torch.randn(interactions.shape[1], dimensions) * 0.2 * (128 / dimensions) ** 0.25
         self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
         self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)
+
+    @torch.no_grad()
+    def take_over(self, before: View, is_trained_I: Tensor) -> None:
+        self.vectors.zero_()
+        super().take_over(before, is_trained_I)
 
     def extra_repr(self) -> str:
         return f"layers={self._layers}"
@@ -148,14 +180,14 @@ class FilterView(View):
 
     @torch.no_grad()
     def refit(self, interactions: Adjacency, ridge: float) -> "FilterView":
-        """The filter of more ``interactions``, its factors turned to lie as near these as a rotation brings them.
+        """The filter of more ``interactions``, and perhaps items, its factors rotated to lie as near these as possible.
 
         A rotation of both factors changes no score (Schönemann, 1966), and a ranking head that knows these factors
         reads the new ones too.
         """
         old = self.get_buffer("source")
         source, target = _low_rank_ridge(interactions, old.shape[1], ridge)
-        left, _, right = np.linalg.svd(source.T @ old.cpu().numpy())
+        left, _, right = np.linalg.svd(source[: len(old)].T @ old.cpu().numpy())
         return FilterView(torch.from_numpy(source @ (left @ right)), torch.from_numpy(target @ (left @ right)))
 
     def tables(self) -> Tables:

@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.data.catalogue import Attribute
+from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
 from lanner.errors import RequestError, UnknownIdError
@@ -48,7 +48,7 @@ class Catalog:
         self._older: dict[str, list[int]] = {}
         """All rows of each changed or deleted item, oldest first."""
         self._current_R = np.arange(self._num_base)
-        self._attributes = _Attributes(dataset.item_catalogue.attributes, self._num_base)
+        self._attributes = _Attributes(dataset.item_catalogue, self._num_base)
         self._texts = texts
         self._features = None if texts is None else GrowingTable(texts.features_IF)
         self.available = Availability(self._num_base)
@@ -108,6 +108,10 @@ class Catalog:
     def title(self, row: int) -> str:
         """The display title."""
         return self._titles[row]
+
+    def attributes_of(self, row: int) -> Mapping[str, Collection[str]]:
+        """The values that an item holds, by attribute."""
+        return self._attributes.of(row)
 
     # --- filters and search ------------------------------------------------------------------------------------------
 
@@ -221,7 +225,8 @@ class Catalog:
 class _Attributes:
     """Inverted index from attribute values to rows: of the base by value, of later rows by row and by value."""
 
-    def __init__(self, attributes: Mapping[str, Attribute], num_rows: int) -> None:
+    def __init__(self, catalogue: Catalogue, num_rows: int) -> None:
+        attributes, self._catalogue = catalogue.attributes, catalogue
         self._base = {name: _Holders.of(attribute) for name, attribute in attributes.items()}
         self._num_base = num_rows
         self._values: dict[int, Mapping[str, Collection[str]]] = {}
@@ -242,6 +247,12 @@ class _Attributes:
                 self._names.add(name)
                 for value in values:
                     self._rows[name, value].add(row)
+
+    def of(self, row: int) -> Mapping[str, Collection[str]]:
+        held = self._values.get(row)
+        if held is not None:
+            return held
+        return self._catalogue.attributes_of(row) if row < self._num_base else {}
 
     def num_holders(self, name: str, values: Collection[str]) -> int:
         base = self._base.get(name)

@@ -27,9 +27,10 @@ from lanner.data.describe import example_users
 from lanner.encoders import TextReader, open_text_reader
 from lanner.errors import ConfigError, LannerError, MissingExtraError, RequestError, StoreUnavailableError
 from lanner.inference.eligibility import RowMask
-from lanner.inference.explain import Explanation, reasons, said, short_reason
+from lanner.inference.explain import Explanation, reasons
 from lanner.inference.ranker import Query, Ranker, Ranking
 from lanner.inference.retrieval import RetrievalConfig
+from lanner.inference.wording import Wording
 from lanner.serving.calibration import calibration_histories, measure_profile
 from lanner.serving.catalog import Catalog
 from lanner.serving.index_cache import cached_index
@@ -148,6 +149,9 @@ class Deployment:
         self._best = next(iter(rankers.values()))
         self.histories = UserHistory(
             bundle.dataset, catalog, store, bundle.feedback, watermark=bundle.watermark, most_users=config.users_held
+        )
+        self._wording = dataclasses.replace(
+            Wording.of(bundle.dataset), item_title=catalog.title, attributes_of=catalog.attributes_of
         )
         self._answers = ResponseCache(config.answers_held)
         self._under_way: SingleFlight[CacheKey, RecommendAnswer] = SingleFlight()
@@ -304,7 +308,7 @@ class Deployment:
         """Recommend items; from the response cache if nothing has changed since an identical request.
 
         Raises:
-            RequestError: user_id, history and text are all missing; user_id and history both given; unknown attribute.
+            RequestError: nothing is said of the user; user_id and history both given; a filter by an unknown attribute.
             OverloadedError: the deadline cannot be met.
         """
         begun = perf_counter()
@@ -398,12 +402,20 @@ class Deployment:
         )
 
     async def _user_context(self, request: RecommendRequest | ExplainRequest) -> _UserContext:
+        context = await self._described_user(request)
+        if request.attributes is None:
+            return context
+        values, unknown = self.dataset.user_catalogue.find(request.attributes)
+        query = dataclasses.replace(context.query, attributes=values)
+        return _UserContext(query, context.version, [*context.unknown, *unknown])
+
+    async def _described_user(self, request: RecommendRequest | ExplainRequest) -> _UserContext:
         if request.user_id is not None:
             if request.history is not None:
                 raise RequestError("give either user_id or history, not both")
             return await self._user(request.user_id)
-        if request.history is None and request.text is None:
-            raise RequestError("one of user_id, history or text is required")
+        if request.history is None and request.text is None and request.attributes is None:
+            raise RequestError("one of user_id, history, text or attributes is required")
         rows, unknown = self.catalog.known_rows(request.history or ())
         return _UserContext(Query(rows, seen=rows), 0, unknown)
 
@@ -416,7 +428,9 @@ class Deployment:
             except StoreUnavailableError:
                 return _UserContext(Query(), -1, [user_id])
         rows, seen = self.catalog.current(state.rows), self.catalog.current(state.seen)
-        query = Query(rows, state.weights, seen, state.friends.astype(np.int64), state.profile)
+        query = Query(
+            rows, state.weights, seen, state.friends.astype(np.int64), state.profile, attributes=state.attributes
+        )
         return _UserContext(query, state.version, [] if state.known else [user_id])
 
     async def _encoded(self, query: Query, text: str | None, deadline_s: float) -> Query:
@@ -484,16 +498,12 @@ class Deployment:
         return items, Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=spent)
 
     def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:
-        parts = reasons(explanation, self.catalog.title, self._user_name)
-        because = short_reason(said(explanation, self.catalog.title, self._user_name))
+        parts = reasons(explanation, self._wording.item_title, self._wording.user_name)
         return replace(
             item,
             reasons=[Reason(kind=part.kind, name=part.name, value=part.value) for part in parts],
-            because=because,
+            because=self._wording.cell(explanation),
         )
-
-    def _user_name(self, row: int) -> str:
-        return self.dataset.user_catalogue.titles[row]
 
 
 def _text_reader(variants: Sequence[Variant], texts: TextFiles | None, config: ModelConfig) -> TextReader | None:

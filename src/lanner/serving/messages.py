@@ -17,7 +17,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
 """Values by attribute name: genre, brand, sector …"""
-ReasonKind = Literal["history", "friend", "text", "query", "profile", "popularity", "head"]
+ReasonKind = Literal["history", "friend", "text", "query", "profile", "attributes", "popularity", "head"]
 """text: the item's description matches the user's taste. query: it matches the text of the request."""
 Behaviour = Annotated[str, Meta(min_length=1, max_length=64)]
 Number = Annotated[int, Meta(ge=1, le=MAX_K)]
@@ -74,11 +74,14 @@ class Filters(Message):
 
 
 class RecommendRequest(Message):
-    """A request by ``user_id``, or for an anonymous user by ``history`` (item ids, oldest first), ``text``, or both."""
+    """A request by ``user_id``, or for an anonymous user by ``history`` (item ids, oldest first), ``text``,
+    ``attributes``, or several of them."""
 
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
     text: Text | None = None
+    attributes: Annotated[Attributes, Meta(max_length=64)] | None = None
+    """Attributes of the user, in place of the known ones; unknown values are ignored and listed."""
     k: Number = 10
     exclude_seen: bool = True
     filters: Filters | None = None
@@ -127,7 +130,7 @@ class Answer(Message, kw_only=True):
 
     served: Served
     unknown: list[str] = []
-    """Unknown ids in the request, which were ignored; an unknown user is treated as anonymous."""
+    """Unknown ids and attributes in the request, which were ignored; an unknown user is treated as anonymous."""
     fallback: bool = False
     """True if the items are merely popular, because the model knows nothing about the user."""
     text_ignored: bool = False
@@ -147,6 +150,7 @@ class ExplainRequest(Message):
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
     text: Text | None = None
+    attributes: Annotated[Attributes, Meta(max_length=64)] | None = None
 
 
 class ExplainAnswer(Answer, kw_only=True):

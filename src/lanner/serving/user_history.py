@@ -37,8 +37,9 @@ class UserState(Struct, frozen=True):
 
     rows: int32 ``[n]``, the newest items with positive events, oldest first, with repeats. weights: float32 ``[n]``,
     their confidences; None: 1 each. seen: int32, distinct items of all events, positive or negative, however old.
-    friends: int32 rows of users. profile: None if there is none. known: whether bundle or store know the user.
-    version: unique to this state. catalog_version: at which some items were unknown; None: all were known.
+    friends: int32 rows of users. profile: None if there is none. attributes: int64, as ``Query`` has them. known:
+    whether bundle or store know the user. version: unique to this state. catalog_version: at which some items were
+    unknown; None: all were known.
     """
 
     rows: NDArray[np.int32]
@@ -46,6 +47,7 @@ class UserState(Struct, frozen=True):
     seen: NDArray[np.int32]
     friends: NDArray[np.int32]
     profile: str | None
+    attributes: NDArray[np.int64]
     known: bool
     version: int
     catalog_version: int | None
@@ -53,7 +55,7 @@ class UserState(Struct, frozen=True):
     @property
     def num_bytes(self) -> int:
         weights = 0 if self.weights is None else self.weights.nbytes
-        arrays = self.rows.nbytes + weights + self.seen.nbytes + self.friends.nbytes
+        arrays = self.rows.nbytes + weights + self.seen.nbytes + self.friends.nbytes + self.attributes.nbytes
         return _BYTES_PER_USER + arrays + len(self.profile or "")
 
 
@@ -183,6 +185,7 @@ class UserHistory:
             seen,
             friends,
             profile or None,
+            _NO_ROWS.astype(np.int64) if row is None else self._dataset.user_catalogue.values[row].astype(np.int64),
             row is not None or record.user is not None or bool(record.events),
             next(self._versions),
             catalog_version if unknown else None,

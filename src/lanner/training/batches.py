@@ -1,6 +1,6 @@
 """Batches drawn from (seed, step) alone, so that a run can be picked up at any step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class UserBatches:
     """
 
     def __init__(self, users: UserBatch, batch_users: int, hide: float, seed: int) -> None:
-        self._users = UserBatch(_distinct(users.history), users.profiles, users.friends)
+        self._users = replace(users, history=_distinct(users.history), weights=None, seen=None)
         self._able = np.flatnonzero(self._users.history.lengths >= 2)
         self._batch_users, self._hide, self._seed = batch_users, hide, seed
 
@@ -56,7 +56,7 @@ class UserBatches:
         hidden = np.random.default_rng((self._seed, 1, step)).random(len(history.values)) < self._hide
         owner = history.row_of_value
         seen = Ragged.from_pairs(owner[~hidden], history.values[~hidden], len(rows))
-        visible = UserBatch(seen, batch.profiles, batch.friends)
+        visible = replace(batch, history=seen)
         return Batch(rows, visible, owner[hidden], history.values[hidden].astype(np.int64))
 
 

@@ -18,11 +18,11 @@ from lanner.data.split import HeldOut
 from lanner.evaluation.metrics import ndcg
 from lanner.evaluation.protocol import narrow
 from lanner.evaluation.rows import find_hits
-from lanner.inference.sparse import aged, shares_of
+from lanner.inference.sparse import aged, attribute_matrix, batch_matrix, shares_of
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import Material
 from lanner.models.hybrid.model import CLOSED, Choice, TrainedViews
-from lanner.models.hybrid.parts import KINDS, Linear, Settings
+from lanner.models.hybrid.parts import KINDS, SOFTMAX, Linear, Settings
 from lanner.models.neural import ViewScores
 from lanner.training.tasks import quality_of, some
 
@@ -39,8 +39,8 @@ _BAGS, _BAG_USERS = 8, 2_000
 _PER_PART = 50
 """Items of each part among the candidates."""
 _USERS_AT_ONCE = 512
-_OF_TEXT = "prior"
-"""A setting that has no effect without texts."""
+_OF_TEXT, _OF_ATTRIBUTES = "prior", ("smooth", "pairs")
+"""Settings that have no effect without texts, and without attributes of users."""
 
 
 class Joiner:
@@ -53,13 +53,20 @@ class Joiner:
         """Settings, recency and weights for closed forms fitted on ``material`` and for trained ``views``."""
         recency, chosen, fitted = self._tuned(material, config, some(validation, config.tuning_users))
         weighed_on = some(validation, config.weighing_users)
-        scores = {name: scores_of(linear, material.num_items) for name, linear in fitted.items()} | dict(views.own)
-        found = Candidates.of(list(scores.values()), weighed_on, recency)
-        searched, quality = found.search(config.minimum_gain)
-        weights = dict(zip(scores, searched.tolist(), strict=True))
-        self._say("joined", quality, weights, found.spread_V)
+        best: tuple[float, bool, dict[str, ViewScores], dict[str, float]] | None = None
+        for sums in (False, True) if SOFTMAX in fitted else (False,):
+            scores = {name: scores_of(linear, material, sums=sums) for name, linear in fitted.items()} | dict(views.own)
+            found = Candidates.of(list(scores.values()), weighed_on, recency)
+            searched, quality = found.search(config.minimum_gain)
+            weights = dict(zip(scores, searched.tolist(), strict=True))
+            self._say("joined sums" if sums else "joined", quality, weights, found.spread_V)
+            if best is None or quality > best[0]:
+                best = quality, sums, scores, weights
+        assert best is not None
+        quality, sums, scores, weights = best
         cold = self._cold_weights(scores, weights, views, weighed_on, recency)
-        return Choice({name: chosen[name] for name in chosen if weights[name]}, weights, cold, recency, quality)
+        settings = {name: chosen[name] for name in chosen if weights[name]}
+        return Choice(settings, weights, cold, recency, quality, sums)
 
     def _tuned(
         self, material: Material, config: HybridConfig, tuned_on: HeldOut
@@ -127,16 +134,26 @@ class Joiner:
         self._console.print(f"{what}: ndcg@10 {quality:.4f} ({said})")
 
 
-def scores_of(linear: Linear, num_items: int) -> ViewScores:
-    """A closed form as the search asks it."""
-    return lambda users: linear.score(shares_of(users, num_items))
+def scores_of(linear: Linear, material: Material, *, sums: bool) -> ViewScores:
+    """A closed form as the search asks it. sums: whether item-to-item weights are summed; see ``Choice``."""
+    matrix = batch_matrix if sums and linear.items is not None else shares_of
+    kind_A = material.people.kinds
+
+    def score(users: UserBatch) -> NDArray[np.float32]:
+        attributes = None
+        if linear.reads_attributes and users.attributes is not None:
+            attributes = attribute_matrix(users.attributes, kind_A)
+        return linear.score(matrix(users, material.num_items), attributes)
+
+    return score
 
 
 class _Trial:
     """One kind of part on the users by whom its settings are chosen."""
 
     def __init__(self, material: Material, config: HybridConfig, name: str, held_out: HeldOut) -> None:
-        self._material, self._config, self._kind, self._held_out = material, config, KINDS[name], held_out
+        self._material, self._config, self._held_out = material, config, held_out
+        self._name, self._kind = name, KINDS[name]
 
     def search(self, recency: float) -> tuple[Settings, Linear, float]:
         """The best settings, the part fitted with them, and its quality."""
@@ -145,6 +162,8 @@ class _Trial:
         quality = self._quality(linear, recency)
         for key, values in self._kind.grid.items():
             if self._material.near is None and key == _OF_TEXT:
+                continue
+            if not len(self._material.people.kinds) and key in _OF_ATTRIBUTES:
                 continue
             for value in values:
                 other = best | {key: value}
@@ -161,7 +180,8 @@ class _Trial:
         return (found, tried[found]) if tried[found] > quality else (recency, quality)
 
     def _quality(self, linear: Linear, recency: float) -> float:
-        return quality_of(_Aged(scores_of(linear, self._material.num_items), recency), self._held_out)
+        part = scores_of(linear, self._material, sums=self._name == SOFTMAX)
+        return quality_of(_Aged(part, recency), self._held_out)
 
 
 @dataclass(frozen=True)

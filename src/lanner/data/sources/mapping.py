@@ -100,6 +100,9 @@ class EntityColumns:
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Columns whose values become attributes, for filters, each with its separator; ``""``: one value; ``"json"``: a
     JSON list. Example: ``attributes = { genres = "|", brand = "" }``"""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Columns whose numbers or dates become an attribute each, by ranges; with how dates are written, ``""``: numbers,
+    or dates of a Parquet file. Example: ``numbers = { birth_year = "", joined = "%d/%m/%Y" }``"""
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Codes of a column in words; ``""``: no value. Example: ``words = { gender = { F = "female", "?" = "" } }``"""
     gather: tuple[Gather, ...] = ()
@@ -226,9 +229,13 @@ def _unpivot(events: InteractionColumns, path: Path, layout: Layout) -> Table:
 
 def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities:
     path = folder / entities.file
+    for name in entities.numbers:
+        if name in entities.attributes:
+            raise ConfigError(f"'{name}' is named in both attributes and numbers; name it in one of them")
     slots = [name for fragment in entities.text for name in SLOT.findall(fragment)]
     gathered = {one.name for one in entities.gather}
-    named = [entities.id, entities.title, entities.latest, *entities.attributes, *entities.words, *slots]
+    columns = (*entities.attributes, *entities.numbers, *entities.words)
+    named = [entities.id, entities.title, entities.latest, *columns, *slots]
     read = [name for name in named if name and name not in gathered]
     table = read_file(path, read, layout, lists={*slots, *entities.attributes} - {entities.id, entities.title})
     frame = table.frame[_by_place(table.frame[entities.latest])] if entities.latest else table.frame
@@ -238,11 +245,11 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     frame = frame.with_columns(pl.col(name).cast(pl.String).replace(dict(codes)) for name, codes in words)
     lists = {name: lists_of(frame[name], separator) for name, separator in entities.attributes.items()}
     frame = frame.with_columns(**lists)
-    columns = [pl.col(entities.id).alias("id")]
-    columns += [title_of(entities.title).alias("title")] if entities.title else []
-    columns += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
-    listed = Table(frame.select(*columns, *lists), path, table.first_line)
-    return Entities(listed, entities.keep, bool(entities.latest))
+    known = [pl.col(entities.id).alias("id")]
+    known += [title_of(entities.title).alias("title")] if entities.title else []
+    known += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
+    listed = Table(frame.select(*known, *lists, *entities.numbers), path, table.first_line)
+    return Entities(listed, entities.keep, bool(entities.latest), entities.numbers)
 
 
 def _by_place(column: pl.Series) -> pl.Series:

@@ -6,7 +6,9 @@ from typing import Literal, get_args
 from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
 
-PartName = Literal["ridge", "dense-ridge", "filter", "low-pass", "order", "text", "popularity", "network"]
+PartName = Literal[
+    "ridge", "dense-ridge", "filter", "low-pass", "order", "text", "softmax", "popularity", "rating", "network"
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class HybridConfig:
     """Items by text that join them."""
     dense_items: int = 10_000
     """Largest catalogue for which the dense ridge is tried: it holds a few matrices items × items."""
+    softmax_items: int = 500
+    """Largest catalogue for which the softmax is tried: it scores all items for every event."""
     kept: int = 500
     """Largest weights kept in each row of the item-to-item matrix."""
     rank: int = 512
@@ -31,6 +35,8 @@ class HybridConfig:
     """Validation users by whom the weights of the parts are chosen."""
     minimum_gain: float = 0.0005
     """A part is kept if it raises ndcg@10 on validation by this share."""
+    growth: float = 0.1
+    """An update solves the regressions of those items anew whose number of users has grown by this share."""
     seed: int = 0
     """Random seed of the low-pass filter and of the sample of users."""
 
@@ -42,6 +48,6 @@ class HybridConfig:
         for name in ("neighbours", "text_neighbours", "kept", "rank", "tuning_users", "weighing_users"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"hybrid.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("dense_items", "seed", "minimum_gain"):
+        for name in ("dense_items", "softmax_items", "seed", "minimum_gain", "growth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"hybrid.{name} must be at least 0, received {getattr(self, name)}")

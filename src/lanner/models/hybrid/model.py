@@ -20,9 +20,10 @@ from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel, SparseRows
 from lanner.inference.tables import take
 from lanner.models.hybrid.config import HybridConfig
-from lanner.models.hybrid.material import Material, text_neighbours
-from lanner.models.hybrid.parts import KINDS, Linear, Settings, kept_rows
+from lanner.models.hybrid.material import ItemTexts, Material, ratings_of, text_neighbours
+from lanner.models.hybrid.parts import KINDS, SOFTMAX, Linear, Settings, kept_rows
 from lanner.models.language import LanguageEncoder
+from lanner.models.local_ridge import strongest
 from lanner.models.neural import NeuralRecommender, TrainedRecommender, ViewScores, with_validation
 from lanner.models.recommender import below, item_popularity
 from lanner.models.text_features import TextFeatures
@@ -37,6 +38,8 @@ _SAMPLED = 256
 """Users and texts by whom scores are brought to one scale."""
 _TEXT_POOL = 300
 """Nearest items by text that are looked at."""
+_MOST_GROWN = 0.7
+"""Share of the items up to which an update solves some columns instead of all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Choice:
 
     settings: of each closed form that takes part. weights: of every part and view, 0: it takes none. cold_weights: for
     items that nobody met: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
-    ``ScoringModel``. quality: ndcg@10 on validation.
+    ``ScoringModel``. quality: ndcg@10 on validation. sums: whether item-to-item weights are summed over a history, as
+    the softmax was fitted, and not divided by its length.
     """
 
     settings: Mapping[str, Settings]
@@ -53,6 +57,7 @@ class Choice:
     cold_weights: Mapping[str, float]
     recency: float
     quality: float
+    sums: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class HybridRecommender(TrainedRecommender):
         """network: its views join; its fusion must be ``sum``."""
         self.config = config or HybridConfig()
         self._network, self._joiner = network or NeuralRecommender(), joiner
+        self._texts: ItemTexts | None = None
 
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
@@ -98,12 +104,16 @@ class HybridRecommender(TrainedRecommender):
         """
         if self._joiner is None:
             raise ConfigError("this recommender was built for loading; give it a joiner to fit it")
-        whole = dataset
+        whole, self._texts = dataset, None
         if validation is None:
             dataset, validation = with_validation(dataset)
-        self._network.fit(dataset, validation)
+        if "network" in self.config.parts:
+            self._network.fit(dataset, validation)
+        else:
+            self._network.untrained(dataset)
         if validation is None:  # nobody can spare an item: nothing can be chosen
             self.choice, self._lost = Choice({}, dict.fromkeys(self._network.config.views, 1.0), {}, 0.0, 0.0), 0.0
+            self._solved_I = np.zeros(dataset.num_items, np.float32)
             return self._join(whole, Linear())
         material = self._material(dataset)
         self.choice = self._joiner(material, self.config, self._views(), validation)
@@ -118,30 +128,57 @@ class HybridRecommender(TrainedRecommender):
 
     def refit(self, dataset: Dataset) -> Self:
         """Fit every part anew on ``dataset``; settings and weights stay."""
-        self._network.refit(dataset)
+        if any(
+            self.choice.weights.get(name) or self.choice.cold_weights.get(name) for name in self._network.config.views
+        ):
+            self._network.refit(dataset)
+        else:
+            self._network.update(dataset)
         return self._join(dataset, self._closed(self._material(dataset)))
 
     def update(self, dataset: Dataset) -> Self:
+        """See ``Recommender.update``. Regressions are solved anew for items grown by ``HybridConfig.growth``."""
+        directions_IR = self._directions()
         self._network.update(dataset)
-        return self._join(dataset, self._closed(self._material(dataset)))
+        solved_I, users_I = _padded(self._solved_I, dataset.num_items), item_popularity(dataset)
+        grown = np.flatnonzero(np.abs(users_I - solved_I) > self.config.growth * solved_I)
+        if directions_IR is not None:
+            directions_IR = _padded(directions_IR, dataset.num_items)
+        # What most items need is cheaper done for all, and the softmax knows no columns of their own.
+        few = len(grown) < _MOST_GROWN * dataset.num_items and SOFTMAX not in self.choice.settings
+        targets = grown if few else None
+        material = replace(self._material(dataset), targets=targets, directions_IR=directions_IR)
+        return self._join(dataset, self._closed(material))
+
+    def _directions(self) -> NDArray[np.float32] | None:
+        """Near the leading directions of the graph, from the low-pass part as it is."""
+        settings, target_IR = self.choice.settings.get("low-pass"), self._closed_sum.target_IR
+        if settings is None or target_IR is None:
+            return None
+        scale_I = np.maximum(item_popularity(self.dataset), 1) ** np.float32(settings["popularity"])
+        return np.asarray(target_IR / scale_I[:, None], np.float32)
 
     def unaware(self) -> "HybridRecommender":
         """This model with its closed forms fitted on ``dataset`` alone: what held-out events can still judge."""
         other = HybridRecommender(self.config, self._network.unaware(), self._joiner)
-        other.choice = self.choice
+        other.choice, other._texts = self.choice, self._texts
         return other._join(self.dataset, other._closed(other._material(self.dataset)))
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _material(self, dataset: Dataset) -> Material:
-        about = (dataset.histories, dataset.num_items, dataset.has_order)
+        about, ratings = (dataset.histories, dataset.num_items, dataset.has_order), ratings_of(dataset.interactions)
         features_IF, read = self._features_IF, self._network.text_features
         if features_IF is None or read is None:
-            return Material(*about)
-        meaning_IF = features_IF[:, : read.meaning_SED.shape[2]]
-        words_IW = read.word_matrix(dataset.item_catalogue.texts)
-        near = text_neighbours(meaning_IF, words_IW, _TEXT_POOL)
-        return Material(*about, np.hstack([meaning_IF, words_IW @ read.words_WD]), near)
+            return Material(*about, ratings=ratings, people=dataset.user_catalogue)
+        meaning_IF, texts = features_IF[:, : read.meaning_SED.shape[2]], dataset.item_catalogue.texts
+        if self._texts is None:
+            words_IW = read.word_matrix(texts)
+            self._texts = ItemTexts(meaning_IF, words_IW, text_neighbours(meaning_IF, words_IW, _TEXT_POOL))
+        elif (known := len(self._texts.meaning_IF)) < len(texts):
+            self._texts = self._texts.extended(meaning_IF[known:], read.word_matrix(texts[known:]), _TEXT_POOL)
+        features_IF = np.hstack([meaning_IF, self._texts.words_IW @ read.words_WD])
+        return Material(*about, features_IF, self._texts.near, ratings, dataset.user_catalogue)
 
     def _views(self) -> TrainedViews:
         own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})
@@ -169,8 +206,28 @@ class HybridRecommender(TrainedRecommender):
             [(one.source_IR, one.target_IR * weight) for one, weight in fitted if one.target_IR is not None]
         )
         bias_I = np.asarray(np.sum(biases, axis=0), np.float32) if biases else None
-        self._lost = lost
+        if material.targets is None or rows is None:
+            self._lost, self._solved_I = lost, material.users_I
+        else:
+            rows, self._lost = self._merged(rows, material), max(self._lost, lost)
         return self._lent(Linear(rows, source_IR, target_IR, bias_I), material.is_met_I)
+
+    def _merged(self, rows_IT: sp.csr_matrix, material: Material) -> sp.csr_matrix:
+        """The columns that were solved anew among those that stay as they are."""
+        solved_I, targets = _padded(self._solved_I, material.num_items), material.target_items
+        stays_I = solved_I > 0
+        stays_I[targets] = False
+        before = self._closed_sum.items
+        assert before is not None
+        old = sp.csr_matrix(before).tocoo()
+        kept = stays_I[old.col]
+        new = rows_IT.tocoo()
+        columns = np.concatenate([old.col[kept], targets[new.col]])
+        entries = (np.concatenate([old.row[kept], new.row]), columns)
+        whole = sp.csr_matrix((np.concatenate([old.data[kept], new.data]), entries), (material.num_items,) * 2)
+        solved_I[targets] = material.users_I[targets]
+        self._solved_I = solved_I
+        return strongest(whole, self.config.kept)
 
     def _lent(self, closed: Linear, is_met_I: NDArray[np.bool_]) -> Linear:
         """Items that nobody met take their columns from the items that read most alike."""
@@ -204,8 +261,9 @@ class HybridRecommender(TrainedRecommender):
             network,
             bias_I=network.bias_I if closed.bias_I is None else network.bias_I + closed.bias_I,
             popularity_I=item_popularity(self.dataset),
-            item_to_item=None if items is None else SparseRows.of(sp.csr_matrix(items), self._lost),
+            item_to_item=None if items is None else SparseRows.of(items, self._lost, sums=self.choice.sums),
             recency=self.choice.recency,
+            kind_A=self.dataset.user_catalogue.kinds if closed.reads_attributes else network.kind_A,
         )
         if closed.source_IR is not None and closed.target_IR is not None:
             joined = _with_view(joined, "low-pass", closed.source_IR, closed.target_IR)
@@ -269,6 +327,7 @@ class HybridRecommender(TrainedRecommender):
             arrays |= {"indptr": rows.indptr.astype(np.int64), "items": rows.indices, "values": rows.data}
         factors = {"source": closed.source_IR, "target": closed.target_IR, "bias": closed.bias_I}
         arrays |= {name: array for name, array in factors.items() if array is not None}
+        arrays["solved"] = self._solved_I
         return arrays, {
             "config": asdict(self.config),
             "choice": asdict(self.choice),
@@ -281,21 +340,28 @@ class HybridRecommender(TrainedRecommender):
         self.config = HybridConfig(**(config | {"parts": tuple(config["parts"])}))
         self.choice, self._lost = Choice(**settings["choice"]), float(settings["lost"])
         self._network.load_state(below("network.", arrays), settings["network"], dataset)
+        self._solved_I, self._texts = arrays.get("solved", np.zeros(dataset.num_items, np.float32)), None
         items = None
         if "indptr" in arrays:
-            shape = (dataset.num_items,) * 2
+            shape = (len(arrays["indptr"]) - 1, dataset.num_items)
             items = sp.csr_matrix((arrays["values"], arrays["items"], arrays["indptr"]), shape=shape)
         return self._join(dataset, Linear(items, arrays.get("source"), arrays.get("target"), arrays.get("bias")))
+
+
+def _padded(array_I: NDArray[np.float32], num_items: int) -> NDArray[np.float32]:
+    """With zeros for items that came later; a copy."""
+    later = [(0, num_items - len(array_I)), *[(0, 0)] * (array_I.ndim - 1)]
+    return np.pad(array_I, later)
 
 
 def _with_view(
     model: ScoringModel, name: str, source_ID: NDArray[np.float32], target_ID: NDArray[np.float32]
 ) -> ScoringModel:
-    """The model with one more view, of which friends, profiles and texts say nothing."""
+    """The model with one more view, of which friends, attributes, profiles and texts say nothing."""
     after = ((0, 0), (0, source_ID.shape[1]))
     maps: dict[str, Any] = {
         field: np.pad(take(table), after)
-        for field in ("friends_UD", "profile_FD", "text_FD")
+        for field in ("friends_UD", "attribute_AD", "profile_FD", "text_FD")
         if (table := getattr(model, field)) is not None
     }
     return replace(

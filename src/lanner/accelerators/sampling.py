@@ -1,0 +1,31 @@
+"""What the neighbour sampler draws: the oracle for its hardware.
+
+A node of degree d gets ``min(d, fanout)`` distinct neighbours by Floyd's rule (Bentley & Floyd, CACM 1987): for
+j = d − fanout … d − 1, draw t from 0 … j and take t, or j where t was taken before. Every subset is equally likely.
+Draws are xorshift32 (Marsaglia, 2003), brought to 0 … j by the high half of a 64-bit product: off by at most d / 2^32.
+"""
+
+WORD = 2**32 - 1
+MAX_FANOUT = 16
+
+
+def next_state(state: int) -> int:
+    """xorshift32; its period is 2^32 − 1, and 0 stays 0."""
+    state ^= state << 13 & WORD
+    state ^= state >> 17
+    return state ^ (state << 5 & WORD)
+
+
+def sample(state: int, degree: int, fanout: int) -> tuple[list[int], int]:
+    """Places in the node's list of neighbours (all where there are no more), and the generator's state afterwards.
+
+    state: 1 … 2^32 − 1. fanout: at most ``MAX_FANOUT``.
+    """
+    if degree <= fanout:
+        return list(range(degree)), state
+    taken: list[int] = []
+    for last in range(degree - fanout, degree):
+        state = next_state(state)
+        place = state * (last + 1) >> 32
+        taken.append(last if place in taken else place)
+    return taken, state

@@ -1,0 +1,63 @@
+"""The command from a bundle to hardware: accelerate."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from lanner.cli import console
+from lanner.cli.options import AsJson, BundlePath
+from lanner.errors import BundleError, optional_module
+
+_FITTED_USERS, _BENCH_USERS = 2000, 20
+
+
+def accelerate(
+    bundle: BundlePath,
+    device: Annotated[str, typer.Option("--device", help="FPGA to build for: ecp5-25f or ecp5-85f.")] = "ecp5-85f",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default: BUNDLE-accelerator.")] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Variant to build; default: distilled, int8 or full, as there is.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=255, help="Longest list.")] = 10,
+    clock_mhz: Annotated[
+        float, typer.Option("--clock-mhz", min=1, help="Clock to aim at, and to predict latencies with.")
+    ] = 75.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write an accelerator for a bundle: Verilog, tables, the integer contract, a test bench, and a report.
+
+    \b
+    Examples:
+      lanner accelerate lanner-bundle-compressed
+      lanner accelerate lanner-bundle --device ecp5-25f --out hardware --json
+    """
+    optional_module("amaranth", "amaranth", "fpga", "an accelerator")
+    from lanner.accelerators.build import KIND, REPORT, files_of, sizes_for
+    from lanner.accelerators.contract import Contract, requests_of
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.files import check_replaceable, write_folder
+
+    opened = read_bundle(bundle)
+    name = variant or next((one for one in ("distilled", "int8", "full") if one in opened.variants), None)
+    if name is None:
+        raise BundleError(f"{bundle}: has no variant that depends on the user; popularity needs no accelerator")
+    folder = bundle.with_name(f"{bundle.name}-accelerator") if out is None else out
+    check_replaceable(folder, KIND)
+    model, users = opened.variant(name).model, opened.dataset.user_batch()
+    order = np.random.default_rng(0).permutation(len(users))
+    contract = Contract.of(model, users.take(np.sort(order[:_FITTED_USERS])))
+    sizes = sizes_for(contract, device, k)
+    requests = requests_of(contract, model, users.take(np.sort(order[:_BENCH_USERS])), k)
+    with tempfile.TemporaryDirectory() as work:
+        files = files_of(contract, requests, sizes, device, clock_mhz, Path(work))
+    write_folder(folder, files, kind=KIND)
+    report = json.loads(files[REPORT])
+    line = (
+        f"Wrote {folder}: {name} on {device} with {sizes.lanes} lanes; a list of {k} is predicted to take "
+        f"{report['latency_us']['p50']:.1f} µs at {clock_mhz:g} MHz"
+    )
+    console.show_result({"folder": str(folder), "variant": name, **report}, line, as_json=as_json)

@@ -1,0 +1,94 @@
+"""The command that searches settings: tune."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lanner.cli import console, options
+from lanner.cli.training import chosen_settings
+
+if TYPE_CHECKING:
+    from lanner.tune import Search, Trial
+
+
+Space = Annotated[
+    Path,
+    typer.Option(
+        "--space",
+        help="TOML file of the settings to search, each with a list of choices or a range, such as "
+        "ease.regularisation = { low = 10, high = 1000, log = true }.",
+    ),
+]
+
+
+def tune(
+    space: Space,
+    data: options.Data = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    split: options.Split = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric on validation events to maximise, with its cutoff.")
+    ] = "ndcg_at_10",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, those of earlier calls included.")
+    ] = 30,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0, help="Begin no trial after so many seconds. Default: no limit.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Random seed of the search, the model and its training.")
+    ] = None,
+    device: options.Device = None,
+    out: Annotated[Path, typer.Option("--out", help="TOML file to write the best settings to.")] = Path("tuned.toml"),
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Search a model's settings: train on training events, evaluate on validation events, never on test events.
+
+    The file written holds the best settings that differ from the defaults, for lanner run --config. Trials are kept in
+    <OUT>.study: the same command goes on where it stopped, and more --trials continue a finished search.
+
+    \b
+    Examples:
+      lanner tune --space space.toml --model ease
+      lanner tune ratings.csv --space space.toml --model hybrid --trials 20 --seconds 3600 --out best.toml
+      lanner tune ratings.csv --space space.toml --model item-knn --metric recall_at_20 --json
+    """
+    from lanner.tune import Search, best_of
+    from lanner.tune import tune as search_settings
+
+    search, stages = Search(space, out, metric, trials, seconds, seed or 0), console.Stages()
+    settings = chosen_settings(
+        config, seed, device, {"data.path": data, "model": model, "split.name": split}, overrides
+    )
+    begun = time.perf_counter()
+    made = search_settings(
+        settings, search, stages, lambda done: stages(_progress(done, search, time.perf_counter() - begun))
+    )
+    best, failed = best_of(made), sum(one.value is None for one in made)
+    assert best is not None
+    facts = {"out": str(out), "study": str(search.study), "metric": metric, "best": asdict(best), "failed": failed}
+    line = f"Wrote {out}: {metric} {best.value:.4f}, trial {best.number} of {len(made)} ({failed} failed). "
+    console.show_result(
+        {**facts, "trials": [asdict(one) for one in made]},
+        f"{line}Train with it: lanner run --config {out}",
+        as_json=as_json,
+    )
+
+
+def _progress(done: "list[Trial]", search: "Search", seconds: float) -> str:
+    """One line on the latest trial, the best one and the time left. seconds: those that this call has taken."""
+    from lanner.tune import best_of
+
+    last, best = done[-1], best_of(done)
+    found = f"{search.metric} {last.value:.4f}" if last.value is not None else f"failed: {last.error}"
+    tried = ", ".join(f"{key}={console.as_toml(value)}" for key, value in last.settings.items())
+    so_far = f"best {best.value:.4f} (trial {best.number})" if best else "none has succeeded"
+    left = (search.trials - len(done)) * sum(one.seconds for one in done) / len(done)
+    if search.seconds is not None:
+        left = max(0.0, min(left, search.seconds - seconds))
+    return f"trial {last.number} of {search.trials}: {found} with {tried}; {so_far}; {console.duration(left)} left"
