@@ -156,7 +156,8 @@ def test_where_nothing_helps_the_model_stays(folders, split, capsys):
     assert "no epoch was better than the frozen model" in capsys.readouterr().err
 
 
-def test_progress_tells_texts_and_tokens_a_second(folders, split, capsys):
+def test_progress_tells_texts_and_tokens_a_second(folders, split, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     EncoderAdaptation(LORA, NETWORK, TRAINING)(language_of(folders["bert"]), split.train, split.validation)
     shown = capsys.readouterr().err
     for words in ("train language model", "best ndcg@10", "texts/s", "tokens/s"):

@@ -151,13 +151,21 @@ class LanguageEncoder:
         """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
         return self.read_model(self.dtype).to(self.device)
 
-    def read_model(self, dtype: torch.dtype, **options: Any) -> Any:
-        """The Hugging Face model anew, with ``weights``, in evaluation mode. options: of ``from_pretrained``.
+    def read_model(self, dtype: torch.dtype, bits: int = 32) -> Any:
+        """The Hugging Face model anew, with ``weights``, in evaluation mode.
+
+        bits: 4 or 8: weights quantised by bitsandbytes, to be frozen under adapters.
 
         Raises:
-            ConfigError: it cannot be read, or ``weights`` are those of another model.
+            ConfigError: it cannot be read, or ``weights`` are those of another model, or cannot be quantised.
         """
-        model = self._read_base(dtype, **options)
+        if bits == 32:
+            model = self._read_base(dtype)
+        elif self.weights:
+            raise ConfigError(f"a base of {bits} bits needs a model without replaced weights (neural.encoder.adapter)")
+        else:
+            bnb = _transformers().BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+            model = self._read_base(dtype, quantization_config=bnb, device_map={"": self.device.type})
         if self.weights:
             replaced = {name: torch.from_numpy(weight) for name, weight in self.weights.items()}
             try:

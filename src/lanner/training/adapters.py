@@ -49,7 +49,7 @@ def trainable_tower(language: LanguageEncoder, config: AdaptationConfig) -> Text
     check_packages(config)
     # Frozen weights need no more digits than they are multiplied with.
     dtype = torch.bfloat16 if config.uses_adapters and uses_bfloat16(language, config) else torch.float32
-    model = language.read_model(dtype, **_quantisation(language, config))
+    model = language.read_model(dtype, config.base_bits)
     total = len(layers_of(model))
     if config.trained_layers > total:
         raise ConfigError(f"adaptation.trained_layers={config.trained_layers} exceeds the {total} layers of the model")
@@ -103,17 +103,6 @@ def save(tower: TextTower, language: LanguageEncoder, folder: Path) -> None:
         names = ADAPTER_FILES if _has_adapters(tower) else _MODEL_FILES
         files = [Path(draft) / name for name in names]
         write_folder(folder, {file.name: file.read_bytes() for file in files if file.exists()}, kind=kind)
-
-
-def _quantisation(language: LanguageEncoder, config: AdaptationConfig) -> dict[str, Any]:
-    """Options that read the frozen weights in 4 or 8 bits."""
-    if config.base_bits == 32:
-        return {}
-    if language.weights:
-        raise ConfigError(f"adaptation.base_bits={config.base_bits} needs a model without neural.encoder.adapter")
-    transformers = optional_module("transformers", "transformers", "language", "the language encoder")
-    bits = transformers.BitsAndBytesConfig(load_in_4bit=config.base_bits == 4, load_in_8bit=config.base_bits == 8)
-    return {"quantization_config": bits, "device_map": {"": language.device.type}}
 
 
 def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int) -> nn.Module:
