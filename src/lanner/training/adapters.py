@@ -138,6 +138,9 @@ def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int)
         if hasattr(module, "cast_input_dtype_enabled"):
             # Autocast sees to it, without a detour to float32.
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would pack 4-bit weights for inference, and no gradient passes through those.
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
     return adapted
 
 
