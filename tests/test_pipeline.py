@@ -17,7 +17,7 @@ from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.pipeline import open_bundle, run
 from lanner.registry import SPLITS, planned
 from lanner.training.config import CHECKPOINT
-from lanner.training.loop import Trainer, TrainingConfig
+from lanner.training.loop import Loop, Trainer, TrainingConfig
 
 NETWORK = NeuralConfig(views=("graph", "filter"), dimensions=4, filter_rank=4)
 TRAINING = TrainingConfig(epochs=3, batch_users=12, learning_rate=0.02, device="cpu")
@@ -199,8 +199,8 @@ def test_refit_trains_as_many_epochs_as_validation_chose(world, tmp_path, monkey
     trainer = Trainer(TRAINING, tmp_path, progress=False)
     model = NeuralRecommender(NETWORK, trainer).fit(split.train, split.validation)
     chosen, head = trainer.epochs["graph"], model.network.fusion.state_dict()
-    steps, step = [], Trainer._step
-    monkeypatch.setattr(Trainer, "_step", lambda self, task, *rest: steps.append(task) or step(self, task, *rest))
+    steps, step = [], Loop._step
+    monkeypatch.setattr(Loop, "_step", lambda self, task, *rest: steps.append(task) or step(self, task, *rest))
     model.refit(world)
     assert {task.name for task in steps} == {"graph"}, "the fusion stays"
     assert len(steps) == chosen * steps[0].steps_per_epoch

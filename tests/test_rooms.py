@@ -23,7 +23,7 @@ ROOMS = {
     "inference": {"errors", "types", "data", "files"},
     "evaluation": {"errors", "data"},
     "models": {"errors", "data", "graph", "inference"},
-    "training": {"errors", "data", "inference", "models", "evaluation"},
+    "training": {"errors", "files", "data", "inference", "models", "evaluation"},
     "distributed": {"errors", "files", "settings", "models"},
     "compression": {"errors", "data", "inference", "models", "training", "evaluation"},
     "accelerators": {"errors", "files", "data", "inference"},

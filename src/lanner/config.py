@@ -14,6 +14,7 @@ from lanner.models.ials import IALSConfig
 from lanner.models.item_knn import ItemKNNConfig
 from lanner.models.neural_config import NeuralConfig
 from lanner.settings import everywhere, overlay, read_toml
+from lanner.training.config import AdaptationConfig as AdaptationConfig
 from lanner.training.config import TrainingConfig
 
 SplitName = Literal["auto", "none", "random", "leave-last-out", "global-time", "cold-items", "published"]
@@ -97,6 +98,7 @@ class RunConfig:
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     neural: NeuralConfig = field(default_factory=NeuralConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 def read_config(path: Path) -> RunConfig:

@@ -21,7 +21,7 @@ from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
 from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
-from lanner.training.config import CHECKPOINT, REFIT
+from lanner.training.config import ADAPTATION, CHECKPOINT, REFIT
 
 Announce = Callable[[str], None]
 """Called with a line for each stage that begins."""
@@ -149,7 +149,7 @@ def _check_writable(out: Path) -> None:
 
 def _remove_checkpoint(folder: Path) -> None:
     """Remove the files of a checkpoint, and their folders if they hold nothing else."""
-    for part in (folder / REFIT, folder):
+    for part in (folder / ADAPTATION, folder / REFIT, folder):
         for file in part.glob(f"{CHECKPOINT}*"):
             file.unlink()
         with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from lanner.models.ials import IALS
 from lanner.models.item_knn import ItemKNN
 from lanner.models.neural_config import NeuralConfig, ViewName, has_texts
 from lanner.models.recommender import Recommender
+from lanner.training.config import ADAPTATION
+
+if TYPE_CHECKING:
+    from lanner.training.adaptation import EncoderAdaptation
 
 Build = Callable[[RunConfig, Path | None], Recommender]
 """An unfitted recommender; the folder is where a training that is interrupted keeps its checkpoint."""
@@ -49,7 +53,7 @@ def _neural(config: RunConfig, folder: Path | None) -> Recommender:
     from lanner.training.loop import Trainer
 
     config = _with_fixed(config)
-    return NeuralRecommender(config.neural, Trainer(config.training, folder))
+    return NeuralRecommender(config.neural, Trainer(config.training, folder), _adaptation(config, folder))
 
 
 def _hybrid(config: RunConfig, folder: Path | None) -> Recommender:
@@ -60,8 +64,18 @@ def _hybrid(config: RunConfig, folder: Path | None) -> Recommender:
     from lanner.training.loop import Trainer
 
     config = _with_fixed(config)
-    network = NeuralRecommender(config.neural, Trainer(config.training, folder, fuses=False))
+    trainer = Trainer(config.training, folder, fuses=False)
+    network = NeuralRecommender(config.neural, trainer, _adaptation(config, folder))
     return HybridRecommender(config.hybrid, network, Joiner())
+
+
+def _adaptation(config: RunConfig, folder: Path | None) -> "EncoderAdaptation | None":
+    if config.adaptation.method == "none":
+        return None
+    from lanner.training.adaptation import EncoderAdaptation
+
+    place = None if folder is None else folder / ADAPTATION
+    return EncoderAdaptation(config.adaptation, config.neural, config.training, place)
 
 
 def _with_fixed(config: RunConfig) -> RunConfig:
@@ -177,6 +191,12 @@ def planned(config: RunConfig, dataset: Dataset, *, measure: bool = True) -> Pla
         from lanner.models.language import LanguageEncoder
 
         LanguageEncoder(config.neural.encoder).check()
+        _check_adaptation(config)
+    elif config.adaptation.method != "none":
+        raise ConfigError(
+            f"adaptation.method={config.adaptation.method} trains the language model, and '{config.model}' reads no "
+            "texts here; set adaptation.method=none, or use --model hybrid on a dataset with texts"
+        )
     test = narrowed(split.test, dataset.num_items, config.evaluation) if measure and len(split.test) else split.test
     return Plan(config, split, test, (*notes, *_not_asked(config.split, dataset, split)))
 
@@ -224,6 +244,14 @@ def _check_machine(config: RunConfig) -> None:
         from lanner.training.loop import device_of
 
         device_of(config.training.device)
+
+
+def _check_adaptation(config: RunConfig) -> None:
+    """Raises ``MissingExtraError`` where the adaptation needs a package that is not installed."""
+    if config.adaptation.method != "none":
+        from lanner.training.adapters import check_packages
+
+        check_packages(config.adaptation)
 
 
 _TO_GIVE_TEXTS = (

@@ -14,7 +14,7 @@ from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training import weights
 from lanner.training.checkpoint import FILE
 from lanner.training.interrupts import interrupts_held
-from lanner.training.loop import Trainer, TrainingConfig
+from lanner.training.loop import Loop, Trainer, TrainingConfig
 from lanner.training.tasks import ViewTask
 
 pytestmark = pytest.mark.usefixtures("hashed_words")
@@ -48,7 +48,7 @@ def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> lis
 @pytest.fixture
 def at_step(monkeypatch):
     """``at_step(n, act)``: just before the n-th step of a run, counted over all its tasks, ``act`` happens."""
-    original = Trainer._step
+    original = Loop._step
 
     def install(number, act=lambda: None):
         taken = []
@@ -59,7 +59,7 @@ def at_step(monkeypatch):
             taken.append(task.name)
             return original(self, task, *rest)
 
-        monkeypatch.setattr(Trainer, "_step", step)
+        monkeypatch.setattr(Loop, "_step", step)
         return taken
 
     return install
@@ -83,10 +83,8 @@ def uninterrupted(hashed_words, a_short_search):
 def steps(hashed_words, a_short_search):
     """Names of the tasks of all steps of a run that nobody stops."""
     with pytest.MonkeyPatch.context() as patch:
-        original, names = Trainer._step, []
-        patch.setattr(
-            Trainer, "_step", lambda self, task, *rest: names.append(task.name) or original(self, task, *rest)
-        )
+        original, names = Loop._step, []
+        patch.setattr(Loop, "_step", lambda self, task, *rest: names.append(task.name) or original(self, task, *rest))
         fit(None)
     return names
 

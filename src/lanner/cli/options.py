@@ -48,6 +48,14 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option("--device", help="Where to train; auto: on a GPU if there is one."),
 ]
+Adapt = Annotated[
+    Literal["none", "lora", "dora", "full"] | None,
+    typer.Option(
+        "--adapt",
+        help="Train the language model, too: by adapters (lora, dora; extra adapt) or in full. Default: none.",
+    ),
+]
+Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapters; default: 8.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")]
 Overrides = Annotated[
     list[str] | None,

@@ -54,4 +54,5 @@ def settings_of(model: str | None) -> "list[Setting]":
         return every
     model_builder(model)
     own = {key for one in keywords_of(model).values() for key in one.settings}
-    return [one for one in every if one.name.split(".")[0] in SHARED_SECTIONS or one.name in own]
+    chosen = (*SHARED_SECTIONS, *own)
+    return [one for one in every if one.name in chosen or one.name.partition(".")[0] in chosen]

@@ -26,6 +26,8 @@ def run(
     split: options.Split = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    adapt: options.Adapt = None,
+    rank: options.Rank = None,
     out: options.Out = OUT,
     refit: Annotated[
         bool,
@@ -44,11 +46,12 @@ def run(
     Examples:
       lanner run
       lanner run ratings.csv --model ease --out my-bundle --refit
+      lanner run recipes/ml-1m.toml --adapt lora --rank 8
       lanner run --config run.toml --set training.epochs=5 --json
     """
     from lanner.data.describe import example_users
 
-    chosen = {"data.path": data, "model": model, "split.name": split}
+    chosen = {"data.path": data, "model": model, "split.name": split, **_adaptation(adapt, rank)}
     outcome = _fit(chosen_settings(config, seed, device, chosen, overrides), out, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
@@ -69,6 +72,8 @@ def train(
     model: options.Model = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    adapt: options.Adapt = None,
+    rank: options.Rank = None,
     out: options.Out = OUT,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
@@ -88,9 +93,8 @@ def train(
     )
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
-    settings = chosen_settings(
-        config, seed, device, {"data.path": data, "model": model, "split.name": "none"}, overrides
-    )
+    chosen = {"data.path": data, "model": model, "split.name": "none", **_adaptation(adapt, rank)}
+    settings = chosen_settings(config, seed, device, chosen, overrides)
     outcome = _fit(settings, out)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
@@ -199,11 +203,18 @@ def show_report(report: "Report") -> None:
     console.show_table(f"{len(report.rows):,} test users", ("metric", "mean", "95 % from", "to"), rows)
 
 
+def _adaptation(adapt: str | None, rank: int | None) -> dict[str, str | int | None]:
+    """The settings of ``--adapt`` and ``--rank``."""
+    if rank is not None and adapt not in ("lora", "dora"):
+        raise ConfigError(f"--rank {rank} is of adapters; add --adapt lora, or --set adaptation.rank={rank}")
+    return {"adaptation.method": adapt, "adaptation.rank": rank}
+
+
 def chosen_settings(
     file: Path | None,
     seed: int | None,
     device: str | None,
-    chosen: Mapping[str, str | None],
+    chosen: Mapping[str, str | int | None],
     overrides: Sequence[str] | None,
 ) -> "RunConfig":
     """The file's settings, then those of the options, then those of ``--set``."""

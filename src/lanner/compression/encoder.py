@@ -59,7 +59,7 @@ def whole_encoder(language: LanguageEncoder) -> CompactEncoder:
     config = language.config
     if config.pooling != "mean" or not config.normalise:
         raise ConfigError("only encoders with mean pooling and unit-length vectors can be compressed")
-    return CompactEncoder.from_bert(LanguageEncoder(replace(config, dtype="float32", device="cpu")).model)
+    return CompactEncoder.from_bert(language.in_float32().model)
 
 
 def shrink_encoder(

@@ -1,6 +1,7 @@
 """The Python library: datasets, models, evaluation. ``import lanner`` gives these names when they are used."""
 
 from lanner.data.interactions import Dataset
+from lanner.library.adaptation import DoRA, FullFineTuning, LoRA
 from lanner.library.estimator import Model
 from lanner.library.export import export_embeddings, export_recommendations
 from lanner.library.functions import compare, evaluate, load, load_dataset
@@ -24,6 +25,8 @@ __all__ = [
     "GNN",
     "IALS",
     "Dataset",
+    "DoRA",
+    "FullFineTuning",
     "Fusion",
     "GNNFilter",
     "GraphFilter",
@@ -31,6 +34,7 @@ __all__ = [
     "ItemKNN",
     "Language",
     "LightGCN",
+    "LoRA",
     "Model",
     "Popularity",
     "Random",

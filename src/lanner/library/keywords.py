@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache, reduce
 from typing import Any
 
-from lanner.config import RunConfig
+from lanner.config import AdaptationConfig, RunConfig
 from lanner.errors import ConfigError
 from lanner.registry import CLOSED_FORMS, FIXED
 from lanner.settings import Setting, described, replaced
@@ -23,6 +23,12 @@ _OF_VIEW = {
 }
 """Settings, or beginnings of them, that matter to one view alone."""
 _ENCODER = "neural.encoder."
+_ADAPT = Setting(
+    "adaptation",
+    "LoRA, DoRA or FullFineTuning",
+    AdaptationConfig(),
+    "How the language model itself is trained, such as lanner.LoRA(rank=8). Default: it stays as it is.",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ def keywords_of(model: str) -> dict[str, Keyword]:
         if setting.name.startswith(_ENCODER) and name != "device":
             name = f"encoder_{name}"
         found.setdefault(name, Keyword(name, setting)).settings.append(setting.name)
+    if f"{_ENCODER}model" in (key for one in found.values() for key in one.settings):
+        found["adapt"] = Keyword("adapt", _ADAPT, ["adaptation"])
     return found
 
 
@@ -72,6 +80,8 @@ def configured(model: str, keywords: dict[str, Keyword], given: dict[str, Any], 
             known = ", ".join(keywords) or "none"
             advice = f"did you mean '{near[0]}'?" if near else f"its settings: {known}"
             raise ConfigError(f"{owner} has no setting '{name}'; {advice}")
+        if name == "adapt" and not isinstance(value, AdaptationConfig):
+            raise ConfigError(f"adapt: received {value!r}, expected {_ADAPT.type}, such as lanner.LoRA(rank=8)")
         for key in keywords[name].settings:
             config = replaced(config, key, value)
     return config

@@ -6,9 +6,10 @@ The way of a text: content hash → found in the cache, or → token ids → sor
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,8 @@ from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig, Pooling
 from lanner.models.text_cache import TextCache, cache_directory, text_key
 
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What a folder with an adapter holds, as peft writes it."""
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 """On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
 _TEXTS_PER_CACHE_WRITE = 8192
@@ -40,8 +43,11 @@ class LanguageEncoder:
     without touching the network. Weights are read from safetensors only.
     """
 
-    def __init__(self, config: LanguageConfig | None = None) -> None:
-        self.config = config or LanguageConfig()
+    def __init__(
+        self, config: LanguageConfig | None = None, weights: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> None:
+        """weights: tensors that replace the model's own, by name; None: those of ``config.adapter``, if any."""
+        self.config, self._given_weights = config or LanguageConfig(), weights
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
         """One vector a text, float32 ``[T, D]``, of length 1 if ``normalise``.
@@ -77,7 +83,9 @@ class LanguageEncoder:
         """
         if find_spec("transformers") is None:
             raise MissingExtraError("transformers", "language", "the language encoder")
-        _ = self.path, self.device
+        if self.config.adapter is not None:
+            optional_module("peft", "peft", "adapt", "language.adapter")
+        _ = self.path, self.device, self._adapter_files
 
     @property
     def dimensions(self) -> int:
@@ -97,6 +105,10 @@ class LanguageEncoder:
             digest.update(file.relative_to(self.path).as_posix().encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "blake2b").digest())
+        for file in self._adapter_files:
+            digest.update(file.read_bytes())
+        for name, weight in sorted((self._given_weights or {}).items()):
+            digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
         config = self.config
         digest.update(repr((config.pooling, config.max_tokens, config.normalise, str(self.dtype))).encode())
         return digest.hexdigest()
@@ -137,10 +149,71 @@ class LanguageEncoder:
     @cached_property
     def model(self) -> Any:
         """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
-        model = self._load("AutoModel", use_safetensors=True, dtype=self.dtype)
+        return self.read_model(self.dtype).to(self.device)
+
+    def read_model(self, dtype: torch.dtype, bits: int = 32) -> Any:
+        """The Hugging Face model anew, with ``weights``, in evaluation mode.
+
+        bits: 4 or 8: weights quantised by bitsandbytes, to be frozen under adapters.
+
+        Raises:
+            ConfigError: it cannot be read, or ``weights`` are those of another model, or cannot be quantised.
+        """
+        if bits == 32:
+            model = self._read_base(dtype)
+        elif self.weights:
+            raise ConfigError(f"a base of {bits} bits needs a model without replaced weights (neural.encoder.adapter)")
+        else:
+            bnb = _transformers().BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+            model = self._read_base(dtype, quantization_config=bnb, device_map={"": self.device.type})
+        if self.weights:
+            replaced = {name: torch.from_numpy(weight) for name, weight in self.weights.items()}
+            try:
+                strangers = model.load_state_dict(replaced, strict=False).unexpected_keys
+            except RuntimeError as mismatch:
+                strangers = [_first_line(mismatch)]
+            if strangers:
+                raise ConfigError(
+                    f"language.model {self.path}: the adapted weights are of another model ({strangers[0]})"
+                )
+        return model
+
+    @cached_property
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """Tensors that replace the model's own, by name; those that ``config.adapter`` changes, once merged.
+
+        Raises:
+            ConfigError: no adapter, or one of another model. MissingExtraError: peft is not installed.
+        """
+        if self._given_weights is not None or self.config.adapter is None:
+            return self._given_weights or {}
+        folder = self._adapter_files[0].parent
+        return merged_weights(self._read_base(torch.float32), folder)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model, in float32 and with ``weights``, and its tokenizer as transformers does."""
+        self.read_model(torch.float32).save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+
+    def in_float32(self) -> "LanguageEncoder":
+        """The same model in float32 on the CPU."""
+        return LanguageEncoder(replace(self.config, dtype="float32", device="cpu"), self._given_weights)
+
+    @cached_property
+    def _adapter_files(self) -> tuple[Path, ...]:
+        """Settings and weights of the adapter that is still to be merged; none where there is none."""
+        if self.config.adapter is None or self._given_weights is not None:
+            return ()
+        files = tuple(Path(self.config.adapter) / name for name in ADAPTER_FILES)
+        absent = [file for file in files if not file.is_file()]
+        if absent:
+            raise ConfigError(f"language.adapter: there is no {absent[0]}; give a folder that holds an adapter of peft")
+        return files
+
+    def _read_base(self, dtype: torch.dtype, **options: Any) -> Any:
+        model = self._load("AutoModel", use_safetensors=True, dtype=dtype, **options)
         # Of a sequence-to-sequence model only the half that reads is of use.
-        model = model.get_encoder() if model.config.is_encoder_decoder else model
-        return model.eval().to(self.device)
+        return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
 
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text as ``encode`` reads it: special tokens included, cut at ``max_tokens``."""
@@ -193,11 +266,20 @@ class LanguageEncoder:
                         self._cache.put([keys[row] for row in done], vectors[done])
         return dict(zip(keys, vectors, strict=True))
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """Padded tokens that go through the model at once."""
+        return self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up shorter texts of a batch; masked out, so that any will do."""
+        return int(self._tokenizer.pad_token_id or 0)
+
     def _batches(self, ids: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Rows and their vectors, batch by batch; texts without tokens are in none."""
-        budget = self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
-        batches = list(batches_of_tokens(np.array([len(one) for one in ids]), budget))
-        model, pad_id = self.model, self._tokenizer.pad_token_id or 0
+        batches = list(batches_of_tokens(np.array([len(one) for one in ids]), self.tokens_per_batch))
+        model, pad_id = self.model, self.pad_id
 
         def vectors_of(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             return self._vectors(model, *pad_right([ids[row] for row in rows], pad_id))
@@ -213,6 +295,24 @@ class LanguageEncoder:
         if self.config.normalise:
             pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=1)
         return pooled_BD.cpu().numpy()
+
+
+def merged_weights(model: Any, adapter: Path) -> dict[str, NDArray[np.float32]]:
+    """The tensors of ``model`` that an adapter changes, as they are once it is merged, by name; ``model`` is used up.
+
+    Raises:
+        ConfigError: ``adapter`` is none of this model. MissingExtraError: peft is not installed.
+    """
+    peft = optional_module("peft", "peft", "adapt", "language.adapter")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    try:
+        merged = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as failure:
+        raise ConfigError(
+            f"language.adapter: {adapter} is no adapter of this model ({_first_line(failure)}); give one that was "
+            "trained on it and written by peft"
+        ) from failure
+    return {name: weight.numpy() for name, weight in merged.items() if not torch.equal(weight, before[name])}
 
 
 def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: Pooling) -> torch.Tensor:

@@ -48,6 +48,13 @@ class Trainer(Protocol):
         """Train the fusion alone."""
 
 
+class Adaptation(Protocol):
+    """Trains the language model on the interactions, before its vectors are used; handed in, as the trainer is."""
+
+    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder:
+        """The adapted model, or ``language`` itself where nothing helped."""
+
+
 class TrainedRecommender(Recommender):
     """A recommender with trained parameters, which cannot forget what they were fitted on, and perhaps with texts."""
 
@@ -79,9 +86,15 @@ class NeuralRecommender(TrainedRecommender):
     network: RecommenderNetwork
     """Set by ``fit`` and by ``load_state``."""
 
-    def __init__(self, config: NeuralConfig | None = None, trainer: Trainer | None = None) -> None:
+    def __init__(
+        self,
+        config: NeuralConfig | None = None,
+        trainer: Trainer | None = None,
+        adaptation: Adaptation | None = None,
+    ) -> None:
+        """adaptation: None: the language model stays as it is."""
         self.config = config or NeuralConfig()
-        self.trainer = trainer
+        self.trainer, self._adaptation = trainer, adaptation
         self._encoder = LanguageEncoder(self.config.encoder)
         self._features: TextFeatures | None = None
         self._profiles: dict[str, Tensor] = {}
@@ -100,6 +113,8 @@ class NeuralRecommender(TrainedRecommender):
         whole = dataset
         if validation is None:
             dataset, validation = with_validation(dataset)
+        if self._adaptation is not None and validation is not None and "language" in self.config.views:
+            self._encoder = self._adaptation(self._encoder, dataset, validation)
         edges = Adjacency.from_pattern(training_matrix(dataset))
         network = self._begun(dataset, edges)
         if validation is not None:
@@ -166,7 +181,7 @@ class NeuralRecommender(TrainedRecommender):
 
     def unaware(self) -> "NeuralRecommender":
         other = NeuralRecommender(self.config, self.trainer)
-        other._features, other._profiles = self._features, self._profiles
+        other._encoder, other._features, other._profiles = self._encoder, self._features, self._profiles
         network = deepcopy(self.network)
         network.read_profiles = other._read_profiles if self.network.read_profiles else None
         self._refit_filter(network, Adjacency.from_pattern(training_matrix(self.dataset)))
@@ -331,13 +346,14 @@ class NeuralRecommender(TrainedRecommender):
         if self._features is not None:
             texts, words = self._features.state()
             arrays |= {f"texts.{name}": value for name, value in texts.items()}
+            arrays |= {f"encoder.{name}": value for name, value in self._encoder.weights.items()}
         return arrays, {"config": asdict(self.config), "words": words}
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
         config = dict(settings["config"])
         encoder = LanguageConfig(**config.pop("encoder"))
         self.config = NeuralConfig(**(config | {"views": tuple(config["views"]), "encoder": encoder}))
-        self._encoder = LanguageEncoder(encoder)
+        self._encoder = LanguageEncoder(encoder, below("encoder.", arrays) or None)
         texts = below("texts.", arrays)
         self._features, self._profiles = TextFeatures.from_state(texts, settings["words"]) if texts else None, {}
         stored = {name: torch.from_numpy(np.array(value)) for name, value in below("network.", arrays).items()}

@@ -25,6 +25,8 @@ class LanguageConfig:
 
     model: str = DEFAULT_MODEL
     """Language model: a folder, a Hugging Face name, or the default, which comes with the extra ``language``."""
+    adapter: str | None = None
+    """Folder of an adapter of that model, in the format of peft; it is merged into the model."""
     pooling: Pooling = "mean"
     """Pooling of token embeddings: ``mean`` of all (encoders), or the ``last`` one (decoders)."""
     max_tokens: int = 256

@@ -126,7 +126,7 @@ class TextFeatures:
         return cls(arrays["mean"], arrays["meaning"], tuple(words), arrays["weight"], arrays["words"])
 
 
-def _fields(text: str, count: int) -> list[str]:
+def fields_of(text: str, count: int) -> list[str]:
     """Exactly ``count`` fields: a text without separators (a search, a stranger's item) stands in all of them."""
     fields = text.split(FIELD_SEPARATOR)
     if len(fields) == 1:
@@ -139,7 +139,7 @@ def _embed_fields(
     texts: Sequence[str], encode: Encode, num_fields: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Embeddings ``[T, S, E]`` and which fields hold anything ``[T, S]``."""
-    fields = [field for text in texts for field in _fields(text, num_fields)]
+    fields = [field for text in texts for field in fields_of(text, num_fields)]
     shape = (len(texts), num_fields)
     present = np.array([bool(field.strip()) for field in fields], bool).reshape(shape)
     return _embed(fields, encode).reshape(*shape, -1), present

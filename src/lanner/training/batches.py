@@ -41,6 +41,11 @@ class UserBatches:
     def __len__(self) -> int:
         return len(self._able)
 
+    def size_of(self, step: int) -> int:
+        """Users in the batch of one step."""
+        first = step % self.steps_per_epoch * self._batch_users
+        return min(self._batch_users, len(self._able) - first)
+
     def at(self, step: int) -> Batch:
         """The batch of one step; asking twice gives the same."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -60,3 +65,22 @@ def _distinct(history: Ragged) -> Ragged:
     width = int(history.values.max(initial=0)) + 1
     keys = np.unique(history.row_of_value * width + history.values)
     return Ragged.from_pairs(keys // width, keys % width, len(history))
+
+
+class TextBatches:
+    """Every one of some items once an epoch in a random order, in steps of about as many tokens each."""
+
+    def __init__(self, items: NDArray[np.integer], tokens: NDArray[np.integer], budget: int, seed: int) -> None:
+        """items, tokens: rows, and how many tokens the texts of each have ``[N]``. budget: tokens of a step."""
+        self._items, self._tokens, self._seed = items.astype(np.int64), tokens, seed
+        self.steps_per_epoch = max(1, round(int(tokens.sum()) / budget))
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """The items of one step; asking twice gives the same."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self._seed, 5, epoch)).permutation(len(self._items))
+        ends = np.cumsum(self._tokens[order])
+        middles = ends - self._tokens[order] / 2
+        share = np.minimum((middles * self.steps_per_epoch / ends[-1]).astype(np.int64), self.steps_per_epoch - 1)
+        items: NDArray[np.int64] = self._items[order[share == place]]
+        return items

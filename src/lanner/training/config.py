@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from lanner.errors import ConfigError
 from lanner.models.finite import require_finite
+from lanner.models.neural_config import Dtype
 
 Objective = Literal["softmax", "bpr"]
 CHECKPOINT, REFIT = "training.safetensors", "refit"
@@ -53,3 +54,76 @@ class TrainingConfig:
             raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
         if self.objective not in get_args(Objective):
             raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(get_args(Objective))}")
+
+
+Method = Literal["none", "lora", "dora", "full"]
+ADAPTATION = "adaptation"
+"""The folder for the checkpoint of an adaptation, in that of the training."""
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """How the language model is trained on the interactions, before the views read its vectors."""
+
+    method: Method = "none"
+    """What is trained of the language model: none, lora or dora (adapters; extra ``adapt``), or its full weights."""
+    rank: int = 8
+    """Rank of the adapters."""
+    alpha: float = 16.0
+    """Scale of the adapters: they are multiplied by alpha / rank."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the linear layers that get an adapter, such as ["query", "value"]; empty: all of a layer's."""
+    trained_layers: int = 0
+    """Upper layers that are trained; those below stay frozen. 0: all."""
+    cache: bool = True
+    """Whether activations below the trained layers are computed once and kept on disk."""
+    cache_gib: float = 8.0
+    """Most space on disk for such activations, those of earlier runs included."""
+    tokens_per_step: int = 4096
+    """Batch size: tokens of item texts per step, about."""
+    batch_users: int = 2048
+    """Users per step, by whose histories the texts are judged."""
+    learning_rate: float = 0.0
+    """Learning rate (AdamW); 0: 0.001 for adapters, 0.0001 for full weights."""
+    weight_decay: float = 0.01
+    """Weight decay (AdamW)."""
+    epochs: int = 10
+    """Maximum number of epochs, passes over all item texts."""
+    patience: int = 2
+    """Early stopping: epochs without an improvement of ndcg@10 on the validation events."""
+    dtype: Dtype = "auto"
+    """Number format of the model's arithmetic (autocast; trained weights are float32); auto: bfloat16 where the
+    processor multiplies it natively."""
+    checkpointing: bool = False
+    """Gradient checkpointing: activations are computed again instead of kept; a third slower, far less memory."""
+    base_bits: Literal[4, 8, 32] = 32
+    """Bits of the frozen weights under adapters; 4 and 8 need the package bitsandbytes."""
+    output: str | None = None
+    """Folder to write the adapter to, for neural.encoder.adapter; of full weights, for neural.encoder.model."""
+    seed: int = 0
+    """Random seed of batches, dropout and new adapters."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, "adaptation")
+        if self.method not in get_args(Method):
+            raise ConfigError(
+                f"adaptation.method must be one of {', '.join(get_args(Method))}, received '{self.method}'"
+            )
+        if self.dtype not in get_args(Dtype):
+            raise ConfigError(f"adaptation.dtype must be one of {', '.join(get_args(Dtype))}, received '{self.dtype}'")
+        for name in ("rank", "tokens_per_step", "batch_users", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"adaptation.{name} must be at least 1, received {getattr(self, name)}")
+        for name in ("trained_layers", "learning_rate", "weight_decay", "seed", "cache_gib"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"adaptation.{name} must be at least 0, received {getattr(self, name)}")
+        if not self.alpha > 0:
+            raise ConfigError(f"adaptation.alpha must be above 0, received {self.alpha}")
+        if self.base_bits not in (4, 8, 32):
+            raise ConfigError(f"adaptation.base_bits must be 4, 8 or 32, received {self.base_bits}")
+        if self.method == "full" and self.base_bits != 32:
+            raise ConfigError(f"adaptation.base_bits={self.base_bits} needs adapters; set adaptation.method=lora")
+
+    @property
+    def uses_adapters(self) -> bool:
+        return self.method in ("lora", "dora")

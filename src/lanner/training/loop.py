@@ -3,18 +3,20 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress as Display
 from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
@@ -29,7 +31,135 @@ from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import FusionTask, Task, ViewTask
 from lanner.training.weights import choose_weights
 
-__all__ = ["Trainer", "TrainingConfig"]
+__all__ = ["Loop", "Trainer", "TrainingConfig"]
+
+
+class Limits(Protocol):
+    """When training ends."""
+
+    @property
+    def epochs(self) -> int:
+        """Maximum number of epochs of a task."""
+
+    @property
+    def patience(self) -> int:
+        """Epochs without an improvement."""
+
+    @property
+    def seed(self) -> int:
+        """Of dropout."""
+
+
+class Loop:
+    """Minimises tasks one after the other. With a ``folder`` it can be interrupted and resumed.
+
+    run: fingerprint of everything that must be the same for a run to go on. kept: what a checkpoint holds beside the
+    task's own parameters.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        kept: Callable[[], Mapping[str, Tensor]],
+        *,
+        folder: Path | None = None,
+        run: str = "",
+        progress: bool = True,
+    ) -> None:
+        self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
+        self.resumed = load_checkpoint(folder, run) if folder else None
+        """The checkpoint that was found."""
+        self.qualities: dict[str, float] = {}
+        """Best validation ndcg@10 of every task."""
+        self.epochs: dict[str, int] = dict(self.resumed[0].epochs) if self.resumed else {}
+        """Epochs after which each finished task was best."""
+
+    def minimise(self, task: Task, number: int = 0, epochs: int | None = None) -> None:
+        """Train ``task.module`` in place, up to its best state on validation.
+
+        number: of the task in the run; those before the checkpoint's are done. epochs: at most; None: by the limits.
+
+        Raises:
+            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+        """
+        resumed = self.resumed
+        if resumed is not None and number < resumed[0].task:
+            return
+        if resumed is not None and number > resumed[0].task:
+            resumed = None
+        limits = self._limits
+        optimizer = torch.optim.AdamW(task.groups)
+        step, best_step, best_quality = 0, 0, -math.inf
+        best = _copy(trained_parameters(task.module))
+        # At step 0 a checkpoint holds what is kept alone: the task is begun as if it had never been.
+        if resumed is not None and resumed[0].step:
+            step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
+            best = below("best.", resumed[1]) or best
+            restore_optimizer(optimizer, resumed[1])
+        elif task.counts_untrained:
+            best_quality = task.quality()
+
+        def save(task_number: int) -> None:
+            if self._folder is not None:
+                tensors = {f"network.{name}": value for name, value in self._kept().items()}
+                if task_number == number:
+                    tensors |= {f"best.{name}": value for name, value in best.items()} | flatten_optimizer(optimizer)
+                done = step if task_number == number else 0
+                progress = Progress(self._run, task_number, done, best_quality, best_step, self.epochs)
+                save_checkpoint(self._folder, progress, tensors)
+
+        last = (limits.epochs if epochs is None else epochs) * task.steps_per_epoch
+        with self._display(task, last, step) as show, interrupts_held() as must_stop:
+            while step < last and step - best_step < (limits.patience + 1) * task.steps_per_epoch:
+                if must_stop():
+                    save(number)
+                    raise Interrupted(self._farewell(task.name, step))
+                loss = self._step(task, optimizer, number, step)
+                step += 1
+                if step % task.steps_per_epoch == 0:
+                    quality = task.quality()
+                    # Without validation events the last epoch counts.
+                    if math.isnan(quality) or quality > best_quality:
+                        best_quality, best_step, best = quality, step, _copy(trained_parameters(task.module))
+                    save(number)
+                show(step, loss, best_quality)
+            task.module.load_state_dict(best, strict=False)
+            self.qualities[task.name], self.epochs[task.name] = best_quality, best_step // task.steps_per_epoch
+            best_quality, best_step = -math.inf, 0
+            save(number + 1)
+            if must_stop():
+                raise Interrupted(self._farewell(task.name, step))
+
+    def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
+        # Dropout draws from the global generator: seeding each step makes it a function of (seed, task, step) too.
+        torch.manual_seed(int(np.random.SeedSequence((self._limits.seed, number, step)).generate_state(1)[0]))
+        task.module.train()
+        loss = task.loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def _farewell(self, name: str, step: int) -> str:
+        if self._folder is None:
+            return f"training stopped in '{name}' after {step} steps; nothing was kept"
+        return f"training stopped in '{name}' after {step} steps; the same command resumes from {self._folder}"
+
+    @contextmanager
+    def _display(self, task: Task, last: int, begun_at: int) -> Iterator[Callable[[int, float, float], None]]:
+        columns = ("{task.description}", TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Display(*columns, console=Console(stderr=True), disable=not self._progress) as display:
+            bar = display.add_task(f"train {task.name}", total=last, completed=begun_at, note="")
+            done, begun = Counter[str](), time.perf_counter()
+
+            def show(step: int, loss: float, quality: float) -> None:
+                done.update(task.sizes(step - 1))
+                seconds = time.perf_counter() - begun
+                rates = " · ".join(f"{count / seconds:,.0f} {name}/s" for name, count in done.items())
+                best = f"best ndcg@10 {quality:.4f} · " if math.isfinite(quality) else ""
+                display.update(bar, completed=step, note=f"step {step} · loss {loss:.4f} · {best}{rates}")
+
+            yield show
 
 
 class Trainer:
@@ -74,22 +204,21 @@ class Trainer:
     def _train(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> None:
         network.to(device_of(self.config.device))
         run = _fingerprint_of_run(self.config, network, dataset, validation)
-        resumed = load_checkpoint(self.folder, run) if self.folder else None
-        first_task, self.epochs = 0, {}
-        if resumed is not None:
-            first_task, self.epochs = resumed[0].task, dict(resumed[0].epochs)
-            network.load_state_dict(below("network.", resumed[1]))
+        loop = Loop(self.config, network.state_dict, folder=self.folder, run=run, progress=self.progress)
+        if loop.resumed is not None:
+            network.load_state_dict(below("network.", loop.resumed[1]))
+        self.epochs = loop.epochs
         for number, task in enumerate(self._tasks(network, dataset, validation)):
-            if number >= first_task:
-                self._minimise(task, network, run, number, resumed if number == first_task else None)
+            loop.minimise(task, number, None if self._fixed_epochs is None else self._fixed_epochs.get(task.name, 0))
+            self.qualities |= loop.qualities
 
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
         network.to(device_of(self.config.device))
-        alone = Trainer(self.config, progress=self.progress)
-        for task in alone._fusion_tasks(network, validation):
-            alone._minimise(task, network, "", 0, None)
-        self.qualities |= alone.qualities
+        loop = Loop(self.config, network.state_dict, progress=self.progress)
+        for task in self._fusion_tasks(network, validation):
+            loop.minimise(task)
+        self.qualities |= loop.qualities
 
     def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> Iterator[Task]:
         config = self.config
@@ -106,92 +235,6 @@ class Trainer:
         self.qualities["weights"] = choose_weights(network, validation)
         if any(True for _ in network.fusion.parameters()):
             yield FusionTask(network, validation, self.config)
-
-    def _minimise(
-        self,
-        task: Task,
-        network: RecommenderNetwork,
-        run: str,
-        number: int,
-        resumed: tuple[Progress, dict[str, Tensor]] | None,
-    ) -> None:
-        config = self.config
-        rate = config.fusion_learning_rate if isinstance(task, FusionTask) else config.learning_rate
-        decay = 0.01 if isinstance(task, FusionTask) else config.weight_decay
-        trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
-        step, best_step, best_quality = 0, 0, -math.inf
-        best = _copy(task.module.state_dict())
-        # At step 0 a checkpoint holds the network alone: the task is begun as if it had never been.
-        if resumed is not None and resumed[0].step:
-            step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
-            best = below("best.", resumed[1]) or best
-            restore_optimizer(optimizer, resumed[1])
-        elif isinstance(task, FusionTask):
-            best_quality = task.quality()
-
-        def save(task_number: int) -> None:
-            if self.folder is not None:
-                tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-                if task_number == number:
-                    tensors |= {f"best.{name}": value for name, value in best.items()} | flatten_optimizer(optimizer)
-                done = step if task_number == number else 0
-                progress = Progress(run, task_number, done, best_quality, best_step, self.epochs)
-                save_checkpoint(self.folder, progress, tensors)
-
-        epochs = config.epochs if self._fixed_epochs is None else self._fixed_epochs.get(task.name, 0)
-        last = epochs * task.steps_per_epoch
-        with self._display(task.name, last, step) as show, interrupts_held() as must_stop:
-            while step < last and step - best_step < (config.patience + 1) * task.steps_per_epoch:
-                if must_stop():
-                    save(number)
-                    raise Interrupted(self._farewell(task.name, step))
-                loss = self._step(task, optimizer, number, step)
-                step += 1
-                if step % task.steps_per_epoch == 0:
-                    quality = task.quality()
-                    # Without validation events the last epoch counts.
-                    if math.isnan(quality) or quality > best_quality:
-                        best_quality, best_step, best = quality, step, _copy(task.module.state_dict())
-                    show(step, loss, best_quality)
-                    save(number)
-            task.module.load_state_dict(best)
-            self.qualities[task.name], self.epochs[task.name] = best_quality, best_step // task.steps_per_epoch
-            best_quality, best_step = -math.inf, 0
-            save(number + 1)
-            if must_stop():
-                raise Interrupted(self._farewell(task.name, step))
-
-    def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
-        # Dropout draws from the global generator: seeding each step makes it a function of (seed, task, step) too.
-        torch.manual_seed(int(np.random.SeedSequence((self.config.seed, number, step)).generate_state(1)[0]))
-        task.module.train()
-        on_gpu = next(task.module.parameters()).device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
-            loss = task.loss(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return float(loss.detach())
-
-    def _farewell(self, name: str, step: int) -> str:
-        if self.folder is None:
-            return f"training stopped in '{name}' after {step} steps; nothing was kept"
-        return f"training stopped in '{name}' after {step} steps; the same command resumes from {self.folder}"
-
-    @contextmanager
-    def _display(self, name: str, last: int, step: int) -> Iterator[Any]:
-        columns = ("{task.description}", TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
-        with Display(*columns, console=Console(stderr=True), disable=not self.progress) as display:
-            bar = display.add_task(f"train {name}", total=last, completed=step, note="")
-
-            def show(done: int, loss: float, quality: float) -> None:
-                rate = display.tasks[bar].speed or 0.0
-                best = "" if math.isnan(quality) else f"best ndcg@10 {quality:.4f} · "
-                note = f"step {done} · loss {loss:.4f} · {best}{rate:.1f} steps/s"
-                display.update(bar, completed=done, note=note)
-
-            yield show
 
 
 def device_of(choice: str) -> torch.device:
@@ -216,5 +259,10 @@ def _fingerprint_of_run(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}

@@ -5,19 +5,22 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
-from lanner.models.views import View
+from lanner.models.views import Tables, View
 from lanner.training.batches import UserBatches
 from lanner.training.config import TrainingConfig
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
@@ -25,12 +28,39 @@ from lanner.training.losses import bayesian_personalised_ranking, sampled_softma
 _HEAD_CANDIDATES = 4096
 """Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
+_HEAD_DECAY = 0.01
+"""Weight decay of the ranking head."""
 _MOST_EVALUATED = 4000
 """Validation users evaluated after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
 
 
+class Task(Protocol):
+    """What the loop can minimise: ``loss`` is a function of (seed, step) and of the parameters of ``module`` alone."""
+
+    name: str
+    module: nn.Module
+    steps_per_epoch: int
+    counts_untrained: bool
+    """Whether ``module`` as it begins may be the best there is."""
+
+    @property
+    def groups(self) -> Sequence[dict[str, Any]]:
+        """Parameters with their learning rates and weight decays, as AdamW takes them."""
+
+    def loss(self, step: int) -> Tensor:
+        """A scalar to go down."""
+
+    def quality(self) -> float:
+        """ndcg@10 on validation; NaN where there is none."""
+
+    def sizes(self, step: int) -> Mapping[str, int]:
+        """How much a step reads, by name: users, texts, tokens."""
+
+
 class ViewTask:
     """Predict the hidden part of a history from the rest, by one view. Without ``validation`` its quality is NaN."""
+
+    counts_untrained = False
 
     def __init__(
         self,
@@ -44,20 +74,32 @@ class ViewTask:
         self._network, self._config = network, config
         view = network.views[name]
         assert isinstance(view, View)
-        self.module = self._view = view
+        self.module: nn.Module = view
+        self._view = view
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._seen = np.flatnonzero(self._popularity)
         self._evaluated = None if validation is None else some(validation, _MOST_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
+    @property
+    def groups(self) -> Sequence[dict[str, Any]]:
+        return _group(self.module, self._config.learning_rate, self._config.weight_decay)
+
+    def sizes(self, step: int) -> Mapping[str, int]:
+        return {"users": self._batches.size_of(step)}
+
     def loss(self, step: int) -> Tensor:
+        with _half_precision_on_gpu(self._network.device):
+            return self.loss_by(self._view.tables(), step)
+
+    def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
+        """The loss of one step by tables that may come from elsewhere. fresh: items that must be candidates."""
         batch = self._batches.at(step)
-        items, log_probability = self._candidates(step, batch.item)
+        items, log_probability = self._candidates(step, batch.item, fresh)
         device = self._network.device
         place = np.full(len(self._popularity), -1)
         place[items] = np.arange(len(items))
-        tables = self._view.tables()
         users = self._view.user_vectors(self._network.inputs(batch.users), tables)
         columns = torch.from_numpy(items).to(device)
         scores = users @ tables.target_ID[columns].T + tables.bias_I[columns]
@@ -67,7 +109,9 @@ class ViewTask:
         hidden = (torch.from_numpy(batch.row).to(device), torch.from_numpy(place[batch.item]).to(device))
         return OBJECTIVES[self._config.objective](scores, *hidden, log_probability)
 
-    def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
+    def _candidates(
+        self, step: int, hidden: NDArray[np.int64], fresh: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], Tensor | None]:
         """Every item seen in training where they are few, else the batch's hidden ones and as many drawn evenly.
 
         An unseen item is no evidence of dislike: as a candidate it would train the views to rank down what is new.
@@ -75,7 +119,10 @@ class ViewTask:
         if len(self._seen) <= self._config.num_candidates:
             return self._seen, None
         random = np.random.default_rng((self._config.seed, 2, step))
-        items, log_chance = _draw(random, hidden, self._seen, self._config.num_candidates, self._popularity)
+        # Items that a random order put into this step count as drawn.
+        extra = np.empty(0, np.int64) if fresh is None else fresh
+        more = random.choice(self._seen, max(self._config.num_candidates - len(extra), 0))
+        items, log_chance = _weighed(hidden, np.concatenate([extra, more]), len(self._seen), self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
@@ -95,10 +142,11 @@ class FusionTask:
     """Learn the ranking head on most of the validation events; evaluate on the rest."""
 
     name = "head"
+    counts_untrained = True
 
     def __init__(self, network: RecommenderNetwork, validation: HeldOut, config: TrainingConfig) -> None:
         self._network, self._config = network, config
-        self.module = network.fusion
+        self.module: nn.Module = network.fusion
         learners, evaluated = _divide(validation, np.random.default_rng((config.seed, 3)))
         self._learners, self._evaluated = learners, some(evaluated, _MOST_EVALUATED)
         self._items = network.item_side()
@@ -109,13 +157,25 @@ class FusionTask:
         self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else everything
         self._popularity = np.bincount(learners.positives.values, minlength=network.num_items)
 
+    @property
+    def groups(self) -> Sequence[dict[str, Any]]:
+        return _group(self.module, self._config.fusion_learning_rate, _HEAD_DECAY)
+
+    def sizes(self, step: int) -> Mapping[str, int]:
+        return {"users": min(self._batch_users, len(self._learners))}
+
     def loss(self, step: int) -> Tensor:
+        with _half_precision_on_gpu(self._network.device):
+            return self._loss(step)
+
+    def _loss(self, step: int) -> Tensor:
         random = np.random.default_rng((self._config.seed, 4, step))
         rows = random.choice(len(self._learners), min(self._batch_users, len(self._learners)), replace=False)
         users, positives = self._learners.users.take(rows), self._learners.positives.take(rows)
         items, log_chance = self._pool.astype(np.int64), None
         if len(items) > _HEAD_CANDIDATES:
-            drawn = _draw(random, positives.values, items, _HEAD_CANDIDATES, self._popularity)
+            extra = random.choice(items, _HEAD_CANDIDATES)
+            drawn = _weighed(positives.values, extra, len(items), self._popularity)
             items, log_chance = drawn[0], torch.from_numpy(drawn[1]).to(self._network.device)
         # A fifth of the steps are about new items: all candidates of a step are, for the weights of new and of known
         # items were chosen apart and their scores do not compare.
@@ -139,8 +199,13 @@ class FusionTask:
         return self._network.score(users, self._items)
 
 
-Task = ViewTask | FusionTask
-"""What the loop can minimise: ``loss`` is a function of (seed, step) and of the parameters of ``module`` alone."""
+def _group(module: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [{"params": trained, "lr": rate, "weight_decay": decay}]
+
+
+def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
@@ -148,18 +213,13 @@ def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
     return float(evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"])
 
 
-def _draw(
-    random: np.random.Generator,
-    hidden: NDArray[np.integer],
-    pool: NDArray[np.integer],
-    number: int,
-    popularity: NDArray[np.integer],
+def _weighed(
+    hidden: NDArray[np.integer], drawn: NDArray[np.integer], pool: int, popularity: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The hidden items and ``number`` drawn evenly from ``pool``, sorted, and the log of each one's chance of it."""
-    extra = random.choice(pool, number)
-    items = np.union1d(hidden, extra).astype(np.int64)
+    """The hidden items and those ``drawn`` evenly from so many, sorted, and the log of each one's chance of it."""
+    items = np.union1d(hidden, drawn).astype(np.int64)
     share = popularity[items] / max(popularity.sum(), 1)
-    missed = np.exp(-len(hidden) * share - len(extra) / len(pool))
+    missed = np.exp(-len(hidden) * share - len(drawn) / pool)
     return items, np.log(np.maximum(1 - missed, 1e-9)).astype(np.float32)
 
 

@@ -1,0 +1,238 @@
+"""The language model trained on the interactions: end to end, through the text features and the language view.
+
+A step encodes the texts of a few items with gradient. Of all other items it takes the features that were computed last
+(a cross-batch memory; Wang et al., CVPR 2020), so that whole histories are scored against the whole catalogue while
+only the texts of a batch are encoded. The loss is that of the language view: items hidden from a history against all
+others; of large catalogues against a sample, corrected for popularity (``losses.sampled_softmax``).
+
+First the view alone learns from the frozen model's vectors; then the model and the view learn together.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from lanner.data.describe import fingerprint
+from lanner.data.interactions import Dataset
+from lanner.data.split import HeldOut
+from lanner.errors import DataError
+from lanner.models.fusion import FUSIONS
+from lanner.models.language import LanguageEncoder
+from lanner.models.network import RecommenderNetwork
+from lanner.models.neural_config import NeuralConfig
+from lanner.models.recommender import below
+from lanner.models.text_features import TextFeatures
+from lanner.models.views import LanguageView
+from lanner.training.adapters import save, trainable_tower, trained_weights
+from lanner.training.batches import TextBatches
+from lanner.training.config import AdaptationConfig, TrainingConfig
+from lanner.training.item_texts import ItemFeatures, ItemTexts, TrainedVectors
+from lanner.training.loop import Loop, trained_parameters
+from lanner.training.tasks import ViewTask
+
+_VIEW_EPOCHS = 10
+"""Most epochs of the view alone."""
+_ITEMS_AT_ONCE = 8192
+_ADAPTER_RATE, _FULL_RATE = 1e-3, 1e-4
+"""Learning rates where none is set."""
+
+
+class EncoderAdaptation:
+    """Trains a language model on interactions; see ``models.neural.Adaptation``."""
+
+    def __init__(
+        self,
+        config: AdaptationConfig,
+        neural: NeuralConfig,
+        training: TrainingConfig,
+        folder: Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        """neural, training: of the text features and the view. folder: for checkpoints."""
+        self.config, self._neural, self._training = config, neural, training
+        self._folder, self._progress = folder, progress
+        self.curve: list[tuple[float, float]] = []
+        """Seconds since the last call began, and ndcg@10 on validation, of the view alone and after each epoch."""
+        self.num_trained = 0
+        """Parameters of the language model that the last call trained."""
+
+    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder:
+        """The language model trained on ``dataset``, as it was best on ``validation``; the same one if nothing helped.
+
+        Raises:
+            DataError: no item with interactions has a text.
+            ConfigError: settings that this model cannot have.
+            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+        """
+        begun, config = time.perf_counter(), self.config
+        tower = trainable_tower(language, config)
+        self.num_trained = sum(parameter.numel() for parameter in trained_parameters(tower).values())
+        texts, features, table_IF = _frozen_features(language, dataset, self._neural)
+        network = _language_view_alone(dataset, table_IF, self._neural, config.seed).to(language.device)
+        parts = nn.ModuleDict({"language": tower, "view": network.views["language"]})
+        loop = Loop(
+            config,
+            lambda: trained_parameters(parts) | {"view.features": parts["view"].get_buffer("features")},
+            folder=self._folder,
+            run=self._fingerprint(language, dataset, validation),
+            progress=self._progress,
+        )
+        if loop.resumed is not None:
+            parts.load_state_dict(below("network.", loop.resumed[1]), strict=False)
+        training = replace(self._training, batch_users=config.batch_users)
+        objective = ViewTask(network, "language", dataset, validation, training)
+        loop.minimise(objective, 0, _VIEW_EPOCHS)
+        cache_bytes = int(config.cache_gib * 2**30) if config.cache else 0
+        vectors = TrainedVectors(tower, texts, language, cache_bytes)
+        met = np.unique(dataset.histories.values)
+        task = AdaptationTask(parts, vectors, features, objective, met, config, self._training.learning_rate)
+        loop.minimise(task, 1)
+        self.curve = [(moment - begun, quality) for moment, quality in task.curve]
+        if not loop.epochs[task.name]:
+            Console(stderr=True, quiet=not self._progress).print(
+                "adaptation: no epoch was better than the frozen model"
+            )
+            return language
+        if config.output is not None:
+            save(tower, language, Path(config.output))
+        return LanguageEncoder(language.config, trained_weights(tower, language))
+
+    def _fingerprint(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> str:
+        parts = [
+            asdict(replace(self.config, output=None, cache=True, cache_gib=0.0)),
+            asdict(self._neural),
+            asdict(self._training),
+            language.fingerprint,
+            fingerprint(dataset),
+            len(validation),
+            int(validation.positives.values.sum()),
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class AdaptationTask:
+    """Train the language model and the view together, by the loss of ``objective``.
+
+    parts: ``language``, the tower of ``vectors``, and ``view``, whose features are of all items as last computed.
+    met: items with interactions; only their texts are learned from.
+    """
+
+    name = "language model"
+    counts_untrained = True
+
+    def __init__(
+        self,
+        parts: nn.ModuleDict,
+        vectors: TrainedVectors,
+        features: ItemFeatures,
+        objective: ViewTask,
+        met: NDArray[np.integer],
+        config: AdaptationConfig,
+        view_rate: float,
+    ) -> None:
+        self.module: nn.Module = parts
+        view = parts["view"]
+        assert isinstance(view, LanguageView)
+        self._view, self._vectors, self._texts = view, vectors, vectors.texts
+        self._features, self._objective, self._config, self._view_rate = features, objective, config, view_rate
+        self._tokens_I = self._texts.tokens_I
+        readable = met[self._tokens_I[met] > 0]
+        self._batches = TextBatches(readable, self._tokens_I[readable], config.tokens_per_step, config.seed)
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        self._is_fresh = True
+        self.curve: list[tuple[float, float]] = []
+        """When each evaluation ended (``time.perf_counter``), and what it gave."""
+
+    @property
+    def groups(self) -> Sequence[dict[str, Any]]:
+        config = self._config
+        rate = config.learning_rate or (_ADAPTER_RATE if config.uses_adapters else _FULL_RATE)
+        return [
+            {"params": _trained(self._vectors.tower), "lr": rate, "weight_decay": config.weight_decay},
+            {"params": _trained(self._view), "lr": self._view_rate, "weight_decay": 0.0},
+        ]
+
+    def sizes(self, step: int) -> Mapping[str, int]:
+        items = self._batches.at(step)
+        return {"texts": len(items), "tokens": int(self._tokens_I[items].sum())}
+
+    def loss(self, step: int) -> Tensor:
+        rows = self._batches.at(step)
+        fresh_NF = self._features_of(rows)
+        known_IF, self._is_fresh = self._view.get_buffer("features"), False
+        places = torch.from_numpy(rows).to(known_IF.device)
+        features_IF = known_IF.index_copy(0, places, fresh_NF)
+        known_IF[places] = fresh_NF.detach()
+        return self._objective.loss_by(self._view.read(features_IF), step, rows)
+
+    def quality(self) -> float:
+        self._refresh()
+        quality = self._objective.quality()
+        self.curve.append((time.perf_counter(), quality))
+        return quality
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Compute the features of all items anew."""
+        if self._is_fresh:
+            return
+        self.module.eval()
+        known_IF, readable = self._view.get_buffer("features"), np.flatnonzero(self._tokens_I)
+        for first in range(0, len(readable), _ITEMS_AT_ONCE):
+            rows = readable[first : first + _ITEMS_AT_ONCE]
+            known_IF[torch.from_numpy(rows).to(known_IF.device)] = self._features_of(rows)
+        self._is_fresh = True
+
+    def _features_of(self, rows: NDArray[np.int64]) -> Tensor:
+        places, inverse = np.unique(self._texts.place_IS[rows], return_inverse=True)
+        blank = int(places[0] < 0)  # stands first, if at all
+        vectors_TE = self._vectors.of(places[blank:])
+        features: Tensor = self._features(rows, inverse.reshape(len(rows), -1) - blank, vectors_TE)
+        return features
+
+
+def _frozen_features(
+    language: LanguageEncoder, dataset: Dataset, config: NeuralConfig
+) -> tuple[ItemTexts, ItemFeatures, NDArray[np.float32]]:
+    """The texts, how vectors become features, and the features of all items by the model as it is, ``[I, F]``."""
+    texts = dataset.item_catalogue.texts
+    known = [texts[row] for row in np.unique(dataset.histories.values) if texts[row].strip()]
+    if not known:
+        raise DataError("no item with interactions has a text, so there is nothing to adapt a language model to")
+    vectors: dict[str, NDArray[np.float32]] = {}
+
+    def encode(wanted: Sequence[str]) -> NDArray[np.float32]:
+        new = [text for text in dict.fromkeys(wanted) if text not in vectors]
+        vectors.update(zip(new, language.encode(new, progress=len(new) > 512), strict=True))
+        return np.stack([vectors[text] for text in wanted])
+
+    fitted = TextFeatures.fit(known, encode, config.meaning_dimensions, config.word_dimensions)
+    table_IF = fitted.transform(texts, encode)
+    own = ItemTexts(texts, len(fitted.mean_SE), language)
+    return own, ItemFeatures(fitted, table_IF[:, fitted.meaning_SED.shape[2] :]), table_IF
+
+
+def _language_view_alone(
+    dataset: Dataset, table_IF: NDArray[np.float32], config: NeuralConfig, seed: int
+) -> RecommenderNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        view = LanguageView(torch.from_numpy(table_IF), config.language_dimensions, config.feature_dropout, False)
+    degrees = np.bincount(dataset.histories.values, minlength=dataset.num_items)
+    return RecommenderNetwork(
+        {"language": view}, FUSIONS["sum"]([config.language_dimensions]), degrees, dataset.num_users, 0, None
+    )
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
