@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 import lanner
-from lanner.cli import accelerate, answers, bundles, console, datasets, export, reference, serving, training, tuning
+from lanner.cli import (
+    accelerate,
+    answers,
+    bundles,
+    console,
+    datasets,
+    export,
+    planning,
+    reference,
+    serving,
+    training,
+    tuning,
+)
 from lanner.errors import LannerError
 
 INTERRUPTED = 130
@@ -44,7 +56,7 @@ def options_of_all(
 
 
 for command in (
-    *(training.run, training.train, training.update, tuning.tune, training.evaluate, training.compare),
+    *(training.run, training.train, training.update, planning.plan, tuning.tune, training.evaluate, training.compare),
     *(answers.recommend, answers.similar, answers.explain),
     *(reference.settings, serving.compress, accelerate.accelerate, serving.profile, serving.serve),
 ):
