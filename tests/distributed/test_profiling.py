@@ -4,9 +4,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="the extra 'language' is not installed")
 
-from benchmarks._small_towers import pairs, small_chain  # noqa: E402
-
-from lanner.distributed.profiling import profile  # noqa: E402
+from benchmarks._small_towers import pairs, small_chain
+from lanner.distributed.profiling import profile
 
 
 def test_layers_are_counted_with_what_belongs_to_them():

@@ -58,10 +58,9 @@ def _costs(model: str | None, tokens: int) -> Any:
     from lanner.distributed.chain import chain_of
     from lanner.distributed.profiling import profile
     from lanner.models.language import LanguageEncoder, pool
-    from lanner.models.neural_config import LanguageConfig
+    from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
 
-    name = {} if model is None else {"model": model}
-    language = LanguageEncoder(LanguageConfig(**name, device="cpu", dtype="float32"))
+    language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
     chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
     ids = torch.ones(2, min(tokens, language.config.max_tokens), dtype=torch.int64)
     return profile(chain, ids, torch.ones_like(ids))

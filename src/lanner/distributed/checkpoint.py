@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed import checkpoint as torch_checkpoint
 
 from lanner.distributed.engine import Engine
 from lanner.distributed.tensor import local
 from lanner.errors import ConfigError, StorageError
 from lanner.files import write_file
 
+dcp: Any = torch_checkpoint  # which does not say what it exports
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ABOUT = "about.json"
 
@@ -55,7 +56,6 @@ class Checkpoints:
             future = dcp.async_save(state, checkpoint_id=draft, process_group=self._group)
         except OSError as error:
             raise self._refusal(error) from error
-        assert isinstance(future, Future)
         self._coming = (draft, future, self._engine.steps)
 
     def finish(self) -> None:
@@ -153,7 +153,8 @@ def check_versions() -> None:
 class Watch:
     """Names ranks that hang: each tells the store its step; who waits too long reads who told the oldest one."""
 
-    def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
+    def __init__(self, store: Any, rank: int, ranks: int) -> None:
+        """store: of torch, shared by all ranks."""
         self._store, self._rank, self._ranks = store, rank, ranks
 
     def tell(self, step: int) -> None:
