@@ -32,7 +32,8 @@ def plan(
       lanner plan --cluster cluster.toml
       lanner plan --cluster cluster.toml --model my-model --compression none --compression int8 --json
     """
-    from lanner.distributed import planner
+    optional_module("torch", "torch", "language", "lanner plan")
+    from lanner.distributed import planner, profiling
     from lanner.distributed.cluster import read_cluster
 
     chosen = tuple(compression or ("none",))
@@ -41,7 +42,9 @@ def plan(
         raise ConfigError(f"--compression {unknown[0]}: choose among {', '.join(planner.RATIOS)}")
     described = read_cluster(cluster)
     schedules = ("1f1b", "interleaved")
-    found = planner.search(_costs(model, tokens), described, rows, compressions=chosen, schedules=schedules)
+    found = planner.search(
+        profiling.profile_model(model, tokens), described, rows, compressions=chosen, schedules=schedules
+    )
     lines = planner.explain(found)
     if as_json:
         best: dict[str, Any] = asdict(found[0])
@@ -50,17 +53,3 @@ def plan(
     console.show_line(f"estimated · {lines[0]}")
     for line in lines[1:]:
         console.show_line(f"            {line}")
-
-
-def _costs(model: str | None, tokens: int) -> Any:
-    """The costs of a model's layers."""
-    torch = optional_module("torch", "torch", "language", "lanner plan")
-    from lanner.distributed.chain import chain_of
-    from lanner.distributed.profiling import profile
-    from lanner.models.language import LanguageEncoder, pool
-    from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
-
-    language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
-    chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
-    ids = torch.ones(2, min(tokens, language.config.max_tokens), dtype=torch.int64)
-    return profile(chain, ids, torch.ones_like(ids))

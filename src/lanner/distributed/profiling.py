@@ -6,8 +6,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from lanner.distributed.chain import Chain, Stage
+from lanner.distributed.chain import Chain, Stage, chain_of
 from lanner.distributed.planner import CostTable
+from lanner.models.language import LanguageEncoder, pool
+from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
 
 _REPEATS = 3
 
@@ -58,3 +60,15 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
         kept=tuple(kept),
         heads=chain.key_value_heads,
     )
+
+
+def profile_model(model: str | None, tokens: int) -> CostTable:
+    """As ``profile``, of a language model by folder or name, trained in full; None: the default one.
+
+    Raises:
+        ConfigError: there is no such model, or its layers cannot be divided.
+    """
+    language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
+    chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
+    ids = torch.ones(2, min(tokens, language.config.max_tokens), dtype=torch.int64)
+    return profile(chain, ids, torch.ones_like(ids))
