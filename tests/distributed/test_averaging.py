@@ -18,7 +18,7 @@ def _trained(config: AveragingConfig, rounds: int = 12) -> list[float]:
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
     averaging = Averaging(dict(layer.named_parameters()), Wire(torch.distributed.new_group()), config)
-    inner = torch.optim.SGD(layer.parameters(), 0.05)
+    inner = torch.optim.SGD(layer.parameters(), 0.2)
     for _ in range(rounds * averaging.round):
         ((layer.weight - (1.0 + 2 * rank)).square().sum() / 2).backward()
         inner.step()
