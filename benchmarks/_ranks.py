@@ -9,22 +9,37 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from benchmarks import _racks
 
-def run_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function(*arguments)`` gives on rank 0 of ``count`` processes, each with one thread."""
+
+def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, in_racks: bool = False) -> Any:
+    """What ``function(*arguments)`` gives on rank 0 of ``count`` processes, each with one thread.
+
+    in_racks: each in its namespace of the ``NetworkRacks`` that were entered.
+    """
     with tempfile.TemporaryDirectory() as folder:
         if count == 1:
-            _rank(0, 1, folder, function, arguments)
+            _rank(0, 1, folder, function, arguments, False)
         else:
             # Forked, they need not import torch again.
-            given = (count, folder, function, arguments)
+            given = (count, folder, function, arguments, in_racks)
             processes.start_processes(_rank, given, nprocs=count, start_method="fork")
         return torch.load(Path(folder) / "answer", weights_only=True)
 
 
-def _rank(rank: int, count: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int,
+    count: int,
+    folder: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    in_racks: bool,
+) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
+    meeting = f"file://{folder}/meeting"
+    if in_racks:
+        _racks.enter(rank)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     answer = function(*arguments)
     if rank == 0:
         torch.save(answer, Path(folder) / "answer")

@@ -20,6 +20,7 @@ from lanner.cli import (
     datasets,
     doctor,
     export,
+    planning,
     reference,
     reproduce,
     serving,
@@ -57,7 +58,7 @@ def options_of_all(
 
 
 for command in (
-    *(training.run, training.train, training.update, tuning.tune, training.evaluate, training.compare),
+    *(training.run, training.train, training.update, planning.plan, tuning.tune, training.evaluate, training.compare),
     *(answers.recommend, answers.similar, answers.explain),
     *(reference.settings, serving.compress, accelerate.accelerate, serving.profile, serving.serve),
     *(reproduce.reproduce, doctor.doctor),

@@ -1,0 +1,221 @@
+"""Throughput and utilisation of four ranks in two racks: single modes, hybrids, and the planner's choice.
+
+    python -m benchmarks.parallel            every case, five interleaved repeats; writes parallel.json
+    python -m benchmarks.parallel --short    100 Mbit/s and one slow rank, one repeat; writes nothing
+
+Devices are emulated (``_emulated``); the engine, its traffic and the links (``_racks``) are real. Utilisation is the
+devices' time of work ÷ (ranks × seconds of a step). Plain rows have even stages and shares and no compression; aided
+rows have stages and shares balanced to the devices' speeds, and int8 gradients.
+"""
+
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks._emulated import Device
+from benchmarks._racks import NetworkRacks, can_be_built
+from benchmarks._ranks import run_ranks
+from benchmarks._record import record
+from benchmarks._small_towers import pairs, small_chain
+from benchmarks.parity import adamw
+from lanner.distributed.balance import Balancer
+from lanner.distributed.cluster import Cluster, cluster_of
+from lanner.distributed.degrees import Degrees
+from lanner.distributed.engine import Engine, EngineConfig
+from lanner.distributed.migration import LoadBalancing
+from lanner.distributed.planner import CostTable, Plan, Prediction, plan_of, predict, search
+
+RANKS, RACK, HOST_MBIT = 4, 2, 1000
+LAYERS, WIDTH, LENGTH, ROWS = 8, 128, 64, 16
+FORWARD, BACKWARD = 0.015, 0.030
+CORES, SLOW = (1000, 100, 25), (1.0, 3.0)
+STEPS, REPEATS, EQUAL = 3, 5, 0.15
+LAYER_BYTES = 4.0 * (4 * WIDTH * WIDTH + 2 * 2 * WIDTH * WIDTH + 11 * WIDTH)
+TABLE = CostTable(
+    (FORWARD,) * LAYERS,
+    (BACKWARD,) * LAYERS,
+    (LAYER_BYTES + 4.0 * 512 * WIDTH,) + (LAYER_BYTES,) * (LAYERS - 1),
+    (LAYER_BYTES,) * LAYERS,
+    hop=4.0 * LENGTH * WIDTH,
+    kept=(64.0 * LENGTH * WIDTH,) * LAYERS,
+    heads=4,
+    overhead=0.001,
+)
+MODES = {
+    "DP": Degrees(replicas=4),
+    "TP": Degrees(tensor=4),
+    "PP": Degrees(pipeline=4),
+    "DP between racks × TP": Degrees.parse("replicate=2,tp=2"),
+    "PP between racks × TP": Degrees.parse("pp=2,tp=2"),
+    "PP between racks × DP": Degrees.parse("pp=2,replicate=2"),
+    "DP between racks × PP": Degrees.parse("replicate=2,pp=2"),
+}
+SINGLE = ("DP", "TP", "PP")
+
+
+def cluster(core: float, slow: float) -> Cluster:
+    racks = [
+        {"name": name, "devices": RACK, "slowness": slowness, "bandwidth_mbit": HOST_MBIT}
+        for name, slowness in (("left", [1.0, slow]), ("right", [1.0, 1.0]))
+    ]
+    link = {"racks": ["left", "right"], "bandwidth_mbit": core}
+    return cluster_of({"rack": racks, "link": [link]}, Path("cluster.toml"))
+
+
+def plans(core: float, slow: float) -> dict[str, Plan]:
+    """Every mode, plain and aided, and the planner's choice."""
+    where = cluster(core, slow)
+    made: dict[str, Plan] = {}
+    for name, degrees in MODES.items():
+        count = {1: ROWS}.get(degrees.pipeline, ROWS) if degrees.tensor < 4 else 4
+        for aided in (False, True):
+            compression = "int8" if aided and degrees.replicas > 1 else "none"
+            schedule = "1f1b" if degrees.pipeline > 1 else "gpipe"
+            plan = plan_of(TABLE, where, degrees, schedule, count, compression, balanced=aided)
+            assert plan is not None
+            made[f"{name}, aided" if aided else name] = plan
+    made["planner"] = search(TABLE, where, ROWS, compressions=("none", "int8"))[0].plan
+    return made
+
+
+def run(plan: Plan, slow: float, steps: int = STEPS) -> dict[str, float]:
+    """Seconds of a step and the ranks' share of work; called on every rank."""
+    engine, device = make(plan, slow)
+    seconds, busy = [], []
+    for step in range(steps + 1):
+        device.busy = 0.0
+        ids, mask, rows = pairs(step, ROWS, LENGTH)
+        dist.barrier()
+        begun = time.perf_counter()
+        engine.step(ids, mask, rows, no_loss)
+        dist.barrier()
+        seconds.append(time.perf_counter() - begun)
+        busy.append(device.busy)
+    told = torch.tensor([median(busy[1:]), device.overruns / max(1, device.passes)])
+    dist.all_reduce(told)
+    step_seconds = median(seconds[1:])
+    return {
+        "seconds": step_seconds,
+        "utilisation": float(told[0]) / (RANKS * step_seconds),
+        "overruns": float(told[1]) / RANKS,
+    }
+
+
+def no_loss(vectors_BD: torch.Tensor, row_B: Any) -> torch.Tensor:
+    """A loss that micro-batches of one row have, too."""
+    return vectors_BD.square().sum(dim=1).sub(0.5).square().mean() + vectors_BD[:, 0].mean()
+
+
+def make(plan: Plan, slow: float) -> tuple[Engine, Device]:
+    shares = plan.shares if plan.degrees.replicas > 1 and plan.degrees.shards == 1 else None
+    config = EngineConfig(
+        plan.degrees,
+        plan.schedule,
+        plan.micro_batches // plan.degrees.data,
+        bounds=plan.bounds if plan.degrees.pipeline > 1 else None,
+        shares=shares,
+        checkpointing=plan.checkpointing,
+        compression=plan.compression,
+    )
+    chain = small_chain("bert", layers=LAYERS, width=WIDTH)
+    device = Device(FORWARD, BACKWARD, slow if dist.get_rank() == 1 else 1.0, plan.degrees.tensor)
+    device.emulate(chain)
+    return Engine(chain, config, adamw), device
+
+
+def rebalanced(slow: float) -> dict[str, float]:
+    """Seconds of a step of an even pipeline, before and after layers moved by measured times alone."""
+    plan = plan_of(TABLE, cluster(1000, slow), MODES["PP"], "1f1b", ROWS, balanced=False)
+    assert plan is not None
+    engine, _ = make(plan, slow)
+    balancing = LoadBalancing(engine, Balancer(every=3))
+    seconds = []
+    for step in range(9):
+        dist.barrier()
+        begun = time.perf_counter()
+        with balancing.step():
+            engine.step(*pairs(step, ROWS, LENGTH), no_loss)
+        dist.barrier()
+        seconds.append(time.perf_counter() - begun)
+    return {"before": median(seconds[1:3]), "after": median(seconds[4:]), "moves": float(len(balancing.balancer.moves))}
+
+
+def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
+    """All plans of one case, in turn, ``repeats`` times."""
+    made = plans(core, slow)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in made}
+    with NetworkRacks(RANKS, RACK, HOST_MBIT, core):
+        for _ in range(repeats):
+            for name, plan in made.items():
+                runs[name].append(run_ranks(RANKS, run, plan, slow, in_racks=True))
+    rows = {}
+    for name, plan in made.items():
+        predicted: Prediction = predict(TABLE, cluster(core, slow), plan, ROWS)
+        times = [one["seconds"] for one in runs[name]]
+        rows[name] = {
+            "samples_per_s": ROWS / median(times),
+            "utilisation": median(one["utilisation"] for one in runs[name]),
+            "seconds": median(times),
+            "seconds_range": [min(times), max(times)],
+            "predicted_seconds": predicted.seconds,
+            "overruns": max(one["overruns"] for one in runs[name]),
+            "plan": predicted.name,
+            "settings": asdict(replace(plan, degrees=Degrees())) | {"degrees": plan.degrees.arithmetic},
+        }
+        print(f"core {core} slow {slow:g} {name:28s} {ROWS / median(times):6.2f} samples/s "
+              f"{rows[name]['utilisation']:4.0%} predicted {predicted.seconds:.2f} measured {median(times):.2f} s",
+              flush=True)  # fmt: skip
+    return rows
+
+
+def summary(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """What the planner's choice gains. Against single modes as they are, and against the same with every aid."""
+    hard = cases["core 100, slow 3"]
+
+    def best(rows: dict[str, Any], names: list[str]) -> Any:
+        return max((rows[name] for name in names), key=lambda row: row["samples_per_s"])
+
+    plain = best(hard, list(SINGLE))
+    aided = best(hard, [f"{name}, aided" for name in SINGLE] + list(SINGLE))
+    planner = hard["planner"]
+    regrets = [
+        1 - rows["planner"]["samples_per_s"] / best(rows, list(rows))["samples_per_s"] for rows in cases.values()
+    ]
+    return {
+        "hybrid_over_best_single": planner["samples_per_s"] / plain["samples_per_s"] - 1,
+        "hybrid_over_best_aided_single": planner["samples_per_s"] / aided["samples_per_s"] - 1,
+        "utilisation_gain": planner["utilisation"] / plain["utilisation"] - 1,
+        "worst_regret": max(regrets),
+    }
+
+
+def main() -> None:
+    if not can_be_built():
+        sys.exit("benchmarks.parallel needs root and the commands ip and tc, for network namespaces")
+    torch.set_num_threads(1)
+    short = "--short" in sys.argv
+    cores, speeds, repeats = ((100,), (3.0,), 1) if short else (CORES, SLOW, REPEATS)
+    cases = {f"core {core}, slow {slow:g}": case(core, slow, repeats) for core in cores for slow in speeds}
+    moved = [run_ranks(RANKS, rebalanced, 3.0) for _ in range(repeats)]
+    found = summary(cases)
+    found["balancing_speedup"] = median(one["before"] / one["after"] for one in moved)
+    print(found)
+    if short:
+        return
+    settings = {
+        "ranks": RANKS, "rack": RACK, "host_mbit": HOST_MBIT, "core_mbit": CORES, "slowness_of_rank_1": SLOW,
+        "layers": LAYERS, "width": WIDTH, "tokens": LENGTH, "rows": ROWS, "repeats": REPEATS,
+        "forward_s": FORWARD, "backward_s": BACKWARD, "called_equal_below": EQUAL, "devices": "emulated by sleeping",
+    }  # fmt: skip
+    results = {"summary": found, "cases": cases, "balancing": moved}
+    print(record("parallel", seed=0, settings=settings, results=results))
+
+
+if __name__ == "__main__":
+    main()

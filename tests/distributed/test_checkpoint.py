@@ -1,0 +1,117 @@
+"""Checkpoints are written beside training and read back by another number of ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
+pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+dcp = pytest.importorskip("torch.distributed.checkpoint")
+
+from benchmarks._ranks import run_ranks  # noqa: E402
+from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
+from benchmarks.parity import adamw  # noqa: E402
+from lanner.distributed import checkpoint  # noqa: E402
+from lanner.distributed.checkpoint import Checkpoints, Watch, check_versions  # noqa: E402
+from lanner.distributed.degrees import Degrees  # noqa: E402
+from lanner.distributed.engine import Engine, EngineConfig  # noqa: E402
+from lanner.errors import ConfigError, StorageError  # noqa: E402
+
+STEPS = 4
+
+
+def _train(folder: str, degrees: Degrees, until: int, run: str = "a run") -> list[float]:
+    """Losses of the steps from the newest checkpoint on; each step is kept."""
+    micro_batches = 8 // degrees.data
+    engine = Engine(small_chain("bert"), EngineConfig(degrees, micro_batches=micro_batches), adamw)
+    kept = Checkpoints(Path(folder), engine, run)
+    losses = []
+    for step in range(kept.load(), until):
+        losses.append(engine.step(*pairs(step), pairs_loss))
+        kept.save()
+    kept.finish()
+    return losses
+
+
+FOUR = Degrees(replicas=2, pipeline=2)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(shards=2), Degrees(tensor=2), Degrees()], ids=["FSDP2", "TP", "one"])
+def test_four_ranks_begin_and_fewer_go_on(tmp_path, degrees):
+    whole = run_ranks(1, _train, str(tmp_path / "whole"), Degrees(), 2 * STEPS)
+    first = run_ranks(4, _train, str(tmp_path / "run"), FOUR, STEPS)
+    rest = run_ranks(degrees.world, _train, str(tmp_path / "run"), degrees, 2 * STEPS)
+    assert len(rest) == STEPS
+    assert [*first, *rest] == pytest.approx(whole, abs=1e-5)
+    assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["step-7", "step-8"]
+
+
+def _refused(folder: str, run: str) -> str:
+    try:
+        _train(folder, Degrees(), 2 * STEPS, run)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_checkpoint_of_another_model_or_version_is_refused(tmp_path):
+    run_ranks(1, _train, str(tmp_path), Degrees(), 1)
+    assert "checkpoint of another model or run" in run_ranks(1, _refused, str(tmp_path), "another")
+    about = tmp_path / "step-1" / "about.json"
+    about.write_text(json.dumps(json.loads(about.read_bytes()) | {"lanner": "0.0.1"}))
+    assert "written by lanner 0.0.1" in run_ranks(1, _refused, str(tmp_path), "a run")
+
+
+def _disk_full(folder: str) -> str:
+    engine = Engine(small_chain("bert"), EngineConfig(Degrees(pipeline=2), micro_batches=2), adamw)
+    kept = Checkpoints(Path(folder), engine, "a run")
+    engine.step(*pairs(0), pairs_loss)
+    kept.save()
+    kept.finish()
+    engine.step(*pairs(1), pairs_loss)
+
+    class Full(dcp.FileSystemWriter):
+        def write_data(self, *arguments):
+            raise OSError(28, "No space left on device")
+
+    save = dcp.async_save
+    checkpoint.dcp.async_save = lambda state, checkpoint_id, process_group: save(
+        state, storage_writer=Full(checkpoint_id), process_group=process_group
+    )
+    kept.save()
+    try:
+        kept.finish()
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path):
+    said = run_ranks(2, _disk_full, str(tmp_path))
+    assert "could not be written" in said
+    assert "the last whole one is" in said
+    assert "\n" not in said
+    assert [one.name for one in tmp_path.iterdir()] == ["step-1"]
+
+
+def _versions() -> str:
+    if torch.distributed.get_rank() == 1:
+        checkpoint.version = lambda name: "0.0.9"
+    try:
+        check_versions()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_rank_with_another_version_is_named():
+    assert "rank 1 has 0.0.9; install one version everywhere" in run_ranks(2, _versions)
+
+
+def test_a_rank_that_hangs_is_named():
+    store = torch.distributed.HashStore()
+    watches = [Watch(store, rank, 3) for rank in range(3)]
+    for rank, steps in enumerate((5, 3, 5)):
+        watches[rank].tell(steps)
+    assert watches[0].behind() == "rank 1 hangs before step 5 (last seen at step 3)"
