@@ -40,10 +40,11 @@ COMMANDS = (
     "experiment report",
     "reproduce",
     "doctor",
+    "plan",
 )
-RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate", "reproduce")
+RUN_ELSEWHERE = ("compress", "profile", "serve", "events", "bundles", "experiment", "accelerate", "reproduce", "plan")
 """They need a trained network, a server's log or an extra: tests/test_compress.py, tests/serving,
-tests/test_cli_versions.py, tests/cli/test_accelerate.py, tests/reproduction."""
+tests/test_cli_versions.py, tests/cli/test_accelerate.py, tests/reproduction, tests/cli."""
 
 
 def blocks(language):
