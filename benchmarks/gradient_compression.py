@@ -18,7 +18,7 @@ import torch.distributed as dist
 from benchmarks._racks import NetworkRacks, bytes_sent, can_be_built
 from benchmarks._ranks import run_ranks
 from benchmarks._record import record
-from benchmarks._small_towers import pairs, pairs_loss, small_chain
+from benchmarks._small_towers import VOCABULARY, pairs_loss, small_chain
 from lanner.distributed.averaging import Averaging, AveragingConfig
 from lanner.distributed.chain import Stage
 from lanner.distributed.compressors import compressor_of
@@ -43,7 +43,7 @@ def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(parameters.values(), 1e-3 if not lora else 5e-3)
     wire = Wire(dist.new_group())
     averaging = Averaging(parameters, wire, AVERAGED[kind]) if kind in AVERAGED else None
-    dense = 0 if kind == "none" else min(DENSE_STEPS, steps // 4)
+    dense = 0 if kind == "none" or averaging else min(DENSE_STEPS, steps // 4)
     sums = None if averaging else Synchroniser(parameters, wire, compressor_of(kind), dense_steps=dense, expected=1)
     losses, moments = [], []
     dist.barrier()
@@ -52,7 +52,7 @@ def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
     for step in range(steps):
         if step == dense:
             warm = wire.sent
-        ids, mask, _ = pairs(step * ranks + rank, ROWS)
+        ids, mask = related(step * ranks + rank, ROWS)
         loss = pairs_loss(stage(ids, mask)) / (1 if averaging else ranks)
         loss.backward()
         if sums is not None:
@@ -81,10 +81,22 @@ def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
     }
 
 
+def related(step: int, rows: int, topics: int = 3, each: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask ``[rows, topics × 2]``: texts 2i and 2i + 1 are about the same topics, which their words must tell.
+
+    A topic has ``each`` words of the vocabulary, spread over it; a text has two of each of its topics.
+    """
+    draw = torch.Generator().manual_seed(step)
+    about = torch.randint(1, VOCABULARY // each, (rows // 2, topics), generator=draw).repeat_interleave(2, 0)
+    words = torch.randint(each, (rows, topics, 2), generator=draw)
+    ids = (words * (VOCABULARY // each) + about[:, :, None]).flatten(1)
+    return ids, torch.ones_like(ids)
+
+
 @torch.no_grad()
 def ndcg(stage: Stage) -> float:
     """Mean ndcg@10 of the partner of each held-out text among all of them."""
-    ids, mask, _ = pairs(HELD_OUT, 1024)
+    ids, mask = related(HELD_OUT, 1024)
     vectors_BD = stage(ids, mask)
     scores_BB = vectors_BD @ vectors_BD.T - 10 * torch.eye(len(ids))
     partner_B = torch.arange(len(ids)) ^ 1

@@ -8,7 +8,7 @@ Seconds are counted from the beginning of the adaptation, with no cache of an ea
 the view that learns from them first and the activations written to disk are part of it. ``seconds_to_full`` is when
 a row reaches the best validation ndcg@10 of full fine-tuning; null where it never does. Each row runs in a process
 of its own, so that its peak memory is its own. ``--only DATASET[/ROW]`` measures anew what it names, ``--kept`` takes
-rows that lie in ``runs/lora``. Settings were chosen on validation events of other split seeds.
+rows that lie in ``runs/lora``. Settings are those that the papers use; none was searched.
 """
 
 import argparse

@@ -81,11 +81,12 @@ def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
     losses = []
     for step in range(STEPS):
         ids, mask, rows = pairs(step)
+        parts = zip(ids.chunk(PARTS), mask.chunk(PARTS), rows.chunk(PARTS), strict=True)
+        vectors = [(stage(one, seen), row) for one, seen, row in parts]
         if whole:
-            loss = pairs_loss(stage(ids, mask))
+            loss = pairs_loss(torch.cat([one for one, _ in vectors]))
         else:
-            parts = zip(ids.chunk(PARTS), mask.chunk(PARTS), rows.chunk(PARTS), strict=True)
-            loss = torch.stack([pairs_loss(stage(one, seen), row) for one, seen, row in parts]).mean()
+            loss = torch.stack([pairs_loss(one, row) for one, row in vectors]).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training_simulator    needs results/parallel.json; writes training_simulator.json
 
-Two figures are calibrated: seconds of an operation besides its work, and the share of a link's bandwidth that is
+Two figures are calibrated: seconds of an operation besides its work, and the part of a link's bandwidth that is
 reached.
 The curves to 1,024 devices are estimated: nothing of that size was run.
 """

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,17 @@ class Cluster:
 
     def link(self, ranks: Sequence[int]) -> Link:
         """The slowest way between any two of some ranks."""
-        racks = {self.devices[rank].rack for rank in ranks}
-        links = [self.inside[rack] for rack in racks]
-        links += [self.between[frozenset(pair)] for pair in combinations(sorted(racks), 2)]
-        return Link(min(link.bandwidth for link in links), max(link.latency for link in links))
+        racks = frozenset(self.devices[rank].rack for rank in ranks)
+        if racks not in self._slowest:
+            links = [self.inside[rack] for rack in racks]
+            links += [self.between[frozenset(pair)] for pair in combinations(sorted(racks), 2)]
+            slowest = Link(min(link.bandwidth for link in links), max(link.latency for link in links))
+            self._slowest[racks] = slowest
+        return self._slowest[racks]
+
+    @cached_property
+    def _slowest(self) -> dict[frozenset[str], Link]:
+        return {}
 
     def crosses(self, ranks: Sequence[int]) -> bool:
         """Whether some ranks stand in more than one rack."""

@@ -236,6 +236,8 @@ def _all_degrees(devices: int, table: CostTable, only: frozenset[str]) -> Iterat
             if not set(large) <= only:
                 continue
             for order in itertools.permutations(large):
+                if tensor > 1 and order[-1] != "tp":
+                    continue  # Layers talk most: their ranks stand next to each other.
                 whole = (*order, *(axis for axis in AXES if axis not in order))
                 degrees = Degrees(sizes["replicate"], shards, pipeline, tensor, whole)
                 if degrees not in seen:
