@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+pytest.importorskip("amaranth", reason="cycles are those of the hardware: pip install 'lanner[fpga]'")
+
 from running import PATIENT, ids
 from simulated_board import SimulatedBoard, disturbed
 from stand_ins import write_served_bundle
-
-pytest.importorskip("amaranth", reason="cycles are those of the hardware: pip install 'lanner[fpga]'")
 
 from lanner.accelerators import host
 from lanner.accelerators.build import ROUTED_MHZ, emulated

@@ -99,7 +99,8 @@ class TextTower(nn.Module):
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             differs = True
         if differs:
-            kind = type(self.model).__name__
+            adapted = getattr(self.model, "get_base_model", None)  # peft's wrapper names no family
+            kind = type(self.model if adapted is None else adapted()).__name__
             raise ConfigError(f"{kind} cannot be run from cached activations; set adaptation.cache=false")
 
     def _vectors(self, ids_BL: Tensor, mask_BL: Tensor, hidden_BLD: Tensor | None) -> Tensor:
