@@ -227,11 +227,16 @@ def test_a_split_without_validation_events_is_refused(search):
 def test_every_model_with_settings_can_be_searched(model, search, tmp_path):
     known = with_options(RunConfig(model=model), QUICK)
     settings = [key for one in keywords_of(model).values() for key in one.settings]
-    names = [key for key in settings if searching.reduce(getattr, key.split("."), known) is not None]
+    names = [key for key in settings if isinstance(searching.reduce(getattr, key.split("."), known), str | int | float)]
     (tmp_path / "own.toml").write_text(f"{names[-1]} = [{_toml(known, names[-1])}]\n")
     trials = search(settings={"model": model, **QUICK}, space=tmp_path / "own.toml", trials=1)
     assert [(list(one.settings), one.error) for one in trials] == [([names[-1]], "")]
     assert 0 <= trials[0].value <= 1
+
+
+def test_settings_of_a_section_can_be_searched(tmp_path):
+    (tmp_path / "space.toml").write_text("adaptation.rank = [4, 8]\n")
+    assert set(searching.read_space(tmp_path / "space.toml", RunConfig(model="language"))) == {"adaptation.rank"}
 
 
 def _toml(config, name):

@@ -150,7 +150,7 @@ def read_space(path: Path, config: RunConfig) -> "dict[str, BaseDistribution]":
     for key, declared in _leaves(read_toml(path)):
         try:
             space[key] = _domain(key, declared, config)
-            if key not in of_model:
+            if key not in of_model and key.partition(".")[0] not in of_model:
                 raise ConfigError(
                     f"{key} is not a setting of the model '{config.model}' itself, which alone are searched"
                 )
