@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath
-from lanner.errors import BundleError, optional_module
+from lanner.errors import optional_module
 
 _BENCH_USERS = 20
 
@@ -35,16 +34,17 @@ def accelerate(
       lanner accelerate lanner-bundle-compressed
       lanner accelerate lanner-bundle --device ecp5-25f --out hardware --json
     """
+    import numpy as np
+
     optional_module("amaranth", "amaranth", "fpga", "an accelerator")
     from lanner.accelerators.build import KIND, REPORT, files_of, sizes_for
-    from lanner.accelerators.contract import VARIANTS, contract_of, requests_of
+    from lanner.accelerators.contract import contract_of, requests_of
     from lanner.artifacts.bundle import read_bundle
     from lanner.files import check_replaceable, write_folder
+    from lanner.serving.acceleration import source_of
 
     opened = read_bundle(bundle)
-    name = variant or next((one for one in VARIANTS if one in opened.variants), None)
-    if name is None:
-        raise BundleError(f"{bundle}: has no variant that depends on the user; popularity needs no accelerator")
+    name = variant or source_of(opened)
     folder = bundle.with_name(f"{bundle.name}-accelerator") if out is None else out
     check_replaceable(folder, KIND)
     chosen, users = opened.variant(name), opened.dataset.user_batch()

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import sys
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +35,8 @@ def doctor(
       lanner doctor
       lanner doctor --port 80 --folder /srv/lanner --json
     """
+    from importlib.metadata import metadata
+
     found: dict[str, Any] = {
         "lanner": lanner.__version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -66,15 +67,24 @@ def doctor(
 
 def packages_of(extra: str) -> dict[str, str | None]:
     """Installed versions of what an extra asks for, None where it is missing; extra "": of what Lanner itself needs."""
+    from importlib.metadata import requires
+
     found: dict[str, str | None] = {}
     for line in requires("lanner") or []:
         named, condition = _NAME.match(line), _EXTRA.search(line)
         if named and (condition[1] if condition else "") == extra:
-            try:
-                found[named[0]] = version(named[0])
-            except PackageNotFoundError:
-                found[named[0]] = None
+            found[named[0]] = installed(named[0])
     return found
+
+
+def installed(package: str) -> str | None:
+    """The version of a package; None: it is missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, Any]:
