@@ -35,8 +35,8 @@ from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
 from lanner.federated.averaging import AveragingConfig, Client, average, initial, scoring_model
 from lanner.federated.privacy import BY_USER, Privacy
-from lanner.federated.secure_sum import Masker, Words, encoded, total_of
-from lanner.federated.statistics import SCALE, Statistics, Weighting, ease, graph_filter, private
+from lanner.federated.secure_sum import Masker, Words, total_of
+from lanner.federated.statistics import FORM, Statistics, Weighting, ease, graph_filter, private
 from lanner.federated.wire import Server, join
 from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.sparse import history_matrix
@@ -111,7 +111,7 @@ def measure(seed: int) -> dict[str, Any]:
         total = words["user"][0].copy()
         for _ in range(CLIENTS):
             noise = BY_USER.noise(privacy, CLIENTS, random, len(total))
-            np.add(total, encoded(noise, SCALE["user"]), out=total)  # as if each client had added its own before masks
+            np.add(total, FORM["user"].encoded(noise), out=total)  # as if each client had added its own before masks
         noisy = Statistics.from_words(total, data.num_items, "user")
         row(f"ease-epsilon-{epsilon:g}", ease(private(noisy, BY_USER, privacy), PRIVATE_RIDGE))
     row("ease-by-user", ease(summed["user"], PRIVATE_RIDGE))
@@ -208,8 +208,7 @@ def chosen_weights(train: Dataset, validation: HeldOut) -> list[float]:
 
 def over_sockets(parts: list[Dataset], whole: Statistics) -> tuple[float, float]:
     """Seconds of a sum by processes, and how far it is from the whole."""
-    size = len(whole.words())
-    server, found = Server(("127.0.0.1", 0), KEY, size), {}
+    server, found = Server(("127.0.0.1", 0), KEY, whole.words()), {}
     thread = threading.Thread(target=lambda: found.update(total=server.total(len(parts))[0]))
     begun = time.perf_counter()
     thread.start()

@@ -31,7 +31,7 @@ def test_the_parts_add_up_to_the_whole(data, weighting):
     whole = Statistics.of(data, weighting)
     words = [Statistics.of(part, weighting).words() for part in parts(data, 5)]
     found = Statistics.from_words(total_of(words), data.num_items, weighting)
-    np.testing.assert_allclose(found.gram_II, whole.gram_II, atol=0 if weighting == "event" else 5 * 2**-17)
+    np.testing.assert_allclose(found.gram_II, whole.gram_II, atol=0 if weighting == "event" else 5 * 2**-33)
 
 
 def test_ease_from_sums_is_ease(data):

@@ -1,5 +1,6 @@
 """A server and clients as processes, with sockets between them; one that dies, and one that does not belong."""
 
+import hmac
 import multiprocessing as mp
 import socket
 import threading
@@ -7,26 +8,26 @@ import threading
 import numpy as np
 import pytest
 
-from lanner.federated.secure_sum import encoded
+from lanner.federated.secure_sum import FixedPoint, Masker
 from lanner.federated.wire import RoundFailed, Server, join
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
 KEY, LENGTH = b"shared", 1000
+WHOLE = FixedPoint(1, 32)
 START = mp.get_context("spawn")
 
 
 def take_part(address, number, found):
-    found.put((number, join(address, KEY, number, encoded(np.full(LENGTH, number), 1.0)).view(np.int32).tolist()))
+    found.put((number, join(address, KEY, number, WHOLE.encoded(np.full(LENGTH, number))).view(np.int32).tolist()))
 
 
 def leave(address):
-    from multiprocessing.connection import Client
-
-    from lanner.federated.secure_sum import Masker
-
-    with Client(address, authkey=KEY) as connection:
-        connection.send_bytes((99).to_bytes(4, "little") + Masker(99).public_key)
-        connection.recv_bytes()  # is asked, and leaves
+    """Is let in and asked, and leaves."""
+    with socket.create_connection(address) as connection:
+        nonce, own = connection.recv(32, socket.MSG_WAITALL), bytes(32)
+        told = (99).to_bytes(4, "little") + Masker(99).public_key + own
+        connection.sendall(told + hmac.digest(KEY, nonce + told, "sha256"))
+        connection.recv(32 + 8 + 3 * 36, socket.MSG_WAITALL)
 
 
 def summed(server, clients):
@@ -38,7 +39,7 @@ def summed(server, clients):
 
 @pytest.fixture
 def server():
-    made = Server(("127.0.0.1", 0), KEY, LENGTH, deadline_s=30)
+    made = Server(("127.0.0.1", 0), KEY, WHOLE.encoded(np.zeros(LENGTH)), deadline_s=30)
     yield made
     made.close()
 
@@ -73,12 +74,11 @@ def test_the_round_is_repeated_without_one_that_left(server):
     assert all(set(answer) == {3} for answer in answers.values())
 
 
-def test_a_stranger_is_not_let_in(server):
-    from multiprocessing import AuthenticationError
-
+def test_strangers_are_not_let_in_and_hold_nobody_up(server):
+    silent = [socket.create_connection(server.address) for _ in range(5)]
     thread, result = summed(server, 2)
-    with pytest.raises((AuthenticationError, RoundFailed)):
-        join(server.address, b"another key", 1, encoded(np.ones(LENGTH), 1.0))
+    with pytest.raises(RoundFailed, match="gone or refused"):
+        join(server.address, b"another key", 1, WHOLE.encoded(np.ones(LENGTH)))
     with socket.create_connection(server.address) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
     found = START.Queue()
@@ -87,8 +87,36 @@ def test_a_stranger_is_not_let_in(server):
     assert {found.get(timeout=60)[0] for _ in range(2)} == {1, 2}
     thread.join(30)
     assert result["found"][1] == 2
+    for one in silent:
+        one.close()
+
+
+def test_a_server_with_another_key_gets_no_words():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def pretend():
+            connection, _ = listening.accept()
+            connection.sendall(bytes(32))
+            got.append(connection.recv(100, socket.MSG_WAITALL))
+            connection.sendall(bytes(32 + 8))
+            got.append(connection.recv(1))
+
+        got = []
+        thread = threading.Thread(target=pretend, daemon=True)
+        thread.start()
+        with pytest.raises(RoundFailed, match="does not know the shared key"):
+            join(listening.getsockname(), KEY, 1, WHOLE.encoded(np.ones(LENGTH)))
+        thread.join(10)
+    assert got[1] == b""
+
+
+def test_clients_that_do_not_come_end_the_wait():
+    alone = Server(("127.0.0.1", 0), KEY, WHOLE.encoded(np.zeros(LENGTH)), deadline_s=0.3)
+    with pytest.raises(RoundFailed, match="only 0 of 2 clients came within"):
+        alone.total(2)
+    alone.close()
 
 
 def test_a_server_that_is_not_there_is_named():
-    with pytest.raises(RoundFailed, match=r"127\.0\.0\.1:9 is gone"):
-        join(("127.0.0.1", 9), KEY, 1, encoded(np.ones(3), 1.0))
+    with pytest.raises(RoundFailed, match=r"127\.0\.0\.1:9 is gone or refused"):
+        join(("127.0.0.1", 9), KEY, 1, WHOLE.encoded(np.ones(3)))

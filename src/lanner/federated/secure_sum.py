@@ -1,10 +1,10 @@
 """Secure aggregation: the server learns the sum of the clients' vectors and nothing else about any of them.
 
 Each pair of neighbouring clients agrees on a secret (X25519) and stretches it to a mask (AES in counter mode), which
-one adds and the other subtracts, modulo 2^32: masks cancel in the sum (Bonawitz et al., CCS 2017). A client has a few
-neighbours on a ring instead of all others (Bell et al., CCS 2020), so that the time for masks is linear in the
-clients. All neighbours of a client and the server together could unmask it. If a client leaves in the middle, the
-round is repeated among the others.
+one adds and the other subtracts, modulo the size of a word: masks cancel in the sum (Bonawitz et al., CCS 2017). A
+client has a few neighbours on a ring instead of all others (Bell et al., CCS 2020), so that the time for masks is
+linear in the clients. All neighbours of a client and the server together could unmask it. If a client leaves in the
+middle, the round is repeated among the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +20,39 @@ NEIGHBOURS = 8
 """Other clients that each shares masks with, half on each side of the ring."""
 _KEY_BYTES, _NONCE = 32, bytes(16)
 
-Words = NDArray[np.uint32]
-"""A vector modulo 2^32."""
+Words = NDArray[Any]
+"""A vector modulo 2^32 or 2^64, uint32 or uint64."""
 
 
-def encoded(values: NDArray[Any], scale: float) -> Words:
-    """``values · scale``, rounded, modulo 2^32.
+@dataclass(frozen=True)
+class FixedPoint:
+    """How numbers are told: ``value · scale``, rounded, in words of so many ``bits``, 32 or 64.
 
-    Raises:
-        ConfigError: a value that is not finite, or beyond 2^31 when scaled.
+    A sum is right if it is within ± 2^(bits − 1) / ``scale``; nobody could tell if it were not.
     """
-    scaled = np.rint(np.asarray(values, np.float64) * scale)
-    if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) >= 2**31:
-        raise ConfigError("a client's statistics do not fit 32 bits; lower the scale")
-    return scaled.astype(np.int64).astype(np.uint32)
 
+    scale: float
+    bits: int
 
-def decoded(total: Words, scale: float) -> NDArray[np.float64]:
-    """The sum that words stand for, if it is within ± 2^31 / ``scale``."""
-    return total.view(np.int32).astype(np.float64) / scale
+    def encoded(self, values: NDArray[Any]) -> Words:
+        """The words of values.
+
+        Raises:
+            ConfigError: a value that is not finite, or beyond what the words hold.
+        """
+        scaled = np.rint(np.asarray(values, np.float64) * self.scale)
+        if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) >= 2.0 ** (self.bits - 1):
+            raise ConfigError(f"a client's statistics do not fit {self.bits} bits")
+        return scaled.astype(np.int64).astype(self.dtype)
+
+    def decoded(self, total: Words) -> NDArray[np.float64]:
+        """The numbers that words stand for."""
+        return total.view(f"i{self.bits // 8}").astype(np.float64) / self.scale
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the words."""
+        return np.dtype(f"u{self.bits // 8}")
 
 
 def neighbours_of(client: int, clients: Sequence[int]) -> list[int]:
@@ -79,12 +93,12 @@ class Masker:
             raise ConfigError("secure aggregation needs at least 2 clients")
         total = words.copy()
         for other in neighbours_of(self.number, list(public_keys)):
-            mask = self._mask(public_keys[other], round_number, len(words))
+            mask = self._mask(public_keys[other], round_number, words)
             # Unsigned numbers wrap, which is what modulo means.
             np.add(total, mask, out=total) if self.number < other else np.subtract(total, mask, out=total)
         return total
 
-    def _mask(self, public_key: bytes, round_number: int, length: int) -> Words:
+    def _mask(self, public_key: bytes, round_number: int, words: Words) -> Words:
         try:
             shared = self._private.exchange(_x25519().X25519PublicKey.from_public_bytes(public_key))
         except ValueError as error:
@@ -96,7 +110,7 @@ class Masker:
         derive = kdf.HKDF(primitives.hashes.SHA256(), _KEY_BYTES, None, f"lanner round {round_number}".encode())
         ciphers = optional_module("cryptography.hazmat.primitives.ciphers", "cryptography", "federated", "masks")
         stream = ciphers.Cipher(ciphers.algorithms.AES(derive.derive(shared)), ciphers.modes.CTR(_NONCE)).encryptor()
-        return np.frombuffer(stream.update(bytes(4 * length)), np.uint32)
+        return np.frombuffer(stream.update(bytes(words.nbytes)), words.dtype)
 
 
 def total_of(masked: Sequence[Words]) -> Words:

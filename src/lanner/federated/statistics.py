@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.federated.privacy import Privacy, Release
-from lanner.federated.secure_sum import Words, decoded, encoded
+from lanner.federated.secure_sum import FixedPoint, Words
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
 from lanner.inference.sparse import history_matrix
 from lanner.models.ease import inverse_of
@@ -22,8 +22,9 @@ from lanner.models.linear import strongest_entries
 
 Weighting = Literal["event", "user"]
 """``event``: x xᵀ of each user. ``user``: x xᵀ / n, of which each user's share has the Frobenius norm 1."""
-SCALE: dict[Weighting, float] = {"event": 1.0, "user": 2.0**16}
-"""Steps of fixed point: counts are whole; shares are exact to 2^-17 a client."""
+FORM: dict[Weighting, FixedPoint] = {"event": FixedPoint(1, 32), "user": FixedPoint(2.0**32, 64)}
+"""How sums are told. A user adds at most 1 to an entry, so that neither can overflow below 2^31 users. Counts are
+exact, and each client's shares to 2^-33."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Statistics:
     def words(self, noise: NDArray[np.float64] | None = None) -> Words:
         """The upper triangle as a client sends it, ``I (I + 1) / 2`` words. noise: to be added to it."""
         triangle = self.gram_II[_upper(len(self.gram_II))]
-        return encoded(triangle if noise is None else triangle + noise, SCALE[self.weighting])
+        return FORM[self.weighting].encoded(triangle if noise is None else triangle + noise)
 
     @classmethod
     def from_words(cls, total: Words, num_items: int, weighting: Weighting) -> "Statistics":
         """The sum of what all clients sent."""
         gram_II = np.zeros((num_items, num_items))
-        gram_II[_upper(num_items)] = decoded(total, SCALE[weighting])
+        gram_II[_upper(num_items)] = FORM[weighting].decoded(total)
         return cls(gram_II + np.triu(gram_II, 1).T, weighting)
 
 
