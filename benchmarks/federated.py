@@ -33,7 +33,8 @@ from lanner.data.interactions import Dataset
 from lanner.data.sources import load
 from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
-from lanner.federated.averaging import AveragingConfig, Client, average, initial, scoring_model
+from lanner.federated.averaging import AveragingConfig, Client, scoring_model
+from lanner.federated.averaging import Server as Averager
 from lanner.federated.privacy import BY_USER, Privacy
 from lanner.federated.secure_sum import Masker, Words, total_of
 from lanner.federated.statistics import FORM, Statistics, Weighting, ease, graph_filter, private
@@ -47,8 +48,8 @@ EPSILONS = (1.0, 4.0, 8.0)
 WEIGHTINGS: tuple[Weighting, Weighting] = ("event", "user")
 RIDGE, PRIVATE_RIDGE = 800.0, 20.0
 """For sums by event, as the quality suite's EASE, and by user, whose histories count as one each."""
-AVERAGING = AveragingConfig(rounds=30)
-SHARE = 0.05
+AVERAGING = AveragingConfig()
+SHARE = 0.1
 """Of the entries of a change that are sent."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 KEY = b"benchmark"
@@ -160,14 +161,14 @@ def averaged_over(parts: list[Dataset], config: AveragingConfig) -> tuple[np.nda
     members = [
         Client(history_matrix(part.histories, part.num_items), config, number) for number, part in enumerate(parts)
     ]
-    vectors, sent = initial(parts[0].num_items, config), 0
+    server, sent = Averager(parts[0].num_items, config), 0
     for number in range(1, config.rounds + 1):
-        changes = [one.train(vectors) for one in members]
+        changes = [one.train(server.vectors_ID) for one in members]
         sent += sum(one.bytes for one in changes)
-        vectors = average(vectors, changes)
+        server.take(changes)
         print(f"\rround {number} of {config.rounds}", end="", flush=True)
     print()
-    return vectors, sent
+    return server.vectors_ID, sent
 
 
 class Joined:

@@ -1,9 +1,10 @@
 """Federated averaging learns, its gradient is right, and sparse changes arrive in the end."""
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 
-from lanner.federated.averaging import AveragingConfig, Client, _step, average, initial, scoring_model, sparse
+from lanner.federated.averaging import AveragingConfig, Change, Client, Server, _step, scoring_model, sparse
 
 
 def blocks(users=80, items=20):
@@ -13,15 +14,17 @@ def blocks(users=80, items=20):
 
 
 def learned(share, rounds=15, clients=4):
-    config = AveragingConfig(dimensions=8, rounds=rounds, users_per_step=8, share=share)
+    config = AveragingConfig(
+        dimensions=8, rounds=rounds, users_per_step=8, client_rate=0.5, server_rate=0.1, share=share
+    )
     matrix = blocks()
     members = [Client(matrix[part::clients], config, part) for part in range(clients)]
-    vectors, size = initial(matrix.shape[1], config), 0
+    server, size = Server(matrix.shape[1], config), 0
     for _ in range(rounds):
-        changes = [one.train(vectors) for one in members]
+        changes = [one.train(server.vectors_ID) for one in members]
         size += sum(one.bytes for one in changes)
-        vectors = average(vectors, changes)
-    return vectors, size
+        server.take(changes)
+    return server.vectors_ID, size
 
 
 def separation(vectors):
@@ -33,7 +36,7 @@ def separation(vectors):
 
 def test_items_that_are_met_together_come_together():
     config = AveragingConfig(dimensions=8)
-    assert separation(learned(1.0)[0]) > separation(initial(20, config)) + 0.5
+    assert separation(learned(1.0)[0]) > separation(Server(20, config).vectors_ID) + 0.5
 
 
 def test_sparse_changes_learn_nearly_the_same_with_fewer_bytes():
@@ -46,7 +49,7 @@ def test_sparse_changes_learn_nearly_the_same_with_fewer_bytes():
 def test_the_gradient_is_that_of_the_loss():
     matrix, random = blocks(8, 6), np.random.default_rng(3)
     matrix = matrix[np.diff(matrix.indptr) > 1]
-    config = AveragingConfig(dimensions=3, temperature=0.5, learning_rate=1.0)
+    config = AveragingConfig(dimensions=3, temperature=0.5, client_rate=1.0)
     vectors = random.standard_normal((6, 3)).astype(np.float32)
 
     def loss(table):
@@ -69,6 +72,20 @@ def test_the_gradient_is_that_of_the_loss():
         step[entry] = 1e-4
         numeric = (loss(vectors + step) - loss(vectors - step)) / 2e-4
         np.testing.assert_allclose(ours[entry], numeric, rtol=2e-2, atol=1e-3)
+
+
+def test_the_server_steps_as_adam_does():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    random, config = np.random.default_rng(0), AveragingConfig(dimensions=3, server_rate=0.05)
+    server = Server(4, config)
+    weights = torch.nn.Parameter(torch.from_numpy(server.vectors_ID.copy()))
+    adam = torch.optim.Adam([weights], lr=0.05, betas=(0.9, 0.99), eps=1e-5)
+    for _ in range(5):
+        changes = [Change(random.standard_normal((4, 3)).astype(np.float32), 0) for _ in range(2)]
+        server.take(changes)
+        weights.grad = -torch.from_numpy((changes[0].delta_ID + changes[1].delta_ID) / 2)
+        adam.step()
+    np.testing.assert_allclose(server.vectors_ID, weights.detach().numpy(), atol=1e-5)
 
 
 def test_what_was_not_sent_is_sent_later():

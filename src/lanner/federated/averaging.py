@@ -2,9 +2,9 @@
 
 The model is the graph view's smallest form: a user is the mean of the vectors of its items, scores are inner products,
 and the loss is the softmax over all items of each item given the rest of its history. A round: clients train on their
-users, send what changed, and the server adds the mean (McMahan et al., AISTATS 2017). Changes may be sent sparse and in
-8 bits; what was left out stays with the client and is added to the next change (error feedback, Karimireddy et al.,
-ICML 2019).
+users and send what changed (McMahan et al., AISTATS 2017); the server takes the mean change as a gradient of Adam
+(FedAdam; Reddi et al., ICLR 2021). Changes may be sent sparse and in 8 bits; what was left out stays with the client
+and is added to the next change (error feedback, Karimireddy et al., ICML 2019).
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from lanner.inference.scoring_model import ScoringModel, tie_break
 
 _INDEX_BYTES, _SCALE_BYTES = 4, 4
+_DECAYS, _EPSILON = (0.9, 0.99), 1e-5
+"""Of the server's Adam."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,14 @@ class AveragingConfig:
     """How rounds go."""
 
     dimensions: int = 64
-    rounds: int = 20
-    local_epochs: int = 1
+    rounds: int = 50
     users_per_step: int = 32
-    learning_rate: float = 0.5
-    temperature: float = 0.1
+    """Of a client, which goes through its users once a round."""
+    client_rate: float = 5.0
+    """Learning rate of a client's gradient descent."""
+    server_rate: float = 0.02
+    """Learning rate of the server's Adam."""
+    temperature: float = 0.2
     share: float = 1.0
     """Share of the entries of a change that are sent; below 1 as indices and 8-bit values."""
     seed: int = 0
@@ -53,10 +58,9 @@ class Client:
     def train(self, vectors_ID: NDArray[np.float32]) -> Change:
         """What this client's users change of the vectors."""
         local_ID, config = vectors_ID.copy(), self._config
-        for _ in range(config.local_epochs):
-            order = self._random.permutation(self._matrix.shape[0])
-            for first in range(0, len(order), config.users_per_step):
-                _step(local_ID, self._matrix[order[first : first + config.users_per_step]], config, self._random)
+        order = self._random.permutation(self._matrix.shape[0])
+        for first in range(0, len(order), config.users_per_step):
+            _step(local_ID, self._matrix[order[first : first + config.users_per_step]], config, self._random)
         delta_ID = local_ID - vectors_ID
         if config.share >= 1:
             return Change(delta_ID, delta_ID.nbytes)
@@ -79,17 +83,27 @@ def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.floa
     return found, count * (_INDEX_BYTES + 1) + _SCALE_BYTES
 
 
-def average(vectors_ID: NDArray[np.float32], changes: Sequence[Change]) -> NDArray[np.float32]:
-    """The server's step: the mean change. Each client's users count alike only where clients have equally many."""
-    mean_ID = np.mean([one.delta_ID for one in changes], axis=0, dtype=np.float32)
-    return np.asarray(vectors_ID + mean_ID, np.float32)
+class Server:
+    """Adam on the mean of the clients' changes. vectors_ID: the item vectors, float32 ``[I, D]``."""
 
+    def __init__(self, num_items: int, config: AveragingConfig) -> None:
+        random = np.random.default_rng(config.seed)
+        scaled = random.standard_normal((num_items, config.dimensions)) / np.sqrt(config.dimensions)
+        self.vectors_ID: NDArray[np.float32] = scaled.astype(np.float32)
+        self._rate, self._rounds = config.server_rate, 0
+        self._mean_ID, self._square_ID = np.zeros_like(self.vectors_ID), np.zeros_like(self.vectors_ID)
 
-def initial(num_items: int, config: AveragingConfig) -> NDArray[np.float32]:
-    """Vectors before the first round, float32 ``[I, D]``."""
-    random = np.random.default_rng(config.seed)
-    scaled = random.standard_normal((num_items, config.dimensions)) / np.sqrt(config.dimensions)
-    return np.asarray(scaled, np.float32)
+    def take(self, changes: Sequence[Change]) -> None:
+        """End a round. Clients count alike, however many users they have."""
+        self._rounds += 1
+        change_ID = np.mean([one.delta_ID for one in changes], axis=0, dtype=np.float32)
+        self._mean_ID += (1 - _DECAYS[0]) * (change_ID - self._mean_ID)
+        self._square_ID += (1 - _DECAYS[1]) * (change_ID**2 - self._square_ID)
+        mean_ID, square_ID = (
+            moment_ID / np.float32(1 - decay**self._rounds)
+            for moment_ID, decay in zip((self._mean_ID, self._square_ID), _DECAYS, strict=True)
+        )
+        self.vectors_ID += np.float32(self._rate) * mean_ID / (np.sqrt(square_ID) + np.float32(_EPSILON))
 
 
 def scoring_model(vectors_ID: NDArray[np.float32], popularity_I: NDArray[np.floating]) -> ScoringModel:
@@ -118,4 +132,4 @@ def _step(
     shares_BI[np.arange(len(targets)), targets] -= 1
     shares_BI /= np.float32(config.temperature * len(targets))
     gradient_ID = shares_BI.T @ users_BD + np.asarray(rest.T @ (shares_BI @ vectors_ID), np.float32)
-    vectors_ID -= np.float32(config.learning_rate) * gradient_ID
+    vectors_ID -= np.float32(config.client_rate) * gradient_ID
