@@ -12,8 +12,8 @@ dcp = pytest.importorskip("torch.distributed.checkpoint")
 from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
-from lanner.distributed import checkpoint  # noqa: E402
-from lanner.distributed.checkpoint import Checkpoints, Watch, check_versions  # noqa: E402
+from lanner.distributed import checkpoint, wire  # noqa: E402
+from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
 from lanner.distributed.engine import Engine, EngineConfig  # noqa: E402
 from lanner.errors import ConfigError, StorageError  # noqa: E402
@@ -47,6 +47,11 @@ def test_four_ranks_begin_and_fewer_go_on(tmp_path, degrees):
     assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["step-7", "step-8"]
 
 
+def test_no_file_of_a_checkpoint_is_pickled(tmp_path):
+    run_ranks(2, _train, str(tmp_path), Degrees(pipeline=2), 1)
+    assert {one.suffix for one in (tmp_path / "step-1").iterdir()} == {".safetensors", ".json"}
+
+
 def _refused(folder: str, run: str) -> str:
     try:
         _train(folder, Degrees(), 2 * STEPS, run)
@@ -71,14 +76,11 @@ def _disk_full(folder: str) -> str:
     kept.finish()
     engine.step(*pairs(1), pairs_loss)
 
-    class Full(dcp.FileSystemWriter):
+    class Full(dcp.HuggingFaceStorageWriter):
         def write_data(self, *arguments):
             raise OSError(28, "No space left on device")
 
-    save = dcp.async_save
-    checkpoint.dcp.async_save = lambda state, checkpoint_id, process_group: save(
-        state, storage_writer=Full(checkpoint_id), process_group=process_group
-    )
+    checkpoint.dcp.HuggingFaceStorageWriter = Full
     kept.save()
     try:
         kept.finish()
@@ -97,9 +99,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path):
 
 def _versions() -> str:
     if torch.distributed.get_rank() == 1:
-        checkpoint.version = lambda name: "0.0.9"
+        wire.version = lambda name: "0.0.9"
     try:
-        check_versions()
+        Engine(small_chain("bert"), EngineConfig(Degrees(replicas=2)), adamw)
     except ConfigError as error:
         return str(error)
     return ""
@@ -107,11 +109,3 @@ def _versions() -> str:
 
 def test_a_rank_with_another_version_is_named():
     assert "rank 1 has 0.0.9; install one version everywhere" in run_ranks(2, _versions)
-
-
-def test_a_rank_that_hangs_is_named():
-    store = torch.distributed.HashStore()
-    watches = [Watch(store, rank, 3) for rank in range(3)]
-    for rank, steps in enumerate((5, 3, 5)):
-        watches[rank].tell(steps)
-    assert watches[0].behind() == "rank 1 hangs before step 5 (last seen at step 3)"

@@ -95,9 +95,28 @@ def _nothing_left() -> str:
     return ""
 
 
-def test_a_loss_that_is_no_number_names_step_batch_and_layer():
+def test_a_loss_that_is_not_finite_names_step_batch_and_layer():
     said = run_ranks(2, _nothing_left)
-    assert "step 0, batch of 32 texts, layer 2" in said
+    assert "the loss is nan at step 0, batch of 32 texts, layer 2" in said
+
+
+def _nothing_left_of_all() -> str:
+    chain = small_chain("bert")
+    engine = Engine(chain, EngineConfig(Degrees(replicas=2), micro_batches=2), adamw)
+    before = [one.clone() for one in engine.trained().values()]
+    ids, mask, _ = pairs(0)
+    try:
+        engine.step_whole(ids, mask, lambda vectors: (vectors * torch.nan).sum())
+    except DivergedError as error:
+        same = all(torch.equal(*one) for one in zip(before, engine.trained().values(), strict=True))
+        return f"{error} {same}"
+    return ""
+
+
+def test_nor_is_one_of_all_vectors_at_once_stepped_on():
+    said = run_ranks(2, _nothing_left_of_all)
+    assert "the loss is nan at step 0" in said
+    assert said.endswith("True")
 
 
 def _refusals() -> list[str]:

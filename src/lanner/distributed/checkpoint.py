@@ -1,11 +1,10 @@
 """Checkpoints of an engine: written by all ranks beside training, read back by any number of ranks.
 
-A checkpoint is a folder ``step-N`` of torch's distributed format, with a file of what it is of. It counts from the
-moment its name is there; until then the one before it stays whole.
+A checkpoint is a folder ``step-N`` of safetensors files, one a rank, with a file of what it is of: torch's own format
+has a pickled index. It counts from the moment its name is there; until then the one before it stays whole.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import checkpoint as torch_checkpoint
 
@@ -53,7 +53,8 @@ class Checkpoints:
         dist.barrier(self._group)
         state = {name: one.clone() for name, one in self._state().items()}
         try:
-            future = dcp.async_save(state, checkpoint_id=draft, process_group=self._group)
+            writer = dcp.HuggingFaceStorageWriter(str(draft), save_distributed=True)
+            future = dcp.async_save(state, storage_writer=writer, process_group=self._group)
         except OSError as error:
             raise self._refusal(error) from error
         self._coming = (draft, future, self._engine.steps)
@@ -105,12 +106,13 @@ class Checkpoints:
             raise ConfigError(f"{found[-1]}: the checkpoint of another model or run; give another folder or remove it")
         state = self._state()
         try:
-            dcp.load(state, checkpoint_id=found[-1], process_group=self._group)
-        except (dcp.CheckpointException, RuntimeError, ValueError) as failure:
+            reader = dcp.HuggingFaceStorageReader(str(found[-1]))
+            dcp.load(state, storage_reader=reader, process_group=self._group)
+        except (dcp.CheckpointException, SafetensorError, RuntimeError, ValueError) as failure:
             line = str(failure).strip().splitlines()[-1]
             raise ConfigError(f"{found[-1]}: cannot be read into this model ({line})") from failure
-        self._take_over(state)
         self._engine.steps = int(about["steps"])
+        self._take_over(state)
         return self._engine.steps
 
     def _state(self) -> dict[str, Tensor]:
@@ -125,11 +127,10 @@ class Checkpoints:
 
     @torch.no_grad()
     def _take_over(self, state: Mapping[str, Tensor]) -> None:
-        steps = json.loads((self.found()[-1] / _ABOUT).read_bytes())["steps"]
         for name, parameter in self._engine.trained().items():
             local(parameter).copy_(local(state[name]))
             moments = {moment: state[f"{name}.{moment}"] for moment in _MOMENTS}
-            self._engine.optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+            self._engine.optimizer.state[parameter] = {"step": torch.tensor(float(self._engine.steps)), **moments}
 
     def _refusal(self, problem: BaseException | None) -> StorageError:
         free = shutil.disk_usage(self.folder).free / 2**20 if self.folder.is_dir() else 0.0
@@ -137,42 +138,3 @@ class Checkpoints:
         kept = f"the last whole one is {last[-1]}" if last else "there is none before it"
         cause = (str(problem).strip().splitlines() or ["another rank failed"])[-1] if problem else "another rank failed"
         return StorageError(f"{self.folder}: a checkpoint could not be written ({cause}; {free:.0f} MiB free); {kept}")
-
-
-def check_versions() -> None:
-    """Raises ``ConfigError`` naming the ranks whose version of this package is another than rank 0's."""
-    mine = version("lanner").encode()[:32].ljust(32)
-    told = torch.empty(dist.get_world_size() * 32, dtype=torch.uint8)
-    dist.all_gather_into_tensor(told, torch.frombuffer(bytearray(mine), dtype=torch.uint8))
-    versions = [bytes(one.tolist()).decode().strip() for one in told.view(-1, 32)]
-    other = [f"rank {rank} has {one}" for rank, one in enumerate(versions) if one != versions[0]]
-    if other:
-        raise ConfigError(f"rank 0 has lanner {versions[0]}, but {', '.join(other)}; install one version everywhere")
-
-
-class Watch:
-    """Names ranks that hang: each tells the store its step; who waits too long reads who told the oldest one."""
-
-    def __init__(self, store: Any, rank: int, ranks: int) -> None:
-        """store: of torch, shared by all ranks."""
-        self._store, self._rank, self._ranks = store, rank, ranks
-
-    def tell(self, step: int) -> None:
-        """This rank begins a step."""
-        self._store.set(f"lanner/step/{self._rank}", str(step))
-
-    def behind(self) -> str:
-        """The ranks that are furthest behind, in words."""
-        steps = []
-        for rank in range(self._ranks):
-            key = f"lanner/step/{rank}"
-            steps.append(int(self._store.get(key)) if self._store.check([key]) else -1)
-        late = [str(rank) for rank, step in enumerate(steps) if step == min(steps)]
-        if len(late) == self._ranks:
-            return f"all ranks are at step {steps[0]}"
-        return f"rank {', '.join(late)} hangs before step {max(steps)} (last seen at step {min(steps)})"
-
-
-def restarts() -> int:
-    """How often torchrun has restarted this run."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

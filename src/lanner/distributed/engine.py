@@ -19,8 +19,8 @@ from lanner.distributed.degrees import Degrees
 from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds, schedule_kind, stages_of
 from lanner.distributed.synchroniser import Racks, Synchroniser
 from lanner.distributed.tensor import divide_layer, sum_partial_gradients
-from lanner.distributed.wire import Wire
-from lanner.errors import ConfigError
+from lanner.distributed.wire import Wire, check_versions
+from lanner.errors import ConfigError, LannerError
 
 Loss = Callable[[Tensor, Any], Tensor]
 """Of the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]``: a scalar, a mean over rows."""
@@ -51,8 +51,8 @@ class EngineConfig:
     """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
 
 
-class DivergedError(ConfigError):
-    """A loss that is no number."""
+class DivergedError(LannerError):
+    """A loss that is not finite."""
 
 
 class Engine:
@@ -68,11 +68,12 @@ class Engine:
         """chain: the whole model, the same on every rank; used up.
 
         Raises:
-            ConfigError: degrees that fit neither the number of processes nor the model.
+            ConfigError: degrees that fit neither the number of processes nor the model, or ranks of unequal versions.
         """
         self.chain, self.config, self.device = chain, config, device or torch.device("cpu")
         degrees, kind = config.degrees, schedule_kind(config.schedule)
         degrees.check_world(dist.get_world_size())
+        check_versions(self.device)
         degrees.check_model(
             layers=len(chain.layers),
             heads=chain.heads,
@@ -164,7 +165,7 @@ class Engine:
         """One step on a batch that every rank has whole; the mean loss over its micro-batches.
 
         Raises:
-            DivergedError: the loss is no number; names the step and the first layer whose output is none.
+            DivergedError: the loss is not finite; names the step and the first layer whose output is not.
         """
         rows = self.rows(len(ids_BL))
         degrees = self.config.degrees
@@ -172,11 +173,7 @@ class Engine:
         # FSDP takes the mean over shards, the synchroniser sums.
         scale = 1 / (parts * degrees.replicas)
         value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale) / degrees.shards
-        if not torch.isfinite(value):
-            raise DivergedError(
-                f"the loss is no number at step {self.steps}, batch of {len(ids_BL)} texts, "
-                f"{self._first_bad_layer(ids_BL[rows], mask_BL[rows])}; the weights are those before the step"
-            )
+        self._check(value, ids_BL, mask_BL)
         self._update()
         return float(value)
 
@@ -197,9 +194,13 @@ class Engine:
 
         The vectors are computed twice: without gradient for the loss, and with it for the model's gradients (Gao et
         al., GradCache, 2021). ``loss`` is called on every rank with the same vectors.
+
+        Raises:
+            DivergedError: as ``step``.
         """
         vectors_BD = self.vectors(ids_BL, mask_BL).requires_grad_()
         value = loss(vectors_BD)
+        self._check(value, ids_BL, mask_BL)
         (gradient_BD,) = torch.autograd.grad(value, vectors_BD)
         rows = self.rows(len(ids_BL))
         self._run(
@@ -225,6 +226,15 @@ class Engine:
         value = torch.stack(losses).sum() if losses and self.at["tp"] == 0 else torch.zeros((), device=self.device)
         dist.all_reduce(value)
         return value
+
+    def _check(self, value: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> None:
+        """Every rank has the same value, and so raises or goes on with the others."""
+        if not torch.isfinite(value):
+            rows = self.rows(len(ids_BL))
+            raise DivergedError(
+                f"the loss is {float(value)} at step {self.steps}, batch of {len(ids_BL)} texts, "
+                f"{self._first_bad_layer(ids_BL[rows], mask_BL[rows])}; the weights are those before the step"
+            )
 
     def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
         (stage,), losses, count = self.stages.values(), [], self.micro_batches

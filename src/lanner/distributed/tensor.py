@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_m
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel import PrepareModuleInput as PrepareInput
 
-from lanner.distributed.chain import Family, Stage
+from lanner.distributed.chain import Family
 from lanner.errors import ConfigError
 
 _COLUMNS: dict[Family, tuple[str, ...]] = {
@@ -29,18 +29,12 @@ _PER_HEAD_NORMS = {"q_norm", "k_norm"}
 """Replicated weights that see other heads on each rank, so that their gradients are partial sums."""
 
 
-def divide_layers(stage: Stage, family: Family, mesh: DeviceMesh) -> None:
-    """Divide the layers of ``stage`` over ``mesh``, in place. Adapters (LoRA) are divided with their layers.
+def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
+    """Divide a layer over ``mesh``, in place. Its adapters (LoRA) are divided with it.
 
     Raises:
         ConfigError: adapters whose norms need the undivided weight (DoRA).
     """
-    for layer in stage.layers.values():
-        divide_layer(layer, family, mesh)
-
-
-def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
-    """As ``divide_layers``, of one layer."""
     modules = dict(layer.named_modules())
     if any(name.endswith("lora_magnitude_vector.default") for name in modules):
         raise ConfigError("DoRA cannot be combined with tensor parallelism; use LoRA, or tp 1")

@@ -1,8 +1,14 @@
 """Collectives of a group of ranks that count the bytes this rank sends."""
 
+from importlib.metadata import version
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from lanner.errors import ConfigError
+
+_VERSION_BYTES = 32
 
 
 class Wire:
@@ -51,3 +57,14 @@ def children_in_tree(rank: int, size: int) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def check_versions(device: torch.device) -> None:
+    """Raises ``ConfigError`` naming the ranks whose version of this package is another than rank 0's."""
+    mine = bytearray(version("lanner").encode()[:_VERSION_BYTES].ljust(_VERSION_BYTES))
+    told = torch.empty(dist.get_world_size() * _VERSION_BYTES, dtype=torch.uint8, device=device)
+    dist.all_gather_into_tensor(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))
+    versions = [bytes(one.tolist()).decode().strip() for one in told.view(-1, _VERSION_BYTES)]
+    other = [f"rank {rank} has {one}" for rank, one in enumerate(versions) if one != versions[0]]
+    if other:
+        raise ConfigError(f"rank 0 has lanner {versions[0]}, but {', '.join(other)}; install one version everywhere")
