@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lanner.errors import ConfigError
 from lanner.reproduction.claims import Claim, judge, read_claims, read_results
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CLAIM = Claim("p", "it is good", "alone", "0.5", "some", ("summary", "good"), published=0.5)
 
 
@@ -56,7 +58,9 @@ def test_the_claims_are_whole():
         assert claim.paper in told.papers
         assert claim.published is not None or claim.bar is not None
         assert claim.shown.format(0.5)
-    assert {"quality_foundation", "compression"} <= measured
+        assert claim.file in measured
+    for one in told.experiments:
+        assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"results": {}}', "nonsense"])

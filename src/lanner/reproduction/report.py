@@ -86,7 +86,7 @@ def _introduction(claims: Claims, results: Results) -> str:
 
 def _cells(found: Finding, claims: Claims) -> list[str]:
     claim = found.claim
-    command = next((" ".join(one.command) for one in claims.experiments if one.file == claim.file), claim.file)
+    command = next(" ".join(one.command) for one in claims.experiments if one.file == claim.file)
     return [
         f"{escape(claim.claim)}<div class=small>{escape(claim.protocol)}</div>"
         f"<div class=small><code>python -m benchmarks.{escape(command)}</code></div>",
