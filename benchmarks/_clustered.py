@@ -1,11 +1,9 @@
 """A simulated catalogue: vectors in clusters, as popular as gowalla's items, and histories over it."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.data.sources import load
+from benchmarks._datasets import named
 
 DIMENSIONS, HISTORY = 64, 50
 _CLUSTERS = 2_000
@@ -17,7 +15,7 @@ def clustered_catalogue(items: int, random: np.random.Generator) -> tuple[NDArra
     A mixture of Gaussians. Popularity is gowalla's, its ranks stretched to the number of items; a popular item's vector
     is longer, as learned ones are.
     """
-    gowalla = load(Path("recipes") / "gowalla-lightgcn.toml")
+    gowalla = named("gowalla-lightgcn")
     degrees = np.sort(np.bincount(gowalla.interactions.item, minlength=gowalla.num_items))[::-1]
     ranks = np.linspace(0, len(degrees) - 1, items)
     popularity = np.interp(ranks, np.arange(len(degrees)), degrees)[random.permutation(items)]

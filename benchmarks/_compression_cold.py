@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from benchmarks import _record
+from benchmarks._datasets import named
 from benchmarks._quality_settings import EVERY_EVENT, SETTINGS
 from lanner.compression.encoder import EncoderRecipe, shrink_encoder, whole_encoder
 from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
-from lanner.data.sources import load
 from lanner.evaluation.protocol import evaluate
 from lanner.inference.ranker import RankedScorer
 from lanner.inference.scoring_model import ItemRows, ScoringModel, SparseRows
@@ -32,7 +31,7 @@ def measure(seed: int, seconds: float) -> dict[str, Any]:
     settings = json.loads(json.dumps(SETTINGS["ml-1m/cold-items"].get("hybrid", {"feedback": EVERY_EVENT})))
     config = from_dict({**settings, "data": {"path": "recipes/ml-1m.toml"}, "model": "hybrid"})
     config = replace(config, split=replace(config.split, name="cold-items", seed=seed))
-    dataset = load(Path("recipes") / "ml-1m.toml")
+    dataset = named("ml-1m")
     split = SPLITS["cold-items"](dataset, config.split)
     model: Any = MODELS["hybrid"](config, None).fit(split.train, split.validation)
     scoring, items, texts = model.scoring_model, model.item_reader, dataset.item_catalogue.texts

@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks._datasets import named
 from lanner.config import from_dict, with_seed
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
-from lanner.data.sources import load
 from lanner.data.split import HeldOut
 from lanner.evaluation.intervals import paired
 from lanner.evaluation.protocol import Scorer, evaluate
@@ -47,7 +46,7 @@ ROUNDS = (50, 100, 150, 200, 250, 300, 400)
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
     """Every row's metrics, seconds and chosen settings, and the hybrid's paired difference from each other row."""
-    data = load(Path("recipes") / f"{dataset}.toml")
+    data = named(dataset)
     blank = replace(data, user_catalogue=Catalogue.blank(data.user_catalogue.titles))
     train, whole, validation, test = split(data, seed)
     rows: dict[str, dict[str, Any]] = {}

@@ -4,16 +4,15 @@
 before any was tried.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks._datasets import named
 from benchmarks._quality_settings import EVERY_EVENT
 from lanner.config import from_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
-from lanner.data.sources import load
 from lanner.evaluation.metrics import RANKED
 from lanner.inference.ranker import Query, Ranker
 from lanner.registry import MODELS, SPLITS
@@ -26,7 +25,7 @@ K = 10
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
     """``query_text_ndcg`` of the models that read texts, fitted on training events, and of the popularity list."""
-    data, found = load(Path("recipes") / f"{dataset}.toml"), {}
+    data, found = named(dataset), {}
     for model in ("popularity", "language", "hybrid"):
         config = from_dict({"model": model, "feedback": EVERY_EVENT, "split": {"name": "random", "seed": seed}})
         weighted = Feedback.decide(data.interactions, config.feedback).apply(data)

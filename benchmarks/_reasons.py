@@ -5,18 +5,17 @@ are removed from the history, and once three others at random; how far the item'
 by user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._datasets import named
 from benchmarks._quality_settings import EVERY_EVENT
 from lanner.config import from_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
-from lanner.data.sources import load
 from lanner.data.split import HeldOut, Split
 from lanner.evaluation.intervals import paired
 from lanner.inference.explain import Explanation
@@ -36,7 +35,7 @@ LISTED = 10
 def measure(dataset: str, seed: int) -> dict[str, Any]:
     """The hybrid's reasons on test users of a dataset in ``SPLIT_OF``; see ``fidelity``."""
     config = from_dict({"model": "hybrid", "feedback": EVERY_EVENT, "split": {"name": SPLIT_OF[dataset], "seed": seed}})
-    data = load(Path("recipes") / f"{dataset}.toml")
+    data = named(dataset)
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = SPLITS[config.split.name](data, config.split)
     return fidelity(MODELS["hybrid"](config, None).fit(split.train, split.validation), split, seed)

@@ -37,6 +37,7 @@ from lanner.config import RunConfig, from_dict, with_seed
 from lanner.data.extension import extended
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
+from lanner.data.sources import bundled
 from lanner.data.split import HeldOut
 from lanner.evaluation.intervals import paired
 from lanner.evaluation.protocol import evaluate
@@ -218,7 +219,7 @@ def _folder(name: str) -> Path:
 
 
 def _ml_latest_small() -> Source:
-    folder = _folder("ml-latest-small")
+    folder = bundled("ml-latest-small").parent
     events = pl.read_parquet(folder / "ratings.parquet").select(user="userId", item="movieId", time="timestamp")
     genres = pl.col("genres").replace("(no genres listed)", "")
     items = pl.read_parquet(folder / "movies.parquet").select("title", genres, item="movieId")

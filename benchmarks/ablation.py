@@ -149,17 +149,17 @@ def collected(table: Table, seed: int) -> dict[str, Any]:
 
 def measure(table: Table, model: str, seed: int, epochs: int) -> None:
     """Fit and evaluate one model in this process."""
+    from benchmarks._datasets import named
     from benchmarks._protocols import split_of
     from lanner.config import from_dict
     from lanner.data.feedback import Feedback
-    from lanner.data.sources import load
     from lanner.registry import MODELS, without_unreadable_texts
 
     cell = table.cell(seed)
     name, _, dropped = model.partition("-without-")
     sections = {"model": name, "feedback": EVERY_EVENT, "split": table.split, "training": {"epochs": epochs}}
     config = from_dict(quality._plain(sections))
-    data = load(Path("recipes") / f"{table.dataset}.toml")
+    data = named(table.dataset)
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = split_of(data, cell.asked, replace(config.split, seed=seed))
     if dropped == "network":

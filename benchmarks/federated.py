@@ -20,17 +20,16 @@ import multiprocessing as mp
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import _record
+from benchmarks._datasets import named
 from benchmarks._quality_settings import EVERY_EVENT
 from lanner.config import from_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
-from lanner.data.sources import load
 from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
 from lanner.federated.averaging import AveragingConfig, Client, scoring_model
@@ -68,7 +67,7 @@ def main() -> None:
 def measure(seed: int) -> dict[str, Any]:
     """Rows and summary."""
     config = from_dict({"feedback": EVERY_EVENT, "split": {"name": "random", "seed": seed}})
-    data = load(Path("recipes") / "ml-1m.toml")
+    data = named("ml-1m")
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     split = SPLITS["random"](data, config.split)
     rows: dict[str, dict[str, Any]] = {}

@@ -84,9 +84,9 @@ def _run(dataset: str, row: str, seed: int, kept: bool) -> None:
 
 def _measure(dataset: str, row: str, seed: int) -> None:
     """Fit and evaluate one row in this process."""
+    from benchmarks._datasets import named
     from lanner.config import RunConfig, from_dict
     from lanner.data.feedback import Feedback
-    from lanner.data.sources import load
     from lanner.evaluation.protocol import evaluate
     from lanner.models.neural import NeuralRecommender
     from lanner.registry import FIXED
@@ -99,7 +99,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
         "adaptation": STOPPING | (ROWS[row] or {}),
     }
     config: RunConfig = from_dict(settings)
-    data = load(Path("recipes") / f"{dataset}.toml")
+    data = named(dataset)
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     outer = data.split("cold-items", test=COLD_SHARE, validation=0.0, seed=seed)
     split = outer.refit.split("random", seed=seed)

@@ -240,16 +240,16 @@ def _per_user(cell: Cell, name: str) -> np.ndarray:
 
 def _measure(cell: Cell, model: str, seed: int) -> None:
     """Fit and evaluate one model in this process."""
+    from benchmarks._datasets import named
     from benchmarks._protocols import split_of
     from lanner.config import RunConfig, from_dict
     from lanner.data.feedback import Feedback
-    from lanner.data.sources import load
     from lanner.models.hybrid.model import HybridRecommender
     from lanner.models.neural import NeuralRecommender
     from lanner.registry import CLOSED_FORMS, MODELS, without_unreadable_texts
 
     place = f"{cell.dataset}/{cell.protocol}"
-    data = load(Path("recipes") / f"{cell.dataset}.toml")
+    data = named(cell.dataset)
     registered = VARIANTS.get(model, model)
     settings = {"model": registered, "feedback": cell.feedback, "split": cell.split}
     config: RunConfig = from_dict(_plain(settings | SETTINGS.get(place, {}).get(model, {})))

@@ -12,7 +12,6 @@ extrapolation, the mean seconds of the measured epochs × 1,000; the authors' ow
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from benchmarks import _record
+from benchmarks._datasets import named
 from benchmarks._quality_settings import EVERY_EVENT
 from lanner.config import RunConfig, from_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
-from lanner.data.sources import load
 from lanner.data.split import Split
 from lanner.evaluation.protocol import evaluate
 from lanner.models.linear import training_matrix
@@ -58,7 +57,7 @@ def _settings(epochs: int) -> dict[str, Any]:
 
 def measured(recipe: str, epochs: int) -> dict[str, Any]:
     """What each side reaches in which time, and the ratio."""
-    loaded, name = load(Path("recipes") / f"{recipe}.toml"), "published"
+    loaded, name = named(recipe), "published"
     if not loaded.interactions.partitions:
         name = "random"
     config = from_dict({"feedback": EVERY_EVENT, "split": {"name": name, "seed": 0}})

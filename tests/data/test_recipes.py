@@ -16,7 +16,6 @@ DATA = os.environ.get("LANNER_DATA")
 
 # users, items, interactions, ties, ordered, sizes of the published parts
 FIGURES = {
-    "ml-latest-small": (671, 9066, 100_004, None, True, []),
     "ml-1m": (6040, 3706, 1_000_209, None, False, []),
     "ml-1m-colakg": (6040, 3260, 998_539, None, False, [801_218, 197_321]),
     "gowalla-lightgcn": (29_858, 40_981, 1_027_370, None, False, [810_128, 217_242]),
@@ -34,7 +33,6 @@ FIGURES = {
 }
 TEXTS = {
     "ml-1m",
-    "ml-latest-small",
     "yelp-p5",
     "amazon-scientific-2018-unisrec",
     "lastfm-hetrec2011",
