@@ -10,7 +10,7 @@ from small_models import extreme_contract, extreme_requests, histories, model_of
 
 pytest.importorskip("amaranth", reason="cycles are those of the hardware: pip install 'lanner[fpga]'")
 
-from lanner.accelerators.build import ROUTED_LANES, ROUTED_MHZ, emulated
+from lanner.accelerators.build import ROUTED_LANES, ROUTED_MHZ, emulated, fitting_device
 from lanner.accelerators.contract import Contract, requests_of
 from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga.cycles import request_cycles
@@ -75,3 +75,8 @@ def test_a_catalogue_of_ten_thousand_items_takes_a_few_milliseconds():
         emulator.answer([request])
         times.append(time.perf_counter() - begun)
     assert np.median(times) < 0.02  # a third of a millisecond on an idle core; this one may be shared
+
+
+def test_the_smallest_device_that_holds_the_tables_is_named():
+    found = [fitting_device(extreme_contract(items, 64, 18), K) for items in (60, 4000, 60_000)]
+    assert found == ["ecp5-25f", "ecp5-85f", None]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
 def emulated(contract: Contract, k: int) -> Parameters:
     """The accelerator that an emulator stands for: lanes of the design that was routed, memories as deep as needed."""
     return _sizes(contract, k, ROUTED_LANES)
+
+
+def fitting_device(contract: Contract, k: int) -> str | None:
+    """The smallest device that holds such an accelerator; None: no known one does."""
+    for name in DEVICES:
+        with suppress(ConfigError):
+            check_device(emulated(contract, k), name)
+            return name
+    return None
 
 
 def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:

@@ -113,6 +113,7 @@ def predicted(bundle: Bundle, mhz: float, requests: int = 200) -> Predicted | No
     """
     try:
         backend = accelerator_of(bundle, "emulator", mhz)
+        from lanner.accelerators.build import fitting_device
     except (BundleError, ConfigError):
         return None
     histories = [rows for rows in calibration_histories(bundle.dataset, requests) if len(rows)]
@@ -122,7 +123,9 @@ def predicted(bundle: Bundle, mhz: float, requests: int = 200) -> Predicted | No
         before = backend.figures()["cycles"]
         backend.rank([Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, _TOP_K)])
         times_ms.append((backend.figures()["cycles"] - before) / mhz / 1e3)
-    stated = f"predicted from cycles at {mhz:g} MHz (routed)"
+    device = fitting_device(backend.contract, _TOP_K)
+    where = "the tables fit no known device" if device is None else f"the tables fit an {device}"
+    stated = f"predicted from cycles at the routed {mhz:g} MHz; {where}"
     p50, p99 = (float(np.percentile(times_ms, share)) for share in (50, 99))
     return Predicted(f"{source_of(bundle)}, {ACCELERATED}", stated, p50, p99)
 
