@@ -10,7 +10,7 @@ def LoRA(**settings: Any) -> AdaptationConfig:
     """Low-rank adapters (Hu et al., ICLR 2022) beside the frozen weights; extra ``adapt``.
 
     Args:
-        settings: rank, alpha, target_modules and the others that ``lanner settings adaptation`` lists.
+        settings: rank, alpha, target_modules and the other ``adaptation`` settings of ``lanner settings language``.
 
     Raises:
         ConfigError: an unknown setting, or a value of a wrong type or out of range.
