@@ -205,7 +205,7 @@ def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]
     won, tables, gains = 0, 0, []
     for cell in cells:
         rows = results.get(cell.dataset, {}).get(cell.protocol, {})
-        if "hybrid" not in rows:
+        if cell.metric not in rows.get("hybrid", {}):
             continue
         ours = rows["hybrid"][cell.metric]
         others = [row[cell.metric] for name, row in rows.items() if name != "hybrid" and cell.metric in row]
