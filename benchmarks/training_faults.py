@@ -1,25 +1,37 @@
-"""A run of eight ranks that loses one of them again and again.
+"""A run of eight ranks that loses one of them again and again, and one that loses half of them for a while.
 
-    python -m benchmarks.training_faults          ten minutes, a rank is killed every 60 s; writes training_faults.json
-    python -m benchmarks.training_faults --short  two ranks, 40 s, a kill after 20 s; writes nothing
+    python -m benchmarks.training_faults          ten minutes, a rank is killed every 60 s; then 8 → 4 → 8 ranks; writes
+                                                  training_faults.json
+    python -m benchmarks.training_faults --short  two ranks and two kills; 2 → 1 → 2 ranks; writes nothing
 
-``torchrun`` restarts all ranks, which go on from the newest whole checkpoint; one is written after every step. Steps
-repeated are counted by what the first rank writes down, and the losses compared with those of an undisturbed run.
+The ranks are started by torch's elastic agents, the inside of ``torchrun``. When a rank is lost all begin anew from the
+newest whole checkpoint, of which there is one after every step; when a node is lost, so do those of the other node,
+which share the work out among fewer. The first rank writes down each step that it is through with, before the step's
+checkpoint: a step written down twice was repeated. The last loss is compared with that of the same ranks undisturbed.
+
+New processes are forked from one that has imported everything: on few cores, imports of eight would take the minute
+between two kills.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from benchmarks._ranks import run_ranks
 from benchmarks._record import record
 from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from benchmarks.parity import adamw
@@ -27,94 +39,198 @@ from lanner.distributed.checkpoint import Checkpoints
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.engine import Engine, EngineConfig
 
-RANKS, SECONDS, EVERY, PAUSE = 8, 600, 60, 0.5
+RANKS, SECONDS, EVERY, PAUSE = 8, 600.0, 60.0, 1.0
+ELASTIC_STEPS = 40
+MODULE = "benchmarks.training_faults"
 
 
-def worker(folder: Path, seconds: float) -> None:
-    """One rank of ``torchrun``: steps until the wall clock says that the run is over."""
+def worker(folder: str, parts: int) -> None:
+    """One rank: steps, the first of which says when the run is over. parts: micro-batches of all ranks together."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
-    engine = Engine(small_chain("bert"), EngineConfig(Degrees(shards=ranks)), adamw)
-    kept = Checkpoints(folder / "checkpoints", engine, "faults")
+    rank, ranks, place = dist.get_rank(), dist.get_world_size(), Path(folder)
+    engine = _engine(ranks, parts)
+    kept = Checkpoints(place / "checkpoints", engine, "faults")
     step = kept.load()
-    begun = float((folder / "begun").read_text())
+    (place / f"pid-{rank}").write_text(str(os.getpid()))
     while True:
-        over = torch.tensor(time.time() - begun > seconds, dtype=torch.int32)
+        over = torch.tensor((place / "over").exists(), dtype=torch.int32)
         dist.broadcast(over, 0)
         if over:
             break
         loss = engine.step(*pairs(step), pairs_loss)
         step += 1
+        if rank == 0:
+            with (place / "steps").open("a") as file:
+                file.write(json.dumps({"step": step, "loss": loss, "ranks": ranks}) + "\n")
         kept.save()
         kept.finish()
-        if rank == 0:
-            with (folder / "losses").open("a") as file:
-                file.write(json.dumps({"step": step, "loss": loss}) + "\n")
         time.sleep(PAUSE)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def disturbed(ranks: int, seconds: float, every: float) -> dict[str, float]:
-    """Kill a rank every so many seconds."""
+def node(folder: str, parts: int, ranks: int, nodes: str, endpoint: str) -> None:
+    """An agent with its ranks. nodes: the fewest and the most, as in torchrun's ``1:2``."""
+    from benchmarks import training_faults  # by its name, which processes forked from another can import
+
+    fewest, _, most = nodes.partition(":")
+    multiprocessing.set_forkserver_preload([MODULE])
+    config = LaunchConfig(
+        min_nodes=int(fewest),
+        max_nodes=int(most or fewest),
+        nproc_per_node=ranks,
+        run_id="faults",
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={"last_call_timeout": 2, "keep_alive_interval": 1, "keep_alive_max_attempt": 5},
+        max_restarts=100,
+        monitor_interval=0.5,
+        start_method="forkserver",
+        local_addr="127.0.0.1",
+    )
+    elastic_launch(config, training_faults.worker)(folder, parts)
+
+
+def _engine(ranks: int, parts: int) -> Engine:
+    config = EngineConfig(Degrees(shards=ranks), micro_batches=parts // ranks)
+    return Engine(small_chain("bert"), config, adamw)
+
+
+class Run:
+    """Agents on this machine, and what their ranks have written into a folder."""
+
+    def __init__(self, folder: Path, parts: int) -> None:
+        self.folder, self._parts, self._log = folder, parts, folder / "log"
+        self._agents: list[subprocess.Popen[bytes]] = []
+        self._port = 29400 + os.getpid() % 2000
+
+    def start(self, ranks: int, nodes: str = "1") -> "subprocess.Popen[bytes]":
+        """Start an agent; the first one has the place where all meet."""
+        # The agent's store is not emptied between restarts: ranks would look for those before them
+        # (github.com/pytorch/pytorch/issues/135712). So the ranks have one of their own.
+        environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", MODULE, "--node", str(self.folder), str(self._parts), str(ranks)]
+        command += [nodes, f"127.0.0.1:{self._port}"]
+        with self._log.open("ab") as log:
+            agent = subprocess.Popen(command, env=environment, stderr=log, start_new_session=True)
+        self._agents.append(agent)
+        return agent
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the first rank wrote down so far."""
+        file = self.folder / "steps"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def pids(self) -> list[Path]:
+        """Files with the numbers of processes that have begun to train."""
+        return sorted(self.folder.glob("pid-*"))
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Until something is so.
+
+        Raises:
+            RuntimeError: the first agent has ended.
+        """
+        while not ready():
+            if self._agents[0].poll() is not None:
+                raise RuntimeError(f"the ranks ended: {self._log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def end(self) -> dict[str, Any]:
+        """Tell the ranks to end after their step; what the run came to."""
+        (self.folder / "over").touch()
+        codes = [agent.wait(timeout=300) for agent in self._agents]
+        lines = self.lines()
+        again = [max(0, one["step"] - other["step"] + 1) for one, other in pairwise(lines)]
+        return {
+            "steps": lines[-1]["step"],
+            "steps_repeated": sum(again),
+            "most_repeated_at_once": max(again),
+            "loss": lines[-1]["loss"],
+            "exit_code": codes[0],
+        }
+
+    def kill_node(self, agent: "subprocess.Popen[bytes]") -> None:
+        """Kill an agent with its ranks, as if its machine were gone."""
+        self._agents.remove(agent)
+        with suppress(ProcessLookupError):
+            os.killpg(agent.pid, signal.SIGKILL)
+        agent.wait()
+
+    def stop(self) -> None:
+        """Kill whatever still runs."""
+        for agent in list(self._agents):
+            self.kill_node(agent)
+
+
+def killed(ranks: int, seconds: float, every: float) -> dict[str, Any]:
+    """Kill a rank every so many seconds, each time another one."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        begun = time.time()
-        (folder / "begun").write_text(str(begun))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        command += ["--max-restarts=100", "--monitor-interval=1", "-m", "benchmarks.training_faults", "--worker"]
-        run = subprocess.Popen([*command, name, str(seconds)])
-        kills = 0
-        while run.poll() is None:
-            due, victim = begun + every * (kills + 1), folder / f"pid-{kills % ranks}"
-            if due <= time.time() and due < begun + seconds and victim.exists():
-                os.kill(int(victim.read_text()), signal.SIGKILL)
-                for told in folder.glob("pid-*"):
+        run = Run(Path(name), parts=ranks)
+        try:
+            run.start(ranks)
+            run.wait(lambda: bool(run.lines()))
+            begun, kills, recoveries = time.time(), 0, []
+            while (due := begun + every * (kills + 1)) < begun + seconds + 1:
+                run.wait(lambda due=due: time.time() >= due and len(run.pids()) == ranks)
+                victim = int((Path(name) / f"pid-{kills % ranks}").read_text())
+                for told in run.pids():
                     told.unlink()  # a number may be given to another process
+                at, steps = time.time(), len(run.lines())
+                os.kill(victim, signal.SIGKILL)
                 kills += 1
-            time.sleep(0.2)
-        lines = [json.loads(line) for line in (folder / "losses").read_text().splitlines()]
-    repeated = sum(count - 1 for count in Counter(line["step"] for line in lines).values())
-    losses = {line["step"]: line["loss"] for line in lines}
-    return {
-        "kills": kills,
-        "steps": max(losses),
-        "steps_repeated": repeated,
-        "loss": losses[max(losses)],
-        "exit_code": run.returncode,
-    }
+                run.wait(lambda steps=steps: len(run.pids()) == ranks and len(run.lines()) > steps + 1)
+                recoveries.append(time.time() - at)
+            return {"kills": kills, **run.end(), "recovery_s": sorted(recoveries)[len(recoveries) // 2]}
+        finally:
+            run.stop()
 
 
-def undisturbed(steps: int) -> float:
-    """The last loss of one process, with as many micro-batches as there were ranks."""
+def elastic(ranks: int, steps: int) -> dict[str, Any]:
+    """Two nodes with half of the ranks each; one is lost and comes back."""
     with tempfile.TemporaryDirectory() as name:
-        dist.init_process_group("gloo", init_method=f"file://{name}/meeting", rank=0, world_size=1)
-        engine = Engine(small_chain("bert"), EngineConfig(micro_batches=RANKS), adamw)
-        losses = [engine.step(*pairs(step), pairs_loss) for step in range(steps)]
-        dist.destroy_process_group()
-    return losses[-1]
+        run = Run(Path(name), parts=ranks)
+
+        def reaches(world: int, step: int) -> None:
+            run.wait(lambda: any(line["ranks"] == world and line["step"] >= step for line in run.lines()))
+
+        try:
+            run.start(ranks // 2, "1:2")
+            other = run.start(ranks // 2, "1:2")
+            reaches(ranks, steps // 3)
+            run.kill_node(other)
+            reaches(ranks // 2, 2 * steps // 3)
+            run.start(ranks // 2, "1:2")
+            reaches(ranks, steps)
+            worlds = [run.lines()[0]["ranks"]]
+            worlds += [line["ranks"] for before, line in pairwise(run.lines()) if before["ranks"] != line["ranks"]]
+            return {"ranks": worlds, **run.end()}
+        finally:
+            run.stop()
+
+
+def undisturbed(steps: int, parts: int) -> float:
+    """The last loss of ranks that are left alone."""
+    engine = _engine(dist.get_world_size(), parts)
+    return [engine.step(*pairs(step), pairs_loss) for step in range(steps)][-1]
 
 
 def main() -> None:
-    if "--worker" in sys.argv:
-        worker(Path(sys.argv[-2]), float(sys.argv[-1]))
+    if "--node" in sys.argv:
+        folder, parts, ranks, nodes, endpoint = sys.argv[2:]
+        node(folder, int(parts), int(ranks), nodes, endpoint)
         return
     short = "--short" in sys.argv
-    ranks, seconds, every = (2, 40.0, 20.0) if short else (RANKS, SECONDS, EVERY)
-    found = disturbed(ranks, seconds, every)
-    if short:
-        print(found)
-        return
-    summary = {
-        "kills": found["kills"],
-        "steps_repeated": found["steps_repeated"],
-        "loss_difference": abs(found["loss"] - undisturbed(int(found["steps"]))),
-    }
-    print(summary)
-    settings = {"ranks": RANKS, "seconds": SECONDS, "kill_every_s": EVERY}
-    print(record("training_faults", seed=0, settings=settings, results={"summary": summary, "run": found}))
+    ranks, seconds, every, steps = (2, 20.0, 10.0, 12) if short else (RANKS, SECONDS, EVERY, ELASTIC_STEPS)
+    found = {"killed": killed(ranks, seconds, every), "elastic": elastic(ranks, steps)}
+    for one in found.values():
+        one["loss_difference"] = abs(one["loss"] - run_ranks(ranks, undisturbed, one["steps"], ranks))
+    summary = {name: found["killed"][name] for name in ("kills", "steps_repeated", "loss_difference")}
+    print(json.dumps({"summary": summary, **found}, indent=1))
+    if not short:
+        settings = {"ranks": ranks, "seconds": seconds, "kill_every_s": every, "elastic_steps": steps}
+        print(record("training_faults", seed=0, settings=settings, results={"summary": summary, **found}))
 
 
 if __name__ == "__main__":
