@@ -92,17 +92,21 @@ class Checkpoints:
         """Take over the newest checkpoint, whatever the degrees that wrote it; the number of steps done, 0 for none.
 
         Raises:
-            ConfigError: it is of another model or of another run, or of another version of this package.
+            ConfigError: it is of another model or of another run, or of another version of this package, or damaged.
         """
         found = self.found()
         if not found:
             return 0
-        about = json.loads((found[-1] / _ABOUT).read_bytes())
-        if about["lanner"] != version("lanner"):
+        try:
+            about = json.loads((found[-1] / _ABOUT).read_bytes())
+            steps, run, written_by = int(about["steps"]), about["run"], about["lanner"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{found[-1] / _ABOUT}: damaged ({error!r}); remove this checkpoint") from error
+        if written_by != version("lanner"):
             raise ConfigError(
-                f"{found[-1]}: written by lanner {about['lanner']}, this is {version('lanner')}; use that version"
+                f"{found[-1]}: written by lanner {written_by}, this is {version('lanner')}; use that version"
             )
-        if about["run"] != self._run:
+        if run != self._run:
             raise ConfigError(f"{found[-1]}: the checkpoint of another model or run; give another folder or remove it")
         state = self._state()
         try:
@@ -111,7 +115,7 @@ class Checkpoints:
         except (dcp.CheckpointException, SafetensorError, RuntimeError, ValueError) as failure:
             line = str(failure).strip().splitlines()[-1]
             raise ConfigError(f"{found[-1]}: cannot be read into this model ({line})") from failure
-        self._engine.steps = int(about["steps"])
+        self._engine.steps = steps
         self._take_over(state)
         return self._engine.steps
 
