@@ -1,4 +1,4 @@
-"""The command that plans training over several devices."""
+"""Training over several devices: the command that plans it, and the timeline of a step."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -53,3 +53,35 @@ def plan(
     console.show_line(f"estimated · {lines[0]}")
     for line in lines[1:]:
         console.show_line(f"            {line}")
+
+
+def profile_training(
+    model: str | None,
+    parallel: str,
+    schedule: str,
+    micro_batches: int,
+    rows: int,
+    tokens: int,
+    *,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """``lanner profile --training``."""
+    optional_module("torch", "torch", "language", "lanner profile --training")
+    if plot is not None:
+        optional_module("matplotlib", "matplotlib", "plot", "a timeline")
+    from lanner.distributed import timeline
+    from lanner.distributed.degrees import Degrees
+    from lanner.distributed.engine import EngineConfig
+
+    degrees = Degrees.parse(parallel)
+    spans = timeline.measure(model, EngineConfig(degrees, schedule, micro_batches), rows, tokens)
+    shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
+    seconds = max(one.end for one in spans)
+    line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"
+    if plot is not None:
+        timeline.draw(plot, spans, line)
+    if as_json:
+        console.show_json({"seconds": seconds, "shares": shares, "spans": [one._asdict() for one in spans]})
+        return
+    console.show_line(f"{line}; " + ", ".join(f"{what} {part:.0%}" for what, part in shares.items() if part))

@@ -1,6 +1,8 @@
 """Pipeline parallelism: which layers a rank holds, and torch's schedules over them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from lanner.distributed.chain import Stage
+from lanner.distributed.simulator import Event, Kind, Operation
 from lanner.errors import ConfigError
 
 
@@ -63,6 +66,33 @@ def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
         )
 
 
+class _TimedStage(PipelineStage):
+    """A stage of torch that writes down when it works."""
+
+    def __init__(self, events: list[Event], module: Stage, number: int, *given: Any, **options: Any) -> None:
+        super().__init__(module, number, *given, **options)
+        self._events = events
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *given: Any, **options: Any) -> Any:
+        with self._timed("F", fwd_chunk_id):
+            return super().forward_one_chunk(fwd_chunk_id, *given, **options)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *given: Any, full_backward: bool = True, **options: Any) -> Any:
+        with self._timed("B" if full_backward else "I", bwd_chunk_id):
+            return super().backward_one_chunk(bwd_chunk_id, *given, full_backward=full_backward, **options)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *given: Any, **options: Any) -> Any:
+        with self._timed("W", bwd_chunk_id):
+            return super().backward_weight_one_chunk(bwd_chunk_id, *given, **options)
+
+    @contextmanager
+    def _timed(self, kind: Kind, micro_batch: int) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        operation = Operation(self.stage_index, kind, micro_batch)
+        self._events.append(Event(dist.get_rank(), operation, begin, time.perf_counter()))
+
+
 class Pipeline:
     """The stages of this rank, run by a schedule of torch over micro-batches.
 
@@ -88,6 +118,8 @@ class Pipeline:
             raise ConfigError(f"dualpipev needs at least as many micro-batches as stages: {num_stages}")
         self.stages, self.num_stages, self.micro_batches = stages, num_stages, micro_batches
         self.kind, self.group, self.device = kind, group, device
+        self.events: list[Event] = []
+        """What this rank did in the last step, in seconds of ``time.perf_counter``; not the computing of losses."""
         self._loss: Callable[[Tensor, Any], Tensor] | None = None
         self._schedules: dict[tuple[int, ...], Any] = {}
 
@@ -104,6 +136,7 @@ class Pipeline:
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule()
         self._loss = loss
+        self.events.clear()
         losses: list[Tensor] = []
         first = (ids_BL,) if 0 in self.stages else ()
         last = {"target": target, "losses": losses} if self.ends else {}
@@ -149,7 +182,7 @@ class Pipeline:
 
     def _schedule(self) -> Any:
         stages = [
-            PipelineStage(stage, number, self.num_stages, self.device, group=self.group)
+            _TimedStage(self.events, stage, number, self.num_stages, self.device, group=self.group)
             for number, stage in self.stages.items()
         ]
         options = {"loss_fn": lambda out, target: self._loss_of(out, target), "scale_grads": False}

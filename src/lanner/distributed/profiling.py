@@ -62,13 +62,20 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
     )
 
 
-def profile_model(model: str | None, tokens: int) -> CostTable:
-    """As ``profile``, of a language model by folder or name, trained in full; None: the default one.
+def chain_with_texts(model: str | None, rows: int, tokens: int) -> tuple[Chain, Tensor]:
+    """A language model by folder or name, trained in full, and token ids ``[rows, tokens]``; None: the default model.
+
+    Texts are at most as long as the model reads them.
 
     Raises:
         ConfigError: there is no such model, or its layers cannot be divided.
     """
     language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
     chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
-    ids = torch.ones(2, min(tokens, language.config.max_tokens), dtype=torch.int64)
+    return chain, torch.ones(rows, min(tokens, language.config.max_tokens), dtype=torch.int64)
+
+
+def profile_model(model: str | None, tokens: int) -> CostTable:
+    """As ``profile``, of what ``chain_with_texts`` gives; raises as that does."""
+    chain, ids = chain_with_texts(model, 2, tokens)
     return profile(chain, ids, torch.ones_like(ids))
