@@ -138,7 +138,7 @@ def profile(
     ceilings = machine_ceilings()
     if plot is not None:
         draw(plot, found)
-    rows: list[tuple[str, str, float, float, float | str]] = [
+    stages: list[tuple[str, str, float, float, float | str]] = [
         (name, one.stage, one.p50_ms, one.p99_ms, one.bound_ms(ceilings))
         for name, times in found.items()
         for one in times
@@ -147,12 +147,12 @@ def profile(
         from lanner.accelerators.build import ROUTED_MHZ
 
         row = predicted(opened, ROUTED_MHZ, requests)
-        rows += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
+        stages += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
     columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
     if as_json:
-        console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in rows]})
+        console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in stages]})
     else:
-        console.show_table(f"{requests} requests", columns, rows)
+        console.show_table(f"{requests} requests", columns, stages)
 
 
 def serve(

@@ -77,9 +77,11 @@ class _TimedStage(PipelineStage):
         with self._timed("F", fwd_chunk_id):
             return super().forward_one_chunk(fwd_chunk_id, *given, **options)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *given: Any, full_backward: bool = True, **options: Any) -> Any:
+    def backward_one_chunk(
+        self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
+    ) -> Any:
         with self._timed("B" if full_backward else "I", bwd_chunk_id):
-            return super().backward_one_chunk(bwd_chunk_id, *given, full_backward=full_backward, **options)
+            return super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, *given: Any, **options: Any) -> Any:
         with self._timed("W", bwd_chunk_id):

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.nn import functional
 from torch.distributed.tensor import DTensor, Shard
 
-_exchange: Any = functional.all_to_all_single  # type: ignore[attr-defined]
+_exchange: Any = functional.all_to_all_single
 
 
 class RowShardedEmbedding(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from torch import multiprocessing
 
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.engine import Engine, EngineConfig
@@ -91,6 +91,7 @@ def measure(model: str | None, config: EngineConfig, rows: int, tokens: int) -> 
         raise ConfigError(f"{degrees.arithmetic}: a pipeline step needs pp 2 or more, as in --parallel pp=2")
     with tempfile.TemporaryDirectory() as folder:
         given = (folder, model, config, rows, tokens)
+        processes: Any = multiprocessing  # which does not say what it exports
         processes.start_processes(_rank, given, nprocs=degrees.world, start_method="spawn")
         told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(degrees.world)]
     refusal = next((one["refusal"] for one in told if "refusal" in one), None)
