@@ -13,7 +13,7 @@ CLUSTER = '[[rack]]\nname = "a"\ndevices = 2\nbandwidth_mbit = 1000\n'
 @pytest.fixture
 def costs(monkeypatch):
     from lanner.distributed import profiling
-    from lanner.distributed.planner import CostTable
+    from lanner.distributed.prediction import CostTable
 
     table = CostTable((0.01,) * 6, (0.02,) * 6, (4e6,) * 6, (4e6,) * 6, 98304.0, (1e6,) * 6, 12)
     monkeypatch.setattr(profiling, "profile_model", lambda model, tokens: table)

@@ -21,6 +21,7 @@ from lanner.cli import (
     doctor,
     export,
     planning,
+    profiling,
     reference,
     reproduce,
     serving,
@@ -60,7 +61,7 @@ def options_of_all(
 for command in (
     *(training.run, training.train, training.update, planning.plan, tuning.tune, training.evaluate, training.compare),
     *(answers.recommend, answers.similar, answers.explain),
-    *(reference.settings, serving.compress, accelerate.accelerate, serving.profile, serving.serve),
+    *(reference.settings, serving.compress, accelerate.accelerate, profiling.profile, serving.serve),
     *(reproduce.reproduce, doctor.doctor),
 ):
     app.command()(command)

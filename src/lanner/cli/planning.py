@@ -1,4 +1,4 @@
-"""Training over several devices: the command that plans it, and the timeline of a step."""
+"""The command that plans training over several devices."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -35,11 +35,12 @@ def plan(
     optional_module("torch", "torch", "language", "lanner plan")
     from lanner.distributed import planner, profiling
     from lanner.distributed.cluster import read_cluster
+    from lanner.distributed.prediction import RATIOS
 
     chosen = tuple(compression or ("none",))
-    unknown = [name for name in chosen if name not in planner.RATIOS]
+    unknown = [name for name in chosen if name not in RATIOS]
     if unknown:
-        raise ConfigError(f"--compression {unknown[0]}: choose among {', '.join(planner.RATIOS)}")
+        raise ConfigError(f"--compression {unknown[0]}: choose among {', '.join(RATIOS)}")
     described = read_cluster(cluster)
     schedules = ("1f1b", "interleaved")
     found = planner.search(
@@ -53,35 +54,3 @@ def plan(
     console.show_line(f"estimated · {lines[0]}")
     for line in lines[1:]:
         console.show_line(f"            {line}")
-
-
-def profile_training(
-    model: str | None,
-    parallel: str,
-    schedule: str,
-    micro_batches: int,
-    rows: int,
-    tokens: int,
-    *,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """``lanner profile --training``."""
-    optional_module("torch", "torch", "language", "lanner profile --training")
-    if plot is not None:
-        optional_module("matplotlib", "matplotlib", "plot", "a timeline")
-    from lanner.distributed import timeline
-    from lanner.distributed.degrees import Degrees
-    from lanner.distributed.engine import EngineConfig
-
-    degrees = Degrees.parse(parallel)
-    spans = timeline.measure(model, EngineConfig(degrees, schedule, micro_batches), rows, tokens)
-    shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
-    seconds = max(one.end for one in spans)
-    line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"
-    if plot is not None:
-        timeline.draw(plot, spans, line)
-    if as_json:
-        console.show_json({"seconds": seconds, "shares": shares, "spans": [one._asdict() for one in spans]})
-        return
-    console.show_line(f"{line}; " + ", ".join(f"{what} {part:.0%}" for what, part in shares.items() if part))

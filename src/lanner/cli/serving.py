@@ -11,7 +11,6 @@ import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, existing_store, group
-from lanner.cli.planning import profile_training
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 if TYPE_CHECKING:
@@ -69,90 +68,6 @@ def compress(
     console.show_line(
         f"Lowest {target} within the accepted loss: {best}. Wrote {made.path}. Serve it: lanner serve {made.path}"
     )
-
-
-def profile(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Folder of a bundle, as lanner run writes it.", metavar="BUNDLE")
-    ] = None,
-    variant: Annotated[
-        list[str] | None, typer.Option("--variant", help="Only this variant; repeatable. Default: all.")
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            "--backend",
-            help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
-        ),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option("--text", help="Text to send with each request, for models that read texts.")
-    ] = None,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests to time.")] = 200,
-    threads: Threads = 2,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
-    training: Annotated[
-        bool, typer.Option("--training", help="Instead of a bundle: a step of training, on processes of this machine.")
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="With --training: language model, a folder or a name. Default: the bundled encoder."
-        ),
-    ] = None,
-    parallel: Annotated[
-        str, typer.Option("--parallel", help="With --training: degrees, such as pp=2,replicate=2.")
-    ] = "pp=2",
-    schedule: Annotated[
-        str, typer.Option("--schedule", help="With --training: schedule of the pipeline; see docs/distributed.md.")
-    ] = "1f1b",
-    micro_batches: Annotated[
-        int, typer.Option("--micro-batches", min=1, help="With --training: micro-batches of a replica.")
-    ] = 8,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts of a batch.")] = 32,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens of a text.")] = 32,
-    as_json: AsJson = False,
-) -> None:
-    """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
-
-    With --training: how the ranks spend a step of training the language model, and how much of it is bubble.
-
-    \b
-    Examples:
-      lanner profile lanner-bundle
-      lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
-      lanner profile --training --parallel pp=4 --schedule zero-bubble --plot step.svg
-    """
-    if training == (bundle is not None):
-        raise ConfigError("lanner profile: give either a BUNDLE or --training")
-    if training:
-        profile_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
-        return
-    assert bundle is not None
-    from lanner.artifacts.bundle import read_bundle
-    from lanner.serving.profile import draw, machine_ceilings, predicted
-    from lanner.serving.profile import profile as profiled
-
-    opened = read_bundle(bundle)
-    found = profiled(opened, variant or (), requests=requests, text=text, backend=backend, threads=threads)
-    ceilings = machine_ceilings()
-    if plot is not None:
-        draw(plot, found)
-    stages: list[tuple[str, str, float, float, float | str]] = [
-        (name, one.stage, one.p50_ms, one.p99_ms, one.bound_ms(ceilings))
-        for name, times in found.items()
-        for one in times
-    ]
-    if not variant and find_spec("amaranth") is not None:
-        from lanner.accelerators.build import ROUTED_MHZ
-
-        row = predicted(opened, ROUTED_MHZ, requests)
-        stages += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
-    columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
-    if as_json:
-        console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in stages]})
-    else:
-        console.show_table(f"{requests} requests", columns, stages)
 
 
 def serve(

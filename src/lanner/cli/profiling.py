@@ -1,0 +1,141 @@
+"""The command that says where time goes: in a request to a bundle, or in a step of training."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lanner.cli import console
+from lanner.cli.options import AsJson, Threads
+from lanner.errors import ConfigError, optional_module
+
+
+def profile(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder of a bundle, as lanner run writes it.", metavar="BUNDLE")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only this variant; repeatable. Default: all.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Text to send with each request, for models that read texts.")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests to time.")] = 200,
+    threads: Threads = 2,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Instead of a bundle: a step of training, on processes of this machine.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="With --training: language model, a folder or a name. Default: the bundled encoder."
+        ),
+    ] = None,
+    parallel: Annotated[
+        str, typer.Option("--parallel", help="With --training: degrees, such as pp=2,replicate=2.")
+    ] = "pp=2",
+    schedule: Annotated[
+        str, typer.Option("--schedule", help="With --training: schedule of the pipeline; see docs/distributed.md.")
+    ] = "1f1b",
+    micro_batches: Annotated[
+        int, typer.Option("--micro-batches", min=1, help="With --training: micro-batches of a replica.")
+    ] = 8,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts of a batch.")] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens of a text.")] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
+
+    With --training: how the ranks spend a step of training the language model, and how much of it is bubble.
+
+    \b
+    Examples:
+      lanner profile lanner-bundle
+      lanner profile lanner-bundle --variant int8 --backend onnxruntime --text "slow science fiction" --plot time.svg
+      lanner profile --training --parallel pp=4 --schedule zero-bubble --plot step.svg
+    """
+    if training == (bundle is not None):
+        raise ConfigError("lanner profile: give either a BUNDLE or --training")
+    if training:
+        _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
+        return
+    assert bundle is not None
+    _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
+
+
+def _of_bundle(
+    bundle: Path,
+    variants: Sequence[str],
+    backend: str | None,
+    text: str | None,
+    requests: int,
+    threads: int,
+    *,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.serving.profile import draw, machine_ceilings, predicted
+    from lanner.serving.profile import profile as profiled
+
+    opened = read_bundle(bundle)
+    found = profiled(opened, variants, requests=requests, text=text, backend=backend, threads=threads)
+    ceilings = machine_ceilings()
+    if plot is not None:
+        draw(plot, found)
+    stages: list[tuple[str, str, float, float, float | str]] = [
+        (name, one.stage, one.p50_ms, one.p99_ms, one.bound_ms(ceilings))
+        for name, times in found.items()
+        for one in times
+    ]
+    if not variants and find_spec("amaranth") is not None:
+        from lanner.accelerators.build import ROUTED_MHZ
+
+        row = predicted(opened, ROUTED_MHZ, requests)
+        stages += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
+    columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
+    if as_json:
+        console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in stages]})
+    else:
+        console.show_table(f"{requests} requests", columns, stages)
+
+
+def _of_training(
+    model: str | None,
+    parallel: str,
+    schedule: str,
+    micro_batches: int,
+    rows: int,
+    tokens: int,
+    *,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    optional_module("torch", "torch", "language", "lanner profile --training")
+    if plot is not None:
+        optional_module("matplotlib", "matplotlib", "plot", "a timeline")
+    from lanner.distributed import timeline
+    from lanner.distributed.degrees import Degrees
+    from lanner.distributed.engine import EngineConfig
+
+    degrees = Degrees.parse(parallel)
+    spans = timeline.measure(model, EngineConfig(degrees, schedule, micro_batches), rows, tokens)
+    shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
+    seconds = max(one.end for one in spans)
+    line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"
+    if plot is not None:
+        timeline.draw(plot, spans, line)
+    if as_json:
+        console.show_json({"seconds": seconds, "shares": shares, "spans": [one._asdict() for one in spans]})
+        return
+    console.show_line(f"{line}; " + ", ".join(f"{what} {part:.0%}" for what, part in shares.items() if part))
