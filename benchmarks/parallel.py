@@ -29,7 +29,8 @@ from lanner.distributed.cluster import Cluster, cluster_of
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.engine import Engine, EngineConfig
 from lanner.distributed.migration import LoadBalancing
-from lanner.distributed.planner import CostTable, Plan, Prediction, plan_of, predict, search
+from lanner.distributed.planner import plan_of, search
+from lanner.distributed.prediction import CostTable, Plan, Prediction, predict
 
 RANKS, RACK, HOST_MBIT = 4, 2, 1000
 LAYERS, WIDTH, LENGTH, ROWS = 8, 128, 64, 16

@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks._record import RESULTS, record
 from benchmarks.parallel import CORES, ROWS, SLOW, TABLE, cluster, plans
 from lanner.distributed.cluster import Cluster, Device, Link
-from lanner.distributed.planner import CostTable, Plan, predict, search
+from lanner.distributed.planner import search
+from lanner.distributed.prediction import CostTable, Plan, predict
 
 OVERHEADS = [step / 2000 for step in range(21)]
 REACHED = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5]

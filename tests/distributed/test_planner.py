@@ -6,7 +6,8 @@ import pytest
 
 from lanner.distributed.cluster import read_cluster
 from lanner.distributed.degrees import AXES, Degrees
-from lanner.distributed.planner import CostTable, explain, plan_of, predict, search
+from lanner.distributed.planner import explain, plan_of, search
+from lanner.distributed.prediction import CostTable, predict
 from lanner.distributed.simulator import order_of, simulate
 from lanner.errors import ConfigError, DataError
 

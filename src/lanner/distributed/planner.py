@@ -1,85 +1,16 @@
-"""Which degrees, placement, schedule and compression make a step quickest: a search over predicted steps.
+"""Which degrees, placement, schedule and compression make a step quickest: a search over predicted steps, explained.
 
-Pure functions over a table of costs and a cluster; nothing is run.
+Pure functions; nothing is run.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
 
 from lanner.distributed.balance import partition, shares
-from lanner.distributed.cluster import Cluster, Link
+from lanner.distributed.cluster import Cluster
 from lanner.distributed.degrees import AXES, Degrees
-from lanner.distributed.simulator import Timeline, order_of, simulate
+from lanner.distributed.prediction import CostTable, Plan, Prediction, predict, slowness_of, stages_per_rank
 from lanner.errors import ConfigError
-
-RATIOS = {"none": 1.0, "fp16": 0.5, "int8": 0.2539, "sign": 0.0352, "topk:0.01": 0.015}
-"""Bytes of a gradient as sent, over its bytes in float32."""
-_GATHERED = ("int8", "sign", "topk:0.01")
-_STATE_BYTES = 12
-"""Gradient and both moments of AdamW of a trained parameter in float32."""
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """A model as numbers, of one row (text) on a device of slowness 1; lists are by layer.
-
-    forward, backward: seconds. gradient: bytes of trained parameters. weights: bytes. hop: bytes that pass from layer
-    to layer. kept: bytes of activations kept for the backward pass. overhead: seconds of an operation besides work.
-    """
-
-    forward: tuple[float, ...]
-    backward: tuple[float, ...]
-    gradient: tuple[float, ...]
-    weights: tuple[float, ...]
-    hop: float
-    kept: tuple[float, ...]
-    heads: int
-    overhead: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One way to divide a step, as ``engine.EngineConfig`` takes it."""
-
-    degrees: Degrees
-    schedule: str
-    micro_batches: int
-    """Of all replicas together."""
-    compression: str
-    checkpointing: bool
-    bounds: tuple[int, ...]
-    shares: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a plan is expected to take. traffic, core: bytes sent a step, in all and between racks; memory: the
-    fullest device's bytes; utilisation: work ÷ (ranks × seconds)."""
-
-    plan: Plan
-    seconds: float
-    traffic: float
-    core: float
-    memory: float
-    bubble: float
-    utilisation: float
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds of the pipeline, of sums inside layers, and of gradients that nothing hides."""
-
-    @property
-    def name(self) -> str:
-        """The plan in a few words."""
-        plan = self.plan
-        degrees = ", ".join(
-            f"{axis} {plan.degrees.of(axis)}" for axis in plan.degrees.order if plan.degrees.of(axis) > 1
-        )
-        pipeline = f", {plan.schedule}" if plan.degrees.pipeline > 1 else ""
-        more = "" if plan.compression == "none" else f", {plan.compression}"
-        return f"{degrees or 'one device'}{pipeline}, {plan.micro_batches} micro-batches{more}" + (
-            ", checkpointed" if plan.checkpointing else ""
-        )
 
 
 def search(
@@ -132,8 +63,8 @@ def plan_of(
     balanced: bool = True,
 ) -> Plan | None:
     """The plan with the best bounds and shares for unequal devices; None where the model cannot be divided so."""
-    slow = _slowness(cluster, degrees)
-    stages = degrees.pipeline * _stages_per_rank(schedule)
+    slow = slowness_of(cluster, degrees)
+    stages = degrees.pipeline * stages_per_rank(schedule)
     if stages > len(table.forward):
         return None
     costs = [first + second for first, second in zip(table.forward, table.backward, strict=True)]
@@ -150,50 +81,6 @@ def plan_of(
         ]  # fmt: skip
         given = list(shares(micro_batches, paces))
     return Plan(degrees, schedule, micro_batches, compression, checkpointing, bounds, tuple(given))
-
-
-def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Prediction:
-    """Seconds, traffic and memory of a step by a plan."""
-    degrees = plan.degrees
-    size = rows / plan.micro_batches
-    slow, place = _slowness(cluster, degrees), _ranks(degrees)
-    stages = len(plan.bounds) - 1
-    # A pass that keeps nothing is run once more.
-    again = 1.0 if plan.checkpointing else 0.0
-    pipelines: list[Timeline] = []
-    inside = 0.0
-    for part in range(degrees.data):
-        forward, backward = [], []
-        for stage in range(stages):
-            ranks = place[part][stage % degrees.pipeline]
-            layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
-            pace = slow[part][stage % degrees.pipeline] * size / degrees.tensor
-            sums = 2 * (layers.stop - layers.start) * _ring(table.hop * size, ranks, cluster)
-            forward.append(sum(table.forward[layers]) * pace + sums)
-            backward.append(sum(table.backward[layers]) * pace + sums + again * forward[-1])
-            inside += 2 * sums * plan.micro_batches / degrees.data
-        hops = _hops(table, cluster, place[part], size)
-        each = plan.shares[part // degrees.shards]
-        pipelines.append(_pipeline(plan.schedule, degrees.pipeline, each, tuple(forward), tuple(backward), hops,
-                                   table.overhead))  # fmt: skip
-    slowest = max(one.seconds for one in pipelines)
-    synced, traffic, core = _gradients(table, cluster, plan, size, place)
-    window = 0.0
-    if degrees.pipeline == degrees.tensor == 1:
-        window = sum(table.backward) * size * (1 - 1 / len(table.forward))
-    exposed = max(synced - window, synced / len(table.forward) if synced else 0.0)
-    seconds = slowest + exposed
-    work = sum(sum(one.busy) for one in pipelines) * degrees.tensor - inside * degrees.tensor
-    return Prediction(
-        plan,
-        seconds,
-        traffic,
-        core,
-        _memory(table, plan, size),
-        max(one.bubble for one in pipelines),
-        work / (1 + again / 3) / (degrees.world * seconds),
-        {"pipeline": slowest, "inside_layers": inside / max(1, degrees.data), "gradients": exposed},
-    )
 
 
 def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
@@ -252,124 +139,6 @@ def _micro_batches(rows: int, degrees: Degrees) -> list[int]:
         return fitting[:1]
     wanted = [degrees.data * degrees.pipeline * factor for factor in (1, 2, 4, 8)]
     return [number for number in fitting if number in wanted] or fitting[:1]
-
-
-def _stages_per_rank(schedule: str) -> int:
-    return 1 if schedule in ("gpipe", "1f1b") else 2
-
-
-@cache
-def _ranks(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Ranks ``[part of the batch][stage]``, those of one tensor group together."""
-    found: list[list[list[int]]] = [[[] for _ in range(degrees.pipeline)] for _ in range(degrees.data)]
-    for rank in range(degrees.world):
-        at = degrees.place(rank)
-        found[at["replicate"] * degrees.shards + at["shard"]][at["pp"]].append(rank)
-    return tuple(tuple(tuple(group) for group in part) for part in found)
-
-
-def _slowness(cluster: Cluster, degrees: Degrees) -> list[list[float]]:
-    """Of the slowest device of each tensor group, ``[part][stage]``."""
-    return [[max(cluster.devices[rank].slowness for rank in group) for group in part] for part in _ranks(degrees)]
-
-
-def _ring(size: float, ranks: Sequence[int], cluster: Cluster) -> float:
-    count = len(ranks)
-    if count == 1:
-        return 0.0
-    return cluster.link(ranks).seconds(2 * (count - 1) / count * size, 2 * (count - 1))
-
-
-def _hops(
-    table: CostTable, cluster: Cluster, groups: tuple[tuple[int, ...], ...], size: float
-) -> tuple[tuple[float, ...], ...]:
-    """Seconds between the stages' ranks, ``[from][to]``."""
-
-    def seconds(one: int, other: int) -> float:
-        if one == other:
-            return 0.0
-        link: Link = cluster.link((groups[one][0], groups[other][0]))
-        return link.seconds(table.hop * size)
-
-    return tuple(tuple(seconds(one, other) for other in range(len(groups))) for one in range(len(groups)))
-
-
-@lru_cache(4096)
-def _pipeline(
-    schedule: str,
-    ranks: int,
-    micro_batches: int,
-    forward: tuple[float, ...],
-    backward: tuple[float, ...],
-    hops: tuple[tuple[float, ...], ...],
-    overhead: float,
-) -> Timeline:
-    order = order_of(schedule, ranks, micro_batches)
-    like_v = schedule in ("zbv", "dualpipev")
-
-    def rank_of(stage: int) -> int:
-        return min(stage, 2 * ranks - 1 - stage) if like_v else stage % ranks
-
-    return simulate(order, forward, backward, lambda one, other: hops[rank_of(one)][rank_of(other)], overhead=overhead)
-
-
-def _gradients(
-    table: CostTable, cluster: Cluster, plan: Plan, size: float, place: Sequence[Sequence[Sequence[int]]]
-) -> tuple[float, float, float]:
-    """Seconds of the slowest sum of gradients; bytes sent in all and between racks, activations included."""
-    degrees, worst, traffic, core = plan.degrees, 0.0, 0.0, 0.0
-    crossing = 0
-    for stage, at in itertools.product(range(degrees.pipeline), range(degrees.tensor)):
-        crossing += cluster.crosses([place[part][stage][at] for part in range(degrees.data)])
-    ratio = RATIOS.get(plan.compression, 1.0)
-    for stage in range(degrees.pipeline):
-        stages = range(stage, len(plan.bounds) - 1, degrees.pipeline)
-        layers = [layer for one in stages for layer in range(plan.bounds[one], plan.bounds[one + 1])]
-        gradient = sum(table.gradient[layer] for layer in layers) / degrees.tensor
-        weights = sum(table.weights[layer] for layer in layers) / degrees.tensor
-        for at in range(degrees.tensor):
-            ranks = [place[part][stage][at] for part in range(degrees.data)]
-            link, jam = cluster.link(ranks), max(1, crossing) if cluster.crosses(ranks) else 1
-            sent = 0.0
-            if degrees.replicas > 1:
-                count, part_size = degrees.replicas, gradient / degrees.shards
-                gathered = plan.compression in _GATHERED
-                sent += part_size * ratio * ((count - 1) if gathered else 2 * (count - 1) / count)
-            if degrees.shards > 1:
-                passes = 2 * (plan.micro_batches // degrees.data if degrees.pipeline == 1 else 1)
-                sent += (gradient + weights * passes) * (degrees.shards - 1) / degrees.shards
-            worst = max(worst, link.seconds(sent * jam, 2 * (degrees.data - 1)))
-            traffic += sent * len(ranks)
-            core += sent * _crossings(cluster, ranks)
-    hops = [(group[0], other[0]) for part in place for group, other in itertools.pairwise(part)]
-    per_hop = 2 * table.hop * size * plan.micro_batches / degrees.data * degrees.tensor
-    traffic += per_hop * len(hops)
-    core += per_hop * sum(cluster.crosses(pair) for pair in hops)
-    return worst, traffic, core
-
-
-def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:
-    """Neighbours in the ring of some ranks that stand in different racks."""
-    if len(ranks) < 2:
-        return 0
-    return sum(cluster.crosses(pair) for pair in zip(ranks, (*ranks[1:], ranks[0]), strict=True))
-
-
-def _memory(table: CostTable, plan: Plan, size: float) -> float:
-    degrees, fullest = plan.degrees, 0.0
-    for stage in range(len(plan.bounds) - 1):
-        layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
-        trained = sum(table.gradient[layers]) / 4 * _STATE_BYTES
-        held = (sum(table.weights[layers]) + trained) / degrees.tensor / degrees.shards
-        most = max(plan.shares)
-        flying = (
-            1 if degrees.pipeline == 1 else most if plan.schedule == "gpipe" else min(most, degrees.pipeline - stage)
-        )
-        kept = sum(table.kept[layers]) / degrees.tensor
-        if plan.checkpointing:
-            kept = table.hop * (layers.stop - layers.start) + max(table.kept[layers]) / degrees.tensor
-        fullest = max(fullest, (held + max(1, flying) * kept * size) * _stages_per_rank(plan.schedule))
-    return fullest
 
 
 def _fits(one: Prediction, cluster: Cluster) -> bool:

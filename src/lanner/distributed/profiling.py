@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lanner.distributed.chain import Chain, Stage, chain_of
-from lanner.distributed.planner import CostTable
+from lanner.distributed.prediction import CostTable
 from lanner.models.language import LanguageEncoder, pool
 from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
 
