@@ -1,7 +1,7 @@
 """Hook of MkDocs: what pages link to outside of ``docs/`` becomes a page or a file of the site.
 
-So links that work in the repository work on the site. Sources become pages with their text; folders, pages with a line a
-module; all else is copied. What is not there is left to MkDocs, which calls it a broken link.
+So links that work in the repository work on the site. Sources become pages with their text; folders, pages with a line
+a module; all else is copied. What is not there is left to MkDocs, which calls it a broken link.
 """
 
 import ast
