@@ -136,9 +136,9 @@ def _load(servers: Mapping[str, Any]) -> str:
             axes.annotate(
                 name, max(points, key=lambda one: one[1]), fontsize=7, xytext=(3, 4), textcoords="offset points"
             )
-    axes.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
-    axes.set_ylim(0, axes.get_ylim()[1])
+    axes.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axes.lines))
     axes.set_xlim(left=0)
+    axes.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
     axes.set_xlabel("requests a second")
     axes.set_ylabel("personal answers in time a second")
     return _svg(figure)
@@ -169,7 +169,7 @@ def _memory(mib: Sequence[float]) -> str:
     figure = _figure(6, 2.2)
     axes = figure.subplots()
     axes.plot([10 * place / max(len(mib) - 1, 1) for place in range(len(mib))], mib, "k-", linewidth=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(mib))
     axes.set_xlabel("minutes")
     axes.set_ylabel("MiB")
     return _svg(figure)
@@ -181,8 +181,10 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> str:
     for style, load in zip(("k-", "k--"), sorted({row["load"] for row in rows}), strict=False):
         points = [(row["workers"], row["goodput_share"]) for row in rows if row["load"] == load]
         axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, label=f"{load:g} × what they can answer")
+    workers = sorted({row["workers"] for row in rows})
     axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1)
+    axes.set_xticks(workers, list(map(str, workers)))
+    axes.set_ylim(0, 1.05)
     axes.set_xlabel("workers")
     axes.set_ylabel("share answered in time")
     axes.legend(fontsize=8)
