@@ -9,10 +9,10 @@ PORT ?= 8080
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading compression serving house far_trans fpga federated
+BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading compression serving house far_trans fpga federated explained
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check audit bench docs clean
+.PHONY: demo test check audit bench docs site clean
 
 demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
@@ -44,6 +44,10 @@ docs: $(VENV)/.test-installed ## regenerate the README's results and the command
 	@echo "==> README.md, docs/commands.md"
 	@$(BIN)/python -m benchmarks.readme
 
+site: $(VENV)/.test-installed ## build the documentation's pages into site/; a broken link is an error
+	@echo "==> mkdocs build -> site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove the environment and the demo's bundles
 	rm -rf $(VENV) $(BUNDLE) $(BUNDLE)-compressed
 
@@ -58,10 +62,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check]'
+	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,docs,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,docs,test,check,bench]'
 	@touch $@

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lanner.reproduction.claims import read_claims, read_results
+from lanner.reproduction.pictures import pictures_of
 from lanner.reproduction.report import findings, html, markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -39,6 +40,29 @@ def test_a_title_cannot_break_the_page():
     claims = read_claims()
     broken = type(claims)({"x": "<script>alert(1)</script>"}, (), ())
     assert "<script>" not in html(broken, {}, [])
+
+
+def test_pictures_say_what_was_measured_in_greys():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    results = read_results(RESULTS)
+    pictures = list(pictures_of(results))
+    assert {one.source for one in pictures} >= {"quality_foundation", "compression", "serving", "explained"}
+    for one in pictures:
+        colours = set(re.findall(r"#([0-9a-f]{6})\b", one.svg))
+        assert all(colour[:2] == colour[2:4] == colour[4:] for colour in colours), one.caption
+    (load, phases, *_) = [one.svg for one in pictures if one.source == "serving"]
+    assert "fastapi" in load
+    assert f"{results['serving']['results']['overload']['during']['offered_per_s']:,.0f}/s" in phases
+    (reasons,) = [one.svg for one in pictures if one.source == "explained"]
+    largest = results["explained"]["results"]["parts"][0]
+    assert f"{largest['name']}  {largest['value']:+.3f}" in reasons
+
+
+def test_what_was_not_measured_has_no_picture():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    assert list(pictures_of({})) == []
+    soaked = {"serving": {"results": {"soak": {"memory_mib": [1.0, 2.0]}}}}
+    assert [one.source for one in pictures_of(soaked)] == ["serving"]
 
 
 def test_the_page_asks_the_network_for_nothing(page):

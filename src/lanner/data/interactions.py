@@ -150,7 +150,8 @@ class Dataset:
                 columns of ``events``.
             users: one user a row, with the column ``user``, for ``profile`` and ``attributes``.
             ties: social edges, one a row: the column ``user`` and one column with the friend's id.
-            user, item: columns of ids. Default: such as ``user_id`` and ``item_id``, as in a CSV file.
+            user: column of users' ids. Default: such as ``user_id``, as in a CSV file.
+            item: column of items' ids. Default: such as ``item_id``.
             time: column of ``events``: datetimes, ISO 8601, or seconds, ms, µs or ns since 1970. Default: such as
                 ``timestamp``.
             rating: column of ``events`` with ratings, counts or other weights. Default: such as ``rating``.

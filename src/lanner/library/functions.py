@@ -50,7 +50,8 @@ def load_dataset(
     Args:
         path: the name of a bundled dataset, a folder, a file of events, or a recipe (``.toml``).
         format: ``auto``, a format by name, or a recipe to read the folder by.
-        positive_threshold, behaviour_weights: as in ``Dataset.from_frames``.
+        positive_threshold: as in ``Dataset.from_frames``.
+        behaviour_weights: as there.
 
     Raises:
         DataError: nothing there, no known format, or no usable event. ConfigError: no path, or a recipe with an

@@ -15,6 +15,19 @@ _COLUMNS = (
     ("amazon-scientific-2018-unisrec", "leave-last-out"),
 )
 _GREYS = ("0.25", "0.55", "0.8")
+_SERVERS = (
+    ("lanner", "k-"),
+    ("fastapi", "k--"),
+    ("mlserver", "k-."),
+    ("litserve", "k:"),
+    ("bentoml", "k:"),
+    ("ray_serve", "k:"),
+)
+_PHASES = (("before", "before"), ("during", "overload"), ("after", "after"))
+_SHADES = {"full": "0.1", "int8": "0.3", "pruned": "0.45", "distilled": "0.6", "popularity": "0.8", "rejected": "1"}
+"""Of what became of a request, best first."""
+_REASONS = 6
+_BOX = {"boxstyle": "round", "facecolor": "1", "edgecolor": "0", "linewidth": 0.6}
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,27 @@ def pictures_of(results: Results) -> Iterator[Picture]:
     if variants:
         caption = "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m"
         yield Picture(_frontier(variants), caption, "compression")
+    yield from _of_serving(results.get("serving", {}).get("results", {}))
+    explained = results.get("explained", {}).get("results", {})
+    if explained:
+        caption = f"Why an item is recommended: contributions that add up to the score, {explained['model']}"
+        yield Picture(_reasons(explained), caption, "explained")
+
+
+def _of_serving(results: Mapping[str, Any]) -> Iterator[Picture]:
+    if "saturation" in results:
+        caption = "Personal answers within the deadline against requests: 100,000 items; thin: all in time"
+        yield Picture(_load(results["saturation"]["100000"]), caption, "serving")
+    if "overload" in results:
+        again = results["overload"]["recovered_s"]
+        caption = f"Overload and recovery: what became of requests; all in time again after {again:.1f} s"
+        yield Picture(_phases(results["overload"]), caption, "serving")
+    if "soak" in results:
+        caption = "Memory of the server and its workers over ten minutes of load"
+        yield Picture(_memory(results["soak"]["memory_mib"]), caption, "serving")
+    if "simulator" in results:
+        caption = "Answers in time by number of workers, load in proportion; simulated"
+        yield Picture(_scaling(results["simulator"]["many_workers"]["rows"]), caption, "serving")
 
 
 def _bars(rows: Mapping[str, Any]) -> str:
@@ -88,6 +122,96 @@ def _frontier(variants: Mapping[str, Any]) -> str:
     axes.set_xscale("log")
     axes.set_xlabel("p50 of a request, ms")
     axes.set_ylabel("NDCG@10")
+    return _svg(figure)
+
+
+def _load(servers: Mapping[str, Any]) -> str:
+    figure = _figure(6, 3.2)
+    axes = figure.subplots()
+    for name, style in _SERVERS:
+        steps = servers.get(name, {}).get("steps", [])
+        if steps:
+            points = sorted((one["offered_per_s"], one["personal_goodput_per_s"]) for one in steps)
+            axes.plot(*zip(*points, strict=True), style, label=name, marker=".", markersize=4, linewidth=1.2)
+            axes.annotate(
+                name, max(points, key=lambda one: one[1]), fontsize=7, xytext=(3, 4), textcoords="offset points"
+            )
+    axes.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axes.lines))
+    axes.set_xlim(left=0)
+    axes.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
+    axes.set_xlabel("requests a second")
+    axes.set_ylabel("personal answers in time a second")
+    return _svg(figure)
+
+
+def _phases(overload: Mapping[str, Any]) -> str:
+    figure = _figure(6, 2.2)
+    axes = figure.subplots()
+    for place, (name, _) in enumerate(_PHASES):
+        phase, begin = overload[name], 0.0
+        answered = phase["answered_per_s"] / phase["offered_per_s"]
+        shares = {one: share * answered for one, share in phase["answered_by"].items()} | {"rejected": 1 - answered}
+        for variant, shade in _SHADES.items():
+            share = max(shares.get(variant, 0.0), 0.0)
+            axes.barh(
+                place, share, left=begin, color=shade, edgecolor="black", linewidth=0.6, label="" if place else variant
+            )
+            begin += share
+    axes.set_yticks(range(3), [f"{shown}: {overload[name]['offered_per_s']:,.0f}/s" for name, shown in _PHASES])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the requests that came")
+    figure.legend(fontsize=7, ncols=len(_SHADES), loc="outside upper center")
+    return _svg(figure)
+
+
+def _memory(mib: Sequence[float]) -> str:
+    figure = _figure(6, 2.2)
+    axes = figure.subplots()
+    axes.plot([10 * place / max(len(mib) - 1, 1) for place in range(len(mib))], mib, "k-", linewidth=1)
+    axes.set_ylim(0, 1.1 * max(mib))
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("MiB")
+    return _svg(figure)
+
+
+def _scaling(rows: Sequence[Mapping[str, Any]]) -> str:
+    figure = _figure(6, 2.6)
+    axes = figure.subplots()
+    for style, load in zip(("k-", "k--"), sorted({row["load"] for row in rows}), strict=False):
+        points = [(row["workers"], row["goodput_share"]) for row in rows if row["load"] == load]
+        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, label=f"{load:g} × what they can answer")
+    workers = sorted({row["workers"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(workers, list(map(str, workers)))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("workers")
+    axes.set_ylabel("share answered in time")
+    axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _reasons(explained: Mapping[str, Any]) -> str:
+    """User, what the user chose, and the recommended item; a line is as thick as its contribution."""
+    parts = explained["parts"][:_REASONS]
+    rest = explained["score"] - sum(part["value"] for part in parts)
+    shown = [*((part["name"], part["value"]) for part in parts), ("all else", rest)]
+    figure = _figure(7, 3.2)
+    axes = figure.subplots()
+    middle = (len(shown) - 1) / 2
+    thickest = max(abs(value) for _, value in shown)
+    for place, (name, value) in enumerate(shown):
+        style = {"color": _GREYS[1], "linestyle": "-" if value >= 0 else ":", "zorder": 1}
+        axes.plot([0, 1], [middle, place], color=_GREYS[2], linewidth=0.8, zorder=1)
+        axes.plot([1, 2], [place, middle], linewidth=0.5 + 6 * abs(value) / thickest, **style)
+        axes.text(1, place, f"{name}  {value:+.3f}", ha="center", va="center", fontsize=7, bbox=_BOX)
+    axes.text(0, middle, explained["user"], ha="center", va="center", bbox=_BOX)
+    axes.text(
+        2, middle, f"{explained['item']}\n{explained['score']:.3f}", ha="center", va="center", fontsize=8, bbox=_BOX
+    )
+    axes.set_xlim(-0.3, 2.6)
+    axes.invert_yaxis()
+    axes.set_axis_off()
     return _svg(figure)
 
 
