@@ -56,6 +56,20 @@ Adapt = Annotated[
     ),
 ]
 Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapters; default: 8.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, help="Train the language model (--adapt) on so many processes of this machine; default: 1."
+    ),
+]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="DEGREES",
+        help='How they share the work, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")]
 Overrides = Annotated[
     list[str] | None,

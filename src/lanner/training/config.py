@@ -125,5 +125,10 @@ class AdaptationConfig:
             raise ConfigError(f"adaptation.base_bits={self.base_bits} needs adapters; set adaptation.method=lora")
 
     @property
+    def rate(self) -> float:
+        """The learning rate, decided."""
+        return self.learning_rate or (1e-3 if self.uses_adapters else 1e-4)
+
+    @property
     def uses_adapters(self) -> bool:
         return self.method in ("lora", "dora")

@@ -88,7 +88,7 @@ class Loop:
         if resumed is not None and number > resumed[0].task:
             resumed = None
         limits = self._limits
-        optimizer = torch.optim.AdamW(task.groups)
+        optimizer = task.optimizer()
         step, best_step, best_quality = 0, 0, -math.inf
         best = _copy(trained_parameters(task.module))
         # At step 0 a checkpoint holds what is kept alone: the task is begun as if it had never been.

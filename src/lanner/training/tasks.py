@@ -5,7 +5,7 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -43,9 +43,8 @@ class Task(Protocol):
     counts_untrained: bool
     """Whether ``module`` as it begins may be the best there is."""
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        """Parameters with their learning rates and weight decays, as AdamW takes them."""
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A new AdamW of the parameters of ``module``."""
 
     def loss(self, step: int) -> Tensor:
         """A scalar to go down."""
@@ -82,9 +81,8 @@ class ViewTask:
         self._evaluated = None if validation is None else some(validation, _MOST_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        return _group(self.module, self._config.learning_rate, self._config.weight_decay)
+    def optimizer(self) -> torch.optim.Optimizer:
+        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": self._batches.size_of(step)}
@@ -157,9 +155,8 @@ class FusionTask:
         self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else everything
         self._popularity = np.bincount(learners.positives.values, minlength=network.num_items)
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        return _group(self.module, self._config.fusion_learning_rate, _HEAD_DECAY)
+    def optimizer(self) -> torch.optim.Optimizer:
+        return _adamw(self.module, self._config.fusion_learning_rate, _HEAD_DECAY)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": min(self._batch_users, len(self._learners))}
@@ -199,9 +196,9 @@ class FusionTask:
         return self._network.score(users, self._items)
 
 
-def _group(module: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:
+def _adamw(module: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [{"params": trained, "lr": rate, "weight_decay": decay}]
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
 
 
 def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:

@@ -1,0 +1,32 @@
+"""How a training step is divided: settings, read by everyone, torch or not."""
+
+from dataclasses import dataclass, field
+
+from lanner.distributed.degrees import Degrees
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a training step of the language model is divided over several devices."""
+
+    degrees: Degrees = field(default_factory=Degrees)
+    schedule: str = "1f1b"
+    """Pipeline schedule: gpipe, 1f1b, looped-bfs, interleaved, zero-bubble, zbv or dualpipev."""
+    micro_batches: int = 1
+    """Parts of a rank's batch that go through the pipeline one after the other."""
+    bounds: tuple[int, ...] | None = None
+    """Layers at which stages begin, and the last one's end; None: equal parts."""
+    shares: tuple[int, ...] | None = None
+    """Micro-batches of each replica, for replicas of unequal speed; None: ``micro_batches`` each."""
+    checkpointing: bool = False
+    """Keep no activations inside layers; compute them again."""
+    compile: bool = False
+    """Compile each layer."""
+    compression: str = "none"
+    """Of gradients between replicas: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
+    dense_steps: int = 0
+    """Steps without compression at the beginning."""
+    ranks_per_rack: int = 0
+    """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+    balancing: bool = False
+    """Move layers between the stages of a pipeline as their times are measured."""

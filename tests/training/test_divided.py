@@ -1,0 +1,116 @@
+"""An adaptation divided over ranks gives the losses, the weights and the checkpoints of one process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
+pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
+
+from test_adaptation import LORA, NETWORK, TRAINING, bookshop, language_of  # noqa: E402
+from tiny_language_models import save_model  # noqa: E402
+
+from benchmarks._ranks import run_ranks  # noqa: E402
+from lanner.data.splitting import random_ratio  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
+from lanner.distributed.degrees import Degrees  # noqa: E402
+from lanner.distributed.ranks import follow, part  # noqa: E402
+from lanner.errors import Interrupted, LannerError  # noqa: E402
+from lanner.training.adaptation import EncoderAdaptation  # noqa: E402
+from lanner.training.config import AdaptationConfig  # noqa: E402
+from lanner.training.divided import prepare  # noqa: E402
+from lanner.training.loop import Loop  # noqa: E402
+
+SMALL_STEPS = replace(LORA, learning_rate=1e-3)
+FULL = replace(LORA, method="full", learning_rate=1e-4)
+
+
+def adapted(model: str, config: AdaptationConfig, parallel: EngineConfig | None, folder: str = "", stop: int = -1):
+    """Losses of all steps, weights and best quality of an adaptation, on rank 0; or what was refused."""
+    rank, parallel, divided = torch.distributed.get_rank(), parallel or EngineConfig(), parallel is not None
+    language = language_of(Path(model))
+    if not divided:
+        torch.distributed.destroy_process_group()
+        if rank:
+            return None
+    elif rank:
+        try:
+            follow(lambda: prepare(language, config, parallel))
+        except LannerError:
+            pass
+        finally:
+            part()
+        return None
+    losses, original = [], Loop._step
+
+    def step(self, task, *rest):
+        if len(losses) == stop:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        losses.append(original(self, task, *rest))
+        return losses[-1]
+
+    Loop._step = step
+    place = Path(folder) if folder else None
+    adapt = EncoderAdaptation(config, NETWORK, TRAINING, place, progress=False, parallel=parallel)
+    split = random_ratio(bookshop(), 0.2, 0.2)
+    try:
+        weights = adapt(language, split.train, split.validation).weights
+    except Interrupted:
+        weights = {}
+    except LannerError as error:
+        return str(error)
+    finally:
+        Loop._step = original
+        part()
+    qualities = [quality for _, quality in adapt.curve]
+    return losses, {name: torch.from_numpy(value.copy()) for name, value in weights.items()}, qualities
+
+
+def parallel_of(text: str, **settings) -> EngineConfig:
+    return EngineConfig(Degrees.parse(text), **settings)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(save_model("bert", tmp_path_factory.mktemp("bert")))
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """What one process gives, by method; forked as the ranks are, for numba may not be used on both sides of a fork."""
+    return {config.method: run_ranks(2, adapted, model, config, None) for config in (SMALL_STEPS, FULL)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LANNER_CACHE", str(tmp_path / "cache"))
+
+
+def assert_same(found, expected):
+    assert not isinstance(found, str), found
+    losses, weights, qualities = found
+    assert losses == pytest.approx(expected[0], abs=1e-5)
+    assert qualities == pytest.approx(expected[2], abs=1e-3)
+    assert weights.keys() == expected[1].keys()
+    for name, weight in expected[1].items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        parallel_of("replicate=2"),
+        parallel_of("replicate=2", shares=(2, 1)),
+        parallel_of("pp=2", micro_batches=4),
+        parallel_of("pp=2", micro_batches=4, balancing=True),
+        parallel_of("tp=2"),
+        parallel_of("shard=2", micro_batches=2),
+    ],
+    ids=["DP", "uneven shares", "PP", "balanced PP", "TP", "FSDP2"],
+)
+@pytest.mark.parametrize("config", [SMALL_STEPS, FULL], ids=["lora", "full"])
+def test_losses_and_weights_are_those_of_one_process(model, alone, config, parallel):
+    assert_same(run_ranks(2, adapted, model, config, parallel), alone[config.method])
