@@ -70,6 +70,14 @@ Parallel = Annotated[
         help='How they share the work, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
     ),
 ]
+Log = Annotated[
+    Literal["none", "tensorboard", "mlflow"] | None,
+    typer.Option(
+        "--log",
+        help="Write losses, rates and validation metrics to training.log_folder while training; "
+        "extra tracking. Default: none.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")]
 Overrides = Annotated[
     list[str] | None,

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from lanner.cli import console, options
@@ -22,6 +21,7 @@ OUT = Path("lanner-bundle")
 
 
 def run(
+    context: typer.Context,
     data: options.Data = None,
     config: options.Config = None,
     model: options.Model = None,
@@ -32,6 +32,7 @@ def run(
     rank: options.Rank = None,
     nproc: options.Processes = None,
     parallel: options.Parallel = None,
+    log: options.Log = None,
     out: options.Out = OUT,
     refit: Annotated[
         bool,
@@ -56,9 +57,9 @@ def run(
     """
     from lanner.data.describe import example_users
 
-    chosen = {"data.path": data, "model": model, "split.name": split, **_adaptation(adapt, rank)}
+    chosen = {"data.path": data, "model": model, "split.name": split, "training.log": log, **_adaptation(adapt, rank)}
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
-    outcome = _fit(settings, out, refit=refit)
+    outcome = _fit(settings, out, context.obj, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
         console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
@@ -73,6 +74,7 @@ def run(
 
 
 def train(
+    context: typer.Context,
     data: options.Data = None,
     config: options.Config = None,
     model: options.Model = None,
@@ -82,6 +84,7 @@ def train(
     rank: options.Rank = None,
     nproc: options.Processes = None,
     parallel: options.Parallel = None,
+    log: options.Log = None,
     out: options.Out = OUT,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
@@ -102,9 +105,9 @@ def train(
     )
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
-    chosen = {"data.path": data, "model": model, "split.name": "none", **_adaptation(adapt, rank)}
+    chosen = {"data.path": data, "model": model, "split.name": "none", "training.log": log, **_adaptation(adapt, rank)}
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
-    outcome = _fit(settings, out)
+    outcome = _fit(settings, out, context.obj)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
 
@@ -256,8 +259,8 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
     return replace(config, parallel=replace(config.parallel, degrees=degrees))
 
 
-def _fit(config: "RunConfig", out: Path, *, refit: bool = False) -> "Outcome":
-    """Run the pipeline; on ranks of this machine where several are asked for, and this process is none of them."""
+def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
+    """Run the pipeline. Where several ranks are asked for and this process is none, they run the command ``given``."""
     from lanner.distributed.launch import launch, world
     from lanner.pipeline import assist
     from lanner.pipeline import run as run_pipeline
@@ -266,7 +269,7 @@ def _fit(config: "RunConfig", out: Path, *, refit: bool = False) -> "Outcome":
         return run_pipeline(config, out, console.Stages(), refit=refit)
     optional_module("torch", "torch", "adapt", "training on several ranks")
     if world() is None:
-        raise typer.Exit(launch(config.parallel, click.get_current_context().obj))
+        raise typer.Exit(launch(config.parallel, given))
     from lanner.distributed.ranks import joined
 
     with joined() as rank:

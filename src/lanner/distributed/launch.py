@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Sequence
 
 from lanner.distributed.config import EngineConfig
@@ -31,6 +32,7 @@ def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
     plan = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
+        run_id=uuid.uuid4().hex,
         nproc_per_node=ranks,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",

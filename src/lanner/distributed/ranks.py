@@ -6,6 +6,7 @@ that needs all vectors at once is computed once, where the data is.
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -46,6 +47,8 @@ def joined() -> Iterator[int]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    # Of what torch itself will name otherwise one day, a rank need not tell.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     dist.init_process_group(backend, timeout=_PATIENCE)
     rank = dist.get_rank()
     if rank:

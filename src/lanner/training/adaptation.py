@@ -41,6 +41,7 @@ from lanner.training.divided import DividedAdamW, DividedVectors, prepare
 from lanner.training.item_texts import ItemFeatures, ItemTexts, TrainedVectors
 from lanner.training.loop import Loop, trained_parameters
 from lanner.training.tasks import ViewTask
+from lanner.training.tracking import tracker_of
 
 _VIEW_EPOCHS = 10
 """Most epochs of the view alone."""
@@ -92,6 +93,7 @@ class EncoderAdaptation:
             folder=self._folder,
             run=self._fingerprint(language, dataset, validation),
             progress=self._progress,
+            tracker=tracker_of(self._training),
         )
         if loop.resumed is not None:
             parts.load_state_dict(below("network.", loop.resumed[1]), strict=False)
@@ -122,7 +124,7 @@ class EncoderAdaptation:
         parts = [
             asdict(replace(self.config, output=None, cache=True, cache_gib=0.0)),
             asdict(self._neural),
-            asdict(self._training),
+            asdict(self._training.decisive),
             language.fingerprint,
             fingerprint(dataset),
             len(validation),
@@ -171,6 +173,10 @@ class AdaptationTask:
             {"params": _trained(self._view), "lr": self._view_rate, "weight_decay": 0.0},
         ]
         return DividedAdamW(groups, vectors) if isinstance(vectors, DividedVectors) else torch.optim.AdamW(groups)
+
+    @property
+    def sent(self) -> int:
+        return self._vectors.sent
 
     def sizes(self, step: int) -> Mapping[str, int]:
         items = self._batches.at(step)

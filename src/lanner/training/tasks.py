@@ -43,6 +43,10 @@ class Task(Protocol):
     counts_untrained: bool
     """Whether ``module`` as it begins may be the best there is."""
 
+    @property
+    def sent(self) -> int:
+        """Bytes of gradients that this process has sent to others."""
+
     def optimizer(self) -> torch.optim.Optimizer:
         """A new AdamW of the parameters of ``module``."""
 
@@ -60,6 +64,7 @@ class ViewTask:
     """Predict the hidden part of a history from the rest, by one view. Without ``validation`` its quality is NaN."""
 
     counts_untrained = False
+    sent = 0
 
     def __init__(
         self,
@@ -141,6 +146,7 @@ class FusionTask:
 
     name = "head"
     counts_untrained = True
+    sent = 0
 
     def __init__(self, network: RecommenderNetwork, validation: HeldOut, config: TrainingConfig) -> None:
         self._network, self._config = network, config
