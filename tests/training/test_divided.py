@@ -22,8 +22,8 @@ from lanner.training.config import AdaptationConfig  # noqa: E402
 from lanner.training.divided import prepare  # noqa: E402
 from lanner.training.loop import Loop  # noqa: E402
 
-SMALL_STEPS = replace(LORA, learning_rate=1e-3)
-FULL = replace(LORA, method="full", learning_rate=1e-4)
+SMALL_STEPS = replace(LORA, learning_rate=3e-4)
+FULL = replace(LORA, method="full", learning_rate=3e-5)
 
 
 def adapted(model: str, config: AdaptationConfig, parallel: EngineConfig | None, folder: str = "", stop: int = -1):

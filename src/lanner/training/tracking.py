@@ -49,7 +49,8 @@ def _tensorboard(folder: Path) -> Tracker:
 def _mlflow(folder: Path) -> Tracker:
     mlflow = optional_module("mlflow", "mlflow-skinny", "tracking", "training.log=mlflow")
     if not mlflow.environment_variables.MLFLOW_TRACKING_URI.get():
-        mlflow.set_tracking_uri(folder.absolute().as_uri())
+        folder.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(f"sqlite:///{folder.absolute()}/mlflow.db")
     run = mlflow.active_run() or mlflow.start_run()
 
     def keep(task: str, step: int, figures: Mapping[str, float]) -> None:
