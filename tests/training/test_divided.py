@@ -1,5 +1,7 @@
 """An adaptation divided over ranks gives the losses, the weights and the checkpoints of one process."""
 
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from benchmarks._ranks import run_ranks  # noqa: E402
 from lanner.data.splitting import random_ratio  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.ranks import follow, part  # noqa: E402
-from lanner.errors import Interrupted, LannerError  # noqa: E402
+from lanner.distributed.ranks import agreed, follow, part  # noqa: E402
+from lanner.errors import ConfigError, Interrupted, LannerError  # noqa: E402
 from lanner.training.adaptation import EncoderAdaptation  # noqa: E402
 from lanner.training.config import AdaptationConfig  # noqa: E402
 from lanner.training.divided import prepare  # noqa: E402
@@ -46,8 +48,6 @@ def adapted(model: str, config: AdaptationConfig, parallel: EngineConfig | None,
 
     def step(self, task, *rest):
         if len(losses) == stop:
-            import signal
-
             signal.raise_signal(signal.SIGINT)
         losses.append(original(self, task, *rest))
         return losses[-1]
@@ -114,3 +114,49 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("config", [SMALL_STEPS, FULL], ids=["lora", "full"])
 def test_losses_and_weights_are_those_of_one_process(model, alone, config, parallel):
     assert_same(run_ranks(2, adapted, model, config, parallel), alone[config.method])
+
+
+def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alone, tmp_path):
+    losses, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel_of("replicate=2"), str(tmp_path), 14)
+    assert (len(losses), weights) == (14, {})
+    expected = alone["lora"]
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path, copy)
+    for folder, parallel in ((tmp_path, parallel_of("pp=2", micro_batches=2)), (copy, None)):
+        rest, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel, str(folder))
+        assert rest == pytest.approx(expected[0][14:], abs=1e-5)
+        for name, weight in expected[1].items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "parallel", "words"),
+    [
+        ({}, parallel_of("pp=2", schedule="interleaved", bounds=(0, 2, 4)), "do not cut 4 layers into 4 stages"),
+        ({"trained_layers": 1}, parallel_of("pp=2"), "layers 0 to 1 are a stage of the pipeline and none of them is"),
+        ({"method": "dora"}, parallel_of("tp=2"), "DoRA cannot be combined with tensor parallelism"),
+        ({"rank": 33}, parallel_of("replicate=2"), "adaptation.rank=33 exceeds the 32 dimensions"),
+        ({}, parallel_of("replicate=2", compression="zip"), "compression"),
+        ({}, parallel_of("replicate=3"), "replicate 3 × shard 1 × pp 1 × tp 1 = 3 ranks, but there are 2"),
+    ],
+    ids=["bounds", "frozen stage", "dora", "rank", "compression", "degrees"],
+)
+def test_what_cannot_be_divided_is_refused_on_all_ranks(model, change, parallel, words):
+    said = run_ranks(2, adapted, model, replace(SMALL_STEPS, **change), parallel)
+    assert words in said
+    assert "\n" not in said
+
+
+def _agreed() -> str:
+    def read() -> int:
+        if torch.distributed.get_rank() == 1:
+            raise ConfigError("there is no model.safetensors here")
+        return 1
+
+    with pytest.raises(LannerError) as refusal:
+        agreed(read)
+    return str(refusal.value)
+
+
+def test_what_one_rank_lacks_is_told_by_all():
+    assert run_ranks(2, _agreed) == "rank 1: there is no model.safetensors here"

@@ -59,7 +59,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(monkeypatch, log)
 
 
 def test_an_unknown_log_is_refused():
-    with pytest.raises(ConfigError, match="training.log must be one of none, tensorboard, mlflow, received 'paper'"):
+    with pytest.raises(ConfigError, match=r"training\.log must be one of none, tensorboard, mlflow, received 'paper'"):
         TrainingConfig(log="paper")
 
 
