@@ -70,6 +70,10 @@ Parallel = Annotated[
         help='How they share the work, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
     ),
 ]
+Engine = Annotated[
+    Literal["torch", "deepspeed"] | None,
+    typer.Option("--engine", help="What takes their steps: torch (default), or deepspeed (ZeRO; extra deepspeed)."),
+]
 Log = Annotated[
     Literal["none", "tensorboard", "mlflow"] | None,
     typer.Option(

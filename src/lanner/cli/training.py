@@ -32,6 +32,7 @@ def run(
     rank: options.Rank = None,
     nproc: options.Processes = None,
     parallel: options.Parallel = None,
+    engine: options.Engine = None,
     log: options.Log = None,
     out: options.Out = OUT,
     refit: Annotated[
@@ -57,7 +58,14 @@ def run(
     """
     from lanner.data.describe import example_users
 
-    chosen = {"data.path": data, "model": model, "split.name": split, "training.log": log, **_adaptation(adapt, rank)}
+    chosen = {
+        "data.path": data,
+        "model": model,
+        "split.name": split,
+        "training.log": log,
+        "parallel.engine": engine,
+        **_adaptation(adapt, rank),
+    }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
     outcome = _fit(settings, out, context.obj, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
@@ -84,6 +92,7 @@ def train(
     rank: options.Rank = None,
     nproc: options.Processes = None,
     parallel: options.Parallel = None,
+    engine: options.Engine = None,
     log: options.Log = None,
     out: options.Out = OUT,
     overrides: options.Overrides = None,
@@ -105,7 +114,14 @@ def train(
     )
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
-    chosen = {"data.path": data, "model": model, "split.name": "none", "training.log": log, **_adaptation(adapt, rank)}
+    chosen = {
+        "data.path": data,
+        "model": model,
+        "split.name": "none",
+        "training.log": log,
+        "parallel.engine": engine,
+        **_adaptation(adapt, rank),
+    }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
     outcome = _fit(settings, out, context.obj)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"

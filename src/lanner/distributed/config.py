@@ -1,6 +1,7 @@
 """How a training step is divided: settings, read by everyone, torch or not."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lanner.distributed.degrees import Degrees
 
@@ -28,5 +29,9 @@ class EngineConfig:
     """Steps without compression at the beginning."""
     ranks_per_rack: int = 0
     """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; every rank is a replica)."""
+    zero: Literal[1, 2, 3] = 1
+    """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
     balancing: bool = False
     """Move layers between the stages of a pipeline as their times are measured."""

@@ -225,13 +225,9 @@ class Engine:
         for name, place in self._places():
             if name not in trained:
                 continue
-            state = self.optimizer.state.get(trained[name], {})
-            for flat, part in zip(
-                gathered, (trained[name].detach(), *(state.get(one) for one in MOMENTS)), strict=True
-            ):
-                value = None if part is None else whole(part)
-                if value is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
-                    flat[place] = value.reshape(-1)
+            for flat, part in zip(gathered, self._given_out(trained[name]), strict=True):
+                if part is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
+                    flat[place] = part.reshape(-1)
         for flat in gathered:
             dist.reduce(flat, 0)
         return gathered if dist.get_rank() == 0 else None
@@ -242,13 +238,20 @@ class Engine:
         self.steps = steps
         trained = self.trained()
         for name, place in self._places():
-            if name not in trained:
-                continue
-            one = trained[name]
-            own, *moments = (divided_like(one, flat[place].view(self.whole_shapes[name])) for flat in state)
-            local(one).copy_(local(own))
-            step = {"step": torch.tensor(float(steps))}
-            self.optimizer.state[one] = step | dict(zip(MOMENTS, moments, strict=True))
+            if name in trained:
+                self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
+
+    def _given_out(self, one: nn.Parameter) -> list[Tensor | None]:
+        """A parameter and its moments, whole; every rank that holds a part must ask."""
+        known = self.optimizer.state.get(one, {})
+        parts = [one.detach(), *(known.get(moment) for moment in MOMENTS)]
+        return [None if part is None else whole(part) for part in parts]
+
+    def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
+        own, *moments = (divided_like(one, part) for part in full)
+        local(one).copy_(local(own))
+        step = {"step": torch.tensor(float(self.steps))}
+        self.optimizer.state[one] = step | dict(zip(MOMENTS, moments, strict=True))
 
     def _places(self) -> Iterator[tuple[str, slice]]:
         """Where each trained parameter of the whole chain stands in a flat tensor of all of them."""

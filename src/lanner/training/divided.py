@@ -13,6 +13,7 @@ from lanner.distributed.chain import Chain, Stage, chain_of
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import MOMENTS, Engine
 from lanner.distributed.ranks import Leader
+from lanner.distributed.zero import ZeroEngine, check_zero
 from lanner.errors import ConfigError
 from lanner.models.language import LanguageEncoder
 from lanner.models.text_tower import TextTower
@@ -38,7 +39,10 @@ def prepare(language: LanguageEncoder, config: AdaptationConfig, parallel: Engin
         return torch.optim.AdamW(parameters, config.rate, weight_decay=config.weight_decay, foreach=False)
 
     parallel = replace(parallel, checkpointing=parallel.checkpointing or config.checkpointing)
-    return lambda: Engine(chain, parallel, adamw, language.device)
+    if parallel.engine == "deepspeed":
+        check_zero(parallel)
+    kind = ZeroEngine if parallel.engine == "deepspeed" else Engine
+    return lambda: kind(chain, parallel, adamw, language.device)
 
 
 class DividedVectors(TrainedVectors):
