@@ -72,8 +72,8 @@ def on_ranks(shop, *arguments, start=("-m", "lanner", "train", "--nproc", "2")):
         "adaptation.tokens_per_step=60",
         "adaptation.dtype=float32",
     )
-    call = ["events.csv", "--model", "language", "--adapt", "lora", "--rank", "2", *arguments]
-    call += [part for one in sets for part in ("--set", one)]
+    call = ["events.csv", "--model", "language", "--adapt", "lora", "--rank", "2"]
+    call += [*(part for one in sets for part in ("--set", one)), *arguments]
     return subprocess.Popen(
         [sys.executable, *start, *call], cwd=shop, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -24,6 +24,7 @@ def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
     Raises:
         LannerError: a rank ended without having been asked to.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -41,6 +42,8 @@ def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
     )
     try:
         elastic_launch(plan, sys.executable)("-m", "lanner", *arguments)
+    except SignalException as received:  # the ranks were told, too, and have ended
+        return 128 + int(received.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if rank == 0 and failure.exitcode > 0:

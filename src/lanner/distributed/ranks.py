@@ -221,9 +221,12 @@ def _tell(order: _Order, *given: Tensor) -> None:
 
 
 def _heard(device: torch.device) -> tuple[_Order, list[Tensor]]:
-    """What rank 0 told."""
+    """What rank 0 told; to stop, if it has ended without a word."""
     told = torch.empty(1 + 3 * _MOST_GIVEN, dtype=torch.int64)
-    dist.broadcast(told, 0)
+    try:
+        dist.broadcast(told, 0)
+    except RuntimeError:
+        return _Order.STOP, []
     order, *shapes = told.tolist()
     given = []
     for kind, rows, columns in zip(*[iter(shapes)] * 3, strict=True):
