@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lanner.distributed.degrees import Degrees
+from lanner.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,10 @@ class EngineConfig:
     """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
     balancing: bool = False
     """Move layers between the stages of a pipeline as their times are measured."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("micro_batches", 1), ("dense_steps", 0), ("ranks_per_rack", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
+        if self.shares is not None and min(self.shares, default=0) < 1:
+            raise ConfigError(f"parallel.shares must be numbers from 1 up, received {list(self.shares)}")
