@@ -1,5 +1,6 @@
 """DeepSpeed's steps give the losses of one process, and its state goes over to other engines and back."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ TWO = EngineConfig(Degrees(replicas=2), micro_batches=4, engine="deepspeed")
 
 def _losses(lora: bool, stages: tuple[int, ...]) -> dict[str, list[float]]:
     """Losses of ten steps: five by one engine, five by a new one that went on with its state."""
+    os.environ["LOCAL_RANK"] = str(torch.distributed.get_rank())  # which a launcher would have set
     found = {}
     for stage in stages:
         losses, state, steps = [], None, 0

@@ -46,6 +46,8 @@ class ZeroEngine(Engine):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         deepspeed = optional_module("deepspeed", "deepspeed", "deepspeed", "parallel.engine=deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # Sums by its own shared memory would be compiled first, and told on stdout; those of gloo are there.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._utils = optional_module("deepspeed.utils", "deepspeed", "deepspeed", "parallel.engine=deepspeed")
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
