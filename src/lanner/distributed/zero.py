@@ -49,6 +49,7 @@ class ZeroEngine(Engine):
         # Sums by its own shared memory would be compiled first, and told on stdout; those of gloo are there.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._utils = optional_module("deepspeed.utils", "deepspeed", "deepspeed", "parallel.engine=deepspeed")
+        self._gathered = deepspeed.zero.GatheredParameters
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
             "gradient_accumulation_steps": config.micro_batches,
@@ -59,6 +60,18 @@ class ZeroEngine(Engine):
         self._zero, self._divided, *_ = deepspeed.initialize(
             model=self.stages[0], optimizer=self.optimizer, config=settings, dist_init_required=False
         )
+
+    def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
+        # It has moments from its first step on; one at rate 0, by no gradient, makes them and changes nothing.
+        groups = self._divided.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = 0.0
+        token = torch.ones(self.micro_batches, 1, dtype=torch.int64, device=self.device)
+        self._one_after_the_other(token, token, token, lambda out, _: 0.0 * out.sum())
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        super().set_state(steps, state)
 
     def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
         losses, count = [], self.micro_batches
@@ -83,6 +96,8 @@ class ZeroEngine(Engine):
 
     def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
         own, *moments = full
+        with self._gathered([one], modifier_rank=0):
+            one.copy_(own)
         self._utils.safe_set_full_fp32_param(one, own)
         for name, moment in zip(MOMENTS, moments, strict=True):
             self._utils.safe_set_full_optimizer_state(one, moment, name)
