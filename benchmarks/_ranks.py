@@ -43,5 +43,6 @@ def _rank(
     answer = function(*arguments)
     if rank == 0:
         torch.save(answer, Path(folder) / "answer")
-    dist.barrier()
-    dist.destroy_process_group()
+    if dist.is_initialized():  # unless the function parted the ranks itself
+        dist.barrier()
+        dist.destroy_process_group()

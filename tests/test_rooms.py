@@ -23,7 +23,7 @@ ROOMS = {
     "inference": {"errors", "types", "data", "files"},
     "evaluation": {"errors", "data"},
     "models": {"errors", "data", "graph", "inference"},
-    "training": {"errors", "files", "data", "inference", "models", "evaluation"},
+    "training": {"errors", "files", "data", "inference", "models", "evaluation", "distributed"},
     "distributed": {"errors", "files", "settings", "models"},
     "compression": {"errors", "data", "inference", "models", "training", "evaluation"},
     "accelerators": {"errors", "files", "data", "inference"},
@@ -31,9 +31,11 @@ ROOMS = {
     "encoders": {"errors", "files", "models", "artifacts"},
     "serving": {"errors", "types", "settings", "files", "data", "inference", "accelerators", "artifacts", "encoders"},
     "client": {"errors", "serving"},
-    "config": {"errors", "settings", "data", "models", "training"},
+    "config": {"errors", "settings", "data", "models", "training", "distributed"},
     "registry": {"errors", "config", "data", "models", "training"},
-    "pipeline": {"errors", "config", "registry", "data", "models", "training", "evaluation", "artifacts"},
+    "pipeline": {
+        *("errors", "config", "registry", "data", "models", "training", "evaluation", "artifacts", "distributed"),
+    },
     "compress": {
         *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "accelerators"),
         "artifacts",
@@ -62,6 +64,7 @@ ROOMS = {
         ),
     },
     "__main__": {"cli"},
+    "train": {"cli"},
     "__init__": {"errors", "library"},
 }
 """Rooms by name, and the rooms each may import besides itself."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lanner.data.feedback import FeedbackConfig
+from lanner.distributed.config import EngineConfig
 from lanner.errors import ConfigError
 from lanner.models.baselines import PopularityConfig, RandomConfig
 from lanner.models.ease import EASEConfig
@@ -99,6 +100,7 @@ class RunConfig:
     neural: NeuralConfig = field(default_factory=NeuralConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    parallel: EngineConfig = field(default_factory=EngineConfig)
 
 
 def read_config(path: Path) -> RunConfig:

@@ -98,6 +98,19 @@ def run(
     return Outcome(open_bundle(out), report, read_as, plan.notes, dataset.rejected, dataset.warnings)
 
 
+def assist(config: RunConfig) -> None:
+    """What a rank other than the first does of ``run``: its part of training the language model.
+
+    Raises:
+        LannerError: what ``run`` raises on the first rank, too.
+    """
+    from lanner.distributed.ranks import follow
+    from lanner.models.language import LanguageEncoder
+    from lanner.training.divided import prepare
+
+    follow(lambda: prepare(LanguageEncoder(config.neural.encoder), config.adaptation, config.parallel))
+
+
 def open_bundle(path: Path) -> Bundle:
     """A bundle of any of ``MODELS``; raises ``BundleError``."""
     return read_bundle(path, lambda name: model_builder(name)(RunConfig(model=name), None))

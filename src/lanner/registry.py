@@ -75,7 +75,7 @@ def _adaptation(config: RunConfig, folder: Path | None) -> "EncoderAdaptation | 
     from lanner.training.adaptation import EncoderAdaptation
 
     place = None if folder is None else folder / ADAPTATION
-    return EncoderAdaptation(config.adaptation, config.neural, config.training, place)
+    return EncoderAdaptation(config.adaptation, config.neural, config.training, place, parallel=config.parallel)
 
 
 def _with_fixed(config: RunConfig) -> RunConfig:
@@ -242,8 +242,10 @@ def _check_machine(config: RunConfig) -> None:
     if config.model not in CLOSED_FORMS:
         optional_module("torch", "torch", "train", f"the model '{config.model}'")
         from lanner.training.loop import device_of
+        from lanner.training.tracking import check_log
 
         device_of(config.training.device)
+        check_log(config.training)
 
 
 def _check_adaptation(config: RunConfig) -> None:

@@ -1,8 +1,14 @@
 """From --adapt to an answer: the adapted language model is part of the bundle and of its compressed form."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 peft = pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 from tiny_language_models import save_model  # noqa: E402
@@ -56,3 +62,72 @@ def test_a_rank_that_is_none_is_refused(ask, shop):
     code, _, err = ask("run", shop / "events.csv", "--adapt", "lora", "--rank", "0")
     assert code == 2
     assert "--rank" in err
+
+
+def on_ranks(shop, *arguments, start=("-m", "lanner", "train", "--nproc", "2")):
+    """The command of one adaptation in processes of its own."""
+    sets = (
+        *QUICK,
+        f"neural.encoder.model={shop / 'tiny'}",
+        "adaptation.tokens_per_step=60",
+        "adaptation.dtype=float32",
+    )
+    call = ["events.csv", "--model", "language", "--adapt", "lora", "--rank", "2"]
+    call += [*(part for one in sets for part in ("--set", one)), *arguments]
+    return subprocess.Popen(
+        [sys.executable, *start, *call], cwd=shop, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def weights_in(bundle):
+    with safe_open(bundle / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_ranks_of_either_launcher_write_the_bundle_of_one_process(shop):
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "lanner.train")
+    alone = ("-m", "lanner", "train")
+    for name, start in (("alone", alone), ("nproc", None), ("torchrun", torchrun)):
+        process = on_ranks(shop, "--out", name, **({} if start is None else {"start": start}))
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert out.count("Wrote the bundle") == 1
+        assert err.count("load events.csv") == 1, "the first rank alone tells"
+    expected = weights_in(shop / "alone")
+    assert any(name.startswith("encoder.") for name in expected)
+    for name in ("nproc", "torchrun"):
+        found = weights_in(shop / name)
+        assert found.keys() == expected.keys()
+        for key, weight in expected.items():
+            np.testing.assert_allclose(found[key], weight, atol=5e-3, err_msg=key)
+
+
+def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
+    process = on_ranks(shop, "--set", "adaptation.epochs=500", "--set", "adaptation.patience=500", "--out", "two")
+    checkpoint = shop / "two.checkpoint" / "adaptation" / "training.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "the same command resumes from" in err
+    with safe_open(checkpoint, "np") as file:
+        assert json.loads(file.metadata()["progress"])["step"] > 0
+
+
+def test_what_ranks_cannot_do_is_one_line(shop, ask):
+    call = ("train", shop / "events.csv", "--nproc", "4")
+    code, _, err = ask(*call, "--adapt", "lora", "--parallel", "pp=2,replicate=3")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pp 2 × replicate 3 × shard 1 × tp 1 = 6 ranks, but there are 4" in err
+    code, _, err = ask(*call)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "add --adapt lora" in err
+    process = on_ranks(shop, "--parallel", "tp=3", start=("-m", "lanner", "train"))
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert err.count("lanner:") == 1
+    assert "tp 3 does not divide the 4 attention heads of the model" in err

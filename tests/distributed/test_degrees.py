@@ -2,6 +2,7 @@
 
 import pytest
 
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
 from lanner.errors import ConfigError
 
@@ -46,3 +47,17 @@ def test_heads_and_layers_must_be_divisible():
         Degrees(tensor=3).check_model(**sizes)
     with pytest.raises(ConfigError, match="pp 4 × 2 stages per rank = 8 stages, but the model has 6 layers"):
         Degrees(pipeline=4).check_model(**sizes, stages_per_rank=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"micro_batches": 0}, r"parallel\.micro_batches must be at least 1, received 0"),
+        ({"dense_steps": -1}, r"parallel\.dense_steps must be at least 0"),
+        ({"shares": (2, 0)}, r"parallel\.shares must be numbers from 1 up, received \[2, 0\]"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_step_out_of_range_are_refused_by_name(change, words):
+    with pytest.raises(ConfigError, match=words):
+        EngineConfig(**change)

@@ -79,7 +79,8 @@ for name, group in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=True)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        code = app(args=given, standalone_mode=True, obj=given)
     except LannerError as error:
         console.complain(str(error))
         code = error.exit_code

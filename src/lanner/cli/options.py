@@ -56,6 +56,32 @@ Adapt = Annotated[
     ),
 ]
 Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapters; default: 8.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, help="Train the language model (--adapt) on so many processes of this machine; default: 1."
+    ),
+]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="DEGREES",
+        help='How they share the work, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
+    ),
+]
+Engine = Annotated[
+    Literal["torch", "deepspeed"] | None,
+    typer.Option("--engine", help="What takes their steps: torch (default), or deepspeed (ZeRO; extra deepspeed)."),
+]
+Log = Annotated[
+    Literal["none", "tensorboard", "mlflow"] | None,
+    typer.Option(
+        "--log",
+        help="Write losses, rates and validation metrics to training.log_folder while training; "
+        "extra tracking. Default: none.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")]
 Overrides = Annotated[
     list[str] | None,

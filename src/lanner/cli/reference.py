@@ -54,5 +54,6 @@ def settings_of(model: str | None) -> "list[Setting]":
         return every
     model_builder(model)
     own = {key for one in keywords_of(model).values() for key in one.settings}
+    own |= {"parallel"} if "adaptation" in own else set()
     chosen = (*SHARED_SECTIONS, *own)
     return [one for one in every if one.name in chosen or one.name.partition(".")[0] in chosen]

@@ -1,14 +1,15 @@
 """The commands that train and evaluate: run, train, update, evaluate, compare."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, LannerError, optional_module
 
 if TYPE_CHECKING:
     from lanner.config import RunConfig
@@ -20,6 +21,7 @@ OUT = Path("lanner-bundle")
 
 
 def run(
+    context: typer.Context,
     data: options.Data = None,
     config: options.Config = None,
     model: options.Model = None,
@@ -28,6 +30,10 @@ def run(
     device: options.Device = None,
     adapt: options.Adapt = None,
     rank: options.Rank = None,
+    nproc: options.Processes = None,
+    parallel: options.Parallel = None,
+    engine: options.Engine = None,
+    log: options.Log = None,
     out: options.Out = OUT,
     refit: Annotated[
         bool,
@@ -47,12 +53,21 @@ def run(
       lanner run
       lanner run ratings.csv --model ease --out my-bundle --refit
       lanner run recipes/ml-1m.toml --adapt lora --rank 8
+      lanner run recipes/ml-1m.toml --adapt lora --nproc 4 --parallel "pp=2,replicate=2"
       lanner run --config run.toml --set training.epochs=5 --json
     """
     from lanner.data.describe import example_users
 
-    chosen = {"data.path": data, "model": model, "split.name": split, **_adaptation(adapt, rank)}
-    outcome = _fit(chosen_settings(config, seed, device, chosen, overrides), out, refit=refit)
+    chosen = {
+        "data.path": data,
+        "model": model,
+        "split.name": split,
+        "training.log": log,
+        "parallel.engine": engine,
+        **_adaptation(adapt, rank),
+    }
+    settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
+    outcome = _fit(settings, out, context.obj, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
         console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
@@ -67,6 +82,7 @@ def run(
 
 
 def train(
+    context: typer.Context,
     data: options.Data = None,
     config: options.Config = None,
     model: options.Model = None,
@@ -74,6 +90,10 @@ def train(
     device: options.Device = None,
     adapt: options.Adapt = None,
     rank: options.Rank = None,
+    nproc: options.Processes = None,
+    parallel: options.Parallel = None,
+    engine: options.Engine = None,
+    log: options.Log = None,
     out: options.Out = OUT,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
@@ -86,6 +106,7 @@ def train(
     Examples:
       lanner train recipes/ml-1m.toml --model hybrid --out ml-1m-hybrid
       lanner train --model ease --set ease.regularisation=300
+      lanner train recipes/ml-1m.toml --adapt lora --nproc 2
       lanner train ratings.csv --json
     """
     named = next(
@@ -93,9 +114,16 @@ def train(
     )
     if named:
         raise ConfigError(f"--set {named}: lanner train uses every event; to withhold some, use lanner run")
-    chosen = {"data.path": data, "model": model, "split.name": "none", **_adaptation(adapt, rank)}
-    settings = chosen_settings(config, seed, device, chosen, overrides)
-    outcome = _fit(settings, out)
+    chosen = {
+        "data.path": data,
+        "model": model,
+        "split.name": "none",
+        "training.log": log,
+        "parallel.engine": engine,
+        **_adaptation(adapt, rank),
+    }
+    settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
+    outcome = _fit(settings, out, context.obj)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
 
@@ -228,10 +256,44 @@ def chosen_settings(
     return settings
 
 
-def _fit(config: "RunConfig", out: Path, *, refit: bool = False) -> "Outcome":
+def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "RunConfig":
+    """The settings with the degrees of ``--parallel``; where there are none, every rank is a replica."""
+    from lanner.distributed.degrees import Degrees
+    from lanner.distributed.launch import world
+
+    ranks, degrees = world() or nproc, config.parallel.degrees
+    if parallel is not None:
+        degrees = Degrees.parse(parallel)
+    elif degrees == Degrees() and ranks is not None:
+        degrees = Degrees(replicas=ranks)
+    degrees.check_world(degrees.world if ranks is None else ranks)
+    if degrees.world > 1 and config.adaptation.method == "none":
+        raise ConfigError(
+            f"{degrees.arithmetic}: training the language model is what can be divided; add --adapt lora, or leave out "
+            "--nproc and --parallel"
+        )
+    return replace(config, parallel=replace(config.parallel, degrees=degrees))
+
+
+def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
+    """Run the pipeline. Where several ranks are asked for and this process is none, they run the command ``given``."""
+    from lanner.distributed.launch import launch, world
+    from lanner.pipeline import assist
     from lanner.pipeline import run as run_pipeline
 
-    return run_pipeline(config, out, console.Stages(), refit=refit)
+    if config.parallel.degrees.world == 1:
+        return run_pipeline(config, out, console.Stages(), refit=refit)
+    optional_module("torch", "torch", "adapt", "training on several ranks")
+    if world() is None:
+        raise typer.Exit(launch(config.parallel, given))
+    from lanner.distributed.ranks import joined
+
+    with joined() as rank:
+        if rank == 0:
+            return run_pipeline(config, out, console.Stages(), refit=refit)
+        with contextlib.suppress(LannerError):  # rank 0 tells
+            assist(config)
+        raise typer.Exit
 
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:

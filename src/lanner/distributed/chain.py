@@ -30,10 +30,12 @@ class Chain:
     heads: int
     key_value_heads: int
     pool: Pool
+    in_bfloat16: bool = False
+    """Whether layers run under autocast to it; what stages and ranks exchange is float32 either way."""
 
 
-def chain_of(model: nn.Module, pool: Pool) -> Chain:
-    """The parts of ``model``, which may carry adapters of peft.
+def chain_of(model: nn.Module, pool: Pool, in_bfloat16: bool = False) -> Chain:
+    """The parts of ``model``, which may carry adapters of peft. pool, in_bfloat16: as of ``Chain``.
 
     Raises:
         ConfigError: its layers are neither those of BERT nor those of Llama.
@@ -46,11 +48,13 @@ def chain_of(model: nn.Module, pool: Pool) -> Chain:
         heads = int(config.num_attention_heads)
         if hasattr(base.encoder, "relative_attention_bias"):
             raise ConfigError(f"{type(base).__name__} shares an attention bias between layers and cannot be divided")
-        return Chain("bert", base.embeddings, base.encoder.layer, None, None, heads, heads, pool)
+        return Chain("bert", base.embeddings, base.encoder.layer, None, None, heads, heads, pool, in_bfloat16)
     if all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm", "rotary_emb")):
         heads = int(config.num_attention_heads)
         pairs = int(getattr(config, "num_key_value_heads", heads))
-        return Chain("llama", base.embed_tokens, base.layers, base.norm, base.rotary_emb, heads, pairs, pool)
+        return Chain(
+            "llama", base.embed_tokens, base.layers, base.norm, base.rotary_emb, heads, pairs, pool, in_bfloat16
+        )
     raise ConfigError(
         f"{type(base).__name__} cannot be divided over devices: its layers are neither those of BERT nor of Llama"
     )
@@ -67,13 +71,18 @@ class Stage(nn.Module):
         self.embeddings = chain.embeddings if self.begins else None
         self.layers = nn.ModuleDict({str(number): chain.layers[number] for number in range(first, last)})
         self.norm = chain.norm if self.ends else None
-        self.rotary = chain.rotary
+        self.rotary, self._in_bfloat16 = chain.rotary, chain.in_bfloat16
 
     def forward(self, inputs: Tensor, mask_BL: Tensor) -> Tensor:
         """Hidden states ``[B, L, D]``, of the last stage vectors ``[B, D]``.
 
         inputs: token ids, int64 ``[B, L]``, of the first stage; else the hidden states that the stage before gave.
         """
+        with torch.autocast(mask_BL.device.type, torch.bfloat16, enabled=self._in_bfloat16):
+            hidden_BLD = self._hidden(inputs, mask_BL).float()
+        return self._pool(hidden_BLD, mask_BL) if self.ends else hidden_BLD
+
+    def _hidden(self, inputs: Tensor, mask_BL: Tensor) -> Tensor:
         hidden_BLD: Tensor = inputs if self.embeddings is None else self.embeddings(inputs)
         if hidden_BLD.requires_grad is False and torch.is_grad_enabled() and self._checkpointing:
             hidden_BLD = hidden_BLD.requires_grad_()
@@ -84,9 +93,8 @@ class Stage(nn.Module):
             else:
                 out = layer(hidden_BLD, **options)
             hidden_BLD = out[0] if isinstance(out, tuple) else out
-        if not self.ends:
-            return hidden_BLD
-        return self._pool(hidden_BLD if self.norm is None else self.norm(hidden_BLD), mask_BL)
+        normed: Tensor = hidden_BLD if self.norm is None else self.norm(hidden_BLD)
+        return normed
 
     def _options(self, hidden_BLD: Tensor, mask_BL: Tensor) -> dict[str, Any]:
         length = hidden_BLD.shape[1]

@@ -23,10 +23,15 @@ class Degrees:
     """
 
     replicas: int = 1
+    """Parts of the batch, each with the weights."""
     shards: int = 1
+    """Parts of the batch and of the weights (FSDP2)."""
     pipeline: int = 1
+    """Parts of the list of layers."""
     tensor: int = 1
+    """Parts of the heads and neurons of each layer."""
     order: tuple[Axis, ...] = AXES
+    """Axes in the numbering of ranks: the first crosses racks, the last stays inside one."""
 
     def __post_init__(self) -> None:
         for field in fields(self)[:4]:

@@ -3,22 +3,22 @@
 The order in which a model is prepared: tensor parallel → pipeline → activation checkpointing → compile → data parallel.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanner.distributed.chain import Chain, Stage
 from lanner.distributed.compressors import compressor_of
-from lanner.distributed.degrees import Degrees
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds, schedule_kind, stages_of
 from lanner.distributed.synchroniser import Racks, Synchroniser
-from lanner.distributed.tensor import divide_layer, sum_partial_gradients
+from lanner.distributed.tensor import divide_layer, local, sum_partial_gradients
 from lanner.distributed.wire import Wire, check_versions
 from lanner.errors import ConfigError, LannerError
 
@@ -26,29 +26,8 @@ Loss = Callable[[Tensor, Any], Tensor]
 """Of the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]``: a scalar, a mean over rows."""
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """How a step is divided."""
-
-    degrees: Degrees = field(default_factory=Degrees)
-    schedule: str = "1f1b"
-    """Pipeline schedule; see ``pipeline.SCHEDULES``."""
-    micro_batches: int = 1
-    """Parts of a rank's batch that go through the pipeline one after the other."""
-    bounds: tuple[int, ...] | None = None
-    """Layers at which stages begin, and the last one's end; None: equal parts."""
-    shares: tuple[int, ...] | None = None
-    """Micro-batches of each replica, for replicas of unequal speed; None: ``micro_batches`` each."""
-    checkpointing: bool = False
-    """Keep no activations inside layers; compute them again."""
-    compile: bool = False
-    """Compile each layer."""
-    compression: str = "none"
-    """Of gradients between replicas; see ``compressors.compressor_of``."""
-    dense_steps: int = 0
-    """Steps without compression at the beginning."""
-    ranks_per_rack: int = 0
-    """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of a parameter."""
 
 
 class DivergedError(LannerError):
@@ -89,6 +68,14 @@ class Engine:
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
         self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
         check_bounds(self.bounds, len(chain.layers), num_stages)
+        self.whole_shapes = trained_of(chain)
+        for first, last in pairwise(self.bounds):
+            learns = any(one.requires_grad for layer in chain.layers[first:last] for one in layer.parameters())
+            if self.whole_shapes and not learns and degrees.pipeline > 1:
+                raise ConfigError(
+                    f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
+                    "layers, or use pp 1"
+                )
         if degrees.tensor > 1:
             for layer in chain.layers:
                 divide_layer(layer, chain.family, self.mesh["tp"])
@@ -113,6 +100,12 @@ class Engine:
         """Of this rank."""
         shares = self.config.shares
         return self.config.micro_batches if shares is None else shares[self.at["replicate"]]
+
+    @property
+    def parts(self) -> list[int]:
+        """Micro-batches of each part that a batch is divided into."""
+        config = self.config
+        return [config.micro_batches] * config.degrees.data if config.shares is None else list(config.shares)
 
     @property
     def sent(self) -> int:
@@ -152,12 +145,11 @@ class Engine:
         Raises:
             ConfigError: the rows cannot be divided into equal micro-batches.
         """
-        degrees, shares = self.config.degrees, self.config.shares
-        each = list(shares) if shares is not None else [self.config.micro_batches] * degrees.data
+        each = self.parts
         size, rest = divmod(total, sum(each))
         if rest or not size:
             raise ConfigError(f"{total} rows cannot be divided into {sum(each)} equal micro-batches ({each} a rank)")
-        mine = self.at["replicate"] * degrees.shards + self.at["shard"]
+        mine = self.at["replicate"] * self.config.degrees.shards + self.at["shard"]
         begin = sum(each[:mine]) * size
         return slice(begin, begin + each[mine] * size)
 
@@ -202,6 +194,16 @@ class Engine:
         value = loss(vectors_BD)
         self._check(value, ids_BL, mask_BL)
         (gradient_BD,) = torch.autograd.grad(value, vectors_BD)
+        self.learn(ids_BL, mask_BL, gradient_BD)
+        return float(value.detach())
+
+    def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
+        """One step by the gradient of a loss by the vectors of the batch; all three whole on every rank.
+
+        Raises:
+            DivergedError: the gradient is not finite, as ``step``.
+        """
+        self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
         rows = self.rows(len(ids_BL))
         self._run(
             ids_BL[rows],
@@ -211,7 +213,52 @@ class Engine:
             float(self.config.degrees.shards),
         )
         self._update()
-        return float(value.detach())
+
+    def state(self) -> list[Tensor] | None:
+        """On rank 0 the trained parameters and both moments of all layers, as ``set_state`` takes them; else None.
+
+        Called on every rank.
+        """
+        trained, at = self.trained(), self.at
+        size = sum(shape.numel() for shape in self.whole_shapes.values())
+        gathered = [torch.zeros(size, device=self.device) for _ in range(1 + len(MOMENTS))]
+        for name, place in self._places():
+            if name not in trained:
+                continue
+            for flat, part in zip(gathered, self._given_out(trained[name]), strict=True):
+                if part is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
+                    flat[place] = part.reshape(-1)
+        for flat in gathered:
+            dist.reduce(flat, 0)
+        return gathered if dist.get_rank() == 0 else None
+
+    @torch.no_grad()
+    def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
+        """Go on after ``steps`` steps with what ``state`` gave to rank 0; whole on every rank."""
+        self.steps = steps
+        trained = self.trained()
+        for name, place in self._places():
+            if name in trained:
+                self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
+
+    def _given_out(self, one: nn.Parameter) -> list[Tensor | None]:
+        """A parameter and its moments, whole; every rank that holds a part must ask."""
+        known = self.optimizer.state.get(one, {})
+        parts = [one.detach(), *(known.get(moment) for moment in MOMENTS)]
+        return [None if part is None else whole(part) for part in parts]
+
+    def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
+        own, *moments = (divided_like(one, part) for part in full)
+        local(one).copy_(local(own))
+        step = {"step": torch.tensor(float(self.steps))}
+        self.optimizer.state[one] = step | dict(zip(MOMENTS, moments, strict=True))
+
+    def _places(self) -> Iterator[tuple[str, slice]]:
+        """Where each trained parameter of the whole chain stands in a flat tensor of all of them."""
+        begin = 0
+        for name, shape in self.whole_shapes.items():
+            yield name, slice(begin, begin + shape.numel())
+            begin += shape.numel()
 
     def _run(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss, scale: float) -> Tensor:
         """Forward and backward of this rank's rows; the scaled loss summed over all ranks."""
@@ -227,12 +274,12 @@ class Engine:
         dist.all_reduce(value)
         return value
 
-    def _check(self, value: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> None:
+    def _check(self, value: Tensor, ids_BL: Tensor, mask_BL: Tensor, what: str = "loss") -> None:
         """Every rank has the same value, and so raises or goes on with the others."""
         if not torch.isfinite(value):
             rows = self.rows(len(ids_BL))
             raise DivergedError(
-                f"the loss is {float(value)} at step {self.steps}, batch of {len(ids_BL)} texts, "
+                f"the {what} is {float(value)} at step {self.steps}, batch of {len(ids_BL)} texts, "
                 f"{self._first_bad_layer(ids_BL[rows], mask_BL[rows])}; the weights are those before the step"
             )
 
@@ -242,7 +289,7 @@ class Engine:
         for number, (ids, mask, part) in enumerate(batches):
             if isinstance(stage, FSDPModule):
                 stage.set_requires_gradient_sync(number == count - 1)
-            one = loss(stage(ids, mask), part)
+            one = loss(stage(*trimmed(ids, mask)), part)
             one.backward()  # type: ignore[no-untyped-call]
             losses.append(one.detach())
         return losses
@@ -262,7 +309,7 @@ class Engine:
             return self._pipeline.forward(ids_BL, mask_BL)
         count = self.micro_batches
         pairs = zip(ids_BL.chunk(count), mask_BL.chunk(count), strict=True)
-        return torch.cat([self.stages[0](ids, mask) for ids, mask in pairs])
+        return torch.cat([self.stages[0](*trimmed(ids, mask)) for ids, mask in pairs])
 
     def _first_bad_layer(self, ids_BL: Tensor, mask_BL: Tensor) -> str:
         bad = [len(self.chain.layers)]
@@ -350,3 +397,22 @@ class Engine:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor as if it had never been divided; every rank that holds a part must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def trimmed(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns on the right that are padding in every row."""
+    longest = max(int(mask_BL.sum(1).max()), 1)
+    return ids_BL[:, :longest], mask_BL[:, :longest]
+
+
+def divided_like(one: Tensor, full: Tensor) -> Tensor:
+    """This rank's part of ``full``, which every rank has, as ``one`` is divided."""
+    if not isinstance(one, DTensor):
+        return full.clone()
+    return distribute_tensor(full, one.device_mesh, one.placements, src_data_rank=None)
+
+
+def trained_of(chain: Chain) -> dict[str, torch.Size]:
+    """The trained parameters of a whole chain by name, and their shapes."""
+    named = Stage(chain, 0, len(chain.layers)).named_parameters()
+    return {name: one.shape for name, one in named if one.requires_grad}

@@ -73,7 +73,7 @@ def _shared_inputs(family: Family) -> dict[str, ParallelStyle]:
     place: Placement = Replicate()
     first = PrepareInput(input_layouts=(place,), desired_input_layouts=(place,), use_local_output=False)
     if family == "bert":
-        return {"attention.self": first}
+        return {"attention.self": first, "intermediate": first}
     named = {"hidden_states": place}
     return {
         "self_attn": PrepareInput(input_kwarg_layouts=named, desired_input_kwarg_layouts=named, use_local_output=False),

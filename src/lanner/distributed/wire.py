@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lanner.errors import ConfigError
 
-_VERSION_BYTES = 32
+_TEXT_BYTES = 512
 
 
 class Wire:
@@ -61,10 +61,15 @@ def _bytes(tensor: Tensor) -> int:
 
 def check_versions(device: torch.device) -> None:
     """Raises ``ConfigError`` naming the ranks whose version of this package is another than rank 0's."""
-    mine = bytearray(version("lanner").encode()[:_VERSION_BYTES].ljust(_VERSION_BYTES))
-    told = torch.empty(dist.get_world_size() * _VERSION_BYTES, dtype=torch.uint8, device=device)
-    dist.all_gather_into_tensor(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))
-    versions = [bytes(one.tolist()).decode().strip() for one in told.view(-1, _VERSION_BYTES)]
+    versions = told_by_all(version("lanner"), device)
     other = [f"rank {rank} has {one}" for rank, one in enumerate(versions) if one != versions[0]]
     if other:
         raise ConfigError(f"rank 0 has lanner {versions[0]}, but {', '.join(other)}; install one version everywhere")
+
+
+def told_by_all(text: str, device: torch.device) -> list[str]:
+    """A short text of each rank, on every rank."""
+    mine = bytearray(text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES))
+    told = torch.empty(dist.get_world_size() * _TEXT_BYTES, dtype=torch.uint8, device=device)
+    dist.all_gather_into_tensor(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))
+    return [bytes(one.tolist()).decode(errors="ignore").strip() for one in told.view(-1, _TEXT_BYTES)]

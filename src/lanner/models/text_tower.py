@@ -107,7 +107,11 @@ class TextTower(nn.Module):
         self._injected = hidden_BLD
         hidden = self._run(ids_BL, mask_BL).last_hidden_state
         self._injected = None
-        vectors_BD = pool(hidden.float(), mask_BL, self._pooling)
+        return self.pooled(hidden, mask_BL)
+
+    def pooled(self, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Vectors, float32 ``[B, D]``, of what the last layer gave."""
+        vectors_BD = pool(hidden_BLD.float(), mask_BL, self._pooling)
         return nn.functional.normalize(vectors_BD, dim=1) if self._normalise else vectors_BD
 
     def _run(self, ids_BL: Tensor, mask_BL: Tensor) -> Any:

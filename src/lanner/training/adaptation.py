@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
+from lanner.distributed.config import EngineConfig
+from lanner.distributed.ranks import Leader, is_divided, part
 from lanner.errors import DataError
 from lanner.models.fusion import FUSIONS
 from lanner.models.language import LanguageEncoder
@@ -36,15 +37,15 @@ from lanner.models.views import LanguageView
 from lanner.training.adapters import save, trainable_tower, trained_weights
 from lanner.training.batches import TextBatches
 from lanner.training.config import AdaptationConfig, TrainingConfig
+from lanner.training.divided import DividedAdamW, DividedVectors, prepare
 from lanner.training.item_texts import ItemFeatures, ItemTexts, TrainedVectors
 from lanner.training.loop import Loop, trained_parameters
 from lanner.training.tasks import ViewTask
+from lanner.training.tracking import tracker_of
 
 _VIEW_EPOCHS = 10
 """Most epochs of the view alone."""
 _ITEMS_AT_ONCE = 8192
-_ADAPTER_RATE, _FULL_RATE = 1e-3, 1e-4
-"""Learning rates where none is set."""
 
 
 class EncoderAdaptation:
@@ -57,10 +58,15 @@ class EncoderAdaptation:
         training: TrainingConfig,
         folder: Path | None = None,
         progress: bool = True,
+        parallel: EngineConfig | None = None,
     ) -> None:
-        """neural, training: of the text features and the view. folder: for checkpoints."""
+        """neural, training: of the text features and the view. folder: for checkpoints.
+
+        parallel: how a step is divided where this process is the first of several ranks.
+        """
         self.config, self._neural, self._training = config, neural, training
         self._folder, self._progress = folder, progress
+        self._parallel = parallel or EngineConfig()
         self.curve: list[tuple[float, float]] = []
         """Seconds since the last call began, and ndcg@10 on validation, of the view alone and after each epoch."""
         self.num_trained = 0
@@ -76,6 +82,7 @@ class EncoderAdaptation:
         """
         begun, config = time.perf_counter(), self.config
         tower = trainable_tower(language, config)
+        leader = Leader(lambda: prepare(language, config, self._parallel)) if is_divided() else None
         self.num_trained = sum(parameter.numel() for parameter in trained_parameters(tower).values())
         texts, features, table_IF = _frozen_features(language, dataset, self._neural)
         network = _language_view_alone(dataset, table_IF, self._neural, config.seed).to(language.device)
@@ -86,6 +93,7 @@ class EncoderAdaptation:
             folder=self._folder,
             run=self._fingerprint(language, dataset, validation),
             progress=self._progress,
+            tracker=tracker_of(self._training),
         )
         if loop.resumed is not None:
             parts.load_state_dict(below("network.", loop.resumed[1]), strict=False)
@@ -93,10 +101,15 @@ class EncoderAdaptation:
         objective = ViewTask(network, "language", dataset, validation, training)
         loop.minimise(objective, 0, _VIEW_EPOCHS)
         cache_bytes = int(config.cache_gib * 2**30) if config.cache else 0
-        vectors = TrainedVectors(tower, texts, language, cache_bytes)
+        vectors = (
+            TrainedVectors(tower, texts, language, cache_bytes)
+            if leader is None
+            else DividedVectors(tower, texts, language, leader)
+        )
         met = np.unique(dataset.histories.values)
         task = AdaptationTask(parts, vectors, features, objective, met, config, self._training.learning_rate)
         loop.minimise(task, 1)
+        part()
         self.curve = [(moment - begun, quality) for moment, quality in task.curve]
         if not loop.epochs[task.name]:
             Console(stderr=True, quiet=not self._progress).print(
@@ -111,7 +124,7 @@ class EncoderAdaptation:
         parts = [
             asdict(replace(self.config, output=None, cache=True, cache_gib=0.0)),
             asdict(self._neural),
-            asdict(self._training),
+            asdict(self._training.decisive),
             language.fingerprint,
             fingerprint(dataset),
             len(validation),
@@ -153,14 +166,17 @@ class AdaptationTask:
         self.curve: list[tuple[float, float]] = []
         """When each evaluation ended (``time.perf_counter``), and what it gave."""
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        config = self._config
-        rate = config.learning_rate or (_ADAPTER_RATE if config.uses_adapters else _FULL_RATE)
-        return [
-            {"params": _trained(self._vectors.tower), "lr": rate, "weight_decay": config.weight_decay},
+    def optimizer(self) -> torch.optim.Optimizer:
+        config, vectors = self._config, self._vectors
+        groups = [
+            {"params": _trained(vectors.tower), "lr": config.rate, "weight_decay": config.weight_decay},
             {"params": _trained(self._view), "lr": self._view_rate, "weight_decay": 0.0},
         ]
+        return DividedAdamW(groups, vectors) if isinstance(vectors, DividedVectors) else torch.optim.AdamW(groups)
+
+    @property
+    def sent(self) -> int:
+        return self._vectors.sent
 
     def sizes(self, step: int) -> Mapping[str, int]:
         items = self._batches.at(step)
@@ -176,6 +192,7 @@ class AdaptationTask:
         return self._objective.loss_by(self._view.read(features_IF), step, rows)
 
     def quality(self) -> float:
+        self._vectors.fetch()
         self._refresh()
         quality = self._objective.quality()
         self.curve.append((time.perf_counter(), quality))

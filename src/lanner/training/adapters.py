@@ -39,16 +39,19 @@ def check_packages(config: AdaptationConfig) -> None:
         raise MissingExtraError("bitsandbytes", "qlora", f"adaptation.base_bits={config.base_bits}")
 
 
-def trainable_tower(language: LanguageEncoder, config: AdaptationConfig) -> TextTower:
+def trainable_tower(language: LanguageEncoder, config: AdaptationConfig, dtype: torch.dtype | None = None) -> TextTower:
     """The language model with the parameters that ``config`` trains, on the device of ``language``.
+
+    dtype: of frozen weights; None: that of the arithmetic.
 
     Raises:
         ConfigError: more trained layers than there are, unknown target modules, or a rank above their dimensions.
         MissingExtraError: peft or bitsandbytes is not installed.
     """
     check_packages(config)
-    # Frozen weights need no more digits than they are multiplied with.
-    dtype = torch.bfloat16 if config.uses_adapters and uses_bfloat16(language, config) else torch.float32
+    if dtype is None:
+        # Frozen weights need no more digits than they are multiplied with.
+        dtype = torch.bfloat16 if config.uses_adapters and uses_bfloat16(language, config) else torch.float32
     model = language.read_model(dtype, config.base_bits)
     total = len(layers_of(model))
     if config.trained_layers > total:

@@ -1,6 +1,6 @@
 """Settings of the training loop; read by everyone, torch or not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lanner.errors import ConfigError
@@ -8,6 +8,7 @@ from lanner.models.finite import require_finite
 from lanner.models.neural_config import Dtype
 
 Objective = Literal["softmax", "bpr"]
+Log = Literal["none", "tensorboard", "mlflow"]
 CHECKPOINT, REFIT = "training.safetensors", "refit"
 """The file in a checkpoint's folder, and the folder in it for the checkpoint of a refit."""
 
@@ -38,6 +39,10 @@ class TrainingConfig:
     """Where to train: auto takes a GPU if there is one."""
     seed: int = 0
     """Random seed of batches, hidden items and sampled candidates."""
+    log: Log = "none"
+    """Where losses, rates and validation metrics are written while training; extra ``tracking``."""
+    log_folder: str = "lanner-log"
+    """Folder of that log; mlflow prefers MLFLOW_TRACKING_URI where that is set."""
 
     def __post_init__(self) -> None:
         require_finite(self, "training")
@@ -52,8 +57,15 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
         if not 0 < self.hide < 1:
             raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
+        if self.log not in get_args(Log):
+            raise ConfigError(f"training.log must be one of {', '.join(get_args(Log))}, received '{self.log}'")
         if self.objective not in get_args(Objective):
             raise ConfigError(f"unknown objective '{self.objective}'; choose one of {', '.join(get_args(Objective))}")
+
+    @property
+    def decisive(self) -> "TrainingConfig":
+        """These settings without those that change nothing of what is learned."""
+        return replace(self, log="none", log_folder="")
 
 
 Method = Literal["none", "lora", "dora", "full"]
@@ -123,6 +135,11 @@ class AdaptationConfig:
             raise ConfigError(f"adaptation.base_bits must be 4, 8 or 32, received {self.base_bits}")
         if self.method == "full" and self.base_bits != 32:
             raise ConfigError(f"adaptation.base_bits={self.base_bits} needs adapters; set adaptation.method=lora")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, decided."""
+        return self.learning_rate or (1e-3 if self.uses_adapters else 1e-4)
 
     @property
     def uses_adapters(self) -> bool:

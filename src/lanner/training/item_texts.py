@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,14 @@ class TrainedVectors:
     def __init__(self, tower: TextTower, texts: ItemTexts, language: LanguageEncoder, cache_bytes: int = 0) -> None:
         self.tower, self.texts = tower, texts
         self._language, self._cache_bytes = language, cache_bytes
+
+    @property
+    def sent(self) -> int:
+        """Bytes of gradients that this process has sent to others."""
+        return 0
+
+    def fetch(self) -> Any:
+        """Bring the trained weights into the tower, where they lie elsewhere."""
 
     def of(self, places: NDArray[np.int64]) -> Tensor:
         """Vectors of some texts, float32 ``[T, E]``."""

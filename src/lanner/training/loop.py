@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Display
 from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor, nn
 
 from lanner.data.describe import fingerprint
@@ -29,9 +28,14 @@ from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpo
 from lanner.training.config import REFIT, TrainingConfig
 from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import FusionTask, Task, ViewTask
+from lanner.training.tracking import Rates, Tracker, tracker_of
 from lanner.training.weights import choose_weights
 
 __all__ = ["Loop", "Trainer", "TrainingConfig"]
+
+
+_TRACKED = 10
+"""Figures of every so many steps are kept by a tracker, and those of the last step of each epoch."""
 
 
 class Limits(Protocol):
@@ -54,7 +58,7 @@ class Loop:
     """Minimises tasks one after the other. With a ``folder`` it can be interrupted and resumed.
 
     run: fingerprint of everything that must be the same for a run to go on. kept: what a checkpoint holds beside the
-    task's own parameters.
+    task's own parameters. tracker: keeps figures of the steps.
     """
 
     def __init__(
@@ -65,8 +69,10 @@ class Loop:
         folder: Path | None = None,
         run: str = "",
         progress: bool = True,
+        tracker: Tracker | None = None,
     ) -> None:
         self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
+        self._tracker = tracker
         self.resumed = load_checkpoint(folder, run) if folder else None
         """The checkpoint that was found."""
         self.qualities: dict[str, float] = {}
@@ -88,7 +94,7 @@ class Loop:
         if resumed is not None and number > resumed[0].task:
             resumed = None
         limits = self._limits
-        optimizer = torch.optim.AdamW(task.groups)
+        optimizer = task.optimizer()
         step, best_step, best_quality = 0, 0, -math.inf
         best = _copy(trained_parameters(task.module))
         # At step 0 a checkpoint holds what is kept alone: the task is begun as if it had never been.
@@ -116,13 +122,14 @@ class Loop:
                     raise Interrupted(self._farewell(task.name, step))
                 loss = self._step(task, optimizer, number, step)
                 step += 1
+                quality = math.nan
                 if step % task.steps_per_epoch == 0:
                     quality = task.quality()
                     # Without validation events the last epoch counts.
                     if math.isnan(quality) or quality > best_quality:
                         best_quality, best_step, best = quality, step, _copy(trained_parameters(task.module))
                     save(number)
-                show(step, loss, best_quality)
+                show(step, loss, quality, best_quality)
             task.module.load_state_dict(best, strict=False)
             self.qualities[task.name], self.epochs[task.name] = best_quality, best_step // task.steps_per_epoch
             best_quality, best_step = -math.inf, 0
@@ -146,18 +153,21 @@ class Loop:
         return f"training stopped in '{name}' after {step} steps; the same command resumes from {self._folder}"
 
     @contextmanager
-    def _display(self, task: Task, last: int, begun_at: int) -> Iterator[Callable[[int, float, float], None]]:
-        columns = ("{task.description}", TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    def _display(self, task: Task, last: int, begun_at: int) -> Iterator[Callable[[int, float, float, float], None]]:
+        note = TextColumn("{task.fields[note]}", table_column=Column())  # which may take two lines
+        columns = ("{task.description}", note, TimeElapsedColumn(), TimeRemainingColumn())
         with Display(*columns, console=Console(stderr=True), disable=not self._progress) as display:
             bar = display.add_task(f"train {task.name}", total=last, completed=begun_at, note="")
-            done, begun = Counter[str](), time.perf_counter()
+            rates = Rates(task.sent)
 
-            def show(step: int, loss: float, quality: float) -> None:
-                done.update(task.sizes(step - 1))
-                seconds = time.perf_counter() - begun
-                rates = " · ".join(f"{count / seconds:,.0f} {name}/s" for name, count in done.items())
-                best = f"best ndcg@10 {quality:.4f} · " if math.isfinite(quality) else ""
-                display.update(bar, completed=step, note=f"step {step} · loss {loss:.4f} · {best}{rates}")
+            def show(step: int, loss: float, quality: float, best: float) -> None:
+                rates.add(task.sizes(step - 1))
+                figures = rates.figures(task.sent)
+                shown = {"step": step, "loss": loss} | ({"best ndcg@10": best} if math.isfinite(best) else {}) | figures
+                display.update(bar, completed=step, note=" · ".join(map(_in_words, shown, shown.values())))
+                if self._tracker is not None and (step % _TRACKED == 0 or step % task.steps_per_epoch == 0):
+                    measured = {"ndcg_at_10": quality} if math.isfinite(quality) else {}
+                    self._tracker(task.name, step, {"loss": loss, **measured, **figures})
 
             yield show
 
@@ -204,7 +214,10 @@ class Trainer:
     def _train(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> None:
         network.to(device_of(self.config.device))
         run = _fingerprint_of_run(self.config, network, dataset, validation)
-        loop = Loop(self.config, network.state_dict, folder=self.folder, run=run, progress=self.progress)
+        tracker = tracker_of(self.config)
+        loop = Loop(
+            self.config, network.state_dict, folder=self.folder, run=run, progress=self.progress, tracker=tracker
+        )
         if loop.resumed is not None:
             network.load_state_dict(below("network.", loop.resumed[1]))
         self.epochs = loop.epochs
@@ -215,7 +228,7 @@ class Trainer:
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
         network.to(device_of(self.config.device))
-        loop = Loop(self.config, network.state_dict, progress=self.progress)
+        loop = Loop(self.config, network.state_dict, progress=self.progress, tracker=tracker_of(self.config))
         for task in self._fusion_tasks(network, validation):
             loop.minimise(task)
         self.qualities |= loop.qualities
@@ -249,7 +262,7 @@ def _fingerprint_of_run(
 ) -> str:
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     parts = [
-        asdict(config),
+        asdict(config.decisive),
         shapes,
         str(network),
         fingerprint(dataset),
@@ -262,6 +275,16 @@ def _fingerprint_of_run(
 def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
     """What training changes, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _in_words(name: str, value: float) -> str:
+    if name == "sent_mb_per_step":
+        return f"{value:,.2f} MB sent a step"
+    if name == "memory_mib":
+        return f"{value:,.0f} MiB"
+    if name.endswith("_per_s"):
+        return f"{value:,.0f} {name.removesuffix('_per_s')}/s"
+    return f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ them saw. That is also why graph-only and language-only models are parts of the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -44,8 +44,11 @@ class Task(Protocol):
     """Whether ``module`` as it begins may be the best there is."""
 
     @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        """Parameters with their learning rates and weight decays, as AdamW takes them."""
+    def sent(self) -> int:
+        """Bytes of gradients that this process has sent to others."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A new AdamW of the parameters of ``module``."""
 
     def loss(self, step: int) -> Tensor:
         """A scalar to go down."""
@@ -61,6 +64,7 @@ class ViewTask:
     """Predict the hidden part of a history from the rest, by one view. Without ``validation`` its quality is NaN."""
 
     counts_untrained = False
+    sent = 0
 
     def __init__(
         self,
@@ -82,9 +86,8 @@ class ViewTask:
         self._evaluated = None if validation is None else some(validation, _MOST_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        return _group(self.module, self._config.learning_rate, self._config.weight_decay)
+    def optimizer(self) -> torch.optim.Optimizer:
+        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": self._batches.size_of(step)}
@@ -143,6 +146,7 @@ class FusionTask:
 
     name = "head"
     counts_untrained = True
+    sent = 0
 
     def __init__(self, network: RecommenderNetwork, validation: HeldOut, config: TrainingConfig) -> None:
         self._network, self._config = network, config
@@ -157,9 +161,8 @@ class FusionTask:
         self._pool = learners.candidates if isinstance(learners.candidates, np.ndarray) else everything
         self._popularity = np.bincount(learners.positives.values, minlength=network.num_items)
 
-    @property
-    def groups(self) -> Sequence[dict[str, Any]]:
-        return _group(self.module, self._config.fusion_learning_rate, _HEAD_DECAY)
+    def optimizer(self) -> torch.optim.Optimizer:
+        return _adamw(self.module, self._config.fusion_learning_rate, _HEAD_DECAY)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": min(self._batch_users, len(self._learners))}
@@ -199,9 +202,9 @@ class FusionTask:
         return self._network.score(users, self._items)
 
 
-def _group(module: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:
+def _adamw(module: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [{"params": trained, "lr": rate, "weight_decay": decay}]
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
 
 
 def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:

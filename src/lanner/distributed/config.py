@@ -1,0 +1,45 @@
+"""How a training step is divided: settings, read by everyone, torch or not."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lanner.distributed.degrees import Degrees
+from lanner.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a training step of the language model is divided over several devices."""
+
+    degrees: Degrees = field(default_factory=Degrees)
+    schedule: str = "1f1b"
+    """Pipeline schedule: gpipe, 1f1b, looped-bfs, interleaved, zero-bubble, zbv or dualpipev."""
+    micro_batches: int = 1
+    """Parts of a rank's batch that go through the pipeline one after the other."""
+    bounds: tuple[int, ...] | None = None
+    """Layers at which stages begin, and the last one's end; None: equal parts."""
+    shares: tuple[int, ...] | None = None
+    """Micro-batches of each replica, for replicas of unequal speed; None: ``micro_batches`` each."""
+    checkpointing: bool = False
+    """Keep no activations inside layers; compute them again."""
+    compile: bool = False
+    """Compile each layer."""
+    compression: str = "none"
+    """Of gradients between replicas: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
+    dense_steps: int = 0
+    """Steps without compression at the beginning."""
+    ranks_per_rack: int = 0
+    """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; every rank is a replica)."""
+    zero: Literal[1, 2, 3] = 1
+    """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
+    balancing: bool = False
+    """Move layers between the stages of a pipeline as their times are measured."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("micro_batches", 1), ("dense_steps", 0), ("ranks_per_rack", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
+        if self.shares is not None and min(self.shares, default=0) < 1:
+            raise ConfigError(f"parallel.shares must be numbers from 1 up, received {list(self.shares)}")
