@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from safetensors import safe_open
 
@@ -115,6 +116,20 @@ def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
     assert "the same command resumes from" in err
     with safe_open(checkpoint, "np") as file:
         assert json.loads(file.metadata()["progress"])["step"] > 0
+
+
+def test_after_a_rank_was_killed_all_begin_again(shop):
+    process = on_ranks(shop, "--set", "adaptation.epochs=10", "--set", "adaptation.patience=10", "--out", "killed")
+    checkpoint = shop / "killed.checkpoint" / "adaptation" / "training.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    second = next(one for one in children if one.is_running() and one.environ().get("RANK") == "1")
+    second.kill()
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "rank 1 of 2 ended (-9); the same command resumes from its checkpoint; all ranks begin again" in err
+    assert out.count("Wrote the bundle") == 1
 
 
 def test_what_ranks_cannot_do_is_one_line(shop, ask):

@@ -36,9 +36,19 @@ class EngineConfig:
     """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
     balancing: bool = False
     """Move layers between the stages of a pipeline as their times are measured."""
+    restarts: int = 3
+    """How often all ranks begin again from the checkpoint after one of them was killed."""
+    step_timeout: float = 1800.0
+    """Seconds that a step may take: then the run ends and names the rank that hangs. 0: no limit."""
 
     def __post_init__(self) -> None:
-        for name, least in (("micro_batches", 1), ("dense_steps", 0), ("ranks_per_rack", 0)):
+        for name, least in (
+            ("micro_batches", 1),
+            ("dense_steps", 0),
+            ("ranks_per_rack", 0),
+            ("restarts", 0),
+            ("step_timeout", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
         if self.shares is not None and min(self.shares, default=0) < 1:

@@ -21,14 +21,31 @@ def world() -> int | None:
 def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
     """Run ``lanner`` with ``arguments`` on every rank of ``config``; the exit code of rank 0.
 
+    After a rank was killed, all ranks begin again, at most ``config.restarts`` times; the command resumes from its
+    checkpoint.
+
     Raises:
         LannerError: a rank ended without having been asked to.
     """
+    for left in range(config.restarts, -1, -1):
+        try:
+            return _launch_once(config.degrees.world, arguments)
+        except _KilledError as killed:
+            if not left:
+                raise
+            sys.stderr.write(f"lanner: {killed}; all ranks begin again from it\n")
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _KilledError(LannerError):
+    """A rank was ended by a signal."""
+
+
+def _launch_once(ranks: int, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    ranks = config.degrees.world
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the first rank says what happened
     plan = LaunchConfig(
         min_nodes=1,
@@ -48,7 +65,6 @@ def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
         rank, failure = failed.get_first_failure()
         if rank == 0 and failure.exitcode > 0:
             return failure.exitcode
-        raise LannerError(
-            f"rank {rank} of {ranks} ended ({failure.exitcode}); the same command resumes from its checkpoint"
-        ) from None
+        line = f"rank {rank} of {ranks} ended ({failure.exitcode}); the same command resumes from its checkpoint"
+        raise (_KilledError if failure.exitcode < 0 else LannerError)(line) from None
     return 0

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lanner.distributed.engine import MOMENTS, Engine
 from lanner.distributed.migration import LoadBalancing
+from lanner.distributed.watch import Watch
 from lanner.distributed.wire import told_by_all
 from lanner.errors import ConfigError, LannerError
 
@@ -160,10 +161,13 @@ class _Member:
 
     def __init__(self, prepare: Prepare) -> None:
         self.engine = agreed(prepare)()
-        self._balancing = LoadBalancing(self.engine) if self.engine.config.balancing else None
+        config = self.engine.config
+        self._balancing = LoadBalancing(self.engine) if config.balancing else None
+        self._watch = Watch(config.step_timeout) if config.step_timeout else None
 
     def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
-        with nullcontext() if self._balancing is None else self._balancing.step():
+        watched = nullcontext() if self._watch is None else self._watch.step(self.engine.steps)
+        with watched, nullcontext() if self._balancing is None else self._balancing.step():
             self.engine.learn(ids_BL, mask_BL, gradient_BD)
 
     def follow(self, order: _Order, given: Sequence[Tensor]) -> None:
