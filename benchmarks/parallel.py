@@ -26,8 +26,9 @@ from benchmarks._small_towers import pairs, small_chain
 from benchmarks.parity import adamw
 from lanner.distributed.balance import Balancer
 from lanner.distributed.cluster import Cluster, cluster_of
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine, EngineConfig
+from lanner.distributed.engine import Engine
 from lanner.distributed.migration import LoadBalancing
 from lanner.distributed.planner import plan_of, search
 from lanner.distributed.prediction import CostTable, Plan, Prediction, predict

@@ -14,8 +14,9 @@ from benchmarks._ranks import run_ranks
 from benchmarks._record import record
 from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from lanner.distributed.chain import Stage
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine, EngineConfig
+from lanner.distributed.engine import Engine
 
 STEPS, RATE, PARTS = 10, 1e-3, 8
 """Steps, learning rate, micro-batches of all ranks together."""

@@ -36,8 +36,9 @@ from benchmarks._record import record
 from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from benchmarks.parity import adamw
 from lanner.distributed.checkpoint import Checkpoints
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine, EngineConfig
+from lanner.distributed.engine import Engine
 
 RANKS, SECONDS, EVERY, PAUSE = 8, 600.0, 60.0, 1.0
 ELASTIC_STEPS = 40

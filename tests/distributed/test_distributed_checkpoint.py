@@ -14,8 +14,9 @@ from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E40
 from benchmarks.parity import adamw  # noqa: E402
 from lanner.distributed import wire  # noqa: E402
 from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import Engine, EngineConfig  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.errors import ConfigError, StorageError  # noqa: E402
 
 STEPS = 4

@@ -15,8 +15,9 @@ from benchmarks.parity import SHORT, adamw, measure, modes  # noqa: E402
 from lanner.distributed.balance import Balancer  # noqa: E402
 from lanner.distributed.chain import Stage, chain_of  # noqa: E402
 from lanner.distributed.compressors import compressor_of  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import DivergedError, Engine, EngineConfig  # noqa: E402
+from lanner.distributed.engine import DivergedError, Engine  # noqa: E402
 from lanner.distributed.migration import LoadBalancing, move_layers  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
 from lanner.errors import ConfigError  # noqa: E402

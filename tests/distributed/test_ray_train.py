@@ -18,8 +18,9 @@ from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
 from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import Engine, EngineConfig  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.ray_train import train_on_ray  # noqa: E402
 from lanner.errors import ConfigError, LannerError  # noqa: E402
 

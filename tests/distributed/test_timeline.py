@@ -7,8 +7,8 @@ pytest.importorskip("transformers", reason="the extra 'language' is not installe
 
 from tiny_language_models import save_model  # noqa: E402
 
+from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import EngineConfig  # noqa: E402
 from lanner.distributed.simulator import order_of, simulate  # noqa: E402
 from lanner.distributed.timeline import Span, draw, measure, share, spans_of  # noqa: E402
 from lanner.errors import ConfigError  # noqa: E402

@@ -15,8 +15,9 @@ from torch.multiprocessing import ProcessExitedException  # noqa: E402
 from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import Engine, EngineConfig  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.watch import Watch  # noqa: E402
 
 

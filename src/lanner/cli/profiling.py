@@ -125,8 +125,8 @@ def _of_training(
     if plot is not None:
         optional_module("matplotlib", "matplotlib", "plot", "a timeline")
     from lanner.distributed import timeline
+    from lanner.distributed.config import EngineConfig
     from lanner.distributed.degrees import Degrees
-    from lanner.distributed.engine import EngineConfig
 
     degrees = Degrees.parse(parallel)
     spans = timeline.measure(model, EngineConfig(degrees, schedule, micro_batches), rows, tokens)

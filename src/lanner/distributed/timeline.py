@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine, EngineConfig
+from lanner.distributed.engine import Engine
 from lanner.distributed.profiling import chain_with_texts
 from lanner.distributed.simulator import Event, Operation
 from lanner.errors import ConfigError, LannerError, optional_module
