@@ -28,7 +28,7 @@ from lanner.accelerators.contract import (
     SCORE_BITS,
     USER_BITS,
 )
-from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score
+from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score, top_k
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
@@ -56,7 +56,7 @@ _TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
 
 def cycles_to_place(parameters: Parameters) -> int:
     """Cycles from the issue of an item's last beat to its place in the list."""
-    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + 1
+    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + top_k.LATENCY
 
 
 AGGREGATE_CYCLES = _TO_PRODUCTS + 1

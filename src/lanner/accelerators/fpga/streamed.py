@@ -34,7 +34,7 @@ from lanner.accelerators.contract import (
     TARGET_SCALE_BITS,
     USER_BITS,
 )
-from lanner.accelerators.fpga import array, dot_product, requantise, score
+from lanner.accelerators.fpga import array, dot_product, requantise, score, top_k
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.burst_reader import ADDRESS_BITS, BurstReader, port
@@ -75,7 +75,7 @@ class Batch:
 
 def to_place(sizes: Parameters) -> int:
     """Cycles from the last word of a target until it has its place in the lists."""
-    return 1 + array.LATENCY + dot_product.latency(sizes) + score.LATENCY + 1
+    return 1 + array.LATENCY + dot_product.latency(sizes) + score.LATENCY + top_k.LATENCY
 
 
 class Streamed(wiring.Component):
