@@ -243,7 +243,7 @@ def sampler() -> dict[str, Any]:
 def paper(results: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of a request with a new text by component: as published, on a processor, and with the accelerator.
 
-    Processor: ``compression.json``, ml-1m, the encoder in eager torch and in the best variant. Accelerator: ml-1m's mean
+    Processor: ``compression.json``, ml-1m, the encoder in eager torch and in the best variant. Accelerator: the mean
     history and catalogue in one table of 64 dimensions, at the routed clock, without the link; it aggregates and
     scores, and stands in the GNN's place alone.
     """

@@ -103,6 +103,7 @@ def test_a_bad_batch_is_told_and_the_next_is_answered():
     bad += [(long[:4], Status.TRUNCATED), (np.append(long, [7, 7]), Status.TOO_LONG)]
     bad += [(outside, Status.ROW_OUT_OF_RANGE), (listed, Status.ROW_OUT_OF_RANGE), (shift, Status.BAD_SHIFT)]
     bad += [(seen, Status.HISTORY_TOO_LONG), (np.array([3, 0]), Status.UNKNOWN_OPERATION)]
+    bad += [(np.array([1, 0, 4097, *[0] * 4097]), Status.HISTORY_TOO_LONG)]
     packets = [one for words, _ in bad for one in (words.astype(np.uint32), packet)]
     found, _ = run_batches(BATCH, Memory(TIMING, memory_image(EXTREME, BATCH)), packets)
     assert [read_batch(words, K) for words in found[::2]] == [([], status) for _, status in bad]

@@ -63,11 +63,13 @@ def run_batches(
     return answers, cycles
 
 
-def run_reader(word_bits: int, memory: Memory, runs: Runs) -> tuple[int, list[tuple[int, int]]]:
+def run_reader(
+    word_bits: int, memory: Memory, runs: Runs, *, limit: int = 5_000_000
+) -> tuple[int, list[tuple[int, int]]]:
     """Cycles from the first command to the last word of such runs, and the first and last word of each.
 
     Raises:
-        SimulationError: a run's words do not come with its tag.
+        SimulationError: a run's words do not come with its tag, or not all within ``limit`` cycles.
     """
     m, reader, cycle, ends, cycles = Module(), BurstReader(word_bits), Signal(32), list[tuple[int, int]](), 0
     m.submodules.reader = reader
@@ -96,10 +98,15 @@ def run_reader(word_bits: int, memory: Memory, runs: Runs) -> tuple[int, list[tu
             ends.append((first, last))
             cycles = now - begun
 
+    async def watch(context: Any) -> None:
+        await context.delay(limit * 1e-8)
+        raise SimulationError(f"{len(ends)} of {len(runs)} runs after {limit:,} cycles")
+
     simulator = Simulator(m)
     simulator.add_clock(1e-8)
     simulator.add_testbench(partial(memory.serve, port=reader.port), background=True)
     simulator.add_testbench(ask, background=True)
+    simulator.add_testbench(watch, background=True)
     simulator.add_testbench(take)
     simulator.run()
     return cycles, ends
