@@ -98,11 +98,15 @@ async def test_the_accelerated_variant_answers_first_and_is_counted(bundle, tmp_
 async def test_what_it_does_not_cover_is_answered_by_the_processor(bundle, tmp_path):
     async with serving(bundle, tmp_path) as service:
         before = service.state().accelerator["answered"]
-        await service.recommend(RecommendRequest(history=HISTORY, k=11))
+        found = await service.recommend(RecommendRequest(history=HISTORY, k=11))
+        assert (found.served.variant, found.served.backend) == ("accelerated", "numpy")
         await service.recommend(RecommendRequest(history=HISTORY, filters=Filters(deny=["i3"])))
-        await service.put_item("i20", Item(title="gone", available=False))
-        await service.recommend(RecommendRequest(history=HISTORY))
         assert service.state().accelerator["answered"] == before
+        gone = wanted(bundle)[0]
+        await service.put_item(gone, Item(title="gone", available=False))
+        found = await service.recommend(RecommendRequest(history=HISTORY))
+        assert ids(found)[:9] == wanted(bundle)[1:]
+        assert found.served.backend == "emulator"
 
 
 async def test_variants_say_where_it_stands(bundle, tmp_path):

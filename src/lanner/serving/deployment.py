@@ -553,7 +553,9 @@ class Deployment:
         if found.explanations:
             items = [self._explained(*pair) for pair in zip(items, found.explanations, strict=True)]
         spent = _milliseconds(queue=done.queued_s, ranking=done.worked_s, names=perf_counter() - begun)
-        return items, Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=spent)
+        # The accelerated variant answers by its floats what the accelerator does not cover.
+        backend = _RANKED_BY if done.variant == ACCELERATED and not found.accelerated else done.backend
+        return items, Served(model=self.version, variant=done.variant, backend=backend, milliseconds=spent)
 
     def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:
         parts = reasons(explanation, self._wording.item_title, self._wording.user_name)
