@@ -325,8 +325,8 @@ def main() -> None:
     commits = results.setdefault("commits", {})
     for name in options.only or names:
         print(name, flush=True)
+        commits[name] = _record._commit()  # before it runs: work goes on meanwhile
         results[name] = sections[name]()
-        commits[name] = _record._commit()
         results["summary"] = summary(results)
         print(_record.record("fpga", seed=SEED, settings=settings, results=results), flush=True)
 
