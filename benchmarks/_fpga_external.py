@@ -113,7 +113,8 @@ def _catalogue(items: int, timing: Timing) -> dict[str, Any]:
     runs = list(zip((ends - counts).tolist(), counts.tolist(), strict=True))
     vectors, best = _floats(model), _best(contract, requests)
     floats = np.stack([vectors[users.history[user]].mean(axis=0) for user in range(ASKED)])
-    nearest = np.argsort(-(floats @ clusters.centroids.T), axis=1, kind="stable")
+    centroids = np.asarray(clusters.centroids)
+    nearest = np.argsort(-(floats @ centroids.T), axis=1, kind="stable")
     everything, flat = [(0, items)], faiss.IndexFlatIP(DIMENSIONS)
     flat.add(vectors)
     row: dict[str, Any] = {
