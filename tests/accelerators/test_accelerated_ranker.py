@@ -21,7 +21,7 @@ ITEMS, K = 200, 10
 
 
 def accelerated(model, users):
-    backend = open_backend("emulator", Contract.of(model, users), 79.0)
+    backend = open_backend("emulator", Contract.of(model, users), 75.0)
     return Ranker(model, accelerator=backend), backend
 
 
