@@ -16,7 +16,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lanner.accelerators.fpga"
-_DESIGN = ("lanner.accelerators", "benchmarks._fpga_proofs", "small_models", "test_engine", "test_sampler")
+_DESIGN = (
+    "lanner.accelerators",
+    "benchmarks._fpga_proofs",
+    "small_models",
+    "test_engine",
+    "test_sampler",
+    "test_streamed",
+)
 """Modules that hold the design, or what was made of it."""
 LIMIT = 9_000
 """Cycles after which a simulation is taken to hang: twice those of the longest test."""
@@ -67,7 +74,11 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("score", "self.dot[_LOW:].as_signed()", "self.dot[_LOW:]"),
     ("top_k", "self.candidate.score > place.score", "self.candidate.score >= place.score"),
     ("top_k", "self.candidate.score > place.score", "self.candidate.score.as_unsigned() > place.score"),
-    ("top_k", "beaten[number - 1] if number else Const(0)", "Const(0)"),
+    ("top_k", "Mux(higher, self.places[number - 1], self.entrant)", "self.entrant"),
+    ("top_k", "Mux(moves, beats, against[number])", "against[number]"),
+    ("top_k", "Mux(higher, against[number - 1], beats_entrant)", "beats_entrant"),
+    ("top_k", "Mux(higher, against[number - 1], beats_entrant)", "against[number - 1]"),
+    ("top_k", "self.candidate.score > self.entrant.score", "self.candidate.score >= self.entrant.score"),
     ("top_k", "with m.If(self.clear):", "with m.If(0):"),
     ("top_k", "len(self.places) else Const(_EMPTY, PLACE)", "len(self.places) else place"),
     ("registers", "(bus.dat_w != 0) & (bus.dat_w <= sizes.items)", "Const(1)"),
@@ -111,6 +122,36 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("sampler", "with m.If(~draw.listed):", "with m.If(1):"),
     ("sampler", "self.neighbours.ready | ~self.neighbours.valid", "self.neighbours.ready"),
     ("sampler", "active.eq(node.degree != 0)", "active.eq(1)"),
+    ("burst_reader", "left.eq(left - 1)]", "left.eq(left - 2)]"),
+    ("burst_reader", "((left == 1) & cmd.ready)", "(left == 1)"),
+    ("burst_reader", "due.w_rdy & (", "("),
+    ("burst_reader", "self.word.first.eq(arrived == 0)", "self.word.first.eq(1)"),
+    ("burst_reader", "Mux(last, 0, arrived + 1)", "arrived + 1"),
+    ("burst_reader", "rdata.valid & last)", "rdata.valid)"),
+    ("burst_reader", "(left == 0) & ~due.r_rdy", "left == 0"),
+    ("burst_reader", "cmd.payload.eq(cmd.payload + 1)", "cmd.payload.eq(cmd.payload)"),
+    ("streamed", "place - self.scoring", "place"),
+    ("streamed", "Mux(word.first, word.tag, row)", "word.tag"),
+    ("streamed", "row.eq(here + 1)", "row.eq(here)"),
+    ("streamed", "word.data[16:48]", "word.data[16:40]"),
+    ("streamed", "met.eq(met + here)", "met.eq(met + 1)"),
+    ("streamed", "(met != count) & ", ""),
+    ("streamed", "best.valid.eq(ends & ~skipped)", "best.valid.eq(ends)"),
+    ("streamed", "self.begins | self.emptied", "self.begins"),
+    ("streamed", "self.begins | self.emptied", "self.emptied"),
+    ("streamed", "best.clear.eq(self.begins)", "best.clear.eq(0)"),
+    ("streamed", "writing.en.eq(1 << element[:lane_bits])", "writing.en.eq(-1)"),
+    ("streamed", "first * record", "first * (record + 1)"),
+    ("streamed", "self.word > sizes.items - first", "self.word > sizes.items"),
+    ("streamed", "with m.If(self.reader.idle):", "with m.If(1):"),
+    ("streamed", "self.left.eq(array.LATENCY)", "self.left.eq(0)"),
+    ("streamed", "self.left.eq(to_place(sizes))", "self.left.eq(0)"),
+    ("streamed", "self.left.eq(requantise.LATENCY)", "self.left.eq(0)"),
+    ("streamed", "(self.word[:16] > MAX_HISTORY) | ", ""),
+    ("streamed", "listed == self.batch.sizes.k - 1", "listed == self.batch.sizes.k"),
+    ("streamed", "self.is_last_code & self.scoring", "self.is_last_code"),
+    ("streamed", "products.scoring.eq(self.scoring if user == 0 else 1)", "products.scoring.eq(1)"),
+    ("streamed", "(row >= sizes.items)", "(row > sizes.items)"),
 ]  # fmt: skip
 
 
@@ -141,7 +182,17 @@ def _tests(module: str) -> list[Callable[[], Any]]:
     """Those that concern a module, cheapest first."""
     import test_engine
     import test_sampler
+    import test_streamed
 
+    if module in ("burst_reader", "streamed"):
+        return [
+            partial(test_streamed.test_runs_come_whole_and_in_order, 0.3),
+            partial(test_streamed.test_corners_are_exact_whatever_the_memory_and_the_host_do, 0.0, 1.0),
+            test_streamed.test_answers_are_the_contracts_and_cycles_lie_where_the_model_says,
+            test_streamed.test_a_bad_batch_is_told_and_the_next_is_answered,
+            partial(test_streamed.test_corners_are_exact_whatever_the_memory_and_the_host_do, 0.5, 0.4),
+            test_streamed.test_without_memory_the_model_is_exact,
+        ]
     if module == "sampler":
         return [partial(test_sampler.test_the_hardware_draws_what_the_oracle_draws, taken) for taken in (1.0, 0.3)] + [
             test_sampler.test_a_neighbour_is_offered_before_anybody_is_ready
@@ -183,9 +234,11 @@ def _survives(module: str, source: str) -> int:
         mutated = types.ModuleType(f"{PACKAGE}.{module}")
         sys.modules[mutated.__name__] = mutated
         exec(compile(source, module, "exec"), mutated.__dict__)
+        from lanner.accelerators.fpga import simulate_streamed
         from lanner.accelerators.fpga.simulate import SimulatedEngine
 
-        SimulatedEngine.run.__kwdefaults__["limit"] = LIMIT
+        for simulated in (SimulatedEngine.run, simulate_streamed.run_batches, simulate_streamed.run_reader):
+            simulated.__kwdefaults__["limit"] = LIMIT
         for test in _tests(module):
             test()
         if module in PROVEN:
@@ -206,7 +259,7 @@ def run_mutants(mutants: list[tuple[str, str, str]] = MUTANTS) -> dict[str, Any]
     sys.path.insert(0, str(ROOT / "tests" / "accelerators"))
     import small_models  # noqa: F401
 
-    for module in ("engine", "sampler"):
+    for module in ("engine", "sampler", "streamed"):
         if is_killed(module, source_of(module), source_of(module)):
             raise RuntimeError(f"the tests fail without a mutation: {module}")
     begun, survivors = time.perf_counter(), []

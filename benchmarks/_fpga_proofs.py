@@ -84,8 +84,8 @@ class QueueOfTwo(_Property):
 class OrderedPlaces(_Property):
     """The list is ordered by score, then by row, at every time; its rows are those of candidates that came."""
 
-    def __init__(self, k: int = 10) -> None:
-        self.k = k
+    def __init__(self, k: int = 5) -> None:
+        self.k = k  # every place is made alike; ten take the solver minutes
 
     def claims(self, m: Module) -> None:
         self.list(m, AnySeq(1))
@@ -93,18 +93,26 @@ class OrderedPlaces(_Property):
     def list(self, m: Module, pop: Any) -> tuple[TopK, Signal]:
         """A list whose candidates come by row, with this class's claims."""
         m.submodules.top = top = TopK(self.k)
-        next_row = Signal(21)
-        m.d.comb += [top.valid.eq(AnySeq(1)), top.pop.eq(pop), top.clear.eq(0), Assume(~(top.valid & top.pop))]
+        next_row, entered = Signal(21), Signal(21)
+        m.d.comb += [top.valid.eq(AnySeq(1)), top.pop.eq(pop), top.clear.eq(0)]
+        m.d.comb += Assume(~(top.pop & (top.valid | top.enters)))
         m.d.comb += [top.candidate.score.eq(AnySeq(32)), top.candidate.row.eq(AnySeq(20))]
         m.d.comb += [Assume(top.candidate.row >= next_row), Assume(top.candidate.score != NO_SCORE)]
         with m.If(top.valid):
             m.d.sync += next_row.eq(top.candidate.row + 1)
+        with m.If(top.enters):
+            m.d.sync += entered.eq(top.entrant.row + 1)
+            m.d.comb += [Assert(top.entrant.row >= entered), Assert(top.entrant.row < next_row)]
+            m.d.comb += Assert(top.entrant.score != NO_SCORE)
+            for number, place in enumerate(top.places):
+                m.d.comb += Assert(top.beaten[number] == (top.entrant.score > place.score))
+        m.d.comb += Assert(entered <= next_row)
         for place, below in zip(top.places[:-1], top.places[1:], strict=True):
             tie = (place.score == below.score) & (below.score != NO_SCORE)
             m.d.comb += [Assert(place.score >= below.score), Assert(~tie | (place.row < below.row))]
         for place in top.places:
-            m.d.comb += Assert((place.score == NO_SCORE) | (place.row < next_row))
-        return top, next_row
+            m.d.comb += Assert((place.score == NO_SCORE) | (place.row < entered))
+        return top, entered
 
 
 class BestOfAll(OrderedPlaces):
@@ -114,22 +122,22 @@ class BestOfAll(OrderedPlaces):
     """
 
     def __init__(self) -> None:
-        super().__init__(5)  # every place is made alike; ten take the solver minutes
+        super().__init__(4)
 
     def claims(self, m: Module) -> None:
-        top, next_row = self.list(m, 0)
+        top, entered = self.list(m, 0)
         row, wanted = AnyConst(20), AnyConst(signed(32))
         rank, came = Signal(range(self.k + 1)), Signal()
         m.d.comb += Assume(wanted != NO_SCORE)
-        is_chosen = top.candidate.row == row
-        better = Mux(came, top.candidate.score > wanted, top.candidate.score >= wanted)
-        with m.If(top.valid):
+        is_chosen = top.entrant.row == row
+        better = Mux(came, top.entrant.score > wanted, top.entrant.score >= wanted)
+        with m.If(top.enters):
             with m.If(is_chosen):
-                m.d.comb += Assume(top.candidate.score == wanted)
+                m.d.comb += Assume(top.entrant.score == wanted)
                 m.d.sync += came.eq(1)
             with m.Elif(better & (rank != self.k)):
                 m.d.sync += rank.eq(rank + 1)
-        m.d.comb += [Assert(~came | (next_row > row)), Assert(rank <= self.k)]
+        m.d.comb += [Assert(~came | (entered > row)), Assert(rank <= self.k)]
         ahead = sum((place.score >= wanted) & (place.score != NO_SCORE) for place in top.places)
         with m.If(~came):
             m.d.comb += Assert(ahead == rank)

@@ -6,9 +6,13 @@ Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *rou
 - exactness: users of ml-1m, 64 dimensions in one table, by an engine in Verilator: answers against the contract, cycles
   against the model; beside it the same work in NumPy on one thread (simulated, measured).
 - routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
+- external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
+- paper: the stages of a request as ``compression.json`` has them, with the accelerator in the GNN's place (predicted).
 - sampler, proofs, mutants (simulated, proven).
 
-Sections take hours together. The work folder keeps their results, and what was routed, while the sources are the same.
+Sections take hours together. ``--only`` measures anew what it names and keeps the other sections of the file;
+``commits`` says at which commit each was measured. What was routed is kept in the work folder while the design is the
+same.
 
     LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
 """
@@ -32,9 +36,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 from scipy.stats import chi2
 
+from benchmarks import _record
+from benchmarks._fpga_external import external
 from benchmarks._fpga_mutants import run_mutants
 from benchmarks._fpga_proofs import prove_all
-from benchmarks._record import record
 from lanner.accelerators.contract import Contract, requests_of
 from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
@@ -60,6 +65,7 @@ from lanner.inference.tables import Int8Rows
 
 SEED, K, DIMENSIONS = 0, 10, 64
 USER_AND_ITEM = ("user_id", "movie_id")
+RESULTS = _record.RESULTS / "fpga.json"
 LARGEST_DEGREE, DRAWS = 2314, 1_000_000
 BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
 """Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
@@ -200,6 +206,7 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
             rows_found.append(again)
             print(f"  {name} seed {seed}: {rows_found[-1].mhz:.1f} MHz", flush=True)
         found[name] = {
+            "commit": _record._commit(),
             "bitstream_bytes": bitstream(folder, seeds[0]).stat().st_size,
             "lanes": lanes,
             "rows": rows,
@@ -233,6 +240,37 @@ def sampler() -> dict[str, Any]:
     return found
 
 
+def paper(results: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of a request with a new text by component: as published, on a processor, and with the accelerator.
+
+    Processor: ``compression.json``, ml-1m, the encoder in eager torch and in the best variant. Accelerator: the mean
+    history and catalogue in one table of 64 dimensions, at the routed clock, without the link; it aggregates and
+    scores, and stands in the GNN's place alone.
+    """
+    measured = json.loads(RESULTS.with_name("compression.json").read_text())["results"]
+    rows, best = measured["ml-1m"], measured["summary"]["best_variant"]
+    variant, runtime = best.split("/")
+    name = "85f" if "85f" in results["routed"] else "25f"
+    lanes, mhz = BUILDS[name][0], results["routed"][name]["mhz_median"]
+    items = results["exactness"]["items"]
+    cycles = request_cycles(Parameters(DIMENSIONS, lanes, items, items), results["exactness"]["mean_history"], items, K)
+
+    def stages(of: str, encoder: float, request: float) -> dict[str, Any]:
+        parts = {"gnn": "aggregate", "fusion": "retrieve", "head": "rank"}
+        return {"tag": "measured", "language_model": encoder, "request": request} | {
+            part: rows["stages"][of][stage] for part, stage in parts.items()
+        }
+
+    unoptimised = stages("full", rows["encoder"]["hugging-face"]["torch"], rows["baseline"]["torch"]["p50_ms"])
+    optimised = stages(variant, rows["encoder"][variant][runtime], rows[variant][runtime]["p50_ms"])
+    return {
+        "published": {"tag": "published", "unoptimised": 140.0, "optimised": 45.0},
+        "unoptimised": unoptimised,
+        "optimised": optimised | {"variant": best},
+        "accelerator": {"tag": "predicted", "build": name, "lanes": lanes, "mhz": mhz, "gnn": cycles / mhz / 1000},
+    }
+
+
 def summary(results: dict[str, Any]) -> dict[str, Any]:
     """The figures that are watched, of the sections that ran."""
     found: dict[str, Any] = {}
@@ -245,13 +283,16 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         found["latency_us_3706"] = results["exactness"]["cycles_mean_history"] / found["clock_mhz_85f"]
     if "proofs" in results:
         found["proofs"] = sum(one["holds"] for one in results["proofs"].values())
+    if "external" in results:
+        found["external_share_of_peak"] = results["external"]["stream"]["share_of_peak"]
+        found["external_mismatches"] = results["external"]["exact"]["mismatches"]
     if "mutants" in results:
         found["mutants_killed_share"] = results["mutants"]["killed_share"]
     return found
 
 
 def _digest() -> str:
-    """Of the accelerator's sources: sections that were measured on the same are kept together."""
+    """Of the accelerator's sources: a simulator that was compiled from others is not used."""
     folder = Path(__file__).parents[1] / "src" / "lanner" / "accelerators"
     sources = sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")])
     return hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:12]
@@ -259,8 +300,8 @@ def _digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["quality", "exactness", "routed", "estimated", "sampler", "proofs", "mutants"]
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    names = ["quality", "exactness", "routed", "estimated", "external", "paper", "sampler", "proofs", "mutants"]
+    parser.add_argument("--only", nargs="+", choices=names)
     parser.add_argument("--bundles", nargs="*", type=Path, default=[])
     parser.add_argument("--users", type=int, default=12_000)
     parser.add_argument("--quality-users", type=int, default=1000)
@@ -268,25 +309,26 @@ def main() -> None:
     parser.add_argument("--builds", nargs="+", choices=list(BUILDS), default=list(BUILDS))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lanner-fpga")
     options = parser.parse_args()
-    sections: dict[str, Callable[[], Any]] = {
+    results = json.loads(RESULTS.read_text())["results"] if options.only and RESULTS.exists() else {}
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
         "quality": lambda: quality(options.bundles, options.quality_users),
         "exactness": lambda: exactness(options.users, options.work),
-        "routed": lambda: routed(options.seeds, options.builds, options.work),
+        "routed": lambda: results.get("routed", {}) | routed(options.seeds, options.builds, options.work),
         "estimated": lambda: estimated(options.work),
+        "external": external,
+        "paper": lambda: paper(results),
         "sampler": sampler,
         "proofs": prove_all,
         "mutants": run_mutants,
     }
-    kept = options.work / _digest()
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in options.only:
-        print(name, flush=True)
-        (kept / f"{name}.json").write_text(json.dumps(sections[name](), default=lambda value: value.tolist()))
-    found = [name for name in names if (kept / f"{name}.json").exists()]
-    results = {name: json.loads((kept / f"{name}.json").read_text()) for name in found}
-    results["summary"] = summary(results)
     settings = {**vars(options), "bundles": [path.name for path in options.bundles], "work": None}
-    print(record("fpga", seed=SEED, settings=settings, results=results))
+    commits = results.setdefault("commits", {})
+    for name in options.only or names:
+        print(name, flush=True)
+        commits[name] = _record._commit()  # before it runs: work goes on meanwhile
+        results[name] = sections[name]()
+        results["summary"] = summary(results)
+        print(_record.record("fpga", seed=SEED, settings=settings, results=results), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks._accelerator_tables import accelerator_section
 from benchmarks._quality_settings import ALONE, CELLS
 from benchmarks._record import RESULTS
 from lanner.cli.console import as_toml
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = Path(__file__).with_name("_readme_figures.toml")
 COMMANDS, SETTINGS, RECIPES = (ROOT / "docs" / f"{name}.md" for name in ("commands", "settings", "recipes"))
+ACCELERATOR = ROOT / "docs" / "accelerator.md"
 BEGIN, END = "<!-- results: begin (python -m benchmarks.readme) -->", "<!-- results: end -->"
 
 QUALITY = (
@@ -131,10 +133,12 @@ def main() -> None:
     from lanner.data.sources.recipe import recipe_reference
 
     README.write_text(with_results(README.read_text(), results_section()))
+    figures = json.loads((RESULTS / "fpga.json").read_text())["results"]
+    ACCELERATOR.write_text(with_results(ACCELERATOR.read_text(), accelerator_section(figures)))
     COMMANDS.write_text(command_reference())
     SETTINGS.write_text(settings_reference())
     RECIPES.write_text(recipe_reference())
-    print(README, COMMANDS, SETTINGS, RECIPES, sep="\n")
+    print(README, ACCELERATOR, COMMANDS, SETTINGS, RECIPES, sep="\n")
 
 
 def _quality_table(results: dict[str, Any]) -> Iterator[str]:

@@ -63,6 +63,13 @@ def test_results_are_those_of_the_result_files(readme):
     assert readme.with_results(README, readme.results_section()) == README, "run: make docs"
 
 
+def test_the_accelerators_tables_are_those_of_the_result_file(readme):
+    page, results = readme.ACCELERATOR.read_text(), json.loads((readme.RESULTS / "fpga.json").read_text())["results"]
+    assert readme.with_results(page, readme.accelerator_section(results)) == page, "run: make docs"
+    results["routed"]["25f"]["mhz_median"] = 12.34
+    assert "| 12.3 |" in readme.accelerator_section(results)
+
+
 def test_the_command_reference_is_that_of_the_command_line(readme):
     assert readme.COMMANDS.read_text() == readme.command_reference(), "run: make docs"
 

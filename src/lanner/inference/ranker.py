@@ -67,18 +67,23 @@ class Query:
     attributes: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
 
 
+_MOST_HIDDEN = 1024
+"""Hidden items that are sent to an accelerator with each request, as rows to leave out."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """items: int64 ``[k]``, best first, fewer where fewer are eligible. scores: float32 ``[k]``.
 
     fallback: whether these are popular items, for nothing the model reads is known of the user. explanations: one an
-    item, where they were asked for.
+    item, where they were asked for. accelerated: whether the list is the accelerator's.
     """
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
     fallback: bool = False
     explanations: tuple[Explanation, ...] = ()
+    accelerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,39 +326,46 @@ class Ranker:
         return read if read is not None and read.any() else None
 
     def _personal(self, queries: Sequence[Query], users: Sequence[_User]) -> list[Ranking]:
-        found = self._best(queries, users)
+        found, accelerated = self._best(queries, users)
         rankings = []
-        for query, user, hidden_H, candidates in zip(queries, users, self._hidden(users), found, strict=True):
+        stages = zip(queries, users, self._hidden(users), found, accelerated, strict=True)
+        for query, user, hidden_H, candidates, is_accelerated in stages:
             k = max(query.k, _DIVERSIFIED if query.diversity else 0)
             items, values = self._head(user, hidden_H, candidates, k)
             if query.diversity:
                 items, values = self._diversify(items, values, query.k, query.diversity)
             explained = tuple(self._explained(query, user, items)) if query.explain else ()
-            rankings.append(Ranking(items, values, explanations=explained))
+            rankings.append(Ranking(items, values, explanations=explained, accelerated=is_accelerated))
         return rankings
 
-    def _best(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
-        """Candidates of each user: the accelerator's list where it covers the query and answers."""
+    def _best(self, queries: Sequence[Query], users: Sequence[_User]) -> tuple[list[_Scored], list[bool]]:
+        """Candidates of each user: the accelerator's list where it covers the query and answers; whether it did."""
         found: dict[int, _Scored] = {}
         if self.accelerator is not None:
             pairs = enumerate(zip(queries, users, strict=True))
             covered = [place for place, (query, user) in pairs if self._is_covered(query, user)]
-            asked = [Asked(users[p].rows, users[p].shares, queries[p].seen, queries[p].k) for p in covered]
+            hidden = np.flatnonzero(~self.available.mask(self.model.num_items))
+            left_out = [np.union1d(queries[p].seen, hidden) for p in covered]
+            asked = [
+                Asked(users[p].rows, users[p].shares, rows, queries[p].k)
+                for p, rows in zip(covered, left_out, strict=True)
+            ]
             lists = self.accelerator.rank(asked) if asked else ()
             found = {place: one for place, one in zip(covered, lists, strict=True) if one is not None}
-        left = [place for place in range(len(queries)) if place not in found]
+        accelerated = [place in found for place in range(len(queries))]
+        left = [place for place, is_accelerated in enumerate(accelerated) if not is_accelerated]
         if left:
             by_floats = self._scan if self.index is None else self._search
             scored = by_floats([queries[place] for place in left], [users[place] for place in left])
             found |= dict(zip(left, scored, strict=True))
-        return [found[place] for place in range(len(queries))]
+        return [found[place] for place in range(len(queries))], accelerated
 
     def _is_covered(self, query: Query, user: _User) -> bool:
         """Whether a query is a history over the trained catalogue and nothing else, as an accelerator answers it."""
         assert self.accelerator is not None
         plain = query.allow is None and query.deny is None and not query.diversity
         alone = bool(len(user.rows)) and not user.extras and not len(user.values)
-        unchanged = self.num_items == self.model.num_items and not self.available.num_hidden
+        unchanged = self.num_items == self.model.num_items and self.available.num_hidden <= _MOST_HIDDEN
         return plain and alone and unchanged and self.accelerator.covers(len(user.rows), query.k)
 
     def _wanted(self, query: Query) -> int:

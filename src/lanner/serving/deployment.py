@@ -87,7 +87,7 @@ class ModelConfig:
     accelerator: str = ""
     """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Serves the variant ``accelerated``, first
     unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
-    accelerator_mhz: float = 79.0
+    accelerator_mhz: float = 75.0
     """Clock that the accelerator's cycles are told as time at; by default the routed one of the ECP5-25F."""
 
     def __post_init__(self) -> None:
@@ -553,7 +553,9 @@ class Deployment:
         if found.explanations:
             items = [self._explained(*pair) for pair in zip(items, found.explanations, strict=True)]
         spent = _milliseconds(queue=done.queued_s, ranking=done.worked_s, names=perf_counter() - begun)
-        return items, Served(model=self.version, variant=done.variant, backend=done.backend, milliseconds=spent)
+        # The accelerated variant answers by its floats what the accelerator does not cover.
+        backend = _RANKED_BY if done.variant == ACCELERATED and not found.accelerated else done.backend
+        return items, Served(model=self.version, variant=done.variant, backend=backend, milliseconds=spent)
 
     def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:
         parts = reasons(explanation, self._wording.item_title, self._wording.user_name)

@@ -28,7 +28,7 @@ from lanner.accelerators.contract import (
     SCORE_BITS,
     USER_BITS,
 )
-from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score
+from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score, top_k
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
@@ -56,12 +56,12 @@ _TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
 
 def cycles_to_place(parameters: Parameters) -> int:
     """Cycles from the issue of an item's last beat to its place in the list."""
-    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + 1
+    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + top_k.LATENCY
 
 
 AGGREGATE_CYCLES = _TO_PRODUCTS + 1
 """Cycles from the issue of the history's last beat until the sums stand."""
-USER_CYCLES = requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY - 1)
+USER_CYCLES = 1 + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY - 1)
 """Cycles from the last sums until the catalogue can begin: its rows come later than it is issued."""
 
 
@@ -403,13 +403,14 @@ class Engine(wiring.Component):
     def _user_vector(self, m: Module) -> None:
         steps = self.parameters.dimensions // self.parameters.requantisers
         m.d.comb += self.user_valid.eq(delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised"))
+        m.d.sync += self.aggregate.shift.eq(0)
         with m.State("AGGREGATE"):
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.d.sync += self.left.eq(steps)
                 m.next = "REQUANTISE"
         with m.State("REQUANTISE"):
-            m.d.comb += self.aggregate.shift.eq(1)
+            m.d.sync += self.aggregate.shift.eq(1)  # a register, for the line reaches every sum
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.d.sync += self.left.eq(USER_CYCLES)
