@@ -58,10 +58,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check]'
+	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,mlflow,qdrant,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,test,check,bench]'
+	@$(PIP) -e '.[train,language,adapt,qlora,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,mlflow,qdrant,test,check,bench]'
 	@touch $@

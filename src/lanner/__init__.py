@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         evaluate,
         export_embeddings,
         export_recommendations,
+        export_to_qdrant,
         load,
         load_dataset,
     )
@@ -76,6 +77,7 @@ __all__ = [
     "evaluate",
     "export_embeddings",
     "export_recommendations",
+    "export_to_qdrant",
     "load",
     "load_dataset",
 ]

@@ -104,6 +104,20 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
     console.show_result({"removed": version}, f"Version {version} is gone", as_json=as_json)
 
 
+@bundles_app.command()
+def card(bundle: BundlePath) -> None:
+    """Show the model card of a bundle: data and their terms, metrics with intervals, settings, limits.
+
+    \b
+    Examples:
+      lanner bundles card lanner-bundle
+      lanner bundles card lanner-bundle > README.md
+    """
+    from lanner.artifacts.bundle import read_bundle
+
+    print(read_bundle(bundle).card, end="")
+
+
 @experiment_app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],

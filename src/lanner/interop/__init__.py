@@ -1,0 +1,8 @@
+"""Datasets to and from other libraries, and bundles in MLflow. What an other library is needed for is imported then."""
+
+from lanner.interop.pyg import from_pyg, to_pyg
+from lanner.interop.recbole import write_recbole
+from lanner.interop.rectools import from_rectools, to_rectools
+from lanner.interop.tracking import log_bundle
+
+__all__ = ["from_pyg", "from_rectools", "log_bundle", "to_pyg", "to_rectools", "write_recbole"]
