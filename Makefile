@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading compression serving house far_trans fpga federated
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check audit bench docs clean
+.PHONY: demo test check audit bench docs wheels sbom clean
 
 demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
@@ -43,6 +43,16 @@ bench: $(VENV)/.bench-installed ## measure every figure anew (needs LANNER_DATA;
 docs: $(VENV)/.test-installed ## regenerate the README's results and the command reference
 	@echo "==> README.md, docs/commands.md"
 	@$(BIN)/python -m benchmarks.readme
+
+wheels: ## build the wheel and try it in clean environments: alone and with each extra, for each Python here (an hour or more)
+	@$(PYTHON) .ci/wheels.py
+
+sbom: ## write sbom.json, what the pinned versions are, in CycloneDX
+	@$(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
+	@$(VENV)-sbom/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-format JSON -o sbom.json
+	@rm -rf $(VENV)-sbom
+	@echo "==> sbom.json"
 
 clean: ## remove the environment and the demo's bundles
 	rm -rf $(VENV) $(BUNDLE) $(BUNDLE)-compressed

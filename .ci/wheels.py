@@ -37,7 +37,8 @@ PROMISES = {
     "lanner.IALS(factors=4, iterations=1).fit(data)",
     "serving": "import faiss, uvloop, lanner.serving.bootstrap, lanner.serving.http.app, lanner.serving.supervisor",
     "postgres": "import lanner.serving.store.postgres",
-    "tracing": "import opentelemetry.exporter.otlp.proto.http, lanner.serving.http.tracing",
+    # Of the server, which has the extra serving, too.
+    "tracing": "import opentelemetry.exporter.otlp.proto.http, opentelemetry.sdk.trace",
     "client": "import lanner.client; lanner.client.Client('http://127.0.0.1:1')",
     "onnx": "import onnx, lanner.encoders.onnx_runtime, onnxruntime, tokenizers",
     "ray": "from ray import serve; import lanner.serving.ray_serve",

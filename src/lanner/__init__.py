@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         evaluate,
         export_embeddings,
         export_recommendations,
-        export_to_qdrant,
         load,
         load_dataset,
     )
@@ -77,7 +76,6 @@ __all__ = [
     "evaluate",
     "export_embeddings",
     "export_recommendations",
-    "export_to_qdrant",
     "load",
     "load_dataset",
 ]

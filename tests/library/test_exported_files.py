@@ -10,7 +10,7 @@ import pytest
 import lanner
 from lanner.errors import ServerError
 from lanner.library import export
-from lanner.library.export import export_embeddings, export_recommendations
+from lanner.library.export import export_embeddings, export_recommendations, export_to_qdrant
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_model_without_vectors_says_so(knn, tmp_path):
 def test_a_search_in_qdrant_gives_the_scores_of_the_model(ials):
     qdrant = pytest.importorskip("qdrant_client", reason="the extra 'qdrant' is not installed")
     client = qdrant.QdrantClient(":memory:")
-    found = lanner.export_to_qdrant(ials, client, prefix="shop")
+    found = export_to_qdrant(ials, client, prefix="shop")
     assert (found.files, found.users, found.items) == (("shop_users", "shop_items"), 24, 11)
     best = ials.recommend([7], k=3, exclude_seen=False, because=False)
     (user,) = client.retrieve("shop_users", [ials.dataset.users.row(7)], with_vectors=True)
@@ -156,16 +156,16 @@ def test_a_search_in_qdrant_gives_the_scores_of_the_model(ials):
     assert [one.payload["title"] for one in points] == best["title"].to_list()
     np.testing.assert_allclose([one.score for one in points], best["score"], rtol=1e-4)
     with pytest.raises(lanner.ConfigError, match="Qdrant has a collection 'shop_users'"):
-        lanner.export_to_qdrant(ials, client, prefix="shop")
+        export_to_qdrant(ials, client, prefix="shop")
 
 
 def test_a_qdrant_that_is_not_there_is_one_line(ials):
     pytest.importorskip("qdrant_client", reason="the extra 'qdrant' is not installed")
     with pytest.raises(ServerError, match="Qdrant cannot be reached or refuses"):
-        lanner.export_to_qdrant(ials, "http://127.0.0.1:9")
+        export_to_qdrant(ials, "http://127.0.0.1:9")
 
 
 def test_without_the_client_of_qdrant_the_install_line_is_said(ials, monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(lanner.MissingExtraError, match=r"pip install 'lanner\[qdrant\]'"):
-        lanner.export_to_qdrant(ials, ":memory:")
+        export_to_qdrant(ials, ":memory:")

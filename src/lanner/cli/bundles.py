@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, existing_store, group
+from lanner.cli.options import AsJson, BundlePath, existing_store, group, require_msgspec
 from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def report(
     """
     from contextlib import closing
 
+    require_msgspec("an event store")
     from lanner.serving.store import open_store
     from lanner.serving.versions.report import experiment_report
 
@@ -169,6 +170,7 @@ def report(
 
 
 def _registry(folder: Path) -> "Registry":
+    require_msgspec("a folder of versions")
     from lanner.serving.versions.registry import Registry
 
     return Registry(folder)

@@ -73,7 +73,7 @@ def from_pyg(data: Any, *, user: str = USER, item: str = ITEM, **named: Any) -> 
         columns |= {name: pl.Series(data[kind][name].numpy()) for name in ("time", "rating") if name in data[kind]}
         frames.append(pl.DataFrame(columns).with_columns(behaviour=pl.lit(kind[1])))
     events = pl.concat(frames, how="diagonal")
-    roles = {role: role for role in ("time", "rating") if role in events.columns}
+    roles: dict[str, Any] = {role: role for role in ("time", "rating") if role in events.columns}
     roles |= {"behaviour": "behaviour"} if len(types) > 1 else {}
     ties = None
     if (user, FRIENDS, user) in data.edge_types:

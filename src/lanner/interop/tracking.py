@@ -68,9 +68,9 @@ class Predictor:
         asked = {name: frame[name].tolist() for name in COLUMNS if name in frame.columns}
         if not asked:
             raise RequestError(f"the frame needs one of the columns {', '.join(COLUMNS)}")
-        given = dict(zip(("users", "histories", "texts"), map(asked.get, COLUMNS), strict=True))
-        options = {name: value for name, value in (params or {}).items() if name in ("k", "exclude_seen")}
-        found = self._model.recommend(**given, **options, because=False)
+        given: dict[str, Any] = dict(zip(("users", "histories", "texts"), map(asked.get, COLUMNS), strict=True))
+        given |= {name: value for name, value in (params or {}).items() if name in ("k", "exclude_seen")}
+        found = self._model.recommend(**given, because=False)
         return pd.DataFrame({name: found[name].to_list() for name in found.columns})
 
 

@@ -3,7 +3,7 @@
 from lanner.data.interactions import Dataset
 from lanner.library.adaptation import DoRA, FullFineTuning, LoRA
 from lanner.library.estimator import Model
-from lanner.library.export import export_embeddings, export_recommendations, export_to_qdrant
+from lanner.library.export import export_embeddings, export_recommendations
 from lanner.library.functions import compare, evaluate, load, load_dataset
 from lanner.library.models import (
     EASE,
@@ -42,7 +42,6 @@ __all__ = [
     "evaluate",
     "export_embeddings",
     "export_recommendations",
-    "export_to_qdrant",
     "load",
     "load_dataset",
 ]
