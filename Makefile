@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading compression serving house far_trans fpga federated explained
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check audit bench docs site clean
+.PHONY: demo test check audit bench docs site wheels sbom clean
 
 demo: $(VENV)/.demo-installed ## run the whole pipeline on the bundled dataset, and serve what it learnt
 	@echo "==> lanner run (bundled MovieLens latest-small) -> $(BUNDLE)"
@@ -48,6 +48,16 @@ site: $(VENV)/.test-installed ## build the documentation's pages into site/; a b
 	@echo "==> mkdocs build -> site/index.html"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+wheels: ## build the wheel and try it in clean environments: alone and with each extra, for each Python here (an hour or more)
+	@$(PYTHON) .ci/wheels.py
+
+sbom: ## write sbom.json, what the pinned versions are, in CycloneDX
+	@$(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
+	@$(VENV)-sbom/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-format JSON -o sbom.json
+	@rm -rf $(VENV)-sbom
+	@echo "==> sbom.json"
+
 clean: ## remove the environment and the demo's bundles
 	rm -rf $(VENV) $(BUNDLE) $(BUNDLE)-compressed
 
@@ -62,10 +72,10 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@echo "==> installing what the tests and checks need (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,tracking,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,docs,test,check]'
+	@$(PIP) -e '.[train,language,adapt,qlora,tracking,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,mlflow,qdrant,docs,test,check]'
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed
 	@echo "==> installing what the benchmarks compare with (once)"
-	@$(PIP) -e '.[train,language,adapt,qlora,tracking,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,docs,test,check,bench]'
+	@$(PIP) -e '.[train,language,adapt,qlora,tracking,baselines,serving,postgres,tracing,ray,client,onnx,openvino,tune,plot,pyg,mlflow,qdrant,docs,test,check,bench]'
 	@touch $@

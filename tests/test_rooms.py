@@ -48,6 +48,7 @@ ROOMS = {
     "tune": {
         *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
     },
+    "interop": {"errors", "files", "data", "library"},
     "federated": {"errors", "data", "inference", "models"},
     "reproduction": {"errors", "files"},
     "cli": {

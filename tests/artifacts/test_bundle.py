@@ -96,6 +96,7 @@ def test_every_variant_answers_its_golden_requests(tmp_path, fitted, monkeypatch
 FILES = (
     *("model.safetensors", "golden.json", "full.scoring.safetensors", "popularity.scoring.safetensors"),
     *("events.parquet", "users.parquet", "items.parquet", "attributes.parquet", "lists.safetensors"),
+    "MODEL_CARD.md",
 )
 
 

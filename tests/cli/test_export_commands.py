@@ -43,6 +43,8 @@ def test_what_cannot_be_exported_is_one_line(ask, bundle):
         ask("export", "recommendations", bundle, "--out", "r.csv", "--users", "users.txt")
     )
     assert "has no embeddings" in complaint(ask("export", "embeddings", bundle, "--out", "e"))
+    for places in ((), ("--out", "e", "--qdrant", "http://127.0.0.1:9")):
+        assert "either --out, a folder, or --qdrant" in complaint(ask("export", "embeddings", bundle, *places))
     assert "unknown format 'hdf'" in complaint(ask("export", "embeddings", bundle, "--out", "e", "--format", "hdf"))
 
 

@@ -89,3 +89,18 @@ def test_settings_list_type_default_and_meaning_of_what_matters_to_a_model(ask):
     }
     assert "regularisation" in ask("settings", "ease")[1]
     assert "unknown model 'eas'" in complaint(ask("settings", "eas"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bundles", "list", "--folder", "."),
+        ("keys", "add", "shop", "--role", "read"),
+        ("keys", "revoke", "shop"),
+        ("events", "export", "out.parquet", "--store", "events.db"),
+        ("experiment", "report", "new", "--store", "events.db"),
+    ],
+)
+def test_without_the_packages_of_the_server_its_commands_name_the_extra(ask, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    assert "needs the package 'msgspec'; install it with: pip install 'lanner[serving]'" in complaint(ask(*command))

@@ -1,14 +1,16 @@
 """Recommendations and embeddings as files, of a small shop whose ids are integers."""
 
 import json
+import sys
 
 import numpy as np
 import polars as pl
 import pytest
 
 import lanner
+from lanner.errors import ServerError
 from lanner.library import export
-from lanner.library.export import export_embeddings, export_recommendations
+from lanner.library.export import export_embeddings, export_recommendations, export_to_qdrant
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,31 @@ def test_a_faiss_index_of_the_items(ials, tmp_path):
 def test_a_model_without_vectors_says_so(knn, tmp_path):
     with pytest.raises(lanner.ConfigError, match=r"item-knn has no embeddings.*export recommendations instead"):
         export_embeddings(knn, tmp_path / "e")
+
+
+def test_a_search_in_qdrant_gives_the_scores_of_the_model(ials):
+    qdrant = pytest.importorskip("qdrant_client", reason="the extra 'qdrant' is not installed")
+    client = qdrant.QdrantClient(":memory:")
+    found = export_to_qdrant(ials, client, prefix="shop")
+    assert (found.files, found.users, found.items) == (("shop_users", "shop_items"), 24, 11)
+    best = ials.recommend([7], k=3, exclude_seen=False, because=False)
+    (user,) = client.retrieve("shop_users", [ials.dataset.users.row(7)], with_vectors=True)
+    assert user.payload == {"id": 7}
+    points = client.query_points("shop_items", query=user.vector, limit=3).points
+    assert [one.payload["id"] for one in points] == best["item_id"].to_list()
+    assert [one.payload["title"] for one in points] == best["title"].to_list()
+    np.testing.assert_allclose([one.score for one in points], best["score"], rtol=1e-4)
+    with pytest.raises(lanner.ConfigError, match="Qdrant has a collection 'shop_users'"):
+        export_to_qdrant(ials, client, prefix="shop")
+
+
+def test_a_qdrant_that_is_not_there_is_one_line(ials):
+    pytest.importorskip("qdrant_client", reason="the extra 'qdrant' is not installed")
+    with pytest.raises(ServerError, match="Qdrant cannot be reached or refuses"):
+        export_to_qdrant(ials, "http://127.0.0.1:9")
+
+
+def test_without_the_client_of_qdrant_the_install_line_is_said(ials, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(lanner.MissingExtraError, match=r"pip install 'lanner\[qdrant\]'"):
+        export_to_qdrant(ials, ":memory:")

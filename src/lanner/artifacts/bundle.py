@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 import lanner
-from lanner.artifacts import dataset_files
+from lanner.artifacts import dataset_files, model_card
 from lanner.artifacts.golden import ask_golden, check_golden
 from lanner.artifacts.variants import (
     FULL,
@@ -113,6 +113,13 @@ class Bundle:
         """Golden requests, see ``golden.py``."""
         found: dict[str, Any] = json.loads(self._read(_GOLDEN))
         return found
+
+    @property
+    def card(self) -> str:
+        """The model card, Markdown. Raises ``BundleError`` for a damaged file, or a bundle older than cards."""
+        if model_card.NAME not in self.manifest["sha256"]:
+            raise BundleError(f"{self.path}: has no model card, for an older lanner wrote it; write the bundle anew")
+        return self._read(model_card.NAME).decode()
 
     @cached_property
     def text_files(self) -> TextFiles | None:
@@ -234,7 +241,8 @@ def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Varian
     path = Path(path)
     check_apart(bundle.path, path)
     own = [f"{name}." for name in bundle.variants]
-    kept = [name for name in bundle.manifest["sha256"] if name != _GOLDEN and not name.startswith(tuple(own))]
+    anew = (_GOLDEN, model_card.NAME)
+    kept = [name for name in bundle.manifest["sha256"] if name not in anew and not name.startswith(tuple(own))]
     files = {name: bundle._read(name) for name in kept}
     told = {name: bundle.manifest[name] for name in _TOLD}
     return _write(path, files, {**told, "report": dict(report)}, variants, bundle.dataset)
@@ -267,8 +275,9 @@ def _write(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **told,
         "variants": facts,
-        "sha256": {name: digest(content) for name, content in contents.items()},
     }
+    contents[model_card.NAME] = model_card.model_card(manifest).encode()
+    manifest["sha256"] = {name: digest(content) for name, content in contents.items()}
     written = _json(manifest)
     write_folder(path, {**contents, MANIFEST: written, CHECKSUM: digest(written).encode()}, kind=KIND)
     return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, existing_store, group
+from lanner.cli.options import AsJson, BundlePath, existing_store, group, require_msgspec
 from lanner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,6 +104,20 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
     console.show_result({"removed": version}, f"Version {version} is gone", as_json=as_json)
 
 
+@bundles_app.command()
+def card(bundle: BundlePath) -> None:
+    """Show the model card of a bundle: data and their terms, metrics with intervals, settings, limits.
+
+    \b
+    Examples:
+      lanner bundles card lanner-bundle
+      lanner bundles card lanner-bundle > README.md
+    """
+    from lanner.artifacts.bundle import read_bundle
+
+    print(read_bundle(bundle).card, end="")
+
+
 @experiment_app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
@@ -131,6 +145,7 @@ def report(
     """
     from contextlib import closing
 
+    require_msgspec("an event store")
     from lanner.serving.store import open_store
     from lanner.serving.versions.report import experiment_report
 
@@ -155,6 +170,7 @@ def report(
 
 
 def _registry(folder: Path) -> "Registry":
+    require_msgspec("a folder of versions")
     from lanner.serving.versions.registry import Registry
 
     return Registry(folder)

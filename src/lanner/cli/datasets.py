@@ -1,7 +1,9 @@
-"""The commands that look at datasets: data describe."""
+"""The commands that look at datasets and get them: data describe, data list, data fetch."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +11,12 @@ from lanner.cli import console
 from lanner.cli.options import AsJson, group
 from lanner.errors import StorageError
 
-data_app = group("Look at datasets.")
+if TYPE_CHECKING:
+    from lanner.data.published import PublishedDataset
+
+data_app = group("Look at datasets, and get published ones.")
+SECONDS_BETWEEN_LINES = 2.0
+_MB = 1_000_000
 
 
 @data_app.command()
@@ -58,6 +65,116 @@ def describe(
         console.show_line(f"The rejected rows are in {written}")
     elif dataset.rejected:
         console.show_line("To write the rejected rows to a file: --rejected rejected.parquet")
+
+
+@data_app.command("list")
+def list_datasets(as_json: AsJson = False) -> None:
+    """List published datasets: what they hold, how one gets them, and under what terms.
+
+    \b
+    Examples:
+      lanner data list
+      lanner data list --json
+    """
+    from lanner.data.published import is_fetched, published
+
+    known = published().values()
+    if as_json:
+        console.show_json({"datasets": [{**_facts(one), "fetched": is_fetched(one, one.folder)} for one in known]})
+        return
+    rows = [(one.name, one.events, "here" if is_fetched(one, one.folder) else one.way, one.terms) for one in known]
+    console.show_table("Published datasets", ("name", "what", "how", "terms"), rows)
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a dataset, as lanner data list shows it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default: NAME inside LANNER_DATA, else among the user's data."),
+    ] = None,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="Download it: you have read the terms, and they allow your use.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a published dataset is and under what terms; with --accept-terms, download and verify it.
+
+    A download that was stopped goes on where it stopped. Checksums are verified where one is known; archives are
+    unpacked with bounds. What no program may download is described instead.
+
+    \b
+    Examples:
+      lanner data fetch ml-1m
+      lanner data fetch ml-1m --accept-terms
+      lanner data fetch yelp --json
+    """
+    from lanner.data.published import fetch as fetched
+    from lanner.data.published import published_dataset
+
+    dataset = published_dataset(name)
+    folder = out or dataset.folder
+    facts = {**_facts(dataset), "folder": str(folder), "read": _reading(dataset, folder)}
+    if not accept_terms or dataset.bundled:
+        if as_json:
+            console.show_json(facts)
+            return
+        console.show_facts(dataset.title, {key: value for key, value in facts.items() if key not in ("title", "files")})
+        for one in dataset.files:
+            console.show_line(f"{one.url}: {_vouched(one.sha256)}, at most {one.at_most_mb:,} MB")
+        if dataset.files:
+            again = f"lanner data fetch {name}{'' if out is None else f' --out {out}'} --accept-terms"
+            console.show_line(f"If the terms allow your use, download it: {again}")
+        return
+    for one in dataset.files:
+        if not one.sha256:
+            console.complain(f"{one.name}: no checksum is known, so that the file cannot be verified")
+    fetched(dataset, folder, progress=_Progress)
+    line = f"{dataset.title} is in {folder}. Terms: {dataset.terms} To read it: {facts['read']}"
+    console.show_result({**facts, "fetched": True}, line, as_json=as_json)
+
+
+class _Progress:
+    """Tells on stderr how much of a file came, how fast, and how long the rest will take; a line every two seconds."""
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._name, self._clock, self._stages = name, clock, console.Stages()
+        self._first: tuple[float, int] | None = None
+        self._told = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = self._clock()
+        if self._first is None:  # what was there before does not count as speed
+            self._first, self._told = (now, done), now
+        elif now - self._told >= SECONDS_BETWEEN_LINES:
+            rate = max(done - self._first[1], 1) / (now - self._first[0])
+            whole = "" if total is None else f" of {total / _MB:,.1f}"
+            left = "" if total is None else f", {console.duration((total - done) / rate)} left"
+            self._stages(f"{self._name}: {done / _MB:,.1f}{whole} MB, {rate / _MB:,.1f} MB/s{left}")
+            self._told = now
+
+
+def _facts(dataset: "PublishedDataset") -> dict[str, Any]:
+    """What is known of it, as JSON has it."""
+    from dataclasses import asdict
+
+    facts = asdict(dataset)
+    files = [{**one, "sha256": one["sha256"] or None} for one in facts.pop("files")]
+    del facts["bundled"]
+    return {**{key: value or None for key, value in facts.items()}, "how": dataset.way, "files": files}
+
+
+def _vouched(sha256: str) -> str:
+    return f"SHA-256 {sha256}" if sha256 else "no checksum is known"
+
+
+def _reading(dataset: "PublishedDataset", folder: Path) -> str:
+    """The command that reads it once it is there."""
+    if dataset.bundled:
+        return f"lanner run {dataset.name}"
+    if dataset.format:
+        return f"lanner run {folder}"
+    return f"lanner run recipes/{dataset.name}.toml"
 
 
 def _check_replaceable(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lanner.cli import answers, console, options
-from lanner.errors import DataError
+from lanner.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lanner.library.export import RecommendationsExport
@@ -77,7 +77,7 @@ def recommendations(
 @export_app.command()
 def embeddings(
     bundle: options.BundlePath,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to.")] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -85,9 +85,16 @@ def embeddings(
             help="parquet: vectors and ids as tables. npy: NumPy arrays. faiss: NumPy arrays, items as a FAISS index.",
         ),
     ] = "parquet",
+    qdrant: Annotated[
+        str | None,
+        typer.Option("--qdrant", metavar="URL", help="In place of --out: a Qdrant server, such as http://host:6333."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Of the collections in Qdrant: PREFIX_users and PREFIX_items.")
+    ] = "lanner",
     as_json: options.AsJson = False,
 ) -> None:
-    """Write the vectors of all users and items, with their ids, to a folder.
+    """Write the vectors of all users and items, with their ids, to a folder or to Qdrant.
 
     The inner product of a user's and an item's vector is the model's score without its ranking head and item-to-item
     weights; the command says which of them the model has. Item biases are the last dimension.
@@ -96,13 +103,22 @@ def embeddings(
     Examples:
       lanner export embeddings lanner-bundle --out embeddings
       lanner export embeddings lanner-bundle --out embeddings --format faiss --json
+      lanner export embeddings lanner-bundle --qdrant http://localhost:6333 --prefix shop
     """
-    from lanner.library.export import export_embeddings
+    from lanner.library.export import export_embeddings, export_to_qdrant
     from lanner.library.functions import load
 
-    found = export_embeddings(load(bundle), out, format=format)  # type: ignore[arg-type]  # it names the formats
-    facts = {**asdict(found), "path": str(out)}
-    line = f"Wrote vectors of {found.users:,} users and {found.items:,} items, {found.dimensions} dimensions, to {out}"
+    if (out is None) == (qdrant is None):
+        raise ConfigError("give either --out, a folder, or --qdrant, the URL of a server")
+    if out is not None:
+        found = export_embeddings(load(bundle), out, format=format)  # type: ignore[arg-type]  # it names the formats
+    else:
+        found = export_to_qdrant(load(bundle), str(qdrant), prefix)
+    place = str(out) if out is not None else f"{qdrant}, {' and '.join(found.files)}"
+    facts = {**asdict(found), "path": None if out is None else str(out)}
+    line = (
+        f"Wrote vectors of {found.users:,} users and {found.items:,} items, {found.dimensions} dimensions, to {place}"
+    )
     if found.has_bias:
         line += "; the last dimension is the item bias"
     if found.left_out:

@@ -5,12 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, optional_module
 
 
 def group(help: str) -> typer.Typer:
     """Commands under one name."""
     return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+def require_msgspec(purpose: str) -> None:
+    """Raises ``MissingExtraError`` where the files of a server cannot be read or written."""
+    optional_module("msgspec", "msgspec", "serving", purpose)
 
 
 def existing_store(url: str) -> str:

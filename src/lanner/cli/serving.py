@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, existing_store, group
+from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, existing_store, group, require_msgspec
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def add_key(
     Examples:
       lanner keys add shop-frontend --role read
     """
+    require_msgspec("a file of keys")
     from lanner.serving.http.keys import create
 
     console.show_line(create(file, role, name))
@@ -203,6 +204,7 @@ def revoke_key(
     Examples:
       lanner keys revoke shop-frontend
     """
+    require_msgspec("a file of keys")
     from lanner.serving.http.keys import revoke
 
     revoke(file, name)
@@ -223,6 +225,7 @@ def export(
     Examples:
       lanner events export events.parquet --store events.db
     """
+    require_msgspec("an event store")
     from lanner.serving.store import open_store
     from lanner.serving.store.export import export_events
 

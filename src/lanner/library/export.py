@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 from lanner.data.ids import IdMap, id_text
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
-from lanner.errors import ConfigError, Interrupted, RequestError, StorageError, optional_module
+from lanner.errors import ConfigError, Interrupted, RequestError, ServerError, StorageError, optional_module
 from lanner.files import FolderKind, write_file, write_folder
 from lanner.inference.bulk import BulkRanker, BulkRanking
 from lanner.inference.eligibility import RowMask
@@ -39,6 +39,7 @@ SCHEMA = 1
 """Of the working folder; raised whenever older blocks would be misread."""
 MOST_USERS, LEAST_USERS, SCORES_AT_ONCE = 8192, 256, 1 << 30
 """Users of a block: as many as give so many scores, within bounds. What is lost when an export is stopped is less."""
+_POINTS_AT_ONCE = 1000
 EmbeddingFormat = Literal["parquet", "npy", "faiss"]
 FACTS = "embeddings.json"
 _VECTORS = ("users.parquet", "items.parquet", "users.npy", "user_ids.npy", "items.npy", "item_ids.npy", "items.faiss")
@@ -72,12 +73,12 @@ class RecommendationsExport:
 
 @dataclass(frozen=True)
 class EmbeddingsExport:
-    """What was written. dimensions: of each vector, that of the bias included.
+    """What was written. path: None for Qdrant, where files are collections. dimensions: that of the bias included.
 
     left_out: parts of the model's score that the inner product of a user and an item does not hold.
     """
 
-    path: Path
+    path: Path | None
     files: tuple[str, ...]
     users: int
     items: int
@@ -167,31 +168,63 @@ def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFo
     """
     if format not in get_args(EmbeddingFormat):
         raise ConfigError(f"unknown format '{format}'; choose one of {', '.join(get_args(EmbeddingFormat))}")
-    _check_fitted(model)
-    scoring, dataset, folder = model._fitted_ranker.model, model.dataset, path_of(folder, "export_embeddings")
-    if not scoring.dimensions:
-        raise ConfigError(
-            f"the model {model.name} has no embeddings: its scores are not inner products of vectors; "
-            "export recommendations instead"
-        )
-    user_UD, item_ID = _user_vectors(model), take(scoring.target_ID)
-    has_bias = bool(scoring.bias_I.any())
-    if has_bias:
-        user_UD = np.hstack([user_UD, np.ones((len(user_UD), 1), np.float32)])
-        item_ID = np.hstack([item_ID, scoring.bias_I[:, None]])
-    files = {**_packed("user", dataset.users, user_UD, format), **_packed("item", dataset.items, item_ID, format)}
-    parts = {"item_to_item": scoring.item_to_item, "head": scoring.head}
-    left_out = tuple(name for name, part in parts.items() if part is not None)
+    vectors, folder = _Vectors.of(model), path_of(folder, "export_embeddings")
+    dataset = model.dataset
+    files = {
+        **_packed("user", dataset.users, vectors.user_UD, format),
+        **_packed("item", dataset.items, vectors.item_ID, format),
+    }
     facts = {
         "model": model.name,
-        "users": len(user_UD),
-        "items": len(item_ID),
-        "dimensions": item_ID.shape[1],
-        "bias": "last dimension" if has_bias else None,
-        "left_out": left_out,
+        "users": len(vectors.user_UD),
+        "items": len(vectors.item_ID),
+        "dimensions": vectors.item_ID.shape[1],
+        "bias": "last dimension" if vectors.has_bias else None,
+        "left_out": vectors.left_out,
     }
     write_folder(folder, {**files, FACTS: json.dumps(facts, indent=1).encode()}, kind=_FOLDER)
-    return EmbeddingsExport(folder, (*files, FACTS), len(user_UD), len(item_ID), item_ID.shape[1], has_bias, left_out)
+    return vectors.exported(folder, (*files, FACTS))
+
+
+def export_to_qdrant(model: "Model", client: Any, prefix: str = "lanner") -> EmbeddingsExport:
+    """Write the vectors of ``export_embeddings`` to new collections of Qdrant: ``<prefix>_users``, ``<prefix>_items``.
+
+    Points are numbered by row; the payload has ``id``, as in the dataset, and of an item its ``title``. Scores are
+    inner products. A search for a user is ``client.query_points("lanner_items", query=vector)``.
+
+    Args:
+        model: fitted or loaded.
+        client: a ``qdrant_client.QdrantClient``, or what ``lanner export embeddings --qdrant`` takes: a URL, or
+            ``:memory:``.
+        prefix: begins the names of the collections.
+
+    Raises:
+        ConfigError: not fitted, a model without vectors, or a collection that is there already.
+        ServerError: Qdrant cannot be reached, or refuses. MissingExtraError: qdrant-client is not installed.
+    """
+    qdrant = optional_module("qdrant_client", "qdrant-client", "qdrant", "exporting to Qdrant")
+    vectors = _Vectors.of(model)
+    if isinstance(client, str):
+        client = qdrant.QdrantClient(client)
+    kinds = {
+        f"{prefix}_users": (model.dataset.user_ids, None, vectors.user_UD),
+        f"{prefix}_items": (model.dataset.item_ids, model.dataset.item_catalogue.titles, vectors.item_ID),
+    }
+    try:
+        taken = [name for name in kinds if client.collection_exists(name)]
+        if taken:
+            raise ConfigError(f"Qdrant has a collection '{taken[0]}'; remove it, or give another prefix")
+        for name, (ids, titles, found_ND) in kinds.items():
+            sized = qdrant.models.VectorParams(size=found_ND.shape[1], distance=qdrant.models.Distance.DOT)
+            client.create_collection(name, vectors_config=sized)
+            for first in range(0, len(found_ND), _POINTS_AT_ONCE):
+                rows = range(first, min(first + _POINTS_AT_ONCE, len(found_ND)))
+                payloads = [{"id": ids[row]} | ({} if titles is None else {"title": titles[row]}) for row in rows]
+                block = found_ND[rows.start : rows.stop].tolist()
+                client.upsert(name, qdrant.models.Batch(ids=list(rows), vectors=block, payloads=payloads))
+    except (OSError, qdrant.http.exceptions.ApiException) as error:
+        raise ServerError(f"Qdrant cannot be reached or refuses ({' '.join(str(error).split())})") from error
+    return vectors.exported(None, tuple(kinds))
 
 
 # --- recommendations -------------------------------------------------------------------------------------------------
@@ -384,6 +417,40 @@ def _profile_reader(model: "Model") -> _ReadProfiles | None:
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """user_UD, item_ID: float32; the rest as in ``EmbeddingsExport``."""
+
+    user_UD: NDArray[np.float32]
+    item_ID: NDArray[np.float32]
+    has_bias: bool
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: "Model") -> "_Vectors":
+        """Raises ``ConfigError`` for a model that is not fitted, and for one without vectors."""
+        _check_fitted(model)
+        scoring = model._fitted_ranker.model
+        if not scoring.dimensions:
+            raise ConfigError(
+                f"the model {model.name} has no embeddings: its scores are not inner products of vectors; "
+                "export recommendations instead"
+            )
+        user_UD, item_ID = _user_vectors(model), take(scoring.target_ID)
+        has_bias = bool(scoring.bias_I.any())
+        if has_bias:
+            user_UD = np.hstack([user_UD, np.ones((len(user_UD), 1), np.float32)])
+            item_ID = np.hstack([item_ID, scoring.bias_I[:, None]])
+        parts = {"item_to_item": scoring.item_to_item, "head": scoring.head}
+        left_out = tuple(name for name, part in parts.items() if part is not None)
+        return cls(user_UD, item_ID, has_bias, left_out)
+
+    def exported(self, path: Path | None, files: tuple[str, ...]) -> EmbeddingsExport:
+        """What the caller is told."""
+        sizes = (len(self.user_UD), len(self.item_ID), self.item_ID.shape[1])
+        return EmbeddingsExport(path, files, *sizes, self.has_bias, self.left_out)
 
 
 def _user_vectors(model: "Model") -> NDArray[np.float32]:

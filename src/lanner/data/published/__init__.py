@@ -1,0 +1,162 @@
+"""Datasets that others publish: where each is, under what terms, and how it gets to this machine."""
+
+import difflib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lanner.data.published.transfer import Progress, download
+from lanner.data.published.unpacking import unpack
+from lanner.data.sources.recipe import data_root
+from lanner.errors import ConfigError, DataError, Interrupted, StorageError
+from lanner.settings import build, read_toml
+
+MARKER = ".lanner-fetched"
+"""In a folder that was fetched: what, whence, when, as JSON. No reader of a format takes it for one of its files."""
+_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of a dataset. sha256: empty where nobody vouches for one. at_most_mb: what is longer is refused.
+
+    unpacked_at_most_mb: of an archive, which is unpacked; 0: no archive.
+    """
+
+    url: str
+    at_most_mb: int
+    sha256: str = ""
+    unpacked_at_most_mb: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class PublishedDataset:
+    """One entry of the list.
+
+    format: which of ``SOURCES`` reads its folder; empty: a recipe does. files: empty where the terms or the
+    publisher's page do not let a program download it; by_hand then says what to do.
+    """
+
+    name: str
+    title: str
+    page: str
+    events: str
+    licence: str
+    terms: str
+    citation: str
+    format: str = ""
+    by_hand: str = ""
+    bundled: bool = False
+    files: tuple[PublishedFile, ...] = ()
+
+    @property
+    def way(self) -> str:
+        """How one gets it: bundled, download, or by hand."""
+        return "bundled" if self.bundled else "download" if self.files else "by hand"
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes if nothing else is said: inside ``LANNER_DATA``, else among the user's data."""
+        return data_root() / self.name
+
+
+def published() -> dict[str, PublishedDataset]:
+    """All entries by name."""
+    path = Path(__file__).with_name("datasets.toml")
+    found = {}
+    for name, entry in read_toml(path).items():
+        files = tuple(build(PublishedFile, one, f"{path}: {name}.files.") for one in entry.pop("files", ()))
+        found[name] = build(PublishedDataset, {**entry, "name": name, "files": files}, f"{path}: {name}.")
+    return found
+
+
+def published_dataset(name: str) -> PublishedDataset:
+    """One entry. Raises ``ConfigError`` for a name that is not on the list."""
+    known = published()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        advice = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(f"unknown dataset '{name}'; {advice}")
+    return known[name]
+
+
+def is_fetched(dataset: PublishedDataset, folder: Path) -> bool:
+    """Whether the folder holds this dataset already, as ``fetch`` left it."""
+    try:
+        told = json.loads((folder / MARKER).read_bytes())
+        return bool(told["name"] == dataset.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def fetch(
+    dataset: PublishedDataset,
+    folder: Path,
+    progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
+) -> Path:
+    """Download a dataset into ``folder``, which appears when everything in it was verified.
+
+    What came before it was stopped or broke off is kept in ``.NAME.download`` beside the folder, for the next call.
+
+    Args:
+        dataset: one with files.
+        folder: must not exist, or be empty, or hold this dataset already.
+        progress: given a file's name, what is told of its bytes.
+
+    Raises:
+        ConfigError: no program may download it. StorageError: the folder holds something else, or the disk is too
+            small. DataError: the network, a wrong checksum, or an archive that cannot be trusted. Interrupted: Ctrl-C.
+    """
+    if not dataset.files:
+        raise ConfigError(f"{dataset.name} cannot be downloaded by a program: {dataset.by_hand} Page: {dataset.page}")
+    if is_fetched(dataset, folder):
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"{folder}: holds something else than a fetched {dataset.name}; give another --out")
+    work = folder.absolute().with_name(f".{folder.name}.download")
+    draft = work / "unpacked"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        _check_space(dataset, work)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        for one in dataset.files:
+            path = work / one.name
+            download(one.url, path, sha256=one.sha256, at_most=one.at_most_mb * _MB, progress=progress(one.name))
+            if one.unpacked_at_most_mb:
+                _unpack(path, draft, one.unpacked_at_most_mb * _MB)
+            else:
+                shutil.copyfile(path, draft / one.name)
+        told = {**asdict(dataset), "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        (draft / MARKER).write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        draft.replace(folder)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{folder}: stopped; what came is kept in {work}; run the same command to go on") from None
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _unpack(archive: Path, draft: Path, at_most: int) -> None:
+    """An archive that cannot be trusted is not kept for the next call."""
+    try:
+        unpack(archive, draft, at_most=at_most)
+    except DataError:
+        archive.unlink(missing_ok=True)
+        raise
+
+
+def _check_space(dataset: PublishedDataset, work: Path) -> None:
+    """Raises ``StorageError`` where the disk cannot hold what the bounds allow."""
+    needed = sum(one.at_most_mb + (one.unpacked_at_most_mb or one.at_most_mb) for one in dataset.files) * _MB
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise StorageError(f"{work}: {free // _MB:,} MB are free, {dataset.name} may take {needed // _MB:,}; free some")

@@ -1,0 +1,154 @@
+"""Datasets to RecTools, RecBole and PyTorch Geometric, and back."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+import lanner
+from lanner.errors import ConfigError, DataError, StorageError
+from lanner.interop import from_pyg, from_rectools, to_pyg, to_rectools, write_recbole
+
+
+def events_of(dataset):
+    """(user, item, time, weight) of each event, by external ids as texts."""
+    events = dataset.interactions
+    users = [dataset.users.external[row] for row in events.user]
+    items = [dataset.items.external[row] for row in events.item]
+    weights = [None] * len(events) if events.weight is None else events.weight.tolist()
+    return sorted(zip(users, items, (events.timestamp // 1_000_000_000).tolist(), weights, strict=True))
+
+
+def ties_of(dataset):
+    ids = dataset.users.external
+    pairs = zip(dataset.ties.row_of_value.tolist(), dataset.ties.values.tolist(), strict=True)
+    return {(ids[one], ids[other]) for one, other in pairs}
+
+
+# --- RecTools --------------------------------------------------------------------------------------------------------
+
+
+def test_rectools_frames_have_its_columns_and_no_dislikes(data):
+    pytest.importorskip("pandas")
+    given = to_rectools(data)
+    frame = given["interactions_df"]
+    assert list(frame.columns) == ["user_id", "item_id", "weight", "datetime"]
+    positive = data.interactions.confidence > 0
+    assert len(frame) == positive.sum() < len(positive)
+    assert frame["weight"].to_numpy() == pytest.approx(data.interactions.confidence[positive])
+    genres = given["item_features_df"]
+    assert set(genres["feature"]) == {"genres"}
+    assert set(genres[genres["id"] == 103]["value"]) == {"Drama", "Horror"}
+    assert 111 not in set(genres["id"]), "an item without events is unknown to RecTools"
+
+
+def test_what_goes_to_rectools_comes_back(data):
+    pytest.importorskip("pandas")
+    back = from_rectools(to_rectools(data)["interactions_df"])
+    positive = data.with_interactions(data.interactions.take(data.interactions.confidence > 0))
+    assert [one[:3] for one in events_of(back)] == [one[:3] for one in events_of(positive)]
+    assert back.user_ids == data.user_ids
+    assert len(back.histories.values) == len(positive.interactions), "no weight is read as a dislike"
+    with pytest.raises(ConfigError, match="expected a frame of interactions"):
+        from_rectools("events")
+
+
+def test_rectools_itself_takes_the_frames(data, tmp_path):
+    """In a Python of its own, where ``RECTOOLS_PYTHON`` names one: RecTools needs an older NumPy."""
+    python = os.environ.get("RECTOOLS_PYTHON") or (sys.executable if importlib.util.find_spec("rectools") else None)
+    if python is None:
+        pytest.skip("no Python with RecTools is named by RECTOOLS_PYTHON")
+    given = to_rectools(data)
+    frames = {name: one for name, one in given.items() if name.endswith("_df")}
+    for name, one in frames.items():
+        one.to_csv(tmp_path / f"{name}.csv", index=False)
+    program = f"""
+import pandas as pd
+from rectools.dataset import Dataset
+read = {{name: pd.read_csv(f"{tmp_path}/{{name}}.csv") for name in {list(frames)}}}
+made = Dataset.construct(**read, cat_item_features={given["cat_item_features"]})
+raw = made.get_raw_interactions()
+print(len(raw), raw["user_id"].nunique(), raw["item_id"].nunique(), made.item_features.values.shape[1])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run([python, "-c", program], capture_output=True, text=True, env=environment)
+    frame = given["interactions_df"]
+    assert ran.stdout.split() == [
+        str(len(frame)),
+        str(frame["user_id"].nunique()),
+        str(frame["item_id"].nunique()),
+        "2",
+    ], ran.stderr
+
+
+# --- RecBole ---------------------------------------------------------------------------------------------------------
+
+
+def test_atomic_files_are_read_as_what_was_written(data, tmp_path):
+    back = lanner.load_dataset(write_recbole(data, tmp_path / "shop"))
+    assert {one.name for one in (tmp_path / "shop").iterdir()} == {"shop.inter", "shop.item", "shop.net", "lanner.json"}
+    assert events_of(back) == events_of(data)
+    assert ties_of(back) == ties_of(data)
+    row = back.items.row("103")
+    assert back.item_catalogue.titles[row] == "Film <3>"
+    assert sorted(back.item_catalogue.attributes_of(row)["genres"]) == ["Drama", "Horror"]
+    header = (tmp_path / "shop" / "shop.inter").read_text().splitlines()[0]
+    assert header.split("\t") == ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+
+
+def test_a_published_split_becomes_three_files(data, tmp_path):
+    codes = (np.arange(len(data.interactions)) % 3).astype(np.uint8)
+    parts = replace(data.interactions, partition=codes, partitions=("train", "validation", "test"))
+    folder = write_recbole(data.with_interactions(parts), tmp_path / "shop")
+    back = lanner.load_dataset(folder)
+    assert {one.name for one in folder.glob("*.inter")} == {f"shop.{one}.inter" for one in ("train", "valid", "test")}
+    sizes = lambda events: {name: int((events.partition == code).sum()) for code, name in enumerate(events.partitions)}
+    assert sizes(back.interactions) == sizes(parts)
+
+
+def test_what_atomic_files_cannot_hold_is_refused(data, tmp_path):
+    titles = ("a\tb", *data.item_catalogue.titles[1:])
+    with pytest.raises(DataError, match=r"'a\\tb' has a tab"):
+        write_recbole(replace(data, item_catalogue=replace(data.item_catalogue, titles=titles)), tmp_path / "shop")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(StorageError, match="something else than atomic files"):
+        write_recbole(data, tmp_path / "mine")
+
+
+# --- PyTorch Geometric -----------------------------------------------------------------------------------------------
+
+
+def test_a_hetero_graph_is_valid_and_comes_back(data):
+    pytest.importorskip("torch_geometric")
+    graph = to_pyg(data)
+    assert graph.validate()
+    assert graph["user"].num_nodes == data.num_users
+    assert graph["item", "has", "genres"].edge_index.shape[1] == len(
+        data.item_catalogue.attributes["genres"].codes.values
+    )
+    back = from_pyg(graph)
+    assert events_of(back) == events_of(data)
+    assert ties_of(back) == ties_of(data)
+    assert back.user_ids == data.user_ids
+
+
+def test_each_behaviour_is_a_type_of_edges(shop):
+    pytest.importorskip("torch_geometric")
+    kinds = ["view", "buy"] * (shop.events.height // 2) + ["view"] * (shop.events.height % 2)
+    dataset = lanner.Dataset.from_frames(shop.events.with_columns(event=pl.Series(kinds)), time="ts")
+    graph = to_pyg(dataset)
+    assert {one[1] for one in graph.edge_types} == {"view", "buy"}
+    back = from_pyg(graph)
+    counts = lambda one: dict(
+        zip(one.interactions.behaviours, np.bincount(one.interactions.behaviour).tolist(), strict=True)
+    )
+    assert counts(back) == counts(dataset)
+    with pytest.raises(DataError, match="no edges from 'user' to 'film'"):
+        from_pyg(graph, item="film")
