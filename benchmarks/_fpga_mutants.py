@@ -187,6 +187,7 @@ def _tests(module: str) -> list[Callable[[], Any]]:
     if module in ("burst_reader", "streamed"):
         return [
             partial(test_streamed.test_runs_come_whole_and_in_order, 0.3),
+            test_streamed.test_no_run_is_lost_while_many_are_under_way,
             partial(test_streamed.test_corners_are_exact_whatever_the_memory_and_the_host_do, 0.0, 1.0),
             test_streamed.test_answers_are_the_contracts_and_cycles_lie_where_the_model_says,
             test_streamed.test_a_bad_batch_is_told_and_the_next_is_answered,
@@ -206,7 +207,8 @@ def _tests(module: str) -> list[Callable[[], Any]]:
         lambda: test_engine.test_a_slow_host_changes_no_answer(0.5, 0.5),
         lambda: test_engine.test_a_slow_host_changes_no_answer(0.1, 1.0),
         test_engine.test_a_bad_packet_is_told_and_the_next_is_answered,
-        test_engine.test_every_shift_and_corner_is_exact,
+        lambda: test_engine.test_every_shift_and_corner_is_exact(test_engine.SIZES),
+        lambda: test_engine.test_every_shift_and_corner_is_exact(test_engine.ONE_BEAT),
         test_engine.test_a_history_longer_than_is_proven_is_told,
         lambda: test_engine.test_item_to_item_rows_add_to_the_scores({}),
         test_engine.test_item_to_item_rows_that_end_early_are_told,

@@ -51,10 +51,11 @@ def test_answers_and_cycles_are_those_of_the_contract(sizes):
     assert cycles == [request_cycles(sizes, len(request.rows), ITEMS, K) for request in requests]
 
 
-def test_every_shift_and_corner_is_exact():
-    found, cycles = asked(EXTREME, EXTREME_REQUESTS, SIZES)
+@pytest.mark.parametrize("sizes", [SIZES, ONE_BEAT], ids=["two beats", "one beat"])
+def test_every_shift_and_corner_is_exact(sizes):
+    found, cycles = asked(EXTREME, EXTREME_REQUESTS, sizes)
     assert_exact(EXTREME, EXTREME_REQUESTS, found)
-    assert cycles == [request_cycles(SIZES, len(one.rows), ITEMS, one.k) for one in EXTREME_REQUESTS]
+    assert cycles == [request_cycles(sizes, len(one.rows), ITEMS, one.k) for one in EXTREME_REQUESTS]
 
 
 @pytest.mark.parametrize("host", [{}, {"offered": 0.5, "taken": 0.4}], ids=["quick host", "slow host"])

@@ -98,7 +98,7 @@ def test_a_bad_batch_is_told_and_the_next_is_answered():
     outside[3] = ITEMS
     shift[1] = 48 << 16
     seen[2] |= 33 << 16
-    listed[-1] = ITEMS + 1
+    listed[-2:] = 5, ITEMS - 4
     bad = [(packet[:length], Status.TRUNCATED) for length in (1, 2, 3, len(packet) - 1)]
     bad += [(long[:4], Status.TRUNCATED), (np.append(long, [7, 7]), Status.TOO_LONG)]
     bad += [(outside, Status.ROW_OUT_OF_RANGE), (listed, Status.ROW_OUT_OF_RANGE), (shift, Status.BAD_SHIFT)]
@@ -135,6 +135,13 @@ def test_runs_come_whole_and_in_order(stall):
     span = read_cycles(TIMING, runs)
     assert span.least <= cycles
     assert stall or cycles <= span.most
+
+
+def test_no_run_is_lost_while_many_are_under_way():
+    timing = replace(Timing.of(MT41K128M16, 75.0), latency=120, apart=1)
+    runs = [(address, 1) for address in range(100)]
+    _, ends = run_reader(128, Memory(timing, numbered(100, 128)), runs)
+    assert ends == [(address, address) for address in range(100)]
 
 
 def test_times_of_a_chip_are_rounded_up_to_the_controllers_cycles():

@@ -87,10 +87,9 @@ def run_reader(
         nonlocal cycles
         (begun,) = await context.tick().sample(cycle).until(cmd.valid & cmd.ready)
         for number in range(len(runs)):
-            first, is_last, now = (
-                await context.tick().sample(word.data, word.last, cycle).until(word.valid & word.first)
-            )
-            last, tag = first, number
+            begins = context.tick().sample(word.data, word.tag, word.last, cycle).until(word.valid & word.first)
+            first, tag, is_last, now = await begins
+            last = first
             if not is_last:
                 last, tag, now = await context.tick().sample(word.data, word.tag, cycle).until(word.valid & word.last)
             if tag != number:
