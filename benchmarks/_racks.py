@@ -12,8 +12,11 @@ from types import TracebackType
 
 _PREFIX = f"lr{os.getpid() % 1000}"
 _NEW_NETWORK = 0x40000000
-_BURST = "256kb"
-"""Shapers with less of it do not reach 1 Gbit/s."""
+_BURST_S = 0.002
+"""Seconds of a link's bandwidth that may pass at once: with less, shapers do not reach 1 Gbit/s; with more, small
+messages would find a faster link than there is."""
+_LEAST_BURST = 8_000
+"""Bytes; a shaper passes no packet that exceeds its burst."""
 
 
 def can_be_built() -> bool:
@@ -75,7 +78,8 @@ def bytes_sent() -> int:
 
 
 def _shape(space: str, device: str, mbit: int) -> None:
-    _run(f"ip netns exec {space} tc qdisc add dev {device} root tbf rate {mbit}mbit burst {_BURST} latency 200ms")
+    burst = max(_LEAST_BURST, int(_BURST_S * mbit * 1e6 / 8))
+    _run(f"ip netns exec {space} tc qdisc add dev {device} root tbf rate {mbit}mbit burst {burst} latency 200ms")
 
 
 def _run(command: str) -> None:

@@ -1,6 +1,7 @@
 """Throughput and utilisation of four ranks in two racks: single modes, hybrids, and the planner's choice.
 
-    python -m benchmarks.parallel            every case, five interleaved repeats; writes parallel.json
+    python -m benchmarks.parallel            every case, five interleaved repeats (two hours); writes parallel.json
+    python -m benchmarks.parallel --kept     the same, with cases that were measured before from runs/parallel
     python -m benchmarks.parallel --short    100 Mbit/s and one slow rank, one repeat; writes nothing
 
 Devices are emulated (``_emulated``); the engine, its traffic and the links (``_racks``) are real. Utilisation is the
@@ -8,6 +9,7 @@ devices' time of work ÷ (ranks × seconds of a step). Plain rows have even stag
 rows have stages and shares balanced to the devices' speeds, and int8 gradients.
 """
 
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -176,6 +178,19 @@ def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
     return rows
 
 
+def kept_case(core: int, slow: float, repeats: int) -> dict[str, Any]:
+    """``case``, or what ``runs/parallel`` has of it where that is asked for."""
+    path = Path("runs") / "parallel" / f"{core}-{slow:g}.json"
+    if "--kept" in sys.argv and path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept
+    rows = case(core, slow, repeats)
+    if "--short" not in sys.argv:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows))
+    return rows
+
+
 def summary(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
     """What the planner's choice gains. Against single modes as they are, and against the same with every aid."""
     hard = cases["core 100, slow 3"]
@@ -203,7 +218,7 @@ def main() -> None:
     torch.set_num_threads(1)
     short = "--short" in sys.argv
     cores, speeds, repeats = ((100,), (3.0,), 1) if short else (CORES, SLOW, REPEATS)
-    cases = {f"core {core}, slow {slow:g}": case(core, slow, repeats) for core in cores for slow in speeds}
+    cases = {f"core {core}, slow {slow:g}": kept_case(core, slow, repeats) for core in cores for slow in speeds}
     moved = [run_ranks(RANKS, rebalanced, 3.0) for _ in range(repeats)]
     found = summary(cases)
     found["balancing_speedup"] = median(one["before"] / one["after"] for one in moved)

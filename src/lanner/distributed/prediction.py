@@ -25,6 +25,7 @@ class CostTable:
 
     forward, backward: seconds. gradient: bytes of trained parameters. weights: bytes. hop: bytes that pass from layer
     to layer. kept: bytes of activations kept for the backward pass. overhead: seconds of an operation besides work.
+    sum_overhead: seconds of a sum over a tensor group besides its bytes.
     """
 
     forward: tuple[float, ...]
@@ -35,6 +36,7 @@ class CostTable:
     kept: tuple[float, ...]
     heads: int
     overhead: float = 0.0
+    sum_overhead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
             ranks = place[part][stage % degrees.pipeline]
             layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
             pace = slow[part][stage % degrees.pipeline] * size / degrees.tensor
-            sums = 2 * (layers.stop - layers.start) * _ring(table.hop * size, ranks, cluster)
+            sums = 0.0
+            if degrees.tensor > 1:
+                one = _ring(table.hop * size, ranks, cluster) + table.sum_overhead
+                sums = 2 * (layers.stop - layers.start) * one
             forward.append(sum(table.forward[layers]) * pace + sums)
             backward.append(sum(table.backward[layers]) * pace + sums + again * forward[-1])
             inside += 2 * sums * plan.micro_batches / degrees.data

@@ -13,6 +13,8 @@ from lanner.distributed.compressors import Compressor, Dense
 from lanner.distributed.tensor import local
 from lanner.distributed.wire import Wire
 
+_LARGEST_BUCKET, _FEWEST_BUCKETS = 4 << 20, 8
+
 
 class Racks:
     """The groups of a hierarchical sum: inside each rack, and between the first ranks of all racks.
@@ -51,11 +53,12 @@ class Synchroniser:
         *,
         racks: Racks | None = None,
         dense_steps: int = 0,
-        bucket_bytes: int = 4 << 20,
+        bucket_bytes: int | None = None,
         expected: int | None = None,
     ) -> None:
         """dense_steps: steps without compression at the beginning. expected: gradients of a parameter a step; None:
-        everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum."""
+        everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum.
+        bucket_bytes: None: an eighth of the gradients, at most 4 MiB, so that most travel beside the backward pass."""
         self._wire, self._racks, self._dense_steps = wire, racks, dense_steps
         self.compressor, self._dense = compressor or Dense(), Dense()
         self.expected, self.step, self._bucket_bytes = expected, 0, bucket_bytes
@@ -71,7 +74,9 @@ class Synchroniser:
             hook.remove()
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
         self.compressor.kept = dict(kept)
-        self._buckets = _buckets(self._parameters, self._bucket_bytes)
+        total = sum(4 * local(one).numel() for one in self._parameters.values())
+        limit = min(_LARGEST_BUCKET, total // _FEWEST_BUCKETS) if self._bucket_bytes is None else self._bucket_bytes
+        self._buckets = _buckets(self._parameters, limit)
         self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
         self._waiting = [len(names) for names in self._buckets]
         self._hooks = [
