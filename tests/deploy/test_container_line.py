@@ -25,7 +25,7 @@ def test_it_opens_the_port_of_the_image():
 def test_what_runs_in_the_container_answers(tmp_path):
     pytest.importorskip("uvicorn", reason="the extra 'serving' is not installed")
     port = free_port()
-    line = LINE[2].replace("lanner ", f"{sys.executable} -m lanner ").replace("/tmp/", f"{tmp_path}/")
+    line = LINE[2].replace("/tmp/", f"{tmp_path}/").replace("lanner ", f"{sys.executable} -m lanner ")
     line = line.replace("--port 8080", f"--port {port}")
     train, serve = line.split(" && ")
     subprocess.run(["sh", "-c", train], check=True, cwd=tmp_path, capture_output=True)

@@ -97,8 +97,9 @@ def test_atomic_files_are_read_as_what_was_written(data, tmp_path):
     row = back.items.row("103")
     assert back.item_catalogue.titles[row] == "Film <3>"
     assert sorted(back.item_catalogue.attributes_of(row)["genres"]) == ["Drama", "Horror"]
-    header = (tmp_path / "shop" / "shop.inter").read_text().splitlines()[0]
+    header, first, *_ = (tmp_path / "shop" / "shop.inter").read_text().splitlines()
     assert header.split("\t") == ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    assert first.split("\t") == ["0", "101", "1", "1600000000.000"]
 
 
 def test_a_published_split_becomes_three_files(data, tmp_path):

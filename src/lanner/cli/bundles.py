@@ -105,7 +105,7 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
 
 
 @bundles_app.command()
-def card(bundle: BundlePath) -> None:
+def card(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show the model card of a bundle: data and their terms, metrics with intervals, settings, limits.
 
     \b
@@ -115,7 +115,8 @@ def card(bundle: BundlePath) -> None:
     """
     from lanner.artifacts.bundle import read_bundle
 
-    print(read_bundle(bundle).card, end="")
+    found = read_bundle(bundle).card
+    console.show_result({"bundle": str(bundle), "card": found}, found.rstrip("\n"), as_json=as_json)
 
 
 @experiment_app.command()
