@@ -33,6 +33,9 @@ PROMISES = {
     "LanguageEncoder(NeuralConfig().encoder).check()",
     "adapt": "import peft, lanner.training.adaptation",
     "qlora": "import bitsandbytes",
+    "deepspeed": "import deepspeed",
+    "tracking": "import tensorboard, mlflow, sqlalchemy, alembic",
+    "docs": "import mkdocs, material, mkdocstrings",
     "baselines": "import lanner; data = lanner.load_dataset('ml-latest-small'); "
     "lanner.IALS(factors=4, iterations=1).fit(data)",
     "serving": "import faiss, uvloop, lanner.serving.bootstrap, lanner.serving.http.app, lanner.serving.supervisor",
