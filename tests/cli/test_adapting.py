@@ -140,6 +140,9 @@ def test_what_ranks_cannot_do_is_one_line(shop, ask):
     code, _, err = ask(*call)
     assert (code, err.count("\n")) == (2, 1)
     assert "add --adapt lora" in err
+    code, _, err = ask(*call, "--adapt", "lora", "--set", "parallel.schedule=zigzag")
+    assert (code, err) == (2, err.splitlines()[0] + "\n")
+    assert "unknown schedule 'zigzag'" in err
     process = on_ranks(shop, "--parallel", "tp=3", start=("-m", "lanner", "train"))
     _, err = process.communicate()
     assert process.returncode == 2

@@ -277,13 +277,14 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
 
 def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
     """Run the pipeline. Where several ranks are asked for and this process is none, they run the command ``given``."""
-    from lanner.distributed.launch import launch, world
+    from lanner.distributed.launch import check_settings, launch, world
     from lanner.pipeline import assist
     from lanner.pipeline import run as run_pipeline
 
     if config.parallel.degrees.world == 1:
         return run_pipeline(config, out, console.Stages(), refit=refit)
     optional_module("torch", "torch", "adapt", "training on several ranks")
+    check_settings(config.parallel)
     if world() is None:
         raise typer.Exit(launch(config.parallel, given))
     from lanner.distributed.ranks import joined

@@ -18,6 +18,22 @@ def world() -> int | None:
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
 
 
+def check_settings(config: EngineConfig) -> None:
+    """What can be said of settings before a model or data are read.
+
+    Raises:
+        ConfigError: a name that is none, or settings that do not go together. MissingExtraError: no DeepSpeed.
+    """
+    from lanner.distributed.compressors import compressor_of
+    from lanner.distributed.pipeline import schedule_kind
+    from lanner.distributed.zero import check_zero
+
+    schedule_kind(config.schedule)
+    compressor_of(config.compression)
+    if config.engine == "deepspeed":
+        check_zero(config)
+
+
 def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
     """Run ``lanner`` with ``arguments`` on every rank of ``config``; the exit code of rank 0.
 

@@ -1,5 +1,6 @@
 """Which weights of a language model are trained: its own, or adapters that the library peft puts beside them."""
 
+import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,6 +110,8 @@ def save(tower: TextTower, language: LanguageEncoder, folder: Path) -> None:
 
 
 def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int) -> nn.Module:
+    # It imports bitsandbytes where that is installed, which then tells of kernels that nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     peft = optional_module("peft", "peft", "adapt", f"adaptation.method={config.method}")
     layers = layers_of(model)
     path = next(name for name, module in model.named_modules() if module is layers)
