@@ -180,7 +180,9 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
     if "hybrid" not in rows:
         return
     ours = _per_user(cell, "hybrid")
-    compared = [name for name, row in rows.items() if name not in ("hybrid", "published") and "skipped" not in row]
+    kept = {name: row for name, row in rows.items() if name not in ("hybrid", "published") and "skipped" not in row}
+    # Earlier rows of the file may have been measured elsewhere: what each user got is not known of them here.
+    compared = [name for name, row in kept.items() if _per_user_file(cell, row.get("variant", name)).exists()]
     rows["hybrid"]["paired_difference"] = {
         other: {
             "metric": cell.metric,
@@ -235,7 +237,11 @@ def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]
 
 
 def _per_user(cell: Cell, name: str) -> np.ndarray:
-    return np.load(_folder(cell, cell.seeds[0]) / f"{name}.npy")
+    return np.load(_per_user_file(cell, name))
+
+
+def _per_user_file(cell: Cell, name: str) -> Path:
+    return _folder(cell, cell.seeds[0]) / f"{name}.npy"
 
 
 def _measure(cell: Cell, model: str, seed: int) -> None:
