@@ -43,8 +43,9 @@ MODELS = (
 NOTES = (
     "Test metrics; higher is better, the best of a column is bold. `fusion` has the head that is best on validation.",
     "`graph-filter` on gowalla has the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
-    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms, those of the",
-    "hybrid too, are fitted on training and validation events; networks, that of the hybrid too, on training events.",
+    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms and",
+    "networks, those of the hybrid too, are fitted on training and validation events, once validation has chosen; only",
+    "`gnn-filter` of amazon-scientific, measured at an earlier commit, on training events alone.",
     "A dash: not measured in this record, or not possible for this model.",
 )
 """What a reader must know to read the table."""
