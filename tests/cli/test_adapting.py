@@ -119,7 +119,7 @@ def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
 
 
 def test_after_a_rank_was_killed_all_begin_again(shop):
-    process = on_ranks(shop, "--set", "adaptation.epochs=10", "--set", "adaptation.patience=10", "--out", "killed")
+    process = on_ranks(shop, "--set", "adaptation.epochs=40", "--set", "adaptation.patience=40", "--out", "killed")
     checkpoint = shop / "killed.checkpoint" / "adaptation" / "training.safetensors"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.1)
