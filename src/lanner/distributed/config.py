@@ -49,7 +49,7 @@ class EngineConfig:
             ("restarts", 0),
             ("step_timeout", 0),
         ):
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # nor a NaN
                 raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
         if self.shares is not None and min(self.shares, default=0) < 1:
             raise ConfigError(f"parallel.shares must be numbers from 1 up, received {list(self.shares)}")

@@ -8,7 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from enum import IntEnum
 from typing import TypeVar
@@ -113,7 +113,7 @@ class Leader:
         rows = self._arranged(mask_BL)
         batch = _taken(rows, ids_BL, mask_BL)
         _tell(_Order.VECTORS, *batch)
-        vectors_BD = self.engine.vectors(*batch)
+        vectors_BD = self._member.vectors(*batch)
         out = torch.empty_like(vectors_BD)
         out[rows] = vectors_BD
         return out[: len(ids_BL)]
@@ -165,15 +165,21 @@ class _Member:
         self._balancing = LoadBalancing(self.engine) if config.balancing else None
         self._watch = Watch(config.step_timeout) if config.step_timeout else None
 
+    def vectors(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        with self._watched():
+            return self.engine.vectors(ids_BL, mask_BL)
+
     def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
-        watched = nullcontext() if self._watch is None else self._watch.step(self.engine.steps)
-        with watched, nullcontext() if self._balancing is None else self._balancing.step():
+        with self._watched(), nullcontext() if self._balancing is None else self._balancing.step():
             self.engine.learn(ids_BL, mask_BL, gradient_BD)
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._watch is None else self._watch.step(self.engine.steps)
 
     def follow(self, order: _Order, given: Sequence[Tensor]) -> None:
         match order:
             case _Order.VECTORS:
-                self.engine.vectors(*given)
+                self.vectors(*given)
             case _Order.LEARN:
                 self.learn(*given)
             case _Order.STATE:

@@ -63,7 +63,7 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._over.wait(_LOOK):
+        while not self._over.wait(_LOOK) and dist.is_initialized():
             step = self._step
             late = step is not None and time.monotonic() > step[1]
             try:
