@@ -75,13 +75,14 @@ def main() -> None:
         settings = {"ks": KS, "tuned": SETTINGS, "fitted_on": "train + validation"}
         return _record.record(f"quality_{chosen}", seed=1, settings=_plain(settings), results=results)
 
+    path = None
     for cell in CELLS[chosen]:
-        for model in cell.models:
-            if is_wanted(f"{cell.dataset}/{cell.protocol}/{model}"):
-                for seed in cell.seeds:
-                    _run_cell(chosen, cell, model, seed, arguments.kept)
-                _collect(results, cell, model)
-        if results.get(cell.dataset, {}).get(cell.protocol):
+        wanted = [model for model in cell.models if is_wanted(f"{cell.dataset}/{cell.protocol}/{model}")]
+        for model in wanted:
+            for seed in cell.seeds:
+                _run_cell(chosen, cell, model, seed, arguments.kept)
+            _collect(results, cell, model)
+        if wanted:
             _finish(results[cell.dataset][cell.protocol], cell)
             path = record()
     for study, dataset, seed in STUDIES[chosen]:
@@ -90,6 +91,8 @@ def main() -> None:
                 study, dataset, seed, arguments.kept
             )
             path = record()
+    if path is None:
+        parser.error(f"--only {' '.join(arguments.only)} names nothing of the suite {chosen}")
     print(path)
 
 
@@ -177,11 +180,12 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
         rows["fusion"] = rows[best] | {"variant": best}
     if cell.published:
         rows["published"] = [vars(one) for one in cell.published]
-    if "hybrid" not in rows:
+    # Earlier rows of the file may have been measured elsewhere: what each user got is not known of them here.
+    if not _per_user_file(cell, "hybrid").exists():
+        rows.get("hybrid", {}).pop("paired_difference", None)
         return
     ours = _per_user(cell, "hybrid")
     kept = {name: row for name, row in rows.items() if name not in ("hybrid", "published") and "skipped" not in row}
-    # Earlier rows of the file may have been measured elsewhere: what each user got is not known of them here.
     compared = [name for name, row in kept.items() if _per_user_file(cell, row.get("variant", name)).exists()]
     rows["hybrid"]["paired_difference"] = {
         other: {
