@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-_PREFIX = f"lr{os.getpid() % 1000}"
+PREFIX = f"lr{os.getpid() % 1000}"
+"""Of the names of the namespaces that this process makes."""
 _NEW_NETWORK = 0x40000000
 _BURST_S = 0.002
 """Seconds of a link's bandwidth that may pass at once: with less, shapers do not reach 1 Gbit/s; with more, small
@@ -31,7 +32,7 @@ class NetworkRacks:
         self._ranks, self._size, self._host_mbit, self._core_mbit = ranks, size, host_mbit, core_mbit
 
     def __enter__(self) -> "NetworkRacks":
-        switch = f"{_PREFIX}sw"
+        switch = f"{PREFIX}sw"
         _run(f"ip netns add {switch}")
         for rack in range(-(-self._ranks // self._size)):
             _run(f"ip -n {switch} link add br{rack} type bridge")
@@ -43,11 +44,11 @@ class NetworkRacks:
                     _run(f"ip -n {switch} link set {end} up")
                     _shape(switch, end, self._core_mbit)
         for rank in range(self._ranks):
-            host = f"{_PREFIX}h{rank}"
+            host = f"{PREFIX}h{rank}"
             _run(f"ip netns add {host}")
             _run(f"ip -n {host} link set lo up")
-            _run(f"ip link add {_PREFIX}v{rank} netns {host} type veth peer name p{rank} netns {switch}")
-            _run(f"ip -n {host} link set {_PREFIX}v{rank} name e0")
+            _run(f"ip link add {PREFIX}v{rank} netns {host} type veth peer name p{rank} netns {switch}")
+            _run(f"ip -n {host} link set {PREFIX}v{rank} name e0")
             _run(f"ip -n {host} addr add 10.77.0.{rank + 1}/24 dev e0")
             _run(f"ip -n {host} link set e0 up")
             _run(f"ip -n {switch} link set p{rank} master br{rank // self._size}")
@@ -60,12 +61,12 @@ class NetworkRacks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name in (*(f"h{rank}" for rank in range(self._ranks)), "sw"):
-            subprocess.run(["ip", "netns", "del", f"{_PREFIX}{name}"], check=False, capture_output=True)
+            subprocess.run(["ip", "netns", "del", f"{PREFIX}{name}"], check=False, capture_output=True)
 
 
-def enter(rank: int) -> None:
-    """Move this process into the namespace of a rank; its collectives then run over the shaped links."""
-    with Path(f"/var/run/netns/{_PREFIX}h{rank}").open() as space:
+def enter(prefix: str, rank: int) -> None:
+    """Move this process into the namespace of a rank, of the racks that another process made; its collectives then run over the shaped links."""
+    with Path(f"/var/run/netns/{prefix}h{rank}").open() as space:
         if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _NEW_NETWORK):
             raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
     os.environ["GLOO_SOCKET_IFNAME"] = "e0"

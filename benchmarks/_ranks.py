@@ -1,5 +1,7 @@
 """Several processes of one benchmark on this machine, joined by gloo, each with its own rank."""
 
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +21,13 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, in_rack
     """
     with tempfile.TemporaryDirectory() as folder:
         if count == 1:
-            _rank(0, 1, folder, function, arguments, False)
+            _rank(0, 1, folder, function, arguments, None, {})
         else:
-            # Forked, they need not import torch again.
-            given = (count, folder, function, arguments, in_racks)
-            processes.start_processes(_rank, given, nprocs=count, start_method="fork")
+            # A fork of this process could inherit locks that other threads hold. These come from a process without
+            # threads that has imported torch once.
+            multiprocessing.set_forkserver_preload(["benchmarks._small_towers", "lanner.distributed.engine"])
+            given = (count, folder, function, arguments, _racks.PREFIX if in_racks else None, dict(os.environ))
+            processes.start_processes(_rank, given, nprocs=count, start_method="forkserver")
         return torch.load(Path(folder) / "answer", weights_only=True)
 
 
@@ -33,12 +37,14 @@ def _rank(
     folder: str,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
-    in_racks: bool,
+    racks: str | None,
+    environment: dict[str, str],
 ) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
-    if in_racks:
-        _racks.enter(rank)
+    if racks:
+        _racks.enter(racks, rank)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     answer = function(*arguments)
     if rank == 0:

@@ -12,11 +12,8 @@ settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that fork come first, then the slowest, so that no worker is left alone with one at the end.
-
-    A forked process ends when it uses GNU OpenMP, by which Numba runs, after the process it came from has.
-    """
-    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("forks", "slow")])
+    """Files with the slowest tests come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from lanner.training.loop import Loop  # noqa: E402
 
 # Adam turns the last digits of small gradients into steps as large as any; small rates keep them last digits.
 SLOW_VIEW = replace(TRAINING, learning_rate=1e-3)
-pytestmark = pytest.mark.forks
 SMALL_STEPS = replace(LORA, learning_rate=3e-4)
 FULL = replace(LORA, method="full", learning_rate=3e-5)
 
