@@ -27,7 +27,7 @@ def draw(results: dict[str, Any]) -> None:
                 seconds, qualities = zip(*found["curves"][0], strict=True)
                 axes.plot(seconds, qualities, marker="o", markersize=3, label=row)
         axes.set_title(dataset, fontsize=9, loc="left")
-        axes.set_xlabel("seconds since the adaptation began")
+        axes.set_xlabel("processor seconds (one thread) since the adaptation began")
         axes.set_ylabel("ndcg@10 on validation")
         axes.legend(frameon=False, fontsize=8)
     PICTURES.mkdir(parents=True, exist_ok=True)

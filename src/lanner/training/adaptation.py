@@ -11,7 +11,7 @@ First the view alone learns from the frozen model's vectors; then the model and 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -59,14 +59,15 @@ class EncoderAdaptation:
         folder: Path | None = None,
         progress: bool = True,
         parallel: EngineConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """neural, training: of the text features and the view. folder: for checkpoints.
 
-        parallel: how a step is divided where this process is the first of several ranks.
+        parallel: how a step is divided where this process is the first of several ranks. clock: seconds, of ``curve``.
         """
         self.config, self._neural, self._training = config, neural, training
         self._folder, self._progress = folder, progress
-        self._parallel = parallel or EngineConfig()
+        self._parallel, self._clock = parallel or EngineConfig(), clock
         self.curve: list[tuple[float, float]] = []
         """Seconds since the last call began, and ndcg@10 on validation, of the view alone and after each epoch."""
         self.num_trained = 0
@@ -80,7 +81,7 @@ class EncoderAdaptation:
             ConfigError: settings that this model cannot have.
             Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
         """
-        begun, config = time.perf_counter(), self.config
+        begun, config = self._clock(), self.config
         tower = trainable_tower(language, config)
         leader = Leader(lambda: prepare(language, config, self._parallel)) if is_divided() else None
         self.num_trained = sum(parameter.numel() for parameter in trained_parameters(tower).values())
@@ -107,7 +108,9 @@ class EncoderAdaptation:
             else DividedVectors(tower, texts, language, leader)
         )
         met = np.unique(dataset.histories.values)
-        task = AdaptationTask(parts, vectors, features, objective, met, config, self._training.learning_rate)
+        task = AdaptationTask(
+            parts, vectors, features, objective, met, config, self._training.learning_rate, self._clock
+        )
         loop.minimise(task, 1)
         part()
         self.curve = [(moment - begun, quality) for moment, quality in task.curve]
@@ -152,6 +155,7 @@ class AdaptationTask:
         met: NDArray[np.integer],
         config: AdaptationConfig,
         view_rate: float,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.module: nn.Module = parts
         view = parts["view"]
@@ -163,8 +167,8 @@ class AdaptationTask:
         self._batches = TextBatches(readable, self._tokens_I[readable], config.tokens_per_step, config.seed)
         self.steps_per_epoch = self._batches.steps_per_epoch
         self._is_fresh = True
-        self.curve: list[tuple[float, float]] = []
-        """When each evaluation ended (``time.perf_counter``), and what it gave."""
+        self._clock, self.curve = clock, list[tuple[float, float]]()
+        """When each evaluation ended, by the clock, and what it gave."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         config, vectors = self._config, self._vectors
@@ -195,7 +199,7 @@ class AdaptationTask:
         self._vectors.fetch()
         self._refresh()
         quality = self._objective.quality()
-        self.curve.append((time.perf_counter(), quality))
+        self.curve.append((self._clock(), quality))
         return quality
 
     @torch.no_grad()
