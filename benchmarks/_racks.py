@@ -65,7 +65,10 @@ class NetworkRacks:
 
 
 def enter(prefix: str, rank: int) -> None:
-    """Move this process into the namespace of a rank, of the racks that another process made; its collectives then run over the shaped links."""
+    """Move this process into the namespace of a rank; its collectives then run over the shaped links.
+
+    prefix: ``PREFIX`` in the process that made the racks.
+    """
     with Path(f"/var/run/netns/{prefix}h{rank}").open() as space:
         if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _NEW_NETWORK):
             raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
