@@ -2,9 +2,9 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from cli_calls import complaint
@@ -22,9 +22,11 @@ def test_help_needs_no_heavy_package_and_little_time():
     )
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        # Processor time: what else runs on the machine does not count.
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - begun)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(spent.ru_utime + spent.ru_stime - begun.ru_utime - begun.ru_stime)
         assert found.stdout.splitlines()[-1] == "set()"
     assert min(seconds) < 0.3
 

@@ -45,7 +45,7 @@ def test_a_title_cannot_break_the_page():
 def test_pictures_say_what_was_measured_in_greys():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     results = read_results(RESULTS)
-    pictures = list(pictures_of(results))
+    pictures = pictures_of(results)
     assert {one.source for one in pictures} >= {"quality_foundation", "compression", "serving", "explained"}
     for one in pictures:
         colours = set(re.findall(r"#([0-9a-f]{6})\b", one.svg))
@@ -60,7 +60,7 @@ def test_pictures_say_what_was_measured_in_greys():
 
 def test_what_was_not_measured_has_no_picture():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    assert list(pictures_of({})) == []
+    assert pictures_of({}) == []
     soaked = {"serving": {"results": {"soak": {"memory_mib": [1.0, 2.0]}}}}
     assert [one.source for one in pictures_of(soaked)] == ["serving"]
 

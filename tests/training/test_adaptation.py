@@ -149,10 +149,14 @@ def test_full_weights_of_upper_layers_alone(folders, split):
     assert all(name.startswith("encoder.layer.3.") for name in changed)
 
 
-def test_where_nothing_helps_the_model_stays(folders, split, capsys):
+def test_where_nothing_helps_the_model_stays(folders, split, capsys, tmp_path):
+    """And an adapter that changes nothing is written: who asked for one finds it."""
     language = language_of(folders["bert"])
-    adapt = EncoderAdaptation(replace(LORA, learning_rate=1e-12), NETWORK, replace(TRAINING, learning_rate=1e-12))
+    useless = replace(LORA, learning_rate=1e-12, output=str(tmp_path / "adapter"))
+    adapt = EncoderAdaptation(useless, NETWORK, replace(TRAINING, learning_rate=1e-12))
     assert adapt(language, split.train, split.validation) is language
+    again = LanguageEncoder(replace(language.config, adapter=str(tmp_path / "adapter")))
+    np.testing.assert_array_equal(again.encode(["a text"]), language.encode(["a text"]))
     assert "no epoch was better than the frozen model" in capsys.readouterr().err
 
 

@@ -51,7 +51,7 @@ def reproduce(
         failed = experiments.run(claims.experiments, checkout, folder, stages, quick=quick)
     read = read_results(folder)
     out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "report.html", report.html(claims, read, list(pictures_of(read))).encode())
+    write_file(out / "report.html", report.html(claims, read, pictures_of(read)).encode())
     write_file(out / "report.md", report.markdown(claims, read).encode())
     found = report.findings(claims, read)
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in {one.verdict for one in found}}

@@ -26,6 +26,7 @@ _SERVERS = (
 _PHASES = (("before", "before"), ("during", "overload"), ("after", "after"))
 _SHADES = {"full": "0.1", "int8": "0.3", "pruned": "0.45", "distilled": "0.6", "popularity": "0.8", "rejected": "1"}
 """Of what became of a request, best first."""
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "lanner", "font.size": 9}
 _REASONS = 6
 _BOX = {"boxstyle": "round", "facecolor": "1", "edgecolor": "0", "linewidth": 0.6}
 
@@ -39,12 +40,19 @@ class Picture:
     source: str
 
 
-def pictures_of(results: Results) -> Iterator[Picture]:
+def pictures_of(results: Results) -> list[Picture]:
     """Those for which there are results.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    plot = optional_module("matplotlib", "matplotlib", "plot", "pictures")
+    plot.use("Agg")
+    with plot.rc_context(_STYLE):
+        return list(_drawn(results))
+
+
+def _drawn(results: Results) -> Iterator[Picture]:
     quality = results.get("quality_foundation", {}).get("results", {})
     for dataset, protocol in _COLUMNS:
         rows = quality.get(dataset, {}).get(protocol, {})
@@ -216,9 +224,6 @@ def _reasons(explained: Mapping[str, Any]) -> str:
 
 
 def _figure(width: float, height: float) -> Any:
-    plot = optional_module("matplotlib", "matplotlib", "plot", "pictures")
-    plot.use("Agg")
-    plot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lanner", "font.size": 9})
     made = optional_module("matplotlib.figure", "matplotlib", "plot", "pictures").Figure
     return made(figsize=(width, height), layout="constrained")
 

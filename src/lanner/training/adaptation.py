@@ -114,13 +114,13 @@ class EncoderAdaptation:
         loop.minimise(task, 1)
         part()
         self.curve = [(moment - begun, quality) for moment, quality in task.curve]
+        if config.output is not None:
+            save(tower, language, Path(config.output))
         if not loop.epochs[task.name]:
             Console(stderr=True, quiet=not self._progress).print(
                 "adaptation: no epoch was better than the frozen model"
             )
             return language
-        if config.output is not None:
-            save(tower, language, Path(config.output))
         return LanguageEncoder(language.config, trained_weights(tower, language))
 
     def _fingerprint(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> str:
