@@ -58,6 +58,29 @@ def test_pictures_say_what_was_measured_in_greys():
     assert f"{largest['name']}  {largest['value']:+.3f}" in reasons
 
 
+def test_times_curves_and_ablations_are_drawn():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    race = {
+        "target": 0.15,
+        "lanner": {"closed form": {"seconds": 20.0, "ndcg_at_20": 0.16}},
+        "lightgcn": {"epochs": [{"seconds": 50.0, "ndcg_at_20": 0.08}]},
+        "summary": {"peer_seconds_extrapolated": 50_000.0},
+    }
+    row = {"ndcg_at_10": 0.3, "ci95": {"ndcg_at_10": [0.2, 0.4]}}
+    curves = {"frozen": {"curves": [[]]}, "lora-8": {"curves": [[[10.0, 0.1], [20.0, 0.2]]]}}
+    results = {
+        "ablation": {"results": {"small": {"protocol": "random", "rows": {"hybrid-without-texts": row}}}},
+        "time_to_quality": {"results": race},
+        "lora": {"results": {"small": curves, "summary": {}}},
+    }
+    ablation, raced, learned = pictures_of(results)
+    assert "hybrid-without-texts" in ablation.svg
+    assert "closed form" in raced.svg
+    assert "LightGCN, extrapolated" in raced.svg
+    assert "lora-8" in learned.svg
+    assert "frozen" not in learned.svg
+
+
 def test_what_was_not_measured_has_no_picture():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert pictures_of({}) == []

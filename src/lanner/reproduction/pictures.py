@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import accumulate
 from typing import Any
 
 from lanner.errors import optional_module
@@ -58,6 +59,16 @@ def _drawn(results: Results) -> Iterator[Picture]:
         rows = quality.get(dataset, {}).get(protocol, {})
         if "hybrid" in rows:
             yield Picture(_bars(rows), f"NDCG@10 with 95 % intervals: {dataset}, {protocol}", "quality_foundation")
+    for dataset, table in results.get("ablation", {}).get("results", {}).items():
+        caption = f"NDCG@10 of the hybrid's pieces and of the hybrid without each: {dataset}, {table['protocol']}"
+        yield Picture(_bars(table["rows"]), caption, "ablation")
+    racing = results.get("time_to_quality", {}).get("results", {})
+    if racing:
+        yield Picture(_race(racing), "Processor seconds to NDCG@20: gowalla-lightgcn", "time_to_quality")
+    for dataset, rows in results.get("lora", {}).get("results", {}).items():
+        if dataset != "summary":
+            caption = f"NDCG@10 on validation while the language model learns: {dataset}"
+            yield Picture(_learning(rows), caption, "lora")
     windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
     if windows:
         caption = "NDCG@10 by chronological window: no update, update, trained anew"
@@ -101,6 +112,39 @@ def _bars(rows: Mapping[str, Any]) -> str:
         axes.plot([low, high], [place, place], color="black", linewidth=1)
     axes.set_yticks(range(len(named)), [name for name, _ in named])
     axes.set_xlabel("NDCG@10")
+    return _svg(figure)
+
+
+def _race(found: Mapping[str, Any]) -> str:
+    figure = _figure(6, 2.8)
+    axes = figure.subplots()
+    for marker, (name, row) in zip("so^D", found["lanner"].items(), strict=False):
+        axes.plot(row["seconds"], row["ndcg_at_20"], f"k{marker}", markersize=5, label=name)
+    epochs = found["lightgcn"]["epochs"]
+    seconds = list(accumulate(epoch["seconds"] for epoch in epochs))
+    axes.plot(seconds, [epoch["ndcg_at_20"] for epoch in epochs], "k-", marker=".", label="LightGCN")
+    end, target = found["summary"]["peer_seconds_extrapolated"], found["target"]
+    axes.plot([seconds[-1], end], [epochs[-1]["ndcg_at_20"], target], "k:", label="LightGCN, extrapolated")
+    axes.axhline(target, color=_GREYS[1], linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("processor seconds")
+    axes.set_ylabel("NDCG@20")
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _learning(rows: Mapping[str, Any]) -> str:
+    figure = _figure(6, 2.8)
+    axes = figure.subplots()
+    styles = ("k-", "k--", "k-.", "k:")
+    for place, (name, row) in enumerate(rows.items()):
+        if row["curves"][0]:
+            seconds, qualities = zip(*row["curves"][0], strict=True)
+            style, shade = styles[place % len(styles)], _GREYS[place // len(styles)]
+            axes.plot(seconds, qualities, style, color=shade, marker="x", markersize=3, label=name)
+    axes.set_xlabel("processor seconds")
+    axes.set_ylabel("NDCG@10")
+    axes.legend(fontsize=7)
     return _svg(figure)
 
 
