@@ -1,6 +1,7 @@
 """Several processes of one benchmark on this machine, joined by gloo, each with its own rank."""
 
 import tempfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def _rank(
     in_racks: bool,
 ) -> None:
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # which a launcher would have set, and DeepSpeed reads
     meeting = f"file://{folder}/meeting"
     if in_racks:
         _racks.enter(rank)

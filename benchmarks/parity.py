@@ -6,7 +6,7 @@ python -m benchmarks.parity --short  those that the tests run; writes nothing
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,10 +14,12 @@ from benchmarks._ranks import run_ranks
 from benchmarks._record import record
 from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from lanner.distributed.chain import Stage
-from lanner.distributed.config import EngineConfig
+from lanner.distributed.config import EngineConfig, Offload
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.engine import Engine
+from lanner.distributed.zero import ZeroEngine
 
+DEEPSPEED = "DeepSpeed"
 STEPS, RATE, PARTS = 10, 1e-3, 8
 """Steps, learning rate, micro-batches of all ranks together."""
 
@@ -59,10 +61,35 @@ def modes() -> list[Mode]:
         Mode("DP hierarchical", EngineConfig(Degrees(replicas=4), ranks_per_rack=2)),
         Mode("DP checkpointed", EngineConfig(Degrees(replicas=2), checkpointing=True)),
     ]
+    made += deepspeed_modes()
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
     whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
     whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2)}
     return made + [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
+
+
+def deepspeed_modes() -> list[Mode]:
+    """Those of the other engine."""
+
+    def mode(name: str, zero: Literal[1, 2, 3] = 1, offload: Offload = "none", **degrees: int) -> Mode:
+        config = EngineConfig(Degrees(**degrees), engine="deepspeed", zero=zero, offload=offload)
+        return Mode(f"{DEEPSPEED} {name}", config)
+
+    return [
+        mode("ZeRO-1", 1, replicas=2),
+        mode("ZeRO-2", 2, replicas=2),
+        mode("ZeRO-3", 3, replicas=2),
+        mode("ZeRO-1 offload", 1, "optimizer", replicas=2),
+        mode("ZeRO-2 offload", 2, "optimizer", replicas=2),
+        mode("ZeRO-3 offload", 3, "optimizer", replicas=2),
+        mode("ZeRO-3 offload of weights", 3, "weights", replicas=2),
+        mode("PP 2", pipeline=2),
+        mode("DP×PP", replicas=2, pipeline=2),
+        mode("AutoTP 2", tensor=2),
+        mode("DP×AutoTP", replicas=2, tensor=2),
+        mode("ZeRO-2×AutoTP", 2, replicas=2, tensor=2),
+        mode("ZeRO-3×AutoTP", 3, replicas=2, tensor=2),
+    ]
 
 
 SHORT = ("DP", "TP 2 LoRA", "PP 2 1f1b", "PP 2 zbv", "FSDP2", "PP 2 whole batch")
@@ -102,7 +129,8 @@ def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 def divided(family: str, mode: Mode) -> list[float]:
     """Losses of all ranks together."""
-    engine = Engine(small_chain(family, lora=mode.lora), parts_of(mode), adamw)
+    kind = ZeroEngine if mode.config.engine == "deepspeed" else Engine
+    engine = kind(small_chain(family, lora=mode.lora), parts_of(mode), adamw)
     losses = []
     for step in range(STEPS):
         ids, mask, rows = pairs(step)

@@ -77,8 +77,7 @@ class Engine:
                     "layers, or use pp 1"
                 )
         if degrees.tensor > 1:
-            for layer in chain.layers:
-                divide_layer(layer, chain.family, self.mesh["tp"])
+            self._divide_layers()
         self._mine = stages_of(self.at["pp"], degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
         if config.compile:
             for layer in chain.layers:
@@ -225,7 +224,7 @@ class Engine:
         for name, place in self._places():
             if name not in trained:
                 continue
-            for flat, part in zip(gathered, self._given_out(trained[name]), strict=True):
+            for flat, part in zip(gathered, self._given_out(name, trained[name]), strict=True):
                 if part is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
                     flat[place] = part.reshape(-1)
         for flat in gathered:
@@ -241,7 +240,7 @@ class Engine:
             if name in trained:
                 self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
 
-    def _given_out(self, one: nn.Parameter) -> list[Tensor | None]:
+    def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
         """A parameter and its moments, whole; every rank that holds a part must ask."""
         known = self.optimizer.state.get(one, {})
         parts = [one.detach(), *(known.get(moment) for moment in MOMENTS)]
@@ -334,6 +333,10 @@ class Engine:
         dist.all_reduce(first, dist.ReduceOp.MIN)
         number = int(first)
         return f"layer {number}" if number < len(self.chain.layers) else "after the last layer"
+
+    def _divide_layers(self) -> None:
+        for layer in self.chain.layers:
+            divide_layer(layer, self.chain.family, self.mesh["tp"])
 
     def _make_stages(self) -> None:
         """Stages of this rank by ``bounds``; layers of others are not touched."""
