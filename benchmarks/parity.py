@@ -63,6 +63,7 @@ def modes() -> list[Mode]:
     ]
     made += deepspeed_modes()
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
+    made = [mode for mode in made if not (mode.lora and "AutoTP" in mode.name)]  # which knows no adapters
     whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
     whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2)}
     return made + [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]

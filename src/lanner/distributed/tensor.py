@@ -35,20 +35,15 @@ def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
     Raises:
         ConfigError: adapters whose norms need the undivided weight (DoRA).
     """
-    check_adapters(layer)
     modules = dict(layer.named_modules())
+    if any(name.endswith("lora_magnitude_vector.default") for name in modules):
+        raise ConfigError("DoRA cannot be combined with tensor parallelism; use LoRA, or tp 1")
     plan: dict[str, ParallelStyle] = dict(_shared_inputs(family))
     for name in COLUMNS[family]:
         _add(plan, modules, name, ColwiseParallel(), "lora_B", "lora_A", mesh)
     for name in ROWS[family]:
         _add(plan, modules, name, RowwiseParallel(), "lora_A", None, mesh)
     parallelize_module(layer, mesh, plan)
-
-
-def check_adapters(layer: nn.Module) -> None:
-    """Raises ``ConfigError`` for adapters whose norms need the undivided weight (DoRA)."""
-    if any(name.endswith("lora_magnitude_vector.default") for name, _ in layer.named_modules()):
-        raise ConfigError("DoRA cannot be combined with tensor parallelism; use LoRA, or tp 1")
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ Replicas share the optimiser's state, gradients and weights among them: ZeRO (Ra
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -16,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lanner.distributed.chain import Chain, Family, Stage
+from lanner.distributed.chain import Chain, Stage
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import MOMENTS, Engine, Loss, trimmed
 from lanner.distributed.pipeline import Pipeline
 from lanner.distributed.synchroniser import Synchroniser
-from lanner.distributed.tensor import COLUMNS, PER_HEAD_NORMS, ROWS, check_adapters
+from lanner.distributed.tensor import COLUMNS, PER_HEAD_NORMS, ROWS
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 
@@ -71,7 +72,7 @@ class ZeroEngine(Engine):
                 deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
                 model = _pipeline_module(self)
             self._zero, self._divided, *_ = deepspeed.initialize(
-                model=model, optimizer=self.optimizer, config=_settings(config, chain.family), dist_init_required=False
+                model=model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
             )
         if self._pipeline is not None:
             self._pipeline = _Pipeline(self._pipeline, self._zero, config.degrees.replicas)
@@ -103,8 +104,12 @@ class ZeroEngine(Engine):
         self.steps += 1
 
     def _divide_layers(self) -> None:
-        for layer in self.chain.layers:
-            check_adapters(layer)
+        # DeepSpeed does it as it is set up.
+        if any(".base_layer." in name for name, _ in self.chain.layers.named_modules()):
+            raise ConfigError(
+                "DeepSpeed's AutoTP takes a layer with an adapter for a plain one and drops the adapter; "
+                "set adaptation.method=full, or use parallel.engine=torch, whose tp divides adapters, too"
+            )
 
     def _make_synchroniser(self) -> Synchroniser | None:
         return None
@@ -124,6 +129,43 @@ class ZeroEngine(Engine):
         known: dict[Any, Any] = self._divided.optimizer.state
         for state in known.values():
             state["step"] = torch.tensor(float(self.steps))
+
+    def _settings(self) -> dict[str, Any]:
+        """The configuration that DeepSpeed reads."""
+        config = self.config
+        zero: dict[str, Any] = {"stage": config.zero}
+        for name, kinds in (("offload_optimizer", ("optimizer", "weights")), ("offload_param", ("weights",))):
+            if config.offload in kinds:
+                zero[name] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        settings: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
+            "gradient_accumulation_steps": config.micro_batches,
+            "gradient_clipping": 0.0,  # else it clips to 1
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # its own AdamW would be compiled first
+            "steps_per_print": None,
+        }
+        if config.degrees.tensor > 1:
+            specs = {"use_default_specs": False, "layer_specs": self._plan()}
+            settings["tensor_parallel"] = {"autotp_size": config.degrees.tensor, "partition_config": specs}
+        return settings
+
+    def _plan(self) -> list[dict[str, Any]]:
+        """How AutoTP divides a layer: as ``tensor.divide_layer`` does."""
+        family = self.chain.family
+        norms = [name for name in self.trained() if PER_HEAD_NORMS & set(name.split("."))]
+        return [
+            {
+                "patterns": [rf"layers\.\d+\.{re.escape(name)}\.weight$" for name in COLUMNS[family]],
+                "partition_type": "column",
+            },
+            {
+                "patterns": [rf"layers\.\d+\.{re.escape(name)}\.weight$" for name in ROWS[family]],
+                "partition_type": "row",
+            },
+            {"patterns": [re.escape(name) for name in norms], "partition_type": "skip", "grad_allreduce": True},
+        ]
 
     def _whole(self, part: Tensor, shape: torch.Size) -> Tensor:
         """What AutoTP divided, from all ranks that have a part."""
@@ -185,44 +227,6 @@ def _pipeline_module(engine: Engine) -> nn.Module:
     module: nn.Module = pipe.PipelineModule(links, topology=topology, partition_method="uniform", dynamic_shape=True)
     module.train = lambda mode=True: module  # type: ignore[method-assign]  # dropout stays as the tower has it
     return module
-
-
-def _settings(config: EngineConfig, family: Family) -> dict[str, Any]:
-    """The configuration that DeepSpeed reads."""
-    zero: dict[str, Any] = {"stage": config.zero}
-    for name, kinds in (("offload_optimizer", ("optimizer", "weights")), ("offload_param", ("weights",))):
-        if config.offload in kinds:
-            zero[name] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
-        "gradient_accumulation_steps": config.micro_batches,
-        "gradient_clipping": 0.0,  # else it clips to 1
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # its own AdamW would be compiled first
-        "steps_per_print": None,
-    }
-    if config.degrees.tensor > 1:
-        settings["tensor_parallel"] = {
-            "autotp_size": config.degrees.tensor,
-            "partition_config": {"use_default_specs": False, "layer_specs": _plan(family)},
-        }
-    return settings
-
-
-def _plan(family: Family) -> list[dict[str, Any]]:
-    """How AutoTP divides a layer and its adapters: as ``tensor.divide_layer`` does."""
-
-    def patterns(names: Sequence[str], factor: str) -> list[str]:
-        ends = [rf"(\.base_layer|\.{factor}\.default)?" for _ in names]
-        return [rf"layers\.\d+\.{name.replace('.', chr(92) + '.')}{end}\.weight$" for name, end in zip(names, ends)]
-
-    norms = [rf".*\.{name}\.weight$" for name in sorted(PER_HEAD_NORMS)]
-    return [
-        {"patterns": patterns(COLUMNS[family], "lora_B"), "partition_type": "column"},
-        {"patterns": patterns(ROWS[family], "lora_A"), "partition_type": "row"},
-        {"patterns": norms, "partition_type": "skip", "grad_allreduce": True},
-    ]
 
 
 def _divided_axis(part: torch.Size, whole: torch.Size) -> int | None:
