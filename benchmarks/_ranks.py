@@ -1,7 +1,7 @@
 """Several processes of one benchmark on this machine, joined by gloo, each with its own rank."""
 
-import tempfile
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
