@@ -89,16 +89,14 @@ class ZeroEngine(Engine):
             group["lr"] = rate
         super().set_state(steps, state)
 
-    def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
-        losses, count = [], self.micro_batches
+    def _with_gradient(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        vectors_BD: Tensor = self._zero(*trimmed(ids_BL, mask_BL))
+        return vectors_BD
+
+    def _backward(self, loss: Tensor) -> None:
         # It takes the mean over replicas and micro-batches, and we want the sum.
-        scale = self.config.degrees.replicas * count
-        for ids, mask, part in zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True):
-            one = loss(self._zero(*trimmed(ids, mask)), part)
-            self._zero.backward(one * scale)
-            self._zero.step()
-            losses.append(one.detach())
-        return losses
+        self._zero.backward(loss * (self.config.degrees.replicas * self.micro_batches))
+        self._zero.step()
 
     def _update(self) -> None:
         self.steps += 1
