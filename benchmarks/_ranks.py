@@ -42,6 +42,8 @@ def _rank(
 ) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    if count > 1:
+        os.environ["LOCAL_RANK"] = str(rank)  # which a launcher would have set, and DeepSpeed reads
     meeting = f"file://{folder}/meeting"
     if racks:
         _racks.enter(racks, rank)

@@ -19,6 +19,7 @@ _PACKAGES = (
     "polars",
     "numba",
     "torch",
+    "deepspeed",
     "transformers",
     "sentence-transformers",
     "implicit",

@@ -1,23 +1,30 @@
 """Whether every way to divide training gives the losses of one process: 10 steps in float32.
 
-python -m benchmarks.parity          all modes
-python -m benchmarks.parity --short  those that the tests run; writes nothing
+python -m benchmarks.parity                   all modes
+python -m benchmarks.parity --short           those that the tests run; writes nothing
+python -m benchmarks.parity --only deepspeed  modes whose names begin so (repeatable); the others keep what is on file
+
+Each mode carries the commit that it was measured at. Without DeepSpeed its modes are left out.
 """
 
-import sys
+import argparse
+import json
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 
+from benchmarks import _record
 from benchmarks._ranks import run_ranks
-from benchmarks._record import record
 from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from lanner.distributed.chain import Stage
-from lanner.distributed.config import EngineConfig
+from lanner.distributed.config import EngineConfig, Offload
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.engine import Engine
+from lanner.distributed.zero import ZeroEngine
 
+DEEPSPEED = "DeepSpeed"
 STEPS, RATE, PARTS = 10, 1e-3, 8
 """Steps, learning rate, micro-batches of all ranks together."""
 
@@ -59,10 +66,38 @@ def modes() -> list[Mode]:
         Mode("DP hierarchical", EngineConfig(Degrees(replicas=4), ranks_per_rack=2)),
         Mode("DP checkpointed", EngineConfig(Degrees(replicas=2), checkpointing=True)),
     ]
+    made += deepspeed_modes()
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
+    made = [mode for mode in made if not (mode.lora and "AutoTP" in mode.name)]  # which knows no adapters
     whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
-    whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2)}
-    return made + [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
+    whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2), "TP 2": Degrees(tensor=2)}
+    made += [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
+    alike = [f"{DEEPSPEED} {name}" for name in ("ZeRO-1", "ZeRO-2", "ZeRO-3", "PP 2", "AutoTP 2")]
+    return made + [replace(mode, name=f"{mode.name} whole batch", whole=True) for mode in made if mode.name in alike]
+
+
+def deepspeed_modes() -> list[Mode]:
+    """Those of the other engine."""
+
+    def mode(name: str, zero: Literal[1, 2, 3] = 1, offload: Offload = "none", **degrees: int) -> Mode:
+        config = EngineConfig(Degrees(**degrees), engine="deepspeed", zero=zero, offload=offload)
+        return Mode(f"{DEEPSPEED} {name}", config)
+
+    return [
+        mode("ZeRO-1", 1, replicas=2),
+        mode("ZeRO-2", 2, replicas=2),
+        mode("ZeRO-3", 3, replicas=2),
+        mode("ZeRO-1 offload", 1, "optimizer", replicas=2),
+        mode("ZeRO-2 offload", 2, "optimizer", replicas=2),
+        mode("ZeRO-3 offload", 3, "optimizer", replicas=2),
+        mode("ZeRO-3 offload of weights", 3, "weights", replicas=2),
+        mode("PP 2", pipeline=2),
+        mode("DP×PP", replicas=2, pipeline=2),
+        mode("AutoTP 2", tensor=2),
+        mode("DP×AutoTP", replicas=2, tensor=2),
+        mode("ZeRO-2×AutoTP", 2, replicas=2, tensor=2),
+        mode("ZeRO-3×AutoTP", 3, replicas=2, tensor=2),
+    ]
 
 
 SHORT = ("DP", "TP 2 LoRA", "PP 2 1f1b", "PP 2 zbv", "FSDP2", "PP 2 whole batch")
@@ -102,7 +137,8 @@ def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 def divided(family: str, mode: Mode) -> list[float]:
     """Losses of all ranks together."""
-    engine = Engine(small_chain(family, lora=mode.lora), parts_of(mode), adamw)
+    kind = ZeroEngine if mode.config.engine == "deepspeed" else Engine
+    engine = kind(small_chain(family, lora=mode.lora), parts_of(mode), adamw)
     losses = []
     for step in range(STEPS):
         ids, mask, rows = pairs(step)
@@ -127,25 +163,58 @@ def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str
             kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1]))
             for kind in sorted({(mode.lora, mode.whole) for mode in chosen})
         }
-        for ranks in sorted({mode.config.degrees.world for mode in chosen}):
-            of_size = [mode for mode in chosen if mode.config.degrees.world == ranks]
-            losses = run_ranks(ranks, all_losses, family, of_size)
-            for mode in of_size:
+        for together in _processes(chosen):
+            losses = run_ranks(together[0].config.degrees.world, all_losses, family, together)
+            for mode in together:
                 difference = torch.tensor(losses[mode.name]) - alone[mode.lora, mode.whole]
                 found[family][mode.name] = float(difference.abs().max())
     return found
 
 
+def _processes(chosen: list[Mode]) -> list[list[Mode]]:
+    """Modes that the same processes run; DeepSpeed keeps the groups of its first engine."""
+    found: dict[Any, list[Mode]] = {}
+    for mode in chosen:
+        degrees = mode.config.degrees
+        found.setdefault(degrees if mode.config.engine == "deepspeed" else degrees.world, []).append(mode)
+    return list(found.values())
+
+
 def main() -> None:
-    if "--short" in sys.argv:
-        print(measure([mode for mode in modes() if mode.name in SHORT], ("bert",)))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description="Losses of every mode.")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    arguments = parser.parse_args()
+    begins = tuple(name.lower() for name in arguments.only) or ("",)
+    chosen = [mode for mode in modes() if mode.name.lower().startswith(begins)]
+    if find_spec("deepspeed") is None:
+        chosen = [mode for mode in chosen if mode.config.engine != "deepspeed"]
+        print("DeepSpeed is not installed: its modes are left out")
+    if arguments.short:
+        print(measure([mode for mode in chosen if mode.name in SHORT], ("bert",)))
         return
-    found: dict[str, Any] = measure(modes(), ("bert", "llama"))
-    everything = [value for values in found.values() for value in values.values()]
-    summary = {"modes": len(everything), "largest_difference": max(everything)}
+    if not chosen:
+        raise SystemExit(f"no mode here has a name that begins with {' or '.join(arguments.only)}")
+    results = _earlier() if arguments.only else {"difference": {}, "commits": {}}
+    results["commits"] |= {mode.name: _record._commit() for mode in chosen}  # before they run: work goes on meanwhile
+    for family, values in measure(chosen, ("bert", "llama")).items():
+        results["difference"].setdefault(family, {}).update(values)
+    everything = [value for values in results["difference"].values() for value in values.values()]
+    results["summary"] = {"modes": len(everything), "largest_difference": max(everything)}
     settings = {"steps": STEPS, "learning_rate": RATE, "layers": 4, "micro_batches": PARTS, "dtype": "float32"}
-    print(summary)
-    print(record("parity", seed=0, settings=settings, results={"summary": summary, "difference": found}))
+    print(results["summary"])
+    print(_record.record("parity", seed=0, settings=settings, results=results))
+
+
+def _earlier() -> dict[str, Any]:
+    """What is on file."""
+    path = _record.RESULTS / "parity.json"
+    if not path.exists():
+        return {"difference": {}, "commits": {}}
+    entry = json.loads(path.read_text())
+    names = {name for values in entry["results"]["difference"].values() for name in values}
+    known = dict.fromkeys(names, entry["commit"])  # of a file that has one commit for all
+    return entry["results"] | {"commits": dict(sorted(known.items())) | entry["results"].get("commits", {})}
 
 
 if __name__ == "__main__":

@@ -120,6 +120,47 @@ def test_nor_is_one_of_all_vectors_at_once_stepped_on():
     assert said.endswith("True")
 
 
+def _passes(parts: int) -> tuple[list[float], list[torch.Tensor], int]:
+    """Losses of two steps, the gradients that they were by, and forward passes through the first layer."""
+    chain, passes, gradients = small_chain("bert"), [], []
+    chain.layers[0].register_forward_hook(lambda *given: passes.append(1))
+    engine = Engine(chain, EngineConfig(Degrees(), micro_batches=parts), adamw)
+    engine.optimizer.register_step_pre_hook(
+        lambda *given: gradients.append(torch.cat([one.grad.reshape(-1) for one in engine.trained().values()]))
+    )
+    losses = []
+    for step in range(2):
+        ids, mask, _ = pairs(step)
+        losses.append(engine.step_whole(ids, mask, pairs_loss))
+    return losses, gradients, len(passes)
+
+
+def test_a_batch_of_one_micro_batch_goes_through_the_model_once():
+    once, twice = run_ranks(1, _passes, 1), run_ranks(1, _passes, 2)
+    assert (once[2], twice[2]) == (2, 8)
+    assert once[0] == pytest.approx(twice[0], abs=1e-6)
+    for one, other in zip(once[1], twice[1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_vectors_that_are_not_learned_from_keep_nothing_of_the_batch_before():
+    assert run_ranks(1, _learned_after_others)
+
+
+def _learned_after_others() -> bool:
+    """Whether a step is the same if other vectors were to be learned from, and were not."""
+    weights = []
+    for disturbed in (False, True):
+        engine = Engine(small_chain("bert"), EngineConfig(Degrees()), adamw)
+        ids, mask, _ = pairs(0)
+        if disturbed:
+            engine.vectors(*pairs(1)[:2], to_learn=True)
+            engine.vectors(ids, mask)
+        engine.learn(ids, mask, torch.ones(len(ids), 64))
+        weights.append(torch.cat([one.detach().reshape(-1) for one in engine.trained().values()]))
+    return torch.equal(*weights)
+
+
 def _refusals() -> list[str]:
     said = []
     for config in (

@@ -118,6 +118,20 @@ def test_losses_and_weights_are_those_of_one_process(model, alone, config, paral
     assert_same(run_ranks(2, adapted, model, config, parallel), alone[config.method])
 
 
+@pytest.mark.parametrize(
+    ("config", "parallel"),
+    [
+        (SMALL_STEPS, parallel_of("pp=2", micro_batches=4, engine="deepspeed")),
+        (FULL, parallel_of("tp=2", engine="deepspeed")),
+        (FULL, parallel_of("replicate=2", engine="deepspeed", zero=3, offload="weights")),
+    ],
+    ids=["PP", "AutoTP", "ZeRO-3 offload"],
+)
+def test_so_are_those_by_deepspeed(model, alone, config, parallel):
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
+    assert_same(run_ranks(2, adapted, model, config, parallel), alone[config.method])
+
+
 def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alone, tmp_path):
     losses, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel_of("replicate=2"), str(tmp_path), 10)
     assert (len(losses), weights) == (11, {}), "the step that Ctrl-C falls into is finished"

@@ -6,6 +6,8 @@ from typing import Literal
 from lanner.distributed.degrees import Degrees
 from lanner.errors import ConfigError
 
+Offload = Literal["none", "optimizer", "weights"]
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -31,9 +33,11 @@ class EngineConfig:
     ranks_per_rack: int = 0
     """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
     engine: Literal["torch", "deepspeed"] = "torch"
-    """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; every rank is a replica)."""
+    """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
     zero: Literal[1, 2, 3] = 1
     """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
+    offload: Offload = "none"
+    """What deepspeed keeps in the processor's memory: none, the optimiser's state, or weights, too (zero 3)."""
     balancing: bool = False
     """Move layers between the stages of a pipeline as their times are measured."""
     restarts: int = 3
@@ -53,3 +57,7 @@ class EngineConfig:
                 raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
         if self.shares is not None and min(self.shares, default=0) < 1:
             raise ConfigError(f"parallel.shares must be numbers from 1 up, received {list(self.shares)}")
+        if self.offload != "none" and self.engine != "deepspeed":
+            raise ConfigError(f"parallel.offload={self.offload} needs parallel.engine=deepspeed")
+        if self.offload == "weights" and self.zero != 3:
+            raise ConfigError(f"parallel.offload=weights needs parallel.zero=3, received {self.zero}")

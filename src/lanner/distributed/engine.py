@@ -77,8 +77,7 @@ class Engine:
                     "layers, or use pp 1"
                 )
         if degrees.tensor > 1:
-            for layer in chain.layers:
-                divide_layer(layer, chain.family, self.mesh["tp"])
+            self._divide_layers()
         self._mine = stages_of(self.at["pp"], degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
         if config.compile:
             for layer in chain.layers:
@@ -94,6 +93,7 @@ class Engine:
         self.optimizer = optimizer(list(self.trained().values()))
         self._synchroniser = self._make_synchroniser()
         self.steps = 0
+        self._held: Tensor | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -169,10 +169,19 @@ class Engine:
         self._update()
         return float(value)
 
-    def vectors(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Vectors ``[B, D]`` of a batch that every rank has whole, on every rank, without gradient."""
+    def vectors(self, ids_BL: Tensor, mask_BL: Tensor, *, to_learn: bool = False) -> Tensor:
+        """Vectors ``[B, D]`` of a batch that every rank has whole, on every rank, without gradient.
+
+        to_learn: ``learn`` comes next, with the same batch; it needs no second pass where a rank has one micro-batch.
+        """
         rows = self.rows(len(ids_BL))
-        mine = self._forward(ids_BL[rows], mask_BL[rows])
+        self._held = None
+        mine: Tensor | None
+        if to_learn and self._pipeline is None and max(self.parts) == 1:
+            self._held = self._with_gradient(ids_BL[rows], mask_BL[rows])
+            mine = self._held.detach()
+        else:
+            mine = self._forward(ids_BL[rows], mask_BL[rows])
         width = torch.tensor([0 if mine is None else mine.shape[1]], device=self.device)
         dist.all_reduce(width, dist.ReduceOp.MAX)
         total = torch.zeros(len(ids_BL), int(width), device=self.device)
@@ -185,12 +194,12 @@ class Engine:
         """One step by a loss of all vectors of the batch at once, such as one with negatives from all ranks.
 
         The vectors are computed twice: without gradient for the loss, and with it for the model's gradients (Gao et
-        al., GradCache, 2021). ``loss`` is called on every rank with the same vectors.
+        al., GradCache, 2021); once, where ``vectors`` says so. ``loss`` is called on every rank with the same vectors.
 
         Raises:
             DivergedError: as ``step``.
         """
-        vectors_BD = self.vectors(ids_BL, mask_BL).requires_grad_()
+        vectors_BD = self.vectors(ids_BL, mask_BL, to_learn=True).requires_grad_()
         value = loss(vectors_BD)
         self._check(value, ids_BL, mask_BL)
         (gradient_BD,) = torch.autograd.grad(value, vectors_BD)
@@ -204,14 +213,16 @@ class Engine:
             DivergedError: the gradient is not finite, as ``step``.
         """
         self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
-        rows = self.rows(len(ids_BL))
-        self._run(
-            ids_BL[rows],
-            mask_BL[rows],
-            gradient_BD[rows],
-            lambda out, gradient: (out * gradient).sum(),
-            float(self.config.degrees.shards),
-        )
+        rows, scale = self.rows(len(ids_BL)), float(self.config.degrees.shards)
+        held, self._held = self._held, None
+
+        def loss(out: Tensor, gradient: Tensor) -> Tensor:
+            return (out * gradient).sum()
+
+        if held is None:
+            self._run(ids_BL[rows], mask_BL[rows], gradient_BD[rows], loss, scale)
+        else:
+            self._backward(loss(held, gradient_BD[rows]) * scale)
         self._update()
 
     def state(self) -> list[Tensor] | None:
@@ -225,7 +236,7 @@ class Engine:
         for name, place in self._places():
             if name not in trained:
                 continue
-            for flat, part in zip(gathered, self._given_out(trained[name]), strict=True):
+            for flat, part in zip(gathered, self._given_out(name, trained[name]), strict=True):
                 if part is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
                     flat[place] = part.reshape(-1)
         for flat in gathered:
@@ -241,7 +252,7 @@ class Engine:
             if name in trained:
                 self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
 
-    def _given_out(self, one: nn.Parameter) -> list[Tensor | None]:
+    def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
         """A parameter and its moments, whole; every rank that holds a part must ask."""
         known = self.optimizer.state.get(one, {})
         parts = [one.detach(), *(known.get(moment) for moment in MOMENTS)]
@@ -289,10 +300,17 @@ class Engine:
         for number, (ids, mask, part) in enumerate(batches):
             if isinstance(stage, FSDPModule):
                 stage.set_requires_gradient_sync(number == count - 1)
-            one = loss(stage(*trimmed(ids, mask)), part)
-            one.backward()  # type: ignore[no-untyped-call]
+            one = loss(self._with_gradient(ids, mask), part)
+            self._backward(one)
             losses.append(one.detach())
         return losses
+
+    def _with_gradient(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        vectors_BD: Tensor = self.stages[0](*trimmed(ids_BL, mask_BL))
+        return vectors_BD
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def _update(self) -> None:
         if self.config.degrees.tensor > 1:
@@ -334,6 +352,10 @@ class Engine:
         dist.all_reduce(first, dist.ReduceOp.MIN)
         number = int(first)
         return f"layer {number}" if number < len(self.chain.layers) else "after the last layer"
+
+    def _divide_layers(self) -> None:
+        for layer in self.chain.layers:
+            divide_layer(layer, self.chain.family, self.mesh["tp"])
 
     def _make_stages(self) -> None:
         """Stages of this rank by ``bounds``; layers of others are not touched."""

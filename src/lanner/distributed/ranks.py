@@ -32,7 +32,7 @@ _PATIENCE = timedelta(days=7)
 
 
 class _Order(IntEnum):
-    BEGIN, VECTORS, LEARN, STATE, SET_STATE, STOP = range(6)
+    BEGIN, VECTORS, VECTORS_TO_LEARN, LEARN, STATE, SET_STATE, STOP = range(7)
 
 
 @contextmanager
@@ -108,12 +108,12 @@ class Leader:
         """This rank's part."""
         return self._member.engine
 
-    def vectors(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Vectors ``[B, D]`` without gradient, of any number of rows."""
+    def vectors(self, ids_BL: Tensor, mask_BL: Tensor, *, to_learn: bool = False) -> Tensor:
+        """Vectors ``[B, D]`` without gradient, of any number of rows; to_learn: as of ``Engine.vectors``."""
         rows = self._arranged(mask_BL)
         batch = _taken(rows, ids_BL, mask_BL)
-        _tell(_Order.VECTORS, *batch)
-        vectors_BD = self._member.vectors(*batch)
+        _tell(_Order.VECTORS_TO_LEARN if to_learn else _Order.VECTORS, *batch)
+        vectors_BD = self._member.vectors(*batch, to_learn=to_learn)
         out = torch.empty_like(vectors_BD)
         out[rows] = vectors_BD
         return out[: len(ids_BL)]
@@ -165,9 +165,9 @@ class _Member:
         self._balancing = LoadBalancing(self.engine) if config.balancing else None
         self._watch = Watch(config.step_timeout) if config.step_timeout else None
 
-    def vectors(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    def vectors(self, ids_BL: Tensor, mask_BL: Tensor, *, to_learn: bool = False) -> Tensor:
         with self._watched():
-            return self.engine.vectors(ids_BL, mask_BL)
+            return self.engine.vectors(ids_BL, mask_BL, to_learn=to_learn)
 
     def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
         with self._watched(), nullcontext() if self._balancing is None else self._balancing.step():
@@ -178,8 +178,8 @@ class _Member:
 
     def follow(self, order: _Order, given: Sequence[Tensor]) -> None:
         match order:
-            case _Order.VECTORS:
-                self.vectors(*given)
+            case _Order.VECTORS | _Order.VECTORS_TO_LEARN:
+                self.vectors(*given, to_learn=order == _Order.VECTORS_TO_LEARN)
             case _Order.LEARN:
                 self.learn(*given)
             case _Order.STATE:

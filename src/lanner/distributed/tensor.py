@@ -17,15 +17,15 @@ from torch.distributed.tensor.parallel import PrepareModuleInput as PrepareInput
 from lanner.distributed.chain import Family
 from lanner.errors import ConfigError
 
-_COLUMNS: dict[Family, tuple[str, ...]] = {
+COLUMNS: dict[Family, tuple[str, ...]] = {
     "bert": ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense"),
     "llama": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
 }
-_ROWS: dict[Family, tuple[str, ...]] = {
+ROWS: dict[Family, tuple[str, ...]] = {
     "bert": ("attention.output.dense", "output.dense"),
     "llama": ("self_attn.o_proj", "mlp.down_proj"),
 }
-_PER_HEAD_NORMS = {"q_norm", "k_norm"}
+PER_HEAD_NORMS = {"q_norm", "k_norm"}
 """Replicated weights that see other heads on each rank, so that their gradients are partial sums."""
 
 
@@ -39,9 +39,9 @@ def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
     if any(name.endswith("lora_magnitude_vector.default") for name in modules):
         raise ConfigError("DoRA cannot be combined with tensor parallelism; use LoRA, or tp 1")
     plan: dict[str, ParallelStyle] = dict(_shared_inputs(family))
-    for name in _COLUMNS[family]:
+    for name in COLUMNS[family]:
         _add(plan, modules, name, ColwiseParallel(), "lora_B", "lora_A", mesh)
-    for name in _ROWS[family]:
+    for name in ROWS[family]:
         _add(plan, modules, name, RowwiseParallel(), "lora_A", None, mesh)
     parallelize_module(layer, mesh, plan)
 
@@ -55,7 +55,7 @@ def sum_partial_gradients(parameters: Mapping[str, nn.Parameter], mesh: DeviceMe
     partial = [
         local(one.grad)
         for name, one in parameters.items()
-        if one.grad is not None and _PER_HEAD_NORMS & set(name.split("."))
+        if one.grad is not None and PER_HEAD_NORMS & set(name.split("."))
     ]
     if partial:
         flat = torch.cat([one.reshape(-1) for one in partial])

@@ -1,38 +1,54 @@
-"""The step by DeepSpeed: replicas that share the optimiser's state, gradients and weights among them.
+"""The step by DeepSpeed, set up by its own configuration. All else is that of ``Engine``.
 
-ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3. All else is that of ``Engine``.
+Replicas share the optimiser's state, gradients and weights among them: ZeRO (Rajbhandari et al., SC 2020), stages 1 to
+3, with offload. Layers are divided by its AutoTP, by our plan; stages run by its pipeline.
 """
 
+import io
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from lanner.distributed.chain import Chain
+from lanner.distributed.chain import Chain, Stage
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import MOMENTS, Engine, Loss, trimmed
+from lanner.distributed.pipeline import Pipeline
 from lanner.distributed.synchroniser import Synchroniser
+from lanner.distributed.tensor import COLUMNS, PER_HEAD_NORMS, ROWS
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 
 def check_zero(config: EngineConfig) -> None:
     """Raises ``ConfigError`` for settings that are torch's alone, ``MissingExtraError`` without DeepSpeed."""
-    degrees = config.degrees
-    if degrees.world != degrees.replicas:
-        raise ConfigError(f"parallel.engine=deepspeed takes replicas alone, not: {degrees.arithmetic}")
+    degrees, order = config.degrees, config.degrees.order
+    engine = "parallel.engine=deepspeed"
+    if degrees.shards > 1:
+        raise ConfigError(f"{engine} takes parallel.zero=3 in place of shards, received: {degrees.arithmetic}")
+    if degrees.pipeline > 1 and degrees.tensor > 1:
+        raise ConfigError(f"{engine} takes pp or tp, received both: {degrees.arithmetic}; use parallel.engine=torch")
+    if degrees.pipeline > 1 and config.zero > 1:
+        raise ConfigError(f"DeepSpeed's pipeline takes parallel.zero=1 alone, received {config.zero}; use pp 1")
+    if degrees.pipeline > 1 and config.schedule != "1f1b":
+        raise ConfigError(f"DeepSpeed's pipeline has the schedule 1f1b alone, received {config.schedule}")
+    if degrees.tensor > 1 and degrees.replicas > 1 and order.index("tp") < order.index("replicate"):
+        raise ConfigError(f"DeepSpeed's tp is inside replicas, received: {degrees.arithmetic}; write replicate first")
     for name in ("shares", "compression", "dense_steps", "ranks_per_rack", "balancing"):
         if getattr(config, name) != getattr(EngineConfig(), name):
             raise ConfigError(f"parallel.{name} is of parallel.engine=torch; leave it out, or use that engine")
     if find_spec("deepspeed") is None:
-        raise MissingExtraError("deepspeed", "deepspeed", "parallel.engine=deepspeed")
+        raise MissingExtraError("deepspeed", "deepspeed", engine)
 
 
 class ZeroEngine(Engine):
-    """As ``Engine``, on replicas."""
+    """As ``Engine``, by DeepSpeed."""
 
     def __init__(
         self,
@@ -44,22 +60,22 @@ class ZeroEngine(Engine):
         super().__init__(chain, config, optimizer, device)
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        deepspeed = optional_module("deepspeed", "deepspeed", "deepspeed", "parallel.engine=deepspeed")
+        deepspeed = _module("deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # Sums by its own shared memory would be compiled first, and told on stdout; those of gloo are there.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self._utils = optional_module("deepspeed.utils", "deepspeed", "deepspeed", "parallel.engine=deepspeed")
+        self._utils = _module("deepspeed.utils")
         self._gathered = deepspeed.zero.GatheredParameters
-        settings = {
-            "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
-            "gradient_accumulation_steps": config.micro_batches,
-            "gradient_clipping": 0.0,  # else it clips to 1
-            "zero_optimization": {"stage": config.zero},
-            "zero_allow_untested_optimizer": True,
-        }
-        self._zero, self._divided, *_ = deepspeed.initialize(
-            model=self.stages[0], optimizer=self.optimizer, config=settings, dist_init_required=False
-        )
+        model: nn.Module = self.stages[self._mine[0]]
+        with redirect_stdout(io.StringIO()):  # where a pipeline tells its seeds
+            if self._pipeline is not None:
+                deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
+                model = _pipeline_module(self)
+            self._zero, self._divided, *_ = deepspeed.initialize(
+                model=model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+            )
+        if self._pipeline is not None:
+            self._pipeline = _Pipeline(self._pipeline, self._zero, config.degrees.replicas)
 
     def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
         # It has moments from its first step on; one at rate 0, by no gradient, makes them and changes nothing.
@@ -68,35 +84,42 @@ class ZeroEngine(Engine):
         for group in groups:
             group["lr"] = 0.0
         token = torch.ones(self.micro_batches, 1, dtype=torch.int64, device=self.device)
-        self._one_after_the_other(token, token, token, lambda out, _: 0.0 * out.sum())
+        self._run(token, token, token, lambda out, _: 0.0 * out.sum(), 1.0)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         super().set_state(steps, state)
 
-    def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
-        losses, count = [], self.micro_batches
+    def _with_gradient(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        vectors_BD: Tensor = self._zero(*trimmed(ids_BL, mask_BL))
+        return vectors_BD
+
+    def _backward(self, loss: Tensor) -> None:
         # It takes the mean over replicas and micro-batches, and we want the sum.
-        scale = self.config.degrees.replicas * count
-        for ids, mask, part in zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True):
-            one = loss(self._zero(*trimmed(ids, mask)), part)
-            self._zero.backward(one * scale)
-            self._zero.step()
-            losses.append(one.detach())
-        return losses
+        self._zero.backward(loss * (self.config.degrees.replicas * self.micro_batches))
+        self._zero.step()
 
     def _update(self) -> None:
         self.steps += 1
 
+    def _divide_layers(self) -> None:
+        # DeepSpeed does it as it is set up.
+        if any(".base_layer." in name for name, _ in self.chain.layers.named_modules()):
+            raise ConfigError(
+                "DeepSpeed's AutoTP takes a layer with an adapter for a plain one and drops the adapter; "
+                "set adaptation.method=full, or use parallel.engine=torch, whose tp divides adapters, too"
+            )
+
     def _make_synchroniser(self) -> Synchroniser | None:
         return None
 
-    def _given_out(self, one: nn.Parameter) -> list[Tensor | None]:
-        moments = [self._utils.safe_get_full_optimizer_state(one, name) for name in MOMENTS]
-        return [self._utils.safe_get_full_fp32_param(one), *moments]
+    def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
+        moments = [self._utils.safe_get_full_optimizer_state(one, moment) for moment in MOMENTS]
+        parts = [self._utils.safe_get_full_fp32_param(one), *moments]
+        return [None if part is None else self._whole(part, self.whole_shapes[name]) for part in parts]
 
     def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
-        own, *moments = full
         with self._gathered([one], modifier_rank=0):
+            own, *moments = [self._part(whole, one.shape) for whole in full]
             one.copy_(own)
         self._utils.safe_set_full_fp32_param(one, own)
         for name, moment in zip(MOMENTS, moments, strict=True):
@@ -104,3 +127,109 @@ class ZeroEngine(Engine):
         known: dict[Any, Any] = self._divided.optimizer.state
         for state in known.values():
             state["step"] = torch.tensor(float(self.steps))
+
+    def _settings(self) -> dict[str, Any]:
+        """The configuration that DeepSpeed reads."""
+        config = self.config
+        zero: dict[str, Any] = {"stage": config.zero}
+        for name, kinds in (("offload_optimizer", ("optimizer", "weights")), ("offload_param", ("weights",))):
+            if config.offload in kinds:
+                zero[name] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        settings: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
+            "gradient_accumulation_steps": config.micro_batches,
+            "gradient_clipping": 0.0,  # else it clips to 1
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # its own AdamW would be compiled first
+            "steps_per_print": None,
+        }
+        if config.degrees.tensor > 1:
+            specs = {"use_default_specs": False, "layer_specs": self._plan()}
+            settings["tensor_parallel"] = {"autotp_size": config.degrees.tensor, "partition_config": specs}
+        return settings
+
+    def _plan(self) -> list[dict[str, Any]]:
+        """How AutoTP divides a layer: as ``tensor.divide_layer`` does."""
+        family = self.chain.family
+        norms = [name for name in self.trained() if PER_HEAD_NORMS & set(name.split("."))]
+        return [
+            {
+                "patterns": [rf"layers\.\d+\.{re.escape(name)}\.weight$" for name in COLUMNS[family]],
+                "partition_type": "column",
+            },
+            {
+                "patterns": [rf"layers\.\d+\.{re.escape(name)}\.weight$" for name in ROWS[family]],
+                "partition_type": "row",
+            },
+            {"patterns": [re.escape(name) for name in norms], "partition_type": "skip", "grad_allreduce": True},
+        ]
+
+    def _whole(self, part: Tensor, shape: torch.Size) -> Tensor:
+        """What AutoTP divided, from all ranks that have a part."""
+        axis = _divided_axis(part.shape, shape)
+        if axis is None:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.config.degrees.tensor)]
+        dist.all_gather(parts, part.contiguous(), group=self.mesh["tp"].get_group())
+        return torch.cat(parts, axis)
+
+    def _part(self, whole: Tensor, shape: torch.Size) -> Tensor:
+        """This rank's part of what AutoTP divides."""
+        axis = _divided_axis(shape, whole.shape)
+        return whole if axis is None else whole.chunk(self.config.degrees.tensor, axis)[self.at["tp"]]
+
+
+class _Pipeline(Pipeline):
+    """Steps by DeepSpeed's pipeline; what needs no gradient goes through the stages as before."""
+
+    def __init__(self, plain: Pipeline, engine: Any, replicas: int) -> None:
+        super().__init__(plain.stages, plain.num_stages, plain.kind, plain.micro_batches, plain.group, plain.device)
+        self._engine, self._replicas = engine, replicas
+
+    def step(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
+        losses, count = [], self.micro_batches
+
+        def scaled(out: Tensor, part: Tensor) -> Tensor:
+            one = loss(out, part)
+            losses.append(one.detach())
+            return one * (self._replicas * count)  # it takes the mean, as above
+
+        self._engine.module.loss_fn = scaled
+        batches = zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True)
+        self._engine.train_batch((trimmed(ids, mask), part) for ids, mask, part in batches)
+        return losses
+
+
+class _Link(nn.Module):
+    """A stage as DeepSpeed's pipeline calls it: the mask goes with the hidden states from one to the next."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, given: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        out: Tensor = self.stage(*given)
+        return out if self.stage.ends else (out, given[1])
+
+
+def _pipeline_module(engine: Engine) -> nn.Module:
+    """The stage of this rank; those of others are places that stay empty."""
+    pipe, degrees = _module("deepspeed.pipe"), engine.config.degrees
+    axes = {"pp": "pipe", "replicate": "data"}
+    order = [axis for axis in degrees.order if axis in axes]
+    topology = _module("deepspeed.runtime.pipe.topology").ProcessTopology(
+        [axes[axis] for axis in order], [degrees.of(axis) for axis in order]
+    )
+    links = [_Link(engine.stages[at]) if at in engine.stages else nn.Identity() for at in range(degrees.pipeline)]
+    module: nn.Module = pipe.PipelineModule(links, topology=topology, partition_method="uniform", dynamic_shape=True)
+    module.train = lambda mode=True: module  # type: ignore[method-assign]  # dropout stays as the tower has it
+    return module
+
+
+def _divided_axis(part: torch.Size, whole: torch.Size) -> int | None:
+    return next((axis for axis, (some, all_) in enumerate(zip(part, whole, strict=True)) if some != all_), None)
+
+
+def _module(name: str) -> Any:
+    return optional_module(name, "deepspeed", "deepspeed", "parallel.engine=deepspeed")

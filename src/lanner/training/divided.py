@@ -65,7 +65,7 @@ class DividedVectors(TrainedVectors):
         if not torch.is_grad_enabled():
             return super().of(places)
         ids_BL, mask_BL = self._padded(places)
-        vectors_BD = self._leader.vectors(ids_BL, mask_BL).requires_grad_()
+        vectors_BD = self._leader.vectors(ids_BL, mask_BL, to_learn=True).requires_grad_()
         self._batch = (ids_BL, mask_BL, vectors_BD)
         return vectors_BD
 
