@@ -92,6 +92,7 @@ def _refused_adapters() -> str:
 
 
 def test_adapters_that_autotp_would_drop_are_refused():
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
     said = run_ranks(2, _refused_adapters)
     assert "drops the adapter; set adaptation.method=full, or use parallel.engine=torch" in said
     assert "\n" not in said
