@@ -1,6 +1,8 @@
 """Training on a Ray cluster: Ray Train starts the ranks and restarts them, as torchrun does elsewhere."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ def train_on_ray(
             storage_path=str(storage), failure_config=train.FailureConfig(max_failures=restarts)
         ),
     )
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         return trainer.fit().return_value
     except ConnectionError as error:
@@ -47,6 +50,11 @@ def train_on_ray(
         rank, failure = next(iter(sorted(getattr(error, "worker_failures", {}).items())), (None, error))
         where = "" if rank is None else f"rank {rank}: "
         raise LannerError(f"training on Ray failed: {where}{_one_line(failure)}") from error
+    finally:
+        # Ray takes Ctrl-C for itself, and does not give it back.
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _one_line(error: BaseException) -> str:
