@@ -95,14 +95,14 @@ def test_ranks_of_either_launcher_write_the_bundle_of_one_process(shop):
         assert out.count("Wrote the bundle") == 1
         assert err.count("load events.csv") == 1, "the first rank alone tells"
     expected = weights_in(shop / "alone")
-    assert any(name.startswith("encoder.") for name in expected)
+    adapted = [name for name in expected if name.startswith("encoder.")]
+    assert adapted
     for name in ("nproc", "torchrun"):
         found = weights_in(shop / name)
         assert found.keys() == expected.keys()
-        for key, weight in expected.items():
-            # One bias for all items cancels in a softmax: its gradient is rounding alone, which AdamW makes steps of.
-            if key != "network.views.language.to_bias.bias":
-                np.testing.assert_allclose(found[key], weight, atol=5e-3, err_msg=key)
+        # What follows the language model is by decompositions of its vectors, whose signs hang on last digits.
+        for key in adapted:
+            np.testing.assert_allclose(found[key], expected[key], atol=1e-3, err_msg=key)
 
 
 def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
