@@ -136,7 +136,7 @@ def _race(found: Mapping[str, Any]) -> str:
 def _learning(rows: Mapping[str, Any]) -> str:
     figure = _figure(6, 2.8)
     axes = figure.subplots()
-    styles = ("k-", "k--", "k-.", "k:")
+    styles = ("-", "--", "-.", ":")
     for place, (name, row) in enumerate(rows.items()):
         if row["curves"][0]:
             seconds, qualities = zip(*row["curves"][0], strict=True)
