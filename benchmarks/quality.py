@@ -18,6 +18,7 @@ published figures are. Test histories hold train and validation events for all o
 import argparse
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -357,6 +358,7 @@ def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split:
         "fit_seconds": round(fit_seconds, 2),
         "score_seconds": round(seconds, 2),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "commit": _record._commit(),
     }
     metrics = {key: round(value, 6) for key, value in report.metrics.items()}
