@@ -208,8 +208,9 @@ def test_wrong_questions_are_one_clear_line():
         ({"metrics": ["rmse"]}, "'rmse' needs ratings"),
         ({"metrics": ["novelty"]}, "'novelty' needs popularity"),
         ({"metrics": ["diversity"]}, "'diversity' needs item_vectors"),
-        ({"ks": (0,)}, "at least 1"),
-        ({"ks": ()}, "at least 1"),
+        ({"ks": (0,)}, "from 1 to 10,000"),
+        ({"ks": (5, 999_999_999)}, "from 1 to 10,000"),
+        ({"ks": ()}, "from 1 to 10,000"),
     ]:
         with pytest.raises(ConfigError, match=words):
             evaluate(Table(scores), unrated, **arguments)

@@ -22,6 +22,9 @@ SCORES_AT_ONCE = 1 << 24
 USERS_AT_ONCE = 1024
 """Maximum number of users per block; bounds the scorer's memory if there are few items."""
 
+MAXIMUM_K = 10_000
+"""Longest list; all lists are in memory together."""
+
 DEFAULT_METRICS = (*measures.RANKED, "coverage")
 
 
@@ -98,7 +101,7 @@ def evaluate(
         name: name of the report.
 
     Raises:
-        ConfigError: an unknown metric, missing input of a metric, or a k below 1.
+        ConfigError: an unknown metric, missing input of a metric, or a k below 1 or above ``MAXIMUM_K``.
         ValueError: the scorer returned another shape than ``[B, num_items]``.
     """
     if isinstance(held_out, Split):
@@ -126,8 +129,8 @@ def _checked(
     item_vectors: NDArray[np.float32] | None,
 ) -> tuple[str, ...]:
     """The metrics to compute, validated."""
-    if not ks or min(ks) < 1:
-        raise ConfigError(f"ks must be integers of at least 1, received {list(ks)}")
+    if not ks or min(ks) < 1 or max(ks) > MAXIMUM_K:
+        raise ConfigError(f"ks must be integers from 1 to {MAXIMUM_K:,}, received {list(ks)}")
     inputs = {"novelty": ("popularity", popularity), "diversity": ("item_vectors", item_vectors)}
     if metrics is None:
         return DEFAULT_METRICS + tuple(metric for metric, (_, given) in inputs.items() if given is not None)
