@@ -164,6 +164,7 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
     peers = {name: row for name, row in started.items() if name in PEERS}
     light = ours["light"]["recommend"]
     ratios = {"personal_share": ours["personal_share"], "light_load_p99_over_p50": light["p99_ms"] / light["p50_ms"]}
+    ratios["full_share"] = ours["confirmed"]["answered_by"].get("full", 0.0)
     ratios["ready_s"] = ours["ready_s"]
     others = [row["goodput_per_s"] for name, row in peers.items() if name != "fastapi"]
     all_asked = all(name in rows for name in PEERS)
@@ -177,7 +178,7 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
     if quickest and all_asked:
         ratios["p99_over_best_peer"] = ours["at_half_of_lanner"]["recommend"]["p99_ms"] / min(quickest)
     if RAW.name in started:
-        ratios["throughput_over_raw_asgi"] = ours["throughput_per_s"] / started[RAW.name]["throughput_per_s"]
+        ratios["personal_goodput_over_raw_asgi"] = ours["goodput_per_s"] / max(started[RAW.name]["goodput_per_s"], 1e-9)
     return ratios
 
 

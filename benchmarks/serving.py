@@ -14,8 +14,8 @@ The deadline is 20 ms.
 Parts, and their figures in ``results.summary``:
 
 - saturation (the names of 1,000,000 items end in ``_1m``): personal_goodput_over_fastapi,
-  personal_goodput_over_best_peer, personal_share, light_load_p50_over_fastapi, light_load_p99_over_p50,
-  p99_over_best_peer, throughput_over_raw_asgi, ready_s;
+  personal_goodput_over_best_peer, personal_goodput_over_raw_asgi, personal_share, full_share (of all answers, those by
+  the whole model), light_load_p50_over_fastapi, light_load_p99_over_p50, p99_over_best_peer, ready_s;
 - overload: overload_goodput_kept, overload_personal_kept;
 - simulator: simulator_error, simulated_overload_over_fixed_window (no server has a fixed window: it is simulated);
 - kills: kills, acknowledged_events_lost, restart_s; soak: soak_memory_growth;

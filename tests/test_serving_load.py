@@ -90,7 +90,8 @@ def test_the_list_for_everybody_is_no_personal_answer():
 def row(goodput, p50_ms):
     calm = {"recommend": {"p50_ms": p50_ms, "p99_ms": 2 * p50_ms}}
     found = {"goodput_per_s": goodput, "personal_share": 0.8, "throughput_per_s": 2 * goodput, "ready_s": 1.0}
-    return found | {"light": calm, "at_half_of_lanner": calm}
+    confirmed = {"answered_by": {"full": 0.25, "popularity": 0.75}}
+    return found | {"light": calm, "at_half_of_lanner": calm, "confirmed": confirmed}
 
 
 def test_figures_of_a_million_items_have_names_of_their_own():
@@ -100,7 +101,8 @@ def test_figures_of_a_million_items_have_names_of_their_own():
     assert (found["personal_goodput_over_fastapi"], found["personal_goodput_over_fastapi_1m"]) == (2, 3)
     assert (found["personal_goodput_over_best_peer"], found["light_load_p50_over_fastapi"]) == (6, 0.5)
     assert (found["personal_share"], found["light_load_p99_over_p50"], found["p99_over_best_peer"]) == (0.8, 2, 0.5)
-    assert "throughput_over_raw_asgi" not in found, "it was not measured"
+    assert "personal_goodput_over_raw_asgi" not in found, "it was not measured"
+    assert found["full_share"] == 0.25
     del rows["mlserver"]
     assert "personal_goodput_over_best_peer" not in summary({"100000": rows}), "the best of all was not looked for"
 

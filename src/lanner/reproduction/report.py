@@ -18,10 +18,18 @@ figcaption { font-size: .85rem; } code { font-size: .85em; overflow-wrap: anywhe
 """
 _COLUMNS = ("claim", "the paper", "measured here", "verdict")
 _TABLES = (
-    ("Which way of joining both halves is best?", table_of_fusions),
-    ("How fast does accuracy decay, and what does an update recover?", table_of_windows),
+    (
+        "Which way of joining both halves is best?",
+        table_of_fusions,
+        "Ranking heads whose rows are equal helped nowhere on validation; the weighted sum of the views answers instead.",
+    ),
+    (
+        "How fast does accuracy decay, and what does an update recover?",
+        table_of_windows,
+        "None: the model before all windows; update: the same with the events since then; retrain: fitted from nothing.",
+    ),
 )
-"""Tables that answer open questions, under the question."""
+"""Tables that answer open questions, under the question, and what helps to read them."""
 
 
 def findings(claims: Claims, results: Results) -> list[Finding]:
@@ -35,9 +43,10 @@ def html(claims: Claims, results: Results, pictures: Sequence[Picture]) -> str:
     for paper, title in claims.papers.items():
         parts.append(f"<h2>{escape(title)}</h2>")
         parts.append(_html_table([_COLUMNS, *(_cells(one, claims) for one in found if one.claim.paper == paper)]))
-    for question, table in _TABLES:
+    for question, table, note in _TABLES:
         if rows := table(results):
             parts.append(f"<h2>{escape(question)}</h2>{_html_table([[escape(cell) for cell in row] for row in rows])}")
+            parts.append(f"<p>{escape(note)}</p>")
     if pictures:
         parts.append("<h2>Pictures</h2>")
     for one in pictures:
@@ -65,10 +74,10 @@ def markdown(claims: Claims, results: Results) -> str:
                 cells = (claim.claim, claim.protocol, claim.said, one.said, _verdict(one), f"`{claim.file}`")
                 lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    for question, table in _TABLES:
+    for question, table, note in _TABLES:
         if rows := table(results):
             lines += [f"## {question}", "", *(f"| {' | '.join(row)} |" for row in rows[:1])]
-            lines += ["|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:]), ""]
+            lines += ["|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:]), "", note, ""]
     return "\n".join(lines)
 
 
