@@ -21,12 +21,12 @@ _TABLES = (
     (
         "Which way of joining both halves is best?",
         table_of_fusions,
-        "Ranking heads whose rows are equal helped nowhere on validation; the weighted sum of the views answers instead.",
+        "Ranking heads whose rows are equal did not help on validation; the weighted sum of the views answers instead.",
     ),
     (
         "How fast does accuracy decay, and what does an update recover?",
         table_of_windows,
-        "None: the model before all windows; update: the same with the events since then; retrain: fitted from nothing.",
+        "No update: the model before all windows. Trained anew: fitted from nothing on all events before a window.",
     ),
 )
 """Tables that answer open questions, under the question, and what helps to read them."""
