@@ -83,7 +83,8 @@ class Joiner:
                 recency, quality = trial.best_recency(linear, recency, quality)
             chosen[name], fitted[name] = settings, linear
             said = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-            self._console.print(f"tuned {name}: ndcg@10 {quality:.4f} ({said}) · recency {recency:g}")
+            found = f"tuned {name}: ndcg@10 {quality:.4f}" if len(tuned_on) else f"{name} at its defaults"
+            self._console.print(f"{found} ({said}) · recency {recency:g}")
         return recency, chosen, fitted
 
     def _cold_weights(
