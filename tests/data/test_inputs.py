@@ -5,6 +5,7 @@ import gzip
 import polars as pl
 import pytest
 
+from lanner.data.describe import describe
 from lanner.data.sources import load
 from lanner.errors import ConfigError, DataError
 
@@ -214,3 +215,27 @@ def test_lists_of_every_notation_are_attributes(tmp_path):
     found = {name: one.names for name, one in data.item_catalogue.attributes.items()}
     assert found == {"tags": ("a", "b"), "cut": ("c&d", "e"), "json": ('f"g',)}
     assert data.item_catalogue.texts == ("a, b.", "")
+
+
+def test_a_misspelt_column_is_named_and_one_of_another_kind_only_listed(tmp_path):
+    given(tmp_path / "events.csv", "user_id,item_id,timestmap,raitng,country,price\na,x,1,5,AT,2\nb,y,2,1,DE,3\n")
+    data = load(tmp_path / "events.csv")
+    assert data.warnings == (
+        "events.csv: column 'timestmap' is not read; did you mean 'timestamp'?",
+        "events.csv: column 'raitng' is not read; did you mean 'rating'?",
+    )
+    assert describe(data)["unread"] == ["timestmap", "raitng", "country", "price"]
+
+
+def test_a_column_like_one_that_the_file_has_is_not_taken_for_it(tmp_path):
+    given(tmp_path / "events.csv", "user_id,item_id,rating,ratings,weights,score\na,x,1,5,3,2\n")
+    data = load(tmp_path / "events.csv")
+    assert not data.warnings
+    assert describe(data)["unread"] == ["ratings", "weights", "score"]
+
+
+def test_a_misspelling_in_many_files_is_said_once(tmp_path):
+    for name in ("a", "b"):
+        given(tmp_path / f"{name}.csv", f"user,item,titel\n{name},x,X\n")
+    (warning,) = load(tmp_path / "*.csv").warnings
+    assert warning == "a.csv: column 'titel' is not read; did you mean 'title'?"

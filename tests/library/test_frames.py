@@ -127,3 +127,17 @@ def test_a_column_of_pandas_with_a_gap_holds_integers_still():
     assert made.item_catalogue.attributes["brand"].names == ("x", "y")
     assert 1.0 in made.users
     assert np.int64(2) in made.users
+
+
+def test_a_misspelt_column_of_a_frame_is_a_warning():
+    events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"], "timestmap": [1], "brand": ["b"], "city": ["Graz"]})
+    with pytest.warns(UserWarning, match="events: column 'timestmap' is not read; did you mean 'timestamp'?"):
+        made = lanner.Dataset.from_frames(events, attributes="brand")
+    assert made.unread == ("timestmap", "city")
+
+
+def test_descriptions_beside_events_are_unread_where_a_frame_of_items_has_its_own(recwarn):
+    events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"], "title": ["A"]})
+    made = lanner.Dataset.from_frames(events, items=pl.DataFrame({"item_id": ["a"], "title": ["The A"]}))
+    assert made.unread == ("title",)
+    assert not recwarn

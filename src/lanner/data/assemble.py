@@ -66,7 +66,8 @@ def assemble(tables: Tables) -> Dataset:
         ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
-        warnings=(*warnings, *unknown_users, *unknown_items),
+        warnings=(*_of_unread(tables.interactions), *warnings, *unknown_users, *unknown_items),
+        unread=tuple(dict.fromkeys(name for table in tables.interactions for name in table.unread)),
         has_order=TIMESTAMP in events.columns or ORDER in events.columns,
     )
 
@@ -114,6 +115,16 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
+
+
+def _of_unread(tables: Sequence[Table]) -> list[str]:
+    """A line on each unread column whose name is nearly a usual one, in the first file that has it."""
+    files = {name: (table.path.name, meant) for table in reversed(tables) for name, meant in table.unread.items()}
+    return [
+        f"{file}: column '{name}' is not read; did you mean '{meant}'?"
+        for name, (file, meant) in files.items()
+        if meant
+    ]
 
 
 def _read(table: Table, time_format: str) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from lanner.data.feedback import Feedback, FeedbackConfig
 from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import Dataset, FrameKind
 from lanner.data.sources.mapping import compose_text, lists_of, title_of
-from lanner.data.sources.single import NAMES
+from lanner.data.sources.single import NAMES, unread
 from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
@@ -68,8 +68,10 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
     """Frames by the same rules as files; see ``Dataset.from_frames``. No feedback is applied."""
     given = _frame(events, _EVENTS)
     named = _with_defaults(columns, given)
-    table = _of_columns(given, _roles(named), _EVENTS)
     listed = given if items is None else _frame(items, _ITEMS)
+    named = _with_described(named, listed)
+    table = _of_columns(given, _roles(named), _EVENTS)
+    table = replace(table, unread=_unread(given, named, describes_items=items is None))
     people = None if users is None else _frame(users, _USERS)
     _check_named(named, listed, people)
     dataset = assemble(
@@ -191,6 +193,25 @@ def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     return replace(columns, **found)
 
 
+def _with_described(columns: Columns, items: "nw.DataFrame[Any]") -> Columns:
+    """Title and texts of items that were not named are found by their usual names."""
+    others = [name for name in items.columns if name != columns.item]
+    title = _usual(TITLE, "title", others, _ITEMS) if columns.title is None else columns.title
+    text = columns.text or tuple(name for name in (title, _usual(TEXT, "text", others, _ITEMS)) if name is not None)
+    return replace(columns, title=title, text=text)
+
+
+def _unread(events: "nw.DataFrame[Any]", columns: Columns, *, describes_items: bool) -> dict[str, str]:
+    """Columns of events that nothing reads, see ``single.unread``."""
+    read: dict[str, str | None] = {role: getattr(columns, keyword) for role, keyword in _KEYWORDS.items()}
+    others: tuple[str, ...] = ()
+    if describes_items:
+        read |= {TITLE: columns.title, TEXT: next(iter(columns.text), None)}
+        others = (*columns.text, *columns.attributes, *columns.numbers)
+    found = {name for name in (*read.values(), *others) if name is not None}
+    return unread(events.columns, found, [role for role, name in read.items() if name is None])
+
+
 def _usual(role: str, keyword: str, names: Sequence[str], what: Path) -> str | None:
     """The column that is called as such a column usually is.
 
@@ -252,10 +273,6 @@ def _entities(
 ) -> Entities | None:
     """Items or users; None where nothing is said of them. once: rows repeat, see ``_once``."""
     assert key is not None
-    if what == _ITEMS:
-        others = [name for name in frame.columns if name != key]
-        title = _usual(TITLE, "title", others, what) if title is None else title
-        text = text or tuple(name for name in (title, _usual(TEXT, "text", others, what)) if name is not None)
     attributes = [name for name in columns.attributes if name in frame.columns]
     numbers = [name for name in columns.numbers if name in frame.columns]
     if title is None and not text and not attributes and not numbers:

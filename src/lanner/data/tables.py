@@ -25,6 +25,8 @@ class Table:
     path: Path
     first_line: int = 1
     unit: Literal["line", "row"] = "line"
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the file that nothing reads, and the usual name that each may be meant for; empty: none."""
 
     def select(self, columns: dict[str, str]) -> "Table":
         """The columns ``{Lanner's name: name in the file}``."""

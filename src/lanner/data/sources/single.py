@@ -1,8 +1,9 @@
 """One file of interactions, or several, whose columns have names that say what they are."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """What columns are called, without regard to case; the second group counts where the file has none of the first."""
 
+_NEAR = 0.82
+"""Likeness, as difflib has it, from which on a column's name is taken for a misspelt one."""
+
 
 def detect(path: Path) -> bool:
     """Whether this is a file (not a folder) that may hold a table."""
@@ -66,7 +70,20 @@ def read(path: Path) -> Tables:
     fragments = tuple(f"{{{name}}}{end}" for name, end in ((title, "."), (text, "")) if name)
     items = EntityColumns(path.name, found[ITEM], title, fragments) if fragments else None
     tables = read_mapping(SourceMapping(path.stem, events, items, layout=layout), path.parent)
-    return replace(tables, items=None if tables.items is None else _once(tables.items))
+    beside = unread(names, found.values(), NAMES.keys() - found.keys())
+    interactions = tuple(replace(table, unread=beside) for table in tables.interactions)
+    return replace(tables, interactions=interactions, items=None if tables.items is None else _once(tables.items))
+
+
+def unread(names: Sequence[str], read: Collection[str], missing: Collection[str]) -> dict[str, str]:
+    """The columns that are not read, each with the usual name of a missing role that it may be meant for, or ''."""
+    usual = [name for role in sorted(missing) for group in NAMES[role] for name in group]
+    meant = {}
+    for name in (name for name in names if name not in read):
+        # 'raitng' is near 'rating'; 'country' is as near 'count', but two letters longer.
+        likely = [one for one in usual if abs(len(one) - len(name)) < 2]
+        meant[name] = next(iter(get_close_matches(name.lower(), likely, 1, _NEAR)), "")
+    return meant
 
 
 def read_all(paths: Sequence[Path]) -> Tables:
