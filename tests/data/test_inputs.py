@@ -57,7 +57,7 @@ def test_files_of_many_hands(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("a.csv", "user,user_id,item\n1,2,3\n", r"'user' and 'user_id' both look like the user; .*interactions\.user"),
-        ("a.csv", "user,item,item\n1,2,3\n", r"'item' and 'item' both"),
+        ("a.csv", "user,item,item\n1,2,3\n", r"line 1, field 'item': two columns have this name; rename one"),
         ("a.csv", "1,2,3\n4,5,6\n", r"line 1, field 'user': .*the first line looks like a row.*layout\.columns"),
         ("a.csv", 'user,item\na,x\nb,"y\nc,z"z\n', r'line 3: a quote that does not pair in "y; layout\.quote = false'),
         ("a.csv", 'user,item\na,5" nail\n', r"line 2: a quote that does not pair"),
@@ -236,6 +236,26 @@ def test_a_column_like_one_that_the_file_has_is_not_taken_for_it(tmp_path):
 
 def test_a_misspelling_in_many_files_is_said_once(tmp_path):
     for name in ("a", "b"):
-        given(tmp_path / f"{name}.csv", f"user,item,titel\n{name},x,X\n")
+        given(tmp_path / f"{name}.csv", f"user,item,titles\n{name},x,X\n")
     (warning,) = load(tmp_path / "*.csv").warnings
-    assert warning == "a.csv: column 'titel' is not read; did you mean 'title'?"
+    assert warning == "a.csv: column 'titles' is not read; did you mean 'title'?"
+
+
+@pytest.mark.parametrize(
+    ("listed", "ending"),
+    [("i0,i1,z", "describes 2 of the 6 items that have events"), ("i0", "describes 1 of the 6 items that have events")],
+)
+def test_a_file_that_describes_some_items_is_not_asked_for_its_ids(tmp_path, listed, ending):
+    given(tmp_path / "e.csv", "user,item\n" + "".join(f"a,i{row}\n" for row in range(6)))
+    given(tmp_path / "i.csv", "id,title\n" + "".join(f"{one},T\n" for one in listed.split(",")))
+    recipe = '[interactions]\nfile = "e.csv"\nuser = "user"\nitem = "item"\n[items]\nfile = "i.csv"\nid = "id"\n'
+    (warning,) = by_recipe(tmp_path, recipe + 'title = "title"\n').warnings
+    assert warning.endswith(ending)
+
+
+def test_space_around_an_id_is_no_part_of_it_and_an_id_of_space_is_missing(tmp_path):
+    path = given(tmp_path / "e.csv", 'user,item,title\na,"p2\n",Two\n b ,p2,New\nb,\t ,None\n" ",p2,\n')
+    data = load(path)
+    assert events(data) == [("a", "p2"), ("b", "p2")]
+    assert data.item_catalogue.titles == ("New",)
+    assert data.rejected == {"missing item id": 1, "missing user id": 1}

@@ -74,20 +74,26 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
     table = replace(table, unread=_unread(given, named, describes_items=items is None))
     people = None if users is None else _frame(users, _USERS)
     _check_named(named, listed, people)
-    dataset = assemble(
-        Tables(
-            interactions=(table,),
-            items=_entities(listed, named.item, named.title, named.text, named, _ITEMS, once=items is None),
-            users=None if people is None else _entities(people, named.user, None, named.profile, named, _USERS),
-            ties=None if ties is None else _ties(_frame(ties, _TIES), str(named.user)),
-        )
+    tables = Tables(
+        interactions=(table,),
+        items=_entities(listed, named.item, named.title, named.text, named, _ITEMS, once=items is None),
+        users=None if people is None else _entities(people, named.user, None, named.profile, named, _USERS),
+        ties=None if ties is None else _ties(_frame(ties, _TIES), str(named.user)),
     )
+    dataset = assemble(tables)
+    keywords = {"users": (users, tables.users, "profile=…"), "items": (items, tables.items, "title=…, text=…")}
+    idle = [
+        f"the frame '{name}' is not read; name columns of it with {those}, attributes=… or numbers=…"
+        for name, (frame, read, those) in keywords.items()
+        if frame is not None and read is None
+    ]
     kinds = {name: _id_kind(table.frame[name]) for name in (USER, ITEM)}
     return replace(
         dataset,
         users=IdMap(dataset.users.external, kinds[USER], of=USER),
         items=IdMap(dataset.items.external, kinds[ITEM], of=ITEM),
         frame_kind=kind_of(events),
+        warnings=(*dataset.warnings, *idle),
     )
 
 
@@ -102,6 +108,8 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     if not len(dataset.interactions):
         raise DataError("holds no interactions that can be used", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
+    if feedback.outliers:
+        warnings.warn(feedback.outliers, UserWarning, stacklevel=3)
     dataset = feedback.apply(dataset)
     if not len(dataset.histories.values):
         read_as = feedback.describe(dataset.interactions)
@@ -254,7 +262,8 @@ def _require(name: str, columns: Sequence[str], what: Path) -> None:
 def _of_columns(frame: "nw.DataFrame[Any]", roles: Mapping[str, str], what: Path) -> Table:
     for name in roles.values():
         _require(name, frame.columns, what)
-    return _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
+    table = _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
+    return replace(table, names=roles)
 
 
 def _table(frame: pl.DataFrame, what: Path) -> Table:
@@ -280,7 +289,8 @@ def _entities(
     _require(key, frame.columns, what)
     wanted = dict.fromkeys(name for name in (key, title, *text, *attributes) if name is not None)
     cells = {name: _series(frame[name]) for name in wanted}
-    read = pl.DataFrame({name: read_ids(one) if one.dtype.is_float() else one for name, one in cells.items()})
+    is_id = {name: one.dtype.is_float() or (name == key and one.dtype == pl.String) for name, one in cells.items()}
+    read = pl.DataFrame({name: read_ids(one) if is_id[name] else one for name, one in cells.items()})
     found = read.select(pl.col(key).alias(ID), *([] if title is None else [title_of(title).alias(TITLE)]))
     # Attributes first: a text names their values.
     separators = {name: columns.attributes.get(name, "") for name in wanted}

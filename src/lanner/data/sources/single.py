@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from lanner.data.columns import read_ids
 from lanner.data.sources.files import EMPTY, JSON_SUFFIXES, Layout, column_names, data_suffix
 from lanner.data.sources.mapping import OPTIONAL, EntityColumns, InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Entities, Table, Tables
@@ -101,6 +102,9 @@ def _once(items: Entities) -> Entities:
     """Each item once, as the last of its rows that has a title or a description."""
     described = pl.any_horizontal(pl.col("^(title|text)$").fill_null("") != "") & pl.col("id").is_not_null()
     frame = items.table.frame.filter(described).unique("id", keep="last", maintain_order=True)
+    # Space around an id is no part of it, and makes two of one; by now there are few.
+    frame = frame.with_columns(read_ids(frame["id"]).alias("id")).filter(pl.col("id").is_not_null())
+    frame = frame.unique("id", keep="last", maintain_order=True)
     return replace(items, table=replace(items.table, frame=frame))
 
 
@@ -112,6 +116,8 @@ def _called(groups: Sequence[Sequence[str]], names: Sequence[str], path: Path, r
     """
     for group in groups:
         found = [name for name in names if name.lower() in group]
+        if len(found) > len(set(found)):
+            raise DataError("two columns have this name; rename one", path=path, line=1, field=found[0])
         if len(found) > 1:
             part = f"interactions.{role}" if role in (USER, ITEM, *OPTIONAL) else f"items.{role}"
             problem = f"'{found[0]}' and '{found[1]}' both look like the {role}; choose with {part} in a recipe (.toml)"
