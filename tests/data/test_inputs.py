@@ -259,3 +259,4 @@ def test_space_around_an_id_is_no_part_of_it_and_an_id_of_space_is_missing(tmp_p
     assert events(data) == [("a", "p2"), ("b", "p2")]
     assert data.item_catalogue.titles == ("New",)
     assert data.rejected == {"missing item id": 1, "missing user id": 1}
+    assert "1 missing item id (e.csv, line 4)," in data.warnings[0]

@@ -110,8 +110,8 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
     kinds = []
     for reason, count in counts.items():
         _, file, line, record = rejected.row(rejected[REASON].index_of(reason) or 0)
-        cell = json.loads(record).get(f"raw {reason.split()[1]}")
-        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, str(cell)) else ""
+        cell = str(json.loads(record).get(f"raw {reason.split()[1]}") or "").strip()
+        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, cell) else ""
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
