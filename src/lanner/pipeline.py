@@ -182,6 +182,8 @@ def read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
     if not len(dataset.interactions):
         raise DataError("holds no interactions that can be used", path=path)
     feedback = Feedback.decide(dataset.interactions, config.feedback)
+    if feedback.outliers:
+        announce(f"warning: {feedback.outliers}")
     dataset = feedback.apply(dataset)
     read_as = feedback.describe(dataset.interactions)
     announce(f"feedback: {read_as}")

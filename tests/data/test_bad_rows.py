@@ -131,7 +131,7 @@ def test_one_user_one_item_repeated(tmp_path):
 def test_ids_of_every_kind_stay_what_their_owner_wrote(tmp_path):
     ids = ["7", "007", "99999999999999999999999", "ключ", "😀", " x", '"q""uote"', "-3", "1e3", "9223372036854775808"]
     data = from_csv(tmp_path, "".join(f"{one},1,1,1\n" for one in ids))
-    assert set(data.users.external) == {*ids[:6], 'q"uote', *ids[7:]}
+    assert set(data.users.external) == {*ids[:5], "x", 'q"uote', *ids[7:]}
     assert data.items.external == ("1",)
     assert data.users.row(7) == data.users.row("7")
 
@@ -195,3 +195,8 @@ def test_an_unknown_id_is_of_a_user_or_an_item(tmp_path):
         data.users.row("zz")
     with pytest.raises(UnknownIdError, match=r"unknown id 'zz'; 2 items are known$"):
         data.items.row("zz")
+
+
+def test_an_error_names_the_column_as_the_file_does(tmp_path):
+    with pytest.raises(DataError, match=r"field 'stars': unreadable weight '4,5'"):
+        from_csv(tmp_path, "a;x;4,5\na;y;1,5\n", "user;item;stars\n")

@@ -250,3 +250,39 @@ def test_a_bundle_is_measured_as_its_run_was(tmp_path):
     again = measured_bundle(open_bundle(tmp_path / "bundle"))
     assert again.metrics == outcome.report.metrics
     assert outcome.bundle.recommender.dataset.interactions.confidence.min() > 0
+
+
+def test_an_outlier_does_not_make_counts_of_ratings():
+    interactions = weighed(*[1, 2, 3, 4, 5, 5] * 100, 500)
+    feedback = Feedback.decide(interactions)
+    assert (feedback.kind, feedback.threshold, feedback.ceiling) == ("ratings", 3, 5)
+    found = feedback.confidences(interactions)
+    assert found[[0, 1]].tolist() == [0, 0]
+    assert found[-1] == found[4]
+    assert feedback.confidence(None, 500.0) == found[4]
+    assert feedback.outliers == "1 rating above 5 (up to 500) is read as 5"
+    applied = feedback.apply(dataset(interactions, len(interactions))).interactions
+    assert applied.weight.max() == 5
+    assert feedback.describe(applied).startswith("ratings of 1–5: 3 or more are positive")
+    assert feedback.outliers in feedback.describe(applied)
+    assert Feedback(**json.loads(json.dumps(asdict(feedback)))) == feedback
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [1] * 600 + [2] * 100 + [3] * 20 + [500],
+        [0, 1, 2, 3, 5, 7] * 100 + [11],
+        [1, 2, 3, 4, 5, 5] * 10 + [500],
+        [0.5, 4, 9, 30] * 100,
+    ],
+    ids=["few plays", "a tail that goes on", "not few", "hours"],
+)
+def test_counts_with_a_large_one_are_counts_still(weights):
+    feedback = Feedback.decide(weighed(*weights))
+    assert (feedback.kind, feedback.ceiling, feedback.outliers) == ("counts", None, "")
+
+
+def test_weights_of_nothing_but_0_are_said_to_be_that():
+    interactions = weighed(0, 0, 0)
+    assert Feedback.decide(interactions).describe(interactions).startswith("every weight is 0: none is above 0")

@@ -71,12 +71,12 @@ def test_one_name_is_one_column():
         (
             pl.DataFrame({"user": [1, 2], "item": [2, 3], "time": ["x", "y"]}),
             {},
-            r"events, row 0, field 'timestamp': unreadable timestamp 'x'",
+            r"events, row 0, field 'time': unreadable timestamp 'x'",
         ),
         (
             pl.DataFrame({"user": [1, 2], "item": [2, 3], "time": [1_600_000_000, 1_600_000_000_000]}),
             {},
-            r"events, row 1, field 'timestamp': .* but row 0 has 1600000000",
+            r"events, row 1, field 'time': .* but row 0 has 1600000000",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import gzip
 import polars as pl
 import pytest
 
+from lanner.data.describe import describe
 from lanner.data.sources import load
 from lanner.errors import ConfigError, DataError
 
@@ -56,7 +57,7 @@ def test_files_of_many_hands(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("a.csv", "user,user_id,item\n1,2,3\n", r"'user' and 'user_id' both look like the user; .*interactions\.user"),
-        ("a.csv", "user,item,item\n1,2,3\n", r"'item' and 'item' both"),
+        ("a.csv", "user,item,item\n1,2,3\n", r"line 1, field 'item': two columns have this name; rename one"),
         ("a.csv", "1,2,3\n4,5,6\n", r"line 1, field 'user': .*the first line looks like a row.*layout\.columns"),
         ("a.csv", 'user,item\na,x\nb,"y\nc,z"z\n', r'line 3: a quote that does not pair in "y; layout\.quote = false'),
         ("a.csv", 'user,item\na,5" nail\n', r"line 2: a quote that does not pair"),
@@ -214,3 +215,48 @@ def test_lists_of_every_notation_are_attributes(tmp_path):
     found = {name: one.names for name, one in data.item_catalogue.attributes.items()}
     assert found == {"tags": ("a", "b"), "cut": ("c&d", "e"), "json": ('f"g',)}
     assert data.item_catalogue.texts == ("a, b.", "")
+
+
+def test_a_misspelt_column_is_named_and_one_of_another_kind_only_listed(tmp_path):
+    given(tmp_path / "events.csv", "user_id,item_id,timestmap,raitng,country,price\na,x,1,5,AT,2\nb,y,2,1,DE,3\n")
+    data = load(tmp_path / "events.csv")
+    assert data.warnings == (
+        "events.csv: column 'timestmap' is not read; did you mean 'timestamp'?",
+        "events.csv: column 'raitng' is not read; did you mean 'rating'?",
+    )
+    assert describe(data)["unread"] == ["timestmap", "raitng", "country", "price"]
+
+
+def test_a_column_like_one_that_the_file_has_is_not_taken_for_it(tmp_path):
+    given(tmp_path / "events.csv", "user_id,item_id,rating,ratings,weights,score\na,x,1,5,3,2\n")
+    data = load(tmp_path / "events.csv")
+    assert not data.warnings
+    assert describe(data)["unread"] == ["ratings", "weights", "score"]
+
+
+def test_a_misspelling_in_many_files_is_said_once(tmp_path):
+    for name in ("a", "b"):
+        given(tmp_path / f"{name}.csv", f"user,item,titles\n{name},x,X\n")
+    (warning,) = load(tmp_path / "*.csv").warnings
+    assert warning == "a.csv: column 'titles' is not read; did you mean 'title'?"
+
+
+@pytest.mark.parametrize(
+    ("listed", "ending"),
+    [("i0,i1,z", "describes 2 of the 6 items that have events"), ("i0", "describes 1 of the 6 items that have events")],
+)
+def test_a_file_that_describes_some_items_is_not_asked_for_its_ids(tmp_path, listed, ending):
+    given(tmp_path / "e.csv", "user,item\n" + "".join(f"a,i{row}\n" for row in range(6)))
+    given(tmp_path / "i.csv", "id,title\n" + "".join(f"{one},T\n" for one in listed.split(",")))
+    recipe = '[interactions]\nfile = "e.csv"\nuser = "user"\nitem = "item"\n[items]\nfile = "i.csv"\nid = "id"\n'
+    (warning,) = by_recipe(tmp_path, recipe + 'title = "title"\n').warnings
+    assert warning.endswith(ending)
+
+
+def test_space_around_an_id_is_no_part_of_it_and_an_id_of_space_is_missing(tmp_path):
+    path = given(tmp_path / "e.csv", 'user,item,title\na,"p2\n",Two\n b ,p2,New\nb,\t ,None\n" ",p2,\n')
+    data = load(path)
+    assert events(data) == [("a", "p2"), ("b", "p2")]
+    assert data.item_catalogue.titles == ("New",)
+    assert data.rejected == {"missing item id": 1, "missing user id": 1}
+    assert "1 missing item id (e.csv, line 4)," in data.warnings[0]

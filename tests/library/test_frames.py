@@ -127,3 +127,46 @@ def test_a_column_of_pandas_with_a_gap_holds_integers_still():
     assert made.item_catalogue.attributes["brand"].names == ("x", "y")
     assert 1.0 in made.users
     assert np.int64(2) in made.users
+
+
+def test_a_misspelt_column_of_a_frame_is_a_warning():
+    events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"], "timestmap": [1], "brand": ["b"], "city": ["Graz"]})
+    with pytest.warns(UserWarning, match="events: column 'timestmap' is not read; did you mean 'timestamp'?"):
+        made = lanner.Dataset.from_frames(events, attributes="brand")
+    assert made.unread == ("timestmap", "city")
+
+
+def test_descriptions_beside_events_are_unread_where_a_frame_of_items_has_its_own(recwarn):
+    events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"], "title": ["A"]})
+    made = lanner.Dataset.from_frames(events, items=pl.DataFrame({"item_id": ["a"], "title": ["The A"]}))
+    assert made.unread == ("title",)
+    assert not recwarn
+
+
+def test_a_frame_of_which_no_column_is_named_is_a_warning():
+    people = pl.DataFrame({"user_id": ["x", "z"], "city": ["Graz", "Wien"]})
+    events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"]})
+    with pytest.warns(UserWarning, match="the frame 'users' is not read; .*profile=…, attributes=… or numbers=…"):
+        lanner.Dataset.from_frames(events, users=people)
+    with pytest.warns(UserWarning, match="the frame 'items' is not read"):
+        lanner.Dataset.from_frames(events, items=pl.DataFrame({"item_id": ["a"], "brand": ["b"]}))
+    made = lanner.Dataset.from_frames(events, users=people, attributes="city")
+    assert made.rejected == {"user listed but in no interaction": 1}
+    assert not made.warnings
+
+
+@pytest.mark.parametrize("kind", [pl.DataFrame, pd.DataFrame])
+def test_space_around_an_id_of_a_frame_is_no_part_of_it(kind):
+    events = kind({"user_id": ["x", "y ", " ", "x"], "item_id": ["p2\n", "p2", "p2", "\u00a0"], "title": list("abcd")})
+    with pytest.warns(UserWarning, match="2 of 4 events were rejected"):
+        made = lanner.Dataset.from_frames(events)
+    assert (made.user_ids, made.item_ids) == (["x", "y"], ["p2"])
+    assert made.rejected == {"missing item id": 1, "missing user id": 1}
+
+
+def test_a_rating_beyond_the_scale_is_a_warning():
+    ratings = [1, 2, 3, 4, 5] * 100
+    events = pl.DataFrame({"user_id": ["x", "y"] * 250 + ["z"], "item_id": range(501), "rating": [*ratings, 500]})
+    with pytest.warns(UserWarning, match=r"1 rating above 5 \(up to 500\) is read as 5"):
+        made = lanner.Dataset.from_frames(events)
+    assert made.interactions.weight.max() == 5

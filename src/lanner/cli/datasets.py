@@ -58,7 +58,7 @@ def describe(
         console.show_json({**facts, "rejected_rows": None if written is None else str(written)})
         return
     warnings = facts.pop("warnings")
-    console.show_facts(path, facts)
+    console.show_facts(path, {**facts, "unread": ", ".join(facts["unread"]) or None})
     for warning in warnings:
         console.show_line(f"Warning: {warning}")
     if written is not None:

@@ -66,7 +66,8 @@ def assemble(tables: Tables) -> Dataset:
         ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
-        warnings=(*warnings, *unknown_users, *unknown_items),
+        warnings=(*_of_unread(tables.interactions), *warnings, *unknown_users, *unknown_items),
+        unread=tuple(dict.fromkeys(name for table in tables.interactions for name in table.unread)),
         has_order=TIMESTAMP in events.columns or ORDER in events.columns,
     )
 
@@ -109,11 +110,18 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
     kinds = []
     for reason, count in counts.items():
         _, file, line, record = rejected.row(rejected[REASON].index_of(reason) or 0)
-        cell = json.loads(record).get(f"raw {reason.split()[1]}")
-        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, str(cell)) else ""
+        cell = str(json.loads(record).get(f"raw {reason.split()[1]}") or "").strip()
+        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, cell) else ""
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
+
+
+def _of_unread(tables: Sequence[Table]) -> list[str]:
+    """A line on each unread column whose name is nearly a usual one, in the first file that has it."""
+    files = {name: (table.path.name, meant) for table in reversed(tables) for name, meant in table.unread.items()}
+    near = [(file, name, meant) for name, (file, meant) in files.items() if meant]
+    return [f"{file}: column '{name}' is not read; did you mean '{meant}'?" for file, name, meant in near]
 
 
 def _read(table: Table, time_format: str) -> pl.DataFrame:
@@ -130,7 +138,7 @@ def _read(table: Table, time_format: str) -> pl.DataFrame:
     for column in table.frame:
         if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
             problem = f"a column of {column.dtype} values, expected one text or number a row"
-            raise DataError(problem, path=table.path, field=column.name)
+            raise DataError(problem, path=table.path, field=table.column(column.name))
     read = [readers.get(column.name, _text)(column).alias(column.name) for column in table.frame]
     return pl.DataFrame(read)
 
@@ -250,15 +258,19 @@ def _catalogue(
 
 
 def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:
-    """One line where the file describes fewer than half of what occurs in events: the ids may be of two kinds."""
-    matched = int(pl.Series(seen, dtype=pl.String).is_in(listed.implode()).sum())
+    """One line where the file describes fewer than half of what occurs in events; if almost none: two kinds of ids?"""
+    occurring = pl.Series(seen, dtype=pl.String)
+    is_known = occurring.is_in(listed.implode())
+    matched = int(is_known.sum())
     if 2 * matched >= len(seen):
         return []
-    example = f", such as '{listed[0]}'" if len(listed) else ""
-    return [
-        f"{entities.table.path.name} describes {matched:,} of the {len(seen):,} {kind}s that have events "
-        f"(it lists {len(listed):,} ids{example}; the events have '{seen[0]}'); are these the same ids?"
-    ]
+    told = f"{entities.table.path.name} describes {matched:,} of the {len(seen):,} {kind}s that have events"
+    strangers = listed.filter(~listed.is_in(occurring.implode()))
+    if 10 * matched >= min(len(seen), len(listed)) or not len(strangers):
+        return [told]
+    unknown = occurring.filter(~is_known)[0]
+    examples = f"it lists {len(listed):,} ids, such as '{strangers[0]}'; the events have '{unknown}'"
+    return [f"{told} ({examples}); are these the same ids?"]
 
 
 def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:

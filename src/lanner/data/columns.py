@@ -45,7 +45,8 @@ _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 def read_ids(column: pl.Series) -> pl.Series:
     """Ids as Int64 where the column is of integers that fit, otherwise as String; missing ids are null.
 
-    Whole floats are whole ids: a column of floats, or of texts that are all numbers, writes 1.0 as 1.
+    Whole floats are whole ids: a column of floats, or of texts that are all numbers, writes 1.0 as 1. Space around a
+    text is no part of it, and an id of nothing else is missing.
     """
     if column.dtype.is_float():
         column = pl.select(pl.when(column.is_finite()).then(column)).to_series()
@@ -60,7 +61,7 @@ def read_ids(column: pl.Series) -> pl.Series:
             return column
         narrow = column.cast(pl.Int64, strict=False)
         return narrow if narrow.null_count() == column.null_count() else column.cast(pl.String)
-    texts = column if column.dtype == pl.String else column.cast(pl.String)
+    texts = (column if column.dtype == pl.String else column.cast(pl.String)).str.strip_chars()
     texts = texts if not (texts == "").any() else texts.replace("", None)
     if texts.str.ends_with(".0").any() and texts.str.contains(_NUMBER).all():
         return texts.str.replace(_WHOLE_FLOAT, "$1")
@@ -196,7 +197,7 @@ def _scale(numbers: pl.Series, table: Table | None) -> int:
             f"{numbers[other_row]} is a time in {_UNITS[other]}, but {unit} {first + row} has {numbers[row]}, "
             f"which is in {_UNITS[one]}; write the column in one unit",
             **({"line": first + other_row} if table is None else table.place(first + other_row)),
-            field=numbers.name,
+            field=numbers.name if table is None else table.column(numbers.name),
         )
     return scales[max(rows, default=0)]
 

@@ -17,8 +17,8 @@ _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Counts, density, degrees, text and tie coverage, time span, rejected rows and warnings; JSON can hold it.
 
-    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``rejected``, ``warnings``,
-    ``fingerprint``.
+    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``unread``, ``rejected``,
+    ``warnings``, ``fingerprint``. ``unread``: columns beside the events that nothing reads.
     A section that the dataset has nothing for is None.
     """
     return {
@@ -31,6 +31,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "ties": None if dataset.ties is None else _ties(dataset.ties),
         "attributes": {"user": _attributes(dataset.user_catalogue), "item": _attributes(dataset.item_catalogue)},
         "events": _events(dataset.interactions, dataset.has_order),
+        "unread": list(dataset.unread),
         "rejected": dict(dataset.rejected),
         "warnings": list(dataset.warnings),
         "fingerprint": fingerprint(dataset),

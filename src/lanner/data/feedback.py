@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numba import njit
@@ -26,6 +26,8 @@ NEGATIVE_BEHAVIOURS = ("dislike", "thumbs_down", "downvote", "hide", "skip", "bl
 _LEAST, _MOST = 0.2, 5.0
 """Bounds of the confidence of a positive event, so that no single one silences the others."""
 _LARGEST_RATING = 10.0
+_FEW = 0.01
+"""Share of weights beyond the scale of all others up to which they are outliers."""
 
 Kind = Literal["ratings", "counts", "none"]
 """What the weights of a dataset are; ``none``: there are none, or they are not read."""
@@ -59,7 +61,8 @@ class Feedback:
     """What was decided for one dataset; by default every event is positive and weighs 1.
 
     kind: what the weights are. threshold: weights below are negative. floor: what is worth nothing on the scale.
-    mean: what a positive weight is worth on average, so that confidences are about 1.
+    mean: what a positive weight is worth on average, so that confidences are about 1. ceiling: the largest rating of
+    the scale, as which larger ones are read; None: there are none. outliers: how many are larger, in words.
     """
 
     kind: Kind = "none"
@@ -67,6 +70,8 @@ class Feedback:
     floor: float = 0.0
     mean: float = 1.0
     behaviour_weights: Mapping[str, float] = field(default_factory=dict)
+    ceiling: float | None = None
+    outliers: str = ""
 
     @classmethod
     def decide(cls, interactions: Interactions, config: FeedbackConfig | None = None) -> Self:
@@ -83,6 +88,10 @@ class Feedback:
         kind: Kind
         threshold: float | None
         if are_ratings(values, times):
+            within = _within_scale(values, times)
+            if len(within) < len(values):
+                undecided = replace(undecided, **_ceiling(within, values, times))
+                values, times = within, times[: len(within)]
             kind, floor, threshold = "ratings", min(float(values[0]), 0.0), _middle(values)
         else:
             kind, floor, threshold = "counts", 0.0, None
@@ -117,6 +126,8 @@ class Feedback:
         latest of these events, that is: to a part of them that was cut off in time it must be applied anew.
         """
         events, confidence = dataset.interactions, self.confidences(dataset.interactions)
+        if self.ceiling is not None and events.weight is not None:
+            events = replace(events, weight=np.minimum(events.weight, np.float32(self.ceiling)))
         if confidence is not None and (confidence <= 0).any():
             every = np.arange(len(events), dtype=np.int32)
             indptr, events_of_user = group(events.user, every, dataset.num_users)
@@ -129,11 +140,16 @@ class Feedback:
         held = interactions.weight
         weights = np.empty(0, np.float32) if held is None else held[np.isfinite(held)]
         if self.kind != "none" and len(weights):
-            whole = self.threshold is not None and self.threshold % 1 == 0
-            least = self.threshold if whole else weights[self._are_positive(weights)].min(initial=weights.max())
-            weigh = "in proportion to their size" if self.kind == "ratings" else "1 + log(count)"
-            scale = f"{self.kind} of {weights.min():g}–{weights.max():g}"
-            said.append(f"{scale}: {least:g} or more are positive and weigh {weigh}")
+            low, high = weights.min(), weights.max() if self.ceiling is None else self.ceiling
+            scale = f"{self.kind} of {low:g}–{high:g}" if low < high else f"every weight is {low:g}"
+            if self.threshold is None and high <= 0:
+                said.append(f"{scale}: none is above 0, which a positive count is")
+            else:
+                whole = self.threshold is not None and self.threshold % 1 == 0
+                least = self.threshold if whole else weights[self._are_positive(weights)].min(initial=high)
+                weigh = "in proportion to their size" if self.kind == "ratings" else "1 + log(count)"
+                said.append(f"{scale}: {least:g} or more are positive and weigh {weigh}")
+        said += [self.outliers] if self.outliers else []
         for name in interactions.behaviours:
             factor = self.behaviour_weights.get(name.lower(), 1.0)
             said += [f"'{name}' {f'weighs {factor:g}' if factor else 'is negative'}"] if factor != 1 else []
@@ -155,7 +171,7 @@ class Feedback:
         return weights > 0 if self.threshold is None else weights >= self.threshold
 
     def _worth(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        exact = weights.astype(np.float64)
+        exact = np.minimum(weights.astype(np.float64), np.inf if self.ceiling is None else self.ceiling)
         return exact - self.floor if self.kind == "ratings" else 1 + np.log(np.maximum(exact, 1))
 
 
@@ -186,13 +202,30 @@ def _let_the_latest_decide(
 def are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
     """Whether distinct weights, and how often each occurs, are those of a small scale rather than counts.
 
-    Counts start at 1, which is by far the most frequent, and the next most frequent is 2.
+    Counts start at 1, which is by far the most frequent, and the next most frequent is 2. A few weights far beyond all
+    others do not decide.
     """
+    values = _within_scale(values, times)
     if len(values) < 2 or values[-1] > _LARGEST_RATING:
         return False
     if not (values[:2] == (1, 2)).all() or (values % 1 != 0).any():
         return True
     return bool(len(values) > 2 and (times[0] <= 1.2 * times[1] or times[1] < times[2:].max()))
+
+
+def _within_scale(values: NDArray[np.float32], times: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The distinct weights without a few that are beyond any scale, and too far off for a tail of counts."""
+    size = int(np.searchsorted(values, _LARGEST_RATING, side="right"))
+    if size in (0, len(values)) or times[size:].sum() > _FEW * times.sum() or values[size] < 2 * values[size - 1]:
+        return values
+    return values[:size]
+
+
+def _ceiling(within: NDArray[np.float32], values: NDArray[np.float32], times: NDArray[np.int64]) -> dict[str, Any]:
+    """The fields of ``Feedback`` that speak of weights beyond the scale."""
+    count, top = int(times[len(within) :].sum()), float(within[-1])
+    larger = f"{count:,} {'rating' if count == 1 else 'ratings'} above {top:g} (up to {values[-1]:g})"
+    return {"ceiling": top, "outliers": f"{larger} {'is' if count == 1 else 'are'} read as {top:g}"}
 
 
 def _middle(values: NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ from lanner.data.feedback import Feedback, FeedbackConfig
 from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import Dataset, FrameKind
 from lanner.data.sources.mapping import compose_text, lists_of, title_of
-from lanner.data.sources.single import NAMES
+from lanner.data.sources.single import NAMES, unread
 from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
@@ -68,24 +68,32 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
     """Frames by the same rules as files; see ``Dataset.from_frames``. No feedback is applied."""
     given = _frame(events, _EVENTS)
     named = _with_defaults(columns, given)
-    table = _of_columns(given, _roles(named), _EVENTS)
     listed = given if items is None else _frame(items, _ITEMS)
+    named = _with_described(named, listed)
+    table = _of_columns(given, _roles(named), _EVENTS)
+    table = replace(table, unread=_unread(given, named, describes_items=items is None))
     people = None if users is None else _frame(users, _USERS)
     _check_named(named, listed, people)
-    dataset = assemble(
-        Tables(
-            interactions=(table,),
-            items=_entities(listed, named.item, named.title, named.text, named, _ITEMS, once=items is None),
-            users=None if people is None else _entities(people, named.user, None, named.profile, named, _USERS),
-            ties=None if ties is None else _ties(_frame(ties, _TIES), str(named.user)),
-        )
+    tables = Tables(
+        interactions=(table,),
+        items=_entities(listed, named.item, named.title, named.text, named, _ITEMS, once=items is None),
+        users=None if people is None else _entities(people, named.user, None, named.profile, named, _USERS),
+        ties=None if ties is None else _ties(_frame(ties, _TIES), str(named.user)),
     )
+    dataset = assemble(tables)
+    keywords = {"users": (users, tables.users, "profile=…"), "items": (items, tables.items, "title=…, text=…")}
+    idle = [
+        f"the frame '{name}' is not read; name columns of it with {those}, attributes=… or numbers=…"
+        for name, (frame, read, those) in keywords.items()
+        if frame is not None and read is None
+    ]
     kinds = {name: _id_kind(table.frame[name]) for name in (USER, ITEM)}
     return replace(
         dataset,
         users=IdMap(dataset.users.external, kinds[USER], of=USER),
         items=IdMap(dataset.items.external, kinds[ITEM], of=ITEM),
         frame_kind=kind_of(events),
+        warnings=(*dataset.warnings, *idle),
     )
 
 
@@ -100,6 +108,8 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     if not len(dataset.interactions):
         raise DataError("holds no interactions that can be used", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
+    if feedback.outliers:
+        warnings.warn(feedback.outliers, UserWarning, stacklevel=3)
     dataset = feedback.apply(dataset)
     if not len(dataset.histories.values):
         read_as = feedback.describe(dataset.interactions)
@@ -191,6 +201,25 @@ def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     return replace(columns, **found)
 
 
+def _with_described(columns: Columns, items: "nw.DataFrame[Any]") -> Columns:
+    """Title and texts of items that were not named are found by their usual names."""
+    others = [name for name in items.columns if name != columns.item]
+    title = _usual(TITLE, "title", others, _ITEMS) if columns.title is None else columns.title
+    text = columns.text or tuple(name for name in (title, _usual(TEXT, "text", others, _ITEMS)) if name is not None)
+    return replace(columns, title=title, text=text)
+
+
+def _unread(events: "nw.DataFrame[Any]", columns: Columns, *, describes_items: bool) -> dict[str, str]:
+    """Columns of events that nothing reads, see ``single.unread``."""
+    read: dict[str, str | None] = {role: getattr(columns, keyword) for role, keyword in _KEYWORDS.items()}
+    others: tuple[str, ...] = ()
+    if describes_items:
+        read |= {TITLE: columns.title, TEXT: next(iter(columns.text), None)}
+        others = (*columns.text, *columns.attributes, *columns.numbers)
+    found = {name for name in (*read.values(), *others) if name is not None}
+    return unread(events.columns, found, [role for role, name in read.items() if name is None])
+
+
 def _usual(role: str, keyword: str, names: Sequence[str], what: Path) -> str | None:
     """The column that is called as such a column usually is.
 
@@ -233,7 +262,8 @@ def _require(name: str, columns: Sequence[str], what: Path) -> None:
 def _of_columns(frame: "nw.DataFrame[Any]", roles: Mapping[str, str], what: Path) -> Table:
     for name in roles.values():
         _require(name, frame.columns, what)
-    return _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
+    table = _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
+    return replace(table, names=roles)
 
 
 def _table(frame: pl.DataFrame, what: Path) -> Table:
@@ -252,10 +282,6 @@ def _entities(
 ) -> Entities | None:
     """Items or users; None where nothing is said of them. once: rows repeat, see ``_once``."""
     assert key is not None
-    if what == _ITEMS:
-        others = [name for name in frame.columns if name != key]
-        title = _usual(TITLE, "title", others, what) if title is None else title
-        text = text or tuple(name for name in (title, _usual(TEXT, "text", others, what)) if name is not None)
     attributes = [name for name in columns.attributes if name in frame.columns]
     numbers = [name for name in columns.numbers if name in frame.columns]
     if title is None and not text and not attributes and not numbers:
@@ -263,7 +289,8 @@ def _entities(
     _require(key, frame.columns, what)
     wanted = dict.fromkeys(name for name in (key, title, *text, *attributes) if name is not None)
     cells = {name: _series(frame[name]) for name in wanted}
-    read = pl.DataFrame({name: read_ids(one) if one.dtype.is_float() else one for name, one in cells.items()})
+    is_id = {name: one.dtype.is_float() or (name == key and one.dtype == pl.String) for name, one in cells.items()}
+    read = pl.DataFrame({name: read_ids(one) if is_id[name] else one for name, one in cells.items()})
     found = read.select(pl.col(key).alias(ID), *([] if title is None else [title_of(title).alias(TITLE)]))
     # Attributes first: a text names their values.
     separators = {name: columns.attributes.get(name, "") for name in wanted}

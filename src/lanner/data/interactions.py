@@ -111,6 +111,8 @@ class Dataset:
     """Those rows themselves: reason, file, line (or row of a Parquet file), record (JSON)."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What reading the data found that a caller should know, a line each: rejected events, texts that match no item."""
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    """Columns of the events' files or frame that nothing read."""
     has_order: bool = False
     """Whether the order of events inside a user is the order in time."""
     feedback: "Feedback | None" = field(default=None, compare=False, repr=False)

@@ -71,7 +71,7 @@ class Rejects:
         cell = first.get(f"raw {fault.field}")
         shown = "" if cell is None or cell == "" else f" '{cell}'"
         problem = f"{fault.reason}{shown}, and none of the {bad.height} rows can be used; {fault.hint}"
-        raise DataError(problem, **table.place(first[LINE]), field=fault.field)
+        raise DataError(problem, **table.place(first[LINE]), field=table.column(fault.field))
 
     def frame(self) -> pl.DataFrame:
         """All rows: reason, file, line, record (JSON)."""

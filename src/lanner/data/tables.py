@@ -25,11 +25,19 @@ class Table:
     path: Path
     first_line: int = 1
     unit: Literal["line", "row"] = "line"
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the file that nothing reads, and the usual name that each may be meant for; empty: none."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The file's own name of each column that was given Lanner's."""
 
     def select(self, columns: dict[str, str]) -> "Table":
         """The columns ``{Lanner's name: name in the file}``."""
         frame = self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
-        return replace(self, frame=frame)
+        return replace(self, frame=frame, names=columns)
+
+    def column(self, name: str) -> str:
+        """The file's own name of a column, for errors."""
+        return self.names.get(name, name)
 
     def place(self, line: int) -> dict[str, Any]:
         """Where a line is, as ``DataError`` takes it."""

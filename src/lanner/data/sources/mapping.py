@@ -216,7 +216,7 @@ def _events_of(columns: Mapping[str, str], path: Path, layout: Layout, part: str
     decimals = [columns[WEIGHT]] if WEIGHT in columns else []
     read = read_file(path, columns.values(), layout, integers=whole, decimals=decimals).select(dict(columns))
     frame = read.frame.with_columns(partition=pl.lit(part)) if part else read.frame
-    return Table(frame, read.path, read.first_line)
+    return replace(read, frame=frame)
 
 
 def _unpivot(events: InteractionColumns, path: Path, layout: Layout) -> Table:

@@ -1,13 +1,15 @@
 """One file of interactions, or several, whose columns have names that say what they are."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from lanner.data.columns import read_ids
 from lanner.data.sources.files import EMPTY, JSON_SUFFIXES, Layout, column_names, data_suffix
 from lanner.data.sources.mapping import OPTIONAL, EntityColumns, InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Entities, Table, Tables
@@ -35,6 +37,9 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     TEXT: (("description",), ("item_description", "product_description", "plot", "overview", "abstract")),
 }
 """What columns are called, without regard to case; the second group counts where the file has none of the first."""
+
+_NEAR = 0.82
+"""Likeness, as difflib has it, from which on a column's name is taken for a misspelt one."""
 
 
 def detect(path: Path) -> bool:
@@ -66,7 +71,20 @@ def read(path: Path) -> Tables:
     fragments = tuple(f"{{{name}}}{end}" for name, end in ((title, "."), (text, "")) if name)
     items = EntityColumns(path.name, found[ITEM], title, fragments) if fragments else None
     tables = read_mapping(SourceMapping(path.stem, events, items, layout=layout), path.parent)
-    return replace(tables, items=None if tables.items is None else _once(tables.items))
+    beside = unread(names, found.values(), NAMES.keys() - found.keys())
+    interactions = tuple(replace(table, unread=beside) for table in tables.interactions)
+    return replace(tables, interactions=interactions, items=None if tables.items is None else _once(tables.items))
+
+
+def unread(names: Sequence[str], read: Collection[str], missing: Collection[str]) -> dict[str, str]:
+    """The columns that are not read, each with the usual name of a missing role that it may be meant for, or ''."""
+    usual = [name for role in sorted(missing) for group in NAMES[role] for name in group]
+    meant = {}
+    for name in (name for name in names if name not in read):
+        # 'raitng' is near 'rating'; 'country' is as near 'count', but two letters longer.
+        likely = [one for one in usual if abs(len(one) - len(name)) < 2]
+        meant[name] = next(iter(get_close_matches(name.lower(), likely, 1, _NEAR)), "")
+    return meant
 
 
 def read_all(paths: Sequence[Path]) -> Tables:
@@ -84,6 +102,9 @@ def _once(items: Entities) -> Entities:
     """Each item once, as the last of its rows that has a title or a description."""
     described = pl.any_horizontal(pl.col("^(title|text)$").fill_null("") != "") & pl.col("id").is_not_null()
     frame = items.table.frame.filter(described).unique("id", keep="last", maintain_order=True)
+    # Space around an id is no part of it, and makes two of one; by now there are few.
+    frame = frame.with_columns(read_ids(frame["id"]).alias("id")).filter(pl.col("id").is_not_null())
+    frame = frame.unique("id", keep="last", maintain_order=True)
     return replace(items, table=replace(items.table, frame=frame))
 
 
@@ -95,6 +116,8 @@ def _called(groups: Sequence[Sequence[str]], names: Sequence[str], path: Path, r
     """
     for group in groups:
         found = [name for name in names if name.lower() in group]
+        if len(found) > len(set(found)):
+            raise DataError("two columns have this name; rename one", path=path, line=1, field=found[0])
         if len(found) > 1:
             part = f"interactions.{role}" if role in (USER, ITEM, *OPTIONAL) else f"items.{role}"
             problem = f"'{found[0]}' and '{found[1]}' both look like the {role}; choose with {part} in a recipe (.toml)"
