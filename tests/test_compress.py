@@ -14,7 +14,7 @@ from stand_ins import DrawnRecommender, small_world
 from lanner.accelerators.contract import contract_of
 from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.artifacts.variants import Variant
-from lanner.compress import _with_contract, compress
+from lanner.compress import _with_contract, best_variant, compress
 from lanner.compression.encoder import EncoderRecipe
 from lanner.compression.steps import Budget, quantised
 from lanner.config import RunConfig, SplitConfig, from_dict
@@ -22,6 +22,7 @@ from lanner.encoders import open_text_reader
 from lanner.errors import BundleError, ConfigError
 from lanner.evaluation.protocol import evaluate
 from lanner.inference.ranker import Query, Ranker
+from lanner.inference.scoring_model import popularity_model
 from lanner.inference.tables import Int8Rows
 from lanner.models.item_knn import ItemKNN
 from lanner.pipeline import open_bundle, run
@@ -65,6 +66,8 @@ def test_what_was_found_is_written_down(compressed):
     assert report["steps"][0]["name"] == "full"
     assert report["best"] in [name for name, found in figures.items() if found["kept"]]
     assert set(report["processor"]) == {"cpu", "vnni"}
+    config = from_dict(compressed.config)
+    assert report["validation_users"] == len(SPLITS[config.split.name](compressed.dataset, config.split).validation)
     for name, found in figures.items():
         assert 0 <= found["ndcg_at_10"] <= 1
         assert set(found["rank_p50_ms"]) == {"1", "8", "64"}
@@ -204,6 +207,19 @@ def test_closed_forms_are_evaluated_on_events_they_never_saw(tmp_path):
     unaware = evaluate(ItemKNN(config.item_knn).fit(split.train), split.validation, ks=(10,), metrics=("ndcg",))
     found = compress(tmp_path / "bundle", threads=0)
     assert found.variant("full").figures["ndcg_at_10"] == pytest.approx(unaware["ndcg_at_10"])
+
+
+@pytest.mark.parametrize(("int8_kept", "best"), [(True, "int8"), (False, "full")])
+def test_the_popular_items_are_never_the_best_variant(int8_kept, best):
+    full = DrawnRecommender(small_world(), 0).scoring_model
+    popular = popularity_model(full.popularity_I, full.dimensions)
+    variants = [
+        Variant("full", full, figures={"kept": True}),
+        Variant("int8", quantised(full), figures={"kept": int8_kept}),
+        Variant("popularity", popular, figures={"kept": True}),
+    ]
+    assert min(variants, key=lambda one: one.num_bytes).name == "popularity"
+    assert best_variant(variants, "size") == best
 
 
 def test_a_network_trained_on_every_event_is_refused(shop, tmp_path):

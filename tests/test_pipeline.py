@@ -157,9 +157,10 @@ def test_a_place_that_no_bundle_can_be_written_to_is_found_before_reading(tmp_pa
     monkeypatch.setattr("lanner.pipeline.load_dataset", never)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    for out in ("mine", "mine/thesis.txt"):
-        with pytest.raises(StorageError, match="holds something else than a bundle"):
-            run(RunConfig(), tmp_path / out)
+    with pytest.raises(StorageError, match="holds something else than a bundle"):
+        run(RunConfig(), tmp_path / "mine")
+    with pytest.raises(StorageError, match=r"thesis\.txt: is a file, not a folder"):
+        run(RunConfig(), tmp_path / "mine" / "thesis.txt")
     with pytest.raises(StorageError, match=r"thesis\.txt is no folder that you may write to"):
         run(RunConfig(), tmp_path / "mine" / "thesis.txt" / "bundle")
 

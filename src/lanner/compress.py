@@ -1,7 +1,7 @@
 """Compress a bundle into smaller variants; each is evaluated on validation events, benchmarked and reported."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -119,10 +119,17 @@ def compress(
         "steps": [asdict(step) for step in evaluator.steps],
         # Whether INT8 pays off depends on the CPU's INT8 instructions.
         "processor": dict(zip(("cpu", "vnni"), processor(), strict=True)),
-        "best": min((one for one in measured if one.figures["kept"]), key=_cost(budget.target)).name,
+        "validation_users": len(split.validation),
+        "best": best_variant(measured, budget.target),
     }
     announce(f"write {out}")
     return open_bundle(write_compressed(out, bundle, measured, report))
+
+
+def best_variant(measured: Sequence[Variant], target: str) -> str:
+    """The name of the cheapest variant within the budget; the popular items are no model of a person."""
+    kept = (one for one in measured if one.figures["kept"] and one.name != POPULARITY)
+    return min(kept, key=_cost(target)).name
 
 
 def _check_unseen(bundle: Bundle, config: RunConfig, split: Split) -> None:

@@ -43,6 +43,8 @@ def check_replaceable(path: Path, kind: FolderKind) -> None:
     if not (path.exists() or path.is_symlink()):
         return
     advice = "give another folder or remove it"
+    if path.is_file():
+        raise StorageError(f"{path}: is a file, not a folder; {advice}")
     try:
         entries = {entry.name: entry.is_file() for entry in path.iterdir()}
         if not entries:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import BundleError, DataError, StorageError
+from lanner.errors import BundleError, DataError, Interrupted, StorageError
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
@@ -73,15 +73,16 @@ def run(
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     recommender, fitted, report = build(config, checkpoint), _fitted(plan), None
     known, validation = _known(plan)
-    announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
-    recommender.fit(known, validation)
-    if measure and len(plan.test):
-        announce(f"evaluate on {len(plan.test):,} users")
-        report = evaluate(recommender, replace(plan.split, test=plan.test), config.evaluation.ks)
-    if refit or (config.split.name == "none" and not fitted.all()):
-        announce(f"fit {config.model} anew on all {len(dataset.histories.values):,} positive events")
-        recommender.refit(dataset)
-        fitted = np.ones_like(fitted)
+    with _resumable(checkpoint):
+        announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
+        recommender.fit(known, validation)
+        if measure and len(plan.test):
+            announce(f"evaluate on {len(plan.test):,} users")
+            report = evaluate(recommender, replace(plan.split, test=plan.test), config.evaluation.ks)
+        if refit or (config.split.name == "none" and not fitted.all()):
+            announce(f"fit {config.model} anew on all {len(dataset.histories.values):,} positive events")
+            recommender.refit(dataset)
+            fitted = np.ones_like(fitted)
     announce(f"write {out}")
     write_bundle(
         out,
@@ -158,6 +159,17 @@ def _check_writable(out: Path) -> None:
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{out}: cannot be written ({above} is no folder that you may write to); give another --out")
+
+
+@contextlib.contextmanager
+def _resumable(checkpoint: Path) -> Iterator[None]:
+    """Ctrl-C before or after training names the checkpoint, where there is one; training itself does so too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not checkpoint.exists():
+            raise
+        raise Interrupted(f"stopped; the same command resumes from {checkpoint}") from None
 
 
 def _remove_checkpoint(folder: Path) -> None:

@@ -127,6 +127,20 @@ def test_compare_pairs_users(ask, tmp_path):
     assert "differ in their split" in complaint(ask("compare", "item-knn", "other"))
 
 
+def test_ctrl_c_after_training_names_the_checkpoint(ask, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lanner.pipeline.evaluate", interrupted)
+    rows = [(f"u{user}", f"i{item}") for user in range(12) for item in range(40) if (user + item) % 2]
+    events = csv(tmp_path / "ratings.csv", rows)
+    call = ("run", events, "--split", "random", "--out", "b", "--set", "training.epochs=1")
+    code, out, err = ask(*call, "--model", "lightgcn")
+    assert (code, out) == (130, "")
+    assert err.endswith("lanner: stopped; the same command resumes from b.checkpoint\n")
+    assert (tmp_path / "b.checkpoint").is_dir()
+
+
 def test_a_folder_of_ones_own_is_neither_replaced_nor_trained_for(ask, tmp_path):
     events = csv(tmp_path / "ratings.csv", EVENTS)
     command = ("train", events, "--model", "item-knn", "--out")

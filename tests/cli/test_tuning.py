@@ -59,8 +59,13 @@ def test_ctrl_c_says_how_to_go_on(tune, monkeypatch):
     assert tune("--trials", "2")[0] == 0
 
 
+def test_a_metric_is_written_as_in_python_too(tune):
+    code, out, err = tune("--trials", "1", "--metric", "recall@5")
+    assert (code, out.startswith("Wrote tuned.toml: recall_at_5 ")) == (0, True), err
+
+
 def test_what_cannot_be_searched_is_one_line(tune, ask, tmp_path, monkeypatch):
-    assert "--metric ndcg@10: expected one of" in complaint(tune("--metric", "ndcg@10"))
+    assert "--metric ncdg_at_10: expected one of" in complaint(tune("--metric", "ncdg@10"))
     assert "nowhere.toml: cannot be read" in complaint(tune("--space", "nowhere.toml"))
     assert "unknown model 'eas'; choose one of" in complaint(tune("--model", "eas"))
     (tmp_path / "space.toml").write_text(SPACE.replace("regularisation", "regularsation"))

@@ -113,7 +113,7 @@ def test_the_choice_is_explained(cluster):
         (('racks = ["left", "right"]', 'racks = ["left", "left"]'), "no link between the racks 'left' and 'right'"),
         (("[[link]]", "[[wire]]"), "field 'wire': is unknown"),
         (("devices = 2\nbandwidth", "devices = 0\nbandwidth"), "field 'rack 1': devices must be a positive number"),
-        (("slowness = [1.0, 1.0]", "slowness = [1.0]"), "slowness must be one positive number, or 2 of them"),
+        (("slowness = [1.0, 1.0]", "slowness = [1.0]"), "a list of 2, one for each device; received [1.0]"),
         (("bandwidth_mbit = 1000", "bandwidth = 1000"), "bandwidth_mbit must be a positive number, received None"),
         (("[[rack]]", "[[rack"), "is no TOML"),
     ],

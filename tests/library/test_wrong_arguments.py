@@ -113,6 +113,7 @@ def test_metrics_are_one_or_several_that_can_be_computed(shop, knn, split):
     for metric in ("best@3", "diversity@3"):
         unknown = f"unknown metric '{metric}'; {choice.format(', novelty')}"
         refused(lanner.ConfigError, unknown, evaluate, knn, split.test, [metric])
+    refused(lanner.ConfigError, "metric 'ncdg@10'; did you mean 'ndcg@10'", evaluate, knn, split.test, "ncdg@10")
     scores = Scores((None, 11))
     refused(lanner.ConfigError, f"cannot be .* {choice.format('')}", evaluate, scores, split.test, ["novelty@3"])
     unrated = lanner.Dataset.from_frames(shop.events.drop("rating")).split("random")

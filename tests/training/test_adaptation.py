@@ -134,6 +134,12 @@ def test_encoders_and_decoders_of_any_family_take_adapters(folders, kind, poolin
     assert_allclose(LanguageEncoder(language.config, weights).encode(TEXTS), beside, atol=2e-6)
 
 
+def test_peft_leaves_no_warning_of_transformers(folders, recwarn):
+    language = language_of(folders["llama"], pooling="last")
+    trained_weights(trainable_tower(language, LORA), language)
+    assert not [one for one in recwarn if "gradient_checkpointing" in str(one.message)]
+
+
 def test_only_target_modules_of_trained_layers_change(folders, split):
     config = replace(LORA, target_modules=("query", "value"), trained_layers=2)
     changed = weights_of(folders["bert"], split, config)

@@ -226,7 +226,7 @@ def _say(
 ) -> None:
     """Say in one line on stderr what of a request had no effect."""
     notes = [f"unknown ids or attributes were ignored: {', '.join(unknown)}"] if unknown else []
-    notes += ["the model does not use texts; --text had no effect"] if text_ignored else []
+    notes += [options.TEXT_IGNORED] if text_ignored else []
     notes += [f"nothing that the model uses is known of the user: {so}"] if fallback else []
     notes += misses
     if notes:

@@ -108,6 +108,7 @@ History = Annotated[
     list[str] | None,
     typer.Option("--history", help="Item ids that stand for the user: separated by commas, or one per --history."),
 ]
+TEXT_IGNORED = "the model does not use texts; --text had no effect"
 HistoryFile = Annotated[
     str | None, typer.Option("--history-file", help="File with such item ids, one per line; - reads standard input.")
 ]

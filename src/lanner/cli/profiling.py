@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, Threads
+from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
 from lanner.errors import ConfigError, optional_module
 
 
@@ -91,6 +91,8 @@ def _of_bundle(
     opened = read_bundle(bundle)
     found = profiled(opened, variants, requests=requests, text=text, backend=backend, threads=threads)
     ceilings = machine_ceilings()
+    if text is not None and opened.text_files is None:
+        console.complain(TEXT_IGNORED)
     if plot is not None:
         draw(plot, found)
     stages: list[tuple[str, str, float, float, float | str]] = [

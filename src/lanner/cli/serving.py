@@ -63,7 +63,8 @@ def compress(
         console.show_json({"bundle": str(made.path), "variants": figures, **made.report})
         return
     steps = [tuple(step.values()) for step in made.report["steps"]]
-    console.show_table("Evaluated on validation", ("step", "ndcg@10", "relative loss", "kept"), steps)
+    title = f"Evaluated on {made.report['validation_users']:,} validation users"
+    console.show_table(title, ("step", "ndcg@10", "relative loss", "kept"), steps)
     best = made.report["best"]
     console.show_line(
         f"Lowest {target} within the accepted loss: {best}. Wrote {made.path}. Serve it: lanner serve {made.path}"

@@ -61,6 +61,7 @@ def tune(
     from lanner.tune import Search, best_of
     from lanner.tune import tune as search_settings
 
+    metric = metric.replace("@", "_at_")
     search, stages = Search(space, out, metric, trials, seconds, seed or 0), console.Stages()
     settings = chosen_settings(
         config, seed, device, {"data.path": data, "model": model, "split.name": split}, overrides

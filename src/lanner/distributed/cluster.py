@@ -91,7 +91,9 @@ def cluster_of(told: dict[str, Any], path: Path) -> Cluster:
         each = slowness if isinstance(slowness, list) else [slowness] * count
         if len(each) != count or not all(isinstance(one, int | float) and one > 0 for one in each):
             raise DataError(
-                f"slowness must be one positive number, or {count} of them", path=path, field=f"rack {name}"
+                f"slowness must be a positive number, or a list of {count}, one for each device; received {slowness}",
+                path=path,
+                field=f"rack {name}",
             )
         memory = table.number("memory_gib", 16.0) * _GIB
         devices += [Device(name, float(one), memory) for one in each]

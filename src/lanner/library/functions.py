@@ -1,5 +1,6 @@
 """Load a dataset or a model, evaluate one, compare several."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,6 +215,9 @@ def _parsed(metric: Any, computable: Sequence[str]) -> tuple[str, int | None]:
     if match is not None and match[1] not in computable:
         why = _NEEDED.get(match[1])
         problem = f"unknown metric '{metric}'" if why is None else f"metric '{metric}' cannot be computed: {why}"
+        near = difflib.get_close_matches(match[1], computable, 1) if why is None else []
+        if near:
+            raise ConfigError(f"{problem}; did you mean '{metric.replace(match[1], near[0])}'?")
         raise ConfigError(f"{problem}; choose from {', '.join(computable)}")
     if match is None or (match[2] is None) != (match[1] in _OF_SCORES):
         alone = ", ".join(name for name in _OF_SCORES if name in computable)

@@ -6,6 +6,7 @@ The way of a text: content hash → found in the cache, or → token ids → sor
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -297,6 +298,14 @@ class LanguageEncoder:
         return pooled_BD.cpu().numpy()
 
 
+@contextmanager
+def wrapping_by_peft() -> Iterator[None]:
+    """Without the warning that peft draws from transformers 5, of which it reads a deprecated attribute."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def merged_weights(model: Any, adapter: Path) -> dict[str, NDArray[np.float32]]:
     """The tensors of ``model`` that an adapter changes, as they are once it is merged, by name; ``model`` is used up.
 
@@ -306,7 +315,8 @@ def merged_weights(model: Any, adapter: Path) -> dict[str, NDArray[np.float32]]:
     peft = optional_module("peft", "peft", "adapt", "language.adapter")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     try:
-        merged = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
+        with wrapping_by_peft():
+            merged = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as failure:
         raise ConfigError(
             f"language.adapter: {adapter} is no adapter of this model ({_first_line(failure)}); give one that was "

@@ -13,9 +13,18 @@ MAX_EVENTS = 1000
 MAX_TEXT = 20_000
 MAX_IDS = 10_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+LATEST = 2**40
+"""Seconds since 1970; every current time in milliseconds is later."""
+
+ONE_LINE = r"^\S(?:[^\n]*\S)?(?![\s\S])"
+"""No line break, and no white space at the ends; the last group is an end that neither Python nor ECMA stretches."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=ONE_LINE)]
+StoredId = Annotated[str, Meta(min_length=1, max_length=256)]
+"""An id to delete: older versions stored ids with white space at their ends."""
+Value = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Id], Meta(max_length=64)]]
+Attributes = dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[list[Value], Meta(max_length=64)]]
 """Values by attribute name: genre, brand, sector …"""
 ReasonKind = Literal["history", "friend", "text", "query", "profile", "attributes", "popularity", "head"]
 """text: the item's description matches the user's taste. query: it matches the text of the request."""
@@ -40,7 +49,7 @@ class Event(Message):
     item_id: Id
     behaviour: Behaviour = "interaction"
     weight: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
-    timestamp: Annotated[float, Meta(ge=0, lt=2**40)] | None = None
+    timestamp: Annotated[float, Meta(ge=0, lt=LATEST)] | None = None
     """Unix time in seconds; None: time of receipt."""
     key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 

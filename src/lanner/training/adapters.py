@@ -14,7 +14,13 @@ from torch import nn
 
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 from lanner.files import FolderKind, write_folder
-from lanner.models.language import ADAPTER_FILES, LanguageEncoder, merged_weights, multiplies_bfloat16
+from lanner.models.language import (
+    ADAPTER_FILES,
+    LanguageEncoder,
+    merged_weights,
+    multiplies_bfloat16,
+    wrapping_by_peft,
+)
 from lanner.models.text_tower import TextTower, layers_of
 from lanner.training.config import AdaptationConfig
 
@@ -137,7 +143,7 @@ def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int)
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=list(chosen), use_dora=config.method == "dora"
     )
-    with torch.random.fork_rng(devices=[]):
+    with wrapping_by_peft(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapted: nn.Module = peft.get_peft_model(model, settings)
     for module in adapted.modules():

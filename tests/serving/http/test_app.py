@@ -25,8 +25,8 @@ def app(service):
     return App(service)
 
 
-def test_an_id_may_hold_anything_but_nul(app, service):
-    for id in ["7", "a/b", "a?b=c#d", "é✓ 漢字", "..", "a%2Fb", '"quoted"\\', " ", "x" * 256]:
+def test_an_id_may_hold_anything_but_nul_and_white_space_at_its_ends(app, service):
+    for id in ["7", "a/b", "a?b=c#d", "é✓ 漢字", "..", "a%2Fb", '"quoted"\\', "x" * 256]:
         reply = ask(app, "PUT", f"/v1/items/{quote(id, safe='')}", b'{"title":"t"}')
         assert (reply.status, reply.json["id"]) == (200, id)
     assert "a/b" in service.items
@@ -100,6 +100,39 @@ def test_a_body_that_cannot_be_read_is_refused_with_its_place(app, body, line):
     assert len(reply.error) < 600
 
 
+@pytest.mark.parametrize("id", ["p2\n", " ", "eve ", "\teve", "a\nb", "\u00a0"])
+def test_an_id_with_white_space_at_its_ends_is_refused(app, id):
+    line = "must be one line without white space at its ends, received"
+    told = {"user_id": id, "item_id": "p2"}, {"user_id": "eve", "item_id": id}
+    for event, name in zip(told, ("user_id", "item_id"), strict=True):
+        reply = ask(app, "POST", "/v1/events", json.dumps({"events": [event]}).encode())
+        assert (reply.status, f"events[0].{name}: {line}" in reply.error) == (400, True), reply.error
+    reply = ask(app, "POST", "/v1/recommend", json.dumps({"user_id": id}).encode())
+    assert (reply.status, f"user_id: {line}" in reply.error) == (400, True)
+    reply = ask(app, "PUT", f"/v1/items/{quote(id, safe='')}", b"{}")
+    assert (reply.status, f"item_id: {line}" in reply.error) == (400, True)
+    assert ask(app, "DELETE", f"/v1/users/{quote(id, safe='')}").status == 200, "older versions stored such ids"
+
+
+def test_a_time_in_milliseconds_is_refused_with_its_unit(app):
+    event = {"user_id": "a", "item_id": "b", "timestamp": 1790000000000}
+    reply = ask(app, "POST", "/v1/events", json.dumps({"events": [event]}).encode())
+    expected = "events[0].timestamp: must be in seconds since 1970, received 1790000000000"
+    assert (reply.status, reply.error) == (400, expected)
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "a\\ud83db", "\\udc00", "\\ud800\\u0041", "\\\\\\uD800"])
+def test_half_of_a_surrogate_pair_is_named(app, text):
+    reply = ask(app, "POST", "/v1/recommend", f'{{"user_id":"{text}"}}'.encode())
+    assert (reply.status, reply.error) == (400, "malformed JSON: half of a surrogate pair is no character")
+
+
+def test_a_pair_of_surrogates_and_an_escaped_backslash_are_no_half(app):
+    for text in ("\\ud83d\\ude00", "\\\\ud800"):
+        assert ask(app, "POST", "/v1/recommend", f'{{"user_id":"{text}"}}'.encode()).status == 200
+        assert "surrogate" not in ask(app, "POST", "/v1/recommend", f'{{"user_id":"{text}",'.encode()).error
+
+
 def test_an_escaped_backslash_before_u0000_is_no_nul(app):
     assert ask(app, "POST", "/v1/recommend", b'{"text":"\\\\u0000","user_id":"a"}').status == 200
 
@@ -138,6 +171,13 @@ def test_another_content_type_is_refused(app, content_type):
     reply = ask(app, "POST", "/v1/recommend", b"{}", {"content-type": content_type})
     assert reply.status == 415
     assert "expected application/json" in reply.error
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("br", 415), ("identity", 200), ("Identity", 200)])
+def test_a_compressed_body_is_refused(app, encoding, status):
+    reply = ask(app, "POST", "/v1/recommend", b'{"user_id":"a"}', {"content-encoding": encoding})
+    assert reply.status == status
+    assert status == 200 or reply.error.startswith(f"content-encoding: received {encoding}; ")
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])

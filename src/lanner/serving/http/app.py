@@ -184,6 +184,9 @@ class App:
         ):
             shown = content_type.decode("ascii", "replace") or "none"
             raise RejectedError(415, f"content-type: received {shown}, expected application/json")
+        if headers.content_encoding.strip().lower() not in (b"", b"identity"):
+            shown = headers.content_encoding.decode("ascii", "replace")
+            raise RejectedError(415, f"content-encoding: received {shown}; send the body as it is, not compressed")
         if not length:
             return None
         if not length.isdigit():

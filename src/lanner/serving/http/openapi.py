@@ -75,7 +75,7 @@ _ERRORS = {
     "404": "Unknown id.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
-    "415": "Content-Type is not application/json.",
+    "415": "Content-Type is not application/json, or the body is compressed.",
     "421": "The Host header is not allowed.",
     "429": "Rate limit exceeded or overloaded; retry after the seconds in Retry-After.",
     "500": "Internal error; the message has its number in the server's log.",

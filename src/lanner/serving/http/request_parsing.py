@@ -1,6 +1,7 @@
 """Parse requests into typed arguments; errors name the field and the value received."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -12,6 +13,7 @@ import msgspec
 from lanner.serving.http.limits import Limits
 from lanner.serving.http.responses import CLOSE, RejectedError
 from lanner.serving.http.routes import REQUIRED, Parameter
+from lanner.serving.messages import LATEST, ONE_LINE
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -24,17 +26,22 @@ _TOO_SLOW = "the body is too slow"
 _LONGEST_SHOWN = 80
 _PLACE = re.compile(r"^(?P<what>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_PLAIN = {
+    f"Expected `str` matching regex {ONE_LINE!r}": "must be one line without white space at its ends",
+    f"Expected `float` < {float(LATEST)}": "must be in seconds since 1970",
+}
+"""In place of what msgspec says."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class RequestHeaders:
     """The headers that the application reads, collected in one pass."""
 
-    __slots__ = ("authorization", "content_length", "content_type", "host")
+    __slots__ = ("authorization", "content_encoding", "content_length", "content_type", "host")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.authorization: bytes | None = None
-        self.content_type = self.content_length = self.host = b""
+        self.content_type = self.content_encoding = self.content_length = self.host = b""
         for name, value in headers:
             if name == b"content-type":
                 self.content_type = value
@@ -42,6 +49,8 @@ class RequestHeaders:
                 self.authorization = value
             elif name == b"content-length":
                 self.content_length = value
+            elif name == b"content-encoding":
+                self.content_encoding = value
             elif name == b"host":
                 self.host = value
 
@@ -130,14 +139,26 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     except RecursionError:
         raise RejectedError(400, "the body is nested too deeply") from None
     except ValueError as error:
-        raise RejectedError(400, f"malformed JSON: {error}" if body else "the body is empty; send JSON") from None
+        problem = "half of a surrogate pair is no character" if _has_half_a_pair(body) else error
+        raise RejectedError(400, f"malformed JSON: {problem}" if body else "the body is empty; send JSON") from None
+
+
+def _has_half_a_pair(body: bytes) -> bool:
+    """Whether this is JSON with half of a surrogate pair, of which msgspec only says that it ends early."""
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _explained(text: str, body: bytes) -> str:
     found = _PLACE.match(text)
     if found is None:
         return f"the body: {text}"
-    what, path = found["what"], found["path"]
+    what, path = _PLAIN.get(found["what"], found["what"]), found["path"]
     line = f"{path.lstrip('.')}: {what[:1].lower()}{what[1:]}"
     try:
         value = msgspec.json.decode(body)
@@ -199,4 +220,5 @@ def _converted(parameter: Parameter, text: str) -> Any:
         return msgspec.convert(text, parameter.kind, strict=False)
     except msgspec.ValidationError as error:
         shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} …"
-        raise RejectedError(400, f"{parameter.name}: {error}, received {shown!r}") from None
+        what = _PLAIN.get(str(error), str(error))
+        raise RejectedError(400, f"{parameter.name}: {what}, received {shown!r}") from None

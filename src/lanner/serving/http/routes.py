@@ -19,6 +19,7 @@ from lanner.serving.messages import (
     RecommendAnswer,
     RecommendRequest,
     Status,
+    StoredId,
     User,
 )
 
@@ -56,6 +57,7 @@ class Route:
 
 ITEM_ID = Parameter("item_id", Id, "Item id, percent-encoded.")
 USER_ID = Parameter("user_id", Id, "User id, percent-encoded.")
+STORED_ITEM_ID, STORED_USER_ID = (Parameter(one.name, StoredId, one.description) for one in (ITEM_ID, USER_ID))
 K = Parameter("k", Number, "Maximum number of items.", 10)
 Q = Parameter("q", Question, "Search query.")
 FOR_USER = Parameter("user_id", Id, "Personalise the ranking for this user; by text similarity alone if absent.", None)
@@ -70,11 +72,12 @@ ROUTES = (
     Route("POST", "/v1/events", "add_events", "write", EventsAnswer,
           "Store events. Returns once they are on disk; event keys make retries idempotent.", body=EventBatch),
     Route("PUT", ITEM, "put_item", "write", Changed, "Create or replace an item.", body=Item, in_path=(ITEM_ID,)),
-    Route("DELETE", ITEM, "delete_item", "admin", Changed, "Delete an item.", in_path=(ITEM_ID,)),
+    Route("DELETE", ITEM, "delete_item", "admin", Changed, "Delete an item.", in_path=(STORED_ITEM_ID,)),
     Route("GET", ITEM + "/similar", "similar_items", "read", RecommendAnswer,
           "Find similar items.", in_path=(ITEM_ID,), in_query=(K,)),
     Route("PUT", USER, "put_user", "write", Changed, "Create or replace a user.", body=User, in_path=(USER_ID,)),
-    Route("DELETE", USER, "delete_user", "admin", Changed, "Delete a user and their events.", in_path=(USER_ID,)),
+    Route("DELETE", USER, "delete_user", "admin", Changed, "Delete a user and their events.",
+          in_path=(STORED_USER_ID,)),
     Route("GET", "/v1/search", "search", "read", RecommendAnswer,
           "Search items by meaning (semantic search).", in_query=(Q, K, FOR_USER)),
     Route("GET", "/v1/status", "status", "read", Status,
