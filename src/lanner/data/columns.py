@@ -61,7 +61,9 @@ def read_ids(column: pl.Series) -> pl.Series:
             return column
         narrow = column.cast(pl.Int64, strict=False)
         return narrow if narrow.null_count() == column.null_count() else column.cast(pl.String)
-    texts = (column if column.dtype == pl.String else column.cast(pl.String)).str.strip_chars()
+    texts = column if column.dtype == pl.String else column.cast(pl.String)
+    bare = texts.str.strip_chars()
+    texts = bare if (bare != texts).any() else texts  # as it was read it lies better in memory
     texts = texts if not (texts == "").any() else texts.replace("", None)
     if texts.str.ends_with(".0").any() and texts.str.contains(_NUMBER).all():
         return texts.str.replace(_WHOLE_FLOAT, "$1")
