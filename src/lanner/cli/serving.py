@@ -1,6 +1,8 @@
 """The commands from a bundle to what a service runs: compress, profile, serve, keys, events."""
 
 import gc
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -133,8 +135,19 @@ def _show_address(config: "ServerConfig") -> None:
     host = "localhost" if config.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else config.host
     address = f"http://{host}:{config.port}"
     console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
-    body = """-H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'"""
-    console.show_line(f"Try: curl {address}/v1/recommend {body}")
+    body = shlex.quote(json.dumps({"history": _a_history(config), "k": 5}, ensure_ascii=False))
+    console.show_line(f"Try: curl {address}/v1/recommend -H 'content-type: application/json' -d {body}")
+
+
+def _a_history(config: "ServerConfig") -> list[str]:
+    """Up to three item ids that the champion knows, from its golden requests: neither model nor dataset is read."""
+    from lanner.artifacts.bundle import read_bundle
+    from lanner.serving.bootstrap import versions_of
+    from lanner.serving.versions.registry import CHAMPION
+
+    versions = versions_of(config)
+    requests = read_bundle(versions.path(versions.aliases()[CHAMPION])).golden["requests"]
+    return [str(one) for one in requests[0]["history"][:3]] if requests else []
 
 
 def _server_config(

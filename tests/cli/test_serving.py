@@ -1,0 +1,22 @@
+"""What ``lanner serve`` says before it serves."""
+
+import json
+import shlex
+
+import pytest
+
+pytest.importorskip("msgspec", reason="the extra 'serving' is not installed")
+
+import lanner
+from lanner.cli.serving import _show_address
+from lanner.serving.bootstrap import ServerConfig
+
+
+def test_the_request_to_try_is_of_items_that_the_bundle_has(bundle, capsys):
+    _show_address(ServerConfig(str(bundle)))
+    words = shlex.split(capsys.readouterr().out.splitlines()[1].removeprefix("Try: "))
+    assert words[:2] == ["curl", "http://localhost:8080/v1/recommend"]
+    items = lanner.load(bundle).dataset.items
+    history = json.loads(words[-1])["history"]
+    assert history
+    assert all(one in items for one in history)
