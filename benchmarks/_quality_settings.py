@@ -253,21 +253,6 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "ease": {"regularisation": (20.0, 50.0, 100.0, 200.0, 1000.0)},
-    "item-knn": {"neighbours": (50, 300, 1000), "shrinkage": (0.0, 20.0, 100.0)},
-    "ials": {"factors": (64,), "regularisation": (10.0, 30.0, 100.0), "alpha": (1.0, 5.0, 20.0)},
-    "graph-filter": {
-        "user_exponent": (0.3, 0.6),
-        "popularity_exponent": (-0.2, 0.2, 0.4),
-        "neighbours": (300, 1000),
-        "rank": (0, 100),
-    },
-}
-"""Settings of yardsticks that are tried on validation, one after the other, where ``SETTINGS`` has none for them."""
-UNSEARCHED = ("gowalla-lightgcn",)
-"""Datasets where they keep their defaults: validation chose settings there that are worse on the test."""
-
 SETTINGS["ml-1m/rated-graded"] = {
     "item-mean": {"hybrid": {"parts": ["rating"]}},
     # The parts that validation kept of all on a split of another seed.
@@ -284,3 +269,18 @@ SETTINGS["gowalla-lightgcn/published"] = {
 ``graph-filter`` on gowalla runs at the published settings of GF-CF, which are its defaults; ``graph-filter-tuned`` at
 those picked on a random tenth of the training events, which scored better there and score worse on the published test.
 """
+
+GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "ease": {"regularisation": (20.0, 50.0, 100.0, 200.0, 1000.0)},
+    "item-knn": {"neighbours": (50, 300, 1000), "shrinkage": (0.0, 20.0, 100.0)},
+    "ials": {"factors": (64,), "regularisation": (10.0, 30.0, 100.0), "alpha": (1.0, 5.0, 20.0)},
+    "graph-filter": {
+        "user_exponent": (0.3, 0.6),
+        "popularity_exponent": (-0.2, 0.2, 0.4),
+        "neighbours": (300, 1000),
+        "rank": (0, 100),
+    },
+}
+"""Settings of yardsticks that are tried on validation, one after the other, where ``SETTINGS`` has none for them."""
+UNSEARCHED = ("gowalla-lightgcn",)
+"""Datasets where they keep their defaults: validation chose settings there that are worse on the test."""

@@ -88,6 +88,7 @@ def test_overrides_are_checked_like_files():
         ("split", "expected key=value"),
         ("model.x=1", "model: received"),
         ("ease.regularisation=-1", "ease.regularisation must be above 0"),
+        ("evaluation.ks=[10, 999999999]", "evaluation.ks must be one or more numbers from 1 to 10,000"),
         ("feedback.positive_threshold=high", "received 'high' (str), expected float or one of 'auto', 'none'"),
         ("feedback.behaviour_weights.view=-1", "feedback.behaviour_weights.view must be at least 0"),
     ]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lanner.data.feedback import FeedbackConfig
+from lanner.data.ranking import MAXIMUM_K
 from lanner.distributed.config import EngineConfig
 from lanner.errors import ConfigError
 from lanner.models.baselines import PopularityConfig, RandomConfig
@@ -72,8 +73,10 @@ class EvaluationConfig:
     """Random seed of the sampled negatives."""
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1:
-            raise ConfigError(f"evaluation.ks must be one or more numbers from 1 up, received {list(self.ks)}")
+        if not self.ks or min(self.ks) < 1 or max(self.ks) > MAXIMUM_K:
+            raise ConfigError(
+                f"evaluation.ks must be one or more numbers from 1 to {MAXIMUM_K:,}, received {list(self.ks)}"
+            )
         if self.negatives < 1:
             raise ConfigError(f"evaluation.negatives must be at least 1, received {self.negatives}")
         if self.seed < 0:

@@ -10,6 +10,9 @@ _CHUNK = 64
 """Columns that are compared with the k-th best at once; a multiple of the widest vector register."""
 _SCORES_WORTH_A_THREAD = 1 << 18
 
+MAXIMUM_K = 10_000
+"""Longest list of an evaluation, which holds those of all users in memory."""
+
 
 def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Best k columns of each row: items int32 ``[B, k]``, scores float32 ``[B, k]``, best first.

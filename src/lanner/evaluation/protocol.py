@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
-from lanner.data.ranking import top_k
+from lanner.data.ranking import MAXIMUM_K, top_k
 from lanner.data.split import HeldOut, Split
 from lanner.errors import ConfigError
 from lanner.evaluation import metrics as measures
@@ -21,9 +21,6 @@ SCORES_AT_ONCE = 1 << 24
 """Scores in memory at a time, 64 MiB. Smaller blocks spend more time on synchronisation than on arithmetic."""
 USERS_AT_ONCE = 1024
 """Maximum number of users per block; bounds the scorer's memory if there are few items."""
-
-MAXIMUM_K = 10_000
-"""Longest list; all lists are in memory together."""
 
 DEFAULT_METRICS = (*measures.RANKED, "coverage")
 
