@@ -5,7 +5,9 @@ import pytest
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
+from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
+from lanner.evaluation.metrics import ndcg
 from lanner.training.joining import Candidates
 
 USERS, ITEMS = 80, 40
@@ -58,7 +60,7 @@ def test_two_halves_are_joined_whatever_their_scale(world):
     parts = [part(1000 * (knows / 2 + half)), part(knows / 2 - half)]
     found = Candidates.of(parts, held_out, 0.0)
     weights, quality = found.search(0.0005)
-    assert quality > max(found.quality(found.values_BCV[:, :, place]) for place in (0, 1)) + 0.2
+    assert quality > max(found.quality(one) for one in np.eye(2)) + 0.2
     assert weights[1] / weights[0] == pytest.approx(1000, rel=0.5)
 
 
@@ -81,4 +83,17 @@ def test_seen_items_are_no_candidates(world):
     scores[held_out.excluded.row_of_value, held_out.excluded.values] = 1e6
     found = Candidates.of([part(scores)], held_out, 0.0)
     assert found.values_BCV.max() < 1e5
-    assert found.quality(found.values_BCV[:, :, 0]) == pytest.approx(1)
+    assert found.quality(np.ones(1)) == pytest.approx(1)
+
+
+def test_the_search_measures_ndcg_as_ranking_does():
+    random = np.random.default_rng(2)
+    values_BCV = random.integers(0, 4, (60, 30, 2)).astype(np.float32)  # few values, many ties
+    is_real_BC, is_hit_BC = random.random((2, 60, 30)) < [[[0.8]], [[0.1]]]
+    lengths_B = np.maximum(is_hit_BC.sum(1), 1)
+    weights = np.array([1.0, 2.0])
+    total_BC = np.where(is_real_BC, values_BCV @ weights.astype(np.float32), -np.inf).astype(np.float32)
+    places = top_k(total_BC, 10)[0]
+    hits = np.take_along_axis(is_hit_BC, np.maximum(places, 0), 1) & (places >= 0)
+    found = Candidates(values_BCV, is_hit_BC, is_real_BC, lengths_B, np.ones(2, np.float32)).quality(weights)
+    assert found == pytest.approx(ndcg(hits, lengths_B, 10).mean(), abs=1e-12)

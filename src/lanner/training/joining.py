@@ -7,6 +7,7 @@ what each part ranks highest: a coordinate search, since ndcg has no gradient. A
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -15,7 +16,6 @@ from lanner.data.interactions import UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.ranking import top_k
 from lanner.data.split import HeldOut
-from lanner.evaluation.metrics import ndcg
 from lanner.evaluation.protocol import narrow
 from lanner.evaluation.rows import find_hits
 from lanner.inference.sparse import aged, attribute_matrix, batch_matrix, shares_of
@@ -27,6 +27,7 @@ from lanner.models.neural import ViewScores
 from lanner.training.tasks import quality_of, some
 
 _K = 10
+_DISCOUNTS = 1 / np.log2(np.arange(2, _K + 2))
 _DECAYS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0)
 _FACTORS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
 """Trial weights, in units of the largest weight of another part."""
@@ -237,12 +238,19 @@ class Candidates:
         hits = find_hits(np.where(real, item_BC, -1), positives.indptr, positives.values)
         return cls(value_BCV, hits, real, positives.lengths, spread)
 
-    def quality(self, total_BC: NDArray[np.float32]) -> float:
-        """Mean ndcg@10 of a sum of scores."""
-        masked = np.where(self.is_real_BC, total_BC, -np.inf)
-        places = top_k(np.ascontiguousarray(masked, np.float32), _K)[0]
-        hits = np.take_along_axis(self.is_hit_BC, np.maximum(places, 0), 1) & (places >= 0)
-        return float(ndcg(hits, self.lengths_B, _K).mean())
+    def quality(self, weights: NDArray[np.float64]) -> float:
+        """Mean ndcg@10 of the weighted sum. weights: in units of ``spread_V``, ``[V]``."""
+        total = self.values_BCV @ weights.astype(np.float32)
+        return float(self._qualities(total, total, [0.0])[0])
+
+    def _qualities(
+        self, base_BC: NDArray[np.float32], column_BC: NDArray[np.float32], weights: Sequence[float]
+    ) -> NDArray[np.float64]:
+        """Mean ndcg@10 of ``base + weight · column`` for each of T weights, ``[T]``; columns in C order."""
+        best_B = np.cumsum(_DISCOUNTS)[np.minimum(self.lengths_B, _K) - 1]
+        factors = np.array(weights, np.float32)
+        sums = _sums_of_gains(base_BC, column_BC, factors, self.is_hit_BC, self.is_real_BC, _DISCOUNTS, best_B)
+        return np.asarray(sums / max(len(best_B), 1))
 
     def search(self, minimum_gain: float) -> tuple[NDArray[np.float64], float]:
         """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality.
@@ -254,11 +262,11 @@ class Candidates:
         users = len(self.values_BCV)
         found = [self._of_users(random.integers(users, size=min(users, _BAG_USERS)))._best() for _ in range(_BAGS)]
         weights = np.mean([one / max(float(one.sum()), 1e-12) for one in found], axis=0)
-        best = self._of(weights)
+        best = self.quality(weights)
         for part in np.argsort(weights):
             without = weights.copy()
             without[part] = 0
-            if weights[part] and without.any() and (quality := self._of(without)) >= best * (1 - minimum_gain):
+            if weights[part] and without.any() and (quality := self.quality(without)) >= best * (1 - minimum_gain):
                 weights, best = without, quality
         return weights / self.spread_V, best
 
@@ -271,13 +279,10 @@ class Candidates:
     def _best(self) -> NDArray[np.float64]:
         """The weights, in units of ``spread_V``, at the highest of the hills that were climbed."""
         parts = self.values_BCV.shape[2]
-        alone = np.array([self.quality(self.values_BCV[:, :, part]) for part in range(parts)])
+        alone = np.array([self.quality(one) for one in np.eye(parts)])
         # From several beginnings: the search climbs one weight at a time and stops at the first hill.
         climbed = [self._climb(np.eye(parts)[part], alone[part]) for part in np.argsort(-alone)[:_BEGINNINGS]]
         return max(climbed, key=lambda found: found[1])[0]
-
-    def _of(self, weights: NDArray[np.float64]) -> float:
-        return self.quality(self.values_BCV @ weights.astype(np.float32))
 
     def _climb(self, weights: NDArray[np.float64], best: float) -> tuple[NDArray[np.float64], float]:
         """Coordinate search from ``weights``."""
@@ -286,18 +291,53 @@ class Candidates:
         for _ in range(_ROUNDS):
             before = best
             for part in range(len(weights)):
-                column = self.values_BCV[:, :, part]
+                column = np.ascontiguousarray(self.values_BCV[:, :, part])
                 base = total - np.float32(weights[part]) * column
                 largest = max(np.abs(np.delete(weights, part)).max(initial=0), 1e-6)
                 trials = {factor * largest for factor in _FACTORS} | {factor * weights[part] for factor in _NEARBY}
-                for weight in sorted(trials - {weights[part]}):
-                    quality = self.quality(base + np.float32(weight) * column)
+                tried = sorted(trials - {weights[part]})
+                for weight, quality in zip(tried, self._qualities(base, column, tried).tolist(), strict=True):
                     if quality > best + 1e-6:
                         best, weights[part] = quality, weight
                 total = base + np.float32(weights[part]) * column
             if best == before:
                 break
         return weights, best
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _sums_of_gains(
+    base_BC: NDArray[np.float32],
+    column_BC: NDArray[np.float32],
+    weights_T: NDArray[np.float32],
+    is_hit_BC: NDArray[np.bool_],
+    is_real_BC: NDArray[np.bool_],
+    discounts_K: NDArray[np.float64],
+    best_B: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Σ over users of ndcg@K by ``base + weight · column``, ``[T]``; as of equals the first comes first.
+
+    Only the places of hits are counted, which takes a tenth of the time of ranking all candidates.
+    """
+    sums_T = np.zeros(len(weights_T))
+    for row in range(len(base_BC)):
+        real = np.flatnonzero(is_real_BC[row])
+        hits = np.flatnonzero(is_hit_BC[row][real])
+        if not len(hits):
+            continue
+        base_C, column_C = base_BC[row][real], column_BC[row][real]
+        for trial in range(len(weights_T)):
+            scores_C = base_C + weights_T[trial] * column_C
+            for hit in hits:
+                # Two loops without a branch, which become SIMD.
+                place = np.int32(0)
+                for score in scores_C[:hit]:
+                    place += np.int32(score >= scores_C[hit])
+                for score in scores_C[hit + 1 :]:
+                    place += np.int32(score > scores_C[hit])
+                if place < len(discounts_K):
+                    sums_T[trial] += discounts_K[place] / best_B[row]
+    return sums_T
 
 
 def _among_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | None:
