@@ -1,6 +1,5 @@
 """The commands that ask a bundle: recommend, similar, explain."""
 
-import difflib
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import RequestError
+from lanner.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -209,9 +208,9 @@ def missed_values(model: "Model", filters: Mapping[str, Sequence[str]]) -> list[
     for name, values in filters.items():
         known = {str(one).casefold(): str(one) for one in model.dataset.item_catalogue.attributes[name].names}
         for value in values:
-            near = difflib.get_close_matches(value.casefold(), known, 1)
-            if not near or known[near[0]] != value:
-                advice = f"; did you mean '{known[near[0]]}'?" if near else ""
+            near = nearest(value.casefold(), known)
+            if near is None or known[near] != value:
+                advice = f"; did you mean '{known[near]}'?" if near else ""
                 found.append(f"no item has {name}={value}{advice}")
     return found
 

@@ -1,6 +1,5 @@
 """From ids, histories and texts to queries of the ranker."""
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from lanner.data.frames import values_of
 from lanner.data.ids import id_text
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError, RequestError
-from lanner.inference.eligibility import RowMask
+from lanner.inference.eligibility import RowMask, unknown_attribute
 from lanner.inference.ranker import Query, queries_of
 
 Filters = Mapping[str, Iterable[str | float] | str | float]
@@ -129,10 +128,7 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
     mask = np.ones(num_items, np.bool_)
     for name, wanted in filters.items():
         if name not in attributes:
-            near = difflib.get_close_matches(str(name), attributes, 1)
-            advice = f"did you mean '{near[0]}'? " if near else ""
-            known = ", ".join(attributes) or "none"
-            raise RequestError(f"unknown attribute '{name}'; {advice}known attributes: {known}")
+            raise unknown_attribute(str(name), attributes)
         attribute = attributes[name]
         values = {id_text(value) for value in _wanted(name, wanted)}
         codes = [code for code, value in enumerate(attribute.names) if value in values]
