@@ -100,6 +100,8 @@ class Model:
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         recommender = model_builder(self.name)(config, None).fit(train, validation)
+        if recommender.shortfall:
+            warnings.warn(recommender.shortfall, UserWarning, stacklevel=2)
         if validation is None and self.name not in CLOSED_FORMS:
             recommender.refit(train)
         self.config, self._bundle, self._recommender, self._watermark = config, None, recommender, 0
