@@ -262,7 +262,7 @@ def _catalogue(
     names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
     known = names.join(listed, on=ID, how="left", maintain_order="left")
     catalogue, unread = _describe_entities(known, entities)
-    return ids, catalogue, unmatched + unread
+    return ids, catalogue, [*entities.warnings, *unmatched, *unread]
 
 
 def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:

@@ -58,6 +58,8 @@ class Entities:
     """Whether a later row of the same id replaces an earlier one instead of being rejected."""
     numbers: Mapping[str, str] = field(default_factory=dict)
     """Columns, as they were read, whose numbers or dates become an attribute, and how dates are written in them."""
+    warnings: tuple[str, ...] = ()
+    """What reading them found that a caller should know, a line each."""
 
 
 @dataclass(frozen=True)
