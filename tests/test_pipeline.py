@@ -182,6 +182,22 @@ def test_with_no_split_and_after_a_refit_every_event_was_learned_from(model, eve
     assert [one.bundle.config["split"]["name"] for one in (plain, refit, everything)] == ["global-time", "none", "none"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "lack"),
+    [
+        (["a,x,1", "a,y,1", "b,x,1", "b,y,1", "b,z,1", "c,z,1"], "nobody can spare an item for validation"),
+        ([f"u{u % 21},i{u % 4 + u // 21},{u}" for u in range(28)], "nobody has two different items"),
+    ],
+)
+def test_a_network_that_too_few_events_cannot_train_is_said(tmp_path, rows, lack):
+    path, said = tmp_path / "few.csv", list[str]()
+    path.write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    settings = {"data": {"path": str(path)}, "model": "lightgcn", "training": {"epochs": 1, "device": "cpu"}}
+    outcome = run(from_dict(settings), tmp_path / "bundle", said.append)
+    assert outcome.warnings[-1].startswith(f"too few events to train on: {lack}, so the network learned nothing;")
+    assert said.count(f"warning: {outcome.warnings[-1]}") == 1
+
+
 def test_only_a_runs_own_checkpoint_is_removed(events, tmp_path):
     config = from_dict({"data": {"path": str(events)}, "model": "popularity"})
     own, foreign = tmp_path / "one.checkpoint", tmp_path / "two.checkpoint"

@@ -140,6 +140,11 @@ def test_one_file_alone_imports_transformers():
     assert importing == ["models/language.py"]
 
 
+def test_one_file_alone_looks_for_what_a_misspelt_name_means():
+    naming = [path.relative_to(SOURCE).as_posix() for path in FILES if "difflib" in path.read_text()]
+    assert naming == ["errors.py"], "use lanner.errors.nearest"
+
+
 def test_nothing_is_unpickled():
     unsafe = re.compile(r"\bimport pickle|pickle\.load|allow_pickle=True|weights_only=False|joblib\.load")
     assert [path.name for path in FILES if unsafe.search(path.read_text())] == []

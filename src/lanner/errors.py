@@ -1,6 +1,8 @@
 """The errors that a caller can act on; ``exit_code`` is that of the command line."""
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,14 @@ def optional_module(module: str, package: str, extra: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as absence:
         raise MissingExtraError(package, extra, purpose) from absence
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The one of ``known`` that ``name`` may be a misspelling of, for advice in a message; None where none is near.
+
+    likeness: from which on it is near; 1 is the same name.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), 1, likeness)), None)
 
 
 class StorageError(LannerError):

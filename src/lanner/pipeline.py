@@ -32,7 +32,8 @@ class Outcome:
     """What a run leaves: the bundle as anyone would load it, what the evaluation found, and what was decided.
 
     feedback: how events were read. notes: what differs from the settings, and why.
-    rejected: rows that could not be used, by reason. warnings: what else reading the files found.
+    rejected: rows that could not be used, by reason. warnings: what else reading the files found, and why nothing could
+    be trained.
     """
 
     bundle: Bundle
@@ -76,6 +77,9 @@ def run(
     with _resumable(checkpoint):
         announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
         recommender.fit(known, validation)
+        found = tuple(filter(None, (recommender.shortfall,)))
+        for warning in found:
+            announce(f"warning: {warning}")
         if measure and len(plan.test):
             announce(f"evaluate on {len(plan.test):,} users")
             report = evaluate(recommender, replace(plan.split, test=plan.test), config.evaluation.ks)
@@ -96,7 +100,7 @@ def run(
     )
     _remove_checkpoint(checkpoint)
     read_as = feedback.describe(dataset.interactions)
-    return Outcome(open_bundle(out), report, read_as, plan.notes, dataset.rejected, dataset.warnings)
+    return Outcome(open_bundle(out), report, read_as, plan.notes, dataset.rejected, (*dataset.warnings, *found))
 
 
 def assist(config: RunConfig) -> None:

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import textwrap
 import tomllib
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, nearest
 
 
 def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any = None) -> Any:
@@ -30,9 +29,9 @@ def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
+            near = nearest(name, fields)
             file, colon, inside = place.rpartition(": ")
-            advice = f"did you mean '{inside}{near[0]}'?" if near else f"known settings: {', '.join(fields)}"
+            advice = f"did you mean '{inside}{near}'?" if near else f"known settings: {', '.join(fields)}"
             raise ConfigError(f"{file}{colon}unknown setting '{inside}{key}'; {advice}")
         section = getattr(base, name, None)
         if isinstance(value, Mapping) and dataclasses.is_dataclass(section):

@@ -117,6 +117,20 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
     assert ask("recommend", bundle, "--user", "1", "-k", "0")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("recommend", "--user", " 42"), "--user: must be an id without white space at its ends, received ' 42'"),
+        (("recommend", "--user", ""), "--user: must be an id without white space at its ends, received ''"),
+        (("recommend", "--history", "260", "--history", "1196\n"), "--history: must be an id without white space"),
+        (("similar", "--item", "260 "), "--item: must be an id without white space at its ends, received '260 '"),
+        (("explain", "--user", "1", "--item", "\t260"), "--item: must be an id without white space at its ends"),
+    ],
+)
+def test_an_id_with_white_space_at_its_ends_is_refused(ask, bundle, asked, said):
+    assert said in complaint(ask(asked[0], bundle, *asked[1:]))
+
+
 def test_one_flipped_byte(ask, tmp_path):
     assert ask("train", csv(tmp_path / "ratings.csv", EVENTS), "--model", "ease", "--out", "b")[0] == 0
     damaged = tmp_path / "b" / "full.scoring.safetensors"

@@ -1,6 +1,7 @@
 """Rows that cannot be used are counted and kept; files that are not what they say are refused."""
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -175,6 +176,19 @@ def test_ties_to_nobody_known_are_no_broken_file(tmp_path):
 def test_a_decimal_comma_among_numbers_is_a_warning_that_says_what_to_do(tmp_path):
     (warning,) = from_csv(tmp_path, "a;x;4\na;y;1,5\n", "user;item;rating\n").warnings
     assert warning.endswith("1 unreadable weight (events.csv, line 3: 1,5; write decimals with a point: 1.5)")
+
+
+def test_a_time_with_the_name_of_a_zone_is_refused_with_what_to_do(tmp_path):
+    (warning,) = from_csv(tmp_path, "a,x,2024-01-01 10:00\na,y,2024-01-01 10:00 CET\n", "user,item,time\n").warnings
+    hint = "write an offset in place of the zone's name: +01:00"
+    assert warning.endswith(f"1 unreadable timestamp (events.csv, line 3: 2024-01-01 10:00 CET; {hint})")
+    line = (
+        rf"events\.csv, line 2, field 'time': unreadable timestamp '10:00:00\.5 Europe/Vienna', .*; {re.escape(hint)}$"
+    )
+    with pytest.raises(DataError, match=line):
+        from_csv(tmp_path, "a,x,10:00:00.5 Europe/Vienna\n", "user,item,time\n")
+    with pytest.raises(DataError, match=r"unreadable timestamp '2024-01-01 10:00 PM', .* name another with"):
+        from_csv(tmp_path, "a,x,2024-01-01 10:00 PM\n", "user,item,time\n")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32"])

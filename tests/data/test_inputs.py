@@ -234,6 +234,31 @@ def test_a_column_like_one_that_the_file_has_is_not_taken_for_it(tmp_path):
     assert describe(data)["unread"] == ["ratings", "weights", "score"]
 
 
+def test_a_recipe_lists_what_of_its_events_nothing_reads(tmp_path):
+    given(tmp_path / "e.csv", "user,item,name,tag,note,country\na,x,X,t,n,AT\n")
+    recipe = '[interactions]\nfile = "e.csv"\nuser = "user"\nitem = "item"\n'
+    data = by_recipe(tmp_path, recipe)
+    assert (data.unread, data.warnings) == (("name", "tag", "note", "country"), ())
+    recipe += '[items]\nfile = "e.csv"\nid = "item"\ntitle = "name"\ntext = ["{tags}"]\n'
+    gather = '[[items.gather]]\nname = "tags"\nfile = "e.csv"\nkey = "item"\nvalue = "tag"\n'
+    friends = '[ties]\nfile = "e.csv"\nuser = "user"\nfriend = "note"\n'
+    assert by_recipe(tmp_path, recipe + gather + friends).unread == ("country",), "items and ties read the others"
+
+
+def test_a_wide_recipe_lists_what_nothing_reads(tmp_path):
+    given(tmp_path / "e.csv", "user,loan,card,age\na,1,0,33\n")
+    recipe = '[interactions]\nfile = "e.csv"\nuser = "user"\nwide = ["loan", "card"]\n'
+    assert by_recipe(tmp_path, recipe).unread == ("age",)
+
+
+@pytest.mark.parametrize("end", ["parquet", "jsonl", "csv"])
+def test_every_format_of_a_recipe_lists_what_nothing_reads(tmp_path, end):
+    frame = pl.DataFrame({"user": [1], "item": [2], "rating": [5.0], "page": [3]})
+    {"parquet": frame.write_parquet, "jsonl": frame.write_ndjson, "csv": frame.write_csv}[end](tmp_path / f"e.{end}")
+    recipe = f'[interactions]\nfile = "e.{end}"\nuser = "user"\nitem = "item"\nweight = "rating"\n'
+    assert by_recipe(tmp_path, recipe).unread == ("page",)
+
+
 def test_a_misspelling_in_many_files_is_said_once(tmp_path):
     for name in ("a", "b"):
         given(tmp_path / f"{name}.csv", f"user,item,titles\n{name},x,X\n")

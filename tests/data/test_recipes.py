@@ -83,6 +83,10 @@ def recipe(tmp_path, text):
         ('name = "r"\n[interactions]\nitem = "i"\nfile = "f"', r"the setting 'interactions\.user' is missing"),
         ('name = "r"\n[interactions]\nuser = "u"\nitem = "i"', r"interactions\.file is missing"),
         ('name = "r"\n[interactions]\nuser = "u"\nfile = "f"', "either item or wide"),
+        (
+            'name = "r"\n[interactions]\nuser = "u"\nitem = "i"\nfile = "f"\nformat = "%H:%M %Z"',
+            r"interactions\.format: '%H:%M %Z' would skip the zone's name \(%Z\); write offsets and %z",
+        ),
         ('name = "r"\n[items]\nfile = "f"\nid = 3', r"items\.id: received 3 \(int\), expected str"),
         ('name = "r"\n[items]\nfile = "f"\nid = "i"\nkeep = "all"', r"keep: received 'all' .* 'interacting', 'listed'"),
     ],

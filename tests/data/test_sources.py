@@ -153,9 +153,12 @@ def test_amazon_without_metadata_takes_first_reviews(tmp_path):
         "unixReviewTime": 9,
         "summary": "Later",
         "reviewText": "b",
+        "helpful": [2, 3],
     }
     write(tmp_path, Tools_5__json=lines(review, {**review, "unixReviewTime": 1, "summary": "First", "reviewText": "a"}))
-    assert load(tmp_path).item_catalogue.texts == ("First. a Later. b",)
+    data = load(tmp_path)
+    assert data.item_catalogue.texts == ("First. a Later. b",)
+    assert data.unread == ("helpful",)
 
 
 def test_yelp(tmp_path):

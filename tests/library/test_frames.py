@@ -143,6 +143,28 @@ def test_descriptions_beside_events_are_unread_where_a_frame_of_items_has_its_ow
     assert not recwarn
 
 
+def test_different_values_of_an_attribute_in_the_rows_of_an_item_are_a_warning(recwarn):
+    items = ["a", "a", "b", "b", "c", "c", "c"]
+    columns = {
+        "brand": ["x", "y", "x", "x", None, "z", ""],
+        "tags": [["s", "t"], ["t", "s"], ["s"], [], ["s"], ["t"], ["t"]],
+        "price": [1.0, 1.0, float("nan"), 2.0, 3.0, 3.0, 4.0],
+        "kind": ["k"] * 7,
+    }
+    events = pl.DataFrame({"user_id": list("uvuvuvw"), "item_id": items, **columns})
+    made = lanner.Dataset.from_frames(events, attributes=["brand", "tags", "kind"], numbers="price")
+    assert made.warnings == tuple(str(one.message) for one in recwarn)
+    assert made.warnings == tuple(
+        f"events: 1 item has different values of '{name}' in different rows; the first counts"
+        for name in ("brand", "tags", "price")
+    )
+    attributes = made.item_catalogue.attributes
+    assert attributes["price"].names == ("1", "2", "3")
+    assert [attributes["brand"].names[code] for code in attributes["brand"].codes.values] == ["x", "x", "z"]
+    again = lanner.Dataset.from_frames(pl.concat([events, events.with_columns(brand=pl.lit("w"))]), attributes="brand")
+    assert again.warnings[0].startswith("events: 3 items have different values of 'brand'")
+
+
 def test_a_frame_of_which_no_column_is_named_is_a_warning():
     people = pl.DataFrame({"user_id": ["x", "z"], "city": ["Graz", "Wien"]})
     events = pl.DataFrame({"user_id": ["x"], "item_id": ["a"]})

@@ -298,6 +298,13 @@ def test_a_hybrid_without_texts_says_what_it_leaves_out_and_is_saved(shop, tmp_p
     assert items_of(loaded.recommend(users=[1, 2], k=5)) == items_of(model.recommend(users=[1, 2], k=5))
 
 
+def test_a_model_that_too_few_events_cannot_train_is_a_warning():
+    data = lanner.Dataset.from_frames(pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]}))
+    for model in (lanner.LightGCN(device="cpu"), lanner.Hybrid(**SMALL, device="cpu", views=("graph",))):
+        with pytest.warns(UserWarning, match="too few events to train on: nobody can spare an item for validation"):
+            model.fit(data)
+
+
 def test_a_bundled_dataset_is_read_by_name():
     data = lanner.load_dataset("ml-latest-small")
     assert repr(data) == "Dataset(671 users, 9,066 items, 100,004 events)"

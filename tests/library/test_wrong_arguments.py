@@ -1,5 +1,7 @@
 """Arguments of a wrong kind end with one line that says what is expected."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -47,6 +49,20 @@ def test_a_request_of_a_wrong_kind(knn, asked, words):
 def test_similar_items_and_explanations_of_nothing(knn):
     refused(lanner.RequestError, "items must be ids", knn.similar_items, None)
     refused(lanner.RequestError, "received 100 as a history", knn.explain, item=100, history=100)
+
+
+@pytest.mark.parametrize("id", [" 42", "42\n", "\u00a0", ""])
+def test_an_id_with_white_space_at_its_ends_is_refused(knn, tmp_path, id):
+    words = f": must be an id without white space at its ends, received {re.escape(repr(id))}"
+    for name, function, asked in (
+        ("users", knn.recommend, {"users": [1, id]}),
+        ("histories", knn.recommend, {"histories": [[100], [id]]}),
+        ("items", knn.similar_items, {"items": id}),
+        ("item", knn.explain, {"user": 1, "item": id}),
+        ("user", knn.explain, {"user": id, "item": 100}),
+        ("users", lanner.export_recommendations, {"model": knn, "path": tmp_path / "r.csv", "users": [id]}),
+    ):
+        refused(lanner.RequestError, f"^{name}{words}", function, **asked)
 
 
 def test_numbers_filter_by_their_text(shop):

@@ -1,6 +1,5 @@
 """The commands that ask a bundle: recommend, similar, explain."""
 
-import difflib
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import RequestError
+from lanner.data.ids import check_ids
+from lanner.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -81,6 +81,7 @@ def similar(
       lanner similar lanner-bundle --item 260
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
+    check_ids([item], "--item")
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
@@ -110,6 +111,7 @@ def explain(
       lanner explain lanner-bundle --user 42 --item 260
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
+    check_ids([item], "--item")
     model = _loaded(bundle)
     found = model.explain(item=item, **_who(model, user, history, history_file, text, attributes))
     _say(
@@ -155,8 +157,9 @@ def _who(
     """The user, or the history of an anonymous one, the text and the attributes, as ``Model.explain`` takes them.
 
     Raises:
-        RequestError: none of them, or two that exclude each other.
+        RequestError: none of them, two that exclude each other, or an id with white space at its ends.
     """
+    check_ids([user], "--user")
     ids, described = _ids(model, history, file), parse_values(attributes, "--attribute") or None
     if user is None and ids is None and text is None and described is None:
         raise RequestError("one of --user, --history, --history-file, --text or --attribute is required")
@@ -176,7 +179,7 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     file, one per line; None where neither is given.
 
     Raises:
-        RequestError: both are given, or the file cannot be read.
+        RequestError: both are given, the file cannot be read, or an id has white space at its ends.
     """
     if file is not None:
         if history is not None:
@@ -187,8 +190,11 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
             problem = getattr(error, "strerror", None) or "not UTF-8"
             raise RequestError(f"--history-file {file}: cannot be read ({problem})") from None
         return [line.strip() for line in lines if line.strip()]
-    if history is None or len(history) > 1 or history[0] in model.dataset.items:
-        return None if history is None else list(history)
+    if history is None:
+        return None
+    if len(history) > 1 or history[0] in model.dataset.items:
+        check_ids(history, "--history")
+        return list(history)
     return [one.strip() for one in history[0].split(",") if one.strip()]
 
 
@@ -209,9 +215,9 @@ def missed_values(model: "Model", filters: Mapping[str, Sequence[str]]) -> list[
     for name, values in filters.items():
         known = {str(one).casefold(): str(one) for one in model.dataset.item_catalogue.attributes[name].names}
         for value in values:
-            near = difflib.get_close_matches(value.casefold(), known, 1)
-            if not near or known[near[0]] != value:
-                advice = f"; did you mean '{known[near[0]]}'?" if near else ""
+            near = nearest(value.casefold(), known)
+            if near is None or known[near] != value:
+                advice = f"; did you mean '{known[near]}'?" if near else ""
                 found.append(f"no item has {name}={value}{advice}")
     return found
 

@@ -1,7 +1,6 @@
 """Raw frames in, the one frozen dataset out; rows that cannot be used are rejected and counted."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,7 +39,12 @@ _PARTS = ("train", "validation", "test")
 _BEHAVIOUR = "interaction"
 """That of an event whose file names none."""
 _TIME_HINT = f"known are {TIME_FORMATS}; name another with interactions.format in a recipe, such as '%d/%m/%Y %H:%M'"
-_COMMA, _COMMA_HINT = r"\s*-?\d+,\d+\s*$", "write decimals with a point: 1.5"
+_ADVICE = {
+    WEIGHT: (r"^\s*-?\d+,\d+\s*$", "write decimals with a point: 1.5"),
+    # Three letters or more: PM is no zone.
+    TIMESTAMP: (r":\d\d(\.\d+)? ?[A-Za-z][A-Za-z_/]{2,}\s*$", "write an offset in place of the zone's name: +01:00"),
+}
+"""By column: what cells look like that are written in a way not read, and what to do about it."""
 _PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -110,8 +114,10 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
     kinds = []
     for reason, count in counts.items():
         _, file, line, record = rejected.row(rejected[REASON].index_of(reason) or 0)
-        cell = str(json.loads(record).get(f"raw {reason.split()[1]}") or "").strip()
-        advice = f"; {_COMMA_HINT}" if WEIGHT in reason and re.match(_COMMA, cell) else ""
+        name = reason.split()[1]
+        cell = str(json.loads(record).get(f"raw {name}") or "").strip()
+        hint = _advice(pl.Series(name, [cell]))
+        advice = f"; {hint}" if hint else ""
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
@@ -166,8 +172,8 @@ def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, li
             # An event without a rating is an event.
             faults += [] if name == WEIGHT else [Fault(f"missing {what}", name, empty)]
             unreadable = Fault(f"unreadable {what}", name, value.is_null() & ~empty)
-            hints = {TIMESTAMP: time_hint} | ({WEIGHT: _COMMA_HINT} if _has_commas(table.frame[name]) else {})
-            faults.append(replace(unreadable, hint=hints.get(name, unreadable.hint)))
+            hint = time_hint if name == TIMESTAMP else unreadable.hint
+            faults.append(replace(unreadable, hint=_advice(table.frame[name]) or hint))
         if name == WEIGHT:
             faults.append(Fault("weight is NaN or infinite", name, ~value.is_finite()))
             if least is not None:
@@ -175,8 +181,10 @@ def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, li
     return replace(table, frame=pl.DataFrame([*read, *raw])), faults
 
 
-def _has_commas(column: pl.Series) -> bool:
-    return column.dtype == pl.String and bool(column.str.contains(f"^{_COMMA}").any())
+def _advice(column: pl.Series) -> str:
+    """What to do where any cell of the column is written in a way that is not read; else empty."""
+    pattern, hint = _ADVICE.get(column.name, ("", ""))
+    return hint if hint and column.dtype == pl.String and column.str.contains(pattern).any() else ""
 
 
 def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32]) -> Interactions:
@@ -254,7 +262,7 @@ def _catalogue(
     names = pl.DataFrame({ID: pl.Series(seen, dtype=pl.String)})
     known = names.join(listed, on=ID, how="left", maintain_order="left")
     catalogue, unread = _describe_entities(known, entities)
-    return ids, catalogue, unmatched + unread
+    return ids, catalogue, [*entities.warnings, *unmatched, *unread]
 
 
 def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:

@@ -305,7 +305,8 @@ def _entities(
         texts = compose_text(tuple(f"{{{place}}}" for place in slots.columns), slots.schema)
         found = found.with_columns(slots.select(texts.alias(TEXT)))
     found = found.with_columns(*(read[name] for name in attributes), *(_series(frame[name]) for name in numbers))
-    return Entities(_table(_once(found) if once else found, what), numbers=dict.fromkeys(numbers, ""))
+    kept, several = (_once(found), _of_several(found, [*attributes, *numbers])) if once else (found, ())
+    return Entities(_table(kept, what), numbers=dict.fromkeys(numbers, ""), warnings=several)
 
 
 def _once(entities: pl.DataFrame) -> pl.DataFrame:
@@ -317,6 +318,21 @@ def _once(entities: pl.DataFrame) -> pl.DataFrame:
     last += [pl.col(name).filter(pl.col(name).list.len() > 0).first() for name in lists]
     last += [pl.exclude(ID, *said, *lists).drop_nulls().first()]
     return entities.filter(pl.col(ID).is_not_null()).group_by(ID, maintain_order=True).agg(last)
+
+
+def _of_several(items: pl.DataFrame, attributes: Sequence[str]) -> tuple[str, ...]:
+    """A line on each attribute of which an item has several values, of which ``_once`` keeps the first."""
+    lines = []
+    for name in attributes:
+        value = pl.col(name)
+        if isinstance(items.schema[name], pl.List):
+            value = value.list.unique().list.sort().list.join("\0").replace("", None)
+        different = items.select(ID, value).drop_nulls().unique().group_by(ID).len()
+        count = different.filter(pl.col("len") > 1).height
+        if count:
+            whose = "1 item has" if count == 1 else f"{count:,} items have"
+            lines.append(f"{_EVENTS}: {whose} different values of '{name}' in different rows; the first counts")
+    return tuple(lines)
 
 
 def _ties(frame: "nw.DataFrame[Any]", user: str) -> Table:
@@ -335,10 +351,9 @@ def _series(column: "nw.Series[Any]") -> pl.Series:
     if isinstance(column.dtype, nw.Datetime) and column.dtype.time_zone is not None:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     native = column.to_native()
-    if isinstance(native, pl.Series):
-        return native
-    if column.implementation.is_pyarrow():
-        return pl.Series(column.name, native)
+    if isinstance(native, pl.Series) or column.implementation.is_pyarrow():
+        found = pl.Series(column.name, native)
+        return found.fill_nan(None) if found.dtype.is_float() else found
     if (column.dtype.is_numeric() or column.dtype == nw.Datetime) and not column.is_null().any():
         return pl.Series(column.name, column.to_numpy())
     values = [_cell(value) for value in column.to_list()]

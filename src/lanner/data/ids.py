@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.errors import UnknownIdError
+from lanner.errors import RequestError, UnknownIdError
 from lanner.types import ExternalId
 
 IdKind = Literal["str", "int"]
@@ -76,6 +76,17 @@ def id_text(external_id: object) -> str:
     if isinstance(external_id, float | np.floating) and external_id.is_integer():
         return str(int(external_id))
     return str(external_id)
+
+
+def check_ids(ids: Iterable[object], what: str) -> None:
+    """Refuse ids that no dataset can hold, for reading strips them. what: the parameter that they came in.
+
+    Raises:
+        RequestError: an id that is empty, or has white space at its ends.
+    """
+    for one in ids:
+        if isinstance(one, str) and (not one or one != one.strip()):
+            raise RequestError(f"{what}: must be an id without white space at its ends, received {one!r}")
 
 
 def _is_integer(text: str) -> bool:

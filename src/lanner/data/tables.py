@@ -1,6 +1,6 @@
 """What a reader returns: raw frames with Lanner's column names, not validated yet."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,10 @@ class Table:
         frame = self.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
         return replace(self, frame=frame, names=columns)
 
+    def read_too(self, names: Collection[str]) -> "Table":
+        """With columns that another part of the dataset reads from the same file."""
+        return replace(self, unread={name: meant for name, meant in self.unread.items() if name not in names})
+
     def column(self, name: str) -> str:
         """The file's own name of a column, for errors."""
         return self.names.get(name, name)
@@ -54,6 +58,8 @@ class Entities:
     """Whether a later row of the same id replaces an earlier one instead of being rejected."""
     numbers: Mapping[str, str] = field(default_factory=dict)
     """Columns, as they were read, whose numbers or dates become an attribute, and how dates are written in them."""
+    warnings: tuple[str, ...] = ()
+    """What reading them found that a caller should know, a line each."""
 
 
 @dataclass(frozen=True)

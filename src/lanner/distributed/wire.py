@@ -31,10 +31,10 @@ class Wire:
         """The tensors of all ranks, ``[ranks, N]``. tensor: ``[N]``, of one length everywhere."""
         if self.size == 1:
             return tensor[None]
-        gathered = torch.empty(self.size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-        dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=self.group)
+        gathered = tensor.new_empty(self.size, tensor.numel())
+        dist.all_gather(list(gathered), tensor.contiguous(), group=self.group)
         self.sent += (self.size - 1) * _bytes(tensor)
-        return gathered.view(self.size, -1)
+        return gathered
 
     def sum_at_first(self, tensor: Tensor) -> None:
         """Replace ``tensor`` on the first rank by the sum over the group; elsewhere it is undefined afterwards."""
@@ -70,6 +70,6 @@ def check_versions(device: torch.device) -> None:
 def told_by_all(text: str, device: torch.device) -> list[str]:
     """A short text of each rank, on every rank."""
     mine = bytearray(text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES))
-    told = torch.empty(dist.get_world_size() * _TEXT_BYTES, dtype=torch.uint8, device=device)
-    dist.all_gather_into_tensor(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))
-    return [bytes(one.tolist()).decode(errors="ignore").strip() for one in told.view(-1, _TEXT_BYTES)]
+    told = [torch.empty(_TEXT_BYTES, dtype=torch.uint8, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))
+    return [bytes(one.tolist()).decode(errors="ignore").strip() for one in told]

@@ -4,12 +4,15 @@ A row is eligible if it is available (not deleted, hidden, expired or out of sto
 and neither denied nor seen. Rows beyond the end of a mask are not eligible.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lanner.errors import RequestError, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,14 @@ class RowMask:
     def dense(self, n: int) -> NDArray[np.bool_]:
         """bool ``[n]``; may be a view, so do not write to it."""
         return _of_length(self.allowed_R, n)
+
+
+def unknown_attribute(name: str, known: Iterable[str]) -> RequestError:
+    """The error for a filter by an attribute that no item has."""
+    names = list(known)
+    near = nearest(name, names)
+    advice = f"did you mean '{near}'? " if near else ""
+    return RequestError(f"unknown attribute '{name}'; {advice}known attributes: {', '.join(names) or 'none'}")
 
 
 class Availability:

@@ -15,6 +15,7 @@ from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import DataConfig, RunConfig, SplitConfig, from_dict, to_dict
 from lanner.data.extension import extended
 from lanner.data.frames import Columns, kind_of, read_frames
+from lanner.data.ids import check_ids
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.encoders import TextReader, open_text_reader
@@ -100,6 +101,8 @@ class Model:
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         recommender = model_builder(self.name)(config, None).fit(train, validation)
+        if recommender.shortfall:
+            warnings.warn(recommender.shortfall, UserWarning, stacklevel=2)
         if validation is None and self.name not in CLOSED_FORMS:
             recommender.refit(train)
         self.config, self._bundle, self._recommender, self._watermark = config, None, recommender, 0
@@ -284,6 +287,8 @@ class Model:
         ranker = self._fitted_ranker
         if item is None:
             raise RequestError("an item is required: explain(user, item)")
+        check_ids([item], "item")
+        check_ids([user], "user")
         row = self.dataset.items.row(item)
         asked = (None if one is None else [one] for one in (user, history, text, attributes))
         questions = Questions.of(self.dataset, *asked)

@@ -1,6 +1,5 @@
 """Load a dataset or a model, evaluate one, compare several."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from lanner.data.feedback import FeedbackConfig
 from lanner.data.frames import to_frame, with_feedback
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, nearest
 from lanner.evaluation import Report, Scorer
 from lanner.evaluation.metrics import RANKED
 from lanner.evaluation.protocol import RankingScorer
@@ -215,9 +214,9 @@ def _parsed(metric: Any, computable: Sequence[str]) -> tuple[str, int | None]:
     if match is not None and match[1] not in computable:
         why = _NEEDED.get(match[1])
         problem = f"unknown metric '{metric}'" if why is None else f"metric '{metric}' cannot be computed: {why}"
-        near = difflib.get_close_matches(match[1], computable, 1) if why is None else []
+        near = nearest(match[1], computable) if why is None else None
         if near:
-            raise ConfigError(f"{problem}; did you mean '{metric.replace(match[1], near[0])}'?")
+            raise ConfigError(f"{problem}; did you mean '{metric.replace(match[1], near)}'?")
         raise ConfigError(f"{problem}; choose from {', '.join(computable)}")
     if match is None or (match[2] is None) != (match[1] in _OF_SCORES):
         alone = ", ".join(name for name in _OF_SCORES if name in computable)

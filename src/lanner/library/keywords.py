@@ -1,6 +1,5 @@
 """The settings of a model as keywords of its class: their names, types, defaults and meanings, once written."""
 
-import difflib
 import inspect
 import textwrap
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from functools import cache, reduce
 from typing import Any
 
 from lanner.config import AdaptationConfig, RunConfig
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, nearest
 from lanner.registry import CLOSED_FORMS, FIXED
 from lanner.settings import Setting, described, replaced
 
@@ -76,9 +75,9 @@ def configured(model: str, keywords: dict[str, Keyword], given: dict[str, Any], 
     config = RunConfig(model=model)
     for name, value in given.items():
         if name not in keywords:
-            near = difflib.get_close_matches(name, keywords, 1)
+            near = nearest(name, keywords)
             known = ", ".join(keywords) or "none"
-            advice = f"did you mean '{near[0]}'?" if near else f"its settings: {known}"
+            advice = f"did you mean '{near}'?" if near else f"its settings: {known}"
             raise ConfigError(f"{owner} has no setting '{name}'; {advice}")
         if name == "adapt" and not isinstance(value, AdaptationConfig):
             raise ConfigError(f"adapt: received {value!r}, expected {_ADAPT.type}, such as lanner.LoRA(rank=8)")

@@ -1,6 +1,5 @@
 """From ids, histories and texts to queries of the ranker."""
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute
 from lanner.data.frames import values_of
-from lanner.data.ids import id_text
+from lanner.data.ids import check_ids, id_text
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError, RequestError
-from lanner.inference.eligibility import RowMask
+from lanner.inference.eligibility import RowMask, unknown_attribute
 from lanner.inference.ranker import Query, queries_of
 
 Filters = Mapping[str, Iterable[str | float] | str | float]
@@ -129,10 +128,7 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
     mask = np.ones(num_items, np.bool_)
     for name, wanted in filters.items():
         if name not in attributes:
-            near = difflib.get_close_matches(str(name), attributes, 1)
-            advice = f"did you mean '{near[0]}'? " if near else ""
-            known = ", ".join(attributes) or "none"
-            raise RequestError(f"unknown attribute '{name}'; {advice}known attributes: {known}")
+            raise unknown_attribute(str(name), attributes)
         attribute = attributes[name]
         values = {id_text(value) for value in _wanted(name, wanted)}
         codes = [code for code, value in enumerate(attribute.names) if value in values]
@@ -159,14 +155,16 @@ def path_of(given: Any, what: str) -> Path:
 
 
 def ids_of(given: Any, what: str) -> list[Any]:
-    """A list of ids; raises ``RequestError`` for what is none."""
+    """A list of ids; raises ``RequestError`` for what is none, or no id of any dataset."""
     if isinstance(given, Real) or (isinstance(given, np.ndarray) and not given.ndim):
         return [given]
     try:
-        return values_of(given)
+        ids = values_of(given)
     except TypeError:
         kind = type(given).__name__
         raise RequestError(f"{what} must be ids: a list, an array or a column, received {kind}") from None
+    check_ids(ids, what)
+    return ids
 
 
 def _texts(given: Any) -> list[str | None]:
@@ -202,7 +200,7 @@ def _histories(given: Any) -> list[list[Any]]:
     for one in given:
         if isinstance(one, str) or not isinstance(one, Iterable):
             raise RequestError(f"{expected}, received {one!r} as a history")
-        lists.append(values_of(one))
+        lists.append(ids_of(one, "histories"))
     return lists
 
 

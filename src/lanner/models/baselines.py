@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError
 from lanner.inference.scoring_model import ScoringModel, popularity_model
+from lanner.models.bounds import check_numbers
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -26,8 +26,7 @@ class RandomConfig:
     """Random seed of the order."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"random.seed must be at least 0, received {self.seed}")
+        check_numbers(self, "random", at_least_0=("seed",))
 
 
 @dataclass(frozen=True)

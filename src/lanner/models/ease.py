@@ -11,9 +11,9 @@ from scipy.linalg import lapack
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError, DataError
+from lanner.errors import DataError
 from lanner.inference.scoring_model import ScoringModel, SparseRows
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 from lanner.models.linear import item_to_item_model, strongest_entries, training_matrix
 from lanner.models.recommender import Recommender
 
@@ -33,13 +33,7 @@ class EASEConfig:
     """Refuse to start if the dense items × items float32 matrix would need more MiB than this."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "ease")
-        if not self.regularisation > 0:
-            raise ConfigError(f"ease.regularisation must be above 0, received {self.regularisation}")
-        if self.neighbours < 1:
-            raise ConfigError(f"ease.neighbours must be at least 1, received {self.neighbours}")
-        if self.memory_limit_mib < 1:
-            raise ConfigError(f"ease.memory_limit_mib must be at least 1, received {self.memory_limit_mib}")
+        check_numbers(self, "ease", at_least_1=("neighbours", "memory_limit_mib"), above_0=("regularisation",))
 
 
 class EASE(Recommender):

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -47,11 +46,12 @@ class GraphFilterConfig:
     """Random seed of that SVD."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "graph-filter")
-        if self.neighbours < 1 or self.power_iterations < 1:
-            raise ConfigError("graph-filter.neighbours and graph-filter.power_iterations must be at least 1")
-        if self.rank < 0 or self.seed < 0 or not self.low_pass_weight >= 0:
-            raise ConfigError("graph-filter.rank, graph-filter.seed and low_pass_weight must be at least 0")
+        check_numbers(
+            self,
+            "graph-filter",
+            at_least_1=("neighbours", "power_iterations"),
+            at_least_0=("rank", "seed", "low_pass_weight"),
+        )
 
 
 class GraphFilter(Recommender):

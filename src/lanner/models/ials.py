@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError, optional_module
+from lanner.errors import optional_module
 from lanner.inference.scoring_model import FoldIn, ScoringModel, tie_break
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
@@ -33,13 +33,13 @@ class IALSConfig:
     """Random seed of the initial factors."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "ials")
-        if self.factors < 1 or self.iterations < 1:
-            raise ConfigError("ials.factors and ials.iterations must be at least 1")
-        if not (self.regularisation > 0 and self.alpha > 0):
-            raise ConfigError("ials.regularisation and ials.alpha must be above 0")
-        if self.seed < 0:
-            raise ConfigError(f"ials.seed must be at least 0, received {self.seed}")
+        check_numbers(
+            self,
+            "ials",
+            at_least_1=("factors", "iterations"),
+            at_least_0=("seed",),
+            above_0=("regularisation", "alpha"),
+        )
 
 
 class IALS(Recommender):

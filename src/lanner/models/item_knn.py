@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError
 from lanner.graph.neighbours import item_neighbours
 from lanner.inference.scoring_model import ScoringModel, SparseRows
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 from lanner.models.linear import item_to_item_model, training_matrix
 from lanner.models.recommender import Recommender
 
@@ -27,11 +26,7 @@ class ItemKNNConfig:
     """Added to the denominator of the cosine, so that similarities that rest on few users count less."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "item-knn")
-        if self.neighbours < 1:
-            raise ConfigError(f"item-knn.neighbours must be at least 1, received {self.neighbours}")
-        if not self.shrinkage >= 0:
-            raise ConfigError(f"item-knn.shrinkage must be at least 0, received {self.shrinkage}")
+        check_numbers(self, "item-knn", at_least_1=("neighbours",), at_least_0=("shrinkage",))
 
 
 class ItemKNN(Recommender):

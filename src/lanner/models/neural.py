@@ -31,6 +31,12 @@ from lanner.models.relational import RelationalView, item_relations
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, Tables, View
 
+_TOO_FEW = (
+    "too few events to train on: {}, so the network learned nothing; "
+    "give more events, or choose a model that needs no training, such as item-knn"
+)
+NOT_SPARED = _TOO_FEW.format("nobody can spare an item for validation")
+_NO_PAIRS = _TOO_FEW.format("nobody has two different items")
 ViewScores = Callable[[UserBatch], NDArray[np.float32]]
 """Scores of every item for each user of a batch, a new float32 ``[B, I]``."""
 
@@ -117,7 +123,9 @@ class NeuralRecommender(TrainedRecommender):
             self._encoder = self._adaptation(self._encoder, dataset, validation)
         edges = Adjacency.from_pattern(training_matrix(dataset))
         network = self._begun(dataset, edges)
+        self.shortfall = NOT_SPARED
         if validation is not None:
+            self.shortfall = "" if edges.row_degrees.max() >= 2 else _NO_PAIRS
             self.trainer(network, dataset, validation)
             # What was held out has happened all the same: the closed form learns from it once all is chosen.
             rows = np.concatenate([edges.row_of_edge, validation.rows[validation.positives.row_of_value]])

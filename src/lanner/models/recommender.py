@@ -36,6 +36,9 @@ class Recommender(ABC):
     dataset: Dataset
     """What the model was fitted on; set by ``fit`` and by ``load_state``."""
 
+    shortfall: str = ""
+    """One line on why the last ``fit`` could not train what this model trains; empty: it could, or trains nothing."""
+
     @abstractmethod
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``. ``validation`` is used for early stopping only, where the model has any.

@@ -5,7 +5,6 @@ writer at a time changes the catalog. Readers need no lock: an item's id and ava
 everything else about it.
 """
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
 from lanner.errors import RequestError, UnknownIdError
-from lanner.inference.eligibility import Availability, RowMask
+from lanner.inference.eligibility import Availability, RowMask, unknown_attribute
 from lanner.inference.tables import GrowingTable
 from lanner.inference.text_neighbours import TextNeighbours
 from lanner.serving.messages import Filters, Item
@@ -272,7 +271,9 @@ class _Attributes:
         found_R = np.ones(num_rows, np.bool_)
         for name, values in wanted.items():
             if name not in self._names:
-                raise RequestError(self._unknown(name))
+                with self._lock:
+                    known = sorted(self._names)
+                raise unknown_attribute(name, known)
             allowed_R = np.zeros(num_rows, np.bool_)
             for value in values if name in self._base else ():
                 allowed_R[self._base[name].rows(value)] = True
@@ -283,13 +284,6 @@ class _Attributes:
 
     def frequent(self, number: int) -> dict[str, list[str]]:
         return {name: holders.frequent(number) for name, holders in self._base.items()}
-
-    def _unknown(self, name: str) -> str:
-        with self._lock:
-            known = sorted(self._names)
-        near = difflib.get_close_matches(name, known, 1)
-        advice = f"did you mean '{near[0]}'? " if near else ""
-        return f"unknown attribute '{name}'; {advice}known attributes: {', '.join(known) or 'none'}"
 
 
 @dataclass(frozen=True)

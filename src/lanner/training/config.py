@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lanner.errors import ConfigError
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 from lanner.models.neural_config import Dtype
 
 Objective = Literal["softmax", "bpr"]
@@ -45,16 +45,13 @@ class TrainingConfig:
     """Folder of that log; mlflow prefers MLFLOW_TRACKING_URI where that is set."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "training")
-        for name in ("epochs", "patience", "batch_users", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("learning_rate", "fusion_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, received {getattr(self, name)}")
-        for name in ("seed", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, received {getattr(self, name)}")
+        check_numbers(
+            self,
+            "training",
+            at_least_1=("epochs", "patience", "batch_users", "num_candidates"),
+            at_least_0=("seed", "weight_decay"),
+            above_0=("learning_rate", "fusion_learning_rate"),
+        )
         if not 0 < self.hide < 1:
             raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
         if self.log not in get_args(Log):
@@ -116,21 +113,19 @@ class AdaptationConfig:
     """Random seed of batches, dropout and new adapters."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "adaptation")
+        check_numbers(
+            self,
+            "adaptation",
+            at_least_1=("rank", "tokens_per_step", "batch_users", "epochs", "patience"),
+            at_least_0=("trained_layers", "learning_rate", "weight_decay", "seed", "cache_gib"),
+            above_0=("alpha",),
+        )
         if self.method not in get_args(Method):
             raise ConfigError(
                 f"adaptation.method must be one of {', '.join(get_args(Method))}, received '{self.method}'"
             )
         if self.dtype not in get_args(Dtype):
             raise ConfigError(f"adaptation.dtype must be one of {', '.join(get_args(Dtype))}, received '{self.dtype}'")
-        for name in ("rank", "tokens_per_step", "batch_users", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"adaptation.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("trained_layers", "learning_rate", "weight_decay", "seed", "cache_gib"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"adaptation.{name} must be at least 0, received {getattr(self, name)}")
-        if not self.alpha > 0:
-            raise ConfigError(f"adaptation.alpha must be above 0, received {self.alpha}")
         if self.base_bits not in (4, 8, 32):
             raise ConfigError(f"adaptation.base_bits must be 4, 8 or 32, received {self.base_bits}")
         if self.method == "full" and self.base_bits != 32:

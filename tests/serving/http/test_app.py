@@ -107,10 +107,23 @@ def test_an_id_with_white_space_at_its_ends_is_refused(app, id):
     for event, name in zip(told, ("user_id", "item_id"), strict=True):
         reply = ask(app, "POST", "/v1/events", json.dumps({"events": [event]}).encode())
         assert (reply.status, f"events[0].{name}: {line}" in reply.error) == (400, True), reply.error
-    reply = ask(app, "POST", "/v1/recommend", json.dumps({"user_id": id}).encode())
-    assert (reply.status, f"user_id: {line}" in reply.error) == (400, True)
-    reply = ask(app, "PUT", f"/v1/items/{quote(id, safe='')}", b"{}")
-    assert (reply.status, f"item_id: {line}" in reply.error) == (400, True)
+    whole, of_item = quote(id, safe=""), {"item_id": "p2"}
+    for method, target, body, place in (
+        ("POST", "/v1/recommend", {"user_id": id}, "user_id"),
+        ("POST", "/v1/recommend", {"history": ["p2", id]}, "history[1]"),
+        ("POST", "/v1/recommend", {"user_id": "eve", "filters": {"allow": [id]}}, "filters.allow[0]"),
+        ("POST", "/v1/recommend", {"user_id": "eve", "filters": {"deny": [id]}}, "filters.deny[0]"),
+        ("POST", "/v1/explain", {"item_id": id, "user_id": "eve"}, "item_id"),
+        ("POST", "/v1/explain", of_item | {"user_id": id}, "user_id"),
+        ("POST", "/v1/explain", of_item | {"history": [id]}, "history[0]"),
+        ("PUT", f"/v1/items/{whole}", {}, "item_id"),
+        ("GET", f"/v1/items/{whole}/similar", None, "item_id"),
+        ("PUT", f"/v1/users/{whole}", {}, "user_id"),
+        ("PUT", "/v1/users/eve", {"ties": [id]}, "ties[0]"),
+        ("GET", f"/v1/search?q=cup&user_id={whole}", None, "user_id"),
+    ):
+        reply = ask(app, method, target, b"" if body is None else json.dumps(body).encode())
+        assert (reply.status, f"{place}: {line}" in reply.error) == (400, True), (target, reply.error)
     assert ask(app, "DELETE", f"/v1/users/{quote(id, safe='')}").status == 200, "older versions stored such ids"
 
 

@@ -1,6 +1,5 @@
 """Datasets that others publish: where each is, under what terms, and how it gets to this machine."""
 
-import difflib
 import json
 import shutil
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from lanner.data.published.transfer import Progress, download
 from lanner.data.published.unpacking import unpack
 from lanner.data.sources.recipe import data_root
-from lanner.errors import ConfigError, DataError, Interrupted, StorageError
+from lanner.errors import ConfigError, DataError, Interrupted, StorageError, nearest
 from lanner.settings import build, read_toml
 
 MARKER = ".lanner-fetched"
@@ -81,8 +80,8 @@ def published_dataset(name: str) -> PublishedDataset:
     """One entry. Raises ``ConfigError`` for a name that is not on the list."""
     known = published()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        advice = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+        near = nearest(name, known)
+        advice = f"did you mean '{near}'?" if near else f"there are: {', '.join(known)}"
         raise ConfigError(f"unknown dataset '{name}'; {advice}")
     return known[name]
 

@@ -82,8 +82,10 @@ def read(folder: Path) -> Tables:
     )
     tables = read_mapping(SourceMapping("amazon", columns), folder)
     metadata = next((path for path in _files(folder) if path.name.startswith("meta_")), None)
-    items = _from_reviews(path, edition) if metadata is None else _from_metadata(metadata, edition)
-    return Tables(tables.interactions, items)
+    if metadata is not None:
+        return Tables(tables.interactions, _from_metadata(metadata, edition))
+    reviews = tuple(table.read_too(edition.review) for table in tables.interactions)
+    return Tables(reviews, _from_reviews(path, edition))
 
 
 def _files(folder: Path) -> list[Path]:

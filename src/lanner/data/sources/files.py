@@ -110,12 +110,7 @@ def column_names(path: Path, layout: Layout = Layout()) -> list[str]:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"not what its name says ({_first_line(error)})", path=path, line=1) from error
     if suffix in JSON_SUFFIXES:
-        data = read_bytes(path)
-        lines = [line for line in data.split(b"\n", 1_000)[:1_000] if line.strip()]
-        try:
-            return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise _bad_json(path, data) from error
+        return _fields(path, read_bytes(path))
     return header(path, layout).names
 
 
@@ -141,7 +136,8 @@ def _parquet(path: Path, wanted: list[str], lists: set[str]) -> Table:
                 raise DataError(f"a column of {dtype} values; write one text or number a row", path=path, field=name)
         frame = pl.read_parquet(path, columns=wanted).select(wanted)
         nested = [name for name in wanted if schema[name].is_nested()]
-        return Table(frame.with_columns(pl.col(nested).cast(pl.List(pl.String))), path)
+        frame = frame.with_columns(pl.col(nested).cast(pl.List(pl.String)))
+        return Table(frame, path, unread=_others(list(schema), wanted))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"not a readable Parquet file ({_first_line(error)})", path=path) from error
 
@@ -159,7 +155,21 @@ def _json_lines(path: Path, wanted: list[str], lists: set[str]) -> Table:
     for name in wanted:
         if name not in lists and frame[name].str.contains(r"^[\[{]").any():
             _refuse_nested(path, data, name)
-    return Table(frame, path)
+    return Table(frame, path, unread=_others(_fields(path, data), wanted))
+
+
+def _fields(path: Path, data: bytes) -> list[str]:
+    """The fields of the first 1,000 lines of JSON."""
+    lines = [line for line in data.split(b"\n", 1_000)[:1_000] if line.strip()]
+    try:
+        return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
+    except (ValueError, TypeError) as error:
+        raise _bad_json(path, data) from error
+
+
+def _others(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """The columns that are not wanted, as ``Table.unread``."""
+    return {name: "" for name in names if name not in wanted}
 
 
 def _refuse_nested(path: Path, data: bytes, name: str) -> None:
@@ -256,7 +266,7 @@ def _numbers(path: Path, wanted: list[str], layout: Layout, integers: set[str], 
         return None
     read = [name for name in names if name in wanted]
     frame = pl.DataFrame(dict(zip(read, columns, strict=True))).select(wanted)
-    return Table(frame, path, 2 if offset else 1)
+    return Table(frame, path, 2 if offset else 1, unread=_others(names, wanted))
 
 
 def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
@@ -277,7 +287,7 @@ def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
     require(names, wanted, path, separator)
     frame = _split_cells(path, text.rstrip("\r\n"), layout, separator, None if headed else names)
     columns = [frame[:, names.index(name)].alias(name) for name in wanted]
-    return Table(pl.DataFrame(columns), path, 2 if headed else 1)
+    return Table(pl.DataFrame(columns), path, 2 if headed else 1, unread=_others(names, wanted))
 
 
 def _split_cells(path: Path, text: str, layout: Layout, separator: str, names: Sequence[str] | None) -> pl.DataFrame:

@@ -156,14 +156,26 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
         DataError: a file or column that is not there, or a file that is not what it says.
     """
     layout, events = mapping.layout, mapping.interactions
+    interactions = () if events is None else _interactions(events, folder, layout)
     return Tables(
-        interactions=() if events is None else _interactions(events, folder, layout),
+        interactions=tuple(table.read_too(_beside(mapping, folder, table.path)) for table in interactions),
         items=None if mapping.items is None else _entities(mapping.items, folder, layout),
         users=None if mapping.users is None else _entities(mapping.users, folder, layout),
         ties=None if mapping.ties is None else _ties(mapping.ties, folder, layout),
         minimum_weight=None if events is None else events.minimum_weight,
         time_format="" if events is None else events.format,
     )
+
+
+def _beside(mapping: SourceMapping, folder: Path, path: Path) -> set[str]:
+    """The columns that items, users and ties take from one file."""
+    found = set[str]()
+    for part in (mapping.items, mapping.users):
+        if part is not None:
+            found.update(_named(part) if folder / part.file == path else ())
+            found.update(name for one in part.gather if folder / one.file == path for name in (one.key, one.value))
+    ties = mapping.ties
+    return found | ({ties.user, ties.friend} if ties is not None and folder / ties.file == path else set())
 
 
 def without_missing(mapping: SourceMapping, folder: Path) -> SourceMapping:
@@ -224,7 +236,7 @@ def _unpivot(events: InteractionColumns, path: Path, layout: Layout) -> Table:
     read = read_file(path, [events.user, *events.wide], layout)
     long = read.frame.unpivot(list(events.wide), index=events.user, variable_name=ITEM, value_name="held")
     held = long.filter(pl.col("held").cast(pl.Float64, strict=False) > 0)
-    return Table(held.select(pl.col(events.user).alias(USER), ITEM), read.path)
+    return Table(held.select(pl.col(events.user).alias(USER), ITEM), read.path, unread=read.unread)
 
 
 def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities:
@@ -232,12 +244,8 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     for name in entities.numbers:
         if name in entities.attributes:
             raise ConfigError(f"'{name}' is named in both attributes and numbers; name it in one of them")
-    slots = [name for fragment in entities.text for name in SLOT.findall(fragment)]
-    gathered = {one.name for one in entities.gather}
-    columns = (*entities.attributes, *entities.numbers, *entities.words)
-    named = [entities.id, entities.title, entities.latest, *columns, *slots]
-    read = [name for name in named if name and name not in gathered]
-    table = read_file(path, read, layout, lists={*slots, *entities.attributes} - {entities.id, entities.title})
+    lists_in = {*_slots(entities), *entities.attributes} - {entities.id, entities.title}
+    table = read_file(path, _named(entities), layout, lists=lists_in)
     frame = table.frame[_by_place(table.frame[entities.latest])] if entities.latest else table.frame
     for one in entities.gather:
         frame = _gathered(frame, one, entities.id, folder, layout)
@@ -250,6 +258,18 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
     known += [compose_text(entities.text, frame.schema).alias(TEXT)] if entities.text else []
     listed = Table(frame.select(*known, *lists, *entities.numbers), path, table.first_line)
     return Entities(listed, entities.keep, bool(entities.latest), entities.numbers)
+
+
+def _named(entities: EntityColumns) -> list[str]:
+    """The columns of the entities' own file that are read."""
+    gathered = {one.name for one in entities.gather}
+    columns = (*entities.attributes, *entities.numbers, *entities.words, *_slots(entities))
+    named = (entities.id, entities.title, entities.latest, *columns)
+    return [name for name in named if name and name not in gathered]
+
+
+def _slots(entities: EntityColumns) -> list[str]:
+    return [name for fragment in entities.text for name in SLOT.findall(fragment)]
 
 
 def _by_place(column: pl.Series) -> pl.Series:

@@ -34,6 +34,9 @@ def read_recipe(path: Path) -> SourceMapping:
     events = mapping.interactions
     if events is not None and not (events.file or events.files):
         raise ConfigError(f"{path}: interactions.file is missing; name the file with the events")
+    if events is not None and "%Z" in events.format:
+        hint = "write offsets and %z, or UTC itself where every time ends in it"
+        raise ConfigError(f"{path}: interactions.format: '{events.format}' would skip the zone's name (%Z); {hint}")
     if events is not None and bool(events.item) == bool(events.wide):
         raise ConfigError(f"{path}: interactions needs either item or wide; name the column with the items")
     return mapping

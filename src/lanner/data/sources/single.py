@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lanner.data.columns import read_ids
 from lanner.data.sources.files import EMPTY, JSON_SUFFIXES, Layout, column_names, data_suffix
 from lanner.data.sources.mapping import OPTIONAL, EntityColumns, InteractionColumns, SourceMapping, read_mapping
 from lanner.data.tables import Entities, Table, Tables
-from lanner.errors import DataError
+from lanner.errors import DataError, nearest
 from lanner.types import BEHAVIOUR, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *JSON_SUFFIXES)
@@ -39,7 +38,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 """What columns are called, without regard to case; the second group counts where the file has none of the first."""
 
 _NEAR = 0.82
-"""Likeness, as difflib has it, from which on a column's name is taken for a misspelt one."""
+"""Likeness, see ``nearest``, from which on a column's name is taken for a misspelt one."""
 
 
 def detect(path: Path) -> bool:
@@ -83,7 +82,7 @@ def unread(names: Sequence[str], read: Collection[str], missing: Collection[str]
     for name in (name for name in names if name not in read):
         # 'raitng' is near 'rating'; 'country' is as near 'count', but two letters longer.
         likely = [one for one in usual if abs(len(one) - len(name)) < 2]
-        meant[name] = next(iter(get_close_matches(name.lower(), likely, 1, _NEAR)), "")
+        meant[name] = nearest(name.lower(), likely, _NEAR) or ""
     return meant
 
 

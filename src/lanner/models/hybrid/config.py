@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lanner.errors import ConfigError
-from lanner.models.finite import require_finite
+from lanner.models.bounds import check_numbers
 
 PartName = Literal[
     "ridge", "dense-ridge", "filter", "low-pass", "order", "text", "softmax", "popularity", "rating", "network"
@@ -41,13 +41,12 @@ class HybridConfig:
     """Random seed of the low-pass filter and of the sample of users."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "hybrid")
+        check_numbers(
+            self,
+            "hybrid",
+            at_least_1=("neighbours", "text_neighbours", "kept", "rank", "weighing_users"),
+            at_least_0=("dense_items", "softmax_items", "tuning_users", "seed", "minimum_gain", "growth"),
+        )
         known = get_args(PartName)
         if not self.parts or len(set(self.parts)) != len(self.parts) or not set(self.parts) <= set(known):
             raise ConfigError(f"hybrid.parts must name at least one of {', '.join(known)}, received {self.parts}")
-        for name in ("neighbours", "text_neighbours", "kept", "rank", "weighing_users"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"hybrid.{name} must be at least 1, received {getattr(self, name)}")
-        for name in ("dense_items", "softmax_items", "tuning_users", "seed", "minimum_gain", "growth"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"hybrid.{name} must be at least 0, received {getattr(self, name)}")

@@ -24,7 +24,7 @@ from lanner.models.hybrid.material import ItemTexts, Material, ratings_of, text_
 from lanner.models.hybrid.parts import KINDS, SOFTMAX, Linear, Settings, kept_rows
 from lanner.models.language import LanguageEncoder
 from lanner.models.local_ridge import strongest
-from lanner.models.neural import NeuralRecommender, TrainedRecommender, ViewScores, with_validation
+from lanner.models.neural import NOT_SPARED, NeuralRecommender, TrainedRecommender, ViewScores, with_validation
 from lanner.models.recommender import below, item_popularity
 from lanner.models.text_features import TextFeatures
 
@@ -111,7 +111,8 @@ class HybridRecommender(TrainedRecommender):
             self._network.fit(dataset, validation)
         else:
             self._network.untrained(dataset)
-        if validation is None:  # nobody can spare an item: nothing can be chosen
+        self.shortfall = NOT_SPARED if validation is None else ""
+        if validation is None:  # nothing can be chosen
             self.choice, self._lost = Choice({}, dict.fromkeys(self._network.config.views, 1.0), {}, 0.0, 0.0), 0.0
             self._solved_I = np.zeros(dataset.num_items, np.float32)
             return self._join(whole, Linear())
