@@ -22,6 +22,7 @@ _DESIGN = (
     "small_models",
     "test_accelerator_engine",
     "test_sampler",
+    "test_top_k",
     "test_streamed",
 )
 """Modules that hold the design, or what was made of it."""
@@ -190,6 +191,7 @@ def _tests(module: str) -> list[Callable[[], Any]]:
     import test_accelerator_engine as test_engine
     import test_sampler
     import test_streamed
+    import test_top_k
 
     if module in ("burst_reader", "streamed"):
         return [
@@ -207,6 +209,11 @@ def _tests(module: str) -> list[Callable[[], Any]]:
         ]
     return [
         *([lambda: test_engine.test_item_to_item_rows_add_to_the_scores({})] if module == "sparse_sums" else []),
+        *(
+            [partial(test_top_k.test_ties_are_won_by_the_lower_row_however_close_candidates_come, 1.0)]
+            if module == "top_k"
+            else []
+        ),
         test_engine.test_vectors_shorter_than_the_accelerators_are_padded,
         test_engine.test_registers_hold_what_was_written_and_refuse_the_rest,
         lambda: test_engine.test_answers_and_cycles_are_those_of_the_contract(test_engine.SIZES),
