@@ -20,8 +20,9 @@ _DESIGN = (
     "lanner.accelerators",
     "benchmarks._fpga_proofs",
     "small_models",
-    "test_engine",
+    "test_accelerator_engine",
     "test_sampler",
+    "test_top_k",
     "test_streamed",
 )
 """Modules that hold the design, or what was made of it."""
@@ -30,35 +31,38 @@ LIMIT = 9_000
 
 MUTANTS: list[tuple[str, str, str]] = [
     ("multiplier", "product.eq(a * b)", "product.eq(a * b + 1)"),
-    ("multiplier", "self.p.eq(product)]", "self.p.eq(a * b)]"),
+    ("multiplier", "self.p.eq(output)]", "self.p.eq(product)]"),
     ("pipeline", "m.d.sync += has_spare.eq(1)", "m.d.sync += has_spare.eq(0)"),
     ("pipeline", "Mux(has_spare, self.spare, word)", "word"),
     ("pipeline", "with m.If(~has_spare):", "with m.If(1):"),
     ("pipeline", "self.i.ready.eq(~has_spare)", "self.i.ready.eq(1)"),
     ("pipeline", "self.o.ready | ~has_head", "self.o.ready"),
-    ("tables", "writing.en.eq(write & ((where >> log2(_BANK)) == number))", "writing.en.eq(1)"),
+    ("pipeline", "self.o.ready | ~self.o.valid), self.i", "self.o.ready), self.i"),
+    ("pipeline", "self.o.valid.eq(self.i.valid)", "self.o.valid.eq(1)"),
+    ("tables", "writing.en.eq(write & ((place >> log2(_BANK)) == bank))", "writing.en.eq(1)"),
+    ("tables", "with m.If(pushes[number]):", "with m.If(1):"),
     ("tables", "writing.addr.eq(self.write_row)", "writing.addr.eq(self.write_row + 1)"),
     ("tables", "m.d.sync += [row.eq(self.row), read.eq(reading.data)]",
      "m.d.comb += row.eq(self.row)\n        m.d.sync += read.eq(reading.data)"),
-    ("tables", "m.d.sync += self.data.eq(", "m.d.comb += self.data.eq("),
+    ("tables", "m.d.sync += self.data[part].eq(", "m.d.comb += self.data[part].eq("),
     ("coefficient", "product.p + (1 << _BITS - 1)", "product.p"),
     ("coefficient", "(1 << _BITS - 1)", "(1 << _BITS - 2)"),
     ("coefficient", ">> _BITS)", ">> _BITS - 1)"),
-    ("array", "Mux(self.scoring, self.user[lane], c)", "self.user[lane]"),
-    ("array", "Mux(self.scoring, self.user[lane], c)", "Mux(self.scoring, self.user[lane].as_unsigned(), c)"),
-    ("array", "one.a.eq(self.codes[lane])", "one.a.eq(self.codes[lane - 1])"),
-    ("aggregate", "m.d.sync += [one.eq(0) for one in sums]", "m.d.sync += [one.eq(0) for one in sums[1:]]"),
-    ("aggregate", "column[0] + self.products[lane]", "column[-1] + self.products[lane]"),
-    ("aggregate", "zip(sums[:-step], sums[step:], strict=True)", "zip(sums[:-1], sums[1:], strict=True)"),
-    ("aggregate", "with m.If(self.clear):", "with m.If(0):"),
+    ("array", "Mux(scoring[group], user[lane], c[group])", "user[lane]"),
+    ("array", "Mux(scoring[group], user[lane], c[group])", "Mux(scoring[group], user[lane].as_unsigned(), c[group])"),
+    ("array", "one.a.eq(codes[lane])", "one.a.eq(codes[lane - 1])"),
+    ("aggregate", "[sums[element].eq(0) for element in column]",
+     "[sums[element].eq(0) for element in column if element]"),
+    ("aggregate", "sums[lane] + self.products[lane]", "sums[column[-1]] + self.products[lane]"),
+    ("aggregate", "following = [*sums[step:], *sums[-step:]]", "following = [*sums[1:], sums[-1]]"),
+    ("aggregate", "with m.If(clear[group]):", "with m.If(0):"),
     ("requantise", "(Const(1, len(half)) << self.shift) >> 1", "Const(1, len(half)) << self.shift"),
     ("requantise", "m.d.sync += half.eq((Const(1, len(half)) << self.shift) >> 1)", "m.d.sync += half.eq(0)"),
     ("requantise", "total >> (self.shift[3:] << 3)", "total >> (self.shift[3:5] << 3)"),
     ("requantise", "by_bytes >> self.shift[:3]", "by_bytes >> self.shift[:2]"),
-    ("requantise", "shifted > largest, largest", "shifted > largest, largest - 1"),
-    ("requantise", "shifted < -largest, -largest", "shifted < -largest - 1, -largest"),
-    ("requantise", "Mux(shifted < -largest, -largest, shifted[: self.bits].as_signed())",
-     "shifted[: self.bits].as_signed()"),
+    ("requantise", "Mux(above, largest,", "Mux(above, largest - 1,"),
+    ("requantise", "shifted < -largest", "shifted < -largest - 1"),
+    ("requantise", "Mux(below, -largest, within)", "within"),
     ("requantise", "self.value[_HALF:].as_signed()", "self.value[_HALF:]"),
     ("requantise", "self.high_product << _HALF", "self.high_product << _HALF - 1"),
     ("dot_product", "Mux(first, 0, self.dot)", "self.dot"),
@@ -68,17 +72,18 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("score", "+ (1 << shift >> 1)", ""),
     ("score", "product >> shift", "product >> shift + 1"),
     ("score", "(product >> shift) + bias", "(product >> shift)"),
-    ("score", "total > LARGEST, LARGEST", "total > LARGEST, LARGEST - 1"),
-    ("score", "total < -LARGEST, -LARGEST", "total < -LARGEST, -LARGEST - 1"),
+    ("score", "Mux(above, LARGEST,", "Mux(above, LARGEST - 1,"),
+    ("score", "Mux(below, -LARGEST,", "Mux(below, -LARGEST - 1,"),
     ("score", "multiplier.LATENCY + 1, \"bias\"", "multiplier.LATENCY, \"bias\""),
     ("score", "self.dot[_LOW:].as_signed()", "self.dot[_LOW:]"),
-    ("top_k", "self.candidate.score > place.score", "self.candidate.score >= place.score"),
-    ("top_k", "self.candidate.score > place.score", "self.candidate.score.as_unsigned() > place.score"),
-    ("top_k", "Mux(higher, self.places[number - 1], self.entrant)", "self.entrant"),
-    ("top_k", "Mux(moves, beats, against[number])", "against[number]"),
-    ("top_k", "Mux(higher, against[number - 1], beats_entrant)", "beats_entrant"),
-    ("top_k", "Mux(higher, against[number - 1], beats_entrant)", "against[number - 1]"),
-    ("top_k", "self.candidate.score > self.entrant.score", "self.candidate.score >= self.entrant.score"),
+    ("top_k", "_unsigned(entry.score) > _unsigned(other.score)", "_unsigned(entry.score) >= _unsigned(other.score)"),
+    ("top_k", "score.as_unsigned() ^ (1 << SCORE_BITS - 1)", "score.as_unsigned()"),
+    ("top_k", "valid & (displaced | beats)", "valid & beats"),
+    ("top_k", "valid & (displaced | beats)", "displaced | beats"),
+    ("top_k", "Mux(takes, _beats(entry, passing.entry), _beats(entry, place))", "_beats(entry, place)"),
+    ("top_k", "Mux(takes, _beats(entry, passing.entry), _beats(entry, place))", "_beats(entry, passing.entry)"),
+    ("top_k", "Mux(displaced, self.places[number - 1], entry)", "entry"),
+    ("top_k", "Mux(displaced, self.places[number - 1], entry)", "self.places[number - 1]"),
     ("top_k", "with m.If(self.clear):", "with m.If(0):"),
     ("top_k", "len(self.places) else Const(_EMPTY, PLACE)", "len(self.places) else place"),
     ("registers", "(bus.dat_w != 0) & (bus.dat_w <= sizes.items)", "Const(1)"),
@@ -94,16 +99,19 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("engine", "cycles_to_place(self.parameters) - 2)", "cycles_to_place(self.parameters) - 4)"),
     ("engine", "of_item & scored.last_beat & ~scored.skipped", "of_item & scored.last_beat"),
     ("engine", "of_item & scored.last_beat & ~scored.skipped", "of_item & ~scored.skipped"),
-    ("engine", "waits.eq(has_seen & ~self.source.valid)", "waits.eq(0)"),
-    ("engine", "has_seen & self.source.valid & (row < self.item)", "Const(0)"),
-    ("engine", "seen.eq(has_seen & (row == self.item))", "seen.eq(row == self.item)"),
-    ("engine", "self.item + 2 == self.registers.items", "self.item + 1 == self.registers.items"),
+    ("engine", "waits.eq(self.has_seen & ~self.source.valid)", "waits.eq(0)"),
+    ("engine", "self.has_seen & self.source.valid & is_past", "Const(0)"),
+    ("engine", "seen.eq(self.has_seen & is_item)", "seen.eq(is_item)"),
+    ("engine", "Mux(advances, compare(row, self.next_item), compare(row, self.item))", "compare(row, self.item)"),
+    ("engine", "Mux(self.ahead.moves, moves, stays)", "stays"),
+    ("engine", "Mux(self.ahead.moves, moves, stays)", "moves"),
+    ("engine", "self.next_item + 1 == self.registers.items", "self.next_item == self.registers.items"),
     ("engine", "with m.If(self.listed == 1):", "with m.If(self.listed == 2):"),
     ("engine", "Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)", "best.row"),
     ("engine", "m.d.sync += [self.verdict.eq(0), ", "m.d.sync += ["),
     ("engine", "m.d.sync += self.k.eq(too_many)", "pass"),
     ("engine", "cycles.eq(Mux(busy, cycles + 1, 1))", "cycles.eq(Mux(busy, cycles + 1, 0))"),
-    ("engine", "self.aggregate.add.eq(products_valid & ~self.scoring)", "self.aggregate.add.eq(products_valid)"),
+    ("engine", "\"before_products\") & ~self.scoring)", "\"before_products\"))"),
     ("engine", "full & in_range)", "full)"),
     ("engine", "self.is_second & in_range)", "self.is_second)"),
     ("engine", "self.item_table.row.eq(Mux(self.scoring, read.row, self.issued.row))",
@@ -146,7 +154,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("streamed", "with m.If(self.reader.idle):", "with m.If(1):"),
     ("streamed", "self.left.eq(array.LATENCY)", "self.left.eq(0)"),
     ("streamed", "self.left.eq(to_place(sizes))", "self.left.eq(0)"),
-    ("streamed", "self.left.eq(requantise.LATENCY)", "self.left.eq(0)"),
+    ("streamed", "self.left.eq(1 + requantise.LATENCY)", "self.left.eq(0)"),
     ("streamed", "(self.word[:16] > MAX_HISTORY) | ", ""),
     ("streamed", "listed == self.batch.sizes.k - 1", "listed == self.batch.sizes.k"),
     ("streamed", "self.is_last_code & self.scoring", "self.is_last_code"),
@@ -156,12 +164,12 @@ MUTANTS: list[tuple[str, str, str]] = [
 
 
 EQUIVALENT = {
-    ("array", "Mux(self.scoring, self.user[lane].as_unsigned(), c)"): "the multiplier takes the same 16 bits as signed",
-    ("array", "one.a.eq(self.codes[lane - 1])"): "history and catalogue are permuted alike",
     (
-        "engine",
-        "self.aggregate.add.eq(products_valid)",
-    ): "the sums were read, and are cleared before the next",
+        "array",
+        "Mux(scoring[group], user[lane].as_unsigned(), c[group])",
+    ): "the multiplier takes the same 16 bits as signed",
+    ("array", "one.a.eq(codes[lane - 1])"): "history and catalogue are permuted alike",
+    ("engine", '"before_products"))'): "the sums were read, and are cleared before the next",
     ("top_k", "len(self.places) else place"): "a list is never longer than the places",
     ("score", "self.dot[_LOW:]"): "the multiplier takes the same bits as signed",
 }
@@ -180,9 +188,10 @@ def source_of(module: str) -> str:
 
 def _tests(module: str) -> list[Callable[[], Any]]:
     """Those that concern a module, cheapest first."""
-    import test_engine
+    import test_accelerator_engine as test_engine
     import test_sampler
     import test_streamed
+    import test_top_k
 
     if module in ("burst_reader", "streamed"):
         return [
@@ -200,6 +209,11 @@ def _tests(module: str) -> list[Callable[[], Any]]:
         ]
     return [
         *([lambda: test_engine.test_item_to_item_rows_add_to_the_scores({})] if module == "sparse_sums" else []),
+        *(
+            [partial(test_top_k.test_ties_are_won_by_the_lower_row_however_close_candidates_come, 1.0)]
+            if module == "top_k"
+            else []
+        ),
         test_engine.test_vectors_shorter_than_the_accelerators_are_padded,
         test_engine.test_registers_hold_what_was_written_and_refuse_the_rest,
         lambda: test_engine.test_answers_and_cycles_are_those_of_the_contract(test_engine.SIZES),

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from amaranth.asserts import AnyConst, AnySeq
 from amaranth.back import rtlil
-from amaranth.hdl import Assert, Assume, Elaboratable, Module, Mux, ResetSignal, Signal, signed, unsigned
+from amaranth.hdl import Assert, Assume, Cat, Const, Elaboratable, Module, Mux, ResetSignal, Signal, signed, unsigned
 
 from lanner.accelerators.contract import NO_SCORE
 from lanner.accelerators.fpga import multiplier, requantise, score
@@ -90,61 +90,88 @@ class OrderedPlaces(_Property):
     def claims(self, m: Module) -> None:
         self.list(m, AnySeq(1))
 
-    def list(self, m: Module, pop: Any) -> tuple[TopK, Signal]:
-        """A list whose candidates come by row, with this class's claims."""
+    def list(self, m: Module, pop: Any) -> tuple[TopK, list[Any]]:
+        """A list whose candidates come by row, with this class's claims; bounds of the rows that came to each place."""
         m.submodules.top = top = TopK(self.k)
-        next_row, entered = Signal(21), Signal(21)
+        next_row = Signal(21)
         m.d.comb += [top.valid.eq(AnySeq(1)), top.pop.eq(pop), top.clear.eq(0)]
-        m.d.comb += Assume(~(top.pop & (top.valid | top.enters)))
+        moving = Cat(comes.valid for comes in top.passing).any()
+        m.d.comb += Assume(~(top.pop & (top.valid | moving)))
         m.d.comb += [top.candidate.score.eq(AnySeq(32)), top.candidate.row.eq(AnySeq(20))]
         m.d.comb += [Assume(top.candidate.row >= next_row), Assume(top.candidate.score != NO_SCORE)]
         with m.If(top.valid):
             m.d.sync += next_row.eq(top.candidate.row + 1)
-        with m.If(top.enters):
-            m.d.sync += entered.eq(top.entrant.row + 1)
-            m.d.comb += [Assert(top.entrant.row >= entered), Assert(top.entrant.row < next_row)]
-            m.d.comb += Assert(top.entrant.score != NO_SCORE)
-            for number, place in enumerate(top.places):
-                m.d.comb += Assert(top.beaten[number] == (top.entrant.score > place.score))
-        m.d.comb += Assert(entered <= next_row)
+        # Each place is a cycle behind the one before it, and so is what has come to it.
+        bounds = [next_row]
+        for number in range(self.k):
+            bounds += [delayed(m, bounds[-1], 1, f"bound{number}")]
+            m.d.comb += Assert(bounds[-1] <= bounds[-2])
+        for number, (place, comes) in enumerate(zip(top.places, top.passing, strict=True)):
+            entry, empty = comes.entry, place.score == NO_SCORE
+            displaced = delayed(m, top.takes[number - 1], 1, f"displaced{number}") if number else Const(0)
+            takes = comes.valid & (displaced | (entry.score > place.score))
+            m.d.comb += Assert(top.takes[number] == takes)
+            m.d.comb += Assert(empty | (place.row < bounds[number + 1]))
+            with m.If(comes.valid):
+                m.d.comb += Assert((entry.score == NO_SCORE) | (entry.row < bounds[number]))
+                m.d.comb += Assert(displaced | ((entry.row >= bounds[number + 1]) & (entry.score != NO_SCORE)))
+                m.d.comb += Assert(~displaced | empty | _before(entry, place.score, place.row))
+                if number:
+                    above = top.places[number - 1]
+                    m.d.comb += Assert((entry.score == NO_SCORE) | _before(above, entry.score, entry.row))
         for place, below in zip(top.places[:-1], top.places[1:], strict=True):
-            tie = (place.score == below.score) & (below.score != NO_SCORE)
-            m.d.comb += [Assert(place.score >= below.score), Assert(~tie | (place.row < below.row))]
-        for place in top.places:
-            m.d.comb += Assert((place.score == NO_SCORE) | (place.row < entered))
-        return top, entered
+            m.d.comb += Assert((below.score == NO_SCORE) | _before(place, below.score, below.row))
+        return top, bounds
+
+
+def _before(entry: Any, score: Any, row: Any) -> Any:
+    """Whether an entry stands before a score and a row."""
+    return (entry.score > score) | ((entry.score == score) & (entry.row < row))
 
 
 class BestOfAll(OrderedPlaces):
     """Any candidate, chosen freely, stands at the place that its rank gives it, and nowhere if that is beyond k.
 
-    Before it comes, its rank is the number of candidates that it will not beat; all of those, up to k, are in the list.
+    Its rank is the number of candidates so far that stand before it; all of those, up to k, are in the list.
     """
 
     def __init__(self) -> None:
         super().__init__(4)
 
     def claims(self, m: Module) -> None:
-        top, entered = self.list(m, 0)
+        top, bounds = self.list(m, 0)
         row, wanted = AnyConst(20), AnyConst(signed(32))
-        rank, came = Signal(range(self.k + 1)), Signal()
         m.d.comb += Assume(wanted != NO_SCORE)
-        is_chosen = top.entrant.row == row
-        better = Mux(came, top.entrant.score > wanted, top.entrant.score >= wanted)
-        with m.If(top.enters):
+        is_chosen = top.candidate.row == row
+        rank, came = Signal(21), Signal()
+        with m.If(top.valid):
             with m.If(is_chosen):
-                m.d.comb += Assume(top.entrant.score == wanted)
+                m.d.comb += Assume(top.candidate.score == wanted)
                 m.d.sync += came.eq(1)
-            with m.Elif(better & (rank != self.k)):
-                m.d.sync += rank.eq(rank + 1)
-        m.d.comb += [Assert(~came | (entered > row)), Assert(rank <= self.k)]
-        ahead = sum((place.score >= wanted) & (place.score != NO_SCORE) for place in top.places)
-        with m.If(~came):
-            m.d.comb += Assert(ahead == rank)
-        for number, place in enumerate(top.places):
-            here = (place.row == row) & (place.score != NO_SCORE)
-            m.d.comb += Assert(here == (came & (rank == number)))
-            m.d.comb += Assert(~here | (place.score == wanted))
+            m.d.sync += rank.eq(rank + _before(top.candidate, wanted, row))
+        m.d.comb += [Assert(~came | (bounds[0] > row)), Assert(rank <= bounds[0])]
+        rank_after, came_after = rank, came
+        for number, (place, comes) in enumerate(zip(top.places, top.passing, strict=True)):
+            # Without what comes to the place, and with it.
+            rank_before = delayed(m, rank_after, 1, f"rank{number}")
+            came_before = delayed(m, came_after, 1, f"came{number}")
+            m.d.comb += Assert(~came_before | (came_after & (bounds[number + 1] > row)))
+            m.d.comb += Assert(
+                (rank_after == rank_before) | ((rank_after == rank_before + 1) & (came_after == came_before))
+            )
+            m.d.comb += Assert(_before(place, wanted, row) == (rank_before > number))
+            m.d.comb += Assert(self._is(place, row) == (came_before & (rank_before == number)))
+            goes_before = comes.valid & _before(comes.entry, wanted, row)
+            m.d.comb += Assert(goes_before == ((rank_after != rank_before) & (rank_after > number)))
+            left_before, left_after = came_before & (rank_before >= number), came_after & (rank_after >= number)
+            m.d.comb += Assert((comes.valid & self._is(comes.entry, row)) == (left_after & ~left_before))
+            m.d.comb += Assert(~self._is(place, row) | (place.score == wanted))
+            m.d.comb += Assert(~(comes.valid & self._is(comes.entry, row)) | (comes.entry.score == wanted))
+            rank_after, came_after = rank_before, came_before
+
+    @staticmethod
+    def _is(entry: Any, row: Any) -> Any:
+        return (entry.row == row) & (entry.score != NO_SCORE)
 
 
 def _clamped(value: Any, bits: int) -> Any:
@@ -245,8 +272,8 @@ PROOFS = {
     "skid buffer is a queue of two, handshakes are stable": Proof(QueueOfTwo, "unbounded", 2),
     "list is ordered by score, then row": Proof(OrderedPlaces, "unbounded", 2),
     "list holds the k best": Proof(BestOfAll, "unbounded", 2),
-    "requantiser rounds and clamps, every shift": Proof(Requantised, "complete", 10, True),
-    "score rounds, adds the bias and clamps": Proof(Scored, "complete", 9, True),
+    "requantiser rounds and clamps, every shift": Proof(Requantised, "complete", 12, True),
+    "score rounds, adds the bias and clamps": Proof(Scored, "complete", 11, True),
     "registers acknowledge once and hold while busy": Proof(RegisterBus, "unbounded", 3),
     "sampler holds what is not taken": Proof(SteadyNeighbours, "unbounded", 2),
 }

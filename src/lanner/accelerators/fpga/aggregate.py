@@ -9,12 +9,17 @@ from amaranth.lib.wiring import In, Out
 from lanner.accelerators.contract import ACCUMULATOR_BITS
 from lanner.accelerators.fpga.array import PRODUCT_BITS
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.pipeline import copies
+
+_GROUP = 8
+"""Lanes whose sums share a copy of what is asked."""
 
 
 class Aggregate(wiring.Component):
     """One accumulator a dimension. Products come a beat a cycle, in order; sums leave some at a time, in order.
 
-    clear: all sums to 0. add: take ``products``. shift: the next ``requantisers`` sums are put on ``sums``.
+    What is asked is done in the next cycle. clear: all sums to 0. add: take ``products``, those of the next cycle.
+    shift: in the next cycle ``sums`` are given, and behind them come the next ``requantisers`` sums.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -31,18 +36,22 @@ class Aggregate(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        lanes, beats, step = self.parameters.lanes, self.parameters.beats, self.parameters.requantisers
+        lanes, step = self.parameters.lanes, self.parameters.requantisers
         shape = signed(ACCUMULATOR_BITS)
         sums = [Signal(shape, name=f"sum{number}", reset_less=True) for number in range(self.parameters.dimensions)]
-        # Beats rotate: after all of a vector's have passed, the sums stand at their elements.
-        with m.If(self.clear):
-            m.d.sync += [one.eq(0) for one in sums]
-        with m.Elif(self.add):
-            for lane in range(lanes):
-                column = [sums[beat * lanes + lane] for beat in range(beats)]
-                m.d.sync += column[-1].eq(column[0] + self.products[lane])
-                m.d.sync += [low.eq(high) for low, high in pairwise(column)]
-        with m.Elif(self.shift):
-            m.d.sync += [low.eq(high) for low, high in zip(sums[:-step], sums[step:], strict=True)]
+        groups = -(-lanes // _GROUP)
+        clear, add = copies(m, self.clear, groups, "clear"), copies(m, self.add, groups, "add")
+        shift = copies(m, self.shift, groups, "shift")
+        following = [*sums[step:], *sums[-step:]]
+        for lane in range(lanes):
+            column, group = range(lane, len(sums), lanes), lane // _GROUP
+            with m.If(clear[group]):
+                m.d.sync += [sums[element].eq(0) for element in column]
+            with m.Elif(add[group]):
+                # Beats rotate: after all of a vector's have passed, the sums stand at their elements.
+                m.d.sync += sums[column[-1]].eq(sums[lane] + self.products[lane])
+                m.d.sync += [sums[low].eq(sums[high]) for low, high in pairwise(column)]
+            with m.Elif(shift[group]):
+                m.d.sync += [sums[element].eq(following[element]) for element in column]
         m.d.comb += [self.sums[element].eq(sums[element]) for element in range(step)]
         return m

@@ -8,14 +8,20 @@ from lanner.accelerators.contract import COEFFICIENT_BITS, USER_BITS
 from lanner.accelerators.fpga import multiplier
 from lanner.accelerators.fpga.multiplier import Multiplier
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.pipeline import copies, delayed
 
-LATENCY = multiplier.LATENCY
+LATENCY = 2 + multiplier.LATENCY
 PRODUCT_BITS = 24
 """−128 times −32,768 is 2^22."""
+_GROUP = 8
+"""Lanes that share a copy of what goes to all."""
 
 
 class Array(wiring.Component):
-    """``products[i] = codes[i] · (user[i] if scoring else c)``, ``LATENCY`` cycles later."""
+    """``products[i] = codes[i] · (user[i] if scoring else c)``, ``LATENCY`` cycles later.
+
+    ``scoring`` must have stood for a cycle before the first codes.
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -32,10 +38,13 @@ class Array(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        c = Signal(signed(USER_BITS))
-        m.d.comb += c.eq(self.c)
+        groups = -(-self.parameters.lanes // _GROUP)
+        c, scoring = copies(m, self.c, groups, "c"), copies(m, self.scoring, groups, "scoring")
+        user = delayed(m, self.user, 1, "user")
+        codes = delayed(m, self.codes, 2, "codes")
         for lane in range(self.parameters.lanes):
             m.submodules[f"lane{lane}"] = one = Multiplier(self.parameters.multiplier, 8, USER_BITS)
-            m.d.comb += [one.a.eq(self.codes[lane]), one.b.eq(Mux(self.scoring, self.user[lane], c))]
-            m.d.comb += self.products[lane].eq(one.p)
+            operand, group = Signal(signed(USER_BITS), name=f"operand{lane}"), lane // _GROUP
+            m.d.sync += operand.eq(Mux(scoring[group], user[lane], c[group]))
+            m.d.comb += [one.a.eq(codes[lane]), one.b.eq(operand), self.products[lane].eq(one.p)]
         return m

@@ -69,7 +69,7 @@ def batch_cycles(batch: Batch, timing: Timing, users: Sequence[Gather], lists: L
         tail = timing.latency + (sizes.beats - 1) * timing.apart
         least += 2 + max(sent, read.least + 2 if runs else 0)
         most += 2 + max(sent, read.most + 2 + max(0, user.seen + 1 - tail) if runs else 0)
-        both = sizes.dimensions + array.LATENCY + requantise.LATENCY + 3
+        both = sizes.dimensions + array.LATENCY + requantise.LATENCY + 4
         least, most = least + both, most + both
     read = read_cycles(timing, [(first * batch.record, count * batch.record) for first, count in lists])
     sent = 1 + 3 * len(lists)

@@ -2,16 +2,17 @@
 
 ::
 
-    words ─► skid buffer ─► control ─┬─► row table ──► array ─┬─► aggregate ─► requantise ─► user vector ─┐
-                                     │                   ▲    └─► dot product ─► score ─► top k ─► words  │
-                                     └─► item table ─► coefficient                    ▲                   │
-                                              └──────────── scales and biases ────────┘   ◄── array ◄─────┘
+    words ─► skid buffer ─► ahead ─► control ─┬─► row table ──► array ─┬─► aggregate ─► requantise ─► user vector ─┐
+                                              │                   ▲    └─► dot product ─► score ─► top k ─► words  │
+                                              └─► item table ─► coefficient                    ▲                   │
+                                                       └──────────── scales and biases ────────┘   ◄── array ◄─────┘
 
 A request passes in phases: its head, its history (a beat a cycle), the user vector, the catalogue (a beat a cycle), the
 list. Only a host that sends or takes words too slowly stalls it, so its cycles are a function of its lengths; see
 ``cycles.py``.
 """
 
+import operator
 from typing import Any
 
 from amaranth.hdl import Array as Choice
@@ -34,7 +35,7 @@ from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
 from lanner.accelerators.fpga.dot_product import DotProduct
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import SkidBuffer, delayed
+from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, copies, delayed
 from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
@@ -52,16 +53,18 @@ _ROWS_AFTER = ITEM_LATENCY + coefficient.LATENCY - ROW_LATENCY
 """Rows are read so much later than scales, so that a coefficient meets its row."""
 _TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
 """Cycles from the issue of a beat to its products."""
+_GROUP = 8
+"""Elements of the user vector that share a copy of the line that fills them."""
 
 
 def cycles_to_place(parameters: Parameters) -> int:
     """Cycles from the issue of an item's last beat to its place in the list."""
-    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + top_k.LATENCY
+    return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + top_k.latency(parameters.k)
 
 
 AGGREGATE_CYCLES = _TO_PRODUCTS + 1
 """Cycles from the issue of the history's last beat until the sums stand."""
-USER_CYCLES = 1 + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY - 1)
+USER_CYCLES = 1 + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY)
 """Cycles from the last sums until the catalogue can begin: its rows come later than it is issued."""
 
 
@@ -85,9 +88,9 @@ class Engine(wiring.Component):
             self._catalogue(m)
             self._list(m)
         busy = ~phase.ongoing("IDLE")
-        # Registers, for these lines reach far; there is time until the first sum and candidate.
-        m.d.sync += [self.aggregate.clear.eq(~busy), self.top_k.clear.eq(~busy)]
-        m.d.comb += self.registers.busy.eq(busy)
+        # A register, for this line reaches far; there is time until the first candidate.
+        m.d.sync += self.top_k.clear.eq(~busy)
+        m.d.comb += [self.aggregate.clear.eq(~busy), self.registers.busy.eq(busy)]
         cycles = Signal(32)
         m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
         with m.If(self.answered):
@@ -97,6 +100,7 @@ class Engine(wiring.Component):
     def _place_modules(self, m: Module) -> None:
         sizes = self.parameters
         m.submodules.words_in = words_in = SkidBuffer(WORD)
+        m.submodules.ahead = self.ahead = Ahead(WORD)
         m.submodules.answers_out = answers_out = SkidBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
         m.submodules.row_table = self.row_table = RowTable(sizes)
@@ -114,10 +118,11 @@ class Engine(wiring.Component):
         for number, one in enumerate(self.requantisers):
             m.submodules[f"requantise{number}"] = one
         wiring.connect(m, wiring.flipped(self.words), words_in.i)
+        wiring.connect(m, words_in.o, self.ahead.i)
         wiring.connect(m, answers_out.o, wiring.flipped(self.answers))
         wiring.connect(m, wiring.flipped(self.bus), self.registers.bus)
-        self.source, self.sink = words_in.o, answers_out.i
-        self.word, self.is_last = words_in.o.payload["data"], words_in.o.payload["last"]
+        self.source, self.sink = self.ahead.o, answers_out.i
+        self.word, self.is_last = self.source.payload["data"], self.source.payload["last"]
 
     def _place_state(self, m: Module) -> None:
         sizes = self.parameters
@@ -129,7 +134,8 @@ class Engine(wiring.Component):
         """Whether the packet's last word was taken."""
         self.left = Signal(16)
         """Words of the history that are still to come; later, a counter of cycles or words."""
-        self.seen_left = Signal(ROW_BITS + 1)
+        self.seen_left, self.has_seen = Signal(ROW_BITS + 1), Signal()
+        """Seen rows that are still to come, and whether there are any: much hangs on it, so it is a register."""
         self.k, self.listed = Signal(8), Signal(8)
         self.sparse_multiplier, self.sparse_shift = Signal(MULTIPLIER_BITS), Signal(6)
         self.row_weight, self.row_scale = Signal(COEFFICIENT_BITS), Signal(COEFFICIENT_BITS)
@@ -137,7 +143,7 @@ class Engine(wiring.Component):
         self.issue, self.issued = Signal(), Signal(ISSUED)
         self.weight = Signal(COEFFICIENT_BITS)
         self.scoring, self.answered = Signal(), Signal()
-        self.item, self.last_item = Signal(ROW_BITS), Signal()
+        self.item, self.next_item, self.last_item = Signal(ROW_BITS), Signal(ROW_BITS), Signal()
         self.beat = Signal(max(1, log2(sizes.beats)))
         self.last_beat = Signal()
         m.d.comb += [self.last_beat.eq(self.beat == sizes.beats - 1), self.issued.last_beat.eq(self.last_beat)]
@@ -167,7 +173,7 @@ class Engine(wiring.Component):
             self.array.c.eq(self.coefficient.c),
             self.array.scoring.eq(self.scoring),
             self.aggregate.products.eq(self.array.products),
-            self.aggregate.add.eq(products_valid & ~self.scoring),
+            self.aggregate.add.eq(delayed(m, issue, _TO_PRODUCTS - 1, "before_products") & ~self.scoring),
             self.dot_product.products.eq(self.array.products),
             self.dot_product.valid.eq(products_valid & self.scoring),
             self.dot_product.last.eq(data.View(ISSUED, self._at_products(m, token)).last_beat),
@@ -217,15 +223,15 @@ class Engine(wiring.Component):
         m.d.comb += self.row_table.address.eq(address)
         step = sizes.requantisers
         user = [Signal(USER_BITS, name=f"user{element}") for element in range(sizes.dimensions)]
-        self.user_valid = Signal()
-        with m.If(self.user_valid):
-            m.d.sync += [low.eq(high) for low, high in zip(user[:-step], user[step:], strict=True)]
-            m.d.sync += [one.eq(each.result) for one, each in zip(user[-step:], self.requantisers, strict=True)]
+        following = [*user[step:], *(each.result for each in self.requantisers)]
+        valid = delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised")
+        user_valid = copies(m, valid, -(-sizes.dimensions // _GROUP), "user_valid")
+        for element, (one, after) in enumerate(zip(user, following, strict=True)):
+            with m.If(user_valid[element // _GROUP]):
+                m.d.sync += one.eq(after)
         parts = [Cat(*user[first : first + sizes.lanes]) for first in range(0, sizes.dimensions, sizes.lanes)]
-        part = Signal(sizes.lanes * USER_BITS)
-        at_array = delayed(m, beat, ROW_LATENCY - 1, "array_beat")
-        m.d.sync += part.eq(Choice(parts)[at_array] if len(parts) > 1 else parts[0])
-        m.d.comb += self.array.user.eq(part)
+        at_array = delayed(m, beat, ROW_LATENCY, "array_beat")
+        m.d.comb += self.array.user.eq(Choice(parts)[at_array] if len(parts) > 1 else parts[0])
         for number, one in enumerate(self.requantisers):
             m.d.comb += [
                 one.value.eq(self.aggregate.sums[number]),
@@ -249,6 +255,7 @@ class Engine(wiring.Component):
         with m.State("IDLE"):
             m.d.sync += [self.verdict.eq(0), self.address.eq(argument), self.is_second.eq(0), self.beat.eq(0)]
             m.d.sync += [self.left.eq(self.word[:16]), self.k.eq(self.word[16:24]), self.scoring.eq(0)]
+            m.d.sync += [self.item.eq(0), self.next_item.eq(1)]
             with m.If(self.source.valid):
                 self._take(m)
                 with m.Switch(operation):
@@ -271,16 +278,15 @@ class Engine(wiring.Component):
 
     def _load_rows(self, m: Module) -> None:
         words = self.parameters.lanes // 4
-        held = Signal(32 * words)
-        gathered = Cat(held[32:], self.word)
         m.d.comb += [
-            self.row_table.write_data.eq(gathered),
+            self.row_table.pushed.eq(self.word),
             self.row_table.write_address.eq(self.address >> log2(words)),
         ]
         with m.State("LOAD_ROWS"):
             with m.If(self.source.valid):
                 self._take(m)
-                m.d.sync += [held.eq(gathered), self.address.eq(self.address + 1)]
+                m.d.comb += self.row_table.push.eq(1)
+                m.d.sync += self.address.eq(self.address + 1)
                 in_range = (self.address >> log2(words)) < self.row_table.depth
                 full = self.address[: log2(words)] == words - 1 if words > 1 else Const(1)
                 m.d.comb += self.row_table.write.eq(full & in_range)
@@ -318,15 +324,15 @@ class Engine(wiring.Component):
         if sparse:
             self._scale(m, "SPARSE_SCALE", self.sparse_multiplier, self.sparse_shift, "SEEN")
         with m.State("SEEN"):
-            m.d.sync += self.seen_left.eq(self.word)
+            m.d.sync += [self.seen_left.eq(self.word), self.has_seen.eq(self.word[: len(self.seen_left)] != 0)]
             with m.If(self.source.valid):
                 self._take(m)
                 m.next = "CHECK"
         with m.State("CHECK"):
             m.next = "HISTORY"
-            with m.If(self.ended & ((self.left != 0) | (self.seen_left != 0))):
+            with m.If(self.ended & ((self.left != 0) | self.has_seen)):
                 self._flag(m, Status.TRUNCATED)
-                m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+                m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
             with m.Elif((self.k == 0) | (self.k > too_many)):
                 self._flag(m, Status.BAD_LIST_LENGTH)
                 m.d.sync += self.k.eq(too_many)
@@ -348,7 +354,7 @@ class Engine(wiring.Component):
     def _item_to_item_row(self, m: Module) -> None:
         """A history item's row: its head, then an entry a cycle."""
         entries = Signal(ROW_BITS)
-        ends = (self.left == 0) & (self.seen_left == 0)
+        ends = (self.left == 0) & ~self.has_seen
         with m.State("ROW"):
             m.d.sync += [self.row_scale.eq(self.word[:COEFFICIENT_BITS]), entries.eq(self.word[COEFFICIENT_BITS:])]
             with m.If(self.source.valid):
@@ -373,7 +379,7 @@ class Engine(wiring.Component):
     def _end_of_history(self, m: Module, truncated: Any) -> None:
         with m.If(truncated):
             self._flag(m, Status.TRUNCATED)
-            m.d.sync += [self.left.eq(0), self.seen_left.eq(0)]
+            m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
             m.next = "HISTORY"
 
     def _history(self, m: Module) -> None:
@@ -391,7 +397,7 @@ class Engine(wiring.Component):
                     m.d.sync += self.left.eq(self.left - 1)
                     with m.If(~known):
                         self._flag(m, Status.ROW_OUT_OF_RANGE)
-                    complete = (self.left == 1) & (self.seen_left == 0)
+                    complete = (self.left == 1) & ~self.has_seen
                     if self.parameters.item_to_item:
                         m.d.sync += self.row_weight.eq(self.weight)
                         m.next = "ROW"
@@ -402,33 +408,30 @@ class Engine(wiring.Component):
 
     def _user_vector(self, m: Module) -> None:
         steps = self.parameters.dimensions // self.parameters.requantisers
-        m.d.comb += self.user_valid.eq(delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised"))
-        m.d.sync += self.aggregate.shift.eq(0)
         with m.State("AGGREGATE"):
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.d.sync += self.left.eq(steps)
                 m.next = "REQUANTISE"
         with m.State("REQUANTISE"):
-            m.d.sync += self.aggregate.shift.eq(1)  # a register, for the line reaches every sum
+            m.d.comb += self.aggregate.shift.eq(1)
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.d.sync += self.left.eq(USER_CYCLES)
                 m.next = "USER"
         with m.State("USER"):
-            m.d.sync += [self.left.eq(self.left - 1), self.item.eq(0), self.scoring.eq(1)]
+            m.d.sync += [self.left.eq(self.left - 1), self.scoring.eq(1)]
             m.d.sync += self.last_item.eq(self.registers.items == 1)
             with m.If(self.left == 1):
                 m.next = "CATALOGUE"
 
     def _catalogue(self, m: Module) -> None:
-        row = self.word[:ROW_BITS]
-        waits, beyond, seen = Signal(), Signal(), Signal()
-        has_seen = self.seen_left != 0
+        waits, beyond, seen, advances = Signal(), Signal(), Signal(), Signal()
+        is_item, is_past = self._compared_ahead(m, advances)
         m.d.comb += [
-            waits.eq(has_seen & ~self.source.valid),
-            beyond.eq(has_seen & self.source.valid & (row < self.item)),
-            seen.eq(has_seen & (row == self.item)),
+            waits.eq(self.has_seen & ~self.source.valid),
+            beyond.eq(self.has_seen & self.source.valid & is_past),
+            seen.eq(self.has_seen & is_item),
             self.issued.skipped.eq(seen),
         ]
         with m.State("CATALOGUE"):
@@ -439,19 +442,35 @@ class Engine(wiring.Component):
             with m.Elif(~waits):
                 m.d.comb += self.issue.eq(1)
                 with m.If(self.last_beat):
-                    m.d.sync += [self.item.eq(self.item + 1), self.last_item.eq(self.item + 2 == self.registers.items)]
+                    m.d.comb += advances.eq(1)
+                    m.d.sync += [self.item.eq(self.next_item), self.next_item.eq(self.next_item + 1)]
+                    m.d.sync += self.last_item.eq(self.next_item + 1 == self.registers.items)
                     with m.If(seen):
                         self._take_seen(m)
                     with m.If(self.last_item):
                         m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 2)  # REMAINDER is another
                         m.next = "RANK"
 
+    def _compared_ahead(self, m: Module, advances: Any) -> tuple[Any, Any]:
+        """Whether the word that is offered is the row of the item under way, or of one before.
+
+        Of the words that may be offered next and the items that may be next, all are compared a cycle before.
+        """
+        offered, coming = self.word[:ROW_BITS], self.ahead.i.payload["data"][:ROW_BITS]
+        is_item, is_past = Signal(), Signal()
+        for flag, compare in ((is_item, operator.eq), (is_past, operator.lt)):
+            stays, moves = (
+                Mux(advances, compare(row, self.next_item), compare(row, self.item)) for row in (offered, coming)
+            )
+            m.d.sync += flag.eq(Mux(self.ahead.moves, moves, stays))
+        return is_item, is_past
+
     def _take_seen(self, m: Module) -> None:
         self._take(m)
-        m.d.sync += self.seen_left.eq(self.seen_left - 1)
+        m.d.sync += [self.seen_left.eq(self.seen_left - 1), self.has_seen.eq(self.seen_left != 1)]
         with m.If(self.is_last & (self.seen_left != 1)):
             self._flag(m, Status.TRUNCATED)
-            m.d.sync += self.seen_left.eq(0)
+            m.d.sync += [self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _list(self, m: Module) -> None:
         best = self.top_k.best
@@ -466,7 +485,8 @@ class Engine(wiring.Component):
                 m.next = "LIST"
             with m.Elif(self.source.valid):
                 self._take(m)
-                m.d.sync += self.seen_left.eq(Mux(self.seen_left == 0, 0, self.seen_left - 1))
+                with m.If(self.has_seen):
+                    m.d.sync += [self.seen_left.eq(self.seen_left - 1), self.has_seen.eq(self.seen_left != 1)]
                 self._flag_remainder(m)
         row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
         with m.State("LIST"):
@@ -486,7 +506,7 @@ class Engine(wiring.Component):
                 m.next = "IDLE"
 
     def _flag_remainder(self, m: Module) -> None:
-        with m.If(self.seen_left == 0):
+        with m.If(~self.has_seen):
             self._flag(m, Status.TOO_LONG)
         with m.Elif(self.is_last & (self.seen_left != 1)):
             self._flag(m, Status.TRUNCATED)

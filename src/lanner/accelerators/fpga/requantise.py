@@ -8,7 +8,7 @@ from lanner.accelerators.contract import ACCUMULATOR_BITS, MULTIPLIER_BITS
 from lanner.accelerators.fpga import multiplier
 from lanner.accelerators.fpga.multiplier import Multiplier
 
-LATENCY = multiplier.LATENCY + 4
+LATENCY = multiplier.LATENCY + 5
 _HALF = ACCUMULATOR_BITS // 2
 _WIDE = ACCUMULATOR_BITS + MULTIPLIER_BITS + 2
 
@@ -45,7 +45,7 @@ class Requantise(wiring.Component):
         m.d.sync += total.eq((self.high_product << _HALF) + self.low_product + half)
         m.d.sync += [by_bytes.eq(total >> (self.shift[3:] << 3)), shifted.eq(by_bytes >> self.shift[:3])]
         largest = 2 ** (self.bits - 1) - 1
-        m.d.sync += self.result.eq(
-            Mux(shifted > largest, largest, Mux(shifted < -largest, -largest, shifted[: self.bits].as_signed()))
-        )
+        above, below, within = Signal(), Signal(), Signal(signed(self.bits))
+        m.d.sync += [above.eq(shifted > largest), below.eq(shifted < -largest), within.eq(shifted)]
+        m.d.sync += self.result.eq(Mux(above, largest, Mux(below, -largest, within)))
         return m

@@ -10,7 +10,7 @@ from lanner.accelerators.fpga.multiplier import Multiplier
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.pipeline import delayed
 
-LATENCY = multiplier.LATENCY + 3
+LATENCY = multiplier.LATENCY + 4
 EXTRA_AFTER = multiplier.LATENCY + 1
 _LOW = 17
 LARGEST = 2 ** (SCORE_BITS - 1) - 1
@@ -49,7 +49,7 @@ class Score(wiring.Component):
         bias = delayed(m, self.bias, multiplier.LATENCY + 1, "bias")
         m.d.sync += product.eq((self.high_product << _LOW) + self.low_product + (1 << shift >> 1))
         m.d.sync += total.eq((product >> shift) + bias + self.extra)
-        m.d.sync += self.score.eq(
-            Mux(total > LARGEST, LARGEST, Mux(total < -LARGEST, -LARGEST, total[:SCORE_BITS].as_signed()))
-        )
+        above, below, within = Signal(), Signal(), Signal(signed(SCORE_BITS))
+        m.d.sync += [above.eq(total > LARGEST), below.eq(total < -LARGEST), within.eq(total)]
+        m.d.sync += self.score.eq(Mux(above, LARGEST, Mux(below, -LARGEST, within)))
         return m

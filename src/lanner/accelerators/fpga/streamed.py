@@ -75,7 +75,7 @@ class Batch:
 
 def to_place(sizes: Parameters) -> int:
     """Cycles from the last word of a target until it has its place in the lists."""
-    return 1 + array.LATENCY + dot_product.latency(sizes) + score.LATENCY + top_k.LATENCY
+    return 1 + array.LATENCY + dot_product.latency(sizes) + score.LATENCY + top_k.latency(sizes.k)
 
 
 class Streamed(wiring.Component):
@@ -165,7 +165,8 @@ class Streamed(wiring.Component):
         at_dot = data.View(TARGET, delayed(m, self.target.as_value(), to_dot, "at_dot"))
         at_score = delayed(m, at_dot.row, score.LATENCY, "at_score")
         ends = delayed(m, self.is_last_code & self.scoring, to_dot + score.LATENCY, "ends")
-        m.d.comb += self.aggregate.add.eq(products_valid & ~self.scoring)
+        before_products = delayed(m, self.has_codes, array.LATENCY - 1, "before_products")
+        m.d.comb += self.aggregate.add.eq(before_products & ~self.scoring)
         self.bests: list[Any] = []
         self.vectors: list[Any] = []
         self.seen_rows: list[Any] = []
@@ -228,7 +229,7 @@ class Streamed(wiring.Component):
     def _requantised(self, m: Module) -> None:
         """Elements of a user vector go where they belong, one a cycle."""
         sizes, element = self.batch.sizes, Signal(range(self.batch.sizes.dimensions))
-        written = delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised")
+        written = delayed(m, self.aggregate.shift, 1 + requantise.LATENCY, "requantised")
         lane_bits = log2(sizes.lanes)
         m.d.comb += [
             self.requantise.value.eq(self.aggregate.sums[0]),
@@ -338,7 +339,7 @@ class Streamed(wiring.Component):
             m.d.comb += shift.eq(1)
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 0):
-                m.d.sync += self.left.eq(requantise.LATENCY)
+                m.d.sync += self.left.eq(1 + requantise.LATENCY)
                 m.next = "VECTOR"
         with m.State("VECTOR"):
             m.d.sync += self.left.eq(self.left - 1)

@@ -1,16 +1,20 @@
 """The memories on chip: vectors of codes, and each item's scales and bias."""
 
-from amaranth.hdl import Array, Module, Signal, signed, unsigned
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from lanner.accelerators.contract import COEFFICIENT_BITS, TARGET_SCALE_BITS
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import delayed
+from lanner.accelerators.fpga.pipeline import copies, delayed
 
-ROW_LATENCY, ITEM_LATENCY = 4, 3
+ROW_LATENCY, ITEM_LATENCY = 5, 3
 _BANK = 2048
 """Words of a bank: the depth of a block RAM, so that each has a register of its own before the multiplexer."""
+_COLUMN = 72
+"""Bits of a word whose memories, eight of 9 bits in a bank, share addresses of their own."""
 
 ITEM = data.StructLayout(
     {"target_scale": unsigned(TARGET_SCALE_BITS), "source_scale": unsigned(COEFFICIENT_BITS), "bias": signed(32)}
@@ -18,32 +22,48 @@ ITEM = data.StructLayout(
 
 
 class RowTable(wiring.Component):
-    """Codes, ``lanes`` of them a word: ``data`` holds word ``address`` after ``ROW_LATENCY`` cycles."""
+    """Codes, ``lanes`` of them a word: ``data`` holds word ``address`` after ``ROW_LATENCY`` cycles.
+
+    push: 32 bits of a word, the lowest first. write: with the last of them, the word goes to ``write_address``.
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.depth, width = parameters.rows * parameters.beats, parameters.lanes * 8
         bits = log2(self.depth)
-        write = {"write": In(1), "write_address": In(bits), "write_data": In(width)}
+        write = {"push": In(1), "pushed": In(32), "write": In(1), "write_address": In(bits)}
         super().__init__({"address": In(bits), "data": Out(width), **write})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        address = delayed(m, self.address, 1, "address")
-        write, where, what = (
-            delayed(m, line, 1, name)
-            for line, name in ((self.write, "write"), (self.write_address, "where"), (self.write_data, "what"))
-        )
-        banks = []
-        for number, first in enumerate(range(0, self.depth, _BANK)):
-            bank = memory.Memory(shape=len(self.data), depth=min(_BANK, self.depth - first), init=[])
-            m.submodules[f"bank{number}"] = bank
-            writing, reading = bank.write_port(), bank.read_port()
-            m.d.comb += [writing.addr.eq(where), writing.data.eq(what), reading.addr.eq(address)]
-            m.d.comb += writing.en.eq(write & ((where >> log2(_BANK)) == number))
-            banks.append(delayed(m, reading.data, 1, f"bank{number}_data"))
-        chosen = delayed(m, address >> log2(_BANK), 2, "chosen") if len(banks) > 1 else None
-        m.d.sync += self.data.eq(banks[0] if chosen is None else Array(banks)[chosen])
+        columns = [range(first, min(first + _COLUMN, len(self.data))) for first in range(0, len(self.data), _COLUMN)]
+        addresses = copies(m, delayed(m, self.address, 1, "address"), len(columns), "address")
+        writes = copies(m, delayed(m, self.write, 1, "write"), len(columns), "write")
+        places = copies(m, delayed(m, self.write_address, 1, "place"), len(columns), "place")
+        pushes = copies(m, self.push, len(columns), "push")
+        word = Signal(len(self.data))
+        shifted = Cat(word[32:], delayed(m, self.pushed, 1, "pushed"))
+        for number, column in enumerate(columns):
+            part = slice(column.start, column.stop)
+            with m.If(pushes[number]):
+                m.d.sync += word[part].eq(shifted[part])
+            m.d.sync += self.data[part].eq(
+                self._column(m, number, addresses[number], writes[number], places[number], word[part])
+            )
         return m
+
+    def _column(self, m: Module, number: int, address: Any, write: Any, place: Any, word: Any) -> Any:
+        """Some bits of every word, in memories that hold ``_BANK`` words each."""
+        banks = []
+        for bank, first in enumerate(range(0, self.depth, _BANK)):
+            bits = memory.Memory(shape=len(word), depth=min(_BANK, self.depth - first), init=[])
+            m.submodules[f"bank{bank}_{number}"] = bits
+            writing, reading = bits.write_port(), bits.read_port()
+            m.d.comb += [writing.addr.eq(place), writing.data.eq(word), reading.addr.eq(address)]
+            m.d.comb += writing.en.eq(write & ((place >> log2(_BANK)) == bank))
+            banks.append(delayed(m, reading.data, 1, f"bank{bank}_{number}_data"))
+        if len(banks) == 1:
+            return banks[0]
+        return Array(banks)[delayed(m, address >> log2(_BANK), 2, f"chosen{number}")]
 
 
 class ItemTable(wiring.Component):

@@ -1,9 +1,11 @@
 """The k best of a stream, in order: one candidate a cycle.
 
-A candidate is compared with every place in one cycle and enters in the next; those it beats move down by one. What is
-compared are the places as the candidate before it will leave them. Candidates come by row, so a tie is lost by the
-newcomer, and lists are ordered by score, then by row.
+A candidate passes from place to place, a place a cycle, and takes the first whose holder it beats. The holder passes on
+in its stead and takes the next place, and so on: every line goes from a place to its neighbour, however long the list
+is. Candidates come by row, so a tie is lost by the newcomer, and lists are ordered by score, then by row.
 """
+
+from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -11,46 +13,58 @@ from amaranth.lib.wiring import In, Out
 
 from lanner.accelerators.contract import NO_SCORE, ROW_BITS, SCORE_BITS
 
-LATENCY = 2
-"""Cycles from a candidate until it has its place."""
 PLACE = data.StructLayout({"score": signed(SCORE_BITS), "row": ROW_BITS})
+PASSING = data.StructLayout({"valid": 1, "entry": PLACE})
 _EMPTY = {"score": NO_SCORE, "row": (1 << ROW_BITS) - 1}
+
+
+def latency(k: int) -> int:
+    """Cycles from a candidate until it has its place, and all others have theirs."""
+    return k + 1
 
 
 class TopK(wiring.Component):
     """valid: ``candidate`` is one. pop: the best is dropped, the others move up. clear: all
     are dropped. best: the best of what is held.
 
-    An empty place has the score −2^31, which no candidate has. A candidate must not come with a pop, or just before it.
+    An empty place has the score −2^31, which no candidate has. A candidate must not come with a pop, or less than
+    ``latency`` cycles before it.
     """
 
     def __init__(self, k: int) -> None:
         # Cleared rather than reset: two lines to every bit would be one too many to route.
         self.places = [Signal(PLACE, name=f"place{place}", init=_EMPTY, reset_less=True) for place in range(k)]
-        self.enters, self.entrant, self.beaten = Signal(), Signal(PLACE, reset_less=True), Signal(k)
-        """The candidate that is entering, and the places that it beats."""
+        self.passing = [Signal(PASSING, name=f"passing{place}") for place in range(k)]
+        """What comes to each place in this cycle."""
+        self.takes = [Signal(name=f"takes{place}") for place in range(k)]
+        """Whether the place takes what comes: it was compared in the cycle before, with what the place would hold."""
         super().__init__({"valid": In(1), "candidate": In(PLACE), "pop": In(1), "clear": In(1), "best": Out(PLACE)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.sync += [self.enters.eq(self.valid), self.entrant.eq(self.candidate)]
-        against = [self.candidate.score > place.score for place in self.places]
-        beats_entrant = self.candidate.score > self.entrant.score
-        for number, place in enumerate(self.places):
-            moves = self.enters & self.beaten[number]
-            # Beaten above as well: that one's place moves down to here. Else the entrant enters here.
-            above, beats = self.entrant, beats_entrant
-            if number:
-                higher = self.beaten[number - 1]
-                above = Mux(higher, self.places[number - 1], self.entrant)
-                beats = Mux(higher, against[number - 1], beats_entrant)
-            m.d.sync += self.beaten[number].eq(Mux(moves, beats, against[number]))
-            with m.If(moves):
-                m.d.sync += place.eq(above)
+        valid, entry, displaced = self.valid, self.candidate, Const(0)
+        for number, (place, passing, takes) in enumerate(zip(self.places, self.passing, self.takes, strict=True)):
+            # Who was displaced from the place before takes this one in any case.
+            beats = Mux(takes, _beats(entry, passing.entry), _beats(entry, place))
+            m.d.sync += takes.eq(valid & (displaced | beats))
+            passes = entry if number == 0 else Mux(displaced, self.places[number - 1], entry)
+            m.d.sync += [passing.valid.eq(valid), passing.entry.eq(passes)]
+            with m.If(takes):
+                m.d.sync += place.eq(passing.entry)
             with m.If(self.pop):
                 below = self.places[number + 1] if number + 1 < len(self.places) else Const(_EMPTY, PLACE)
                 m.d.sync += place.eq(below)
             with m.If(self.clear):
                 m.d.sync += place.eq(Const(_EMPTY, PLACE))
+            valid, entry, displaced = passing.valid, passing.entry, takes
         m.d.comb += self.best.eq(self.places[0])
         return m
+
+
+def _beats(entry: Any, other: Any) -> Any:
+    """Whether it has the higher score. Compared without signs, which takes one chain of carries; with signs, two."""
+    return _unsigned(entry.score) > _unsigned(other.score)
+
+
+def _unsigned(score: Any) -> Any:
+    return score.as_unsigned() ^ (1 << SCORE_BITS - 1)
