@@ -59,9 +59,9 @@ DATASETS = {cell.dataset for cell in CELLS["published"]}
 PUBLISHED_NOTES = (
     "Figures of others as they stand in their sources, whose protocols the rows follow; several were tuned on the test",
     "part. Settings are chosen on validation by the hybrid, and by the other models whose rows have `chosen` in the",
-    "file; the rest have their defaults. Means over three splits where the split is random. Of ncf-99-negatives the hybrid",
-    "alone reads the order of events, whose times are known of two in five. All rows, intervals, and the hybrid on",
-    "training events alone: [`quality_published.json`](benchmarks/results/quality_published.json).",
+    "file; the rest have their defaults. Means over three splits where the split is random. Of ncf-99-negatives the",
+    "hybrid alone reads the order of events, whose times are known of two in five. All rows, intervals, and the hybrid",
+    "on training events alone: [`quality_published.json`](benchmarks/results/quality_published.json).",
 )
 
 
