@@ -101,6 +101,8 @@ class Engine(wiring.Component):
         sizes = self.parameters
         m.submodules.words_in = words_in = SkidBuffer(WORD)
         m.submodules.ahead = self.ahead = Ahead(WORD)
+        # Of these two one can lie beside the lists and the other beside the pins.
+        m.submodules.answers = answers = SkidBuffer(WORD)
         m.submodules.answers_out = answers_out = SkidBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
         m.submodules.row_table = self.row_table = RowTable(sizes)
@@ -119,9 +121,10 @@ class Engine(wiring.Component):
             m.submodules[f"requantise{number}"] = one
         wiring.connect(m, wiring.flipped(self.words), words_in.i)
         wiring.connect(m, words_in.o, self.ahead.i)
+        wiring.connect(m, answers.o, answers_out.i)
         wiring.connect(m, answers_out.o, wiring.flipped(self.answers))
         wiring.connect(m, wiring.flipped(self.bus), self.registers.bus)
-        self.source, self.sink = self.ahead.o, answers_out.i
+        self.source, self.sink = self.ahead.o, answers.i
         self.word, self.is_last = self.source.payload["data"], self.source.payload["last"]
 
     def _place_state(self, m: Module) -> None:
