@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.data.ids import check_ids
 from lanner.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def similar(
       lanner similar lanner-bundle --item 260
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
-    check_ids([item], "--item")
+    _check_ids([item], "--item")
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
@@ -111,7 +110,7 @@ def explain(
       lanner explain lanner-bundle --user 42 --item 260
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
-    check_ids([item], "--item")
+    _check_ids([item], "--item")
     model = _loaded(bundle)
     found = model.explain(item=item, **_who(model, user, history, history_file, text, attributes))
     _say(
@@ -159,7 +158,7 @@ def _who(
     Raises:
         RequestError: none of them, two that exclude each other, or an id with white space at its ends.
     """
-    check_ids([user], "--user")
+    _check_ids([user], "--user")
     ids, described = _ids(model, history, file), parse_values(attributes, "--attribute") or None
     if user is None and ids is None and text is None and described is None:
         raise RequestError("one of --user, --history, --history-file, --text or --attribute is required")
@@ -172,6 +171,12 @@ def _several(who: Mapping[str, Any]) -> dict[str, Any]:
     """The same as ``Model.recommend`` takes it, for several users."""
     names = {"user": "users", "history": "histories", "text": "texts", "attributes": "attributes"}
     return {names[name]: [value] for name, value in who.items() if value is not None}
+
+
+def _check_ids(ids: Sequence[str | None], option: str) -> None:
+    from lanner.data.ids import check_ids  # imports NumPy, which --help does without
+
+    check_ids(ids, option)
 
 
 def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> list[str] | None:
@@ -193,7 +198,7 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     if history is None:
         return None
     if len(history) > 1 or history[0] in model.dataset.items:
-        check_ids(history, "--history")
+        _check_ids(history, "--history")
         return list(history)
     return [one.strip() for one in history[0].split(",") if one.strip()]
 
