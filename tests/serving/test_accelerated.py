@@ -180,6 +180,6 @@ def test_profile_has_a_row_predicted_from_cycles(bundle, capsys):
     assert not stopped.value.code
     (row,) = [one for one in json.loads(capsys.readouterr().out)["stages"] if "accelerated" in one["variant"]]
     assert row["variant"] == "int8, accelerated"
-    assert row["stage"] == "predicted from cycles at the routed 75 MHz; the tables fit an ecp5-25f"
+    assert row["stage"] == "predicted from cycles at the routed 93 MHz; the tables fit an ecp5-25f"
     sizes = emulated(contract_in(bundle), 10)
     assert 24 * sizes.beats / 75 / 1e3 < row["p50 ms"] <= row["p99 ms"] < 0.01

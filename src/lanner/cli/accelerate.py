@@ -24,7 +24,7 @@ def accelerate(
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=255, help="Longest list.")] = 10,
     clock_mhz: Annotated[
         float, typer.Option("--clock-mhz", min=1, help="Clock to aim at, and to predict latencies with.")
-    ] = 75.0,
+    ] = 93.0,
     as_json: AsJson = False,
 ) -> None:
     """Write an accelerator for a bundle: Verilog, tables, the integer contract, a test bench, and a report.

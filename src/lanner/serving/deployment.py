@@ -87,7 +87,7 @@ class ModelConfig:
     accelerator: str = ""
     """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Serves the variant ``accelerated``, first
     unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
-    accelerator_mhz: float = 75.0
+    accelerator_mhz: float = 93.0
     """Clock that the accelerator's cycles are told as time at; by default the routed one of the ECP5-25F."""
 
     def __post_init__(self) -> None:
