@@ -77,7 +77,7 @@ def run(
     with _resumable(checkpoint):
         announce(f"fit {config.model} on {len(known.histories.values):,} positive events")
         recommender.fit(known, validation)
-        found = tuple(filter(None, (recommender.shortfall,)))
+        found = (recommender.shortfall,) if recommender.shortfall else ()
         for warning in found:
             announce(f"warning: {warning}")
         if measure and len(plan.test):

@@ -14,7 +14,7 @@ pytest.importorskip("amaranth", reason="hardware is not tested without the extra
 
 
 def test_a_bundle_becomes_an_accelerator_with_a_test_bench(ask, bundle, tmp_path, monkeypatch):
-    from lanner.accelerators import build
+    from lanner.accelerators import build, routed
     from lanner.accelerators.fpga.netlist import rtlil_of
 
     def quickly(sizes, folder):
@@ -29,7 +29,12 @@ def test_a_bundle_becomes_an_accelerator_with_a_test_bench(ask, bundle, tmp_path
     assert (facts["variant"], facts["requests"], facts["sizes"]["item_to_item"]) == ("full", 20, True)
     answers = np.fromfile(tmp_path / "hardware" / "answers.bin", np.uint32).reshape(20, 2 * 5 + 2)
     assert (answers[:, -2] == 0).all()
-    assert 0 < facts["latency_us"]["p50"] <= facts["latency_us"]["max"] == pytest.approx(answers[:, -1].max() / 93)
+    assert (
+        0
+        < facts["latency_us"]["p50"]
+        <= facts["latency_us"]["max"]
+        == pytest.approx(answers[:, -1].max() / routed.MHZ["ecp5-85f"])
+    )
     assert ask("accelerate", bundle, "--out", "hardware", "-k", "5")[0] == 0  # over its own kind
 
 

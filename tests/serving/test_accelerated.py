@@ -13,8 +13,8 @@ from running import PATIENT, ids
 from simulated_board import SimulatedBoard, disturbed
 from stand_ins import write_served_bundle
 
-from lanner.accelerators import host
-from lanner.accelerators.build import ROUTED_MHZ, emulated
+from lanner.accelerators import host, routed
+from lanner.accelerators.build import emulated
 from lanner.accelerators.contract import contract_of, statement
 from lanner.accelerators.reference import answer
 from lanner.artifacts.bundle import read_bundle, write_compressed
@@ -86,7 +86,7 @@ async def test_the_accelerated_variant_answers_first_and_is_counted(bundle, tmp_
         assert (found.served.variant, found.served.backend) == ("accelerated", "emulator")
         assert after["answered"] == before["answered"] + 1
         assert after["failed"] == 0
-        assert after["predicted_microseconds"] == pytest.approx(after["cycles"] / ROUTED_MHZ)
+        assert after["predicted_microseconds"] == pytest.approx(after["cycles"] / routed.MHZ["ecp5-25f"])
         status = await service.status()
         assert status.variants == ["accelerated", "full", "int8", "popularity"]
         assert status.backends == ["emulator", "numpy"]
@@ -171,7 +171,7 @@ def test_a_bundle_without_int8_has_no_integer_form(plain, tmp_path):
         bootstrap.check(
             bootstrap.ServerConfig(str(plain), f"{tmp_path}/e.db", model=ModelConfig(accelerator="emulator"))
         )
-    assert predicted(read_bundle(plain), ROUTED_MHZ) is None
+    assert predicted(read_bundle(plain), routed.MHZ["ecp5-25f"]) is None
 
 
 def test_profile_has_a_row_predicted_from_cycles(bundle, capsys):

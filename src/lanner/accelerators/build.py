@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from lanner.accelerators import routed
 from lanner.accelerators.contract import Contract, Request
 from lanner.accelerators.emulator import Emulator, Timed
 from lanner.accelerators.fpga import protocol
@@ -20,8 +21,6 @@ from lanner.errors import ConfigError
 from lanner.files import FolderKind
 
 REPORT = "report.json"
-ROUTED_LANES, ROUTED_MHZ = 16, 93.0
-"""The design that was placed and routed, on an ECP5-25F, and its clock; see benchmarks/results/fpga.json."""
 KIND = FolderKind("an accelerator that lanner accelerate wrote", REPORT, lambda report: set(report["files"]) | {REPORT})
 _HARNESS = Path(protocol.__file__).with_name("harness.cpp")
 
@@ -43,7 +42,7 @@ def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
 
 def emulated(contract: Contract, k: int) -> Parameters:
     """The accelerator that an emulator stands for: lanes of the design that was routed, memories as deep as needed."""
-    return _sizes(contract, k, ROUTED_LANES)
+    return _sizes(contract, k, routed.LANES)
 
 
 def fitting_device(contract: Contract, k: int) -> str | None:

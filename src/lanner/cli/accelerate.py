@@ -23,8 +23,13 @@ def accelerate(
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=255, help="Longest list.")] = 10,
     clock_mhz: Annotated[
-        float, typer.Option("--clock-mhz", min=1, help="Clock to aim at, and to predict latencies with.")
-    ] = 93.0,
+        float | None,
+        typer.Option(
+            "--clock-mhz",
+            min=1,
+            help="Clock to aim at, and to predict latencies with; default: the one that the device was routed at.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an accelerator for a bundle: Verilog, tables, the integer contract, a test bench, and a report.
@@ -37,6 +42,7 @@ def accelerate(
     import numpy as np
 
     optional_module("amaranth", "amaranth", "fpga", "an accelerator")
+    from lanner.accelerators import routed
     from lanner.accelerators.build import KIND, REPORT, files_of, sizes_for
     from lanner.accelerators.contract import contract_of, requests_of
     from lanner.artifacts.bundle import read_bundle
@@ -52,12 +58,13 @@ def accelerate(
     order = np.random.default_rng(0).permutation(len(users))
     sizes = sizes_for(contract, device, k)
     requests = requests_of(contract, chosen.model, users.take(np.sort(order[:_BENCH_USERS])), k)
+    mhz = routed.MHZ[device] if clock_mhz is None else clock_mhz
     with tempfile.TemporaryDirectory() as work:
-        files = files_of(contract, requests, sizes, device, clock_mhz, Path(work))
+        files = files_of(contract, requests, sizes, device, mhz, Path(work))
     write_folder(folder, files, kind=KIND)
     report = json.loads(files[REPORT])
     line = (
         f"Wrote {folder}: {name} on {device} with {sizes.lanes} lanes; a list of {k} is predicted to take "
-        f"{report['latency_us']['p50']:.1f} µs at {clock_mhz:g} MHz"
+        f"{report['latency_us']['p50']:.1f} µs at {mhz:g} MHz"
     )
     console.show_result({"folder": str(folder), "variant": name, **report}, line, as_json=as_json)

@@ -101,9 +101,9 @@ def _of_bundle(
         for one in times
     ]
     if not variants and find_spec("amaranth") is not None:
-        from lanner.accelerators.build import ROUTED_MHZ
+        from lanner.accelerators import routed
 
-        row = predicted(opened, ROUTED_MHZ, requests)
+        row = predicted(opened, routed.MHZ["ecp5-25f"], requests)
         stages += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
     columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
     if as_json:

@@ -20,6 +20,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from lanner.accelerators import routed
 from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.artifacts.golden import check_golden
 from lanner.artifacts.variants import FULL, INT8, POPULARITY, TextFiles, Variant
@@ -87,7 +88,7 @@ class ModelConfig:
     accelerator: str = ""
     """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Serves the variant ``accelerated``, first
     unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
-    accelerator_mhz: float = 93.0
+    accelerator_mhz: float = routed.MHZ["ecp5-25f"]
     """Clock that the accelerator's cycles are told as time at; by default the routed one of the ECP5-25F."""
 
     def __post_init__(self) -> None:

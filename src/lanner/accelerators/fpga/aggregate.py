@@ -9,10 +9,7 @@ from amaranth.lib.wiring import In, Out
 from lanner.accelerators.contract import ACCUMULATOR_BITS
 from lanner.accelerators.fpga.array import PRODUCT_BITS
 from lanner.accelerators.fpga.parameters import Parameters
-from lanner.accelerators.fpga.pipeline import copies
-
-_GROUP = 8
-"""Lanes whose sums share a copy of what is asked."""
+from lanner.accelerators.fpga.pipeline import shared
 
 
 class Aggregate(wiring.Component):
@@ -39,19 +36,18 @@ class Aggregate(wiring.Component):
         lanes, step = self.parameters.lanes, self.parameters.requantisers
         shape = signed(ACCUMULATOR_BITS)
         sums = [Signal(shape, name=f"sum{number}", reset_less=True) for number in range(self.parameters.dimensions)]
-        groups = -(-lanes // _GROUP)
-        clear, add = copies(m, self.clear, groups, "clear"), copies(m, self.add, groups, "add")
-        shift = copies(m, self.shift, groups, "shift")
+        clear, add = shared(m, self.clear, lanes, "clear"), shared(m, self.add, lanes, "add")
+        shift = shared(m, self.shift, lanes, "shift")
         following = [*sums[step:], *sums[-step:]]
         for lane in range(lanes):
-            column, group = range(lane, len(sums), lanes), lane // _GROUP
-            with m.If(clear[group]):
+            column = range(lane, len(sums), lanes)
+            with m.If(clear[lane]):
                 m.d.sync += [sums[element].eq(0) for element in column]
-            with m.Elif(add[group]):
+            with m.Elif(add[lane]):
                 # Beats rotate: after all of a vector's have passed, the sums stand at their elements.
                 m.d.sync += sums[column[-1]].eq(sums[lane] + self.products[lane])
                 m.d.sync += [sums[low].eq(sums[high]) for low, high in pairwise(column)]
-            with m.Elif(shift[group]):
+            with m.Elif(shift[lane]):
                 m.d.sync += [sums[element].eq(following[element]) for element in column]
         m.d.comb += [self.sums[element].eq(sums[element]) for element in range(step)]
         return m

@@ -8,13 +8,11 @@ from lanner.accelerators.contract import COEFFICIENT_BITS, USER_BITS
 from lanner.accelerators.fpga import multiplier
 from lanner.accelerators.fpga.multiplier import Multiplier
 from lanner.accelerators.fpga.parameters import Parameters
-from lanner.accelerators.fpga.pipeline import copies, delayed
+from lanner.accelerators.fpga.pipeline import delayed, shared
 
 LATENCY = 2 + multiplier.LATENCY
 PRODUCT_BITS = 24
 """−128 times −32,768 is 2^22."""
-_GROUP = 8
-"""Lanes that share a copy of what goes to all."""
 
 
 class Array(wiring.Component):
@@ -38,13 +36,13 @@ class Array(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        groups = -(-self.parameters.lanes // _GROUP)
-        c, scoring = copies(m, self.c, groups, "c"), copies(m, self.scoring, groups, "scoring")
+        lanes = self.parameters.lanes
+        c, scoring = shared(m, self.c, lanes, "c"), shared(m, self.scoring, lanes, "scoring")
         user = delayed(m, self.user, 1, "user")
         codes = delayed(m, self.codes, 2, "codes")
-        for lane in range(self.parameters.lanes):
+        for lane in range(lanes):
             m.submodules[f"lane{lane}"] = one = Multiplier(self.parameters.multiplier, 8, USER_BITS)
-            operand, group = Signal(signed(USER_BITS), name=f"operand{lane}"), lane // _GROUP
-            m.d.sync += operand.eq(Mux(scoring[group], user[lane], c[group]))
+            operand = Signal(signed(USER_BITS), name=f"operand{lane}")
+            m.d.sync += operand.eq(Mux(scoring[lane], user[lane], c[lane]))
             m.d.comb += [one.a.eq(codes[lane]), one.b.eq(operand), self.products[lane].eq(one.p)]
         return m

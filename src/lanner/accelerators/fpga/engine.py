@@ -35,7 +35,7 @@ from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
 from lanner.accelerators.fpga.dot_product import DotProduct
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, copies, delayed
+from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, delayed, shared
 from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
@@ -53,8 +53,6 @@ _ROWS_AFTER = ITEM_LATENCY + coefficient.LATENCY - ROW_LATENCY
 """Rows are read so much later than scales, so that a coefficient meets its row."""
 _TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
 """Cycles from the issue of a beat to its products."""
-_GROUP = 8
-"""Elements of the user vector that share a copy of the line that fills them."""
 
 
 def cycles_to_place(parameters: Parameters) -> int:
@@ -228,9 +226,8 @@ class Engine(wiring.Component):
         user = [Signal(USER_BITS, name=f"user{element}") for element in range(sizes.dimensions)]
         following = [*user[step:], *(each.result for each in self.requantisers)]
         valid = delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised")
-        user_valid = copies(m, valid, -(-sizes.dimensions // _GROUP), "user_valid")
-        for element, (one, after) in enumerate(zip(user, following, strict=True)):
-            with m.If(user_valid[element // _GROUP]):
+        for fills, one, after in zip(shared(m, valid, len(user), "user_valid"), user, following, strict=True):
+            with m.If(fills):
                 m.d.sync += one.eq(after)
         parts = [Cat(*user[first : first + sizes.lanes]) for first in range(0, sizes.dimensions, sizes.lanes)]
         at_array = delayed(m, beat, ROW_LATENCY, "array_beat")

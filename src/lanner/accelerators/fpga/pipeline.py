@@ -6,6 +6,9 @@ from amaranth.hdl import Module, Mux, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+_SHARING = 8
+"""Members that share a copy of a line."""
+
 
 def delayed(m: Module, value: Any, cycles: int, name: str) -> Any:
     """The value so many cycles later."""
@@ -24,6 +27,12 @@ def copies(m: Module, value: Any, number: int, name: str) -> list[Any]:
     registers = [Signal.like(value, name=f"{name}_copy{copy}", attrs={"keep": 1}) for copy in range(number)]
     m.d.sync += [register.eq(value) for register in registers]
     return registers
+
+
+def shared(m: Module, value: Any, members: int, name: str) -> list[Any]:
+    """The value a cycle later, for each of so many members, of which neighbours share a copy."""
+    registers = copies(m, value, -(-members // _SHARING), name)
+    return [registers[member // _SHARING] for member in range(members)]
 
 
 class SkidBuffer(wiring.Component):
