@@ -1,6 +1,7 @@
 """The whole service but for HTTP: a trained bundle, a store on disk, and what lies between them."""
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 from dataclasses import replace
@@ -423,6 +424,31 @@ async def test_two_servers_on_one_store_hear_of_each_other(shop, store):
         async with asyncio.timeout(10):
             while not ("fresh" in (seen := await recommended(second, "u1", k=100)) and "i50" not in seen):
                 await asyncio.sleep(0.05)
+
+
+class HeldReader:
+    """An executor whose only job ends when the test says so."""
+
+    def __init__(self):
+        self.answer = concurrent.futures.Future()
+
+    def submit(self, *_):
+        return self.answer
+
+    def shutdown(self, wait=True):
+        pass
+
+
+async def test_a_cancellation_that_meets_a_finished_read_is_not_lost(shop, store):
+    async with running(shop, store) as service:
+        service._reader = HeldReader()
+        watching = asyncio.create_task(service._watch_store())
+        await asyncio.sleep(0)
+        service._reader.answer.set_result((0, []))
+        await asyncio.sleep(0)  # the read has finished; its task has not gone on yet
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
 
 
 async def test_events_that_retention_deleted_are_no_longer_answered_from(shop, store):

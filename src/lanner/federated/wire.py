@@ -85,7 +85,8 @@ class Server:
 
         async with await asyncio.start_server(welcome, sock=self._socket.dup()):
             try:
-                await asyncio.wait_for(complete.wait(), self._deadline_s)
+                async with asyncio.timeout(self._deadline_s):
+                    await complete.wait()
             except TimeoutError:
                 came = len(members)
                 raise RoundFailed(f"only {came} of {clients} clients came within {self._deadline_s:g} s") from None

@@ -161,7 +161,8 @@ class LannerService:
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(self._reader, self.store.changed_users, self._sequence)
         try:
-            self._sequence, changed = await asyncio.wait_for(reading, _READ_SECONDS)
+            async with asyncio.timeout(_READ_SECONDS):  # wait_for of Python 3.11 loses a cancellation (bpo-37658)
+                self._sequence, changed = await reading
         except TimeoutError:
             raise StoreUnavailableError(f"the store did not respond within {_READ_SECONDS:g} s") from None
         self._drop(changed)
