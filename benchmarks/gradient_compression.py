@@ -8,6 +8,7 @@ Bytes are counted by the code and by the kernel. Time to the same loss: until th
 dense sums at 90 % of their steps. Loopback and LoRA, where compression does not pay, are rows, too.
 """
 
+import argparse
 import sys
 import time
 from typing import Any
@@ -153,10 +154,12 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true")
+    short = parser.parse_args().short
     if not can_be_built():
         sys.exit("benchmarks.gradient_compression needs root and the commands ip and tc, for network namespaces")
     torch.set_num_threads(1)
-    short = "--short" in sys.argv
     steps = 20 if short else STEPS
     cells = {}
     for ranks in (2,) if short else (2, 4):

@@ -9,6 +9,7 @@ devices' time of work ÷ (ranks × seconds of a step). Plain rows have even stag
 rows have stages and shares balanced to the devices' speeds, and int8 gradients.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -178,16 +179,15 @@ def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
     return rows
 
 
-def kept_case(core: int, slow: float, repeats: int) -> dict[str, Any]:
-    """``case``, or what ``runs/parallel`` has of it where that is asked for."""
+def kept_case(core: int, slow: float, kept: bool) -> dict[str, Any]:
+    """A case at its full repeats, or what ``runs/parallel`` has of it where that is asked for."""
     path = Path("runs") / "parallel" / f"{core}-{slow:g}.json"
-    if "--kept" in sys.argv and path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text())
-        return kept
-    rows = case(core, slow, repeats)
-    if "--short" not in sys.argv:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows))
+    if kept and path.exists():
+        rows: dict[str, Any] = json.loads(path.read_text())
+        return rows
+    rows = case(core, slow, REPEATS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows))
     return rows
 
 
@@ -213,17 +213,22 @@ def summary(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--kept", action="store_true")
+    given = parser.parse_args()
     if not can_be_built():
         sys.exit("benchmarks.parallel needs root and the commands ip and tc, for network namespaces")
     torch.set_num_threads(1)
-    short = "--short" in sys.argv
-    cores, speeds, repeats = ((100,), (3.0,), 1) if short else (CORES, SLOW, REPEATS)
-    cases = {f"core {core}, slow {slow:g}": kept_case(core, slow, repeats) for core in cores for slow in speeds}
-    moved = [run_ranks(RANKS, rebalanced, 3.0) for _ in range(repeats)]
+    if given.short:
+        cases = {"core 100, slow 3": case(100, 3.0, repeats=1)}
+    else:
+        cases = {f"core {core}, slow {slow:g}": kept_case(core, slow, given.kept) for core in CORES for slow in SLOW}
+    moved = [run_ranks(RANKS, rebalanced, 3.0) for _ in range(1 if given.short else REPEATS)]
     found = summary(cases)
     found["balancing_speedup"] = median(one["before"] / one["after"] for one in moved)
     print(found)
-    if short:
+    if given.short:
         return
     settings = {
         "ranks": RANKS, "rack": RACK, "host_mbit": HOST_MBIT, "core_mbit": CORES, "slowness_of_rank_1": SLOW,

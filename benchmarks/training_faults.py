@@ -13,6 +13,7 @@ New processes are forked from one that has imported everything: on few cores, im
 between two kills.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -218,11 +219,15 @@ def undisturbed(steps: int, parts: int) -> float:
 
 
 def main() -> None:
-    if "--node" in sys.argv:
-        folder, parts, ranks, nodes, endpoint = sys.argv[2:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--node", nargs=5, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.node:
+        folder, parts, ranks, nodes, endpoint = given.node
         node(folder, int(parts), int(ranks), nodes, endpoint)
         return
-    short = "--short" in sys.argv
+    short = given.short
     ranks, seconds, every, steps = (2, 20.0, 10.0, 12) if short else (RANKS, SECONDS, EVERY, ELASTIC_STEPS)
     found = {"killed": killed(ranks, seconds, every), "elastic": elastic(ranks, steps)}
     for one in found.values():

@@ -21,6 +21,8 @@ class Compressor(Protocol):
 
     kept: dict[str, Tensor]
     """What was not sent yet, by name; empty where everything is sent."""
+    share: float
+    """Bytes sent for each byte of gradients, about."""
 
     def reduce(self, bucket: Mapping[str, Tensor], wire: Wire) -> None:
         """Replace the tensors, float32 and contiguous, by their sums over the group."""
@@ -28,6 +30,8 @@ class Compressor(Protocol):
 
 class Dense:
     """Everything, in the numbers' own format."""
+
+    share = 1.0
 
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
@@ -41,6 +45,8 @@ class Dense:
 class Half:
     """Float16: half the bytes. Values are divided by the number of ranks on the way, so that sums do not overflow."""
 
+    share = 0.5
+
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
 
@@ -52,6 +58,8 @@ class Half:
 
 class Gathered:
     """Each rank sends a code to every other; subclasses define the code of a vector."""
+
+    share = 1.0
 
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
@@ -81,6 +89,8 @@ class Gathered:
 class Int8(Gathered):
     """8 bits a value and a scale for each block: a quarter of the bytes."""
 
+    share = 0.25
+
     def __init__(self, block: int = 256) -> None:
         super().__init__()
         self._block = block
@@ -100,6 +110,8 @@ class Int8(Gathered):
 
 class Sign(Gathered):
     """1 bit a value and the mean size of each block (Bernstein et al., signSGD, 2018): a 30th of the bytes."""
+
+    share = 1 / 31
 
     def __init__(self, block: int = 1024) -> None:
         super().__init__()
@@ -125,7 +137,7 @@ class TopK(Gathered):
         super().__init__()
         if not 0 < fraction <= 1:
             raise ConfigError(f"compression topk: the fraction must lie above 0 and at most at 1, received {fraction}")
-        self._fraction = fraction
+        self._fraction, self.share = fraction, fraction * (_INDEX_BYTES + _VALUE_BYTES) / 4
 
     def encode(self, flat: Tensor) -> Tensor:
         places = flat.abs().topk(self._count(len(flat)), sorted=False).indices
@@ -148,6 +160,8 @@ class PowerSGD:
 
     Two sums a bucket. ``basis`` starts each iteration where the last one ended.
     """
+
+    share = 0.05
 
     def __init__(self, rank: int = 4) -> None:
         if rank < 1:

@@ -13,7 +13,9 @@ from lanner.distributed.compressors import Compressor, Dense
 from lanner.distributed.tensor import local
 from lanner.distributed.wire import Wire
 
-_LARGEST_BUCKET, _FEWEST_BUCKETS = 4 << 20, 8
+_LARGEST_BUCKET, _DENSE_BUCKETS = 4 << 20, 8
+"""Bytes of gradients in one, and the fewest where all is sent, so that most travel beside the backward pass. Where less
+is sent there are fewer: a bucket would cost more than it gains by starting early."""
 
 
 class Racks:
@@ -53,15 +55,13 @@ class Synchroniser:
         *,
         racks: Racks | None = None,
         dense_steps: int = 0,
-        bucket_bytes: int | None = None,
         expected: int | None = None,
     ) -> None:
         """dense_steps: steps without compression at the beginning. expected: gradients of a parameter a step; None:
-        everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum.
-        bucket_bytes: None: an eighth of the gradients, at most 4 MiB, so that most travel beside the backward pass."""
+        everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum."""
         self._wire, self._racks, self._dense_steps = wire, racks, dense_steps
         self.compressor, self._dense = compressor or Dense(), Dense()
-        self.expected, self.step, self._bucket_bytes = expected, 0, bucket_bytes
+        self.expected, self.step = expected, 0
         self._arrived: dict[str, int] = {}
         self._running: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(1, "gradients") if expected is not None else None
@@ -75,7 +75,7 @@ class Synchroniser:
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
         self.compressor.kept = dict(kept)
         total = sum(4 * local(one).numel() for one in self._parameters.values())
-        limit = min(_LARGEST_BUCKET, total // _FEWEST_BUCKETS) if self._bucket_bytes is None else self._bucket_bytes
+        limit = min(_LARGEST_BUCKET, total // max(1, round(_DENSE_BUCKETS * self.compressor.share)))
         self._buckets = _buckets(self._parameters, limit)
         self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
         self._waiting = [len(names) for names in self._buckets]
