@@ -1,6 +1,6 @@
 """Throughput and utilisation of four ranks in two racks: single modes, hybrids, and the planner's choice.
 
-    python -m benchmarks.parallel            every case, five interleaved repeats (two hours); writes parallel.json
+    python -m benchmarks.parallel            every case, five interleaved repeats (80 minutes); writes parallel.json
     python -m benchmarks.parallel --kept     the same, with cases that were measured before from runs/parallel
     python -m benchmarks.parallel --short    100 Mbit/s and one slow rank, one repeat; writes nothing
 
@@ -40,7 +40,7 @@ RANKS, RACK, HOST_MBIT = 4, 2, 1000
 LAYERS, WIDTH, LENGTH, ROWS = 8, 128, 64, 16
 FORWARD, BACKWARD = 0.015, 0.030
 CORES, SLOW = (1000, 100, 25), (1.0, 3.0)
-STEPS, REPEATS, EQUAL = 3, 5, 0.15
+STEPS, REPEATS, EQUAL = 2, 5, 0.15
 LAYER_BYTES = 4.0 * (4 * WIDTH * WIDTH + 2 * 2 * WIDTH * WIDTH + 11 * WIDTH)
 TABLE = CostTable(
     (FORWARD,) * LAYERS,
@@ -152,24 +152,26 @@ def rebalanced(slow: float) -> dict[str, float]:
 
 
 def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
-    """All plans of one case, in turn, ``repeats`` times."""
+    """All plans of one case, in turn, ``repeats`` times. Rows of the same plan are one measurement."""
     made = plans(core, slow)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in made}
+    first = {name: next(one for one in made if made[one] == plan) for name, plan in made.items()}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in dict.fromkeys(first.values())}
     with NetworkRacks(RANKS, RACK, HOST_MBIT, core):
         for _ in range(repeats):
-            for name, plan in made.items():
-                runs[name].append(run_ranks(RANKS, run, plan, slow, in_racks=True))
+            for name, times in measured.items():
+                times.append(run_ranks(RANKS, run, made[name], slow, in_racks=True))
     rows = {}
     for name, plan in made.items():
         predicted: Prediction = predict(TABLE, cluster(core, slow), plan, ROWS)
-        times = [one["seconds"] for one in runs[name]]
+        runs = measured[first[name]]
+        times = [one["seconds"] for one in runs]
         rows[name] = {
             "samples_per_s": ROWS / median(times),
-            "utilisation": median(one["utilisation"] for one in runs[name]),
+            "utilisation": median(one["utilisation"] for one in runs),
             "seconds": median(times),
             "seconds_range": [min(times), max(times)],
             "predicted_seconds": predicted.seconds,
-            "overruns": max(one["overruns"] for one in runs[name]),
+            "overruns": max(one["overruns"] for one in runs),
             "plan": predicted.name,
             "settings": asdict(replace(plan, degrees=Degrees())) | {"degrees": plan.degrees.arithmetic},
         }
