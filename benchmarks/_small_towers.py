@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel, Qwen3Config, Qwen3Model
 
 from lanner.distributed.chain import Chain, chain_of
 from lanner.models.language import pool
@@ -24,11 +24,11 @@ def small_chain(family: str, *, layers: int = 4, width: int = 64, heads: int = 4
         "max_position_embeddings": 64,
     }
     if family == "bert":
-        model: nn.Module = transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False)
+        model: nn.Module = BertModel(BertConfig(**sizes), add_pooling_layer=False)
         targets = ["query", "value", "attention.output.dense"]
     else:
         sizes |= {"num_key_value_heads": 4, "head_dim": width // heads}
-        model = transformers.Qwen3Model(transformers.Qwen3Config(**sizes))
+        model = Qwen3Model(Qwen3Config(**sizes))
         targets = ["q_proj", "v_proj", "o_proj"]
     if lora:
         import peft
