@@ -105,6 +105,20 @@ def test_ranks_of_either_launcher_write_the_bundle_of_one_process(shop):
             np.testing.assert_allclose(found[key], expected[key], atol=1e-3, err_msg=key)
 
 
+def test_replicas_that_learn_alone_write_a_bundle(shop):
+    apart = ("--set", "parallel.local_steps=3", "--set", "parallel.compression=int8")
+    process = on_ranks(shop, *apart, "--out", "apart")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("Wrote the bundle") == 1
+    process = on_ranks(shop, *apart, "--parallel", "tp=2", "--out", "none")
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert "parallel.local_steps=3 needs replicas" in err
+    assert "Traceback" not in err
+    assert not (shop / "none").exists()
+
+
 def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
     process = on_ranks(shop, "--set", "adaptation.epochs=500", "--set", "adaptation.patience=500", "--out", "two")
     checkpoint = shop / "two.checkpoint" / "adaptation" / "training.safetensors"

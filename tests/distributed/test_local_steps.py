@@ -3,9 +3,17 @@
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
+pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 
 from benchmarks._ranks import run_ranks  # noqa: E402
+from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
+from benchmarks.parity import adamw  # noqa: E402
 from lanner.distributed.averaging import Averaging, AveragingConfig, fragments  # noqa: E402
+from lanner.distributed.config import EngineConfig  # noqa: E402
+from lanner.distributed.degrees import Degrees  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
+from lanner.distributed.launch import check_settings  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
 from lanner.errors import ConfigError  # noqa: E402
 
@@ -67,3 +75,90 @@ def test_fragments_hold_every_parameter_once_and_none_is_empty():
 def test_rounds_that_do_not_fit_are_refused(given):
     with pytest.raises(ConfigError):
         AveragingConfig(**given)
+
+
+def _flat(engine: Engine) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in engine.trained().values()])
+
+
+def _engine_alone(config: EngineConfig) -> dict[str, list[float]]:
+    """After each step how far the weights are from those of the first replica; at last, after a checkpoint."""
+    engine = Engine(small_chain("bert"), config, adamw)
+    losses, apart = [], []
+    for step in range(8):
+        losses.append(engine.step(*pairs(step % 2), pairs_loss))
+        apart.append(_from_first(engine))
+    losses.append(engine.step(*pairs(0), pairs_loss))
+    engine.state()
+    apart.append(_from_first(engine))
+    return {"losses": losses, "apart": apart, "sent": [float(engine.sent)]}
+
+
+def _from_first(engine: Engine) -> float:
+    mine = _flat(engine)
+    first = mine.clone()
+    torch.distributed.broadcast(first, engine.config.degrees.ranks_along("replicate", torch.distributed.get_rank())[0])
+    far = (mine - first).abs().max()
+    torch.distributed.all_reduce(far, torch.distributed.ReduceOp.MAX)
+    return float(far)
+
+
+def test_replicas_of_an_engine_meet_every_so_many_steps():
+    found = run_ranks(2, _engine_alone, EngineConfig(Degrees(replicas=2), local_steps=4))
+    assert [far < 1e-6 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
+    assert found["losses"][-1] < found["losses"][0]
+    dense = run_ranks(2, _engine_alone, EngineConfig(Degrees(replicas=2)))
+    assert dense["apart"] == [0] * 9
+    assert found["sent"][0] < 0.4 * dense["sent"][0]
+
+
+def test_replicas_of_a_pipeline_learn_alone():
+    config = EngineConfig(Degrees.parse("replicate=2,pp=2"), micro_batches=2, local_steps=4, compression="int8")
+    found = run_ranks(4, _engine_alone_in_pipeline, config)
+    assert found[-1] < found[0]
+
+
+def _engine_alone_in_pipeline(config: EngineConfig) -> list[float]:
+    engine = Engine(small_chain("bert"), config, adamw)
+    return [engine.step(*pairs(step % 2), pairs_loss) for step in range(10)]
+
+
+def _descent(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, 0.5)
+
+
+def _one_step(config: EngineConfig, rows: int, whole: bool) -> torch.Tensor:
+    """The weights of the first rank after a step on some rows, by a mean over them."""
+    engine = Engine(small_chain("bert"), config, _descent)
+    ids, mask, numbers = (one[:rows] for one in pairs(0))
+    if whole:
+        engine.step_whole(ids, mask, _mean)
+    else:
+        engine.step(ids, mask, numbers, _mean)
+    return _flat(engine)
+
+
+def _mean(vectors_BD: torch.Tensor, target: object = None) -> torch.Tensor:
+    return vectors_BD[:, 0].mean()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_step_alone_is_that_of_one_process_on_the_same_rows(whole):
+    alone = run_ranks(2, _one_step, EngineConfig(Degrees(replicas=2), local_steps=5), 32, whole)
+    single = run_ranks(1, _one_step, EngineConfig(), 16, whole)
+    torch.testing.assert_close(alone, single, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"degrees": Degrees(tensor=2)}, "needs replicas, each with whole layers, received: .*tp 2"),
+        ({"degrees": Degrees(replicas=2, shards=2)}, "needs replicas"),
+        ({"degrees": Degrees(replicas=2), "dense_steps": 3}, "parallel.dense_steps and parallel.local_steps exclude"),
+        ({"degrees": Degrees(replicas=2), "shares": (1, 2)}, "parallel.shares and"),
+        ({"degrees": Degrees(replicas=2), "engine": "deepspeed"}, "parallel.local_steps is of parallel.engine=torch"),
+    ],
+)
+def test_local_steps_that_go_with_something_else_are_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        check_settings(EngineConfig(local_steps=4, **given))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lanner.distributed.compressors import Compressor, compressor_of
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.wire import Wire
 from lanner.errors import ConfigError
 
@@ -58,19 +59,24 @@ class Averaging:
         """
         if config.steps is not None and len(config.steps) != wire.size:
             raise ConfigError(f"steps={config.steps}: give one number for each of {wire.size} replicas")
-        self.config, self.wire, self.steps = config, wire, 0
+        self.config, self.wire = config, wire
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
-        self._known = {name: one.detach().clone() for name, one in self._parameters.items()}
-        self._speed = {name: torch.zeros_like(one) for name, one in self._known.items()}
         self._compressor: Compressor = compressor_of(config.compression)
         self._fragments = fragments(self._parameters, config.fragments)
         self._thread = ThreadPoolExecutor(1, "averages")
-        self._coming: tuple[int, Sequence[str], dict[str, Tensor], dict[str, Tensor], Future[None]] | None = None
         own = config.every if config.steps is None else config.steps[wire.rank]
         self.round = own
         """Steps of this replica between two averages of the same weights."""
         total = own * wire.size if config.steps is None else sum(config.steps)
         self._weight = own / total
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a first round from the weights as they are now, the same on every replica."""
+        self.steps = 0
+        self._known = {name: one.detach().clone() for name, one in self._parameters.items()}
+        self._speed = {name: torch.zeros_like(one) for name, one in self._known.items()}
+        self._coming: tuple[int, Sequence[str], dict[str, Tensor], dict[str, Tensor], Future[None]] | None = None
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -112,6 +118,21 @@ class Averaging:
             self._known[name] -= config.rate * (gradient + config.momentum * speed)
             # What was learned since it was sent is kept.
             self._parameters[name].add_(self._known[name] - sent[name])
+
+
+def check_local_steps(config: EngineConfig) -> None:
+    """Raises ``ConfigError`` where replicas cannot take steps alone."""
+    degrees = config.degrees
+    if not config.local_steps:
+        return
+    if degrees.replicas == 1 or degrees.shards > 1 or degrees.tensor > 1:
+        raise ConfigError(
+            f"parallel.local_steps={config.local_steps} needs replicas, each with whole layers, received: "
+            f"{degrees.arithmetic}"
+        )
+    for name in ("shares", "dense_steps", "ranks_per_rack", "balancing"):
+        if getattr(config, name):
+            raise ConfigError(f"parallel.{name} and parallel.local_steps exclude each other; leave one out")
 
 
 def fragments(parameters: Mapping[str, Tensor], count: int) -> list[list[str]]:

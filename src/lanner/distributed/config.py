@@ -32,6 +32,8 @@ class EngineConfig:
     """Steps without compression at the beginning."""
     ranks_per_rack: int = 0
     """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+    local_steps: int = 0
+    """Steps that replicas take alone between averages of their weights (DiLoCo); 0: gradients are summed each step."""
     engine: Literal["torch", "deepspeed"] = "torch"
     """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
     zero: Literal[1, 2, 3] = 1
@@ -50,6 +52,7 @@ class EngineConfig:
             ("micro_batches", 1),
             ("dense_steps", 0),
             ("ranks_per_rack", 0),
+            ("local_steps", 0),
             ("restarts", 0),
             ("step_timeout", 0),
         ):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lanner.distributed.averaging import Averaging, AveragingConfig, check_local_steps
 from lanner.distributed.chain import Chain, Stage
 from lanner.distributed.compressors import compressor_of
 from lanner.distributed.config import EngineConfig
@@ -63,6 +64,7 @@ class Engine:
             raise ConfigError(
                 f"shares {config.shares}: give one number for each of {degrees.replicas} replicas, and shard 1"
             )
+        check_local_steps(config)
         self.mesh = degrees.mesh(self.device.type)
         self.at = degrees.place(dist.get_rank())
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
@@ -91,7 +93,7 @@ class Engine:
         self._make_stages()
         self._make_optimizer = optimizer
         self.optimizer = optimizer(list(self.trained().values()))
-        self._synchroniser = self._make_synchroniser()
+        self._synchroniser, self._averaging = self._make_synchroniser(), self._make_averaging()
         self.steps = 0
         self._held: Tensor | None = None
 
@@ -109,8 +111,9 @@ class Engine:
 
     @property
     def sent(self) -> int:
-        """Bytes of gradients that this rank has sent between replicas."""
-        return 0 if self._synchroniser is None else self._synchroniser.sent
+        """Bytes of gradients, or of averaged weights, that this rank has sent between replicas."""
+        averaged = 0 if self._averaging is None else self._averaging.wire.sent
+        return averaged if self._synchroniser is None else self._synchroniser.sent
 
     @property
     def kept(self) -> dict[str, Tensor]:
@@ -162,9 +165,11 @@ class Engine:
         rows = self.rows(len(ids_BL))
         degrees = self.config.degrees
         parts = self.micro_batches if self.config.shares is None else sum(self.config.shares) / degrees.replicas
-        # FSDP takes the mean over shards, the synchroniser sums.
-        scale = 1 / (parts * degrees.replicas)
-        value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale) / degrees.shards
+        # FSDP takes the mean over shards, the synchroniser sums. A replica that learns alone has its own mean.
+        replicas = 1 if self._averaging is not None else degrees.replicas
+        scale = 1 / (parts * replicas)
+        value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale)
+        value /= degrees.shards * (degrees.replicas // replicas)
         self._check(value, ids_BL, mask_BL)
         self._update()
         return float(value)
@@ -213,7 +218,9 @@ class Engine:
             DivergedError: the gradient is not finite, as ``step``.
         """
         self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
-        rows, scale = self.rows(len(ids_BL)), float(self.config.degrees.shards)
+        degrees = self.config.degrees
+        # As in ``step``: of the mean over all rows, a replica that learns alone takes that over its own.
+        rows, scale = self.rows(len(ids_BL)), float(degrees.shards if self._averaging is None else degrees.replicas)
         held, self._held = self._held, None
 
         def loss(out: Tensor, gradient: Tensor) -> Tensor:
@@ -228,8 +235,10 @@ class Engine:
     def state(self) -> list[Tensor] | None:
         """On rank 0 the trained parameters and both moments of all layers, as ``set_state`` takes them; else None.
 
-        Called on every rank.
+        Called on every rank. Replicas that learn alone all have the mean of their weights afterwards.
         """
+        if self._averaging is not None:
+            self._averaging.finish()
         trained, at = self.trained(), self.at
         size = sum(shape.numel() for shape in self.whole_shapes.values())
         gathered = [torch.zeros(size, device=self.device) for _ in range(1 + len(MOMENTS))]
@@ -251,6 +260,8 @@ class Engine:
         for name, place in self._places():
             if name in trained:
                 self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
+        if self._averaging is not None:
+            self._averaging.begin()
 
     def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
         """A parameter and its moments, whole; every rank that holds a part must ask."""
@@ -319,6 +330,8 @@ class Engine:
             self._synchroniser.finish()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._averaging is not None:
+            self._averaging.after_step()
         self.steps += 1
 
     @torch.no_grad()
@@ -403,7 +416,7 @@ class Engine:
         return mine
 
     def _make_synchroniser(self) -> Synchroniser | None:
-        if self.config.degrees.replicas == 1:
+        if self.config.degrees.replicas == 1 or self.config.local_steps:
             return None
         simple = self.config.degrees.shards == 1 and self._pipeline is None
         return Synchroniser(
@@ -414,6 +427,13 @@ class Engine:
             dense_steps=self.config.dense_steps,
             expected=self.micro_batches if simple and not self.config.degrees.tensor > 1 else None,
         )
+
+    def _make_averaging(self) -> Averaging | None:
+        config = self.config
+        if not config.local_steps:
+            return None
+        meeting = AveragingConfig(config.local_steps, compression=config.compression)
+        return Averaging(self.trained(), Wire(self._own_group()), meeting)
 
 
 def whole(tensor: Tensor) -> Tensor:

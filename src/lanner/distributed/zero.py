@@ -40,7 +40,7 @@ def check_zero(config: EngineConfig) -> None:
         raise ConfigError(f"DeepSpeed's pipeline has the schedule 1f1b alone, received {config.schedule}")
     if degrees.tensor > 1 and degrees.replicas > 1 and order.index("tp") < order.index("replicate"):
         raise ConfigError(f"DeepSpeed's tp is inside replicas, received: {degrees.arithmetic}; write replicate first")
-    for name in ("shares", "compression", "dense_steps", "ranks_per_rack", "balancing"):
+    for name in ("shares", "compression", "dense_steps", "ranks_per_rack", "local_steps", "balancing"):
         if getattr(config, name) != getattr(EngineConfig(), name):
             raise ConfigError(f"parallel.{name} is of parallel.engine=torch; leave it out, or use that engine")
     if find_spec("deepspeed") is None:
