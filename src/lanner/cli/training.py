@@ -282,6 +282,8 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = 
     from lanner.pipeline import run as run_pipeline
 
     if config.parallel.degrees.world == 1:
+        if config.parallel.local_steps:
+            raise ConfigError("parallel.local_steps needs replicas; add --nproc, or leave it out")
         return run_pipeline(config, out, console.Stages(), refit=refit)
     optional_module("torch", "torch", "adapt", "training on several ranks")
     check_settings(config.parallel)

@@ -35,7 +35,12 @@ class Checkpoints:
         """run: what must be the same for a run to go on, such as a fingerprint of model and settings.
 
         Must be made by every rank: writing beside training needs a group of its own.
+
+        Raises:
+            ConfigError: replicas learn alone, so that no state is that of all.
         """
+        if engine.config.local_steps:
+            raise ConfigError("checkpoints of replicas that learn alone are not supported; leave out local_steps")
         self.folder, self._engine, self._run = folder, engine, run
         self._group = dist.new_group(backend="gloo")
         self._coming: tuple[Path, Future[Any], int] | None = None

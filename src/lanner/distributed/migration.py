@@ -111,6 +111,8 @@ class LoadBalancing:
 
 def move_layers(engine: Engine, bounds: tuple[int, ...]) -> None:
     """Give every stage the layers of ``bounds``; called on every rank. Nothing that is trained changes."""
+    if engine.config.local_steps:
+        raise ConfigError("layers of replicas that learn alone cannot be moved; leave out local_steps")
     old, group, me = engine.bounds, engine.mesh["pp"].get_group(), engine.at["pp"]
     states: dict[Any, dict[str, Any]] = dict(engine.optimizer.state)
     kept = engine.kept
