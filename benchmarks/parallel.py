@@ -183,7 +183,7 @@ def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
 
 def kept_case(core: int, slow: float, kept: bool) -> dict[str, Any]:
     """A case at its full repeats, or what ``runs/parallel`` has of it where that is asked for."""
-    path = Path("runs") / "parallel" / f"{core}-{slow:g}.json"
+    path = Path("runs") / "parallel" / f"{core}-{slow:g}-{STEPS}-{REPEATS}.json"
     if kept and path.exists():
         rows: dict[str, Any] = json.loads(path.read_text())
         return rows
@@ -234,7 +234,7 @@ def main() -> None:
         return
     settings = {
         "ranks": RANKS, "rack": RACK, "host_mbit": HOST_MBIT, "core_mbit": CORES, "slowness_of_rank_1": SLOW,
-        "layers": LAYERS, "width": WIDTH, "tokens": LENGTH, "rows": ROWS, "repeats": REPEATS,
+        "layers": LAYERS, "width": WIDTH, "tokens": LENGTH, "rows": ROWS, "steps": STEPS, "repeats": REPEATS,
         "forward_s": FORWARD, "backward_s": BACKWARD, "called_equal_below": EQUAL, "devices": "emulated by sleeping",
     }  # fmt: skip
     results = {"summary": found, "cases": cases, "balancing": moved}

@@ -119,6 +119,15 @@ def test_replicas_that_learn_alone_write_a_bundle(shop):
     assert not (shop / "none").exists()
 
 
+def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
+    code, _, err = ask("train", shop / "events.csv", "--model", "ease", "--set", "parallel.local_steps=3")
+    assert code == 2
+    assert "parallel.local_steps=3 needs replicas" in err
+    code, _, err = ask("train", shop / "events.csv", "--adapt", "lora", "--parallel", "pp=2")
+    assert code == 2
+    assert "schedule 1f1b needs at least as many micro-batches as stages, 2, received 1" in err
+
+
 def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
     process = on_ranks(shop, "--set", "adaptation.epochs=500", "--set", "adaptation.patience=500", "--out", "two")
     checkpoint = shop / "two.checkpoint" / "adaptation" / "training.safetensors"

@@ -1,5 +1,7 @@
 """Replicas that meet seldom: what they send, and that they end with the same weights."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
@@ -10,10 +12,13 @@ from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
 from lanner.distributed.averaging import Averaging, AveragingConfig, fragments  # noqa: E402
+from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
 from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.launch import check_settings  # noqa: E402
+from lanner.distributed.migration import move_layers  # noqa: E402
+from lanner.distributed.ranks import Leader  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
 from lanner.errors import ConfigError  # noqa: E402
 
@@ -97,7 +102,7 @@ def _engine_alone(config: EngineConfig) -> dict[str, list[float]]:
 def _from_first(engine: Engine) -> float:
     mine = _flat(engine)
     first = mine.clone()
-    torch.distributed.broadcast(first, engine.config.degrees.ranks_along("replicate", torch.distributed.get_rank())[0])
+    torch.distributed.broadcast(first, group_src=0, group=engine.mesh["replicate"].get_group())
     far = (mine - first).abs().max()
     torch.distributed.all_reduce(far, torch.distributed.ReduceOp.MAX)
     return float(far)
@@ -105,7 +110,7 @@ def _from_first(engine: Engine) -> float:
 
 def test_replicas_of_an_engine_meet_every_so_many_steps():
     found = run_ranks(2, _engine_alone, EngineConfig(Degrees(replicas=2), local_steps=4))
-    assert [far < 1e-6 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
+    assert [far == 0 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
     assert found["losses"][-1] < found["losses"][0]
     dense = run_ranks(2, _engine_alone, EngineConfig(Degrees(replicas=2)))
     assert dense["apart"] == [0] * 9
@@ -114,13 +119,55 @@ def test_replicas_of_an_engine_meet_every_so_many_steps():
 
 def test_replicas_of_a_pipeline_learn_alone():
     config = EngineConfig(Degrees.parse("replicate=2,pp=2"), micro_batches=2, local_steps=4, compression="int8")
-    found = run_ranks(4, _engine_alone_in_pipeline, config)
-    assert found[-1] < found[0]
+    found = run_ranks(4, _engine_alone, config)
+    assert [far == 0 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
+    assert found["losses"][-1] < found["losses"][0]
 
 
-def _engine_alone_in_pipeline(config: EngineConfig) -> list[float]:
-    engine = Engine(small_chain("bert"), config, adamw)
-    return [engine.step(*pairs(step % 2), pairs_loss) for step in range(10)]
+def _gone_on() -> list[float]:
+    """How far weights are from those of a fresh engine with the same state, after a round of each."""
+    config = EngineConfig(Degrees(replicas=2), local_steps=4, compression="int8")
+    used, fresh = (Engine(small_chain("bert"), config, adamw) for _ in range(2))
+    for step in range(6):
+        used.step(*pairs(step), pairs_loss)
+    state = used.state()
+    size = sum(shape.numel() for shape in used.whole_shapes.values())
+    flat = [torch.zeros(size) for _ in range(3)] if state is None else state
+    for one in flat:
+        torch.distributed.broadcast(one, 0)
+    before = _flat(used)
+    for engine in (used, fresh):
+        engine.set_state(6, flat)
+        for step in range(4):
+            engine.step(*pairs(step), pairs_loss)
+    return [float((_flat(used) - _flat(fresh)).abs().max()), float((_flat(used) - before).abs().max())]
+
+
+def test_an_engine_that_takes_over_a_state_begins_a_round():
+    apart, moved = run_ranks(2, _gone_on)
+    assert apart == 0
+    assert moved > 0
+
+
+def _longest_first(steps: int, local_steps: int) -> list[int]:
+    leader = object.__new__(Leader)
+    engine = SimpleNamespace(parts=[1, 1], steps=steps, config=EngineConfig(local_steps=local_steps))
+    leader._member = SimpleNamespace(engine=engine)
+    lengths = torch.tensor([1, 4, 2, 3])
+    return leader._arranged((torch.arange(4) < lengths[:, None]).long()).tolist()
+
+
+def test_replicas_that_learn_alone_take_turns_with_the_longest_texts():
+    assert _longest_first(0, 5) == _longest_first(0, 0) == _longest_first(1, 0) == [1, 3, 2, 0]
+    assert _longest_first(1, 5) == [2, 0, 1, 3]
+
+
+def test_what_does_not_know_local_steps_refuses_them(tmp_path):
+    engine = SimpleNamespace(config=EngineConfig(local_steps=4))
+    with pytest.raises(ConfigError, match="checkpoints of replicas that learn alone"):
+        Checkpoints(tmp_path, engine, "")
+    with pytest.raises(ConfigError, match="cannot be moved"):
+        move_layers(engine, (0, 1, 4))
 
 
 def _descent(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -156,9 +203,24 @@ def test_a_step_alone_is_that_of_one_process_on_the_same_rows(whole):
         ({"degrees": Degrees(replicas=2, shards=2)}, "needs replicas"),
         ({"degrees": Degrees(replicas=2), "dense_steps": 3}, "parallel.dense_steps and parallel.local_steps exclude"),
         ({"degrees": Degrees(replicas=2), "shares": (1, 2)}, "parallel.shares and"),
-        ({"degrees": Degrees(replicas=2), "engine": "deepspeed"}, "parallel.local_steps is of parallel.engine=torch"),
     ],
 )
 def test_local_steps_that_go_with_something_else_are_refused(given, words):
+    config = EngineConfig(local_steps=4, **given)
     with pytest.raises(ConfigError, match=words):
-        check_settings(EngineConfig(local_steps=4, **given))
+        config.check_local_steps()
+
+
+def test_deepspeed_refuses_local_steps():
+    config = EngineConfig(Degrees(replicas=2), local_steps=4, engine="deepspeed")
+    with pytest.raises(ConfigError, match=r"parallel\.local_steps is of parallel\.engine=torch"):
+        check_settings(config)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "dualpipev"])
+def test_schedules_with_too_few_micro_batches_are_refused_before_anything_is_read(schedule):
+    few, enough = (EngineConfig(Degrees(pipeline=2), schedule, count) for count in (1, 4))
+    with pytest.raises(ConfigError, match=f"schedule {schedule} needs at least as many micro-batches as stages"):
+        check_settings(few)
+    check_settings(enough)
+    check_settings(EngineConfig(Degrees(pipeline=2), "gpipe", 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lanner.federated.secure_sum import FixedPoint, Masker
-from lanner.federated.wire import RoundFailed, Server, join
+from lanner.federated.wire import RoundFailed, Server, _form_of, join
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
 KEY, LENGTH = b"shared", 1000
@@ -25,9 +25,9 @@ def leave(address):
     """Is let in and asked, and leaves."""
     with socket.create_connection(address) as connection:
         nonce, own = connection.recv(32, socket.MSG_WAITALL), bytes(32)
-        told = (99).to_bytes(4, "little") + Masker(99).public_key + own
+        told = (99).to_bytes(4, "little") + Masker(99).public_key + _form_of(WHOLE.encoded(np.zeros(LENGTH))) + own
         connection.sendall(told + hmac.digest(KEY, nonce + told, "sha256"))
-        connection.recv(32 + 8 + 3 * 36, socket.MSG_WAITALL)
+        connection.recv(16 + 32 + 8 + 3 * 36, socket.MSG_WAITALL)
 
 
 def summed(server, clients):
@@ -97,8 +97,8 @@ def test_a_server_with_another_key_gets_no_words():
         def pretend():
             connection, _ = listening.accept()
             connection.sendall(bytes(32))
-            got.append(connection.recv(100, socket.MSG_WAITALL))
-            connection.sendall(bytes(32 + 8))
+            got.append(connection.recv(116, socket.MSG_WAITALL))
+            connection.sendall(bytes(16 + 32 + 8))
             got.append(connection.recv(1))
 
         got = []
@@ -108,6 +108,26 @@ def test_a_server_with_another_key_gets_no_words():
             join(listening.getsockname(), KEY, 1, WHOLE.encoded(np.ones(LENGTH)))
         thread.join(10)
     assert got[1] == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (np.zeros(LENGTH, np.uint64), "sums 1000 words of type <u4, and this client has 1000 words of type <u8"),
+        (np.zeros(LENGTH + 1, np.uint32), "this client has 1001 words of type <u4"),
+        (np.zeros(LENGTH - 1, np.uint32), "this client has 999 words"),
+    ],
+)
+def test_a_client_with_words_of_another_form_is_not_in_the_sum(server, words, said):
+    thread, result = summed(server, 2)
+    with pytest.raises(RoundFailed, match=said):
+        join(server.address, KEY, 7, words)
+    found = START.Queue()
+    for number in (1, 2):
+        START.Process(target=take_part, args=(server.address, number, found), daemon=True).start()
+    assert {tuple(set(found.get(timeout=60)[1])) for _ in range(2)} == {(3,)}
+    thread.join(30)
+    assert result["found"][1] == 2
 
 
 def test_clients_that_do_not_come_end_the_wait():

@@ -129,9 +129,12 @@ def _of_training(
     from lanner.distributed import timeline
     from lanner.distributed.config import EngineConfig
     from lanner.distributed.degrees import Degrees
+    from lanner.distributed.launch import check_settings
 
     degrees = Degrees.parse(parallel)
-    spans = timeline.measure(model, EngineConfig(degrees, schedule, micro_batches), rows, tokens)
+    settings = EngineConfig(degrees, schedule, micro_batches)
+    check_settings(settings)
+    spans = timeline.measure(model, settings, rows, tokens)
     shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
     seconds = max(one.end for one in spans)
     line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"

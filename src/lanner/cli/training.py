@@ -272,7 +272,9 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
             f"{degrees.arithmetic}: training the language model is what can be divided; add --adapt lora, or leave out "
             "--nproc and --parallel"
         )
-    return replace(config, parallel=replace(config.parallel, degrees=degrees))
+    divided = replace(config.parallel, degrees=degrees)
+    divided.check_local_steps()
+    return replace(config, parallel=divided)
 
 
 def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
@@ -282,8 +284,6 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = 
     from lanner.pipeline import run as run_pipeline
 
     if config.parallel.degrees.world == 1:
-        if config.parallel.local_steps:
-            raise ConfigError("parallel.local_steps needs replicas; add --nproc, or leave it out")
         return run_pipeline(config, out, console.Stages(), refit=refit)
     optional_module("torch", "torch", "adapt", "training on several ranks")
     check_settings(config.parallel)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lanner.distributed.compressors import Compressor, compressor_of
-from lanner.distributed.config import EngineConfig
+from lanner.distributed.compressors import Compressor, Dense, compressor_of
 from lanner.distributed.wire import Wire
 from lanner.errors import ConfigError
 
@@ -61,7 +60,6 @@ class Averaging:
             raise ConfigError(f"steps={config.steps}: give one number for each of {wire.size} replicas")
         self.config, self.wire = config, wire
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
-        self._compressor: Compressor = compressor_of(config.compression)
         self._fragments = fragments(self._parameters, config.fragments)
         self._thread = ThreadPoolExecutor(1, "averages")
         own = config.every if config.steps is None else config.steps[wire.rank]
@@ -74,6 +72,7 @@ class Averaging:
     def begin(self) -> None:
         """Begin a first round from the weights as they are now, the same on every replica."""
         self.steps = 0
+        self._compressor: Compressor = compressor_of(self.config.compression)
         self._known = {name: one.detach().clone() for name, one in self._parameters.items()}
         self._speed = {name: torch.zeros_like(one) for name, one in self._known.items()}
         self._coming: tuple[int, Sequence[str], dict[str, Tensor], dict[str, Tensor], Future[None]] | None = None
@@ -97,14 +96,15 @@ class Averaging:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Bring all replicas to the same weights: the mean, each as it stands."""
+        """Bring all replicas to their mean, weighted by steps, and begin a new round."""
         if self._coming is not None:
             self._take_in()
-        for name, one in self._parameters.items():
-            total = one.detach() * self._weight
-            self.wire.sum(total)
-            one.copy_(total)
+        totals = {name: one.detach() * self._weight for name, one in self._parameters.items()}
+        Dense().reduce(totals, self.wire)
+        for name, total in totals.items():
+            self._parameters[name].copy_(total)
             self._known[name].copy_(total)
+        self.steps = 0
 
     def _take_in(self) -> None:
         assert self._coming is not None
@@ -116,23 +116,10 @@ class Averaging:
             gradient, speed = moved[name], self._speed[name]
             speed.mul_(config.momentum).add_(gradient)
             self._known[name] -= config.rate * (gradient + config.momentum * speed)
-            # What was learned since it was sent is kept.
-            self._parameters[name].add_(self._known[name] - sent[name])
-
-
-def check_local_steps(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` where replicas cannot take steps alone."""
-    degrees = config.degrees
-    if not config.local_steps:
-        return
-    if degrees.replicas == 1 or degrees.shards > 1 or degrees.tensor > 1:
-        raise ConfigError(
-            f"parallel.local_steps={config.local_steps} needs replicas, each with whole layers, received: "
-            f"{degrees.arithmetic}"
-        )
-    for name in ("shares", "dense_steps", "ranks_per_rack", "balancing"):
-        if getattr(config, name):
-            raise ConfigError(f"parallel.{name} and parallel.local_steps exclude each other; leave one out")
+            if config.delay:  # what was learned since it was sent is kept
+                self._parameters[name].add_(self._known[name] - sent[name])
+            else:
+                self._parameters[name].copy_(self._known[name])
 
 
 def fragments(parameters: Mapping[str, Tensor], count: int) -> list[list[str]]:

@@ -59,7 +59,7 @@ class Half:
 class Gathered:
     """Each rank sends a code to every other; subclasses define the code of a vector."""
 
-    share = 1.0
+    share: float
 
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
@@ -161,14 +161,12 @@ class PowerSGD:
     Two sums a bucket. ``basis`` starts each iteration where the last one ended.
     """
 
-    share = 0.05
-
     def __init__(self, rank: int = 4) -> None:
         if rank < 1:
             raise ConfigError(f"compression powersgd: the rank must be at least 1, received {rank}")
         self.kept: dict[str, Tensor] = {}
         self.basis: dict[str, Tensor] = {}
-        self._rank = rank
+        self._rank, self.share = rank, min(1.0, rank / 128)  # of a matrix of 256 × 256
 
     def reduce(self, bucket: Mapping[str, Tensor], wire: Wire) -> None:
         able = {name: one for name, one in bucket.items() if one.dim() > 1 and self._pays(one)}

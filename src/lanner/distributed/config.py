@@ -27,7 +27,7 @@ class EngineConfig:
     compile: bool = False
     """Compile each layer."""
     compression: str = "none"
-    """Of gradients between replicas: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
+    """Of gradients between replicas, or of averages: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
     dense_steps: int = 0
     """Steps without compression at the beginning."""
     ranks_per_rack: int = 0
@@ -64,3 +64,17 @@ class EngineConfig:
             raise ConfigError(f"parallel.offload={self.offload} needs parallel.engine=deepspeed")
         if self.offload == "weights" and self.zero != 3:
             raise ConfigError(f"parallel.offload=weights needs parallel.zero=3, received {self.zero}")
+
+    def check_local_steps(self) -> None:
+        """Raises ``ConfigError`` where replicas cannot take steps alone."""
+        if not self.local_steps:
+            return
+        degrees = self.degrees
+        if degrees.replicas == 1 or degrees.shards > 1 or degrees.tensor > 1:
+            raise ConfigError(
+                f"parallel.local_steps={self.local_steps} needs replicas, each with whole layers, received: "
+                f"{degrees.arithmetic}"
+            )
+        for name in ("shares", "dense_steps", "ranks_per_rack", "balancing"):
+            if getattr(self, name):
+                raise ConfigError(f"parallel.{name} and parallel.local_steps exclude each other; leave one out")

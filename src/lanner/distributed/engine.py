@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lanner.distributed.averaging import Averaging, AveragingConfig, check_local_steps
+from lanner.distributed.averaging import Averaging, AveragingConfig
 from lanner.distributed.chain import Chain, Stage
 from lanner.distributed.compressors import compressor_of
 from lanner.distributed.config import EngineConfig
-from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds, schedule_kind, stages_of
+from lanner.distributed.pipeline import (
+    Pipeline,
+    check_bounds,
+    check_micro_batches,
+    even_bounds,
+    schedule_kind,
+    stages_of,
+)
 from lanner.distributed.synchroniser import Racks, Synchroniser
 from lanner.distributed.tensor import divide_layer, local, sum_partial_gradients
 from lanner.distributed.wire import Wire, check_versions
@@ -64,12 +71,14 @@ class Engine:
             raise ConfigError(
                 f"shares {config.shares}: give one number for each of {degrees.replicas} replicas, and shard 1"
             )
-        check_local_steps(config)
+        config.check_local_steps()
         self.mesh = degrees.mesh(self.device.type)
         self.at = degrees.place(dist.get_rank())
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
         self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
         check_bounds(self.bounds, len(chain.layers), num_stages)
+        if config.engine == "torch":
+            check_micro_batches(config)
         self.whole_shapes = trained_of(chain)
         for first, last in pairwise(self.bounds):
             learns = any(one.requires_grad for layer in chain.layers[first:last] for one in layer.parameters())
@@ -94,7 +103,7 @@ class Engine:
         self._make_optimizer = optimizer
         self.optimizer = optimizer(list(self.trained().values()))
         self._synchroniser, self._averaging = self._make_synchroniser(), self._make_averaging()
-        self.steps = 0
+        self.steps = self._last_met = 0
         self._held: Tensor | None = None
 
     @property
@@ -112,8 +121,9 @@ class Engine:
     @property
     def sent(self) -> int:
         """Bytes of gradients, or of averaged weights, that this rank has sent between replicas."""
-        averaged = 0 if self._averaging is None else self._averaging.wire.sent
-        return averaged if self._synchroniser is None else self._synchroniser.sent
+        if self._averaging is not None:
+            return self._averaging.wire.sent
+        return 0 if self._synchroniser is None else self._synchroniser.sent
 
     @property
     def kept(self) -> dict[str, Tensor]:
@@ -219,7 +229,7 @@ class Engine:
         """
         self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
         degrees = self.config.degrees
-        # As in ``step``: of the mean over all rows, a replica that learns alone takes that over its own.
+        # The gradient is of a mean over all rows; a replica that learns alone needs that over its own.
         rows, scale = self.rows(len(ids_BL)), float(degrees.shards if self._averaging is None else degrees.replicas)
         held, self._held = self._held, None
 
@@ -235,10 +245,12 @@ class Engine:
     def state(self) -> list[Tensor] | None:
         """On rank 0 the trained parameters and both moments of all layers, as ``set_state`` takes them; else None.
 
-        Called on every rank. Replicas that learn alone all have the mean of their weights afterwards.
+        Called on every rank. Replicas that learn alone all have the mean of their weights afterwards; the moments are
+        those of the first one.
         """
-        if self._averaging is not None:
+        if self._averaging is not None and self.steps != self._last_met:
             self._averaging.finish()
+            self._last_met = self.steps
         trained, at = self.trained(), self.at
         size = sum(shape.numel() for shape in self.whole_shapes.values())
         gathered = [torch.zeros(size, device=self.device) for _ in range(1 + len(MOMENTS))]
@@ -255,7 +267,7 @@ class Engine:
     @torch.no_grad()
     def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
         """Go on after ``steps`` steps with what ``state`` gave to rank 0; whole on every rank."""
-        self.steps = steps
+        self.steps = self._last_met = steps
         trained = self.trained()
         for name, place in self._places():
             if name in trained:

@@ -24,16 +24,16 @@ def check_settings(config: EngineConfig) -> None:
     Raises:
         ConfigError: a name that is none, or settings that do not go together. MissingExtraError: no DeepSpeed.
     """
-    from lanner.distributed.averaging import check_local_steps
     from lanner.distributed.compressors import compressor_of
-    from lanner.distributed.pipeline import schedule_kind
+    from lanner.distributed.pipeline import check_micro_batches, schedule_kind
     from lanner.distributed.zero import check_zero
 
     schedule_kind(config.schedule)
     compressor_of(config.compression)
-    check_local_steps(config)
     if config.engine == "deepspeed":
         check_zero(config)
+    else:
+        check_micro_batches(config)
 
 
 def launch(config: EngineConfig, arguments: Sequence[str]) -> int:

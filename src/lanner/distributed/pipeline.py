@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from lanner.distributed.chain import Stage
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.simulator import Event, Kind, Operation
 from lanner.errors import ConfigError
 
@@ -42,6 +43,17 @@ def schedule_kind(name: str) -> ScheduleKind:
     if name not in SCHEDULES:
         raise ConfigError(f"unknown schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
     return SCHEDULES[name]
+
+
+def check_micro_batches(config: EngineConfig) -> None:
+    """Raises ``ConfigError`` where a schedule has fewer micro-batches than it must have to fill its stages."""
+    kind, ranks = schedule_kind(config.schedule), config.degrees.pipeline
+    stages, fewest = ranks * kind.stages_per_rank, min(config.shares or (config.micro_batches,))
+    if ranks > 1 and kind.name in ("Schedule1F1B", "ScheduleDualPipeV") and fewest < stages:
+        raise ConfigError(
+            f"schedule {config.schedule} needs at least as many micro-batches as stages, {stages}, received {fewest}; "
+            f"give {stages} or more, or use the schedule gpipe"
+        )
 
 
 def even_bounds(layers: int, stages: int) -> tuple[int, ...]:
@@ -116,8 +128,6 @@ class Pipeline:
                 f"{micro_batches} micro-batches cannot be interleaved over pp {dist.get_world_size(group)}; "
                 "give a multiple of it"
             )
-        if kind.name == "ScheduleDualPipeV" and micro_batches < num_stages:
-            raise ConfigError(f"dualpipev needs at least as many micro-batches as stages: {num_stages}")
         self.stages, self.num_stages, self.micro_batches = stages, num_stages, micro_batches
         self.kind, self.group, self.device = kind, group, device
         self.events: list[Event] = []

@@ -127,7 +127,7 @@ class Leader:
     def state(self) -> dict[str, list[Tensor]]:
         """Each trained parameter with both moments of AdamW, whole, by its name in the chain."""
         _tell(_Order.STATE)
-        flat = self.engine.state()
+        flat = self._member.state()
         assert flat is not None
         shapes = self.engine.whole_shapes
         parts = [torch.split(one, [shape.numel() for shape in shapes.values()]) for one in flat]
@@ -151,8 +151,14 @@ class Leader:
         size = -(-len(mask_BL) // sum(each))
         order = torch.argsort(mask_BL.sum(1).cpu(), descending=True, stable=True)
         blocks = torch.cat([order, torch.arange(len(order), size * sum(each))]).view(-1, size)
-        turns = sorted((turn / count, rank, turn) for rank, count in enumerate(each) for turn in range(count))
-        place = {(rank, turn): number for number, (_, rank, turn) in enumerate(turns)}
+        # Replicas that learn alone take turns with the longest texts.
+        first = self.engine.steps if self.engine.config.local_steps else 0
+        turns = sorted(
+            (turn / count, (rank + first) % len(each), rank, turn)
+            for rank, count in enumerate(each)
+            for turn in range(count)
+        )
+        place = {(rank, turn): number for number, (*_, rank, turn) in enumerate(turns)}
         return blocks[[place[rank, turn] for rank, count in enumerate(each) for turn in range(count)]].reshape(-1)
 
 
@@ -173,6 +179,10 @@ class _Member:
         with self._watched(), nullcontext() if self._balancing is None else self._balancing.step():
             self.engine.learn(ids_BL, mask_BL, gradient_BD)
 
+    def state(self) -> list[Tensor] | None:
+        with self._watched():
+            return self.engine.state()
+
     def _watched(self) -> AbstractContextManager[None]:
         return nullcontext() if self._watch is None else self._watch.step(self.engine.steps)
 
@@ -183,7 +193,7 @@ class _Member:
             case _Order.LEARN:
                 self.learn(*given)
             case _Order.STATE:
-                self.engine.state()
+                self.state()
             case _:
                 self.engine.set_state(int(given[0]), given[1:])
 

@@ -15,7 +15,7 @@ from lanner.distributed.wire import Wire
 
 _LARGEST_BUCKET, _DENSE_BUCKETS = 4 << 20, 8
 """Bytes of gradients in one, and the fewest where all is sent, so that most travel beside the backward pass. Where less
-is sent there are fewer: a bucket would cost more than it gains by starting early."""
+is sent there are fewer: a bucket would cost more than it gains by starting early. Dense first steps use the same."""
 
 
 class Racks:

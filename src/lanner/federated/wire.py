@@ -4,8 +4,10 @@ Both sides prove that they know a shared key before anything of size is read, an
 Connections are not encrypted: use them in a private network, or through a tunnel. In order, integers little-endian:
 
 1. server → client: 32 random bytes.
-2. client → server: number (4 bytes), public key (32), 32 random bytes, proof (32: HMAC-SHA256 of 1 and all before).
-3. server → client, once it is let in: proof (32: HMAC-SHA256 of the client's random bytes).
+2. client → server: number (4 bytes), public key (32), form of its words (16), 32 random bytes, proof (32: HMAC-SHA256
+   of 1 and all before). A form is the words' type as NumPy spells it, padded with spaces (8), and their count (8).
+3. server → client, if it knows the key: form of the server's words (16), proof (32: HMAC-SHA256 of that form and the
+   client's random bytes). One whose form is another is not let in.
 4. server → client: the round's number (4, from 1), clients (4), then number and key of each (36).
 5. client → server: its masked words.
 6. server → client: 0 (4), clients in the sum (4), and the sum; or 4 again, without those who left.
@@ -25,7 +27,7 @@ from lanner.errors import LannerError
 from lanner.federated.secure_sum import Masker, Words, total_of
 
 Address = tuple[str, int]
-_NUMBER, _BYTES = 4, 32
+_NUMBER, _BYTES, _FORM = 4, 32, 16
 _HELLO_S = 10.0
 _MOST_STRANGERS, _MOST_CLIENTS = 256, 100_000
 _GONE = (OSError, EOFError, TimeoutError)
@@ -101,16 +103,17 @@ class Server:
             async with asyncio.timeout(_HELLO_S):
                 nonce = secrets.token_bytes(_BYTES)
                 writer.write(nonce)
-                hello = await reader.readexactly(_NUMBER + 3 * _BYTES)
+                hello = await reader.readexactly(_NUMBER + 3 * _BYTES + _FORM)
                 told, proof = hello[:-_BYTES], hello[-_BYTES:]
                 if not hmac.compare_digest(proof, _proof(self._authkey, nonce + told)):
                     return 0, None
-                writer.write(_proof(self._authkey, told[-_BYTES:]))
+                form = _form_of(self._like)
+                writer.write(form + _proof(self._authkey, form + told[-_BYTES:]))
                 await writer.drain()
         except _GONE:
             return 0, None
-        number = int.from_bytes(told[:_NUMBER], "little")
-        return number, _Member(told[_NUMBER : _NUMBER + _BYTES], reader, writer)
+        number, key, theirs = told[:_NUMBER], told[_NUMBER : _NUMBER + _BYTES], told[-_BYTES - _FORM : -_BYTES]
+        return int.from_bytes(number, "little"), _Member(key, reader, writer) if theirs == form else None
 
     async def _rounds(self, members: Mapping[int, _Member], clients: int) -> tuple[Words, int]:
         left, number = dict(members), 0
@@ -169,10 +172,13 @@ async def _join(address: Address, authkey: bytes, number: int, words: Words) -> 
     reader, writer = await asyncio.open_connection(*address)
     try:
         own = secrets.token_bytes(_BYTES)
-        told = number.to_bytes(_NUMBER, "little") + masker.public_key + own
+        told = number.to_bytes(_NUMBER, "little") + masker.public_key + _form_of(words) + own
         writer.write(told + _proof(authkey, await reader.readexactly(_BYTES) + told))
-        if not hmac.compare_digest(await reader.readexactly(_BYTES), _proof(authkey, own)):
+        form = await reader.readexactly(_FORM)
+        if not hmac.compare_digest(await reader.readexactly(_BYTES), _proof(authkey, form + own)):
             raise OSError("it does not know the shared key")
+        if form != _form_of(words):
+            raise OSError(f"it sums {_spelt(form)}, and this client has {_spelt(_form_of(words))}")
         while True:
             head = await reader.readexactly(2 * _NUMBER)
             round_number, clients = (int.from_bytes(part, "little") for part in (head[:_NUMBER], head[_NUMBER:]))
@@ -186,6 +192,14 @@ async def _join(address: Address, authkey: bytes, number: int, words: Words) -> 
             await writer.drain()
     finally:
         writer.close()
+
+
+def _form_of(words: Words) -> bytes:
+    return words.dtype.str.encode().ljust(_FORM - 8) + words.size.to_bytes(8, "little")
+
+
+def _spelt(form: bytes) -> str:
+    return f"{int.from_bytes(form[-8:], 'little')} words of type {form[:-8].decode(errors='replace').strip()}"
 
 
 def _proof(authkey: bytes, told: bytes) -> bytes:

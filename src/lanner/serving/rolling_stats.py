@@ -11,6 +11,7 @@ _WINDOW_S, _SLOTS = 5.0, 10
 _SMALLEST_MS, _PER_E_FOLD, _BUCKETS = 0.01, 20.0, 340
 """Latency buckets, each 5 % wide (quantiles within 2.5 %), up to four minutes."""
 _LONGEST_MS = _SMALLEST_MS * math.exp((_BUCKETS - 1) / _PER_E_FOLD)
+_FIRST_BUCKET = _PER_E_FOLD * math.log(_SMALLEST_MS)
 
 
 class _Slot:
@@ -29,15 +30,23 @@ class RollingStats:
         """began: current time on the clock used in every call."""
         self._began, self._width = began, _WINDOW_S / _SLOTS
         self._slots: deque[_Slot] = deque([_Slot(int(began // self._width))], maxlen=_SLOTS)
+        self._newest, self._ends = self._slots[-1], (self._slots[-1].number + 1) * self._width
 
     def answered(self, now: float, milliseconds: float, variant: str, backend: str, in_time: bool) -> None:
         """Count a response. milliseconds: since arrival. in_time: before its deadline."""
-        slot, key = self._slot(now), (variant, backend)
-        slot.answers[key] = slot.answers.get(key, 0) + 1
-        slot.in_time += in_time
+        slot = self._newest if now < self._ends else self._slot(now)
+        key = variant, backend
+        if key in slot.answers:
+            slot.answers[key] += 1
+        else:
+            slot.answers[key] = 1
+        if in_time:
+            slot.in_time += 1
         bucket = 0
-        if milliseconds > _SMALLEST_MS:
-            bucket = int(math.log(min(milliseconds, _LONGEST_MS) / _SMALLEST_MS) * _PER_E_FOLD)
+        if _SMALLEST_MS < milliseconds < _LONGEST_MS:
+            bucket = int(math.log(milliseconds) * _PER_E_FOLD - _FIRST_BUCKET)
+        elif milliseconds >= _LONGEST_MS:
+            bucket = _BUCKETS - 1
         slot.latencies[bucket] += 1
 
     def refused(self, now: float) -> None:
@@ -70,9 +79,10 @@ class RollingStats:
 
     def _slot(self, now: float) -> _Slot:
         number = int(now // self._width)
-        if number > self._slots[-1].number:
-            self._slots.append(_Slot(number))
-        return self._slots[-1]
+        if number > self._newest.number:
+            self._newest, self._ends = _Slot(number), (number + 1) * self._width
+            self._slots.append(self._newest)
+        return self._newest
 
 
 def _quantile(below: list[int], share: float) -> float | None:
