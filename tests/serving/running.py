@@ -12,7 +12,7 @@ from lanner.serving.store import open_store
 from lanner.serving.versions.alias_watcher import OneBundle
 from lanner.serving.versions.registry import Registry
 
-PATIENT = ServiceConfig(deadline_ms=5000, watch_seconds=0)
+PATIENT = ServiceConfig(deadline_ms=5000, text_deadline_ms=5000, watch_seconds=0)
 
 
 def service_of(

@@ -77,8 +77,6 @@ class Engine:
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
         self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
         check_bounds(self.bounds, len(chain.layers), num_stages)
-        if config.engine == "torch":
-            check_micro_batches(config)
         self.whole_shapes = trained_of(chain)
         for first, last in pairwise(self.bounds):
             learns = any(one.requires_grad for layer in chain.layers[first:last] for one in layer.parameters())
@@ -87,6 +85,8 @@ class Engine:
                     f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
                     "layers, or use pp 1"
                 )
+        if config.engine == "torch":
+            check_micro_batches(config)
         if degrees.tensor > 1:
             self._divide_layers()
         self._mine = stages_of(self.at["pp"], degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
