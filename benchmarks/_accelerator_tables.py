@@ -1,4 +1,4 @@
-"""The tables of ``docs/accelerator.md``, from ``fpga.json``; a section that was not measured has none."""
+"""The tables of ``docs/accelerator.md``, from ``fpga.json``; sections that were not measured are left out."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,13 +7,13 @@ _PARTS = {"gnn": "GNN", "language_model": "language model", "fusion": "fusion ov
 
 
 def accelerator_section(results: dict[str, Any]) -> str:
-    """Markers not included."""
+    """The generated section, without its markers."""
     tables = {"routed": _routed, "paper": _paper, "external": _external}
     return "\n\n".join("\n".join(table(results[name])) for name, table in tables.items() if name in results)
 
 
 def _routed(found: dict[str, Any]) -> Iterator[str]:
-    yield "Clock, *routed* with pins placed by nextpnr; LUTs, registers, multipliers and memories as it counts them:\n"
+    yield "Clock, *routed* with pins placed by nextpnr; LUTs, registers, multipliers and memories as reported by it:\n"
     yield "| device | lanes | rows | seeds | MHz, median | LUTs | registers | multipliers | memories | commit |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for name, row in found.items():
@@ -29,8 +29,8 @@ def _paper(found: dict[str, Any]) -> Iterator[str]:
     yield (
         "A request with a new text by component, in ms: *measured* on one core, before and after optimisation, and "
         f"with the accelerator's time, *predicted* at {accelerator['mhz']:.1f} MHz ({accelerator['lanes']} lanes), in "
-        "the GNN's place. It aggregates and scores a catalogue of ml-1m's size in one table of 64 dimensions, which "
-        "is less work than the bundle's. The last row is what the paper publishes, on other hardware:\n"
+        "place of the GNN. It aggregates and scores a catalogue of ml-1m's size in one table of 64 dimensions, which "
+        "is less work than the bundle requires. The last row is the paper's published figure, on other hardware:\n"
     )
     yield "| | unoptimised | optimised | with the accelerator |"
     yield "|---|---|---|---|"
@@ -41,6 +41,8 @@ def _paper(found: dict[str, Any]) -> Iterator[str]:
     whole = [found[column]["request"] for column in columns]
     replaced = whole[1] - found["optimised"]["gnn"] + accelerator["gnn"]
     published = found["published"]
+    left = [total - sum(found[column][part] for part in _PARTS) for total, column in zip(whole, columns, strict=True)]
+    yield f"| all else, by difference | {left[0]:.3f} | {left[1]:.3f} | {left[1]:.3f} |"
     yield f"| request | {whole[0]:.2f} | {whole[1]:.2f} | {replaced:.2f}, predicted |"
     yield f"| request, published | {published['unoptimised']:.0f} | | {published['optimised']:.0f} |"
 
@@ -49,9 +51,10 @@ def _external(found: dict[str, Any]) -> Iterator[str]:
     stream, exact = found["stream"], found["exact"]
     yield (
         f"External memory: {found['memory']}, peak {found['peak_mb_per_s']:,.0f} MB/s at {found['mhz']:.0f} MHz, "
-        f"batches of {found['users']} users. A stream of {stream['items']:,} targets has {stream['share_of_peak']:.1%} "
-        f"of the peak, a whole batch over {exact['items']} items {exact['mismatches']} mismatches (*simulated*). "
-        "Microseconds a user, *estimated* (at least and at most) for the accelerator, where batches are full, and "
+        f"batches of {found['users']} users. A stream of {stream['items']:,} targets reaches "
+        f"{stream['share_of_peak']:.1%} of the peak, a whole batch over {exact['items']} items has "
+        f"{exact['mismatches']} mismatches (*simulated*). "
+        "Microseconds per user, *estimated* (lower and upper bound) for the accelerator with full batches, and "
         "*measured* on one thread for the others; recall of the contract's own ten best:\n"
     )
     yield "| items | streamed | recall@10 | accelerator | FAISS | NumPy |"
@@ -63,7 +66,7 @@ def _external(found: dict[str, Any]) -> Iterator[str]:
         for name in [one for one in rows if one.startswith("probes_")]:
             row, lists = rows[name], name.removeprefix("probes_")
             peer = f"{row['faiss_ivf_us_per_user']:,.0f} (IVF)"
-            yield f"| | {lists} lists a user | {row['recall_at_10']:.3f} | {_span(row)} | {peer} | |"
+            yield f"| | {lists} lists per user | {row['recall_at_10']:.3f} | {_span(row)} | {peer} | |"
 
 
 def _span(row: dict[str, Any]) -> str:

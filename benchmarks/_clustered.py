@@ -1,4 +1,4 @@
-"""A simulated catalogue: vectors in clusters, as popular as gowalla's items, and histories over it."""
+"""A simulated catalogue: clustered item vectors with gowalla's popularity distribution, and histories over it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ _CLUSTERS = 2_000
 
 
 def clustered_catalogue(items: int, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Item vectors ``[items, 64]`` and the share of the interactions that each item has.
+    """Item vectors ``[items, 64]`` and each item's share of the interactions.
 
-    A mixture of Gaussians. Popularity is gowalla's, its ranks stretched to the number of items; a popular item's vector
-    is longer, as learned ones are.
+    A mixture of Gaussians. Popularity is gowalla's, its ranks stretched to the number of items; popular items have
+    longer vectors, as learned ones do.
     """
     gowalla = named("gowalla-lightgcn")
     degrees = np.sort(np.bincount(gowalla.interactions.item, minlength=gowalla.num_items))[::-1]
@@ -31,7 +31,7 @@ def clustered_catalogue(items: int, random: np.random.Generator) -> tuple[NDArra
 def clustered_histories(
     vectors: NDArray[np.float32], share: NDArray[np.float64], random: np.random.Generator, number: int
 ) -> NDArray[np.int64]:
-    """``[number, 50]`` distinct items each: half by popularity, half near one of those, as tastes are."""
+    """``[number, 50]`` distinct items each: half by popularity, half near one of those, to imitate a taste."""
     cumulated = np.cumsum(share)
     found = np.empty((number, HISTORY), np.int64)
     for row in found:

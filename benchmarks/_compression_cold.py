@@ -1,4 +1,4 @@
-"""What a small encoder costs where texts are all there is: cold items, given to the scoring model as new ones."""
+"""What a small encoder costs if texts are the only input: cold items, added to the scoring model as new items."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from lanner.registry import MODELS, SPLITS
 
 
 def measure(seed: int, seconds: float) -> dict[str, Any]:
-    """Test ndcg@20 among the cold items: as the network has them, and given as new items by either encoder.
+    """Test ndcg@20 among the cold items: with the network's own rows, and added as new items by either encoder.
 
     The small encoder was distilled on the texts of the other items.
     """
@@ -68,7 +68,7 @@ def _encoders(
 
 
 def _with_rows(model: ScoringModel, rows: NDArray[np.int64], given: ItemRows) -> ScoringModel:
-    """The model with other rows for some items."""
+    """The model with some items' rows replaced."""
     source, target, bias = (np.array(take(table)) for table in (model.source_ID, model.target_ID, model.bias_I))
     source[rows], target[rows], bias[rows] = given.source_ND, given.target_ND, given.bias_N
     changed = replace(model, source_ID=source, target_ID=target, bias_I=bias)

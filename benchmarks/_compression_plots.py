@@ -1,4 +1,4 @@
-"""Pictures of ``compression.json``: accuracy against latency, latency per stage, latency against catalogue size."""
+"""Plots of ``compression.json``: accuracy against latency, latency per stage, latency against catalogue size."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def main() -> None:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Write what the results allow as SVG files under docs/pictures."""
+    """Write the plots that the results allow as SVG files under docs/pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     if "ml-1m" in results:
         _frontier(results["ml-1m"])
@@ -34,7 +34,7 @@ def _axes(width: float = 7, height: float = 4) -> tuple[Any, Any]:
 
 
 def _frontier(rows: dict[str, Any]) -> None:
-    """Colours are variants, markers runtimes; popularity, far below and far left, is told in words."""
+    """Colours are variants, markers runtimes; popularity, far below and far left, is given as text."""
     figure, axes = _axes()
     markers = {"torch": "o", "onnxruntime": "s", "openvino": "^"}
     for number, name in enumerate(_VARIANTS[:-1]):

@@ -1,4 +1,4 @@
-"""The datasets that benchmarks name: those of ``recipes``, and the one that comes with the package."""
+"""The datasets that benchmarks use: those of ``recipes``, and the one bundled with the package."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ _RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def named(name: str) -> Dataset:
-    """A dataset by its name; raises as ``load`` and ``bundled``."""
+    """A dataset by its name; raises the errors of ``load`` and ``bundled``."""
     recipe = _RECIPES / f"{name}.toml"
     return load(recipe if recipe.is_file() else bundled(name))

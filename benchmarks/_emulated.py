@@ -1,9 +1,9 @@
-"""Devices of a set speed on a machine with fewer cores than ranks.
+"""Devices of a fixed speed on a machine with fewer cores than ranks.
 
-Each layer of a rank really computes, and then sleeps until its device would be done: for so many seconds a row, divided
-by the tensor degree, times the rank's slowness, less the processor time of this thread. What waits for a core or for
-the network is thus no part of a layer's time, and traffic, losses and gradients are real. ``overruns`` counts layers
-whose computation alone took longer than their device would.
+Each layer of a rank really computes, then sleeps until its device would have finished: a fixed time per row, divided
+by the tensor degree, times the rank's slowness, less the CPU time of this thread. Waiting for a core or for the network
+thus does not count as layer time, and traffic, losses and gradients are real. ``overruns`` counts layers whose
+computation alone took longer than their device would.
 """
 
 import time
@@ -18,12 +18,12 @@ class Device:
     """The emulated device of this rank."""
 
     def __init__(self, forward: float, backward: float, slowness: float, tensor: int) -> None:
-        """forward, backward: seconds of a layer and a row on a device of slowness 1."""
+        """forward, backward: seconds per layer and row on a device of slowness 1."""
         self._forward, self._backward = forward * slowness / tensor, backward * slowness / tensor
         self.busy, self.passes, self.overruns = 0.0, 0, 0
 
     def emulate(self, chain: Chain) -> None:
-        """Give every layer of a chain this device's speed."""
+        """Run every layer of a chain at this device's speed."""
         for layer in chain.layers:
             self._watch(layer)
 

@@ -1,5 +1,5 @@
-"""Catalogues in external memory: cycles for 100,000 and 1,000,000 items beside the same work on a processor, and what
-is lost where only some clusters of the catalogue are streamed.
+"""Catalogues in external memory: cycles for 100,000 and 1,000,000 items against the same work on a processor, and the
+recall lost if only some clusters of the catalogue are streamed.
 
 Vectors are simulated (``_clustered.py``), 64 dimensions, users with 50 items. A batch has 8 users, lists of 10.
 """
@@ -27,9 +27,9 @@ from lanner.inference.tables import Int8Rows
 
 DIMENSIONS, LANES, USERS, K = 64, 16, 8, 10
 MHZ = 75.0
-"""Of the memory's controller on an ECP5, as LiteX builds it for boards; the design itself was not routed."""
+"""Of the memory controller on an ECP5, as LiteX builds it for boards; the design itself was not routed."""
 SMALL, SIMULATED, CATALOGUES = 100, 20_000, (100_000, 1_000_000)
-"""Items: of whole batches, and of the stream, in Amaranth's simulator; of the rows beside a processor."""
+"""Items: of whole batches, and of the stream, in Amaranth's simulator; of the rows compared with a processor."""
 LISTS, PROBES, ASKED = 1024, (1, 4, 16, 32, 64, 128, 256), 32
 
 
@@ -39,7 +39,7 @@ def batch_of(items: int, score_shift: int) -> Batch:
 
 
 def model_of(items: int, users: int, order: NDArray[np.int64] | None = None) -> tuple[ScoringModel, UserBatch]:
-    """An INT8 model in one table, and users who have not met it. order: how its rows are arranged."""
+    """An INT8 model in one table, and users who have not seen any of its items. order: how its rows are arranged."""
     random = np.random.default_rng(0)
     vectors, share = clustered_catalogue(items, random)
     histories = clustered_histories(vectors, share, random, users)
@@ -52,7 +52,7 @@ def model_of(items: int, users: int, order: NDArray[np.int64] | None = None) -> 
 
 
 def external() -> dict[str, Any]:
-    """Rows by number of items; see the module."""
+    """Rows by number of items; see the module docstring."""
     timing = Timing.of(MT41K128M16, MHZ)
     found: dict[str, Any] = {
         "memory": "one MT41K128M16JT-125 on 16 pins behind LiteDRAM, modelled",
@@ -68,7 +68,7 @@ def external() -> dict[str, Any]:
 
 
 def _small(timing: Timing) -> dict[str, Any]:
-    """A whole batch in the simulator: answers against the contract, cycles against the model."""
+    """A whole batch in the simulator: answers compared with the contract, cycles with the model."""
     model, users = model_of(SMALL, USERS)
     contract = Contract.of(model, users)
     batch = batch_of(SMALL, contract.score_shift)
@@ -85,7 +85,7 @@ def _small(timing: Timing) -> dict[str, Any]:
 
 
 def _stream(timing: Timing) -> dict[str, Any]:
-    """The targets of a catalogue through reader and memory: what share of the memory's peak they have."""
+    """Stream the targets of a catalogue through reader and memory: the share of the memory's peak bandwidth reached."""
     words = SIMULATED * batch_of(SIMULATED, 0).record
     empty = np.broadcast_to(np.zeros(LANES, np.uint8), (words, LANES))
     cycles, _ = run_reader(8 * LANES, Memory(timing, empty), [(0, words)])
@@ -159,7 +159,7 @@ def _predicted(
     requests: Sequence[Request],
     lists: Callable[[Sequence[int]], list[tuple[int, int]]],
 ) -> dict[str, Any]:
-    """Time of a user where batches are full, the mean over batches: at least and at most."""
+    """Time per user with full batches, averaged over batches: lower and upper bound."""
     spans = []
     for first in range(0, len(requests), USERS):
         asked = lists(range(first, first + USERS))
@@ -169,7 +169,7 @@ def _predicted(
 
 
 def _best(contract: Contract, requests: Sequence[Request]) -> NDArray[np.int64]:
-    """Rows of the contract's exact lists, ``[users, K]``: the reference for all at once."""
+    """Rows of the contract's exact lists, ``[users, K]``: the reference for all approximations."""
     target_DI, found = contract.target.T.astype(np.float64), []
     for request in requests:
         dots = (user_vector(contract, request).astype(np.float64) @ target_DI).astype(np.int64)
@@ -192,7 +192,7 @@ def _numpy(vectors: NDArray[np.float32], histories: Ragged, users: Sequence[int]
 
 
 def _timed(work: Callable[[], Any]) -> float:
-    """Microseconds of a user in the fastest of nine batches, on one thread: without what else the machine does."""
+    """Microseconds per user in the fastest of nine batches, on one thread: excludes other load on the machine."""
     times = []
     for _ in range(9):
         begun = time.perf_counter()

@@ -84,7 +84,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("top_k", "Mux(takes, _beats(entry, passing.entry), _beats(entry, place))", "_beats(entry, passing.entry)"),
     ("top_k", "Mux(displaced, self.places[number - 1], entry)", "entry"),
     ("top_k", "Mux(displaced, self.places[number - 1], entry)", "self.places[number - 1]"),
-    ("top_k", "with m.If(self.clear):", "with m.If(0):"),
+    ("top_k", "with m.If(self.clearing[number]):", "with m.If(0):"),
     ("top_k", "len(self.places) else Const(_EMPTY, PLACE)", "len(self.places) else place"),
     ("registers", "(bus.dat_w != 0) & (bus.dat_w <= sizes.items)", "Const(1)"),
     ("registers", "with m.If(self.busy):", "with m.If(0):"),

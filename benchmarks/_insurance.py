@@ -1,8 +1,8 @@
-"""Insurance: which product a customer holds beside the known ones, on zimnat-insurance.
+"""Insurance: predicting another product a customer holds from the known ones, on zimnat-insurance.
 
-Of 20 % of the customers one product, drawn at random, is hidden, to be ranked among all that they are not known to
-hold. They are strangers: what else they hold, and their attributes, come with the question. Of the others 20 % are held
-out in the same way to choose the settings of every model, then all of them train whole.
+For 20 % of the customers one product, drawn at random, is hidden, to be ranked among all products they are not known to
+hold. They are anonymous users: the other products they hold, and their attributes, are part of the request. Of the
+others 20 % are held out in the same way to choose every model's settings; then models train on all of the others.
 """
 
 import time
@@ -45,7 +45,7 @@ ROUNDS = (50, 100, 150, 200, 250, 300, 400)
 
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
-    """Every row's metrics, seconds and chosen settings, and the hybrid's paired difference from each other row."""
+    """Metrics, seconds and chosen settings of every row, and the hybrid's paired difference from each other row."""
     data = named(dataset)
     blank = replace(data, user_catalogue=Catalogue.blank(data.user_catalogue.titles))
     train, whole, validation, test = split(data, seed)
@@ -82,13 +82,13 @@ def measure(dataset: str, seed: int) -> dict[str, Any]:
 
 
 def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset, HeldOut, HeldOut]:
-    """Events to choose settings on, all that is trained on in the end, and the customers asked in either case."""
+    """Events to choose settings on, all events of the final training, and the held-out customers in either case."""
     random, events = np.random.default_rng(seed), dataset.interactions
     asked = random.permutation(dataset.num_users)
     test = np.sort(asked[: round(SHARE * len(asked))])
     others = asked[len(test) :]
     validation = np.sort(others[: round(SHARE * len(others))])
-    # The event of each customer that comes first in a random order.
+    # The first event of each customer in a random order.
     order = random.permutation(len(events))
     hidden = order[np.unique(events.user[order], return_index=True)[1]]
     known = np.ones(len(events), np.bool_)
@@ -141,7 +141,7 @@ def _quality(scorer: Scorer, held_out: HeldOut) -> float:
 
 
 def _lightgbm(train: Dataset, whole: Dataset, validation: HeldOut, seed: int) -> tuple[Scorer, dict[str, Any]]:
-    """Which product was hidden, a class each, from the others held and the attributes; each is hidden in turn."""
+    """Predicts the hidden product, a class each, from the others held and the attributes; each is hidden in turn."""
     best: tuple[float, dict[str, Any]] = (-1.0, {})
     for values in product(*LIGHTGBM_GRID.values()):
         settings = dict(zip(LIGHTGBM_GRID, values, strict=True))
@@ -154,7 +154,7 @@ def _lightgbm(train: Dataset, whole: Dataset, validation: HeldOut, seed: int) ->
 
 
 class _Boosted:
-    """LightGBM as evaluation asks it. rounds: trees of each class that count; None: all."""
+    """LightGBM behind the evaluation interface. rounds: number of trees used for each class; None: all."""
 
     def __init__(self, dataset: Dataset, settings: dict[str, Any], seed: int) -> None:
         from lightgbm import LGBMClassifier
@@ -179,7 +179,7 @@ class _Boosted:
         return scores
 
     def _attributes(self, values: Ragged) -> np.ndarray:
-        """A column for each attribute: the number or date where its range begins, else a code; NaN: not known."""
+        """A column per attribute: the number or date at the start of its range, else a code; NaN: unknown."""
         kinds, columns = self._people.kinds, []
         for one in self._people.attributes.values():
             columns.append(np.array(one.edges) if one.edges else np.arange(len(one.names)))

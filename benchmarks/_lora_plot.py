@@ -1,4 +1,4 @@
-"""Picture of ``lora.json``: time against ndcg@10 on validation while the language model is trained."""
+"""Plot of ``lora.json``: time against ndcg@10 on validation while the language model is trained."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def main() -> None:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Write one panel a dataset, of the first seed; colours are rows."""
+    """Write one panel per dataset, of the first seed; colours are rows."""
     from matplotlib.figure import Figure
 
     datasets = {name: rows for name, rows in results.items() if name != "summary"}

@@ -1,4 +1,4 @@
-"""What published protocols ask of held-out users, and metrics that the library does not have."""
+"""How published protocols choose held-out users, and metrics that the library does not have."""
 
 import os
 import time
@@ -23,7 +23,7 @@ _USERS_AT_ONCE = 512
 
 
 def split_of(dataset: Dataset, asked: str, config: SplitConfig) -> Split:
-    """The split of a cell, its held-out users narrowed as ``asked`` says."""
+    """The split of a cell, its held-out users restricted as ``asked`` says."""
     if asked == "ncf":
         dataset = _with_ncf_test(dataset)
     return ASKED[asked](SPLITS[config.name](dataset, config), dataset, config.seed)
@@ -34,12 +34,12 @@ def _all(split: Split, dataset: Dataset, seed: int) -> Split:
 
 
 def _rated(split: Split, dataset: Dataset, seed: int) -> Split:
-    """Models are chosen by whether what was rated 4 or more comes first among a user's rated items."""
+    """Models are chosen by whether items rated 4 or more come first among a user's rated items."""
     return replace(split, validation=rated_only(split.validation, _LIKED))
 
 
 def _ncf(split: Split, dataset: Dataset, seed: int) -> Split:
-    """The true last event of each user among 99 negatives that were published (He et al., WWW 2017)."""
+    """The true last event of each user among the 99 published negatives (He et al., WWW 2017)."""
     import polars as pl
 
     file = Path(os.environ["LANNER_DATA"]) / "ml-1m" / "ncf_leave_one_out_test.parquet"
@@ -52,7 +52,7 @@ def _ncf(split: Split, dataset: Dataset, seed: int) -> Split:
     test = split.test
     asked = Ragged.from_lists([np.array(negatives[str(dataset.users.external[row])], np.int32) for row in test.rows])
     nothing = Ragged.empty(len(test))
-    # Negatives are items of no event; one list in a few thousand repeats the positive, as in the published file.
+    # Negatives are items without an event; one list in a few thousand repeats the positive, as in the published file.
     test = replace(test, candidates=test.positives.join(asked), excluded=nothing)
     return replace(split, validation=sampled_negatives(split.validation, dataset.num_items, 99, seed), test=test)
 
@@ -72,10 +72,10 @@ ASKED: dict[str, Callable[[Split, Dataset, int], Split]] = {
 
 
 def _with_ncf_test(dataset: Dataset) -> Dataset:
-    """The dataset in the order of its known times, with each user's published last event as its test part.
+    """The dataset in the order of its known timestamps, with each user's published last event as its test part.
 
-    The time is known of two ratings in five, all of them 4 or 5. These follow the others, oldest first, and the last of
-    each user is for validation, since the test asks for a last event, too.
+    Two ratings in five have a timestamp, all of them 4 or 5. These follow the others, oldest first; each user's last
+    one is for validation, since the test also asks for a last event.
     """
     import polars as pl
 
@@ -93,28 +93,28 @@ def _with_ncf_test(dataset: Dataset) -> Dataset:
     part_E = 2 * np.array([bool(is_test) for _, is_test in known], np.uint8)[order]
     last_U = np.full(dataset.num_users, -1)
     timed = np.flatnonzero((part_E == 0) & (time_E >= 0))
-    last_U[events.user[timed]] = timed  # of several the last one stays
+    last_U[events.user[timed]] = timed  # of several the last one wins
     part_E[last_U[last_U >= 0]] = 1
     events = replace(events, partition=part_E, partitions=("train", "validation", "test"))
     return replace(dataset, interactions=events, has_order=True)
 
 
 def report_of(scorer: Scorer, split: Split, asked: str, ks: tuple[int, ...], name: str) -> Report:
-    """The metrics of the test users, those that the protocol defines for itself included."""
+    """The metrics of the test users, including those that the protocol defines itself."""
     if asked == "rated":
         begun = time.perf_counter()
         values = {"graded_ndcg_at_10": graded_ndcg(scorer, split.test)}
         return Report(name, split.test.rows, values, {}, None, time.perf_counter() - begun)
     report = evaluate(scorer, split, ks=ks, name=name)
     if asked == "diffnet":
-        # Its hit rate: hits over as many as were possible.
+        # This protocol's hit rate: hits over the number possible.
         possible = np.minimum(split.test.positives.lengths, 10)
         report.per_user["capped_recall_at_10"] = report.per_user["precision_at_10"] * 10 / possible
     return report
 
 
 def graded_ndcg(scorer: Scorer, held_out: HeldOut, k: int = 10) -> NDArray[np.float64]:
-    """ndcg@k of each user's rated test items, ranked among each other, gain 2^rating − 1; float64 ``[U]``."""
+    """ndcg@k of each user's rated test items, ranked against each other, gain 2^rating − 1; float64 ``[U]``."""
     assert held_out.ratings is not None
     discounts, values = 1 / np.log2(np.arange(2, k + 2)), np.empty(len(held_out))
     rated, ratings = held_out.rated_items, held_out.ratings

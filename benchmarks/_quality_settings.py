@@ -11,12 +11,12 @@ FUSION_NAMES = ("fusion-concat", "fusion-gated", "fusion-cross-attention")
 
 
 EVERY_EVENT = {"positive_threshold": "none"}
-"""How most published protocols read feedback: every event is positive and weighs the same, whatever its rating."""
+"""How most published protocols treat feedback: every event is positive with equal weight, whatever its rating."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Somebody's figures under the protocol of a cell, by metric, and where they stand."""
+    """Published figures under the protocol of a cell, by metric, and their source."""
 
     model: str
     source: str
@@ -28,8 +28,8 @@ class Cell:
     """One dataset under one protocol, and the models to measure there.
 
     split: fields of ``SplitConfig``. feedback: of ``FeedbackConfig``. asked: a name in ``_protocols.ASKED``, how the
-    held-out users are narrowed. seeds: of the split. alone: models that are measured once more on training events
-    alone, as some published figures are. published: figures of others. metric: by which the hybrid is compared.
+    held-out users are restricted. seeds: of the split. alone: models that are also measured when fitted on training
+    events alone, as some published figures are. published: figures of others. metric: used to compare the hybrid.
     """
 
     dataset: str
@@ -198,16 +198,16 @@ STUDIES: dict[str, tuple[tuple[str, str, int], ...]] = {
         ("windows", "lastfm-tags", 1),
     ),
 }
-"""What a suite measures beside its tables: a module ``_NAME`` with ``measure(dataset, seed)``, and its arguments."""
+"""What a suite measures besides its tables: a module ``_NAME`` with ``measure(dataset, seed)``, and its arguments."""
 
 CELLS: dict[str, tuple[Cell, ...]] = {"foundation": _FOUNDATION, "published": _PUBLISHED}
 
 ALONE = "-train-alone"
-"""Ends the names of rows that were fitted on training events alone."""
+"""Suffix of rows that were fitted on training events alone."""
 VARIANTS = {"graph-filter-tuned": "graph-filter", "chebyshev-filter": "hybrid", "item-mean": "hybrid"}
-"""Rows that are a model at other settings."""
+"""Rows that are a model with other settings."""
 SVDS_RANK = {"gowalla-lightgcn/published/graph-filter": 256}
-"""Where the time of one ``scipy.sparse.linalg.svds`` of the training matrix is taken beside the fit."""
+"""Where one ``scipy.sparse.linalg.svds`` of the training matrix is timed along with the fit."""
 
 SKIPPED: dict[str, dict[str, str]] = {
     "gowalla-lightgcn/published": {
@@ -255,7 +255,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 SETTINGS["ml-1m/rated-graded"] = {
     "item-mean": {"hybrid": {"parts": ["rating"]}},
-    # The parts that validation kept of all on a split of another seed.
+    # The parts that validation kept on a split with another seed.
     "hybrid": {"hybrid": {"parts": ["ridge", "rating"]}},
 }
 SETTINGS["gowalla-lightgcn/published"] = {
@@ -264,10 +264,10 @@ SETTINGS["gowalla-lightgcn/published"] = {
         "graph_filter": {"neighbours": 300, "user_exponent": 0.8, "popularity_exponent": 0.2, "rank": 0}
     },
 }
-"""By ``dataset/protocol`` and model, as sections of the run's configuration; what is not named keeps its default.
+"""By ``dataset/protocol`` and model, as sections of the run's configuration; anything not named keeps its default.
 
-``graph-filter`` on gowalla runs at the published settings of GF-CF, which are its defaults; ``graph-filter-tuned`` at
-those picked on a random tenth of the training events, which scored better there and score worse on the published test.
+``graph-filter`` on gowalla uses the published settings of GF-CF, which are its defaults; ``graph-filter-tuned`` those
+picked on a random tenth of the training events, which scored better there and worse on the published test set.
 """
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -281,6 +281,6 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
         "rank": (0, 100),
     },
 }
-"""Settings of yardsticks that are tried on validation, one after the other, where ``SETTINGS`` has none for them."""
+"""Settings of baselines that are tried on validation, one after the other, if ``SETTINGS`` has none for them."""
 UNSEARCHED = ("gowalla-lightgcn",)
-"""Datasets where they keep their defaults: validation chose settings there that are worse on the test."""
+"""Datasets where they keep their defaults: settings chosen on validation are worse on test there."""

@@ -1,4 +1,4 @@
-"""Whether a query text means something: does a genre that is named come back?
+"""Whether query texts work: does a named genre come back?
 
 18 genres of MovieLens × 5 phrasings; an item is relevant if it has the genre. Phrasings and spellings were written down
 before any was tried.
@@ -19,12 +19,12 @@ from lanner.registry import MODELS, SPLITS
 
 PHRASINGS = ("{}", "slow {}", "a good {} film", "{} for a rainy evening", "I would like to watch some {}")
 SPELLED = {"Sci-Fi": "science fiction", "Film-Noir": "film noir", "Children": "children's"}
-"""How people write what the catalogue abbreviates."""
+"""How people write genres that the catalogue abbreviates."""
 K = 10
 
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
-    """``query_text_ndcg`` of the models that read texts, fitted on training events, and of the popularity list."""
+    """``query_text_ndcg`` of the models that read texts, fitted on training events, and of popularity."""
     data, found = named(dataset), {}
     for model in ("popularity", "language", "hybrid"):
         config = from_dict({"model": model, "feedback": EVERY_EVENT, "split": {"name": "random", "seed": seed}})
@@ -42,7 +42,7 @@ def queries(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def query_text_ndcg(dataset: Dataset, ranker: Ranker) -> float:
-    """Mean ndcg@10 over all queries, of users of whom nothing but the text is known."""
+    """Mean ndcg@10 over all queries, for users known by the text alone."""
     genres = dataset.item_catalogue.attributes["genres"]
     found = []
     for genre, text in queries(dataset):

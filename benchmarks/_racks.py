@@ -11,22 +11,22 @@ from pathlib import Path
 from types import TracebackType
 
 PREFIX = f"lr{os.getpid() % 1000}"
-"""Of the names of the namespaces that this process makes."""
+"""Name prefix of the namespaces that this process creates."""
 _NEW_NETWORK = 0x40000000
 _BURST_S = 0.002
-"""Seconds of a link's bandwidth that may pass at once: with less, shapers do not reach 1 Gbit/s; with more, small
-messages would find a faster link than there is."""
+"""Burst of a link in seconds of its bandwidth: with less, shapers do not reach 1 Gbit/s; with more, small messages
+would see a faster link than there is."""
 _LEAST_BURST = 8_000
-"""Bytes; a shaper passes no packet that exceeds its burst."""
+"""Bytes; a shaper drops packets that exceed its burst."""
 
 
 def can_be_built() -> bool:
-    """Whether this process may make namespaces."""
+    """Whether this process may create namespaces."""
     return os.geteuid() == 0 and all(shutil.which(name) for name in ("ip", "tc"))
 
 
 class NetworkRacks:
-    """``ranks`` namespaces in racks of ``size``, at ``host_mbit``; racks meet at ``core_mbit``."""
+    """``ranks`` namespaces in racks of ``size``, at ``host_mbit``; racks are joined at ``core_mbit``."""
 
     def __init__(self, ranks: int, size: int, host_mbit: int, core_mbit: int) -> None:
         self._ranks, self._size, self._host_mbit, self._core_mbit = ranks, size, host_mbit, core_mbit
@@ -67,7 +67,7 @@ class NetworkRacks:
 def enter(prefix: str, rank: int) -> None:
     """Move this process into the namespace of a rank; its collectives then run over the shaped links.
 
-    prefix: ``PREFIX`` in the process that made the racks.
+    prefix: ``PREFIX`` in the process that created the racks.
     """
     with Path(f"/var/run/netns/{prefix}h{rank}").open() as space:
         if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _NEW_NETWORK):
@@ -76,7 +76,7 @@ def enter(prefix: str, rank: int) -> None:
 
 
 def bytes_sent() -> int:
-    """Bytes that left this process's namespace, headers among them, by the kernel's counters."""
+    """Bytes sent from this process's namespace, including headers, by the kernel's counters."""
     line = next(line for line in Path("/proc/thread-self/net/dev").read_text().splitlines() if "e0:" in line)
     return int(line.split(":")[1].split()[8])
 

@@ -15,15 +15,15 @@ from benchmarks import _racks
 
 
 def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, in_racks: bool = False) -> Any:
-    """What ``function(*arguments)`` gives on rank 0 of ``count`` processes, each with one thread.
+    """What ``function(*arguments)`` returns on rank 0 of ``count`` processes, each with one thread.
 
-    in_racks: each in its namespace of the ``NetworkRacks`` that were entered.
+    in_racks: each runs in its namespace of the entered ``NetworkRacks``.
     """
     with tempfile.TemporaryDirectory() as folder:
         if count == 1:
             _rank(0, 1, folder, function, arguments, None, {})
         else:
-            # A fork of this process could inherit locks that other threads hold. These come from a process without
+            # A fork of this process could inherit locks held by other threads. These are forked from a process without
             # threads that has imported torch once.
             multiprocessing.set_forkserver_preload(["benchmarks._small_towers", "lanner.distributed.engine"])
             given = (count, folder, function, arguments, _racks.PREFIX if in_racks else None, dict(os.environ))
@@ -43,7 +43,7 @@ def _rank(
     os.environ.update(environment)
     torch.set_num_threads(1)
     if count > 1:
-        os.environ["LOCAL_RANK"] = str(rank)  # which a launcher would have set, and DeepSpeed reads
+        os.environ["LOCAL_RANK"] = str(rank)  # normally set by a launcher; DeepSpeed reads it
     meeting = f"file://{folder}/meeting"
     if racks:
         _racks.enter(racks, rank)
@@ -51,6 +51,6 @@ def _rank(
     answer = function(*arguments)
     if rank == 0:
         torch.save(answer, Path(folder) / "answer")
-    if dist.is_initialized():  # unless the function parted the ranks itself
+    if dist.is_initialized():  # unless the function shut down the process group itself
         dist.barrier()
         dist.destroy_process_group()

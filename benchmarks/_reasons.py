@@ -1,8 +1,8 @@
-"""Whether the reasons that are named are those that matter: without them, does the recommended item fall further?
+"""Whether the reasons given are the ones that matter: does the recommended item fall further without them?
 
-For each sampled test user the first recommended item is explained. Once the three history items that the ranker names
-are removed from the history, and once three others at random; how far the item's score and rank fall is compared user
-by user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
+For each sampled test user the first recommended item is explained. The three history items that the ranker names are
+removed from the history, and in a second run three random others; the drops of the item's score and rank are compared
+per user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ SPLIT_OF = {"ml-latest-small": "random", "amazon-scientific-2018-unisrec": "leav
 USERS = 500
 NAMED = 3
 FEWEST = 2 * NAMED
-"""Distinct items in a history that is looked at: as many others remain as are named."""
+"""Minimum distinct items in a sampled history: at least as many others remain as are named."""
 LISTED = 10
 
 
@@ -44,7 +44,7 @@ def measure(dataset: str, seed: int) -> dict[str, Any]:
 def fidelity(recommender: Recommender, split: Split, seed: int) -> dict[str, Any]:
     """How far the first recommended item falls without its named reasons, and without as many other items.
 
-    Of ``USERS`` test users, drawn at random, who have ``FEWEST`` distinct items and three reasons from their history.
+    Over ``USERS`` random test users who have ``FEWEST`` distinct items and three reasons from their history.
     """
     random = np.random.default_rng(seed)
     items, named, others, chosen = [], [], [], []
@@ -83,7 +83,7 @@ def fidelity(recommender: Recommender, split: Split, seed: int) -> dict[str, Any
 
 
 def _first(recommender: Recommender, asked: HeldOut) -> Explanation | None:
-    """The explanation of the first item recommended to the one user; None where it is not personal."""
+    """The explanation of the first item recommended to one user; None if it is not personal."""
     users = UserBatch(
         asked.users.history, asked.users.profiles, asked.users.friends, asked.users.weights, seen=asked.excluded
     )
@@ -112,7 +112,7 @@ def _scores_and_ranks(
 
 
 def _without(users: UserBatch, removed: list[int]) -> UserBatch:
-    """One user without some items of the history."""
+    """One user with some items removed from the history."""
     kept = ~np.isin(users.history.values, removed)
     history = Ragged.from_lists([users.history.values[kept]])
     return UserBatch(history, users.profiles, users.friends, None if users.weights is None else users.weights[kept])

@@ -1,4 +1,4 @@
-"""One way to write a result down: what was measured, on what, by which version of the code."""
+"""Writes a result file: what was measured, on what, by which version of the code."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(os.environ.get("LANNER_RESULTS") or Path(__file__).parent / "results")
-"""Where result files lie; ``lanner reproduce --quick`` has a folder of its own."""
+"""The folder of result files; ``lanner reproduce --quick`` has its own."""
 _CHECKOUT = Path(__file__).parents[1]
 _PACKAGES = (
     "lanner",
@@ -43,7 +43,7 @@ _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "a
 def record(benchmark: str, *, seed: int, settings: dict[str, Any], results: dict[str, Any]) -> Path:
     """Write ``benchmarks/results/<benchmark>.json`` and return its path.
 
-    The file appears whole or not at all. ``settings`` and ``results`` may hold NumPy scalars.
+    The file is written atomically. ``settings`` and ``results`` may hold NumPy scalars.
     """
     entry = {
         "benchmark": benchmark,
@@ -64,7 +64,7 @@ def record(benchmark: str, *, seed: int, settings: dict[str, Any], results: dict
 
 
 def _commit() -> str:
-    """The commit measured; ``-dirty`` says that sources differed from it (result files may)."""
+    """The commit measured; ``-dirty`` means that sources differed from it (result files may)."""
     revision = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", "src", "benchmarks/*.py", "recipes", "constraints.txt")
     return f"{revision}-dirty" if changed else revision
@@ -94,7 +94,7 @@ def _cpu_name() -> str:
 
 
 def _instructions() -> list[str]:
-    """Which of ``_INSTRUCTIONS`` the processor has: machines of one name differ in them, and INT8 depends on them."""
+    """Which of ``_INSTRUCTIONS`` the processor has: machines of one name differ, and INT8 depends on them."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("flags"):
             return [one for one in _INSTRUCTIONS if one in line.split()]
@@ -112,7 +112,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays, and paths, as JSON knows them."""
+    """NumPy scalars and arrays, and paths, as JSON values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):

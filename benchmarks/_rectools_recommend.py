@@ -1,4 +1,4 @@
-"""The side of RecTools in ``benchmarks.export``; runs under its own Python, for RecTools needs NumPy 1.
+"""The RecTools side of ``benchmarks.export``; runs under its own Python, because RecTools needs NumPy 1.
 
     .venv-peers/bin/python benchmarks/_rectools_recommend.py FOLDER K USERS
 

@@ -1,7 +1,7 @@
-"""Requests made up from the OpenAPI document, raw ones that no document allows, and clients that mean harm.
+"""Requests generated from the OpenAPI document, raw malformed ones, and hostile clients.
 
-Each kind of hostile client (``_serving_hostile.py``) attacks for a while beside an honest one with a key, whose p99 is
-compared with that of calm; the memory that the server gained is read before and after.
+Each kind of hostile client (``_serving_hostile.py``) attacks for a while next to an honest one with a key, whose p99 is
+compared with that of an undisturbed run; the memory that the server gained is read before and after.
 """
 
 import random
@@ -29,11 +29,11 @@ from lanner.serving.http.keys import create
 _AT_ONCE = 8
 _HONEST_PER_S = 50.0
 _WAIT_S = 0.2
-"""For a reply to a raw request: many are never finished, and rightly have none."""
+"""Timeout of a raw request's reply: many are never completed, and correctly get none."""
 
 
 def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
-    """Both kinds against one server, which must be ready in the end."""
+    """Both kinds against one server, which must be ready at the end."""
     with launcher.running(lanner()) as server:
         documented = _documented(server.port, lengths.examples)
         raw = _raw(server.port, lengths.malformed)
@@ -44,7 +44,7 @@ def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
 
 
 def _hostile(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
-    """An honest client's latencies, calm and beside each kind of hostile client; memory gained, in MiB."""
+    """An honest client's latencies, undisturbed and with each kind of hostile client; memory gained, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.toml"
         key = create(keys, "write", "honest")
@@ -67,7 +67,7 @@ def _honest(server: Running, launcher: Launcher, key: str, seconds: float) -> di
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """Replies that say that the server failed. A server that is gone counts as one more."""
+    """Replies with a server error. A server that has exited counts as one more."""
     gone = 0 if found["ready_afterwards"] and found["alive_afterwards"] else 1
     return {
         "schema_server_errors": _failed(found["documented"]),
@@ -90,7 +90,7 @@ def _failed(statuses: dict[str, int]) -> int:
 
 
 def _documented(port: int, examples: int) -> dict[str, int]:
-    """Statuses, counted, of what schemathesis makes up for each operation."""
+    """Status counts of the requests that schemathesis generates for each operation."""
     statuses: Counter[str] = Counter()
     config = SchemathesisConfig.from_dict({"generation": {"database": "none", "deterministic": True}})
     document = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json", config=config)
@@ -115,7 +115,7 @@ def _ask(operation: Any, examples: int, statuses: "Counter[str]") -> None:
 
 
 def _raw(port: int, number: int) -> dict[str, int]:
-    """Statuses, counted; ``none`` where the server closed or waits for more."""
+    """Status counts; ``none`` if the server closed the connection or waits for more."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(Counter(pool.map(lambda seed: _status(port, malformed(random.Random(seed))), range(number))))
 

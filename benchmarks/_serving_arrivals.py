@@ -1,4 +1,4 @@
-"""When requests arrive: Poisson, in phases of different rates, or as real timestamps do."""
+"""Arrival times of requests: Poisson, in phases of different rates, or following real timestamps."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from lanner.errors import ConfigError
 
 
 def poisson(phases: Sequence[tuple[float, float]], seed: int) -> NDArray[np.float64]:
-    """Sorted seconds from 0. phases: (requests a second, seconds) one after another; bursts are short phases.
+    """Sorted seconds from 0. phases: consecutive (requests a second, seconds); bursts are short phases.
 
     Raises:
-        ConfigError: a rate is negative or a phase not of positive, finite length.
+        ConfigError: a rate is negative or a phase's length is not positive and finite.
     """
     random, begun, parts = np.random.default_rng(seed), 0.0, []
     for rate, seconds in phases:
@@ -25,10 +25,10 @@ def poisson(phases: Sequence[tuple[float, float]], seed: int) -> NDArray[np.floa
 
 
 def like_timestamps(timestamps: Sequence[float] | NDArray[np.number], rate: float) -> NDArray[np.float64]:
-    """Seconds from 0 with the gaps of ``timestamps`` (any unit, any order), stretched to ``rate`` requests a second.
+    """Seconds from 0 with the gaps of ``timestamps`` (any unit, any order), scaled to ``rate`` requests a second.
 
     Raises:
-        ConfigError: there is no span of time to stretch, or the rate is not positive.
+        ConfigError: the timestamps span no time, or the rate is not positive.
     """
     ordered = np.sort(np.asarray(timestamps, np.float64))
     if len(ordered) < 2 or not np.isfinite(ordered).all() or ordered[-1] == ordered[0] or not 0 < rate < math.inf:

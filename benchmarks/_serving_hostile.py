@@ -1,6 +1,6 @@
-"""Clients that mean harm, each kind for some seconds: ``python -m benchmarks._serving_hostile KIND PORT SECONDS``.
+"""Hostile clients, each kind for some seconds: ``python -m benchmarks._serving_hostile KIND PORT SECONDS``.
 
-Whoever is cut off connects again. None of them has a valid key.
+Clients that are disconnected connect again. None of them has a valid key.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Attack = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def slow_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A body that is announced and comes byte by byte."""
+    """A body with a declared length, sent byte by byte."""
     writer.write(_HEAD + b"content-length: 1000\r\n\r\n")
     while not reader.at_eof():
         writer.write(b" ")
@@ -28,7 +28,7 @@ async def slow_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def dripped_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A head that comes byte by byte."""
+    """Request headers sent byte by byte."""
     for byte in _HEAD * 1000:
         writer.write(bytes((byte,)))
         await writer.drain()
@@ -38,7 +38,7 @@ async def dripped_head(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A head without end."""
+    """Headers that never end."""
     writer.write(_HEAD)
     while not reader.at_eof():
         writer.write(b"x-more: " + b"a" * 1000 + b"\r\n")
@@ -47,7 +47,7 @@ async def endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def pipelined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Requests one after another, whose answers nobody reads."""
+    """Pipelined requests whose answers are never read."""
     block = _REQUEST * 100
     for _ in range(_PIPELINED_BYTES // (4 * len(block))):
         writer.write(block)
@@ -56,7 +56,7 @@ async def pipelined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def wrong_key(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Whole requests with keys that are none, as many a second as make 10,000 in half a minute."""
+    """Complete requests with invalid keys, at a rate of 10,000 in half a minute."""
     for number in range(_WRONG_KEYS):
         key = f"authorization: Bearer wrong-{number}\r\ncontent-length: {len(_BODY)}\r\n\r\n".encode()
         writer.write(_HEAD + key + _BODY)
@@ -80,7 +80,7 @@ async def _again_and_again(attack: Attack, port: int) -> None:
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            # What is never read must not be read by the library either.
+            # Answers must stay unread, so the library must not read them either.
             if attack is pipelined:
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
             with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ async def _again_and_again(attack: Attack, port: int) -> None:
 
 
 async def run(kind: str, port: int, seconds: float) -> None:
-    """Attack for so long."""
+    """Attack for this long."""
     attack, connections = ATTACKS[kind]
     tasks = [asyncio.create_task(_again_and_again(attack, port)) for _ in range(connections)]
     await asyncio.sleep(seconds)

@@ -1,8 +1,8 @@
-"""SIGKILL at random moments while events come in, and what the store holds in the end.
+"""SIGKILL at random moments while events arrive, and what the store holds in the end.
 
 Clients send batches under idempotency keys and repeat each until it is acknowledged, as ``lanner.client`` does. Every
-event has a user of its own, so that the store can be compared with what was acknowledged, event by event. SIGKILL ends
-the process, not the machine: what the operating system had taken from it survives, so a power cut is not shown by this.
+event has its own user, so that the store can be compared with what was acknowledged, event by event. SIGKILL ends the
+process, not the machine: data already handed to the operating system survives, so this does not cover power cuts.
 """
 
 import http.client
@@ -28,7 +28,7 @@ _SEED = 3
 
 
 class _Client(Thread):
-    """Sends batch after batch until told to stop; ``acknowledged``: users whose event was."""
+    """Sends batch after batch until stopped; ``acknowledged``: users whose event was acknowledged."""
 
     def __init__(self, number: int, port: int, stopped: Event) -> None:
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ class _Client(Thread):
 
 
 def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
-    """Kill, start again on the same store, and so on; then compare."""
+    """Kill and restart on the same store repeatedly; then compare."""
     random, port, stopped = np.random.default_rng(_SEED), free_port(), Event()
     clients = [_Client(number, port, stopped) for number in range(_CLIENTS)]
     ready_s = []
@@ -91,12 +91,12 @@ def measure(launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """How often, what was lost, and the longest time until the server was ready again."""
+    """Number of kills, events lost, and the longest time until the server was ready again."""
     return {"kills": found["kills"], "acknowledged_events_lost": found["lost"], "restart_s": found["ready_s_max"]}
 
 
 def _stored(path: str) -> Counter[str]:
-    """How many events each user has in a store that nobody else has open."""
+    """How many events each user has in a store that no other process has open."""
     store = open_store(path)
     try:
         return Counter(row.user_id for rows in store.events() for row in rows)

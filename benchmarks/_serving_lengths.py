@@ -1,17 +1,17 @@
-"""How long each part of the serving benchmark takes: in full, and short enough for a test."""
+"""Durations and sizes of each part of the serving benchmark: in full, and short enough for a test."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Seconds and numbers of every part."""
+    """Seconds and counts of every part."""
 
     catalogues: tuple[int, ...] = (100_000, 1_000_000)
     probe_s: float = 3.0
     """One rate of the search for saturation."""
     refinements: int = 2
-    """Rates tried beside the best one found by climbing."""
+    """Rates tried around the best one found by climbing."""
     steady_s: float = 8.0
     calm_s: float = 10.0
     overload_s: float = 60.0
@@ -19,10 +19,10 @@ class Lengths:
     kills: int = 100
     soak_s: float = 600.0
     examples: int = 100
-    """Requests that schemathesis makes up for each operation."""
+    """Requests that schemathesis generates for each operation."""
     malformed: int = 10_000
     hostile_s: float = 30.0
-    """Of each kind of hostile client."""
+    """For each kind of hostile client."""
 
 
 SHORT = Lengths((10_000,), 1.0, 1, 2.0, 2.0, 5.0, 3.0, 3, 20.0, 10, 300, 3.0)

@@ -1,10 +1,10 @@
-"""An open-loop load generator: when requests are sent is drawn in advance, and no answer delays the next request.
+"""An open-loop load generator: send times are drawn in advance, and no answer delays the next request.
 
-Latency counts from the moment a request was meant to be sent (Gil Tene's "coordinated omission" is thereby avoided): a
-request that finds no idle connection waits, and its wait counts, as does any delay of the generator itself.
+Latency counts from the intended send time, which avoids Gil Tene's "coordinated omission": a request that finds no idle
+connection waits, and its wait counts, as does any delay of the generator itself.
 
-It runs as a process of its own, one thread, one epoll, HTTP/1.1 written and read by hand, so that it takes as little of
-the machine as it can from the server beside it; what it takes is in every outcome (``cpu_us_per_request``). Linux only.
+It runs as a separate process with one thread, one epoll and hand-written HTTP/1.1, so that it takes as little CPU as
+possible from the server next to it; its own cost is in every outcome (``cpu_us_per_request``). Linux only.
 """
 
 import argparse
@@ -35,14 +35,14 @@ KINDS = ("recommend", "event", "new_item")
 NOTHING = 0
 """Status of a request that was never answered."""
 VARIANTS = ("", "full", "int8", "pruned", "distilled", "popularity")
-"""By which variant an answer says that it was made; the first: it does not say."""
+"""The variant that an answer names as its source; the first: it names none."""
 _GRACE_S = 2.0
 _RECEIVED_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a server takes each kind of request, as (method, path); ``{id}`` is the new item's."""
+    """Where a server accepts each kind of request, as (method, path); ``{id}`` is the new item's."""
 
     recommend: tuple[str, str] = ("POST", "/v1/recommend")
     event: tuple[str, str] = ("POST", "/v1/events")
@@ -53,8 +53,8 @@ class Addresses:
 class Load:
     """What to send. phases: (requests a second, seconds), each Poisson; short ones are bursts.
 
-    requests: a file as ``Requests`` reads it. by_user: share of the recommendations asked for by a user's id instead of
-    a history. connections: kept alive; more requests than that wait for one.
+    requests: a file as ``Requests`` reads it. by_user: share of the recommendations requested by user id instead of by
+    history. connections: kept alive; requests beyond that number wait for one.
     """
 
     port: int
@@ -67,14 +67,14 @@ class Load:
     by_user: float = 0.0
     connections: int = 1024
     key: str = ""
-    """An API key, for a server that asks for one."""
+    """An API key, if the server requires one."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every request of a load in the order of its intended time.
+    """Every request of a load, ordered by intended send time.
 
-    due_s, latency_s: float64, NaN where there was no answer. status: int16. kind, variant: int8, see ``KINDS``,
+    due_s, latency_s: float64, NaN if unanswered. status: int16. kind, variant: int8, see ``KINDS``,
     ``VARIANTS``. cost: of the generator.
     """
 
@@ -90,7 +90,7 @@ class Outcome:
         return (self.status >= 200) & (self.status < 300)
 
     def within(self, first_s: float, last_s: float) -> "Outcome":
-        """The requests meant to be sent between two moments."""
+        """The requests due between two moments."""
         chosen = (self.due_s >= first_s) & (self.due_s < last_s)
         columns = (self.due_s, self.latency_s, self.status, self.kind, self.variant)
         return Outcome(*(column[chosen] for column in columns), self.cost)
@@ -102,7 +102,7 @@ class Outcome:
         return Outcome(*(column[chosen] for column in columns), self.cost)
 
     def figures(self, seconds: float, deadline_s: float) -> dict[str, Any]:
-        """Rates over ``seconds``, and latencies of what was answered, in milliseconds."""
+        """Rates over ``seconds``, and latencies of the answered requests, in milliseconds."""
         answered, latency_ms = self.answered, 1e3 * self.latency_s
         in_time = answered & (self.latency_s <= deadline_s)
         is_personal = self.variant != VARIANTS.index("popularity")
@@ -121,18 +121,18 @@ class Outcome:
         } | self.cost
 
     def _answered_by(self) -> dict[str, float]:
-        """The share of the answers that each variant made; none where the server names no variant."""
+        """The share of the answers that each variant made; empty if the server names no variant."""
         counts = np.bincount(self.variant[self.answered], minlength=len(VARIANTS))
         return {name: float(n / counts.sum()) for name, n in zip(VARIANTS, counts, strict=True) if name and n}
 
 
 def none_if_nan(value: float) -> float | None:
-    """A number as JSON may hold it."""
+    """A number in a form that JSON allows."""
     return None if np.isnan(value) else float(value)
 
 
 def send(load: Load) -> Outcome:
-    """Run a load in a process of its own. Where nobody listens, nothing is answered."""
+    """Run a load in a separate process. If no server listens, nothing is answered."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "load.json", Path(folder) / "outcome.npz"
         given.write_text(json.dumps(asdict(load)))
@@ -146,10 +146,10 @@ def send(load: Load) -> Outcome:
 
 
 class Requests:
-    """Bytes of requests, each unlike all others, so that no server can answer from a cache.
+    """Request bytes, each request different from all others, so that no server can answer from a cache.
 
     The file holds ``items``, ``histories`` (50 item ids each), ``users`` (their number) and ``texts``. The last item of
-    each history is drawn anew, among ids of equal length so that only digits change.
+    each history is redrawn, among ids of equal length so that only digits change.
     """
 
     def __init__(self, load: Load, kinds: NDArray[np.int8], random: np.random.Generator) -> None:
@@ -204,7 +204,7 @@ class Requests:
 
 
 class _Timer:
-    """A file descriptor that becomes readable at a moment; epoll's own timeout is of whole milliseconds."""
+    """A file descriptor that becomes readable at a given moment; epoll's own timeout has millisecond resolution."""
 
     _CLOCK_MONOTONIC, _ABSOLUTE = 1, 1
 
@@ -222,7 +222,7 @@ class _Timer:
         self._libc.timerfd_settime(self.fd, self._ABSOLUTE, self._spec, None)
 
     def clear(self) -> None:
-        """Take note that it rang."""
+        """Acknowledge that it fired."""
         try:
             os.read(self.fd, 8)
         except BlockingIOError:
@@ -245,15 +245,15 @@ class _Generator:
         self.sockets: dict[int, socket.socket] = {}
         self.idle: list[int] = []
         self.asked: dict[int, int] = {}
-        """The request that each busy connection carries."""
+        """The request in flight on each busy connection."""
         self.partial: dict[int, bytes] = {}
         self.waiting: deque[int] = deque()
         self.lateness: list[float] = []
-        """Seconds by which each wake-up came after the moment of the first request that was due."""
+        """Lateness of each wake-up in seconds, against the first request that was due."""
 
     def run(self) -> Outcome:
         self.epoll.register(self.timer.fd, select.EPOLLIN)
-        # A server that is still busy with an earlier load may take few connections, or none.
+        # A server still busy with an earlier load may accept few connections, or none.
         with suppress(OSError):
             for _ in range(self.load.connections):
                 self._connect()
@@ -342,7 +342,7 @@ class _Generator:
             self._ask(self.waiting.popleft())
 
     def _lost(self, fd: int) -> None:
-        """The connection is gone, and with it what it was asked; another takes its place."""
+        """The connection is lost, and its request with it; another one replaces it."""
         self.asked.pop(fd, None)
         self.partial.pop(fd, None)
         if fd in self.idle:
@@ -358,7 +358,7 @@ class _Generator:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether an answer has arrived to its last byte."""
+    """Whether an answer has arrived completely."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return False
@@ -390,7 +390,7 @@ def main() -> None:
     parser.add_argument("load", help="a Load as JSON")
     parser.add_argument("outcome", help="where to write what came of it, as .npz")
     options = parser.parse_args()
-    # Where it may, it goes before the server: its own delay would count as the server's.
+    # Higher priority than the server if permitted: the generator's own delay would count as the server's.
     with suppress(PermissionError):
         os.nice(-10)
     outcome = _Generator(_read(options.load)).run()

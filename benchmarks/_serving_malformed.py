@@ -1,4 +1,4 @@
-"""Raw HTTP requests that are wrong in every way that came to mind, made up from a seed."""
+"""Raw HTTP requests that are malformed in many ways, generated from a seed."""
 
 import random
 
@@ -56,7 +56,7 @@ _BODIES += [
 
 
 def malformed(chance: random.Random) -> bytes:
-    """One request: often half right, for what is wrong at first sight is refused at first sight."""
+    """One request: often half valid, because obviously malformed requests are rejected at once."""
     body = chance.choice(_BODIES)
     lines = [chance.choice(_METHODS) + b" " + chance.choice(_ADDRESSES) + b" HTTP/1.1", b"host: a"]
     if chance.random() < 0.6:

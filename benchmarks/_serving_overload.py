@@ -1,4 +1,4 @@
-"""Three times the load that saturates, for a minute: what is still answered in time, and when it is over, by whom."""
+"""Three times the saturating load for a minute: goodput during it, and recovery afterwards, by variant."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from benchmarks._serving_servers import DEADLINE_MS, Launcher, Watch, lanner
 
 _TIMES = 3.0
 _CALM = 0.15
-"""Share of the saturation before and after the overload: little enough for the full variant alone."""
+"""Share of the saturation before and after the overload: low enough for the full variant alone."""
 _BETWEEN_LOOKS_S = 5.0
-"""To add up a process's pages takes it tens of milliseconds, in which it answers nobody."""
+"""Summing a process's pages takes it tens of milliseconds, during which it answers nothing."""
 _BACK = 0.95
-"""The server has recovered in the first second of which this share is answered by the full variant."""
+"""The server has recovered in the first second in which the full variant gives this share of the answers."""
 
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
-    """saturation: answers a second in time, that the multiples are of."""
+    """saturation: goodput in answers a second, to which the multiples refer."""
     calm, over, contender = lengths.calm_s, lengths.overload_s, lanner()
     phases = [(_CALM * saturation, calm), (_TIMES * saturation, over), (_CALM * saturation, calm)]
     with launcher.running(contender) as server, Watch(server, _BETWEEN_LOOKS_S) as watch:
@@ -46,7 +46,7 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
 
 
 def _recovered(after: Outcome, ended_s: float) -> float | None:
-    """Seconds until the beginning of the first whole second that the full variant answers; None: it never does."""
+    """Seconds until the start of the first whole second answered by the full variant; None: there is none."""
     seconds = (after.due_s - ended_s).astype(np.int64)
     is_full = after.answered & (after.variant == VARIANTS.index("full"))
     for second in range(int(seconds.max(initial=-1)) + 1):

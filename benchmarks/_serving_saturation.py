@@ -1,10 +1,10 @@
-"""How much each server answers in time, and how quickly at half of Lanner's saturation.
+"""Goodput of each server, and its latency at half of Lanner's saturation.
 
-Goodput counts personal recommendations answered within the deadline: any answer but the list that is equal for
-everybody, for Lanner and for peers that fall back to it. Events and new items are sent beside them and reported apart.
-A rate is raised by half until goodput no longer grows, then rates around the best one are tried. A peer is searched
-with each of its settings on the first catalogue, and measured with whichever does most there. Servers run one after
-another; FastAPI, the reference at light load, right after Lanner.
+Goodput counts personal recommendations answered within the deadline: any answer except the list of popular items that
+is the same for all users, for Lanner and for peers that fall back to it. Events and new items are sent alongside and
+reported separately. The rate is raised by half until goodput no longer grows, then rates around the best one are tried.
+A peer is searched with each of its settings on the first catalogue, and measured with its best one. Servers run one
+after another; FastAPI, the reference at light load, right after Lanner.
 """
 
 from collections.abc import Sequence
@@ -27,19 +27,19 @@ from benchmarks._serving_servers import (
 OTHERS = (*PEERS, RAW.name)
 _FIRST_RATE = 100.0
 LIGHT_RATE = 100.0
-"""Of the figure of light load: a worker idles most of the time."""
+"""Of the light-load figure: a worker is mostly idle."""
 _STEP, _GROWTH = 1.5, 1.03
 _WARM_UP_S = 1.0
-"""Before each measurement, at its rate; not counted."""
+"""Warm-up before each measurement, at its rate; not counted."""
 
 
 def measure(
     launcher: Launcher, lengths: Lengths, smaller: dict[str, Any] | None = None, others: Sequence[str] = OTHERS
 ) -> dict[str, Any]:
-    """Every server on one catalogue, Lanner first: the rate of the latency figure is half of what it saturates at.
+    """Every server on one catalogue, Lanner first: latency is measured at half of Lanner's saturation.
 
-    smaller: what was found on a smaller catalogue, whose numbers of workers are taken.
-    others: the names of those measured beside Lanner.
+    smaller: results on a smaller catalogue, whose numbers of workers are reused.
+    others: the names of those measured besides Lanner.
     """
     found: dict[str, Any] = {}
     for contender in (lanner(), *(one for one in (*PEERS.values(), RAW) if one.name in others)):
@@ -61,7 +61,7 @@ def _settings(contender: Contender, before: dict[str, Any]) -> tuple[tuple[str, 
 def _best(
     launcher: Launcher, contender: Contender, settings: Sequence[Sequence[str]], lengths: Lengths, half: float
 ) -> dict[str, Any]:
-    """The better of a contender's settings."""
+    """The best of a contender's settings."""
     if contender.name == "lanner":
         return _measured(launcher, contender, lengths, half)
     tried = [
@@ -73,7 +73,7 @@ def _best(
 
 
 def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: float) -> dict[str, Any]:
-    """half: of what Lanner saturates at; 0: it is not known, so half of this one's own."""
+    """half: of Lanner's saturation; 0: not known, so half of this server's own."""
     with launcher.running(contender) as server:
         found = saturate(server, launcher, lengths)
         rate = half or found["goodput_per_s"] / 2
@@ -85,9 +85,9 @@ def _measured(launcher: Launcher, contender: Contender, lengths: Lengths, half: 
 
 
 def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str, Any]:
-    """The most that a server answers in time, at which offered rate, and the most that it answers at all.
+    """A server's highest goodput, its offered rate, and the most that it answers at all.
 
-    Of a dozen short probes the best is also the luckiest: its rate is asked once more, for longer, and that counts.
+    The best of a dozen short probes is also the luckiest: its rate is measured again, for longer, and that counts.
     """
     steps: dict[float, dict[str, Any]] = {}
 
@@ -119,7 +119,7 @@ def saturate(server: Running, launcher: Launcher, lengths: Lengths) -> dict[str,
 
 
 def sent(server: Running, launcher: Launcher, phases: Sequence[tuple[float, float]]) -> Outcome:
-    """What came of a load once its first rate had run for a moment."""
+    """The result of a load after its first rate had run for a moment."""
     warmed = [(phases[0][0], _WARM_UP_S), *phases]
     load = Load(server.port, warmed, str(launcher.work.requests), 1, server.contender.addresses)
     server.settle()
@@ -127,7 +127,7 @@ def sent(server: Running, launcher: Launcher, phases: Sequence[tuple[float, floa
 
 
 def _bursts(rate: float, lengths: Lengths) -> list[tuple[float, float]]:
-    """The same number of requests, but every fourth half second brings five times what the others do."""
+    """The same number of requests, but every fourth half second has five times the rate of the others."""
     quiet, burst = (1.5, 0.5 * rate), (0.5, 2.5 * rate)
     number = max(1, round(lengths.steady_s / (quiet[0] + burst[0])))
     return [(per_s, seconds) for seconds, per_s in [quiet, burst] * number]
@@ -139,7 +139,7 @@ def figures(outcome: Outcome, seconds: float) -> dict[str, Any]:
 
 
 def shown(row: dict[str, Any]) -> str:
-    """A line for whoever watches."""
+    """A progress line."""
     if "error" in row:
         return str(row["error"])
     p99 = row["at_half_of_lanner"]["recommend"]["p99_ms"]
@@ -149,7 +149,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def summary(catalogues: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Of each catalogue; the names of those of the larger one end in ``_1m``."""
+    """For each catalogue; figures of the larger one have the suffix ``_1m``."""
     found: dict[str, float] = {}
     for items, rows in catalogues.items():
         if "error" not in rows["lanner"]:
@@ -159,7 +159,7 @@ def summary(catalogues: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def _ratios(rows: dict[str, Any]) -> dict[str, float]:
-    """The best peer by goodput is another than FastAPI; by latency it may be FastAPI."""
+    """The best peer by goodput excludes FastAPI; by latency it may be FastAPI."""
     ours, started = rows["lanner"], {name: row for name, row in rows.items() if "error" not in row}
     peers = {name: row for name, row in started.items() if name in PEERS}
     light = ours["light"]["recommend"]
@@ -187,7 +187,7 @@ def _best_rate(steps: dict[float, dict[str, Any]]) -> float:
 
 
 def _between(steps: dict[float, dict[str, Any]]) -> float:
-    """Half way, on a scale of ratios, from the best rate to the better of its neighbours."""
+    """The geometric midpoint between the best rate and the better of its neighbours."""
     rates = sorted(steps)
     place = rates.index(_best_rate(steps))
     neighbours = [rates[n] for n in (place - 1, place + 1) if 0 <= n < len(rates)]

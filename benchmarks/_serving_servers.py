@@ -1,7 +1,7 @@
-"""Starting and stopping the servers of the benchmark: Lanner, its peers, and the bare handler that is the limit.
+"""Starting and stopping the servers of the benchmark: Lanner, its peers, and the bare handler as the upper limit.
 
-Each runs as a child process by a command line, asked for over HTTP until it answers, and is ended with all it started.
-A peer has an environment of its own, made from ``_serving_peers/<name>.txt``, for their requirements clash.
+Each runs as a child process from a command line, is polled over HTTP until ready, and is stopped with its children.
+A peer has its own environment, made from ``_serving_peers/<name>.txt``, because their requirements conflict.
 """
 
 import http.client
@@ -26,7 +26,7 @@ from benchmarks._serving_load import Addresses
 from benchmarks._serving_work import Work
 
 LANNER = f"{shlex.quote(sys.executable)} -m lanner serve {{bundle}} --port {{port}} --store {{store}}"
-"""How Lanner is started; what a figure needs besides is appended."""
+"""How Lanner is started; options of a single figure are appended."""
 DEADLINE_MS = 20.0
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
@@ -36,7 +36,7 @@ _SETTLING_S, _PROMPT_ANSWERS = 30.0, 5
 
 
 class NotStartedError(Exception):
-    """A server cannot be installed or does not become ready; the message is its own last line."""
+    """A server cannot be installed or does not become ready; the message is its last line of output."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Contender:
     options: tuple[str, ...] = ()
 
     def with_options(self, *options: str) -> "Contender":
-        """The same server, started with more on its command line."""
+        """The same server with extra command line options."""
         return Contender(self.name, self.addresses, self.ready, (*self.options, *options))
 
 
 def lanner(*options: str) -> Contender:
-    """Lanner with the benchmark's deadline; options: more of its command line."""
+    """Lanner with the benchmark's deadline; options: extra command line options."""
     return Contender("lanner", options=("--set", f"service.deadline_ms={DEADLINE_MS:g}", *options))
 
 
@@ -67,17 +67,17 @@ PEERS = {
     "mlserver": Contender("mlserver", _ONE, "/v2/models/recommender/ready"),
 }
 RAW = Contender("raw_asgi", _ONE, "/")
-"""The limit: it searches, and does nothing else."""
+"""The upper limit: it searches, and does nothing else."""
 SETTINGS = {
     "mlserver": (("1",),),
     "fastapi": (("1", "0"), ("2", "0"), ("1", "2"), ("2", "1"), ("2", "2"), ("2", "4")),
 }
-"""What follows the port on a peer's command line, as it is tried: numbers of processes, and FastAPI's limit of requests
-under way. One process and two where nothing is said; the best setting is what a peer is measured with."""
+"""What follows the port on a peer's command line, per trial: numbers of processes, and FastAPI's limit of concurrent
+requests. The default is one process and two; a peer is measured with its best setting."""
 
 
 class Watch:
-    """Memory and descriptors of a server, looked at now and then while the block lasts."""
+    """Memory and descriptors of a server, sampled while the block lasts."""
 
     def __init__(self, server: "Running", every_s: float) -> None:
         self._server, self._every_s, self._ended = server, every_s, Event()
@@ -102,7 +102,7 @@ class Watch:
             self.descriptors.append(self._server.descriptors())
 
     def memory_growth(self, skipped: float = 0.1) -> float:
-        """The last tenth's mean over that of the tenth that follows the share skipped, less one."""
+        """Mean of the last tenth over that of the tenth after the skipped share, minus one."""
         number = len(self.memory_mib)
         width = max(1, number // 10)
         first = int(skipped * number)
@@ -110,7 +110,7 @@ class Watch:
         return (sum(after) / len(after)) / (sum(before) / len(before)) - 1
 
     def descriptor_growth(self) -> int:
-        """The last look's number less that of the look after the first tenth."""
+        """The last sample's number minus that of the sample after the first tenth."""
         return self.descriptors[-1] - self.descriptors[len(self.descriptors) // 10]
 
 
@@ -125,15 +125,15 @@ class Running:
     """Seconds from its start until it was ready."""
 
     def family(self) -> list[psutil.Process]:
-        """The process and all it started."""
+        """The process and its descendants."""
         return [self.process, *self.process.children(recursive=True)]
 
     def workers(self) -> int:
-        """Lanner's processes that serve; a supervisor, where there is one, does not."""
+        """Lanner's serving processes; a supervisor, if there is one, is not among them."""
         return sum("spawn_main" in " ".join(one.cmdline()) for one in self.family()) or 1
 
     def memory_mib(self) -> float:
-        """Resident memory of the whole family; pages that processes share count once each (PSS)."""
+        """Resident memory of the process tree; pages shared by processes count once (PSS)."""
         total = 0
         for one in self.family():
             with suppress(psutil.Error):
@@ -141,7 +141,7 @@ class Running:
         return total / 2**20
 
     def descriptors(self) -> int:
-        """Open file descriptors of the whole family."""
+        """Open file descriptors of the process tree."""
         total = 0
         for one in self.family():
             with suppress(psutil.Error):
@@ -149,7 +149,7 @@ class Running:
         return total
 
     def settle(self) -> None:
-        """Wait until it answers promptly, so that one load does not bear what an earlier one left behind."""
+        """Wait until it answers promptly, so that one load is not affected by the backlog of an earlier one."""
         prompt, last = 0, time.monotonic() + _SETTLING_S
         while prompt < _PROMPT_ANSWERS and time.monotonic() < last:
             begun = time.monotonic()
@@ -158,7 +158,7 @@ class Running:
             time.sleep(DEADLINE_MS / 1e3)
 
     def kill(self) -> None:
-        """SIGKILL to every process at once, as the kernel or a power cut would."""
+        """SIGKILL to every process at once, as the kernel might send it."""
         for one in self.family():
             with suppress(psutil.Error):
                 one.kill()
@@ -167,14 +167,14 @@ class Running:
 
 
 class Launcher:
-    """Starts contenders on one work. lanner: the command line, see ``LANNER``."""
+    """Starts contenders on one workload. lanner: the command line, see ``LANNER``."""
 
     def __init__(self, work: Work, lanner: str = LANNER) -> None:
         self.work, self._lanner = work, lanner
 
     @contextmanager
     def running(self, contender: Contender, store: str | None = None) -> Iterator[Running]:
-        """A server for as long as the block lasts. store: a file of events that outlives it; None: a fresh one.
+        """A server for as long as the block lasts. store: an event file that outlives it; None: a fresh one.
 
         Raises:
             NotStartedError: it cannot be installed or does not become ready.
@@ -187,7 +187,7 @@ class Launcher:
                 _end(server.process)
 
     def start(self, contender: Contender, store: str, log: Path, port: int | None = None) -> Running:
-        """Start a server and wait until it is ready; the caller ends it. port: None: any that is free."""
+        """Start a server and wait until it is ready; the caller stops it. port: None: any free one."""
         port = port or free_port()
         command = self._command(contender, port, store)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT / "src"), str(_ROOT)])}
@@ -220,7 +220,7 @@ class Launcher:
 
 
 def installed(name: str) -> Path:
-    """The interpreter of a peer's environment, which is made where it is not there yet.
+    """The interpreter of a peer's environment, which is created if missing.
 
     Raises:
         NotStartedError: pip failed.
@@ -231,7 +231,7 @@ def installed(name: str) -> Path:
     if done.exists() and done.read_text() == pins.read_text():
         return python
     venv.create(folder, with_pip=True)
-    # Exact versions and no others, so that nobody's torch brings its CUDA packages along.
+    # Exact versions only, so that torch does not pull in its CUDA packages.
     command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(pins)]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode:
@@ -241,14 +241,14 @@ def installed(name: str) -> Path:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def is_ready(contender: Contender, port: int) -> bool:
-    """Whether the server says that it is; one with a worker that is still starting says that it is degraded."""
+    """Whether the server reports ready; one with a worker still starting reports degraded."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", contender.ready)
@@ -276,7 +276,7 @@ def _last_line(log: Path) -> str:
 
 
 def _end(process: psutil.Process) -> None:
-    """Ask it to stop, then make it and its children."""
+    """Ask it to stop, then kill it and its children."""
     try:
         family = [process, *process.children(recursive=True)]
         process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""A simulation of workers that each run a scheduler: the policy that serves, on a made-up clock.
+"""A simulation of workers that each run a scheduler: the production policy on a simulated clock.
 
-A worker is one event loop. Each turn reads every request that has arrived, ranks what the scheduler gives, and writes
-the answers; what arrives meanwhile waits in its socket. Workers share nothing, so each is simulated by itself.
+A worker is one event loop. Each turn reads every request that has arrived, ranks the batch from the scheduler, and
+writes the answers; requests arriving meanwhile wait in their sockets. Workers share nothing, so each runs alone.
 """
 
 import math
@@ -17,34 +17,34 @@ from lanner.serving.scheduler import Batch, LatencyProfile, Request, VariantId
 from lanner.serving.scheduler.latency_profile import NORMAL_P99
 
 Service = Callable[[VariantId, int, np.random.Generator], float]
-"""Seconds that a batch of so many takes."""
+"""Seconds that a batch of the given size takes."""
 
 
 class Policy(Protocol):
-    """What the simulation asks of ``lanner.serving.scheduler.Scheduler``, and of ``FixedWindow``."""
+    """The interface shared by ``lanner.serving.scheduler.Scheduler`` and ``FixedWindow``."""
 
     overhead_s: float
 
     @property
     def depth(self) -> int:
-        """Requests that ``next`` will still give."""
+        """Requests still queued for ``next``."""
         ...
 
     def admit(self, request: Request, now: float) -> None:
-        """Take a request, or raise OverloadedError."""
+        """Accept a request, or raise OverloadedError."""
         ...
 
     def next(self, now: float) -> Batch | None:
-        """What to rank now."""
+        """The next batch to rank."""
         ...
 
     def completed(self, batch: Batch, seconds: float) -> None:
-        """A batch took so long."""
+        """Report how long a batch took."""
         ...
 
 
 class FixedWindow:
-    """How most servers schedule: one variant, a fixed window for batches, first come first served, no deadlines."""
+    """How most servers schedule: one variant, a fixed batch window, first come first served, no deadlines."""
 
     def __init__(self, variant: VariantId, window_s: float, batch: int, queue_limit: int) -> None:
         self.overhead_s, self._variant, self._window_s, self._batch = 0.0, variant, window_s, batch
@@ -53,17 +53,17 @@ class FixedWindow:
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """Waiting requests."""
         return len(self._waiting)
 
     def admit(self, request: Request, now: float) -> None:
-        """Take a request while the queue has room."""
+        """Accept a request while the queue has room."""
         if len(self._waiting) >= self._queue_limit:
             raise OverloadedError("the queue is full", self._window_s)
         self._waiting.append(request)
 
     def next(self, now: float) -> Batch | None:
-        """A full batch, or what has come once the window of the first has passed."""
+        """A full batch, or the waiting requests once the window of the first has passed."""
         if not self._waiting or (len(self._waiting) < self._batch and now < self.wakes_at()):
             return None
         batch, self._waiting = tuple(self._waiting[: self._batch]), self._waiting[self._batch :]
@@ -74,12 +74,12 @@ class FixedWindow:
         return self._waiting[0].arrival + self._window_s
 
     def completed(self, batch: Batch, seconds: float) -> None:
-        """Nothing follows from it."""
+        """Ignored."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What a worker's event loop spends on a request beside its ranking, in seconds: to read it, and to answer it."""
+    """Seconds that a worker's event loop spends on a request besides ranking it: reading it, and answering it."""
 
     read_s: float = 0.0
     write_s: float = 0.0
@@ -87,7 +87,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Report:
-    """A simulation in figures. goodput: answers within their deadline a second. Latencies are of answered requests."""
+    """Figures of a simulation. goodput: answers within their deadline a second. Latencies are of answered requests."""
 
     offered: int
     in_time: int
@@ -102,7 +102,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Every request in order of arrival. ends: seconds, NaN where refused. busy_s, ranking_s: of all workers."""
+    """Every request in order of arrival. ends: seconds, NaN if rejected. busy_s, ranking_s: of all workers."""
 
     arrivals: NDArray[np.float64]
     ends: NDArray[np.float64]
@@ -156,9 +156,9 @@ def simulate(
     seed: int,
     loop: Loop | None = None,
 ) -> Outcomes:
-    """Send ``arrivals`` (sorted seconds), each to one of fresh ``workers`` at random, to be answered ``within_s``.
+    """Send ``arrivals`` (sorted seconds), each to a random one of fresh ``workers``, with a deadline of ``within_s``.
 
-    The policies know what the loop takes. The same arguments give the same outcomes.
+    The policies know the loop's overhead. The same arguments give the same outcomes.
     """
     random, loop = np.random.default_rng(seed), loop or Loop()
     places = random.integers(len(workers), size=len(arrivals))
@@ -183,14 +183,14 @@ class _Worker:
         random: np.random.Generator,
         loop: Loop,
     ) -> None:
-        """numbers: of the requests that come to this worker, in order."""
+        """numbers: of this worker's requests, in order."""
         self.policy, self.arrivals, self.numbers, self.within_s = policy, arrivals.tolist(), numbers, within_s
         self.service, self.random, self.loop = service, random, loop
         self.now = self.busy_s = self.ranking_s = self.turn_s = 0.0
         self.read = 0
 
     def run(self, ends: NDArray[np.float64], variants: list[str]) -> None:
-        """Turn until all have come and nothing waits."""
+        """Run until all requests have arrived and none waits."""
         while self.read < len(self.numbers) or self.policy.depth:
             wakes = self._wakes_at()
             self.turn_s = self.turn_s if wakes <= self.now else 0.0
@@ -203,14 +203,14 @@ class _Worker:
             self.busy_s += self.turn_s
 
     def _wakes_at(self) -> float:
-        """When there is something to do."""
+        """The next moment with something to do."""
         arrival = self.arrivals[self.numbers[self.read]] if self.read < len(self.numbers) else math.inf
         if not self.policy.depth:
             return arrival
         return min(arrival, self.policy.wakes_at()) if isinstance(self.policy, FixedWindow) else 0.0
 
     def _read(self) -> None:
-        """All that have arrived by now; how long they waited in their sockets nobody knows."""
+        """All requests that have arrived by now; their wait in the sockets is unknown to the worker."""
         begun = self.now
         while self.read < len(self.numbers) and self.arrivals[self.numbers[self.read]] <= begun:
             number = self.numbers[self.read]
@@ -222,7 +222,7 @@ class _Worker:
                 self.now += self.loop.write_s
 
     def _ranked(self) -> list[tuple[int, str]]:
-        """(number, variant) of those that have an answer in this turn."""
+        """(number, variant) of the requests answered in this turn."""
         found: list[tuple[int, str]] = []
         while (batch := self.policy.next(self.now)) is not None:
             if batch.variant is None:

@@ -1,16 +1,15 @@
-"""What the scheduler's simulation predicts, against the server at three loads.
+"""What the scheduler's simulation predicts, compared with the server at three loads.
 
-The simulation runs the policy that serves, in as many workers as the server has, on batch latencies calibrated on this
-machine by the code with which a worker calibrates its own, times what the server says that batches take longer, behind
-an event loop that takes as much CPU time for a request as the server's processes did beside ranking. What it still
-lacks of the latencies (sockets, wake-ups, the other processes) is added, percentile by percentile. All three are
-measured at loads apart, none of which is predicted, and taken in between those to both sides of a predicted one.
-Recommendations alone are sent, on the very arrivals that are simulated. Where nothing is answered there is no latency:
-None, here as everywhere.
+The simulation runs the production policy, in as many workers as the server has. Batch latencies are calibrated on this
+machine by the code that a worker uses, times the slowdown that the server reports; the event loop takes as much CPU
+time per request as the server's processes did besides ranking. The remaining latency (sockets, wake-ups, the other
+processes) is added percentile by percentile. All three are measured at separate loads, none of them predicted, and
+interpolated between the two around a predicted load. Only recommendations are sent, at the simulated arrival times.
+Without answers there is no latency: None, here as everywhere.
 
-Besides, what one machine cannot measure: many workers, under requests that arrive as the ratings of ml-1m did in its
-busiest hours (needs LANNER_DATA; 39 % of its times are known, and those are taken); and the same overload with a fixed
-window for batches, as most servers schedule them.
+It also simulates what one machine cannot measure: many workers, with arrivals following the ratings of ml-1m in its
+busiest hours (needs LANNER_DATA; only the 39 % with known times are used); and the same overload with a fixed window
+for batches, as most servers schedule them.
 """
 
 import json
@@ -43,38 +42,38 @@ from lanner.serving.store import open_store
 from lanner.serving.thread_limits import thread_environment
 
 _LOADS = (0.3, 0.6, 0.9)
-"""Of the saturation."""
+"""Relative to the saturation."""
 _CALIBRATING = (0.15, 0.45, 0.75, 1.05)
-"""Loads from which is taken what the simulation cannot know."""
+"""Loads at which the simulation's unknowns are measured."""
 _SLOWNESS = re.compile(r'^lanner_batch_slowness\{variant="([^"]+)"\} (\S+)$', re.MULTILINE)
 _READING = 0.6
-"""Of the loop's time for a request, what goes by before it is scheduled."""
+"""Share of the loop's time for a request that is spent before it is scheduled."""
 _PERCENTILES = np.linspace(0, 100, 1001)
 _FEWEST = 300
-"""Requests of a load, however little was answered in time while the saturation was looked for."""
+"""Minimum requests per load, however low the measured saturation."""
 _SEED = 7
 _MANY = (1, 4, 16, 64, 256)
 _MANY_LOADS = (0.7, 1.5)
-"""Of what all workers carry by the best variant."""
+"""Relative to the capacity of all workers with the best variant."""
 _ARRIVALS_PER_S = 3_333
-"""Arrivals of each simulation of many workers, by the seconds that a load is measured for: 100,000 in the full form."""
+"""Arrivals of each simulation of many workers per second of measured load: 100,000 in the full form."""
 _OVERLOAD = 3.0
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the benchmark's bundle was calibrated to: batch latencies, and the variants, personal ones best first."""
+    """The calibration of the benchmark's bundle: batch latencies, and the variants, personal ones best first."""
 
     profile: LatencyProfile
     variants: tuple[VariantId, ...]
     fallback: VariantId
 
     def scheduler(self) -> Scheduler:
-        """As a worker has it, with corrections of its own."""
+        """As in a worker, with its own corrections."""
         return Scheduler(LatencyProfile(self.profile.measured), self.variants, None, self.fallback)
 
     def service(self, slowness: Mapping[str, float]) -> Service:
-        """Batch latencies as calibrated, times what each variant takes longer."""
+        """Batch latencies as calibrated, times each variant's slowdown."""
         alone = log_normal(LatencyProfile(self.profile.measured))
 
         def seconds(name: VariantId, size: int, random: np.random.Generator) -> float:
@@ -84,7 +83,7 @@ class Calibrated:
 
 
 def calibrated(bundle: Path) -> Calibrated:
-    """By the code with which a worker calibrates itself, in a process of its own, whose threads are limited alike."""
+    """With the code a worker uses to calibrate itself, in a separate process with the same thread limits."""
     command = [sys.executable, "-m", "benchmarks._serving_simulator", str(bundle)]
     environment = os.environ | thread_environment()
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -134,8 +133,8 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """The largest relative error of p99 and goodput at any load, of those with answers in time; and what is simulated
-    of an overload."""
+    """The largest relative error of p99 and goodput at any load with answers in time; and the simulated figures of an
+    overload."""
     names = ("p99_ms", "goodput_per_s")
     pairs = [(row["predicted"][name], row["measured"][name]) for row in found["loads"] for name in names]
     errors = [abs(guess / truth - 1) for guess, truth in pairs if guess is not None and truth]
@@ -147,7 +146,7 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
 
 
 def overloaded(model: Calibrated, workers: int, loop: Loop, rate: float, seconds: float) -> dict[str, Any]:
-    """What is answered in time at one rate by the scheduler, by its best variant alone, and by a fixed window."""
+    """Goodput at one rate with the scheduler, with its best variant alone, and with a fixed window."""
     arrivals, (best, *_) = poisson([(rate, seconds)], _SEED), model.variants
     window = min(16, model.profile.curve(best).largest)
     policies: dict[str, Callable[[], Policy]] = {
@@ -164,7 +163,7 @@ def overloaded(model: Calibrated, workers: int, loop: Loop, rate: float, seconds
 
 
 def many_workers(model: Calibrated, number: int, loop: Loop) -> dict[str, Any]:
-    """Predicted by number of workers and load, of so many arrivals each; or why it is not."""
+    """Predictions by number of workers and load, with the given number of arrivals each; or why there are none."""
     file = Path(os.environ.get("LANNER_DATA", "")) / "ml-1m" / "ratings.parquet"
     if not file.is_file():
         return {"skipped": "no ml-1m; set LANNER_DATA to the folder that holds the datasets"}
@@ -199,7 +198,7 @@ def _of_many(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What came of a load. cpu_s: of all the server's processes for each request. slowness: see ``State``."""
+    """The result of a load. cpu_s: of all the server's processes per request. slowness: see ``State``."""
 
     outcome: Outcome
     cpu_s: float
@@ -227,9 +226,9 @@ def _cpu_s(server: Running) -> float:
 
 
 def _loop_s(model: Calibrated, workers: int, asked: _Asked, rate: float, seconds: float) -> float:
-    """What a request took of the loops beside its ranking: of the CPU time, what the simulation does not rank away.
+    """The loops' time per request besides ranking: the CPU time minus the simulated ranking.
 
-    The variants that it chooses depend on it, and so in turn does the time to rank: a few rounds settle both.
+    The variants chosen depend on it, and the ranking time on them: a few iterations settle both.
     """
     loop_s = asked.cpu_s / 2
     for _ in range(8):
@@ -247,27 +246,27 @@ def _split(loop_s: float) -> tuple[float, float]:
 def _simulated(
     model: Calibrated, workers: int, slowness: Mapping[str, float], loop_s: float, rate: float, seconds: float
 ) -> Outcomes:
-    """The policies are told what was calibrated and learn the rest."""
+    """The policies get the calibrated values and learn the rest."""
     schedulers, arrivals = [model.scheduler() for _ in range(workers)], poisson([(rate, seconds)], _SEED)
     service = model.service(slowness)
     return simulate(schedulers, arrivals, DEADLINE_MS / 1e3, service, _SEED, Loop(*_split(loop_s)))
 
 
 def _between(share: float, known: Sequence[float]) -> float:
-    """At a load, of what is known at each of ``_CALIBRATING``."""
+    """At a load, interpolated from the values at each of ``_CALIBRATING``."""
     return float(np.interp(share, _CALIBRATING, known))
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What the simulation lacks of measured latencies. ms: by percentile, see ``_PERCENTILES``. least_ms: of those."""
+    """What the simulated latencies lack. ms: by percentile, see ``_PERCENTILES``. least_ms: the lowest measured."""
 
     ms: NDArray[np.float64]
     least_ms: float
 
     @classmethod
     def of(cls, measured_ms: NDArray[np.float64], simulated_ms: NDArray[np.float64]) -> "Missing":
-        """Nothing, where nothing was answered: it is not known."""
+        """Empty if nothing was answered: it is not known."""
         if not len(measured_ms) or not len(simulated_ms):
             return cls(np.zeros(len(_PERCENTILES)), 0.0)
         measured, simulated = (np.percentile(one, _PERCENTILES) for one in (measured_ms, simulated_ms))
@@ -275,13 +274,13 @@ class Missing:
 
     @classmethod
     def between(cls, share: float, known: Sequence["Missing"]) -> "Missing":
-        """At a load, of what is known at each of ``_CALIBRATING``."""
+        """At a load, interpolated from the values at each of ``_CALIBRATING``."""
         ms = [_between(share, column.tolist()) for column in np.transpose([one.ms for one in known])]
         return cls(np.array(ms), _between(share, [one.least_ms for one in known]))
 
 
 def predicted(simulated_ms: NDArray[np.float64], missing: Missing, seconds: float) -> dict[str, float | None]:
-    """Of a load of so many seconds; no answer is predicted to be quicker than any was."""
+    """For a load of the given seconds; no prediction is faster than the fastest measured answer."""
     if not len(simulated_ms):
         return {"p50_ms": None, "p99_ms": None, "goodput_per_s": 0.0}
     places = np.argsort(np.argsort(simulated_ms)) / max(1, len(simulated_ms) - 1)

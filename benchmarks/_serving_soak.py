@@ -1,4 +1,4 @@
-"""Ten minutes at 70 % of the saturation, half of the recommendations for known users; what grows?"""
+"""Ten minutes at 70 % of the saturation, half of the recommendations for known users: what grows?"""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _LOOKS = 200
 
 
 def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str, Any]:
-    """The first tenth is warming up; growth is what the last tenth holds more than the second."""
+    """The first tenth is warm-up; growth compares the last tenth with the second."""
     rate = _SHARE * saturation
     with launcher.running(lanner()) as server, Watch(server, lengths.soak_s / _LOOKS) as watch:
         phases = [(rate, lengths.soak_s)]
@@ -29,5 +29,5 @@ def measure(launcher: Launcher, lengths: Lengths, saturation: float) -> dict[str
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """Growth of memory, as a share."""
+    """Relative growth of memory."""
     return {"soak_memory_growth": found["memory_growth"]}

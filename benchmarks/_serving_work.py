@@ -1,12 +1,12 @@
-"""The work that every server in the benchmark is given: a catalogue, a model over it, and requests.
+"""The workload of every server in the benchmark: a catalogue, a model over it, and requests.
 
 The catalogue is simulated (``_clustered.py``): item vectors of 64 dimensions in two views of 32, and an MLP head of 64
 neurons over 200 candidates. It is written as a bundle with five variants, as training and ``lanner compress`` would
-write them; the weights are drawn, not learnt, so nothing here speaks of quality. Texts are read by the bundled
+write them; the weights are random, not learned, so this says nothing about quality. Texts are encoded by the bundled
 all-MiniLM-L6-v2.
 
-The peers get the index that Lanner built, at the effort it chose, and the tables of the full variant as plain arrays.
-Their encoder is the INT8 one, the quickest in their runtime; Lanner reads texts with float32.
+The peers get the index that Lanner built, at the search effort it chose, and the tables of the full variant as plain
+arrays. Their encoder is the INT8 one, the fastest in their runtime; Lanner encodes texts in float32.
 """
 
 import json
@@ -49,7 +49,7 @@ USERS, HISTORIES, TEXTS = 10_000, 4_000, 1_000
 HIDDEN, NEURONS_KEPT, DIMENSIONS_KEPT = 64, 48, 48
 VIEWS = (DIMENSIONS // 2, DIMENSIONS // 2)
 MEANING, WORDS = 384, 256
-"""Width of a text's features, as ``NeuralConfig`` has it."""
+"""Width of a text's features, as in ``NeuralConfig``."""
 NEIGHBOURS = 10
 _TEXTS_FITTED, _CALIBRATION = 2_000, 128
 _ROOM = Path("runs") / "serving"
@@ -63,31 +63,31 @@ class Work:
 
     @property
     def folder(self) -> Path:
-        return _ROOM / f"clustered-{self.items}-schema-{SCHEMA}"  # another schema is made anew, not refused
+        return _ROOM / f"clustered-{self.items}-schema-{SCHEMA}"  # another schema gets a new folder instead of an error
 
     @property
     def bundle(self) -> Path:
-        """What ``lanner serve`` is given."""
+        """The bundle passed to ``lanner serve``."""
         return self.folder / "bundle"
 
     @property
     def requests(self) -> Path:
-        """What the load is made of, see ``_serving_load.Requests``."""
+        """The inputs of the load, see ``_serving_load.Requests``."""
         return self.folder / "requests.json"
 
     @property
     def peers(self) -> Path:
-        """What the peers are given, see ``_serving_peers.common``."""
+        """The inputs of the peers, see ``_serving_peers.common``."""
         return self.folder / "peers"
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """Texts of new items: what films are said to be, in new combinations."""
+        """Texts of new items: film descriptions in new combinations."""
         return _new_texts(_film_texts(), TEXTS)
 
 
 def prepared(items: int) -> Work:
-    """The work of this size; what is not on disk yet is made (minutes for a million items)."""
+    """The workload of this size; whatever is not on disk yet is created (minutes for a million items)."""
     work = Work(items)
     if not work.requests.exists():
         _make(work)
@@ -126,7 +126,7 @@ def _make(work: Work) -> None:
 
 
 class _Drawn(Recommender):
-    """A scoring model as a recommender: enough for a bundle and its golden requests."""
+    """A scoring model behind the recommender interface: enough for a bundle and its golden requests."""
 
     name: ClassVar[str] = "drawn"
 
@@ -150,7 +150,7 @@ class _Drawn(Recommender):
 def _model(
     vectors: NDArray[np.float32], share: NDArray[np.float64], width: int, random: np.random.Generator
 ) -> tuple[ScoringModel, ItemReader]:
-    """The full model, and how items get their rows from features of this width: every item of the catalogue lends."""
+    """The full model, and the mapping from text features of this width to item rows, fitted on the whole catalogue."""
     items = len(vectors)
     head = Head(
         random.normal(size=(DIMENSIONS, HIDDEN)).astype(np.float32) / np.float32(DIMENSIONS**0.5),
@@ -188,7 +188,7 @@ def _model(
 
 
 def _smaller(model: ScoringModel, dataset: Dataset, encoder: EncoderForm) -> list[Variant]:
-    """int8, pruned, distilled, popularity, each by the step that ``lanner compress`` takes."""
+    """int8, pruned, distilled, popularity, each built by the corresponding step of ``lanner compress``."""
     users = model.users(dataset.user_batch(np.arange(1_000)))
     pruned = fewer_neurons(model, users, NEURONS_KEPT)
     distilled = quantised(fewer_dimensions(pruned, users, DIMENSIONS_KEPT))
@@ -198,7 +198,7 @@ def _smaller(model: ScoringModel, dataset: Dataset, encoder: EncoderForm) -> lis
 
 
 def _encoders() -> tuple[TextFiles, EncoderForm, EncoderForm]:
-    """How texts are read, and the encoder in float32 and INT8."""
+    """The text encoding, and the encoder in float32 and INT8."""
     language = LanguageEncoder(LanguageConfig(dtype="float32", device="cpu", cache=False))
     texts = _film_texts()
     features = TextFeatures.fit(texts[:_TEXTS_FITTED], language.encode, MEANING, WORDS)
@@ -212,7 +212,7 @@ def _film_texts() -> list[str]:
 
 
 def _new_texts(known: Sequence[str], number: int) -> tuple[str, ...]:
-    """Fields of known texts put together anew."""
+    """Fields of known texts in new combinations."""
     random = np.random.default_rng(SEED)
     fields = [text.split("\n") for text in known]
     drawn = random.integers(len(fields), size=(number, len(fields[0])))
@@ -237,7 +237,7 @@ def _dataset(items: int, histories: NDArray[np.int64]) -> Dataset:
 
 
 def _write_for_peers(work: Work, texts: TextFiles, encoder: EncoderForm) -> None:
-    """The index and its effort as Lanner has them, the tables of the full variant, and the encoder for ONNX Runtime."""
+    """Lanner's index with its search effort, the tables of the full variant, and the encoder for ONNX Runtime."""
     bundle = read_bundle(work.bundle)
     model = bundle.variant(FULL).model
     index = cached_index(model, f"{bundle.version} {FULL}", bundle.dataset, CANDIDATES)

@@ -1,4 +1,4 @@
-"""Language models of random weights, and pairs of texts to train them on, for benchmarks of training itself."""
+"""Language models with random weights, and text pairs to train them on, for benchmarks of training itself."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ VOCABULARY = 512
 
 
 def small_chain(family: str, *, layers: int = 4, width: int = 64, heads: int = 4, lora: bool = False) -> Chain:
-    """A model of a family (bert or llama), the same at each call. lora: with adapters, whose second factor is not 0."""
+    """A model of a family (bert or llama), the same at each call. lora: with adapters whose second factor is not 0."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": VOCABULARY,

@@ -1,24 +1,24 @@
-"""Whether a model that takes in events without training keeps up with one that is trained anew: chronological windows.
+"""Whether a model that is updated without training keeps up with one that is retrained: chronological windows.
 
-The first half of the events, in time, is learned from; the rest is cut into five windows of equally many events. Before
-each window there are three models: the first one as it is, the first one after an ``update`` with the events since the
-one before, and one that was fitted on all events before from nothing, its settings chosen anew. Only the last four
-windows tell them apart: before the first there is nothing to take in.
+The first half of the events, in time, is the training data; the rest is cut into five windows of equally many events.
+Before each window there are three models: the first one unchanged, the first one after an ``update`` with the events
+since the previous window, and one fitted from scratch on all earlier events, its settings chosen again. Only the last
+four windows tell them apart: before the first there is nothing to update with.
 
-Each user who is active in a window is asked at two moments, and always all items that the user has not met are ranked:
+Each user who is active in a window is evaluated at two moments, always ranking all items that the user has not seen:
 
-- halfway: after the first half of the user's events of the window, to find the second half; so new users are asked;
-- at its start: with the events before the window alone, to find those of the window; users who had any.
+- halfway: after the first half of the user's events in the window, to predict the second half; includes new users;
+- at its start: with the events before the window alone, to predict those in it; only users who had any.
 
-Events of a user before that moment are the history, for every model: they count at once, without an update. Items that
-had no event before the window are in no model and are not looked for.
+Events of a user before that moment are the history, for every model: they count at once, without an update. Items
+without an event before the window are in no model and are not relevant.
 
-Datasets whose times are real:
+Datasets with real timestamps:
 
 - ml-latest-small: all ratings. Its tags are left out of the texts: they were given later.
-- ml-1m: ratings of 4 and 5 of which the copy at hand has the time, 390,057 of 575,281. The share is the same for all
-  users and all parts of their histories (0.68), so it is a sample of their likes; ratings below 4 have no times.
-- lastfm-tags: which artists a user has given a tag, with the month of the first one. The tags are no texts here.
+- ml-1m: ratings of 4 and 5 whose timestamps the local copy has, 390,057 of 575,281. The share is the same for all
+  users and all parts of their histories (0.68), so it is a sample of their likes; ratings below 4 have no timestamps.
+- lastfm-tags: which artists a user has tagged, with the month of the first tag. The tags are not used as texts here.
 """
 
 import os
@@ -52,7 +52,7 @@ _METRIC = f"ndcg_at_{K}"
 
 @dataclass(frozen=True)
 class Source:
-    """events: user, item and time, in this order of time. items: with ``text`` and ``attributes`` by separator."""
+    """events: user, item and time, sorted by time. items: with ``text`` and ``attributes`` by separator."""
 
     events: pl.DataFrame
     items: pl.DataFrame
@@ -60,7 +60,7 @@ class Source:
     attributes: dict[str, str]
 
     def dataset(self, first: int, end: int) -> Dataset:
-        """Events by place, with the items that occur in them."""
+        """Events by position, with the items that occur in them."""
         events = self.events.slice(first, end - first)
         return Dataset.from_frames(
             events,
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Window:
-    """before: all events before it. new: those of the window. asked: its users by moment, in rows of ``before``."""
+    """before: all earlier events. new: those of the window. asked: its users by moment, in rows of ``before``."""
 
     before: Dataset
     new: Dataset
@@ -81,7 +81,7 @@ class Window:
 
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
-    """ndcg@10 of the three models in each window, what the update keeps of the retrained one's, and both times."""
+    """ndcg@10 of the three models per window, the share of the retrained one's kept by the update, and both times."""
     windows = windows_of(SOURCES[dataset]())
     _compile(windows[0].before)
     kept_model, _ = _timed(lambda: _fitted(windows[0].before, seed))
@@ -111,7 +111,7 @@ def measure(dataset: str, seed: int) -> dict[str, Any]:
 
 
 def _summary(found: list[dict[str, dict[str, NDArray[np.float64]]]], seconds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over the windows before which there was something to take in."""
+    """Over the windows before which there was something to update with."""
     report: dict[str, Any] = {}
     for moment in MOMENTS:
         by_model = {name: [window[moment][name] for window in found] for name in ("none", "update", "retrain")}
@@ -134,7 +134,7 @@ def _summary(found: list[dict[str, dict[str, NDArray[np.float64]]]], seconds: li
 
 
 def _fitted(dataset: Dataset, seed: int) -> Recommender:
-    """As ``lanner train`` does: settings are chosen on a tenth of each user's items, then all are learned."""
+    """As ``lanner train`` does: settings are chosen on a tenth of each user's items, then all data are used."""
     config: RunConfig = with_seed(from_dict({"model": "hybrid"}), seed)
     recommender = MODELS["hybrid"](config, None).fit(dataset)
     recommender.refit(dataset)
@@ -146,13 +146,13 @@ def _updated(recommender: Recommender, dataset: Dataset) -> Recommender:
 
 
 def _ready(recommender: Recommender) -> Recommender:
-    """Exported, as it is served."""
+    """The exported model, as it is served."""
     _ = recommender.ranker
     return recommender
 
 
 def _compile(dataset: Dataset) -> None:
-    """Kernels are compiled at their first use, which is nobody's time."""
+    """Kernels are compiled at their first use, which must not be timed."""
     few = dataset.with_interactions(dataset.interactions.take(np.arange(min(5_000, len(dataset.interactions)))))
     config = from_dict({"model": "hybrid", "training": {"epochs": 1}})
     recommender = MODELS["hybrid"](config, None).fit(few)
@@ -160,7 +160,7 @@ def _compile(dataset: Dataset) -> None:
 
 
 def _timed(work: Callable[[], Recommender]) -> tuple[Recommender, dict[str, float]]:
-    """What ``work`` gives, and what it took; CPU seconds count where the machine has other work."""
+    """The result of ``work``, and its cost; CPU seconds, because the machine may have other work."""
     begun, begun_cpu = time.perf_counter(), time.process_time()
     made = work()
     spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - begun_cpu}
@@ -168,7 +168,7 @@ def _timed(work: Callable[[], Recommender]) -> tuple[Recommender, dict[str, floa
 
 
 def _ndcg(recommender: Recommender, asked: HeldOut) -> NDArray[np.float64]:
-    """Of each user; a model that does not know an item yet does not find it."""
+    """For each user; a model that does not know an item yet cannot find it."""
     history = asked.users.history
     is_known = history.values < recommender.num_items
     known = Ragged.from_pairs(history.row_of_value[is_known], history.values[is_known], len(history))
@@ -180,7 +180,7 @@ def _ndcg(recommender: Recommender, asked: HeldOut) -> NDArray[np.float64]:
 
 
 def windows_of(source: Source) -> list[Window]:
-    """Cut where the time changes, so that no window begins with events of the moment at which the last one ended."""
+    """Cut where the time changes, so that no window starts with events of the moment at which the last one ended."""
     times = source.events["time"].to_numpy()
     shares = 0.5 + 0.5 * np.arange(WINDOWS) / WINDOWS
     bounds = [*np.searchsorted(times, times[(shares * len(times)).astype(int)]).tolist(), len(times)]
@@ -193,7 +193,7 @@ def windows_of(source: Source) -> list[Window]:
 
 
 def _asked(before: Dataset, new: Dataset, moment: str) -> HeldOut:
-    """The users of a window who have a history at the moment, and what they are to be recommended."""
+    """The users of a window who have a history at the moment, and the items they should be recommended."""
     item_of = np.array([before.items.row(one) if one in before.items else -1 for one in new.items.external], np.int32)
     rows, histories, positives = list[int](), list[NDArray[np.int32]](), list[NDArray[np.int32]]()
     for user, name in enumerate(new.users.external):

@@ -1,16 +1,16 @@
-"""What each piece of the hybrid is worth: the hybrid without it, on three datasets.
+"""What each component of the hybrid contributes: the hybrid without it, on three datasets.
 
 ``python -m benchmarks.ablation`` writes ``results/ablation.json`` and the picture ``docs/pictures/ablation.svg``. Rows:
 a graph view alone (``gnn``), the language view alone, both under each ranking head (``fusion-…``), the hybrid, the
 hybrid without its network, without each relation of its relational view, without texts and without order, and the
 hybrid distilled into 64 dimensions. Columns: accuracy (hit rate@10, the share of users with at least one test item
 among the ten best), recall@10 and NDCG@10 with 95 % intervals, the paired difference of NDCG@10 from the hybrid,
-parameters of the served model, and seconds to fit. Each row runs in a process of its own and is kept under
-``runs/quality``: ``--kept`` goes on where a run ended, ``--only DATASET[/ROW]`` measures anew what it names.
+parameters of the served model, and seconds to fit. Each row runs in a separate process and is kept under
+``runs/quality``: ``--kept`` resumes an interrupted run, ``--only DATASET[/ROW]`` re-measures what it names.
 
-Settings are the defaults, but that networks train for at most ``--epochs`` epochs (as do those of all rows), which
-bounds the whole to about two hours on two cores. Another ``--seed`` than 1 or other epochs print the rows and write no
-result: for development.
+Settings are the defaults, except that networks train for at most ``--epochs`` epochs (in all rows), which limits the
+whole run to about two hours on two cores. With a ``--seed`` other than 1 or other epochs it prints the rows and writes
+no result: for development.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "ablation.svg"
 
 @dataclass(frozen=True)
 class Table:
-    """A dataset, its split, and what its hybrid can do without.
+    """A dataset, its split, and the components that its hybrid can be measured without.
 
     relations: of its relational view: behaviours, attributes of items and users, and ``friends``.
     """
@@ -47,12 +47,12 @@ class Table:
     has_order: bool = True
 
     def cell(self, seed: int) -> Cell:
-        """As ``benchmarks.quality`` keeps rows: beside its own."""
+        """The cell under which rows are kept, next to those of ``benchmarks.quality``."""
         return Cell(self.dataset, f"ablation-{self.protocol}", self.split, (), seeds=(seed,), metric=METRIC)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What is measured, a process each."""
+        """What is measured, one process each."""
         dropped = (*self.relations, "texts", *(("order",) if self.has_order else ()))
         return (
             "gnn",
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def run(table: Table, model: str, seed: int, epochs: int, kept: bool) -> None:
-    """Measure one model in a process of its own, unless its rows are there."""
+    """Measure one model in a separate process, unless its rows exist."""
     folder = quality._folder(table.cell(seed), seed)
     if kept and all((folder / f"{name}.json").exists() for name in names(model)):
         return
@@ -119,12 +119,12 @@ def run(table: Table, model: str, seed: int, epochs: int, kept: bool) -> None:
 
 
 def names(model: str) -> tuple[str, ...]:
-    """Rows that measuring a model gives."""
+    """Rows that measuring a model produces."""
     return {"fusion": FUSION_NAMES, "hybrid": ("hybrid", DISTILLED)}.get(model, (model,))
 
 
 def collected(table: Table, seed: int) -> dict[str, Any]:
-    """The rows that were measured, each with its paired difference from the hybrid."""
+    """The measured rows, each with its paired difference from the hybrid."""
     from lanner.evaluation.intervals import paired
 
     cell = table.cell(seed)
@@ -185,7 +185,7 @@ def _keep(cell: Cell, name: str, scorer: Any, seconds: float, *, split: Any, see
 
 
 def _keep_hybrid(model: str, recommender: Any, split: Any, begun: float, keep: Any) -> None:
-    """The row of a hybrid, and beside the whole one that of the same distilled."""
+    """The row of a hybrid; for the complete one also that of its distilled form."""
     seconds, rounds, more = time.perf_counter() - begun, 0, 0.0
     if model == "hybrid":
         begun = time.perf_counter()
@@ -218,7 +218,7 @@ def _distilled(recommender: Any, dataset: Any, **asked: Any) -> tuple[Any, int]:
 
 
 def _trust(recommender: Any) -> dict[str, Any]:
-    """How far the relational view trusts each relation, where it has a weight."""
+    """The relational view's weight for each relation that has one."""
     from lanner.models.relational import RelationalView
 
     view = dict(recommender._network.network.views.items()).get("relational")
@@ -227,7 +227,7 @@ def _trust(recommender: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Served:
-    """A scoring model as evaluation asks it."""
+    """A scoring model behind the evaluation interface."""
 
     scoring_model: Any
     reader: Any
@@ -244,7 +244,7 @@ class Served:
 
 
 def parameters(model: Any) -> int:
-    """Numbers by which the served model multiplies; neither indices nor what serves new items."""
+    """Parameters that the served model multiplies by; excludes indices and the parts that serve new items."""
     beside = ("popularity", "reduction.")
     return sum(
         one.size for name, one in model.arrays().items() if one.dtype.kind == "f" and not name.startswith(beside)
@@ -252,7 +252,7 @@ def parameters(model: Any) -> int:
 
 
 def without(dropped: str, split: Any) -> Any:
-    """The split whose training data lack texts, order, or a relation of the relational view.
+    """The split with texts, order, or a relation of the relational view removed from its training data.
 
     Raises:
         ValueError: the data have no such relation.
@@ -278,13 +278,13 @@ def without(dropped: str, split: Any) -> Any:
     def others(dataset: Any) -> dict[str, Any]:
         return {name: one for name, one in item_relations(dataset).items() if name != dropped}
 
-    # Everything else reads interactions and attributes, too: only the relational view goes without them.
-    neural.item_relations = others  # this process measures one row
+    # All other parts still read interactions and attributes: only the relational view goes without them.
+    neural.item_relations = others  # this process measures a single row
     return replace(split, train=changed(split.train), refit=changed(split.refit))
 
 
 def draw(results: Mapping[str, Any]) -> None:
-    """Bars of NDCG@10 with their intervals, a panel a dataset; the hybrid is dark and its height a line."""
+    """Bars of NDCG@10 with their intervals, one panel per dataset; the hybrid is dark, its height a line."""
     from matplotlib.figure import Figure
 
     tables = [(name, found["rows"]) for name, found in results.items()]

@@ -3,22 +3,22 @@
 ``python -m benchmarks.compression`` writes ``compression.json`` as ``results[dataset][variant][backend]`` with
 ndcg_at_10 (test), ndcg_relative_loss, p50_ms, p99_ms, requests_per_s, size_mib and peak_mib, and ``results.summary``.
 
-ml-1m: the trained hybrid of the quality suite. One request is one user: a history from the dataset and a text of 32
-tokens that was never seen before, answered with the ten best items. *Baseline*: the model as fitted, in float32; for
-each request the published language model reads the text in torch eager and every item is scored. Variants
-are ranked by the one ranker; the backend is the runtime that reads the text (``numpy``: none is read). ``encoder`` rows
-time the encoder alone; ``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of each
-variant's. What INT8 is worth depends on the processor's products for it (VNNI): ``int8_on`` says which it
-was, and the share is no bar. Processes of the same row differ by up to a third, so a row is asked in ROUNDS processes
-of its own and all rows take turns. p50_ms, p99_ms, requests_per_s and peak_mib are medians over the rounds;
-p50_ms_by_round keeps every one; ndcg is the first round's. peak_mib is what a process had when its requests were done.
+ml-1m: the trained hybrid of the quality suite. One request is one user: a history from the dataset and a new text of 32
+tokens, answered with the ten best items. *Baseline*: the model as fitted, in float32; for each request the published
+language model encodes the text in torch eager and every item is scored. Variants are ranked by the production ranker;
+the backend is the runtime that encodes the text (``numpy``: no text is encoded). ``encoder`` rows time the encoder
+alone; ``encoder-steps`` holds size, texts a second, cosine to the teacher and validation ndcg of each variant's.
+The gain of INT8 depends on the processor's instructions for it (VNNI): ``int8_on`` records them, and the ratio is not a
+target. Processes of the same row differ by up to a third, so a row is measured in ROUNDS separate processes,
+interleaved with all other rows. p50_ms, p99_ms, requests_per_s and peak_mib are medians over the rounds;
+p50_ms_by_round keeps every one; ndcg is the first round's. peak_mib is a process's peak when its requests were done.
 
-ml-1m-cold: the hybrid of the cold-items protocol, whose cold items are given as new ones, by their texts alone, once
-read by the whole encoder and once by a small one that was distilled on the other items' texts.
+ml-1m-cold: the hybrid of the cold-items protocol, with its cold items added as new items, by their texts alone, encoded
+once by the full encoder and once by a small one that was distilled on the other items' texts.
 
 clustered-1m: 1,000,000 vectors of 64 dimensions (a mixture of Gaussians, lengths and request histories following the
 popularity of gowalla's items; simulated, not learned) behind the ranker with an MLP head of 64 neurons over 500
-candidates, against the bare FAISS search of the same index at the same effort.
+candidates, compared with the bare FAISS search of the same index at the same search effort.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from benchmarks._quality_settings import EVERY_EVENT, SETTINGS
 SEED = 1
 THREADS = 2
 WARM, REQUESTS = 60, 300
-"""Requests that come first, unmeasured, and those that are measured; none comes twice, for texts are remembered."""
+"""Warm-up requests, and measured requests; all are distinct, because texts are cached."""
 ROUNDS = 5
 CANDIDATES = 500
 BUNDLE = Path("runs") / "compression" / "ml-1m"
@@ -50,7 +50,7 @@ COMPRESSED = BUNDLE.with_name("ml-1m-compressed")
 DISTILLATION_SECONDS = 200.0
 BACKENDS = ("torch", "onnxruntime", "openvino")
 VARIANTS = ("full", "int8", "pruned", "distilled")
-"""Those that read texts."""
+"""Variants that encode texts."""
 MILLION, HIDDEN, EVALUATED = 1_000_000, 64, 200
 SIZES = (100_000, MILLION, 3 * MILLION)
 
@@ -135,7 +135,7 @@ def _measure_ml1m() -> dict[str, Any]:
 
 
 def _in_rounds(asked: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """``[variant][backend]`` of the baseline and every variant: medians over ROUNDS processes each, taken in turns."""
+    """``[variant][backend]`` of the baseline and every variant: medians over ROUNDS interleaved processes each."""
     turns = [("baseline", "torch"), *((name, backend) for backend in BACKENDS for name in VARIANTS)]
     turns.append(("popularity", "numpy"))
     rounds: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
@@ -155,14 +155,14 @@ def _in_rounds(asked: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _own_process(*arguments: str) -> dict[str, Any]:
-    """What this script prints last when it is asked for one row."""
+    """The last line that this script prints for a single row."""
     command = [sys.executable, "-m", "benchmarks.compression", *arguments]
     written = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(written.splitlines()[-1]))
 
 
 def _row(name: str, backend: str, path: str, evaluate: bool) -> dict[str, Any]:
-    """Times and sizes of one row; ``evaluate``: its ndcg, too."""
+    """Times and sizes of one row; ``evaluate``: also its ndcg."""
     requests = [(np.array(history, np.int64), text) for history, text in json.loads(Path(path).read_text())]
     return _baseline(requests, evaluate) if name == "baseline" else _variant(name, backend, requests, evaluate)
 
@@ -183,7 +183,7 @@ def _ndcg(scorer: Any, bundle: Any) -> dict[str, float]:
 
 
 def _build() -> None:
-    """The hybrid as the quality suite trains it, and its variants."""
+    """The hybrid trained as in the quality suite, and its variants."""
     from lanner.cli.console import Stages
     from lanner.compress import compress
     from lanner.compression.encoder import EncoderRecipe
@@ -201,7 +201,7 @@ def _build() -> None:
 
 
 def _requests(dataset: Any, test: Any) -> list[tuple[NDArray[np.int32], str]]:
-    """Histories of test users, and texts of 32 tokens: words of the catalogue's own texts in new combinations."""
+    """Histories of test users, and texts of 32 tokens: words of the catalogue's texts in new combinations."""
     from lanner.models.language import LanguageEncoder
 
     random, language = np.random.default_rng(SEED), LanguageEncoder()
@@ -211,7 +211,7 @@ def _requests(dataset: Any, test: Any) -> list[tuple[NDArray[np.int32], str]]:
 
 
 def _text_of_32(random: np.random.Generator, words: list[str], language: Any) -> str:
-    """As many words as make 32 tokens with the special ones."""
+    """The number of words that make 32 tokens including the special ones."""
     chosen = list(random.choice(words, 32))
     while len(language.token_ids([" ".join(chosen)])[0]) > 32:
         chosen.pop()
@@ -219,7 +219,7 @@ def _text_of_32(random: np.random.Generator, words: list[str], language: Any) ->
 
 
 def _baseline(requests: Sequence[Any], evaluate: bool) -> dict[str, Any]:
-    """The hybrid as fitted, in float32; the published encoder reads each text in torch eager."""
+    """The hybrid as fitted, in float32; the published encoder encodes each text in torch eager."""
     import torch
 
     from lanner.inference.ranker import Query, Ranker
@@ -233,7 +233,7 @@ def _baseline(requests: Sequence[Any], evaluate: bool) -> dict[str, Any]:
     eager = LanguageEncoder(replace(recommender.encoder.config, dtype="float32", device="cpu", cache=False))
 
     class Eager:
-        """A reader that remembers nothing."""
+        """A text encoder without a cache."""
 
         def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
             features_TF: NDArray[np.float32] = read.transform(texts, eager.encode)
@@ -261,17 +261,17 @@ def _variant(name: str, backend: str, requests: Sequence[Any], evaluate: bool) -
     timed = _timed(lambda history, text: ranker.rank([Query(history, seen=history, profile=text)]), requests)
     if not evaluate:
         return timed
-    # Quality comes last: what it needs is no part of what a service holds.
+    # Quality comes last: the memory it needs must not count as the server's.
     scorer = RankedScorer(variant.model, None if reader is None else reader.features)
     return {**_ndcg(scorer, bundle), **timed, "size_mib": variant.num_bytes / 2**20}
 
 
 _TIMED = ("p50_ms", "p99_ms", "requests_per_s", "peak_mib")
-"""What ``_timed`` finds."""
+"""The results of ``_timed``."""
 
 
 def _timed(answer: Callable[..., Any], requests: Sequence[Any]) -> dict[str, float]:
-    """Milliseconds a request, one after another; the first WARM of them unmeasured."""
+    """Milliseconds per request, sequentially; the first WARM of them are not measured."""
     for request in requests[:WARM]:
         answer(*request)
     seconds = []
@@ -301,13 +301,13 @@ def _encoders(bundle: Any, text: str) -> dict[str, Any]:
 
 
 def _encoder_steps(bundle: Any) -> dict[str, Any]:
-    """What was measured of the encoder when the variants were made."""
+    """Encoder figures measured when the variants were built."""
     shown = ("encoder_mib", "ndcg_at_10", "encode")
     return {name: {key: bundle.variant(name).figures[key] for key in shown} for name in VARIANTS}
 
 
 def _stages(bundle: Any, text: str) -> dict[str, dict[str, float]]:
-    """Median milliseconds by stage of each variant, texts read by the fastest runtime."""
+    """Median milliseconds by stage of each variant, texts encoded by the fastest runtime."""
     from lanner.serving.profile import profile
 
     found = profile(bundle, requests=REQUESTS, text=text, threads=THREADS)
@@ -323,7 +323,7 @@ def _neurons(bundle: Any, name: str) -> int:
 
 
 def _catalogues() -> dict[str, Any]:
-    """Every size, each in a process of its own. 10^7 items are estimated along the line through the last two."""
+    """Every size, each in a separate process. 10^7 items are extrapolated linearly from the last two."""
     found: dict[str, Any] = {}
     for items in SIZES:
         found[str(items)] = _own_process("--items", str(items))
@@ -335,7 +335,7 @@ def _catalogues() -> dict[str, Any]:
 
 
 def _measure_catalogue(items: int) -> dict[str, Any]:
-    """Build, save, load memory-mapped, and rank; queries are means of real-looking histories, as users are."""
+    """Build, save, load memory-mapped, and rank; queries are means of realistic histories, like users."""
     from safetensors.numpy import save
 
     from lanner.compression.steps import quantised
@@ -394,12 +394,12 @@ def _measure_catalogue(items: int) -> dict[str, Any]:
 
 
 def _bare_search(index: Any) -> Callable[[NDArray[np.float32]], Any]:
-    """FAISS alone: the same structure, the same effort, as many candidates."""
-    from lanner.inference.retrieval import _even, _settings
+    """FAISS alone: the same index structure, search effort and number of candidates."""
+    from lanner.inference.retrieval import _pad_to_even, _settings
 
     effort = index.effort
     settings = _settings(effort.probed, max(1.0, effort.refined / effort.retrieved), None)
-    return lambda query: index._faiss_index.search(_even(query), effort.retrieved, params=settings)
+    return lambda query: index._faiss_index.search(_pad_to_even(query), effort.retrieved, params=settings)
 
 
 def _exact_top(targets: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -425,7 +425,7 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
         ]
         _, name, backend = min(candidates)
         best = rows[name][backend]
-        # Torch reads float32 in every variant.
+        # Torch encodes in float32 in every variant.
         int8 = {b: rows["int8"][b]["p50_ms"] / rows["full"][b]["p50_ms"] for b in BACKENDS[1:]}
         fastest = min((ms, f"{n}/{b}") for n in VARIANTS for b, ms in encoders[n].items())
         summary |= {
@@ -455,7 +455,7 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    """Of this process since it was started; ``ru_maxrss`` would count its parent's memory before that."""
+    """Peak memory of this process since its start; ``ru_maxrss`` would include its parent's memory before that."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,8 +1,8 @@
 """Texts per second of the language encoder against sentence-transformers, on the plots of ml-1m.
 
-Both read the same model (all-MiniLM-L6-v2), cut texts at the same 256 tokens, and are timed warm and without a cache,
-turn about, in one process. The peer runs in float32, as it does unless told otherwise, in two ways: a plain loop over
-batches of 32 in the order given, and one call with all texts (which it sorts by length) at its best batch size.
+Both use the same model (all-MiniLM-L6-v2), cut texts at the same 256 tokens, and are timed warm and without a cache,
+interleaved, in one process. The peer runs in float32, its default, in two ways: a plain loop over batches of 32 in the
+given order, and one call with all texts (which it sorts by length) at its best batch size.
 
     LANNER_DATA=… python -m benchmarks.encoding [--texts N] [--repetitions N]
 """
@@ -36,7 +36,7 @@ Encode = Callable[[list[str]], NDArray[np.float32]]
 
 
 def plots(count: int) -> list[str]:
-    """Plots of ml-1m in the order of the file, or ``count`` of them drawn at random."""
+    """Plots of ml-1m in file order, or ``count`` of them drawn at random."""
     table = pl.read_parquet(Path(os.environ["LANNER_DATA"]) / "ml-1m" / "movies.parquet", columns=["plot"])
     texts = table["plot"].drop_nulls().to_list()
     if not count:
@@ -120,7 +120,7 @@ def measure(texts: list[str], repetitions: int) -> tuple[dict[str, Any], dict[st
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Median over the repetitions of how many times faster ours was."""
+    """Median speed-up over the repetitions."""
     return statistics.median(one / other for one, other in zip(theirs, ours, strict=True))
 
 

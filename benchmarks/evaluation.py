@@ -1,8 +1,8 @@
 """Evaluating all gowalla users over all items: Lanner against the bare matrix product, a NumPy loop and RecTools.
 
 Scores are dot products of random 64-d factors; seen items are excluded; recall, precision, NDCG, HR, MRR, MAP and
-coverage at 10 and 20. All sides do all of it, but for the bare product, which only fills blocks of scores. They run
-turn about. RecTools ranks by its ImplicitRanker with all cores and runs under its own Python, for it needs NumPy 1::
+coverage at 10 and 20. All sides compute all of it, except the bare product, which only fills blocks of scores. Runs are
+interleaved. RecTools ranks with ImplicitRanker on all cores, under its own Python, because it needs NumPy 1::
 
     python3 -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-peers.txt
 
@@ -41,7 +41,7 @@ Arrays = dict[str, Any]
 
 
 def gowalla() -> Arrays:
-    """Both sides of the published split, and factors drawn for every user and item."""
+    """Train and test part of the published split, and factors drawn for every user and item."""
     folder = Path(os.environ["LANNER_DATA"]) / "gowalla-lightgcn"
     arrays: Arrays = {}
     for part in ("train", "test"):
@@ -55,7 +55,7 @@ def gowalla() -> Arrays:
 
 
 class DotProducts:
-    """Scores the users in the order of their rows, whose factors are known, into one buffer as ``product`` does."""
+    """Scores users with known factors, in row order, into one buffer as ``product`` does."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.users, self.items, self.next = arrays["user_factors"], arrays["item_factors"], 0
@@ -82,7 +82,7 @@ def lanner(arrays: Arrays) -> Report:
 
 
 def product(arrays: Arrays, block: int) -> None:
-    """Nothing but the products, a block of users at a time into one buffer."""
+    """Only the products, a block of users at a time into one buffer."""
     users, items = arrays["user_factors"], arrays["item_factors"].T
     buffer = np.empty((block, items.shape[1]), np.float32)
     for start in range(0, len(users), block):
@@ -91,7 +91,7 @@ def product(arrays: Arrays, block: int) -> None:
 
 
 def numpy_loop(arrays: Arrays) -> dict[str, float]:
-    """The usual script: products in blocks, argpartition, then a user at a time."""
+    """The usual script: products in blocks, argpartition, then one user at a time."""
     case = held_out(arrays)
     users, items = arrays["user_factors"], arrays["item_factors"]
     sums: dict[str, float] = {}
@@ -136,7 +136,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def rectools(folder: Path) -> dict[str, Any]:
-    # implicit, which ranks for RecTools, asks for one BLAS thread, for it brings threads of its own.
+    # implicit, which ranks for RecTools, asks for one BLAS thread, because it starts its own threads.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     script = str(Path(__file__).parent / "rectools_peer.py")
     done = subprocess.run(
@@ -146,14 +146,14 @@ def rectools(folder: Path) -> dict[str, Any]:
 
 
 def peak_mib(folder: Path) -> float:
-    """Peak resident memory of a process that does nothing but read the arrays and evaluate."""
+    """Peak resident memory of a process that only reads the arrays and evaluates."""
     command = [sys.executable, "-m", "benchmarks.evaluation", "--peak-of", str(folder)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def print_peak(folder: Path) -> None:
     lanner({path.stem: np.load(path) for path in folder.glob("*.npy")})
-    # Not getrusage: its maximum is inherited from the process that started this one.
+    # Not getrusage: its maximum is inherited from the parent process.
     status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 

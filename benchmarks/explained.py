@@ -1,4 +1,4 @@
-"""One recommendation with its reasons, for the picture of the report: EASE on the bundled dataset.
+"""One recommendation with its reasons, for the report's figure: EASE on the bundled dataset.
 
 ``python -m benchmarks.explained`` writes ``benchmarks/results/explained.json``.
 """

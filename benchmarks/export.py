@@ -1,15 +1,15 @@
-"""Recommendations for 100,000 users among 100,000 items, exactly: Lanner against the bare computation and two peers.
+"""Exact recommendations for 100,000 users among 100,000 items: Lanner against the bare computation and two peers.
 
-Factors are simulated: 64 normal dimensions, 50 seen items a user, whose vector is the mean of those items' vectors.
-Every side lists the 100 best items of every user with all cores, and they run turn about:
+Factors are simulated: 64 normal dimensions, 50 seen items per user, whose vector is the mean of those items' vectors.
+Every side lists the 100 best items of every user with all cores, and the runs are interleaved:
 
-- **lanner** is ``export_recommendations`` from histories to a Parquet file with ids: vectors of users, products,
-  exclusion of seen items, lists, file. ``lanner_lists`` is the same without the file.
-- **bare** is float32 products in blocks of users into one buffer, and a top-k, nothing else: the quickest, tried on a
+- **lanner** is ``export_recommendations`` from histories to a Parquet file with ids: user vectors, products, exclusion
+  of seen items, lists, file. ``lanner_lists`` is the same without the file.
+- **bare** is float32 products in blocks of users into one buffer, and a top-k, nothing else: the fastest, as tried on a
   share of the users, of NumPy with ``argpartition`` on threads, NumPy with Lanner's ``top_k``, torch's ``mm`` and
   ``topk``, and FAISS's flat index, each at its best block size.
-- **implicit** and **RecTools** are given the users' vectors, exclude seen items and return their lists in memory; BLAS
-  has one thread for them, for they bring threads of their own. RecTools runs under its own Python, for it needs
+- **implicit** and **RecTools** are given the user vectors, exclude seen items and return their lists in memory; BLAS
+  has one thread for them, because they start their own threads. RecTools runs under its own Python, because it needs
   NumPy 1::
 
     python3 -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-peers.txt
@@ -60,7 +60,7 @@ Lists = Any
 
 @dataclass(frozen=True)
 class Size:
-    """How much is ranked; tried: users on which the ways of the bare side are compared."""
+    """Problem size; tried: users on which the bare implementations are compared."""
 
     users: int = 100_000
     items: int = 100_000
@@ -87,7 +87,7 @@ class Case:
     def draw(cls, size: Size) -> "Case":
         random = np.random.default_rng(SEED)
         source, item = random.standard_normal((2, size.items, size.dimensions), dtype=np.float32)
-        # Distinct within a user: a random start, and random steps that do not go round.
+        # Distinct within a user: a random start, and random steps that do not wrap around.
         steps = random.integers(1, size.items // size.seen, (size.users, size.seen))
         rows = (random.integers(0, size.items, (size.users, 1)) + np.cumsum(steps, axis=1)) % size.items
         seen = Ragged(np.arange(size.users + 1) * size.seen, np.sort(rows, axis=1).astype(np.int32).ravel())
@@ -96,7 +96,7 @@ class Case:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What peers of another process are given."""
+        """The inputs of peers in another process."""
         factors = {"user_factors": self.user_factors, "item_factors": self.item_factors}
         return {**factors, "seen_indptr": self.seen.indptr, "seen_items": self.seen.values}
 
@@ -110,7 +110,7 @@ class Case:
 
 
 def library_model(case: Case) -> lanner.Model:
-    """The simulated factors as a model of the library, with ids that are texts."""
+    """The simulated factors as a model of the library, with string ids."""
     size = case.size
     popularity = np.bincount(case.seen.values, minlength=size.items).astype(np.float32)
     sizes = (size.dimensions,)
@@ -142,7 +142,7 @@ def lanner_lists(case: Case, model: lanner.Model) -> Lists:
 
 
 def by_numpy(case: Case, users: int, block: int, best: Callable[[np.ndarray, int], np.ndarray]) -> Lists:
-    """Products in blocks into one buffer; ``best`` gives the columns of the k best of each row."""
+    """Products in blocks into one buffer; ``best`` returns the columns of the k best of each row."""
     buffer, found = np.empty((block, case.size.items), np.float32), np.empty((users, case.size.k), np.int64)
     for first in range(0, users, block):
         part = case.user_factors[first : min(first + block, users)]
@@ -191,7 +191,7 @@ BARE: dict[str, Callable[[Case, int, int], Lists]] = {
 
 
 def quickest_bare(case: Case) -> tuple[str, int, dict[str, float]]:
-    """Name and block size of the quickest way, and microseconds a user of every way at its best block size."""
+    """Name and block size of the fastest implementation, and microseconds per user of each at its best block size."""
     tried: dict[str, tuple[float, int]] = {}
     for name, way in BARE.items():
         blocks = (*BLOCKS, case.size.tried) if name == "faiss" else BLOCKS
@@ -232,7 +232,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def plain_lists(case: Case, *, exclude: bool) -> Lists:
-    """Of the first users, by sorting."""
+    """Lists of the first users, by sorting."""
     scores = case.user_factors[:CHECKED] @ case.item_factors.T
     if exclude:
         seen = case.seen.take(np.arange(len(scores)))
@@ -241,7 +241,7 @@ def plain_lists(case: Case, *, exclude: bool) -> Lists:
 
 
 def overlap(lists: Lists, expected: Lists) -> float:
-    """Share of the expected items that the lists of the first users hold."""
+    """Share of the expected items that the first users' lists contain."""
     pairs = zip(np.asarray(lists)[: len(expected)], expected, strict=True)
     return float(np.mean([len(np.intersect1d(one, other)) / len(other) for one, other in pairs]))
 
@@ -252,15 +252,15 @@ def exported_lists(path: Path, k: int) -> Lists:
 
 
 def memory_mib(field: str) -> float:
-    """``VmRSS``: resident now; ``VmHWM``: at most so far."""
+    """``VmRSS``: currently resident; ``VmHWM``: the peak so far."""
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
 
 
 def print_memory(size: Size) -> None:
-    """Resident memory with the inputs alone, and at most during an export, of this process."""
+    """Resident memory of this process with the inputs alone, and its peak during an export."""
     model = library_model(Case.draw(size))
     model.dataset.user_batch()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets what drawing took
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak left by drawing the data
     inputs = memory_mib("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         lanner_export(model, size.k, Path(folder))
@@ -274,7 +274,7 @@ def memory_of_export(short: bool) -> dict[str, float]:
 
 
 def measure(size: Size, repetitions: int) -> dict[str, Any]:
-    """Seconds of every side, and the share of the right items that each of them lists."""
+    """Seconds of every side, and the share of the correct items that each of them lists."""
     case = Case.draw(size)
     model, (way, block, tried) = library_model(case), quickest_bare(case)
     right, right_bare = plain_lists(case, exclude=True), plain_lists(case, exclude=False)

@@ -1,18 +1,18 @@
-"""Financial assets: what customers buy next, and what it earns them, by the protocol published with FAR-Trans.
+"""Financial assets: what customers buy next, and its return, by the protocol published with FAR-Trans.
 
 ``python -m benchmarks.far_trans`` reads ``LANNER_DATA/far-trans`` (``transactions.csv``, ``close_prices.csv``,
 ``customer_information.csv``, ``asset_information.csv``; doi 10.5525/gla.researchdata.1658) and writes
-``results/far_trans.json``; without the files it says so and records nothing.
+``results/far_trans.json``; without the files it says so and writes nothing.
 
 Protocol (Sanz-Cruzado, Droukas and McCreadie, Fin-RecSys 2024; dates and filters as in the authors' code): 61 dates,
 ten trading days apart, each with a horizon of 13 such steps, about six months. Transactions before the date train, with
-what was known of customers and assets then. Relevant are assets bought within the horizon that occur in training and
-with which the customer had no transaction before. Ranked are assets with a price on both days, but for those transacted
-before. Evaluated are customers of the training part with a transaction in another asset within the horizon. ROI@10:
-mean return of the ten assets over the horizon; monthly: compounded to 30 days (the authors' code computes both).
+the customer and asset data known then. Relevant are assets bought within the horizon that occur in training and with
+which the customer had no transaction before. Ranked are assets with a price on both days, except those the customer
+transacted before. Evaluated are customers of the training part with a transaction in another asset within the horizon.
+ROI@10: mean return of the ten assets over the horizon; monthly: compounded to 30 days (the authors' code has both).
 
-The blend adds the return of the assets over the 126 trading days before to the hybrid's score, both standardised for
-each customer. Its weight is chosen on earlier dates, whose horizons end before the first of the 61.
+The blend adds the assets' return over the preceding 126 trading days to the hybrid's score, both standardised for each
+customer. Its weight is chosen on earlier dates, whose horizons end before the first of the 61.
 """
 
 import os
@@ -39,15 +39,15 @@ from lanner.models.recommender import Recommender
 SEED = 0
 K = 10
 TEST = (("2019-08-01", "2021-02-26", 28), ("2020-09-14", "2022-05-23", 31))
-"""First and last trading day, and the number of steps whose days recommendations are made on (both ends count)."""
+"""First and last trading day, and the number of steps on whose days recommendations are made (both ends count)."""
 VALIDATION = (("2018-07-02", "2019-07-31", 13),)
 AHEAD = 13
 PAST_DAYS = 126
 MODELS = ("random", "popularity", "item-knn", "ease", "hybrid")
 SETTINGS: dict[str, Any] = {"feedback": {"positive_threshold": "none", "behaviour_weights": {"Sell": 0.0}}}
-"""A purchase is a purchase, whatever its value; an asset that was only sold is known and no evidence of interest."""
+"""Purchases count equally, whatever their value; an asset that was only sold is known, but is no sign of interest."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Of the past return in the blend."""
+"""Weights of the past return in the blend."""
 KEPT = 0.95
 PUBLISHED = {
     "random": (0.0106, 0.0071),
@@ -57,7 +57,7 @@ PUBLISHED = {
     "hybrid": (0.2313, 0.0063),
     "market": (None, 0.0079),
 }
-"""nDCG@10 and ROI@10 of the paper's Table 2: the best of each kind, and the yardsticks."""
+"""nDCG@10 and ROI@10 of the paper's Table 2: the best of each kind, and the baselines."""
 TABLES = ("transactions", "close_prices", "customer_information", "asset_information")
 METRICS = ("ndcg_at_10", "roi_at_10", "monthly_roi_at_10")
 Figures = tuple[float, ...]  # values of METRICS
@@ -66,7 +66,7 @@ Figures = tuple[float, ...]  # values of METRICS
 @dataclass(frozen=True)
 class Moment:
     """customers: rows of the B evaluated; relevant: a list for each. candidates: rows of the assets that are ranked.
-    roi, past: float64 ``[I]``, return over the horizon and before it, NaN where unknown. months: of 30 days."""
+    roi, past: float64 ``[I]``, return over the horizon and before it, NaN if unknown. months: of 30 days."""
 
     dataset: Dataset
     customers: np.ndarray
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def read(folder: Path) -> dict[str, pl.DataFrame]:
-    """Those of ``TABLES`` that are there, from CSV or Parquet; dates are ISO texts."""
+    """The ``TABLES`` that exist, from CSV or Parquet; dates are ISO strings."""
     files = [folder / f"{name}{suffix}" for name in TABLES for suffix in (".parquet", ".csv")]
     return {
         file.stem: pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, infer_schema_length=None)
@@ -97,8 +97,8 @@ def read(folder: Path) -> dict[str, pl.DataFrame]:
 
 
 def measure(tables: dict[str, pl.DataFrame]) -> dict[str, Any]:
-    """All rows, the curve of the blend on both kinds of dates, and its chosen weight."""
-    # An asset that ever cost 0 was not collected properly; of two prices of a day the last counts.
+    """All rows, the curve of the blend on both kinds of dates, and the chosen weight."""
+    # An asset with a price of 0 was not collected properly; of two prices on one day the last counts.
     closes = tables["close_prices"].filter((pl.col("closePrice") > 0).all().over("ISIN"))
     tables = {**tables, "close_prices": closes.unique(["ISIN", "timestamp"], keep="last")}
     days = closes["timestamp"].unique().sort().to_list()
@@ -139,9 +139,9 @@ def dates(days: Sequence[str], first: str, last: str, steps: int) -> Iterator[tu
 
 
 def moment_at(tables: dict[str, pl.DataFrame], past: str, day: str, until: str) -> Moment:
-    """What is known on a date, with the return since the day ``past``, and what happens until the day ``until``."""
+    """Data known on a date, with the return since the day ``past``, and the outcome until the day ``until``."""
     made, is_buy, pair = tables["transactions"], pl.col("transactionType") == "Buy", ["customerID", "ISIN"]
-    # The last purchase stands for a pair, or the last sale where there was none.
+    # A pair is represented by its last purchase, or its last sale if there was none.
     known = made.filter(pl.col("timestamp") < day).sort(is_buy, "timestamp").unique(pair, keep="last")
     later = made.filter(pl.col("timestamp").is_between(pl.lit(day), pl.lit(until))).group_by(pair).agg(is_buy.any())
     later = later.join(known, on=pair, how="anti")
@@ -172,7 +172,7 @@ def returns(closes: pl.DataFrame, first: str, last: str, assets: Sequence[str]) 
 
 
 def _dataset(tables: dict[str, pl.DataFrame], day: str) -> Dataset:
-    """What Lanner's reader of FAR-Trans makes of these transactions and of what was said of customers and assets."""
+    """The output of Lanner's FAR-Trans reader for these transactions and these customer and asset tables."""
     with tempfile.TemporaryDirectory() as folder:
         tables["transactions"].with_columns(totalValue=1.0).write_csv(Path(folder) / "transactions.csv")
         for name in TABLES[2:]:
@@ -182,7 +182,7 @@ def _dataset(tables: dict[str, pl.DataFrame], day: str) -> Dataset:
 
 
 def fitted(name: str, dataset: Dataset) -> Recommender:
-    """On all transactions; what the hybrid chooses, it chooses on the latest tenth of them."""
+    """Fitted on all transactions; the hybrid's choices are made on the latest tenth of them."""
     recommender = registry.MODELS[name](with_seed(from_dict({"model": name, **SETTINGS}), SEED), None)
     if name in registry.CLOSED_FORMS:
         return recommender.fit(dataset)
@@ -206,14 +206,14 @@ def blends(recommender: Recommender, moment: Moment) -> Iterator[np.ndarray]:
     interest = _standardised(scores, allowed)
     earned = _standardised(np.broadcast_to(moment.past, scores.shape), allowed & np.isfinite(moment.past))
     for weight in WEIGHTS:
-        # In float64: what orders assets that the model knows nothing of is a millionth of the rest.
+        # In float64: for assets unknown to the model, the differences that order them are a millionth of the rest.
         blended = np.where(allowed, interest + weight * earned, -np.inf)
         best = np.argsort(-blended, axis=1, kind="stable")[:, :K]
         yield np.where(np.isfinite(np.take_along_axis(blended, best, 1)), best, -1)
 
 
 def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Mean 0 and deviation 1 over the known values of each row; 0 for the others."""
+    """Mean 0 and standard deviation 1 over the known values of each row; 0 for the others."""
     masked = np.ma.array(values, mask=~known)
     deviation = masked.std(1, keepdims=True).filled(0.0)
     centred: np.ndarray = (masked - masked.mean(1, keepdims=True)).filled(0.0)
@@ -232,12 +232,12 @@ def figures(moment: Moment, items: np.ndarray) -> Figures:
 
 
 def choose(curve: np.ndarray) -> int:
-    """The place of the weight that earns most among those that keep the share ``KEPT`` of the nDCG of weight 0."""
+    """Index of the weight with the highest return among those that keep the share ``KEPT`` of the nDCG of weight 0."""
     return int(np.argmax(np.where(curve[:, 0] >= KEPT * curve[0, 0], curve[:, 1], -np.inf)))
 
 
 def pareto(curve: np.ndarray) -> list[int]:
-    """Places that no other beats in nDCG or ROI without losing in the other."""
+    """Indices of the Pareto-optimal weights for nDCG and ROI."""
     pairs = curve[:, :2]
     beaten = [((pairs >= one).all(1) & (pairs > one).any(1)).any() for one in pairs]
     return [place for place, lost in enumerate(beaten) if not lost]

@@ -1,18 +1,18 @@
-"""Federated learning on ml-1m: what the server never sees costs nothing, little or much.
+"""Federated learning on ml-1m: what it costs in quality that the server sees no user's data.
 
-``python -m benchmarks.federated`` writes ``federated.json``. The users are dealt to 100 clients, 80/20 of each user's
-ratings, all items that a user has not met are ranked. Rows, each with ndcg@10 and recall@10 (test), bytes sent by all
-clients, and rounds:
+``python -m benchmarks.federated`` writes ``federated.json``. The users are divided among 100 clients, 80/20 of each
+user's ratings; all items that a user has not seen are ranked. Rows, each with ndcg@10 and recall@10 (test), bytes sent
+by all clients, and rounds:
 
-- ``pooled``: the model fitted where all events lie, for each of the models below.
+- ``pooled``: the model fitted on pooled events, for each of the models below.
 - ``ease``, ``graph-filter``: from sums in one round of secure aggregation; *closed_form_difference* is the largest
   difference of scores from the pooled model's, in units of the largest score.
-- ``averaged``: item vectors by federated averaging, dense; ``averaged-sparse``: with sparse changes in 8 bits.
-- ``hybrid``: EASE, graph filter and the sparsely averaged vectors, joined by weights that the clients' validation
-  events choose: each client sends its ndcg@10 for each trial weight, a sum again.
-- ``ease-epsilon-E``: EASE from noisy sums; a user is protected by (E, 1e-5)-differential privacy.
+- ``averaged``: item vectors by federated averaging, dense; ``averaged-sparse``: with sparse updates in 8 bits.
+- ``hybrid``: EASE, graph filter and the sparsely averaged vectors, combined with weights chosen on the clients'
+  validation events: each client sends its ndcg@10 for each trial weight, again as a sum.
+- ``ease-epsilon-E``: EASE from noisy sums; each user is protected by (E, 1e-5)-differential privacy.
 
-``processes``: the same sum by a server and three client processes over sockets, and its seconds.
+``processes``: the same sum computed by a server and three client processes over sockets, and its seconds.
 """
 
 import argparse
@@ -46,10 +46,10 @@ CLIENTS, PROCESSES = 100, 3
 EPSILONS = (1.0, 4.0, 8.0)
 WEIGHTINGS: tuple[Weighting, Weighting] = ("event", "user")
 RIDGE, PRIVATE_RIDGE = 800.0, 20.0
-"""For sums by event, as the quality suite's EASE, and by user, whose histories count as one each."""
+"""For sums by event, as in the quality suite's EASE, and by user, where each history counts as one."""
 AVERAGING = AveragingConfig()
 SHARE = 0.1
-"""Of the entries of a change that are sent."""
+"""Share of an update's entries that are sent."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 KEY = b"benchmark"
 
@@ -99,7 +99,7 @@ def measure(seed: int) -> dict[str, Any]:
         averaged[name] = scoring_model(vectors, counts_I)
         row(name, averaged[name], bytes=size, rounds=AVERAGING.rounds)
 
-    # Weights are chosen by models that know the training events alone.
+    # Weights are chosen with models fitted on the training events alone.
     weights = chosen_weights(split.train, split.validation)
     joined = Joined([*models.values(), averaged["averaged-sparse"]], weights)
     row("hybrid", joined, bytes=sum(sent.values()) + rows["averaged-sparse"]["bytes"], rounds=1 + AVERAGING.rounds)
@@ -130,7 +130,7 @@ def measure(seed: int) -> dict[str, Any]:
 
 
 def dealt(dataset: Dataset, clients: int) -> list[Dataset]:
-    """The dataset's users, one in ``clients`` to each."""
+    """The dataset's users, each assigned to one of ``clients``."""
     events = dataset.interactions
     return [
         dataset.with_interactions(events.take(np.flatnonzero(events.user % clients == part))) for part in range(clients)
@@ -138,13 +138,13 @@ def dealt(dataset: Dataset, clients: int) -> list[Dataset]:
 
 
 def pooled(dataset: Dataset) -> dict[str, ScoringModel]:
-    """Both closed forms where all events lie."""
+    """Both closed forms on pooled events."""
     by_event, by_user = (Statistics.of(dataset, one) for one in WEIGHTINGS)
     return {"ease": ease(by_event, RIDGE), "graph-filter": graph_filter(by_user, by_event.gram_II.diagonal())}
 
 
 def summed_by(parts: list[Dataset], weighting: Weighting) -> tuple[Words, int]:
-    """The sum of what all send, and how many bytes that is."""
+    """The sum of all clients' data, and how many bytes that is."""
     maskers = [Masker(number) for number in range(len(parts))]
     keys = {one.number: one.public_key for one in maskers}
     total, sent = None, 0
@@ -189,7 +189,7 @@ class Joined:
 def chosen_weights(train: Dataset, validation: HeldOut) -> list[float]:
     """Weights of EASE, graph filter and averaged vectors, one after the other, by the clients' summed ndcg@10.
 
-    Sums by secure aggregation are exact, so that pooled ones stand for them here.
+    Sums by secure aggregation are exact, so pooled ones are used here.
     """
     vectors, _ = averaged_over(dealt(train, CLIENTS), replace(AVERAGING, share=SHARE))
     popularity_I = np.bincount(train.interactions.item, minlength=train.num_items)
@@ -207,7 +207,7 @@ def chosen_weights(train: Dataset, validation: HeldOut) -> list[float]:
 
 
 def over_sockets(parts: list[Dataset], whole: Statistics) -> tuple[float, float]:
-    """Seconds of a sum by processes, and how far it is from the whole."""
+    """Seconds of a sum across processes, and its deviation from the pooled sum."""
     server, found = Server(("127.0.0.1", 0), KEY, whole.words()), {}
     thread = threading.Thread(target=lambda: found.update(total=server.total(len(parts))[0]))
     begun = time.perf_counter()
@@ -231,7 +231,7 @@ def _take_part(address: tuple[str, int], number: int, part: Dataset) -> None:
 
 
 def _recorded_hybrid() -> float | None:
-    """ndcg@10 of the hybrid fitted where all events lie, as the quality suite recorded it on the same split."""
+    """ndcg@10 of the hybrid fitted on pooled events, as recorded by the quality suite on the same split."""
     import json
 
     path = _record.RESULTS / "quality_foundation.json"

@@ -1,18 +1,18 @@
-"""The accelerator: how exact the integer contract is, that hardware answers by it, its cycles, clock, proofs and tests.
+"""The accelerator: how exact its integer contract is, whether hardware matches it, its cycles, clock, proofs and tests.
 
 Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins).
 
 - quality: lists of the contract against the float form of the same codes, on the bundles given (measured).
-- exactness: users of ml-1m, 64 dimensions in one table, by an engine in Verilator: answers against the contract, cycles
-  against the model; beside it the same work in NumPy on one thread (simulated, measured).
+- exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
+  cycles with the model; also the same work in NumPy on one thread (simulated, measured).
 - routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
 - external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
 - paper: the stages of a request as ``compression.json`` has them, with the accelerator in the GNN's place (predicted).
 - sampler, proofs, mutants (simulated, proven).
 
-Sections take hours together. ``--only`` measures anew what it names and keeps the other sections of the file;
-``commits`` says at which commit each was measured. What was routed is kept in the work folder while the design is the
-same.
+All sections together take hours. ``--only`` re-measures what it names and keeps the other sections of the file;
+``commits`` records the commit at which each was measured. Routing results are cached in the work folder until the
+design changes.
 
     LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
 """
@@ -109,7 +109,7 @@ def _same_codes(model: ScoringModel, contract: Contract) -> ScoringModel:
 
 
 def _ndcg(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Of a list, where the wanted ten are relevant and graded by their place: 1 for the same list."""
+    """NDCG of a list, with the wanted ten graded by their rank: 1 for the same list."""
     gain = dict(zip(wanted.tolist(), range(K, 0, -1), strict=True))
     discount = 1 / np.log2(np.arange(K) + 2)
     ideal = float((np.arange(K, 0, -1) * discount).sum())
@@ -130,7 +130,7 @@ def movielens() -> tuple[ScoringModel, UserBatch]:
 
 
 def exactness(number: int, work: Path) -> dict[str, Any]:
-    """Every answer and every latency of so many requests: users, then users who have half of their history."""
+    """Every answer and every latency of the given number of requests: users, then users with half of their history."""
     model, users = movielens()
     contract = Contract.of(model, users.take(np.arange(0, len(users), 5)))
     halves = Ragged.from_lists([users.history[user][: len(users.history[user]) // 2] for user in range(len(users))])
@@ -166,7 +166,7 @@ def exactness(number: int, work: Path) -> dict[str, Any]:
 
 
 def _on_the_cpu(model: ScoringModel, users: UserBatch, length: int) -> dict[str, Any]:
-    """Microseconds of one user in NumPy float32 on one thread: gather, mean, scores, ten best."""
+    """Microseconds per user in NumPy float32 on one thread: gather, mean, scores, ten best."""
     assert isinstance(model.source_ID, Int8Rows)
     table = model.source_ID.codes * model.source_ID.scale[:, None]
     rows = np.resize(max((users.history[user] for user in range(100)), key=len), length)
@@ -186,7 +186,7 @@ def _on_the_cpu(model: ScoringModel, users: UserBatch, length: int) -> dict[str,
 
 
 def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str, Any]:
-    """By build: MHz of each seed and the cells in use. A finished seed of the same design is read, not routed again."""
+    """By build: MHz of each seed and the cells in use. Finished seeds of the same design are not routed again."""
     found: dict[str, Any] = {"tag": "routed", "pins": "placed by nextpnr", "speed_grade": 6}
     for name in builds:
         lanes, device, rows = BUILDS[name]
@@ -219,7 +219,7 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
 
 
 def estimated(work: Path) -> dict[str, Any]:
-    """Cells of the larger design on a device of the Alveo class."""
+    """Cells of the larger design on an Alveo-class device."""
     folder = work / "estimated"
     folder.mkdir(parents=True, exist_ok=True)
     sizes = Parameters(DIMENSIONS, DIMENSIONS, 4096, 4096, K, 14)
@@ -227,7 +227,7 @@ def estimated(work: Path) -> dict[str, Any]:
 
 
 def sampler() -> dict[str, Any]:
-    """Frequencies of a million draws of the oracle, which simulation holds the hardware equal to."""
+    """Frequencies of a million draws of the oracle; simulation checks that the hardware matches it."""
     found: dict[str, Any] = {"tag": "simulated", "draws": DRAWS, "cycles_per_neighbour_at_fanout_10": 11 / 10}
     for degree in (50, LARGEST_DEGREE):
         counts, state = np.zeros(degree), 2463534242
@@ -245,7 +245,7 @@ def paper(results: dict[str, Any]) -> dict[str, Any]:
 
     Processor: ``compression.json``, ml-1m, the encoder in eager torch and in the best variant. Accelerator: the mean
     history and catalogue in one table of 64 dimensions, at the routed clock, without the link; it aggregates and
-    scores, and stands in the GNN's place alone.
+    scores, and replaces the GNN only.
     """
     measured = json.loads(RESULTS.with_name("compression.json").read_text())["results"]
     rows, best = measured["ml-1m"], measured["summary"]["best_variant"]
@@ -272,7 +272,7 @@ def paper(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are watched, of the sections that ran."""
+    """The tracked figures of the sections that ran."""
     found: dict[str, Any] = {}
     if "exactness" in results:
         found |= {name: results["exactness"][name] for name in ("users_bit_exact", "mismatches", "cycle_model_error")}
@@ -292,7 +292,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest() -> str:
-    """Of the accelerator's sources: a simulator that was compiled from others is not used."""
+    """Hash of the accelerator's sources: a simulator compiled from other sources is not used."""
     folder = Path(__file__).parents[1] / "src" / "lanner" / "accelerators"
     sources = sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")])
     return hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:12]
@@ -325,7 +325,7 @@ def main() -> None:
     commits = results.setdefault("commits", {})
     for name in options.only or names:
         print(name, flush=True)
-        commits[name] = _record._commit()  # before it runs: work goes on meanwhile
+        commits[name] = _record._commit()  # before it runs: the sources may change meanwhile
         results[name] = sections[name]()
         results["summary"] = summary(results)
         print(_record.record("fpga", seed=SEED, settings=settings, results=results), flush=True)

@@ -1,11 +1,11 @@
-"""Bytes, seconds and quality of data parallelism by compressed and by rare sums, over a core of 100 Mbit/s.
+"""Bytes, seconds and quality of data parallelism with compressed or infrequent all-reduce, over 100 Mbit/s links.
 
     python -m benchmarks.gradient_compression          2 and 4 ranks; writes gradient_compression.json
     python -m benchmarks.gradient_compression --short  2 ranks, a few steps; writes nothing
 
 Full fine-tuning of a small encoder on pairs of texts; quality is ndcg@10 of each text's partner among held-out texts.
 Bytes are counted by the code and by the kernel. Time to the same loss: until the mean of the last ten losses is that of
-dense sums at 90 % of their steps. Loopback and LoRA, where compression does not pay, are rows, too.
+dense sums at 90 % of their steps. Loopback and LoRA, where compression does not pay, are included as rows.
 """
 
 import argparse
@@ -37,7 +37,7 @@ AVERAGED = {
 
 
 def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
-    """Train one way; called on every rank."""
+    """Train with one method; called on every rank."""
     chain = small_chain("bert", width=WIDTH, lora=lora)
     stage, rank, ranks = Stage(chain, 0, len(chain.layers)), dist.get_rank(), dist.get_world_size()
     parameters = {name: one for name, one in stage.named_parameters() if one.requires_grad}
@@ -83,9 +83,9 @@ def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
 
 
 def related(step: int, rows: int, topics: int = 3, each: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask ``[rows, topics × 2]``: texts 2i and 2i + 1 are about the same topics, which their words must tell.
+    """Ids and mask ``[rows, topics × 2]``: texts 2i and 2i + 1 share their topics, to be inferred from their words.
 
-    A topic has ``each`` words of the vocabulary, spread over it; a text has two of each of its topics.
+    A topic has ``each`` words, spread over the vocabulary; a text has two of each of its topics.
     """
     draw = torch.Generator().manual_seed(step)
     about = torch.randint(1, VOCABULARY // each, (rows // 2, topics), generator=draw).repeat_interleave(2, 0)
@@ -106,7 +106,7 @@ def ndcg(stage: Stage) -> float:
 
 
 def seconds_to(run: dict[str, Any], target: float) -> float | None:
-    """Seconds until the mean of ten losses is as low as ``target``; None: never."""
+    """Seconds until the mean of ten losses is as low as ``target``; None: it never is."""
     losses = torch.tensor(run["losses"])
     means = losses.unfold(0, 10, 1).mean(1)
     able = (means <= target).nonzero()
@@ -114,7 +114,7 @@ def seconds_to(run: dict[str, Any], target: float) -> float | None:
 
 
 def cell(ranks: int, steps: int, *, lora: bool = False, shaped: bool = True) -> dict[str, dict[str, Any]]:
-    """All ways for one number of ranks."""
+    """All methods for one number of ranks."""
     runs = {}
     for kind in (*SYNCHRONOUS, *AVERAGED):
         runs[kind] = run_ranks(ranks, train, kind, steps, lora, shaped, in_racks=shaped)
@@ -137,7 +137,7 @@ def cell(ranks: int, steps: int, *, lora: bool = False, shaped: bool = True) -> 
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """The best way of each kind whose quality is within 0.5 % of dense sums; None where there is none."""
+    """The best method of each kind with quality within 0.5 % of dense sums; None if there is none."""
 
     def best(kinds: tuple[str, ...], figure: str) -> dict[str, Any]:
         able = [rows[kind] for kind in kinds if rows[kind]["ndcg_loss"] <= 0.005 and rows[kind][figure]]

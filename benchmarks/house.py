@@ -1,13 +1,13 @@
-"""The shape of the house: lines, files, and whether every model is served as the library answers.
+"""Project checks: lines, files, and whether the server gives the library's answers for every model.
 
 ``python -m benchmarks.house`` writes ``house.json``. Each model is trained on ml-latest-small by ``lanner train``,
-saved, served by ``lanner serve`` and asked once over HTTP for a user and once for a history; the lists must be equal,
-item by item, to those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for
-each way to an answer (library, command line, evaluation, server) that still answers where ``Ranker.rank`` does not.
+saved, served by ``lanner serve`` and queried once over HTTP for a user and once for a history; the lists must equal,
+item by item, those of the library and of the command line. ``ranking_paths``: 1 for ``Ranker.rank``, and 1 more for
+each interface (library, command line, evaluation, server) that still answers if ``Ranker.rank`` does not.
 
 ``import_lanner_ms`` and ``help_ms`` are medians of whole processes. ``client_install_mib`` and ``serving_install_mib``
-are the sizes of fresh environments with that extra alone, pip and setuptools left out; neither may hold torch.
-``cases_right`` of ``cases``: small inputs of the kinds that public reports are about, in a folder beside the project.
+are the sizes of fresh environments with that extra alone, without pip and setuptools; neither may contain torch.
+``cases_right`` of ``cases``: small inputs like those in public bug reports, in a folder next to the project.
 """
 
 import argparse
@@ -34,12 +34,12 @@ K = 10
 USER, HISTORY = "42", ["260", "1196", "1210"]
 MODELS = ("popularity", "item-knn", "ease", "ials", "graph-filter", "lightgcn", "language", "gnn", "hybrid")
 _QUICK = ("training.epochs=3",)
-"""For the trained models: what they have learned is not the question here."""
+"""For the trained models: their quality does not matter here."""
 _TRAINED = ("lightgcn", "language", "gnn", "hybrid")
 _SOURCE = Path(__file__).parents[1] / "src" / "lanner"
 _PATIENCE_S = 120.0
 _STARTS = 8
-"""Of a process whose start is timed."""
+"""Number of timed process starts."""
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def sizes() -> dict[str, int]:
 
 
 def served(model: str) -> dict[str, Any]:
-    """Train, save, serve and ask; how the answers compare."""
+    """Train, save, serve and query; how the answers compare."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / model
         begun = time.perf_counter()
@@ -151,7 +151,7 @@ def _lanner(*arguments: str) -> str:
 
 
 def front_door(*, short: bool = False) -> dict[str, Any]:
-    """Times of a first contact, sizes of installations, and small inputs read as they should be."""
+    """Times of the first steps, sizes of installations, and small inputs that must be read correctly."""
     bare = _median_ms(sys.executable, "-c", "pass")
     found: dict[str, Any] = {
         "python_start_ms": bare,
@@ -172,14 +172,14 @@ def _median_ms(*command: str) -> float:
         begun = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         times.append((time.perf_counter() - begun) * 1e3)
-    return statistics.median(times[1:])  # the first finds cold files
+    return statistics.median(times[1:])  # the first run has cold caches
 
 
 def _install_mib(extra: str) -> float:
     """MiB of a fresh environment with one extra.
 
     Raises:
-        RuntimeError: torch was installed, too.
+        RuntimeError: torch was installed as well.
     """
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
@@ -197,11 +197,11 @@ def _install_mib(extra: str) -> float:
 
 
 class _NoAnswerError(Exception):
-    """Raised in the place of a ranking."""
+    """Raised instead of ranking."""
 
 
 def ranking_paths() -> list[str]:
-    """``Ranker.rank``, and the ways to an answer that do without it."""
+    """``Ranker.rank``, and the interfaces that answer without it."""
     from lanner.inference.ranker import Ranker
 
     original = Ranker.rank
@@ -223,7 +223,7 @@ def ranking_paths() -> list[str]:
 
 
 def _ways(bundle: Path) -> dict[str, Callable[[], object]]:
-    """By name; each is opened before it is asked."""
+    """By name; each is opened before it is queried."""
     import asyncio
 
     import lanner
@@ -250,7 +250,7 @@ def _ways(bundle: Path) -> dict[str, Callable[[], object]]:
 def _answers(way: Callable[[], object]) -> bool:
     try:
         way()
-    except BaseException as error:  # a command ends with SystemExit
+    except BaseException as error:  # a command exits with SystemExit
         return not _is_ours(error)
     return True
 

@@ -1,16 +1,16 @@
-"""Propagation, forward and backward, against torch.sparse and PyG's LGConv, beside the machine's copy bandwidth.
+"""Propagation, forward and backward, against torch.sparse and PyG's LGConv, relative to the machine's copy bandwidth.
 
-One LightGCN step, out = D^-½ A D^-½ x over the square graph of users and items, both ways. Sizes: gowalla's training
-edges, and ten times as many users, items and edges with the same degrees, matched at random. Every way takes turns in
-one process; the medians are compared. Peers are given their best:
+One LightGCN step, out = D^-½ A D^-½ x over the square graph of users and items, in both directions. Sizes: gowalla's
+training edges, and ten times as many users, items and edges with the same degrees, matched at random. All are
+interleaved in one process; the medians are compared. Peers are used in their fastest form:
 
 - torch.sparse: CSR with 32-bit and with 64-bit indices; the faster is taken. Its backward is autograd's or a forward
   product with the transpose built beforehand, whichever is faster.
-- PyG: LGConv(normalize=False) with the weights computed beforehand, once on edge_index (where its memory allows) and
-  once on a torch.sparse CSR tensor; the faster is taken.
+- PyG: LGConv(normalize=False) with precomputed weights, once on edge_index (if memory allows) and once on a
+  torch.sparse CSR tensor; the faster is taken.
 
 Features are float32. Bytes counted: a row of features for each edge, index and weight, and the output;
-features that stay in a cache are why the share of copy bandwidth may pass 1.
+the share of copy bandwidth may exceed 1 because some features stay in a cache.
 
     LANNER_DATA=… python -m benchmarks.kernels [--sizes gowalla gowalla-x10] [--dimensions 32 64 128] [--repetitions N]
 """
@@ -37,7 +37,7 @@ from lanner.graph.propagation import propagate
 SEED = 0
 COPY_BYTES = 1 << 29
 EDGE_INDEX_LIMIT = 3 << 30
-"""Bytes of messages, one an edge, up to which PyG is also measured on edge_index."""
+"""Bytes of messages, one per edge, up to which PyG is also measured on edge_index."""
 OURS = "lanner"
 
 Way = Callable[[Tensor], Tensor]
@@ -45,7 +45,7 @@ Way = Callable[[Tensor], Tensor]
 
 def gowalla_pairs() -> tuple[np.ndarray, np.ndarray]:
     table = pl.read_parquet(Path(os.environ["LANNER_DATA"]) / "gowalla-lightgcn" / "train.parquet")
-    # Stored in 16 bits, in which users and items together would wrap around.
+    # Stored in 16 bits, which users and items together would overflow.
     return table["user"].cast(pl.Int64).to_numpy(), table["item"].cast(pl.Int64).to_numpy()
 
 
@@ -57,7 +57,7 @@ def times_ten(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def two_way_graph(users: np.ndarray, items: np.ndarray) -> Adjacency:
-    """Users then items as one kind of node, each edge both ways, symmetrically normalised."""
+    """Users then items as one kind of node, each edge in both directions, symmetrically normalised."""
     num_users = int(users.max()) + 1
     items = items + num_users
     count = int(items.max()) + 1
@@ -88,7 +88,7 @@ def forward_ways(adjacency: Adjacency, dimensions: int) -> dict[str, Way]:
 
 
 def backward_ways(forward: dict[str, Way], features: Tensor) -> dict[str, Way]:
-    """Gradient of the features from that of the output; the graph of each way is built once and kept."""
+    """Gradient of the features from that of the output; each implementation builds its graph once and keeps it."""
 
     def through_autograd(way: Way) -> Way:
         leaf = features.detach().clone().requires_grad_()
@@ -96,13 +96,13 @@ def backward_ways(forward: dict[str, Way], features: Tensor) -> dict[str, Way]:
         return lambda upstream: torch.autograd.grad(out, leaf, upstream, retain_graph=True)[0]
 
     ways = {name: through_autograd(way) for name, way in forward.items()}
-    # The matrix is its own transpose: a peer that keeps it pays a forward product only.
+    # The matrix is its own transpose: a peer that stores it pays for a forward product only.
     kept = {f"{name}_kept_transpose": way for name, way in forward.items() if name.startswith("torch_sparse")}
     return ways | kept
 
 
 def checked(ways: dict[str, Way], features: Tensor) -> dict[str, Way]:
-    """The ways, each compared with ours; this is also the warm-up."""
+    """The implementations, each compared with ours; this is also the warm-up."""
     expected = ways[OURS](features)
     for way in ways.values():
         torch.testing.assert_close(way(features), expected, rtol=0.05, atol=1e-4)
@@ -110,7 +110,7 @@ def checked(ways: dict[str, Way], features: Tensor) -> dict[str, Way]:
 
 
 def medians(ways: dict[str, Way], features: Tensor, repetitions: int) -> dict[str, float]:
-    """Median milliseconds of each way, taken in turn."""
+    """Median milliseconds of each implementation, interleaved."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repetitions):
         for name, way in ways.items():

@@ -1,11 +1,11 @@
 """Ten million interactions from CSV to graph, against a plain pandas + scipy script.
 
-Both read the same file (user, item, rating, timestamp), drop what is missing, put the events in order of time, number
-users and items, and build both directions of the user-item graph in CSR. Each repetition runs in a process of its own,
-turn about, so that its peak memory is its own; each first reads the file once, untimed, so that imports, the loading of
-compiled code and what a virtual machine's host needs to hand out memory never touched before (up to a second for the
-800 MiB of either side, now and then) are not timed. Two files: integer ids, and ids that are texts.
-``pandas_sort_seconds`` is the part of pandas' time that goes into the order of time.
+Both read the same file (user, item, rating, timestamp), drop missing values, sort the events by time, number users and
+items, and build both directions of the user-item graph in CSR. Each repetition runs in a separate process, interleaved,
+so that its peak memory is its own; each first reads the file once, untimed, to exclude imports, the loading of compiled
+code and the time a virtual machine's host needs to provide fresh memory (occasionally up to a second for the 800 MiB of
+either side). Two files: integer ids, and string ids.
+``pandas_sort_seconds`` is the part of pandas' time spent sorting by time.
 
     python -m benchmarks.loading [--rows N] [--repetitions N]
 """
@@ -30,7 +30,7 @@ FILES = {"integer_ids": "", "text_ids": "id-"}
 
 
 def write_events(path: Path, rows: int, prefix: str) -> None:
-    """Users drawn evenly, items by a heavy-tailed popularity, times over thirty years, in no order."""
+    """Users drawn uniformly, items by a heavy-tailed popularity, times over thirty years, unsorted."""
     random = np.random.default_rng(SEED)
     frame = pl.DataFrame(
         {
@@ -82,7 +82,7 @@ def run_pandas(path: Path) -> dict[str, float]:
 
 
 def run_alone(side: str, path: Path) -> dict[str, float]:
-    """One repetition in a process of its own."""
+    """One repetition in a separate process."""
     command = [sys.executable, "-m", "benchmarks.loading", "--only", side, "--file", str(path)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -130,7 +130,7 @@ def main() -> None:
     from benchmarks._record import record
 
     settings = {"rows": options.rows, "users": USERS, "items": ITEMS, "repetitions": options.repetitions}
-    # The integer file is the claim and stands at the top level; the other one is shown beside it.
+    # The integer file is the headline result at the top level; the other one is reported next to it.
     record("loading", seed=SEED, settings=settings, results={**results["integer_ids"], "text_ids": results["text_ids"]})
 
 

@@ -1,15 +1,15 @@
-"""What training the language model costs and gives: full fine-tuning, LoRA of three ranks, and the best recipe.
+"""Cost and benefit of training the language model: full fine-tuning, LoRA of three ranks, and the best recipe.
 
 ``python -m benchmarks.lora`` writes ``results/lora.json``. The model is ``language`` (texts alone), with its language
-model frozen or adapted first; every row has the same events, the same texts and the same stopping rule. A tenth of the
-items lose all their events: they are the cold items, ranked among themselves; the others' events are divided at random.
+model frozen or adapted first; every row has the same events, texts and stopping rule. A tenth of the items lose all
+their events: they are the cold items, ranked among themselves; the others' events are split at random.
 
-Seconds are processor time of one thread, so that other work on the machine does not count, from the beginning of the
-adaptation, with no cache of an earlier run: the frozen model's vectors, the view that learns from them first and the
-activations written to disk are part of it. ``seconds_to_full`` is when
-a row reaches the best validation ndcg@10 of full fine-tuning; null where it never does. Each row runs in a process
-of its own, so that its peak memory is its own. ``--only DATASET[/ROW]`` measures anew what it names, ``--kept`` takes
-rows that lie in ``runs/lora``. Settings are those that the papers use; none was searched.
+Seconds are CPU time of one thread, so that other work on the machine does not count, from the start of the adaptation,
+without a cache of an earlier run: they include the frozen model's vectors, the view that is first trained on them and
+writing the activations to disk. ``seconds_to_full`` is the time at which a row reaches the best validation ndcg@10 of
+full fine-tuning; null if it never does. Each row runs in a separate process, so that its peak memory is its own.
+``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``. Settings are those of the
+papers; none was searched.
 """
 
 import argparse
@@ -37,11 +37,11 @@ ROWS: dict[str, dict[str, Any] | None] = {
     **{f"lora-{rank}": {"method": "lora", "rank": rank, "alpha": 2.0 * rank} for rank in (4, 8, 16)},
     "best-recipe": {"method": "lora", "rank": 8, "trained_layers": 2},
 }
-"""Settings of the section ``adaptation``; None: the language model stays as it is."""
+"""Settings of the section ``adaptation``; None: the language model stays frozen."""
 MAX_TOKENS = 64
 COLD_SHARE = 0.1
 CACHE = Path("runs") / "lora"
-"""Rows, and ndcg@10 a user for the paired comparisons; not part of the result."""
+"""Rows, and ndcg@10 per user for the paired comparisons; not part of the result."""
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
 
 
 def collected(dataset: str, seeds: list[int]) -> dict[str, Any]:
-    """The rows that were measured with every seed: means over the seeds, compared with frozen and with full."""
+    """The rows measured with every seed: means over the seeds, compared with frozen and with full."""
     found = {}
     for row in ROWS:
         files = [_file(dataset, row, seed) for seed in seeds]
@@ -160,7 +160,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _per_user(dataset: str, row: str, seeds: list[int], part: str) -> NDArray[np.float64] | None:
-    """ndcg@10 of each user, its mean over the seeds in which the user is asked; None where the row is not measured."""
+    """ndcg@10 per user, averaged over the seeds whose test part has the user; None if the row is not measured."""
     files = [_file(dataset, row, seed).with_suffix(f".{part}.npy") for seed in seeds]
     if not all(file.exists() for file in files):
         return None
@@ -190,7 +190,7 @@ def _quality(
 
 
 def _times(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, Any]:
-    """When full fine-tuning's best validation is reached, and in which share of its time; null unless in every run."""
+    """When full fine-tuning's best validation is reached, and in what share of its time; null unless in every run."""
     reached, shares = [], []
     for run, reference in zip(runs, full, strict=True):
         best = max(quality for _, quality in reference["curve"])
@@ -204,8 +204,12 @@ def _times(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, 
 
 
 def summary(datasets: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """The worst of the datasets whose rows are all there; LoRA is the rank that is best on validation."""
-    whole = [rows for rows in datasets.values() if rows.keys() == ROWS.keys()]
+    """The worst of the datasets that have the rows it needs; LoRA is the measured rank that is best on validation.
+
+    NDCG of one over another is the relative gain in NDCG@10.
+    """
+    needed = {"frozen", "full", "best-recipe"}
+    whole = [rows for rows in datasets.values() if needed <= rows.keys() and any("lora-" in name for name in rows)]
     if not whole:
         return {}
     lora = [
@@ -218,7 +222,7 @@ def summary(datasets: dict[str, dict[str, Any]]) -> dict[str, float | None]:
         "lora_time_ratio": _worst([row["time_ratio"] for row in lora]),
         "best_recipe_time_ratio": _worst([row["time_ratio"] for row in best]),
         "lora_ndcg_over_full": min(
-            row["test_ndcg_at_10"] / rows["full"]["test_ndcg_at_10"] for row, rows in zip(lora, whole, strict=True)
+            row["test_ndcg_at_10"] / rows["full"]["test_ndcg_at_10"] - 1 for row, rows in zip(lora, whole, strict=True)
         ),
         "adapted_over_frozen": min(
             row["test_minus_frozen"]["mean"] / base for row, base in zip(best, frozen, strict=True)

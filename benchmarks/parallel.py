@@ -1,11 +1,11 @@
 """Throughput and utilisation of four ranks in two racks: single modes, hybrids, and the planner's choice.
 
     python -m benchmarks.parallel            every case, five interleaved repeats (80 minutes); writes parallel.json
-    python -m benchmarks.parallel --kept     the same, with cases that were measured before from runs/parallel
+    python -m benchmarks.parallel --kept     the same, reusing cases already measured in runs/parallel
     python -m benchmarks.parallel --short    100 Mbit/s and one slow rank, one repeat; writes nothing
 
 Devices are emulated (``_emulated``); the engine, its traffic and the links (``_racks``) are real. Utilisation is the
-devices' time of work ÷ (ranks × seconds of a step). Plain rows have even stages and shares and no compression; aided
+devices' busy time ÷ (ranks × seconds of a step). Plain rows have equal stages and shares and no compression; aided
 rows have stages and shares balanced to the devices' speeds, and int8 gradients.
 """
 
@@ -113,7 +113,7 @@ def run(plan: Plan, slow: float, steps: int = STEPS) -> dict[str, float]:
 
 
 def no_loss(vectors_BD: torch.Tensor, row_B: Any) -> torch.Tensor:
-    """A loss that micro-batches of one row have, too."""
+    """A loss that also exists for micro-batches of one row."""
     return vectors_BD.square().sum(dim=1).sub(0.5).square().mean() + vectors_BD[:, 0].mean()
 
 
@@ -135,7 +135,7 @@ def make(plan: Plan, slow: float) -> tuple[Engine, Device]:
 
 
 def rebalanced(slow: float) -> dict[str, float]:
-    """Seconds of a step of an even pipeline, before and after layers moved by measured times alone."""
+    """Seconds of a step of an even pipeline, before and after rebalancing layers by measured times alone."""
     plan = plan_of(TABLE, cluster(1000, slow), MODES["PP"], "1f1b", ROWS, balanced=False)
     assert plan is not None
     engine, _ = make(plan, slow)
@@ -152,7 +152,7 @@ def rebalanced(slow: float) -> dict[str, float]:
 
 
 def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
-    """All plans of one case, in turn, ``repeats`` times. Rows of the same plan are one measurement."""
+    """All plans of one case, interleaved, ``repeats`` times. Rows of the same plan are one measurement."""
     made = plans(core, slow)
     first = {name: next(one for one in made if made[one] == plan) for name, plan in made.items()}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in dict.fromkeys(first.values())}
@@ -182,7 +182,7 @@ def case(core: int, slow: float, repeats: int) -> dict[str, Any]:
 
 
 def kept_case(core: int, slow: float, kept: bool) -> dict[str, Any]:
-    """A case at its full repeats, or what ``runs/parallel`` has of it where that is asked for."""
+    """A case with all repeats, or what ``runs/parallel`` has of it if that is requested."""
     path = Path("runs") / "parallel" / f"{core}-{slow:g}-{STEPS}-{REPEATS}.json"
     if kept and path.exists():
         rows: dict[str, Any] = json.loads(path.read_text())
@@ -194,7 +194,7 @@ def kept_case(core: int, slow: float, kept: bool) -> dict[str, Any]:
 
 
 def summary(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What the planner's choice gains. Against single modes as they are, and against the same with every aid."""
+    """The gain of the planner's choice, compared with plain single modes and with the same aided."""
     hard = cases["core 100, slow 3"]
 
     def best(rows: dict[str, Any], names: list[str]) -> Any:

@@ -1,10 +1,10 @@
-"""Whether every way to divide training gives the losses of one process: 10 steps in float32.
+"""Whether every way to parallelise training gives the losses of one process: 10 steps in float32.
 
 python -m benchmarks.parity                   all modes
-python -m benchmarks.parity --short           those that the tests run; writes nothing
-python -m benchmarks.parity --only deepspeed  modes whose names begin so (repeatable); the others keep what is on file
+python -m benchmarks.parity --short           the modes that the tests run; writes nothing
+python -m benchmarks.parity --only deepspeed  modes with this prefix (repeatable); the others keep their results
 
-Each mode carries the commit that it was measured at. Without DeepSpeed its modes are left out.
+Each mode records the commit that it was measured at. Without DeepSpeed its modes are left out.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STEPS, RATE, PARTS = 10, 1e-3, 8
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to divide training."""
+    """One way to parallelise training."""
 
     name: str
     config: EngineConfig
@@ -68,7 +68,7 @@ def modes() -> list[Mode]:
     ]
     made += deepspeed_modes()
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]
-    made = [mode for mode in made if not (mode.lora and "AutoTP" in mode.name)]  # which knows no adapters
+    made = [mode for mode in made if not (mode.lora and "AutoTP" in mode.name)]  # AutoTP does not support adapters
     whole = {"DP": Degrees(replicas=2), "FSDP2": Degrees(shards=2), "PP 2": Degrees(pipeline=2)}
     whole |= {"2×2×2": Degrees(replicas=2, pipeline=2, tensor=2), "TP 2": Degrees(tensor=2)}
     made += [Mode(f"{name} whole batch", EngineConfig(degrees), whole=True) for name, degrees in whole.items()]
@@ -77,7 +77,7 @@ def modes() -> list[Mode]:
 
 
 def deepspeed_modes() -> list[Mode]:
-    """Those of the other engine."""
+    """The modes of the other engine."""
 
     def mode(name: str, zero: Literal[1, 2, 3] = 1, offload: Offload = "none", **degrees: int) -> Mode:
         config = EngineConfig(Degrees(**degrees), engine="deepspeed", zero=zero, offload=offload)
@@ -101,11 +101,11 @@ def deepspeed_modes() -> list[Mode]:
 
 
 SHORT = ("DP", "TP 2 LoRA", "PP 2 1f1b", "PP 2 zbv", "FSDP2", "PP 2 whole batch")
-"""Modes of two ranks that the tests run."""
+"""Two-rank modes that the tests run."""
 
 
 def parts_of(mode: Mode) -> EngineConfig:
-    """The mode's settings with as many micro-batches a rank as make ``PARTS`` in all."""
+    """The mode's settings with the micro-batches per rank that make ``PARTS`` in all."""
     return replace(mode.config, micro_batches=PARTS // mode.config.degrees.data)
 
 
@@ -131,7 +131,7 @@ def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
 
 
 def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    # Of tensors and DTensors together no step can be taken at once.
+    # The optimiser cannot step tensors and DTensors together.
     return torch.optim.AdamW(parameters, RATE, foreach=False)
 
 
@@ -172,7 +172,7 @@ def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str
 
 
 def _processes(chosen: list[Mode]) -> list[list[Mode]]:
-    """Modes that the same processes run; DeepSpeed keeps the groups of its first engine."""
+    """Modes that share their processes; DeepSpeed keeps the groups of its first engine."""
     found: dict[Any, list[Mode]] = {}
     for mode in chosen:
         degrees = mode.config.degrees
@@ -207,13 +207,13 @@ def main() -> None:
 
 
 def _earlier() -> dict[str, Any]:
-    """What is on file."""
+    """The recorded results."""
     path = _record.RESULTS / "parity.json"
     if not path.exists():
         return {"difference": {}, "commits": {}}
     entry = json.loads(path.read_text())
     names = {name for values in entry["results"]["difference"].values() for name in values}
-    known = dict.fromkeys(names, entry["commit"])  # of a file that has one commit for all
+    known = dict.fromkeys(names, entry["commit"])  # for a file with one commit for all
     return entry["results"] | {"commits": dict(sorted(known.items())) | entry["results"].get("commits", {})}
 
 

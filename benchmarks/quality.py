@@ -1,19 +1,19 @@
-"""How good the recommendations are: every model, dataset and protocol of a suite, on one yardstick.
+"""Recommendation quality: every model, dataset and protocol of a suite, with the same metrics.
 
 ``python -m benchmarks.quality --suite foundation`` writes ``results/quality_foundation.json`` as
 ``results[dataset][protocol][model][metric]``, with 95 % intervals and the costs of fitting and scoring; ``--suite
-published`` the same for protocols under which others published figures, which stand beside ours with their sources, and
-what no table of one metric shows, as ``results[study][dataset][seed]``.
-Where a cell has several split seeds, a row holds the means and ``sd``; intervals and paired differences are those of
-the first seed. Each model runs in a process of its own, so that its peak memory is its own. ``--only
-DATASET/PROTOCOL[/MODEL]`` (several may be given) measures anew what it names and keeps the other entries of the file;
-each entry carries its commit. ``--kept`` takes rows that were measured before from ``runs/quality``.
+published`` the same for protocols with published figures, which are listed next to ours with their sources, and studies
+that do not fit a table of one metric, as ``results[study][dataset][seed]``.
+For a cell with several split seeds, a row holds the means and ``sd``; intervals and paired differences are those of
+the first seed. Each model runs in a separate process, so that its peak memory is its own. ``--only
+DATASET/PROTOCOL[/MODEL]`` (repeatable) re-measures what it names and keeps the other entries of the file; each entry
+carries its commit. ``--kept`` reuses rows measured earlier from ``runs/quality``.
 
 Settings were chosen on validation events carved from training; where test figures were in view as well, docs/log.md
-says so. Yardsticks are searched by the benchmark itself where no settings are named (``GRIDS``). Every model is fitted
-on train + validation in the end, once validation has chosen its settings, epochs and weights; rows that end in
-``-train-alone`` are fitted on train and read test users by their training events, as some published figures are. Test
-histories hold train and validation events for all others, and those are never ranked.
+says so. Baselines without named settings are tuned by the benchmark itself (``GRIDS``). Every model is finally fitted
+on train + validation, after validation has chosen its settings, epochs and weights; rows that end in ``-train-alone``
+are fitted on train and see only the training events of test users, as some published figures do. For all others, test
+histories hold train and validation events, and those are never ranked.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from benchmarks._quality_settings import (
 
 KS = (10, 20)
 CACHE = Path("runs") / "quality"
-"""Rows, and scores a user for the paired comparisons; not part of the result."""
+"""Rows, and scores per user for the paired comparisons; not part of the result."""
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def _folder(cell: Cell, seed: int) -> Path:
 
 
 def _names(cell: Cell, model: str) -> tuple[str, ...]:
-    """Rows that measuring a model gives."""
+    """Rows that measuring a model produces."""
     names = FUSION_NAMES if model == "fusion" else (model,)
     return (*names, f"{model}{ALONE}") if model in cell.alone else names
 
@@ -163,7 +163,7 @@ def _collect(results: dict[str, Any], cell: Cell, model: str) -> None:
 
 
 def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first row with means over all in the place of its metrics and costs, and the spread of the metrics."""
+    """The first row with its metrics and costs averaged over all rows, and the spread of the metrics."""
     if len(rows) == 1:
         return rows[0]
     numbers = {key: [row[key] for row in rows] for key, value in rows[0].items() if isinstance(value, float)}
@@ -173,7 +173,7 @@ def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _finish(rows: dict[str, Any], cell: Cell) -> None:
-    """Name the best ranking head, compare the hybrid with every other row, and say what was left out and why."""
+    """Name the best ranking head, compare the hybrid with every other row, and record what was left out and why."""
     from lanner.evaluation.intervals import paired
 
     for name, why in SKIPPED.get(f"{cell.dataset}/{cell.protocol}", {}).items():
@@ -184,7 +184,7 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
         rows["fusion"] = rows[best] | {"variant": best}
     if cell.published:
         rows["published"] = [vars(one) for one in cell.published]
-    # Earlier rows of the file may have been measured elsewhere: what each user got is not known of them here.
+    # Earlier rows of the file may have been measured elsewhere: their per-user scores are not available here.
     if not _per_user_file(cell, "hybrid").exists():
         rows.get("hybrid", {}).pop("paired_difference", None)
         return
@@ -204,11 +204,11 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
 
 
 def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]:
-    """Tables in which the hybrid is the best row, and its least gain over the better of its halves alone.
+    """Tables in which the hybrid is the best row, and its lowest gain over the better of its halves alone.
 
-    tables_won: over all rows and published figures of the cell's metric. hybrid_over_best_half_min: the least relative
-    gain over the best of gnn and language, where both were measured. incremental_kept: the least share of a retrained
-    model's ndcg@10 that an update keeps; incremental_time_share: the largest share of its processor time that it takes.
+    tables_won: over all rows and published figures of the cell's metric. hybrid_over_best_half_min: the lowest relative
+    gain over the best of gnn and language, if both were measured. incremental_kept: the lowest share of a retrained
+    model's ndcg@10 that an update keeps; incremental_time_share: the largest share of its CPU time that it takes.
     reasons_fidelity_p: the largest over the datasets, of the item's score. insurance_over_lightgbm: the mean difference
     in ndcg@5.
     """
@@ -272,7 +272,7 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
     if registered == "hybrid":
         config, _ = without_unreadable_texts(config, split.train)
     if f"{place}/{model}" in SVDS_RANK:
-        # Kernels are compiled at their first use, once for a machine; SciPy's came compiled.
+        # Kernels are compiled at their first use, once per machine; SciPy's are precompiled.
         MODELS[registered](config, None).fit(data.with_interactions(data.interactions.take(np.arange(2000))))
     chosen = {}
     if registered in GRIDS and cell.dataset not in UNSEARCHED and model not in SETTINGS.get(place, {}):
@@ -304,7 +304,7 @@ def _measure(cell: Cell, model: str, seed: int) -> None:
 
 
 def _searched(config: Any, split: Any) -> tuple[Any, dict[str, Any]]:
-    """A closed form's settings by ndcg@10 on validation, and what a row says of them."""
+    """A closed form's settings by ndcg@10 on validation, and their record in the row."""
     from lanner.evaluation.protocol import evaluate
     from lanner.registry import MODELS
 
@@ -327,7 +327,7 @@ def _searched(config: Any, split: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def keep_networks(model: str, recommender: Any, split: Any, begun: float, keep: Callable[..., None]) -> None:
-    """Refit a network that was fitted since ``begun`` and keep its row; of ``fusion``, that of every ranking head."""
+    """Refit a network first fitted since ``begun`` and keep its row; of ``fusion``, that of every ranking head."""
     from lanner.training.loop import Trainer
 
     trainer = recommender.trainer
@@ -344,14 +344,14 @@ def keep_networks(model: str, recommender: Any, split: Any, begun: float, keep: 
     seconds += time.perf_counter() - begun
     keep(FUSION_NAMES[0] if model == "fusion" else model, recommender, seconds, validation_ndcg_at_10=qualities[0])
     for name, head, quality, more in zip(FUSION_NAMES[1:], heads, qualities[1:], others, strict=False):
-        # The views are shared, so that a variant's cost is theirs and its own head's.
+        # The views are shared, so a variant's cost is theirs plus its own head's.
         recommender.network.fusion, recommender.config = head.network.fusion, head.config
         whole = recommender.load_state(*recommender.state(), split.refit)
         keep(name, whole, seconds + more, validation_ndcg_at_10=quality)
 
 
 def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> dict[str, float]:
-    """The time of one truncated SVD of the same symmetrically normalised matrix, where the suite asks for it."""
+    """The time of one truncated SVD of the same symmetrically normalised matrix, if the suite asks for it."""
     import scipy.sparse as sp
     from scipy.sparse.linalg import svds
 
@@ -372,7 +372,7 @@ def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> di
 
 
 def _keep_alone(cell: Cell, model: str, recommender: Any, seconds: float, *, split: Any, seed: int) -> None:
-    """The row of a model that knows the training events alone, as its test users do."""
+    """The row of a model that sees only the training events, also of its test users."""
     test = replace(split.test, users=split.train.user_batch(split.test.rows))
     _keep(cell, f"{model}{ALONE}", recommender, seconds, split=replace(split, test=test), seed=seed)
 

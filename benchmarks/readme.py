@@ -1,6 +1,6 @@
-"""What is generated in the documents: the README's results, from the result files, and the references.
+"""Generates parts of the documentation: the README's results, from the result files, and the references.
 
-``python -m benchmarks.readme`` writes all of it. No figure is typed by hand; a missing file leaves its rows out.
+``python -m benchmarks.readme`` writes all of it. No figure is typed by hand; the rows of a missing file are left out.
 """
 
 import json
@@ -41,34 +41,36 @@ MODELS = (
 )
 
 NOTES = (
-    "Test metrics; higher is better, the best of a column is bold. `fusion` has the head that is best on validation.",
-    "`graph-filter` on gowalla has the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
-    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms and",
-    "networks, those of the hybrid too, are fitted on training and validation events, once validation has chosen; only",
-    "`gnn-filter` of amazon-scientific, measured at an earlier commit, on training events alone.",
-    "EASE, iALS, item-knn and the graph filter have settings tuned on validation on ml-1m and amazon-scientific, their",
-    "defaults elsewhere. One split (seed 1) a dataset; intervals, which often overlap:",
-    "[`quality_foundation.json`](benchmarks/results/quality_foundation.json). The ten lines above have another split",
-    "(seed 0), and read ratings below the middle of the scale as dislikes; here every rating is a positive event.",
-    "A dash: not measured in this record, or not possible for this model.",
+    "Test metrics; higher is better, the best in each column is bold. `fusion` uses the head best on validation.",
+    "`graph-filter` on gowalla uses the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
+    "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms and networks,",
+    "including those of the hybrid, are refitted on training and validation events after model selection, except",
+    "`gnn-filter` on amazon-scientific, measured at an earlier commit and fitted on training events alone.",
+    "EASE, iALS, item-knn and the graph filter are tuned on validation on ml-1m and amazon-scientific, and use their",
+    "defaults elsewhere. One split (seed 1) per dataset; intervals, which often overlap:",
+    "[`quality_foundation.json`](benchmarks/results/quality_foundation.json). The ten lines above use another split",
+    "(seed 0), and treat ratings below the middle of the scale as dislikes; here every rating is a positive event.",
+    "A dash: not measured in this record, or not applicable to this model. A newer filter in the next table has a",
+    "higher recall@20 on gowalla.",
 )
-"""What a reader must know to read the table."""
+"""Notes below the table."""
 
 
 DATASETS = {cell.dataset for cell in CELLS["published"]}
 PUBLISHED_NOTES = (
-    "Figures of others as they stand in their sources, whose protocols the rows follow; several were tuned on the test",
-    "part. Settings are chosen on validation by the hybrid, and by the other models whose rows have `chosen` in the",
-    "file; the rest have their defaults. Means over three splits where the split is random. Of ncf-99-negatives the",
-    "hybrid alone reads the order of events, whose times are known of two in five. All rows, intervals, and the hybrid",
+    "Published figures are quoted from their sources, whose protocols the rows follow; several were tuned on the test",
+    "set. Settings are chosen on validation for the hybrid, and for the other models whose rows have `chosen` in the",
+    "file; the rest use their defaults. Means over three splits where the split is random. On ncf-99-negatives only",
+    "the hybrid uses the order of events; two in five have timestamps. All rows, intervals, and the hybrid fitted",
     "on training events alone: [`quality_published.json`](benchmarks/results/quality_published.json).",
 )
 
 
 ABLATION_NOTES = (
-    "NDCG@10 of the hybrid and of what it is made of; in brackets the paired difference from the hybrid and its 95 %",
-    "interval. Networks train for at most 15 epochs here, those of the hybrid too. Rows of fusion are equal where no",
-    "head was better on validation than none. A dash: not measured, or not there.",
+    "NDCG@10 of the hybrid and of its components; in brackets the paired difference from the hybrid and its 95 %",
+    "interval. Networks train for at most 15 epochs here, including the hybrid's. Rows of fusion are equal if no",
+    "head improved validation. Where a row is above the hybrid's, as without network, tags or order on",
+    "ml-latest-small, validation kept a part that did not help on test. A dash: not measured, or not applicable.",
     "Accuracy, recall, parameters and seconds: [`ablation.json`](benchmarks/results/ablation.json).",
     "",
     "![NDCG@10 of each row with its interval](docs/pictures/ablation.svg)",
@@ -76,7 +78,7 @@ ABLATION_NOTES = (
 
 
 def results_section(folder: Path = RESULTS) -> str:
-    """The README's results, markers not included, from the files of ``folder``."""
+    """The README's results, without their markers, from the files in ``folder``."""
     read = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     quality = list(_quality_table(read["quality_foundation"]["results"])) if "quality_foundation" in read else []
     published = list(_published_table(read["quality_published"]["results"])) if "quality_published" in read else []
@@ -96,8 +98,8 @@ def command_reference() -> str:
 
 SETTINGS_INTRODUCTION = """# Settings
 
-Generated from the code by `python -m benchmarks.readme`. A file of settings is TOML: the part of a name before the dot
-is a section. Lists are written `[1, 2]`, tables `{key = value}`; dashes and underscores in names are the same."""
+Generated from the code by `python -m benchmarks.readme`. A settings file is TOML: the part of a name before the dot
+is a section. Lists are written `[1, 2]`, tables `{key = value}`; dashes and underscores in names are equivalent."""
 
 
 def settings_reference() -> str:
@@ -110,7 +112,7 @@ def settings_reference() -> str:
         (
             "Training: `lanner run`, `lanner train`",
             "Set one with `--set NAME=VALUE`, or in a TOML file given to `--config`. `lanner settings MODEL` lists "
-            "those that matter to a model.",
+            "those that apply to a model.",
             described(RunConfig),
         ),
         (
@@ -133,7 +135,7 @@ def _settings_table(found: Iterable[Setting]) -> str:
 
 
 def with_results(readme: str, section: str) -> str:
-    """``readme`` with what stands between the markers replaced."""
+    """``readme`` with the text between the markers replaced."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{section}\n{END}{rest.split(END)[1]}"
 
@@ -151,7 +153,7 @@ def main() -> None:
 
 
 def _quality_table(results: dict[str, Any]) -> Iterator[str]:
-    """One row a model, one column a dataset; the best of a column is bold."""
+    """One row per model, one column per dataset; the best in each column is bold."""
     shown = [column for column in QUALITY if column[1] in results.get(column[0], {})]
     yield (
         "| model | "
@@ -172,7 +174,7 @@ def _quality_table(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _published_table(results: dict[str, Any]) -> Iterator[str]:
-    """One row a protocol and metric: the best published figure, the best other model measured, and the hybrid."""
+    """One row per protocol and metric: the best published figure, the best other model measured, and the hybrid."""
     yield "| data, protocol | metric | published | random | popularity | best other model here | hybrid |"
     yield "|---|---|---:|---:|---:|---:|---:|"
     for dataset, protocols in results.items():
@@ -196,7 +198,7 @@ def _published_table(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _ablation_table(results: dict[str, Any]) -> Iterator[str]:
-    """One row a piece that is left out, one column a dataset: NDCG@10 and its paired difference from the hybrid."""
+    """One row per component left out, one column per dataset: NDCG@10 and its paired difference from the hybrid."""
     yield "| row | " + " | ".join(f"{dataset}<br>{found['protocol']}" for dataset, found in results.items()) + " |"
     yield "|---|" + "---:|" * len(results)
     for name in dict.fromkeys(name for found in results.values() for name in found["rows"]):
@@ -221,7 +223,7 @@ def _figure(results: dict[str, Any], column: tuple[str, str, str], model: str) -
 
 
 def _speed_table(read: dict[str, Any]) -> Iterator[str]:
-    """One row a figure; one that was not measured yet has none."""
+    """One row per figure; figures not measured yet are left out."""
     figures, rows = tomllib.loads(FIGURES.read_text(encoding="utf-8"))["rows"], []
     for file, measured, against, at, shown in figures:
         with suppress(KeyError):
@@ -233,7 +235,7 @@ def _speed_table(read: dict[str, Any]) -> Iterator[str]:
 
 
 def _at(results: dict[str, Any], place: str) -> float:
-    """The figure at a dotted place; ``lowest NAME``: the lowest of that name anywhere. Raises ``KeyError``."""
+    """The figure at a dotted path; ``lowest NAME``: the lowest of that name anywhere. Raises ``KeyError``."""
     if place.startswith("lowest "):
         return min(_everywhere(results, place.removeprefix("lowest ")))
     found: Any = results
@@ -250,7 +252,7 @@ def _everywhere(results: Any, name: str) -> Iterator[float]:
 
 
 def _provenance(read: dict[str, Any]) -> Iterator[str]:
-    """Which machine, and where to find the rest."""
+    """The machines used, and where to find the rest."""
     machines = sorted({f"{one['machine']['cores']} cores of {one['machine']['cpu']}" for one in read.values()})
     where = f" Measured on {'; '.join(machines)}." if machines else ""
     yield f"More figures, intervals, settings, versions and commits: [`benchmarks/results`](benchmarks/results).{where}"

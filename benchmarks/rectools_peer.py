@@ -1,4 +1,4 @@
-"""The side of RecTools in ``benchmarks.evaluation``; runs under its own Python, for RecTools needs NumPy 1.
+"""The RecTools side of ``benchmarks.evaluation``; runs under its own Python, because RecTools needs NumPy 1.
 
     .venv-peers/bin/python benchmarks/rectools_peer.py FOLDER
 

@@ -1,21 +1,21 @@
-"""What the server keeps up: goodput, latency, overload, crashes, growth and abuse, beside other servers.
+"""Serving under load: goodput, latency, overload, crashes, memory growth and abuse, compared with other servers.
 
 ``python -m benchmarks.serving`` writes ``serving.json``: ``results[part]`` and ``results.summary``. Everything runs
-on the cores of one machine, the generator of the load among them: its own cost is in every row.
+on the cores of one machine, including the load generator: its own cost is in every row.
 
-The work, the same for all: a request is a history of 50 items, answered with the ten best of 100,000 or 1,000,000 by a
-FAISS index and an MLP head over 200 candidates; besides, 10 % of the traffic are events and 1 % texts of new items
-(``_serving_work.py``: the catalogue is simulated). Open loop, Poisson arrivals, latencies from the intended moment
-(``_serving_load.py``). Peers wrap the same index, head and encoder; they store no events and keep no new items, which
-favours them (``_serving_peers/``). They have one variant. Lanner's full variant is searched as theirs is; those that
-answer under load rank half as many candidates and search less thoroughly, and a row's ``answered_by`` has their shares.
-The deadline is 20 ms.
+The workload, the same for all: a request is a history of 50 items, answered with the ten best of 100,000 or 1,000,000
+by a FAISS index and an MLP head over 200 candidates; in addition, 10 % of the traffic are events and 1 % texts of new
+items (``_serving_work.py``: the catalogue is simulated). Open loop, Poisson arrivals, latencies from the intended send
+time (``_serving_load.py``). Peers wrap the same index, head and encoder; they store no events and keep no new items,
+which favours them (``_serving_peers/``). They have one variant. Lanner's full variant is searched as theirs is; those
+that answer under load rank half as many candidates and search less thoroughly, and a row's ``answered_by`` has their
+shares. The deadline is 20 ms.
 
 Parts, and their figures in ``results.summary``:
 
-- saturation (the names of 1,000,000 items end in ``_1m``): personal_goodput_over_fastapi,
-  personal_goodput_over_best_peer, personal_goodput_over_raw_asgi, personal_share, full_share (of all answers, those by
-  the whole model), light_load_p50_over_fastapi, light_load_p99_over_p50, p99_over_best_peer, ready_s;
+- saturation (figures for 1,000,000 items have the suffix ``_1m``): personal_goodput_over_fastapi,
+  personal_goodput_over_best_peer, personal_goodput_over_raw_asgi, personal_share, full_share (the full model's share of
+  all answers), light_load_p50_over_fastapi, light_load_p99_over_p50, p99_over_best_peer, ready_s;
 - overload: overload_goodput_kept, overload_personal_kept;
 - simulator: simulator_error, simulated_overload_over_fixed_window (no server has a fixed window: it is simulated);
 - kills: kills, acknowledged_events_lost, restart_s; soak: soak_memory_growth;
@@ -53,7 +53,7 @@ PARTS = {
     "abuse": _serving_abuse,
 }
 _OF_SATURATION = ("overload", "simulator", "soak")
-"""Parts whose loads are multiples of what Lanner saturates at."""
+"""Parts whose loads are multiples of Lanner's saturation."""
 _PINS = Path(__file__).parent / "_serving_peers"
 
 
@@ -90,7 +90,7 @@ def measure(
     earlier: dict[str, Any] | None = None,
     beside: Sequence[str] = _serving_saturation.OTHERS,
 ) -> dict[str, Any]:
-    """Measure some parts; of the others what ``earlier`` has is kept. All but the first run on the first catalogue."""
+    """Measure some parts; the others are kept from ``earlier``. All but the first run on the first catalogue."""
     results = dict(earlier or {})
     first = Launcher(prepared(lengths.catalogues[0]), lanner_command)
     for part in parts:
@@ -112,7 +112,7 @@ def measure(
 
 
 def _saturation(results: dict[str, Any], launcher: Launcher, lengths: Lengths) -> float:
-    """Answers a second in time, of any kind, at the rate at which most of them are personal: as measured, else now."""
+    """Answers a second in time, of any kind, at the rate with most personal ones: as recorded, else measured now."""
     row = results.get("saturation", {}).get(str(launcher.work.items), {}).get("lanner", {})
     if "confirmed" not in row:
         with launcher.running(lanner()) as server:

@@ -1,13 +1,13 @@
-"""Seconds until LightGCN's published quality on gowalla is reached: closed forms of this library against LightGCN.
+"""Seconds to reach LightGCN's published quality on gowalla: closed forms of this library against LightGCN.
 
 ``python -m benchmarks.time_to_quality`` writes ``results/time_to_quality.json``. The target is NDCG@20 of .1547 on the
 published split, which its authors report after 1,000 epochs (github.com/gusye1234/LightGCN-PyTorch, README). Ours: the
 hybrid of ``filter`` and ``low-pass``, whose seconds include choosing settings on validation, and ``low-pass`` alone and
-``graph-filter`` at their defaults, each timed from the loaded dataset to a model that can be asked. Seconds are
-processor time of one thread, so that other work on the machine does not count. The peer: LightGCN in torch at the
-published settings (64 dimensions, 3 layers, BPR, batches of 2,048, Adam at .001, decay 1e-4), which trains for
-``--epochs`` epochs on the same machine and is evaluated after each by the same protocol. Its time to the target is an
-extrapolation, the mean seconds of the measured epochs × 1,000; the authors' own log has NDCG@20 .0894 after 5 epochs.
+``graph-filter`` at their defaults, each timed from the loaded dataset to a model ready for queries. Seconds are CPU
+time of one thread, so that other work on the machine does not count. The peer: LightGCN in torch at the published
+settings (64 dimensions, 3 layers, BPR, batches of 2,048, Adam at .001, decay 1e-4), trained for ``--epochs`` epochs on
+the same machine and evaluated after each by the same protocol. Its time to the target is an extrapolation, the mean
+seconds of the measured epochs × 1,000; the authors' own log has NDCG@20 .0894 after 5 epochs.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="that LightGCN is trained for")
     parser.add_argument("--recipe", default="gowalla-lightgcn", help="another one writes no result: for development")
     given = parser.parse_args()
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # threads that wait would spend processor time
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # waiting threads would consume CPU time
         one = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.time_to_quality", *sys.argv[1:]], os.environ | one)
     results = measured(given.recipe, given.epochs)
@@ -63,7 +63,7 @@ def _settings(epochs: int) -> dict[str, Any]:
 
 
 def measured(recipe: str, epochs: int) -> dict[str, Any]:
-    """What each side reaches in which time, and the ratio."""
+    """The quality and time of each side, and the ratio."""
     loaded, name = named(recipe), "published"
     if not loaded.interactions.partitions:
         name = "random"
@@ -86,7 +86,7 @@ def measured(recipe: str, epochs: int) -> dict[str, Any]:
 
 
 def ours_of(settings: dict[str, Any], base: RunConfig, split: Split) -> dict[str, float]:
-    """Seconds to fit one of ours, settings chosen on validation where it has any to choose, and its test quality."""
+    """Seconds to fit one of ours, including any choice of settings on validation, and its test quality."""
     config = replace(from_dict(settings), feedback=base.feedback, split=base.split)
     if "hybrid" in settings:
         config = replace(config, neural=replace(config.neural, views=("relational",)))  # no texts, and no training
@@ -131,7 +131,7 @@ class LightGCN:
         return total / (LAYERS + 1)
 
     def loss(self, edges: Tensor) -> Tensor:
-        """BPR with one uniform negative each, plus the decay of the vectors that take part."""
+        """BPR with one uniform negative each, plus the decay of the vectors involved."""
         negatives = torch.randint(self.num_items, (len(edges),))
         rows = (self.users[edges], self.num_users + self.items[edges], self.num_users + negatives)
         smooth = self.smooth()
@@ -152,7 +152,7 @@ class _Symmetric(torch.autograd.Function):
 
 
 class _Trained:
-    """LightGCN's own user vectors, as evaluation asks: the users come in the order of the split's test rows."""
+    """LightGCN's own user vectors behind the evaluation interface: users come in the order of the split's test rows."""
 
     def __init__(self, model: LightGCN, rows: NDArray[np.int64]) -> None:
         with torch.no_grad():

@@ -1,15 +1,15 @@
-"""A run of eight ranks that loses one of them again and again, and one that loses half of them for a while.
+"""A run of eight ranks that repeatedly loses one of them, and one that loses half of them for a while.
 
-    python -m benchmarks.training_faults          ten minutes, a rank is killed every 60 s; then 8 → 4 → 8 ranks; writes
+    python -m benchmarks.training_faults          ten minutes, one rank killed every 60 s; then 8 → 4 → 8 ranks; writes
                                                   training_faults.json
     python -m benchmarks.training_faults --short  two ranks and two kills; 2 → 1 → 2 ranks; writes nothing
 
-The ranks are started by torch's elastic agents, the inside of ``torchrun``. When a rank is lost all begin anew from the
-newest whole checkpoint, of which there is one after every step; when a node is lost, so do those of the other node,
-which share the work out among fewer. The first rank writes down each step that it is through with, before the step's
-checkpoint: a step written down twice was repeated. The last loss is compared with that of the same ranks undisturbed.
+The ranks are started by torch's elastic agents, the core of ``torchrun``. When a rank is lost, all restart from the
+newest complete checkpoint, and one is written after every step; when a node is lost, the other node's ranks do the same
+and share the work among fewer. The first rank logs each finished step before its checkpoint: a step logged twice was
+repeated. The last loss is compared with that of the same ranks undisturbed.
 
-New processes are forked from one that has imported everything: on few cores, imports of eight would take the minute
+New processes are forked from one that has imported everything: on few cores, the imports of eight would take the minute
 between two kills.
 """
 
@@ -47,7 +47,7 @@ MODULE = "benchmarks.training_faults"
 
 
 def worker(folder: str, parts: int) -> None:
-    """One rank: steps, the first of which says when the run is over. parts: micro-batches of all ranks together."""
+    """One rank: runs steps until rank 0 ends the run. parts: micro-batches of all ranks together."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, ranks, place = dist.get_rank(), dist.get_world_size(), Path(folder)
@@ -73,8 +73,8 @@ def worker(folder: str, parts: int) -> None:
 
 
 def node(folder: str, parts: int, ranks: int, nodes: str, endpoint: str) -> None:
-    """An agent with its ranks. nodes: the fewest and the most, as in torchrun's ``1:2``."""
-    from benchmarks import training_faults  # by its name, which processes forked from another can import
+    """An agent with its ranks. nodes: minimum and maximum, as in torchrun's ``1:2``."""
+    from benchmarks import training_faults  # by its name, which forked processes can import
 
     fewest, _, most = nodes.partition(":")
     multiprocessing.set_forkserver_preload([MODULE])
@@ -100,7 +100,7 @@ def _engine(ranks: int, parts: int) -> Engine:
 
 
 class Run:
-    """Agents on this machine, and what their ranks have written into a folder."""
+    """Agents on this machine, and what their ranks have written to a folder."""
 
     def __init__(self, folder: Path, parts: int) -> None:
         self.folder, self._parts, self._log = folder, parts, folder / "log"
@@ -108,9 +108,9 @@ class Run:
         self._port = 29400 + os.getpid() % 2000
 
     def start(self, ranks: int, nodes: str = "1") -> "subprocess.Popen[bytes]":
-        """Start an agent; the first one has the place where all meet."""
-        # The agent's store is not emptied between restarts: ranks would look for those before them
-        # (github.com/pytorch/pytorch/issues/135712). So the ranks have one of their own.
+        """Start an agent; the first one hosts the rendezvous."""
+        # The agent's store is not emptied between restarts: ranks would look for their predecessors
+        # (github.com/pytorch/pytorch/issues/135712). So the ranks have their own store.
         environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", MODULE, "--node", str(self.folder), str(self._parts), str(ranks)]
         command += [nodes, f"127.0.0.1:{self._port}"]
@@ -120,16 +120,16 @@ class Run:
         return agent
 
     def lines(self) -> list[dict[str, Any]]:
-        """What the first rank wrote down so far."""
+        """The steps that the first rank has logged so far."""
         file = self.folder / "steps"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def pids(self) -> list[Path]:
-        """Files with the numbers of processes that have begun to train."""
+        """Files with the ids of processes that have begun to train."""
         return sorted(self.folder.glob("pid-*"))
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Until something is so.
+        """Wait until a condition holds.
 
         Raises:
             RuntimeError: the first agent has ended.
@@ -140,7 +140,7 @@ class Run:
             time.sleep(0.1)
 
     def end(self) -> dict[str, Any]:
-        """Tell the ranks to end after their step; what the run came to."""
+        """Tell the ranks to stop after their step; the outcome of the run."""
         (self.folder / "over").touch()
         codes = [agent.wait(timeout=300) for agent in self._agents]
         lines = self.lines()
@@ -154,20 +154,20 @@ class Run:
         }
 
     def kill_node(self, agent: "subprocess.Popen[bytes]") -> None:
-        """Kill an agent with its ranks, as if its machine were gone."""
+        """Kill an agent with its ranks, as if its machine had failed."""
         self._agents.remove(agent)
         with suppress(ProcessLookupError):
             os.killpg(agent.pid, signal.SIGKILL)
         agent.wait()
 
     def stop(self) -> None:
-        """Kill whatever still runs."""
+        """Kill whatever is still running."""
         for agent in list(self._agents):
             self.kill_node(agent)
 
 
 def killed(ranks: int, seconds: float, every: float) -> dict[str, Any]:
-    """Kill a rank every so many seconds, each time another one."""
+    """Kill a rank at a fixed interval, a different one each time."""
     with tempfile.TemporaryDirectory() as name:
         run = Run(Path(name), parts=ranks)
         try:
@@ -178,7 +178,7 @@ def killed(ranks: int, seconds: float, every: float) -> dict[str, Any]:
                 run.wait(lambda due=due: time.time() >= due and len(run.pids()) == ranks)
                 victim = int((Path(name) / f"pid-{kills % ranks}").read_text())
                 for told in run.pids():
-                    told.unlink()  # a number may be given to another process
+                    told.unlink()  # the id may be reused by another process
                 at, steps = time.time(), len(run.lines())
                 os.kill(victim, signal.SIGKILL)
                 kills += 1
@@ -213,7 +213,7 @@ def elastic(ranks: int, steps: int) -> dict[str, Any]:
 
 
 def undisturbed(steps: int, parts: int) -> float:
-    """The last loss of ranks that are left alone."""
+    """The last loss of undisturbed ranks."""
     engine = _engine(dist.get_world_size(), parts)
     return [engine.step(*pairs(step), pairs_loss) for step in range(steps)][-1]
 

@@ -1,10 +1,10 @@
-"""How well steps are predicted: calibrated on half of the runs of ``benchmarks.parallel``, tested on the other half.
+"""How well step times are predicted: calibrated on half of ``benchmarks.parallel``'s runs, tested on the other half.
 
     python -m benchmarks.training_simulator    needs results/parallel.json; writes training_simulator.json
 
-Three figures are calibrated: seconds of an operation besides its work, those of a sum over a tensor group besides its
-bytes, and the part of a link's bandwidth that is reached.
-The curves to 1,024 devices are estimated: nothing of that size was run.
+Three figures are calibrated: the fixed seconds of an operation, the fixed seconds of a sum over a tensor group, and the
+fraction of a link's bandwidth that is reached.
+The curves to 1,024 devices are extrapolated: nothing of that size was run.
 """
 
 import itertools
@@ -39,7 +39,7 @@ def runs() -> list[tuple[str, Cluster, Plan, float]]:
 
 
 def slower(where: Cluster, part: float) -> Cluster:
-    """The cluster with links of which only a part is reached."""
+    """The cluster with links that reach only a fraction of their bandwidth."""
 
     def reached(link: Link) -> Link:
         return Link(link.bandwidth * part, link.latency)
@@ -63,7 +63,7 @@ def errors(
 
 
 def scaling() -> list[dict[str, Any]]:
-    """Best plan and efficiency for 8 to 1,024 devices in racks of 8; estimated."""
+    """Best plan and efficiency for 8 to 1,024 devices in racks of 8; extrapolated."""
     layers, inside, between = 32, Link(100e9, 5e-6), Link(12.5e9, 2e-5)
     gradient = 4.0 * 12 * 2048**2
     table = CostTable(

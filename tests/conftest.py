@@ -1,4 +1,4 @@
-"""Makes ``tests/`` importable (``from stand_ins import …``) and stands in for the language model where asked."""
+"""Makes ``tests/`` importable (``from stand_ins import …``) and provides a stand-in for the language model."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Somebody who does what a page of the documentation says, block by block."""
+"""Runs the steps of a documentation page, block by block."""
 
 import contextlib
 import io

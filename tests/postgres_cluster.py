@@ -1,4 +1,4 @@
-"""A throwaway cluster of PostgreSQL where its programs are installed."""
+"""A throwaway PostgreSQL cluster, if its programs are installed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A server in processes of its own."""
+"""A server in its own processes."""
 
 import os
 import socket

@@ -1,7 +1,7 @@
-"""A board in a thread: speaks ``accelerators/host.py``'s frames over TCP or a pseudo-terminal, and answers by the
-reference from nothing but the words it was sent.
+"""A board in a thread: speaks ``accelerators/host.py``'s frames over TCP or a pseudo-terminal, and answers
+with the reference, from only the words it was sent.
 
-fault: what it does to the next answers to requests, until it is set to None.
+fault: applied to the next responses to requests, until set to None.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A small shop with a language model of its own: from files to a bundle that can be compressed and served."""
+"""A small shop with its own language model: from files to a bundle that can be compressed and served."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``benchmarks.ablation``: what a row goes without is gone, and the picture shows what was measured."""
+"""``benchmarks.ablation``: ablated parts are gone, and the figure shows what was measured."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The page of the library names everything public, and its examples run."""
+"""The API page names everything public, and its examples run."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""The audit of dependencies, with a stand-in for pip-audit: the verdict may not depend on the network."""
+"""The dependency audit, with a stand-in for pip-audit: the verdict must not depend on the network."""
 
 import importlib.util
 import json

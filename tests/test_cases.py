@@ -1,6 +1,6 @@
-"""Small inputs that are often handed in with something odd about them, each with its right value.
+"""Small, often slightly malformed inputs, each with its expected value.
 
-They lie in the folder that ``LANNER_CASES`` names or, where it is there, in ``../shared/cases`` beside the project.
+They are read from the folder in ``LANNER_CASES`` or, if it exists, ``../shared/cases`` next to the project.
 ``python -m tests.test_cases`` counts how many are right.
 """
 

@@ -1,4 +1,4 @@
-"""The commands ``lanner bundles`` and ``lanner experiment`` from one end to the other."""
+"""The commands ``lanner bundles`` and ``lanner experiment`` end to end."""
 
 import json
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_the_life_of_two_versions(ask, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert "challenger is version" in err
     ask("bundles", "promote", versions[0], "--alias", "challenger", *folder)
-    assert ask("bundles", "remove", versions[1], *folder) == (0, f"Version {versions[1]} is gone\n", "")
+    assert ask("bundles", "remove", versions[1], *folder) == (0, f"Removed version {versions[1]}\n", "")
 
 
 def rewrite(bundle, name, content):
@@ -101,7 +101,7 @@ def test_any_malformed_bundle_is_one_line(ask, tmp_path, name, content):
         (("bundles", "rollback"), "champion has no previous version"),
         (("bundles", "remove", ".."), "no version '..'"),
         (("experiment", "report", "x", "--store", "events.db"), "no exposures of an experiment 'x'"),
-        (("experiment", "report", "x", "--store", "events.db", "--share", "half"), "--share 'half' is no ARM=SHARE"),
+        (("experiment", "report", "x", "--store", "events.db", "--share", "half"), "--share 'half' is not ARM=SHARE"),
         (("experiment", "report", "x", "--store", "events.db", "--share", "a=1"), "has 1 arm(s)"),
         (("experiment", "report", "x", "--store", "typo.db"), "--store typo.db: no such file"),
         (("experiment", "report", "x", "--store", "redis://x"), "unknown store 'redis://'"),

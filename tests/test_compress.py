@@ -1,4 +1,4 @@
-"""From a bundle to a compressed one and to answers, with a language model made on the fly."""
+"""From a bundle to a compressed one and to answers, with a small language model built in the test."""
 
 import json
 import subprocess

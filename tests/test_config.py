@@ -1,4 +1,4 @@
-"""Settings: nearest keys, types by name, TOML there and back."""
+"""Settings: nearest keys, types by name, TOML round trips."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

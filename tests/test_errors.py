@@ -1,4 +1,4 @@
-"""What errors have in common."""
+"""Properties shared by all errors."""
 
 import pytest
 

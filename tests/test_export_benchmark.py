@@ -1,4 +1,4 @@
-"""``benchmarks.export`` on a handful of users: every side lists what a plain computation lists."""
+"""``benchmarks.export`` on a handful of users: both sides list what a plain computation lists."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``benchmarks.far_trans`` on small markets with the columns of FAR-Trans, and its reader on the metadata at hand."""
+"""``benchmarks.far_trans`` on small markets with the columns of FAR-Trans, and its reader on the local metadata."""
 
 import datetime
 import os

@@ -1,4 +1,4 @@
-"""Arrays of a file that are mapped rather than read, and what a folder may replace."""
+"""Memory-mapped arrays, and what a folder may replace."""
 
 import hashlib
 
@@ -87,7 +87,7 @@ def test_a_folder_with_another_marker_is_not_touched(tmp_path, marker):
     for name, content in foreign.items():
         (tmp_path / "web").mkdir(exist_ok=True)
         (tmp_path / "web" / name).write_bytes(content)
-    with pytest.raises(StorageError, match="web: holds something else than a box; give another folder or remove it"):
+    with pytest.raises(StorageError, match="web: holds something other than a box; give another folder or remove it"):
         write_folder(tmp_path / "web", CONTENTS, kind=KIND)
     assert written(tmp_path / "web") == foreign
     assert [one.name for one in tmp_path.iterdir()] == ["web"]

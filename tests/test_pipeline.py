@@ -1,4 +1,4 @@
-"""From settings to a bundle: what is checked before training, what is withheld, and what refit means."""
+"""From settings to a bundle: checks before training, held-out data, and refit."""
 
 import json
 import math
@@ -157,11 +157,11 @@ def test_a_place_that_no_bundle_can_be_written_to_is_found_before_reading(tmp_pa
     monkeypatch.setattr("lanner.pipeline.load_dataset", never)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="holds something else than a bundle"):
+    with pytest.raises(StorageError, match="holds something other than a bundle"):
         run(RunConfig(), tmp_path / "mine")
     with pytest.raises(StorageError, match=r"thesis\.txt: is a file, not a folder"):
         run(RunConfig(), tmp_path / "mine" / "thesis.txt")
-    with pytest.raises(StorageError, match=r"thesis\.txt is no folder that you may write to"):
+    with pytest.raises(StorageError, match=r"thesis\.txt is not a writable folder"):
         run(RunConfig(), tmp_path / "mine" / "thesis.txt" / "bundle")
 
 
@@ -185,8 +185,8 @@ def test_with_no_split_and_after_a_refit_every_event_was_learned_from(model, eve
 @pytest.mark.parametrize(
     ("rows", "lack"),
     [
-        (["a,x,1", "a,y,1", "b,x,1", "b,y,1", "b,z,1", "c,z,1"], "nobody can spare an item for validation"),
-        ([f"u{u % 21},i{u % 4 + u // 21},{u}" for u in range(28)], "nobody has two different items"),
+        (["a,x,1", "a,y,1", "b,x,1", "b,y,1", "b,z,1", "c,z,1"], "no user can spare an item for validation"),
+        ([f"u{u % 21},i{u % 4 + u // 21},{u}" for u in range(28)], "no user has two different items"),
     ],
 )
 def test_a_network_that_too_few_events_cannot_train_is_said(tmp_path, rows, lack):

@@ -1,4 +1,4 @@
-"""The protocols of others that ``benchmarks.quality`` follows."""
+"""The third-party protocols that ``benchmarks.quality`` follows."""
 
 import polars as pl
 

@@ -1,4 +1,4 @@
-"""``benchmarks.quality`` searches the settings of yardsticks on validation alone."""
+"""``benchmarks.quality`` tunes baselines on validation data only."""
 
 from dataclasses import replace
 

@@ -1,8 +1,8 @@
 """From a wheel to a served recommendation on one's own CSV, by the quick start alone, in an empty folder.
 
-With LANNER_FRESH_INSTALL the wheel and all that it needs are installed from the package index, as a newcomer would, and
-that time counts (``.ci/run`` does it). Without, the environment finds the other packages in the one the tests run in:
-what is tested then is the wheel and the page.
+With LANNER_FRESH_INSTALL the wheel and its dependencies are installed from the package index, as a new user would, and
+that time counts (``.ci/run`` does it). Without it, dependencies come from the environment the tests run in, and only
+the wheel and the page are tested.
 """
 
 import json

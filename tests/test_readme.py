@@ -1,4 +1,4 @@
-"""The documents say what the code does: examples are run, tables are generated, every command is named."""
+"""The documents match the code: examples run, tables are generated, every command is named."""
 
 import json
 import re

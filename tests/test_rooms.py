@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Which packages may import which."""
 
 import ast
 import re
@@ -34,7 +34,18 @@ ROOMS = {
     "config": {"errors", "settings", "data", "models", "training", "distributed"},
     "registry": {"errors", "config", "data", "models", "training"},
     "pipeline": {
-        *("errors", "config", "registry", "data", "models", "training", "evaluation", "artifacts", "distributed"),
+        *(
+            "errors",
+            "files",
+            "config",
+            "registry",
+            "data",
+            "models",
+            "training",
+            "evaluation",
+            "artifacts",
+            "distributed",
+        ),
     },
     "compress": {
         *("errors", "config", "registry", "pipeline", "data", "inference", "models", "compression", "accelerators"),

@@ -1,6 +1,6 @@
-"""A short form of every part of the serving benchmark, without peers: that it runs, and what holds at any length.
+"""A short form of every part of the serving benchmark, without peers: it runs, and length-independent properties hold.
 
-Figures are those of the full form alone: tests share their machine.
+Only the full form gives valid figures: tests share their machine.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The load generator of the serving benchmark against a server whose every answer takes a known time."""
+"""The load generator of the serving benchmark against a server with known response times."""
 
 import json
 import threading

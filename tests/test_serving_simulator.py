@@ -1,4 +1,4 @@
-"""What the benchmark makes of a simulation and of measured latencies."""
+"""What the benchmark derives from a simulation and from measured latencies."""
 
 import numpy as np
 import pytest

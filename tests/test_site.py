@@ -1,4 +1,4 @@
-"""The site is built strictly, and a browser that reads it loads nothing from elsewhere and scrolls in one direction."""
+"""The site builds strictly; in a browser it loads nothing external and scrolls in one direction."""
 
 import functools
 import http.server

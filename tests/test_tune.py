@@ -1,4 +1,4 @@
-"""The search of settings: what it fits on, what it keeps, and what it writes."""
+"""The settings search: what it fits on, what it keeps, and what it writes."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(search, monkeyp
         return measure(*arguments)
 
     monkeypatch.setattr(searching, "_measured", stopping)
-    with pytest.raises(Interrupted, match=r"parts\.toml\.study: 3; run the same command again to go on"):
+    with pytest.raises(Interrupted, match=r"parts\.toml\.study: 3; run the same command again to resume"):
         search("parts.toml")
     assert made(search("parts.toml")) == whole
     assert len(calls) == 7
@@ -134,7 +134,7 @@ def test_a_trial_that_fails_or_kills_the_process_is_counted(search, monkeypatch,
     assert [one.error for one in trials] == [
         "MemoryError 120 GiB are wanted",
         "ValueError the metric is nan",
-        "the process was killed during it, perhaps for lack of memory",
+        "the process was killed during the trial, perhaps for lack of memory",
         "",
     ]
     assert [one.value is None for one in trials] == [True, True, True, False]
@@ -176,6 +176,20 @@ def test_a_study_of_something_else_is_refused(search, tmp_path, events):
     events.write_text(events.read_text() + "u1,i19,film\n")
     with pytest.raises(ConfigError, match="made with another dataset; give another --out"):
         search()
+
+
+def test_two_searches_at_once_do_not_share_a_study(search, monkeypatch):
+    measure, refusals = searching._measured, []
+
+    def beginning_another(*arguments):
+        with pytest.raises(ConfigError, match="another lanner tune is using this study") as refusal:
+            search(trials=2)
+        refusals.append(refusal)
+        return measure(*arguments)
+
+    monkeypatch.setattr(searching, "_measured", beginning_another)
+    assert [one.error for one in search(trials=2)] == ["", ""]
+    assert len(refusals) == 2
 
 
 def test_files_that_are_not_its_own_are_left_alone(search, tmp_path):

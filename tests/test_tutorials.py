@@ -1,4 +1,4 @@
-"""The quick start and the tutorials do what they say, block by block in an empty folder; see ``page_reader``."""
+"""The quick start and the tutorials work as written, block by block in an empty folder; see ``page_reader``."""
 
 import shutil
 from pathlib import Path

@@ -49,7 +49,7 @@ A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the s
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
 _SEARCHED_TEXTS = 2_000
-"""Items whose texts stand for what people search for, beside the users whose directions are kept."""
+"""Items whose texts stand in for query texts, beside the users whose directions are kept."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ def compress(
     """Write a new bundle with smaller variants of the one at ``path``: full → int8 → pruned → distilled → popularity.
 
     out: default: ``path`` plus ``-compressed``. threads: runtime threads during benchmarks; 0: no benchmarks.
-    dimensions: adds the variant ``embeddings-N``, the whole model as so many dense factors an item.
+    dimensions: adds the variant ``embeddings-N``, the whole model as N dense factors per item.
     A model without dense vectors cannot be compressed: its new bundle has the variants full and popularity, evaluated
     and benchmarked.
 
     Raises:
         ConfigError: ``out`` is ``path``, or one contains the other; dimensions of a model that is not linear in the
-            history. BundleError: no bundle, a damaged one, or one
-            without validation events that its model has not learned from.
+            history. BundleError: no bundle, a damaged one, or one without validation events unseen by its model.
         StorageError: the disk cannot be written.
     """
     out = path.with_name(f"{path.name}-compressed") if out is None else out
@@ -127,15 +126,15 @@ def compress(
 
 
 def best_variant(measured: Sequence[Variant], target: str) -> str:
-    """The name of the cheapest variant within the budget; the popular items are no model of a person."""
+    """The name of the cheapest variant within the budget; popularity is excluded, since it is not personal."""
     kept = (one for one in measured if one.figures["kept"] and one.name != POPULARITY)
     return min(kept, key=_cost(target)).name
 
 
 def _check_unseen(bundle: Bundle, config: RunConfig, split: Split) -> None:
-    """Raises ``BundleError`` where no event is left that tells how much a smaller variant loses.
+    """Raises ``BundleError`` if there are no unseen events to measure the loss of a smaller variant.
 
-    A trained model cannot forget what it was fitted on; a closed form is refitted, see ``_twin``.
+    A trained model cannot unlearn what it was fitted on; a closed form is refitted, see ``_twin``.
     """
     anew = f"lanner run {config.data.path} --model {config.model} --out NEW"
     if config.split.name == "none" and isinstance(bundle.recommender, TrainedRecommender):
@@ -191,7 +190,7 @@ def _embeddings(
     model: Recommender,
     split: Split,
 ) -> Variant:
-    """The whole model in so many dense dimensions; the twin tells for how many rounds."""
+    """The whole model in ``dimensions`` dense dimensions; the twin determines the number of rounds."""
     sought, read = texts_sought(model), texts["full"].read
     knows, of_all = split.train.user_batch(), model.dataset.user_batch()
     small_twin, rounds = distilled(twin, knows, dimensions, texts_TF=sought, validation=split.validation, read=read)
@@ -200,7 +199,7 @@ def _embeddings(
 
 
 def texts_sought(model: Recommender) -> NDArray[np.float32] | None:
-    """Features of texts that people may search for; None for a model that reads none."""
+    """Features of texts that stand in for query texts; None for a model that does not use texts."""
     items = model.item_reader if isinstance(model, TrainedRecommender) else None
     return None if items is None else items.texts.features(np.arange(len(items.texts))[:_SEARCHED_TEXTS])
 
@@ -212,7 +211,7 @@ def _variant(step: Step, model: ScoringModel, encoder: EncoderForm) -> Variant:
 
 
 def _with_contract(variant: Variant, dataset: Dataset) -> Variant:
-    """The variant with its integer contract, where it has an integer form; see docs/accelerator.md."""
+    """The variant with its integer contract, if it has an integer form; see docs/accelerator.md."""
     if not variant.model.is_personal:
         return variant
     try:

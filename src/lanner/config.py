@@ -47,7 +47,7 @@ class SplitConfig:
     among: Literal["cold", "all"] = "cold"
     """For cold-items: rank the withheld items among themselves (cold) or among all items (all)."""
     exclude: Literal["seen", "nothing"] = "seen"
-    """For leave-last-out: items left out of the ranking. seen: those seen before, also as positives; nothing: none."""
+    """For leave-last-out: items excluded from ranking. seen: those seen before, even as test items; nothing: none."""
 
     def __post_init__(self) -> None:
         for name in ("test", "validation"):
@@ -68,7 +68,7 @@ class EvaluationConfig:
     negatives: int = 99
     """For sampled: number of negatives drawn per user."""
     threshold: float = 4.0
-    """For rated: the lowest rating of a relevant item."""
+    """For rated: minimum rating of a relevant item."""
     seed: int = 0
     """Random seed of the sampled negatives."""
 
@@ -107,35 +107,35 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Settings from a TOML file; what it does not name keeps its default.
+    """Settings from a TOML file; omitted ones keep their defaults.
 
     Raises:
-        ConfigError: no such file, not TOML, or a key that is unknown or of a wrong type.
+        ConfigError: no such file, not TOML, or a key that is unknown or of the wrong type.
     """
     config: RunConfig = overlay(RunConfig(), read_toml(path), f"{path}: ")
     return config
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
-    """Settings from the table that ``to_dict`` of this or an earlier version gave."""
+    """Settings from a table returned by ``to_dict`` of this or an earlier version."""
     config: RunConfig = overlay(RunConfig(), values)
     return config
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
-    """``config`` with the seeds of models and training set; the split stays, so that runs can be compared."""
+    """``config`` with new seeds for models and training; the split stays the same, so that runs can be compared."""
     seeded: RunConfig = everywhere(config, "seed", seed)
     return replace(seeded, split=config.split, evaluation=config.evaluation)
 
 
 def with_device(config: RunConfig, device: str) -> RunConfig:
-    """``config`` with every part that can choose placed on ``device``."""
+    """``config`` with every configurable part on ``device``."""
     placed: RunConfig = everywhere(config, "device", device)
     return placed
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested tables that JSON and TOML can hold; None is left out."""
+    """Nested tables compatible with JSON and TOML; None is left out."""
     return asdict(config, dict_factory=_table)
 
 

@@ -1,4 +1,4 @@
-"""The errors that a caller can act on; ``exit_code`` is that of the command line."""
+"""The errors that a caller can act on, with the ``exit_code`` of the command line."""
 
 import difflib
 import importlib
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class LannerError(Exception):
-    """Root of every error that a caller can mend. Its text is one line: what, where, what to do."""
+    """Base class of all errors that a caller can fix. The message is one line: what, where, what to do."""
 
     exit_code = 2
 
 
 class DataError(LannerError):
-    """Rows, files or datasets that cannot be used."""
+    """Unusable rows, files or datasets."""
 
     def __init__(
         self, problem: str, *, path: Path | str | None = None, line: int | None = None, field: str | None = None
@@ -27,7 +27,7 @@ class DataError(LannerError):
 
 
 class ConfigError(LannerError):
-    """A setting that is unknown, of a wrong type, or out of range."""
+    """A setting that is unknown, of the wrong type, or out of range."""
 
 
 class BundleError(LannerError):
@@ -35,15 +35,15 @@ class BundleError(LannerError):
 
 
 class RequestError(LannerError):
-    """A request that cannot be answered as it was asked; the caller can correct it."""
+    """An invalid request; the caller can correct it."""
 
 
 class UnknownIdError(LannerError):
-    """An id that was never seen, given without a history or a text to compute it from."""
+    """An unknown id, given without a history or text to compute it from."""
 
 
 class MissingExtraError(LannerError):
-    """An optional dependency is absent; the message carries the line that installs it."""
+    """An optional dependency is missing; the message contains the install command."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}'; install it with: pip install 'lanner[{extra}]'")
@@ -51,7 +51,7 @@ class MissingExtraError(LannerError):
 
 
 def optional_module(module: str, package: str, extra: str, purpose: str) -> Any:
-    """``module`` of an optional dependency; raises ``MissingExtraError`` where it is not installed."""
+    """``module`` of an optional dependency; raises ``MissingExtraError`` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as absence:
@@ -59,23 +59,23 @@ def optional_module(module: str, package: str, extra: str, purpose: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The one of ``known`` that ``name`` may be a misspelling of, for advice in a message; None where none is near.
+    """The entry of ``known`` that ``name`` is probably a misspelling of, for error messages; None if none is close.
 
-    likeness: from which on it is near; 1 is the same name.
+    likeness: minimum similarity; 1 is the same name.
     """
     return next(iter(difflib.get_close_matches(name, list(known), 1, likeness)), None)
 
 
 class StorageError(LannerError):
-    """The disk refused a write; nothing half-written was left under the final name."""
+    """A disk write failed; no partial file was left under the final name."""
 
 
 class StoreUnavailableError(LannerError):
-    """The event store cannot answer now (gone, locked, full, too much waiting); the same call may succeed later."""
+    """The event store is unavailable (gone, locked, full, overloaded); the same call may succeed later."""
 
 
 class OverloadedError(LannerError):
-    """More is asked than can be answered now; nothing was done, and it may be asked again."""
+    """Too much load for now; nothing was done, and the call may be retried."""
 
     def __init__(self, problem: str, retry_after_s: float) -> None:
         super().__init__(problem)
@@ -83,18 +83,26 @@ class OverloadedError(LannerError):
 
 
 class AcceleratorError(LannerError):
-    """An accelerator that cannot be reached, or that answered wrongly; the processor answers in its place."""
+    """An accelerator that is unreachable or returned a wrong result; the CPU takes over."""
 
 
 class ServerError(LannerError):
-    """A server that cannot be reached, or that failed to answer. status: None where no answer came."""
+    """A server that is unreachable or failed to respond. status: None without a response."""
 
     def __init__(self, problem: str, status: int | None = None) -> None:
         super().__init__(problem)
         self.status = status
 
 
+class RanksEndedError(LannerError):
+    """Ranks of a distributed run ended with an error, or by Ctrl-C, that the first rank has already reported."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the ranks ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 class Interrupted(LannerError):
-    """Stopped by Ctrl-C; the message says where the checkpoint lies and how to resume."""
+    """Stopped by Ctrl-C; the message says where the checkpoint is and how to resume."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and bytes that are checked before they are used."""
+"""Atomic writes of files and folders, and reads that verify checksums."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ _KINDS = {"BOOL": np.dtype(np.bool_)} | {
     for letter, sizes in (("f", (2, 4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
     for size in sizes
 }
-"""Kinds of numbers, as a safetensors file names them, that NumPy knows."""
+"""NumPy types by their name in safetensors files."""
 _LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class FolderKind:
-    """What tells a folder that Lanner wrote from one that merely looks like it.
+    """How to recognise a folder written by Lanner.
 
     what: as errors name it. marker: its file that describes the others, a JSON object. names: of the files that such a
     folder may hold, from that object; a KeyError, TypeError or AttributeError says that it is none of Lanner's.
@@ -39,7 +39,7 @@ class FolderKind:
 
 
 def check_replaceable(path: Path, kind: FolderKind) -> None:
-    """Raises ``StorageError`` unless nothing stands at ``path``, an empty folder, or one of ``kind`` and no more."""
+    """Raises ``StorageError`` unless ``path`` is free, an empty folder, or a folder of ``kind`` without other files."""
     if not (path.exists() or path.is_symlink()):
         return
     advice = "give another folder or remove it"
@@ -49,20 +49,26 @@ def check_replaceable(path: Path, kind: FolderKind) -> None:
         entries = {entry.name: entry.is_file() for entry in path.iterdir()}
         if not entries:
             return
-        told = json.loads((path / kind.marker).read_bytes())
-        names = set(kind.names(told)) if isinstance(told, dict) else None
+        header = json.loads((path / kind.marker).read_bytes())
+        names = set(kind.names(header)) if isinstance(header, dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = None
     if names is None or kind.marker not in names:
-        raise StorageError(f"{path}: holds something else than {kind.what}; {advice}")
+        raise StorageError(f"{path}: holds something other than {kind.what}; {advice}")
     foreign = sorted(name for name, is_file in entries.items() if name not in names or not is_file)
     if foreign:
         listed = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise StorageError(f"{path}: holds files that are not part of {kind.what}: {listed}; {advice}")
 
 
+def obstacle(folder: Path) -> Path | None:
+    """The nearest existing path that prevents writing into ``folder``, which need not exist; None if nothing does."""
+    nearest = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest
+
+
 def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind) -> None:
-    """Write files into a new folder beside ``path``, then give it that name; what stood there goes last.
+    """Write files into a new folder next to ``path``, then rename it; an existing folder is removed last.
 
     Args:
         path: the folder's final name.
@@ -88,7 +94,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside ``path`` and give it that name, whatever stood there.
+    """Write a file next to ``path``, then rename it, replacing an existing file.
 
     Raises:
         StorageError: the disk refused; what stood at ``path`` still stands.
@@ -117,25 +123,25 @@ def read_checked(path: Path, expected: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the bundle anew") from None
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the bundle again") from None
     if digest(content) != expected:
-        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the bundle anew")
+        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the bundle again")
     return content
 
 
 def check_file(path: Path, expected: str, what: str = "bundle") -> None:
-    """As ``read_checked``, but without holding the file. what: is to be written anew where it is damaged."""
+    """Like ``read_checked``, without keeping the content. what: named in the error as the thing to rewrite."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the {what} anew") from None
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); write the {what} again") from None
     if found != expected:
-        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the {what} anew")
+        raise BundleError(f"{path}: damaged (its checksum differs from the manifest's); write the {what} again")
 
 
 def mapped_arrays(path: Path, expected: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, by name, where they lie: processes share what they read of them.
+    """The arrays of a safetensors file by name, memory-mapped, so that processes share them.
 
     The library that reads the format copies. To write to an array would change neither the file nor what others see.
 
@@ -146,12 +152,12 @@ def mapped_arrays(path: Path, expected: str) -> dict[str, NDArray[Any]]:
     with path.open("rb") as file:
         content = mmap(file.fileno(), 0, access=ACCESS_COPY)
     begins = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    told: dict[str, dict[str, Any]] = json.loads(content[_LENGTH_BYTES:begins])
+    header: dict[str, dict[str, Any]] = json.loads(content[_LENGTH_BYTES:begins])
     return {
         name: np.frombuffer(
             content, _KINDS[one["dtype"]], math.prod(one["shape"]), begins + one["data_offsets"][0]
         ).reshape(one["shape"])
-        for name, one in told.items()
+        for name, one in header.items()
     }
 
 
@@ -163,7 +169,7 @@ def _write_through(path: Path, content: bytes) -> None:
 
 
 def _swap(draft: Path, path: Path) -> None:
-    """A folder cannot be renamed over a full one, so the old one steps aside for a moment, and back if need be."""
+    """A folder cannot be renamed over a non-empty one, so the old one is moved aside, and restored on failure."""
     aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
     stood = path.exists()
     if stood:

@@ -1,7 +1,6 @@
-"""The story on one page: load → feedback → plan → fit → evaluate → bundle."""
+"""The training pipeline on one page: load → feedback → plan → fit → evaluate → bundle."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from lanner.errors import BundleError, DataError, Interrupted, StorageError
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
+from lanner.files import obstacle
 from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
 from lanner.training.config import ADAPTATION, CHECKPOINT, REFIT
 
@@ -29,7 +29,7 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the bundle as anyone would load it, what the evaluation found, and what was decided.
+    """Results of a run: the bundle as loaded from disk, the evaluation report, and the decisions made.
 
     feedback: how events were read. notes: what differs from the settings, and why.
     rejected: rows that could not be used, by reason. warnings: what else reading the files found, and why nothing could
@@ -59,7 +59,7 @@ def run(
         out: the bundle's folder.
         announce: called with a line for each stage that begins.
         measure: whether to evaluate on the split's test events.
-        refit: afterwards fit anew on every event, with what validation chose; the metrics stay those before it.
+        refit: then refit on all events with what validation chose; the metrics are those from before the refit.
 
     Raises:
         LannerError: with one line that says what to do. ``Interrupted`` leaves a checkpoint: run again to resume.
@@ -84,7 +84,7 @@ def run(
             announce(f"evaluate on {len(plan.test):,} users")
             report = evaluate(recommender, replace(plan.split, test=plan.test), config.evaluation.ks)
         if refit or (config.split.name == "none" and not fitted.all()):
-            announce(f"fit {config.model} anew on all {len(dataset.histories.values):,} positive events")
+            announce(f"refit {config.model} on all {len(dataset.histories.values):,} positive events")
             recommender.refit(dataset)
             fitted = np.ones_like(fitted)
     announce(f"write {out}")
@@ -104,10 +104,10 @@ def run(
 
 
 def assist(config: RunConfig) -> None:
-    """What a rank other than the first does of ``run``: its part of training the language model.
+    """What ranks other than the first do in ``run``: their part of training the language model.
 
     Raises:
-        LannerError: what ``run`` raises on the first rank, too.
+        LannerError: also raised by ``run`` on the first rank.
     """
     from lanner.distributed.ranks import follow
     from lanner.models.language import LanguageEncoder
@@ -158,16 +158,16 @@ def compared(first: Bundle, second: Bundle) -> list[Comparison]:
 
 
 def _check_writable(out: Path) -> None:
-    """Raises ``StorageError`` where no bundle can be written, before anything is computed for it."""
+    """Raises ``StorageError`` if no bundle can be written there, before any computation."""
     check_place(out)
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise StorageError(f"{out}: cannot be written ({above} is no folder that you may write to); give another --out")
+    above = obstacle(out.absolute().parent)
+    if above is not None:
+        raise StorageError(f"{out}: cannot be written ({above} is not a writable folder); give another --out")
 
 
 @contextlib.contextmanager
 def _resumable(checkpoint: Path) -> Iterator[None]:
-    """Ctrl-C before or after training names the checkpoint, where there is one; training itself does so too."""
+    """Ctrl-C before or after training reports the checkpoint, if there is one; training itself does the same."""
     try:
         yield
     except KeyboardInterrupt:
@@ -196,7 +196,7 @@ def read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejected.items())
         announce(f"rejected rows: {reasons}; to see them: lanner data describe {path} --rejected rejected.parquet")
     if not len(dataset.interactions):
-        raise DataError("holds no interactions that can be used", path=path)
+        raise DataError("has no usable interactions", path=path)
     feedback = Feedback.decide(dataset.interactions, config.feedback)
     if feedback.outliers:
         announce(f"warning: {feedback.outliers}")

@@ -1,4 +1,4 @@
-"""What can be chosen by name (models, splits, which items are ranked), and whether a choice works on a dataset."""
+"""What can be chosen by name (models, splits, candidate items), and validation of the choices against a dataset."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from lanner.training.adaptation import EncoderAdaptation
 
 Build = Callable[[RunConfig, Path | None], Recommender]
-"""An unfitted recommender; the folder is where a training that is interrupted keeps its checkpoint."""
+"""Creates an unfitted recommender; the folder is where interrupted training keeps its checkpoint."""
 
 FIXED: dict[str, dict[str, dict[str, Any]]] = {
-    # As published (He et al., SIGIR 2020), but that users are read from their histories.
+    # As published (He et al., SIGIR 2020), except that users are represented by their histories.
     "lightgcn": {
         "neural": {"views": ("graph",), "fusion": "sum", "layers": 3, "dimensions": 64},
         "training": {"objective": "bpr"},
@@ -41,10 +41,10 @@ FIXED: dict[str, dict[str, dict[str, Any]]] = {
     "gnn": {"neural": {"views": ("graph",)}},
     "gnn-filter": {"neural": {"views": ("graph", "filter")}},
     "fusion": {"neural": {"views": ("graph", "filter", "language")}},
-    # Its weights take the place of a head.
+    # Its weights replace a head.
     "hybrid": {"neural": {"fusion": "sum"}},
 }
-"""Settings that the name of a model stands for, by section; they cannot be set."""
+"""Settings implied by a model's name, by section; they cannot be overridden."""
 
 
 def _neural(config: RunConfig, folder: Path | None) -> Recommender:
@@ -99,11 +99,11 @@ MODELS: dict[str, Build] = {
     "hybrid": _hybrid,
 }
 CLOSED_FORMS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
-"""Models that never look at validation events, and so may learn from them too."""
+"""Models that never look at validation events and may therefore be fitted on them."""
 
 
 def _nothing_hidden(dataset: Dataset, config: SplitConfig) -> Split:
-    """Everything is trained on in the end; ``train`` and ``validation`` serve to choose the number of epochs."""
+    """The final model is trained on all events; ``train`` and ``validation`` serve to choose the number of epochs."""
     no_users = np.empty(0, np.int64)
     empty = HeldOut(no_users, dataset.user_batch(no_users), Ragged.empty(0), Ragged.empty(0))
     try:
@@ -142,7 +142,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def model_builder(name: str) -> Build:
-    """Raises ``ConfigError`` for a model that is not in ``MODELS``."""
+    """The builder of a model. Raises ``ConfigError`` for a model that is not in ``MODELS``."""
     if name not in MODELS:
         raise ConfigError(f"unknown model '{name}'; choose one of {', '.join(MODELS)}")
     return MODELS[name]
@@ -155,10 +155,10 @@ def views_of(config: RunConfig) -> tuple[ViewName, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do with one dataset, every setting checked.
+    """The validated plan of a run on one dataset.
 
-    config: with ``auto`` decided, and without the language view where no item has a text. split: made by it. test: the
-    split's test users, candidates narrowed as ``evaluation`` says. notes: what differs from the settings, and why.
+    config: with ``auto`` resolved, and without the language view if no item has a text. split: the resulting split.
+    test: its test users, with candidates as set by ``evaluation``. notes: deviations from the settings, and why.
     """
 
     config: RunConfig
@@ -168,7 +168,7 @@ class Plan:
 
 
 def planned(config: RunConfig, dataset: Dataset, *, measure: bool = True) -> Plan:
-    """Check the settings against the dataset, and split it; nothing is trained yet.
+    """Validate the settings against the dataset, and split it; nothing is trained yet.
 
     Args:
         config: the settings.
@@ -202,7 +202,7 @@ def planned(config: RunConfig, dataset: Dataset, *, measure: bool = True) -> Pla
 
 
 def _check_split(config: RunConfig, dataset: Dataset) -> None:
-    """Raises ``ConfigError`` for a split that this dataset cannot have."""
+    """Raises ``ConfigError`` for a split that this dataset does not support."""
     split, events, path = config.split, dataset.interactions, config.data.path
     has_times, name = dataset.has_times, split.name
     instead = "use --split random" + (", or --split global-time" if has_times else "")
@@ -225,18 +225,18 @@ def _check_split(config: RunConfig, dataset: Dataset) -> None:
 
 
 def _not_asked(config: SplitConfig, dataset: Dataset, split: Split) -> tuple[str, ...]:
-    """A note on the users of leave-last-out whose last item is one they had seen."""
+    """A note on users that leave-last-out does not evaluate: the last event is negative or repeats a seen item."""
     repeated = int((np.bincount(dataset.interactions.user) >= 2).sum()) - len(split.test)
     if config.name != "leave-last-out" or config.exclude == "nothing" or not repeated:
         return ()
     return (
-        f"{repeated:,} users are not evaluated, for their last event is negative or of an item that they had seen "
+        f"{repeated:,} users are not evaluated, because their last event is negative or of an item that they had seen "
         "before; split.exclude=nothing ranks all items and evaluates repeats, too",
     )
 
 
 def _check_machine(config: RunConfig) -> None:
-    """Raises ``ConfigError`` or ``MissingExtraError`` for what the model needs and this machine lacks."""
+    """Raises ``ConfigError`` or ``MissingExtraError`` if this machine lacks something that the model needs."""
     if config.model == "ials" and find_spec("implicit") is None:
         raise MissingExtraError("implicit", "baselines", "the model 'ials'")
     if config.model not in CLOSED_FORMS:
@@ -249,7 +249,7 @@ def _check_machine(config: RunConfig) -> None:
 
 
 def _check_adaptation(config: RunConfig) -> None:
-    """Raises ``MissingExtraError`` where the adaptation needs a package that is not installed."""
+    """Raises ``MissingExtraError`` if a package for the adaptation is not installed."""
     if config.adaptation.method != "none":
         from lanner.training.adapters import check_packages
 
@@ -265,18 +265,18 @@ _TO_GIVE_TEXTS = (
 def without_unreadable_texts(
     config: RunConfig, train: Dataset, instead: str = "use --model gnn-filter", advice: str = _TO_GIVE_TEXTS
 ) -> tuple[RunConfig, tuple[str, ...]]:
-    """The settings without the language view where no item that is trained on has a text, and a note that says so.
+    """The settings without the language view if no training item has a text, and a note about it.
 
-    instead, advice: what the caller's user can do: choose another model, or give texts.
+    instead, advice: for the messages, how to choose another model or provide texts.
 
     Raises:
-        ConfigError: the language view was asked for by name: by the model ``language``, or by other ``neural.views``
-            than the default.
+        ConfigError: the language view was requested explicitly, by the model ``language`` or by non-default
+            ``neural.views``.
     """
     views = views_of(config)
     if "language" not in views or has_texts(train):
         return config, ()
-    problem = "no item that is trained on has a text"
+    problem = "no item in the training events has a text"
     if config.model != "hybrid" or views != NeuralConfig().views:
         raise ConfigError(f"{problem}, which the language view needs; {instead}, or {advice}")
     rest = tuple(view for view in views if view != "language")
@@ -285,10 +285,10 @@ def without_unreadable_texts(
 
 
 def narrowed(test: HeldOut, num_items: int, config: EvaluationConfig) -> HeldOut:
-    """The test users with the candidates that the settings of the evaluation ask for.
+    """The test users, with candidates as set by the evaluation settings.
 
     Raises:
-        ConfigError: the settings cannot work on these users and items.
+        ConfigError: the settings do not fit these users and items.
     """
     if config.candidates == "sampled" and config.negatives >= num_items:
         raise ConfigError(

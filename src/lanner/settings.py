@@ -1,4 +1,4 @@
-"""Frozen dataclasses from tables of TOML: keys and types are checked here, and settings described."""
+"""Frozen dataclasses from TOML tables: keys and types are validated here, and settings described."""
 
 import ast
 import dataclasses
@@ -15,13 +15,13 @@ from lanner.errors import ConfigError, nearest
 
 
 def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any = None) -> Any:
-    """An instance of the dataclass ``kind`` from a table of TOML, checked key by key; ``place`` begins each message.
+    """An instance of the dataclass ``kind`` from a TOML table, checked key by key; ``place`` prefixes each message.
 
-    Dashes in keys count as underscores. A field is a scalar, a Literal, a list or tuple, a table, or a dataclass again.
-    What ``values`` leaves out is as in ``base``, section by section, or the field's default.
+    Dashes in keys count as underscores. A field is a scalar, a Literal, a list or tuple, a table, or a nested
+    dataclass. Keys missing from ``values`` are taken from ``base``, section by section, or else the field's default.
 
     Raises:
-        ConfigError: a key is unknown (the error names the nearest), missing, or of a wrong type.
+        ConfigError: a key is unknown (the error suggests the nearest), missing, or of the wrong type.
     """
     fields = {one.name: one for one in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
@@ -49,10 +49,10 @@ def build(kind: type[Any], values: Mapping[str, Any], place: str = "", base: Any
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
-    """``value`` as the type ``hint`` asks for; ``place`` is the dotted key.
+    """Convert ``value`` to the type ``hint``; ``place`` is the dotted key.
 
     Raises:
-        ConfigError: it is of another type; the message names the key, what was received and what was expected.
+        ConfigError: wrong type; the message names the key, what was received and what was expected.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -95,7 +95,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What there is to know of one setting. name: dotted. default: None also where the setting is required."""
+    """Description of one setting. name: dotted. default: None also if the setting is required."""
 
     name: str
     type: str
@@ -105,7 +105,7 @@ class Setting:
 
 
 def described(kind: type[Any], place: str = "") -> Iterator[Setting]:
-    """Every setting of the dataclass ``kind``, its sections included; the meanings are the strings under the fields."""
+    """Every setting of the dataclass ``kind``, nested sections included; meanings are the strings under the fields."""
     meanings, hints = _meanings(kind), typing.get_type_hints(kind)
     for one in dataclasses.fields(kind):
         section = _section(hints[one.name])
@@ -119,13 +119,13 @@ def described(kind: type[Any], place: str = "") -> Iterator[Setting]:
 
 
 def _section(hint: Any) -> type[Any] | None:
-    """The dataclass that a field holds one of, several of, or none."""
+    """The dataclass in a field's type, possibly optional or in a container; None: there is none."""
     kinds = [hint, *typing.get_args(hint)]
     return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
 def _meanings(kind: type[Any]) -> dict[str, str]:
-    """The string under each field of a class, in one line."""
+    """The string under each field of a class, as one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -144,12 +144,12 @@ def replaced(config: Any, key: str, value: Any) -> Any:
 
 
 def overlay(config: Any, values: Mapping[str, Any], place: str = "") -> Any:
-    """``config`` with the keys of a table of TOML replaced, section by section, checked as in ``build``."""
+    """``config`` with the keys of a TOML table replaced, section by section, checked as in ``build``."""
     return build(type(config), values, place, config)
 
 
 def with_options(config: Any, options: Mapping[str, Any]) -> Any:
-    """``config`` with settings replaced by dotted key; an option that is None was not given and changes nothing."""
+    """``config`` with settings replaced by dotted key; None means that the option was not given."""
     for key, value in options.items():
         if value is not None:
             config = replaced(config, key, value)
@@ -157,7 +157,7 @@ def with_options(config: Any, options: Mapping[str, Any]) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a file.
+    """The table in a TOML file.
 
     Raises:
         ConfigError: no such file, or not TOML.
@@ -174,7 +174,7 @@ def overridden(config: Any, overrides: Iterable[str]) -> Any:
     """``config`` with settings replaced, each as ``section.key=value``.
 
     Raises:
-        ConfigError: no ``=``, an unknown key, or a value of a wrong type.
+        ConfigError: no ``=``, an unknown key, or a value of the wrong type.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -185,7 +185,7 @@ def overridden(config: Any, overrides: Iterable[str]) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """A value as TOML reads it; what is not TOML is a plain word."""
+    """A value parsed as TOML; anything else is a plain string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,5 +1,6 @@
-"""Search a model's settings with Optuna: trials on validation events, kept in a file from which the search resumes."""
+"""Tune a model's settings with Optuna on validation events; trials are kept in a file, so a search can be resumed."""
 
+import fcntl
 import json
 import math
 import re
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = "a list of choices, or a range such as { low = 1, high = 100, log = true }"
 INTERRUPTED = "stopped by Ctrl-C"
-KILLED = "the process was killed during it, perhaps for lack of memory"
+KILLED = "the process was killed during the trial, perhaps for lack of memory"
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values from ``low`` to ``high``, both included; ``log``: evenly spread in their logarithm."""
+    """The values from ``low`` to ``high``, inclusive; ``log``: on a logarithmic scale."""
 
     low: int | float
     high: int | float
@@ -44,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Trial:
-    """One try. number: from 1. settings: by dotted name. value: the metric, None where it failed; error: why."""
+    """One trial. number: from 1. settings: by dotted name. value: the metric, None if it failed; error: why."""
 
     number: int
     settings: dict[str, Any]
@@ -54,13 +55,13 @@ class Trial:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """The first of the trials with the highest value; None where all failed."""
+    """The first of the trials with the highest value; None if all failed."""
     return max((one for one in trials if one.value is not None), key=lambda one: one.value or 0.0, default=None)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, how long, and where the result goes."""
+    """Search space, budget and output."""
 
     space: Path
     """TOML file, see ``read_space``."""
@@ -69,14 +70,14 @@ class Search:
     metric: str = "ndcg_at_10"
     """One of ``RANKED`` at a cutoff; higher is better."""
     trials: int = 30
-    """In all, those of earlier calls and failed ones included."""
+    """Total number of trials, including failed ones and those of earlier calls."""
     seconds: float | None = None
-    """No trial begins after so many seconds of a call; None: no limit."""
+    """No trial starts after this many seconds of a call; None: no limit."""
     seed: int = 0
 
     @property
     def study(self) -> Path:
-        """The file, beside the output, that keeps the trials."""
+        """The file, beside the output, that stores the trials."""
         return self.out.with_name(f"{self.out.name}.study")
 
 
@@ -89,21 +90,22 @@ def tune(
     """Fit on the split's training events, evaluate on its validation events, and write the best settings to a file.
 
     Test events are never read. The search is Optuna's tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011),
-    seeded anew for each trial, so that a search that was stopped and resumed makes the trials of one that was not.
+    re-seeded for each trial, so that a resumed search runs the same trials as an uninterrupted one.
 
     Args:
         config: the settings that are not searched.
-        search: what is searched, how long, and where the result goes.
+        search: search space, budget and output.
         announce: called with a line for each stage that begins.
-        finished: called with all trials so far, after each.
+        finished: called after each trial, with all trials so far.
 
     Returns:
         All trials of the study, in order.
 
     Raises:
-        ConfigError: a setting, the space or the metric cannot work; the study is another's; or every trial failed.
+        ConfigError: a setting, the space or the metric is invalid; the study is another search's, or in use by another
+            process; or all trials failed.
         Interrupted: Ctrl-C; finished trials are kept. StorageError: a file cannot be written.
-        MissingExtraError: Optuna, or what the model needs, is not installed.
+        MissingExtraError: Optuna, or a package that the model needs, is not installed.
     """
     begun = time.perf_counter()
     optional_module("optuna", "optuna", "tune", "lanner tune")
@@ -117,13 +119,14 @@ def tune(
     if not len(plan.split.validation):
         raise ConfigError(f"the split '{plan.config.split.name}' has no validation events; raise split.validation")
     validation = narrowed(plan.split.validation, dataset.num_items, config.evaluation)
-    study = _Study(search, space, _made_with(plan, dataset, search, space))
-    done = study.trials()
-    announce(f"trials in {search.study}: {len(done)}")
-    while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
-        study.make_trial(lambda settings: _measured(plan, settings, validation, search.metric, k))
+    with _locked(search.study):
+        study = _Study(search, space, _made_with(plan, dataset, search, space))
         done = study.trials()
-        finished(done)
+        announce(f"trials in {search.study}: {len(done)}")
+        while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
+            study.make_trial(lambda settings: _measured(plan, settings, validation, search.metric, k))
+            done = study.trials()
+            finished(done)
     best = best_of(done)
     if best is None:
         why = f"all {len(done)} trials failed, the last one with: {done[-1].error}" if done else "no trial was made"
@@ -136,13 +139,13 @@ def tune(
 
 
 def read_space(path: Path, config: RunConfig) -> "dict[str, BaseDistribution]":
-    """The space that a TOML file declares: by dotted setting a list of choices, or a table as ``Range``.
+    """The search space declared in a TOML file: for each dotted setting a list of choices, or a table as ``Range``.
 
-    Choices become JSON, for Optuna's have no lists.
+    Choices are encoded as JSON, since Optuna's cannot be lists.
 
     Raises:
-        ConfigError: the file cannot be read, or names a setting that is unknown or not one of ``config.model``, or a
-            value that it cannot have.
+        ConfigError: the file cannot be read, or contains a setting that is unknown or not one of ``config.model``, or
+            an invalid value.
     """
     model_builder(config.model)
     of_model = {name for one in keywords_of(config.model).values() for name in one.settings}
@@ -152,11 +155,11 @@ def read_space(path: Path, config: RunConfig) -> "dict[str, BaseDistribution]":
             space[key] = _domain(key, declared, config)
             if key not in of_model and key.partition(".")[0] not in of_model:
                 raise ConfigError(
-                    f"{key} is not a setting of the model '{config.model}' itself, which alone are searched"
+                    f"{key} is not a setting of the model '{config.model}' itself; only those are searched"
                 )
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
-        except ValueError as error:  # Optuna's: no choices, low above high, the logarithm of 0
+        except ValueError as error:  # from Optuna: no choices, low above high, the logarithm of 0
             raise ConfigError(f"{path}: {key}: {error}") from None
     if not space:
         raise ConfigError(f"{path}: declares no setting; give each setting to search {EXAMPLE}")
@@ -164,7 +167,7 @@ def read_space(path: Path, config: RunConfig) -> "dict[str, BaseDistribution]":
 
 
 def recipe(config: RunConfig) -> str:
-    """TOML of the settings that differ from the defaults, a line each; ``read_config`` makes ``config`` of it."""
+    """TOML of the settings that differ from the defaults, one per line; ``read_config`` restores ``config``."""
     return "".join(f"{key} = {value}\n" for key, value in _differences(to_dict(config), to_dict(RunConfig())))
 
 
@@ -178,7 +181,7 @@ def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any], place: 
 
 
 def _leaves(table: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands under each dotted setting; a table without low and high is a section."""
+    """The value of each dotted setting; a table without low and high is a section."""
     for name, value in table.items():
         key = place + name.replace("-", "_")
         if isinstance(value, Mapping) and not {"low", "high"} & value.keys():
@@ -188,7 +191,7 @@ def _leaves(table: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, An
 
 
 def _domain(key: str, declared: Any, config: RunConfig) -> "BaseDistribution":
-    """Optuna's form of one setting's choices or range, every value checked as one of the setting."""
+    """One setting's choices or range as an Optuna distribution, with every value validated."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     def checked(value: Any) -> Any:
@@ -208,7 +211,7 @@ def _domain(key: str, declared: Any, config: RunConfig) -> "BaseDistribution":
 
 
 def _cutoff(metric: str) -> int:
-    """Raises ``ConfigError`` for another metric than one of ``RANKED`` at a cutoff."""
+    """The cutoff of a metric. Raises ``ConfigError`` unless it is one of ``RANKED`` at a cutoff."""
     name, _, k = metric.partition("_at_")
     if name not in RANKED or not re.fullmatch("[1-9][0-9]{0,8}", k):
         raise ConfigError(f"--metric {metric}: expected one of {', '.join(RANKED)} with a cutoff, such as ndcg_at_10")
@@ -216,7 +219,7 @@ def _cutoff(metric: str) -> int:
 
 
 def _made_with(plan: Plan, dataset: Dataset, search: Search, space: "dict[str, BaseDistribution]") -> dict[str, str]:
-    """Digests of what all trials of a study have in common."""
+    """Digests of the inputs that all trials of a study share."""
     parts: dict[str, Any] = {
         "dataset": fingerprint(dataset),
         "split": to_dict(plan.config.split),
@@ -229,7 +232,7 @@ def _made_with(plan: Plan, dataset: Dataset, search: Search, space: "dict[str, B
 
 
 def _measured(plan: Plan, settings: Mapping[str, Any], validation: HeldOut, metric: str, k: int) -> float:
-    """The metric on the validation events, of a model with these settings that was fitted on the training events."""
+    """The metric on the validation events for a model with these settings, fitted on the training events."""
     config = with_options(plan.config, settings)
     recommender = model_builder(config.model)(config, None).fit(plan.split.train, validation)
     return evaluate(recommender, validation, [k], [metric.partition("_at_")[0]])[metric]
@@ -239,7 +242,7 @@ class _Study:
     """The trials of one search, in Optuna's SQLite file.
 
     Raises:
-        ConfigError: the file's trials were made with something else. StorageError: it cannot be read or written.
+        ConfigError: the file's trials were made with other inputs. StorageError: it cannot be read or written.
     """
 
     def __init__(self, search: Search, space: "dict[str, BaseDistribution]", made_with: Mapping[str, str]) -> None:
@@ -248,7 +251,6 @@ class _Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path, self._space, self._seed, self._optuna = search.study, space, search.seed, optuna
         with self._errors_in_words():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._study = optuna.create_study(
                 storage=f"sqlite:///{self.path}", study_name="lanner tune", direction="maximize", load_if_exists=True
             )
@@ -261,7 +263,7 @@ class _Study:
                 self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
     def trials(self) -> list[Trial]:
-        """Those that finished or failed, in order; not those that Ctrl-C stopped, which are made again."""
+        """Finished and failed trials, in order; those interrupted by Ctrl-C are left out and repeated."""
         with self._errors_in_words():
             found = [
                 one for one in self._study.get_trials(deepcopy=False) if one.user_attrs.get("error") != INTERRUPTED
@@ -278,7 +280,7 @@ class _Study:
         ]
 
     def make_trial(self, measure: Callable[[dict[str, Any]], float]) -> None:
-        """Try the next settings; those tried before have the value that they had.
+        """Run the next trial; settings tried before reuse their value.
 
         Raises:
             Interrupted: Ctrl-C.
@@ -299,9 +301,9 @@ class _Study:
                 trial.set_user_attr("error", INTERRUPTED)
                 self._study.tell(trial, state=failed)
                 raise Interrupted(
-                    f"stopped; trials kept in {self.path}: {len(done)}; run the same command again to go on"
+                    f"stopped; trials kept in {self.path}: {len(done)}; run the same command again to resume"
                 ) from None
-            except Exception as error:  # too little memory, settings that exclude each other: the next may work
+            except Exception as error:  # out of memory, incompatible settings: the next may work
                 said = str(error) if isinstance(error, LannerError) else f"{type(error).__name__} {error}"
                 trial.set_user_attr("error", " ".join(said.split()))
                 self._study.tell(trial, state=failed)
@@ -318,6 +320,24 @@ class _Study:
             reason = error.__cause__ or error
             reason = getattr(reason, "orig", reason)
             raise StorageError(f"{self.path}: the study cannot be read or written ({reason})") from error
+
+
+@contextmanager
+def _locked(study: Path) -> Iterator[None]:
+    """Keeps other processes out of a study: each would mark the other's running trial as killed."""
+    try:
+        study.parent.mkdir(parents=True, exist_ok=True)
+        file = study.open("ab")
+    except OSError as error:
+        raise StorageError(f"{study}: the study cannot be read or written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{study}: another lanner tune is using this study; wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _decoded(trial: "optuna.trial.FrozenTrial | optuna.trial.Trial") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Column names and the legend of axes that all packages share.
+"""Column names and the axis legend shared by all packages.
 
 Axis legend, used as suffixes in names (``item_ID`` is ``[items, dimensions]``) and in shape comments:
 
@@ -16,4 +16,4 @@ TEXT = "text"
 REASON = "reason"
 
 ExternalId = str
-"""An id as its owner writes it. Integers become their decimal text, so that 7 and "7" are one id."""
+"""An external id. Integers become decimal strings, so that 7 and "7" are the same id."""

@@ -1,4 +1,4 @@
-"""Small INT8 models and adversarial requests, for the contract, the hardware and what stands between them."""
+"""Small INT8 models and adversarial requests for the contract, the hardware and the layers between them."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The ranker with an accelerator: the contract's lists, bit for bit; what it does not cover is answered as before."""
+"""The ranker with an accelerator: bit-identical to the contract, with fallback for unsupported requests."""
 
 from dataclasses import replace
 
@@ -89,7 +89,7 @@ def test_hidden_items_are_left_out_and_later_ones_answered_as_before(monkeypatch
     without = ranker.rank([PLAIN])[0]
     assert without.items[:9].tolist() == best.items[1:].tolist()
     assert without.accelerated
-    monkeypatch.setattr("lanner.inference.ranker._MOST_HIDDEN", 0)
+    monkeypatch.setattr("lanner.inference.ranker._MAX_HIDDEN", 0)
     assert not ranker.rank([PLAIN])[0].accelerated
     ranker.available.show(best.items[:1])
     assert ranker.rank([PLAIN])[0].items.tolist() == best.items.tolist()

@@ -1,4 +1,4 @@
-"""The engine in simulation: the contract's answers bit for bit, in the cycles of the model, whatever comes in."""
+"""The engine in simulation: bit-identical to the contract, in the cycles of the cycle model, for any input."""
 
 from dataclasses import replace
 
@@ -198,7 +198,7 @@ def test_a_history_longer_than_is_proven_is_told():
         ({"items": 20}, "24 items, the accelerator 20: 4 too many"),
         ({"rows": 30, "items": 24}, "48 rows of vectors, the accelerator 30: 18 too many"),
         ({"score_shift": 17}, "score shift is 18"),
-        ({"item_to_item": True}, "the model has no item-to-item part, the accelerator was built for an"),
+        ({"item_to_item": True}, "the model has no item-to-item part, the accelerator was built for one"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(sizes, complaint):

@@ -1,4 +1,4 @@
-"""The integer contract: bounds that hold, lists of the float form, what has no integer form, and files."""
+"""The integer contract: valid bounds, the same lists as in float, unsupported models, and files."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -159,7 +159,7 @@ def with_a_head(model):
         (lambda model: replace(model, fold_in=FoldIn(np.eye(8, dtype=np.float32), 2.0)), "user solve"),
         (with_a_head, "has a head"),
         (lambda model: model.map_tables(take), "no INT8 tables"),
-        (lambda model: replace(model, bias_I=model.bias_I * np.float32(1e18)), "beyond 32 bits"),
+        (lambda model: replace(model, bias_I=model.bias_I * np.float32(1e18)), "exceed 32 bits"),
     ],
 )
 def test_what_has_no_integer_form_is_refused(change, complaint):
@@ -170,7 +170,7 @@ def test_what_has_no_integer_form_is_refused(change, complaint):
 def test_a_history_longer_than_is_proven_is_no_request():
     contract = extreme_contract(5, 8)
     rows = np.zeros(MAX_HISTORY + 1, np.int64)
-    with pytest.raises(ConfigError, match="4,097 entries is longer than the 4,096 that are proven"):
+    with pytest.raises(ConfigError, match="4,097 entries exceeds the proven limit of 4,096"):
         contract.request(rows, np.ones(len(rows)), rows[:0])
 
 

@@ -1,4 +1,4 @@
-"""The page about the accelerator shows the block diagram of the code, and the diagram the modules that there are."""
+"""The accelerator page shows the block diagram of the code, and the diagram shows the existing modules."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The emulator against the reference, and how long it takes for a catalogue of the bundled dataset's size."""
+"""The emulator against the reference, and its run time for a catalogue of the bundled dataset's size."""
 
 import json
 import time

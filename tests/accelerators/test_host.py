@@ -1,4 +1,4 @@
-"""The board behind its bytes: exact answers over TCP and a serial line, and one clear error for every fault."""
+"""The board protocol: exact results over TCP and a serial line, and one clear error per fault."""
 
 import logging
 import time
@@ -143,7 +143,7 @@ def test_what_is_sent_disturbed_is_not_done(board, monkeypatch):
 def test_a_board_that_is_too_small_says_so():
     with SimulatedBoard(replace(SIZES, items=40, rows=40)) as board:
         opened = Board(board.place, CONTRACT)
-        with pytest.raises(AcceleratorError, match="does not hold the contract: ROW_OUT_OF_RANGE"):
+        with pytest.raises(AcceleratorError, match="the board rejected the contract: ROW_OUT_OF_RANGE"):
             opened.answer(REQUESTS[:1])
         opened.close()
 

@@ -1,4 +1,4 @@
-"""The neighbour sampler: the oracle's draws, whatever the pace, and the oracle's statistics."""
+"""The neighbour sampler: the oracle's draws at any pace, and the oracle's statistics."""
 
 from itertools import product
 from math import comb

@@ -1,4 +1,4 @@
-"""Catalogues in external memory: the contract's answers bit for bit, whatever the memory does, in the cycles told."""
+"""Catalogues in external memory: bit-identical to the contract, in the reported cycles, for any memory timing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The list alone: many ties, candidates with and without pauses between them."""
+"""The top-k list alone: many ties, candidates with and without gaps between them."""
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ def listed(scores, follows_at_once) -> list[tuple[int, int]]:
             context.set(top.valid, 0)
         await context.tick().repeat(latency(K))
         context.set(top.pop, 1)
+        await context.tick()
         for _ in range(K):
             found.append((context.get(top.best.score), context.get(top.best.row)))
             await context.tick()

@@ -1,4 +1,4 @@
-"""The bundle: nothing lost on the way, nothing damaged goes unseen, nothing half-written stays."""
+"""The bundle: lossless round trips, corruption is detected, and interrupted writes leave nothing."""
 
 import errno
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lanner.artifacts.bundle import _TOLD, CHECKSUM, MANIFEST, read_bundle, write_bundle, write_compressed
+from lanner.artifacts.bundle import _MANIFEST_KEYS, CHECKSUM, MANIFEST, read_bundle, write_bundle, write_compressed
 from lanner.artifacts.variants import Variant
 from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.describe import fingerprint
@@ -193,7 +193,7 @@ def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
     other = tmp_path / "precious"
     other.mkdir()
     (other / "photo.jpg").write_text("x")
-    with pytest.raises(StorageError, match="something else than a bundle"):
+    with pytest.raises(StorageError, match="something other than a bundle"):
         write(other, fitted)
     assert [one.name for one in other.iterdir()] == ["photo.jpg"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "precious"]
@@ -201,7 +201,7 @@ def test_a_bundle_is_replaced_and_other_folders_are_not(tmp_path, fitted):
 
 def test_the_manifest_is_plain_json(tmp_path, fitted):
     manifest = json.loads((write(tmp_path / "bundle", fitted) / MANIFEST).read_text())
-    assert {"schema", "lanner", "created", "variants", "sha256", *_TOLD} == set(manifest)
+    assert {"schema", "lanner", "created", "variants", "sha256", *_MANIFEST_KEYS} == set(manifest)
 
 
 def test_a_model_of_another_version_is_refused_in_one_line(tmp_path, fitted, monkeypatch):

@@ -1,4 +1,4 @@
-"""The exported graphs give the encoder's vectors: exactly in float32, nearly in INT8."""
+"""The exported graphs give the encoder's vectors: exactly in float32, approximately in INT8."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The card of a bundle: every number is the manifest's, and the head is YAML that a hub can read."""
+"""The model card of a bundle: numbers match the manifest, and the front matter is valid YAML for a hub."""
 
 import json
 

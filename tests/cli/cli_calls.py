@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Helpers shared by the command tests."""
 
 import re
 from pathlib import Path

@@ -55,8 +55,10 @@ def test_what_cannot_be_built_is_one_line(ask, bundle, tmp_path):
         ask("accelerate", bundle, "--device", "ecp6")
     )
     said = complaint(ask("accelerate", bundle, "--device", "ecp5-25f"))
-    assert re.search(r"ecp5-25f has 56 memories of 18 kbit, \d+ are needed: \d+ too many; use fewer", said)
+    assert re.search(r"ecp5-25f has 56 memories of 18 kbit, \d+ are needed: \d+ too few; use fewer", said)
     assert "no variant 'int8'" in complaint(ask("accelerate", bundle, "--variant", "int8"))
+    for clock in ("inf", "nan", "0"):
+        assert f"--clock-mhz {clock}: give 1 to 1000" in complaint(ask("accelerate", bundle, "--clock-mhz", clock))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    assert "holds something else" in complaint(ask("accelerate", bundle, "--out", "mine"))
+    assert "holds something other than" in complaint(ask("accelerate", bundle, "--out", "mine"))

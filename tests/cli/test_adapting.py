@@ -1,4 +1,4 @@
-"""From --adapt to an answer: the adapted language model is part of the bundle and of its compressed form."""
+"""From --adapt to recommendations: the adapted language model is part of the bundle and its compressed form."""
 
 import json
 import signal
@@ -126,6 +126,46 @@ def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
     code, _, err = ask("train", shop / "events.csv", "--adapt", "lora", "--parallel", "pp=2")
     assert code == 2
     assert "schedule 1f1b needs at least as many micro-batches as stages, 2, received 1" in err
+    for setting, said in (
+        ("shares=[2, 1]", "parallel.shares=[2, 1]: give one number for each replica"),
+        ("ranks_per_rack=2", "parallel.ranks_per_rack=2 does not divide the 3 replicas"),
+        ("balancing=true", "layers can be moved with pp above 1"),
+    ):
+        code, _, err = ask(
+            "train", shop / "events.csv", "--adapt", "lora", "--nproc", "3", "--set", f"parallel.{setting}"
+        )
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--rank", "4"), "adaptation.rank=4 changes nothing in this run; add --adapt lora"),
+        (("--set", "adaptation.epochs=3"), "adaptation.epochs=3 changes nothing in this run; add --adapt lora"),
+        (("--adapt", "full", "--rank", "4"), "adaptation.rank=4 changes nothing in this run; add --adapt lora"),
+        (("--engine", "deepspeed"), "parallel.engine=deepspeed changes nothing in this run; add --nproc"),
+        (("--adapt", "lora", "--set", "parallel.compression=int8"), "parallel.compression=int8 changes nothing"),
+        (("--adapt", "lora", "--model", "ease"), "trains a language model, which the model 'ease' does not have"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(ask, shop, arguments, said):
+    for command in ("run", "train"):
+        code, _, err = ask(command, shop / "events.csv", *arguments, "--out", "none")
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+    assert not (shop / "none").exists()
+
+
+def test_a_file_in_the_place_of_an_adapter_is_refused_before_training(ask, shop):
+    (shop / "adapter").write_text("notes")
+    sets = (*QUICK, f"neural.encoder.model={shop / 'tiny'}", f"adaptation.output={shop / 'adapter'}")
+    call = ("train", shop / "events.csv", "--model", "language", "--adapt", "lora", "--rank", "2")
+    code, _, err = ask(*call, *(part for one in sets for part in ("--set", one)))
+    assert code == 2
+    assert "adapter: is a file, not a folder" in err
+    assert "epoch" not in err
+    assert (shop / "adapter").read_text() == "notes"
 
 
 def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
@@ -139,6 +179,8 @@ def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "the same command resumes from" in err
+    assert "nothing was kept" not in err
+    assert "signal" not in err
     with safe_open(checkpoint, "np") as file:
         assert json.loads(file.metadata()["progress"])["step"] > 0
 
@@ -153,7 +195,7 @@ def test_after_a_rank_was_killed_all_begin_again(shop):
     second.kill()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert "rank 1 of 2 ended (-9); the same command resumes from its checkpoint; all ranks begin again" in err
+    assert "rank 1 of 2 ended (-9); the same command resumes from its checkpoint; restarting all ranks" in err
     assert out.count("Wrote the bundle") == 1
 
 

@@ -47,7 +47,7 @@ def test_filters_and_seen_items(ask, bundle):
     either = {item["item"] for item in listed("--filter", "genres=Horror", "--filter", "genres=Drama")}
     assert either >= set(some["Horror"])
     assert {"260", "1196"} <= {item["item"] for item in listed("--include-seen")}
-    assert "is no NAME=VALUE" in complaint(ask("recommend", bundle, "--user", "1", "--filter", "Drama"))
+    assert "is not NAME=VALUE" in complaint(ask("recommend", bundle, "--user", "1", "--filter", "Drama"))
     assert "colour" in complaint(ask("recommend", bundle, "--user", "1", "--filter", "colour=red"))
 
 
@@ -111,7 +111,7 @@ def test_unknown_ids_paths_and_questions_without_a_user(ask, bundle):
     assert "one of --user, --history, --history-file, --text or --attribute is required" in complaint(
         ask("recommend", bundle)
     )
-    assert "--attribute 'sex' is no NAME=VALUE" in complaint(ask("recommend", bundle, "--attribute", "sex"))
+    assert "--attribute 'sex' is not NAME=VALUE" in complaint(ask("recommend", bundle, "--attribute", "sex"))
     assert "exclude each other" in complaint(ask("recommend", bundle, "--user", "1", "--history", "260"))
     assert "not a bundle" in complaint(ask("recommend", "nowhere", "--user", "1"))
     assert ask("recommend", bundle, "--user", "1", "-k", "0")[0] == 2

@@ -29,7 +29,7 @@ def test_a_file_of_somebody_else_is_never_overwritten(ask, tmp_path):
     pl.DataFrame({"mine": [1]}).write_parquet(tmp_path / "mine.parquet")
     before = events.read_bytes(), (tmp_path / "mine.parquet").read_bytes()
     for name in ("ratings.csv", "mine.parquet"):
-        assert "holds no rejected rows" in complaint(ask("data", "describe", events, "--rejected", name))
+        assert "is not a file of rejected rows" in complaint(ask("data", "describe", events, "--rejected", name))
     assert before == (events.read_bytes(), (tmp_path / "mine.parquet").read_bytes())
 
 

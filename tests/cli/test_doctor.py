@@ -1,4 +1,4 @@
-"""What lanner doctor finds: extras that are not complete, ports that are taken."""
+"""Findings of lanner doctor: incomplete extras, ports in use."""
 
 import json
 import socket
@@ -42,3 +42,9 @@ def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above(tmp_path, fol
     found = doctor.disk_of(tmp_path / folder)
     assert found["writable"]
     assert found["free_gib"] >= 0
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_file_is_no_folder_to_write_to(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    assert not doctor.disk_of(tmp_path / folder)["writable"]

@@ -30,7 +30,7 @@ def test_users_of_a_file_and_what_is_not_known_of_them(ask, bundle, tmp_path):
     facts = json.loads(out)
     assert (code, facts["users"], facts["rows"], facts["popular"], facts["unknown"]) == (0, 2, 6, 1, 1)
     assert err.count("\n") == 1
-    assert "nothing that the model uses is known of 1 users (1 of them not in the dataset)" in err
+    assert "nothing the model uses is known about 1 users (1 of them not in the dataset)" in err
     assert {row["user_id"] for row in map(json.loads, (tmp_path / "r.jsonl").read_text().splitlines())} == {
         "42",
         "nobody",
@@ -61,7 +61,10 @@ def test_ids_of_files(tmp_path):
         assert read_ids(tmp_path / name) == ["7", "8"]
     frame.select("n").write_parquet(tmp_path / "b.parquet")
     pl.DataFrame({"x": ["a"], "y": ["b"]}).write_csv(tmp_path / "c.csv")
-    for name, words in (("b.parquet", "must be integers or texts"), ("c.csv", "no column user_id; there are x, y")):
+    for name, words in (
+        ("b.parquet", "must be integers or strings"),
+        ("c.csv", "no column user_id; the file has x, y"),
+    ):
         with pytest.raises(DataError, match=words):
             read_ids(tmp_path / name)
 

@@ -1,4 +1,4 @@
-"""Commands that read a place do not make it."""
+"""Commands that read a path do not create it."""
 
 from cli_calls import complaint
 

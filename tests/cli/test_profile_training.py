@@ -41,3 +41,8 @@ def test_a_bundle_or_training_never_both(ask):
 
 def test_degrees_without_a_pipeline_are_refused(ask):
     assert "needs pp 2 or more" in complaint(ask("profile", "--training", "--parallel", "replicate=2"))
+
+
+def test_texts_longer_than_the_model_reads_are_refused(ask):
+    said = complaint(ask("profile", "--training", "--tokens", "100000"))
+    assert "texts of 100000 tokens: this model reads at most" in said

@@ -1,4 +1,4 @@
-"""The generated references are those of the code."""
+"""The generated references match the code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ``lanner serve`` says before it serves."""
+"""What ``lanner serve`` prints before it serves."""
 
 import json
 import shlex

@@ -69,7 +69,7 @@ def test_refit_keeps_the_report_and_marks_it(ask, tmp_path):
         code, out, err = ask("run", events, "--model", "ease", "--out", name, "--json", *more)
         assert code == 0
         found[name] = json.loads(out)
-    assert f"fit ease anew on all {len(EVENTS)} positive events" in err
+    assert f"refit ease on all {len(EVENTS)} positive events" in err
     assert found["b"]["metrics"] == found["c"]["metrics"]
     assert (found["b"]["measured_before_refit"], found["c"]["measured_before_refit"]) == (False, True)
     manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
@@ -149,7 +149,7 @@ def test_a_folder_of_ones_own_is_neither_replaced_nor_trained_for(ask, tmp_path)
         (tmp_path / name / "manifest.json").write_text(manifest)
         (tmp_path / name / "photo.jpg").write_text("mine")
         answer = ask(*command, name)
-        assert f"{name}: holds something else than a bundle" in complaint(answer)
+        assert f"{name}: holds something other than a bundle" in complaint(answer)
         assert "load" not in answer[2], "found before anything is computed"
         assert (tmp_path / name / "photo.jpg").read_text() == "mine"
     for _ in range(2):
@@ -163,7 +163,7 @@ def test_a_folder_of_ones_own_is_neither_replaced_nor_trained_for(ask, tmp_path)
 def test_evaluate_refuses_what_it_would_not_read(ask, bundle):
     for asked in ("split.test=0.5", "model=ease", "training.epochs=1"):
         said = complaint(ask("evaluate", bundle, "--set", asked))
-        assert f"--set {asked}: lanner evaluate reads settings of the evaluation alone" in said
+        assert f"--set {asked}: lanner evaluate reads only evaluation settings" in said
 
 
 # Bad input.
@@ -171,7 +171,7 @@ def test_evaluate_refuses_what_it_would_not_read(ask, bundle):
 
 def test_an_empty_dataset(ask, tmp_path):
     answer = ask("run", csv(tmp_path / "ratings.csv", []), "--model", "popularity")
-    assert "ratings.csv: holds no interactions" in complaint(answer)
+    assert "ratings.csv: has no usable interactions" in complaint(answer)
 
 
 @pytest.mark.parametrize("model", ["item-knn", "ease"])

@@ -54,7 +54,7 @@ def test_ctrl_c_says_how_to_go_on(tune, monkeypatch):
     monkeypatch.setattr(searching, "_measured", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     code, out, err = tune("--trials", "2")
     assert (code, out) == (130, "")
-    assert err.endswith("stopped; trials kept in tuned.toml.study: 0; run the same command again to go on\n")
+    assert err.endswith("stopped; trials kept in tuned.toml.study: 0; run the same command again to resume\n")
     monkeypatch.setattr(searching, "_measured", measure)
     assert tune("--trials", "2")[0] == 0
 

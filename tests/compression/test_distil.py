@@ -1,4 +1,4 @@
-"""A pruned encoder comes back to the whole one's vectors, the same way every time."""
+"""A pruned encoder recovers the full encoder's vectors, deterministically."""
 
 import signal
 

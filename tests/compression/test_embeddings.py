@@ -1,4 +1,4 @@
-"""A whole model as embeddings: exact where it fits, nearer with training where it does not."""
+"""A whole model as embeddings: exact if the rank suffices, closer with training if not."""
 
 from dataclasses import replace
 

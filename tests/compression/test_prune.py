@@ -1,4 +1,4 @@
-"""What is taken away is really gone, what stays is as it was, and what matters least goes first."""
+"""Pruned parts are removed, the rest is unchanged, and the least important parts go first."""
 
 import numpy as np
 import pytest

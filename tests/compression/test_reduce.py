@@ -1,4 +1,4 @@
-"""Fewer dimensions and neurons: exact where they can be, the nearest where not."""
+"""Fewer dimensions and neurons: exact where possible, otherwise the closest approximation."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What every runtime of encoders must keep: the vectors of torch eager, for every variant it can run."""
+"""The contract of every encoder runtime: the vectors of torch eager, for every variant it can run."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What every recommender must keep, on taste groups whose right answers are known."""
+"""The contract of every recommender, on taste groups with known right answers."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows that cannot be used are counted and kept; files that are not what they say are refused."""
+"""Rejected rows are counted and kept; files in the wrong format are rejected."""
 
 import json
 import re
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         ("a.csv", "user,item\n1,2\n".encode("utf-16-le"), r"line 1: not a text file, .*: layout.encoding = "),
         ("a.csv", b"user;item;rating\n1;2;1,5\n", r"unreadable weight '1,5'.*; write decimals with a point: 1\.5"),
         ("a.csv", b"user,item,timestamp\n1,2,x\n1,3,y\n", r"a\.csv, line 2, field 'timestamp': unreadable timestamp"),
-        ("a.parquet", b"user,item\n1,2\n", r"a\.parquet.*not what its name says"),
+        ("a.parquet", b"user,item\n1,2\n", r"a\.parquet.*does not match its extension"),
         ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, \n', r"a\.jsonl, line 2: not JSON"),
     ],
 )

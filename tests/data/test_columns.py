@@ -1,4 +1,4 @@
-"""Cells to values: times of every notation and precision, orders, ids, and texts without HTML."""
+"""Parsing of cells: times of every notation and precision, orders, ids, and texts without HTML."""
 
 from datetime import date, datetime
 from pathlib import Path

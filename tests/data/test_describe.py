@@ -1,4 +1,4 @@
-"""Numbers of a dataset small enough to count by hand."""
+"""Statistics of a dataset small enough to count by hand."""
 
 import json
 from dataclasses import replace

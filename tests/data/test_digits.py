@@ -1,4 +1,4 @@
-"""The parser of plain numbers says what Python says, or nothing."""
+"""The parser of plain numbers agrees with Python, or declines."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A dataset with more events: known rows keep their places, new ones follow."""
+"""Extending a dataset with more events: known rows keep their positions, new ones follow."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""Ratings, counts and behaviours: what is positive, how much it counts, and what negative feedback is good for."""
+"""Ratings, counts and behaviours: what is positive, its weight, and the use of negative feedback."""
 
 import json
 from dataclasses import asdict, replace

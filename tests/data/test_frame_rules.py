@@ -1,4 +1,4 @@
-"""Frames are read by the rules of files."""
+"""Frames are read by the same rules as files."""
 
 import pandas as pd
 import polars as pl

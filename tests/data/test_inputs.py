@@ -1,4 +1,4 @@
-"""Files as people have them: separators, quotes, byte order marks, column names, several files of one dataset."""
+"""Real-world files: separators, quotes, byte order marks, column names, several files of one dataset."""
 
 import gzip
 
@@ -59,8 +59,8 @@ def test_files_of_many_hands(tmp_path, name, content):
         ("a.csv", "user,user_id,item\n1,2,3\n", r"'user' and 'user_id' both look like the user; .*interactions\.user"),
         ("a.csv", "user,item,item\n1,2,3\n", r"line 1, field 'item': two columns have this name; rename one"),
         ("a.csv", "1,2,3\n4,5,6\n", r"line 1, field 'user': .*the first line looks like a row.*layout\.columns"),
-        ("a.csv", 'user,item\na,x\nb,"y\nc,z"z\n', r'line 3: a quote that does not pair in "y; layout\.quote = false'),
-        ("a.csv", 'user,item\na,5" nail\n', r"line 2: a quote that does not pair"),
+        ("a.csv", 'user,item\na,x\nb,"y\nc,z"z\n', r'line 3: an unpaired quote in "y; layout\.quote = false'),
+        ("a.csv", 'user,item\na,5" nail\n', r"line 2: an unpaired quote"),
         ("a.csv", 'user,item\na,"5\\" nail"\n', r'line 2: .*layout\.escape = "\\\\"'),
         ("a.csv", 'user,item\n"a","x"\n"b","y,","z"\n', r"line 3, field 'item': 3 cells, expected 2 separated by ','"),
         (

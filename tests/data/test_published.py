@@ -1,4 +1,4 @@
-"""Published datasets: the list, downloads from a server that misbehaves, and archives that mean harm."""
+"""Published datasets: the list, downloads from a misbehaving server, and malicious archives."""
 
 import hashlib
 import io
@@ -91,7 +91,7 @@ def test_a_connection_that_breaks_is_resumed_where_it_broke(server, tmp_path):
 
 def test_what_was_left_of_an_earlier_call_is_not_downloaded_again(server, tmp_path):
     server.breaks = [500_000] + [0] * ATTEMPTS
-    with pytest.raises(DataError, match=r"cannot be downloaded .* 500,000 bytes are kept, the same command goes on"):
+    with pytest.raises(DataError, match=r"cannot be downloaded .* 500,000 bytes are kept, the same command resumes"):
         get(server, tmp_path / "f")
     server.requests.clear()
     assert get(server, tmp_path / "f").read_bytes() == CONTENT
@@ -125,7 +125,7 @@ def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
 
 
 def test_a_longer_file_than_known_is_refused_before_it_fills_the_disk(server, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="expected at most 1,000; it is not the known file"):
+    with pytest.raises(DataError, match="expected at most 1,000; not the expected file"):
         get(server, tmp_path / "f", at_most=1000)
     monkeypatch.setattr(Handler, "send_header", lambda *_: None)  # it does not say how long
     with pytest.raises(DataError, match="expected at most 1,000"):
@@ -135,7 +135,7 @@ def test_a_longer_file_than_known_is_refused_before_it_fills_the_disk(server, tm
 
 def test_refusals_are_told_and_troubles_of_the_server_are_waited_for(server, tmp_path):
     server.statuses = [404]
-    with pytest.raises(DataError, match=r"file.bin: the server refuses it \(404 Not Found\)"):
+    with pytest.raises(DataError, match=r"file.bin: the server refused the request \(404 Not Found\)"):
         get(server, tmp_path / "f")
     server.statuses, waits = [503, 429], []
     assert get(server, tmp_path / "f", pause=waits.append).read_bytes() == CONTENT
@@ -166,13 +166,13 @@ def link(name):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (archive(("../evil", b"x")), "leads out of the folder"),
-        (archive(("a/../../evil", b"x")), "leads out of the folder"),
-        (archive(("/etc/evil", b"x")), "leads out of the folder"),
-        (archive(("C:\\evil", b"x")), "leads out of the folder"),
+        (archive(("../evil", b"x")), "points outside the folder"),
+        (archive(("a/../../evil", b"x")), "points outside the folder"),
+        (archive(("/etc/evil", b"x")), "points outside the folder"),
+        (archive(("C:\\evil", b"x")), "points outside the folder"),
         (archive((link("ratings.dat"), b"/etc/passwd")), "is a link or a device"),
-        (archive(("bomb", b"\0" * (3 * MB))), "more bytes than the known file"),
-        (archive(("one", b"x" * 600_000), ("two", b"y" * 600_000)), "more bytes than the known file"),
+        (archive(("bomb", b"\0" * (3 * MB))), "contains more bytes than expected"),
+        (archive(("one", b"x" * 600_000), ("two", b"y" * 600_000)), "contains more bytes than expected"),
         (archive(("a", b"x"), ("b", b"y"))[:-30], "cannot be unpacked"),
         (b"<html>please log in</html>", "cannot be unpacked"),
         (archive(*((f"f{place}", b"") for place in range(10_001))), "10,001 files"),
@@ -191,7 +191,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing_elsewhere(tmp_path, con
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_archive_with_one_name_twice_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(archive(("a", b"x"), ("a", b"y")))
-    with pytest.raises(DataError, match="one name twice"):
+    with pytest.raises(DataError, match="contains a name twice"):
         unpack(tmp_path / "a.zip", tmp_path, at_most=MB)
 
 
@@ -216,7 +216,7 @@ def test_a_dataset_appears_whole(server, tmp_path):
 def test_a_folder_of_somebody_else_is_left_alone(server, tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine.txt").touch()
-    with pytest.raises(StorageError, match="holds something else than a fetched shop"):
+    with pytest.raises(StorageError, match="holds something other than a fetched shop"):
         fetch(packed(server), tmp_path / "shop")
     assert server.requests == []
 
@@ -235,7 +235,7 @@ def test_a_stopped_fetch_says_how_to_go_on(server, tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"what came is kept in .*\.shop\.download; run the same command"):
+    with pytest.raises(Interrupted, match=r"the partial download is kept in .*\.shop\.download; run the same command"):
         fetch(packed(server), tmp_path / "shop", progress=lambda name: stop)
     assert not (tmp_path / "shop").exists()
 

@@ -1,4 +1,4 @@
-"""Recipes: their keys, and each of them on the real dataset against its README's figures."""
+"""Recipes: their keys, and each on the real dataset against the figures of its README."""
 
 import os
 from pathlib import Path

@@ -286,5 +286,5 @@ def test_bundled_dataset():
     folder = bundled("ml-latest-small").parent
     assert (folder / "GROUPLENS_README.txt").is_file(), "redistribution is allowed with the licence only"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 700 * 1024
-    with pytest.raises(DataError, match="there are: ml-latest-small"):
+    with pytest.raises(DataError, match="known: ml-latest-small"):
         bundled("ml-25m")

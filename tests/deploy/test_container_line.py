@@ -1,4 +1,4 @@
-"""The line of docs/interop.md that starts a container: what runs in it runs here, too, without the container."""
+"""The container command line of docs/interop.md: its contents run here without the container."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The image: pinned, small, not run by root, and checked for life."""
+"""The image: pinned, small, non-root, and with a health check."""
 
 import json
 import re

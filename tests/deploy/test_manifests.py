@@ -1,4 +1,4 @@
-"""Every manifest is what Kubernetes accepts, and what they promise one another is there."""
+"""Every manifest is valid for Kubernetes, and references between manifests resolve."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ``make wheels`` tries: every extra, and a failure is seen. The environments themselves are made by hand."""
+"""What ``make wheels`` tries: every extra, and failures are reported. The environments are created by hand."""
 
 import importlib.util
 import tomllib

@@ -1,4 +1,4 @@
-"""Partitions are the best there are, and layers move only when it pays."""
+"""Partitions are optimal, and layers move only when it pays."""
 
 from itertools import combinations
 

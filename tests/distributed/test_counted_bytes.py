@@ -1,4 +1,4 @@
-"""The bytes that the code counts are those that the kernel counts."""
+"""The bytes counted by the code match those counted by the kernel."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The arithmetic of degrees: who stands where, and what does not fit is said in one line."""
+"""The arithmetic of parallel degrees: rank placement, and one-line errors for invalid degrees."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_heads_and_layers_must_be_divisible():
     [
         ({"micro_batches": 0}, r"parallel\.micro_batches must be at least 1, received 0"),
         ({"dense_steps": -1}, r"parallel\.dense_steps must be at least 0"),
-        ({"shares": (2, 0)}, r"parallel\.shares must be numbers from 1 up, received \[2, 0\]"),
+        ({"shares": (2, 0)}, r"parallel\.shares must be numbers of at least 1, received \[2, 0\]"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Checkpoints are written beside training and read back by another number of ranks."""
+"""Checkpoints are written in parallel with training and load on a different number of ranks."""
 
 import json
 import resource
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path):
     """And training goes on, with the next one once there is room."""
     said = run_ranks(2, _disk_full, str(tmp_path))
     assert "could not be written" in said
-    assert "the last whole one is" in said
+    assert "the last complete one is" in said
     assert "step-1" in said
     assert "\n" not in said
     assert sorted(one.name for one in tmp_path.iterdir()) == ["step-1", "step-3"]

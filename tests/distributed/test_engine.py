@@ -1,4 +1,4 @@
-"""However training is divided, it gives what one process gives. Small models; two or four processes."""
+"""Every way of dividing training matches a single process. Small models; two or four processes."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Replicas that meet seldom: what they send, and that they end with the same weights."""
+"""Replicas that rarely synchronise: what they send, and that they end with the same weights."""
 
 from types import SimpleNamespace
 
@@ -154,7 +154,7 @@ def _longest_first(steps: int, local_steps: int) -> list[int]:
     engine = SimpleNamespace(parts=[1, 1], steps=steps, config=EngineConfig(local_steps=local_steps))
     leader._member = SimpleNamespace(engine=engine)
     lengths = torch.tensor([1, 4, 2, 3])
-    return leader._arranged((torch.arange(4) < lengths[:, None]).long()).tolist()
+    return leader._row_order((torch.arange(4) < lengths[:, None]).long()).tolist()
 
 
 def test_replicas_that_learn_alone_take_turns_with_the_longest_texts():
@@ -164,7 +164,7 @@ def test_replicas_that_learn_alone_take_turns_with_the_longest_texts():
 
 def test_what_does_not_know_local_steps_refuses_them(tmp_path):
     engine = SimpleNamespace(config=EngineConfig(local_steps=4))
-    with pytest.raises(ConfigError, match="checkpoints of replicas that learn alone"):
+    with pytest.raises(ConfigError, match="checkpoints of replicas that train independently"):
         Checkpoints(tmp_path, engine, "")
     with pytest.raises(ConfigError, match="cannot be moved"):
         move_layers(engine, (0, 1, 4))
@@ -208,12 +208,12 @@ def test_a_step_alone_is_that_of_one_process_on_the_same_rows(whole):
 def test_local_steps_that_go_with_something_else_are_refused(given, words):
     config = EngineConfig(local_steps=4, **given)
     with pytest.raises(ConfigError, match=words):
-        config.check_local_steps()
+        config.check()
 
 
 def test_deepspeed_refuses_local_steps():
     config = EngineConfig(Degrees(replicas=2), local_steps=4, engine="deepspeed")
-    with pytest.raises(ConfigError, match=r"parallel\.local_steps is of parallel\.engine=torch"):
+    with pytest.raises(ConfigError, match=r"parallel\.local_steps needs parallel\.engine=torch"):
         check_settings(config)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of parity measures some modes and keeps the rest of its file."""
+"""The parity benchmark measures selected modes and keeps the rest of its file."""
 
 import json
 import sys

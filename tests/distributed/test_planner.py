@@ -1,4 +1,4 @@
-"""Predictions follow from the numbers, and the search finds the placement that they favour."""
+"""Predictions follow from the numbers, and the search finds the placement they favour."""
 
 from dataclasses import replace
 
@@ -110,12 +110,26 @@ def test_the_choice_is_explained(cluster):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('racks = ["left", "right"]', 'racks = ["left", "left"]'), "no link between the racks 'left' and 'right'"),
+        (
+            ('racks = ["left", "right"]', 'racks = ["left", "left"]'),
+            "field 'link 1': racks must name two of left, right",
+        ),
+        (
+            ("[[link]]", "[[rack]]\nname = 'far'\ndevices = 1\nbandwidth_mbit = 9\n[[link]]"),
+            "between the racks 'left' and",
+        ),
+        (
+            ("[[link]]", "[[link]]\nracks = ['right', 'left']\nbandwidth_mbit = 9\n[[link]]"),
+            "a second link between left",
+        ),
+        (('name = "right"', 'name = "left"'), "field 'rack 2': two racks are named 'left'"),
+        (("devices = 2\nbandwidth", "devices = 2.5\nbandwidth"), "field 'rack 1': devices must be a whole number"),
+        (("devices = 2\nbandwidth", "devices = inf\nbandwidth"), "field 'rack 1': devices must be a positive number"),
         (("[[link]]", "[[wire]]"), "field 'wire': is unknown"),
         (("devices = 2\nbandwidth", "devices = 0\nbandwidth"), "field 'rack 1': devices must be a positive number"),
         (("slowness = [1.0, 1.0]", "slowness = [1.0]"), "a list of 2, one for each device; received [1.0]"),
         (("bandwidth_mbit = 1000", "bandwidth = 1000"), "bandwidth_mbit must be a positive number, received None"),
-        (("[[rack]]", "[[rack"), "is no TOML"),
+        (("[[rack]]", "[[rack"), "is not valid TOML"),
     ],
 )
 def test_a_faulty_cluster_file_is_refused_in_one_line(tmp_path, change, said):
@@ -125,6 +139,15 @@ def test_a_faulty_cluster_file_is_refused_in_one_line(tmp_path, change, said):
         read_cluster(path)
     assert said in str(refusal.value)
     assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["rack = 3", "rack = [3]", "[rack]\nname = 'left'", "link = 'left'"])
+def test_tables_of_another_type_are_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "cluster.toml"
+    path.write_text(text if "rack" in text else f"{text}\n{RACKS.partition('[[link]]')[0].format(slow=1.0)}")
+    with pytest.raises(DataError, match=r"must be tables under \[\[") as refusal:
+        read_cluster(path)
     assert "\n" not in str(refusal.value)
 
 

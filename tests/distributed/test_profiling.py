@@ -1,4 +1,4 @@
-"""Costs of layers as measured."""
+"""Measured layer costs."""
 
 import pytest
 

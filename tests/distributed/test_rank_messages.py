@@ -1,4 +1,4 @@
-"""What the ranks of a group tell each other."""
+"""Messages between the ranks of a group."""
 
 import warnings
 

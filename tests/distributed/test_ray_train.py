@@ -1,4 +1,4 @@
-"""An engine on two workers of Ray Train."""
+"""An engine on two Ray Train workers."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tables divided over ranks learn what a whole one learns."""
+"""Sharded tables learn the same as an unsharded one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A step of training, seen as work, communication and bubble."""
+"""A training step as work, communication and bubble."""
 
 import pytest
 

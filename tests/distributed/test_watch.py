@@ -1,4 +1,4 @@
-"""A rank that hangs ends the run and is named."""
+"""A hanging rank ends the run and is named."""
 
 import os
 import signal

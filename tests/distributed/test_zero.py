@@ -1,4 +1,4 @@
-"""DeepSpeed's steps give the losses of one process, and its state goes over to other engines and back."""
+"""DeepSpeed steps give the losses of a single process; its state converts to other engines and back."""
 
 from dataclasses import replace
 
@@ -103,10 +103,10 @@ def test_adapters_that_autotp_would_drop_are_refused():
     [
         ({"degrees": Degrees(shards=2)}, r"takes parallel\.zero=3 in place of shards, received: pp 1"),
         ({"degrees": Degrees(pipeline=2, tensor=2)}, r"takes pp or tp, received both: .*use parallel\.engine=torch"),
-        ({"degrees": Degrees(pipeline=2), "zero": 2}, r"pipeline takes parallel\.zero=1 alone, received 2"),
-        ({"degrees": Degrees(pipeline=2), "schedule": "zbv"}, "has the schedule 1f1b alone, received zbv"),
+        ({"degrees": Degrees(pipeline=2), "zero": 2}, r"pipeline supports only parallel\.zero=1, received 2"),
+        ({"degrees": Degrees(pipeline=2), "schedule": "zbv"}, "supports only the schedule 1f1b, received zbv"),
         ({"degrees": Degrees.parse("tp=2,replicate=2")}, "received: tp 2 × replicate 2 .* write replicate first"),
-        ({"compression": "int8"}, r"parallel\.compression is of parallel\.engine=torch"),
+        ({"compression": "int8"}, r"parallel\.compression needs parallel\.engine=torch"),
         ({"shares": (1, 2)}, r"parallel\.shares is of"),
     ],
     ids=["shards", "pp and tp", "pp and zero", "schedule", "order", "compression", "shares"],

@@ -1,4 +1,4 @@
-"""Which runtime encodes texts where none is named."""
+"""The default runtime for encoding texts."""
 
 import pytest
 

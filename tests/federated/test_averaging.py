@@ -1,4 +1,4 @@
-"""Federated averaging learns, its gradient is right, and sparse changes arrive in the end."""
+"""Federated averaging learns, its gradient is right, and sparse updates all arrive eventually."""
 
 import numpy as np
 import pytest

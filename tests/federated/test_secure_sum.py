@@ -1,4 +1,4 @@
-"""The sum comes out exactly, and what one client sends says nothing of its words."""
+"""The secure sum is exact, and a single client's message reveals nothing of its values."""
 
 import numpy as np
 import pytest

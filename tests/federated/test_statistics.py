@@ -1,4 +1,4 @@
-"""Closed forms from sums are those of the pooled events; noise hides one user."""
+"""Closed forms from sums match those of the pooled events; noise hides any one user."""
 
 import numpy as np
 import polars as pl
@@ -90,3 +90,14 @@ def test_of_noise_alone_nothing_is_left():
 def test_privacy_that_is_none_is_refused(epsilon, delta):
     with pytest.raises(ConfigError, match="epsilon must be above 0"):
         Privacy(epsilon, delta)
+
+
+def test_sums_of_another_form_and_settings_out_of_range_are_refused(data):
+    with pytest.raises(ConfigError, match="weighting must be one of event, user, received 'evnt'"):
+        Statistics.of(data, "evnt")
+    whole = Statistics.of(data, "event")
+    with pytest.raises(ConfigError, match="the sum of 9 items has 45 words, received"):
+        Statistics.from_words(whole.words(), 9, "event")
+    for regularisation in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="regularisation must be a positive number"):
+            ease(whole, regularisation)

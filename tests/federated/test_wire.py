@@ -1,4 +1,4 @@
-"""A server and clients as processes, with sockets between them; one that dies, and one that does not belong."""
+"""A server and clients as processes connected by sockets; one that dies, and one that does not belong."""
 
 import hmac
 import multiprocessing as mp
@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from lanner.errors import ConfigError
 from lanner.federated.secure_sum import FixedPoint, Masker
 from lanner.federated.wire import RoundFailed, Server, _form_of, join
 
@@ -132,7 +133,7 @@ def test_a_client_with_words_of_another_form_is_not_in_the_sum(server, words, sa
 
 def test_clients_that_do_not_come_end_the_wait():
     alone = Server(("127.0.0.1", 0), KEY, WHOLE.encoded(np.zeros(LENGTH)), deadline_s=0.3)
-    with pytest.raises(RoundFailed, match="only 0 of 2 clients came within"):
+    with pytest.raises(RoundFailed, match="only 0 of 2 clients connected within"):
         alone.total(2)
     alone.close()
 
@@ -140,3 +141,12 @@ def test_clients_that_do_not_come_end_the_wait():
 def test_a_server_that_is_not_there_is_named():
     with pytest.raises(RoundFailed, match=r"127\.0\.0\.1:9 is gone or refused"):
         join(("127.0.0.1", 9), KEY, 1, WHOLE.encoded(np.ones(3)))
+
+
+def test_what_is_no_number_or_address_is_refused_in_one_line():
+    words = WHOLE.encoded(np.ones(3))
+    for number in (-1, 2**32):
+        with pytest.raises(ConfigError, match="number must be from 0 to 4294967295"):
+            join(("127.0.0.1", 9), KEY, number, words)
+    with pytest.raises(ConfigError, match="cannot listen there"):
+        Server(("127.0.0.1", 70_000), KEY, words)

@@ -1,4 +1,4 @@
-"""The compiled kernel against a dense product, which is slow and cannot be wrong."""
+"""The compiled kernel against a dense product as the reference."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Many users at once against the ranker, which answers them one by one."""
+"""Bulk ranking against the ranker, one user at a time."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""New items against the network that would have seen them, and against the rows that the model has of its own."""
+"""New items against what the network would give them, and against the model's own rows."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""One mask decides what may be recommended."""
+"""One mask decides which items may be recommended."""
 
 from threading import Event, Thread
 

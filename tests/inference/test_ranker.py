@@ -1,4 +1,4 @@
-"""The ranker against its clear twin, with an index, with items that came later, and with everything that is barred."""
+"""The ranker against a simple reference, with an index, with later items, and with everything excluded."""
 
 import sys
 from dataclasses import replace

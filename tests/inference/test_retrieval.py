@@ -1,4 +1,4 @@
-"""Retrieval against a brute-force scan: recall, masks, damage."""
+"""Retrieval against a brute-force scan: recall, masks, corruption."""
 
 import json
 import logging

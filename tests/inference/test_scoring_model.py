@@ -1,4 +1,4 @@
-"""The scoring model against the network it was exported from, and the tables that it keeps."""
+"""The scoring model against the network it was exported from, and the tables it keeps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The nearest texts of a large catalogue against all cosines."""
+"""The nearest texts of a large catalogue against exhaustive cosines."""
 
 import numpy as np
 import pytest

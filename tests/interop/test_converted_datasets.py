@@ -119,7 +119,7 @@ def test_what_atomic_files_cannot_hold_is_refused(data, tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(StorageError, match="something else than atomic files"):
+    with pytest.raises(StorageError, match="something other than atomic files"):
         write_recbole(data, tmp_path / "mine")
 
 

@@ -1,4 +1,4 @@
-"""The blocks of docs/interop.md run, each section where its extra is installed."""
+"""The blocks of docs/interop.md run, each section if its extra is installed."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""A bundle in MLflow: logged, registered, loaded, asked."""
+"""A bundle in MLflow: logged, registered, loaded, queried."""
 
 import subprocess
 import sys

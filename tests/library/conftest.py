@@ -1,4 +1,4 @@
-"""A small shop of films in frames, and one model fitted on it for every test."""
+"""A small shop of films in frames, and one fitted model shared by all tests."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Recommendations and embeddings as files, of a small shop whose ids are integers."""
+"""Recommendations and embeddings as files, for a small shop with integer ids."""
 
 import json
 import sys
@@ -103,7 +103,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_ranked(knn, tmp_path,
     (tmp_path / "recs.csv.partial" / "thesis.txt").touch()
     for name, error, words in (
         ("recs.xlsx", lanner.RequestError, "must end with one of .parquet, .csv, .jsonl"),
-        ("recs.csv", lanner.StorageError, "holds something else than a stopped export"),
+        ("recs.csv", lanner.StorageError, "holds something other than an interrupted export"),
     ):
         with pytest.raises(error, match=words):
             export_recommendations(knn, tmp_path / name)
@@ -161,7 +161,7 @@ def test_a_search_in_qdrant_gives_the_scores_of_the_model(ials):
 
 def test_a_qdrant_that_is_not_there_is_one_line(ials):
     pytest.importorskip("qdrant_client", reason="the extra 'qdrant' is not installed")
-    with pytest.raises(ServerError, match="Qdrant cannot be reached or refuses"):
+    with pytest.raises(ServerError, match="Qdrant cannot be reached or refused the request"):
         export_to_qdrant(ials, "http://127.0.0.1:9")
 
 

@@ -1,4 +1,4 @@
-"""Frames of three libraries come in by the same rules as files, and go out as the kind that came in."""
+"""Frames of three libraries are read by the same rules as files and returned as the same kind."""
 
 from datetime import UTC, datetime
 
@@ -81,7 +81,7 @@ def test_columns_are_found_by_their_usual_names_and_ratings_count():
         (EVENTS, {"text": ["plot"]}, r"items, field 'plot': no such column"),
         ({**EVENTS, "userid": EVENTS["user_id"], "uid": [1] * 5}, {"item": "item_id", "user": None}, None),
         ({"userid": [1], "uid": [1], "item": [2]}, {}, r"'userid' and 'uid' both look like the user; choose: user=…"),
-        ({"user_id": [], "item_id": []}, {}, "no interactions that can be used"),
+        ({"user_id": [], "item_id": []}, {}, "has no usable interactions"),
         (
             {**EVENTS, "rating": [1.0, 1, 2, 1, 1]},
             {"positive_threshold": 4.0},
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_frame_is_said_in_one_line(events, options, problem
 
 
 def test_what_is_no_frame_is_refused():
-    with pytest.raises(lanner.ConfigError, match="events: received list, expected a frame of pandas, Polars or Arrow"):
+    with pytest.raises(lanner.ConfigError, match="events: received list, expected a pandas, Polars or Arrow frame"):
         lanner.Dataset.from_frames([1, 2])
 
 

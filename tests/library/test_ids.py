@@ -1,4 +1,4 @@
-"""Ids in requests: what is known goes out as in the dataset, and no id ends in a traceback."""
+"""Ids in requests: known ids are returned as in the dataset, and no id causes a traceback."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""``import lanner`` is light, and nothing but training needs torch."""
+"""``import lanner`` is light, and only training needs torch."""
 
 import statistics
 import subprocess

@@ -1,4 +1,4 @@
-"""Models by class: settings by keyword, questions by id, answers in frames that show themselves."""
+"""Model classes: settings by keyword, requests by id, results in frames that render themselves."""
 
 import inspect
 import pickle
@@ -301,7 +301,7 @@ def test_a_hybrid_without_texts_says_what_it_leaves_out_and_is_saved(shop, tmp_p
 def test_a_model_that_too_few_events_cannot_train_is_a_warning():
     data = lanner.Dataset.from_frames(pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]}))
     for model in (lanner.LightGCN(device="cpu"), lanner.Hybrid(**SMALL, device="cpu", views=("graph",))):
-        with pytest.warns(UserWarning, match="too few events to train on: nobody can spare an item for validation"):
+        with pytest.warns(UserWarning, match="too few events to train on: no user can spare an item for validation"):
             model.fit(data)
 
 

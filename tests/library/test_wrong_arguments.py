@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind end with one line that says what is expected."""
+"""Arguments of the wrong type raise a one-line error that names the expected type."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A random dataset, and the same as a dense matrix for slow clear twins."""
+"""A random dataset, and the same as a dense matrix for slow reference implementations."""
 
 import numpy as np
 

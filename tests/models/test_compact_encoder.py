@@ -1,4 +1,4 @@
-"""The same vectors as transformers gives, before anything is taken away."""
+"""The unpruned encoder gives the same vectors as transformers."""
 
 import json
 from dataclasses import asdict, replace
@@ -104,7 +104,7 @@ def test_a_copy_has_numbers_of_its_own() -> None:
 
 
 def test_weights_of_another_shape_are_refused() -> None:
-    with pytest.raises(ConfigError, match="not of the shape") as refusal:
+    with pytest.raises(ConfigError, match="do not match their stated shape") as refusal:
         CompactEncoder.from_state(replace(SHAPE, hidden=16), random_encoder().state_dict())
     assert "\n" not in str(refusal.value)
     with pytest.raises(ConfigError, match="heads of 1 layers"):

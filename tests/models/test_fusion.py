@@ -1,4 +1,4 @@
-"""Every ranking head begins as the retrieval head, and can leave it."""
+"""Every ranking head starts as the retrieval head, and can deviate from it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The hybrid: what its sum is made of, what a text does, new items, and data that goes wrong."""
+"""The hybrid: the parts of its sum, the effect of text, new items, and bad data."""
 
 from dataclasses import replace
 

@@ -207,4 +207,4 @@ def test_what_is_made_once_is_made_anew_for_another_key():
     for key in (1, 1, 2, 1):
         assert given.once("thing", key, lambda key=key: made.append(key) or key) == key
     assert made == [1, 2, 1]
-    assert "thing" not in given.with_histories(Ragged.from_lists([[0, 1]]))._made
+    assert "thing" not in given.with_histories(Ragged.from_lists([[0, 1]]))._memo

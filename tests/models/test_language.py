@@ -1,4 +1,4 @@
-"""Tiny random models made on the fly show that any architecture is read; the bundled one shows real meaning."""
+"""Random tiny models show that any architecture loads; the bundled one shows real semantics."""
 
 import os
 import subprocess

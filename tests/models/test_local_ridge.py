@@ -1,4 +1,4 @@
-"""The local ridge against dense regressions written out."""
+"""The local ridge against explicit dense regressions."""
 
 from dataclasses import replace
 

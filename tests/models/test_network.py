@@ -1,4 +1,4 @@
-"""The network: items nobody met borrow from those that read alike, and blocks change nothing."""
+"""The network: unseen items borrow from items with similar texts, and blocks change nothing."""
 
 import numpy as np
 import pytest

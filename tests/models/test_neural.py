@@ -1,4 +1,4 @@
-"""The trained recommenders behind the contract: reasons that are true, not only ones that add up."""
+"""The trained recommenders behind the contract: explanations that are true, not merely additive."""
 
 import json
 from dataclasses import replace

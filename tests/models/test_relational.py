@@ -1,4 +1,4 @@
-"""The relational view: which relations there are, what a message is, and that each is learned about."""
+"""The relational view: its relations, its messages, and that each relation is learned."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The hide-one softmax: its gradient, its optimum, and what users without attributes get."""
+"""The hide-one softmax: its gradient, its optimum, and users without attributes."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def scores(rest: list[int], values: list[int], weights: np.ndarray, bias: np.nda
 
 @pytest.mark.parametrize("most", [10**6, 60 * ITEMS], ids=["all events", "some events"])
 def test_the_gradient_is_that_of_the_loss(most, monkeypatch):
-    monkeypatch.setattr(softmax, "_MOST_SCORES", most)
+    monkeypatch.setattr(softmax, "_MAX_SCORES", most)
     matrix, who = world()
     rows = ITEMS + VALUES + ITEMS * VALUES
     task = softmax._Task.of(matrix, attribute_matrix(who.values, who.kinds), rows, 1.0)

@@ -1,4 +1,4 @@
-"""Right singular vectors against NumPy, for shapes that iterative solvers refuse too."""
+"""Right singular vectors against NumPy, including shapes that iterative solvers reject."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The cache saves time or does nothing: no state of the disk may stop or change an encoding."""
+"""The cache saves time or does nothing: no disk state stops or changes an encoding."""
 
 import multiprocessing
 import sqlite3

@@ -1,4 +1,4 @@
-"""Texts as numbers: linear in their fields, and defined for few, strange or no words."""
+"""Text features: linear in their fields, and defined for few, odd or no words."""
 
 import numpy as np
 import pytest

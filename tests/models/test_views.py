@@ -1,4 +1,4 @@
-"""Views against dense twins: every user is a mean of what they met."""
+"""Views against dense references: every user is a mean of the items they interacted with."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims beside figures: verdicts, and that every place a claim names can hold a figure."""
+"""Claims and figures: verdicts, and that every place a claim names can hold a figure."""
 
 import json
 from dataclasses import replace

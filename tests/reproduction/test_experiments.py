@@ -1,4 +1,4 @@
-"""Experiments run in processes of their own, are resumed, and fail aloud."""
+"""Experiments run in their own processes, resume, and report failures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The report of the recorded results: every claim in it, no request to anywhere, readable on a telephone."""
+"""The report of the recorded results: every claim, no network requests, readable on a phone."""
 
 import re
 import shutil
@@ -25,6 +25,14 @@ def page(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "Wrote" in done.stdout
     return out / "report.html"
+
+
+def test_a_file_is_no_folder_for_a_report(tmp_path):
+    (tmp_path / "notes").write_text("")
+    command = [sys.executable, "-m", "lanner", "reproduce", "--from-results", "--out", str(tmp_path / "notes")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "notes is not a writable folder" in done.stderr
 
 
 def test_each_claim_is_in_both_forms_with_its_verdict():

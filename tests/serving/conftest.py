@@ -1,4 +1,4 @@
-"""Tests that are coroutines run on an event loop of their own, for at most two minutes; and a trained shop."""
+"""Runs coroutine tests on their own event loop, for at most two minutes; provides a trained shop."""
 
 import asyncio
 import inspect

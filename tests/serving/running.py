@@ -1,4 +1,4 @@
-"""The service of one worker without HTTP, over a bundle or a registry and a store on disk."""
+"""The service of one worker without HTTP, on a bundle or a registry and a store on disk."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

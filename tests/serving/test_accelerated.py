@@ -1,4 +1,4 @@
-"""The accelerator as a backend of the server: a variant of its own, its figures, and what happens where it fails."""
+"""The accelerator as a server backend: its own variant, its figures, and failure handling."""
 
 import json
 from contextlib import asynccontextmanager

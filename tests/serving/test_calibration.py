@@ -1,4 +1,4 @@
-"""How long batches take, as a worker that starts finds out."""
+"""Batch latency calibration at worker start."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The catalog and the ingestion of items: put, change, delete and expire, under concurrent readers."""
+"""The catalog and item ingestion: put, change, delete and expire, under concurrent readers."""
 
 from threading import Event, Thread
 

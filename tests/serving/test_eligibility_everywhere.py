@@ -1,4 +1,4 @@
-"""A random walk that tries to get an item recommended that may not be, on every path to an answer."""
+"""A random walk that tries to get an ineligible item recommended, on every path to an answer."""
 
 import random
 from pathlib import Path

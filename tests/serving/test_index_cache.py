@@ -1,4 +1,4 @@
-"""Indexes are built once for all workers and starts, outside the bundle."""
+"""Indexes are built once for all workers and restarts, outside the bundle."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Replicas behind ``lanner serve --engine ray``: what is refused, and two of them of which one is killed under load."""
+"""Replicas behind ``lanner serve --engine ray``: rejected settings, and two replicas, one killed under load."""
 
 import importlib.util
 import os

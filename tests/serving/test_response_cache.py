@@ -1,4 +1,4 @@
-"""Answers held for requests that come again, and equal requests that share one computation."""
+"""Cached answers for repeated requests, and equal requests that share one computation."""
 
 import asyncio
 import sys

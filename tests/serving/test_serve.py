@@ -1,4 +1,4 @@
-"""``lanner serve``: which settings hold, what is refused before anything starts, and what clients see of workers."""
+"""``lanner serve``: effective settings, what is rejected before startup, and what clients see of workers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The whole service but for HTTP: a trained bundle, a store on disk, and what lies between them."""
+"""The whole service except HTTP: a trained bundle, a store on disk, and everything between."""
 
 import asyncio
 import concurrent.futures

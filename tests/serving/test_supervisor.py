@@ -1,4 +1,4 @@
-"""The supervisor with real processes that serve nothing: they die, hang, do not start, and outlive nobody."""
+"""The supervisor with real processes that serve nothing: they die, hang, fail to start, and never outlive it."""
 
 import multiprocessing
 import os

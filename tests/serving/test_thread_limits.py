@@ -1,4 +1,4 @@
-"""Thread limits, in a process of their own: some of them last for as long as it lives."""
+"""Thread limits, in a separate process: some of them last for the life of a process."""
 
 import json
 import os

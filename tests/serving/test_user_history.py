@@ -1,4 +1,4 @@
-"""What is known of a user: the whole of what they did, in its order, whoever asks and whatever came meanwhile."""
+"""User histories: complete and in order, whichever worker reads and whatever arrived meanwhile."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Several bundles served at once: hot swaps under requests, bundles that fail, experiments and shadow traffic."""
+"""Several bundles served at once: hot swaps under load, failing bundles, experiments and shadow traffic."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The numbers that worker processes share, with real processes."""
+"""State shared between worker processes, with real processes."""
 
 import multiprocessing
 import time

@@ -1,4 +1,4 @@
-"""A tiny language model learns which texts go together; how it is run changes nothing of what it learns."""
+"""A tiny language model learns which texts belong together; the execution mode does not change what it learns."""
 
 import signal
 from dataclasses import replace
@@ -310,7 +310,7 @@ def test_full_weights_are_written_as_a_model(folders, split, tmp_path):
 
 def test_a_folder_of_ones_own_is_not_replaced(folders, split, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StorageError, match="holds something else than an adapter"):
+    with pytest.raises(StorageError, match="holds something other than an adapter"):
         weights_of(folders["bert"], split, replace(THOROUGH, output=str(tmp_path)))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -394,9 +394,9 @@ def test_an_adapter_that_is_none_or_of_another_model_is_named(learned, folders, 
     _, _, folder = learned
     with pytest.raises(ConfigError, match=r"there is no .*nowhere/adapter_config\.json"):
         language_of(folders["bert"], adapter="nowhere").check()
-    with pytest.raises(ConfigError, match="is no adapter of this model"):
+    with pytest.raises(ConfigError, match="is not an adapter of this model"):
         language_of(folders["llama"], adapter=str(folder)).encode(TEXTS)
-    with pytest.raises(ConfigError, match="the adapted weights are of another model"):
+    with pytest.raises(ConfigError, match="the adapted weights belong to another model"):
         LanguageEncoder(language_of(folders["bert"]).config, {"stranger": np.zeros(3, np.float32)}).encode(TEXTS)
 
 

@@ -1,4 +1,4 @@
-"""The pairwise loss against a slow twin."""
+"""The pairwise loss against a slow reference."""
 
 import numpy as np
 import pytest

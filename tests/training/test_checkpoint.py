@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not at all, and never executed."""
+"""Checkpoint files: atomic, and never executed."""
 
 import pickle
 import resource

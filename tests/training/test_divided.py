@@ -1,4 +1,4 @@
-"""An adaptation divided over ranks gives the losses, the weights and the checkpoints of one process."""
+"""Adaptation divided over ranks gives the losses, weights and checkpoints of a single process."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere ends with the same bits as one that is not."""
+"""An interrupted and resumed run is bit-identical to an uninterrupted one."""
 
 import signal
 import threading

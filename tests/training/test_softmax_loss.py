@@ -1,4 +1,4 @@
-"""The sampled softmax against a slow twin, and its correction against the full softmax."""
+"""The sampled softmax against a slow reference, and its correction against the full softmax."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a log of the training keeps, and what is said where its package is missing."""
+"""Training logs: their contents, and the message if a package is missing."""
 
 from dataclasses import replace
 

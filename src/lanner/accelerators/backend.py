@@ -1,4 +1,4 @@
-"""An accelerator as the ranker asks it, opened by the name that a setting gives it; counts what it answered."""
+"""The ranker's interface to an accelerator, opened by the name in a setting; counts requests."""
 
 import logging
 import threading
@@ -17,29 +17,29 @@ from lanner.inference.ranker import Asked
 
 EMULATOR, BOARD = "emulator", "board"
 LONGEST_LIST = 10
-"""Of the emulator, as of the design that was routed; a board says its own."""
+"""Of the emulator, as in the routed design; a board reports its own."""
 _log = logging.getLogger(__name__)
 
 
 class Backend:
-    """Implements ``inference.ranker.Accelerator``; any number of threads may ask.
+    """Implements ``inference.ranker.Accelerator``; thread-safe.
 
-    Where the accelerator fails, the ranker answers, and ``failed`` counts it.
+    If the accelerator fails, the ranker answers instead, and ``failed`` is incremented.
     """
 
     def __init__(self, name: str, contract: Contract, accelerator: Accelerator, mhz: float) -> None:
-        """mhz: clock that turns cycles into time."""
+        """mhz: clock that converts cycles to time."""
         self.name, self.contract, self.mhz = name, contract, mhz
         self._accelerator = accelerator
         self._lock = threading.Lock()
         self._counts = {"answered": 0, "failed": 0, "cycles": 0}
 
     def covers(self, length: int, k: int) -> bool:
-        """Whether it takes so long a history and list."""
+        """Whether it supports a history of ``length`` entries and a list of ``k``."""
         return length <= MAX_HISTORY and k <= self._accelerator.longest_list
 
     def rank(self, asked: Sequence[Asked]) -> Sequence[tuple[NDArray[np.int64], NDArray[np.float32]] | None]:
-        """Items and scores of each, best first; None: the accelerator failed."""
+        """Items and scores of each request, best first; None: the accelerator failed."""
         try:
             requests = [self.contract.request(one.rows, one.shares, one.seen, one.k) for one in asked]
             found = self._accelerator.answer(requests)
@@ -57,11 +57,11 @@ class Backend:
         return [(a.rows[:end], (a.scores[:end] * unit).astype(np.float32)) for a, end in zip(lists, ends, strict=True)]
 
     def check(self) -> None:
-        """Raises ``AcceleratorError`` where it cannot be reached."""
+        """Raises ``AcceleratorError`` if it cannot be reached."""
         self._accelerator.answer([])
 
     def verify(self, asked: Sequence[Asked]) -> int:
-        """Ask it and the contract's reference the same; returns how many were asked, 0 where it cannot be reached.
+        """Compare it with the contract's reference; returns the number of requests, 0 if it cannot be reached.
 
         Raises:
             AcceleratorError: a list or score differs.
@@ -83,26 +83,26 @@ class Backend:
         return len(found)
 
     def figures(self) -> dict[str, float]:
-        """Requests answered and failed, cycles of those answered, and the microseconds that these are to take."""
+        """Requests answered and failed, cycles of those answered, and their predicted microseconds."""
         with self._lock:
             return {**self._counts, "predicted_microseconds": self._counts["cycles"] / self.mhz}
 
     def close(self) -> None:
-        """Hand a board back."""
+        """Release the accelerator."""
         self._accelerator.close()
 
 
 def check_place(place: str) -> None:
-    """Raises ``ConfigError`` where a setting names no accelerator."""
+    """Raises ``ConfigError`` if a setting does not name an accelerator."""
     if place != EMULATOR and not place.startswith(f"{BOARD}:"):
         raise ConfigError(f"unknown accelerator '{place}'; known: {EMULATOR}, {BOARD}:/dev/DEVICE, {BOARD}:HOST:PORT")
 
 
 def open_backend(place: str, contract: Contract, mhz: float) -> Backend:
-    """place: ``emulator``, or ``board:`` and what ``host.Board`` takes.
+    """place: ``emulator``, or ``board:`` followed by a place of ``host.Board``.
 
     Raises:
-        ConfigError: an unknown place, or a contract that the accelerator cannot hold.
+        ConfigError: an unknown place, or a contract that does not fit the accelerator.
     """
     check_place(place)
     if place == EMULATOR:

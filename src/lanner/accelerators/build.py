@@ -1,4 +1,4 @@
-"""From a contract to a folder that hardware is built and checked with."""
+"""From a contract to a folder with everything to build and verify the hardware."""
 
 import json
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _HARNESS = Path(protocol.__file__).with_name("harness.cpp")
 
 
 def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
-    """The accelerator for a contract: as many lanes as the device has multipliers for.
+    """Sizes of the accelerator for a contract: as many lanes as the device has multipliers for.
 
     Raises:
-        ConfigError: an unknown device, or one that is too small; says by how much, and what would fit.
+        ConfigError: the device is unknown or too small; says by how much, and what would fit.
     """
     if device not in DEVICES:
         raise ConfigError(f"unknown device '{device}'; known: {', '.join(DEVICES)}")
@@ -41,12 +41,12 @@ def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
 
 
 def emulated(contract: Contract, k: int) -> Parameters:
-    """The accelerator that an emulator stands for: lanes of the design that was routed, memories as deep as needed."""
+    """Sizes of the emulated accelerator: lanes as in the routed design, memories as deep as needed."""
     return _sizes(contract, k, routed.LANES)
 
 
 def fitting_device(contract: Contract, k: int) -> str | None:
-    """The smallest device that holds such an accelerator; None: no known one does."""
+    """The smallest device that fits such an accelerator; None: no known device does."""
     for name in DEVICES:
         with suppress(ConfigError):
             check_device(emulated(contract, k), name)
@@ -55,7 +55,7 @@ def fitting_device(contract: Contract, k: int) -> str | None:
 
 
 def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:
-    """lanes: at most so many, rounded up to a power of two."""
+    """lanes: maximum, rounded up to a power of two."""
     dimensions = 1 << log2(max(contract.dimensions, 4))
     items = max(contract.num_items, 2)
     return Parameters(
@@ -73,10 +73,10 @@ def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:
 def files_of(
     contract: Contract, requests: Sequence[Request], sizes: Parameters, device: str, mhz: float, folder: Path
 ) -> dict[str, bytes]:
-    """The folder's files by name; folder: where tools may work.
+    """The folder's files by name. folder: working directory of the tools.
 
-    Verilog, constraints, the contract, the words that load the tables, a test bench with requests and the words that
-    answer them, and a report with the latency predicted from cycles at a clock of ``mhz``.
+    Verilog, constraints, the contract, the words that load the tables, a test bench with requests and expected answer
+    words, and a report with the latency predicted from cycles at a clock of ``mhz``.
     """
     answers = Emulator(contract, sizes).answer(requests)
     asks = [protocol.request_packet(request, contract.sparse) for request in requests]
@@ -107,7 +107,7 @@ def files_of(
 
 
 def _entries(packets: Sequence[protocol.Packet], registers: dict[protocol.Register, int]) -> bytes:
-    """As the test bench reads them: 64 bits an entry, see ``harness.cpp``."""
+    """In the test bench's format: 64 bits per entry, see ``harness.cpp``."""
     writes = np.array([1 << 33 | register << 40 | value for register, value in registers.items()], np.uint64)
     words = [packet.astype(np.uint64) for packet in packets]
     for packet in words:
@@ -116,7 +116,7 @@ def _entries(packets: Sequence[protocol.Packet], registers: dict[protocol.Regist
 
 
 def _words(timed: Timed) -> NDArray[np.uint32]:
-    """An answer as the accelerator gives it, then its cycles, as the test bench writes both."""
+    """An answer in the accelerator's format, followed by its cycles, as the test bench writes them."""
     pairs = np.stack([timed.answer.rows, timed.answer.scores], axis=1).reshape(-1)
     return np.concatenate([pairs, [0, timed.cycles]]).astype(np.int64).astype(np.uint32)
 

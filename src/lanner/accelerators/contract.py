@@ -15,9 +15,9 @@ row; seen rows are left out; where fewer than k rows are left, the list ends wit
 Widths: w_i, s_i and s'_i are unsigned 12-bit, so ``128 · 4095 · 4096 < 2^31`` proves that no sum leaves 32 bits for
 up to ``MAX_HISTORY`` entries. t_j, m and m' are unsigned 16-bit; shifts are 0 … ``MAX_SHIFT``. p is chosen so that
 ``|u · target_j · t_j| >> p`` stays below 2^30. A user without entries has u = 0 and x = 0, so scores are biases; such
-users are answered by popularity, outside.
+users are answered by popularity, outside the accelerator.
 
-``reference.py`` computes this in NumPy and is what hardware, emulator and tests are held against.
+``reference.py`` implements this in NumPy and is the reference for hardware, emulator and tests.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ _ARRAYS = ("source", "target", "source_scale", "target_scale", "bias")
 _SPARSE = ("indptr", "items", "codes", "scale")
 _FITTED_USERS = 2000
 VARIANTS = ("distilled", "int8", "full")
-"""Variants of a bundle to build an accelerator for: the first that there is."""
+"""Variants of a bundle to build an accelerator for, in order of preference."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class FixedPoint:
 
     @classmethod
     def of(cls, value: float) -> Self:
-        """The nearest to a value from 0 up, with all bits of the multiplier in use where the shift allows it.
+        """The nearest to a value ≥ 0, using all bits of the multiplier if the shift allows it.
 
         Raises:
-            ConfigError: a value of 2^16 or more.
+            ConfigError: the value is 2^16 or more.
         """
         exponent = int(np.frexp(value)[1])
         shift = min(MULTIPLIER_BITS - exponent, MAX_SHIFT)
@@ -78,10 +78,10 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class Request:
-    """One user as the accelerator gets it.
+    """One user's request to the accelerator.
 
-    rows, weights: int64 ``[n]``, distinct rows of the history, 12-bit weights. user, sparse: what takes both sums to
-    the scales of user vectors and of scores. seen: int64, ascending distinct rows. k: length of the list.
+    rows, weights: int64 ``[n]``, distinct rows of the history, 12-bit weights. user, sparse: factors that convert the
+    two sums to the scales of user vectors and of scores. seen: int64, ascending distinct rows. k: length of the list.
     """
 
     rows: NDArray[np.int64]
@@ -104,7 +104,7 @@ class SparseCodes:
 
 @dataclass(frozen=True)
 class Units:
-    """What one step of a code is worth as a float: of row scales, user vectors, item-to-item scales, and scores."""
+    """Float value of one code step: of row scales, user vectors, target scales, item-to-item scales and scores."""
 
     source: float
     user: float
@@ -149,14 +149,14 @@ class Contract:
 
     @classmethod
     def of(cls, model: ScoringModel, users: UserBatch) -> Self:
-        """Of an INT8 variant. users: whose largest values set the scales of user vectors and scores; others clamp.
+        """From an INT8 variant. users: calibration set for the scales of user vectors and scores; larger values clamp.
 
         Raises:
-            ConfigError: a model with a part that has no integer form, without INT8 tables, or without users.
+            ConfigError: a part of the model has no integer form, or there are no INT8 tables or no users.
         """
         source, target = _checked(model)
         if not len(users) or not len(users.history.values):
-            raise ConfigError("no user with a history was given; the scales of user vectors are fitted on some")
+            raise ConfigError("no user with a history was given; fitting the scales of user vectors needs some")
         source_unit, target_unit = _unit(_scales(source), COEFFICIENT_BITS), _unit(_scales(target), TARGET_SCALE_BITS)
         user_unit = _largest(model.users(users)) / (2 ** (USER_BITS - 1) - 1)
         sparse_unit, largest = 1.0, _largest(model.bias_I)
@@ -170,16 +170,16 @@ class Contract:
         if not model.dimensions:
             score_shift, dense_unit = 0, largest / 2**29
         if score_shift > MAX_SHIFT:
-            raise ConfigError("biases and item-to-item weights outweigh the vectors beyond 32 bits; drop the vectors")
+            raise ConfigError("biases and item-to-item weights exceed 32 bits at the vectors' scale; drop the vectors")
         units = Units(source_unit, user_unit, target_unit, sparse_unit, dense_unit * 2.0**score_shift)
         return cls.in_units(model, units, score_shift)
 
     @classmethod
     def in_units(cls, model: ScoringModel, units: Units, score_shift: int) -> Self:
-        """Of an INT8 variant whose scales were fitted before: the same bits on every machine.
+        """From an INT8 variant with known scales: bit-identical on every machine.
 
         Raises:
-            ConfigError: a model with a part that has no integer form, or without INT8 tables.
+            ConfigError: a part of the model has no integer form, or there are no INT8 tables.
         """
         source, target = _checked(model)
         sparse = None if model.item_to_item is None else _sparse_codes(model.item_to_item, units.sparse)
@@ -193,7 +193,7 @@ class Contract:
         """rows: distinct history items. shares: their weights, aged and normalised by the model (``model.shares``).
 
         Raises:
-            ConfigError: a history or list that is too long, a row outside the catalogue, or a negative share.
+            ConfigError: the history is too long, k is below 1, a row is outside the catalogue, or a share is negative.
         """
         self._check_request(rows, shares, seen, k)
         weights = shares.astype(np.float64)
@@ -208,7 +208,7 @@ class Contract:
         self, rows: NDArray[np.integer], shares: NDArray[np.floating], seen: NDArray[np.integer], k: int
     ) -> None:
         if len(rows) > MAX_HISTORY:
-            raise ConfigError(f"a history of {len(rows):,} entries is longer than the {MAX_HISTORY:,} that are proven")
+            raise ConfigError(f"a history of {len(rows):,} entries exceeds the proven limit of {MAX_HISTORY:,}")
         for name, given in (("history", rows), ("seen", seen)):
             if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.num_items:
                 raise ConfigError(
@@ -217,7 +217,7 @@ class Contract:
         if k < 1:
             raise ConfigError(f"k is {k}; it must be at least 1")
         if len(shares) and not (np.isfinite(shares).all() and shares.min() >= 0):
-            raise ConfigError(f"history: weights must be finite and not negative, the least is {shares.min()}")
+            raise ConfigError(f"history: weights must be finite and not negative; the smallest is {shares.min()}")
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Contract:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """JSON-compatible: everything but the arrays."""
+        """Everything but the arrays, JSON-compatible."""
         return {"version": VERSION, "score_shift": self.score_shift, "units": vars(self.units)}
 
     @classmethod
@@ -242,7 +242,7 @@ class Contract:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the facts and arrays; its first 32 bits stand in a register of the accelerator."""
+        """SHA-256 of the facts and arrays; its first 32 bits are stored in a register of the accelerator."""
         found = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
         for name, array in sorted(self.arrays().items()):
             found.update(f"{name} {array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -250,7 +250,7 @@ class Contract:
 
 
 def requests_of(contract: Contract, model: ScoringModel, users: UserBatch, k: int = 10) -> list[Request]:
-    """One request a user, who is never answered what they have seen."""
+    """One request per user; seen items are excluded."""
     matrix = shares_of if model.normalises else batch_matrix
     shares = matrix(aged(users, model.recency), model.num_items)
     seen = users.history if users.seen is None else users.seen
@@ -260,12 +260,12 @@ def requests_of(contract: Contract, model: ScoringModel, users: UserBatch, k: in
 
 
 def contract_of(model: ScoringModel, dataset: Dataset, stated: Mapping[str, Any] | None = None) -> Contract:
-    """The contract of a variant of a bundle.
+    """The contract of a bundle's variant.
 
-    stated: what its bundle states (``statement``); None: scales are fitted on a sample of the dataset's users.
+    stated: the bundle's ``statement``; None: scales are fitted on a sample of the dataset's users.
 
     Raises:
-        ConfigError: the variant has no integer form. BundleError: it differs from what was stated.
+        ConfigError: the variant has no integer form. BundleError: it differs from the statement.
     """
     if stated is None:
         users = dataset.user_batch()
@@ -281,7 +281,7 @@ def contract_of(model: ScoringModel, dataset: Dataset, stated: Mapping[str, Any]
 
 
 def statement(contract: Contract) -> dict[str, Any]:
-    """What a bundle keeps of a contract, JSON-compatible: with the variant's tables it gives the same one again."""
+    """What a bundle stores of a contract, JSON-compatible; with the variant's tables it reproduces the contract."""
     return {**contract.facts, "sha256": contract.digest}
 
 
@@ -294,7 +294,7 @@ def _checked(model: ScoringModel) -> tuple[Int8Rows, Int8Rows]:
         raise ConfigError("the model reads users' attributes, which have no integer form; leave the users file out")
     if model.num_items > 1 << ROW_BITS:
         raise ConfigError(
-            f"{model.num_items:,} items do not fit the {1 << ROW_BITS:,} rows that {ROW_BITS} bits can name"
+            f"{model.num_items:,} items do not fit the {1 << ROW_BITS:,} rows that {ROW_BITS} bits can address"
         )
     source, target = model.source_ID, model.target_ID
     if not (isinstance(source, Int8Rows) and isinstance(target, Int8Rows)):
@@ -306,7 +306,7 @@ def _checked(model: ScoringModel) -> tuple[Int8Rows, Int8Rows]:
 
 
 def _largest(values: NDArray[np.floating]) -> float:
-    """Largest absolute value, 1 where there is none."""
+    """Largest absolute value; 1 if there is none or it is 0."""
     return float(np.abs(values).max(initial=0.0)) or 1.0
 
 
@@ -319,7 +319,7 @@ def _codes(scale: NDArray[np.floating], unit: float) -> NDArray[np.uint16]:
 
 
 def _scales(table: Int8Rows) -> NDArray[np.float32]:
-    """Of rows; 0 for a row of zeros, whose own would take the others' bits."""
+    """Row scales; 0 for a row of zeros, whose own scale would cost the others precision."""
     return table.scale * table.codes.any(axis=1)
 
 
@@ -332,6 +332,6 @@ def _sparse_scales(rows: SparseRows) -> NDArray[np.float32]:
 
 def _sparse_codes(rows: SparseRows, unit: float) -> SparseCodes:
     scale = np.maximum(_codes(_sparse_scales(rows), unit), 1)
-    # Codes are rounded with the scale that is stored, so that its own rounding costs nothing.
+    # Codes are computed with the stored scale, so that its rounding adds no error.
     codes = np.clip(np.rint(rows.values / np.repeat(scale * unit, np.diff(rows.indptr))), -127, 127).astype(np.int8)
     return SparseCodes(rows.indptr, rows.items, codes, scale.astype(np.uint16))

@@ -1,7 +1,7 @@
-"""The accelerator without one: answers bit for bit what the hardware would, and the cycles that it would take.
+"""Emulates the accelerator: bit-exact answers, and the cycles that the hardware would take.
 
-Answers are those of the contract's reference, by matrix products for all requests at once; cycles come from the model
-that simulation confirms; a time is a prediction at a clock that place and route gave.
+Answers equal those of the contract's reference, computed by matrix products for all requests at once; cycles come from
+a model verified by simulation; times are predictions at the clock from place and route.
 """
 
 from collections.abc import Sequence
@@ -29,36 +29,36 @@ class Timed:
     cycles: int
 
     def microseconds(self, mhz: float) -> float:
-        """At a clock."""
+        """Time at a clock of ``mhz``."""
         return self.cycles / mhz
 
 
 class Accelerator(Protocol):
-    """Whatever answers requests by the contract: the emulator, or a board behind a link."""
+    """Answers requests by the contract: the emulator, or a board behind a link."""
 
     longest_list: int
     """Largest k."""
 
     def answer(self, requests: Sequence[Request]) -> list[Timed]:
-        """One answer a request, in order. Raises ``AcceleratorError`` where it fails."""
+        """One answer per request, in order. Raises ``AcceleratorError`` on failure."""
         ...
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release resources."""
 
 
 class Emulator:
-    """Raises ``ConfigError`` where the contract does not fit an accelerator of these sizes."""
+    """Software accelerator. Raises ``ConfigError`` if the contract does not fit an accelerator of these sizes."""
 
     def __init__(self, contract: Contract, parameters: Parameters) -> None:
         check_fits(contract, parameters)
         self._contract, self._parameters, self.longest_list = contract, parameters, parameters.k
-        # Integers of up to 53 bits are exact in float64, whose products are fast.
+        # Integers of up to 53 bits are exact in float64, which has fast matrix products.
         self._source_ID, self._target_DI = contract.source.astype(np.float64), contract.target.T.astype(np.float64)
         self._target_scale_I = contract.target_scale.astype(np.int64)
 
     def answer(self, requests: Sequence[Request]) -> list[Timed]:
-        """One answer a request, in order."""
+        """One answer per request, in order."""
         if not requests:
             return []
         users_BD = np.stack([self._user(request) for request in requests])
@@ -70,10 +70,10 @@ class Emulator:
         return [Timed(self._list(request, scores_I), self.cycles(request)) for request, scores_I in found]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def cycles(self, request: Request) -> int:
-        """What the hardware takes while its host keeps up."""
+        """Cycles of the hardware while its host keeps up."""
         sparse = self._contract.sparse
         entries = 0 if sparse is None else int(np.diff(sparse.indptr)[request.rows].sum())
         return request_cycles(self._parameters, len(request.rows), self._contract.num_items, request.k, entries)
@@ -89,7 +89,7 @@ class Emulator:
             shares = coefficients(sparse.scale, request).astype(np.float64)
             add_weighted_rows(request.rows, shares, sparse.indptr, sparse.items, sparse.codes, sums_I)
             scores_I = scores_I + rescaled(sums_I.astype(np.int64), request.sparse, LARGEST_SCORE)
-        # One number orders by score, then by row; what was seen comes last.
+        # A single key orders by score, then by row; seen rows come last.
         keys_I = -np.clip(scores_I, -LARGEST_SCORE, LARGEST_SCORE) << ROW_BITS | np.arange(len(scores_I))
         keys_I[request.seen] = _LAST
         best = np.sort(np.partition(keys_I, request.k - 1)[: request.k] if request.k < len(keys_I) else keys_I)

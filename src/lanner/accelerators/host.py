@@ -1,16 +1,17 @@
-"""A board behind a byte stream, a serial device or TCP: one connection, a frame for each frame, in order.
+"""A board behind a byte stream (serial device or TCP): one connection, one reply frame per frame, in order.
 
-A frame, in little-endian bytes: a head of 8, so many words of 32 bits, and the CRC-32 (zlib's) of all before it::
+A frame, little-endian: a header of 8 bytes, 32-bit words, and the CRC-32 (zlib) of everything before it::
 
     to the board     kind u8, tag u8, register u16, words u32
     to the host      code u8, tag u8, 0 u16, words u32
 
-- PACKET: words of ``fpga/protocol.py``, of which the last is the packet's last. Answered, where it is a request, by
-  the answer's words and then the register CYCLES; by no words otherwise.
+- PACKET: words of ``fpga/protocol.py``, of which the last is the packet's last. A request is answered by the answer's
+  words followed by the register CYCLES; other packets by no words.
 - READ: no words; answered by the register. WRITE: one word; answered by the register STATUS.
 
-The answer bears the tag of what it answers. Its code is ``Code.OK``, or says why nothing was done; it has no words
-then. The board drops an unfinished frame after a second of silence, and gives BUSY to every further connection.
+An answer has the tag of the frame it answers. Its code is ``Code.OK``, or an error, in which case nothing was done and
+there are no words. The board drops an incomplete frame after a second of silence, and replies BUSY on any further
+connection.
 """
 
 import logging
@@ -47,17 +48,17 @@ from lanner.errors import AcceleratorError, ConfigError
 
 HEAD, CHECK = struct.Struct("<BBHI"), struct.Struct("<I")
 MOST_WORDS = 1 << 24
-"""Words of a frame; a longer one is a fault of the line."""
+"""Maximum words of a frame; a longer one indicates a line fault."""
 ANSWER_SECONDS, LOAD_SECONDS, RETRY_SECONDS = 0.1, 30.0, 5.0
-"""For an answer; for a frame while tables are loaded; between attempts to connect."""
+"""Timeouts of an answer and of a frame while loading tables; interval between connection attempts."""
 LONGEST_LIST = 255
-"""Of any board, until this one says its own."""
+"""Maximum of any board, until the board reports its own."""
 _log = logging.getLogger(__name__)
 Words = NDArray[np.uint32]
 
 
 class Kind(IntEnum):
-    """What a frame to the board is."""
+    """Kinds of frames to the board."""
 
     PACKET = 1
     READ = 2
@@ -65,7 +66,7 @@ class Kind(IntEnum):
 
 
 class Code(IntEnum):
-    """What became of a frame."""
+    """Result codes of a frame."""
 
     OK = 0
     BUSY = 1
@@ -74,25 +75,25 @@ class Code(IntEnum):
 
 
 def frame(kind: int, tag: int, register: int, words: NDArray[np.integer] | Sequence[int] = ()) -> bytes:
-    """A frame of either direction."""
+    """A frame, in either direction."""
     data = np.asarray(words).astype("<u4").tobytes()
     told = HEAD.pack(kind, tag, register, len(data) // 4) + data
     return told + CHECK.pack(zlib.crc32(told))
 
 
 class Board:
-    """Implements ``emulator.Accelerator``. After a fault it is connected anew in the background, tables included.
+    """Implements ``emulator.Accelerator``. After a fault it reconnects in the background and reloads the tables.
 
-    Until then every request is refused at once, so that no caller waits.
+    Until then, requests fail immediately, so that no caller waits.
     """
 
     def __init__(self, place: str, contract: Contract) -> None:
-        """place: path of a serial device, whose speed is what it is set to (``stty``), or HOST:PORT.
+        """place: path of a serial device, with the baud rate as configured (``stty``), or HOST:PORT.
 
         Raises:
-            ConfigError: neither.
+            ConfigError: ``place`` is neither.
         """
-        _check_place(place)
+        _check_address(place)
         self._place, self._contract = place, contract
         self._link: _Link | None = None
         self.longest_list = LONGEST_LIST
@@ -101,10 +102,10 @@ class Board:
         try:
             self._link, self.longest_list = self._connected()
         except AcceleratorError as error:
-            self._lost(error)
+            self._on_disconnect(error)
 
     def answer(self, requests: Sequence[Request]) -> list[Timed]:
-        """One answer a request, in order.
+        """One answer per request, in order.
 
         Raises:
             AcceleratorError: there is no board, it failed, or it refused a request.
@@ -114,43 +115,45 @@ class Board:
         try:
             if self._link is None:
                 raise AcceleratorError(f"not connected: {self._problem}")
-            return self._asked(self._link, requests)
+            return self._run_all(self._link, requests)
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """Hand the board back."""
+        """Release the board."""
         self._closed.set()
         with self._lock:
             if self._link is not None:
                 self._link.close()
             self._link = None
 
-    def _asked(self, link: "_Link", requests: Sequence[Request]) -> list[Timed]:
+    def _run_all(self, link: "_Link", requests: Sequence[Request]) -> list[Timed]:
         try:
-            return [self._ask(link, request) for request in requests]
+            return [self._run_one(link, request) for request in requests]
         except _RefusedError:
             raise
         except AcceleratorError as error:
-            self._lost(error)
+            self._on_disconnect(error)
             raise
 
-    def _ask(self, link: "_Link", request: Request) -> Timed:
+    def _run_one(self, link: "_Link", request: Request) -> Timed:
         words = link.packet(request_packet(request, self._contract.sparse), ANSWER_SECONDS)
         if len(words) != answer_words(request.k) + 1:
-            raise AcceleratorError(f"{self._place}: an answer of {len(words)} words, not {answer_words(request.k) + 1}")
+            raise AcceleratorError(
+                f"{self._place}: an answer of {len(words)} words, expected {answer_words(request.k) + 1}"
+            )
         found, status = read_answer(words[:-1])
         if status:
-            raise _RefusedError(f"{self._place}: the board refused a request: {_named(status)}")
+            raise _RefusedError(f"{self._place}: the board refused a request: {_status_names(status)}")
         return Timed(found, int(words[-1]))
 
     def _connected(self) -> tuple["_Link", int]:
-        """A connection to a board that holds the tables, and its longest list."""
+        """A connection to a board with loaded tables, and its longest list."""
         link = _Link(self._place)
         try:
             version, sizes = link.read(Register.VERSION), link.read(Register.SIZES)
             if version != VERSION:
-                raise AcceleratorError(f"{self._place}: a board of version {version}, not {VERSION}")
+                raise AcceleratorError(f"{self._place}: board version {version}, expected {VERSION}")
             if link.read(Register.CONTRACT) != settings(self._contract)[Register.CONTRACT]:
                 self._load(link, sizes)
         except AcceleratorError:
@@ -169,17 +172,17 @@ class Board:
             packets = load(contract, built)
         except ConfigError as error:
             raise AcceleratorError(f"{self._place}: {error}") from None
-        link.write(Register.CONTRACT, 0)  # until all is loaded
+        link.write(Register.CONTRACT, 0)  # invalid until everything is loaded
         link.write(Register.STATUS, 0xFFFFFFFF)
         for packet in packets:
             link.packet(packet, LOAD_SECONDS)
         for register, value in settings(contract).items():
             status = Status(link.write(register, value)) & ~Status.BUSY
             if status:
-                raise AcceleratorError(f"{self._place}: the board does not hold the contract: {_named(status)}")
+                raise AcceleratorError(f"{self._place}: the board rejected the contract: {_status_names(status)}")
 
-    def _lost(self, error: AcceleratorError) -> None:
-        """Drop the connection, and connect anew in the background."""
+    def _on_disconnect(self, error: AcceleratorError) -> None:
+        """Drop the connection, and reconnect in the background."""
         if self._link is not None:
             self._link.close()
         self._link, self._problem = None, str(error)
@@ -203,11 +206,11 @@ class Board:
 
 
 class _RefusedError(AcceleratorError):
-    """The board is well, and refused a request."""
+    """The board works but rejected a request."""
 
 
 class _Link:
-    """One connection: a frame out, a frame in."""
+    """One connection: sends a frame, receives a frame."""
 
     def __init__(self, place: str) -> None:
         self._place, self._tag = place, 0
@@ -222,19 +225,19 @@ class _Link:
         return self._exchange(Kind.PACKET, 0, packet, seconds)
 
     def read(self, register: Register) -> int:
-        """A register."""
-        return self._one(self._exchange(Kind.READ, register, (), LOAD_SECONDS))
+        """Read a register."""
+        return self._single_word(self._exchange(Kind.READ, register, (), LOAD_SECONDS))
 
     def write(self, register: Register, value: int) -> int:
-        """Write a register; the register STATUS afterwards."""
-        return self._one(self._exchange(Kind.WRITE, register, [value], LOAD_SECONDS))
+        """Write a register; returns the register STATUS."""
+        return self._single_word(self._exchange(Kind.WRITE, register, [value], LOAD_SECONDS))
 
     def close(self) -> None:
         os.close(self._file)
 
-    def _one(self, words: Words) -> int:
+    def _single_word(self, words: Words) -> int:
         if len(words) != 1:
-            raise AcceleratorError(f"{self._place}: {len(words)} words in answer to a register access, not 1")
+            raise AcceleratorError(f"{self._place}: {len(words)} words in answer to a register access, expected 1")
         return int(words[0])
 
     def _exchange(self, kind: Kind, register: int, words: NDArray[np.integer] | Sequence[int], seconds: float) -> Words:
@@ -244,16 +247,16 @@ class _Link:
         head = self._receive(HEAD.size, ends)
         code, tag, _, length = HEAD.unpack(head)
         if length > MOST_WORDS:
-            raise AcceleratorError(f"{self._place}: an answer of {length:,} words; the line is disturbed")
+            raise AcceleratorError(f"{self._place}: an answer of {length:,} words; the link is faulty")
         data = self._receive(4 * length, ends)
         (check,) = CHECK.unpack(self._receive(CHECK.size, ends))
         if check != zlib.crc32(head + data):
-            raise AcceleratorError(f"{self._place}: wrong checksum of an answer; the line is disturbed")
+            raise AcceleratorError(f"{self._place}: wrong checksum in an answer; the link is faulty")
         if code != Code.OK:
             name = Code(code).name if code in list(Code) else str(code)
             raise AcceleratorError(f"{self._place}: the board answered {name}")
         if tag != self._tag:
-            raise AcceleratorError(f"{self._place}: an answer to frame {tag}, not {self._tag}")
+            raise AcceleratorError(f"{self._place}: an answer to frame {tag}, expected {self._tag}")
         return np.frombuffer(data, "<u4").astype(np.uint32)
 
     def _send(self, data: bytes, ends: float) -> None:
@@ -285,7 +288,7 @@ class _Link:
             raise AcceleratorError(f"{self._place}: no answer in time")
 
 
-def _check_place(place: str) -> None:
+def _check_address(place: str) -> None:
     _, _, port = place.rpartition(":")
     if not place.startswith("/") and not (port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"'{place}' is neither a device's path nor HOST:PORT")
@@ -308,5 +311,5 @@ def _opened(place: str) -> int:
     return file
 
 
-def _named(status: Status) -> str:
+def _status_names(status: Status) -> str:
     return " and ".join(one.name for one in Status if one in status and one.name)

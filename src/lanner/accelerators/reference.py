@@ -29,12 +29,12 @@ def rescaled(values: NDArray[np.int64], by: FixedPoint, largest: int) -> NDArray
 
 
 def coefficients(scale: NDArray[np.uint16], request: Request) -> NDArray[np.int64]:
-    """Of the history's entries, 12 bits each, int64 ``[n]``."""
+    """Coefficients of the history's entries, 12 bits each, int64 ``[n]``."""
     return rounded(request.weights * scale[request.rows].astype(np.int64), COEFFICIENT_BITS)
 
 
 def user_vector(contract: Contract, request: Request) -> NDArray[np.int64]:
-    """int64 ``[D]``, 16 bits each."""
+    """The user vector, int64 ``[D]``, 16 bits each."""
     rows = contract.source[request.rows].astype(np.int64)
     return rescaled(coefficients(contract.source_scale, request) @ rows, request.user, LARGEST_USER)
 
@@ -52,7 +52,7 @@ def sparse_sums(contract: Contract, request: Request) -> NDArray[np.int64]:
 
 
 def scores(contract: Contract, request: Request) -> NDArray[np.int64]:
-    """Of every item, int64 ``[I]``, 32 bits each."""
+    """Scores of all items, int64 ``[I]``, 32 bits each."""
     # Exact in float64: every partial sum is below 2^53.
     dots = (contract.target.astype(np.float64) @ user_vector(contract, request)).astype(np.int64)
     dense = rounded(dots * contract.target_scale.astype(np.int64), contract.score_shift)

@@ -1,8 +1,8 @@
-"""What the neighbour sampler draws: the oracle for its hardware.
+"""Reference model (oracle) of the hardware neighbour sampler.
 
-A node of degree d gets ``min(d, fanout)`` distinct neighbours by Floyd's rule (Bentley & Floyd, CACM 1987): for
+A node of degree d gets ``min(d, fanout)`` distinct neighbours by Floyd's algorithm (Bentley & Floyd, CACM 1987): for
 j = d − fanout … d − 1, draw t from 0 … j and take t, or j where t was taken before. Every subset is equally likely.
-Draws are xorshift32 (Marsaglia, 2003), brought to 0 … j by the high half of a 64-bit product: off by at most d / 2^32.
+Draws are xorshift32 (Marsaglia, 2003), mapped to 0 … j by the high half of a 64-bit product; bias at most d / 2^32.
 """
 
 WORD = 2**32 - 1
@@ -17,7 +17,7 @@ def next_state(state: int) -> int:
 
 
 def sample(state: int, degree: int, fanout: int) -> tuple[list[int], int]:
-    """Places in the node's list of neighbours (all where there are no more), and the generator's state afterwards.
+    """Indices into the node's neighbour list (all if there are at most ``fanout``), and the generator's next state.
 
     state: 1 … 2^32 − 1. fanout: at most ``MAX_FANOUT``.
     """

@@ -53,7 +53,7 @@ def _files_of(manifest: Mapping[str, Any]) -> set[str]:
 
 
 KIND = FolderKind("a bundle", MANIFEST, _files_of)
-"""What a bundle may replace: one of any schema, with no other file in it."""
+"""What a bundle may replace: a bundle of any schema version, with no other files in it."""
 Builder = Callable[[str], Recommender]
 """Creates an unfitted recommender by model name, ready for ``load_state``."""
 
@@ -116,9 +116,9 @@ class Bundle:
 
     @property
     def card(self) -> str:
-        """The model card, Markdown. Raises ``BundleError`` for a damaged file, or a bundle older than cards."""
+        """The model card, Markdown. Raises ``BundleError`` if it is damaged or missing (older bundles)."""
         if model_card.NAME not in self.manifest["sha256"]:
-            raise BundleError(f"{self.path}: has no model card, for an older lanner wrote it; write the bundle anew")
+            raise BundleError(f"{self.path}: has no model card (written by an older lanner); write the bundle again")
         return self._read(model_card.NAME).decode()
 
     @cached_property
@@ -214,7 +214,7 @@ def write_bundle(
     files, facts = dataset_files.pack_dataset(dataset, fitted)
     files[_STATE] = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     text_files, text_facts = pack_texts(texts, items)
-    told = {
+    manifest_entries = {
         "model": {"name": config["model"], "settings": settings},
         "config": dict(config),
         "metrics": dict(metrics),
@@ -229,7 +229,7 @@ def write_bundle(
             **facts,
         },
     }
-    return _write(path, {**files, **text_files}, told, variants, dataset)
+    return _write(path, {**files, **text_files}, manifest_entries, variants, dataset)
 
 
 def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Variant], report: Mapping[str, Any]) -> Path:
@@ -244,12 +244,12 @@ def write_compressed(path: Path | str, bundle: Bundle, variants: Sequence[Varian
     anew = (_GOLDEN, model_card.NAME)
     kept = [name for name in bundle.manifest["sha256"] if name not in anew and not name.startswith(tuple(own))]
     files = {name: bundle._read(name) for name in kept}
-    told = {name: bundle.manifest[name] for name in _TOLD}
-    return _write(path, files, {**told, "report": dict(report)}, variants, bundle.dataset)
+    manifest_entries = {name: bundle.manifest[name] for name in _MANIFEST_KEYS}
+    return _write(path, files, {**manifest_entries, "report": dict(report)}, variants, bundle.dataset)
 
 
 def check_place(path: Path) -> None:
-    """Raises ``StorageError`` if something stands at ``path`` that a new bundle may not replace."""
+    """Raises ``StorageError`` if ``path`` holds something that a new bundle may not replace."""
     check_replaceable(path, KIND)
 
 
@@ -260,12 +260,16 @@ def check_apart(bundle: Path, out: Path) -> None:
         raise ConfigError(f"{out} overlaps the bundle to be compressed; choose another folder")
 
 
-_TOLD = ("model", "config", "metrics", "feedback", "watermark", "texts", "dataset")
+_MANIFEST_KEYS = ("model", "config", "metrics", "feedback", "watermark", "texts", "dataset")
 """Manifest entries that a compressed bundle takes from its source."""
 
 
 def _write(
-    path: Path, files: Mapping[str, bytes], told: Mapping[str, Any], variants: Sequence[Variant], dataset: Dataset
+    path: Path,
+    files: Mapping[str, bytes],
+    manifest_entries: Mapping[str, Any],
+    variants: Sequence[Variant],
+    dataset: Dataset,
 ) -> Path:
     of_variants, facts = pack_variants(variants)
     contents = {**files, **of_variants, _GOLDEN: _json(ask_golden(variants, dataset))}
@@ -273,7 +277,7 @@ def _write(
         "schema": SCHEMA,
         "lanner": lanner.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **told,
+        **manifest_entries,
         "variants": facts,
     }
     contents[model_card.NAME] = model_card.model_card(manifest).encode()
@@ -300,7 +304,7 @@ def read_bundle(path: Path | str, builder: Builder | None = None) -> Bundle:
         raise BundleError(f"{path / MANIFEST}: not a valid manifest; write the bundle again") from None
     if schema != SCHEMA:
         raise BundleError(f"{path}: bundle schema {schema}, this version reads {SCHEMA}; train it again")
-    absent = [key for key in (*_TOLD, "variants", "sha256", "lanner") if key not in manifest]
+    absent = [key for key in (*_MANIFEST_KEYS, "variants", "sha256", "lanner") if key not in manifest]
     if absent:
         raise BundleError(f"{path / MANIFEST}: has no '{absent[0]}'; write the bundle again")
     return Bundle(path, manifest, builder)

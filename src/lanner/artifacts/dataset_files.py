@@ -20,9 +20,9 @@ _SIDES = ("user", "item")
 
 
 def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Bytes by file name, and what the manifest must keep.
+    """Bytes by file name, and the manifest entries.
 
-    ``fitted`` ``[E]`` marks the events that the model learnt from.
+    ``fitted`` ``[E]`` marks the events that the model was fitted on.
     """
     events = dataset.interactions
     columns = {name: getattr(events, name) for name in EVENT_COLUMNS if getattr(events, name) is not None}

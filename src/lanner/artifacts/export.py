@@ -25,7 +25,7 @@ FEWEST_CALIBRATION_TEXTS = 8
 OPSET = 20
 """The first opset with Gelu."""
 _IR = 10
-_RUNTIMES_OWN = "com.microsoft"
+_MICROSOFT_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's contrib operators."""
 _LARGEST_DIFFERENCE = 1e-4
 _OPTIONAL = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
@@ -139,7 +139,7 @@ class _Graph:
         graph = helper.make_graph(
             self.nodes, "sentence_encoder", tokens, [vectors], self.numbers, value_info=self.shapes
         )
-        operators = [helper.make_opsetid("", OPSET), helper.make_opsetid(_RUNTIMES_OWN, 1)]
+        operators = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT_DOMAIN, 1)]
         model = helper.make_model(graph, opset_imports=operators, ir_version=_IR)
         self.onnx.checker.check_model(model)
         return model
@@ -162,14 +162,14 @@ class _Graph:
         return self._norm(f"{name}.norm", layer.norm, self._node("Add", hidden, narrow))
 
     def _attention(self, name: str, layer: EncoderLayer, projected: str) -> str:
-        """Uses an ONNX Runtime operator that OpenVINO supports, too; standard operators take a fifth longer."""
+        """Uses an ONNX Runtime operator that OpenVINO also supports; standard operators take a fifth longer."""
         helper, width = self.onnx.helper, layer.heads * layer.head_size
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         self.nodes.append(helper.make_node("Split", [projected], parts, name=f"{name}.parts", axis=2, num_outputs=3))
         # The query weights include the scale.
         settings: dict[str, Any] = {"num_heads": layer.heads, "scale": 1.0, "mask_filter_value": MASKED}
         inputs = [*parts, "", "padding_BL"]
-        mixed = self._node("MultiHeadAttention", *inputs, domain=_RUNTIMES_OWN, **settings)
+        mixed = self._node("MultiHeadAttention", *inputs, domain=_MICROSOFT_DOMAIN, **settings)
         # Shapes are inferred for standard operators only, and later ones need it.
         shape = ["batch", "length", width]
         self.shapes.append(helper.make_tensor_value_info(mixed, self.onnx.TensorProto.FLOAT, shape))

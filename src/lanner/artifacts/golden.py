@@ -55,12 +55,12 @@ def check_golden(ranker: Ranker, variant: str, dataset: Dataset, golden: Mapping
         wanted = sum(len(one["items"]) for one in stored)
         if found < LEAST_OVERLAP * ranker.index.recall * wanted:
             raise BundleError(
-                f"{place}: variant '{variant}' returned {found} of the {wanted} items of its golden requests;  "
+                f"{place}: variant '{variant}' returned {found} of the {wanted} items of its golden requests; "
                 "its index does not belong to this bundle"
             )
         return len(requests)
     for number, (wanted_one, items, ranking) in enumerate(zip(stored, listed, rankings, strict=True)):
-        if not _is_same(wanted_one, items, ranking.scores):
+        if not _matches(wanted_one, items, ranking.scores):
             raise BundleError(
                 f"{place}: variant '{variant}' failed golden request {number}: the answer differs from the stored one"
             )
@@ -71,7 +71,7 @@ def _ranked(ranker: Ranker, histories: Sequence[NDArray[np.int64]], k: int) -> l
     return ranker.rank([Query(rows, seen=rows, k=k) for rows in histories])
 
 
-def _is_same(wanted: Mapping[str, Any], items: Sequence[str], scores: NDArray[np.float32]) -> bool:
+def _matches(wanted: Mapping[str, Any], items: Sequence[str], scores: NDArray[np.float32]) -> bool:
     expected = np.array(wanted["scores"])
     tolerance = RELATIVE_TOLERANCE * max(1e-6, float(np.abs(expected).max(initial=0.0)))
     if len(expected) != len(scores) or not np.allclose(expected, scores, 0, tolerance):

@@ -1,6 +1,6 @@
-"""The model card of a bundle: what a person should know before using it, from the manifest alone.
+"""The model card of a bundle: what to know before using it, generated from the manifest alone.
 
-Markdown under a head in YAML, as the Hugging Face hub reads it. Source: https://huggingface.co/docs/hub/model-cards.
+Markdown with YAML front matter, as the Hugging Face Hub expects. Source: https://huggingface.co/docs/hub/model-cards.
 """
 
 import json
@@ -24,7 +24,7 @@ _LIMITS = (
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a bundle with this manifest.
 
-    Data come first by the name of their folder or file; a published dataset brings its terms and its citation.
+    The dataset is named after its folder or file; a published dataset adds its terms and citation.
     """
     config = manifest["config"]
     name = PurePath(str(config.get("data", {}).get("path", ""))).stem or "dataset"
@@ -33,13 +33,13 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 
 
 def _published(name: str) -> PublishedDataset | None:
-    """The entry of that name, or of the dataset of which it names a variant: ``ml-1m-colakg`` is ``ml-1m``."""
+    """The published dataset of that name, or the one it is a variant of: ``ml-1m-colakg`` is ``ml-1m``."""
     fitting = [one for known, one in published().items() if name == known or name.startswith(f"{known}-")]
     return max(fitting, key=lambda one: len(one.name), default=None)
 
 
 def _head(manifest: Mapping[str, Any], dataset: str) -> Iterator[str]:
-    """YAML; each value is written as JSON, which YAML contains."""
+    """YAML front matter; values are written as JSON, a subset of YAML."""
     model, measured = manifest["model"]["name"], _measured(manifest)
     yield from ("---", "library_name: lanner", f"tags: {json.dumps(['recommendation', model])}")
     if measured:
@@ -93,6 +93,6 @@ def _metrics(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics that are numbers; a metric without meaning for these users is left out."""
+    """Numeric metrics; a metric that is undefined for these users is left out."""
     found = manifest["metrics"].get("metrics", {})
     return {name: value for name, value in found.items() if isinstance(value, int | float) and value == value}

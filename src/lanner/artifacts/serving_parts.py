@@ -1,4 +1,4 @@
-"""What a bundle of a model that reads texts holds beside the model; nothing of torch is imported for other models."""
+"""The bundle parts of models that use texts, beside the model; for other models, torch is not imported."""
 
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -9,9 +9,9 @@ from lanner.models.recommender import Recommender
 
 
 def serving_parts(recommender: Recommender) -> dict[str, Any]:
-    """What ``write_bundle`` adds so that texts are read wherever the bundle is served: ``full``, ``texts``, ``items``.
+    """Arguments of ``write_bundle`` for encoding texts while serving: ``full``, ``texts``, ``items``.
 
-    Empty for a recommender that reads none.
+    Empty for a recommender that does not use texts.
     """
     if recommender.reader is None:
         return {}

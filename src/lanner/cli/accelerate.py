@@ -1,4 +1,4 @@
-"""The command from a bundle to hardware: accelerate."""
+"""The command that builds hardware from a bundle: accelerate."""
 
 import json
 import tempfile
@@ -9,9 +9,9 @@ import typer
 
 from lanner.cli import console
 from lanner.cli.options import AsJson, BundlePath
-from lanner.errors import optional_module
+from lanner.errors import ConfigError, optional_module
 
-_BENCH_USERS = 20
+_BENCH_USERS, _MAX_MHZ = 20, 1000
 
 
 def accelerate(
@@ -19,20 +19,19 @@ def accelerate(
     device: Annotated[str, typer.Option("--device", help="FPGA to build for: ecp5-25f or ecp5-85f.")] = "ecp5-85f",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default: BUNDLE-accelerator.")] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", help="Variant to build; default: distilled, int8 or full, as there is.")
+        str | None, typer.Option("--variant", help="Variant to build; default: the first of distilled, int8, full.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, max=255, help="Longest list.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=255, help="Maximum list length.")] = 10,
     clock_mhz: Annotated[
         float | None,
         typer.Option(
             "--clock-mhz",
-            min=1,
-            help="Clock to aim at, and to predict latencies with; default: the one that the device was routed at.",
+            help="Target clock, also used to predict latencies; default: the clock at which the device was routed.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an accelerator for a bundle: Verilog, tables, the integer contract, a test bench, and a report.
+    """Write an accelerator for a bundle: Verilog, tables, the integer contract, a testbench, and a report.
 
     \b
     Examples:
@@ -49,6 +48,8 @@ def accelerate(
     from lanner.files import check_replaceable, write_folder
     from lanner.serving.acceleration import source_of
 
+    if clock_mhz is not None and not 1 <= clock_mhz <= _MAX_MHZ:
+        raise ConfigError(f"--clock-mhz {clock_mhz:g}: give 1 to {_MAX_MHZ}")
     opened = read_bundle(bundle)
     name = variant or source_of(opened)
     folder = bundle.with_name(f"{bundle.name}-accelerator") if out is None else out

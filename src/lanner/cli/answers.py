@@ -1,4 +1,4 @@
-"""The commands that ask a bundle: recommend, similar, explain."""
+"""The commands that query a bundle: recommend, similar, explain."""
 
 import sys
 import warnings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lanner.library.results import ItemExplanation
 
 EXPLAINED_PARTS = 10
-"""So many parts of a score are shown; JSON has them all."""
+"""Maximum number of parts of a score shown; JSON has them all."""
 
 ItemId = Annotated[str, typer.Option("--item", help="Id of an item.")]
 
@@ -38,9 +38,10 @@ def recommend(
     k: options.TopK = 10,
     as_json: options.AsJson = False,
 ) -> None:
-    """Recommend items to a user of the dataset, or to an anonymous user by a history, a text, attributes, or several.
+    """Recommend items to a user of the dataset, or to an anonymous user from a history, a text, attributes, or several.
 
-    Unknown ids and attributes are reported and ignored. If nothing is known of a user, popular items are recommended.
+    Unknown ids and attributes are reported and ignored. If nothing is known about a user, the most popular items are
+    recommended.
 
     \b
     Examples:
@@ -51,15 +52,15 @@ def recommend(
       lanner recommend lanner-bundle --attribute sex=F --attribute birth_year=1984
     """
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
-    who = _who(model, user, history, history_file, text, attributes)
+    arguments = _user_arguments(model, user, history, history_file, text, attributes)
     with without_warnings():
-        frame = model.recommend(**_several(who), k=k, filters=wanted, exclude_seen=not include_seen)
+        frame = model.recommend(**_plural_arguments(arguments), k=k, filters=wanted, exclude_seen=not include_seen)
     notes = {
         "unknown": list(frame.notes.unknown),
         "fallback": bool(frame.notes.fallback),
         "text_ignored": frame.notes.text_ignored,
     }
-    _say(**notes, misses=missed_values(model, wanted))
+    _report_ignored(**notes, misses=missed_values(model, wanted))
     if as_json:
         console.show_json({"items": listed(frame), **notes})
     else:
@@ -85,7 +86,7 @@ def similar(
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
     fallback = bool(frame.notes.fallback)
-    _say(fallback=fallback, misses=missed_values(model, wanted))
+    _report_ignored(fallback=fallback, misses=missed_values(model, wanted))
     if as_json:
         console.show_json({"items": listed(frame), "fallback": fallback})
     else:
@@ -112,8 +113,8 @@ def explain(
     """
     _check_ids([item], "--item")
     model = _loaded(bundle)
-    found = model.explain(item=item, **_who(model, user, history, history_file, text, attributes))
-    _say(
+    found = model.explain(item=item, **_user_arguments(model, user, history, history_file, text, attributes))
+    _report_ignored(
         found.unknown, fallback=found.fallback, text_ignored=found.text_ignored, so="the score is the same for everyone"
     )
     if as_json:
@@ -121,12 +122,12 @@ def explain(
         console.show_json({"item": facts.pop("item_id"), **facts})
         return
     columns = ("kind", "name", "contribution")
-    console.show_table(f"{found.title}: score {found.score:.4f}", columns, _largest(found))
+    console.show_table(f"{found.title}: score {found.score:.4f}", columns, _top_contributions(found))
     console.show_line(found.sentence)
 
 
 def listed(frame: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Recommended items of a frame of the library: rank, item, title, score and, if it is there, reason."""
+    """Recommended items of a library frame: rank, item, title, score and, if present, reason."""
     names = {"rank": "rank", "item_id": "item", "title": "title", "score": "score", "because": "reason"}
     return [{ours: row[name] for name, ours in names.items() if name in row} for row in frame.to_dicts()]
 
@@ -139,13 +140,13 @@ def _loaded(path: Path) -> "Model":
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """The library warns of what the commands say themselves, in one line."""
+    """Suppress library warnings about what the commands report themselves, in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
 
 
-def _who(
+def _user_arguments(
     model: "Model",
     user: str | None,
     history: Sequence[str] | None,
@@ -153,7 +154,7 @@ def _who(
     text: str | None,
     attributes: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """The user, or the history of an anonymous one, the text and the attributes, as ``Model.explain`` takes them.
+    """The user (or an anonymous user's history), text and attributes as arguments of ``Model.explain``.
 
     Raises:
         RequestError: none of them, two that exclude each other, or an id with white space at its ends.
@@ -167,14 +168,14 @@ def _who(
     return {"user": user, "history": ids, "text": text, "attributes": described}
 
 
-def _several(who: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as ``Model.recommend`` takes it, for several users."""
+def _plural_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as arguments of ``Model.recommend``, which takes several users."""
     names = {"user": "users", "history": "histories", "text": "texts", "attributes": "attributes"}
-    return {names[name]: [value] for name, value in who.items() if value is not None}
+    return {names[name]: [value] for name, value in arguments.items() if value is not None}
 
 
 def _check_ids(ids: Sequence[str | None], option: str) -> None:
-    from lanner.data.ids import check_ids  # imports NumPy, which --help does without
+    from lanner.data.ids import check_ids  # imports NumPy, which --help must not
 
     check_ids(ids, option)
 
@@ -204,18 +205,18 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
 
 
 def parse_values(given: Sequence[str] | None, option: str) -> dict[str, list[str]]:
-    """Values by attribute; raises ``RequestError`` for an option that is no ``NAME=VALUE``."""
+    """Values by attribute; raises ``RequestError`` for an option that is not ``NAME=VALUE``."""
     found: dict[str, list[str]] = {}
     for one in given or ():
         name, equals, value = one.partition("=")
         if not (equals and name.strip() and value.strip()):
-            raise RequestError(f"{option} '{one}' is no NAME=VALUE, such as genres=Drama")
+            raise RequestError(f"{option} '{one}' is not NAME=VALUE, such as genres=Drama")
         found.setdefault(name.strip(), []).append(value.strip())
     return found
 
 
 def missed_values(model: "Model", filters: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line for each value of a filter that no item has, with the nearest that one has."""
+    """A line for each filter value that no item has, with the nearest existing one."""
     found = []
     for name, values in filters.items():
         known = {str(one).casefold(): str(one) for one in model.dataset.item_catalogue.attributes[name].names}
@@ -227,7 +228,7 @@ def missed_values(model: "Model", filters: Mapping[str, Sequence[str]]) -> list[
     return found
 
 
-def _say(
+def _report_ignored(
     unknown: Sequence[str] = (),
     *,
     fallback: bool = False,
@@ -235,17 +236,17 @@ def _say(
     misses: Sequence[str] = (),
     so: str = "these are popular items",
 ) -> None:
-    """Say in one line on stderr what of a request had no effect."""
+    """Report in one line on stderr which parts of a request had no effect."""
     notes = [f"unknown ids or attributes were ignored: {', '.join(unknown)}"] if unknown else []
     notes += [options.TEXT_IGNORED] if text_ignored else []
-    notes += [f"nothing that the model uses is known of the user: {so}"] if fallback else []
+    notes += [f"nothing the model uses is known about the user: {so}"] if fallback else []
     notes += misses
     if notes:
         console.complain("; ".join(notes))
 
 
-def _largest(found: "ItemExplanation") -> list[tuple[str, str, float]]:
-    """The largest contributions, what the others add together, and the sum."""
+def _top_contributions(found: "ItemExplanation") -> list[tuple[str, str, float]]:
+    """The largest contributions, the total of the others, and the sum."""
     weighty = sorted(found.parts, key=lambda part: -abs(part.value))
     rows: list[tuple[str, str, float]] = [(part.kind, part.name, part.value) for part in weighty[:EXPLAINED_PARTS]]
     others = [part.value for part in weighty[EXPLAINED_PARTS:]]

@@ -101,12 +101,12 @@ def remove(version: VersionName, folder: Folder = FOLDER, as_json: AsJson = Fals
       lanner bundles remove 0f3c9a71d2be --folder /srv/bundles
     """
     _registry(folder).remove(version)
-    console.show_result({"removed": version}, f"Version {version} is gone", as_json=as_json)
+    console.show_result({"removed": version}, f"Removed version {version}", as_json=as_json)
 
 
 @bundles_app.command()
 def card(bundle: BundlePath, as_json: AsJson = False) -> None:
-    """Show the model card of a bundle: data and their terms, metrics with intervals, settings, limits.
+    """Show the model card of a bundle: data and its terms of use, metrics with intervals, settings, limits.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def report(
     store: Annotated[str, typer.Option("--store", help="Event store: a file, or postgresql://user@host/database.")],
     horizon_hours: Annotated[
         float,
-        typer.Option("--horizon-hours", help="An event counts as a conversion for so many hours after an exposure."),
+        typer.Option("--horizon-hours", help="Hours after an exposure during which an event counts as a conversion."),
     ] = 24.0,
     share: Annotated[
         list[str] | None,
@@ -141,8 +141,8 @@ def report(
 
     \b
     Examples:
-      lanner experiment report new-ladder --store events.db
-      lanner experiment report new-ladder --store events.db --share champion=0.9 --share challenger=0.1 --json
+      lanner experiment report new-model --store events.db
+      lanner experiment report new-model --store events.db --share champion=0.9 --share challenger=0.1 --json
     """
     from contextlib import closing
 
@@ -184,5 +184,5 @@ def _shares(options: Sequence[str]) -> dict[str, float]:
         try:
             shares[arm] = float(share)
         except ValueError:
-            raise ConfigError(f"--share '{option}' is no ARM=SHARE, such as challenger=0.1") from None
+            raise ConfigError(f"--share '{option}' is not ARM=SHARE, such as challenger=0.1") from None
     return shares

@@ -1,4 +1,4 @@
-"""How the command line speaks: results on stdout, as tables or as JSON; everything else on stderr."""
+"""Output of the command line: results on stdout, as tables or JSON; everything else on stderr."""
 
 import json
 import sys
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 120
-"""Columns where there is no terminal to ask."""
+"""Default width in columns without a terminal."""
 
 
 class Stages:
-    """Tells on stderr what begins, and at which second."""
+    """Prints each stage that starts, and the elapsed seconds, on stderr."""
 
     def __init__(self) -> None:
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
-        print(f"{time.perf_counter() - self._begun:7.1f} s  {stage}", file=sys.stderr, flush=True)
+        print(f"{time.perf_counter() - self._started:7.1f} s  {stage}", file=sys.stderr, flush=True)
 
 
 def complain(problem: str) -> None:
@@ -34,7 +34,7 @@ def show_json(value: Any) -> None:
 
 
 def show_result(facts: Mapping[str, Any], line: str, *, as_json: bool) -> None:
-    """The facts as JSON, or the line that says them."""
+    """The facts as JSON, or as one line."""
     if as_json:
         show_json(facts)
     else:
@@ -42,8 +42,8 @@ def show_result(facts: Mapping[str, Any], line: str, *, as_json: bool) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stdout; numbers stand to the right."""
-    from rich.table import Table  # only commands with tables pay for it
+    """A table on stdout; numbers are right-aligned."""
+    from rich.table import Table  # only commands with tables need it
 
     listed = [list(row) for row in rows]
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -56,7 +56,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def show_items(title: str, items: Sequence[Mapping[str, Any]]) -> None:
-    """Recommended items as a table, a column for each of their facts."""
+    """Recommended items as a table, one column per field."""
     columns = list(items[0]) if items else ["rank", "item", "title", "score"]
     show_table(
         title, columns, [[str(value) if name == "item" else value for name, value in item.items()] for item in items]
@@ -64,7 +64,7 @@ def show_items(title: str, items: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_line(text: str) -> None:
-    """A line of text on stdout, as it is."""
+    """A line of text on stdout, verbatim."""
     _stdout().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -74,14 +74,14 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
 
 
 def as_toml(value: Any) -> str:
-    """A setting's value as one writes it in TOML or after ``--set KEY=``; nothing where there is none."""
+    """A setting's value in the syntax of TOML and ``--set KEY=``; empty if it has none."""
     if value is None:
         return ""
     return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as one says them."""
+    """A duration in words."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -97,7 +97,7 @@ def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:
 
 
 def _cell(value: Any) -> str:
-    """Titles may hold what rich takes for markup."""
+    """The text of a cell; rich markup, which titles may contain, is escaped."""
     if isinstance(value, float):
         return f"{value:,.4f}" if abs(value) < 1000 and value != int(value) else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("[", r"\[")

@@ -1,4 +1,4 @@
-"""The commands that look at datasets and get them: data describe, data list, data fetch."""
+"""The commands that inspect and download datasets: data describe, data list, data fetch."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from lanner.errors import StorageError
 if TYPE_CHECKING:
     from lanner.data.published import PublishedDataset
 
-data_app = group("Look at datasets, and get published ones.")
+data_app = group("Inspect datasets, and download published ones.")
 SECONDS_BETWEEN_LINES = 2.0
 _MB = 1_000_000
 
@@ -69,7 +69,7 @@ def describe(
 
 @data_app.command("list")
 def list_datasets(as_json: AsJson = False) -> None:
-    """List published datasets: what they hold, how one gets them, and under what terms.
+    """List published datasets: what they contain, how to get them, and under what terms.
 
     \b
     Examples:
@@ -91,17 +91,17 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a dataset, as lanner data list shows it.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write; default: NAME inside LANNER_DATA, else among the user's data."),
+        typer.Option("--out", help="Folder to write; default: NAME in LANNER_DATA, else in the user's data directory."),
     ] = None,
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Download it: you have read the terms, and they allow your use.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a published dataset is and under what terms; with --accept-terms, download and verify it.
+    """Show where a published dataset is and under what terms; with --accept-terms, download and verify it.
 
-    A download that was stopped goes on where it stopped. Checksums are verified where one is known; archives are
-    unpacked with bounds. What no program may download is described instead.
+    An interrupted download is resumed. Checksums are verified where one is known; archives are
+    unpacked with size limits. If no program may download a dataset, the manual steps are shown.
 
     \b
     Examples:
@@ -121,41 +121,41 @@ def fetch(
             return
         console.show_facts(dataset.title, {key: value for key, value in facts.items() if key not in ("title", "files")})
         for one in dataset.files:
-            console.show_line(f"{one.url}: {_vouched(one.sha256)}, at most {one.at_most_mb:,} MB")
+            console.show_line(f"{one.url}: {_checksum_note(one.sha256)}, at most {one.at_most_mb:,} MB")
         if dataset.files:
             again = f"lanner data fetch {name}{'' if out is None else f' --out {out}'} --accept-terms"
             console.show_line(f"If the terms allow your use, download it: {again}")
         return
     for one in dataset.files:
         if not one.sha256:
-            console.complain(f"{one.name}: no checksum is known, so that the file cannot be verified")
+            console.complain(f"{one.name}: no checksum is known, so the file cannot be verified")
     fetched(dataset, folder, progress=_Progress)
     line = f"{dataset.title} is in {folder}. Terms: {dataset.terms} To read it: {facts['read']}"
     console.show_result({**facts, "fetched": True}, line, as_json=as_json)
 
 
 class _Progress:
-    """Tells on stderr how much of a file came, how fast, and how long the rest will take; a line every two seconds."""
+    """Prints download progress, speed and time left on stderr; a line every two seconds."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
         self._name, self._clock, self._stages = name, clock, console.Stages()
         self._first: tuple[float, int] | None = None
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
         now = self._clock()
-        if self._first is None:  # what was there before does not count as speed
-            self._first, self._told = (now, done), now
-        elif now - self._told >= SECONDS_BETWEEN_LINES:
+        if self._first is None:  # bytes of an earlier attempt do not count towards the speed
+            self._first, self._reported_at = (now, done), now
+        elif now - self._reported_at >= SECONDS_BETWEEN_LINES:
             rate = max(done - self._first[1], 1) / (now - self._first[0])
             whole = "" if total is None else f" of {total / _MB:,.1f}"
             left = "" if total is None else f", {console.duration((total - done) / rate)} left"
             self._stages(f"{self._name}: {done / _MB:,.1f}{whole} MB, {rate / _MB:,.1f} MB/s{left}")
-            self._told = now
+            self._reported_at = now
 
 
 def _facts(dataset: "PublishedDataset") -> dict[str, Any]:
-    """What is known of it, as JSON has it."""
+    """The entry as JSON."""
     from dataclasses import asdict
 
     facts = asdict(dataset)
@@ -164,12 +164,12 @@ def _facts(dataset: "PublishedDataset") -> dict[str, Any]:
     return {**{key: value or None for key, value in facts.items()}, "how": dataset.way, "files": files}
 
 
-def _vouched(sha256: str) -> str:
+def _checksum_note(sha256: str) -> str:
     return f"SHA-256 {sha256}" if sha256 else "no checksum is known"
 
 
 def _reading(dataset: "PublishedDataset", folder: Path) -> str:
-    """The command that reads it once it is there."""
+    """The command that reads the dataset once it is downloaded."""
     if dataset.bundled:
         return f"lanner run {dataset.name}"
     if dataset.format:
@@ -178,7 +178,7 @@ def _reading(dataset: "PublishedDataset", folder: Path) -> str:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises ``StorageError`` where ``path`` is a file, but not one of rejected rows."""
+    """Raises ``StorageError`` if ``path`` is a file, but not one of rejected rows."""
     if not path.is_file():
         return
     import polars as pl
@@ -188,4 +188,4 @@ def _check_replaceable(path: Path) -> None:
     except (OSError, pl.exceptions.PolarsError):
         ours = False
     if not ours:
-        raise StorageError(f"{path}: exists and holds no rejected rows; give another name to --rejected")
+        raise StorageError(f"{path}: exists and is not a file of rejected rows; give another name to --rejected")

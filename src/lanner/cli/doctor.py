@@ -1,4 +1,4 @@
-"""The command that says what a bug report needs: doctor."""
+"""The command that collects what a bug report needs: doctor."""
 
 import os
 import platform
@@ -18,17 +18,17 @@ _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_N
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 _GIB = 1 << 30
 _NAME, _EXTRA = re.compile(r"[A-Za-z0-9._-]+"), re.compile(r"""extra == ['"]([^'"]+)""")
-"""Of a requirement as the package's metadata has it."""
+"""Patterns for a requirement in the package's metadata."""
 
 
 def doctor(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port that a server is to use.")] = 8080,
-    folder: Annotated[Path, typer.Option("--folder", help="Where bundles and events are to lie.")] = Path(),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port that a server would use.")] = 8080,
+    folder: Annotated[Path, typer.Option("--folder", help="Folder for bundles and events.")] = Path(),
     as_json: options.AsJson = False,
 ) -> None:
     """Show what a bug report needs: versions, extras, threads, port, disk and GPU.
 
-    Nothing is sent anywhere. Extras that are not complete are listed with what they lack.
+    Nothing is sent anywhere. Incomplete extras are listed with their missing packages.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def doctor(
 
 
 def packages_of(extra: str) -> dict[str, str | None]:
-    """Installed versions of what an extra asks for, None where it is missing; extra "": of what Lanner itself needs."""
+    """Installed versions of an extra's requirements, None if missing; extra "": Lanner's own requirements."""
     from importlib.metadata import requires
 
     found: dict[str, str | None] = {}
@@ -78,7 +78,7 @@ def packages_of(extra: str) -> dict[str, str | None]:
 
 
 def installed(package: str) -> str | None:
-    """The version of a package; None: it is missing."""
+    """The version of a package; None if it is missing."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -88,20 +88,20 @@ def installed(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """System, cores, memory, and the instructions on which speed depends, as far as the system tells them."""
+    """System, cores, memory, and the instruction sets that affect speed, as far as the system reports them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {"system": f"{platform.system()} {platform.release()}", "cores": cores}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB, 1)
-    told = Path("/proc/cpuinfo")
-    if told.exists():
-        flags = set(told.read_text().split())
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        flags = set(cpuinfo.read_text().split())
         found["instructions"] = " ".join(one for one in _INSTRUCTIONS if one in flags) or "none of note"
     return found
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this machine's own address at a port."""
+    """Whether a server could listen on a port of this machine's own address."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -112,14 +112,16 @@ def is_free(port: int) -> bool:
 
 
 def disk_of(folder: Path) -> dict[str, Any]:
-    """Whether a folder can be written to, and what is left on its disk."""
-    existing = next(one for one in [folder.absolute(), *folder.absolute().parents] if one.exists())
+    """Whether a folder is writable, and the free space on its disk."""
+    from lanner.files import obstacle
+
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     free = shutil.disk_usage(existing).free
-    return {"path": str(folder.absolute()), "writable": os.access(existing, os.W_OK), "free_gib": round(free / _GIB, 1)}
+    return {"path": str(folder.absolute()), "writable": obstacle(folder) is None, "free_gib": round(free / _GIB, 1)}
 
 
 def gpu() -> str:
-    """The graphics processor that torch would use."""
+    """The GPU that torch would use."""
     try:
         import torch
     except ImportError:

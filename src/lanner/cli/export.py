@@ -1,4 +1,4 @@
-"""The commands that write what a model knows to files: export recommendations, export embeddings."""
+"""The commands that export a model's results to files: export recommendations, export embeddings."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 USER_COLUMNS = ("user_id", "user", "userid", "userId")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-"""How the names of files with columns end; others have an id in each line."""
+"""Suffixes of files with columns; other files have one id per line."""
 SECONDS_BETWEEN_LINES = 5.0
 
 export_app = options.group("Export recommendations or embeddings to files.")
@@ -43,7 +43,7 @@ def recommendations(
 ) -> None:
     """Write recommendations for all users to a file: columns user_id, item_id, rank, score.
 
-    Every item is scored exactly. After Ctrl-C the same command goes on where it stopped; finished users are kept in the
+    Every item is scored exactly. After Ctrl-C the same command resumes where it stopped; finished users are kept in the
     folder <OUT>.partial until the file is written.
 
     \b
@@ -55,7 +55,7 @@ def recommendations(
     from lanner.library.export import export_recommendations
     from lanner.library.functions import load
 
-    begun, progress = time.perf_counter(), Progress()
+    started, progress = time.perf_counter(), Progress()
     model, wanted = load(bundle), answers.parse_values(filters, "--filter")
     found = export_recommendations(
         model,
@@ -66,7 +66,7 @@ def recommendations(
         filters=wanted,
         progress=progress,
     )
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     for line in [*_notes(found), *answers.missed_values(model, wanted)]:
         console.complain(line)
     facts = {**asdict(found), "path": str(out), "seconds": round(seconds, 3)}
@@ -87,10 +87,10 @@ def embeddings(
     ] = "parquet",
     qdrant: Annotated[
         str | None,
-        typer.Option("--qdrant", metavar="URL", help="In place of --out: a Qdrant server, such as http://host:6333."),
+        typer.Option("--qdrant", metavar="URL", help="Instead of --out: a Qdrant server, such as http://host:6333."),
     ] = None,
     prefix: Annotated[
-        str, typer.Option("--prefix", help="Of the collections in Qdrant: PREFIX_users and PREFIX_items.")
+        str, typer.Option("--prefix", help="Prefix of the Qdrant collections: PREFIX_users and PREFIX_items.")
     ] = "lanner",
     as_json: options.AsJson = False,
 ) -> None:
@@ -150,40 +150,38 @@ def read_ids(path: Path) -> list[str]:
     names = column_names(path)
     named = [name for name in USER_COLUMNS if name in names] or (names if len(names) == 1 else [])
     if not named:
-        raise DataError(f"no column user_id; there are {', '.join(names)}", path=path)
+        raise DataError(f"no column user_id; the file has {', '.join(names)}", path=path)
     column = read_file(path, named[:1]).frame[named[0]]
     if not (column.dtype.is_integer() or column.dtype == pl.String):
-        raise DataError(f"ids must be integers or texts, received {column.dtype}", path=path, field=named[0])
+        raise DataError(f"ids must be integers or strings, received {column.dtype}", path=path, field=named[0])
     ids = column.drop_nulls().cast(pl.String).str.strip_chars()
     return ids.filter(ids != "").to_list()
 
 
 class Progress:
-    """Tells on stderr how many users are done, how fast, and how long it will take; a line every few seconds."""
+    """Prints users done, speed and time left on stderr; a line every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._stages = clock, console.Stages()
         self._first: tuple[float, int] | None = None
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         now = self._clock()
-        if self._first is None:  # what came before it was loading, or kept from a stopped export
-            self._first, self._told = (now, done), now
-        elif now - self._told >= SECONDS_BETWEEN_LINES and done < total:
+        if self._first is None:  # users of an interrupted export, and loading, do not count towards the speed
+            self._first, self._reported_at = (now, done), now
+        elif now - self._reported_at >= SECONDS_BETWEEN_LINES and done < total:
             rate = (done - self._first[1]) / (now - self._first[0])
             left = console.duration((total - done) / rate)
             self._stages(f"{done:,} of {total:,} users, {rate:,.0f} users/s, {left} left")
-            self._told = now
+            self._reported_at = now
 
 
 def _notes(found: "RecommendationsExport") -> list[str]:
-    """What of an export is not as one may expect, a line each."""
-    notes = ["a stopped export with another model, users or settings was discarded"] if found.restarted else []
-    notes += [f"{found.resumed:,} users were kept from the export that was stopped"] if found.resumed else []
+    """Unexpected properties of an export, a line each."""
+    notes = ["an interrupted export with another model, users or settings was discarded"] if found.restarted else []
+    notes += [f"{found.resumed:,} users were kept from the interrupted export"] if found.resumed else []
     if found.popular:
         unknown = f" ({found.unknown:,} of them not in the dataset)" if found.unknown else ""
-        notes.append(
-            f"nothing that the model uses is known of {found.popular:,} users{unknown}: they get popular items"
-        )
+        notes.append(f"nothing the model uses is known about {found.popular:,} users{unknown}: they get popular items")
     return notes

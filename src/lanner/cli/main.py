@@ -1,4 +1,4 @@
-"""The command line: one short function a command. Packages are imported inside, so that ``lanner --help`` is quick.
+"""The command line: one short function per command. They import packages lazily to keep ``lanner --help`` fast.
 
 Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the caller can mend (one line says what);
 130 after Ctrl-C.
@@ -28,7 +28,7 @@ from lanner.cli import (
     training,
     tuning,
 )
-from lanner.errors import LannerError
+from lanner.errors import LannerError, RanksEndedError
 
 INTERRUPTED = 130
 
@@ -81,15 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         code = app(args=given, standalone_mode=True, obj=given)
+    except RanksEndedError as ended_ranks:
+        code = ended_ranks.exit_code
     except LannerError as error:
         console.complain(str(error))
         code = error.exit_code
-    except SystemExit as ended:  # how typer ends, after Ctrl-C without a word
+    except SystemExit as ended:  # how typer exits, silently after Ctrl-C
         code = ended.code
         if code == INTERRUPTED:
             console.complain("stopped; nothing was kept")
     except BrokenPipeError:
-        # The reader of our output left early (| head); Python would complain again when it closes stdout.
+        # The reader of our output exited early (| head); Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)

@@ -9,17 +9,17 @@ from lanner.errors import ConfigError, optional_module
 
 
 def group(help: str) -> typer.Typer:
-    """Commands under one name."""
+    """A group of subcommands."""
     return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
 
 
 def require_msgspec(purpose: str) -> None:
-    """Raises ``MissingExtraError`` where the files of a server cannot be read or written."""
+    """Raises ``MissingExtraError`` if the packages for a server's files are missing."""
     optional_module("msgspec", "msgspec", "serving", purpose)
 
 
 def existing_store(url: str) -> str:
-    """The event store that a command reads, which opening would create; raises ``ConfigError`` where there is none."""
+    """The event store that a command reads; raises ``ConfigError`` if it does not exist, as opening would create it."""
     path = url.removeprefix("sqlite:///")
     if path and "://" not in path and not Path(path).is_file():
         raise ConfigError(f"--store {url}: no such file; give the store that lanner serve writes to")
@@ -57,14 +57,14 @@ Adapt = Annotated[
     Literal["none", "lora", "dora", "full"] | None,
     typer.Option(
         "--adapt",
-        help="Train the language model, too: by adapters (lora, dora; extra adapt) or in full. Default: none.",
+        help="Fine-tune the language model as well: with adapters (lora, dora; extra adapt) or in full. Default: none.",
     ),
 ]
 Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapters; default: 8.")]
 Processes = Annotated[
     int | None,
     typer.Option(
-        "--nproc", min=1, help="Train the language model (--adapt) on so many processes of this machine; default: 1."
+        "--nproc", min=1, help="Number of local processes that train the language model (--adapt); default: 1."
     ),
 ]
 Parallel = Annotated[
@@ -72,12 +72,12 @@ Parallel = Annotated[
     typer.Option(
         "--parallel",
         metavar="DEGREES",
-        help='How they share the work, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
+        help='Their degrees of parallelism, such as "pp=2,replicate=2": replicate (default: all), shard, pp, tp.',
     ),
 ]
 Engine = Annotated[
     Literal["torch", "deepspeed"] | None,
-    typer.Option("--engine", help="What takes their steps: torch (default), or deepspeed (ZeRO; extra deepspeed)."),
+    typer.Option("--engine", help="Their training engine: torch (default), or deepspeed (ZeRO; extra deepspeed)."),
 ]
 Log = Annotated[
     Literal["none", "tensorboard", "mlflow"] | None,
@@ -99,18 +99,18 @@ Filters = Annotated[
     typer.Option(
         "--filter",
         metavar="NAME=VALUE",
-        help="Only items with this attribute, such as genres=Drama; repeatable. Of several values of one "
-        "attribute any will do.",
+        help="Only items with this attribute, such as genres=Drama; repeatable. An item needs only one of several "
+        "values of the same attribute.",
     ),
 ]
 User = Annotated[str | None, typer.Option("--user", help="Id of a user of the dataset.")]
 History = Annotated[
     list[str] | None,
-    typer.Option("--history", help="Item ids that stand for the user: separated by commas, or one per --history."),
+    typer.Option("--history", help="Item ids of the user's history: separated by commas, or one per --history."),
 ]
 TEXT_IGNORED = "the model does not use texts; --text had no effect"
 HistoryFile = Annotated[
-    str | None, typer.Option("--history-file", help="File with such item ids, one per line; - reads standard input.")
+    str | None, typer.Option("--history-file", help="File with the item ids, one per line; - reads standard input.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads per runtime.")]
 UserAttributes = Annotated[
@@ -118,7 +118,7 @@ UserAttributes = Annotated[
     typer.Option(
         "--attribute",
         metavar="NAME=VALUE",
-        help="Attribute of the user, such as sex=F, in place of the known ones; repeatable.",
+        help="Attribute of the user, such as sex=F, instead of the known ones; repeatable.",
     ),
 ]
 QueryText = Annotated[

@@ -15,11 +15,11 @@ def plan(
     model: Annotated[
         str | None, typer.Option("--model", help="Language model: a folder or a name. Default: the bundled encoder.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts of a batch, of all devices together.")] = 256,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of a text.")] = 64,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts per batch, over all devices.")] = 256,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens per text.")] = 64,
     compression: Annotated[
         list[str] | None,
-        typer.Option("--compression", help="Compression of gradients that may be chosen; repeatable. Default: none."),
+        typer.Option("--compression", help="Gradient compression that the plan may use; repeatable. Default: none."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

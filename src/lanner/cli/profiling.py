@@ -1,4 +1,4 @@
-"""The command that says where time goes: in a request to a bundle, or in a step of training."""
+"""The command that shows where time is spent: in a request to a bundle, or in a training step."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ def profile(
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
     training: Annotated[
-        bool, typer.Option("--training", help="Instead of a bundle: a step of training, on processes of this machine.")
+        bool, typer.Option("--training", help="Profile a training step on local processes instead of a bundle.")
     ] = False,
     model: Annotated[
         str | None,
@@ -42,21 +42,21 @@ def profile(
         ),
     ] = None,
     parallel: Annotated[
-        str, typer.Option("--parallel", help="With --training: degrees, such as pp=2,replicate=2.")
+        str, typer.Option("--parallel", help="With --training: degrees of parallelism, such as pp=2,replicate=2.")
     ] = "pp=2",
     schedule: Annotated[
-        str, typer.Option("--schedule", help="With --training: schedule of the pipeline; see docs/distributed.md.")
+        str, typer.Option("--schedule", help="With --training: pipeline schedule; see docs/distributed.md.")
     ] = "1f1b",
     micro_batches: Annotated[
-        int, typer.Option("--micro-batches", min=1, help="With --training: micro-batches of a replica.")
+        int, typer.Option("--micro-batches", min=1, help="With --training: micro-batches per replica.")
     ] = 8,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts of a batch.")] = 32,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens of a text.")] = 32,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts per batch.")] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens per text.")] = 32,
     as_json: AsJson = False,
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
 
-    With --training: how the ranks spend a step of training the language model, and how much of it is bubble.
+    With --training: how the ranks spend a training step of the language model, and how much of it is pipeline bubble.
 
     \b
     Examples:
@@ -66,6 +66,7 @@ def profile(
     """
     if training == (bundle is not None):
         raise ConfigError("lanner profile: give either a BUNDLE or --training")
+    _check_picture(plot)
     if training:
         _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
         return
@@ -88,6 +89,8 @@ def _of_bundle(
     from lanner.serving.profile import draw, machine_ceilings, predicted
     from lanner.serving.profile import profile as profiled
 
+    if backend is not None and text is None:
+        raise ConfigError(f"--backend {backend} affects only the text encoder; add --text")
     opened = read_bundle(bundle)
     found = profiled(opened, variants, requests=requests, text=text, backend=backend, threads=threads)
     ceilings = machine_ceilings()
@@ -124,8 +127,6 @@ def _of_training(
     as_json: bool,
 ) -> None:
     optional_module("torch", "torch", "language", "lanner profile --training")
-    if plot is not None:
-        optional_module("matplotlib", "matplotlib", "plot", "a timeline")
     from lanner.distributed import timeline
     from lanner.distributed.config import EngineConfig
     from lanner.distributed.degrees import Degrees
@@ -144,3 +145,16 @@ def _of_training(
         console.show_json({"seconds": seconds, "shares": shares, "spans": [one._asdict() for one in spans]})
         return
     console.show_line(f"{line}; " + ", ".join(f"{what} {part:.0%}" for what, part in shares.items() if part))
+
+
+def _check_picture(path: Path | None) -> None:
+    """Whether a plot can be written to ``path``, checked before anything is measured."""
+    if path is None:
+        return
+    optional_module("matplotlib", "matplotlib", "plot", f"--plot {path}")
+    from lanner.files import obstacle
+
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ConfigError(f"--plot {path}: the name must end in .svg or .png")
+    if path.is_dir() or not path.absolute().parent.is_dir() or obstacle(path.absolute().parent):
+        raise ConfigError(f"--plot {path}: cannot be written there; give a file in a folder that you may write to")

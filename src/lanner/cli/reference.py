@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def settings(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help=f"Only the settings that matter to it: {options.MODEL_NAMES}.")
+        str | None, typer.Argument(metavar="MODEL", help=f"Only settings that affect it: {options.MODEL_NAMES}.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,7 +39,7 @@ SHARED_SECTIONS = ("model", "data", "feedback", "split", "evaluation")
 
 
 def settings_of(model: str | None) -> "list[Setting]":
-    """The settings that change something for a model; None: all there are.
+    """The settings that affect a model; None: all settings.
 
     Raises:
         ConfigError: no such model.

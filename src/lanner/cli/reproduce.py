@@ -11,10 +11,10 @@ from lanner.cli import console, options
 def reproduce(
     out: Annotated[Path, typer.Option("--out", help="Folder to write report.html and report.md to.")] = Path("report"),
     from_results: Annotated[
-        bool, typer.Option("--from-results", help="Run nothing: read the result files that are there.")
+        bool, typer.Option("--from-results", help="Run nothing; read the existing result files.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only the experiments that have a short form, in that form; some minutes.")
+        bool, typer.Option("--quick", help="Only the experiments that have a short form, in that form; a few minutes.")
     ] = False,
     results: Annotated[
         Path | None,
@@ -23,13 +23,13 @@ def reproduce(
         ),
     ] = None,
     checkout: Annotated[
-        Path, typer.Option("--checkout", help="Checkout of Lanner, which has the benchmarks.")
+        Path, typer.Option("--checkout", help="Checkout of Lanner that contains the benchmarks.")
     ] = Path(),
     as_json: options.AsJson = False,
 ) -> None:
     """Measure what the papers claim, and write a report: each claim, the paper's number, ours, and a verdict.
 
-    Without options every experiment runs, which takes hours; Ctrl-C stops, and the same command goes on. The page
+    Without options every experiment runs, which takes hours; Ctrl-C stops, and the same command resumes. The page
     report.html needs no network; report.md says the same in Markdown.
 
     \b
@@ -38,12 +38,14 @@ def reproduce(
       lanner reproduce --quick --out quick-report
       lanner reproduce
     """
-    from lanner.errors import LannerError
-    from lanner.files import write_file
+    from lanner.errors import LannerError, StorageError
+    from lanner.files import obstacle, write_file
     from lanner.reproduction import experiments, report
     from lanner.reproduction.claims import read_claims, read_results
     from lanner.reproduction.pictures import pictures_of
 
+    if (above := obstacle(out)) is not None:
+        raise StorageError(f"--out {out}: {above} is not a writable folder; give another")
     claims, stages = read_claims(), console.Stages()
     folder = results or (out / "results" if quick else checkout / experiments.RESULTS)
     failed: list[str] = []
@@ -65,4 +67,4 @@ def reproduce(
         as_json=as_json,
     )
     if failed:
-        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims are as measured before, if ever")
+        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims keep the earlier results, if any")

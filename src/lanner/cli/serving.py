@@ -1,4 +1,4 @@
-"""The commands from a bundle to what a service runs: compress, profile, serve, keys, events."""
+"""The commands that prepare and run a service: compress, serve, keys, events."""
 
 import gc
 import json
@@ -37,7 +37,7 @@ def compress(
     dimensions: Annotated[
         int | None,
         typer.Option(
-            "--dimensions", help="Add the variant embeddings-N: the whole model as so many factors an item; such as 64."
+            "--dimensions", help="Add the variant embeddings-N: the whole model as N factors per item, such as 64."
         ),
     ] = None,
     threads: Threads = 2,
@@ -111,7 +111,7 @@ def serve(
       lanner serve lanner-bundle --store postgresql://shop@db/events --host 0.0.0.0 --keys keys.toml --workers 8
       lanner serve lanner-bundle --engine ray --replicas 2 --set ray.most_replicas=8 --store postgresql://shop@db/events
     """
-    with _no_garbage_yet():
+    with _gc_disabled():
         _require_extra()
         from lanner.serving.bootstrap import check
         from lanner.serving.supervisor import serve
@@ -135,12 +135,12 @@ def _show_address(config: "ServerConfig") -> None:
     host = "localhost" if config.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else config.host
     address = f"http://{host}:{config.port}"
     console.show_line(f"Page: {address}/   (Ctrl-C stops the server)")
-    body = shlex.quote(json.dumps({"history": _a_history(config), "k": 5}, ensure_ascii=False))
+    body = shlex.quote(json.dumps({"history": _example_history(config), "k": 5}, ensure_ascii=False))
     console.show_line(f"Try: curl {address}/v1/recommend -H 'content-type: application/json' -d {body}")
 
 
-def _a_history(config: "ServerConfig") -> list[str]:
-    """Up to three item ids that the champion knows, from its golden requests: neither model nor dataset is read."""
+def _example_history(config: "ServerConfig") -> list[str]:
+    """Up to three item ids from the champion's golden requests, without reading model or dataset."""
     from lanner.artifacts.bundle import read_bundle
     from lanner.serving.bootstrap import versions_of
     from lanner.serving.versions.registry import CHAMPION
@@ -153,7 +153,7 @@ def _a_history(config: "ServerConfig") -> list[str]:
 def _server_config(
     path: Path, file: Path | None, overrides: Sequence[str], options: Mapping[str, str | int | None]
 ) -> "ServerConfig":
-    """The file's settings, then those of ``--set``, then the options that were given."""
+    """The file's settings, overridden by ``--set``, overridden by the given options."""
     from lanner.serving.bootstrap import ServerConfig
     from lanner.settings import overlay, overridden, read_toml, with_options
 
@@ -167,15 +167,15 @@ def _server_config(
 
 
 def _require_extra() -> None:
-    """Raises MissingExtraError where a package of the extra ``serving`` is missing."""
+    """Raises MissingExtraError if a package of the extra ``serving`` is missing."""
     for module in ("msgspec", "uvicorn", "httptools", "uvloop", "prometheus_client", "faiss"):
         if find_spec(module) is None:
             raise MissingExtraError(module.replace("_", "-"), "serving", "the server")
 
 
 @contextmanager
-def _no_garbage_yet() -> Iterator[None]:
-    """What is read at the start is not garbage, and looking for some takes a sixth of the time."""
+def _gc_disabled() -> Iterator[None]:
+    """Disable garbage collection while loading, where it finds nothing and takes a sixth of the time."""
     gc.disable()
     try:
         yield

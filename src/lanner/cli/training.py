@@ -38,7 +38,7 @@ def run(
     refit: Annotated[
         bool,
         typer.Option(
-            "--refit", help="After the evaluation, fit again on all events, as many epochs as validation chose."
+            "--refit", help="After the evaluation, refit on all events, for as many epochs as validation chose."
         ),
     ] = False,
     overrides: options.Overrides = None,
@@ -46,7 +46,7 @@ def run(
 ) -> None:
     """Train a model on a part of the events, evaluate it on the rest, and write a bundle.
 
-    With --refit the bundle's model is then fitted on all events; the metrics are those measured before.
+    With --refit the bundle's model is then refitted on all events; the metrics are those measured before.
 
     \b
     Examples:
@@ -64,7 +64,8 @@ def run(
         "split.name": split,
         "training.log": log,
         "parallel.engine": engine,
-        **_adaptation(adapt, rank),
+        "adaptation.method": adapt,
+        "adaptation.rank": rank,
     }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
     outcome = _fit(settings, out, context.obj, refit=refit)
@@ -120,7 +121,8 @@ def train(
         "split.name": "none",
         "training.log": log,
         "parallel.engine": engine,
-        **_adaptation(adapt, rank),
+        "adaptation.method": adapt,
+        "adaptation.rank": rank,
     }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
     outcome = _fit(settings, out, context.obj)
@@ -134,10 +136,10 @@ def update(
     out: options.Out,
     as_json: options.AsJson = False,
 ) -> None:
-    """Take new events into a bundle's model without training, and write a new bundle.
+    """Add new events to a bundle's model without training, and write a new bundle.
 
-    Closed forms are solved anew for what has changed; trained parameters, settings and weights stay. New users and
-    items join those that are known.
+    Closed-form parts are re-solved for what has changed; trained parameters, settings and weights stay. New users and
+    items are added to the known ones.
 
     \b
     Examples:
@@ -186,7 +188,7 @@ def evaluate(
     other = next((one for one in overrides or () if one.split("=")[0].split(".")[0].strip() != "evaluation"), None)
     if other is not None:
         raise ConfigError(
-            f"--set {other}: lanner evaluate reads settings of the evaluation alone, such as evaluation.ks=[5]; "
+            f"--set {other}: lanner evaluate reads only evaluation settings, such as evaluation.ks=[5]; "
             "for another split or model: lanner run"
         )
     from lanner.config import from_dict
@@ -231,13 +233,6 @@ def show_report(report: "Report") -> None:
     console.show_table(f"{len(report.rows):,} test users", ("metric", "mean", "95 % from", "to"), rows)
 
 
-def _adaptation(adapt: str | None, rank: int | None) -> dict[str, str | int | None]:
-    """The settings of ``--adapt`` and ``--rank``."""
-    if rank is not None and adapt not in ("lora", "dora"):
-        raise ConfigError(f"--rank {rank} is of adapters; add --adapt lora, or --set adaptation.rank={rank}")
-    return {"adaptation.method": adapt, "adaptation.rank": rank}
-
-
 def chosen_settings(
     file: Path | None,
     seed: int | None,
@@ -245,7 +240,7 @@ def chosen_settings(
     chosen: Mapping[str, str | int | None],
     overrides: Sequence[str] | None,
 ) -> "RunConfig":
-    """The file's settings, then those of the options, then those of ``--set``."""
+    """The file's settings, overridden by the options, overridden by ``--set``."""
     from lanner.config import RunConfig, read_config, with_device, with_seed
     from lanner.settings import overridden, with_options
 
@@ -257,7 +252,7 @@ def chosen_settings(
 
 
 def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "RunConfig":
-    """The settings with the degrees of ``--parallel``; where there are none, every rank is a replica."""
+    """The settings with the degrees of ``--parallel``; without it, every rank is a replica."""
     from lanner.distributed.degrees import Degrees
     from lanner.distributed.launch import world
 
@@ -269,16 +264,43 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
     degrees.check_world(degrees.world if ranks is None else ranks)
     if degrees.world > 1 and config.adaptation.method == "none":
         raise ConfigError(
-            f"{degrees.arithmetic}: training the language model is what can be divided; add --adapt lora, or leave out "
+            f"{degrees.arithmetic}: only language model training can be divided; add --adapt lora, or leave out "
             "--nproc and --parallel"
         )
-    divided = replace(config.parallel, degrees=degrees)
-    divided.check_local_steps()
-    return replace(config, parallel=divided)
+    config = replace(config, parallel=replace(config.parallel, degrees=degrees))
+    config.parallel.check()
+    _check_used(config)
+    return config
+
+
+def _check_used(config: "RunConfig") -> None:
+    """Raises ``ConfigError`` for settings without any effect on this run."""
+    from lanner.registry import views_of
+
+    adaptation, parallel = config.adaptation, config.parallel
+    if adaptation.method != "none" and "language" not in views_of(config):
+        raise ConfigError(
+            f"adaptation.method={adaptation.method} trains a language model, which the model '{config.model}' does not "
+            "have; leave it out, or choose another --model"
+        )
+    defaults = type(adaptation)(seed=adaptation.seed)  # a seed is set everywhere at once
+    if adaptation.method == "none":
+        _check_unchanged(adaptation, defaults, "adaptation", "add --adapt lora")
+    if adaptation.method == "full":
+        of_adapters = {name: getattr(defaults, name) for name in ("rank", "alpha", "target_modules")}
+        _check_unchanged(adaptation, replace(adaptation, **of_adapters), "adaptation", "add --adapt lora")
+    if parallel.degrees.world == 1:
+        _check_unchanged(parallel, type(parallel)(parallel.degrees), "parallel", "add --nproc or --parallel")
+
+
+def _check_unchanged(config: Any, expected: Any, section: str, remedy: str) -> None:
+    for name, value in asdict(config).items():
+        if value != asdict(expected)[name]:
+            raise ConfigError(f"{section}.{name}={value} changes nothing in this run; {remedy}, or leave it out")
 
 
 def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
-    """Run the pipeline. Where several ranks are asked for and this process is none, they run the command ``given``."""
+    """Run the pipeline. If several ranks are requested and this process is not one, they run the command ``given``."""
     from lanner.distributed.launch import check_settings, launch, world
     from lanner.pipeline import assist
     from lanner.pipeline import run as run_pipeline
@@ -288,19 +310,20 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = 
     optional_module("torch", "torch", "adapt", "training on several ranks")
     check_settings(config.parallel)
     if world() is None:
-        raise typer.Exit(launch(config.parallel, given))
+        launch(config.parallel, given)
+        raise typer.Exit
     from lanner.distributed.ranks import joined
 
     with joined() as rank:
         if rank == 0:
             return run_pipeline(config, out, console.Stages(), refit=refit)
-        with contextlib.suppress(LannerError):  # rank 0 tells
+        with contextlib.suppress(LannerError):  # rank 0 reports it
             assist(config)
         raise typer.Exit
 
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:
-    """What a run decided, for ``--json``."""
+    """The outcome of a run, for ``--json``."""
     return {
         "bundle": str(outcome.bundle.path),
         "model": outcome.bundle.manifest["model"]["name"],

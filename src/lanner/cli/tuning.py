@@ -1,4 +1,4 @@
-"""The command that searches settings: tune."""
+"""The command that tunes settings: tune."""
 
 import time
 from dataclasses import asdict
@@ -34,10 +34,10 @@ def tune(
         str, typer.Option("--metric", help="Metric on validation events to maximise, with its cutoff.")
     ] = "ndcg_at_10",
     trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Trials in all, those of earlier calls included.")
+        int, typer.Option("--trials", min=1, help="Total number of trials, including those of earlier calls.")
     ] = 30,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, help="Begin no trial after so many seconds. Default: no limit.")
+        float | None, typer.Option("--seconds", min=1, help="No new trial after this many seconds. Default: no limit.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Random seed of the search, the model and its training.")
@@ -50,7 +50,7 @@ def tune(
     """Search a model's settings: train on training events, evaluate on validation events, never on test events.
 
     The file written holds the best settings that differ from the defaults, for lanner run --config. Trials are kept in
-    <OUT>.study: the same command goes on where it stopped, and more --trials continue a finished search.
+    <OUT>.study: the same command resumes where it stopped, and a larger --trials extends a finished search.
 
     \b
     Examples:
@@ -66,9 +66,9 @@ def tune(
     settings = chosen_settings(
         config, seed, device, {"data.path": data, "model": model, "split.name": split}, overrides
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     made = search_settings(
-        settings, search, stages, lambda done: stages(_progress(done, search, time.perf_counter() - begun))
+        settings, search, stages, lambda done: stages(_progress(done, search, time.perf_counter() - started))
     )
     best, failed = best_of(made), sum(one.value is None for one in made)
     assert best is not None
@@ -82,7 +82,7 @@ def tune(
 
 
 def _progress(done: "list[Trial]", search: "Search", seconds: float) -> str:
-    """One line on the latest trial, the best one and the time left. seconds: those that this call has taken."""
+    """One line on the latest trial, the best one and the time left. seconds: elapsed in this call."""
     from lanner.tune import best_of
 
     last, best = done[-1], best_of(done)

@@ -22,7 +22,7 @@ from lanner.training.interrupts import interrupts_held
 
 TokenIds = Sequence[NDArray[np.int32]]
 _HELD_OUT = 0.1
-_MOST_EVALUATED = 1024
+_MAX_EVALUATED = 1024
 """Maximum number of held-out rows; more are slower and no more precise."""
 _TOKENS_PER_STEP = 1024
 _WARM_UP = 0.05
@@ -101,12 +101,12 @@ def distil(
     if (texts := len(np.unique(source))) < 2:
         raise ConfigError(f"distillation needs at least 2 texts (one is held out), received {texts}")
     held_out = _held_out(source, seed)
-    evaluated = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MOST_EVALUATED]
+    evaluated = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))[:_MAX_EVALUATED]
     training = _Training(student, teacher_vectors, token_ids, learning_rate, evaluated)
-    before, done, begun = training.evaluate(), 0.0, time.perf_counter()
+    before, done, started = training.evaluate(), 0.0, time.perf_counter()
     with interrupts_held() as must_stop:
         for done, rows in _schedule(token_ids, ~held_out, epochs, seed):
-            passed = max(done, (time.perf_counter() - begun) / seconds if seconds else 0.0)
+            passed = max(done, (time.perf_counter() - started) / seconds if seconds else 0.0)
             if rows is None or passed >= 1:
                 training.evaluate()
             else:
@@ -121,7 +121,7 @@ def distil(
 
 
 class _Training:
-    """A copy of the student, its optimizer, the training step, and the best state so far."""
+    """A copy of the student, its optimiser, the training step, and the best state so far."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""The whole model as embeddings: a vector of each item as history and one as target, and nothing else.
+"""The whole model as embeddings: one vector per item as history, one as target, and nothing else.
 
-Whatever is asked (the items of a history, values of attributes, features of a text) is a row of a sparse matrix X, and
-a model's scores are X W + bias. The student X P Qᵀ + b begins at the reduced-rank regression of X W (Q: its leading
-right singular vectors, P = W Q; Izenman 1975), without ever holding W, items × items. Then P, Q and b minimise
-KL(softmax(teacher) ‖ softmax(student)) over the items that are not in the history (Hinton, Vinyals & Dean 2015; the
+A query (items of a history, attribute values, features of a text) is a row of a sparse matrix X, and a
+model's scores are X W + bias. The student X P Qᵀ + b begins at the reduced-rank regression of X W (Q: its leading
+right singular vectors, P = W Q; Izenman 1975), without materialising W, items × items. Then P, Q and b minimise
+KL(softmax(teacher) ‖ softmax(student)) over the items not in the history (Hinton, Vinyals & Dean 2015; the
 temperature is the standard deviation of the teacher's scores).
 """
 
@@ -27,7 +27,7 @@ from lanner.inference.tables import Table, take
 from lanner.training.tasks import quality_of, some
 
 Array = NDArray[np.float32]
-_MOST_USERS, _MOST_EVALUATED = 20_000, 2_000
+_MAX_USERS, _MAX_EVALUATED = 20_000, 2_000
 _SPARE, _ITERATIONS = 16, 4
 """Of the subspace iteration."""
 ROUNDS, _STEPS_A_ROUND = 16, 50
@@ -46,42 +46,44 @@ def distilled(
     read: Callable[[Sequence[str]], Array] | None = None,
     rounds: int = ROUNDS,
 ) -> tuple[ScoringModel, int]:
-    """A model of ``dimensions`` that ranks as nearly like ``teacher`` as it can, and the rounds that it was trained.
+    """A model of ``dimensions`` distilled to rank like ``teacher``, and its number of training rounds.
 
-    users: whose histories and attributes it learns from. texts_TF: features of texts that people may search for.
-    validation: events that the teacher does not know; its ndcg@10 chooses among ``rounds`` of 50 steps; None: the last.
-    read: profile texts to features. Friends, profiles and new items enter by least squares.
+    users: source of histories and attributes to learn from. texts_TF: features of likely search texts.
+    validation: events unseen by the teacher; its ndcg@10 selects among ``rounds`` of 50 steps; None: the last.
+    read: profile texts to features. Friends, profiles and new items are fitted by least squares.
 
     Raises:
         ConfigError, ValueError: see ``check_distillable``.
     """
     check_distillable(teacher, dimensions)
     random = np.random.default_rng(0)
-    known = random.permutation(np.flatnonzero(users.history.lengths))[:_MOST_USERS]
-    lesson = _Lesson(teacher, users.take(known), texts_TF)
-    tables = [torch.from_numpy(one).requires_grad_() for one in lesson.start(min(dimensions, teacher.num_items - 1))]
-    rates = [_RATE * max(float(one.detach().std()), 1e-9) for one in tables[:2]] + [_RATE * lesson.scale]
+    known = random.permutation(np.flatnonzero(users.history.lengths))[:_MAX_USERS]
+    distillation = _DistillationSet(teacher, users.take(known), texts_TF)
+    tables = [
+        torch.from_numpy(one).requires_grad_() for one in distillation.start(min(dimensions, teacher.num_items - 1))
+    ]
+    rates = [_RATE * max(float(one.detach().std()), 1e-9) for one in tables[:2]] + [_RATE * distillation.scale]
     groups = [{"params": [one], "lr": rate} for one, rate in zip(tables, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, ROUNDS * _STEPS_A_ROUND)
-    held_out = None if validation is None or not len(validation) else some(validation, _MOST_EVALUATED)
+    held_out = None if validation is None or not len(validation) else some(validation, _MAX_EVALUATED)
     best, best_quality, trained = [one.detach().clone() for one in tables], -1.0, 0
     for number in range(rounds + 1):
-        quality = np.inf if held_out is None else quality_of(RankedScorer(lesson.student(tables), read), held_out)
+        quality = np.inf if held_out is None else quality_of(RankedScorer(distillation.student(tables), read), held_out)
         if held_out is None or quality > best_quality:
             best, best_quality, trained = [one.detach().clone() for one in tables], quality, number
         if number == rounds:
             break
         for _ in range(_STEPS_A_ROUND):
             optimizer.zero_grad()
-            lesson.loss(tables, random).backward()  # type: ignore[no-untyped-call]
+            distillation.loss(tables, random).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    return lesson.student(best, for_new_items=True), trained
+    return distillation.student(best, for_new_items=True), trained
 
 
 def check_distillable(teacher: ScoringModel, dimensions: int) -> None:
-    """Say what cannot be distilled.
+    """Check that the model can be distilled.
 
     Raises:
         ConfigError: dimensions below 1, or a model that is not linear in the history. ValueError: a reduced model.
@@ -94,10 +96,10 @@ def check_distillable(teacher: ScoringModel, dimensions: int) -> None:
         raise ValueError("this model is already reduced; distil the full one")
 
 
-class _Lesson:
-    """N questions, of users and then of texts, and the teacher's answers.
+class _DistillationSet:
+    """N queries, users first, then texts, and the teacher's scores.
 
-    X ``[N, K]``: a column for each item, value of an attribute and feature of a text.
+    X ``[N, K]``: one column per item, attribute value and text feature.
     """
 
     def __init__(self, teacher: ScoringModel, users: UserBatch, texts_TF: Array | None) -> None:
@@ -118,8 +120,8 @@ class _Lesson:
             values = Ragged.empty(len(users)) if users.attributes is None else users.attributes
             known = with_attributes(known, attribute_matrix(values, kind_A), items + len(kind_A))
         self._inputs = sp.block_diag([known, texts_TF], "csr").astype(np.float32)
-        self._met, self._vectors_ND = batch_matrix(users, items), np.vstack([teacher.users(users), texts_TF @ text_FD])
-        # Without item-to-item weights, of no entries.
+        self._seen, self._vectors_ND = batch_matrix(users, items), np.vstack([teacher.users(users), texts_TF @ text_FD])
+        # Empty without item-to-item weights.
         sparse = sp.csr_matrix((self._ends[1], items), dtype=np.float32)
         self._sparse = sparse if teacher.item_to_item is None else teacher.item_matrix
         shares = sp.csr_matrix((len(users), self._ends[1])) if teacher.item_to_item is None else teacher.shares(users)
@@ -135,23 +137,23 @@ class _Lesson:
     def start(self, rank: int) -> tuple[Array, Array, Array]:
         """P, Q and b of the reduced-rank regression, by subspace iteration (Halko, Martinsson & Tropp 2011)."""
         vectors_ND, items = self._vectors_ND.copy(), self._teacher.num_items
-        # Texts count for as much of the variance as of the steps, however many and how far their scores spread.
+        # Texts get the same share of the variance as of the steps, whatever their number and spread of scores.
         texts_ND = vectors_ND[self._num_users :]
         spread = float((texts_ND[:_LARGEST_BATCH] @ self._target_ID.T).std()) if len(texts_ND) else 1.0
         texts_ND *= self.scale / max(spread, 1e-9) * np.sqrt(_TEXT_SHARE * self._num_users / max(len(texts_ND), 1))
 
-        def scored(items_IR: Array) -> Array:
+        def project(items_IR: Array) -> Array:
             found = vectors_ND @ (self._target_ID.T @ items_IR) + self._shares @ (self._sparse @ items_IR)
             return np.asarray(found, np.float32)
 
-        def asked(scored_NR: Array) -> Array:
+        def project_back(scored_NR: Array) -> Array:
             found = self._target_ID @ (vectors_ND.T @ scored_NR) + self._sparse.T @ (self._shares.T @ scored_NR)
             return np.asarray(found, np.float32)
 
         basis_IR = np.random.default_rng(0).standard_normal((items, min(rank + _SPARE, items)), np.float32)
         for _ in range(_ITERATIONS):
-            basis_IR = _centred(np.linalg.qr(asked(scored(_centred(basis_IR))))[0])
-        scored_NR = scored(basis_IR)
+            basis_IR = _centred(np.linalg.qr(project_back(project(_centred(basis_IR))))[0])
+        scored_NR = project(basis_IR)
         target_IR = basis_IR @ np.linalg.eigh(scored_NR.T @ scored_NR)[1][:, ::-1][:, :rank]
         source_KR = self._rows_KD @ (self._target_ID.T @ target_IR)
         known_KR = self._sparse[: self._ends[1]] @ target_IR
@@ -164,18 +166,18 @@ class _Lesson:
         )
 
     def loss(self, tables: Sequence[Tensor], random: np.random.Generator) -> Tensor:
-        """The mean divergence of a random batch, but for the teacher's entropy."""
+        """Mean divergence of a random batch, up to the teacher's entropy."""
         source, target, bias = tables
         size = min(_LARGEST_BATCH, max(8, _SCORES_A_STEP // len(target)))
         users, texts = self._num_users, len(self._vectors_ND) - self._num_users
         number = min(round(size * _TEXT_SHARE), texts)
         users_B, texts_B = random.permutation(users)[: size - number], random.permutation(texts)[:number]
-        rows, met = np.concatenate([users_B, users + texts_B]), self._met[users_B].nonzero()
+        rows, seen = np.concatenate([users_B, users + texts_B]), self._seen[users_B].nonzero()
         answers = torch.from_numpy(self.answers(rows)) / self.scale
-        answers[met] = -torch.inf
-        asked = self._inputs[rows]
-        places, starts = (torch.from_numpy(one.astype(np.int64)) for one in (asked.indices, asked.indptr))
-        weights = torch.from_numpy(asked.data)
+        answers[seen] = -torch.inf
+        inputs = self._inputs[rows]
+        places, starts = (torch.from_numpy(one.astype(np.int64)) for one in (inputs.indices, inputs.indptr))
+        weights = torch.from_numpy(inputs.data)
         vectors = embedding_bag(
             places, source, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
         )
@@ -186,7 +188,7 @@ class _Lesson:
         return -(wanted * found.masked_fill(wanted == 0, 0)).sum(1).mean()
 
     def student(self, tables: Sequence[Tensor], *, for_new_items: bool = False) -> ScoringModel:
-        """The scoring model of P, Q and b; what was not trained enters by least squares."""
+        """The scoring model of P, Q and b; untrained parts are fitted by least squares."""
         teacher, (source_KR, target_IR, bias_I) = self._teacher, (one.detach().numpy().copy() for one in tables)
         items_IR, values_AR, texts_FR = np.split(source_KR, self._ends[:-1])
         centred_IR, reduction = _centred(target_IR), Reduction()
@@ -217,10 +219,10 @@ class _Lesson:
 
 
 def _centred(items_IR: Array) -> Array:
-    """Without the mean item, which changes no ranking."""
+    """Subtract the mean item, which changes no ranking."""
     return np.asarray(items_IR - items_IR.mean(axis=0), np.float32)
 
 
 def _solved(known: Array, wanted: Array) -> Array:
-    """X of the least squares ‖known X − wanted‖."""
+    """The X that minimises ‖known X − wanted‖."""
     return np.asarray(np.linalg.lstsq(known, wanted, rcond=None)[0], np.float32)

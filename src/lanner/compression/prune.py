@@ -51,7 +51,7 @@ def measure_importance(encoder: CompactEncoder, batches: Iterable[Batch], seed: 
     count = sum(len(ids_BL) for ids_BL, _ in batches)
     return Importance(
         feed_forward=tuple(sum(parts) / count for parts in zip(*neurons, strict=True)),
-        layers=np.sum([_lost_without_each_layer(encoder, batch) for batch in batches], axis=0) / count,
+        layers=np.sum([_layer_importance(encoder, batch) for batch in batches], axis=0) / count,
     )
 
 
@@ -145,7 +145,7 @@ def _inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @torch.inference_mode()
-def _lost_without_each_layer(encoder: CompactEncoder, batch: Batch) -> NDArray[np.float64]:
+def _layer_importance(encoder: CompactEncoder, batch: Batch) -> NDArray[np.float64]:
     """``[layers]``: 1 − cosine without the layer, summed over the batch's texts."""
     count = encoder.shape.num_layers
     whole_BD = encoder(*batch)

@@ -12,7 +12,7 @@ from lanner.inference.tables import Table, take
 
 _FLOOR = 1e-6
 """Relative to the largest: user directions with less variance are float32 noise."""
-_ITEMS_LOOKED_AT = 20_000
+_SAMPLED_ITEMS = 20_000
 """Sample of a large catalogue to measure the spread of neuron outputs to within a percent."""
 
 
@@ -105,8 +105,8 @@ def fewer_neurons(model: ScoringModel, users_BD: NDArray[np.float32], number: in
     if not 1 <= number <= len(head.out_H):
         raise ValueError(f"number must be within 1 … {len(head.out_H)}, received {number}")
     hidden_BH = head.hidden(users_BD, model.view_sizes)
-    looked_at = item_IH[:: max(1, len(item_IH) // _ITEMS_LOOKED_AT)]
-    spread_H = sum(np.maximum(hidden_H + looked_at, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
+    sample = item_IH[:: max(1, len(item_IH) // _SAMPLED_ITEMS)]
+    spread_H = sum(np.maximum(hidden_H + sample, 0).std(axis=0) for hidden_H in hidden_BH) * np.abs(head.out_H)
     kept = np.sort(np.argsort(-spread_H, kind="stable")[:number])
     original = kept if model.reduction.neurons is None else model.reduction.neurons[kept]
     smaller = Head(

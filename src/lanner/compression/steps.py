@@ -94,7 +94,7 @@ def sample_of_users(
 ) -> NDArray[np.float32]:
     """Vectors of at most 20,000 users, float32 ``[n, D]``; a deterministic sample.
 
-    features_BF: of the users' profiles. texts_TF: of query texts, for as many more users of whom nothing else is known.
+    features_BF: of the users' profiles. texts_TF: of query texts, for as many additional users with no other data.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(users))[:_SAMPLED_USERS])
     known = model.users(users.take(chosen), None if features_BF is None else features_BF[chosen])

@@ -1,4 +1,4 @@
-"""Raw frames in, the one frozen dataset out; rows that cannot be used are rejected and counted."""
+"""Assembles raw frames into a frozen dataset; unusable rows are rejected and counted."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,26 +37,26 @@ from lanner.types import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER,
 ID, TITLE, ORDER, PARTITION = "id", "title", "order", "partition"
 _PARTS = ("train", "validation", "test")
 _BEHAVIOUR = "interaction"
-"""That of an event whose file names none."""
-_TIME_HINT = f"known are {TIME_FORMATS}; name another with interactions.format in a recipe, such as '%d/%m/%Y %H:%M'"
+"""Behaviour of an event whose file names none."""
+_TIME_HINT = f"known: {TIME_FORMATS}; name another with interactions.format in a recipe, such as '%d/%m/%Y %H:%M'"
 _ADVICE = {
     WEIGHT: (r"^\s*-?\d+,\d+\s*$", "write decimals with a point: 1.5"),
-    # Three letters or more: PM is no zone.
+    # Three letters or more: PM is not a time zone.
     TIMESTAMP: (r":\d\d(\.\d+)? ?[A-Za-z][A-Za-z_/]{2,}\s*$", "write an offset in place of the zone's name: +01:00"),
 }
-"""By column: what cells look like that are written in a way not read, and what to do about it."""
+"""By column: patterns of unsupported formats, and advice on what to do about them."""
 _PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
 def assemble(tables: Tables) -> Dataset:
-    """Judge the rows, number the ids, order the events, and attach texts, attributes and ties.
+    """Validate the rows, number the ids, order the events, and attach texts, attributes and social edges.
 
     Raises:
-        DataError: a file of which not one row can be used.
+        DataError: a file without a single usable row.
     """
     rejects = Rejects()
     events = _events(tables, rejects)
-    warnings = _of_rejected(tables.interactions, rejects)
+    warnings = _rejection_warnings(tables.interactions, rejects)
     users, user_rows = number_ids(events[USER])
     items, item_rows = number_ids(events[ITEM])
     user_ids, user_catalogue, unknown_users = _catalogue(tables.users, users, USER, rejects)
@@ -70,7 +70,7 @@ def assemble(tables: Tables) -> Dataset:
         ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
-        warnings=(*_of_unread(tables.interactions), *warnings, *unknown_users, *unknown_items),
+        warnings=(*_unread_warnings(tables.interactions), *warnings, *unknown_users, *unknown_items),
         unread=tuple(dict.fromkeys(name for table in tables.interactions for name in table.unread)),
         has_order=TIMESTAMP in events.columns or ORDER in events.columns,
     )
@@ -86,20 +86,20 @@ def _events(tables: Tables, rejects: Rejects) -> pl.DataFrame:
     kept = [frame.select(pl.exclude(f"^({LINE}|raw .*)$")) for frame in usable]
     if len({frame.schema.get(TIMESTAMP) for frame in kept}) > 1:
         kept = [frame.with_columns(nanoseconds(frame[TIMESTAMP]).alias(TIMESTAMP)) for frame in kept]
-    # Where one file writes ids as numbers and another as texts, all are texts.
+    # If one file has numeric ids and another has text ids, all are texts.
     events = pl.concat(kept, how="diagonal_relaxed")
     return events.with_columns(pl.col(BEHAVIOUR).fill_null(_BEHAVIOUR)) if BEHAVIOUR in events.columns else events
 
 
 def _without_nan(table: Table) -> Table:
-    """Null for not-a-number, which libraries without nullable floats write for a missing one."""
+    """Null for NaN, which libraries without nullable floats write for missing values."""
     frame = table.frame
     nans = [column.name for column in frame if column.dtype.is_float() and column.is_nan().any()]
     return replace(table, frame=frame.with_columns(pl.col(nans).fill_nan(None))) if nans else table
 
 
 def _check_columns(tables: Sequence[Table]) -> None:
-    """Raise ``DataError`` where only some of the files have times, an order or parts of a split."""
+    """Raise ``DataError`` if only some of the files have times, an order or parts of a split."""
     for name in (TIMESTAMP, ORDER, PARTITION):
         having = [table for table in tables if name in table.frame.columns]
         for table in tables if having else ():
@@ -108,8 +108,8 @@ def _check_columns(tables: Sequence[Table]) -> None:
                 raise DataError(problem, path=table.path, field=name)
 
 
-def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
-    """One line on the events that were rejected, with the first of each kind; none where there are none."""
+def _rejection_warnings(tables: Sequence[Table], rejects: Rejects) -> list[str]:
+    """One line on the rejected events, with the first of each kind; empty if there are none."""
     counts, rejected = rejects.counts(), rejects.frame()
     kinds = []
     for reason, count in counts.items():
@@ -123,8 +123,8 @@ def _of_rejected(tables: Sequence[Table], rejects: Rejects) -> list[str]:
     return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
 
 
-def _of_unread(tables: Sequence[Table]) -> list[str]:
-    """A line on each unread column whose name is nearly a usual one, in the first file that has it."""
+def _unread_warnings(tables: Sequence[Table]) -> list[str]:
+    """A line for each unread column whose name resembles a standard one, in the first file that has it."""
     files = {name: (table.path.name, meant) for table in reversed(tables) for name, meant in table.unread.items()}
     near = [(file, name, meant) for name, (file, meant) in files.items() if meant]
     return [f"{file}: column '{name}' is not read; did you mean '{meant}'?" for file, name, meant in near]
@@ -143,7 +143,7 @@ def _read(table: Table, time_format: str) -> pl.DataFrame:
     }
     for column in table.frame:
         if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
-            problem = f"a column of {column.dtype} values, expected one text or number a row"
+            problem = f"a column of {column.dtype} values, expected one string or number per row"
             raise DataError(problem, path=table.path, field=table.column(column.name))
     read = [readers.get(column.name, _text)(column).alias(column.name) for column in table.frame]
     return pl.DataFrame(read)
@@ -158,7 +158,7 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, list[Fault]]:
-    """The table of values, beside the raw cells that could not be read, and all that can be wrong with a row of it."""
+    """The table of values, with the raw cells that could not be read, and all possible faults of its rows."""
     raw = [table.frame[name].alias(f"raw {name}") for name in read.columns if read[name].null_count()]
     faults, least = [], tables.minimum_weight
     time_hint = f"interactions.format is '{tables.time_format}'" if tables.time_format else _TIME_HINT
@@ -169,7 +169,7 @@ def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, li
                 raw = [without_placeholders(one) if one.name == f"raw {name}" else one for one in raw]
             empty = cell.cast(pl.String).fill_null("").str.strip_chars() == ""
             what = f"{name} id" if name in (USER, ITEM) else name
-            # An event without a rating is an event.
+            # An event without a rating is valid.
             faults += [] if name == WEIGHT else [Fault(f"missing {what}", name, empty)]
             unreadable = Fault(f"unreadable {what}", name, value.is_null() & ~empty)
             hint = time_hint if name == TIMESTAMP else unreadable.hint
@@ -182,7 +182,7 @@ def _faults(table: Table, read: pl.DataFrame, tables: Tables) -> tuple[Table, li
 
 
 def _advice(column: pl.Series) -> str:
-    """What to do where any cell of the column is written in a way that is not read; else empty."""
+    """Advice if any cell of the column is in an unsupported format; else empty."""
     pattern, hint = _ADVICE.get(column.name, ("", ""))
     return hint if hint and column.dtype == pl.String and column.str.contains(pattern).any() else ""
 
@@ -195,12 +195,12 @@ def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows:
     weights = events[WEIGHT].fill_null(np.nan).to_numpy() if WEIGHT in events.columns else None
     place = events[ORDER] if ORDER in events.columns else None
     interactions = Interactions(user_rows, item_rows, times, weights, behaviour, behaviours, partition, partitions)
-    # Time is the last key, so that it leads; the place inside a user only breaks its ties.
+    # Time is the last key, hence the primary one; the position within a user only breaks ties.
     if place is not None:
         exact = place if place.dtype in (pl.Int32, pl.Int64) else place.rank("dense").cast(pl.Int64)
         interactions = _sorted(interactions, exact.to_numpy())
     if interactions.timestamp is not None:
-        # As narrow as it was read while it is moved about.
+        # Kept as narrow as it was read while it is moved.
         interactions = _sorted(interactions, interactions.timestamp)
         scale = SECOND if np.asarray(interactions.timestamp).dtype == np.int32 else 1
         in_nanoseconds = np.multiply(np.asarray(interactions.timestamp), scale, dtype=np.int64)
@@ -209,7 +209,7 @@ def _interactions(events: pl.DataFrame, user_rows: NDArray[np.int32], item_rows:
 
 
 def _sorted(interactions: Interactions, keys: NDArray[np.integer]) -> Interactions:
-    """The events in rising order of ``keys``."""
+    """The events in ascending order of ``keys``."""
     columns = {name: column for name in EVENT_COLUMNS if (column := getattr(interactions, name)) is not None}
     ordered = sort_by(keys, list(columns.values()))
     if ordered is None:
@@ -247,12 +247,12 @@ def _parts(events: pl.DataFrame) -> tuple[NDArray[np.uint8] | None, tuple[str, .
 def _catalogue(
     entities: Entities | None, seen: list[ExternalId], kind: str, rejects: Rejects
 ) -> tuple[IdMap, Catalogue, list[str]]:
-    """Ids (those seen first, then those only listed, where they are kept), what is known of each, and warnings."""
+    """Ids (those seen first, then those only listed, if kept), what is known about each, and warnings."""
     if entities is None:
         ids = IdMap(seen, of=kind)
         return ids, Catalogue.blank(ids.external), []
     listed = _listed(entities, kind, rejects)
-    unmatched = _of_unmatched(entities, listed[ID], seen, kind)
+    unmatched = _unmatched_warnings(entities, listed[ID], seen, kind)
     if entities.keep == "listed":
         seen = [*seen, *listed[ID].filter(~listed[ID].is_in(seen)).sort().to_list()]
     elif (idle := ~listed[ID].is_in(seen)).any():
@@ -265,24 +265,24 @@ def _catalogue(
     return ids, catalogue, [*entities.warnings, *unmatched, *unread]
 
 
-def _of_unmatched(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:
-    """One line where the file describes fewer than half of what occurs in events; if almost none: two kinds of ids?"""
+def _unmatched_warnings(entities: Entities, listed: pl.Series, seen: list[ExternalId], kind: str) -> list[str]:
+    """One line if the file describes fewer than half of the ids in the events; if almost none: different id schemes?"""
     occurring = pl.Series(seen, dtype=pl.String)
     is_known = occurring.is_in(listed.implode())
     matched = int(is_known.sum())
     if 2 * matched >= len(seen):
         return []
-    told = f"{entities.table.path.name} describes {matched:,} of the {len(seen):,} {kind}s that have events"
-    strangers = listed.filter(~listed.is_in(occurring.implode()))
-    if 10 * matched >= min(len(seen), len(listed)) or not len(strangers):
-        return [told]
+    summary = f"{entities.table.path.name} describes {matched:,} of the {len(seen):,} {kind}s that have events"
+    unmatched = listed.filter(~listed.is_in(occurring.implode()))
+    if 10 * matched >= min(len(seen), len(listed)) or not len(unmatched):
+        return [summary]
     unknown = occurring.filter(~is_known)[0]
-    examples = f"it lists {len(listed):,} ids, such as '{strangers[0]}'; the events have '{unknown}'"
-    return [f"{told} ({examples}); are these the same ids?"]
+    examples = f"it lists {len(listed):,} ids, such as '{unmatched[0]}'; the events have '{unknown}'"
+    return [f"{summary} ({examples}); are these the same ids?"]
 
 
 def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:
-    """One row an id, id as String, with the column ``line``."""
+    """One row per id, id as String, with the column ``line``."""
     table, missing = entities.table, Fault(f"{kind} listed without an id", ID, pl.col(ID).is_null())
     frame = table.frame.with_columns(read_ids(table.frame[ID]).cast(pl.String).alias(ID))
     frame = rejects.split(replace(table, frame=frame.with_row_index(LINE, table.first_line)), [missing])
@@ -295,7 +295,7 @@ def _listed(entities: Entities, kind: str, rejects: Rejects) -> pl.DataFrame:
 
 
 def _describe_entities(known: pl.DataFrame, entities: Entities) -> tuple[Catalogue, list[str]]:
-    """Texts, titles and attributes of the rows of ``known``, in that order, and a line on cells that are no numbers."""
+    """Texts, titles and attributes of the rows of ``known``, in that order, and a line on non-numeric cells."""
     texts = known[TEXT].fill_null("") if TEXT in known.columns else pl.repeat("", known.height, eager=True)
     titles = known[ID]
     if TITLE in known.columns:
@@ -312,7 +312,7 @@ def _describe_entities(known: pl.DataFrame, entities: Entities) -> tuple[Catalog
 
 
 def _attribute(held: pl.Series) -> Attribute:
-    """Distinct values, and for each row the codes of those it holds, each once, in the order written."""
+    """Distinct values, and for each row the codes of its values, each once, in the given order."""
     pairs = pl.DataFrame({"row": pl.arange(0, len(held), eager=True), "value": held}).explode("value")
     pairs = pairs.filter(pl.col("value").is_not_null() & (pl.col("value") != "")).unique(maintain_order=True)
     names, codes = encode(pairs["value"])
@@ -320,7 +320,7 @@ def _attribute(held: pl.Series) -> Attribute:
 
 
 def _ties(table: Table, users: tuple[ExternalId, ...], rejects: Rejects) -> Ragged:
-    """Friends of each user, as given: a tie listed one way round is kept one way round."""
+    """Friends of each user, as given: an edge listed in one direction is kept in one direction."""
     known = pl.Series(users, dtype=pl.String)
     ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in (USER, FRIEND))
     rows = [positions(ids[name], known).cast(pl.Int64).alias(f"{name} row") for name in (USER, FRIEND)]

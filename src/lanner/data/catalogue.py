@@ -1,4 +1,4 @@
-"""What is known of items (or users) besides their interactions: a text each, and named attributes."""
+"""Metadata of items (or users): a text each, and named attributes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,17 +21,17 @@ class Attribute:
     names: tuple[str, ...]
     """Distinct values; a value's position is its code."""
     codes: Ragged
-    """Codes held by each entity, one list a row."""
+    """Codes of each entity, one list per row."""
     edges: tuple[float, ...] = ()
-    """Of an attribute whose values are ranges of a number or a date (in seconds since 1970, UTC): where each range
-    begins, rising. The first range reaches down to any number, the last one up. Empty for any other attribute."""
+    """For an attribute whose values are ranges of a number or a date (in seconds since 1970, UTC): where each range
+    begins, ascending. The first range has no lower bound, the last no upper one. Empty for other attributes."""
 
     @cached_property
     def _code_of_name(self) -> dict[str, int]:
         return {name: code for code, name in enumerate(self.names)}
 
     def code(self, value: str) -> int | None:
-        """The code of a value, or of the range of a number or ISO 8601 date; None for one that is not known."""
+        """The code of a value, or of the range of a number or ISO 8601 date; None if it is unknown."""
         if value in self._code_of_name or not self.edges:
             return self._code_of_name.get(value)
         number = _number(value)
@@ -43,9 +43,9 @@ class Catalogue:
     """Texts and attributes of ``len(texts)`` items or users, in row order."""
 
     texts: tuple[str, ...]
-    """What the language encoder reads, field by field (``FIELD_SEPARATOR``); the empty string where there is none."""
+    """Input of the language encoder, field by field (``FIELD_SEPARATOR``); the empty string if there is none."""
     titles: tuple[str, ...]
-    """What a person is shown; the external id where there is none."""
+    """Display name; the external id if there is none."""
     attributes: dict[str, Attribute] = field(default_factory=dict)
 
     def attributes_of(self, row: int) -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ class Catalogue:
 
     @classmethod
     def blank(cls, titles: tuple[str, ...]) -> "Catalogue":
-        """A catalogue that knows nothing but names."""
+        """A catalogue with nothing but names."""
         return cls(texts=("",) * len(titles), titles=titles)
 
     # All values of all attributes in one numbering: those of the first attribute, then those of the second …
@@ -76,7 +76,7 @@ class Catalogue:
         return Ragged.from_pairs(np.concatenate(rows), np.concatenate(values), len(self.texts))
 
     def find(self, given: Mapping[str, Iterable[str]]) -> tuple[NDArray[np.int64], list[str]]:
-        """The values that are ``given`` by attribute, and what is not known of it, as ``attribute: value``."""
+        """The values ``given`` by attribute, and the unknown ones, as ``attribute: value``."""
         found, unknown, first = list[int](), list[str](), 0
         for name, one in self.attributes.items():
             for value in given.get(name, ()):

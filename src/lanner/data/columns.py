@@ -1,6 +1,6 @@
-"""Cells to values: ids, times, orders, weights and texts, a whole column at a time.
+"""Parse cells: ids, times, orders, weights and texts, a whole column at a time.
 
-A cell that cannot be read becomes null; who calls decides what a null means.
+A cell that cannot be read becomes null; the caller decides what a null means.
 """
 
 import html
@@ -18,7 +18,7 @@ TIME_FORMATS = (
     "seconds, milliseconds, microseconds or nanoseconds since 1970, and ISO 8601 such as 2020-01-31, "
     "2020-01-31 10:00 or 2020-01-31T10:00:00.5+02:00"
 )
-"""What ``read_times`` reads without being told a format."""
+"""Formats that ``read_times`` reads by default."""
 _ISO = (
     r"(?i)^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:[.,]\d{1,9})?)?)?"
     r" ?(?:Z|UTC|GMT|([+-]\d{2}(?::?\d{2})?))?$"
@@ -26,9 +26,9 @@ _ISO = (
 """Date, hours and minutes, seconds, offset."""
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _EARLIEST, _LATEST = 1e8, 1e11
-"""A number between is a time in seconds (1973 … 5138); a finer unit multiplies both by 1,000."""
+"""Numbers in this range are times in seconds (1973 … 5138); each finer unit multiplies both bounds by 1,000."""
 SECOND = 1_000_000_000
-"""Nanoseconds of a second."""
+"""Nanoseconds per second."""
 _NUMBER = r"^-?\d+(\.\d+)?$"
 _WHOLE_FLOAT = r"^(-?(?:0|[1-9]\d*))\.0+$"
 _NO_NUMBER = r"(?i)^\s*(nan|n/?a|<na>|null|none)\s*$"
@@ -43,10 +43,10 @@ _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 
 
 def read_ids(column: pl.Series) -> pl.Series:
-    """Ids as Int64 where the column is of integers that fit, otherwise as String; missing ids are null.
+    """Ids as Int64 if the column holds integers that fit, otherwise as String; missing ids are null.
 
     Whole floats are whole ids: a column of floats, or of texts that are all numbers, writes 1.0 as 1. Space around a
-    text is no part of it, and an id of nothing else is missing.
+    text is stripped, and an id of nothing else is missing.
     """
     if column.dtype.is_float():
         column = pl.select(pl.when(column.is_finite()).then(column)).to_series()
@@ -63,7 +63,7 @@ def read_ids(column: pl.Series) -> pl.Series:
         return narrow if narrow.null_count() == column.null_count() else column.cast(pl.String)
     texts = column if column.dtype == pl.String else column.cast(pl.String)
     bare = texts.str.strip_chars()
-    texts = bare if (bare != texts).any() else texts  # as it was read it lies better in memory
+    texts = bare if (bare != texts).any() else texts  # the original has the better memory layout
     texts = texts if not (texts == "").any() else texts.replace("", None)
     if texts.str.ends_with(".0").any() and texts.str.contains(_NUMBER).all():
         return texts.str.replace(_WHOLE_FLOAT, "$1")
@@ -71,7 +71,7 @@ def read_ids(column: pl.Series) -> pl.Series:
 
 
 def number_ids(ids: pl.Series) -> tuple[list[ExternalId], NDArray[np.int32]]:
-    """Distinct ids in rising order (numbers by value, texts by code point) and each id's position, int32 ``[E]``."""
+    """Distinct ids in ascending order (numbers by value, texts by code point) and each id's position, int32 ``[E]``."""
     if ids.dtype != pl.String:
         distinct, rows = number_integers(ids.to_numpy())
         return list(map(str, distinct.tolist())), rows
@@ -80,30 +80,30 @@ def number_ids(ids: pl.Series) -> tuple[list[ExternalId], NDArray[np.int32]]:
 
 
 def positions(ids: pl.Series, names: pl.Series) -> pl.Series:
-    """Position of each id in ``names``, null where it is not there."""
+    """Position of each id in ``names``, null if absent."""
     return ids.cast(pl.String).cast(pl.Enum(names), strict=False).to_physical()
 
 
 def without_placeholders(column: pl.Series) -> pl.Series:
-    """Null for what programs write where they have no number: NaN, NA, null, None, in any case."""
+    """Null for placeholders of missing numbers: NaN, NA, null, None, in any case."""
     if column.dtype != pl.String or not (held := column.str.contains(_NO_NUMBER).fill_null(value=False)).any():
         return column
     return column.set(held, None)
 
 
 def read_weights(column: pl.Series) -> pl.Series:
-    """Float32, null where a cell is no number."""
+    """Float32, null where a cell is not a number."""
     if column.dtype == pl.String:
         column = without_placeholders(column).str.strip_chars()
     return column.cast(pl.Float32, strict=False)
 
 
 def read_times(column: pl.Series, form: str = "", *, table: Table | None = None) -> pl.Series:
-    """Times since 1970 (UTC): Int32 whole seconds, or Int64 nanoseconds; null where a cell is no time.
+    """Times since 1970 (UTC): Int32 whole seconds, or Int64 nanoseconds; null where a cell is not a time.
 
-    Numbers are seconds, milliseconds, microseconds or nanoseconds, told apart by their size, a unit for a column.
-    Texts are such numbers or ISO 8601 without an offset (UTC) or with one. form: how every cell is written instead,
-    as ``%d/%m/%Y %H:%M``. Nanoseconds reach from 1677 to 2262. table: where the column lies, for errors.
+    Numbers are seconds, milliseconds, microseconds or nanoseconds, distinguished by magnitude, one unit per column.
+    Texts are such numbers or ISO 8601 without an offset (UTC) or with one. form: the format of every cell instead,
+    such as ``%d/%m/%Y %H:%M``. Nanoseconds cover 1677 to 2262. table: the table of the column, for errors.
 
     Raises:
         DataError: the numbers are of different units.
@@ -123,12 +123,12 @@ def read_times(column: pl.Series, form: str = "", *, table: Table | None = None)
 
 
 def nanoseconds(times: pl.Series) -> pl.Series:
-    """What ``read_times`` gave, as Int64 nanoseconds."""
+    """Output of ``read_times`` as Int64 nanoseconds."""
     return times if times.dtype == pl.Int64 else times.cast(pl.Int64) * SECOND
 
 
 def read_order(column: pl.Series) -> pl.Series:
-    """Places to sort by, exactly as written: integers, decimals, floats or times; null where a cell is none of them."""
+    """Sort keys, exactly as written: integers, decimals, floats or times; null for any other cell."""
     if column.dtype.is_numeric():
         return pl.select(pl.when(column.is_finite()).then(column)).to_series() if column.dtype.is_float() else column
     if column.dtype.is_temporal():
@@ -149,7 +149,7 @@ def plain_text(column: pl.Series) -> pl.Series:
 
 
 def _numbers(texts: pl.Series, places: int = 9) -> pl.Series:
-    """Int64 where all cells are integers, otherwise decimals; null where a cell is no number."""
+    """Int64 if all cells are integers, otherwise decimals; null where a cell is not a number."""
     whole = texts.cast(pl.Int64, strict=False)
     return whole if whole.null_count() == texts.null_count() else texts.cast(pl.Decimal(38, places), strict=False)
 
@@ -169,7 +169,7 @@ def _since_1970(numbers: pl.Series, table: Table | None) -> pl.Series:
 
 
 def _narrowed(times: pl.Series) -> pl.Series:
-    """Nanoseconds as whole seconds where they are: as narrow as can be, for ten million of them are sorted by soon."""
+    """Nanoseconds as whole seconds if exact: as narrow as possible, as ten million may have to be sorted."""
     seconds = times // SECOND
     return seconds.cast(pl.Int32) if bool((times % SECOND == 0).all()) and _fits(seconds) else times
 
@@ -180,7 +180,7 @@ def _fits(numbers: pl.Series) -> bool:
 
 
 def _scale(numbers: pl.Series, table: Table | None) -> int:
-    """How many of the column's units a second has.
+    """Number of the column's units per second.
 
     Raises:
         DataError: two rows are written in different units.
@@ -216,11 +216,11 @@ def _iso_8601(texts: pl.Series) -> pl.Series:
 def _parsed(texts: pl.Series, form: str) -> pl.Series:
     """Int64 nanoseconds of texts in one format."""
     micro, nano = (texts.str.to_datetime(form, strict=False, time_unit=unit).to_physical() for unit in ("us", "ns"))
-    # What nanoseconds cannot hold wraps round, and is seen by that.
+    # Values out of range for nanoseconds wrap round, which is detected here.
     return pl.select(pl.when(nano // 1_000 == micro).then(nano).alias(texts.name)).to_series()
 
 
 def encode(column: pl.Series) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Distinct texts in rising order, and each text's position, int64 ``[n]``; the column holds no null."""
+    """Distinct texts in ascending order, and each text's position, int64 ``[n]``; the column holds no null."""
     names = column.unique().sort()
     return tuple(names.to_list()), positions(column, names).to_numpy().astype(np.int64)

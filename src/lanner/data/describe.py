@@ -1,4 +1,4 @@
-"""A dataset in plain numbers, and its fingerprint."""
+"""Statistics of a dataset, and its fingerprint."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -15,11 +15,11 @@ _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, 
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Counts, density, degrees, text and tie coverage, time span, rejected rows and warnings; JSON can hold it.
+    """Counts, density, degrees, coverage of texts and ties, time span, rejected rows and warnings, as JSON values.
 
     Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``unread``, ``rejected``,
-    ``warnings``, ``fingerprint``. ``unread``: columns beside the events that nothing reads.
-    A section that the dataset has nothing for is None.
+    ``warnings``, ``fingerprint``. ``unread``: columns of the events that are not read.
+    A section without data is None.
     """
     return {
         "counts": _counts(dataset),
@@ -66,7 +66,7 @@ def _arrays(dataset: Dataset) -> list[NDArray[Any] | None]:
 
 
 def _add_texts(digest: hashlib.blake2b, texts: tuple[str, ...]) -> None:
-    """Lengths first: otherwise ("ab", "c") and ("a", "bc") would be one content."""
+    """Lengths first: otherwise ("ab", "c") and ("a", "bc") would have the same hash."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     digest.update(np.array([len(encoded), *map(len, encoded)], np.int64).data)
     digest.update(b"".join(encoded))

@@ -1,4 +1,4 @@
-"""A dataset with more events, and with the users and items that came with them; known rows keep their places."""
+"""Extends a dataset with more events and their new users and items; known rows keep their positions."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +15,9 @@ from lanner.errors import DataError
 
 
 def extended(known: Dataset, more: Dataset) -> Dataset:
-    """``known`` with the events of ``more``. New users and items get the rows after those that are known.
+    """``known`` with the events of ``more``. New users and items get the rows after the known ones.
 
-    Known users and items keep their texts and attributes. Events that are there already are not added twice. Ratings,
+    Known users and items keep their texts and attributes. Duplicate events are not added again. Ratings,
     counts and behaviours are read as in ``known``.
 
     Raises:
@@ -25,17 +25,17 @@ def extended(known: Dataset, more: Dataset) -> Dataset:
     """
     if known.interactions.timestamp is not None and more.interactions.timestamp is None:
         raise DataError("the new events have no times, and those that the model knows have", path="events")
-    users, user_rows = _numbered(known.users, more.users)
-    items, item_rows = _numbered(known.items, more.items)
+    users, user_rows = _merge_ids(known.users, more.users)
+    items, item_rows = _merge_ids(known.items, more.items)
     later = replace(more.interactions, user=user_rows[more.interactions.user], item=item_rows[more.interactions.item])
     ties = None if known.ties is None else _ties(known.ties, more.ties, user_rows, len(users))
     dataset = replace(
         known,
-        interactions=_in_order(_without_known(known.interactions, later), known.interactions),
+        interactions=_merge_by_time(_without_known(known.interactions, later), known.interactions),
         users=users,
         items=items,
-        item_catalogue=_described(known.item_catalogue, more.item_catalogue, item_rows),
-        user_catalogue=_described(known.user_catalogue, more.user_catalogue, user_rows),
+        item_catalogue=_merge_catalogues(known.item_catalogue, more.item_catalogue, item_rows),
+        user_catalogue=_merge_catalogues(known.user_catalogue, more.user_catalogue, user_rows),
         ties=ties,
         rejected=more.rejected,
         rejected_rows=more.rejected_rows,
@@ -45,8 +45,8 @@ def extended(known: Dataset, more: Dataset) -> Dataset:
     return dataset if known.feedback is None else known.feedback.apply(dataset)
 
 
-def _numbered(known: IdMap, more: IdMap) -> tuple[IdMap, NDArray[np.int32]]:
-    """All ids, and the row in them of each of ``more``."""
+def _merge_ids(known: IdMap, more: IdMap) -> tuple[IdMap, NDArray[np.int32]]:
+    """All ids, and the row of each id of ``more`` among them."""
     new = [one for one in more.external if one not in known]
     ids = IdMap((*known.external, *new), known.kind if known.kind == more.kind else "str", of=known.of)
     return ids, ids.rows(more.external)
@@ -66,13 +66,13 @@ def _without_known(known: Interactions, later: Interactions) -> Interactions:
 
 
 def _codes(events: Interactions, names: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Behaviours as codes into ``names``, and after them for those that are not there."""
+    """Behaviours as codes into ``names``; new ones get the codes after them."""
     of_name = {name: code for code, name in enumerate(names)}
     codes = np.array([of_name.get(name, len(names) + place) for place, name in enumerate(events.behaviours)], np.uint8)
     return codes[np.zeros(len(events), np.uint8) if events.behaviour is None else events.behaviour]
 
 
-def _in_order(later: Interactions, known: Interactions) -> Interactions:
+def _merge_by_time(later: Interactions, known: Interactions) -> Interactions:
     """Both in the order of their times; without times ``later`` comes after."""
     behaviours = (*known.behaviours, *(name for name in later.behaviours if name not in known.behaviours))
 
@@ -81,7 +81,7 @@ def _in_order(later: Interactions, known: Interactions) -> Interactions:
 
     weight = None
     if known.weight is not None:
-        weight = np.concatenate([known.weight, _or(later.weight, np.full(len(later), np.nan, np.float32))])
+        weight = np.concatenate([known.weight, _default_if_none(later.weight, np.full(len(later), np.nan, np.float32))])
     one_behaviour = len(behaviours) == 1
     codes = None if one_behaviour else np.concatenate([_codes(known, behaviours), _codes(later, behaviours)])
     events = Interactions(
@@ -95,12 +95,12 @@ def _in_order(later: Interactions, known: Interactions) -> Interactions:
     return events if events.timestamp is None else events.take(np.argsort(events.timestamp, kind="stable"))
 
 
-def _or(column: Any, default: Any) -> Any:
+def _default_if_none(column: Any, default: Any) -> Any:
     return default if column is None else column
 
 
-def _described(known: Catalogue, more: Catalogue, rows: NDArray[np.int32]) -> Catalogue:
-    """What is known of all, in the order of the rows; ``rows``: those of ``more``."""
+def _merge_catalogues(known: Catalogue, more: Catalogue, rows: NDArray[np.int32]) -> Catalogue:
+    """The combined catalogue, in row order; ``rows``: those of ``more``."""
     new = np.flatnonzero(rows >= len(known.texts))
     attributes = {
         name: _attribute(known.attributes.get(name), more.attributes.get(name), len(known.texts), new)
@@ -117,18 +117,18 @@ def _attribute(known: Attribute | None, more: Attribute | None, num_known: int, 
     """The values of the known rows, then those of ``new`` rows of ``more``. Known ranges of numbers stay."""
     if known is None:
         assert more is not None
-        return replace(more, codes=_longer(Ragged.empty(num_known), more.codes.take(new)))
+        return replace(more, codes=_concatenate(Ragged.empty(num_known), more.codes.take(new)))
     if more is None:
-        return replace(known, codes=_longer(known.codes, Ragged.empty(len(new))))
+        return replace(known, codes=_concatenate(known.codes, Ragged.empty(len(new))))
     said = tuple(map(str, more.edges)) if known.edges and more.edges else more.names
     names = (*known.names, *dict.fromkeys(name for name in said if known.code(name) is None))
     extended = replace(known, names=names)
     added = more.codes.take(new)
     codes = np.array([extended.code(name) for name in said], np.int32)[added.values]
-    return replace(extended, codes=_longer(known.codes, Ragged(added.indptr, codes)))
+    return replace(extended, codes=_concatenate(known.codes, Ragged(added.indptr, codes)))
 
 
-def _longer(first: Ragged, then: Ragged) -> Ragged:
+def _concatenate(first: Ragged, then: Ragged) -> Ragged:
     """The lists of both, one after the other."""
     return Ragged(
         np.concatenate([first.indptr, first.indptr[-1] + then.indptr[1:]]), np.concatenate([first.values, then.values])
@@ -136,8 +136,8 @@ def _longer(first: Ragged, then: Ragged) -> Ragged:
 
 
 def _ties(known: Ragged, more: Ragged | None, rows: NDArray[np.int32], num_users: int) -> Ragged:
-    """Friends of all users, those of both."""
-    first = _longer(known, Ragged.empty(num_users - len(known)))
+    """Friends of all users, from both datasets."""
+    first = _concatenate(known, Ragged.empty(num_users - len(known)))
     if more is None:
         return first
     both = first.join(Ragged.from_pairs(rows[more.row_of_value], rows[more.values], num_users))

@@ -1,7 +1,7 @@
-"""What an event says of its item: how much it counts for it, or that it speaks against it.
+"""Interpretation of events: positive feedback with a confidence, or negative feedback.
 
 Ratings, counts and behaviours become one confidence per event. An event of confidence 0 is negative feedback: the item
-is known to the user, so that it is not recommended, but it is no part of the history and no reason for anything.
+is known to the user, so it is not recommended, but it is not part of the history and explains nothing.
 """
 
 import math
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from lanner.data.interactions import Dataset
 
 NEGATIVE_BEHAVIOURS = ("dislike", "thumbs_down", "downvote", "hide", "skip", "block", "not_interested", "report")
-"""Weigh 0 unless the settings say otherwise; case does not matter."""
-_LEAST, _MOST = 0.2, 5.0
-"""Bounds of the confidence of a positive event, so that no single one silences the others."""
+"""Behaviours of weight 0 unless the settings say otherwise; case-insensitive."""
+_MIN_CONFIDENCE, _MAX_CONFIDENCE = 0.2, 5.0
+"""Bounds of the confidence of a positive event, so that no single one dominates the others."""
 _LARGEST_RATING = 10.0
 _FEW = 0.01
-"""Share of weights beyond the scale of all others up to which they are outliers."""
+"""Maximum share of weights beyond the scale of all others that count as outliers."""
 
 Kind = Literal["ratings", "counts", "none"]
-"""What the weights of a dataset are; ``none``: there are none, or they are not read."""
+"""Kind of a dataset's weights; ``none``: there are none, or they are ignored."""
 
 
 @dataclass(frozen=True)
 class FeedbackConfig:
-    """Which events speak for an item, and how much."""
+    """Which events are positive, and how much they count."""
 
     positive_threshold: float | Literal["auto", "none"] = "auto"
     """Smallest rating or count of a positive event. auto: the middle of the rating scale, any count above 0. none:
@@ -58,11 +58,11 @@ class FeedbackConfig:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What was decided for one dataset; by default every event is positive and weighs 1.
+    """The interpretation chosen for one dataset; by default every event is positive and weighs 1.
 
-    kind: what the weights are. threshold: weights below are negative. floor: what is worth nothing on the scale.
-    mean: what a positive weight is worth on average, so that confidences are about 1. ceiling: the largest rating of
-    the scale, as which larger ones are read; None: there are none. outliers: how many are larger, in words.
+    kind: kind of the weights. threshold: weights below are negative. floor: zero point of the scale.
+    mean: average worth of a positive weight, so that confidences are about 1. ceiling: the largest rating of the
+    scale, to which larger ones are clipped; None: there are none. outliers: how many are larger, in words.
     """
 
     kind: Kind = "none"
@@ -75,7 +75,7 @@ class Feedback:
 
     @classmethod
     def decide(cls, interactions: Interactions, config: FeedbackConfig | None = None) -> Self:
-        """Look at the weights of a dataset, and decide as the settings say."""
+        """Inspect the weights of a dataset, and decide according to the settings."""
         config = config or FeedbackConfig()
         named = {name.lower(): float(weight) for name, weight in config.behaviour_weights.items()}
         undecided = cls(behaviour_weights=dict.fromkeys(NEGATIVE_BEHAVIOURS, 0.0) | named)
@@ -99,16 +99,18 @@ class Feedback:
             threshold = float(config.positive_threshold)
         decided = replace(undecided, kind=kind, floor=floor, threshold=threshold)
         positive = values[decided._are_positive(values)]
-        worth = np.average(decided._worth(positive), weights=times[np.isin(values, positive)]) if len(positive) else 1.0
+        worth = (
+            np.average(decided._strength(positive), weights=times[np.isin(values, positive)]) if len(positive) else 1.0
+        )
         return replace(decided, mean=max(float(worth), 1e-6))
 
     def confidence(self, behaviour: str | None, weight: float | None) -> float:
-        """How much one event counts for its item; 0: it is negative feedback."""
+        """Confidence of one event; 0: negative feedback."""
         factor = self.behaviour_weights.get((behaviour or "").lower(), 1.0)
         return factor * float(self._of_weights(np.array([np.nan if weight is None else weight], np.float32))[0])
 
     def confidences(self, interactions: Interactions) -> NDArray[np.float32] | None:
-        """The same for every event, float32 ``[E]``; None where each is 1."""
+        """The same for every event, float32 ``[E]``; None if each is 1."""
         found = np.ones(len(interactions), np.float32)
         if interactions.weight is not None:
             found = self._of_weights(interactions.weight)
@@ -120,10 +122,10 @@ class Feedback:
         return None if (found == 1).all() else found
 
     def apply(self, dataset: "Dataset") -> "Dataset":
-        """The same dataset, its events with their confidences, which remembers that it was this that decided.
+        """The same dataset, with confidences for its events and a reference to this feedback.
 
-        The latest event of a user with an item decides: where it is negative, the earlier ones no longer count. The
-        latest of these events, that is: to a part of them that was cut off in time it must be applied anew.
+        The latest event of a user with an item decides: if it is negative, the earlier ones no longer count. Latest
+        means among these events: a subset cut off in time needs it applied again.
         """
         events, confidence = dataset.interactions, self.confidences(dataset.interactions)
         if self.ceiling is not None and events.weight is not None:
@@ -131,11 +133,11 @@ class Feedback:
         if confidence is not None and (confidence <= 0).any():
             every = np.arange(len(events), dtype=np.int32)
             indptr, events_of_user = group(events.user, every, dataset.num_users)
-            _let_the_latest_decide(indptr, events_of_user, events.item, dataset.num_items, confidence)
+            _apply_latest_feedback(indptr, events_of_user, events.item, dataset.num_items, confidence)
         return replace(dataset, interactions=replace(events, confidence=confidence), feedback=self)
 
     def describe(self, interactions: Interactions) -> str:
-        """What was decided and how many events it concerns, in one line."""
+        """The decision and how many events it affects, in one line."""
         said = []
         held = interactions.weight
         weights = np.empty(0, np.float32) if held is None else held[np.isfinite(held)]
@@ -143,7 +145,7 @@ class Feedback:
             low, high = weights.min(), weights.max() if self.ceiling is None else self.ceiling
             scale = f"{self.kind} of {low:g}–{high:g}" if low < high else f"every weight is {low:g}"
             if self.threshold is None and high <= 0:
-                said.append(f"{scale}: none is above 0, which a positive count is")
+                said.append(f"{scale}: none is above 0, as a positive count must be")
             else:
                 whole = self.threshold is not None and self.threshold % 1 == 0
                 least = self.threshold if whole else weights[self._are_positive(weights)].min(initial=high)
@@ -162,7 +164,7 @@ class Feedback:
     def _of_weights(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.kind == "none":
             return np.ones(len(weights), np.float32)
-        confidences = np.clip(self._worth(weights) / self.mean, _LEAST, _MOST)
+        confidences = np.clip(self._strength(weights) / self.mean, _MIN_CONFIDENCE, _MAX_CONFIDENCE)
         confidences[~self._are_positive(weights)] = 0
         confidences[np.isnan(weights)] = 1
         return confidences.astype(np.float32)
@@ -170,7 +172,7 @@ class Feedback:
     def _are_positive(self, weights: NDArray[np.float32]) -> NDArray[np.bool_]:
         return weights > 0 if self.threshold is None else weights >= self.threshold
 
-    def _worth(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _strength(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
         exact = np.minimum(weights.astype(np.float64), np.inf if self.ceiling is None else self.ceiling)
         return exact - self.floor if self.kind == "ratings" else 1 + np.log(np.maximum(exact, 1))
 
@@ -180,14 +182,14 @@ def _is_number(value: object) -> bool:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _let_the_latest_decide(
+def _apply_latest_feedback(
     indptr: NDArray[np.int64],
     events_of_user: NDArray[np.int32],
     item: NDArray[np.int32],
     num_items: int,
     confidence: NDArray[np.float32],
 ) -> None:
-    """Set to 0 what comes before a negative event of the same user and item that is the last of them."""
+    """Set the earlier events of a user and item to 0 if the last one is negative."""
     decided_for, is_negative = np.full(num_items, -1, np.int64), np.zeros(num_items, np.bool_)
     for user in range(len(indptr) - 1):
         for place in range(indptr[user + 1] - 1, indptr[user] - 1, -1):
@@ -214,7 +216,7 @@ def are_ratings(values: NDArray[np.float32], times: NDArray[np.int64]) -> bool:
 
 
 def _within_scale(values: NDArray[np.float32], times: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The distinct weights without a few that are beyond any scale, and too far off for a tail of counts."""
+    """The distinct weights without a few beyond any scale, too far off to be a tail of counts."""
     size = int(np.searchsorted(values, _LARGEST_RATING, side="right"))
     if size in (0, len(values)) or times[size:].sum() > _FEW * times.sum() or values[size] < 2 * values[size - 1]:
         return values
@@ -222,14 +224,14 @@ def _within_scale(values: NDArray[np.float32], times: NDArray[np.int64]) -> NDAr
 
 
 def _ceiling(within: NDArray[np.float32], values: NDArray[np.float32], times: NDArray[np.int64]) -> dict[str, Any]:
-    """The fields of ``Feedback`` that speak of weights beyond the scale."""
+    """The fields of ``Feedback`` about weights beyond the scale."""
     count, top = int(times[len(within) :].sum()), float(within[-1])
     larger = f"{count:,} {'rating' if count == 1 else 'ratings'} above {top:g} (up to {values[-1]:g})"
     return {"ceiling": top, "outliers": f"{larger} {'is' if count == 1 else 'are'} read as {top:g}"}
 
 
 def _middle(values: NDArray[np.float32]) -> float:
-    """The middle of the scale that the weights are on, even where its ends do not occur: 3 of 1 … 5."""
+    """The middle of the scale of the weights, even if its ends do not occur: 3 for 1 … 5."""
     low, high = min(float(values[0]), 1.0), float(values[-1])
     if low < 0:
         return (low + high) / 2

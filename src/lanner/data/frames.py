@@ -1,4 +1,4 @@
-"""Frames of pandas, Polars or Arrow: in through narwhals, out as the kind that came in."""
+"""Frames of pandas, Polars or Arrow: read through narwhals, returned as the same kind."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 _EVENTS, _ITEMS, _USERS, _TIES = map(Path, ("events", "items", "users", "ties"))
-"""What the frames are called in messages, where a file has its path."""
+"""Names of the frames in messages, in place of a file's path."""
 _NO_ATTRIBUTES = (ID, TITLE, TEXT, LINE)
-"""Names that the columns of entities have already."""
+"""Reserved column names of entities."""
 _KEYWORDS = {USER: "user", ITEM: "item", TIMESTAMP: "time", WEIGHT: "rating", BEHAVIOUR: "behaviour"}
-"""Keyword of each column of an event, by the name that the house has for it."""
+"""Keyword of each event column, by its internal name."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def columns_named(
     attributes: str | Sequence[str] | Mapping[str, str],
     numbers: str | Sequence[str],
 ) -> Columns:
-    """Columns by the names that a caller gave; pandas has names that are no texts.
+    """Columns by the names that a caller gave; in pandas, names need not be strings.
 
-    roles: names of user, item, time, rating, behaviour and title. One name stands for a list of one.
+    roles: names of user, item, time, rating, behaviour and title. A single name means a list of one.
     """
     separators = attributes if isinstance(attributes, Mapping) else dict.fromkeys(values_of(attributes), "")
     user, item, time, rating, behaviour, title = (None if name is None else str(name) for name in roles)
@@ -69,9 +69,9 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
     given = _frame(events, _EVENTS)
     named = _with_defaults(columns, given)
     listed = given if items is None else _frame(items, _ITEMS)
-    named = _with_described(named, listed)
-    table = _of_columns(given, _roles(named), _EVENTS)
-    table = replace(table, unread=_unread(given, named, describes_items=items is None))
+    named = _with_item_columns(named, listed)
+    table = _read_columns(given, _roles(named), _EVENTS)
+    table = replace(table, unread=_unread_columns(given, named, describes_items=items is None))
     people = None if users is None else _frame(users, _USERS)
     _check_named(named, listed, people)
     tables = Tables(
@@ -98,7 +98,7 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
 
 
 def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Dataset:
-    """The dataset, ratings, counts and behaviours made into confidences; what reading it found is a ``UserWarning``.
+    """The dataset, ratings, counts and behaviours turned into confidences; the reader's findings are a ``UserWarning``.
 
     Raises:
         DataError: no event can be used, or none is positive.
@@ -106,7 +106,7 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     for line in dataset.warnings:
         warnings.warn(line, UserWarning, stacklevel=3)
     if not len(dataset.interactions):
-        raise DataError("holds no interactions that can be used", path=source)
+        raise DataError("has no usable interactions", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
     if feedback.outliers:
         warnings.warn(feedback.outliers, UserWarning, stacklevel=3)
@@ -118,7 +118,7 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
 
 
 def kind_of(frame: Any) -> FrameKind:
-    """The kind in which frames go out that belong to this one; Polars for what is no frame."""
+    """The kind of frames to return for this one; Polars for anything that is not a frame."""
     native = nw.from_native(frame, pass_through=True, allow_series=True)
     if not isinstance(native, nw.DataFrame | nw.Series | nw.LazyFrame):
         return "polars"
@@ -141,12 +141,12 @@ def to_frame(columns: Mapping[str, Any], kind: FrameKind) -> Any:
 
 
 def empty(column: Any) -> bool:
-    """Whether a column is a list without values, of which no library knows the type."""
+    """Whether a column is an empty list, whose type cannot be inferred."""
     return isinstance(column, list) and not column
 
 
 def values_of(ids: Any) -> list[Any]:
-    """A list of a frame's column, an array, or any other sequence; one id or text is a list of one."""
+    """A frame's column, an array, or any other sequence as a list; a single id or text becomes a list of one."""
     if isinstance(ids, str | int | np.integer):
         return [ids]
     native = nw.from_native(ids, pass_through=True, allow_series=True)
@@ -161,10 +161,10 @@ def values_of(ids: Any) -> list[Any]:
 
 
 def _frame(frame: Any, what: Path) -> "nw.DataFrame[Any]":
-    """Any frame in narwhals' form, its columns named by texts; lazy ones are collected.
+    """Any frame as a narwhals frame with string column names; lazy ones are collected.
 
     Raises:
-        ConfigError: it is no frame. DataError: two columns have one name.
+        ConfigError: it is not a frame. DataError: two columns have the same name.
     """
     names = _names_in_memory(frame)
     for name in names:
@@ -174,26 +174,26 @@ def _frame(frame: Any, what: Path) -> "nw.DataFrame[Any]":
     if isinstance(found, nw.LazyFrame):
         found = found.collect()
     if not isinstance(found, nw.DataFrame):
-        raise ConfigError(f"{what}: received {type(frame).__name__}, expected a frame of pandas, Polars or Arrow")
+        raise ConfigError(f"{what}: received {type(frame).__name__}, expected a pandas, Polars or Arrow frame")
     names = list(map(str, found.columns))
     return found if names == found.columns else found.rename(dict(zip(found.columns, names, strict=True)))
 
 
 def _names_in_memory(frame: Any) -> list[str]:
-    """Columns of a frame of pandas or Arrow, which may have one name twice; none of any other."""
+    """Columns of a frame of pandas or Arrow, which may have duplicate names; empty for any other."""
     if nw.dependencies.is_pandas_like_dataframe(frame):
         return [str(name) for name in frame.columns]
     return list(frame.column_names) if nw.dependencies.is_pyarrow_table(frame) else []
 
 
 def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
-    """Columns of events that were not named are found by their usual names, as in a file."""
+    """Columns of events that were not named are found by their standard names, as in a file."""
     found: dict[str, Any] = {}
     for role, keyword in _KEYWORDS.items():
         given = getattr(columns, keyword)
         taken = {getattr(columns, other) for other in _KEYWORDS.values()}
         others = [name for name in events.columns if name not in taken]
-        found[keyword] = _usual(role, keyword, others, _EVENTS) if given is None else given
+        found[keyword] = _guess_column(role, keyword, others, _EVENTS) if given is None else given
     for keyword in (USER, ITEM):
         if found[keyword] is None:
             known = ", ".join(map(str, events.columns))
@@ -201,16 +201,18 @@ def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     return replace(columns, **found)
 
 
-def _with_described(columns: Columns, items: "nw.DataFrame[Any]") -> Columns:
-    """Title and texts of items that were not named are found by their usual names."""
+def _with_item_columns(columns: Columns, items: "nw.DataFrame[Any]") -> Columns:
+    """Title and texts of items that were not named are found by their standard names."""
     others = [name for name in items.columns if name != columns.item]
-    title = _usual(TITLE, "title", others, _ITEMS) if columns.title is None else columns.title
-    text = columns.text or tuple(name for name in (title, _usual(TEXT, "text", others, _ITEMS)) if name is not None)
+    title = _guess_column(TITLE, "title", others, _ITEMS) if columns.title is None else columns.title
+    text = columns.text or tuple(
+        name for name in (title, _guess_column(TEXT, "text", others, _ITEMS)) if name is not None
+    )
     return replace(columns, title=title, text=text)
 
 
-def _unread(events: "nw.DataFrame[Any]", columns: Columns, *, describes_items: bool) -> dict[str, str]:
-    """Columns of events that nothing reads, see ``single.unread``."""
+def _unread_columns(events: "nw.DataFrame[Any]", columns: Columns, *, describes_items: bool) -> dict[str, str]:
+    """Unread columns of the events, see ``single.unread``."""
     read: dict[str, str | None] = {role: getattr(columns, keyword) for role, keyword in _KEYWORDS.items()}
     others: tuple[str, ...] = ()
     if describes_items:
@@ -220,8 +222,8 @@ def _unread(events: "nw.DataFrame[Any]", columns: Columns, *, describes_items: b
     return unread(events.columns, found, [role for role, name in read.items() if name is None])
 
 
-def _usual(role: str, keyword: str, names: Sequence[str], what: Path) -> str | None:
-    """The column that is called as such a column usually is.
+def _guess_column(role: str, keyword: str, names: Sequence[str], what: Path) -> str | None:
+    """The column with a standard name for this role.
 
     Raises:
         DataError: there are two.
@@ -236,13 +238,13 @@ def _usual(role: str, keyword: str, names: Sequence[str], what: Path) -> str | N
 
 
 def _roles(columns: Columns) -> dict[str, str]:
-    """House names to the caller's, for a frame of events."""
+    """Internal names to the caller's, for a frame of events."""
     named = {role: getattr(columns, keyword) for role, keyword in _KEYWORDS.items()}
     return {ours: theirs for ours, theirs in named.items() if theirs is not None}
 
 
 def _check_named(columns: Columns, items: "nw.DataFrame[Any]", users: "nw.DataFrame[Any] | None") -> None:
-    """Raises ``DataError`` for a column that none of the frames has where it may be."""
+    """Raises ``DataError`` for a column that none of the permitted frames has."""
     of_users = [] if users is None else users.columns
     for name in columns.text if columns.title is None else (*columns.text, columns.title):
         _require(name, items.columns, _ITEMS)
@@ -251,7 +253,7 @@ def _check_named(columns: Columns, items: "nw.DataFrame[Any]", users: "nw.DataFr
     for name in (*columns.attributes, *columns.numbers):
         _require(name, [*items.columns, *of_users], _ITEMS)
         if name in _NO_ATTRIBUTES:
-            raise DataError("an attribute cannot be called so; rename the column", path=_ITEMS, field=name)
+            raise DataError("an attribute cannot have this name; rename the column", path=_ITEMS, field=name)
 
 
 def _require(name: str, columns: Sequence[str], what: Path) -> None:
@@ -259,7 +261,7 @@ def _require(name: str, columns: Sequence[str], what: Path) -> None:
         raise DataError(f"no such column; the frame has {', '.join(map(str, columns))}", path=what, field=name)
 
 
-def _of_columns(frame: "nw.DataFrame[Any]", roles: Mapping[str, str], what: Path) -> Table:
+def _read_columns(frame: "nw.DataFrame[Any]", roles: Mapping[str, str], what: Path) -> Table:
     for name in roles.values():
         _require(name, frame.columns, what)
     table = _table(pl.DataFrame({ours: _series(frame[theirs]) for ours, theirs in roles.items()}), what)
@@ -280,7 +282,7 @@ def _entities(
     *,
     once: bool = False,
 ) -> Entities | None:
-    """Items or users; None where nothing is said of them. once: rows repeat, see ``_once``."""
+    """Items or users; None if they are not described. once: rows repeat, see ``_deduplicate``."""
     assert key is not None
     attributes = [name for name in columns.attributes if name in frame.columns]
     numbers = [name for name in columns.numbers if name in frame.columns]
@@ -292,7 +294,7 @@ def _entities(
     is_id = {name: one.dtype.is_float() or (name == key and one.dtype == pl.String) for name, one in cells.items()}
     read = pl.DataFrame({name: read_ids(one) if is_id[name] else one for name, one in cells.items()})
     found = read.select(pl.col(key).alias(ID), *([] if title is None else [title_of(title).alias(TITLE)]))
-    # Attributes first: a text names their values.
+    # Attributes first: texts refer to their values.
     separators = {name: columns.attributes.get(name, "") for name in wanted}
     read = read.with_columns(
         lists_of(read[name], separators[name]).alias(name)
@@ -300,17 +302,19 @@ def _entities(
         if name in attributes or isinstance(read.schema[name], pl.List)
     )
     if text:
-        # Slots are numbered, for a column may have any name.
+        # Slots are numbered, as a column may have any name.
         slots = read.select(pl.col(name).alias(str(place)) for place, name in enumerate(text))
         texts = compose_text(tuple(f"{{{place}}}" for place in slots.columns), slots.schema)
         found = found.with_columns(slots.select(texts.alias(TEXT)))
     found = found.with_columns(*(read[name] for name in attributes), *(_series(frame[name]) for name in numbers))
-    kept, several = (_once(found), _of_several(found, [*attributes, *numbers])) if once else (found, ())
+    kept, several = (
+        (_deduplicate(found), _multi_value_warnings(found, [*attributes, *numbers])) if once else (found, ())
+    )
     return Entities(_table(kept, what), numbers=dict.fromkeys(numbers, ""), warnings=several)
 
 
-def _once(entities: pl.DataFrame) -> pl.DataFrame:
-    """Each id once: as the last row that has a title or a text, as in a file, with the first values of attributes."""
+def _deduplicate(entities: pl.DataFrame) -> pl.DataFrame:
+    """Each id once: the last row with a title or a text, as in a file, with the first values of attributes."""
     said = [name for name in (TITLE, TEXT) if name in entities.columns]
     is_described = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).fill_null("") != "" for name in said))
     lists = [name for name, dtype in entities.schema.items() if isinstance(dtype, pl.List)]
@@ -320,8 +324,8 @@ def _once(entities: pl.DataFrame) -> pl.DataFrame:
     return entities.filter(pl.col(ID).is_not_null()).group_by(ID, maintain_order=True).agg(last)
 
 
-def _of_several(items: pl.DataFrame, attributes: Sequence[str]) -> tuple[str, ...]:
-    """A line on each attribute of which an item has several values, of which ``_once`` keeps the first."""
+def _multi_value_warnings(items: pl.DataFrame, attributes: Sequence[str]) -> tuple[str, ...]:
+    """A line for each attribute with several values for one item, of which ``_deduplicate`` keeps the first."""
     lines = []
     for name in attributes:
         value = pl.col(name)
@@ -343,11 +347,11 @@ def _ties(frame: "nw.DataFrame[Any]", user: str) -> Table:
             f"expected the column '{user}' and one with the friend's id, received {', '.join(frame.columns)}",
             path=_TIES,
         )
-    return _of_columns(frame, {USER: user, FRIEND: others[0]}, _TIES)
+    return _read_columns(frame, {USER: user, FRIEND: others[0]}, _TIES)
 
 
 def _series(column: "nw.Series[Any]") -> pl.Series:
-    """A column as Polars has it, without pyarrow where the frame needs none."""
+    """A column as a Polars series, without pyarrow if the frame does not need it."""
     if isinstance(column.dtype, nw.Datetime) and column.dtype.time_zone is not None:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     native = column.to_native()
@@ -368,13 +372,13 @@ def _series(column: "nw.Series[Any]") -> pl.Series:
 
 
 def _cell(value: Any) -> Any:
-    """None for what pandas has where a value is missing; lists as they are."""
+    """None for pandas' missing values; lists unchanged."""
     if isinstance(value, list | tuple | set | np.ndarray):
         return [str(one) for one in value]
-    # NA of pandas first, for it cannot be compared.
+    # pandas' NA first, as it cannot be compared.
     return None if value is None or type(value).__name__ == "NAType" or value != value else value
 
 
 def _id_kind(column: pl.Series) -> IdKind:
-    """Integers, and floats that are whole (a column of pandas with a gap), go out as integers."""
+    """Integers, and whole floats (a pandas column with missing values), are returned as integers."""
     return "int" if column.dtype.is_numeric() and read_ids(column).dtype.is_integer() else "str"

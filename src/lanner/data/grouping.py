@@ -14,12 +14,12 @@ def group(
     """
     indptr, grouped = np.zeros(num_rows + 1, np.int64), np.empty(len(values), np.int32)
     np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
-    _place(rows, values, indptr[:-1].copy(), grouped)
+    _scatter(rows, values, indptr[:-1].copy(), grouped)
     return indptr, grouped
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _place(
+def _scatter(
     rows: NDArray[np.integer], values: NDArray[np.int32], place: NDArray[np.int64], grouped: NDArray[np.int32]
 ) -> None:
     for event in range(len(rows)):
@@ -29,9 +29,9 @@ def _place(
 
 
 def number_integers(ids: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Distinct ids in rising order, and the position of each id among them, int32 ``[E]``."""
+    """Distinct ids in ascending order, and the position of each id among them, int32 ``[E]``."""
     low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
-    # A table over the span beats sorting while it is not much larger than the column itself.
+    # A table over the range of ids beats sorting unless it is much larger than the column itself.
     if high - low < max(4 * len(ids), 1 << 16):
         places = ids - low
         present = np.zeros(high - low + 1, np.bool_)

@@ -1,4 +1,4 @@
-"""External ids and rows: two kinds of number that must never be mixed."""
+"""External ids and rows: two kinds of identifier that must never be mixed."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from lanner.errors import RequestError, UnknownIdError
 from lanner.types import ExternalId
 
 IdKind = Literal["str", "int"]
-"""Type of the ids that the caller gave; inside they are text."""
+"""Type of the ids that the caller gave; internally they are text."""
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 
@@ -21,7 +21,7 @@ class IdMap:
     """Frozen one-to-one map between external ids and rows 0 … n − 1."""
 
     def __init__(self, external: Sequence[ExternalId], kind: IdKind = "str", *, of: str = "id") -> None:
-        """kind: ``int`` only where each of ``external`` is the decimal text of a whole number. of: what has the ids."""
+        """kind: ``int`` only if each of ``external`` is the decimal text of an integer. of: what the ids identify."""
         self.external: tuple[ExternalId, ...] = tuple(external)
         self.kind: IdKind = kind
         self.of = of
@@ -40,7 +40,7 @@ class IdMap:
         """Row of one id.
 
         Raises:
-            UnknownIdError: the id was never seen.
+            UnknownIdError: the id is unknown.
         """
         try:
             return self._row[id_text(external_id)]
@@ -53,24 +53,24 @@ class IdMap:
         return np.array([self.row(one) for one in external_ids], np.int32)
 
     def ids(self, rows: Iterable[int]) -> list[str] | list[int]:
-        """Ids of rows, of the type that the caller gave."""
+        """Ids of rows, in the caller's type."""
         named = [self.external[row] for row in rows]
         return list(map(int, named)) if self.kind == "int" else named
 
     def given_back(self, external_ids: Iterable[object]) -> list[str | int]:
-        """Ids of a request, known or not, as answers name them: integers where these are integers and it is one."""
+        """Ids of a request, known or not, in the form of responses: integers if the ids of this map are integers."""
         texts = map(id_text, external_ids)
         return [int(text) if self.kind == "int" and _is_integer(text) else text for text in texts]
 
     def column(self, ids: Sequence[str | int]) -> NDArray[np.int64] | list[str]:
-        """A column of ``ids`` or of ``given_back``: int64 where all are integers that fit, else texts."""
+        """A column of ``ids`` or of ``given_back``: int64 if all are integers that fit, else texts."""
         if self.kind == "int" and all(isinstance(one, int) and _SMALLEST <= one <= _LARGEST for one in ids):
             return np.array(ids, np.int64)
         return [str(one) for one in ids]
 
 
 def id_text(external_id: object) -> str:
-    """An id as it is kept: 7, 7.0 (a column of pandas with a gap) and "7" are one."""
+    """An id in its stored form: 7, 7.0 (a pandas column with missing values) and "7" are the same."""
     if isinstance(external_id, np.ndarray) and not external_id.ndim:
         external_id = external_id.item()
     if isinstance(external_id, float | np.floating) and external_id.is_integer():
@@ -79,7 +79,7 @@ def id_text(external_id: object) -> str:
 
 
 def check_ids(ids: Iterable[object], what: str) -> None:
-    """Refuse ids that no dataset can hold, for reading strips them. what: the parameter that they came in.
+    """Reject ids that no dataset can hold, as reading strips white space. what: the parameter that holds them.
 
     Raises:
         RequestError: an id that is empty, or has white space at its ends.
@@ -90,5 +90,5 @@ def check_ids(ids: Iterable[object], what: str) -> None:
 
 
 def _is_integer(text: str) -> bool:
-    """Whether it is how an integer of 64 bits is written."""
+    """Whether it is the canonical form of a 64-bit integer."""
     return _WHOLE.fullmatch(text) is not None and _SMALLEST <= int(text) <= _LARGEST

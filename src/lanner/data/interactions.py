@@ -1,4 +1,4 @@
-"""The one frozen dataset that every reader gives and every model takes."""
+"""The frozen dataset that every reader returns and every model accepts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from lanner.data.split import Split
 
 FrameKind = Literal["polars", "pandas", "arrow"]
-"""Libraries whose frames are taken and given."""
+"""Libraries whose frames are accepted and returned."""
 
 EVENT_COLUMNS = ("user", "item", "timestamp", "weight", "behaviour", "partition")
-"""What is read of each event, as ``Interactions`` calls it."""
+"""Fields of each event, by their names in ``Interactions``."""
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """Who did what to which item, one entry an event, ordered in time where time is known.
+    """Users' events with items, one entry per event, in order of time if known.
 
     user, item: int32 ``[E]`` rows. timestamp: int64 ``[E]`` nanoseconds since 1970 (UTC), or None.
     weight: float32 ``[E]`` (a rating, a count; NaN where an event has none), or None.
-    behaviour: uint8 ``[E]`` codes into ``behaviours``, or None where there is but one.
-    partition: uint8 ``[E]`` codes into ``partitions`` where the source publishes a split, or None.
-    confidence: float32 ``[E]``, how much the event speaks for its item, 0: not at all (see ``data.feedback``); None:
-    1 each.
+    behaviour: uint8 ``[E]`` codes into ``behaviours``, or None if there is only one.
+    partition: uint8 ``[E]`` codes into ``partitions`` if the source publishes a split, or None.
+    confidence: float32 ``[E]``, how much the event counts for its item, 0: negative feedback (see ``data.feedback``);
+    None: 1 each.
     """
 
     user: NDArray[np.int32]
@@ -46,7 +46,7 @@ class Interactions:
     behaviours: tuple[str, ...] = ("interaction",)
     partition: NDArray[np.uint8] | None = None
     partitions: tuple[str, ...] = ()
-    """Names of the published split's parts, of ``train``, ``validation`` and ``test`` those that occur."""
+    """Names of the published split's parts: those of ``train``, ``validation`` and ``test`` that occur."""
     confidence: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Interactions:
 
 @dataclass(frozen=True)
 class UserBatch:
-    """All that is known of B users at the moment they are scored; enough to score an anonymous user.
+    """Everything known about B users when they are scored; enough to score an anonymous user.
 
-    history: items that speak for each user, oldest first where order is known. profiles: one text a user, or None.
-    friends: rows of known users tied to each user, or None. attributes: values of each user in the numbering of
+    history: items with positive feedback, oldest first if the order is known. profiles: one text per user, or None.
+    friends: rows of each user's friends among known users, or None. attributes: values of each user in the numbering of
     ``Catalogue.values``, or None. weights: float32, aligned with ``history.values``, None: 1
     each. seen: all items each user interacted with, negative feedback included; None: the history.
     """
@@ -104,21 +104,21 @@ class Dataset:
     item_catalogue: Catalogue
     user_catalogue: Catalogue
     ties: Ragged | None = None
-    """Friends of each user, one list a user row; None where the source has no ties."""
+    """Friends of each user, one list a user row; None if the source has no ties."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Rows rejected while reading, counted by reason."""
     rejected_rows: "pl.DataFrame | None" = field(default=None, compare=False, repr=False)
     """Those rows themselves: reason, file, line (or row of a Parquet file), record (JSON)."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
-    """What reading the data found that a caller should know, a line each: rejected events, texts that match no item."""
+    """Findings of the reader that a caller should know, a line each: rejected events, texts that match no item."""
     unread: tuple[str, ...] = field(default=(), compare=False)
-    """Columns of the events' files or frame that nothing read."""
+    """Unread columns of the events' files or frame."""
     has_order: bool = False
-    """Whether the order of events inside a user is the order in time."""
+    """Whether the events of each user are in chronological order."""
     feedback: "Feedback | None" = field(default=None, compare=False, repr=False)
-    """How ratings, counts and behaviours were made into confidences; None: they were not, or by somebody else."""
+    """How ratings, counts and behaviours were turned into confidences; None: not done, or done by the caller."""
     frame_kind: FrameKind = field(default="polars", compare=False)
-    """Kind of the frames that the dataset was made of, and in which recommendations are returned."""
+    """Kind of the frames the dataset was built from, and in which recommendations are returned."""
 
     @classmethod
     def from_frames(
@@ -204,9 +204,9 @@ class Dataset:
             exclude: leave-last-out ranks the items that the user has not seen, or all (nothing).
 
         Raises:
-            ConfigError: no split, among or exclude of that name, a share outside 0 … 1, or a seed that is no whole
-                number from 0 up.
-            DataError: this dataset cannot be split so.
+            ConfigError: no split, among or exclude of that name, a share outside 0 … 1, or a seed that is not a
+                non-negative integer.
+            DataError: this dataset does not support that split.
         """
         from lanner.data import splitting
 
@@ -255,7 +255,7 @@ class Dataset:
 
     @cached_property
     def histories(self) -> Ragged:
-        """Items that speak for each user, oldest first, one list a user row (repeats kept); no negative feedback."""
+        """Items with positive feedback of each user, oldest first, one list per user row (repeats kept)."""
         user, item = self.interactions.user, self.interactions.item
         if self._positive is not None:
             user, item = user[self._positive], item[self._positive]
@@ -280,12 +280,12 @@ class Dataset:
 
     @cached_property
     def _positive(self) -> NDArray[np.int64] | None:
-        """Places of the events that are no negative feedback; None: all."""
+        """Positions of the positive events; None: all."""
         confidence = self.interactions.confidence
         return None if confidence is None or (confidence > 0).all() else np.flatnonzero(confidence > 0)
 
     def user_batch(self, rows: NDArray[np.integer] | None = None) -> UserBatch:
-        """What this dataset knows of the users ``rows`` (all users where None)."""
+        """The data of the users ``rows`` (None: all users)."""
         has_profiles = any(self.user_catalogue.texts)
         batch = UserBatch(
             self.histories,

@@ -1,4 +1,4 @@
-"""Ways to ask less of held-out users: rank among few items instead of all."""
+"""Restricted evaluation of held-out users: rank few items instead of all."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from lanner.errors import DataError
 def sampled_negatives(held_out: HeldOut, num_items: int, number: int = 99, seed: int = 0) -> HeldOut:
     """Rank each user's positives among ``number`` items that are neither positive nor excluded.
 
-    Negatives are distinct and drawn uniformly; a user with fewer such items gets them all.
+    Negatives are distinct and drawn uniformly; a user with fewer such items gets all of them.
     """
     taken = held_out.positives.join(held_out.excluded)
     negatives = Ragged(*_draw(taken.indptr, taken.values, num_items, number, np.random.default_rng(seed)))
@@ -36,7 +36,7 @@ def rated_only(held_out: HeldOut, threshold: float) -> HeldOut:
     relevant = Ragged.from_pairs(rated.row_of_value[liked], rated.values[liked], len(held_out))
     excluded = held_out.excluded
     if held_out.rated is not None:
-        # What was hidden and disliked is excluded from lists of all items, but competes here.
+        # Hidden negative items are excluded from lists of all items, but are candidates here.
         excluded = Ragged.from_lists([np.setdiff1d(excluded[row], rated[row]) for row in range(len(rated))])
     narrowed = replace(
         held_out, positives=relevant, candidates=rated, excluded=excluded, ratings=held_out.ratings[liked], rated=None
@@ -60,7 +60,7 @@ def _draw(
             free -= last_row_to_take[item] != row
             last_row_to_take[item] = row
         stop = end + min(free, number)
-        while end < stop:  # what is taken is drawn anew
+        while end < stop:  # taken items are redrawn
             item = rng.integers(0, num_items)
             if last_row_to_take[item] != row:
                 last_row_to_take[item] = row

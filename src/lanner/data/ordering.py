@@ -1,4 +1,4 @@
-"""Putting columns in the order of one of them: the slowest step between a file and a graph."""
+"""Sorting columns by one of them: the slowest step between a file and a graph."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from lanner.data.grouping import group
 
 _DIGIT_BITS = 14
-"""Bits of the keys that are sorted by at a time: their counters stay in a core's cache."""
+"""Bits of the keys sorted per pass: their counters stay in a core's cache."""
 
 
 def sort_by(keys: NDArray[np.integer], columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """Each of ``columns`` (``[E]``) in rising order of ``keys`` (``[E]``), equal keys in the order given.
+    """Each of ``columns`` (``[E]``) in ascending order of ``keys`` (``[E]``), equal keys in the given order.
 
-    None where ``keys`` rise already, and nothing is to be copied.
+    None if ``keys`` are already sorted, so that nothing needs copying.
     """
     if len(keys) < 2 or bool(np.all(keys[:-1] <= keys[1:])):
         return None
@@ -26,7 +26,7 @@ def sort_by(keys: NDArray[np.integer], columns: Sequence[NDArray[Any]]) -> list[
 
 
 def _order(keys: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The stable order of ``keys``: by their low digits, then by the higher ones, each by counting."""
+    """The stable order of ``keys``: a radix sort, low digits first, each by counting."""
     low, high = int(keys.min()), int(keys.max())
     if high - low >= 1 << 32 or len(keys) >= 1 << 31:
         return np.argsort(keys, kind="stable")

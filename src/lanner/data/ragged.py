@@ -13,7 +13,7 @@ from lanner.data.grouping import group
 class Ragged:
     """``values[indptr[r] : indptr[r + 1]]`` is list ``r``.
 
-    indptr: int64 ``[rows + 1]``, starts at 0, never falls. values: int32 ``[indptr[-1]]``.
+    indptr: int64 ``[rows + 1]``, starts at 0, non-decreasing. values: int32 ``[indptr[-1]]``.
     """
 
     indptr: NDArray[np.int64]
@@ -60,7 +60,7 @@ class Ragged:
         return type(self)(indptr, self.values[self.places(rows)])
 
     def places(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Where in ``values`` the entries of ``take(rows)`` stand: for arrays that are aligned with ``values``."""
+        """Positions in ``values`` of the entries of ``take(rows)``: for arrays aligned with ``values``."""
         lengths = self.lengths[rows]
         before = np.cumsum(lengths) - lengths
         places: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(self.indptr[rows] - before, lengths)

@@ -1,4 +1,4 @@
-"""Numbers and dates as attributes: ranges of them, each a value like any other."""
+"""Numbers and dates as attributes: each range is a value like any other."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ MOST_RANGES = 150
 
 
 def ranged(column: pl.Series, date_format: str) -> tuple[Attribute, str | None]:
-    """Ranges of the numbers or dates of a column, and the first cell that is neither; None where each is or is empty.
+    """Ranges of the numbers or dates of a column, and the first cell that is neither; None if there is none.
 
     date_format: how dates are written, such as ``%d/%m/%Y``; empty: the column holds numbers, or dates as such.
     """
@@ -32,7 +32,7 @@ def ranged(column: pl.Series, date_format: str) -> tuple[Attribute, str | None]:
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """Float64, NaN where a cell is no number."""
+    """Float64, NaN where a cell is not a number."""
     texts = column.str.strip_chars() if column.dtype == pl.String else column
     return texts.cast(pl.Float64, strict=False).fill_null(np.nan)
 
@@ -52,6 +52,6 @@ def _name(numbers: NDArray[np.float64], *, is_date: bool) -> str:
 
 
 def _date(seconds: float) -> str:
-    """ISO 8601, to the day where nothing is finer."""
+    """ISO 8601, to the day if there is no finer part."""
     time = datetime.fromtimestamp(float(seconds), UTC).replace(tzinfo=None)
     return time.date().isoformat() if seconds % 86_400 == 0 else time.isoformat()

@@ -25,9 +25,9 @@ class Fault:
     field: str
     test: pl.Expr
     damning: bool = True
-    """Whether a file in which every row has such a fault cannot be what it was taken for."""
+    """Whether a file with this fault in every row cannot be of the assumed format."""
     hint: str = "is this the right file and column?"
-    """What to do about it."""
+    """Advice on how to fix it."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Rejects:
     frames: list[pl.DataFrame] = field(default_factory=list)
 
     def split(self, table: Table, faults: list[Fault]) -> pl.DataFrame:
-        """The usable rows of ``table``; the others are kept under their first fault.
+        """The usable rows of ``table``; the others are recorded under their first fault.
 
         Raises:
-            DataError: the table has rows and not one is usable: the file is not what it says.
+            DataError: the table has rows but none is usable: the file is not of its declared format.
         """
         frame = table.frame
         if not faults or not frame.select(pl.any_horizontal(fault.test.any() for fault in faults)).item():
@@ -84,13 +84,13 @@ class Rejects:
 
 
 def write_rejected(dataset: "Dataset", path: Path) -> Path | None:
-    """Write the rejected rows as Parquet and return the file's path; None where there are none.
+    """Write the rejected rows as Parquet and return the file's path; None if there are none.
 
-    path: a file that ends in ``.parquet``, which is replaced, or a folder, in which no file is: the name is then
-    ``rejected.parquet`` or, where that is taken, ``rejected-2.parquet`` and so on.
+    path: a file that ends in ``.parquet``, which is replaced, or a folder, in which no file is replaced: the name is
+    then ``rejected.parquet`` or, if that exists, ``rejected-2.parquet`` and so on.
 
     Raises:
-        StorageError: the disk refused the write.
+        StorageError: the write failed.
     """
     if dataset.rejected_rows is None or dataset.rejected_rows.is_empty():
         return None

@@ -1,4 +1,4 @@
-"""Splits: which events a model may learn from, and on which it is asked."""
+"""Splits: which events a model is trained on, and on which it is evaluated."""
 
 from dataclasses import dataclass, field
 
@@ -12,15 +12,15 @@ from lanner.data.ragged import Ragged
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Users with events that were hidden, and which items may be ranked for them.
+    """Users with held-out events, and the items that may be ranked for them.
 
-    rows: int64 ``[B]`` user rows in the dataset. users: what is known of them at that moment.
-    positives: the hidden items that speak for themselves, one list a user, none empty.
-    excluded: items never ranked for that user (seen before, or hidden and negative), unless the split excludes nothing.
+    rows: int64 ``[B]`` user rows in the dataset. users: what is known about them at that time.
+    positives: the held-out positive items, one list per user, none empty.
+    excluded: items not ranked for that user (seen before, or held out and negative), unless the split excludes nothing.
     candidates: None (every item), an int32 array ``[C]`` (the same items for everyone) or a Ragged (a list for each
     user; positives among them).
     ratings: float32, aligned with ``rated.values``: hidden items that were rated, liked or not; ``rated`` None: the
-    positives. items: what the item rows mean, so that no model of other items is asked; None: not known.
+    positives. items: ids of the item rows, so that no model of other items is evaluated; None: unknown.
     """
 
     rows: NDArray[np.int64]
@@ -41,7 +41,7 @@ class HeldOut:
         return self.positives if self.rated is None else self.rated
 
     def take(self, chosen: NDArray[np.integer]) -> "HeldOut":
-        """Some of these users, by their place here, in that order."""
+        """Some of these users, by position, in that order."""
         candidates = self.candidates.take(chosen) if isinstance(self.candidates, Ragged) else self.candidates
         return HeldOut(
             self.rows[chosen],
@@ -55,16 +55,16 @@ class HeldOut:
         )
 
     def is_of(self, items: IdMap) -> bool:
-        """Whether item rows mean here what they mean in ``items``, as far as is known."""
+        """Whether item rows have the same ids as in ``items``, as far as known."""
         return self.items is None or self.items is items or self.items.external == items.external
 
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset cut in three. The test users' histories hold train and validation events.
+    """A dataset split in three. The test users' histories hold train and validation events.
 
     Every part keeps all users and items of the whole, so that a row means the same everywhere. ``refit`` holds the
-    train and validation events: what a model may be fitted on anew once its settings are chosen. ``labels``: uint8
+    train and validation events: what a model may be refitted on once its settings are chosen. ``labels``: uint8
     ``[E]``, the part of each event of the whole: 0 train, 1 validation, 2 test.
     """
 

@@ -1,4 +1,4 @@
-"""Ways to cut a dataset in three. Each labels every event and hands the labels to one builder."""
+"""Ways to split a dataset in three. Each labels every event and passes the labels to one builder."""
 
 import math
 from contextlib import suppress
@@ -16,11 +16,11 @@ from lanner.errors import ConfigError, DataError
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
 _PARTS = ("train", "validation", "test")
 Labels = NDArray[np.uint8]
-"""uint8 ``[E]``: to which part each event goes."""
+"""uint8 ``[E]``: the part of each event."""
 
 
 def automatic(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
-    """By time where events have times and that leaves something to train on and to test, else at random.
+    """By time if events have times and that leaves something to train on and to test, else at random.
 
     Raises:
         ConfigError: a share outside 0 … 1. DataError: nothing could be held out.
@@ -50,9 +50,9 @@ def leave_last_out(dataset: Dataset, exclude: Literal["seen", "nothing"] = "seen
 
     A user with two events has no validation event; a user with one has neither.
 
-    exclude: ``"seen"``: items the user has seen are not ranked, and a last event with such an item is not asked for,
+    exclude: ``"seen"``: items the user has seen are not ranked, and a last event with such an item is not evaluated,
     since among unseen items it would be found too easily. ``"nothing"``: every item is ranked and every last event is
-    asked for, repeats included. Published figures are of either kind (P5 and TIGER exclude nothing).
+    evaluated, including repeats. Published figures are of either kind (P5 and TIGER exclude nothing).
 
     Raises:
         DataError: the order of events is unknown, or no user has two.
@@ -75,8 +75,8 @@ def leave_last_out(dataset: Dataset, exclude: Literal["seen", "nothing"] = "seen
 def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) -> Split:
     """The latest share ``test`` of all events; of what remains, the latest share ``validation``.
 
-    Events of one moment stay together, on the earlier side. Test items that the user has seen before are not asked
-    for. Users without earlier events stay in, with an empty history.
+    Simultaneous events stay together, on the earlier side. Test items that the user has seen before are not
+    evaluated. Users without earlier events stay in, with an empty history.
 
     Raises:
         ConfigError: a share outside 0 … 1. DataError: events carry no timestamps, or nothing could be held out.
@@ -86,13 +86,13 @@ def global_time(dataset: Dataset, test: float = 0.2, validation: float = 0.1) ->
     if times is None or not len(times):
         raise DataError("a global time split needs timestamps, and this dataset has none; use the split 'random'")
     labels = np.zeros(len(times), np.uint8)
-    labels[times > _last_of_earliest(times, (1 - test) * (1 - validation))] = _VALIDATION
-    labels[times > _last_of_earliest(times, 1 - test)] = _TEST
+    labels[times > _cutoff_time(times, (1 - test) * (1 - validation))] = _VALIDATION
+    labels[times > _cutoff_time(times, 1 - test)] = _TEST
     return _build("global-time", dataset, labels)
 
 
-def _last_of_earliest(times: NDArray[np.int64], share: float) -> np.int64:
-    """The time up to which ``share`` of the events, and those of the same moment, happened.
+def _cutoff_time(times: NDArray[np.int64], share: float) -> np.int64:
+    """The time up to which ``share`` of the events, and any simultaneous ones, happened.
 
     np.quantile would round nanoseconds to the nearest float64.
     """
@@ -111,7 +111,7 @@ def cold_items(
     """A random ``share`` of the items that occur, with all their events; of the others, ``validation_share``.
 
     Neither kind occurs in training. ``among="cold"`` ranks test items among the test-cold items and validation items
-    among the validation-cold ones; ``"all"`` ranks them among all items, only that the test-cold ones do not exist
+    among the validation-cold ones; ``"all"`` ranks them among all items, except that the test-cold ones do not exist
     yet at validation.
 
     Raises:
@@ -134,10 +134,10 @@ def cold_items(
 
 
 def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split:
-    """The split that the dataset came with.
+    """The split published with the dataset.
 
-    Where it has no validation part, a share ``validation`` of each user's training items is taken, as in
-    ``random_ratio``. Test items count as positives even where they also occur in training: the publisher's word.
+    If it has no validation part, a share ``validation`` of each user's training items is taken, as in
+    ``random_ratio``. Test items count as positives even if they also occur in training, as published.
 
     Raises:
         ConfigError: a share outside 0 … 1. DataError: the dataset came without a split, or without a test part.
@@ -154,7 +154,7 @@ def published(dataset: Dataset, validation: float = 0.1, seed: int = 0) -> Split
 
 
 def check_seed(seed: Any) -> None:
-    """Raises ``ConfigError`` for what is no seed."""
+    """Raises ``ConfigError`` for an invalid seed."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, received {seed!r}")
 
@@ -168,7 +168,7 @@ def _check_shares(**shares: Any) -> None:
 
 
 def _label_pairs(dataset: Dataset, chosen: NDArray[np.bool_], test: float, validation: float, seed: int) -> Labels:
-    """Random labels, a user at a time, for the distinct pairs among the ``chosen`` events; the others get 0."""
+    """Random labels, user by user, for the distinct pairs among the ``chosen`` events; the others get 0."""
     events = dataset.interactions
     keys = events.user[chosen].astype(np.int64) * dataset.num_items + events.item[chosen]
     pairs, pair_of_event = np.unique(keys, return_inverse=True)
@@ -213,7 +213,7 @@ def _build(
 
 
 def _part(dataset: Dataset, events: NDArray[np.bool_]) -> Dataset:
-    """The dataset as it was when only ``events`` had happened: what a user thought of an item later is not known."""
+    """The dataset as it was when only ``events`` had happened: later opinions of a user are unknown."""
     part = dataset.with_interactions(dataset.interactions.take(events))
     return part if dataset.feedback is None else dataset.feedback.apply(part)
 
@@ -226,10 +226,10 @@ def _hold_out(
     exclude_seen: bool,
     candidates: NDArray[np.int32] | None,
 ) -> HeldOut:
-    """The ``hidden`` events as questions to who knows ``known``; of an item hidden twice, the last event counts.
+    """The ``hidden`` events as targets, given ``known``; for an item hidden twice, the last event counts.
 
-    Negative feedback is nothing to ask for: those items are excluded like items seen before. repeats: items seen
-    before are asked for, too.
+    Negative feedback is no target: those items are excluded like items seen before. repeats: items seen before
+    are targets as well.
     """
     seen = _distinct(np.sort(_pair_keys(known)))
     events = _part(dataset, hidden).interactions

@@ -1,4 +1,4 @@
-"""What a reader returns: raw frames with Lanner's column names, not validated yet."""
+"""What a reader returns: raw frames with Lanner's column names, not yet validated."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,17 +8,17 @@ from typing import Any, Literal
 import polars as pl
 
 LINE = "line"
-"""Column that counts the rows of a file as its owner would: lines of a text, rows of a Parquet file, from 1."""
+"""Column with the row number in the file, from 1: lines of a text file, rows of a Parquet file."""
 
 Keep = Literal["interacting", "listed"]
-"""Which ids make up the dataset: those of the events, or those of the catalogue too."""
+"""Which ids make up the dataset: those of the events, or also those of the catalogue."""
 
 
 @dataclass(frozen=True)
 class Table:
     """One file's rows. Row ``r`` of the frame is line ``first_line + r`` of the file.
 
-    unit: what such a line is called; of a frame, it is a row.
+    unit: name of such a line; for a frame, row.
     """
 
     frame: pl.DataFrame
@@ -26,9 +26,9 @@ class Table:
     first_line: int = 1
     unit: Literal["line", "row"] = "line"
     unread: Mapping[str, str] = field(default_factory=dict)
-    """Columns of the file that nothing reads, and the usual name that each may be meant for; empty: none."""
+    """Unread columns of the file, each with the standard name that may be meant; empty: none."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """The file's own name of each column that was given Lanner's."""
+    """The file's own name of each renamed column."""
 
     def select(self, columns: dict[str, str]) -> "Table":
         """The columns ``{Lanner's name: name in the file}``."""
@@ -57,9 +57,9 @@ class Entities:
     latest_last: bool = False
     """Whether a later row of the same id replaces an earlier one instead of being rejected."""
     numbers: Mapping[str, str] = field(default_factory=dict)
-    """Columns, as they were read, whose numbers or dates become an attribute, and how dates are written in them."""
+    """Columns whose numbers or dates become an attribute, and the date format of each."""
     warnings: tuple[str, ...] = ()
-    """What reading them found that a caller should know, a line each."""
+    """Findings of the reader that a caller should know, a line each."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Tables:
     """All the frames of one dataset.
 
     interactions: columns user, item and any of timestamp, weight, behaviour, order, partition. ties: columns user,
-    friend. time_format: how every timestamp is written, as in ``columns.read_times``.
+    friend. time_format: format of every timestamp, as in ``columns.read_times``.
     """
 
     interactions: tuple[Table, ...]

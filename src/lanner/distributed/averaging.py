@@ -1,8 +1,8 @@
-"""Data parallelism that meets seldom: replicas take many steps alone, then average what they learned.
+"""Low-communication data parallelism: replicas take many local steps, then average their weights.
 
-Local SGD (Stich, 2018) takes the mean of the weights; DiLoCo (Douillard et al., 2023) takes it as the gradient of an
+Local SGD (Stich, 2018) averages the weights; DiLoCo (Douillard et al., 2023) uses the mean change as the gradient of an
 outer optimiser with momentum; streaming DiLoCo (Douillard et al., 2025) averages one fragment of the weights at a time,
-beside further steps.
+overlapped with further steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,42 +19,42 @@ from lanner.errors import ConfigError
 
 @dataclass(frozen=True)
 class AveragingConfig:
-    """How replicas meet."""
+    """How replicas average their weights."""
 
     every: int = 20
-    """Rounds are this long: steps of the fastest replica between two averages of the same weights."""
+    """Round length: steps of the fastest replica between two averages of the same weights."""
     rate: float = 0.7
     """Learning rate of the outer optimiser; 1 with momentum 0 is local SGD."""
     momentum: float = 0.5
     """Nesterov momentum of the outer optimiser."""
     fragments: int = 1
-    """Parts of the weights, averaged one after the other, evenly spread over a round."""
+    """Parts of the weights, averaged in turn and evenly spread over a round."""
     delay: int = 0
-    """Steps between the sending of a fragment and its arrival, taken beside the network; 0: wait for it."""
+    """Steps taken between sending a fragment and applying its average, to overlap communication; 0: wait for it."""
     compression: str = "none"
-    """Of what is sent; see ``compressors.compressor_of``."""
+    """Compression of what is sent; see ``compressors.compressor_of``."""
     steps: tuple[int, ...] | None = None
-    """Steps a round of each replica, for machines of unequal speed; None: ``every`` each."""
+    """Steps per round of each replica, for devices of unequal speed; None: ``every`` each."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.fragments < 1 or self.every % self.fragments:
             raise ConfigError(
-                f"every={self.every} and fragments={self.fragments}: a round must have a multiple of as many steps"
+                f"every={self.every} and fragments={self.fragments}: every must be a positive multiple of fragments"
             )
         if not 0 <= self.delay < max(1, self.every // self.fragments):
             raise ConfigError(f"delay={self.delay} must be below every / fragments = {self.every // self.fragments}")
         if self.steps is not None and (min(self.steps) < 1 or (self.fragments > 1 and len(set(self.steps)) > 1)):
-            raise ConfigError(f"steps={self.steps}: at least 1 each, and equal ones where there are fragments")
+            raise ConfigError(f"steps={self.steps}: must be at least 1 each, and equal if there are several fragments")
 
 
 class Averaging:
     """The outer optimiser of one replica. Call ``after_step`` after each step of the inner one."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], wire: Wire, config: AveragingConfig) -> None:
-        """wire: over a group of its own, one rank a replica, all with the same weights.
+        """wire: over a dedicated group, one rank per replica, all with the same weights.
 
         Raises:
-            ConfigError: ``config.steps`` is not of as many replicas.
+            ConfigError: ``config.steps`` does not have one entry per replica.
         """
         if config.steps is not None and len(config.steps) != wire.size:
             raise ConfigError(f"steps={config.steps}: give one number for each of {wire.size} replicas")
@@ -70,7 +70,7 @@ class Averaging:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a first round from the weights as they are now, the same on every replica."""
+        """Start a first round from the current weights, which are the same on every replica."""
         self.steps = 0
         self._compressor: Compressor = compressor_of(self.config.compression)
         self._known = {name: one.detach().clone() for name, one in self._parameters.items()}
@@ -79,26 +79,26 @@ class Averaging:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Send what is due, and take in what has come."""
+        """Send the fragment that is due, and apply the average that has arrived."""
         self.steps += 1
         if self._coming is not None and self.steps >= self._coming[0]:
-            self._take_in()
+            self._apply_pending()
         each = self.round // self.config.fragments
         if self.steps % each == 0:
             names = self._fragments[self.steps // each % self.config.fragments]
             sent = {name: self._parameters[name].detach().clone() for name in names}
-            # A replica counts by the steps that it took.
+            # Replicas are weighted by the steps they took.
             moved = {name: (self._known[name] - sent[name]) * self._weight for name in names}
             done = self._thread.submit(self._compressor.reduce, moved, self.wire)
             self._coming = (self.steps + self.config.delay, names, sent, moved, done)
             if not self.config.delay:
-                self._take_in()
+                self._apply_pending()
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Bring all replicas to their mean, weighted by steps, and begin a new round."""
+        """Set all replicas to their mean, weighted by steps, and start a new round."""
         if self._coming is not None:
-            self._take_in()
+            self._apply_pending()
         totals = {name: one.detach() * self._weight for name, one in self._parameters.items()}
         Dense().reduce(totals, self.wire)
         for name, total in totals.items():
@@ -106,7 +106,7 @@ class Averaging:
             self._known[name].copy_(total)
         self.steps = 0
 
-    def _take_in(self) -> None:
+    def _apply_pending(self) -> None:
         assert self._coming is not None
         _, names, sent, moved, done = self._coming
         self._coming = None
@@ -116,14 +116,14 @@ class Averaging:
             gradient, speed = moved[name], self._speed[name]
             speed.mul_(config.momentum).add_(gradient)
             self._known[name] -= config.rate * (gradient + config.momentum * speed)
-            if config.delay:  # what was learned since it was sent is kept
+            if config.delay:  # keep the local steps taken since it was sent
                 self._parameters[name].add_(self._known[name] - sent[name])
             else:
                 self._parameters[name].copy_(self._known[name])
 
 
 def fragments(parameters: Mapping[str, Tensor], count: int) -> list[list[str]]:
-    """Names in ``count`` parts of about equal size, in their order.
+    """Parameter names in ``count`` parts of about equal size, in order.
 
     Raises:
         ConfigError: more parts than parameters.
@@ -137,7 +137,7 @@ def fragments(parameters: Mapping[str, Tensor], count: int) -> list[list[str]]:
     for place, name in enumerate(names):
         size = parameters[name].numel()
         wanted = min(count - 1, int((seen + size / 2) / total * count))
-        # None may stay empty.
+        # No part may stay empty.
         first_open = next((number for number, part in enumerate(parts) if not part), count)
         parts[min(wanted, first_open) if len(names) - place > count - first_open else first_open].append(name)
         seen += size

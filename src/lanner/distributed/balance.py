@@ -1,6 +1,6 @@
-"""Who does how much, from measured times: layers over pipeline stages, micro-batches over replicas, texts over ranks.
+"""Load balancing from measured times: layers over pipeline stages, micro-batches over replicas, texts over ranks.
 
-Pure functions of numbers, and the decision when moving layers pays; ``migration`` moves them.
+Pure functions, and the decision whether moving layers pays off; ``migration`` moves them.
 """
 
 import math
@@ -19,13 +19,13 @@ def partition(
     memory: Sequence[float] | None = None,
     capacity: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
-    """Bounds ``[stages + 1]`` of contiguous parts, none empty, that make the slowest stage quickest.
+    """Bounds ``[stages + 1]`` of contiguous, non-empty parts that minimise the time of the slowest stage.
 
-    costs: seconds of each layer on a device of slowness 1. slowness: of each stage's device. memory, capacity: bytes
-    of each layer, and of each device. By dynamic programming, stages × layers² steps.
+    costs: seconds per layer on a device of slowness 1. slowness: of each stage's device. memory: bytes per layer.
+    capacity: bytes per device. Dynamic programming in stages × layers² steps.
 
     Raises:
-        ConfigError: more stages than layers, or no partition fits into the memory.
+        ConfigError: more stages than layers, or no partition fits in memory.
     """
     layers, stages = len(costs), len(slowness)
     if stages > layers:
@@ -57,7 +57,7 @@ def slowest_stage(bounds: Sequence[int], costs: Sequence[float], slowness: Seque
 
 
 def shares(total: int, slowness: Sequence[float]) -> tuple[int, ...]:
-    """``total`` micro-batches over replicas, at least one each, so that the slowest is done soonest.
+    """``total`` micro-batches split over replicas, at least one each, minimising the time of the slowest.
 
     Raises:
         ConfigError: fewer micro-batches than replicas.
@@ -71,9 +71,9 @@ def shares(total: int, slowness: Sequence[float]) -> tuple[int, ...]:
 
 
 def by_tokens(lengths: NDArray[np.integer], slowness: Sequence[float]) -> list[NDArray[np.int64]]:
-    """Rows for each rank, the longest text first to whoever would be done with it soonest.
+    """Rows for each rank: greedily, longest text first, to the rank that would finish it soonest.
 
-    lengths: tokens of each row ``[N]``.
+    lengths: tokens per row ``[N]``.
     """
     loads = np.zeros(len(slowness))
     rows: list[list[int]] = [[] for _ in slowness]
@@ -88,9 +88,8 @@ def by_tokens(lengths: NDArray[np.integer], slowness: Sequence[float]) -> list[N
 class Balancer:
     """Decides when to move layers, from times that are the same on every rank.
 
-    A move must promise ``least_gain``, and more time until ``horizon`` more steps are done than it costs. If the next
-    ``every`` steps are not quicker by half of what was promised, it is taken back, and the next look comes twice as
-    late.
+    A move must promise ``least_gain``, and must save more time over the next ``horizon`` steps than it costs. If the
+    next ``every`` steps do not achieve half of the promised gain, it is undone, and the next two checks are skipped.
     """
 
     every: int = 10
@@ -99,17 +98,17 @@ class Balancer:
     costs: Sequence[float] = ()
     """Relative costs of the layers."""
     moves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """Steps and bounds of all moves, those taken back among them."""
+    """Steps and bounds of all moves, including undone ones."""
     _wait: int = 0
     _before: tuple[tuple[int, ...], float, float] | None = None
-    """Bounds and seconds of a step before the last move, and the seconds that it promised to save."""
+    """Bounds and step time (seconds) before the last move, and the seconds that it promised to save."""
 
     def look(
         self, step: int, bounds: tuple[int, ...], slowness: Sequence[float], step_seconds: float, move_seconds: float
     ) -> tuple[int, ...]:
-        """The bounds to go on with, after ``every`` steps.
+        """The bounds to continue with; called after every ``every`` steps.
 
-        slowness: seconds of a layer of cost 1 on each stage's device. step_seconds: of one step, as measured.
+        slowness: seconds of a layer of cost 1 on each stage's device. step_seconds: measured time of one step.
         """
         if self._before is not None:
             old, seconds, promised = self._before

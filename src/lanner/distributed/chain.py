@@ -1,4 +1,4 @@
-"""A language model as a chain of layers that can be cut: embeddings, layers, norm, pooling."""
+"""A language model as a chain of layers that can be split into stages: embeddings, layers, norm, pooling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ Pool = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Chain:
-    """The parts of a model of transformers.
+    """The parts of a ``transformers`` model.
 
-    family: ``bert`` (encoders such as MiniLM) or ``llama`` (decoders such as Qwen). rotary: positions of a decoder.
+    family: ``bert`` (encoders such as MiniLM) or ``llama`` (decoders such as Qwen). rotary: position embedding of a
+    decoder.
     """
 
     family: Family
@@ -31,14 +32,14 @@ class Chain:
     key_value_heads: int
     pool: Pool
     in_bfloat16: bool = False
-    """Whether layers run under autocast to it; what stages and ranks exchange is float32 either way."""
+    """Whether layers run under bfloat16 autocast; tensors exchanged between stages and ranks are always float32."""
 
 
 def chain_of(model: nn.Module, pool: Pool, in_bfloat16: bool = False) -> Chain:
-    """The parts of ``model``, which may carry adapters of peft. pool, in_bfloat16: as of ``Chain``.
+    """The parts of ``model``, which may carry peft adapters. pool, in_bfloat16: see ``Chain``.
 
     Raises:
-        ConfigError: its layers are neither those of BERT nor those of Llama.
+        ConfigError: its layers are neither BERT's nor Llama's.
     """
     base = cast(Any, model)
     if hasattr(base, "get_base_model"):
@@ -61,7 +62,7 @@ def chain_of(model: nn.Module, pool: Pool, in_bfloat16: bool = False) -> Chain:
 
 
 class Stage(nn.Module):
-    """Layers ``first`` to ``last`` of a chain; with embeddings if it begins, with norm and pooling if it ends there."""
+    """Layers ``first`` to ``last`` of a chain; the first stage has the embeddings, the last the norm and pooling."""
 
     def __init__(self, chain: Chain, first: int, last: int, *, checkpointing: bool = False) -> None:
         super().__init__()
@@ -74,9 +75,9 @@ class Stage(nn.Module):
         self.rotary, self._in_bfloat16 = chain.rotary, chain.in_bfloat16
 
     def forward(self, inputs: Tensor, mask_BL: Tensor) -> Tensor:
-        """Hidden states ``[B, L, D]``, of the last stage vectors ``[B, D]``.
+        """Hidden states ``[B, L, D]``; for the last stage, vectors ``[B, D]``.
 
-        inputs: token ids, int64 ``[B, L]``, of the first stage; else the hidden states that the stage before gave.
+        inputs: token ids, int64 ``[B, L]``, for the first stage; otherwise the hidden states of the previous stage.
         """
         with torch.autocast(mask_BL.device.type, torch.bfloat16, enabled=self._in_bfloat16):
             hidden_BLD = self._hidden(inputs, mask_BL).float()

@@ -1,7 +1,7 @@
-"""Checkpoints of an engine: written by all ranks beside training, read back by any number of ranks.
+"""Engine checkpoints: written asynchronously by all ranks, loaded by any number of ranks (resharding).
 
-A checkpoint is a folder ``step-N`` of safetensors files, one a rank, with a file of what it is of: torch's own format
-has a pickled index. It counts from the moment its name is there; until then the one before it stays whole.
+A checkpoint is a folder ``step-N`` of safetensors files, one per rank, with a metadata file; torch's own format has a
+pickled index. It becomes valid once the folder is renamed to its final name; until then its predecessor stays intact.
 """
 
 import json
@@ -23,33 +23,35 @@ from lanner.distributed.tensor import local
 from lanner.errors import ConfigError, StorageError
 from lanner.files import write_file
 
-dcp: Any = torch_checkpoint  # which does not say what it exports
+dcp: Any = torch_checkpoint  # implicit re-exports
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_ABOUT = "about.json"
+_METADATA = "about.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``; the newest and the one before are kept."""
+    """The checkpoints of one run, in ``folder``; the newest two are kept."""
 
     def __init__(self, folder: Path, engine: Engine, run: str) -> None:
-        """run: what must be the same for a run to go on, such as a fingerprint of model and settings.
+        """run: what must match for a run to resume, such as a fingerprint of model and settings.
 
-        Must be made by every rank: writing beside training needs a group of its own.
+        Must be constructed on every rank: asynchronous writing needs a process group of its own.
 
         Raises:
-            ConfigError: replicas learn alone, so that no state is that of all.
+            ConfigError: replicas take local steps, so there is no shared state.
         """
         if engine.config.local_steps:
-            raise ConfigError("checkpoints of replicas that learn alone are not supported; leave out local_steps")
+            raise ConfigError(
+                "checkpoints of replicas that train independently are not supported; leave out local_steps"
+            )
         self.folder, self._engine, self._run = folder, engine, run
         self._group = dist.new_group(backend="gloo")
         self._coming: tuple[Path, Future[Any], int] | None = None
 
     def save(self) -> None:
-        """Begin to write the state as it is now; training may go on. Waits for the checkpoint before.
+        """Start writing the current state; training may continue. Waits for the previous checkpoint.
 
         Raises:
-            StorageError: the checkpoint before could not be written; those that were are whole.
+            StorageError: the previous checkpoint could not be written; older ones are intact.
         """
         self.finish()
         draft = self.folder / f".step-{self._engine.steps}.partial"
@@ -65,7 +67,7 @@ class Checkpoints:
         self._coming = (draft, future, self._engine.steps)
 
     def finish(self) -> None:
-        """Wait for what is being written; raises as ``save``."""
+        """Wait for the checkpoint being written; raises as ``save`` does."""
         if self._coming is None:
             return
         draft, future, steps = self._coming
@@ -75,7 +77,7 @@ class Checkpoints:
             future.result()
             if dist.get_rank() == 0:
                 about = {"run": self._run, "steps": steps, "lanner": version("lanner")}
-                write_file(draft / _ABOUT, json.dumps(about).encode())
+                write_file(draft / _METADATA, json.dumps(about).encode())
                 shutil.rmtree(self.folder / f"step-{steps}", ignore_errors=True)
                 draft.rename(self.folder / f"step-{steps}")
                 for old in self.found()[:-2]:
@@ -89,30 +91,30 @@ class Checkpoints:
             raise self._refusal(problem)
 
     def found(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        able = [one for one in self.folder.glob("step-*") if (one / _ABOUT).is_file()]
+        """Complete checkpoints, oldest first."""
+        able = [one for one in self.folder.glob("step-*") if (one / _METADATA).is_file()]
         return sorted(able, key=lambda one: int(one.name.removeprefix("step-")))
 
     def load(self) -> int:
-        """Take over the newest checkpoint, whatever the degrees that wrote it; the number of steps done, 0 for none.
+        """Load the newest checkpoint, whatever degrees wrote it; returns the number of steps done, 0 if there is none.
 
         Raises:
-            ConfigError: it is of another model or of another run, or of another version of this package, or damaged.
+            ConfigError: it belongs to another model, run or version of this package, or is damaged.
         """
         found = self.found()
         if not found:
             return 0
         try:
-            about = json.loads((found[-1] / _ABOUT).read_bytes())
+            about = json.loads((found[-1] / _METADATA).read_bytes())
             steps, run, written_by = int(about["steps"]), about["run"], about["lanner"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{found[-1] / _ABOUT}: damaged ({error!r}); remove this checkpoint") from error
+            raise ConfigError(f"{found[-1] / _METADATA}: damaged ({error!r}); remove this checkpoint") from error
         if written_by != version("lanner"):
             raise ConfigError(
                 f"{found[-1]}: written by lanner {written_by}, this is {version('lanner')}; use that version"
             )
         if run != self._run:
-            raise ConfigError(f"{found[-1]}: the checkpoint of another model or run; give another folder or remove it")
+            raise ConfigError(f"{found[-1]}: a checkpoint of another model or run; give another folder or remove it")
         state = self._state()
         try:
             reader = dcp.HuggingFaceStorageReader(str(found[-1]))
@@ -121,11 +123,11 @@ class Checkpoints:
             line = str(failure).strip().splitlines()[-1]
             raise ConfigError(f"{found[-1]}: cannot be read into this model ({line})") from failure
         self._engine.steps = steps
-        self._take_over(state)
+        self._load_state(state)
         return self._engine.steps
 
     def _state(self) -> dict[str, Tensor]:
-        """Trained parameters and the optimiser's moments, by names that no division changes."""
+        """Trained parameters and optimiser moments, by names that do not depend on the degrees."""
         state: dict[str, Tensor] = {}
         for name, parameter in self._engine.trained().items():
             moments: Mapping[str, Any] = self._engine.optimizer.state.get(parameter, {})
@@ -135,7 +137,7 @@ class Checkpoints:
         return state
 
     @torch.no_grad()
-    def _take_over(self, state: Mapping[str, Tensor]) -> None:
+    def _load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self._engine.trained().items():
             local(parameter).copy_(local(state[name]))
             moments = {moment: state[f"{name}.{moment}"] for moment in _MOMENTS}
@@ -144,6 +146,6 @@ class Checkpoints:
     def _refusal(self, problem: BaseException | None) -> StorageError:
         free = shutil.disk_usage(self.folder).free / 2**20 if self.folder.is_dir() else 0.0
         last = self.found()
-        kept = f"the last whole one is {last[-1]}" if last else "there is none before it"
+        kept = f"the last complete one is {last[-1]}" if last else "there is no earlier one"
         cause = (str(problem).strip().splitlines() or ["another rank failed"])[-1] if problem else "another rank failed"
         return StorageError(f"{self.folder}: a checkpoint could not be written ({cause}; {free:.0f} MiB free); {kept}")

@@ -1,5 +1,6 @@
-"""What a cluster is made of: racks of devices, and the links inside and between them; read from TOML."""
+"""Cluster topology: racks of devices, and the links within and between them; read from TOML."""
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +16,19 @@ _MBIT, _GIB = 1e6 / 8, 2.0**30
 
 @dataclass(frozen=True)
 class Link:
-    """Bytes a second, and seconds before the first of them arrives."""
+    """bandwidth: bytes per second. latency: seconds before the first byte arrives."""
 
     bandwidth: float
     latency: float
 
     def seconds(self, size: float, messages: int = 1) -> float:
-        """Of ``size`` bytes in so many messages, one after the other."""
+        """Time to send ``size`` bytes in ``messages`` consecutive messages."""
         return size / self.bandwidth + messages * self.latency
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device. slowness: its seconds for what the profiled device does in one; memory: bytes."""
+    """A device. slowness: its seconds for one second of work of the profiled device. memory: bytes."""
 
     rack: str
     slowness: float
@@ -36,14 +37,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices in the order of ranks, rack by rack; the link inside each rack, and between each two."""
+    """Devices in rank order, rack by rack; the link within each rack and between each pair of racks."""
 
     devices: tuple[Device, ...]
     inside: dict[str, Link]
     between: dict[frozenset[str], Link]
 
     def link(self, ranks: Sequence[int]) -> Link:
-        """The slowest way between any two of some ranks."""
+        """The slowest link between any two of the ranks."""
         racks = frozenset(self.devices[rank].rack for rank in ranks)
         if racks not in self._slowest:
             links = [self.inside[rack] for rack in racks]
@@ -57,7 +58,7 @@ class Cluster:
         return {}
 
     def crosses(self, ranks: Sequence[int]) -> bool:
-        """Whether some ranks stand in more than one rack."""
+        """Whether the ranks span more than one rack."""
         return len({self.devices[rank].rack for rank in ranks}) > 1
 
 
@@ -65,31 +66,33 @@ def read_cluster(path: Path) -> Cluster:
     """The cluster that a TOML file describes; see docs/distributed.md.
 
     Raises:
-        DataError: no such file, no TOML, a key that is missing, unknown or out of range, or a link that is missing.
+        DataError: the file is missing or not TOML, a key is missing, unknown or out of range, or a link is missing.
     """
     try:
-        told = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from None
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"is no TOML ({error})", path=path) from None
-    return cluster_of(told, path)
+        raise DataError(f"is not valid TOML ({error})", path=path) from None
+    return cluster_of(document, path)
 
 
-def cluster_of(told: dict[str, Any], path: Path) -> Cluster:
-    """As ``read_cluster``, of tables that were read."""
-    for name in told:
+def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
+    """As ``read_cluster``, from parsed TOML."""
+    for name in document:
         if name not in ("rack", "link"):
             raise DataError("is unknown; a cluster has [[rack]] and [[link]]", path=path, field=name)
     devices: list[Device] = []
     inside: dict[str, Link] = {}
-    for number, rack in enumerate(told.get("rack", []), 1):
+    for number, rack in enumerate(_tables(document, "rack", path), 1):
         table = _Table(rack, path, f"rack {number}")
         name = str(rack.get("name", number))
+        if name in inside:
+            raise DataError(f"two racks are named '{name}'", path=path, field=f"rack {number}")
         slowness = rack.get("slowness", 1.0)
-        count = int(table.number("devices", len(slowness) if isinstance(slowness, list) else None))
+        count = table.whole("devices", len(slowness) if isinstance(slowness, list) else None)
         each = slowness if isinstance(slowness, list) else [slowness] * count
-        if len(each) != count or not all(isinstance(one, int | float) and one > 0 for one in each):
+        if len(each) != count or not all(isinstance(one, int | float) and 0 < one < math.inf for one in each):
             raise DataError(
                 f"slowness must be a positive number, or a list of {count}, one for each device; received {slowness}",
                 path=path,
@@ -102,10 +105,13 @@ def cluster_of(told: dict[str, Any], path: Path) -> Cluster:
     if not devices:
         raise DataError("has no [[rack]] with devices", path=path)
     between: dict[frozenset[str], Link] = {}
-    for number, link in enumerate(told.get("link", []), 1):
+    for number, link in enumerate(_tables(document, "link", path), 1):
         table, racks = _Table(link, path, f"link {number}"), link.get("racks")
-        if not isinstance(racks, list) or len(racks) != 2 or not set(racks) <= set(inside):
+        racks = [str(one) for one in racks] if isinstance(racks, list) else []
+        if len(racks) != 2 or racks[0] == racks[1] or not set(racks) <= set(inside):
             raise DataError(f"racks must name two of {', '.join(inside)}", path=path, field=f"link {number}")
+        if frozenset(racks) in between:
+            raise DataError(f"a second link between {' and '.join(racks)}", path=path, field=f"link {number}")
         between[frozenset(racks)] = table.link()
         table.check_known("racks")
     for one, other in combinations(inside, 2):
@@ -118,25 +124,38 @@ def cluster_of(told: dict[str, Any], path: Path) -> Cluster:
     return Cluster(tuple(devices), inside, between)
 
 
+def _tables(document: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise DataError(f"must be tables under [[{name}]], received {tables!r}", path=path, field=name)
+    return tables
+
+
 class _Table:
-    """One table of the file, whose errors say where it stands."""
+    """One table of the file; its errors name its location."""
 
     def __init__(self, table: dict[str, Any], path: Path, place: str) -> None:
         self._table, self._path, self._place = table, path, place
-        self._asked: set[str] = set()
+        self._known_keys: set[str] = set()
 
     def number(self, name: str, default: float | None) -> float:
-        self._asked.add(name)
+        self._known_keys.add(name)
         value = self._table.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise DataError(f"{name} must be a positive number, received {value!r}", path=self._path, field=self._place)
         return float(value)
+
+    def whole(self, name: str, default: int | None) -> int:
+        value = self.number(name, default)
+        if not value.is_integer():
+            raise DataError(f"{name} must be a whole number, received {value}", path=self._path, field=self._place)
+        return int(value)
 
     def link(self) -> Link:
         bandwidth = self.number("bandwidth_mbit", None) * _MBIT
         return Link(bandwidth, self.number("latency_us", 100.0) / 1e6)
 
     def check_known(self, *others: str) -> None:
-        unknown = sorted(set(self._table) - self._asked - set(others))
+        unknown = sorted(set(self._table) - self._known_keys - set(others))
         if unknown:
             raise DataError(f"{unknown[0]} is unknown", path=self._path, field=self._place)

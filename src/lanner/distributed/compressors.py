@@ -1,7 +1,7 @@
-"""Gradient compression: sums over ranks that send fewer bytes.
+"""Gradient compression: all-reduces that send fewer bytes.
 
-All but ``Dense`` and ``Half`` keep what a step did not send and add it to the next (error feedback; Karimireddy et al.,
-2019). What is kept is kept by the name of the parameter, so that buckets may be formed anew at any time.
+All but ``Dense`` and ``Half`` keep the compression error of a step and add it to the next (error feedback; Karimireddy
+et al., 2019). Residuals are stored by parameter name, so that buckets can be rebuilt at any time.
 """
 
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ _INDEX_BYTES, _VALUE_BYTES = 4, 2
 
 
 class Compressor(Protocol):
-    """How a bucket of tensors, by name, is replaced by its sum over a group, in place."""
+    """All-reduces a bucket of named tensors over a group, in place."""
 
     kept: dict[str, Tensor]
-    """What was not sent yet, by name; empty where everything is sent."""
+    """Residuals not sent yet, by name; empty where everything is sent."""
     share: float
-    """Bytes sent for each byte of gradients, about."""
+    """Approximate bytes sent per byte of gradients."""
 
     def reduce(self, bucket: Mapping[str, Tensor], wire: Wire) -> None:
         """Replace the tensors, float32 and contiguous, by their sums over the group."""
 
 
 class Dense:
-    """Everything, in the numbers' own format."""
+    """No compression: everything, in its own dtype."""
 
     share = 1.0
 
@@ -43,7 +43,7 @@ class Dense:
 
 
 class Half:
-    """Float16: half the bytes. Values are divided by the number of ranks on the way, so that sums do not overflow."""
+    """Float16: half the bytes. Values are divided by the number of ranks before the sum, to avoid overflow."""
 
     share = 0.5
 
@@ -57,7 +57,7 @@ class Half:
 
 
 class Gathered:
-    """Each rank sends a code to every other; subclasses define the code of a vector."""
+    """All-gather of encoded vectors; subclasses define the encoding."""
 
     share: float
 
@@ -65,21 +65,21 @@ class Gathered:
         self.kept: dict[str, Tensor] = {}
 
     def encode(self, flat: Tensor) -> Tensor:
-        """The code, uint8 ``[C]``; C depends on the length alone."""
+        """The code, uint8 ``[C]``; C depends only on the length."""
         raise NotImplementedError
 
     def decode(self, code: Tensor, length: int) -> Tensor:
-        """The vector that a code stands for, float32 ``[length]``."""
+        """The vector that a code represents, float32 ``[length]``."""
         raise NotImplementedError
 
     def reduce(self, bucket: Mapping[str, Tensor], wire: Wire) -> None:
-        _add_kept(self.kept, bucket)
+        _add_residuals(self.kept, bucket)
         flat = _flat(bucket)
         code = self.encode(flat)
         left = flat - self.decode(code, len(flat))
         for name, part in _parts(left, bucket):
             self.kept[name] = part.clone()
-        # In the order of ranks, so that every rank rounds alike.
+        # In rank order, so that rounding is identical on every rank.
         total = torch.zeros_like(flat)
         for one in wire.gather(code):
             total += self.decode(one, len(flat))
@@ -87,7 +87,7 @@ class Gathered:
 
 
 class Int8(Gathered):
-    """8 bits a value and a scale for each block: a quarter of the bytes."""
+    """8 bits per value and a scale per block: a quarter of the bytes."""
 
     share = 0.25
 
@@ -109,7 +109,7 @@ class Int8(Gathered):
 
 
 class Sign(Gathered):
-    """1 bit a value and the mean size of each block (Bernstein et al., signSGD, 2018): a 30th of the bytes."""
+    """1 bit per value and the mean magnitude of each block (Bernstein et al., signSGD, 2018): a 30th of the bytes."""
 
     share = 1 / 31
 
@@ -131,12 +131,12 @@ class Sign(Gathered):
 
 
 class TopK(Gathered):
-    """The largest values of a bucket with their places (Lin et al., Deep Gradient Compression, 2018); float16."""
+    """The largest values of a bucket in float16, with indices (Lin et al., Deep Gradient Compression, 2018)."""
 
     def __init__(self, fraction: float = 0.01) -> None:
         super().__init__()
         if not 0 < fraction <= 1:
-            raise ConfigError(f"compression topk: the fraction must lie above 0 and at most at 1, received {fraction}")
+            raise ConfigError(f"compression topk: the fraction must be above 0 and at most 1, received {fraction}")
         self._fraction, self.share = fraction, fraction * (_INDEX_BYTES + _VALUE_BYTES) / 4
 
     def encode(self, flat: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ class TopK(Gathered):
 
 
 class PowerSGD:
-    """Each matrix as a product of two thin ones, found by a power iteration (Vogels et al., 2019); vectors are whole.
+    """Low-rank factors of each matrix by power iteration (Vogels et al., 2019); vectors are sent uncompressed.
 
-    Two sums a bucket. ``basis`` starts each iteration where the last one ended.
+    Two all-reduces per bucket. ``basis`` warm-starts each iteration from the last one.
     """
 
     def __init__(self, rank: int = 4) -> None:
@@ -166,12 +166,12 @@ class PowerSGD:
             raise ConfigError(f"compression powersgd: the rank must be at least 1, received {rank}")
         self.kept: dict[str, Tensor] = {}
         self.basis: dict[str, Tensor] = {}
-        self._rank, self.share = rank, min(1.0, rank / 128)  # of a matrix of 256 × 256
+        self._rank, self.share = rank, min(1.0, rank / 128)  # for a 256 × 256 matrix
 
     def reduce(self, bucket: Mapping[str, Tensor], wire: Wire) -> None:
-        able = {name: one for name, one in bucket.items() if one.dim() > 1 and self._pays(one)}
+        able = {name: one for name, one in bucket.items() if one.dim() > 1 and self._is_worthwhile(one)}
         whole = {name: one for name, one in bucket.items() if name not in able}
-        _add_kept(self.kept, able)
+        _add_residuals(self.kept, able)
         matrices = {name: one.flatten(1) for name, one in able.items()}
         left = {name: matrix @ self._basis_of(name, matrix) for name, matrix in matrices.items()}
         _sum_all({**whole, **left}, wire)
@@ -185,13 +185,13 @@ class PowerSGD:
             self.basis[name] = right[name]
             one.copy_((left[name] @ right[name].T).view_as(one))
 
-    def _pays(self, matrix: Tensor) -> bool:
+    def _is_worthwhile(self, matrix: Tensor) -> bool:
         rows, columns = matrix.shape[0], matrix[0].numel()
         return self._rank * (rows + columns) < rows * columns and self._rank <= min(rows, columns)
 
     def _basis_of(self, name: str, matrix: Tensor) -> Tensor:
         if name not in self.basis:
-            # The same on every rank, whatever was drawn before.
+            # The same on every rank, independent of the global random state.
             generator = torch.Generator().manual_seed(sum(name.encode()) + matrix.numel())
             drawn = torch.randn(matrix.shape[1], self._rank, generator=generator)
             self.basis[name] = drawn.to(matrix.device)
@@ -202,7 +202,7 @@ def compressor_of(text: str) -> Compressor:
     """The compressor that ``text`` names: none, fp16, int8, sign, topk[:FRACTION] or powersgd[:RANK].
 
     Raises:
-        ConfigError: another name, or a figure out of range.
+        ConfigError: an unknown name, or a parameter out of range.
     """
     name, _, figure = text.partition(":")
     try:
@@ -211,7 +211,7 @@ def compressor_of(text: str) -> Compressor:
         if name == "powersgd":
             return PowerSGD(int(figure) if figure else 4)
     except ValueError:
-        raise ConfigError(f"compression '{text}': '{figure}' is no number") from None
+        raise ConfigError(f"compression '{text}': '{figure}' is not a number") from None
     known: dict[str, type[Compressor]] = {"none": Dense, "fp16": Half, "int8": Int8, "sign": Sign}
     if name not in known or figure:
         raise ConfigError(
@@ -234,7 +234,7 @@ def _unflatten(flat: Tensor, bucket: Mapping[str, Tensor]) -> None:
         bucket[name].copy_(part)
 
 
-def _add_kept(kept: Mapping[str, Tensor], bucket: Mapping[str, Tensor]) -> None:
+def _add_residuals(kept: Mapping[str, Tensor], bucket: Mapping[str, Tensor]) -> None:
     for name, one in bucket.items():
         if name in kept:
             one += kept[name]
@@ -252,5 +252,5 @@ def _blocks(flat: Tensor, size: int) -> Tensor:
 
 
 def _floats(code: Tensor) -> Tensor:
-    """uint8 read as float32; a copy, for a view of floats must be aligned."""
+    """uint8 reinterpreted as float32; copied, since a float view must be aligned."""
     return code.clone().view(torch.float32)

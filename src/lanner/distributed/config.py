@@ -1,4 +1,4 @@
-"""How a training step is divided: settings, read by everyone, torch or not."""
+"""Settings of distributed training; importable without torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,41 +11,41 @@ Offload = Literal["none", "optimizer", "weights"]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a training step of the language model is divided over several devices."""
+    """How a training step of the language model is distributed over several devices."""
 
     degrees: Degrees = field(default_factory=Degrees)
     schedule: str = "1f1b"
     """Pipeline schedule: gpipe, 1f1b, looped-bfs, interleaved, zero-bubble, zbv or dualpipev."""
     micro_batches: int = 1
-    """Parts of a rank's batch that go through the pipeline one after the other."""
+    """Micro-batches into which each rank's batch is split for the pipeline."""
     bounds: tuple[int, ...] | None = None
-    """Layers at which stages begin, and the last one's end; None: equal parts."""
+    """Indices of the first layer of each stage, then the end of the last one; default: equal stages."""
     shares: tuple[int, ...] | None = None
-    """Micro-batches of each replica, for replicas of unequal speed; None: ``micro_batches`` each."""
+    """Micro-batches of each replica, for replicas of unequal speed; default: ``micro_batches`` each."""
     checkpointing: bool = False
-    """Keep no activations inside layers; compute them again."""
+    """Activation checkpointing: recompute activations inside layers instead of keeping them."""
     compile: bool = False
     """Compile each layer."""
     compression: str = "none"
-    """Of gradients between replicas, or of averages: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
+    """Compression of gradients or averages between replicas: none, fp16, int8, sign, topk:FRACTION or powersgd:RANK."""
     dense_steps: int = 0
-    """Steps without compression at the beginning."""
+    """Number of initial steps without compression."""
     ranks_per_rack: int = 0
-    """Replicas in one rack, whose gradients are summed before they are compressed; 0: no hierarchy."""
+    """Replicas per rack, whose gradients are summed before compression; 0: no hierarchy."""
     local_steps: int = 0
-    """Steps that replicas take alone between averages of their weights (DiLoCo); 0: gradients are summed each step."""
+    """Local steps of each replica between weight averages (DiLoCo); 0: gradients are summed each step."""
     engine: Literal["torch", "deepspeed"] = "torch"
-    """What takes the step: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
+    """Training engine: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
     zero: Literal[1, 2, 3] = 1
-    """What deepspeed divides over the replicas: the optimiser's state (1), gradients, too (2), weights, too (3)."""
+    """ZeRO stage of deepspeed: shard over replicas the optimiser state (1), also gradients (2), also weights (3)."""
     offload: Offload = "none"
-    """What deepspeed keeps in the processor's memory: none, the optimiser's state, or weights, too (zero 3)."""
+    """What deepspeed offloads to CPU memory: none, the optimiser state, or also the weights (zero 3)."""
     balancing: bool = False
-    """Move layers between the stages of a pipeline as their times are measured."""
+    """Move layers between pipeline stages according to their measured times."""
     restarts: int = 3
-    """How often all ranks begin again from the checkpoint after one of them was killed."""
+    """Maximum number of times that all ranks restart from the checkpoint after one of them was killed."""
     step_timeout: float = 1800.0
-    """Seconds that a step may take: then the run ends and names the rank that hangs. 0: no limit."""
+    """Maximum seconds per step; after that the run ends and names the hanging rank. 0: no limit."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -59,16 +59,28 @@ class EngineConfig:
             if not getattr(self, name) >= least:  # nor a NaN
                 raise ConfigError(f"parallel.{name} must be at least {least}, received {getattr(self, name)}")
         if self.shares is not None and min(self.shares, default=0) < 1:
-            raise ConfigError(f"parallel.shares must be numbers from 1 up, received {list(self.shares)}")
+            raise ConfigError(f"parallel.shares must be numbers of at least 1, received {list(self.shares)}")
         if self.offload != "none" and self.engine != "deepspeed":
             raise ConfigError(f"parallel.offload={self.offload} needs parallel.engine=deepspeed")
         if self.offload == "weights" and self.zero != 3:
             raise ConfigError(f"parallel.offload=weights needs parallel.zero=3, received {self.zero}")
 
-    def check_local_steps(self) -> None:
-        """Raises ``ConfigError`` where replicas cannot take steps alone."""
-        if not self.local_steps:
-            return
+    def check(self) -> None:
+        """Raises ``ConfigError`` for incompatible settings, whatever the model."""
+        degrees = self.degrees
+        if self.shares is not None and (len(self.shares) != degrees.replicas or degrees.shards > 1):
+            raise ConfigError(
+                f"parallel.shares={list(self.shares)}: give one number for each replica, and shard 1, received: "
+                f"{degrees.arithmetic}"
+            )
+        if self.ranks_per_rack and degrees.replicas % self.ranks_per_rack:
+            raise ConfigError(
+                f"parallel.ranks_per_rack={self.ranks_per_rack} does not divide the {degrees.replicas} replicas"
+            )
+        if self.local_steps:
+            self._check_local_steps()
+
+    def _check_local_steps(self) -> None:
         degrees = self.degrees
         if degrees.replicas == 1 or degrees.shards > 1 or degrees.tensor > 1:
             raise ConfigError(

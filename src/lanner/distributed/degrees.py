@@ -1,4 +1,4 @@
-"""The degrees of parallelism: who holds what, and the arithmetic behind it. Pure numbers; only ``mesh`` needs torch."""
+"""The degrees of parallelism and the arithmetic of rank coordinates. Only ``mesh`` needs torch."""
 
 import math
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ class Degrees:
     """
 
     replicas: int = 1
-    """Parts of the batch, each with the weights."""
+    """Data-parallel replicas, each with all the weights."""
     shards: int = 1
-    """Parts of the batch and of the weights (FSDP2)."""
+    """FSDP2 shards of the batch and of the weights."""
     pipeline: int = 1
-    """Parts of the list of layers."""
+    """Pipeline-parallel parts of the list of layers."""
     tensor: int = 1
-    """Parts of the heads and neurons of each layer."""
+    """Tensor-parallel parts of the heads and neurons of each layer."""
     order: tuple[Axis, ...] = AXES
-    """Axes in the numbering of ranks: the first crosses racks, the last stays inside one."""
+    """Axes in the order of rank numbers, slowest first: the first axis crosses racks, the last stays inside one."""
 
     def __post_init__(self) -> None:
         for field in fields(self)[:4]:
@@ -42,10 +42,10 @@ class Degrees:
 
     @classmethod
     def parse(cls, text: str) -> "Degrees":
-        """Degrees from text such as ``replicate=2,pp=2``; the order is that in which they are written.
+        """Degrees from text such as ``replicate=2,pp=2``; ``order`` follows the text.
 
         Raises:
-            ConfigError: an unknown name, no whole number, or a name given twice.
+            ConfigError: an unknown name, a value that is not a whole number, or a duplicate name.
         """
         given: dict[Axis, int] = {}
         for part in filter(None, (one.strip() for one in text.split(","))):
@@ -70,7 +70,7 @@ class Degrees:
 
     @property
     def data(self) -> int:
-        """Parts that a batch is divided into."""
+        """Number of parts that a batch is split into."""
         return self.replicas * self.shards
 
     @property
@@ -84,7 +84,7 @@ class Degrees:
             raise ConfigError(f"{self.arithmetic}, but there are {size}; change a degree or the number of processes")
 
     def check_model(self, *, layers: int, heads: int, key_value_heads: int, stages_per_rank: int = 1) -> None:
-        """Raises ``ConfigError`` where the model cannot be divided so."""
+        """Raises ``ConfigError`` if the model cannot be split this way."""
         for name, count in (("attention heads", heads), ("key-value heads", key_value_heads)):
             if count % self.tensor:
                 able = [degree for degree in range(1, count + 1) if math.gcd(heads, key_value_heads) % degree == 0]
@@ -105,7 +105,7 @@ class Degrees:
         return found
 
     def ranks_along(self, axis: Axis, rank: int) -> list[int]:
-        """The ranks that differ from ``rank`` in this axis alone, itself among them."""
+        """The ranks that differ from ``rank`` only along this axis, including itself."""
         mine = self.place(rank)
         return [
             other
@@ -114,10 +114,10 @@ class Degrees:
         ]
 
     def mesh(self, device_type: str = "cpu") -> "DeviceMesh":
-        """The mesh of these degrees, over all processes of the default group.
+        """The device mesh of these degrees, over all processes of the default group.
 
         Raises:
-            ConfigError: the number of processes is another.
+            ConfigError: the number of processes does not match.
         """
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh

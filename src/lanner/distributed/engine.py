@@ -1,6 +1,6 @@
 """One training step of a language model over all ranks.
 
-The order in which a model is prepared: tensor parallel → pipeline → activation checkpointing → compile → data parallel.
+Parallelism is applied in this order: tensor → pipeline → activation checkpointing → compile → data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,19 +31,19 @@ from lanner.distributed.wire import Wire, check_versions
 from lanner.errors import ConfigError, LannerError
 
 Loss = Callable[[Tensor, Any], Tensor]
-"""Of the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]``: a scalar, a mean over rows."""
+"""From the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]`` to a scalar, the mean over rows."""
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW remembers of a parameter."""
+"""AdamW's state for a parameter."""
 
 
 class DivergedError(LannerError):
-    """A loss that is not finite."""
+    """The loss is not finite."""
 
 
 class Engine:
-    """A chain of layers divided over all ranks of the default group, and the step that trains it."""
+    """A chain of layers distributed over all ranks of the default group, and its training step."""
 
     def __init__(
         self,
@@ -52,10 +52,11 @@ class Engine:
         optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         device: torch.device | None = None,
     ) -> None:
-        """chain: the whole model, the same on every rank; used up.
+        """chain: the whole model, the same on every rank; consumed.
 
         Raises:
-            ConfigError: degrees that fit neither the number of processes nor the model, or ranks of unequal versions.
+            ConfigError: the degrees do not fit the number of processes or the model, or package versions differ between
+                ranks.
         """
         self.chain, self.config, self.device = chain, config, device or torch.device("cpu")
         degrees, kind = config.degrees, schedule_kind(config.schedule)
@@ -67,11 +68,7 @@ class Engine:
             key_value_heads=chain.key_value_heads,
             stages_per_rank=kind.stages_per_rank if degrees.pipeline > 1 else 1,
         )
-        if config.shares is not None and (len(config.shares) != degrees.replicas or degrees.shards > 1):
-            raise ConfigError(
-                f"shares {config.shares}: give one number for each of {degrees.replicas} replicas, and shard 1"
-            )
-        config.check_local_steps()
+        config.check()
         self.mesh = degrees.mesh(self.device.type)
         self.at = degrees.place(dist.get_rank())
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
@@ -94,7 +91,7 @@ class Engine:
             for layer in chain.layers:
                 layer.compile()
         if degrees.shards > 1:
-            # Before stages are made: a layer is sharded by the rank that runs it.
+            # Before stages are built: a layer is sharded by the ranks that run it.
             for number in self._mine:
                 for layer in list(chain.layers)[self.bounds[number] : self.bounds[number + 1]]:
                     fully_shard(layer, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
@@ -108,13 +105,13 @@ class Engine:
 
     @property
     def micro_batches(self) -> int:
-        """Of this rank."""
+        """Micro-batches of this rank."""
         shares = self.config.shares
         return self.config.micro_batches if shares is None else shares[self.at["replicate"]]
 
     @property
     def parts(self) -> list[int]:
-        """Micro-batches of each part that a batch is divided into."""
+        """Micro-batches of each data-parallel part of a batch."""
         config = self.config
         return [config.micro_batches] * config.degrees.data if config.shares is None else list(config.shares)
 
@@ -127,13 +124,13 @@ class Engine:
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """What compression has not sent yet, by parameter."""
+        """Compression residuals (error feedback), by parameter."""
         return {} if self._synchroniser is None else dict(self._synchroniser.compressor.kept)
 
     def rearrange(
         self, bounds: tuple[int, ...], states: Mapping[Any, dict[str, Any]], kept: Mapping[str, Tensor]
     ) -> None:
-        """Take over other layers. states: of the optimiser, for all parameters trained from now on; kept: as above."""
+        """Take over other layers. states: optimiser state of all parameters trained from now on. kept: as above."""
         self.bounds = bounds
         self._make_stages()
         old, trained = self.optimizer, self.trained()
@@ -145,11 +142,11 @@ class Engine:
             self._synchroniser.take_over(trained, {name: one for name, one in kept.items() if name in trained})
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that this rank trains, by their name in the whole chain."""
+        """The parameters that this rank trains, by name in the whole chain."""
         return {name: one for name, one in self.named_parameters().items() if one.requires_grad}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that this rank holds, by their name in the whole chain."""
+        """The parameters that this rank holds, by name in the whole chain."""
         return {name: one for stage in self.stages.values() for name, one in stage.named_parameters()}
 
     def rows(self, total: int) -> slice:
@@ -167,15 +164,15 @@ class Engine:
         return slice(begin, begin + each[mine] * size)
 
     def step(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> float:
-        """One step on a batch that every rank has whole; the mean loss over its micro-batches.
+        """One step on a batch that is replicated on every rank; returns the mean loss over its micro-batches.
 
         Raises:
-            DivergedError: the loss is not finite; names the step and the first layer whose output is not.
+            DivergedError: the loss is not finite; names the step and the first layer with a non-finite output.
         """
         rows = self.rows(len(ids_BL))
         degrees = self.config.degrees
         parts = self.micro_batches if self.config.shares is None else sum(self.config.shares) / degrees.replicas
-        # FSDP takes the mean over shards, the synchroniser sums. A replica that learns alone has its own mean.
+        # FSDP averages over shards, the synchroniser sums. With local steps, each replica has its own mean.
         replicas = 1 if self._averaging is not None else degrees.replicas
         scale = 1 / (parts * replicas)
         value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale)
@@ -185,9 +182,9 @@ class Engine:
         return float(value)
 
     def vectors(self, ids_BL: Tensor, mask_BL: Tensor, *, to_learn: bool = False) -> Tensor:
-        """Vectors ``[B, D]`` of a batch that every rank has whole, on every rank, without gradient.
+        """Vectors ``[B, D]`` of a replicated batch, on every rank, without gradient.
 
-        to_learn: ``learn`` comes next, with the same batch; it needs no second pass where a rank has one micro-batch.
+        to_learn: ``learn`` follows with the same batch; it needs no second forward pass if a rank has one micro-batch.
         """
         rows = self.rows(len(ids_BL))
         self._held = None
@@ -206,13 +203,13 @@ class Engine:
         return total
 
     def step_whole(self, ids_BL: Tensor, mask_BL: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
-        """One step by a loss of all vectors of the batch at once, such as one with negatives from all ranks.
+        """One step with a loss over all vectors of the batch at once, such as one with negatives from all ranks.
 
-        The vectors are computed twice: without gradient for the loss, and with it for the model's gradients (Gao et
-        al., GradCache, 2021); once, where ``vectors`` says so. ``loss`` is called on every rank with the same vectors.
+        The vectors are computed twice: without gradient for the loss, and with gradient for the model (Gao et al.,
+        GradCache, 2021); ``vectors`` says when once suffices. ``loss`` is called on every rank with the same vectors.
 
         Raises:
-            DivergedError: as ``step``.
+            DivergedError: as in ``step``.
         """
         vectors_BD = self.vectors(ids_BL, mask_BL, to_learn=True).requires_grad_()
         value = loss(vectors_BD)
@@ -222,14 +219,14 @@ class Engine:
         return float(value.detach())
 
     def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
-        """One step by the gradient of a loss by the vectors of the batch; all three whole on every rank.
+        """One step from the gradient of a loss with respect to the vectors; all arguments are replicated.
 
         Raises:
-            DivergedError: the gradient is not finite, as ``step``.
+            DivergedError: the gradient is not finite, as in ``step``.
         """
         self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
         degrees = self.config.degrees
-        # The gradient is of a mean over all rows; a replica that learns alone needs that over its own.
+        # The gradient is of a mean over all rows; with local steps, a replica needs the mean over its own.
         rows, scale = self.rows(len(ids_BL)), float(degrees.shards if self._averaging is None else degrees.replicas)
         held, self._held = self._held, None
 
@@ -243,10 +240,9 @@ class Engine:
         self._update()
 
     def state(self) -> list[Tensor] | None:
-        """On rank 0 the trained parameters and both moments of all layers, as ``set_state`` takes them; else None.
+        """On rank 0, the trained parameters and both moments of all layers, as ``set_state`` takes them; else None.
 
-        Called on every rank. Replicas that learn alone all have the mean of their weights afterwards; the moments are
-        those of the first one.
+        Collective. With local steps, this averages the weights of all replicas; the moments are the first one's.
         """
         if self._averaging is not None and self.steps != self._last_met:
             self._averaging.finish()
@@ -254,10 +250,10 @@ class Engine:
         trained, at = self.trained(), self.at
         size = sum(shape.numel() for shape in self.whole_shapes.values())
         gathered = [torch.zeros(size, device=self.device) for _ in range(1 + len(MOMENTS))]
-        for name, place in self._places():
+        for name, place in self._flat_slices():
             if name not in trained:
                 continue
-            for flat, part in zip(gathered, self._given_out(name, trained[name]), strict=True):
+            for flat, part in zip(gathered, self._gather_state(name, trained[name]), strict=True):
                 if part is not None and at["tp"] == at["shard"] == at["replicate"] == 0:
                     flat[place] = part.reshape(-1)
         for flat in gathered:
@@ -266,36 +262,36 @@ class Engine:
 
     @torch.no_grad()
     def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
-        """Go on after ``steps`` steps with what ``state`` gave to rank 0; whole on every rank."""
+        """Resume after ``steps`` steps from what ``state`` returned on rank 0; replicated on every rank."""
         self.steps = self._last_met = steps
         trained = self.trained()
-        for name, place in self._places():
+        for name, place in self._flat_slices():
             if name in trained:
-                self._take_over(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
+                self._load_state(trained[name], [flat[place].view(self.whole_shapes[name]) for flat in state])
         if self._averaging is not None:
             self._averaging.begin()
 
-    def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
-        """A parameter and its moments, whole; every rank that holds a part must ask."""
+    def _gather_state(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
+        """A parameter and its moments, unsharded; collective over the ranks that hold a shard."""
         known = self.optimizer.state.get(one, {})
         parts = [one.detach(), *(known.get(moment) for moment in MOMENTS)]
         return [None if part is None else whole(part) for part in parts]
 
-    def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
+    def _load_state(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
         own, *moments = (divided_like(one, part) for part in full)
         local(one).copy_(local(own))
         step = {"step": torch.tensor(float(self.steps))}
         self.optimizer.state[one] = step | dict(zip(MOMENTS, moments, strict=True))
 
-    def _places(self) -> Iterator[tuple[str, slice]]:
-        """Where each trained parameter of the whole chain stands in a flat tensor of all of them."""
+    def _flat_slices(self) -> Iterator[tuple[str, slice]]:
+        """Slice of each trained parameter of the whole chain in a flat tensor of all of them."""
         begin = 0
         for name, shape in self.whole_shapes.items():
             yield name, slice(begin, begin + shape.numel())
             begin += shape.numel()
 
     def _run(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss, scale: float) -> Tensor:
-        """Forward and backward of this rank's rows; the scaled loss summed over all ranks."""
+        """Forward and backward pass of this rank's rows; returns the scaled loss summed over all ranks."""
 
         def scaled(out: Tensor, one: Any) -> Tensor:
             return loss(out, one) * scale
@@ -303,13 +299,13 @@ class Engine:
         if self._pipeline is not None:
             losses = self._pipeline.step(ids_BL, mask_BL, target, scaled)
         else:
-            losses = self._one_after_the_other(ids_BL, mask_BL, target, scaled)
+            losses = self._accumulate_gradients(ids_BL, mask_BL, target, scaled)
         value = torch.stack(losses).sum() if losses and self.at["tp"] == 0 else torch.zeros((), device=self.device)
         dist.all_reduce(value)
         return value
 
     def _check(self, value: Tensor, ids_BL: Tensor, mask_BL: Tensor, what: str = "loss") -> None:
-        """Every rank has the same value, and so raises or goes on with the others."""
+        """The value is the same on every rank, so either all raise or none do."""
         if not torch.isfinite(value):
             rows = self.rows(len(ids_BL))
             raise DivergedError(
@@ -317,7 +313,7 @@ class Engine:
                 f"{self._first_bad_layer(ids_BL[rows], mask_BL[rows])}; the weights are those before the step"
             )
 
-    def _one_after_the_other(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
+    def _accumulate_gradients(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss) -> list[Tensor]:
         (stage,), losses, count = self.stages.values(), [], self.micro_batches
         batches = zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True)
         for number, (ids, mask, part) in enumerate(batches):
@@ -383,7 +379,7 @@ class Engine:
             divide_layer(layer, self.chain.family, self.mesh["tp"])
 
     def _make_stages(self) -> None:
-        """Stages of this rank by ``bounds``; layers of others are not touched."""
+        """Build this rank's stages from ``bounds``; other ranks' layers are not touched."""
         self.stages = {
             number: Stage(
                 self.chain,
@@ -412,8 +408,6 @@ class Engine:
         degrees, size = self.config.degrees, self.config.ranks_per_rack
         if not size or degrees.replicas == 1:
             return None
-        if degrees.replicas % size:
-            raise ConfigError(f"ranks_per_rack {size} does not divide the {degrees.replicas} replicas")
         sets = self._replica_sets()
         return Racks([[one[at : at + size] for at in range(0, len(one), size)] for one in sets])
 
@@ -422,7 +416,7 @@ class Engine:
         return sorted({tuple(degrees.ranks_along("replicate", rank)) for rank in range(degrees.world)})
 
     def _own_group(self) -> dist.ProcessGroup | None:
-        """A group of the replicas for gradients alone: their sums run beside other collectives."""
+        """A process group of the replicas for gradients only: their all-reduces overlap with other collectives."""
         groups = {ranks: dist.new_group(list(ranks)) for ranks in self._replica_sets()}
         mine: dist.ProcessGroup = next(group for ranks, group in groups.items() if dist.get_rank() in ranks)
         return mine
@@ -449,24 +443,24 @@ class Engine:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as if it had never been divided; every rank that holds a part must ask."""
+    """The unsharded tensor; collective over the ranks that hold a shard."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def trimmed(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the columns on the right that are padding in every row."""
+    """Drop the columns on the right that are padding in every row."""
     longest = max(int(mask_BL.sum(1).max()), 1)
     return ids_BL[:, :longest], mask_BL[:, :longest]
 
 
 def divided_like(one: Tensor, full: Tensor) -> Tensor:
-    """This rank's part of ``full``, which every rank has, as ``one`` is divided."""
+    """This rank's shard of ``full``, which is replicated, with the placement of ``one``."""
     if not isinstance(one, DTensor):
         return full.clone()
     return distribute_tensor(full, one.device_mesh, one.placements, src_data_rank=None)
 
 
 def trained_of(chain: Chain) -> dict[str, torch.Size]:
-    """The trained parameters of a whole chain by name, and their shapes."""
+    """Shapes of the trained parameters of a whole chain, by name."""
     named = Stage(chain, 0, len(chain.layers)).named_parameters()
     return {name: one.shape for name, one in named if one.requires_grad}

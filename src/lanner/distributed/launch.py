@@ -1,4 +1,4 @@
-"""Ranks of this command on this machine, started by torch's own launcher."""
+"""Launches this command's ranks on this machine with torch's elastic launcher."""
 
 import logging
 import os
@@ -7,64 +7,68 @@ import uuid
 from collections.abc import Sequence
 
 from lanner.distributed.config import EngineConfig
-from lanner.errors import LannerError
+from lanner.errors import LannerError, RanksEndedError
 
 _PATIENCE_S = 600
-"""How long ranks may take to write a checkpoint after Ctrl-C."""
+"""Seconds that ranks may take to write a checkpoint after Ctrl-C."""
 
 
 def world() -> int | None:
-    """How many ranks a launcher has started, this process among them; None: this process is none."""
+    """World size if a launcher started this process as a rank, else None."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
 
 
 def check_settings(config: EngineConfig) -> None:
-    """What can be said of settings before a model or data are read.
+    """Validate settings before a model or data are read.
 
     Raises:
-        ConfigError: a name that is none, or settings that do not go together. MissingExtraError: no DeepSpeed.
+        ConfigError: an unknown name, or incompatible settings. MissingExtraError: DeepSpeed is not installed.
     """
     from lanner.distributed.compressors import compressor_of
+    from lanner.distributed.migration import check_movable
     from lanner.distributed.pipeline import check_micro_batches, schedule_kind
     from lanner.distributed.zero import check_zero
 
     schedule_kind(config.schedule)
     compressor_of(config.compression)
+    if config.balancing:
+        check_movable(config)
     if config.engine == "deepspeed":
         check_zero(config)
     else:
         check_micro_batches(config)
 
 
-def launch(config: EngineConfig, arguments: Sequence[str]) -> int:
-    """Run ``lanner`` with ``arguments`` on every rank of ``config``; the exit code of rank 0.
+def launch(config: EngineConfig, arguments: Sequence[str]) -> None:
+    """Run ``lanner`` with ``arguments`` on every rank of ``config``.
 
-    After a rank was killed, all ranks begin again, at most ``config.restarts`` times; the command resumes from its
-    checkpoint.
+    If a rank is killed, all ranks restart, at most ``config.restarts`` times; the command resumes from its checkpoint.
 
     Raises:
-        LannerError: a rank ended without having been asked to.
+        RanksEndedError: rank 0 has reported why. LannerError: a rank exited unexpectedly.
     """
     for left in range(config.restarts, -1, -1):
         try:
-            return _launch_once(config.degrees.world, arguments)
+            _launch_once(config.degrees.world, arguments)
+            return
         except _KilledError as killed:
             if not left:
                 raise
-            sys.stderr.write(f"lanner: {killed}; all ranks begin again from it\n")
-    raise AssertionError("the last attempt returns or raises")
+            sys.stderr.write(f"lanner: {killed}; restarting all ranks from it\n")
 
 
 class _KilledError(LannerError):
-    """A rank was ended by a signal."""
+    """A rank was killed by a signal."""
 
 
-def _launch_once(ranks: int, arguments: Sequence[str]) -> int:
+def _launch_once(ranks: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the first rank says what happened
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # each logger has its own level
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # rank 0 reports what happened
     plan = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,12 +81,11 @@ def _launch_once(ranks: int, arguments: Sequence[str]) -> int:
     )
     try:
         elastic_launch(plan, sys.executable)("-m", "lanner", *arguments)
-    except SignalException as received:  # the ranks were told, too, and have ended
-        return 128 + int(received.sigval)
+    except SignalException as received:  # the ranks received it as well, and have exited
+        raise RanksEndedError(128 + int(received.sigval)) from None
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if rank == 0 and failure.exitcode > 0:
-            return failure.exitcode
+            raise RanksEndedError(failure.exitcode) from None
         line = f"rank {rank} of {ranks} ended ({failure.exitcode}); the same command resumes from its checkpoint"
         raise (_KilledError if failure.exitcode < 0 else LannerError)(line) from None
-    return 0

@@ -1,4 +1,4 @@
-"""Layers on their way from one pipeline stage to another while training goes on: weights and the optimiser's state."""
+"""Moves layers between pipeline stages during training: weights, optimiser state and compression residuals."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lanner.distributed.balance import Balancer
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import Engine
+from lanner.distributed.pipeline import schedule_kind
 from lanner.distributed.tensor import local
 from lanner.errors import ConfigError
 
@@ -18,14 +20,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class LayerClock:
-    """Seconds that each layer of this rank takes, forward and backward, summed over micro-batches."""
+    """Seconds per layer of this rank, forward and backward, summed over micro-batches."""
 
     def __init__(self) -> None:
         self.seconds: dict[int, float] = {}
 
     @contextmanager
     def watching(self, layers: Mapping[int, nn.Module]) -> Iterator[None]:
-        """Measure while inside."""
+        """Measure inside the block."""
         hooks = []
         for number, layer in layers.items():
             hooks += self._watch(number, layer)
@@ -36,16 +38,16 @@ class LayerClock:
                 hook.remove()
 
     def _watch(self, number: int, layer: nn.Module) -> list[Any]:
-        begun = [0.0]
+        started = [0.0]
 
         def add(since: float) -> None:
             self.seconds[number] = self.seconds.get(number, 0.0) + time.perf_counter() - since
 
         def before(module: nn.Module, given: tuple[Any, ...]) -> None:
-            begun[0] = time.perf_counter()
+            started[0] = time.perf_counter()
 
         def after(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-            add(begun[0])
+            add(started[0])
             hidden, source = out[0] if isinstance(out, tuple) else out, given[0]
             if not (hidden.requires_grad and source.requires_grad):
                 return
@@ -53,7 +55,7 @@ class LayerClock:
             hidden.register_hook(lambda gradient: back.append(time.perf_counter()))
 
             def ended(gradient: Tensor) -> None:
-                # Buffers are used again; each hook is of one pass.
+                # Buffers are reused, so each hook serves one pass.
                 handle.remove()
                 add(back[0])
 
@@ -62,57 +64,62 @@ class LayerClock:
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
 
+def check_movable(config: EngineConfig) -> None:
+    """Raises ``ConfigError`` unless layers can be moved: a pipeline with one stage per rank, not sharded."""
+    degrees = config.degrees
+    if degrees.pipeline == 1 or schedule_kind(config.schedule).stages_per_rank > 1 or degrees.shards > 1:
+        raise ConfigError(
+            f"layers can be moved with pp above 1, one stage per rank (gpipe, 1f1b) and shard 1; received "
+            f"{degrees.arithmetic}, {config.schedule}"
+        )
+
+
 class LoadBalancing:
     """Measures an engine's layers and moves them between stages when ``Balancer`` says so."""
 
     def __init__(self, engine: Engine, balancer: Balancer | None = None) -> None:
-        """Raises ``ConfigError`` for an engine without a pipeline of one stage a rank, or with sharded weights."""
-        degrees = engine.config.degrees
-        if degrees.pipeline == 1 or len(engine.stages) > 1 or degrees.shards > 1:
-            raise ConfigError(
-                f"layers can be moved with pp above 1, one stage a rank (gpipe, 1f1b) and shard 1; received "
-                f"{degrees.arithmetic}, {engine.config.schedule}"
-            )
+        """Raises ``ConfigError`` as ``check_movable`` does."""
+        check_movable(engine.config)
         sizes = [float(sum(one.numel() for one in layer.parameters())) for layer in engine.chain.layers]
         self.balancer = balancer or Balancer()
         self.balancer.costs = self.balancer.costs or [size / max(sizes) for size in sizes]
         self.engine, self._clock = engine, LayerClock()
-        self._begun, self._counted, self._move_seconds = time.perf_counter(), 0, 0.0
+        self._started, self._counted, self._move_seconds = time.perf_counter(), 0, 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around each step."""
+        """Wraps each step."""
         layers = {int(number): layer for stage in self.engine.stages.values() for number, layer in stage.layers.items()}
         with self._clock.watching(layers):
             yield
         self._counted += 1
         if self._counted % self.balancer.every == 0:
-            self._look()
+            self._rebalance()
 
-    def _look(self) -> None:
+    def _rebalance(self) -> None:
         engine, balancer = self.engine, self.balancer
         stages = engine.config.degrees.pipeline
         cost = sum(balancer.costs[number] for number in self._clock.seconds) or 1.0
-        told = torch.zeros(stages + 2, dtype=torch.float64)
-        told[engine.at["pp"]] = sum(self._clock.seconds.values()) / cost / balancer.every
-        told[stages] = (time.perf_counter() - self._begun) / balancer.every
-        told[stages + 1] = self._move_seconds
-        # The slowest of all replicas counts.
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        *slowness, step_seconds, move_seconds = told.tolist()
+        measured = torch.zeros(stages + 2, dtype=torch.float64)
+        measured[engine.at["pp"]] = sum(self._clock.seconds.values()) / cost / balancer.every
+        measured[stages] = (time.perf_counter() - self._started) / balancer.every
+        measured[stages + 1] = self._move_seconds
+        # The slowest replica counts.
+        dist.all_reduce(measured, dist.ReduceOp.MAX)
+        *slowness, step_seconds, move_seconds = measured.tolist()
         new = balancer.look(engine.steps, engine.bounds, slowness, step_seconds, move_seconds)
         if new != engine.bounds:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             move_layers(engine, new)
-            self._move_seconds = time.perf_counter() - begun
+            self._move_seconds = time.perf_counter() - started
         self._clock.seconds.clear()
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
 
 
 def move_layers(engine: Engine, bounds: tuple[int, ...]) -> None:
-    """Give every stage the layers of ``bounds``; called on every rank. Nothing that is trained changes."""
+    """Give every stage the layers of ``bounds``; called on every rank. Weights and optimiser state are unchanged."""
     if engine.config.local_steps:
-        raise ConfigError("layers of replicas that learn alone cannot be moved; leave out local_steps")
+        raise ConfigError("layers of replicas that train independently cannot be moved; leave out local_steps")
     old, group, me = engine.bounds, engine.mesh["pp"].get_group(), engine.at["pp"]
     states: dict[Any, dict[str, Any]] = dict(engine.optimizer.state)
     kept = engine.kept
@@ -141,7 +148,7 @@ def _owner(bounds: tuple[int, ...], layer: int) -> int:
 
 
 def _packed(parameter: nn.Parameter, state: Mapping[str, Any], kept: Tensor | None) -> Tensor:
-    """Values, both moments, the number of steps, and what compression did not send, float32 ``[4 N + 1]``."""
+    """Values, both moments, compression residual and number of steps, float32 ``[4 N + 1]``."""
     values = local(parameter.detach())
     empty = torch.zeros_like(values)
     moments = [local(state[name]) if name in state else empty for name in _MOMENTS]
@@ -152,7 +159,7 @@ def _packed(parameter: nn.Parameter, state: Mapping[str, Any], kept: Tensor | No
 
 @torch.no_grad()
 def _unpacked(parameter: nn.Parameter, packed: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """Sets the values; gives the state of AdamW, and what compression did not send."""
+    """Set the values; return the AdamW state and the compression residual."""
     values = local(parameter.detach())
     *parts, steps = torch.split(packed, [values.numel()] * 4 + [1])
     own, first, second, kept = (part.view_as(values).clone() for part in parts)

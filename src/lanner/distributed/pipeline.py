@@ -1,4 +1,4 @@
-"""Pipeline parallelism: which layers a rank holds, and torch's schedules over them."""
+"""Pipeline parallelism: which layers a rank holds, and torch's schedules that run them."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from lanner.errors import ConfigError
 
 @dataclass(frozen=True)
 class ScheduleKind:
-    """A schedule of torch: its class, how many stages a rank has, and whether they lie like a V."""
+    """A torch schedule: its class, the stages per rank, and whether they are placed in a V shape."""
 
     name: str
     stages_per_rank: int = 1
@@ -39,14 +39,14 @@ SCHEDULES: Mapping[str, ScheduleKind] = {
 
 
 def schedule_kind(name: str) -> ScheduleKind:
-    """Raises ``ConfigError`` for an unknown name."""
+    """The schedule of that name. Raises ``ConfigError`` if it is unknown."""
     if name not in SCHEDULES:
         raise ConfigError(f"unknown schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
     return SCHEDULES[name]
 
 
 def check_micro_batches(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` where a schedule has fewer micro-batches than it must have to fill its stages."""
+    """Raises ``ConfigError`` if a schedule has too few micro-batches to fill its stages."""
     kind, ranks = schedule_kind(config.schedule), config.degrees.pipeline
     stages, fewest = ranks * kind.stages_per_rank, min(config.shares or (config.micro_batches,))
     if ranks > 1 and kind.name in ("Schedule1F1B", "ScheduleDualPipeV") and fewest < stages:
@@ -57,19 +57,19 @@ def check_micro_batches(config: EngineConfig) -> None:
 
 
 def even_bounds(layers: int, stages: int) -> tuple[int, ...]:
-    """Where stages begin and end, ``[stages + 1]``, for layers of equal cost."""
+    """Stage boundaries ``[stages + 1]`` for layers of equal cost."""
     return tuple(round(place * layers / stages) for place in range(stages + 1))
 
 
 def stages_of(rank: int, ranks: int, kind: ScheduleKind) -> list[int]:
-    """The stages that a rank of the pipeline holds."""
+    """The stages that a pipeline rank holds."""
     if kind.like_v:
         return [rank, 2 * ranks - 1 - rank]
     return [rank + turn * ranks for turn in range(kind.stages_per_rank)]
 
 
 def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
-    """Raises ``ConfigError`` unless ``bounds`` cut ``layers`` into ``stages`` parts, none empty."""
+    """Raises ``ConfigError`` unless ``bounds`` split ``layers`` into ``stages`` non-empty parts."""
     rising = all(first < last for first, last in pairwise(bounds))
     if len(bounds) != stages + 1 or bounds[0] != 0 or bounds[-1] != layers or not rising:
         raise ConfigError(
@@ -79,7 +79,7 @@ def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
 
 
 class _TimedStage(PipelineStage):
-    """A stage of torch that writes down when it works."""
+    """A torch pipeline stage that records the times of its operations."""
 
     def __init__(self, events: list[Event], module: Stage, number: int, *given: Any, **options: Any) -> None:
         super().__init__(module, number, *given, **options)
@@ -108,9 +108,9 @@ class _TimedStage(PipelineStage):
 
 
 class Pipeline:
-    """The stages of this rank, run by a schedule of torch over micro-batches.
+    """This rank's stages, run by a torch schedule over micro-batches.
 
-    Schedules are made anew for each shape of a batch: torch's buffers have a fixed one.
+    Each batch shape has its own schedule, since torch's buffers have a fixed shape.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Pipeline:
         group: dist.ProcessGroup,
         device: torch.device,
     ) -> None:
-        """stages: by their number in the pipeline."""
+        """stages: by index in the pipeline."""
         if kind.stages_per_rank > 1 and micro_batches % max(1, micro_batches // dist.get_world_size(group)):
             raise ConfigError(
                 f"{micro_batches} micro-batches cannot be interleaved over pp {dist.get_world_size(group)}; "
@@ -131,7 +131,7 @@ class Pipeline:
         self.stages, self.num_stages, self.micro_batches = stages, num_stages, micro_batches
         self.kind, self.group, self.device = kind, group, device
         self.events: list[Event] = []
-        """What this rank did in the last step, in seconds of ``time.perf_counter``; not the computing of losses."""
+        """Operations of this rank in the last step, in seconds of ``time.perf_counter``; losses excluded."""
         self._loss: Callable[[Tensor, Any], Tensor] | None = None
         self._schedules: dict[tuple[int, ...], Any] = {}
 
@@ -143,7 +143,7 @@ class Pipeline:
     def step(
         self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Callable[[Tensor, Any], Tensor]
     ) -> list[Tensor]:
-        """Forward and backward of all micro-batches, whose losses are summed; gives these where the pipeline ends."""
+        """Forward and backward pass of all micro-batches, summing gradients; returns the losses on the last stage."""
         shape = tuple(ids_BL.shape)
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule()
@@ -157,7 +157,7 @@ class Pipeline:
 
     @torch.no_grad()
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor | None:
-        """Vectors ``[B, D]`` where the pipeline ends, else None."""
+        """Vectors ``[B, D]`` on the rank with the last stage, else None."""
         out = []
         for ids, mask in zip(ids_BL.chunk(self.micro_batches), mask_BL.chunk(self.micro_batches), strict=True):
             for number in sorted(self.stages):

@@ -1,4 +1,4 @@
-"""Which degrees, placement, schedule and compression make a step quickest: a search over predicted steps, explained.
+"""Auto-parallelisation: searches degrees, placement, schedule and compression for the fastest predicted step.
 
 Pure functions; nothing is run.
 """
@@ -23,9 +23,9 @@ def search(
     balanced: bool = True,
     only: frozenset[str] = frozenset(AXES),
 ) -> list[Prediction]:
-    """All plans that fit into the devices' memory, quickest first.
+    """All plans that fit in the devices' memory, fastest first.
 
-    rows: of a batch. balanced: uneven stages and shares where devices are unequal. only: axes that may exceed 1.
+    rows: batch size. balanced: uneven stages and shares for unequal devices. only: axes whose degree may exceed 1.
 
     Raises:
         ConfigError: no plan fits.
@@ -62,13 +62,13 @@ def plan_of(
     checkpointing: bool = False,
     balanced: bool = True,
 ) -> Plan | None:
-    """The plan with the best bounds and shares for unequal devices; None where the model cannot be divided so."""
+    """The plan with the best bounds and shares for unequal devices; None if the model cannot be split this way."""
     slow = slowness_of(cluster, degrees)
     stages = degrees.pipeline * stages_per_rank(schedule)
     if stages > len(table.forward):
         return None
     costs = [first + second for first, second in zip(table.forward, table.backward, strict=True)]
-    # A stage has the same layers in every replica, so its slowest device counts.
+    # A stage has the same layers in every replica, so its slowest device decides.
     worst = [max(slow[part][stage] for part in range(degrees.data)) for stage in range(degrees.pipeline)]
     even = [1.0] * stages
     bounds = partition(costs, worst if balanced and stages == len(worst) else even)
@@ -84,18 +84,18 @@ def plan_of(
 
 
 def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
-    """Why the first plan was chosen, and what the next ones lack; one line each."""
+    """The chosen plan, and why the runners-up are slower; one line each."""
     best = found[0]
     lines = [
         f"{best.name}: {best.seconds * 1e3:,.0f} ms a step, {best.utilisation:.0%} of the devices' time is work, "
         f"bubble {best.bubble:.0%}, {best.traffic / 2**20:,.1f} MiB sent ({best.core / 2**20:,.1f} between racks), "
         f"{best.memory / 2**30:,.2f} GiB on the fullest device"
     ]
-    seen = {_kind(best)}
+    seen = {_degrees_of(best)}
     for one in found[1:]:
-        if _kind(one) in seen:
+        if _degrees_of(one) in seen:
             continue
-        seen.add(_kind(one))
+        seen.add(_degrees_of(one))
         worse = max(one.parts, key=lambda part: one.parts[part] - best.parts[part])
         lines.append(
             f"{one.name}: {one.seconds / best.seconds - 1:.0%} slower, "
@@ -106,7 +106,7 @@ def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
     return lines
 
 
-def _kind(one: Prediction) -> Degrees:
+def _degrees_of(one: Prediction) -> Degrees:
     return one.plan.degrees
 
 
@@ -124,7 +124,7 @@ def _all_degrees(devices: int, table: CostTable, only: frozenset[str]) -> Iterat
                 continue
             for order in itertools.permutations(large):
                 if tensor > 1 and order[-1] != "tp":
-                    continue  # Layers talk most: their ranks stand next to each other.
+                    continue  # Tensor parallelism communicates most, so its ranks are adjacent.
                 whole = (*order, *(axis for axis in AXES if axis not in order))
                 degrees = Degrees(sizes["replicate"], shards, pipeline, tensor, whole)
                 if degrees not in seen:
@@ -133,7 +133,7 @@ def _all_degrees(devices: int, table: CostTable, only: frozenset[str]) -> Iterat
 
 
 def _micro_batches(rows: int, degrees: Degrees) -> list[int]:
-    """Numbers of micro-batches, of all replicas, that divide the rows and give each replica its share."""
+    """Candidate micro-batch counts, over all replicas, that divide the rows and give each replica an equal share."""
     fitting = [number for number in range(degrees.data, rows + 1, degrees.data) if rows % number == 0]
     if degrees.pipeline == 1 and degrees.replicas == 1:
         return fitting[:1]

@@ -1,4 +1,4 @@
-"""What a plan makes of a step: seconds, traffic, memory and bubble, predicted from a table of costs and a cluster.
+"""Predicts a plan's step time, traffic, memory and pipeline bubble from a cost table and a cluster.
 
 Pure functions; nothing is run.
 """
@@ -13,19 +13,19 @@ from lanner.distributed.degrees import Degrees
 from lanner.distributed.simulator import Timeline, order_of, simulate
 
 RATIOS = {"none": 1.0, "fp16": 0.5, "int8": 0.2539, "sign": 0.0352, "topk:0.01": 0.015}
-"""Bytes of a gradient as sent, over its bytes in float32."""
+"""Bytes sent per byte of a float32 gradient."""
 _GATHERED = ("int8", "sign", "topk:0.01")
 _STATE_BYTES = 12
-"""Gradient and both moments of AdamW of a trained parameter in float32."""
+"""Float32 gradient and both AdamW moments, per trained parameter."""
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """A model as numbers, of one row (text) on a device of slowness 1; lists are by layer.
+    """A model's costs for one row (text) on a device of slowness 1; tuples are per layer.
 
-    forward, backward: seconds. gradient: bytes of trained parameters. weights: bytes. hop: bytes that pass from layer
-    to layer. kept: bytes of activations kept for the backward pass. overhead: seconds of an operation besides work.
-    sum_overhead: seconds of a sum over a tensor group besides its bytes.
+    forward, backward: seconds. gradient: bytes of trained parameters. weights: bytes. hop: bytes passed between layers.
+    kept: bytes of activations kept for the backward pass. overhead: fixed seconds per operation. sum_overhead: fixed
+    seconds (latency) of an all-reduce over a tensor group.
     """
 
     forward: tuple[float, ...]
@@ -41,12 +41,12 @@ class CostTable:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to divide a step, as ``engine.EngineConfig`` takes it."""
+    """One way to parallelise a step, as ``config.EngineConfig`` takes it."""
 
     degrees: Degrees
     schedule: str
     micro_batches: int
-    """Of all replicas together."""
+    """Total over all replicas."""
     compression: str
     checkpointing: bool
     bounds: tuple[int, ...]
@@ -55,8 +55,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a plan is expected to take. traffic, core: bytes sent a step, in all and between racks; memory: the
-    fullest device's bytes; utilisation: work ÷ (ranks × seconds)."""
+    """Predicted cost of a plan. traffic, core: bytes sent per step, in total and between racks; memory: bytes on the
+    fullest device; utilisation: work ÷ (ranks × seconds)."""
 
     plan: Plan
     seconds: float
@@ -66,11 +66,11 @@ class Prediction:
     bubble: float
     utilisation: float
     parts: dict[str, float] = field(default_factory=dict)
-    """Seconds of the pipeline, of sums inside layers, and of gradients that nothing hides."""
+    """Seconds of the pipeline, of all-reduces inside layers, and of exposed (not overlapped) gradient all-reduces."""
 
     @property
     def name(self) -> str:
-        """The plan in a few words."""
+        """Short description of the plan."""
         plan = self.plan
         degrees = ", ".join(
             f"{axis} {plan.degrees.of(axis)}" for axis in plan.degrees.order if plan.degrees.of(axis) > 1
@@ -83,12 +83,12 @@ class Prediction:
 
 
 def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Prediction:
-    """Seconds, traffic and memory of a step by a plan."""
+    """Time, traffic and memory of a step under a plan."""
     degrees = plan.degrees
     size = rows / plan.micro_batches
     slow, place = slowness_of(cluster, degrees), _ranks(degrees)
     stages = len(plan.bounds) - 1
-    # A pass that keeps nothing is run once more.
+    # With activation checkpointing, the forward pass runs twice.
     again = 1.0 if plan.checkpointing else 0.0
     pipelines: list[Timeline] = []
     inside = 0.0
@@ -130,13 +130,13 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
 
 
 def stages_per_rank(schedule: str) -> int:
-    """How many stages a rank has by a schedule."""
+    """Pipeline stages per rank under a schedule."""
     return 1 if schedule in ("gpipe", "1f1b") else 2
 
 
 @cache
 def _ranks(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Ranks ``[part of the batch][stage]``, those of one tensor group together."""
+    """Ranks ``[part of the batch][stage]``, grouped by tensor group."""
     found: list[list[list[int]]] = [[[] for _ in range(degrees.pipeline)] for _ in range(degrees.data)]
     for rank in range(degrees.world):
         at = degrees.place(rank)
@@ -145,7 +145,7 @@ def _ranks(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 
 def slowness_of(cluster: Cluster, degrees: Degrees) -> list[list[float]]:
-    """Of the slowest device of each tensor group, ``[part][stage]``."""
+    """Slowness of the slowest device of each tensor group, ``[part][stage]``."""
     return [[max(cluster.devices[rank].slowness for rank in group) for group in part] for part in _ranks(degrees)]
 
 
@@ -159,7 +159,7 @@ def _ring(size: float, ranks: Sequence[int], cluster: Cluster) -> float:
 def _hops(
     table: CostTable, cluster: Cluster, groups: tuple[tuple[int, ...], ...], size: float
 ) -> tuple[tuple[float, ...], ...]:
-    """Seconds between the stages' ranks, ``[from][to]``."""
+    """Transfer seconds between the stages' ranks, ``[from][to]``."""
 
     def seconds(one: int, other: int) -> float:
         if one == other:
@@ -192,7 +192,7 @@ def _pipeline(
 def _gradients(
     table: CostTable, cluster: Cluster, plan: Plan, size: float, place: Sequence[Sequence[Sequence[int]]]
 ) -> tuple[float, float, float]:
-    """Seconds of the slowest sum of gradients; bytes sent in all and between racks, activations included."""
+    """Seconds of the slowest gradient all-reduce; bytes sent in total and between racks, activations included."""
     degrees, worst, traffic, core = plan.degrees, 0.0, 0.0, 0.0
     crossing = 0
     for stage, at in itertools.product(range(degrees.pipeline), range(degrees.tensor)):
@@ -225,7 +225,7 @@ def _gradients(
 
 
 def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:
-    """Neighbours in the ring of some ranks that stand in different racks."""
+    """Number of neighbour pairs in a ring of ranks that are in different racks."""
     if len(ranks) < 2:
         return 0
     return sum(cluster.crosses(pair) for pair in zip(ranks, (*ranks[1:], ranks[0]), strict=True))

@@ -1,4 +1,4 @@
-"""A model's costs, measured layer by layer on this machine."""
+"""Profiles a model's costs layer by layer on this machine."""
 
 import time
 from statistics import median
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lanner.distributed.chain import Chain, Stage, chain_of
 from lanner.distributed.prediction import CostTable
+from lanner.errors import ConfigError
 from lanner.models.language import LanguageEncoder, pool
 from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
 
@@ -15,7 +16,7 @@ _REPEATS = 3
 
 
 class _Saved:
-    """Bytes of what a forward pass keeps for the backward pass."""
+    """Counts the bytes that a forward pass saves for the backward pass."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -26,7 +27,7 @@ class _Saved:
 
 
 def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
-    """Seconds and bytes of a row of such texts; embeddings count to the first layer, norm and pooling to the last."""
+    """Seconds and bytes per row; embeddings count towards the first layer, norm and pooling towards the last."""
     rows, layers = len(ids_BL), len(chain.layers)
     forward, backward, kept = [], [], []
     inputs: Tensor = ids_BL
@@ -36,13 +37,13 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
         for _ in range(_REPEATS):
             given = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
             saved = _Saved()
-            begun = time.perf_counter()
+            started = time.perf_counter()
             with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda one: one):
                 out = stage(given, mask_BL)
             between = time.perf_counter()
             if out.requires_grad:
                 out.sum().backward()
-            times.append((between - begun, time.perf_counter() - between))
+            times.append((between - started, time.perf_counter() - between))
         forward.append(median(one for one, _ in times) / rows)
         backward.append(median(other for _, other in times) / rows)
         weights = sum(one.nbytes for one in stage.parameters())
@@ -63,19 +64,19 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
 
 
 def chain_with_texts(model: str | None, rows: int, tokens: int) -> tuple[Chain, Tensor]:
-    """A language model by folder or name, trained in full, and token ids ``[rows, tokens]``; None: the default model.
-
-    Texts are at most as long as the model reads them.
+    """A fully trainable language model by folder or name, and token ids ``[rows, tokens]``; None: the default model.
 
     Raises:
-        ConfigError: there is no such model, or its layers cannot be divided.
+        ConfigError: the model does not exist, ``tokens`` exceeds its limit, or its layers cannot be split.
     """
     language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
+    if tokens > language.longest:
+        raise ConfigError(f"texts of {tokens} tokens: this model reads at most {language.longest}; give fewer --tokens")
     chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
-    return chain, torch.ones(rows, min(tokens, language.config.max_tokens), dtype=torch.int64)
+    return chain, torch.ones(rows, tokens, dtype=torch.int64)
 
 
 def profile_model(model: str | None, tokens: int) -> CostTable:
-    """As ``profile``, of what ``chain_with_texts`` gives; raises as that does."""
+    """``profile`` of the result of ``chain_with_texts``; raises as the latter does."""
     chain, ids = chain_with_texts(model, 2, tokens)
     return profile(chain, ids, torch.ones_like(ids))

@@ -1,6 +1,6 @@
-"""The ranks of one training run: how they begin, and how one leads while the others follow.
+"""The ranks of a training run: rank 0 leads, the others follow.
 
-Rank 0 runs the whole program. The others hold their part of the language model and do what rank 0 tells them: a loss
+Rank 0 runs the whole program. The others hold their part of the language model and execute rank 0's commands: a loss
 that needs all vectors at once is computed once, where the data is.
 """
 
@@ -25,10 +25,10 @@ from lanner.errors import ConfigError, LannerError
 
 Made = TypeVar("Made")
 Prepare = Callable[[], Callable[[], Engine]]
-"""Does what may fail on this rank alone, such as reading the model; what it gives makes the engine with all others."""
+"""Does what may fail on a single rank, such as reading the model; returns a collective factory of the engine."""
 _THREADS = torch.get_num_threads()
-_PATIENCE = timedelta(days=7)
-"""How long a rank waits for another, which may be reading data; one that has died is noticed at once."""
+_TIMEOUT = timedelta(days=7)
+"""Timeout of collectives: another rank may be reading data; a dead rank is noticed at once."""
 
 
 class _Order(IntEnum):
@@ -37,23 +37,23 @@ class _Order(IntEnum):
 
 @contextmanager
 def joined() -> Iterator[int]:
-    """This process as one of the ranks that torch's launcher started; gives its number.
+    """Join the process group as one of the ranks that torch's launcher started; yields the rank.
 
     Raises:
-        ConfigError: no launcher has said which rank this is.
+        ConfigError: this process was not started by a launcher.
     """
     if "RANK" not in os.environ:
-        raise ConfigError("this process is no rank of a run; start one by --nproc, or by torchrun")
+        raise ConfigError("this process is not a rank of a run; start one with --nproc or torchrun")
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    # Of what torch itself will name otherwise one day, a rank need not tell.
+    # Hide torch's own deprecation warnings, which every rank would repeat.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    dist.init_process_group(backend, timeout=_TIMEOUT)
     rank = dist.get_rank()
     if rank:
-        # Rank 0 alone decides when to end.
+        # Only rank 0 decides when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
@@ -64,43 +64,43 @@ def joined() -> Iterator[int]:
 
 
 def is_divided() -> bool:
-    """Whether this process is one of several ranks now."""
+    """Whether this process is currently one of several ranks."""
     return dist.is_initialized()
 
 
 def part() -> None:
-    """Be a process of its own again; rank 0 lets the others go, where they have not gone already."""
+    """Leave the process group; rank 0 first stops the other ranks, unless they have already exited."""
     if not is_divided():
         return
     if dist.get_rank() == 0:
         with suppress(RuntimeError):
-            _tell(_Order.STOP)
+            _broadcast_command(_Order.STOP)
     dist.destroy_process_group()
     torch.set_num_threads(_THREADS)
 
 
 def follow(prepare: Prepare) -> None:
-    """Do what rank 0 tells until it lets go.
+    """Execute rank 0's commands until it sends STOP.
 
     Raises:
-        LannerError: what rank 0 raises, too, and tells.
+        LannerError: the same error that rank 0 raises and reports.
     """
-    if _heard(torch.device("cpu"))[0] == _Order.STOP:
+    if _receive_command(torch.device("cpu"))[0] == _Order.STOP:
         return
     member = _Member(prepare)
     while True:
-        order, given = _heard(member.engine.device)
+        order, given = _receive_command(member.engine.device)
         if order == _Order.STOP:
             return
         member.follow(order, given)
 
 
 class Leader:
-    """The engine of all ranks, as rank 0 uses it."""
+    """Rank 0's interface to the engine of all ranks."""
 
     def __init__(self, prepare: Prepare) -> None:
-        """Raises ``LannerError`` where any rank cannot begin."""
-        _tell(_Order.BEGIN)
+        """Raises ``LannerError`` if any rank fails to start."""
+        _broadcast_command(_Order.BEGIN)
         self._member = _Member(prepare)
 
     @property
@@ -109,24 +109,24 @@ class Leader:
         return self._member.engine
 
     def vectors(self, ids_BL: Tensor, mask_BL: Tensor, *, to_learn: bool = False) -> Tensor:
-        """Vectors ``[B, D]`` without gradient, of any number of rows; to_learn: as of ``Engine.vectors``."""
-        rows = self._arranged(mask_BL)
-        batch = _taken(rows, ids_BL, mask_BL)
-        _tell(_Order.VECTORS_TO_LEARN if to_learn else _Order.VECTORS, *batch)
+        """Vectors ``[B, D]`` without gradient, for any number of rows; to_learn: see ``Engine.vectors``."""
+        rows = self._row_order(mask_BL)
+        batch = _take_rows(rows, ids_BL, mask_BL)
+        _broadcast_command(_Order.VECTORS_TO_LEARN if to_learn else _Order.VECTORS, *batch)
         vectors_BD = self._member.vectors(*batch, to_learn=to_learn)
         out = torch.empty_like(vectors_BD)
         out[rows] = vectors_BD
         return out[: len(ids_BL)]
 
     def learn(self, ids_BL: Tensor, mask_BL: Tensor, gradient_BD: Tensor) -> None:
-        """One step by the gradient of a loss by the vectors; raises ``DivergedError``."""
-        batch = _taken(self._arranged(mask_BL), ids_BL, mask_BL, gradient_BD)
-        _tell(_Order.LEARN, *batch)
+        """One step from the gradient of a loss with respect to the vectors; raises ``DivergedError``."""
+        batch = _take_rows(self._row_order(mask_BL), ids_BL, mask_BL, gradient_BD)
+        _broadcast_command(_Order.LEARN, *batch)
         self._member.learn(*batch)
 
     def state(self) -> dict[str, list[Tensor]]:
-        """Each trained parameter with both moments of AdamW, whole, by its name in the chain."""
-        _tell(_Order.STATE)
+        """Each trained parameter with both AdamW moments, unsharded, by name in the chain."""
+        _broadcast_command(_Order.STATE)
         flat = self._member.state()
         assert flat is not None
         shapes = self.engine.whole_shapes
@@ -137,21 +137,21 @@ class Leader:
         }
 
     def set_state(self, steps: int, state: Mapping[str, Sequence[Tensor]]) -> None:
-        """Go on after ``steps`` steps with what ``state`` gave."""
+        """Resume after ``steps`` steps from a result of ``state``."""
         flat = [torch.cat([one.reshape(-1) for one in kind]) for kind in zip(*state.values(), strict=True)]
-        _tell(_Order.SET_STATE, torch.tensor([steps], device=flat[0].device), *flat)
+        _broadcast_command(_Order.SET_STATE, torch.tensor([steps], device=flat[0].device), *flat)
         self.engine.set_state(steps, flat)
 
-    def _arranged(self, mask_BL: Tensor) -> Tensor:
-        """Rows in the order of micro-batches, those that only fill up behind the last one.
+    def _row_order(self, mask_BL: Tensor) -> Tensor:
+        """Row order by micro-batch; padding rows have indices past the last row.
 
-        Micro-batches that run at the same time have texts of like length: each is only as wide as its longest text.
+        Micro-batches that run concurrently have texts of similar length: each is only as wide as its longest text.
         """
         each = self.engine.parts
         size = -(-len(mask_BL) // sum(each))
         order = torch.argsort(mask_BL.sum(1).cpu(), descending=True, stable=True)
         blocks = torch.cat([order, torch.arange(len(order), size * sum(each))]).view(-1, size)
-        # Replicas that learn alone take turns with the longest texts.
+        # With local steps, replicas take turns with the longest texts.
         first = self.engine.steps if self.engine.config.local_steps else 0
         turns = sorted(
             (turn / count, (rank + first) % len(each), rank, turn)
@@ -199,10 +199,10 @@ class _Member:
 
 
 def agreed(make: Callable[[], Made]) -> Made:
-    """What ``make``, which asks no other rank, gives on this one.
+    """The result of ``make`` on this rank; ``make`` must not communicate.
 
     Raises:
-        LannerError: on every rank, what the first rank was refused that was.
+        LannerError: if any rank fails, the first one's error, on every rank.
     """
     refusal, made = None, None
     try:
@@ -219,8 +219,8 @@ def agreed(make: Callable[[], Made]) -> Made:
     raise ConfigError(told[first] if first == 0 else f"rank {first}: {told[first]}")
 
 
-def _taken(rows: Tensor, ids_BL: Tensor, mask_BL: Tensor, *more: Tensor) -> list[Tensor]:
-    """Those rows; what only fills up is a text of one token that nothing is learned from."""
+def _take_rows(rows: Tensor, ids_BL: Tensor, mask_BL: Tensor, *more: Tensor) -> list[Tensor]:
+    """The rows in that order; padding rows are one-token texts with zero gradient."""
     missing = len(rows) - len(ids_BL)
     filled = [torch.cat([one, one.new_zeros(missing, one.shape[1])]) for one in (ids_BL, mask_BL, *more)]
     filled[1][len(ids_BL) :, 0] = 1
@@ -228,26 +228,26 @@ def _taken(rows: Tensor, ids_BL: Tensor, mask_BL: Tensor, *more: Tensor) -> list
 
 
 _KINDS = (torch.int64, torch.float32)
-_MOST_GIVEN = 2 + len(MOMENTS)
+_MAX_ARGUMENTS = 2 + len(MOMENTS)
 
 
-def _tell(order: _Order, *given: Tensor) -> None:
-    """What the others are to do, and with what: tensors of one or two dimensions."""
+def _broadcast_command(order: _Order, *given: Tensor) -> None:
+    """Broadcast a command and its arguments, tensors of one or two dimensions, to the other ranks."""
     shapes = [[_KINDS.index(one.dtype), *one.shape, 0][:3] for one in given]
-    shapes += [[-1, 0, 0]] * (_MOST_GIVEN - len(given))
+    shapes += [[-1, 0, 0]] * (_MAX_ARGUMENTS - len(given))
     dist.broadcast(torch.tensor([order, *(number for shape in shapes for number in shape)]), 0)
     for one in given:
         dist.broadcast(one.contiguous(), 0)
 
 
-def _heard(device: torch.device) -> tuple[_Order, list[Tensor]]:
-    """What rank 0 told; to stop, if it has ended without a word."""
-    told = torch.empty(1 + 3 * _MOST_GIVEN, dtype=torch.int64)
+def _receive_command(device: torch.device) -> tuple[_Order, list[Tensor]]:
+    """Rank 0's next command; STOP if it has exited without sending one."""
+    header = torch.empty(1 + 3 * _MAX_ARGUMENTS, dtype=torch.int64)
     try:
-        dist.broadcast(told, 0)
+        dist.broadcast(header, 0)
     except RuntimeError:
         return _Order.STOP, []
-    order, *shapes = told.tolist()
+    order, *shapes = header.tolist()
     given = []
     for kind, rows, columns in zip(*[iter(shapes)] * 3, strict=True):
         if kind >= 0:

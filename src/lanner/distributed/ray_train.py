@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: Ray Train starts the ranks and restarts them, as torchrun does elsewhere."""
+"""Training on a Ray cluster: Ray Train starts and restarts the ranks, in place of torchrun."""
 
 import os
 import signal
@@ -18,16 +18,16 @@ def train_on_ray(
     gpus: bool = False,
     restarts: int = 3,
 ) -> Any:
-    """What ``function`` gives on rank 0. It runs on every rank, in a group that is ready for an ``Engine``.
+    """The result of ``function`` on rank 0. It runs on every rank, in a process group ready for an ``Engine``.
 
-    ranks: how many, or the fewest and the most that the cluster may have room for. storage: a folder that all nodes
-    share; Ray writes there, and so may the function's ``Checkpoints``. restarts: of all ranks, when one is lost.
-    The cluster is the one that this process has joined (``ray.init``), or one that is started on this machine.
+    ranks: their number, or the minimum and maximum for elastic training. storage: a folder shared by all nodes; Ray
+    writes there, and so may the function's ``Checkpoints``. restarts: of all ranks, after one is lost. The cluster is
+    the one that this process has joined (``ray.init``), or a local one that is started.
 
     Raises:
         MissingExtraError: Ray Train is not installed.
-        ConfigError: there is no cluster.
-        LannerError: a rank failed once more than ``restarts``.
+        ConfigError: there is no cluster, or ``storage`` is a relative path.
+        LannerError: a rank failed more than ``restarts`` times.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     train = optional_module("ray.train", "ray", "ray", "training on Ray")
@@ -35,7 +35,7 @@ def train_on_ray(
     if not storage.is_absolute():
         raise ConfigError(f"storage '{storage}': give an absolute path, the same on every node")
     trainer = torch_trainer(
-        lambda: function(),  # Ray passes settings to functions that take an argument
+        lambda: function(),  # Ray passes a config to functions that take an argument
         scaling_config=train.ScalingConfig(num_workers=ranks, use_gpu=gpus),
         run_config=train.RunConfig(
             storage_path=str(storage), failure_config=train.FailureConfig(max_failures=restarts)
@@ -51,7 +51,7 @@ def train_on_ray(
         where = "" if rank is None else f"rank {rank}: "
         raise LannerError(f"training on Ray failed: {where}{_one_line(failure)}") from error
     finally:
-        # Ray takes Ctrl-C for itself, and does not give it back.
+        # Ray installs its own signal handlers and does not restore ours.
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""A pipeline step as discrete events, over the operations in the order in which torch's schedules run them.
+"""Discrete-event simulation of a pipeline step, with operations in the order of torch's schedules.
 
-Pure functions of numbers; torch is imported only for the orders of its schedules of several stages a rank.
+Pure functions; torch is imported only for the orders of its schedules with several stages per rank.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 Kind = Literal["F", "B", "I", "W"]
-"""Forward, backward, and its halves where a schedule divides it: for the inputs, and for the weights."""
+"""Forward, full backward, and its two halves in schedules that split it: input and weight gradients."""
 
 
 class Operation(NamedTuple):
-    """What a rank does: a kind of work of a stage on a micro-batch."""
+    """One kind of work of a stage on a micro-batch."""
 
     stage: int
     kind: Kind
@@ -22,7 +22,7 @@ class Operation(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An operation with its rank and its begin and end in seconds."""
+    """An operation with its rank, start and end in seconds."""
 
     rank: int
     operation: Operation
@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """A simulated step. seconds: of the whole. busy: seconds of work of each rank."""
+    """A simulated step. seconds: total. busy: seconds of work per rank."""
 
     seconds: float
     busy: tuple[float, ...]
@@ -40,13 +40,13 @@ class Timeline:
 
     @property
     def bubble(self) -> float:
-        """The share of the ranks' time without work."""
+        """The idle share of the ranks' time."""
         return 1 - sum(self.busy) / (self.seconds * len(self.busy))
 
 
 @lru_cache(256)
 def order_of(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Operation, ...], ...]:
-    """The operations of each rank, in their order. schedule: a name of ``pipeline.SCHEDULES``."""
+    """The ordered operations of each rank. schedule: a name in ``pipeline.SCHEDULES``."""
     if schedule == "gpipe":
         return tuple(
             tuple(Operation(rank, kind, number) for kind in ("F", "B") for number in range(micro_batches))
@@ -54,7 +54,7 @@ def order_of(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Opera
         )
     if schedule == "1f1b":
         return tuple(tuple(_one_forward_one_backward(rank, ranks, micro_batches)) for rank in range(ranks))
-    return _order_of_torch(schedule, ranks, micro_batches)
+    return _torch_schedule(schedule, ranks, micro_batches)
 
 
 def simulate(
@@ -65,13 +65,13 @@ def simulate(
     *,
     overhead: float = 0.0,
 ) -> Timeline:
-    """A step.
+    """Simulate a step.
 
-    forward, backward: seconds of a micro-batch on each stage. hop: seconds from one stage to a neighbouring one.
-    overhead: seconds that each operation takes besides its work.
+    forward, backward: seconds per micro-batch on each stage. hop: transfer seconds between neighbouring stages.
+    overhead: fixed seconds per operation.
 
     Raises:
-        ValueError: operations wait for each other in a circle.
+        ValueError: the schedule deadlocks.
     """
     stages = len(forward)
     share = {"F": 1.0, "B": 1.0, "I": 0.5, "W": 0.5}
@@ -103,7 +103,7 @@ def simulate(
 def _ready(
     operation: Operation, stages: int, done: Mapping[tuple[int, str, int], float], hop: Callable[[int, int], float]
 ) -> float | None:
-    """When the inputs of an operation are there; None: nobody knows yet."""
+    """When the inputs of an operation are available; None: not known yet."""
     stage, kind, number = operation
     needed: list[tuple[tuple[int, str, int], float]] = []
     if kind == "F":
@@ -130,13 +130,13 @@ def _one_forward_one_backward(rank: int, ranks: int, micro_batches: int) -> list
     return operations
 
 
-def _order_of_torch(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Operation, ...], ...]:
+def _torch_schedule(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Operation, ...], ...]:
     from torch.distributed.pipelining import schedules
 
     from lanner.distributed.pipeline import schedule_kind, stages_of
 
     kind = schedule_kind(schedule)
-    # All that a schedule asks of its stages before it runs.
+    # Stubs with all that a schedule reads from its stages before it runs.
     stages = [
         SimpleNamespace(
             group_size=ranks,

@@ -1,4 +1,4 @@
-"""Gradients summed over replicas: in buckets, in one fixed order, beside the backward pass where it allows."""
+"""Gradient all-reduce over replicas: in buckets, in a fixed order, overlapped with the backward pass if possible."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,18 +14,19 @@ from lanner.distributed.tensor import local
 from lanner.distributed.wire import Wire
 
 _LARGEST_BUCKET, _DENSE_BUCKETS = 4 << 20, 8
-"""Bytes of gradients in one, and the fewest where all is sent, so that most travel beside the backward pass. Where less
-is sent there are fewer: a bucket would cost more than it gains by starting early. Dense first steps use the same."""
+"""Maximum bytes of a gradient bucket, and minimum number of buckets without compression, so that most overlap with the
+backward pass. Compression uses fewer: a bucket would cost more than its early start gains. Dense first steps use the
+same buckets."""
 
 
 class Racks:
-    """The groups of a hierarchical sum: inside each rack, and between the first ranks of all racks.
+    """The groups of a hierarchical all-reduce: within each rack, and between the first ranks of all racks.
 
-    ranks: those that sum, in the order of racks. Every process of the default group must make it.
+    Must be constructed by every process of the default group.
     """
 
     def __init__(self, groups: Sequence[Sequence[Sequence[int]]]) -> None:
-        """groups: for each set of ranks that sums, its racks."""
+        """groups: for each set of ranks to reduce over, its racks, each a list of ranks."""
         me = dist.get_rank()
         for racks in groups:
             for rack in racks:
@@ -40,11 +41,11 @@ class Racks:
 
 
 class Synchroniser:
-    """Sums the gradients of ``parameters`` over a group after each step.
+    """All-reduces the gradients of ``parameters`` over a group in each step.
 
-    Buckets are formed from the last parameter to the first, as gradients arise, and handled one after the other in one
-    thread: every rank starts the same collectives in the same order. A bucket starts as soon as its gradients have come
-    ``expected`` times; ``finish`` starts what is left and waits.
+    Buckets are filled from the last parameter to the first, the order of the backward pass, and processed sequentially
+    in one thread: every rank starts the same collectives in the same order. A bucket starts once each of its gradients
+    has been accumulated ``expected`` times; ``finish`` starts the rest and waits.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class Synchroniser:
         dense_steps: int = 0,
         expected: int | None = None,
     ) -> None:
-        """dense_steps: steps without compression at the beginning. expected: gradients of a parameter a step; None:
-        everything waits for ``finish``. racks: sum inside each rack, compressed between them, and hand out the sum."""
+        """dense_steps: initial steps without compression. expected: gradient accumulations per parameter in a step;
+        None: everything waits for ``finish``. racks: reduce within each rack, all-reduce compressed between racks,
+        broadcast within each rack."""
         self._wire, self._racks, self._dense_steps = wire, racks, dense_steps
         self.compressor, self._dense = compressor or Dense(), Dense()
         self.expected, self.step = expected, 0
@@ -69,7 +71,7 @@ class Synchroniser:
         self.take_over(parameters, {})
 
     def take_over(self, parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor]) -> None:
-        """Sum the gradients of these parameters from now on. kept: what is still to be sent of them, by name."""
+        """Reduce the gradients of these parameters from now on. kept: their compression residuals, by name."""
         for hook in self._hooks:
             hook.remove()
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
@@ -80,7 +82,7 @@ class Synchroniser:
         self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
         self._waiting = [len(names) for names in self._buckets]
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._arrive, name))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))  # type: ignore[no-untyped-call]
             for name, parameter in self._parameters.items()
             if self.expected is not None
         ]
@@ -102,7 +104,7 @@ class Synchroniser:
         self._waiting = [len(names) for names in self._buckets]
         self.step += 1
 
-    def _arrive(self, name: str, parameter: Tensor) -> None:
+    def _on_gradient(self, name: str, parameter: Tensor) -> None:
         self._arrived[name] = self._arrived.get(name, 0) + 1
         if self._arrived[name] != self.expected:
             return

@@ -1,7 +1,7 @@
-"""Tables of embeddings that are too large for one rank: each rank owns some of the rows.
+"""Embedding tables that are too large for one rank, sharded by row.
 
-Where a table is wide rather than long, torch's ``ColwiseParallel`` on an ``nn.Embedding`` divides its columns. Its
-``RowwiseParallel`` is no use here: the gradient that it leaves on each rank is as large as the whole table.
+For wide tables, torch's ``ColwiseParallel`` on an ``nn.Embedding`` shards the columns. Its ``RowwiseParallel`` does not
+help here: it leaves a gradient the size of the whole table on each rank.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,19 @@ _exchange: Any = functional.all_to_all_single
 
 
 class RowShardedEmbedding(nn.Module):
-    """An embedding ``[rows, D]`` in equal contiguous parts over the ranks of a mesh of one dimension.
+    """An embedding ``[rows, D]`` in equal contiguous shards over the ranks of a one-dimensional mesh.
 
-    Ranks may ask for different rows. Each row travels once to whoever asks, and its gradient back: gradients, summed
-    over the ranks, and the optimiser's state are where the row is. All ranks call ``forward``, and all go backward.
+    Ranks may look up different rows. Each distinct row is sent once to each rank that needs it, and its gradient back:
+    gradients, summed over the ranks, and optimiser state stay with the row's owner. ``forward`` and backward are
+    collective.
     """
 
     def __init__(
         self, rows: int, values: Callable[[int, int], Tensor], mesh: DeviceMesh, *, sparse: bool = False
     ) -> None:
-        """values: rows ``begin`` to ``end`` at first, ``[end - begin, D]``; each rank asks for its own.
+        """values: initial rows ``begin`` to ``end``, ``[end - begin, D]``; called on each rank for its own rows.
 
-        sparse: gradients of the looked-up rows alone, for ``torch.optim.SparseAdam``.
+        sparse: sparse gradients of the looked-up rows, for ``torch.optim.SparseAdam``.
         """
         super().__init__()
         self.rows, self._mesh, self._sparse = rows, mesh, sparse
@@ -53,7 +54,7 @@ class RowShardedEmbedding(nn.Module):
         return nn.functional.embedding(place, taken_ND)
 
     def whole(self) -> DTensor:
-        """The table as one tensor that is divided by rows, as torch's checkpoints take it; shares its memory."""
+        """The table as a row-sharded DTensor, as torch's distributed checkpoints take it; shares its memory."""
         shape = (self.rows, self.weight.shape[1])
         return DTensor.from_local(self.weight.detach(), self._mesh, [Shard(0)], shape=torch.Size(shape),
                                   stride=(shape[1], 1))  # fmt: skip

@@ -1,7 +1,8 @@
-"""Tensor parallelism: a plan of DTensor for each family of models (Shoeybi et al., Megatron-LM, 2019).
+"""Tensor parallelism: a DTensor plan for each model family (Shoeybi et al., Megatron-LM, 2019).
 
-Projections into the heads are divided by columns, those out of them by rows, so that a layer sums twice forward and
-twice backward. Projections that read the same input share it as one DTensor; otherwise each would sum its gradient.
+Input projections are sharded column-wise, output projections row-wise, so that a layer needs two all-reduces in the
+forward pass and two in the backward pass. Projections that read the same input share it as one DTensor; otherwise each
+would all-reduce its gradient.
 """
 
 from collections.abc import Mapping
@@ -26,14 +27,14 @@ ROWS: dict[Family, tuple[str, ...]] = {
     "llama": ("self_attn.o_proj", "mlp.down_proj"),
 }
 PER_HEAD_NORMS = {"q_norm", "k_norm"}
-"""Replicated weights that see other heads on each rank, so that their gradients are partial sums."""
+"""Replicated weights that see different heads on each rank, so that their gradients are partial sums."""
 
 
 def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
-    """Divide a layer over ``mesh``, in place. Its adapters (LoRA) are divided with it.
+    """Shard a layer over ``mesh``, in place, including its LoRA adapters.
 
     Raises:
-        ConfigError: adapters whose norms need the undivided weight (DoRA).
+        ConfigError: adapters whose norms need the unsharded weight (DoRA).
     """
     modules = dict(layer.named_modules())
     if any(name.endswith("lora_magnitude_vector.default") for name in modules):
@@ -48,7 +49,7 @@ def divide_layer(layer: nn.Module, family: Family, mesh: DeviceMesh) -> None:
 
 @torch.no_grad()
 def sum_partial_gradients(parameters: Mapping[str, nn.Parameter], mesh: DeviceMesh) -> None:
-    """Sum what each rank knows of the gradients of weights that all ranks hold, but that see other heads on each.
+    """All-reduce the partial gradients of the replicated per-head norms.
 
     parameters: those of this rank, by name. Called after each backward pass.
     """
@@ -65,7 +66,7 @@ def sum_partial_gradients(parameters: Mapping[str, nn.Parameter], mesh: DeviceMe
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor."""
+    """This rank's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -90,7 +91,7 @@ def _add(
     whole: str | None,
     mesh: DeviceMesh,
 ) -> None:
-    """divided: the factor of an adapter that is divided like its layer; whole: the one that every rank keeps."""
+    """divided: the adapter factor that is sharded like its layer; whole: the replicated factor."""
     if f"{name}.base_layer" not in modules:
         plan[name] = style
         return

@@ -1,4 +1,4 @@
-"""One pipeline step of every rank as it was measured: work, communication and bubble, as spans and as a picture."""
+"""Measured timeline of a pipeline step on every rank: compute, communication and bubble, as spans and as a plot."""
 
 import json
 import tempfile
@@ -20,15 +20,15 @@ from lanner.errors import ConfigError, LannerError, optional_module
 
 What = Literal["forward", "backward", "input gradient", "weight gradient", "communication", "bubble"]
 KINDS: tuple[What, ...] = get_args(What)
-_OF_KIND: dict[str, What] = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
+_KIND_NAMES: dict[str, What] = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
 _WARM_UP = 3
 
 
 class Span(NamedTuple):
     """What a rank did from ``begin`` to ``end``, in seconds since the step began. micro_batch: -1 for none.
 
-    communication: waiting for what another rank has already computed, or for sums of gradients; with what little the
-    schedule itself takes. bubble: waiting for what nobody has computed yet.
+    communication: waiting for a result that another rank has already computed, or for the gradient all-reduce; includes
+    the schedule's own small overhead. bubble: waiting for a result that is not computed yet.
     """
 
     rank: int
@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 def spans_of(events: Sequence[Event], ends: Sequence[float], degrees: Degrees) -> list[Span]:
-    """All that the ranks did. events: of all ranks. ends: when each had the sums of its gradients."""
+    """The spans of all ranks. events: of all ranks. ends: when the gradient all-reduce of each rank finished."""
     start, slowest = min(one.begin for one in events), max(one.end for one in events)
     pipeline = {rank: tuple(degrees.ranks_along("pp", rank)) for rank in range(degrees.world)}
     done = {(pipeline[one.rank], one.operation): one for one in events}
@@ -53,19 +53,21 @@ def spans_of(events: Sequence[Event], ends: Sequence[float], degrees: Degrees) -
     for rank in range(degrees.world):
         clock = start
         for one in sorted((one for one in events if one.rank == rank), key=lambda one: one.begin):
-            before = [done[key] for key in _needed(one.operation, pipeline[rank]) if key in done]
+            before = [done[key] for key in _dependencies(one.operation, pipeline[rank]) if key in done]
             known = one.begin if clock == start else clock
             idle(rank, clock, max((each.end for each in before if each.rank != rank), default=known), one.begin)
             found.append(
-                Span(rank, _OF_KIND[one.operation.kind], one.begin - start, one.end - start, one.operation.micro_batch)
+                Span(
+                    rank, _KIND_NAMES[one.operation.kind], one.begin - start, one.end - start, one.operation.micro_batch
+                )
             )
             clock = one.end
         idle(rank, clock, slowest, max(ends[rank], slowest))
     return [one for one in found if one.end > one.begin]
 
 
-def _needed(operation: Operation, pipeline: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Operation]]:
-    """What another stage computes before an operation can begin."""
+def _dependencies(operation: Operation, pipeline: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Operation]]:
+    """Operations of other stages that must finish before an operation can start."""
     if operation.kind == "F":
         yield pipeline, operation._replace(stage=operation.stage - 1)
     elif operation.kind in "BI":
@@ -74,25 +76,25 @@ def _needed(operation: Operation, pipeline: tuple[int, ...]) -> Iterator[tuple[t
 
 
 def share(spans: Sequence[Span], what: What) -> float:
-    """The share of all ranks' time that is spent so."""
+    """The share of all ranks' time that is spent on ``what``."""
     total = (max(one.rank for one in spans) + 1) * max(one.end for one in spans)
     return sum(one.end - one.begin for one in spans if one.what == what) / total
 
 
 def measure(model: str | None, config: EngineConfig, rows: int, tokens: int) -> list[Span]:
-    """A step of a language model (as ``profile_model``) on ranks of this machine, after some that are not counted.
+    """Measure a step of a language model (as in ``profile_model``) on local ranks, after warm-up steps.
 
-    rows: texts of a batch, of ``tokens`` tokens each.
+    rows: texts per batch, of ``tokens`` tokens each.
 
     Raises:
-        ConfigError: there is no pipeline, the degrees or rows don't fit the model, or there is no such model.
+        ConfigError: there is no pipeline, the degrees or rows do not fit the model, or the model does not exist.
     """
     degrees = config.degrees
     if degrees.pipeline < 2:
         raise ConfigError(f"{degrees.arithmetic}: a pipeline step needs pp 2 or more, as in --parallel pp=2")
     with tempfile.TemporaryDirectory() as folder:
         given = (folder, model, config, rows, tokens)
-        processes: Any = multiprocessing  # which does not say what it exports
+        processes: Any = multiprocessing  # implicit re-exports
         processes.start_processes(_rank, given, nprocs=degrees.world, start_method="spawn")
         told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(degrees.world)]
     refusal = next((one["refusal"] for one in told if "refusal" in one), None)
@@ -143,7 +145,7 @@ _HATCHES: dict[What, str] = {"input gradient": "..", "communication": "/////"}
 
 
 def draw(path: Path, spans: Sequence[Span], title: str) -> None:
-    """A row of bars for each rank; legible without colours. path: .svg or .png.
+    """Plot a row of bars for each rank; legible in greyscale. path: .svg or .png.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -1,8 +1,8 @@
-"""A rank that hangs is named, and the run ends: whoever waits for it would wait for ever.
+"""Watchdog: names a hanging rank and ends the run, since the other ranks would wait for it forever.
 
-Each rank has a thread beside training. When a step does not come back in time, the first to notice rings; every rank
-answers where its main thread stands. Whoever stands outside of torch's communication, or does not answer at all, is the
-one that the others wait for.
+Each rank has a watchdog thread. When a step times out, the first rank to notice raises an alarm, and every rank reports
+where its main thread is. A rank that is outside torch's communication, or does not answer, is the one that the others
+wait for.
 """
 
 import json
@@ -22,35 +22,36 @@ import torch.distributed as dist
 EXIT_CODE = 2
 _COMMUNICATION = (Path(dist.__file__).parent, Path(__file__).parent)
 _WAITING = Path(threading.__file__)
-_LOOK = 0.5
-"""Seconds between two looks."""
+_POLL_SECONDS = 0.5
+"""Seconds between two checks."""
 
 
 class Watch:
     """Ends this process when a step of any rank takes too long; one line on standard error names the ranks."""
 
     def __init__(self, timeout: float, answer_seconds: float = 5.0) -> None:
-        """timeout: seconds that a step may take, with all that other ranks do before it.
+        """timeout: seconds that a step may take, including the wait for other ranks.
 
-        answer_seconds: how long a rank may take to say where it stands. Must be made by every rank.
+        answer_seconds: how long a rank may take to report. Must be constructed on every rank.
         """
         self._timeout, self._patience = timeout, answer_seconds
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        # A connection of its own: the main thread may be waiting in the other one. A store may outlive a restart.
-        torch_distributed: Any = dist  # which does not say what it exports
+        # A separate connection, since the main thread may be blocked in the other one; a unique prefix, since a store
+        # may outlive a restart.
+        torch_distributed: Any = dist  # implicit re-exports
         default = torch_distributed.distributed_c10d._get_default_store()
         once = torch.randint(2**62, (1,))
         dist.broadcast(once, 0)
         self._store: Any = torch_distributed.PrefixStore(f"watch-{int(once)}", default.clone())
         self._main = threading.main_thread().ident
         self._step: tuple[int, float] | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._monitor, name="watch", daemon=True)
         self._thread.start()
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around a step."""
+        """Wraps a step."""
         self._step = (number, time.monotonic() + self._timeout)
         try:
             yield
@@ -58,55 +59,57 @@ class Watch:
             self._step = None
 
     def close(self) -> None:
-        """Watch no longer."""
-        self._over.set()
+        """Stop the watchdog."""
+        self._closed.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._over.wait(_LOOK) and dist.is_initialized():
+    def _monitor(self) -> None:
+        while not self._closed.wait(_POLL_SECONDS) and dist.is_initialized():
             step = self._step
             late = step is not None and time.monotonic() > step[1]
             try:
                 if step is not None and late:
                     self._store.set("rung", str(step[0]))
                 if late or self._store.check(["rung"]):
-                    self._answer()
+                    self._report_hang()
             except (RuntimeError, ValueError) as lost:
-                # Whoever had the store is gone; the main thread will notice, unless it is the one that hangs.
+                # The rank that hosted the store is gone; the main thread will notice, unless it hangs itself.
                 if late:
-                    _end(f"step took longer than {self._timeout:g} s, and the other ranks cannot be asked ({lost})")
+                    _abort(f"step took longer than {self._timeout:g} s, and the other ranks cannot be reached ({lost})")
                 return
 
-    def _answer(self) -> None:
-        """Say where this rank stands; the first rank that waits for others says who does not."""
-        waits, place = _stands(self._main)
+    def _report_hang(self) -> None:
+        """Report where this rank is; the first waiting rank names those that are not waiting."""
+        waits, place = _locate_thread(self._main)
         self._store.set(f"rank-{self._rank}", json.dumps([waits, place]))
-        told = self._told()
-        able = [rank for rank, (waiting, _) in sorted(told.items()) if waiting] or sorted(told)
+        reports = self._collect_reports()
+        able = [rank for rank, (waiting, _) in sorted(reports.items()) if waiting] or sorted(reports)
         if self._rank == able[0]:
             number = int(self._store.get("rung"))
-            _say(f"step {number} took longer than {self._timeout:g} s: {self._named(told)}")
+            _write_line(f"step {number} took longer than {self._timeout:g} s: {self._describe(reports)}")
             self._store.set("said", "")
         self._store.wait(["said"], timedelta(seconds=self._patience))
         os._exit(EXIT_CODE)
 
-    def _told(self) -> dict[int, tuple[bool, str]]:
-        """What the ranks answer that do so in time."""
+    def _collect_reports(self) -> dict[int, tuple[bool, str]]:
+        """Reports of the ranks that answer in time."""
         until, keys = time.monotonic() + self._patience, {rank: f"rank-{rank}" for rank in range(self._ranks)}
         while time.monotonic() < until and not self._store.check(list(keys.values())):
             time.sleep(0.05)
         return {rank: tuple(json.loads(self._store.get(key))) for rank, key in keys.items() if self._store.check([key])}
 
-    def _named(self, told: dict[int, tuple[bool, str]]) -> str:
-        silent = [f"rank {rank} does not answer" for rank in range(self._ranks) if rank not in told]
-        busy = [f"rank {rank} is still at {place}" for rank, (waits, place) in sorted(told.items()) if not waits]
+    def _describe(self, reports: dict[int, tuple[bool, str]]) -> str:
+        silent = [f"rank {rank} does not answer" for rank in range(self._ranks) if rank not in reports]
+        busy = [f"rank {rank} is still at {place}" for rank, (waits, place) in sorted(reports.items()) if not waits]
         if silent or busy:
-            return ", ".join([*silent, *busy]) + "; the others wait"
-        return "every rank waits for another one; " + ", ".join(f"rank {rank} at {told[rank][1]}" for rank in told)
+            return ", ".join([*silent, *busy]) + "; the others are waiting"
+        return "every rank is waiting for another; " + ", ".join(
+            f"rank {rank} at {reports[rank][1]}" for rank in reports
+        )
 
 
-def _stands(thread: int | None) -> tuple[bool, str]:
-    """Whether a thread waits for other ranks, and the line of code outside of torch that it is at."""
+def _locate_thread(thread: int | None) -> tuple[bool, str]:
+    """Whether a thread is waiting for other ranks, and its innermost line of code outside torch."""
     frame = sys._current_frames().get(thread or 0)
     files = []
     while frame is not None:
@@ -121,11 +124,11 @@ def _stands(thread: int | None) -> tuple[bool, str]:
     return waits, f"{file.name}:{line} ({name})"
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stderr.write(f"lanner: {line}\n")
     sys.stderr.flush()
 
 
-def _end(line: str) -> None:
-    _say(line)
+def _abort(line: str) -> None:
+    _write_line(line)
     os._exit(EXIT_CODE)

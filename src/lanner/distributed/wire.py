@@ -1,4 +1,4 @@
-"""Collectives of a group of ranks that count the bytes this rank sends."""
+"""Collectives of a process group that count the bytes sent by this rank."""
 
 from importlib.metadata import version
 
@@ -12,23 +12,23 @@ _TEXT_BYTES = 512
 
 
 class Wire:
-    """A group of ranks. ``sent`` counts by the algorithms of gloo: rings, and trees for broadcasts."""
+    """A process group. ``sent`` assumes gloo's algorithms: rings, and trees for broadcasts."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
         self.size = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
         self.sent = 0
-        """Bytes that this rank has sent, headers apart."""
+        """Bytes that this rank has sent, without headers."""
 
     def sum(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by its sum over the group."""
+        """All-reduce (sum) ``tensor`` in place."""
         if self.size > 1:
             dist.all_reduce(tensor, group=self.group)
             self.sent += 2 * (self.size - 1) * _bytes(tensor) // self.size
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all ranks, ``[ranks, N]``. tensor: ``[N]``, of one length everywhere."""
+        """All-gather: the tensors of all ranks, ``[ranks, N]``. tensor: ``[N]``, of equal length on all ranks."""
         if self.size == 1:
             return tensor[None]
         gathered = tensor.new_empty(self.size, tensor.numel())
@@ -37,21 +37,21 @@ class Wire:
         return gathered
 
     def sum_at_first(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` on the first rank by the sum over the group; elsewhere it is undefined afterwards."""
+        """Reduce (sum) ``tensor`` to the first rank, in place; on other ranks it is undefined afterwards."""
         if self.size > 1:
             dist.reduce(tensor, group_dst=0, group=self.group)
             share = _bytes(tensor) // self.size
             self.sent += (self.size - 1) * share + (share if self.rank else 0)
 
     def from_first(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by that of the first rank."""
+        """Broadcast ``tensor`` from the first rank, in place."""
         if self.size > 1:
             dist.broadcast(tensor, group_src=0, group=self.group)
             self.sent += _bytes(tensor) * children_in_tree(self.rank, self.size)
 
 
 def children_in_tree(rank: int, size: int) -> int:
-    """Ranks to which ``rank`` passes a broadcast of the first on, in a binomial tree."""
+    """Number of ranks to which ``rank`` forwards a broadcast from the first rank, in a binomial tree."""
     return sum(1 for bit in range(size.bit_length()) if (1 << bit) > rank and rank + (1 << bit) < size)
 
 
@@ -60,7 +60,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def check_versions(device: torch.device) -> None:
-    """Raises ``ConfigError`` naming the ranks whose version of this package is another than rank 0's."""
+    """Raises ``ConfigError``, naming the ranks whose version of this package differs from rank 0's."""
     versions = told_by_all(version("lanner"), device)
     other = [f"rank {rank} has {one}" for rank, one in enumerate(versions) if one != versions[0]]
     if other:
@@ -68,7 +68,7 @@ def check_versions(device: torch.device) -> None:
 
 
 def told_by_all(text: str, device: torch.device) -> list[str]:
-    """A short text of each rank, on every rank."""
+    """All-gather a short text, at most ``_TEXT_BYTES`` bytes of UTF-8."""
     mine = bytearray(text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES))
     told = [torch.empty(_TEXT_BYTES, dtype=torch.uint8, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(told, torch.frombuffer(mine, dtype=torch.uint8).to(device))

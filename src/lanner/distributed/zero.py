@@ -1,7 +1,7 @@
-"""The step by DeepSpeed, set up by its own configuration. All else is that of ``Engine``.
+"""An engine whose step is DeepSpeed's; everything else is as in ``Engine``.
 
-Replicas share the optimiser's state, gradients and weights among them: ZeRO (Rajbhandari et al., SC 2020), stages 1 to
-3, with offload. Layers are divided by its AutoTP, by our plan; stages run by its pipeline.
+Replicas shard optimiser state, gradients and weights: ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, with offload.
+Layers are sharded by DeepSpeed's AutoTP with our plan; stages are run by its pipeline engine.
 """
 
 import io
@@ -27,7 +27,7 @@ from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 
 def check_zero(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` for settings that are torch's alone, ``MissingExtraError`` without DeepSpeed."""
+    """Raises ``ConfigError`` for settings that only torch supports, ``MissingExtraError`` without DeepSpeed."""
     degrees, order = config.degrees, config.degrees.order
     engine = "parallel.engine=deepspeed"
     if degrees.shards > 1:
@@ -35,20 +35,20 @@ def check_zero(config: EngineConfig) -> None:
     if degrees.pipeline > 1 and degrees.tensor > 1:
         raise ConfigError(f"{engine} takes pp or tp, received both: {degrees.arithmetic}; use parallel.engine=torch")
     if degrees.pipeline > 1 and config.zero > 1:
-        raise ConfigError(f"DeepSpeed's pipeline takes parallel.zero=1 alone, received {config.zero}; use pp 1")
+        raise ConfigError(f"DeepSpeed's pipeline supports only parallel.zero=1, received {config.zero}; use pp 1")
     if degrees.pipeline > 1 and config.schedule != "1f1b":
-        raise ConfigError(f"DeepSpeed's pipeline has the schedule 1f1b alone, received {config.schedule}")
+        raise ConfigError(f"DeepSpeed's pipeline supports only the schedule 1f1b, received {config.schedule}")
     if degrees.tensor > 1 and degrees.replicas > 1 and order.index("tp") < order.index("replicate"):
         raise ConfigError(f"DeepSpeed's tp is inside replicas, received: {degrees.arithmetic}; write replicate first")
     for name in ("shares", "compression", "dense_steps", "ranks_per_rack", "local_steps", "balancing"):
         if getattr(config, name) != getattr(EngineConfig(), name):
-            raise ConfigError(f"parallel.{name} is of parallel.engine=torch; leave it out, or use that engine")
+            raise ConfigError(f"parallel.{name} needs parallel.engine=torch; leave it out, or use that engine")
     if find_spec("deepspeed") is None:
         raise MissingExtraError("deepspeed", "deepspeed", engine)
 
 
 class ZeroEngine(Engine):
-    """As ``Engine``, by DeepSpeed."""
+    """``Engine`` on DeepSpeed."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class ZeroEngine(Engine):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         deepspeed = _module("deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        # Sums by its own shared memory would be compiled first, and told on stdout; those of gloo are there.
+        # Its shared-memory collectives would be compiled first, with output on stdout; gloo's suffice.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._utils = _module("deepspeed.utils")
         self._gathered = deepspeed.zero.GatheredParameters
         model: nn.Module = self.stages[self._mine[0]]
-        with redirect_stdout(io.StringIO()):  # where a pipeline tells its seeds
+        with redirect_stdout(io.StringIO()):  # its pipeline prints seeds
             if self._pipeline is not None:
                 deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
                 model = _pipeline_module(self)
@@ -78,7 +78,7 @@ class ZeroEngine(Engine):
             self._pipeline = _Pipeline(self._pipeline, self._zero, config.degrees.replicas)
 
     def set_state(self, steps: int, state: Sequence[Tensor]) -> None:
-        # It has moments from its first step on; one at rate 0, by no gradient, makes them and changes nothing.
+        # DeepSpeed creates moments in its first step; one with rate 0 and zero gradient creates them without effect.
         groups = self._divided.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         for group in groups:
@@ -94,7 +94,7 @@ class ZeroEngine(Engine):
         return vectors_BD
 
     def _backward(self, loss: Tensor) -> None:
-        # It takes the mean over replicas and micro-batches, and we want the sum.
+        # DeepSpeed averages over replicas and micro-batches; we want the sum.
         self._zero.backward(loss * (self.config.degrees.replicas * self.micro_batches))
         self._zero.step()
 
@@ -102,24 +102,24 @@ class ZeroEngine(Engine):
         self.steps += 1
 
     def _divide_layers(self) -> None:
-        # DeepSpeed does it as it is set up.
+        # DeepSpeed shards them during initialisation.
         if any(".base_layer." in name for name, _ in self.chain.layers.named_modules()):
             raise ConfigError(
-                "DeepSpeed's AutoTP takes a layer with an adapter for a plain one and drops the adapter; "
-                "set adaptation.method=full, or use parallel.engine=torch, whose tp divides adapters, too"
+                "DeepSpeed's AutoTP treats a layer with an adapter as a plain one and drops the adapter; "
+                "set adaptation.method=full, or use parallel.engine=torch, whose tp divides adapters too"
             )
 
     def _make_synchroniser(self) -> Synchroniser | None:
         return None
 
-    def _given_out(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
+    def _gather_state(self, name: str, one: nn.Parameter) -> list[Tensor | None]:
         moments = [self._utils.safe_get_full_optimizer_state(one, moment) for moment in MOMENTS]
         parts = [self._utils.safe_get_full_fp32_param(one), *moments]
-        return [None if part is None else self._whole(part, self.whole_shapes[name]) for part in parts]
+        return [None if part is None else self._all_gather(part, self.whole_shapes[name]) for part in parts]
 
-    def _take_over(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
+    def _load_state(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
         with self._gathered([one], modifier_rank=0):
-            own, *moments = [self._part(whole, one.shape) for whole in full]
+            own, *moments = [self._own_shard(whole, one.shape) for whole in full]
             one.copy_(own)
         self._utils.safe_set_full_fp32_param(one, own)
         for name, moment in zip(MOMENTS, moments, strict=True):
@@ -136,7 +136,7 @@ class ZeroEngine(Engine):
             if config.offload in kinds:
                 zero[name] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         settings: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": 1,  # which it does not look at, but to count
+            "train_micro_batch_size_per_gpu": 1,  # only used for bookkeeping
             "gradient_accumulation_steps": config.micro_batches,
             "gradient_clipping": 0.0,  # else it clips to 1
             "zero_optimization": zero,
@@ -150,7 +150,7 @@ class ZeroEngine(Engine):
         return settings
 
     def _plan(self) -> list[dict[str, Any]]:
-        """How AutoTP divides a layer: as ``tensor.divide_layer`` does."""
+        """AutoTP's partition rules, equivalent to ``tensor.divide_layer``."""
         family = self.chain.family
         norms = [name for name in self.trained() if PER_HEAD_NORMS & set(name.split("."))]
         return [
@@ -165,8 +165,8 @@ class ZeroEngine(Engine):
             {"patterns": [re.escape(name) for name in norms], "partition_type": "skip", "grad_allreduce": True},
         ]
 
-    def _whole(self, part: Tensor, shape: torch.Size) -> Tensor:
-        """What AutoTP divided, from all ranks that have a part."""
+    def _all_gather(self, part: Tensor, shape: torch.Size) -> Tensor:
+        """All-gather a tensor that AutoTP sharded."""
         axis = _divided_axis(part.shape, shape)
         if axis is None:
             return part
@@ -174,14 +174,14 @@ class ZeroEngine(Engine):
         dist.all_gather(parts, part.contiguous(), group=self.mesh["tp"].get_group())
         return torch.cat(parts, axis)
 
-    def _part(self, whole: Tensor, shape: torch.Size) -> Tensor:
-        """This rank's part of what AutoTP divides."""
+    def _own_shard(self, whole: Tensor, shape: torch.Size) -> Tensor:
+        """This rank's shard of a tensor that AutoTP shards."""
         axis = _divided_axis(shape, whole.shape)
         return whole if axis is None else whole.chunk(self.config.degrees.tensor, axis)[self.at["tp"]]
 
 
 class _Pipeline(Pipeline):
-    """Steps by DeepSpeed's pipeline; what needs no gradient goes through the stages as before."""
+    """Steps run by DeepSpeed's pipeline engine; gradient-free passes go through the stages as in the base class."""
 
     def __init__(self, plain: Pipeline, engine: Any, replicas: int) -> None:
         super().__init__(plain.stages, plain.num_stages, plain.kind, plain.micro_batches, plain.group, plain.device)
@@ -193,7 +193,7 @@ class _Pipeline(Pipeline):
         def scaled(out: Tensor, part: Tensor) -> Tensor:
             one = loss(out, part)
             losses.append(one.detach())
-            return one * (self._replicas * count)  # it takes the mean, as above
+            return one * (self._replicas * count)  # DeepSpeed averages, as above
 
         self._engine.module.loss_fn = scaled
         batches = zip(ids_BL.chunk(count), mask_BL.chunk(count), target.chunk(count), strict=True)
@@ -202,7 +202,7 @@ class _Pipeline(Pipeline):
 
 
 class _Link(nn.Module):
-    """A stage as DeepSpeed's pipeline calls it: the mask goes with the hidden states from one to the next."""
+    """Wraps a stage for DeepSpeed's pipeline: the mask is passed along with the hidden states."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _Link(nn.Module):
 
 
 def _pipeline_module(engine: Engine) -> nn.Module:
-    """The stage of this rank; those of others are places that stay empty."""
+    """A pipeline module with this rank's stage; other ranks' stages are placeholders."""
     pipe, degrees = _module("deepspeed.pipe"), engine.config.degrees
     axes = {"pp": "pipe", "replicate": "data"}
     order = [axis for axis in degrees.order if axis in axes]

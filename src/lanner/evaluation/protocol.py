@@ -60,7 +60,7 @@ _READ_SCORES = frozenset({"auc", "rmse", "mae"})
 
 
 @dataclass
-class _Findings:
+class _Results:
     """Results of the blocks, in the order of ``held_out``."""
 
     items: NDArray[np.int32]
@@ -106,15 +106,15 @@ def evaluate(
             popularity = np.bincount(held_out.train.histories.values, minlength=held_out.train.num_items)
         held_out = held_out.test
     wanted = _checked(metrics, ks, held_out, popularity, item_vectors)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     found = _rank(scorer, held_out, max(ks), wanted)
     return Report(
         name,
         held_out.rows,
         _per_user(found, held_out, ks, wanted, popularity, item_vectors),
-        _overall(found, held_out, ks, wanted),
+        _dataset_metrics(found, held_out, ks, wanted),
         held_out.rated_items.lengths.astype(np.float64),
-        time.perf_counter() - begun,
+        time.perf_counter() - started,
     )
 
 
@@ -142,17 +142,17 @@ def _checked(
     return tuple(metrics)
 
 
-def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _Findings:
+def _rank(scorer: Scorer, held_out: HeldOut, k: int, wanted: Sequence[str]) -> _Results:
     users = len(held_out)
     auc, squared, absolute = np.full((3, users), np.nan)
-    found = _Findings(np.full((users, k), -1, np.int32), auc, squared, absolute)
+    found = _Results(np.full((users, k), -1, np.int32), auc, squared, absolute)
     if isinstance(scorer, RankingScorer) and not _READ_SCORES & set(wanted):
         found.num_items = scorer.num_items
         size = _block_size(found.num_items)
         for start in range(0, users, size):
             rows = np.arange(start, min(start + size, users))
-            asked = held_out.take(rows)
-            found.items[rows] = scorer.rank(asked.users, k, asked.excluded, asked.candidates)
+            batch = held_out.take(rows)
+            found.items[rows] = scorer.rank(batch.users, k, batch.excluded, batch.candidates)
         return found
     for rows, scores in _blocks(scorer, held_out):
         found.num_items = scores.shape[1]
@@ -194,21 +194,21 @@ def narrow(scores: NDArray[np.float32], held_out: HeldOut, rows: NDArray[np.int6
     candidates = held_out.candidates
     if isinstance(candidates, Ragged):
         mine = candidates.take(rows)
-        _keep(scores, mine.row_of_value, mine.values)
+        _mask_others(scores, mine.row_of_value, mine.values)
     elif candidates is not None:
-        _keep(scores, slice(None), candidates)
+        _mask_others(scores, slice(None), candidates)
     excluded = held_out.excluded.take(rows)
     scores[excluded.row_of_value, excluded.values] = -np.inf
 
 
-def _keep(scores: NDArray[np.float32], rows: NDArray[np.int64] | slice, columns: NDArray[np.int32]) -> None:
+def _mask_others(scores: NDArray[np.float32], rows: NDArray[np.int64] | slice, columns: NDArray[np.int32]) -> None:
     kept = scores[rows, columns]
     scores.fill(-np.inf)
     scores[rows, columns] = kept
 
 
 def _per_user(
-    found: _Findings,
+    found: _Results,
     held_out: HeldOut,
     ks: Sequence[int],
     wanted: Sequence[str],
@@ -231,7 +231,7 @@ def _per_user(
     return values | {metric: whole[metric] for metric in wanted if metric in whole}
 
 
-def _overall(found: _Findings, held_out: HeldOut, ks: Sequence[int], wanted: Sequence[str]) -> dict[str, float]:
+def _dataset_metrics(found: _Results, held_out: HeldOut, ks: Sequence[int], wanted: Sequence[str]) -> dict[str, float]:
     if "coverage" not in wanted or not len(held_out):
         return {}
     candidates = held_out.candidates

@@ -1,4 +1,4 @@
-"""What an evaluation found: one value a user for each metric, their means and how sure these are."""
+"""Results of an evaluation: one value per user and metric, their means and confidence intervals."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from lanner.errors import ConfigError
 from lanner.evaluation.intervals import Comparison, bootstrap_means, interval, paired
 
 _ROOTED = "rmse"
-"""Kept as squared errors a user; the root is taken of their mean."""
+"""Stored as mean squared error per user; the root is taken of the overall mean."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Report:
     """Metrics over U users.
 
     rows: int64 ``[U]`` user rows, so that two reports can be paired. per_user: float64 ``[U]`` each, NaN where a metric
-    has no meaning for a user (a user without ratings); ``rmse`` holds mean squared errors. overall: metrics that are
-    no mean over users (coverage). ratings_per_user: float64 ``[U]``, the weight of users in ``rmse`` and ``mae``.
+    is undefined for a user (a user without ratings); ``rmse`` holds mean squared errors. overall: metrics that are
+    not means over users (coverage). ratings_per_user: float64 ``[U]``, the weight of users in ``rmse`` and ``mae``.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Report:
     overall: dict[str, float] = field(default_factory=dict)
     ratings_per_user: NDArray[np.float64] | None = None
     seconds: float = 0.0
-    """Wall clock of scoring and ranking together."""
+    """Wall-clock time of scoring and ranking together."""
 
     def __getitem__(self, metric: str) -> float:
         return self.metrics[metric]
@@ -54,7 +54,7 @@ class Report:
         return {name: (float(low), float(high)) for name, low, high in zip(self.per_user, *limits, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: name, users, metrics and ci95."""
+        """JSON-compatible: name, users, metrics and ci95."""
         return {
             "name": self.name,
             "users": len(self.rows),
@@ -75,16 +75,14 @@ class Report:
 
 
 def compare(first: Report, second: Report, metric: str, seed: int = 0) -> Comparison:
-    """Whether ``first`` is better than ``second`` in ``metric``, user by user.
+    """Whether ``first`` is better than ``second`` in ``metric``, paired by user.
 
     Raises:
         ConfigError: the metric is not in both reports, or the users differ.
     """
     for report in (first, second):
         if metric not in report.per_user:
-            raise ConfigError(
-                f"no metric '{metric}' for each user of '{report.name}'; there are {list(report.per_user)}"
-            )
+            raise ConfigError(f"no metric '{metric}' per user in '{report.name}'; it has {list(report.per_user)}")
     if not np.array_equal(first.rows, second.rows):
         raise ConfigError(
             f"reports of {len(first.rows)} and {len(second.rows)} users cannot be paired: evaluate both on one split"

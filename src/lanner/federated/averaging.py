@@ -1,10 +1,10 @@
-"""Federated averaging of item vectors; what is known of a user never leaves its client.
+"""Federated averaging of item vectors; user data never leaves its client.
 
-The model is the graph view's smallest form: a user is the mean of the vectors of its items, scores are inner products,
-and the loss is the softmax over all items of each item given the rest of its history. A round: clients train on their
-users and send what changed (McMahan et al., AISTATS 2017); the server takes the mean change as a gradient of Adam
-(FedAdam; Reddi et al., ICLR 2021). Changes may be sent sparse and in 8 bits; what was left out stays with the client
-and is added to the next change (error feedback, Karimireddy et al., ICML 2019).
+The model is a minimal graph view: a user is the mean of its items' vectors, scores are inner products, and the loss is
+the softmax over all items for each item given the rest of its history. In each round, clients train on their users and
+send their update (McMahan et al., AISTATS 2017); the server applies the mean update as Adam's gradient (FedAdam; Reddi
+et al., ICLR 2021). Updates may be sparse and in 8 bits; the compression error stays with the client and is added to its
+next update (error feedback, Karimireddy et al., ICML 2019).
 """
 
 from collections.abc import Sequence
@@ -18,37 +18,37 @@ from lanner.inference.scoring_model import ScoringModel, tie_break
 
 _INDEX_BYTES, _SCALE_BYTES = 4, 4
 _DECAYS, _EPSILON = (0.9, 0.99), 1e-5
-"""Of the server's Adam."""
+"""Betas and epsilon of the server's Adam."""
 
 
 @dataclass(frozen=True)
 class AveragingConfig:
-    """How rounds go."""
+    """Settings of the rounds."""
 
     dimensions: int = 64
     rounds: int = 50
     users_per_step: int = 32
-    """Of a client, which goes through its users once a round."""
+    """Batch size of a client, which makes one pass over its users per round."""
     client_rate: float = 5.0
     """Learning rate of a client's gradient descent."""
     server_rate: float = 0.02
     """Learning rate of the server's Adam."""
     temperature: float = 0.2
     share: float = 1.0
-    """Share of the entries of a change that are sent; below 1 as indices and 8-bit values."""
+    """Fraction of an update's entries that are sent; below 1, as indices and 8-bit values."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a client sends: either all of it, or the largest entries. bytes: on the wire."""
+    """A client's update: all of it, or its largest entries. bytes: on the wire."""
 
     delta_ID: NDArray[np.float32]
     bytes: int
 
 
 class Client:
-    """One holder of users. matrix: 0/1, csr ``[users, I]``."""
+    """A client with its users. matrix: 0/1, csr ``[users, I]``."""
 
     def __init__(self, matrix: sp.csr_matrix, config: AveragingConfig, seed: int) -> None:
         self._matrix = matrix[np.diff(matrix.indptr) > 1].astype(np.float32)
@@ -56,7 +56,7 @@ class Client:
         self._owed_ID: NDArray[np.float32] | None = None
 
     def train(self, vectors_ID: NDArray[np.float32]) -> Change:
-        """What this client's users change of the vectors."""
+        """Train on this client's users; returns the update of the vectors."""
         local_ID, config = vectors_ID.copy(), self._config
         order = self._random.permutation(self._matrix.shape[0])
         for first in range(0, len(order), config.users_per_step):
@@ -72,7 +72,7 @@ class Client:
 
 
 def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.float32], int]:
-    """The entries of largest size in 8 bits and 0 elsewhere, and the bytes that they take."""
+    """The entries of largest magnitude in 8 bits, 0 elsewhere, and their size in bytes."""
     count = max(1, round(share * delta_ID.size))
     flat = np.abs(delta_ID).ravel()
     chosen = np.argpartition(-flat, count - 1)[:count]
@@ -84,7 +84,7 @@ def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.floa
 
 
 class Server:
-    """Adam on the mean of the clients' changes. vectors_ID: the item vectors, float32 ``[I, D]``."""
+    """Adam on the mean of the clients' updates. vectors_ID: the item vectors, float32 ``[I, D]``."""
 
     def __init__(self, num_items: int, config: AveragingConfig) -> None:
         random = np.random.default_rng(config.seed)
@@ -94,7 +94,7 @@ class Server:
         self._mean_ID, self._square_ID = np.zeros_like(self.vectors_ID), np.zeros_like(self.vectors_ID)
 
     def take(self, changes: Sequence[Change]) -> None:
-        """End a round. Clients count alike, however many users they have."""
+        """Apply the updates of a round. Clients have equal weight, however many users they have."""
         self._rounds += 1
         change_ID = np.mean([one.delta_ID for one in changes], axis=0, dtype=np.float32)
         self._mean_ID += (1 - _DECAYS[0]) * (change_ID - self._mean_ID)
@@ -117,7 +117,7 @@ def scoring_model(vectors_ID: NDArray[np.float32], popularity_I: NDArray[np.floa
 def _step(
     vectors_ID: NDArray[np.float32], matrix_BI: sp.csr_matrix, config: AveragingConfig, random: np.random.Generator
 ) -> None:
-    """One step of gradient descent: each user's target is an item of its history, drawn at random and left out."""
+    """One step of gradient descent: each user's target is a random item of its history, held out from the input."""
     lengths = np.diff(matrix_BI.indptr)
     places = matrix_BI.indptr[:-1] + (random.random(len(lengths)) * lengths).astype(np.int64)
     targets = matrix_BI.indices[places]

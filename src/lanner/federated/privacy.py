@@ -1,4 +1,4 @@
-"""Differential privacy of the sums, by user: the analytic Gaussian mechanism (Balle & Wang, ICML 2018)."""
+"""User-level differential privacy of the sums: the analytic Gaussian mechanism (Balle & Wang, ICML 2018)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from lanner.errors import ConfigError
 
 @dataclass(frozen=True)
 class Privacy:
-    """ε and δ, for two sets of users that differ in one of them."""
+    """ε and δ, for sets of users that differ in one user."""
 
     epsilon: float
     delta: float = 1e-5
@@ -24,12 +24,12 @@ class Privacy:
 
 @dataclass(frozen=True)
 class Release:
-    """What is published: sensitivity: the most that one user changes it, as a Euclidean norm."""
+    """A published statistic. sensitivity: the most that one user can change it, as a Euclidean norm."""
 
     sensitivity: float
 
     def sigma(self, privacy: Privacy) -> float:
-        """The least standard deviation of Gaussian noise that gives ``privacy``."""
+        """The smallest standard deviation of Gaussian noise that guarantees ``privacy``."""
 
         def delta_at(log_sigma: float) -> float:
             ratio = self.sensitivity / np.exp(log_sigma)
@@ -40,13 +40,12 @@ class Release:
         return float(np.exp(brentq(delta_at, np.log(self.sensitivity) - 10, np.log(self.sensitivity) + 20)))
 
     def noise(self, privacy: Privacy, clients: int, random: np.random.Generator, size: int) -> NDArray[np.float64]:
-        """A client's part of it: over all clients the noise adds up to ``sigma``, so that nobody need be trusted.
+        """A client's share of the noise: summed over all clients it has ``sigma``, so no trusted party is needed.
 
-        Clients who know their own parts have theirs to subtract; with n clients who share what they know, σ falls by
-        √((clients − n) / clients).
+        A client can subtract its own share; if n clients collude, σ falls by a factor of √((clients − n) / clients).
         """
         return random.normal(0, self.sigma(privacy) / np.sqrt(clients), size)
 
 
 BY_USER = Release(1.0)
-"""Of sums weighted by user: ‖x xᵀ‖ / n = 1, and the upper triangle's norm is at most that."""
+"""For sums weighted by user: ‖x xᵀ‖ / n = 1, and the upper triangle's norm is at most that."""

@@ -1,10 +1,10 @@
 """Secure aggregation: the server learns the sum of the clients' vectors and nothing else about any of them.
 
-Each pair of neighbouring clients agrees on a secret (X25519) and stretches it to a mask (AES in counter mode), which
-one adds and the other subtracts, modulo the size of a word: masks cancel in the sum (Bonawitz et al., CCS 2017). A
-client has a few neighbours on a ring instead of all others (Bell et al., CCS 2020), so that the time for masks is
-linear in the clients. All neighbours of a client and the server together could unmask it. If a client leaves in the
-middle, the round is repeated among the others.
+Each pair of neighbouring clients agrees on a secret (X25519) and expands it to a mask (AES in counter mode), which one
+adds and the other subtracts, modulo the word size: masks cancel in the sum (Bonawitz et al., CCS 2017). A client has a
+few neighbours on a ring instead of all others (Bell et al., CCS 2020), so that the total cost of masks is linear in the
+number of clients. All neighbours of a client, colluding with the server, could unmask it. If a client drops out, the
+round is repeated among the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lanner.errors import ConfigError, optional_module
 
 NEIGHBOURS = 8
-"""Other clients that each shares masks with, half on each side of the ring."""
+"""Clients with which each client shares masks, half on each side of the ring."""
 _KEY_BYTES, _NONCE = 32, bytes(16)
 
 Words = NDArray[Any]
@@ -26,19 +26,19 @@ Words = NDArray[Any]
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How numbers are told: ``value · scale``, rounded, in words of so many ``bits``, 32 or 64.
+    """Fixed-point encoding: ``value · scale``, rounded, in words of ``bits`` bits, 32 or 64.
 
-    A sum is right if it is within ± 2^(bits − 1) / ``scale``; nobody could tell if it were not.
+    A sum is correct if it is within ± 2^(bits − 1) / ``scale``; an overflow cannot be detected.
     """
 
     scale: float
     bits: int
 
     def encoded(self, values: NDArray[Any]) -> Words:
-        """The words of values.
+        """Encode values as words.
 
         Raises:
-            ConfigError: a value that is not finite, or beyond what the words hold.
+            ConfigError: a value is not finite or out of range.
         """
         scaled = np.rint(np.asarray(values, np.float64) * self.scale)
         if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) >= 2.0 ** (self.bits - 1):
@@ -46,17 +46,17 @@ class FixedPoint:
         return scaled.astype(np.int64).astype(self.dtype)
 
     def decoded(self, total: Words) -> NDArray[np.float64]:
-        """The numbers that words stand for."""
+        """Decode words to numbers."""
         return total.view(f"i{self.bits // 8}").astype(np.float64) / self.scale
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the words."""
+        """The dtype of the words."""
         return np.dtype(f"u{self.bits // 8}")
 
 
 def neighbours_of(client: int, clients: Sequence[int]) -> list[int]:
-    """The clients with whom one shares masks: those next to it in the order of their numbers."""
+    """The clients with which a client shares masks: its nearest ones on the ring of client numbers."""
     ordered = sorted(clients)
     place, reach = ordered.index(client), min(NEIGHBOURS // 2, (len(ordered) - 1) // 2)
     near = {ordered[(place + step) % len(ordered)] for step in range(-reach, reach + 1)}
@@ -67,7 +67,7 @@ def neighbours_of(client: int, clients: Sequence[int]) -> list[int]:
 
 @dataclass
 class Masker:
-    """One client's keys. number: distinct among the clients of a round."""
+    """A client's key pair. number: unique among the clients of a round."""
 
     number: int
     _private: Any = field(init=False, repr=False)
@@ -77,24 +77,24 @@ class Masker:
 
     @property
     def public_key(self) -> bytes:
-        """32 bytes, for the neighbours."""
+        """32 bytes, to be sent to the neighbours."""
         raw: bytes = self._private.public_key().public_bytes_raw()
         return raw
 
     def masked(self, words: Words, public_keys: Mapping[int, bytes], round_number: int) -> Words:
-        """The words with all masks; of no use to who has not those of every other client of ``public_keys``.
+        """The words with all masks applied; meaningless without those of every other client in ``public_keys``.
 
-        public_keys: of all clients of the round. round_number: a mask is never used for two.
+        public_keys: of all clients of the round. round_number: masks are never reused across rounds.
 
         Raises:
-            ConfigError: fewer than 2 clients, whose sum would be the words themselves, or a key that is none.
+            ConfigError: fewer than 2 clients, whose sum would be the words themselves, or an invalid key.
         """
         if len(public_keys) < 2:
             raise ConfigError("secure aggregation needs at least 2 clients")
         total = words.copy()
         for other in neighbours_of(self.number, list(public_keys)):
             mask = self._mask(public_keys[other], round_number, words)
-            # Unsigned numbers wrap, which is what modulo means.
+            # Unsigned integers wrap around, which is the modulo.
             np.add(total, mask, out=total) if self.number < other else np.subtract(total, mask, out=total)
         return total
 
@@ -114,7 +114,7 @@ class Masker:
 
 
 def total_of(masked: Sequence[Words]) -> Words:
-    """The sum of what all clients of a round sent, in which the masks cancel."""
+    """The sum of the masked words of all clients of a round; the masks cancel."""
     total = np.zeros_like(masked[0])
     for words in masked:
         np.add(total, words, out=total)

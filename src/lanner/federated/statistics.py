@@ -1,9 +1,11 @@
-"""What closed forms need of the users, as sums over users: each client sends its part, and the sum is all there is.
+"""Sufficient statistics of the closed-form models, as sums over users: each client sends its part of the sum.
 
-EASE needs G = XᵀX, the graph filter Σ_u x_u x_uᵀ / n_u and the users of each item; both are symmetric, so that their
-upper triangles are sent. The sums are exact, and so the models are those of the pooled events.
+EASE needs G = XᵀX; the graph filter needs Σ_u x_u x_uᵀ / n_u and the number of users of each item. Both matrices are
+symmetric, so only their upper triangles are sent. The sums are exact, and so the models equal those of the pooled
+events.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -13,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
+from lanner.errors import ConfigError
 from lanner.federated.privacy import Privacy, Release
 from lanner.federated.secure_sum import FixedPoint, Words
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
@@ -21,10 +24,10 @@ from lanner.models.ease import inverse_of
 from lanner.models.linear import strongest_entries
 
 Weighting = Literal["event", "user"]
-"""``event``: x xᵀ of each user. ``user``: x xᵀ / n, of which each user's share has the Frobenius norm 1."""
+"""``event``: x xᵀ for each user. ``user``: x xᵀ / n, so that each user's term has Frobenius norm 1."""
 FORM: dict[Weighting, FixedPoint] = {"event": FixedPoint(1, 32), "user": FixedPoint(2.0**32, 64)}
-"""How sums are told. A user adds at most 1 to an entry, so that neither can overflow below 2^31 users. Counts are
-exact, and each client's shares to 2^-33."""
+"""Encoding of the sums. A user adds at most 1 to an entry, so neither overflows below 2^31 users. Counts are exact,
+and each client's ``user`` sums are accurate to 2^-33."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Statistics:
 
     @classmethod
     def of(cls, dataset: Dataset, weighting: Weighting) -> "Statistics":
-        """Those of the users of a dataset."""
+        """Statistics of a dataset's users. Raises ``ConfigError`` for an unknown weighting."""
+        if weighting not in FORM:
+            raise ConfigError(f"weighting must be one of {', '.join(FORM)}, received {weighting!r}")
         matrix = history_matrix(dataset.histories, dataset.num_items).astype(np.float64)
         if weighting == "user":
             lengths = np.maximum(np.diff(matrix.indptr), 1)
@@ -44,26 +49,34 @@ class Statistics:
         return cls((matrix.T @ matrix).toarray(), weighting)
 
     def words(self, noise: NDArray[np.float64] | None = None) -> Words:
-        """The upper triangle as a client sends it, ``I (I + 1) / 2`` words. noise: to be added to it."""
-        triangle = self.gram_II[_upper(len(self.gram_II))]
+        """The upper triangle as a client sends it, ``I (I + 1) / 2`` words. noise: added to it."""
+        triangle = self.gram_II[_upper_triangle(len(self.gram_II))]
         return FORM[self.weighting].encoded(triangle if noise is None else triangle + noise)
 
     @classmethod
     def from_words(cls, total: Words, num_items: int, weighting: Weighting) -> "Statistics":
-        """The sum of what all clients sent."""
+        """Decode the sum over all clients. Raises ``ConfigError`` if ``total`` does not fit ``num_items``."""
+        if total.size != (count := num_items * (num_items + 1) // 2):
+            raise ConfigError(f"the sum of {num_items} items has {count} words, received {total.size}")
         gram_II = np.zeros((num_items, num_items))
-        gram_II[_upper(num_items)] = FORM[weighting].decoded(total)
+        gram_II[_upper_triangle(num_items)] = FORM[weighting].decoded(total)
         return cls(gram_II + np.triu(gram_II, 1).T, weighting)
 
 
 @lru_cache(maxsize=1)
-def _upper(num_items: int) -> NDArray[np.bool_]:
-    """Where the upper triangle is, the diagonal with it."""
+def _upper_triangle(num_items: int) -> NDArray[np.bool_]:
+    """Mask of the upper triangle, including the diagonal."""
     return np.triu(np.ones((num_items, num_items), np.bool_))
 
 
 def ease(statistics: Statistics, regularisation: float, kept: int = 2000) -> ScoringModel:
-    """EASE (Steck, WWW 2019) from the sums: exactly that of the pooled events where the weighting is ``event``."""
+    """EASE (Steck, WWW 2019) from the sums; with weighting ``event``, identical to that of the pooled events.
+
+    Raises:
+        ConfigError: ``regularisation`` is not a positive number.
+    """
+    if not 0 < regularisation < math.inf:
+        raise ConfigError(f"regularisation must be a positive number, received {regularisation}")
     system = statistics.gram_II.astype(np.float32)
     system[np.diag_indices_from(system)] += np.float32(regularisation)
     weights_II = inverse_of(system)
@@ -81,9 +94,10 @@ def graph_filter(statistics: Statistics, degree_I: NDArray[np.floating], kept: i
 
 
 def private(statistics: Statistics, release: Release, privacy: Privacy) -> Statistics:
-    """What is left of noisy sums: the directions above the largest that noise alone would have.
+    """Denoise sums: keep the eigenvectors with eigenvalues above the largest that noise alone would have.
 
-    A symmetric matrix of noise σ has eigenvalues up to 2 σ √I (Wigner), which is public; so this costs no privacy.
+    A symmetric noise matrix with standard deviation σ has eigenvalues up to 2 σ √I (Wigner). This bound is public, so
+    denoising costs no privacy.
     """
     values, vectors = np.linalg.eigh(statistics.gram_II)
     above = values > 2 * release.sigma(privacy) * np.sqrt(len(values))

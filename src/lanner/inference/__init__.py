@@ -1,1 +1,1 @@
-"""From a scoring model to recommendations: the one path of library, command line, evaluation and server."""
+"""From a scoring model to recommendations: one path for the library, command line, evaluation and server."""

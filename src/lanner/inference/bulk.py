@@ -1,11 +1,10 @@
-"""The best items of many users at once: what ``Ranker`` answers each of them, at the speed of the matrix product.
+"""Top-k items of many users at once: the results of ``Ranker``, at the speed of a matrix product.
 
-Every thread takes a thousand users and passes the catalogue a tile of items at a time. The scores of a tile stay in
-the core's cache: one matrix product writes them, seen items are overwritten with −inf, and what is better than a user's
-k-th best so far enters the list. So the memory for scores is that of the tiles, whatever the size of the catalogue.
+Each thread takes a thousand users and goes through the catalogue one tile of items at a time. The scores of a tile stay
+in the core's cache: one matrix product writes them, seen items are overwritten with −inf, and scores above a user's
+current k-th best enter the list. Memory for scores depends on the tile size, not on the size of the catalogue.
 
-Where every score of a user is needed at once (item-item models, heads on small catalogues) a tile is the whole
-catalogue.
+If all scores of a user are needed at once (item-item models, heads on small catalogues), one tile spans the catalogue.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -31,20 +30,19 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 _USERS, _ITEMS = 1024, 512
-"""Users and items of a tile, 2 MiB of scores; at 64 dimensions 256 users and 2048 items took a fifth longer."""
+"""Users and items per tile, 2 MiB of scores; at 64 dimensions 256 users and 2048 items took a fifth longer."""
 _SCORES = 1 << 22
-"""Scores of a tile that is the whole catalogue, 16 MiB, unless one user has more."""
+"""Scores in a tile that spans the catalogue, 16 MiB, unless one user has more."""
 _SCORES_WORTH_A_THREAD = 1 << 18
 _USES_ALL_CORES = Lock()
-"""One bulk ranking at a time: each uses all cores and sets BLAS to one thread meanwhile, which is a setting of the
-process."""
+"""One bulk ranking at a time: each uses all cores and meanwhile limits BLAS, process-wide, to one thread."""
 
 
 @dataclass(frozen=True)
 class BulkRanking:
     """items: int32 ``[B, k]``, best first, padded with −1. scores: float32 ``[B, k]``, padded with −inf.
 
-    fallback: bool ``[B]``, whether these are popular items, for nothing that the model uses is known of the user.
+    fallback: bool ``[B]``, whether these are popular items, because the model knows nothing about the user.
     """
 
     items: NDArray[np.int32]
@@ -53,7 +51,7 @@ class BulkRanking:
 
 
 class BulkRanker:
-    """A scoring model, asked for many users at once. Any number of threads may ask; they take turns."""
+    """Ranks many users at once with a scoring model. Thread-safe; concurrent calls take turns."""
 
     def __init__(self, model: ScoringModel) -> None:
         self.model = model
@@ -67,14 +65,14 @@ class BulkRanker:
         candidates: NDArray[np.integer] | None = None,
         profile_BF: NDArray[np.float32] | None = None,
     ) -> BulkRanking:
-        """The k best items of each user. Vectors and lists of all B users are in memory: give some thousands at a time.
+        """The top k items of each user. Vectors and lists of all B users are in memory: pass a few thousand at a time.
 
         Args:
             users: B users.
             k: at least 1.
-            excluded: rows that are not ranked, such as seen items, a list for each user; None: every item is ranked.
-            candidates: the only rows that are ranked, in any order; None: all.
-            profile_BF: features of the users' profiles; None: profiles are not read.
+            excluded: rows that are not ranked, such as seen items, one list per user; None: every item is ranked.
+            candidates: the only rows ranked, in any order; None: all.
+            profile_BF: features of the users' profiles; None: profiles are ignored.
 
         Raises:
             ValueError: k is below 1.
@@ -110,10 +108,10 @@ class BulkRanker:
 
 @dataclass(frozen=True)
 class _Catalogue:
-    """The C items that may be ranked, as tables whose rows are their places 0 … C − 1.
+    """The C items that may be ranked, as tables indexed by position 0 … C − 1.
 
-    rows: of each place, ascending. target_CE: targets, followed by the bias where there is any, so that one product
-    gives both. place_I: the place of each row, −1 where it has none; None where places are rows.
+    rows: row at each position, ascending. target_CE: targets, followed by the bias if there is one, so that one product
+    gives both. place_I: position of each row, −1 if it has none; None if positions equal rows.
     """
 
     model: ScoringModel
@@ -143,7 +141,7 @@ class _Catalogue:
         return len(self.rows)
 
     def placed(self, lists: Ragged, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Users (0 for the first of ``part``) and places of what the lists of some users hold, ordered by place."""
+        """Users (0 for the first of ``part``) and positions of the items in their lists, sorted by position."""
         edges = lists.indptr[part.start : part.stop + 1]
         users, places = np.repeat(np.arange(len(edges) - 1), np.diff(edges)), lists.values[edges[0] : edges[-1]]
         if self.place_I is not None:
@@ -176,14 +174,14 @@ class _Work:
         self._is_whole = self._shares is not None or self._head_ranks_all
 
     def parts(self) -> tuple[list[slice], int]:
-        """Users that are ranked together, and how many threads share the parts."""
+        """Slices of users ranked together, and the number of threads that share them."""
         users, items = len(self._vectors_BD), max(len(self._catalogue), 1)
         workers = max(1, min(numba.get_num_threads(), users * items // _SCORES_WORTH_A_THREAD))
         size = max(1, min(_USERS, -(-users // workers), _SCORES // items if self._is_whole else _USERS))
         return [slice(first, min(first + size, users)) for first in range(0, users, size)], workers
 
     def best(self, part: slice) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Rows and scores of the k best of some users, int32 and float32 ``[n, k]``."""
+        """Rows and scores of the top k of a slice of users, int32 and float32 ``[n, k]``."""
         model, catalogue, users = self._model, self._catalogue, part.stop - part.start
         chooses = model.head is not None and not self._head_ranks_all
         best = BestSoFar(users, max(self._k, CANDIDATES) if chooses else self._k)
@@ -210,7 +208,7 @@ class _Work:
     def _reranked(
         self, rows_NC: NDArray[np.int32], scores_NC: NDArray[np.float32], part: slice
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k best candidates with what the head adds to their scores; users without a signal keep theirs."""
+        """The top k candidates after the head's correction; users without a signal keep their scores."""
         model, vectors_ND = self._model, self._vectors_BD[part]
         head = model.head
         assert head is not None
@@ -226,5 +224,5 @@ class _Work:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The BLAS libraries that are loaded; to find them takes milliseconds."""
+    """The loaded BLAS libraries; finding them takes milliseconds."""
     return ThreadpoolController()

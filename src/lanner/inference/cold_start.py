@@ -1,8 +1,8 @@
 """Cold start: the scoring model's rows of an item that was added after training, from its text features.
 
 The language view is a linear map of the features. The other views are averaged from the nearest items seen in training
-by feature similarity, as the network does for unseen items (``models/network.py``). A known item keeps what its
-interactions taught; only its text is encoded again.
+by feature similarity, as the network does for unseen items (``models/network.py``). A known item keeps what was
+learned from its interactions; only its text is re-encoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lanner.inference.scoring_model import ItemRows, ScoringModel
 from lanner.inference.tables import take
 from lanner.inference.text_neighbours import TextNeighbours
 
-_Drawn = tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.int32], NDArray[np.float32]]
+_ItemRow = tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.int32], NDArray[np.float32]]
 """An item's source, target, bias, lenders and shares."""
 _TEXTS = ("codes", "scale", "directions", "short")
 _SHARPNESS = 5
@@ -32,8 +32,8 @@ class ItemReader:
     language view. view_sizes: dimensions of each view. weights_2V: view weights for seen and unseen items. source_FD,
     target_FD, bias_F, bias: linear maps of the language view, gains included. lent_bias_I: biases of the other views
     with the weights of unseen items. head_DH: item side of the ranking head, with head_bias_H; None without a head.
-    num_neighbours: number of neighbours averaged. lent: what a new item takes of its neighbours' item-to-item weights,
-    0: nothing.
+    num_neighbours: number of neighbours averaged. lent: scale of the item-to-item weights that a new item takes from
+    its neighbours; 0: none.
     """
 
     texts: TextNeighbours
@@ -56,13 +56,13 @@ class ItemReader:
 
         Known items that were seen in training keep their other views.
         """
-        drawn = [
+        built = [
             self._kept(model, row, features_F)
             if row is not None and self.is_seen_I[row]
             else self._new(model, features_F)
             for row, features_F in zip(rows, features_NF, strict=True)
         ]
-        source, target, bias, lenders, shares = zip(*drawn, strict=True)
+        source, target, bias, lenders, shares = zip(*built, strict=True)
         source_ND, target_ND = np.stack(source), np.stack(target)
         half_NH = None if self.head_DH is None else self._normalised(target_ND) @ self.head_DH
         if half_NH is not None and self.head_bias_H is not None:
@@ -83,7 +83,7 @@ class ItemReader:
         first = sum(self.view_sizes[: self.place])
         return slice(first, first + self.view_sizes[self.place])
 
-    def _kept(self, model: ScoringModel, row: int, features_F: NDArray[np.float32]) -> _Drawn:
+    def _kept(self, model: ScoringModel, row: int, features_F: NDArray[np.float32]) -> _ItemRow:
         weight = self.weights_2V[0, self.place]
         before = self._language(self.texts.features(np.array([row]))[0], weight)[2]
         source_D, target_D = (take(table, np.array([row]))[0].copy() for table in (model.source_ID, model.target_ID))
@@ -92,7 +92,7 @@ class ItemReader:
         shares_K[0] = 1
         return source_D, target_D, float(model.bias_I[row]) - before + bias, lenders_K, shares_K
 
-    def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> _Drawn:
+    def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> _ItemRow:
         rows, cosines = self.texts.nearest(features_F, self.num_neighbours, self.is_seen_I)
         shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
         shares /= max(float(shares.sum()), 1e-9)
@@ -143,4 +143,4 @@ class ItemReader:
 
 
 TRUSTED = 1e-6
-"""Minimum view weight: a weight of 0 would lose vectors that other items average."""
+"""Minimum view weight: a weight of 0 would lose vectors that are averaged for other items."""

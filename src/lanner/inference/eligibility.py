@@ -54,7 +54,7 @@ class RowMask:
 
     def dense(self, n: int) -> NDArray[np.bool_]:
         """bool ``[n]``; may be a view, so do not write to it."""
-        return _of_length(self.allowed_R, n)
+        return _resized(self.allowed_R, n)
 
 
 def unknown_attribute(name: str, known: Iterable[str]) -> RequestError:
@@ -101,7 +101,7 @@ class Availability:
 
     def mask(self, n: int) -> NDArray[np.bool_]:
         """A snapshot, bool ``[n]``; do not write to it."""
-        return _of_length(self._room_R, n)
+        return _resized(self._room_R, n)
 
     def holds(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether each of ``rows`` ``[n]``, non-negative, is available."""
@@ -164,7 +164,7 @@ def is_in(rows: NDArray[np.integer], listed: NDArray[np.integer]) -> NDArray[np.
     return np.asarray(listed[np.minimum(np.searchsorted(listed, rows), len(listed) - 1)] == rows)
 
 
-def _of_length(mask_R: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
+def _resized(mask_R: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
     return mask_R[:n] if len(mask_R) >= n else np.pad(mask_R, (0, n - len(mask_R)))
 
 

@@ -16,9 +16,9 @@ from lanner.inference.tables import Table
 LAYER_NORM = 1e-5
 """Epsilon of the layer norm."""
 RERANK_ALL = 4096
-"""Up to so many items the head ranks all of them rather than the best candidates: it costs less than to choose."""
+"""Up to this many items, the head ranks all of them: cheaper than selecting candidates."""
 CANDIDATES = 200
-"""Of a larger catalogue, the head ranks so many that are best without it."""
+"""Number of candidates, the best without the head, that it re-ranks in a larger catalogue."""
 HeadKind = Literal["concat", "gated", "cross-attention"]
 
 
@@ -95,8 +95,8 @@ def _cross_attention(
     return np.asarray((asked_CVV * said_CVV).sum(axis=(1, 2)), np.float32)
 
 
-_Meet = Callable[[Head, NDArray[np.float32], NDArray[np.float32], _ViewScores], NDArray[np.float32]]
-_KINDS: dict[HeadKind, _Meet] = {
+_Combine = Callable[[Head, NDArray[np.float32], NDArray[np.float32], _ViewScores], NDArray[np.float32]]
+_KINDS: dict[HeadKind, _Combine] = {
     "concat": _concat,
     "gated": _gated,
     "cross-attention": _cross_attention,

@@ -1,7 +1,7 @@
-"""The one path from a question to an answer: history → user vector → retrieve → eligible → head → top k → reasons.
+"""The one path from query to ranking: history → user vector → retrieve → eligible → head → top k → reasons.
 
 The library, the command line, evaluation, compression and the server rank with it; one request is a batch of one.
-``ScoringModel.score`` is its clear twin, which tests compare it with.
+``ScoringModel.score`` is the reference implementation that tests compare it with.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ _DIVERSIFIED = 200
 
 
 class TextReader(Protocol):
-    """From texts to features; see ``inference/encoders``."""
+    """From texts to features; see ``encoders/contract.py``."""
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features of texts, float32 ``[T, F]``."""
@@ -44,10 +44,10 @@ class TextReader(Protocol):
 class Query:
     """One request in rows. Rows are int64; repeats are allowed.
 
-    history: items that speak for the user, with weights (float32, aligned; None: 1 each). seen: items that are never
-    answered, however long the list. friends: rows of known users. profile, text: read where the model reads them;
-    profile_features, text_features ``[F]`` where they were read already. allow, deny: what a filter leaves and bars.
-    diversity: 0 … 1, see ``Ranker``. explain: whether reasons are wanted. attributes: values of the user's attributes,
+    history: items that represent the user, with weights (float32, aligned; None: 1 each). seen: items never
+    recommended, however long the list. friends: rows of known users. profile, text: used if the model supports them;
+    profile_features, text_features: ``[F]``, if already encoded. allow, deny: rows allowed and denied by filters.
+    diversity: 0 … 1, see ``Ranker``. explain: whether to return reasons. attributes: values of the user's attributes,
     numbered as in ``Catalogue.values``.
     """
 
@@ -67,16 +67,16 @@ class Query:
     attributes: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
 
 
-_MOST_HIDDEN = 1024
-"""Hidden items that are sent to an accelerator with each request, as rows to leave out."""
+_MAX_HIDDEN = 1024
+"""Maximum number of hidden items sent to an accelerator with each request, as rows to exclude."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """items: int64 ``[k]``, best first, fewer where fewer are eligible. scores: float32 ``[k]``.
+    """items: int64 ``[k]``, best first, fewer if fewer are eligible. scores: float32 ``[k]``.
 
-    fallback: whether these are popular items, for nothing the model reads is known of the user. explanations: one an
-    item, where they were asked for. accelerated: whether the list is the accelerator's.
+    fallback: whether these are popular items, because the model knows nothing about the user. explanations: one per
+    item, if requested. accelerated: whether the accelerator produced the list.
     """
 
     items: NDArray[np.int64]
@@ -88,7 +88,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an accelerator reads of a query: distinct rows and their shares of the sum, float32; rows to leave out."""
+    """Input of an accelerator: distinct rows and their shares of the sum, float32; rows to exclude."""
 
     rows: NDArray[np.int64]
     shares: NDArray[np.float32]
@@ -97,22 +97,22 @@ class Asked:
 
 
 class Accelerator(Protocol):
-    """Scores a trained catalogue for histories in the ranker's place; see ``accelerators/backend.py``."""
+    """Scores a trained catalogue for histories in place of the ranker; see ``accelerators/backend.py``."""
 
     def covers(self, length: int, k: int) -> bool:
-        """Whether it takes so long a history and list."""
+        """Whether it supports this history length and k."""
         ...
 
     def rank(self, asked: Sequence[Asked]) -> Sequence["_Scored | None"]:
-        """Items and scores, float32, of each, best first; None: it failed."""
+        """Items and scores (float32) for each request, best first; None: it failed."""
         ...
 
 
 @dataclass(frozen=True)
 class _User:
-    """One user as the stages see them: distinct rows with their share of the sum, and what else adds to the vector.
+    """One user as the stages see it: distinct rows with their shares of the sum, and the other terms of the vector.
 
-    weights: of the rows for ``item_to_item``. values: of the user's attributes, where the model reads them, with their
+    weights: of the rows, for ``item_to_item``. values: of the user's attributes, if the model uses them, with their
     shares.
     """
 
@@ -127,7 +127,7 @@ class _User:
 
 
 class Ranker:
-    """A scoring model with what came since it was trained; see ``add``.
+    """A scoring model and the items added since training; see ``add``.
 
     One writer adds items; any number of threads may rank meanwhile.
     """
@@ -142,10 +142,11 @@ class Ranker:
         reader: TextReader | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
-        """index: over the targets with the bias as one more dimension; None: every item is scored.
+        """index: over the targets, with the bias as an extra dimension; None: every item is scored.
 
-        candidates: so many are retrieved for the head to rank. available: which rows may be answered at all; None: all.
-        reader: of profiles and query texts that come unread. accelerator: of the same model; answers what it covers.
+        candidates: number retrieved for the head to rank. available: rows that may be recommended; None: all.
+        reader: encodes profiles and query texts that come without features. accelerator: of the same model; used for
+        the queries that it covers.
         """
         self.model, self.index, self.reader, self.accelerator = model, index, reader, accelerator
         self.available = Availability(model.num_items) if available is None else available
@@ -154,83 +155,83 @@ class Ranker:
         self._target, self._bias = GrowingTable(model.target_ID), GrowingTable(model.bias_I[:, None])
         self._half = None if model.head is None else GrowingTable(model.head.item_IH)
         self._lenders: GrowingTable | None = None
-        self._lent_shares: GrowingTable | None = None
+        self._lender_shares: GrowingTable | None = None
         self._popularity = np.asarray(model.popularity_I, np.float32)
         self._by_popularity = np.argsort(-self._popularity, kind="stable")
 
     @property
     def num_items(self) -> int:
-        """Rows ever given: items that are no longer available keep theirs."""
+        """Rows assigned so far; items that are no longer available keep theirs."""
         return len(self._bias)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the tables and the index, those mapped from files included."""
+        """Bytes of the tables and the index, memory-mapped ones included."""
         tables = (self._source, self._target, self._bias, *((self._half,) if self._half else ()))
         index_bytes = 0 if self.index is None else self.index.memory_bytes
         return int(sum(table.nbytes for table in tables) + index_bytes)
 
     @property
     def reads_text(self) -> bool:
-        """Whether a query text changes an answer."""
+        """Whether the model uses query texts."""
         return self.model.text_FD is not None
 
     @property
     def reads_attributes(self) -> bool:
-        """Whether attributes of the user change an answer."""
+        """Whether the model uses attributes of the user."""
         return self.model.kind_A is not None
 
     @property
     def reads_profile(self) -> bool:
-        """Whether a profile changes an answer."""
+        """Whether the model uses profiles."""
         return self.model.profile_FD is not None
 
     def add(self, rows: ItemRows, replaced: Sequence[int | None] = ()) -> NDArray[np.int64]:
-        """Give items the next rows; ``rows`` are those of the full model. They can be ranked when this returns.
+        """Assign the next rows to items; ``rows`` are those of the full model. They can be ranked when this returns.
 
-        replaced: the rows that the items had before, whose popularity they keep; None, or none at all: new items.
+        replaced: previous rows of the items, whose popularity they keep; None, or an empty list: new items.
         """
         reduced = self.model.reduction(rows)
         first = self.num_items
         for row, before in enumerate(replaced or [None] * len(rows.bias_N), first):
             popularity = np.float32(0) if before is None else self._popularity[before]
-            # After its equals, so that the order does not depend on who came first.
+            # After items of equal popularity: ties stay in row order.
             order = self._by_popularity
             place = np.searchsorted(-self._popularity[order], -popularity, "right") if popularity else row
-            # The order last: who reads it first finds the popularity of every row in it.
+            # The order last: a reader that loads it first finds the popularity of every row in it.
             self._popularity = np.append(self._popularity, popularity)
             self._by_popularity = np.insert(order, place, row)
         if self._half is not None:
             assert reduced.half_NH is not None, "a model with a head needs the head's row of every item"
             self._half.append(reduced.half_NH)
         if self.model.item_to_item is not None:
-            self._lend(reduced)
+            self._append_lenders(reduced)
         self._source.append(reduced.source_ND)
         self._target.append(reduced.target_ND)
-        self._bias.append(reduced.bias_N[:, None])  # last: it counts the items
+        self._bias.append(reduced.bias_N[:, None])  # last: its length is the number of items
         return np.arange(first, self.num_items)
 
-    def _lend(self, rows: ItemRows) -> None:
-        """Item-to-item weights of later items: shares of those of trained ones."""
+    def _append_lenders(self, rows: ItemRows) -> None:
+        """Item-to-item weights of items added later: shares of those of trained items."""
         lenders_NK, shares_NK = rows.lenders_NK, rows.shares_NK
         if lenders_NK is None or shares_NK is None:
             width = 1 if self._lenders is None else self._lenders.later.shape[1]
             lenders_NK = np.zeros((len(rows.bias_N), width), np.int32)
             shares_NK = np.zeros(lenders_NK.shape, np.float32)
-        if self._lenders is None or self._lent_shares is None:
+        if self._lenders is None or self._lender_shares is None:
             width = lenders_NK.shape[1]
-            self._lent_shares = GrowingTable(np.empty((0, width), np.float32))
+            self._lender_shares = GrowingTable(np.empty((0, width), np.float32))
             self._lenders = GrowingTable(np.empty((0, width), np.int32))
         self._lenders.append(lenders_NK)
-        self._lent_shares.append(shares_NK)
+        self._lender_shares.append(shares_NK)
 
-    # --- answers -----------------------------------------------------------------------------------------------------
+    # --- ranking -----------------------------------------------------------------------------------------------------
 
     def rank(self, queries: Sequence[Query]) -> list[Ranking]:
-        """The best items of each query.
+        """The top items for each query.
 
         Raises:
-            ValueError: a k below 1, or a row that no item has.
+            ValueError: a k below 1, or an unknown row.
         """
         users = [self._user(query) for query in queries]
         personal = [place for place, user in enumerate(users) if user.signal]
@@ -241,12 +242,12 @@ class Ranker:
         return [found.get(place) or self._popular(query) for place, query in enumerate(queries)]
 
     def similar(self, row: int, k: int, allow: RowMask | None = None, deny: NDArray[np.int64] | None = None) -> Ranking:
-        """The k items ranked highest for a user whose whole history is one item, which is left out."""
+        """The top k items for a history of this item alone, which is itself excluded."""
         rows = np.array([row], np.int64)
         return self.rank([Query(rows, seen=rows, k=k, allow=allow, deny=deny)])[0]
 
     def explain(self, query: Query, items: NDArray[np.int64]) -> list[Explanation]:
-        """What the scores of ``items`` are the sum of, whatever their rank."""
+        """The components of the scores of ``items``, whatever their rank."""
         return self._explained(query, self._user(query), items)
 
     # --- stages ------------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ class Ranker:
         return user if vector_D.any() or self._has_weights(user) else replace(user, signal=False)
 
     def _values(self, query: Query) -> _Scored:
-        """Distinct values of the user's attributes, and their shares: 1 by those of the same attribute."""
+        """Distinct values of the user's attributes, and their shares, which sum to 1 per attribute."""
         kind_A = self.model.kind_A
         if kind_A is None or not len(query.attributes):
             return _NO_ROWS, np.empty(0, np.float32)
@@ -296,7 +297,7 @@ class Ranker:
         return values, (1 / np.bincount(kinds)[kinds]).astype(np.float32)
 
     def _known(self, query: Query) -> _Scored:
-        """Distinct rows of a history, ascending, and their weights: the largest of those of a repeated item."""
+        """Distinct rows of a history, ascending, and their weights; a repeated item has its largest weight."""
         rows, weights = np.asarray(query.history, np.int64), query.weights
         if self.model.recency:
             aging = recency_weights(np.array([len(rows)]), self.model.recency)
@@ -320,7 +321,7 @@ class Ranker:
         return rows[positive], weights[positive]
 
     def _features(self, text: str | None, read: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """Features of a text ``[F]``; None where there is none, or nothing in it is known."""
+        """Features of a text ``[F]``; None if there is no text, or nothing in it is known."""
         if read is None and text and self.reader is not None:
             read = self.reader.features([text])[0]
         return read if read is not None and read.any() else None
@@ -339,18 +340,18 @@ class Ranker:
         return rankings
 
     def _best(self, queries: Sequence[Query], users: Sequence[_User]) -> tuple[list[_Scored], list[bool]]:
-        """Candidates of each user: the accelerator's list where it covers the query and answers; whether it did."""
+        """Candidates of each user, by the accelerator if it covers the query and succeeds; and whether it did."""
         found: dict[int, _Scored] = {}
         if self.accelerator is not None:
             pairs = enumerate(zip(queries, users, strict=True))
             covered = [place for place, (query, user) in pairs if self._is_covered(query, user)]
             hidden = np.flatnonzero(~self.available.mask(self.model.num_items))
             left_out = [np.union1d(queries[p].seen, hidden) for p in covered]
-            asked = [
+            requests = [
                 Asked(users[p].rows, users[p].shares, rows, queries[p].k)
                 for p, rows in zip(covered, left_out, strict=True)
             ]
-            lists = self.accelerator.rank(asked) if asked else ()
+            lists = self.accelerator.rank(requests) if requests else ()
             found = {place: one for place, one in zip(covered, lists, strict=True) if one is not None}
         accelerated = [place in found for place in range(len(queries))]
         left = [place for place, is_accelerated in enumerate(accelerated) if not is_accelerated]
@@ -361,11 +362,11 @@ class Ranker:
         return [found[place] for place in range(len(queries))], accelerated
 
     def _is_covered(self, query: Query, user: _User) -> bool:
-        """Whether a query is a history over the trained catalogue and nothing else, as an accelerator answers it."""
+        """Whether the accelerator supports the query: a history over the trained catalogue and nothing else."""
         assert self.accelerator is not None
         plain = query.allow is None and query.deny is None and not query.diversity
         alone = bool(len(user.rows)) and not user.extras and not len(user.values)
-        unchanged = self.num_items == self.model.num_items and self.available.num_hidden <= _MOST_HIDDEN
+        unchanged = self.num_items == self.model.num_items and self.available.num_hidden <= _MAX_HIDDEN
         return plain and alone and unchanged and self.accelerator.covers(len(user.rows), query.k)
 
     def _wanted(self, query: Query) -> int:
@@ -377,7 +378,7 @@ class Ranker:
         return max(wanted, self._candidates)
 
     def _scan(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
-        """Score every item; the best eligible ones of each user."""
+        """Score every item; returns the best eligible ones of each user."""
         base, num_items = self.model.num_items, self.num_items
         users_BD = np.stack([user.vector_D for user in users])
         scores_BI = np.empty((len(users), num_items), np.float32)
@@ -402,21 +403,21 @@ class Ranker:
         ]
 
     def _sparse_scores(self, user: _User, num_items: int) -> NDArray[np.float32]:
-        """What the item-to-item weights, which the model must have, add to the score of every item, ``[I]``."""
+        """Contribution of the item-to-item weights, which the model must have, to the score of every item, ``[I]``."""
         weights, base = self.model.item_to_item, self.model.num_items
         assert weights is not None
         scores_I = np.zeros(num_items, np.float32)
         rows, shares = self._with_values(user, *self._trained(user.rows, user.weights))
         add_weighted_rows(rows, shares, weights.indptr, weights.items, weights.values, scores_I[:base])
         if num_items > base:
-            lenders_NK, shares_NK = self._lent(np.arange(base, num_items))
+            lenders_NK, shares_NK = self._lenders_of(np.arange(base, num_items))
             scores_I[base:] = (scores_I[lenders_NK] * shares_NK).sum(axis=1)
         return scores_I
 
     def _with_values(
         self, user: _User, rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool = True
     ) -> _Scored:
-        """Trained items with what else has rows of item-to-item weights: values of attributes (if ``alone``), pairs."""
+        """Trained items and the other rows of item-to-item weights: attribute values (if ``alone``) and pairs."""
         weights, kind_A, num_items = self.model.item_to_item, self.model.kind_A, self.model.num_items
         if weights is None or kind_A is None or not len(user.values) or weights.num_rows == num_items:
             return rows, shares
@@ -431,7 +432,7 @@ class Ranker:
         return np.concatenate(found), np.concatenate(found_shares)
 
     def _has_weights(self, user: _User) -> bool:
-        """Whether the item-to-item weights say anything of a user."""
+        """Whether the user has any item-to-item weights."""
         weights = self.model.item_to_item
         if weights is None or not len(user.rows) + len(user.values):
             return False
@@ -440,23 +441,23 @@ class Ranker:
         return bool((weights.indptr[rows + 1] > weights.indptr[rows])[shares != 0].any())
 
     def _trained(self, rows: NDArray[np.int64], shares: NDArray[np.float32]) -> _Scored:
-        """The trained items that speak for some items, with shares: themselves, or those a later one borrows from."""
+        """The trained items that represent the given items, with shares: themselves, or the lenders of later ones."""
         later = rows >= self.model.num_items
         if not later.any():
             return rows, shares
-        lenders_NK, shares_NK = self._lent(rows[later])
-        lent = (shares_NK * shares[later, None]).ravel()
-        return np.concatenate([rows[~later], lenders_NK.ravel()]), np.concatenate([shares[~later], lent])
+        lenders_NK, shares_NK = self._lenders_of(rows[later])
+        lender_shares = (shares_NK * shares[later, None]).ravel()
+        return np.concatenate([rows[~later], lenders_NK.ravel()]), np.concatenate([shares[~later], lender_shares])
 
-    def _lent(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _lenders_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Lenders and shares ``[N, K]`` of later items."""
         assert self._lenders is not None
-        assert self._lent_shares is not None
+        assert self._lender_shares is not None
         places = rows - self.model.num_items
-        return self._lenders.take(places).astype(np.int64), self._lent_shares.take(places)
+        return self._lenders.take(places).astype(np.int64), self._lender_shares.take(places)
 
     def _search(self, queries: Sequence[Query], users: Sequence[_User]) -> list[_Scored]:
-        """Candidates by the index and, exactly, among what came later and what sparse rows name."""
+        """Candidates from the index and, by exact scoring, from later items and sparse rows."""
         assert self.index is not None
         base = self.model.num_items
         query_BD1 = np.ones((len(users), self.model.dimensions + 1), np.float32)
@@ -467,33 +468,33 @@ class Ranker:
         if alike:
             wanted = max(self._wanted(queries[place]) for place in alike)
             mask = self.available.mask(base) if self.available.num_hidden else None
-            barred: list[NDArray[np.int64]] | None = [_barred(queries[place]) for place in alike]
-            if all(self._has_room(queries[place]) for place in alike):
-                barred = None
-            found = dict(zip(alike, self.index.search(query_BD1[alike], wanted, mask, barred)[0], strict=True))
+            excluded: list[NDArray[np.int64]] | None = [_excluded_rows(queries[place]) for place in alike]
+            if all(self._has_surplus(queries[place]) for place in alike):
+                excluded = None
+            found = dict(zip(alike, self.index.search(query_BD1[alike], wanted, mask, excluded)[0], strict=True))
         for place, query in enumerate(queries):
             if place not in found:
                 mask = eligible(self.available, query.allow, query.deny, query.seen, base)
                 found[place] = self.index.search(query_BD1[place : place + 1], self._wanted(query), mask)[0][0]
-        asked = enumerate(zip(queries, users, strict=True))
-        return [self._with_others(query, user, found[place]) for place, (query, user) in asked]
+        pairs = enumerate(zip(queries, users, strict=True))
+        return [self._merge_candidates(query, user, found[place]) for place, (query, user) in pairs]
 
-    def _has_room(self, query: Query) -> bool:
-        """Whether what is barred can be passed over among the candidates: a search for more would take longer."""
-        return self.model.head is not None and self._wanted(query) - len(_barred(query)) >= 2 * query.k
+    def _has_surplus(self, query: Query) -> bool:
+        """Whether enough candidates remain after dropping excluded ones; searching for more would take longer."""
+        return self.model.head is not None and self._wanted(query) - len(_excluded_rows(query)) >= 2 * query.k
 
-    def _with_others(self, query: Query, user: _User, rows: NDArray[np.int64]) -> _Scored:
-        """What the index found, the strongest of the sparse rows and the items that came later; best first.
+    def _merge_candidates(self, query: Query, user: _User, rows: NDArray[np.int64]) -> _Scored:
+        """Candidates of the index, the strongest of the sparse rows and items added later; best first.
 
-        Scored anew by the model's own tables: an index may keep less precise ones.
+        Re-scored with the model's own tables: an index may store less precise ones.
         """
         wanted, base, num_items = self._wanted(query), self.model.num_items, self.num_items
         has_sparse = self.model.item_to_item is not None
         rows = rows[rows >= 0] if rows[-1] < 0 else rows
-        if query.allow is None and self._has_room(query) and len(barred := _barred(query)):
-            rows = rows[~is_in(rows, barred)]
+        if query.allow is None and self._has_surplus(query) and len(excluded := _excluded_rows(query)):
+            rows = rows[~is_in(rows, excluded)]
         if num_items > base:
-            rows = np.concatenate([rows, self._later(query, base, num_items)])
+            rows = np.concatenate([rows, self._added_rows(query, base, num_items)])
         if has_sparse:
             mask = eligible(self.available, query.allow, query.deny, query.seen, num_items)
             sparse_I = self._sparse_scores(user, num_items)
@@ -506,24 +507,24 @@ class Ranker:
         order = np.lexsort((rows, -scores))[:wanted]
         return rows[order], scores[order]
 
-    def _later(self, query: Query, base: int, num_items: int) -> NDArray[np.int64]:
-        """The eligible ones of the rows that came later; a mask of all rows would take longer than to score these."""
+    def _added_rows(self, query: Query, base: int, num_items: int) -> NDArray[np.int64]:
+        """Eligible rows among those added later; a mask of all rows would take longer than scoring these."""
         rows = np.arange(base, num_items)
         kept = self.available.holds(rows)
         if query.allow is not None:
             kept &= query.allow.holds(rows)
-        rows, barred = rows[kept], _barred(query)
-        return rows[~is_in(rows, barred)]
+        rows, excluded = rows[kept], _excluded_rows(query)
+        return rows[~is_in(rows, excluded)]
 
     def _hidden(self, users: Sequence[_User]) -> Sequence[NDArray[np.float32] | None]:
-        """The users' side of the head; None each where there is no head."""
+        """The user side of the head for each user; None each without a head."""
         if self.model.head is None:
             return [None] * len(users)
         users_BD = np.stack([user.vector_D for user in users])
         return list(self.model.head.hidden(users_BD, self.model.view_sizes))
 
     def _head(self, user: _User, hidden_H: NDArray[np.float32] | None, found: _Scored, k: int) -> _Scored:
-        """The k best candidates once the head, where there is one, has ranked them."""
+        """The top k candidates, re-ranked by the head if there is one."""
         rows, scores = found
         if hidden_H is None or not len(rows):
             return rows[:k], scores[:k]
@@ -532,7 +533,7 @@ class Ranker:
         return rows[best], total[best]
 
     def _corrections(self, user: _User, hidden_H: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What the head adds to the scores of some items."""
+        """The head's contribution to the scores of some items."""
         head = self.model.head
         assert head is not None
         assert self._half is not None
@@ -540,9 +541,9 @@ class Ranker:
         return head.correction(hidden_H, self._half.take(rows), view_scores)
 
     def _diversify(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, diversity: float) -> _Scored:
-        """k items chosen one by one by score and unlikeness to those chosen (Carbonell & Goldstein, SIGIR 1998).
+        """Maximal marginal relevance: k items chosen one by one (Carbonell & Goldstein, SIGIR 1998).
 
-        (1 − diversity) · score, scaled to 0 … 1, − diversity · the largest cosine of targets to one that was chosen.
+        By (1 − diversity) · score, scaled to 0 … 1, − diversity · the largest cosine to the target of a chosen item.
         """
         if len(rows) <= 1 or not self.model.dimensions:
             return rows[:k], scores[:k]
@@ -559,7 +560,7 @@ class Ranker:
         return rows[chosen], scores[chosen]
 
     def _popular(self, query: Query) -> Ranking:
-        """Popular items, for a user of whom nothing is known that the model reads, and from a model for everyone."""
+        """Popular items, for a user the model knows nothing about, and for all users of a non-personal model."""
         order = self._by_popularity  # before the popularity, see ``add``
         popularity = self._popularity
         mask = eligible(self.available, query.allow, query.deny, query.seen, len(popularity))
@@ -572,10 +573,10 @@ class Ranker:
                 break
         items = np.array(found[: query.k], np.int64)
         scores = popularity[items]
-        explained = tuple(self._of_popularity(items)) if query.explain else ()
+        explained = tuple(self._explain_popularity(items)) if query.explain else ()
         return Ranking(items, scores, self.model.is_personal, explained)
 
-    def _of_popularity(self, items: NDArray[np.int64]) -> list[Explanation]:
+    def _explain_popularity(self, items: NDArray[np.int64]) -> list[Explanation]:
         scores = self._popularity[items].tolist()
         return [
             Explanation(item, score, (ScorePart("popularity", -1, score),))
@@ -586,9 +587,9 @@ class Ranker:
 
     def _explained(self, query: Query, user: _User, items: NDArray[np.int64]) -> list[Explanation]:
         if not user.signal:
-            return self._of_popularity(items)
+            return self._explain_popularity(items)
         targets_ND, biases = self._target.take(items), self._bias.take(items)[:, 0]
-        history_NL, text_N = self._by_history(user, targets_ND)
+        history_NL, text_N = self._history_contributions(user, targets_ND)
         attribute_N = self._add_sparse_parts(user, items, history_NL)
         for kind, extra_D in user.extras:
             attribute_N += targets_ND @ extra_D if kind == "attributes" else 0
@@ -610,10 +611,10 @@ class Ranker:
             explained.append(Explanation(item, sum(part.value for part in parts), tuple(parts)))
         return explained
 
-    def _by_history(
+    def _history_contributions(
         self, user: _User, targets_ND: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What each item of the history adds ``[N, L]``, and what the history adds by descriptions ``[N]``."""
+        """Contribution of each history item ``[N, L]``, and of the history through descriptions ``[N]``."""
         model = self.model
         nothing = np.zeros(len(targets_ND), np.float32)
         if not model.dimensions or not len(user.rows):
@@ -639,16 +640,16 @@ class Ranker:
     def _add_sparse_parts(
         self, user: _User, items: NDArray[np.int64], history_NL: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """What the item-to-item weights of each history item add to ``items``; returns what those of attributes add."""
+        """Add each history item's item-to-item contribution to ``history_NL``; returns that of attributes ``[N]``."""
         weights, base = self.model.item_to_item, self.model.num_items
         if weights is None:
             return np.zeros(len(items), np.float32)
         lenders_NK, shares_NK = items[:, None], np.ones((len(items), 1), np.float32)
         if (later := items >= base).any():
-            width = self._lent(items[later])[0].shape[1]
+            width = self._lenders_of(items[later])[0].shape[1]
             lenders_NK, shares_NK = np.repeat(lenders_NK, width, axis=1), np.eye(1, width, dtype=np.float32)
             shares_NK = np.repeat(shares_NK, len(items), axis=0)
-            lenders_NK[later], shares_NK[later] = self._lent(items[later])
+            lenders_NK[later], shares_NK[later] = self._lenders_of(items[later])
         scores_I = np.zeros(base, np.float32)
 
         def added(rows: NDArray[np.int64], shares: NDArray[np.float32], *, alone: bool) -> NDArray[np.float32]:
@@ -670,7 +671,7 @@ class Ranker:
         values = take(self.model.friends_UD, friends) @ target_D / np.float32(len(friends))
         return _grouped("friend", friends, np.asarray(values, np.float32))
 
-    # --- tables made once --------------------------------------------------------------------------------------------
+    # --- cached tables -----------------------------------------------------------------------------------------------
 
     @cached_property
     def _targets_DI(self) -> NDArray[np.float32]:
@@ -678,9 +679,9 @@ class Ranker:
 
 
 class RankedScorer:
-    """A scoring model as evaluation asks it: see ``evaluation.protocol.RankingScorer``.
+    """A scoring model as an ``evaluation.protocol.RankingScorer``.
 
-    read: profile texts to features ``[B, F]``; None: profiles are not read.
+    read: profile texts to features ``[B, F]``; None: profiles are ignored.
     """
 
     def __init__(self, model: ScoringModel, read: Callable[[Sequence[str]], NDArray[np.float32]] | None = None) -> None:
@@ -698,7 +699,7 @@ class RankedScorer:
     def rank(
         self, users: UserBatch, k: int, excluded: Ragged, candidates: NDArray[np.int32] | Ragged | None
     ) -> NDArray[np.int32]:
-        """The best k items of each user, int32 ``[B, k]`` padded with −1."""
+        """The top k items of each user, int32 ``[B, k]`` padded with −1."""
         among = RowMask.of(candidates, self.num_items) if isinstance(candidates, np.ndarray) else None
         profile_BF = self._profiles(users)
         queries = []
@@ -744,14 +745,14 @@ def queries_of(users: UserBatch, k: int = 10, *, exclude_seen: bool = True, expl
     return found
 
 
-def _barred(query: Query) -> NDArray[np.int64]:
+def _excluded_rows(query: Query) -> NDArray[np.int64]:
     return query.seen if query.deny is None else np.concatenate([query.seen, query.deny])
 
 
 def _grouped(
     kind: PartKind, rows: NDArray[np.int64], values: NDArray[np.float32], keep: int | None = None
 ) -> list[ScorePart]:
-    """A part for each of the largest, and one for all others; ``keep`` has a part of its own in any case."""
+    """One part for each of the largest values, and one for the rest; ``keep`` always has its own part."""
     order = np.argsort(-np.abs(values), kind="stable")
     named = order[:NAMED_PARTS].tolist()
     named += [place for place in order[NAMED_PARTS:].tolist() if rows[place] == keep]

@@ -28,10 +28,10 @@ from lanner.inference.eligibility import is_in
 SCHEMA = 1
 """Incremented on incompatible changes of the saved format."""
 HEADER, CHECKSUM, CONTENT = "index.json", "index.sha256", {"exact": "vectors.npy", "ivf-pq": "index.faiss"}
-_FOLDER = FolderKind("an index", HEADER, lambda told: (HEADER, CHECKSUM, CONTENT[told["kind"]]))
+_FOLDER = FolderKind("an index", HEADER, lambda content: (HEADER, CHECKSUM, CONTENT[content["kind"]]))
 EXACT_ITEMS = 20_000
 """Smaller catalogues are always scanned exactly; timings are in docs/log.md."""
-_LEAST_TRAINABLE = 1000
+_MIN_TRAINABLE = 1000
 """Minimum number of items for an inverted file, whatever is configured."""
 _ITEMS_IN_LIST = 128
 _BEST = 20
@@ -46,7 +46,7 @@ _LARGEST_HALF = 65_504.0
 _REFINE_COST, _GATHER_COST, _SCAN_COST = 80, 50, 5
 """Costs in product codes scanned (4 ns each at 66 dimensions): refining a candidate, gathering and scoring an item,
 and scoring an item in a full scan."""
-_MOST_EXCLUDED = 512
+_MAX_EXCLUDED = 512
 """Every query of a batch fetches extra candidates for the largest exclusion list; beyond this, one by one."""
 _FEW_HIDDEN, _SPARE = 0.01, 32
 """Maximum share of rows hidden by a mask that is applied to the candidates only, and extra candidates fetched."""
@@ -165,7 +165,7 @@ class VectorIndex:
     def _probe(self, queries_BD: NDArray[np.float32], mask: Mask | None, excluded: Excluded, out: Found) -> None:
         """Fill the padded ``out`` from the inverted lists."""
         k, more = out[0].shape[1], max(map(len, excluded), default=0)
-        if more > _MOST_EXCLUDED and len(queries_BD) > 1:
+        if more > _MAX_EXCLUDED and len(queries_BD) > 1:
             for line in range(len(queries_BD)):
                 one = slice(line, line + 1)
                 self._probe(queries_BD[one], mask, excluded[one], (out[0][one], out[1][one]))
@@ -213,7 +213,7 @@ class VectorIndex:
         """FAISS's result: ``[B, effort.retrieved]``, −1 if the probed lists contain fewer."""
         make = _settings if selector is None else _settings.__wrapped__
         settings = make(effort.probed, max(1.0, effort.refined / effort.retrieved), selector)
-        scores, rows = self._faiss_index.search(_even(queries_BD), effort.retrieved, params=settings)
+        scores, rows = self._faiss_index.search(_pad_to_even(queries_BD), effort.retrieved, params=settings)
         return rows, scores
 
     def cost(self, effort: Effort) -> float:
@@ -286,7 +286,7 @@ def build_index(
     vectors_ID = np.ascontiguousarray(vectors_ID, np.float32)
     items = len(vectors_ID)
     exact = VectorIndex(vectors_ID, vectors_ID.shape[1])
-    if config.kind == "exact" or items < (EXACT_ITEMS if config.kind == "auto" else _LEAST_TRAINABLE):
+    if config.kind == "exact" or items < (EXACT_ITEMS if config.kind == "auto" else _MIN_TRAINABLE):
         return exact
     try:
         index = _trained(vectors_ID, Effort(min(max(retrieved, _BEST), items), 1, 1))
@@ -306,7 +306,7 @@ def _trained(vectors_ID: NDArray[np.float32], effort: Effort) -> VectorIndex:
     Inner products are searched directly, not as L2 distances with an extra dimension: for 100,000 clustered items with
     log-normal norms that dimension dominated, and the same number of lists found 96 % of the 10 best instead of 99.
     """
-    faiss, vectors_IW = _faiss(), _even(np.clip(vectors_ID, -_LARGEST_HALF, _LARGEST_HALF))
+    faiss, vectors_IW = _faiss(), _pad_to_even(np.clip(vectors_ID, -_LARGEST_HALF, _LARGEST_HALF))
     (items, width), metric = vectors_IW.shape, faiss.METRIC_INNER_PRODUCT
     lists = 1 << int(min(items / _ITEMS_IN_LIST, 8 * items**0.5)).bit_length() - 1
     # Two dimensions per code. With four, recall of the best was 98.2 % instead of 99.2.
@@ -379,7 +379,7 @@ def _fill(out: Found, found: Found, mask: Mask | None, excluded: Excluded) -> bo
     return full
 
 
-def _even(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+def _pad_to_even(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Append a zero column if the number of columns is odd; inner products do not change."""
     if vectors_ND.shape[1] % 2 == 0:
         return vectors_ND

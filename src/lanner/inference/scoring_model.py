@@ -50,7 +50,7 @@ class SparseRows:
     pairs: row I + A + a·I + i is what item i contributes in addition for users with the value a.
 
     indptr: int64 ``[R + 1]``. items: int32 ``[E]``. values: float32 ``[E]``. lost: share of absolute weight removed by
-    pruning, 0 … 1. sums: whether history weights count as they are in a model that divides them by their sum.
+    pruning, 0 … 1. sums: whether raw history weights are used even if the model normalises them.
     """
 
     indptr: NDArray[np.int64]
@@ -76,7 +76,7 @@ class SparseRows:
         return self.items[entries], self.values[entries]
 
     def matrix(self, num_items: int | None = None) -> "sp.csr_matrix":
-        """As a SciPy matrix ``[R, num_items]``; None: R, there are no rows but those of the items."""
+        """As a SciPy matrix ``[R, num_items]``; None: R, if all rows are items."""
         import scipy.sparse as sp
 
         return sp.csr_matrix((self.values, self.items, self.indptr), shape=(self.num_rows, num_items or self.num_rows))
@@ -249,19 +249,19 @@ class ScoringModel:
         return scores_BI
 
     def shares(self, batch: UserBatch) -> "sp.csr_matrix":
-        """Weights of the rows of ``item_to_item``, which the model must have, for each user, ``[B, R]``."""
+        """Each user's weights of the rows of ``item_to_item``, which the model must have, ``[B, R]``."""
         weighted = aged(batch, self.recency)
         matrix = shares_of if self.divides_weights else batch_matrix
         return self._with_attributes(matrix(weighted, self.num_items), batch)
 
     @property
     def divides_weights(self) -> bool:
-        """Whether ``item_to_item``, which the model must have, gets history weights divided by their sum."""
+        """Whether ``item_to_item``, which the model must have, is applied to history weights divided by their sum."""
         assert self.item_to_item is not None
         return self.normalises and not self.item_to_item.sums
 
     def _with_attributes(self, history_BI: "sp.csr_matrix", batch: UserBatch) -> "sp.csr_matrix":
-        """Histories, and what else has rows in ``item_to_item``."""
+        """Histories and the other columns that ``item_to_item`` has rows for."""
         assert self.item_to_item is not None
         rows = self.item_to_item.num_rows
         if rows == self.num_items or self.kind_A is None:
@@ -278,7 +278,7 @@ class ScoringModel:
         return found_B
 
     def corrections(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the head, which the model must have, adds to the score of every item, float32 ``[B, I]``."""
+        """Contribution of the head, which the model must have, to the score of every item, float32 ``[B, I]``."""
         head = self.head
         assert head is not None
         hidden_BH, item_IH = head.hidden(users_BD, self.view_sizes), take(head.item_IH)
@@ -307,7 +307,7 @@ class ScoringModel:
 
     @cached_property
     def item_matrix(self) -> "sp.csr_matrix":
-        """``item_to_item``, which the model must have, as SciPy's."""
+        """``item_to_item``, which the model must have, as a SciPy matrix."""
         assert self.item_to_item is not None
         return self.item_to_item.matrix(self.num_items)
 

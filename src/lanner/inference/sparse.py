@@ -65,7 +65,7 @@ def attribute_matrix(values: Ragged, kind_A: NDArray[np.int32]) -> "sp.csr_matri
 
 
 def with_attributes(history_BI: "sp.csr_matrix", attribute_BA: "sp.csr_matrix", num_columns: int) -> "sp.csr_matrix":
-    """What is known of users in one matrix, ``[B, num_columns]``: items, then values of attributes, then pairs of both.
+    """Histories and attributes in one matrix, ``[B, num_columns]``: items, then attribute values, then pairs of both.
 
     num_columns: I + A, or with the pairs I + A + A·I; that of value a and item i is column I + A + a·I + i.
     """
@@ -94,7 +94,7 @@ def recency_weights(lengths: NDArray[np.int64], recency: float) -> NDArray[np.fl
 
 
 def aged(users: UserBatch, recency: float) -> UserBatch:
-    """Users whose history entries weigh so many times as much; see ``recency_weights``."""
+    """Users with history weights multiplied by ``recency_weights``."""
     if recency == 0:
         return users
     weights = recency_weights(users.history.lengths, recency)
@@ -118,7 +118,7 @@ def sum_of_sparse_rows(history: "sp.csr_matrix", rows_II: "sp.csr_matrix") -> ND
 def add_sparse_rows(
     history: "sp.csr_matrix", rows_II: "sp.csr_matrix", out_NI: NDArray[np.float32], first: int = 0
 ) -> None:
-    """Add ``history[first : first + N] @ rows_II`` to ``out_NI`` ``[N, I]`` on this thread, without Python's lock."""
+    """Add ``history[first : first + N] @ rows_II`` to ``out_NI`` ``[N, I]`` on this thread, without the GIL."""
     given = (history.indptr[first : first + len(out_NI) + 1], history.indices, history.data)
     _add_sparse_rows(*given, rows_II.indptr, rows_II.indices, rows_II.data, out_NI)
 

@@ -18,7 +18,7 @@ _DIRECTIONS = 32
 _SAMPLED = 20_000
 _ROWS_AT_ONCE = 65_536
 _COMPARED = 8192
-"""Up to this many items all are compared in full; beyond, at least 512 candidates, and 8 per requested neighbour."""
+"""Up to this many items, all are compared in full; above, at least 512 candidates, and 8 per requested neighbour."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from lanner.inference.explain import Explanation, PartKind, ScorePart
 NAMED_IN_SENTENCE, NAMED_IN_CELL = 3, 2
 _LONGEST_NAME = 60
 _TOO_COMMON = 0.35
-"""Values that more of the items have are not worth a word."""
+"""Values held by a larger share of the items are not mentioned."""
 _VALUES_NAMED = 2
-_LEAST_KNOWN = 0.5
-"""An attribute that fewer of the items have says less of them than of who filled it in."""
+_MIN_KNOWN = 0.5
+"""Attributes held by a smaller share of the items are not mentioned: they reflect who filled them in."""
 
 _CLAUSES: dict[PartKind, str] = {
     "text": "its description is close to what you {verb}",
@@ -28,7 +28,7 @@ _CLAUSES: dict[PartKind, str] = {
 """Phrases without names. ``head`` has none: an interaction of signals is not a reason a user can act on."""
 
 _CHOSE, _LIKED = "chose", "liked"
-_PAST = {
+_VERB_SYNONYMS = {
     "bought": ("buy", "purchase", "order", "transaction", "sale"),
     "watched": ("watch", "stream"),
     "listened to": ("listen", "scrobble"),
@@ -42,8 +42,8 @@ _PAST = {
     "shared": ("share", "repost"),
     "borrowed": ("borrow", "loan", "rent"),
 }
-_VERBS = {name: past for past, names in _PAST.items() for name in (past.replace(" ", "_"), *names)}
-"""What somebody did, by the name of the behaviour."""
+_VERBS = {name: past for past, names in _VERB_SYNONYMS.items() for name in (past.replace(" ", "_"), *names)}
+"""Past-tense verb by behaviour name."""
 
 _SHARED = {
     "are {}": ("genre", "category", "type", "kind", "style", "subject", "topic", "section", "sector"),
@@ -55,18 +55,18 @@ _SHARED = {
     "are tagged {}": ("tag", "keyword"),
 }
 _PHRASES = {name: phrase for phrase, names in _SHARED.items() for name in names}
-"""What items are that have a value of an attribute in common."""
+"""Phrase for items that share a value, by attribute name."""
 _ARTICLE = re.compile(r"^(.+), (The|A|An|Le|La|Les|Il|Lo|El|Los|Las|Der|Die|Das|L')((?: \([^()]*\))*)$")
-"""As catalogues sort titles: ``Wire, The (2002)``."""
+"""Titles in catalogue order: ``Wire, The (2002)``."""
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How reasons are said to the users of one dataset.
+    """How reasons are worded for the users of one dataset.
 
     item_title, user_name: by row. verb: what users did with the items of their history. attributes_of: values of an
-    item by attribute. shares: of the items that have a value, by attribute and value, of attributes that are told; a
-    value that is not there is rare.
+    item by attribute. shares: share of items with a value, by attribute and value, for attributes that are mentioned; a
+    missing value is rare.
     """
 
     item_title: Callable[[int], str]
@@ -80,7 +80,7 @@ class Wording:
         """The wording of a dataset."""
         items, shares = dataset.item_catalogue, dict[str, dict[str, float]]()
         for name, attribute in items.attributes.items():
-            if np.count_nonzero(attribute.codes.lengths) >= _LEAST_KNOWN * dataset.num_items:
+            if np.count_nonzero(attribute.codes.lengths) >= _MIN_KNOWN * dataset.num_items:
                 held = np.bincount(attribute.codes.values, minlength=len(attribute.names)) / dataset.num_items
                 shares[name] = dict(zip(attribute.names, held.tolist(), strict=True))
         name_of = dataset.user_catalogue.titles.__getitem__
@@ -88,18 +88,18 @@ class Wording:
 
     def cell(self, explanation: Explanation) -> str:
         """The strongest reasons for a table cell, such as ``you watched Alien and Brazil``; empty if there are none."""
-        return self._told(explanation, NAMED_IN_CELL)
+        return self._reasons(explanation, NAMED_IN_CELL)
 
     def sentence(self, title: str, explanation: Explanation) -> str:
         """One sentence with the strongest reasons."""
-        told = self._told(explanation, NAMED_IN_SENTENCE)
-        if not told:
+        reasons = self._reasons(explanation, NAMED_IN_SENTENCE)
+        if not reasons:
             return f"No known reason to recommend {_natural(title)} to this user."
-        return f"{_natural(title)} is recommended because {told}{'' if told.endswith('…') else '.'}"
+        return f"{_natural(title)} is recommended because {reasons}{'' if reasons.endswith('…') else '.'}"
 
-    def _told(self, explanation: Explanation, count: int) -> str:
-        parts = _speaking(explanation)[:count]
-        # History first in one breath, wherever its items stand among the reasons.
+    def _reasons(self, explanation: Explanation, count: int) -> str:
+        parts = _strongest_parts(explanation)[:count]
+        # One clause per kind, in the order of each kind's strongest part.
         kinds = list(dict.fromkeys(part.kind for part in parts))
         groups = [[part for part in parts if part.kind == kind] for kind in kinds]
         clauses = [self._clause(explanation.item, group) for group in groups]
@@ -116,24 +116,24 @@ class Wording:
         return _CLAUSES[kind].format(verb=self.verb)
 
     def _in_common(self, rows: Sequence[int]) -> str:
-        """What the items share, of one attribute: the values that fewest others have."""
+        """What the items have in common: the rarest shared values of one attribute."""
         held = [self.attributes_of(row) for row in rows]
         best, phrase = 0.0, ""
         for name, shares in self.shares.items():
             shared = set(held[0].get(name, ())).intersection(*(one.get(name, ()) for one in held[1:]))
             rarest_first = sorted(shared, key=lambda value: (shares.get(value, 0.0), value))
-            told = [value for value in rarest_first if shares.get(value, 0.0) <= _TOO_COMMON][:_VALUES_NAMED]
-            weight = sum(-math.log(max(shares.get(value, 0.0), 1e-6)) for value in told)
+            named = [value for value in rarest_first if shares.get(value, 0.0) <= _TOO_COMMON][:_VALUES_NAMED]
+            weight = sum(-math.log(max(shares.get(value, 0.0), 1e-6)) for value in named)
             if weight > best:
-                best, phrase = weight, _phrase(name).format(_listed(told))
+                best, phrase = weight, _phrase(name).format(_listed(named))
         all_of_them = {2: "both", 3: "all three", 4: "all four"}.get(len(rows), "all")
         return f" ({all_of_them} {phrase})" if phrase else ""
 
 
-def _speaking(explanation: Explanation) -> list[ScorePart]:
-    """The positive components that a user knows by name, strongest first.
+def _strongest_parts(explanation: Explanation) -> list[ScorePart]:
+    """The positive components that can be named to a user, strongest first.
 
-    The item itself and sums of small components are left out. Popularity speaks only where nothing personal does.
+    The item itself and sums of small components are left out. Popularity is used only if nothing personal remains.
     """
     parts = [
         part
@@ -146,7 +146,7 @@ def _speaking(explanation: Explanation) -> list[ScorePart]:
 
 
 def _verb_of(dataset: Dataset) -> str:
-    """What users did with items that count for them: the same in all behaviours, else something general."""
+    """The verb for positive events: that of all positive behaviours if they agree, else a general one."""
     feedback, behaviours = dataset.feedback, dataset.interactions.behaviours
     if feedback is not None and feedback.kind == "ratings":
         return _LIKED
@@ -163,7 +163,7 @@ def _phrase(attribute: str) -> str:
 
 
 def _natural(title: str) -> str:
-    """A title as it is said: the article first, and not longer than a line."""
+    """A title as spoken: article first, at most one line long."""
     title = _ARTICLE.sub(
         lambda found: f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}{found[3]}", title
     )

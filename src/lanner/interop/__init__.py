@@ -1,4 +1,4 @@
-"""Datasets to and from other libraries, and bundles in MLflow. What an other library is needed for is imported then."""
+"""Datasets to and from other libraries, and bundles in MLflow. Other libraries are imported on use."""
 
 from lanner.interop.pyg import from_pyg, to_pyg
 from lanner.interop.recbole import write_recbole

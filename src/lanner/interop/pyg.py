@@ -18,9 +18,9 @@ USER, ITEM, FRIENDS = "user", "item", "knows"
 def to_pyg(dataset: Dataset) -> Any:
     """A ``HeteroData``: nodes are users, items and the values of attributes.
 
-    Edges user → item, one type for each behaviour, with ``time`` (int64, ns since 1970) and ``rating`` (float32) where
-    events have them, and ``confidence``. Edges (user, knows, user) are friends; (item, has, genres) the values that
-    each item holds. ``data["user"].ids`` and ``data["item"].ids`` are lists of external ids, ``data["genres"].names``
+    Edges user → item, one type per behaviour, with ``time`` (int64, ns since 1970) and ``rating`` (float32) if events
+    have them, and ``confidence``. Edges (user, knows, user) are friends; (item, has, genres) the values of
+    each item. ``data["user"].ids`` and ``data["item"].ids`` are lists of external ids, ``data["genres"].names``
     of values.
 
     Raises:
@@ -52,15 +52,15 @@ def to_pyg(dataset: Dataset) -> Any:
 
 
 def from_pyg(data: Any, *, user: str = USER, item: str = ITEM, **named: Any) -> Dataset:
-    """A dataset of a ``HeteroData``: each type of edges from ``user`` to ``item`` is a behaviour.
+    """A dataset from a ``HeteroData``: each edge type from ``user`` to ``item`` is a behaviour.
 
     Args:
-        data: with ``edge_index``, and ``time`` and ``rating`` if any; ``ids`` of nodes, else their numbers.
-        user, item: names of the types of nodes.
+        data: with ``edge_index``, and ``time`` and ``rating`` if any; node ``ids``, else their indices.
+        user, item: names of the node types.
         named: as in ``Dataset.from_frames``, such as ``items`` with titles and texts by ``item_id``.
 
     Raises:
-        DataError: no edges from users to items, or what ``Dataset.from_frames`` refuses.
+        DataError: no edges from users to items, or as for ``Dataset.from_frames``.
     """
     types = [one for one in data.edge_types if one[0] == user and one[2] == item]
     if not types:

@@ -16,19 +16,19 @@ from lanner.errors import DataError
 from lanner.files import FolderKind, write_folder
 
 FACTS = "lanner.json"
-_KIND = FolderKind("atomic files", FACTS, lambda told: (FACTS, *told["files"]))
+_KIND = FolderKind("atomic files", FACTS, lambda content: (FACTS, *content["files"]))
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
 """RecBole's name of each part of a split."""
 
 
 def write_recbole(dataset: Dataset, folder: Path | str) -> Path:
-    """Write ``NAME.inter``, ``.item``, ``.user`` and ``.net`` (social edges), with NAME the folder's, as RecBole wants.
+    """Write ``NAME.inter``, ``.item``, ``.user`` and ``.net`` (social edges); NAME is the folder's, as RecBole expects.
 
     The rating is the event's weight, the timestamp in seconds. A published split becomes three ``.inter`` files. Titles
-    and attributes go along, texts do not. A value of a list of values has ``_`` for its spaces, which would part it.
+    and attributes are included, texts are not. In lists of values ``_`` replaces spaces, which would separate values.
 
     Raises:
-        DataError: a cell has a tab or a line break. StorageError: the disk refused, or something else is there.
+        DataError: a cell has a tab or a line break. StorageError: writing failed, or something else is there.
     """
     folder = Path(folder)
     name = folder.name
@@ -47,7 +47,7 @@ def write_recbole(dataset: Dataset, folder: Path | str) -> Path:
 
 
 def _events(dataset: Dataset, name: str) -> dict[str, bytes]:
-    """One file, or one for each part of the published split."""
+    """One file, or one per part of the published split."""
     events = dataset.interactions
     columns: dict[str, list[Any]] = {
         "user_id:token": [dataset.users.external[row] for row in events.user.tolist()],
@@ -84,7 +84,7 @@ def _cells(attribute: Attribute, *, several: bool) -> list[str]:
 
 
 def _table(columns: Any, rows: list[Any]) -> bytes:
-    """Cells apart by tabs; raises ``DataError`` for a cell that cannot be one."""
+    """Tab-separated cells; raises ``DataError`` for a cell with a tab or a line break."""
     for row in rows:
         for cell in row:
             if any(mark in cell for mark in "\t\n\r"):

@@ -1,7 +1,7 @@
 """Datasets to and from RecTools, as the frames that ``rectools.dataset.Dataset.construct`` takes.
 
-RecTools needs an older NumPy than Lanner, so that both may not fit into one environment; frames and Parquet files go
-between two. Columns: https://rectools.readthedocs.io (``rectools.Columns``).
+RecTools needs an older NumPy than Lanner, so the two may not fit into one environment; then exchange frames as Parquet
+files. Columns: https://rectools.readthedocs.io (``rectools.Columns``).
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from lanner.errors import ConfigError, optional_module
 def to_rectools(dataset: Dataset) -> dict[str, Any]:
     """Arguments of ``rectools.dataset.Dataset.construct``, as pandas frames.
 
-    ``interactions_df``: user_id, item_id, weight, datetime. Negative feedback (confidence 0) is left out, for RecTools
-    knows none; the weight is the confidence, or 1. Where events have no time, ``datetime`` is their order, in seconds
-    since 1970. ``user_features_df``, ``item_features_df``: id, feature, value, of attributes, if there are any.
+    ``interactions_df``: user_id, item_id, weight, datetime. Negative feedback (confidence 0) is left out: RecTools
+    has none; the weight is the confidence, or 1. Without timestamps, ``datetime`` is the order of events, in seconds
+    since 1970. ``user_features_df``, ``item_features_df``: id, feature, value of attributes, if any.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -38,7 +38,7 @@ def to_rectools(dataset: Dataset) -> dict[str, Any]:
         }
     )
     found: dict[str, Any] = {"interactions_df": frame}
-    known = {"user": set(frame["user_id"]), "item": set(frame["item_id"])}  # RecTools refuses features of others
+    known = {"user": set(frame["user_id"]), "item": set(frame["item_id"])}  # RecTools rejects features of others
     for side, ids, catalogue in (
         ("user", dataset.users, dataset.user_catalogue),
         ("item", dataset.items, dataset.item_catalogue),
@@ -51,11 +51,11 @@ def to_rectools(dataset: Dataset) -> dict[str, Any]:
 
 
 def from_rectools(interactions: Any, items: Any = None, users: Any = None, **named: Any) -> Dataset:
-    """A dataset of RecTools' interactions.
+    """A dataset from RecTools interactions.
 
     Args:
         interactions: a frame with user_id, item_id, weight and datetime, or a ``rectools.dataset.Dataset``.
-        items, users, named: as in ``Dataset.from_frames``: texts and attributes, which RecTools' features do not keep.
+        items, users, named: as in ``Dataset.from_frames``: texts and attributes, which RecTools features lack.
 
     Raises:
         ConfigError: neither. DataError: as ``Dataset.from_frames``.
@@ -64,16 +64,16 @@ def from_rectools(interactions: Any, items: Any = None, users: Any = None, **nam
         interactions = interactions.get_raw_interactions()
     if not hasattr(interactions, "columns"):
         kind = type(interactions).__name__
-        raise ConfigError(f"expected a frame of interactions, or a dataset of RecTools, received {kind}")
+        raise ConfigError(f"expected a frame of interactions, or a RecTools dataset, received {kind}")
     columns = {"user": "user_id", "item": "item_id", "rating": "weight", "time": "datetime"}
     present = {role: column for role, column in columns.items() if column in interactions.columns}
-    # A weight is a confidence there: none of them is a dislike.
+    # A RecTools weight is a confidence, never a dislike.
     given = {"positive_threshold": "none" if "weight" not in interactions.columns else 0.0} | present | named
     return Dataset.from_frames(interactions, items=items, users=users, **given)
 
 
 def _features(ids: IdMap, catalogue: Catalogue) -> list[tuple[Any, str, str]]:
-    """One row for each value that somebody holds."""
+    """One row per user or item and value."""
     return [
         (ids.ids([row])[0], name, attribute.names[code])
         for name, attribute in catalogue.attributes.items()

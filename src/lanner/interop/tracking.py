@@ -1,6 +1,6 @@
 """A bundle as a model of MLflow: ``mlflow.pyfunc``, loaded by this module. Nothing is pickled.
 
-MLflow copies the folder of the bundle and remembers the name of this module; ``mlflow.pyfunc.load_model`` then calls
+MLflow copies the folder of the bundle and records the name of this module; ``mlflow.pyfunc.load_model`` then calls
 ``_load_pyfunc`` with the copy. Source: https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html.
 """
 
@@ -19,7 +19,7 @@ COLUMNS = ("user_id", "history", "text")
 
 
 def log_bundle(bundle: Path | str, name: str = "lanner", registered_model_name: str | None = None) -> Any:
-    """Log a bundle as a model in MLflow's active run, and register it where a name for that is given.
+    """Log a bundle as a model in MLflow's active run, and register it if a name is given.
 
     ``mlflow.pyfunc.load_model(info.model_uri).predict(frame, params={"k": 10})`` then recommends; see ``COLUMNS``.
 
@@ -29,8 +29,8 @@ def log_bundle(bundle: Path | str, name: str = "lanner", registered_model_name: 
     Raises:
         BundleError: no bundle there, or a damaged one. MissingExtraError: MLflow is not installed.
     """
-    mlflow = optional_module("mlflow", "mlflow-skinny", "mlflow", "a model of MLflow")
-    optional_module("mlflow.pyfunc", "mlflow-skinny", "mlflow", "a model of MLflow")
+    mlflow = optional_module("mlflow", "mlflow-skinny", "mlflow", "an MLflow model")
+    optional_module("mlflow.pyfunc", "mlflow-skinny", "mlflow", "an MLflow model")
     model = load(bundle)
     path = Path(bundle)
     return mlflow.pyfunc.log_model(
@@ -45,7 +45,7 @@ def log_bundle(bundle: Path | str, name: str = "lanner", registered_model_name: 
 
 
 class Predictor:
-    """What MLflow calls."""
+    """The pyfunc model that MLflow calls."""
 
     def __init__(self, model: "Model") -> None:
         self._model = model
@@ -54,14 +54,14 @@ class Predictor:
         """Recommendations for each row of ``frame``.
 
         Args:
-            frame: a pandas frame with ``user_id`` or ``history``, and perhaps ``text``.
+            frame: a pandas frame with ``user_id`` or ``history``, and optionally ``text``.
             params: ``k`` (10), ``exclude_seen`` (true).
 
         Returns:
-            A pandas frame: user_id (the row's place where histories were given), item_id, rank, score, title.
+            A pandas frame: user_id (the row number if histories were given), item_id, rank, score, title.
 
         Raises:
-            RequestError: none of the columns.
+            RequestError: none of these columns.
         """
         import pandas as pd
 
@@ -75,15 +75,15 @@ class Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """What MLflow calls to load the copy of the bundle."""
+    """Called by MLflow to load its copy of the bundle."""
     return Predictor(load(path))
 
 
 def _signature(model: "Model") -> Any:
-    """Which columns and parameters MLflow takes; ids have the type they have in the dataset."""
-    types = optional_module("mlflow.types", "mlflow-skinny", "mlflow", "a model of MLflow")
-    schema = optional_module("mlflow.types.schema", "mlflow-skinny", "mlflow", "a model of MLflow")
-    models = optional_module("mlflow.models", "mlflow-skinny", "mlflow", "a model of MLflow")
+    """Columns and parameters for MLflow; ids have the dataset's type."""
+    types = optional_module("mlflow.types", "mlflow-skinny", "mlflow", "an MLflow model")
+    schema = optional_module("mlflow.types.schema", "mlflow-skinny", "mlflow", "an MLflow model")
+    models = optional_module("mlflow.models", "mlflow-skinny", "mlflow", "an MLflow model")
     user, item = (
         types.DataType.long if ids.kind == "int" else types.DataType.string
         for ids in (model.dataset.users, model.dataset.items)

@@ -1,4 +1,4 @@
-"""The Python library: datasets, models, evaluation. ``import lanner`` gives these names when they are used."""
+"""The Python library: datasets, models, evaluation. ``import lanner`` loads these names lazily."""
 
 from lanner.data.interactions import Dataset
 from lanner.library.adaptation import DoRA, FullFineTuning, LoRA

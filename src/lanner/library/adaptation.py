@@ -1,4 +1,4 @@
-"""How the language model of a model with texts is trained, as its keyword ``adapt`` takes it."""
+"""Fine-tuning methods for the language model: values of the keyword ``adapt``."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from lanner.settings import build
 
 
 def LoRA(**settings: Any) -> AdaptationConfig:
-    """Low-rank adapters (Hu et al., ICLR 2022) beside the frozen weights; extra ``adapt``.
+    """Low-rank adapters (Hu et al., ICLR 2022) on frozen weights; extra ``adapt``.
 
     Args:
         settings: rank, alpha, target_modules and the other ``adaptation`` settings of ``lanner settings language``.
 
     Raises:
-        ConfigError: an unknown setting, or a value of a wrong type or out of range.
+        ConfigError: an unknown setting, or a value of the wrong type or out of range.
     """
-    return _of("lora", settings)
+    return _build_config("lora", settings)
 
 
 def DoRA(**settings: Any) -> AdaptationConfig:
-    """LoRA with a trained length of each weight vector (Liu et al., ICML 2024); settings and errors as of ``LoRA``."""
-    return _of("dora", settings)
+    """LoRA with a trained magnitude per weight vector (Liu et al., ICML 2024); settings and errors as for ``LoRA``."""
+    return _build_config("dora", settings)
 
 
 def FullFineTuning(**settings: Any) -> AdaptationConfig:
-    """The weights themselves are trained; settings and errors as of ``LoRA``."""
-    return _of("full", settings)
+    """Train the weights themselves; settings and errors as for ``LoRA``."""
+    return _build_config("full", settings)
 
 
-def _of(method: str, settings: dict[str, Any]) -> AdaptationConfig:
+def _build_config(method: str, settings: dict[str, Any]) -> AdaptationConfig:
     config: AdaptationConfig = build(AdaptationConfig, settings | {"method": method}, "adaptation.")
     return config

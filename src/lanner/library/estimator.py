@@ -1,4 +1,4 @@
-"""What every model of the library can do: fit, recommend, find similar items, explain, save."""
+"""Base class of all models: fit, recommend, find similar items, explain, save."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -31,9 +31,9 @@ from lanner.models.recommender import Recommender
 from lanner.registry import CLOSED_FORMS, model_builder, without_unreadable_texts
 
 _USERS_AT_ONCE = 256
-_NOT_SAID = "DATASET"
+_NO_DATASET_PATH = "DATASET"
 """In place of the path of a dataset that has none."""
-_INSTEAD = "use lanner.GNNFilter()"
+_ALTERNATIVE = "use lanner.GNNFilter()"
 _TO_GIVE_TEXTS = (
     "to give texts: lanner.Dataset.from_frames(events, items=items, text=['title', 'description']), with the names of "
     "your columns"
@@ -41,9 +41,9 @@ _TO_GIVE_TEXTS = (
 
 
 class Model:
-    """A recommender: settings by keyword, then ``fit``. ``lanner.load`` opens one that was saved.
+    """A recommender: settings by keyword, then ``fit``. ``lanner.load`` opens a saved one.
 
-    Ids in requests may be strings or integers; ids in answers have the type that the dataset was made with.
+    Ids in requests may be strings or integers; ids in results have the dataset's type.
     """
 
     name: ClassVar[str] = ""
@@ -53,7 +53,7 @@ class Model:
     config: RunConfig
     """All settings."""
     dataset: Dataset
-    """What was fitted on, or every event of the loaded bundle; set by ``fit`` and ``lanner.load``."""
+    """The training dataset, or all events of the loaded bundle; set by ``fit`` and ``lanner.load``."""
 
     def __init_subclass__(cls, name: str) -> None:
         cls.name = name
@@ -62,10 +62,10 @@ class Model:
         cls.__signature__ = signature_of(cls._keywords)  # type: ignore[attr-defined]
 
     def __init__(self, **settings: Any) -> None:
-        """Settings by keyword; what is not given has its default.
+        """Settings by keyword; omitted ones keep their defaults.
 
         Raises:
-            ConfigError: an unknown setting, or a value of a wrong type or out of range.
+            ConfigError: an unknown setting, or a value of the wrong type or out of range.
         """
         if not self.name:
             raise ConfigError("Model is what the models have in common; choose one, such as lanner.EASE()")
@@ -83,10 +83,10 @@ class Model:
         Args:
             train: such as ``split.train``, or a whole dataset.
             validation: such as ``split.validation``, for early stopping. Without it the number of epochs is chosen on a
-                tenth of each user's items, then all of ``train`` is learned. Closed-form models ignore it.
+                tenth of each user's items, then the model learns all of ``train``. Closed-form models ignore it.
 
         Raises:
-            ConfigError: ``train`` is no dataset, or ``validation`` no held-out users of it.
+            ConfigError: ``train`` is not a dataset, or ``validation`` is not held-out users of it.
             DataError: ``train`` holds nothing to learn from.
             MissingExtraError: a package that the model needs is not installed.
         """
@@ -96,8 +96,8 @@ class Model:
                 "make one with lanner.Dataset.from_frames, or give split.train"
             )
         _check_validation(train, validation)
-        config = replace(self.config, data=DataConfig(_NOT_SAID))
-        config, notes = without_unreadable_texts(config, train, _INSTEAD, _TO_GIVE_TEXTS)
+        config = replace(self.config, data=DataConfig(_NO_DATASET_PATH))
+        config, notes = without_unreadable_texts(config, train, _ALTERNATIVE, _TO_GIVE_TEXTS)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         recommender = model_builder(self.name)(config, None).fit(train, validation)
@@ -109,17 +109,17 @@ class Model:
         return self._serve(train, recommender.ranker)
 
     def update(self, events: Any) -> Self:
-        """Take in new events without training: closed forms are solved anew, trained parameters stay.
+        """Add new events without training: closed forms are solved again, trained parameters stay.
 
-        New users and items join those that are known; what a new item reads like places it until it has events.
+        New users and items are added; a new item is represented by its text until it has events.
 
         Args:
-            events: new events; those that the model has already are ignored. A dataset, or a frame whose columns have
-                their usual names, with ``title`` and ``description`` of new items, as in ``Dataset.from_frames``.
+            events: new events; known ones are ignored. A dataset, or a frame with the usual column names, and with
+                ``title`` and ``description`` of new items, as in ``Dataset.from_frames``.
 
         Raises:
-            ConfigError: not fitted, or neither a dataset nor a frame. DataError: no usable columns, or no times where
-                the known events have times.
+            ConfigError: not fitted, or neither a dataset nor a frame. DataError: no usable columns, or no timestamps
+                although the known events have them.
             BundleError: the bundle it was loaded from is gone.
         """
         self._fitted_ranker  # noqa: B018
@@ -134,10 +134,10 @@ class Model:
         return self._serve(dataset, self._recommender.update(dataset).ranker)
 
     def save(self, path: Path | str) -> Path:
-        """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; one that is there is replaced.
+        """Write a bundle, which ``lanner.load`` opens and ``lanner serve`` serves; an existing one is replaced.
 
         Raises:
-            ConfigError: not fitted, or no path. StorageError: the disk refused.
+            ConfigError: not fitted, or no path. StorageError: writing failed.
             BundleError: the bundle it was loaded from is gone.
         """
         self._fitted_ranker  # noqa: B018
@@ -181,9 +181,9 @@ class Model:
         return self._ranker
 
     _bundle: Bundle | None = None
-    """Where a model came from that was loaded."""
+    """The bundle that a loaded model came from."""
     _recommender: Recommender | None = None
-    """What was trained, of a model that was fitted or updated here."""
+    """The trained recommender of a model that was fitted or updated here."""
     _watermark: int = 0
     """See ``Bundle.watermark``."""
     _ranker: Ranker | None = None
@@ -202,24 +202,24 @@ class Model:
         exclude_seen: bool = True,
         because: bool = True,
     ) -> Any:
-        """The k best items for users of the dataset, or for anonymous users by history, text, attributes or several.
+        """The k best items for known users, or for anonymous users by any of history, text and attributes.
 
         Args:
             users: ids: a list, an array, or a column of a frame.
-            histories: item ids, a list for each anonymous user, oldest first.
-            texts: what is looked for, in words, one for each user; for models that read texts.
-            attributes: attribute → values, one mapping for each user; for models that learned from users' attributes.
-                They stand in place of those that the dataset has of a user.
-            k: items for each user; fewer where fewer are left.
+            histories: item ids, one list per anonymous user, oldest first.
+            texts: search texts, one per user; for models that read texts.
+            attributes: attribute → values, one mapping per user; for models that learned from user attributes. They
+                replace the user's attributes in the dataset.
+            k: items per user; fewer if fewer are left.
             filters: attribute → values; an item needs at least one of the values of each attribute.
             exclude_seen: leave out items that the user has interacted with.
-            because: with the column ``because``: the strongest reasons, in words. Without it many users are quicker.
+            because: add the column ``because``, the strongest reasons in words; without it, many users take less time.
 
         Returns:
-            A frame of the kind that the dataset was made of (else Polars): user_id (the place 0 … n − 1 of anonymous
-            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids and values of
-            attributes are ignored, and users of whom nothing is known get popular items; either is a ``UserWarning``,
-            and in the frame's ``notes`` (not of Arrow).
+            A frame of the kind the dataset was made from (else Polars): user_id (position 0 … n − 1 of anonymous
+            users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids and attribute values
+            are ignored, and users without data get popular items; both issue a ``UserWarning`` and are listed in the
+            frame's ``notes`` (not in Arrow).
 
         Raises:
             RequestError: no users, or both users and histories; an unknown attribute; k below 1.
@@ -249,13 +249,13 @@ class Model:
         return recommendations(columns | ({"because": said_because} if because else {}), kind, notes, shown)
 
     def similar_items(self, items: Any, k: int = 10, *, filters: Filters | None = None) -> Any:
-        """The k items most similar to each of some items: those ranked highest for a user with that item alone.
+        """The k items most similar to each given item: those ranked highest for a user with only that item.
 
         Returns:
             A frame of the dataset's kind: target_item_id, item_id, rank, score, title.
 
         Raises:
-            UnknownIdError: an item is not known. RequestError: k below 1, or an unknown attribute.
+            UnknownIdError: an unknown item. RequestError: k below 1, or an unknown attribute.
             ConfigError: not fitted.
         """
         ranker, k = self._fitted_ranker, checked_k(k)
@@ -278,10 +278,10 @@ class Model:
         text: str | None = None,
         attributes: Filters | None = None,
     ) -> ItemExplanation:
-        """Why ``item`` has its score for a user, or for an anonymous one by a history, a text, attributes, or several.
+        """Explain the score of ``item`` for a known user, or an anonymous one by any of history, text and attributes.
 
         Raises:
-            UnknownIdError: ``item`` is not known. RequestError: no item or no user, or both a user and a history.
+            UnknownIdError: unknown ``item``. RequestError: no item or no user, or both a user and a history.
             ConfigError: not fitted.
         """
         ranker = self._fitted_ranker
@@ -290,8 +290,8 @@ class Model:
         check_ids([item], "item")
         check_ids([user], "user")
         row = self.dataset.items.row(item)
-        asked = (None if one is None else [one] for one in (user, history, text, attributes))
-        questions = Questions.of(self.dataset, *asked)
+        arguments = (None if one is None else [one] for one in (user, history, text, attributes))
+        questions = Questions.of(self.dataset, *arguments)
         ((query,),) = questions.blocks(1, Query(), exclude_seen=True)
         found = ranker.explain(query, np.array([row]))[0]
         title = self.dataset.item_catalogue.titles[row]
@@ -308,7 +308,7 @@ class Model:
 
     @property
     def scorer(self) -> RankedScorer:
-        """What ``lanner.evaluate`` measures."""
+        """The scorer that ``lanner.evaluate`` measures."""
         ranker = self._fitted_ranker
         reader = ranker.reader
         return RankedScorer(ranker.model, None if reader is None else reader.features)
@@ -319,18 +319,20 @@ class Model:
     def _reasons(self, explanation: Explanation) -> list[Reason]:
         return reasons(explanation, self._wording.item_title, self._wording.user_name)
 
-    def _columns(self, who: str, names: NDArray[np.int64] | list[str], rankings: Sequence[Ranking]) -> dict[str, Any]:
+    def _columns(
+        self, id_column: str, names: NDArray[np.int64] | list[str], rankings: Sequence[Ranking]
+    ) -> dict[str, Any]:
         lengths = [len(ranking.items) for ranking in rankings]
         rows = np.concatenate([np.empty(0, np.int64), *(ranking.items for ranking in rankings)]).tolist()
         titles = self.dataset.item_catalogue.titles
         items = self.dataset.items
-        whose = (
+        repeated = (
             np.repeat(names, lengths)
             if isinstance(names, np.ndarray)
             else [name for name, length in zip(names, lengths, strict=True) for _ in range(length)]
         )
         return {
-            who: whose,
+            id_column: repeated,
             "item_id": items.column(items.ids(rows)),
             "rank": np.array([rank for length in lengths for rank in range(1, length + 1)], np.int64),
             "score": np.concatenate([np.empty(0, np.float32), *(ranking.scores for ranking in rankings)]),
@@ -339,7 +341,7 @@ class Model:
 
 
 def _check_validation(train: Dataset, validation: Any) -> None:
-    """Raises ``ConfigError`` unless these are held-out users of the dataset, or None."""
+    """Raises ``ConfigError`` unless it is None or held-out users of the dataset."""
     if validation is None:
         return
     if not isinstance(validation, HeldOut):
@@ -351,20 +353,20 @@ def _check_validation(train: Dataset, validation: Any) -> None:
 
 
 def _copied(bundle: Bundle, path: Path) -> Path:
-    """The bundle in another folder, file by file."""
+    """Copy the bundle to another folder, file by file."""
     if path.resolve() == bundle.path.resolve():
         return path
     names = [MANIFEST, CHECKSUM, *bundle.manifest["sha256"]]
     try:
         contents = {name: (bundle.path / name).read_bytes() for name in names}
     except OSError as error:
-        raise BundleError(f"{bundle.path}: cannot be read ({error.strerror}); load the bundle anew") from None
+        raise BundleError(f"{bundle.path}: cannot be read ({error.strerror}); load the bundle again") from None
     write_folder(path, contents, kind=KIND)
     return path
 
 
 class _LazyReader:
-    """Opens the encoder when the first text is read: most requests have none."""
+    """Loads the encoder on the first text: most requests have none."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle

@@ -1,7 +1,7 @@
-"""What leaves a model as files: recommendations for all users, and embeddings.
+"""Export to files: recommendations for all users, and embeddings.
 
-An export of recommendations can be stopped and goes on where it stopped: finished blocks of users are kept in
-``<output>.partial/`` beside the output, which is written from them at the end and appears whole or not at all.
+An interrupted export of recommendations resumes: finished blocks of users are kept in ``<output>.partial/`` next to the
+output, which is written from them atomically at the end.
 """
 
 import hashlib
@@ -43,7 +43,9 @@ _POINTS_AT_ONCE = 1000
 EmbeddingFormat = Literal["parquet", "npy", "faiss"]
 FACTS = "embeddings.json"
 _VECTORS = ("users.parquet", "items.parquet", "users.npy", "user_ids.npy", "items.npy", "item_ids.npy", "items.faiss")
-_FOLDER = FolderKind("an export of embeddings", FACTS, lambda told: (FACTS, *_VECTORS) if "left_out" in told else ())
+_FOLDER = FolderKind(
+    "an export of embeddings", FACTS, lambda content: (FACTS, *_VECTORS) if "left_out" in content else ()
+)
 Progress = Callable[[int, int], None]
 """Told the number of users done, and of all users."""
 WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
@@ -56,10 +58,10 @@ WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
 
 @dataclass(frozen=True)
 class RecommendationsExport:
-    """What was written. popular: users of whom nothing is known that the model uses; they got popular items.
+    """Result. popular: users without data that the model uses; they got popular items.
 
-    unknown: those of them that the dataset does not have. resumed: users kept from an export that was stopped.
-    restarted: whether blocks of an export with another model, users or settings were discarded.
+    unknown: those of them not in the dataset. resumed: users kept from an interrupted export. restarted: whether blocks
+    of an export with another model, users or settings were discarded.
     """
 
     path: Path
@@ -73,9 +75,9 @@ class RecommendationsExport:
 
 @dataclass(frozen=True)
 class EmbeddingsExport:
-    """What was written. path: None for Qdrant, where files are collections. dimensions: that of the bias included.
+    """Result. path: None for Qdrant, where files are collections. dimensions: including the bias.
 
-    left_out: parts of the model's score that the inner product of a user and an item does not hold.
+    left_out: parts of the model's score that the inner product of a user and an item does not include.
     """
 
     path: Path | None
@@ -99,21 +101,21 @@ def export_recommendations(
 ) -> RecommendationsExport:
     """Write the k best items of every user, one row each: user_id, item_id, rank (from 1), score (higher is better).
 
-    Every item is scored, in blocks of users, so that memory stays bounded. Ids have the type they have in the dataset.
-    An export that was stopped goes on when it is called again with the same model, users and settings.
+    Every item is scored, in blocks of users, so that memory stays bounded. Ids have the dataset's type. An interrupted
+    export resumes when called again with the same model, users and settings.
 
     Args:
         model: fitted or loaded.
-        path: the file: ``.parquet``, ``.csv`` or ``.jsonl``; one that is there is replaced.
-        k: items for each user; fewer where fewer are left.
+        path: the file: ``.parquet``, ``.csv`` or ``.jsonl``; an existing one is replaced.
+        k: items per user; fewer if fewer are left.
         users: ids: a list, an array or a column of a frame; repeated ids count once. None: all users of the dataset.
         exclude_seen: leave out items that the user has interacted with.
         filters: attribute → values; an item needs at least one of the values of each attribute.
-        progress: called after each block that was not kept from a stopped export.
+        progress: called after each newly computed block.
 
     Raises:
         ConfigError: not fitted. RequestError: k below 1, an unknown attribute, or a name with another suffix.
-        Interrupted: stopped by Ctrl-C. StorageError: the disk refused. After the last two, finished blocks are kept.
+        Interrupted: Ctrl-C. StorageError: writing failed. In these two cases finished blocks are kept.
     """
     _check_fitted(model)
     path = _checked(path_of(path, "export_recommendations").absolute())
@@ -139,7 +141,7 @@ def export_recommendations(
         finished.remove()
     except KeyboardInterrupt:
         state = f"{done:,} of {len(request):,} users are finished"
-        raise Interrupted(f"{path.name}: stopped; {state}; the same export goes on from there") from None
+        raise Interrupted(f"{path.name}: stopped; {state}; the same export resumes from there") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({reason}); finished blocks are kept") from error
@@ -149,21 +151,21 @@ def export_recommendations(
 def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFormat = "parquet") -> EmbeddingsExport:
     """Write the vectors of all users and items with their ids.
 
-    The inner product of a user's and an item's vector is the model's score, but for what ``left_out`` names: weights
-    between single items (``item_to_item``) and the ranking head (``head``). Where the model has item biases, they are
-    the last dimension of the items' vectors, which is 1 in the users'. Users' vectors are made from their histories.
+    The inner product of a user and an item vector is the model's score, except for the parts in ``left_out``: weights
+    between single items (``item_to_item``) and the ranking head (``head``). Item biases, if any, are the last dimension
+    of the item vectors, which is 1 in the user vectors. User vectors are computed from histories.
 
-    Files: ``users`` and ``items`` as ``.parquet`` (user_id or item_id, and vector), or as ``.npy`` (float32, a row
-    each) with ``user_ids.npy`` and ``item_ids.npy``; ``faiss``: the same with the items in ``items.faiss``, a flat
-    inner-product index whose positions are those of ``item_ids.npy``. ``embeddings.json`` describes them.
+    Files: ``users`` and ``items`` as ``.parquet`` (user_id or item_id, and vector), or as ``.npy`` (float32, one
+    row each) with ``user_ids.npy`` and ``item_ids.npy``; ``faiss``: the same with the items in ``items.faiss``, a flat
+    inner-product index in the order of ``item_ids.npy``. ``embeddings.json`` describes them.
 
     Args:
         model: fitted or loaded.
-        folder: where the files go; an older export there is replaced.
+        folder: output folder; an older export is replaced.
         format: parquet, npy or faiss.
 
     Raises:
-        ConfigError: not fitted, a model without vectors, or an unknown format. StorageError: the disk refused, or
+        ConfigError: not fitted, a model without vectors, or an unknown format. StorageError: writing failed, or
         the folder holds something else. MissingExtraError: faiss is not installed.
     """
     if format not in get_args(EmbeddingFormat):
@@ -187,20 +189,20 @@ def export_embeddings(model: "Model", folder: Path | str, *, format: EmbeddingFo
 
 
 def export_to_qdrant(model: "Model", client: Any, prefix: str = "lanner") -> EmbeddingsExport:
-    """Write the vectors of ``export_embeddings`` to new collections of Qdrant: ``<prefix>_users``, ``<prefix>_items``.
+    """Write the vectors of ``export_embeddings`` to new Qdrant collections: ``<prefix>_users``, ``<prefix>_items``.
 
-    Points are numbered by row; the payload has ``id``, as in the dataset, and of an item its ``title``. Scores are
+    Points are numbered by row; the payload has ``id``, as in the dataset, and ``title`` for items. Scores are
     inner products. A search for a user is ``client.query_points("lanner_items", query=vector)``.
 
     Args:
         model: fitted or loaded.
         client: a ``qdrant_client.QdrantClient``, or what ``lanner export embeddings --qdrant`` takes: a URL, or
             ``:memory:``.
-        prefix: begins the names of the collections.
+        prefix: of the collection names.
 
     Raises:
-        ConfigError: not fitted, a model without vectors, or a collection that is there already.
-        ServerError: Qdrant cannot be reached, or refuses. MissingExtraError: qdrant-client is not installed.
+        ConfigError: not fitted, a model without vectors, or a collection that already exists.
+        ServerError: Qdrant is unreachable or rejects the request. MissingExtraError: qdrant-client is not installed.
     """
     qdrant = optional_module("qdrant_client", "qdrant-client", "qdrant", "exporting to Qdrant")
     vectors = _Vectors.of(model)
@@ -223,7 +225,9 @@ def export_to_qdrant(model: "Model", client: Any, prefix: str = "lanner") -> Emb
                 block = found_ND[rows.start : rows.stop].tolist()
                 client.upsert(name, qdrant.models.Batch(ids=list(rows), vectors=block, payloads=payloads))
     except (OSError, qdrant.http.exceptions.ApiException) as error:
-        raise ServerError(f"Qdrant cannot be reached or refuses ({' '.join(str(error).split())})") from error
+        raise ServerError(
+            f"Qdrant cannot be reached or refused the request ({' '.join(str(error).split())})"
+        ) from error
     return vectors.exported(None, tuple(kinds))
 
 
@@ -234,10 +238,10 @@ _ReadProfiles = Callable[[Sequence[str]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class _Request:
-    """Whom to recommend what.
+    """The request of an export.
 
-    everyone: all users of the dataset, and after them one of whom nothing is known. rows: int64 ``[n]`` of
-    ``everyone``. names: ids ``[n]``. read: from profiles to features, where they are read. allow: None: every item.
+    everyone: all users of the dataset, then one without data. rows: int64 ``[n]``, of ``everyone``. names: ids ``[n]``.
+    read: profiles to features, if the model reads them. allow: None: every item.
     """
 
     scoring: ScoringModel
@@ -253,14 +257,16 @@ class _Request:
     @classmethod
     def of(cls, model: "Model", k: int, users: Any, filters: Filters | None, *, exclude_seen: bool) -> "_Request":
         k, dataset = checked_k(k), model.dataset
-        nobody, names = dataset.num_users, dataset.users.column(dataset.user_ids)
-        rows = np.arange(nobody)
+        anonymous, names = dataset.num_users, dataset.users.column(dataset.user_ids)
+        rows = np.arange(anonymous)
         if users is not None:
-            asked = list(dict.fromkeys(map(id_text, ids_of(users, "users"))))
-            names = dataset.users.column(dataset.users.given_back(asked))
-            rows = np.array([dataset.users.row(one) if one in dataset.users else nobody for one in asked], np.int64)
+            requested = list(dict.fromkeys(map(id_text, ids_of(users, "users"))))
+            names = dataset.users.column(dataset.users.given_back(requested))
+            rows = np.array(
+                [dataset.users.row(one) if one in dataset.users else anonymous for one in requested], np.int64
+            )
         allow = allowed(dataset.item_catalogue.attributes, filters, dataset.num_items)
-        everyone = _with_nobody(dataset.user_batch())
+        everyone = _with_anonymous_user(dataset.user_batch())
         return cls(
             model._fitted_ranker.model, dataset, everyone, rows, names, k, _profile_reader(model), allow, exclude_seen
         )
@@ -270,12 +276,12 @@ class _Request:
 
     @property
     def unknown(self) -> int:
-        """Users that the dataset does not have."""
+        """Number of users not in the dataset."""
         return int((self.rows == self.dataset.num_users).sum())
 
     @cached_property
     def blocks(self) -> list[NDArray[np.int64]]:
-        """The rows, so many at a time."""
+        """The rows in blocks."""
         size = min(MOST_USERS, max(LEAST_USERS, SCORES_AT_ONCE // max(1, self.dataset.num_items)))
         return [self.rows[first : first + size] for first in range(0, len(self), size)]
 
@@ -292,7 +298,7 @@ class _Request:
         return BulkRanker(self.scoring)
 
     def frame(self, finished: "_Blocks") -> pl.LazyFrame:
-        """All rows of the output, of which a few blocks at a time are in memory."""
+        """All rows of the output; only a few blocks are in memory at a time."""
         users = _series("user_id", self.names)
         items = _series("item_id", self.dataset.items.column(self.dataset.item_ids))
 
@@ -315,7 +321,7 @@ class _Request:
         return register_io_source(frames, schema=schema)
 
     def digest(self) -> str:
-        """SHA-256 of all that the blocks depend on."""
+        """SHA-256 of everything the blocks depend on."""
         users, found = self.everyone, hashlib.sha256()
         found.update(repr((SCHEMA, self.k, self.exclude_seen, len(self.blocks))).encode())
         for texts in (self.names, self.dataset.items.external, users.profiles or ()):
@@ -339,7 +345,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Finished blocks in a folder of their own. restarted: whether those of another request were removed."""
+    """Finished blocks in their own folder. restarted: whether blocks of another request were removed."""
 
     folder: Path
     restarted: bool
@@ -355,7 +361,7 @@ class _Blocks:
         marker = folder / "request.sha256"
         held = marker.read_text() if marker.exists() else None
         if held is None and folder.exists() and any(folder.iterdir()):
-            raise StorageError(f"{folder}: holds something else than a stopped export; remove it")
+            raise StorageError(f"{folder}: holds something other than an interrupted export; remove it")
         if held not in (None, digest):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -363,7 +369,7 @@ class _Blocks:
         return cls(folder, held not in (None, digest))
 
     def read(self, place: int) -> BulkRanking | None:
-        """One block; None where it is not there, or damaged."""
+        """One block; None if missing or corrupt."""
         try:
             return BulkRanking(**load(self._path(place).read_bytes()))
         except (FileNotFoundError, SafetensorError):
@@ -375,7 +381,7 @@ class _Blocks:
         write_file(self._path(place), save(arrays))
 
     def remove(self) -> None:
-        """Remove the folder: the output is written."""
+        """Remove the folder once the output is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, place: int) -> Path:
@@ -383,7 +389,7 @@ class _Blocks:
 
 
 def _check_fitted(model: Any) -> None:
-    """Raises ``ConfigError`` for what cannot answer."""
+    """Raises ``ConfigError`` unless this is a fitted model."""
     from lanner.library.estimator import Model
 
     if not isinstance(model, Model):
@@ -399,8 +405,8 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _with_nobody(users: UserBatch) -> UserBatch:
-    """The users and one more, of whom nothing is known."""
+def _with_anonymous_user(users: UserBatch) -> UserBatch:
+    """The users, plus one without data."""
 
     def longer(lists: Ragged | None) -> Ragged | None:
         return None if lists is None else Ragged(np.append(lists.indptr, lists.indptr[-1]), lists.values)
@@ -430,7 +436,7 @@ class _Vectors:
 
     @classmethod
     def of(cls, model: "Model") -> "_Vectors":
-        """Raises ``ConfigError`` for a model that is not fitted, and for one without vectors."""
+        """Raises ``ConfigError`` if the model is not fitted or has no vectors."""
         _check_fitted(model)
         scoring = model._fitted_ranker.model
         if not scoring.dimensions:
@@ -448,13 +454,13 @@ class _Vectors:
         return cls(user_UD, item_ID, has_bias, left_out)
 
     def exported(self, path: Path | None, files: tuple[str, ...]) -> EmbeddingsExport:
-        """What the caller is told."""
+        """The result for the caller."""
         sizes = (len(self.user_UD), len(self.item_ID), self.item_ID.shape[1])
         return EmbeddingsExport(path, files, *sizes, self.has_bias, self.left_out)
 
 
 def _user_vectors(model: "Model") -> NDArray[np.float32]:
-    """Of all users of the dataset, float32 ``[U, D]``; a block at a time is made."""
+    """Vectors of all users of the dataset, float32 ``[U, D]``; computed in blocks."""
     users, read, scoring = model.dataset.user_batch(), _profile_reader(model), model._fitted_ranker.model
     found_UD = np.empty((len(users), scoring.dimensions), np.float32)
     for first in range(0, len(users), MOST_USERS):
@@ -481,7 +487,7 @@ def _packed(kind: str, known: IdMap, vectors_ND: NDArray[np.float32], format: Em
 
 
 def _npy(array: NDArray[Any]) -> bytes:
-    """As a ``.npy`` file, which is loaded without unpickling."""
+    """As a ``.npy`` file, which loads without unpickling."""
     file = BytesIO()
     np.save(file, array.astype(np.str_) if array.dtype == object else array, allow_pickle=False)
     return file.getvalue()

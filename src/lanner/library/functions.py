@@ -1,4 +1,4 @@
-"""Load a dataset or a model, evaluate one, compare several."""
+"""Load datasets and models; evaluate and compare models."""
 
 import os
 import re
@@ -28,12 +28,12 @@ from lanner.library.requests import path_of
 from lanner.registry import load_dataset as read_dataset
 
 DEFAULT_METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
-_OF_SCORES = ("auc", "rmse", "mae")
+_METRICS_WITHOUT_CUTOFF = ("auc", "rmse", "mae")
 """Metrics without a cutoff."""
-_NEEDED = {
+_UNAVAILABLE = {
     "rmse": "the test events have no ratings",
     "mae": "the test events have no ratings",
-    "novelty": "it counts what a model of Lanner was fitted on",
+    "novelty": "it needs the events that a Lanner model was fitted on",
 }
 """Why a metric is not there for some tests."""
 
@@ -51,10 +51,10 @@ def load_dataset(
         path: the name of a bundled dataset, a folder, a file of events, or a recipe (``.toml``).
         format: ``auto``, a format by name, or a recipe to read the folder by.
         positive_threshold: as in ``Dataset.from_frames``.
-        behaviour_weights: as there.
+        behaviour_weights: likewise.
 
     Raises:
-        DataError: nothing there, no known format, or no usable event. ConfigError: no path, or a recipe with an
+        DataError: path not found, unknown format, or no usable event. ConfigError: no path, or a recipe with an
             unknown setting.
     """
     if not isinstance(path, str | os.PathLike):
@@ -67,32 +67,32 @@ def load_dataset(
 
 
 def load(path: Path | str) -> Model:
-    """A model that ``save``, ``lanner train`` or ``lanner run`` wrote.
+    """Load a model written by ``save``, ``lanner train`` or ``lanner run``.
 
-    Ids have the type that they were saved with; frames are Polars. Nothing but a neural model's ``save`` needs torch.
+    Ids keep their saved type; frames are Polars. Only a neural model's ``save`` needs torch.
 
     Raises:
-        BundleError: no bundle there, a damaged one, or one of another schema version. ConfigError: no path.
+        BundleError: a missing or corrupt bundle, or another schema version. ConfigError: no path.
     """
     bundle = read_bundle(path_of(path, "load"))
     return MODELS.get(bundle.manifest["model"]["name"], Model).of_bundle(bundle)
 
 
 def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] = DEFAULT_METRICS) -> Report:
-    """Rank all items for the test users and measure.
+    """Rank all items for the test users and compute metrics.
 
     Args:
-        model: fitted or loaded; or anything with ``score(users) -> [users, items]``.
+        model: fitted or loaded; or any object with ``score(users) -> [users, items]``.
         test: such as ``split.test``.
         metrics: one or several, each with its cutoff, such as ``ndcg@10``: ndcg, recall, precision, hr, mrr, map,
-            coverage, novelty (of models of Lanner); or auc, and of test events with ratings rmse and mae.
+            coverage, novelty (Lanner models only); or auc; or rmse and mae if test events have ratings.
 
     Returns:
         A report: ``metrics`` by name, ``ci95`` (bootstrap intervals over users), ``per_user``.
 
     Raises:
-        ConfigError: an unknown metric, a model that is not fitted, one that was fitted on another dataset, or scores of
-            another shape than users × items.
+        ConfigError: an unknown metric, a model that is not fitted or was fitted on another dataset, or scores that are
+            not users × items.
     """
     if not isinstance(test, HeldOut):
         raise ConfigError(f"expected held-out users, such as split.test, received {type(test).__name__}")
@@ -101,7 +101,7 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] 
             f"evaluate takes a model, or anything with score(users) -> [users, items], received {type(model).__name__}"
         )
     computable = _computable(test, is_model=isinstance(model, Model))
-    wanted = {metric: _parsed(metric, computable) for metric in _several(metrics)}
+    wanted = {metric: _parsed(metric, computable) for metric in _as_list(metrics)}
     ks = sorted({k for _, k in wanted.values() if k}) or [10]
     popularity = None
     if isinstance(model, Model):
@@ -123,14 +123,14 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] 
 def compare(
     models: Mapping[str, Model | Scorer], test: HeldOut, metrics: str | Sequence[str] = ("ndcg@10", "recall@20")
 ) -> Any:
-    """Every pair of models on the same test users, user by user.
+    """Compare every pair of models on the same test users, user by user.
 
     Returns:
-        A frame, of the kind of the first model's dataset: metric, first, second, first_mean, second_mean, difference
+        A frame of the kind of the first model's dataset: metric, first, second, first_mean, second_mean, difference
         (first − second), ci95_low and ci95_high (paired bootstrap), p_wilcoxon, significant (the interval excludes 0).
 
     Raises:
-        ConfigError: fewer than two models, an unknown metric, or one that is no mean over users.
+        ConfigError: fewer than two models, an unknown metric, or one that is not a mean over users.
     """
     if not isinstance(models, Mapping):
         raise ConfigError(
@@ -139,7 +139,7 @@ def compare(
         )
     if len(models) < 2:
         raise ConfigError(f"compare takes two or more models by name, received {len(models)}")
-    metrics = _several(metrics)
+    metrics = _as_list(metrics)
     reports = {name: replace(evaluate(model, test, metrics), name=name) for name, model in models.items()}
     rows = []
     for metric in metrics:
@@ -165,13 +165,13 @@ def _check_items(model: Model, test: HeldOut) -> None:
 
 
 def _last_item(test: HeldOut) -> int:
-    """The highest row of an item that the test speaks of; −1 where there is none."""
+    """The highest item row in the test data; −1 if there is none."""
     lists = (test.positives, test.excluded, test.users.history)
     return max((int(one.values.max()) for one in lists if len(one.values)), default=-1)
 
 
 class _CheckedScorer:
-    """A scorer of the caller's, whose scores are looked at before they are used."""
+    """A caller's scorer, whose scores are validated before use."""
 
     def __init__(self, scorer: Scorer, test: HeldOut) -> None:
         self._scorer = scorer
@@ -179,7 +179,7 @@ class _CheckedScorer:
         self._last = _last_item(test)
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
-        """Raises ``ConfigError`` for anything but numbers ``[users, items]``."""
+        """Raises ``ConfigError`` unless the scores are numbers ``[users, items]``."""
         scores: Any = self._scorer.score(users)
         try:
             scores = np.asarray(scores, np.float32) if not isinstance(scores, np.ndarray) else scores
@@ -197,11 +197,11 @@ class _CheckedScorer:
 def _computable(test: HeldOut, *, is_model: bool) -> tuple[str, ...]:
     """Names of the metrics that can be computed for these users."""
     of_lists = (*RANKED, "coverage", *(["novelty"] if is_model else []))
-    return of_lists + (_OF_SCORES if test.ratings is not None else _OF_SCORES[:1])
+    return of_lists + (_METRICS_WITHOUT_CUTOFF if test.ratings is not None else _METRICS_WITHOUT_CUTOFF[:1])
 
 
-def _several(metrics: Any) -> list[Any]:
-    """The metrics, of which one may stand alone."""
+def _as_list(metrics: Any) -> list[Any]:
+    """The metrics as a list; a single one need not be in one."""
     found = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
     if not found:
         raise ConfigError("no metric is given; give one or several, such as ndcg@10")
@@ -209,16 +209,16 @@ def _several(metrics: Any) -> list[Any]:
 
 
 def _parsed(metric: Any, computable: Sequence[str]) -> tuple[str, int | None]:
-    """The name and the cutoff of ``ndcg@10``."""
+    """Name and cutoff, as of ``ndcg@10``."""
     match = re.fullmatch(r"([a-z]+)(?:@([1-9][0-9]{0,8}))?", metric) if isinstance(metric, str) else None
     if match is not None and match[1] not in computable:
-        why = _NEEDED.get(match[1])
-        problem = f"unknown metric '{metric}'" if why is None else f"metric '{metric}' cannot be computed: {why}"
-        near = nearest(match[1], computable) if why is None else None
+        reason = _UNAVAILABLE.get(match[1])
+        problem = f"unknown metric '{metric}'" if reason is None else f"metric '{metric}' cannot be computed: {reason}"
+        near = nearest(match[1], computable) if reason is None else None
         if near:
             raise ConfigError(f"{problem}; did you mean '{metric.replace(match[1], near)}'?")
         raise ConfigError(f"{problem}; choose from {', '.join(computable)}")
-    if match is None or (match[2] is None) != (match[1] in _OF_SCORES):
-        alone = ", ".join(name for name in _OF_SCORES if name in computable)
+    if match is None or (match[2] is None) != (match[1] in _METRICS_WITHOUT_CUTOFF):
+        alone = ", ".join(name for name in _METRICS_WITHOUT_CUTOFF if name in computable)
         raise ConfigError(f"metric '{metric}': expected a name and a cutoff, such as ndcg@10, or {alone}")
     return match[1], None if match[2] is None else int(match[2])

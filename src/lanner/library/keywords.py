@@ -1,4 +1,4 @@
-"""The settings of a model as keywords of its class: their names, types, defaults and meanings, once written."""
+"""Model settings as keywords of the class: names, types, defaults and descriptions, defined once."""
 
 import inspect
 import textwrap
@@ -11,7 +11,7 @@ from lanner.errors import ConfigError, nearest
 from lanner.registry import CLOSED_FORMS, FIXED
 from lanner.settings import Setting, described, replaced
 
-_OF_VIEW = {
+_VIEW_SETTINGS = {
     "graph": ("neural.dimensions", "neural.layers"),
     "relational": ("neural.dimensions", "neural.layers"),
     "filter": ("neural.filter_rank", "neural.filter_ridge"),
@@ -32,7 +32,7 @@ _ADAPT = Setting(
 
 @dataclass(frozen=True)
 class Keyword:
-    """One keyword. settings: the keys of ``RunConfig`` that it sets; a seed or a device may be several."""
+    """One keyword. settings: the keys of ``RunConfig`` that it sets; a seed or a device may set several."""
 
     name: str
     setting: Setting
@@ -40,7 +40,7 @@ class Keyword:
 
     @property
     def default(self) -> Any:
-        """Its value where it is not given."""
+        """Its default value."""
         return self.setting.default
 
     def of(self, config: RunConfig) -> Any:
@@ -49,7 +49,7 @@ class Keyword:
 
 
 def keywords_of(model: str) -> dict[str, Keyword]:
-    """The keywords of a model of the registry, by name, in the order of its settings."""
+    """The keywords of a registered model by name, in the order of its settings."""
     trained = ("hybrid", "neural", "training") if model == "hybrid" else ("neural", "training")
     sections = (model.replace("-", "_"),) if model in CLOSED_FORMS else trained
     found: dict[str, Keyword] = {}
@@ -67,10 +67,10 @@ def keywords_of(model: str) -> dict[str, Keyword]:
 
 
 def configured(model: str, keywords: dict[str, Keyword], given: dict[str, Any], owner: str) -> RunConfig:
-    """The settings of a run of ``model`` with what was given.
+    """The run settings of ``model`` with the given keywords.
 
     Raises:
-        ConfigError: a keyword that is unknown (the nearest is named), or a value of a wrong type or out of range.
+        ConfigError: an unknown keyword (the nearest is suggested), or a value of the wrong type or out of range.
     """
     config = RunConfig(model=model)
     for name, value in given.items():
@@ -87,7 +87,7 @@ def configured(model: str, keywords: dict[str, Keyword], given: dict[str, Any], 
 
 
 def signature_of(keywords: dict[str, Keyword]) -> inspect.Signature:
-    """What ``help`` and editors show."""
+    """The signature that ``help`` and editors show."""
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter(one.name, kind, default=one.default, annotation=one.setting.type) for one in keywords.values()
@@ -96,7 +96,7 @@ def signature_of(keywords: dict[str, Keyword]) -> inspect.Signature:
 
 
 def documented(text: str | None, keywords: dict[str, Keyword]) -> str:
-    """A class's docstring with its settings."""
+    """A class docstring with its settings."""
     lines = [inspect.cleandoc(text or ""), "", "Args:"]
     for one in keywords.values():
         setting = one.setting
@@ -111,10 +111,10 @@ def _every_setting() -> tuple[Setting, ...]:
 
 
 def _is_fixed(model: str, name: str) -> bool:
-    """Whether the model stands for the setting, or has no view that reads it."""
+    """Whether the model fixes the setting, or has no view that uses it."""
     fixed = FIXED.get(model, {})
     if name in {f"{section}.{key}" for section, values in fixed.items() for key in values}:
         return True
-    views = fixed.get("neural", {}).get("views", tuple(_OF_VIEW))
-    read = {key for view in views for key in _OF_VIEW[view]}
-    return any(name.startswith(keys) and not read.issuperset(keys) for keys in _OF_VIEW.values())
+    views = fixed.get("neural", {}).get("views", tuple(_VIEW_SETTINGS))
+    read = {key for view in views for key in _VIEW_SETTINGS[view]}
+    return any(name.startswith(keys) and not read.issuperset(keys) for keys in _VIEW_SETTINGS.values())

@@ -1,4 +1,4 @@
-"""The models by class."""
+"""The model classes."""
 
 from lanner.library.estimator import Model
 
@@ -12,7 +12,7 @@ class Popularity(Model, name="popularity"):
 
 
 class ItemKNN(Model, name="item-knn"):
-    """Items that users of the same items chose (Deshpande & Karypis, TOIS 2004)."""
+    """Items chosen by users of the same items (Deshpande & Karypis, TOIS 2004)."""
 
 
 class EASE(Model, name="ease"):
@@ -28,14 +28,14 @@ class GraphFilter(Model, name="graph-filter"):
 
 
 class LightGCN(Model, name="lightgcn"):
-    """A graph neural network without transformations (He et al., SIGIR 2020), users read from their histories.
+    """A graph neural network without transformations (He et al., SIGIR 2020), users represented by their histories.
 
     Three layers, 64 dimensions and BPR, as published; extra ``train``.
     """
 
 
 class Language(Model, name="language"):
-    """Item texts and user profiles alone, read by a language model; extra ``language``."""
+    """Item texts and user profiles alone, encoded by a language model; extra ``language``."""
 
 
 class GNN(Model, name="gnn"):
@@ -43,7 +43,7 @@ class GNN(Model, name="gnn"):
 
 
 class GNNFilter(Model, name="gnn-filter"):
-    """A graph neural network and a closed-form filter (ridge regression) joined; extra ``train``."""
+    """A graph neural network and a closed-form filter (ridge regression) combined; extra ``train``."""
 
 
 class Fusion(Model, name="fusion"):
@@ -55,7 +55,7 @@ class Hybrid(Model, name="hybrid"):
 
     Validation chooses the settings and the weight of every part.
 
-    Where no item has a text, the language view is left out, with a ``UserWarning``.
+    If no item has a text, the language view is left out, with a ``UserWarning``.
     """
 
 

@@ -1,4 +1,4 @@
-"""From ids, histories and texts to queries of the ranker."""
+"""Convert ids, histories and texts to ranker queries."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +24,10 @@ Filters = Mapping[str, Iterable[str | float] | str | float]
 
 @dataclass(frozen=True)
 class Questions:
-    """Whom to recommend to. Exactly one of users and histories is given, or neither where there are texts.
+    """Users to recommend for. Exactly one of users and histories is given, or neither if there are texts.
 
-    users: ids, known or not. histories: item ids of anonymous users. texts: one for each of them. attributes: values of
-    each by attribute, in place of those that are known of a user.
+    users: ids, known or not. histories: item ids of anonymous users. texts: one per user. attributes: values by
+    attribute for each user, replacing the known ones.
     """
 
     dataset: Dataset
@@ -38,16 +38,16 @@ class Questions:
 
     @classmethod
     def of(cls, dataset: Dataset, users: Any, histories: Any, texts: Any, attributes: Any = None) -> "Questions":
-        """Raises ``RequestError`` for what is not a question."""
+        """Raises ``RequestError`` for invalid arguments."""
         if users is None and histories is None and texts is None and attributes is None:
             raise RequestError("one of users, histories, texts or attributes is required")
         if users is not None and histories is not None:
             raise RequestError("users and histories exclude each other: the history of a user is known")
-        asked = None if users is None else ids_of(users, "users")
+        user_ids = None if users is None else ids_of(users, "users")
         read = None if texts is None else _texts(texts)
         lists = None if histories is None else _histories(histories)
         described = None if attributes is None else _attributes(attributes)
-        questions = cls(dataset, asked, lists, read, described)
+        questions = cls(dataset, user_ids, lists, read, described)
         for given, what in ((read, "texts"), (described, "attributes")):
             if given is not None and len(given) != len(questions):
                 raise RequestError(f"received {len(given)} {what} for {len(questions)} users; give one for each")
@@ -59,7 +59,7 @@ class Questions:
 
     @property
     def names(self) -> list[Any]:
-        """What the column ``user_id`` holds: ids, or the places 0 … n − 1 of anonymous users."""
+        """Values of the column ``user_id``: ids, or positions 0 … n − 1 of anonymous users."""
         if self.users is None:
             return list(range(len(self)))
         return self.dataset.users.given_back(self.users)
@@ -70,7 +70,7 @@ class Questions:
 
     @property
     def unknown(self) -> list[str]:
-        """Ids and values of attributes that are not known, each once; they have no effect."""
+        """Unknown ids and attribute values, each once; they have no effect."""
         users = [id_text(one) for one in self.users or () if one not in self.dataset.users]
         items = [id_text(one) for history in self.histories or () for one in history if one not in self.dataset.items]
         find = self.dataset.user_catalogue.find
@@ -78,7 +78,7 @@ class Questions:
         return list(dict.fromkeys([*users, *items, *values]))
 
     def blocks(self, size: int, like: Query, *, exclude_seen: bool) -> Iterator[list[Query]]:
-        """The queries, so many at a time; k, filters and explain are those of ``like``."""
+        """The queries in blocks of ``size``; k, filters and explain are those of ``like``."""
         for first in range(0, len(self), size):
             places = range(first, min(first + size, len(self)))
             queries = [self._of_history(place) for place in places] if self.users is None else self._of_users(places)
@@ -104,17 +104,17 @@ class Questions:
 
     def _of_users(self, places: range) -> list[Query]:
         users = self.dataset.users
-        asked = [(self.users or [])[place] for place in places]
-        known = [users.row(one) for one in asked if one in users]
+        user_ids = [(self.users or [])[place] for place in places]
+        known = [users.row(one) for one in user_ids if one in users]
         found = iter(queries_of(self.dataset.user_batch(np.array(known, np.int64))))
-        return [next(found) if one in users else Query() for one in asked]
+        return [next(found) if one in users else Query() for one in user_ids]
 
 
 def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | None, num_items: int) -> RowMask | None:
-    """Items that have, of each attribute named, at least one of the values; None where nothing is asked for.
+    """Items with at least one of the values of each given attribute; None without filters.
 
     Raises:
-        RequestError: no such attribute, or values that are none.
+        RequestError: no such attribute, or invalid values.
     """
     if filters is None:
         return None
@@ -139,7 +139,7 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
 
 
 def checked_k(k: Any) -> int:
-    """Raises ``RequestError`` for what is no number of items."""
+    """Raises ``RequestError`` unless ``k`` is a valid number of items."""
     if isinstance(k, bool) or not isinstance(k, Integral):
         raise RequestError(f"k must be a whole number of at least 1, received {k!r}")
     if k < 1:
@@ -148,14 +148,14 @@ def checked_k(k: Any) -> int:
 
 
 def path_of(given: Any, what: str) -> Path:
-    """Raises ``ConfigError`` for what is no path; what: the function that takes it."""
+    """Raises ``ConfigError`` unless ``given`` is a path. what: the function that takes it."""
     if not isinstance(given, str | os.PathLike):
         raise ConfigError(f"{what} takes a path, received {type(given).__name__}")
     return Path(given)
 
 
 def ids_of(given: Any, what: str) -> list[Any]:
-    """A list of ids; raises ``RequestError`` for what is none, or no id of any dataset."""
+    """A list of ids; raises ``RequestError`` if ``given`` is none, or for an invalid id."""
     if isinstance(given, Real) or (isinstance(given, np.ndarray) and not given.ndim):
         return [given]
     try:
@@ -172,7 +172,7 @@ def _texts(given: Any) -> list[str | None]:
         texts = values_of(given)
     except TypeError:
         texts = [given]
-    # What pandas has where a text is missing is unequal to itself.
+    # pandas marks a missing text with a value that is unequal to itself.
     texts = [None if isinstance(text, float) and text != text else text for text in texts]
     for text in texts:
         if not isinstance(text, str | None):
@@ -205,7 +205,7 @@ def _histories(given: Any) -> list[list[Any]]:
 
 
 def _wanted(name: str, values: Any) -> list[Any]:
-    """The values of one attribute; raises ``RequestError`` where there are none."""
+    """The values of one attribute; raises ``RequestError`` if there are none."""
     if isinstance(values, str | Real):
         return [values]
     if not isinstance(values, Iterable) or isinstance(values, Mapping):

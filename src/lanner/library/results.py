@@ -1,4 +1,4 @@
-"""What a model returns: frames of recommendations and explanations that show themselves in a notebook."""
+"""Model results: recommendation frames and explanations, with notebook rendering."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +22,10 @@ _CELL = "text-align:left;padding:2px 10px 2px 0;vertical-align:top"
 
 @dataclass(frozen=True)
 class Notes:
-    """What a frame of recommendations does not say in its columns.
+    """Notes on a recommendation frame beyond its columns.
 
-    unknown: ids and values of attributes that are not known; they had no effect. fallback: users of whom the model
-    knows nothing that it reads, so that popular items were recommended. text_ignored: texts were given, and the model
-    does not use them.
+    unknown: unknown ids and attribute values; they had no effect. fallback: users without data that the model uses, so
+    popular items were recommended. text_ignored: texts were given, but the model does not use them.
     """
 
     unknown: tuple[str, ...] = ()
@@ -34,13 +33,13 @@ class Notes:
     text_ignored: bool = False
 
     def __iter__(self) -> Any:
-        """The same in words, a line each."""
+        """The notes in words, one line each."""
         if self.unknown:
-            yield f"unknown ids or attributes were ignored: {_some(self.unknown)}"
+            yield f"unknown ids or attributes were ignored: {_shorten(self.unknown)}"
         if self.text_ignored:
             yield "the model does not use texts; they had no effect"
         if self.fallback:
-            yield f"nothing that the model uses is known of some users; they get popular items: {_some(self.fallback)}"
+            yield f"nothing the model uses is known about some users; they get popular items: {_shorten(self.fallback)}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class ItemExplanation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """JSON-compatible values."""
         return {**vars(self), "parts": [vars(part) for part in self.parts], "unknown": list(self.unknown)}
 
     def _repr_html_(self) -> str:
@@ -88,7 +87,7 @@ def recommendations(
 ) -> Any:
     """A frame with ``notes``; those of Polars and pandas show contributions in a notebook.
 
-    parts: the contributions of the first ``SHOWN_ROWS`` rows; none: they are not shown.
+    parts: the contributions of the first ``SHOWN_ROWS`` rows; empty: not shown.
     """
     if kind == "arrow":
         return to_frame(columns, kind)
@@ -102,27 +101,27 @@ def recommendations(
 
 
 def _rows_of(frame: Any, number: int) -> list[tuple[Any, ...]]:
-    """What tells the first rows of a frame from others; empty where a column is gone."""
+    """Values that identify the first rows of a frame; empty if a column is missing."""
     if not set(_IDENTIFYING) <= set(frame.columns):
         return []
     columns = [frame[name].head(number).to_numpy().tolist() for name in _IDENTIFYING]
     return list(zip(*columns, strict=True))
 
 
-def _are_in_place(frame: Any) -> bool:
+def _is_unchanged(frame: Any) -> bool:
     """Whether the contributions still belong to the first rows: a frame may have been changed in place."""
     return bool(frame.contributions) and _rows_of(frame, len(frame.contributions)) == frame.explained_rows
 
 
 class _PolarsRecommendations(pl.DataFrame):
-    """A ``polars.DataFrame`` that shows its contributions; what is made of it is a plain one."""
+    """A ``polars.DataFrame`` that shows its contributions; derived frames are plain."""
 
     notes = Notes()
     contributions: tuple[Sequence[Reason], ...] = ()
     explained_rows: Sequence[tuple[Any, ...]] = ()
 
     def _repr_html_(self, *, _from_series: bool = False) -> str:
-        if not _are_in_place(self):
+        if not _is_unchanged(self):
             return super()._repr_html_(_from_series=_from_series)
         return _table(self.columns, self.head(len(self.contributions)).rows(), self.height, self.contributions)
 
@@ -132,7 +131,7 @@ def _pandas_class() -> Any:
     import pandas as pd
 
     class PandasRecommendations(pd.DataFrame):  # type: ignore[misc,unused-ignore]
-        """A ``pandas.DataFrame`` that shows its contributions; what is made of it is a plain one."""
+        """A ``pandas.DataFrame`` that shows its contributions; derived frames are plain."""
 
         _metadata = ("notes", "contributions", "explained_rows")
         notes = Notes()
@@ -143,11 +142,11 @@ def _pandas_class() -> Any:
         def _constructor(self) -> Any:
             return pd.DataFrame
 
-        def __reduce_ex__(self, protocol: Any) -> Any:  # a plain frame for whoever sends it to another process
+        def __reduce_ex__(self, protocol: Any) -> Any:  # pickled as a plain frame
             return pd.DataFrame, (pd.DataFrame(self),)
 
         def _repr_html_(self) -> Any:
-            if not _are_in_place(self):
+            if not _is_unchanged(self):
                 return super()._repr_html_()
             shown = self.head(len(self.contributions)).itertuples(index=False, name=None)
             return _table(list(self.columns), list(shown), len(self), self.contributions)
@@ -171,13 +170,13 @@ def _table(
 
 
 def _bar(value: float, largest: float) -> str:
-    """A bar whose length is the share of the largest contribution, and the value."""
+    """A bar scaled to the largest contribution, and the value."""
     width = round(80 * abs(value) / largest) if largest else 0
     colour = _POSITIVE if value >= 0 else _NEGATIVE
     bar = f"display:inline-block;height:9px;width:{width}px;background:{colour}"
     return f"<span style='{bar}'></span> {value:+.4f}"
 
 
-def _some(values: Sequence[Any]) -> str:
+def _shorten(values: Sequence[Any]) -> str:
     shown = ", ".join(map(str, values[:5]))
     return f"{shown} and {len(values) - 5:,} more" if len(values) > 5 else shown

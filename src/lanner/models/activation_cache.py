@@ -1,7 +1,7 @@
-"""Activations of a language model at one layer, on disk and memory-mapped: a row for each token of each text.
+"""Activations of a language model at one layer, on disk and memory-mapped: one row per token of each text.
 
-One file for a model, a layer and a list of texts; its name says which. It can only save time: what does not fit is
-computed again.
+One file per model, layer and list of texts, which its name identifies. The cache only saves time: what does not fit
+is recomputed.
 """
 
 import os
@@ -29,11 +29,11 @@ class ActivationCache:
         return int(self._first_T[-1]) * self._dimensions * self._dtype.itemsize
 
     def fill(self, batches: Iterable[tuple[NDArray[np.int64], Tensor]], limit: int) -> bool:
-        """Write the file, if it is not there; older files of its folder go until all take at most ``limit`` bytes.
+        """Write the file if it does not exist; evict the folder's older files until all take at most ``limit`` bytes.
 
         batches: texts and their activations ``[B, L, D]``, padded on the right; read only if the file is written.
 
-        Returns whether it is there: not if it takes more than ``limit`` bytes, or (with a warning) the disk refuses.
+        Returns whether it exists: not if it needs more than ``limit`` bytes, or (with a warning) the write fails.
         """
         if self.path.is_file() and self.path.stat().st_size == self.num_bytes:
             os.utime(self.path)
@@ -56,7 +56,7 @@ class ActivationCache:
         return True
 
     def rows(self, texts: NDArray[np.int64]) -> Tensor:
-        """Activations of some texts, ``[B, L, D]``, zeros on the right."""
+        """Activations of some texts, ``[B, L, D]``, zero-padded on the right."""
         parts = [self._values[self._first_T[text] : self._first_T[text + 1]] for text in texts]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
@@ -77,7 +77,7 @@ class ActivationCache:
 
 
 def _make_room(folder: Path, limit: int) -> None:
-    """Remove the oldest files until the rest take at most ``limit`` bytes."""
+    """Remove the oldest files until the others take at most ``limit`` bytes."""
     files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.stat().st_mtime)
     total = sum(file.stat().st_size for file in files)
     for file in files:

@@ -1,4 +1,4 @@
-"""The two models that every other must beat: chance and popularity."""
+"""The two baselines that every other model must beat: random and popularity."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,15 +15,15 @@ from lanner.models.linear import training_matrix
 from lanner.models.recommender import Recommender, item_popularity
 
 _DIMENSIONS = 64
-"""Of random vectors: enough that lists of different histories have little in common."""
+"""Dimensions of the random vectors: enough that different histories get lists with little overlap."""
 
 
 @dataclass(frozen=True)
 class RandomConfig:
-    """Chance, the same at every call."""
+    """A random ranking, the same at every call."""
 
     seed: int = 0
-    """Random seed of the order."""
+    """Random seed of the ranking."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "random", at_least_0=("seed",))
@@ -31,11 +31,11 @@ class RandomConfig:
 
 @dataclass(frozen=True)
 class PopularityConfig:
-    """Popularity has nothing to choose."""
+    """Popularity has no settings."""
 
 
 class _Baseline(Recommender):
-    """A model that keeps its settings alone."""
+    """A model whose only state is its settings."""
 
     config: RandomConfig | PopularityConfig
 
@@ -52,7 +52,7 @@ class _Baseline(Recommender):
 
 
 class RandomRecommender(_Baseline):
-    """The product of random vectors: an order that depends on the history and the seed, and on nothing learned."""
+    """Products of random vectors: a ranking that depends on the history and the seed, and on nothing learned."""
 
     name: ClassVar[str] = "random"
     config: RandomConfig
@@ -64,8 +64,8 @@ class RandomRecommender(_Baseline):
         popularity_I = item_popularity(self.dataset)
         draw = np.random.default_rng(self.config.seed).standard_normal
         source_ID, target_ID = draw((2, len(popularity_I), _DIMENSIONS), np.float32)
-        # Of one length, or the longest vectors would be first in every list; and the rarest item of a history decides,
-        # or users with popular items in common would have one list in common.
+        # Unit length, or the longest vectors would lead every list; and the rarest item of a history decides,
+        # or users who share popular items would get the same list.
         target_ID /= np.linalg.norm(target_ID, axis=1, keepdims=True)
         source_ID /= np.square(1 + popularity_I)[:, None]
         return ScoringModel(source_ID, target_ID, np.zeros_like(popularity_I), popularity_I, (_DIMENSIONS,))

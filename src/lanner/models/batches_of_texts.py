@@ -1,4 +1,4 @@
-"""Token ids in batches: of like length, and padded."""
+"""Token ids in padded batches of similar length."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Ids and mask, int64 ``[B, L]``; the padding stands right, whatever the tokenizer would do, and is masked out."""
-    import torch  # a service batches texts without it
+    """Ids and mask, int64 ``[B, L]``; padded on the right whatever the tokenizer's default, padding masked out."""
+    import torch  # serving batches texts without it
 
     lengths = np.array([len(ids) for ids in batch])
     mask = np.arange(lengths.max()) < lengths[:, None]
@@ -22,9 +22,9 @@ def pad_right(batch: list[NDArray[np.int32]], pad_id: int) -> "tuple[torch.Tenso
 
 
 def batches_of_tokens(lengths: NDArray[np.integer], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Rows in batches of like length, longest first, so that padded tokens stay within ``budget`` a batch.
+    """Rows in batches of similar length, longest first, with at most ``budget`` padded tokens per batch.
 
-    A text longer than the budget is a batch of its own; texts of length 0 are in none.
+    A text longer than the budget forms its own batch; texts of length 0 are left out.
     """
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]

@@ -1,4 +1,4 @@
-"""Settings are numbers within bounds, and such that the arithmetic of models can hold them."""
+"""Numeric settings are checked against bounds and against the range of float32."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -9,7 +9,7 @@ import numpy as np
 from lanner.errors import ConfigError
 
 _LARGEST = float(np.finfo(np.float32).max)
-"""Models compute in float32; what is larger becomes infinite there."""
+"""Models compute in float32; larger numbers become infinite."""
 
 
 def check_numbers(
@@ -20,12 +20,12 @@ def check_numbers(
     at_least_0: Iterable[str] = (),
     above_0: Iterable[str] = (),
 ) -> None:
-    """Every number of a dataclass must be finite in float32, and those named within their bound.
+    """Check that every number of a dataclass is finite in float32, and that those named are within their bounds.
 
-    section: begins the field's name in the message.
+    section: prefix of the field's name in the message.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a number violates its bound.
     """
     for one in fields(config):
         value = getattr(config, one.name)

@@ -1,9 +1,9 @@
-"""A sentence encoder of the BERT family that may be cut down: each layer has heads and a width of its own.
+"""A prunable sentence encoder of the BERT family: each layer has its own number of heads and width.
 
 The arithmetic is that of BERT (Devlin et al., NAACL 2019) with mean pooling as in Sentence-BERT (Reimers & Gurevych,
-EMNLP 2019). Three things are folded when a model is taken over, none of which changes a vector: the embedding of the
-only token type is added to the positions, 1/√head_size to the queries' weights, and the three projections of a layer
-are one.
+EMNLP 2019). Three things are folded on import, none of which changes a vector: the embedding of the
+only token type is added to the positions, 1/√head_size is folded into the query weights, and the three projections of
+a layer are fused.
 """
 
 import math
@@ -21,7 +21,7 @@ from lanner.errors import ConfigError
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 
 MASKED = -1e9
-"""Added to the score of a padded token; finite, because a row of −inf alone would have no softmax."""
+"""Added to the score of a padded token; finite, because the softmax of a row of −inf is undefined."""
 _TOKENS_AT_ONCE = 2048
 SHORTEST = 1e-12
 """A vector shorter than this is not scaled to length 1."""
@@ -29,23 +29,23 @@ SHORTEST = 1e-12
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Everything about a ``CompactEncoder`` but its numbers; plain values, fit for JSON."""
+    """Everything about a ``CompactEncoder`` except its weights; plain values that JSON can hold."""
 
     heads: tuple[int, ...]
     """Attention heads of each layer."""
     feed_forward: tuple[int, ...]
-    """Inner width of each layer's feed-forward part."""
+    """Inner width of each layer's feed-forward block."""
     head_size: int
     hidden: int
     """D, the length of a vector."""
     vocabulary: int
     positions: int
-    """Tokens of the longest text."""
+    """Maximum number of tokens of a text."""
     norm_epsilon: float = 1e-12
-    """Added to the variance in every layer norm."""
+    """Epsilon added to the variance in every layer norm."""
 
     def __post_init__(self) -> None:
-        # JSON knows no tuples.
+        # JSON has no tuples.
         object.__setattr__(self, "heads", tuple(self.heads))
         object.__setattr__(self, "feed_forward", tuple(self.feed_forward))
         if len(self.heads) != len(self.feed_forward):
@@ -60,7 +60,7 @@ class EncoderShape:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then a feed-forward part; each is added to its input and normalised (post-norm)."""
+    """Self-attention, then a feed-forward block; each is added to its input and normalised (post-norm)."""
 
     def __init__(self, shape: EncoderShape, number: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class EncoderLayer(nn.Module):
         batch, length, _ = hidden_BLD.shape
         projected = self.attend(hidden_BLD).view(batch, length, 3, self.heads, self.head_size)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        # The queries' weights hold the scale already.
+        # The scale is already folded into the query weights.
         mixed = functional.scaled_dot_product_attention(query, key, value, bias_B11L, scale=1.0)
         joined = self.join(mixed.transpose(1, 2).reshape(batch, length, -1))
         hidden_BLD = self.attention_norm(hidden_BLD + joined)
@@ -89,8 +89,8 @@ class EncoderLayer(nn.Module):
 class CompactEncoder(nn.Module):
     """Token ids to sentence vectors of length 1.
 
-    Built by ``from_bert`` from a model of transformers, or by ``from_state`` from what was saved: ``shape`` (as JSON)
-    and ``state_dict()`` (as safetensors) hold all of it.
+    Built by ``from_bert`` from a model of transformers, or by ``from_state`` from saved state: ``shape`` (as JSON)
+    and ``state_dict()`` (as safetensors) describe it completely.
     """
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -123,12 +123,12 @@ class CompactEncoder(nn.Module):
 
     @classmethod
     def from_state(cls, shape: EncoderShape, state: Mapping[str, Tensor]) -> Self:
-        """An encoder of ``shape`` with a copy of the numbers in ``state``, ready for inference.
+        """An encoder of ``shape`` with a copy of the weights in ``state``, ready for inference.
 
         Raises:
             ConfigError: names or sizes in ``state`` are not those of ``shape``.
         """
-        # On the meta device nothing is drawn or allocated for numbers that are replaced at once.
+        # On the meta device nothing is initialised or allocated for weights that are replaced at once.
         with torch.device("meta"):
             encoder = cls(shape)
         copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
@@ -136,17 +136,17 @@ class CompactEncoder(nn.Module):
             encoder.load_state_dict(copies, assign=True)
         except RuntimeError as mismatch:
             reason = " ".join(str(mismatch).split())
-            raise ConfigError(f"these weights are not of the shape they come with ({reason})") from mismatch
+            raise ConfigError(f"the weights do not match their stated shape ({reason})") from mismatch
         return encoder.requires_grad_().eval()
 
     @property
     def num_parameters(self) -> int:
-        """All numbers of the encoder, embeddings included."""
+        """All parameters of the encoder, including embeddings."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def num_layer_parameters(self) -> int:
-        """Those of the layers alone: what a request has to multiply, whatever the vocabulary."""
+        """Parameters of the layers alone: what a request multiplies by, whatever the vocabulary."""
         return sum(parameter.numel() for parameter in self.layers.parameters())
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -159,24 +159,24 @@ class CompactEncoder(nn.Module):
         hidden_BLD = self.norm(self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]])
         for layer in self.layers:
             hidden_BLD = layer(hidden_BLD, bias_B11L)
-        # Length 1 is asked of the sum: it points the way the mean does.
+        # The sum is normalised: it has the same direction as the mean.
         return functional.normalize((hidden_BLD * mask_BL[:, :, None]).sum(1), dim=1, eps=SHORTEST)
 
     def copy(self) -> Self:
-        """An encoder with numbers of its own."""
+        """An independent copy of the encoder."""
         return self.from_state(self.shape, self.state_dict())
 
 
 @torch.inference_mode()
 def vectors_of(encoder: CompactEncoder, token_ids: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-    """Sentence vectors ``[T, D]`` of texts given as token ids, special tokens included; zeros where there are none."""
+    """Sentence vectors ``[T, D]`` of texts given as token ids, special tokens included; zeros for texts without any."""
     return read_in_batches(lambda *batch: encoder(*batch).float().numpy(), token_ids, encoder.shape.hidden)
 
 
 def read_in_batches(
     encode: Callable[[Tensor, Tensor], NDArray[np.float32]], token_ids: Sequence[NDArray[np.int32]], hidden: int
 ) -> NDArray[np.float32]:
-    """As ``vectors_of``, by any function of ids and mask ``[B, L]`` that gives vectors ``[B, hidden]``."""
+    """Like ``vectors_of``, with any function from ids and mask ``[B, L]`` to vectors ``[B, hidden]``."""
     vectors = np.zeros((len(token_ids), hidden), np.float32)
     for rows in batches_of_tokens(np.array([len(ids) for ids in token_ids], np.int64), _TOKENS_AT_ONCE):
         vectors[rows] = encode(*pad_right([token_ids[row] for row in rows], 0))
@@ -220,4 +220,4 @@ _LAYER = {
     "narrow": "output.dense",
     "norm": "output.LayerNorm",
 }
-"""Parts of a layer, and what transformers calls them."""
+"""Parts of a layer, and their names in transformers."""

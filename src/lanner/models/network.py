@@ -1,4 +1,4 @@
-"""The network behind every trained model: some views of the items, joined by one fusion."""
+"""The network behind every trained model: one or more views of the items, combined by one fusion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from lanner.models.views import Tables, UserInputs, View
 
 _ROWS_AT_ONCE = 512
 _PAIR_BYTES = 16 << 20
-"""What a ranking head may hold for one block of user-item pairs: about a cache's worth."""
+"""Memory of a ranking head for one block of user-item pairs: about the size of a cache."""
 _HIDDEN_BYTES = 256
-"""Bytes that the widest head holds for one pair."""
+"""Bytes that the widest head needs per pair."""
 
 
 @dataclass(frozen=True)
 class ItemSide:
-    """Everything of the items that does not depend on who asks: one entry a view.
+    """Everything about the items that does not depend on the user: one entry per view.
 
-    own: the tables, where cold items already borrow. borrow: makes ``borrowed``.
+    own: the tables, in which cold items already borrow. borrow: computes ``borrowed``.
     """
 
     own: list[Tables]
@@ -34,11 +34,11 @@ class ItemSide:
 
     @cached_property
     def borrowed(self) -> list[Tables]:
-        """What each item would have were it cold."""
+        """The tables that each item would have if it were cold."""
         return self.borrow()
 
     def take(self, columns_C: Tensor, pretend_cold_C: Tensor | None = None) -> tuple[list[Tables], Tensor]:
-        """Tables of some items; those marked in ``pretend_cold_C`` are seen as if nobody had met them yet."""
+        """Tables of some items; those marked in ``pretend_cold_C`` are treated as unseen."""
         is_cold_C = self.is_cold_I[columns_C]
         own = [_rows(tables, columns_C) for tables in self.own]
         if pretend_cold_C is None:
@@ -51,8 +51,8 @@ class ItemSide:
 class RecommenderNetwork(nn.Module):
     """Views and their fusion over one catalogue.
 
-    degrees: interactions of each item in training ``[I]``. features_IF: text features, by which items nobody met
-    borrow graph vectors from the ``num_neighbours`` items that read most alike; None: nothing to borrow by.
+    degrees: interactions of each item in training ``[I]``. features_IF: text features, by which unseen items
+    borrow graph vectors from the ``num_neighbours`` items with the most similar texts; None: no borrowing.
     read_profiles: profile texts → features ``[B, F]``. kind_A: the attribute of each value of the users' attributes.
     """
 
@@ -81,9 +81,9 @@ class RecommenderNetwork(nn.Module):
         return self.get_buffer("is_cold").device
 
     def find_lenders(self, features_IF: NDArray[np.float32], first_item: int = 0) -> None:
-        """Fill in from whom each item would borrow: the items met in training whose texts are nearest.
+        """Fill in the items from which each item would borrow: those seen in training with the nearest texts.
 
-        first_item: of those to fill in; items from there on do not lend, unless it is 0.
+        first_item: first item to fill in; items from there on do not lend, unless it is 0.
         """
         lenders, shares = self.get_buffer("lenders"), self.get_buffer("shares")
         is_warm = ~self.get_buffer("is_cold").cpu().numpy()
@@ -100,7 +100,7 @@ class RecommenderNetwork(nn.Module):
 
     @torch.no_grad()
     def take_over(self, before: "RecommenderNetwork") -> None:
-        """Take what ``before`` learned of its items, which come first here; later items have not been trained on."""
+        """Copy what ``before`` learned about its items, which come first here; later items are untrained."""
         is_cold = before.get_buffer("is_cold")
         for own, old in zip(self._views, before._views, strict=True):
             own.take_over(old, ~is_cold)
@@ -109,7 +109,7 @@ class RecommenderNetwork(nn.Module):
             self.get_buffer(name)[: before.num_items] = before.get_buffer(name)
 
     def inputs(self, users: UserBatch) -> UserInputs:
-        """What the views read of a batch of users."""
+        """Inputs of the views for a batch of users."""
         profiles = None
         if self.read_profiles is not None and users.profiles is not None:
             profiles = self.read_profiles(users.profiles).to(self.device)
@@ -118,11 +118,11 @@ class RecommenderNetwork(nn.Module):
     @torch.no_grad()
     def item_side(self) -> ItemSide:
         """The item tables of every view, ready for any user."""
-        self.eval()  # in training a view hides some of what it knows
+        self.eval()  # in training mode, views mask part of their inputs
         is_cold = self.get_buffer("is_cold")
         tables = [Tables(*(table.detach() for table in view.tables())) for view in self._views]
         cold = is_cold.nonzero()[:, 0]
-        # What the language view knows of an item never came from its interactions: nothing to borrow there.
+        # The language view of an item never depends on its interactions: nothing to borrow there.
         lends = [name != "language" for name in self.views]
 
         def borrow() -> list[Tables]:
@@ -136,7 +136,7 @@ class RecommenderNetwork(nn.Module):
         return ItemSide(own, is_cold, borrow)
 
     def _borrow(self, tables: Tables, rows: Tensor) -> Tables:
-        """What some items borrow of the tables."""
+        """The rows that some items borrow from the tables."""
         lenders, shares = self.get_buffer("lenders")[rows].long(), self.get_buffer("shares")[rows]
         if lenders.shape[1] == 0:
             return _rows(tables, rows)
@@ -151,14 +151,14 @@ class RecommenderNetwork(nn.Module):
         return [view.user_vectors(inputs, tables) for view, tables in zip(self._views, items.own, strict=True)]
 
     def pairs(self, users: list[Tensor], tables: list[Tables], is_cold_C: Tensor) -> PairInputs:
-        """What the fusion reads of B users and C items."""
+        """Inputs of the fusion for B users and C items."""
         targets = [table.target_ID for table in tables]
         scores = [user @ table.target_ID.T + table.bias_I for user, table in zip(users, tables, strict=True)]
         return PairInputs(users, targets, scores, is_cold_C)
 
     @torch.no_grad()
     def score(self, users: UserBatch, items: ItemSide) -> NDArray[np.float32]:
-        """Scores of every item, float32 ``[B, I]``, in blocks of users that keep a head's pairs in the cache."""
+        """Scores of every item, float32 ``[B, I]``, in blocks of users whose pairs fit into the cache."""
         self.eval()
         vectors = self.user_side(self.inputs(users), items)
         step = max(1, _PAIR_BYTES // (_HIDDEN_BYTES * self.num_items))

@@ -1,4 +1,4 @@
-"""The trained recommenders: one view of the items, or several under a fusion; a part of the hybrid."""
+"""The trained recommenders: one view of the items, or several combined by a fusion; a part of the hybrid."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,18 +31,18 @@ from lanner.models.relational import RelationalView, item_relations
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, Tables, View
 
-_TOO_FEW = (
+_TOO_FEW_EVENTS = (
     "too few events to train on: {}, so the network learned nothing; "
     "give more events, or choose a model that needs no training, such as item-knn"
 )
-NOT_SPARED = _TOO_FEW.format("nobody can spare an item for validation")
-_NO_PAIRS = _TOO_FEW.format("nobody has two different items")
+NOT_SPARED = _TOO_FEW_EVENTS.format("no user can spare an item for validation")
+_NO_PAIRS = _TOO_FEW_EVENTS.format("no user has two different items")
 ViewScores = Callable[[UserBatch], NDArray[np.float32]]
 """Scores of every item for each user of a batch, a new float32 ``[B, I]``."""
 
 
 class Trainer(Protocol):
-    """Trains a network in place; the held-out events decide when to stop and how the views are joined."""
+    """Trains a network in place; the held-out events decide when to stop and how the views are combined."""
 
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train everything."""
@@ -55,18 +55,18 @@ class Trainer(Protocol):
 
 
 class Adaptation(Protocol):
-    """Trains the language model on the interactions, before its vectors are used; handed in, as the trainer is."""
+    """Trains the language model on the interactions, before its vectors are used; injected, like the trainer."""
 
     def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder:
-        """The adapted model, or ``language`` itself where nothing helped."""
+        """The adapted model, or ``language`` itself if nothing improved it."""
 
 
 class TrainedRecommender(Recommender):
-    """A recommender with trained parameters, which cannot forget what they were fitted on, and perhaps with texts."""
+    """A recommender with trained parameters, which stay fitted to their data, and optionally with texts."""
 
     @abstractmethod
     def unaware(self) -> "TrainedRecommender":
-        """This model with its closed forms solved on ``dataset`` alone: what held-out events can still judge."""
+        """This model with its closed forms solved on ``dataset`` alone, so that held-out events can evaluate it."""
 
     @property
     @abstractmethod
@@ -76,16 +76,16 @@ class TrainedRecommender(Recommender):
     @property
     @abstractmethod
     def text_features(self) -> TextFeatures | None:
-        """How texts become features; None for a model without a language view."""
+        """The map from texts to features; None for a model without a language view."""
 
     @property
     @abstractmethod
     def item_reader(self) -> ItemReader | None:
-        """What turns the text of a new item into its rows; None for a model that reads no texts."""
+        """Computes the rows of a new item from its text; None for a model that does not read texts."""
 
 
 class NeuralRecommender(TrainedRecommender):
-    """A ``RecommenderNetwork`` behind the contract. ``trainer`` is handed in, so that models know no training."""
+    """A ``RecommenderNetwork`` behind the contract. ``trainer`` is injected: models do not depend on training."""
 
     name: ClassVar[str] = "fusion"
 
@@ -98,7 +98,7 @@ class NeuralRecommender(TrainedRecommender):
         trainer: Trainer | None = None,
         adaptation: Adaptation | None = None,
     ) -> None:
-        """adaptation: None: the language model stays as it is."""
+        """adaptation: None: the language model stays unchanged."""
         self.config = config or NeuralConfig()
         self.trainer, self._adaptation = trainer, adaptation
         self._encoder = LanguageEncoder(self.config.encoder)
@@ -108,7 +108,7 @@ class NeuralRecommender(TrainedRecommender):
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
 
-        Where nobody can spare an item for it, everything stays as it begins: popularity, and the closed forms.
+        If no user has enough items for that, everything keeps its initial state: popularity, and the closed forms.
 
         Raises:
             DataError: no interactions, or no texts for a model that has a language view and nothing else.
@@ -122,24 +122,24 @@ class NeuralRecommender(TrainedRecommender):
         if self._adaptation is not None and validation is not None and "language" in self.config.views:
             self._encoder = self._adaptation(self._encoder, dataset, validation)
         edges = Adjacency.from_pattern(training_matrix(dataset))
-        network = self._begun(dataset, edges)
+        network = self._initial_network(dataset, edges)
         self.shortfall = NOT_SPARED
         if validation is not None:
             self.shortfall = "" if edges.row_degrees.max() >= 2 else _NO_PAIRS
             self.trainer(network, dataset, validation)
-            # What was held out has happened all the same: the closed form learns from it once all is chosen.
+            # Held-out events are data all the same: the closed form learns from them once everything is chosen.
             rows = np.concatenate([edges.row_of_edge, validation.rows[validation.positives.row_of_value]])
             columns = np.concatenate([edges.indices, validation.positives.values])
             self._refit_filter(network.cpu(), distinct_edges(rows, columns, edges.shape))
         self._serve(network.cpu(), dataset)
-        # Friends and neighbours, too, are read from all of it.
+        # Friends and neighbours are also read from the whole dataset.
         return self if dataset is whole else self.load_state(*self.state(), whole)
 
     def untrained(self, dataset: Dataset) -> Self:
-        """Features of the texts, and views as training would find them."""
-        return self._serve(self._begun(dataset, Adjacency.from_pattern(training_matrix(dataset))), dataset)
+        """The model with fitted text features and untrained views."""
+        return self._serve(self._initial_network(dataset, Adjacency.from_pattern(training_matrix(dataset))), dataset)
 
-    def _begun(self, dataset: Dataset, edges: Adjacency) -> RecommenderNetwork:
+    def _initial_network(self, dataset: Dataset, edges: Adjacency) -> RecommenderNetwork:
         features_IF = self._fit_features(dataset, edges.column_degrees)
         with _seeded(self.config.seed):
             network = self._build(dataset, edges, features_IF, FilterView.fit)
@@ -148,7 +148,7 @@ class NeuralRecommender(TrainedRecommender):
         return network
 
     def refit(self, dataset: Dataset) -> Self:
-        """Fit the views anew on ``dataset``, for as many epochs as validation chose in ``fit``.
+        """Refit the views on ``dataset``, for as many epochs as validation chose in ``fit``.
 
         The text features and the fusion stay: they were learned from events that the views had not seen.
         """
@@ -165,7 +165,7 @@ class NeuralRecommender(TrainedRecommender):
         return self._serve(network.cpu(), dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. For a new item, without a vector of its own, its ties and its text speak."""
+        """See ``Recommender.update``. A new item has no ID vector; its relations and its text represent it."""
         before, edges = self.network, Adjacency.from_pattern(training_matrix(dataset))
         new = slice(before.num_items, dataset.num_items)
         features_IF = None
@@ -207,7 +207,7 @@ class NeuralRecommender(TrainedRecommender):
         """The same views under another ranking head, which alone is trained. ``validation``: that of ``fit``."""
         if self.trainer is None:
             raise ConfigError("this recommender was built for loading; give it a trainer to train a head")
-        # Views that never saw the held-out events; those that did would seem better to the head than they are.
+        # Views that never saw the held-out events; those that did would seem better than they are.
         other = self.unaware()
         other.config, network = replace(self.config, fusion=fusion), other.network
         with _seeded(self.config.seed):
@@ -232,7 +232,7 @@ class NeuralRecommender(TrainedRecommender):
         return self._encoder.encode(texts, progress=len(texts) > 512)
 
     def _read_profiles(self, profiles: Sequence[str]) -> Tensor:
-        """Features of each profile, ``[B, F]``; those of the dataset's own users were read once and for all."""
+        """Features of each profile, ``[B, F]``; those of the dataset's own users are precomputed."""
         assert self._features is not None
         new = [text for text in dict.fromkeys(profiles) if text not in self._profiles]
         read = self._profiles
@@ -297,7 +297,7 @@ class NeuralRecommender(TrainedRecommender):
     # --- as a part of the hybrid -------------------------------------------------------------------------------------
 
     def view_scores(self) -> tuple[dict[str, ViewScores], dict[str, ViewScores]]:
-        """Each view alone, by name: with the items' own tables, and as if nobody had met any item."""
+        """Each view alone, by name: with the items' own tables, and as if all items were unseen."""
         network = self.network
         items = network.item_side()
 
@@ -317,7 +317,7 @@ class NeuralRecommender(TrainedRecommender):
         return own, borrowed
 
     def lent_items(self) -> sp.csr_matrix | None:
-        """What each item (column) would borrow from each other (row), shares that sum to 1; None without texts."""
+        """Shares, which sum to 1, that each item (column) would borrow from each other (row); None without texts."""
         lenders, shares = (self.network.get_buffer(name).numpy() for name in ("lenders", "shares"))
         if not lenders.shape[1]:
             return None
@@ -326,7 +326,7 @@ class NeuralRecommender(TrainedRecommender):
         return sp.csr_matrix(entries, shape=(len(lenders),) * 2)
 
     def drop_views(self, names: Collection[str]) -> None:
-        """Leave out views of a network without a head."""
+        """Remove views from a network without a ranking head."""
         network = self.network
         kept = [place for place, name in enumerate(network.views) if name not in names]
         fusion = FUSIONS["sum"]([network.fusion.dimensions[place] for place in kept])
@@ -338,14 +338,14 @@ class NeuralRecommender(TrainedRecommender):
         self._fitted(self.dataset)
 
     def weigh(self, weights: Mapping[str, tuple[float, float]]) -> None:
-        """Set the weight of each view for items that were met and for those that were not."""
+        """Set the weight of each view for seen and for unseen items."""
         buffer = self.network.fusion.get_buffer("weights")
         for place, name in enumerate(self.network.views):
             buffer[:, place] = torch.tensor(weights[name])
         self._fitted(self.dataset)
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Features of texts, float32 ``[T, F]``; those of the dataset's own profiles were read once."""
+        """Features of texts, float32 ``[T, F]``; those of the dataset's own profiles are precomputed."""
         return self._read_profiles(texts).numpy()
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -377,7 +377,7 @@ class NeuralRecommender(TrainedRecommender):
 
 
 def with_validation(dataset: Dataset) -> tuple[Dataset, HeldOut | None]:
-    """A tenth of each user's items set apart; None where nobody has enough of them."""
+    """Hold out a tenth of each user's items; None if no user has enough of them."""
     try:
         split = random_ratio(dataset, test=0.1, validation=0.0)
     except DataError:
@@ -398,7 +398,7 @@ def _refitted(network: RecommenderNetwork) -> Callable[[Adjacency, int, float], 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Weights drawn in the block depend on ``seed`` alone, and nobody else's random numbers on them."""
+    """Weights drawn in the block depend on ``seed`` alone; the global random state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

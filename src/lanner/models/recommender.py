@@ -1,4 +1,4 @@
-"""The contract every recommender keeps, whatever is inside: fit, then export to one scoring model that answers."""
+"""The interface of every recommender: fit, then export to one scoring model for inference."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Recommendations:
 
 
 class Recommender(ABC):
-    """Fit once, then score anyone from a history: users are never looked up by identity alone."""
+    """Fit once, then score any user from a history: users are never looked up by identity alone."""
 
     name: ClassVar[str]
 
@@ -37,22 +37,22 @@ class Recommender(ABC):
     """What the model was fitted on; set by ``fit`` and by ``load_state``."""
 
     shortfall: str = ""
-    """One line on why the last ``fit`` could not train what this model trains; empty: it could, or trains nothing."""
+    """One line on why the last ``fit`` could not train its parameters; empty: it could, or there are none."""
 
     @abstractmethod
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
-        """Learn from ``dataset``. ``validation`` is used for early stopping only, where the model has any.
+        """Learn from ``dataset``. ``validation`` is used for early stopping only, if the model has it.
 
         Raises:
             DataError: the dataset holds nothing to learn from.
         """
 
     def refit(self, dataset: Dataset) -> Self:
-        """Fit anew on ``dataset``, all events of what ``fit`` saw parts of, with what validation chose there."""
+        """Refit on ``dataset``, all events of which ``fit`` saw a part, with the choices validated there."""
         return self.fit(dataset)
 
     def update(self, dataset: Dataset) -> Self:
-        """Take in more events without training: closed forms are solved anew, trained parameters stay.
+        """Add events without training: closed forms are re-solved, trained parameters stay.
 
         dataset: all events; its first users and items are those of ``self.dataset``, later ones are new.
         """
@@ -60,39 +60,39 @@ class Recommender(ABC):
 
     @abstractmethod
     def export(self) -> ScoringModel:
-        """The form that answers; of a fitted model."""
+        """The inference form of a fitted model."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """What a bundle must keep to train on: named arrays, and settings that JSON can hold."""
+        """What a bundle stores for further training: named arrays, and settings that JSON can hold."""
 
     @abstractmethod
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
-        """The inverse of ``state``; ``self`` was built with no arguments but its defaults."""
+        """The inverse of ``state``; ``self`` was built with default arguments."""
 
     @cached_property
     def scoring_model(self) -> ScoringModel:
-        """``export()``, kept until the model is fitted anew."""
+        """``export()``, cached until the model is refitted."""
         return self.export()
 
     @cached_property
     def ranker(self) -> Ranker:
-        """Over all items of the dataset."""
+        """Ranks all items of the dataset."""
         return Ranker(self.scoring_model, reader=self.reader)
 
     @property
     def reader(self) -> TextReader | None:
-        """How profiles and query texts are read; None for a model that reads none."""
+        """Reader of profiles and query texts; None for a model that reads none."""
         return None
 
     @cached_property
     def scorer(self) -> RankedScorer:
-        """The exported model as evaluation asks it."""
+        """The exported model in the form that evaluation needs."""
         return RankedScorer(self.scoring_model, None if self.reader is None else self.reader.features)
 
     @property
     def num_items(self) -> int:
-        """Items that can be ranked."""
+        """Number of items that can be ranked."""
         return self.dataset.num_items
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
@@ -116,10 +116,10 @@ class Recommender(ABC):
         return Recommendations(*padded(self.ranker.rank(queries_of(users, k, exclude_seen=exclude_seen)), k))
 
     def explain(self, users: UserBatch, item: int) -> Explanation:
-        """The parts that the score of ``item`` for the one user of the batch is the sum of.
+        """The contributions that add up to the score of ``item`` for the one user of the batch.
 
         Raises:
-            ValueError: the batch does not hold exactly one user, or ``item`` is no row of the dataset.
+            ValueError: the batch does not hold exactly one user, or ``item`` is not a row of the dataset.
         """
         if len(users) != 1:
             raise ValueError(f"explain takes one user at a time, received {len(users)}")
@@ -128,11 +128,11 @@ class Recommender(ABC):
         return self.ranker.explain(queries_of(users)[0], np.array([item]))[0]
 
     def similar(self, item: int, k: int = 10) -> Recommendations:
-        """The k items ranked highest for a user whose whole history is ``item``; one row, ``item`` itself left out."""
+        """The k items ranked highest for a user whose whole history is ``item``; one row, ``item`` itself excluded."""
         return self.recommend(UserBatch(Ragged.from_lists([[item]])), k)
 
     def _fitted(self, dataset: Dataset) -> Self:
-        """Keep the dataset, and forget what was exported before."""
+        """Keep the dataset, and invalidate earlier exports."""
         for made in ("scoring_model", "ranker", "scorer"):
             self.__dict__.pop(made, None)
         self.dataset = dataset
@@ -146,5 +146,5 @@ def item_popularity(dataset: Dataset) -> NDArray[np.float32]:
 
 
 def below(prefix: str, named: Mapping[str, _T]) -> dict[str, _T]:
-    """The entries whose names begin with ``prefix``, under the rest of their names."""
+    """The entries whose names start with ``prefix``, with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A relational graph view: typed messages between items, each of which starts from its ID and its text.
+"""A relational graph view: typed messages between items, each initialised from its ID and its text.
 
 ::
 
@@ -6,10 +6,10 @@
     e^{l+1}  = Σ_r softmax(a)_r · A_r (g_r ∘ e^l)            r over the relations, Σ over all of them 1
     item     = 1/(L+1) Σ_l e^l
 
-A relation joins items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share a value of an
-attribute (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult's relations and R-GCN's simplest basis,
-Schlichtkrull et al., ESWC 2018), a its trust, which is readable. Users carry no parameters: they are the mean of what
-they chose, plus what their friends chose, plus what their attributes say::
+A relation connects items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share an
+attribute value (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult and R-GCN's simplest basis,
+Schlichtkrull et al., ESWC 2018), a its interpretable trust. Users carry no parameters: they are the mean of what
+they chose, plus what their friends chose, plus the vectors of their attributes::
 
     user     = 1/|N| Σ_{i ∈ N} item_i + friends + Σ_r w_r · mean_{a ∈ values of r} v_a      r over the users' attributes
 
@@ -31,19 +31,19 @@ from lanner.graph.propagation import propagate
 from lanner.models.views import GraphView, Tables, UserInputs, View
 
 _LARGEST_SHARE = 0.5
-"""A value of an attribute that more of the items have tells none apart."""
+"""An attribute value shared by more of the items than this does not discriminate between them."""
 _ID_DROPOUT = 0.2
-"""Share of the items whose ID is hidden in a step, so that texts and neighbours learn to speak for them."""
+"""Share of the items whose ID is hidden in a step, so that texts and neighbours learn to represent them."""
 
-_NOT_TRUSTED = -30.0
-"""Trust in a relation that came after training."""
+_UNTRUSTED = -30.0
+"""Trust in a relation that was added after training."""
 
 
 class RelationalView(GraphView):
     """See the module. relations: from values (of attributes) or users to items, ``[I, N]`` each, by name.
 
     features_IF: of the items' texts; None: without. people: whose attributes users bring; a value of a single user says
-    nothing of others, and adds nothing.
+    nothing about others, and adds nothing.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RelationalView(GraphView):
         self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
         self.from_text = None
         if features_IF is not None:
-            self.register_buffer("features", features_IF, persistent=False)  # the language view keeps them
+            self.register_buffer("features", features_IF, persistent=False)  # stored with the language view
             self.from_text = nn.Linear(features_IF.shape[1], dimensions, bias=False)
             nn.init.normal_(self.from_text.weight, std=0.1)
 
@@ -77,7 +77,7 @@ class RelationalView(GraphView):
     def take_over(self, before: View, is_trained_I: Tensor) -> None:
         super().take_over(before, is_trained_I)
         assert isinstance(before, RelationalView)
-        # By name, for new values may stand between known ones.
+        # By name, as new values may come between known ones.
         for own, old, names, known_names in (
             (self.values, before.values, self._values, before._values),
             (self.attribute_trust, before.attribute_trust, self._attributes, before._attributes),
@@ -89,17 +89,17 @@ class RelationalView(GraphView):
             if name in known:
                 self.trust[place], self.transforms[place] = before.trust[known[name]], before.transforms[known[name]]
             else:
-                self.trust[place] = _NOT_TRUSTED
+                self.trust[place] = _UNTRUSTED
 
     @property
     def relation_weights(self) -> dict[str, float]:
-        """How far the messages of each relation are trusted; they sum to 1."""
+        """Weights of the messages of each relation, which sum to 1."""
         shares = torch.softmax(self.trust.detach(), 0).tolist()
         return dict(zip(self._relations, shares, strict=True))
 
     @property
     def attribute_weights(self) -> dict[str, float]:
-        """How far the values of each attribute of users move a user: their root mean square."""
+        """Influence of each user attribute: the root mean square of its values' vectors."""
         square_A = self.attribute_vectors().detach().square().mean(1)
         found = {name: square_A[self.get_buffer("kind") == place] for place, name in enumerate(self._attributes)}
         return {name: float(squares.mean().sqrt()) if len(squares) else 0.0 for name, squares in found.items()}
@@ -112,7 +112,7 @@ class RelationalView(GraphView):
         return own if inputs.attributes is None else own + propagate(inputs.attributes, self.attribute_vectors())
 
     def attribute_vectors(self) -> Tensor:
-        """What each value adds to a user who has no other of the same attribute, ``[A, D]``."""
+        """What each value adds to a user with no other value of the same attribute, ``[A, D]``."""
         weights_A = self.attribute_trust[self.get_buffer("kind")] * self.get_buffer("is_shared")
         return self.values * weights_A[:, None]
 
@@ -137,9 +137,9 @@ class RelationalView(GraphView):
 
 
 def item_relations(dataset: Dataset) -> dict[str, Adjacency]:
-    """What joins items, by name: users of each behaviour, and values of each attribute; ``[I, N]`` each.
+    """Relations between items, by name: users of each behaviour, and values of each attribute; ``[I, N]`` each.
 
-    Relations without an edge are left out, and so are values that a single item or more than half of the items have.
+    Relations without an edge are left out, as are values held by a single item or by more than half of the items.
     """
     events = dataset.interactions
     relations: dict[str, Adjacency] = {}

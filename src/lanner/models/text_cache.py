@@ -1,7 +1,7 @@
-"""Text vectors on disk, found again by what was encoded and how.
+"""An on-disk cache of text vectors, keyed by the text and the encoder.
 
-One SQLite file an encoder: it is atomic, several processes may use it at once, and reading it runs no code.
-The cache can only save time. Whatever goes wrong with the disk, the texts are encoded as if it were not there.
+One SQLite file per encoder: it is atomic, several processes may use it at once, and reading it runs no code.
+The cache only saves time. Whatever goes wrong with the disk, the texts are encoded as if there were no cache.
 """
 
 import hashlib
@@ -21,28 +21,28 @@ CACHE_VARIABLE = "LANNER_CACHE"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
 _CHECK_BYTES = 8
 _KEYS_PER_QUERY = 500
-_SECONDS_TO_WAIT_FOR_ANOTHER_PROCESS = 30.0
+_LOCK_TIMEOUT_S = 30.0
 
 
 def cache_directory(chosen: str | Path | None = None) -> Path:
-    """Where caches live: the argument, else the variable LANNER_CACHE, else the user's cache directory."""
+    """The cache folder: the argument, else the variable LANNER_CACHE, else the user's cache directory."""
     return Path(chosen or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("lanner"))
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes that stand for the content of ``text``; lone surrogates are kept apart rather than refused."""
+    """16-byte content hash of ``text``; lone surrogates are distinguished rather than rejected."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _seal(key: bytes, vector: bytes) -> bytes:
+def _with_checksum(key: bytes, vector: bytes) -> bytes:
     return hashlib.blake2b(vector, digest_size=_CHECK_BYTES, key=key).digest() + vector
 
 
 class TextCache:
     """Vectors of one encoder, float32 ``[D]`` each, under the keys of ``text_key``.
 
-    A file that is not a database is replaced with a warning; a damaged row counts as absent; a disk that refuses
-    (full, read-only) gives one warning, after which the cache is left alone.
+    A file that is not a database is replaced with a warning; a damaged row counts as missing; a disk error
+    (full, read-only) gives one warning, after which the cache is disabled.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,12 +50,12 @@ class TextCache:
         self._usable = True
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """The vectors that are there; damaged ones are left out."""
+        """The cached vectors; damaged ones are left out."""
         return self._attempt(lambda base: self._read(base, keys)) or {}
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Keep ``vectors`` ``[len(keys), D]``, all of them or (where the disk refuses) none."""
-        rows = [(key, _seal(key, row.tobytes())) for key, row in zip(keys, vectors, strict=True)]
+        """Store ``vectors`` ``[len(keys), D]``, all of them or (on a disk error) none."""
+        rows = [(key, _with_checksum(key, row.tobytes())) for key, row in zip(keys, vectors, strict=True)]
         self._attempt(lambda base: base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows))
 
     def _read(self, base: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
@@ -63,9 +63,9 @@ class TextCache:
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             part = keys[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
-            for key, sealed in base.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part):
-                vector = sealed[_CHECK_BYTES:]
-                if _seal(key, vector) == sealed:
+            for key, stored in base.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part):
+                vector = stored[_CHECK_BYTES:]
+                if _with_checksum(key, vector) == stored:
                     found[key] = np.frombuffer(vector, np.float32)
         return found
 
@@ -76,9 +76,9 @@ class TextCache:
             return self._transact(work)
         except (sqlite3.OperationalError, OSError) as refusal:
             self._usable = False
-            warnings.warn(f"text cache {self.path} cannot be used ({refusal}); texts are encoded anew", stacklevel=4)
+            warnings.warn(f"text cache {self.path} cannot be used ({refusal}); texts are encoded again", stacklevel=4)
         except sqlite3.DatabaseError as damage:
-            warnings.warn(f"text cache {self.path} is damaged ({damage}); it is started afresh", stacklevel=4)
+            warnings.warn(f"text cache {self.path} is damaged ({damage}); it is replaced by a new one", stacklevel=4)
             try:
                 self.path.unlink(missing_ok=True)
             except OSError:
@@ -87,6 +87,6 @@ class TextCache:
 
     def _transact(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT_FOR_ANOTHER_PROCESS)) as base, base:
+        with closing(sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S)) as base, base:
             base.execute(_SCHEMA)
             return work(base)

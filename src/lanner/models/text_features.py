@@ -1,7 +1,7 @@
-"""Texts as numbers a linear map can use: what a language model makes of each field, and the words themselves.
+"""Texts as features for linear maps: a language model's embedding of each field, and the words themselves.
 
-A sentence encoder blurs names (directors, brands), which words keep; words know no synonyms, which the encoder does.
-Both are kept: ``[meaning ‖ words]``, each block of unit length. Everything is linear until that scaling, so that a
+A sentence encoder blurs names (directors, brands), which words keep; words miss synonyms, which the encoder knows.
+Both are kept: ``[meaning ‖ words]``, each block of unit length. Everything before that scaling is linear, so a
 text's features are the sum of its fields' features.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 _WORD = re.compile(r"\w[\w']+")
 _COMMON = 0.5
-"""Words in more than this share of the texts say nothing."""
+"""Words in more than this share of the texts are ignored as uninformative."""
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Fitted on the texts of a catalogue; turns any text into ``width`` numbers.
+    """Fitted on the texts of a catalogue; maps any text to ``width`` numbers.
 
     mean_SE: ``[S, E]`` average embedding of each field. meaning_SED: ``[S, E, D]`` principal directions.
     words: the vocabulary. weight_W: inverse document frequencies. words_WD: ``[W, D']`` singular directions.
@@ -71,23 +71,23 @@ class TextFeatures:
         return rows
 
     def _meaning(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
-        """``[T, D]``, before its length is taken off."""
+        """``[T, D]``, before normalisation."""
         fielded = [row for row, text in enumerate(texts) if FIELD_SEPARATOR in text]
         if not fielded:
-            return self._meaning_of_plain(texts, encode)
+            return self._embed_plain_texts(texts, encode)
         meaning_TD = np.empty((len(texts), self.meaning_SED.shape[2]), np.float32)
         embedded_TSE, present_TS = _embed_fields([texts[row] for row in fielded], encode, len(self.mean_SE))
         centred = (embedded_TSE - self.mean_SE) * present_TS[:, :, None]
         meaning_TD[fielded] = np.tensordot(centred, self.meaning_SED, 2)
         plain = [row for row, text in enumerate(texts) if FIELD_SEPARATOR not in text]
         if plain:
-            meaning_TD[plain] = self._meaning_of_plain([texts[row] for row in plain], encode)
+            meaning_TD[plain] = self._embed_plain_texts([texts[row] for row in plain], encode)
         return meaning_TD
 
-    def _meaning_of_plain(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
-        """The same of texts without fields, such as a request's: each stands in all fields alike."""
-        # The sum of the fields' maps is a fraction of their bytes.
-        whole_ED, offset_D = self._of_plain_texts
+    def _embed_plain_texts(self, texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
+        """The same for texts without fields, such as a request's: each is used for every field."""
+        # The sum of the fields' maps takes a fraction of their memory.
+        whole_ED, offset_D = self._plain_text_map
         meaning_TD = _embed(texts, encode) @ whole_ED - offset_D
         blank = [row for row, text in enumerate(texts) if not text.strip()]
         if blank:
@@ -95,12 +95,12 @@ class TextFeatures:
         return np.asarray(meaning_TD)
 
     @cached_property
-    def _of_plain_texts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What a text in all fields is multiplied by ``[E, D]``, and what is then taken off ``[D]``."""
+    def _plain_text_map(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """For a text used for every field: the matrix to multiply by ``[E, D]`` and the offset to subtract ``[D]``."""
         return self.meaning_SED.sum(0), np.einsum("se,sed->d", self.mean_SE, self.meaning_SED)
 
     def _words(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``[T, D']``, before its length is taken off."""
+        """``[T, D']``, before normalisation."""
         words_TD = np.empty((len(texts), self.words_WD.shape[1]), np.float32)
         for row, text in enumerate(texts):
             words, weights = _weighted_words(text, self._numbers, self.weight_W)
@@ -127,7 +127,7 @@ class TextFeatures:
 
 
 def fields_of(text: str, count: int) -> list[str]:
-    """Exactly ``count`` fields: a text without separators (a search, a stranger's item) stands in all of them."""
+    """Exactly ``count`` fields: a text without separators (a query, an unknown item) is used for all of them."""
     fields = text.split(FIELD_SEPARATOR)
     if len(fields) == 1:
         return fields * count
@@ -138,7 +138,7 @@ def fields_of(text: str, count: int) -> list[str]:
 def _embed_fields(
     texts: Sequence[str], encode: Encode, num_fields: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings ``[T, S, E]`` and which fields hold anything ``[T, S]``."""
+    """Embeddings ``[T, S, E]`` and which fields are not empty ``[T, S]``."""
     fields = [field for text in texts for field in fields_of(text, num_fields)]
     shape = (len(texts), num_fields)
     present = np.array([bool(field.strip()) for field in fields], bool).reshape(shape)
@@ -146,7 +146,7 @@ def _embed_fields(
 
 
 def _embed(texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
-    """Embeddings ``[T, E]``; names and profiles recur, and each is encoded once."""
+    """Embeddings ``[T, E]``; names and profiles recur, so each is encoded once."""
     if len(texts) == 1:
         return encode(texts)
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
@@ -154,7 +154,7 @@ def _embed(texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
 
 
 def _principal_directions(centred_TX: NDArray[np.float32], dimensions: int) -> NDArray[np.float64]:
-    """``[X, D]``, most variance first."""
+    """``[X, D]``, in order of decreasing variance."""
     covariance = centred_TX.T.astype(np.float64) @ centred_TX
     return np.asarray(np.linalg.eigh(covariance)[1][:, ::-1][:, :dimensions])
 

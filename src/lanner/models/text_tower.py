@@ -1,4 +1,4 @@
-"""A language model as it is trained: from token ids, or from activations below its trained layers, to vectors."""
+"""A language model in training: from token ids, or from activations below its trained layers, to vectors."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from lanner.models.language import pool
 from lanner.models.neural_config import Pooling
 
 _TOLERANCE = 1e-4
-"""Largest difference of a vector's entries between a whole model and one that was cut, in float32."""
+"""Maximum difference between vector entries of a whole and a truncated model, in float32."""
 
 
 class TextTower(nn.Module):
-    """Vectors of texts by a model of transformers, pooled and scaled as ``LanguageEncoder`` does.
+    """Vectors of texts by a transformers model, pooled and scaled as in ``LanguageEncoder``.
 
     Embeddings and layers below ``first_layer``, if it is above 0, are frozen. The model's dropout stays off: vectors of
     different steps are compared, and attention with dropout has no fast kernel on a CPU.
@@ -33,7 +33,7 @@ class TextTower(nn.Module):
     ) -> None:
         """in_bfloat16: run the model under autocast to it; vectors are float32 either way.
 
-        checkpointing: keep no activations of a batch for the backward pass, which computes them once more.
+        checkpointing: recompute the activations of a batch in the backward pass instead of keeping them.
         """
         super().__init__()
         self.model, self.first_layer, self.in_bfloat16 = model, first_layer, in_bfloat16
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, hidden_BLD: Tensor | None = None) -> Tensor:
         """Vectors, float32 ``[B, D]``.
 
-        ids_BL, mask_BL: int64, padded on the right. hidden_BLD: what ``below`` gave for them; None: computed.
+        ids_BL, mask_BL: int64, padded on the right. hidden_BLD: the output of ``below`` for them; None: computed.
         """
         if self._checkpointing and torch.is_grad_enabled():
             vectors: Tensor = checkpoint(self._vectors, ids_BL, mask_BL, hidden_BLD, use_reentrant=False)
@@ -66,12 +66,12 @@ class TextTower(nn.Module):
         """Activations that enter the first trained layer, ``[B, L, D]``."""
 
         def stop(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            raise _Reached(arguments[0] if arguments else options["hidden_states"])
+            raise _LayerReached(arguments[0] if arguments else options["hidden_states"])
 
         hook = layers_of(self.model)[self.first_layer].register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self._run(ids_BL, mask_BL)
-        except _Reached as reached:
+        except _LayerReached as reached:
             return reached.hidden_BLD
         finally:
             hook.remove()
@@ -81,7 +81,7 @@ class TextTower(nn.Module):
     def cut(self, ids_BL: Tensor, mask_BL: Tensor) -> None:
         """Drop the frozen layers: from here on ``forward`` needs ``hidden_BLD``.
 
-        ids_BL, mask_BL: of some texts, by which it is checked that vectors stay the same.
+        ids_BL, mask_BL: some texts, on which it is checked that vectors stay the same.
 
         Raises:
             ConfigError: the model's upper layers need more of the lower ones than their activations.
@@ -99,7 +99,7 @@ class TextTower(nn.Module):
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             differs = True
         if differs:
-            adapted = getattr(self.model, "get_base_model", None)  # peft's wrapper names no family
+            adapted = getattr(self.model, "get_base_model", None)  # peft's wrapper does not name the family
             kind = type(self.model if adapted is None else adapted()).__name__
             raise ConfigError(f"{kind} cannot be run from cached activations; set adaptation.cache=false")
 
@@ -110,7 +110,7 @@ class TextTower(nn.Module):
         return self.pooled(hidden, mask_BL)
 
     def pooled(self, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """Vectors, float32 ``[B, D]``, of what the last layer gave."""
+        """Vectors, float32 ``[B, D]``, from the output of the last layer."""
         vectors_BD = pool(hidden_BLD.float(), mask_BL, self._pooling)
         return nn.functional.normalize(vectors_BD, dim=1) if self._normalise else vectors_BD
 
@@ -127,7 +127,7 @@ class TextTower(nn.Module):
 
 
 class _Skipped(nn.Module):
-    """In place of a layer whose result is known."""
+    """Stands in for a layer whose output is known."""
 
     def __init__(self, *, gives_tuple: bool) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Skipped(nn.Module):
         return (hidden_states,) if self._gives_tuple else hidden_states
 
 
-class _Reached(Exception):
+class _LayerReached(Exception):
     def __init__(self, hidden_BLD: Tensor) -> None:
         super().__init__()
         self.hidden_BLD = hidden_BLD

@@ -1,11 +1,11 @@
-"""Views: different ways to see the same items, each with its own vectors, all read by one rule.
+"""Views: different representations of the same items, each with its own vectors, all scored by one rule.
 
-A view gives three tables, and a user is the mean of what was met::
+A view gives three tables, and a user is the mean of the items seen::
 
     h_u = 1/|N(u)| Σ_{i ∈ N(u)} source_i  (+ friends, + profile)        score(u, i) = h_u · target_i + bias_i
 
-So every view is linear in the history, every user is computed from a history, and a score falls apart into the
-items that carried it. ``graph`` is trained by message passing, ``filter`` is closed-form, ``language`` reads texts.
+So every view is linear in the history, every user is computed from a history, and a score decomposes into the
+contributions of items. ``graph`` is trained by message passing, ``filter`` is closed-form, ``language`` uses texts.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ from lanner.inference.sparse import attribute_matrix, batch_matrix, history_matr
 from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
-"""How many users' scores tell the spread of a closed form's scores."""
+"""Number of users on whom the spread of a closed form's scores is measured."""
 
 TARGET_GAIN, BIAS_GAIN = 10, 5
-"""Unit-length features give tiny products; with these, one learning rate suits them and the vectors alike."""
+"""Unit-length features give tiny products; with this factor, one learning rate suits them and the vectors."""
 
 
 class Tables(NamedTuple):
-    """What one view says of the items: source_ID and target_ID ``[I, D]``, bias_I ``[I]``."""
+    """A view's tables of the items: source_ID and target_ID ``[I, D]``, bias_I ``[I]``."""
 
     source_ID: Tensor
     target_ID: Tensor
@@ -39,10 +39,10 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class UserInputs:
-    """A batch of users as the views read them.
+    """A batch of users as input of the views.
 
     history: mean-normalised ``[B, I]``. friends: mean-normalised ``[B, U]`` or None. profiles_BF: ``[B, F]`` or None.
-    attributes: of the values of each attribute the mean, ``[B, A]``, or None.
+    attributes: mean over the values of each attribute, ``[B, A]``, or None.
     """
 
     history: Adjacency
@@ -70,7 +70,7 @@ class UserInputs:
 
 
 def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
-    """Distinct items of each history, ``[B, I]``, by their share of its weight: 1 / |N(u)| where all weigh the same."""
+    """Distinct items of each history, ``[B, I]``, by their share of its weight: 1 / |N(u)| if all weights are equal."""
     if users.weights is None:
         return Adjacency.from_pattern(history_matrix(users.history, num_items)).normalised("mean")
     weighted = batch_matrix(users, num_items)
@@ -80,15 +80,15 @@ def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
 
 
 class View(nn.Module):
-    """One way to see the items. ``is_trained`` tells whether gradient steps are of use to it."""
+    """One representation of the items. ``is_trained``: whether it has parameters to train by gradient steps."""
 
     is_trained = True
     _item_tables: tuple[str, ...] = ()
-    """Trained parameters with a row for each item."""
+    """Trained parameters with one row per item."""
 
     @torch.no_grad()
     def take_over(self, before: "View", is_trained_I: Tensor) -> None:
-        """Take the parameters of the same view of fewer items. is_trained_I: which of them it was trained on."""
+        """Copy the parameters of the same view of fewer items. is_trained_I: which of them it was trained on."""
         own = self.state_dict()
         for name, value in before.state_dict().items():
             if name in self._item_tables:
@@ -97,7 +97,7 @@ class View(nn.Module):
                 own[name].copy_(value)
 
     def tables(self) -> Tables:
-        """The three tables as they stand; differentiable where the view is trained."""
+        """The current three tables; differentiable if the view is trained."""
         raise NotImplementedError
 
     def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
@@ -121,9 +121,9 @@ class GraphView(View):
         self._means = interactions.normalised("mean")
         self._layers = layers
         degrees = torch.from_numpy(interactions.column_degrees.astype(np.float32))
-        # Scores start near the log-popularity that a softmax without vectors would learn.
+        # Scores start near the log popularity that a softmax without vectors would learn.
         self.bias = nn.Parameter(torch.log((degrees + 1) / (degrees + 1).mean()))
-        # An item nobody met is never a candidate in training: it keeps the zero vector.
+        # An unseen item is never a candidate in training: it keeps the zero vector.
         start = torch.randn(interactions.shape[1], dimensions) * 0.2 * (128 / dimensions) ** 0.25
         self.vectors = nn.Parameter(start * (degrees > 0)[:, None])
         self.friend_weight = nn.Parameter(torch.tensor(0.5 if has_friends else 0.0), requires_grad=has_friends)
@@ -152,17 +152,17 @@ class GraphView(View):
         return own + propagate(inputs.friends, self.friend_vectors(tables))
 
     def friend_vectors(self, tables: Tables) -> Tensor:
-        """What each user of the graph adds as somebody's only friend, ``[U, D]``."""
+        """What each user of the graph contributes as the only friend of another, ``[U, D]``."""
         vectors: Tensor = self.friend_weight * propagate(self._means, tables.source_ID)
         return vectors
 
 
 class FilterView(View):
-    """Ridge regression of every item on all others, kept at low rank: a low-pass filter with a learned cut.
+    """Ridge regression of every item on all others, kept at low rank: a low-pass filter with a learned cutoff.
 
     With M = U S Vᵀ truncated and f = s²/(s² + λ)::  score = history · V f Vᵀ / (1 − Σ_k v_ik² f_k)
 
-    the low-rank form of EASE (Steck, WWW 2019) for items outside the history, where its zero diagonal plays no part.
+    the low-rank form of EASE (Steck, WWW 2019) for items outside the history, where its zero diagonal has no effect.
     """
 
     is_trained = False
@@ -180,10 +180,10 @@ class FilterView(View):
 
     @torch.no_grad()
     def refit(self, interactions: Adjacency, ridge: float) -> "FilterView":
-        """The filter of more ``interactions``, and perhaps items, its factors rotated to lie as near these as possible.
+        """The filter of more ``interactions``, and perhaps items, its factors rotated as close to these as possible.
 
-        A rotation of both factors changes no score (Schönemann, 1966), and a ranking head that knows these factors
-        reads the new ones too.
+        A rotation of both factors changes no score (Schönemann, 1966), and a ranking head trained on these factors
+        also fits the new ones.
         """
         old = self.get_buffer("source")
         source, target = _low_rank_ridge(interactions, old.shape[1], ridge)
@@ -208,19 +208,19 @@ def _low_rank_ridge(
     factors = right * np.sqrt(response)
     leverage = np.minimum((factors**2).sum(axis=1, keepdims=True), 0.99)
     target = factors / (1 - leverage)
-    # A fixed spread, near that of trained logits: the fusion's weights then start where they mean something.
+    # A fixed spread, near that of trained logits, so that the fusion's weights start at a useful scale.
     means = sp.csr_matrix(matrix[:_SAMPLED_USERS])
     sample = (means @ factors) @ target.T / np.maximum(means.sum(axis=1), 1).reshape(-1, 1)
     spread = float(np.std(sample))
-    # With one item or one taste there is no spread but that of rounding.
+    # With one item or one taste there is no spread except rounding errors.
     scale = 1 / spread if spread > 1e-4 * np.abs(sample).max() else 1.0
     return (factors * scale).astype(np.float32), target.astype(np.float32)
 
 
 class LanguageView(View):
-    """Linear maps of what the texts say: source = W₁ f_i, target = W₂ f_i, bias = w·f_i, profile: W₃ f_u.
+    """Linear maps of the text features: source = W₁ f_i, target = W₂ f_i, bias = w·f_i, profile: W₃ f_u.
 
-    Everything of an item comes from its text, so a new item has a place the moment its text is read.
+    An item is represented by its text alone, so a new item has vectors as soon as its text is read.
     features_IF: ``[I, F]``, rows of unit length or zero.
     """
 

@@ -1,4 +1,4 @@
-"""What the papers claim, and how the measured figures compare: pure functions over ``claims.toml`` and result files."""
+"""The papers' claims compared with measured figures: pure functions over ``claims.toml`` and result files."""
 
 import json
 import tomllib
@@ -35,7 +35,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What measures a result file: a module of ``benchmarks`` with its arguments. quick: those of its short form."""
+    """What writes a result file: a module of ``benchmarks`` with its arguments. quick: arguments of the short form."""
 
     file: str
     command: tuple[str, ...]
@@ -45,7 +45,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside the figure measured for it; value and interval None where there is none."""
+    """A claim with its measured figure; value and interval are None if missing."""
 
     claim: Claim
     value: float | None
@@ -54,7 +54,7 @@ class Finding:
 
     @property
     def said(self) -> str:
-        """The figure and its interval as they are printed."""
+        """The figure and its interval as printed."""
         if self.value is None:
             return "–"
         shown = self.claim.shown.format(self.value)
@@ -74,7 +74,7 @@ class Claims:
 
 
 def read_claims() -> Claims:
-    """The claims that come with the package."""
+    """The claims shipped with the package."""
     told = tomllib.loads(files("lanner.reproduction").joinpath("claims.toml").read_text(encoding="utf-8"))
     claims = [Claim(**{key: _frozen(value) for key, value in one.items()}) for one in told["claims"]]
     experiments = [Experiment(**{key: _frozen(value) for key, value in one.items()}) for one in told["experiments"]]
@@ -85,7 +85,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """Result files of a folder by name.
 
     Raises:
-        ConfigError: no such folder, or a file that is none of ours.
+        ConfigError: no such folder, or a file that is not a result file.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give the folder of result files with --results")
@@ -95,14 +95,14 @@ def read_results(folder: Path) -> dict[str, Any]:
             found[path.stem] = json.loads(path.read_bytes())
             found[path.stem]["results"], found[path.stem]["commit"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: not a result file ({error}); remove it or measure anew") from None
+            raise ConfigError(f"{path}: not a result file ({error}); remove it or measure again") from None
     return found
 
 
 def judge(claim: Claim, results: Results) -> Finding:
     """Compare a claim with what was measured.
 
-    *beaten*: better than the paper's number; *met*: as good, or past the bar where the paper gives none.
+    *beaten*: better than the paper's number; *met*: as good, or past the bar if the paper gives none.
     """
     try:
         measured = results[claim.file]["results"]
@@ -132,7 +132,7 @@ def _at(results: Any, place: Sequence[str]) -> Any:
 
 
 def _interval(results: Any, place: Sequence[str]) -> tuple[float, float] | None:
-    """The 95 % interval that stands beside a metric, where there is one."""
+    """The 95 % interval stored with a metric, if any."""
     try:
         low, high = _at(results, [*place[:-1], "ci95", place[-1]])
     except KeyError:

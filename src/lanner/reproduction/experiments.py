@@ -1,4 +1,4 @@
-"""Running the experiments: each is a module of ``benchmarks`` in a process of its own, and can be resumed."""
+"""Run the experiments: each is a module of ``benchmarks`` in its own process; a run can be resumed."""
 
 import os
 import subprocess
@@ -17,9 +17,9 @@ Announce = Callable[[str], None]
 def run(
     experiments: Sequence[Experiment], checkout: Path, results: Path, announce: Announce, *, quick: bool
 ) -> list[str]:
-    """Run what has not been run yet; returns the names of those that failed.
+    """Run unfinished experiments; returns the names of those that failed.
 
-    ``results/.done`` lists what is finished: the same call goes on from there.
+    ``results/.done`` lists finished experiments: the same call resumes from there.
 
     Raises:
         ConfigError: the checkout has no ``benchmarks``. Interrupted: Ctrl-C; finished experiments are kept.
@@ -42,7 +42,7 @@ def run(
         try:
             code = subprocess.run(command, cwd=checkout, env=environment, stdout=sys.stderr).returncode
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped during {one.file}; the same command goes on from there") from None
+            raise Interrupted(f"stopped during {one.file}; the same command resumes from there") from None
         if code:
             failed.append(one.file)
             announce(f"{one.file}: failed with exit code {code}")

@@ -1,4 +1,4 @@
-"""Pictures of the report, as SVG that stands in the page; needs the extra ``plot``."""
+"""Figures of the report, as inline SVG; needs the extra ``plot``."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _BOX = {"boxstyle": "round", "facecolor": "1", "edgecolor": "0", "linewidth": 0.
 
 @dataclass(frozen=True)
 class Picture:
-    """svg: without a header. caption: what is seen. source: the result file that holds the data."""
+    """svg: without a header. caption: what it shows. source: the result file with the data."""
 
     svg: str
     caption: str
@@ -42,7 +42,7 @@ class Picture:
 
 
 def pictures_of(results: Results) -> list[Picture]:
-    """Those for which there are results.
+    """The figures for which there are results.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -281,7 +281,7 @@ def _svg(figure: Any) -> str:
 
 
 def table_of_windows(results: Results) -> Sequence[Sequence[str]]:
-    """Rows of what an update keeps, by dataset; a heading first, or nothing."""
+    """Rows of the accuracy that an update keeps, by dataset; a heading first, or nothing."""
     windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
     rows = [["dataset", "no update", "update", "trained anew", "kept", "processor time"]]
     for dataset, of_seeds in windows.items():

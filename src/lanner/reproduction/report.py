@@ -1,4 +1,4 @@
-"""The report: one HTML page that asks the network for nothing, and the same in Markdown."""
+"""The report: one self-contained HTML page, and the same in Markdown."""
 
 from collections.abc import Sequence
 from html import escape
@@ -29,7 +29,7 @@ _TABLES = (
         "No update: the model before all windows. Trained anew: fitted from nothing on all events before a window.",
     ),
 )
-"""Tables that answer open questions, under the question, and what helps to read them."""
+"""Tables that answer open questions: question, table, and a note on reading it."""
 
 
 def findings(claims: Claims, results: Results) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The variant that an accelerator answers, and the accelerator for it; see docs/accelerator.md."""
+"""The variant that runs on an accelerator, and the accelerator for it; see docs/accelerator.md."""
 
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from lanner.accelerators.backend import Backend
 
 ACCELERATED = "accelerated"
-"""Name of the variant in answers, settings and metrics."""
+"""Name of the variant in responses, settings and metrics."""
 
 
 def source_of(bundle: Bundle) -> str:
-    """The variant whose integer form is answered.
+    """Name of the variant whose integer form runs on the accelerator.
 
     Raises:
-        BundleError: none depends on the user.
+        BundleError: no variant depends on the user.
     """
     found = next((one for one in VARIANTS if one in bundle.variants), None)
     if found is None:
@@ -29,7 +29,7 @@ def source_of(bundle: Bundle) -> str:
 
 
 def accelerator_of(bundle: Bundle, place: str, mhz: float) -> "Backend":
-    """The accelerator of a bundle. place: see ``backend.open_backend``. mhz: its clock.
+    """Open the accelerator for a bundle. place: see ``backend.open_backend``. mhz: its clock.
 
     Raises:
         ConfigError: an unknown place, or a variant without an integer form. As ``source_of`` and ``contract_of``.
@@ -43,7 +43,7 @@ def accelerator_of(bundle: Bundle, place: str, mhz: float) -> "Backend":
 
 
 def asked_of(bundle: Bundle) -> list[Asked]:
-    """Golden requests of a bundle, as an accelerator is asked them."""
+    """Golden requests of a bundle as accelerator inputs."""
     golden, items = bundle.golden, bundle.dataset.items
     histories = [np.unique(items.rows(one["history"])).astype(np.int64) for one in golden["requests"]]
     return [Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, int(golden["k"])) for rows in histories]

@@ -96,7 +96,7 @@ def check(config: ServerConfig) -> None:
 
     Raises:
         ConfigError: a public address without keys, an unreadable key file, a missing champion or variant, an engine
-            whose replicas cannot share the store, or a model that no accelerator can answer for.
+            whose replicas cannot share the store, or a model that no accelerator supports.
         MissingExtraError: a package of an extra is missing. BundleError: no bundle at the path. As ``open_store``.
     """
     check_address(config.host, KeyFile(Path(config.keys)) if config.keys else None, config.open_to_all)

@@ -17,7 +17,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
-_FEWEST, _FIRST = 3, 1
+_MIN_REPEATS, _WARM_UP = 3, 1
 """Minimum number of timed batches per size, after a warm-up batch."""
 _REST_S = 0.001
 """Bytes written before each batch to evict the caches, as other work does while serving."""
@@ -55,15 +55,15 @@ def _times(rank: Rank[Q, R], variant: VariantId, queries: Sequence[Q], budget_s:
         if found and now >= ends:
             break
         timed, until = list[float](), now + (ends - now) / (len(BATCH_SIZES) - place)
-        while len(timed) < _FIRST + _FEWEST or time.perf_counter() < until:
+        while len(timed) < _WARM_UP + _MIN_REPEATS or time.perf_counter() < until:
             batch = list(itertools.islice(turn, size))
             time.sleep(_REST_S)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             outcomes = rank(variant, batch)
-            timed.append((time.perf_counter() - begun) * 1e3)
+            timed.append((time.perf_counter() - started) * 1e3)
             if failed := [one for one in outcomes if isinstance(one, Exception)]:
                 raise failed[0]
-        found[size] = typical_and_slow(np.array(timed[_FIRST:]))
+        found[size] = typical_and_slow(np.array(timed[_WARM_UP:]))
     return found
 
 

@@ -109,7 +109,7 @@ class Catalog:
         return self._titles[row]
 
     def attributes_of(self, row: int) -> Mapping[str, Collection[str]]:
-        """The values that an item holds, by attribute."""
+        """An item's values, by attribute."""
         return self._attributes.of(row)
 
     # --- filters and search ------------------------------------------------------------------------------------------

@@ -55,15 +55,15 @@ from lanner.serving.user_history import UserHistory
 if TYPE_CHECKING:
     from lanner.accelerators.backend import Backend
 
-_RANKED_BY = "numpy"
+_DEFAULT_BACKEND = "numpy"
 """Name of the ranking backend in responses."""
-_SHOWN = 20
+_NUM_EXAMPLES = 20
 """Example users, and values per attribute, offered by the page."""
 _CHEAP_FILTER = 2_000
 """Filters touching at most this many ids and rows are resolved on the event loop."""
 _TEXTS_KEPT = 4_096
 """Size of the text feature cache."""
-_NEAR, _TASTE = 10, 0.1
+_OVERSAMPLING, _TASTE = 10, 0.1
 """Search re-ranks this many times k nearest texts; weight of the user's scores, in cosine per standard deviation."""
 _NO_ROWS = np.empty(0, np.int64)
 _encode = msgspec.json.Encoder().encode
@@ -86,10 +86,10 @@ class ModelConfig:
     most_new_items: int = 100_000
     """Maximum number of items added or changed until a newer bundle is served."""
     accelerator: str = ""
-    """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Serves the variant ``accelerated``, first
-    unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
+    """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Adds the variant ``accelerated``, as the
+    first unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
     accelerator_mhz: float = routed.MHZ["ecp5-25f"]
-    """Clock that the accelerator's cycles are told as time at; by default the routed one of the ECP5-25F."""
+    """Clock in MHz for converting accelerator cycles to time; default: the routed clock of the ECP5-25F."""
 
     def __post_init__(self) -> None:
         if not self.accelerator_mhz > 0:
@@ -180,7 +180,7 @@ class Deployment:
         self.catalog, self.rankers, self.ingestion, self.config = catalog, rankers, ingestion, config
         self._reader, self._store, self._scheduling = reader, store, scheduling
         self._accelerator = accelerator
-        self._backends = dict.fromkeys(rankers, _RANKED_BY)
+        self._backends = dict.fromkeys(rankers, _DEFAULT_BACKEND)
         if accelerator is not None:
             self._backends[ACCELERATED] = accelerator.name
         self._best = next(iter(rankers.values()))
@@ -263,9 +263,9 @@ class Deployment:
             BundleError: an answer differs; the message names the variant. AcceleratorError: likewise.
         """
         golden, place = self.bundle.golden, f"bundle {self.version}"
-        asked = 0 if self._accelerator is None else self._accelerator.verify(asked_of(self.bundle))
+        num_checked = 0 if self._accelerator is None else self._accelerator.verify(asked_of(self.bundle))
         stored = [(one, name) for name, one in self.rankers.items() if name != ACCELERATED]
-        return asked + sum(check_golden(one, name, self.dataset, golden, place) for one, name in stored)
+        return num_checked + sum(check_golden(one, name, self.dataset, golden, place) for one, name in stored)
 
     def warm_up(self) -> None:
         """Calibrate every variant's latency and warm up the text encoder."""
@@ -313,12 +313,12 @@ class Deployment:
     @cached_property
     def example_users(self) -> list[str]:
         """Ids of some known users."""
-        return example_users(self.dataset, _SHOWN)
+        return example_users(self.dataset, _NUM_EXAMPLES)
 
     @cached_property
     def attributes(self) -> dict[str, list[str]]:
         """Attributes for filtering: the most frequent values of each."""
-        return self.catalog.frequent_values(_SHOWN)
+        return self.catalog.frequent_values(_NUM_EXAMPLES)
 
     def slowness(self) -> dict[str, float]:
         """Batch latency relative to its calibrated value, by variant."""
@@ -366,17 +366,17 @@ class Deployment:
         """Recommend items; from the response cache if nothing has changed since an identical request.
 
         Raises:
-            RequestError: nothing is said of the user; user_id and history both given; a filter by an unknown attribute.
+            RequestError: the user is not specified; user_id and history both given; a filter by an unknown attribute.
             OverloadedError: the deadline cannot be met.
         """
-        begun = perf_counter()
+        started = perf_counter()
         context = await self._user_context(request)
         key = CacheKey(self.catalog.version, context.version, _encode(request))
         cached = self._answers.get(key)
         if cached is not None:
-            spent = _milliseconds(queue=0.0, memory=perf_counter() - begun)
+            spent = _milliseconds(queue=0.0, memory=perf_counter() - started)
             return replace(cached, served=replace(cached.served, cached=True, milliseconds=spent))
-        return await self._under_way.run(key, partial(self._answer_and_keep, request, context, key, begun))
+        return await self._under_way.run(key, partial(self._answer_and_keep, request, context, key, started))
 
     async def answer(self, request: RecommendRequest) -> RecommendAnswer:
         """Recommend items, bypassing the response cache."""
@@ -388,7 +388,7 @@ class Deployment:
         Raises:
             UnknownIdError: unknown item. As ``recommend``.
         """
-        begun, row = perf_counter(), np.array([self.catalog.row(request.item_id)])
+        started, row = perf_counter(), np.array([self.catalog.row(request.item_id)])
         context = await self._user_context(request)
         query = await self._encoded(context.query, request.text, self.config.text_deadline_ms / 1e3)
 
@@ -397,7 +397,7 @@ class Deployment:
             fallback = self._best.rank([dataclasses.replace(query, k=1)])[0].fallback
             return Ranking(row, np.array([explained[0].score], np.float32), fallback, tuple(explained))
 
-        done = await self._in_thread(work, None, begun)
+        done = await self._in_thread(work, None, started)
         items, served = self._named(done)
         ignored = bool(request.text) and not self._best.reads_text
         return ExplainAnswer(
@@ -410,8 +410,8 @@ class Deployment:
         Raises:
             UnknownIdError: unknown item.
         """
-        begun, row = perf_counter(), self.catalog.row(item_id)
-        done = await self._in_thread(lambda: self._best.similar(row, k), None, begun)
+        started, row = perf_counter(), self.catalog.row(item_id)
+        done = await self._in_thread(lambda: self._best.similar(row, k), None, started)
         items, served = self._named(done)
         return RecommendAnswer(items=items, served=served, fallback=done.result.fallback)
 
@@ -423,23 +423,23 @@ class Deployment:
         """
         if not self.reads_texts:
             raise RequestError("this model does not use texts; search is not available")
-        begun = perf_counter()
+        started = perf_counter()
         context = None if user_id is None else await self._user(user_id)
         features_F = await self._features(q, self.config.text_deadline_ms / 1e3)
-        done = await self._in_thread(lambda: self._searched(features_F, context and context.query, k), None, begun)
+        done = await self._in_thread(lambda: self._searched(features_F, context and context.query, k), None, started)
         items, served = self._named(done)
         return RecommendAnswer(items=items, served=served, unknown=context.unknown if context else [])
 
     async def _answer_and_keep(
-        self, request: RecommendRequest, context: _UserContext, key: CacheKey, begun: float
+        self, request: RecommendRequest, context: _UserContext, key: CacheKey, started: float
     ) -> RecommendAnswer:
-        answer = await self._answer(request, context, begun)
+        answer = await self._answer(request, context, started)
         # Responses of smaller variants are not cached: the next one may be better.
         if answer.served.variant == self.variants[0]:
             self._answers.put(key, answer)
         return answer
 
-    async def _answer(self, request: RecommendRequest, context: _UserContext, begun: float) -> RecommendAnswer:
+    async def _answer(self, request: RecommendRequest, context: _UserContext, started: float) -> RecommendAnswer:
         deadline_ms = self.config.text_deadline_ms if request.text else self.config.deadline_ms
         deadline_s = (request.deadline_ms or deadline_ms) / 1e3
         seen = context.query.seen if request.exclude_seen else _NO_ROWS
@@ -450,9 +450,9 @@ class Deployment:
         unknown, filters = [*context.unknown], request.filters
         if request.diversity or request.explain or not self._is_cheap(filters):
             work = partial(self._filtered, query, filters, unknown)
-            done = await self._in_thread(lambda: self._best.rank([work()])[0], request.deadline_ms, begun)
+            done = await self._in_thread(lambda: self._best.rank([work()])[0], request.deadline_ms, started)
         else:
-            done = await self.batcher.submit(self._filtered(query, filters, unknown), deadline_s, begun)
+            done = await self.batcher.submit(self._filtered(query, filters, unknown), deadline_s, started)
         items, served = self._named(done)
         ignored = bool(request.text) and not self.rankers[served.variant].reads_text
         return RecommendAnswer(
@@ -511,10 +511,10 @@ class Deployment:
                 self._read_texts.popitem(last=False)
         return features_F
 
-    async def _in_thread(self, work: Callable[[], Ranking], deadline_ms: float | None, begun: float) -> Done[Ranking]:
+    async def _in_thread(self, work: Callable[[], Ranking], deadline_ms: float | None, started: float) -> Done[Ranking]:
         """Run ``work`` in a thread, with the best variant."""
         deadline_s = (deadline_ms or self.config.deadline_ms) / 1e3
-        done = await self.batcher.submit_slow(work, deadline_s, begun)
+        done = await self.batcher.submit_slow(work, deadline_s, started)
         best = self.variants[0]
         return Done(done.result, self._backends[best], best, done.queued_s, done.worked_s)
 
@@ -531,7 +531,7 @@ class Deployment:
         return dataclasses.replace(query, allow=allowed.mask, deny=allowed.deny)
 
     def _searched(self, features_F: NDArray[np.float32], query: Query | None, k: int) -> Ranking:
-        near, cosines = self.catalog.nearest(features_F, k * _NEAR)
+        near, cosines = self.catalog.nearest(features_F, k * _OVERSAMPLING)
         if query is not None and len(query.history) and len(near):
             allow = RowMask.of(near, self.catalog.num_rows)
             taste = self._best.rank([dataclasses.replace(query, seen=_NO_ROWS, k=len(near), allow=allow)])[0]
@@ -545,7 +545,7 @@ class Deployment:
 
     def _named(self, done: Done[Ranking]) -> tuple[list[RecommendedItem], Served]:
         """Items with ids, titles and reasons, and the ``Served`` record."""
-        begun, found = perf_counter(), done.result
+        started, found = perf_counter(), done.result
         named = self.catalog.named(found.items)
         items = [
             RecommendedItem(item_id=item_id, title=title, score=score, rank=rank)
@@ -553,9 +553,9 @@ class Deployment:
         ]
         if found.explanations:
             items = [self._explained(*pair) for pair in zip(items, found.explanations, strict=True)]
-        spent = _milliseconds(queue=done.queued_s, ranking=done.worked_s, names=perf_counter() - begun)
-        # The accelerated variant answers by its floats what the accelerator does not cover.
-        backend = _RANKED_BY if done.variant == ACCELERATED and not found.accelerated else done.backend
+        spent = _milliseconds(queue=done.queued_s, ranking=done.worked_s, names=perf_counter() - started)
+        # The accelerated variant ranks in floats what the accelerator does not cover.
+        backend = _DEFAULT_BACKEND if done.variant == ACCELERATED and not found.accelerated else done.backend
         return items, Served(model=self.version, variant=done.variant, backend=backend, milliseconds=spent)
 
     def _explained(self, item: RecommendedItem, explanation: Explanation) -> RecommendedItem:

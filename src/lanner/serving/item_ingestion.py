@@ -29,10 +29,10 @@ from lanner.serving.catalog import Catalog
 from lanner.serving.messages import Item
 from lanner.serving.store.contract import ItemChange
 
-_READ_TOGETHER = 16
+_BATCH_SIZE = 16
 """Texts encoded per batch."""
 _NICENESS = 5
-_CALM, _FULL, _LONGEST_REST = 0.4, 0.8, 12.0
+_LOW_LOAD, _HIGH_LOAD, _MAX_PAUSE = 0.4, 0.8, 12.0
 """Loop utilisation from which ingestion slows down, and from which it runs at its minimum rate; and the longest pause,
 as a multiple of the work."""
 _RETRY_S = 60.0
@@ -82,7 +82,7 @@ class ItemIngestion:
             RequestError: the item is new and has no text, or the model does not use texts.
             OverloadedError: too many items were changed.
         """
-        self._check(item_id, _plain(item))
+        self._check(item_id, _clean(item))
 
     def _check(self, item_id: str, item: Item) -> None:
         if self._reader is None and self._catalog.base_row(item_id) is None:
@@ -103,16 +103,16 @@ class ItemIngestion:
             if change.item is None:
                 self._catalog.delete(change.id)
                 self._written.pop(change.id, None)
-        plain = [(one.id, _plain(one.item)) for one in changes if one.item is not None]
-        put = [one for one in plain if self._is_news(*one)]
-        for first in range(0, len(put), _READ_TOGETHER):
-            begun = perf_counter()
-            self._put(put[first : first + _READ_TOGETHER])
-            worked, busy = perf_counter() - begun, self._busy()
-            sleep(worked * min(max(0.0, busy - _CALM) / max(_FULL - busy, 1e-9), _LONGEST_REST))
+        plain = [(one.id, _clean(one.item)) for one in changes if one.item is not None]
+        put = [one for one in plain if self._is_changed(*one)]
+        for first in range(0, len(put), _BATCH_SIZE):
+            started = perf_counter()
+            self._put(put[first : first + _BATCH_SIZE])
+            worked, busy = perf_counter() - started, self._busy()
+            sleep(worked * min(max(0.0, busy - _LOW_LOAD) / max(_HIGH_LOAD - busy, 1e-9), _MAX_PAUSE))
         self.applied = max([self.applied, *(change.sequence for change in changes)])
 
-    def _is_news(self, item_id: str, item: Item) -> bool:
+    def _is_changed(self, item_id: str, item: Item) -> bool:
         return item_id not in self._catalog or self._written.get(item_id) != _digest(item)
 
     def _put(self, items: Sequence[tuple[str, Item]]) -> None:
@@ -128,7 +128,7 @@ class ItemIngestion:
         except Exception as error:
             if len(items) > 1:
                 for one in items:
-                    if self._is_news(*one):
+                    if self._is_changed(*one):
                         self._put([one])
             else:
                 self.failed += 1
@@ -138,7 +138,7 @@ class ItemIngestion:
         """Encode an item's text for all workers before they are notified; errors are left to ``apply``."""
         if self._shared is not None and self._read is not None:
             with contextlib.suppress(Exception):
-                self._features([_plain(item)])
+                self._features([_clean(item)])
 
     def _features(self, items: Sequence[Item]) -> list[NDArray[np.float32]]:
         """Features of each item's text, ``[F]``."""
@@ -205,8 +205,8 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
-def _plain(item: Item) -> Item:
-    """The item with title and text as the readers of datasets clean them, so that the encoder sees nothing new."""
+def _clean(item: Item) -> Item:
+    """The item with title and text cleaned as by the dataset readers, so that encoder inputs match training."""
     title, text = plain_text(pl.Series([item.title, item.text])).to_list()
     return msgspec.structs.replace(item, title=title, text=text)
 

@@ -26,7 +26,7 @@ retrieve candidates, rank them with the head, and explain the best."""
 _STEPS = {"_user": "aggregate", "_scan": "retrieve", "_search": "retrieve", "_head": "rank", "_explained": "explain"}
 """Ranker steps and the stage each belongs to."""
 _CANDIDATES, _TOP_K, _UNMEASURED = 200, 10, 3
-_COPIED = 64 << 20
+_COPY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class StageTime:
 
 def machine_ceilings() -> dict[str, float]:
     """Measured bandwidth in bytes/s (large copy, read plus write) and float32 operations/s (large matrix product)."""
-    source, target, square = np.ones(_COPIED, np.uint8), np.empty(_COPIED, np.uint8), np.ones((1024, 1024), np.float32)
+    source, target, square = (
+        np.ones(_COPY_BYTES, np.uint8),
+        np.empty(_COPY_BYTES, np.uint8),
+        np.ones((1024, 1024), np.float32),
+    )
 
     def seconds(work: Callable[[], Any]) -> float:
         clock = _Clock()
@@ -56,7 +60,7 @@ def machine_ceilings() -> dict[str, float]:
         return min(clock.seconds[""])
 
     copied, multiplied = seconds(lambda: np.copyto(target, source)), seconds(lambda: square @ square)
-    return {"bytes_per_s": 2 * _COPIED / copied, "operations_per_s": 2 * 1024**3 / multiplied}
+    return {"bytes_per_s": 2 * _COPY_BYTES / copied, "operations_per_s": 2 * 1024**3 / multiplied}
 
 
 def profile(
@@ -97,7 +101,7 @@ def profile(
 
 @dataclass(frozen=True)
 class Predicted:
-    """Latency of an accelerator: median and p99 in ms, from cycles at a clock. stated: how, for who reads it."""
+    """Latency of an accelerator: median and p99 in ms, from cycles at a clock. stated: how, for display."""
 
     variant: str
     stated: str
@@ -106,7 +110,7 @@ class Predicted:
 
 
 def predicted(bundle: Bundle, mhz: float, requests: int = 200) -> Predicted | None:
-    """Of the accelerator of a bundle, on histories of real users; None: no variant has an integer form.
+    """Latency of a bundle's accelerator, on histories of real users; None: no variant has an integer form.
 
     Raises:
         MissingExtraError: the extra ``fpga`` is not installed.
@@ -137,9 +141,9 @@ class _Clock:
         self.seconds: dict[str, list[float]] = {}
 
     def __call__(self, stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         result = work(*arguments)
-        self.seconds.setdefault(stage, []).append(time.perf_counter() - begun)
+        self.seconds.setdefault(stage, []).append(time.perf_counter() - started)
         return result
 
 

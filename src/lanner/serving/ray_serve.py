@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STORE_VARIABLE = "LANNER_STORE"
 _APPLICATION = "lanner"
-_MOST_ONGOING = 1024
+_MAX_ONGOING = 1024
 """Maximum requests in flight per replica; its own scheduler rejects late requests well before."""
 _STOP_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80_000_000
@@ -146,7 +146,7 @@ def _application(config: "ServerConfig") -> Any:
         ray_serve.ingress()(Replica),
         name="replica",
         **_scale(config.ray),
-        max_ongoing_requests=_MOST_ONGOING,
+        max_ongoing_requests=_MAX_ONGOING,
         ray_actor_options={"num_cpus": config.ray.cpus},
         health_check_period_s=1.0,
         health_check_timeout_s=5.0,

@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 _ANSWER_BYTES, _ITEM_BYTES, _REASON_BYTES = 700, 170, 130
 """Approximate bytes per entry beside its own texts; ids and titles are shared with the catalog."""
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 """Byte limit of the cache; a response larger than a hundredth of it is not cached."""
 
 
@@ -30,7 +30,7 @@ class ResponseCache:
     held_bytes: approximate size of the cached responses.
     """
 
-    def __init__(self, most: int, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, most: int, most_bytes: int = _MAX_BYTES) -> None:
         """most: maximum number of responses; 0: no cache. most_bytes: approximate size limit."""
         self._most, self._most_bytes, self.held_bytes = most, most_bytes, 0
         self._kept: OrderedDict[CacheKey, RecommendAnswer] = OrderedDict()

@@ -46,19 +46,19 @@ from lanner.serving.versions.registry import CHALLENGER, CHAMPION
 from lanner.serving.worker_sync import WorkerSync
 
 _COUNT_SECONDS = 15.0
-"""Seconds between counts of the store's contents, which read all of it."""
+"""Seconds between counts of the store's contents, each a full scan."""
 _SYNC_SECONDS = 0.01
 """Polling interval of the generation in an idle worker, in seconds; item writes wait for it."""
 _RETRY_SECONDS = 5.0
 """Seconds between attempts to read an unavailable store."""
 _WORKERS_APPLY_SECONDS = 30.0
 """Seconds an item write waits for the other workers."""
-_MOST_ITEM_WRITES = 32
+_MAX_ITEM_WRITES = 32
 """Maximum number of pending item writes; each may encode a text."""
 _READ_SECONDS = 2.0
 """Timeout of a store read, in seconds."""
 _log = logging.getLogger(__name__)
-Told = TypeVar("Told", bound=Answer)
+Response = TypeVar("Response", bound=Answer)
 Done = TypeVar("Done")
 
 
@@ -273,50 +273,50 @@ class LannerService:
         """Recommend items with the version of the user's experiment arm."""
         arm = self._experiments.arm(request.user_id)
         alias = self._alias(arm)
-        begun = time.monotonic()
-        answer = await self._ask(
+        started = time.monotonic()
+        answer = await self._dispatch(
             alias, lambda deployment: deployment.recommend(request), request.user_id, request.deadline_ms
         )
-        self._experiments.answered(request, answer, arm, alias, time.monotonic() - begun)
+        self._experiments.answered(request, answer, arm, alias, time.monotonic() - started)
         return answer
 
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Explain an item's score."""
         alias = self._alias(self._experiments.arm(request.user_id))
-        return await self._ask(alias, lambda deployment: deployment.explain(request), request.user_id)
+        return await self._dispatch(alias, lambda deployment: deployment.explain(request), request.user_id)
 
     async def similar_items(self, item_id: str, k: int) -> RecommendAnswer:
         """The champion's top k items for a history of this item alone."""
-        return await self._ask(CHAMPION, lambda deployment: deployment.similar(item_id, k))
+        return await self._dispatch(CHAMPION, lambda deployment: deployment.similar(item_id, k))
 
     async def search(self, q: str, k: int, user_id: str | None) -> RecommendAnswer:
         """Semantic search over item texts."""
         alias = self._alias(self._experiments.arm(user_id))
-        return await self._ask(alias, lambda deployment: deployment.search(q, k, user_id), user_id)
+        return await self._dispatch(alias, lambda deployment: deployment.search(q, k, user_id), user_id)
 
     def _alias(self, arm: str | None) -> str:
         """The alias of an arm; the champion if the arm is not being served."""
         return arm if arm is not None and self._deployments.serves(arm) else CHAMPION
 
-    async def _ask(
+    async def _dispatch(
         self,
         alias: str,
-        question: Callable[[Deployment], Awaitable[Told]],
+        call: Callable[[Deployment], Awaitable[Response]],
         user_id: str | None = None,
         deadline_ms: float | None = None,
-    ) -> Told:
+    ) -> Response:
         """Call a deployment that has all acknowledged changes of ``user_id``, and count the response."""
-        begun = time.monotonic()
+        started = time.monotonic()
         if user_id is not None and self._sync.generation != self._generation:
             await self._sync_users()
         try:
             with self._deployments.acquire(alias) as deployment:
-                answer = await question(deployment)
+                answer = await call(deployment)
         except OverloadedError:
             self._recent.refused(time.monotonic())
             raise
         now = time.monotonic()
-        milliseconds = (now - begun) * 1e3
+        milliseconds = (now - started) * 1e3
         in_time = milliseconds <= (deadline_ms or self.config.deadline_ms)
         self._recent.answered(now, milliseconds, answer.served.variant, answer.served.backend, in_time)
         return answer
@@ -333,10 +333,10 @@ class LannerService:
         async def write() -> EventsAnswer:
             answer = await asyncio.wrap_future(self.store.appending(batch.events, time.time()))
             if answer.accepted:
-                self._changed({event.user_id for event in batch.events})
+                self._publish_change({event.user_id for event in batch.events})
             return answer
 
-        return await self._finished(write())
+        return await self._shielded(write())
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
         """Write an item; every worker can recommend it when this returns.
@@ -347,7 +347,7 @@ class LannerService:
         """
         for deployment in self._deployments.all():
             deployment.ingestion.check(item_id, item)
-        known = self._in_a_catalog(item_id)
+        known = self._is_known_item(item_id)
 
         def write() -> Changed:
             # Before other workers are notified, so that they reuse the encoded text.
@@ -355,13 +355,13 @@ class LannerService:
                 deployment.ingestion.read_ahead(item)
             return self.store.put_item(item_id, item)
 
-        changed = await self._finished(self._write_item(write))
-        return _existed(changed, known)
+        changed = await self._shielded(self._write_item(write))
+        return _with_existed(changed, known)
 
     async def delete_item(self, item_id: str) -> Changed:
         """Delete an item; no worker recommends it when this returns."""
-        known = self._in_a_catalog(item_id)
-        await self._finished(self._write_item(lambda: self.store.delete_item(item_id)))
+        known = self._is_known_item(item_id)
+        await self._shielded(self._write_item(lambda: self.store.delete_item(item_id)))
         return Changed(id=item_id, existed=known)
 
     async def put_user(self, user_id: str, user: User) -> Changed:
@@ -369,10 +369,10 @@ class LannerService:
 
         async def write() -> Changed:
             changed = await asyncio.to_thread(self.store.put_user, user_id, user)
-            self._changed({user_id})
+            self._publish_change({user_id})
             return changed
 
-        return _existed(await self._finished(write()), self._in_a_bundle(user_id))
+        return _with_existed(await self._shielded(write()), self._is_known_user(user_id))
 
     async def delete_user(self, user_id: str) -> Changed:
         """Erase a user everywhere: in the store, in memory, and in the data of the bundles."""
@@ -381,18 +381,18 @@ class LannerService:
             deleted = (await asyncio.to_thread(self.store.read_user, user_id)).deleted
             await self._experiments.forget(user_id)
             changed = await asyncio.to_thread(self.store.delete_user, user_id)
-            self._changed(None)
-            return _existed(changed, self._in_a_bundle(user_id) and user_id not in deleted)
+            self._publish_change(None)
+            return _with_existed(changed, self._is_known_user(user_id) and user_id not in deleted)
 
-        return await self._finished(write())
+        return await self._shielded(write())
 
-    def _changed(self, user_ids: Iterable[str] | None) -> None:
+    def _publish_change(self, user_ids: Iterable[str] | None) -> None:
         """Publish a committed change of users (None: all) before it is acknowledged."""
         self._drop(None if user_ids is None else list(user_ids))
         self._sync.bump(items=False)
 
     async def _write_item(self, write: Callable[[], Changed]) -> Changed:
-        if self._item_writes >= _MOST_ITEM_WRITES:
+        if self._item_writes >= _MAX_ITEM_WRITES:
             raise OverloadedError("too many pending item writes; try again in a moment", 1.0)
         self._item_writes += 1
         try:
@@ -408,21 +408,21 @@ class LannerService:
         finally:
             self._item_writes -= 1
 
-    async def _finished(self, write: Coroutine[Any, Any, Done]) -> Done:
+    async def _shielded(self, write: Coroutine[Any, Any, Done]) -> Done:
         """A write completes even if its caller is cancelled, so that memory never misses what was stored."""
         task = asyncio.create_task(write)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)
 
-    def _in_a_bundle(self, user_id: str) -> bool:
+    def _is_known_user(self, user_id: str) -> bool:
         return any(user_id in deployment.dataset.users for deployment in self._deployments.all())
 
-    def _in_a_catalog(self, item_id: str) -> bool:
+    def _is_known_item(self, item_id: str) -> bool:
         return any(item_id in deployment.catalog for deployment in self._deployments.all())
 
 
-def _existed(changed: Changed, known: bool) -> Changed:
+def _with_existed(changed: Changed, known: bool) -> Changed:
     """A user or item may be known from the bundle alone."""
     return msgspec.structs.replace(changed, existed=changed.existed or known)
 

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 4
 """Maximum number of workers started by default, however many cores there are."""
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _STOP_SECONDS = 25.0
 """Seconds after SIGTERM until a worker is killed; its requests have 20 s."""
-_BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS, _LONG_LIFE_SECONDS = 0.5, 30.0, 60.0
+_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS, _LONG_LIFE_SECONDS = 0.5, 30.0, 60.0
 """Back-off in seconds between restarts of a crashing worker; a long-lived one is restarted at once."""
 _FOLDER, _LOCK = "lanner-workers-", "lock"
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Supervisor:
                 self._start(worker)
             while not self._stopping:
                 looked = time.monotonic()
-                wait([one.process.sentinel for one in self._workers if one.process is not None], _LOOK_SECONDS)
+                wait([one.process.sentinel for one in self._workers if one.process is not None], _POLL_SECONDS)
                 # If this process was suspended, so were the workers, and their heartbeats are stale.
                 on_time = time.monotonic() - looked < self._hung_s / 2
                 for worker in self._workers:
@@ -184,7 +184,7 @@ class _Worker:
     def ended(self, now: float) -> float:
         """Seconds until it is restarted."""
         self._short_lives = 0 if now - self.since > _LONG_LIFE_SECONDS else self._short_lives + 1
-        delay_s = min(_MOST_BACKOFF_SECONDS, _BACKOFF_SECONDS * ((1 << min(max(0, self._short_lives - 1), 16)) - 1))
+        delay_s = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * ((1 << min(max(0, self._short_lives - 1), 16)) - 1))
         self.process, self.since = None, now + delay_s
         return delay_s
 

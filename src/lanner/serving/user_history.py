@@ -33,11 +33,11 @@ _READ_SECONDS = 2.0
 
 
 class UserState(Struct, frozen=True):
-    """What is known of a user; rows are as of when it was read.
+    """The state of a user; rows are as of when it was read.
 
     rows: int32 ``[n]``, the newest items with positive events, oldest first, with repeats. weights: float32 ``[n]``,
     their confidences; None: 1 each. seen: int32, distinct items of all events, positive or negative, however old.
-    friends: int32 rows of users. profile: None if there is none. attributes: int64, as ``Query`` has them. known:
+    friends: int32 rows of users. profile: None if there is none. attributes: int64, as in ``Query``. known:
     whether bundle or store know the user. version: unique to this state. catalog_version: at which some items were
     unknown; None: all were known.
     """

@@ -90,7 +90,7 @@ class WorkerSync:
         return (time.monotonic_ns() - beat) / 1e9 if beat else None
 
     def retire(self, worker: int) -> None:
-        """Mark a worker as ended: nobody waits for it until it has restarted. Called by the supervisor."""
+        """Mark a worker as ended: other workers do not wait for it until it has restarted. Called by the supervisor."""
         self._numbers[2 + 2 * worker], self._numbers[3 + 2 * worker] = _ABSENT, 0
 
     def problems(self) -> list[str]:

@@ -1,11 +1,11 @@
-"""The language model trained on the interactions: end to end, through the text features and the language view.
+"""Fine-tunes the language model on the interactions, end to end, through the text features and the language view.
 
-A step encodes the texts of a few items with gradient. Of all other items it takes the features that were computed last
+A step encodes the texts of a few items with gradient. For all other items it uses the most recently computed features
 (a cross-batch memory; Wang et al., CVPR 2020), so that whole histories are scored against the whole catalogue while
 only the texts of a batch are encoded. The loss is that of the language view: items hidden from a history against all
-others; of large catalogues against a sample, corrected for popularity (``losses.sampled_softmax``).
+others, or, for large catalogues, against a sample corrected for popularity (``losses.sampled_softmax``).
 
-First the view alone learns from the frozen model's vectors; then the model and the view learn together.
+First only the view is trained, on the frozen model's vectors; then the model and the view are trained jointly.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from lanner.models.neural_config import NeuralConfig
 from lanner.models.recommender import below
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import LanguageView
-from lanner.training.adapters import save, trainable_tower, trained_weights
+from lanner.training.adapters import check_output, save, trainable_tower, trained_weights
 from lanner.training.batches import TextBatches
 from lanner.training.config import AdaptationConfig, TrainingConfig
 from lanner.training.divided import DividedAdamW, DividedVectors, prepare
@@ -44,12 +44,12 @@ from lanner.training.tasks import ViewTask
 from lanner.training.tracking import tracker_of
 
 _VIEW_EPOCHS = 10
-"""Most epochs of the view alone."""
+"""Maximum epochs of training only the view."""
 _ITEMS_AT_ONCE = 8192
 
 
 class EncoderAdaptation:
-    """Trains a language model on interactions; see ``models.neural.Adaptation``."""
+    """Fine-tunes a language model on interactions; see ``models.neural.Adaptation``."""
 
     def __init__(
         self,
@@ -61,32 +61,35 @@ class EncoderAdaptation:
         parallel: EngineConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """neural, training: of the text features and the view. folder: for checkpoints.
+        """neural, training: settings of the text features and the view. folder: for checkpoints.
 
-        parallel: how a step is divided where this process is the first of several ranks. clock: seconds, of ``curve``.
+        parallel: how a step is distributed, if this process is rank 0 of several. clock: seconds, for ``curve``.
         """
         self.config, self._neural, self._training = config, neural, training
         self._folder, self._progress = folder, progress
         self._parallel, self._clock = parallel or EngineConfig(), clock
         self.curve: list[tuple[float, float]] = []
-        """Seconds since the last call began, and ndcg@10 on validation, of the view alone and after each epoch."""
+        """Seconds since the last call began, and validation ndcg@10, before joint training and after each epoch."""
         self.num_trained = 0
-        """Parameters of the language model that the last call trained."""
+        """Number of language model parameters that the last call trained."""
 
     def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder:
-        """The language model trained on ``dataset``, as it was best on ``validation``; the same one if nothing helped.
+        """Fine-tune on ``dataset``; returns the best model on ``validation``, or the original if none was better.
 
         Raises:
             DataError: no item with interactions has a text.
-            ConfigError: settings that this model cannot have.
-            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+            ConfigError: the settings do not fit this model.
+            StorageError: ``config.output`` exists and is something else.
+            Interrupted: Ctrl-C; a checkpoint was written if there is a folder.
         """
-        begun, config = self._clock(), self.config
+        started, config = self._clock(), self.config
         tower = trainable_tower(language, config)
+        if config.output is not None:
+            check_output(tower, Path(config.output))
         leader = Leader(lambda: prepare(language, config, self._parallel)) if is_divided() else None
         self.num_trained = sum(parameter.numel() for parameter in trained_parameters(tower).values())
         texts, features, table_IF = _frozen_features(language, dataset, self._neural)
-        network = _language_view_alone(dataset, table_IF, self._neural, config.seed).to(language.device)
+        network = _language_network(dataset, table_IF, self._neural, config.seed).to(language.device)
         parts = nn.ModuleDict({"language": tower, "view": network.views["language"]})
         loop = Loop(
             config,
@@ -107,13 +110,13 @@ class EncoderAdaptation:
             if leader is None
             else DividedVectors(tower, texts, language, leader)
         )
-        met = np.unique(dataset.histories.values)
+        seen = np.unique(dataset.histories.values)
         task = AdaptationTask(
-            parts, vectors, features, objective, met, config, self._training.learning_rate, self._clock
+            parts, vectors, features, objective, seen, config, self._training.learning_rate, self._clock
         )
         loop.minimise(task, 1)
         part()
-        self.curve = [(moment - begun, quality) for moment, quality in task.curve]
+        self.curve = [(moment - started, quality) for moment, quality in task.curve]
         if config.output is not None:
             save(tower, language, Path(config.output))
         if not loop.epochs[task.name]:
@@ -137,10 +140,10 @@ class EncoderAdaptation:
 
 
 class AdaptationTask:
-    """Train the language model and the view together, by the loss of ``objective``.
+    """Train the language model and the view jointly with the loss of ``objective``.
 
-    parts: ``language``, the tower of ``vectors``, and ``view``, whose features are of all items as last computed.
-    met: items with interactions; only their texts are learned from.
+    parts: ``language``, the tower of ``vectors``, and ``view``, which holds the most recent features of all items.
+    seen: items with interactions; only their texts are trained on.
     """
 
     name = "language model"
@@ -152,7 +155,7 @@ class AdaptationTask:
         vectors: TrainedVectors,
         features: ItemFeatures,
         objective: ViewTask,
-        met: NDArray[np.integer],
+        seen: NDArray[np.integer],
         config: AdaptationConfig,
         view_rate: float,
         clock: Callable[[], float] = time.perf_counter,
@@ -163,12 +166,12 @@ class AdaptationTask:
         self._view, self._vectors, self._texts = view, vectors, vectors.texts
         self._features, self._objective, self._config, self._view_rate = features, objective, config, view_rate
         self._tokens_I = self._texts.tokens_I
-        readable = met[self._tokens_I[met] > 0]
+        readable = seen[self._tokens_I[seen] > 0]
         self._batches = TextBatches(readable, self._tokens_I[readable], config.tokens_per_step, config.seed)
         self.steps_per_epoch = self._batches.steps_per_epoch
         self._is_fresh = True
         self._clock, self.curve = clock, list[tuple[float, float]]()
-        """When each evaluation ended, by the clock, and what it gave."""
+        """Clock time of each evaluation, and its result."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         config, vectors = self._config, self._vectors
@@ -204,7 +207,7 @@ class AdaptationTask:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Compute the features of all items anew."""
+        """Recompute the features of all items."""
         if self._is_fresh:
             return
         self.module.eval()
@@ -216,7 +219,7 @@ class AdaptationTask:
 
     def _features_of(self, rows: NDArray[np.int64]) -> Tensor:
         places, inverse = np.unique(self._texts.place_IS[rows], return_inverse=True)
-        blank = int(places[0] < 0)  # stands first, if at all
+        blank = int(places[0] < 0)  # −1 sorts first, if present
         vectors_TE = self._vectors.of(places[blank:])
         features: Tensor = self._features(rows, inverse.reshape(len(rows), -1) - blank, vectors_TE)
         return features
@@ -225,7 +228,7 @@ class AdaptationTask:
 def _frozen_features(
     language: LanguageEncoder, dataset: Dataset, config: NeuralConfig
 ) -> tuple[ItemTexts, ItemFeatures, NDArray[np.float32]]:
-    """The texts, how vectors become features, and the features of all items by the model as it is, ``[I, F]``."""
+    """The texts, the map from vectors to features, and all items' features from the frozen model, ``[I, F]``."""
     texts = dataset.item_catalogue.texts
     known = [texts[row] for row in np.unique(dataset.histories.values) if texts[row].strip()]
     if not known:
@@ -243,7 +246,7 @@ def _frozen_features(
     return own, ItemFeatures(fitted, table_IF[:, fitted.meaning_SED.shape[2] :]), table_IF
 
 
-def _language_view_alone(
+def _language_network(
     dataset: Dataset, table_IF: NDArray[np.float32], config: NeuralConfig, seed: int
 ) -> RecommenderNetwork:
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Which weights of a language model are trained: its own, or adapters that the library peft puts beside them."""
+"""The trained weights of a language model: its own, or peft adapters."""
 
 import logging
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lanner.errors import ConfigError, MissingExtraError, optional_module
-from lanner.files import FolderKind, write_folder
+from lanner.files import FolderKind, check_replaceable, write_folder
 from lanner.models.language import (
     ADAPTER_FILES,
     LanguageEncoder,
@@ -29,17 +29,17 @@ _MODEL_FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"),
 )
-_ADAPTER = FolderKind("an adapter", ADAPTER_FILES[0], lambda told: ADAPTER_FILES if told["peft_type"] else ())
+_ADAPTER = FolderKind("an adapter", ADAPTER_FILES[0], lambda content: ADAPTER_FILES if content["peft_type"] else ())
 _MODEL = FolderKind(
     "a language model",
     "config.json",
-    lambda told: _MODEL_FILES if told["model_type"] else (),
+    lambda content: _MODEL_FILES if content["model_type"] else (),
 )
-"""What ``save`` may replace."""
+"""The folders that ``save`` may replace."""
 
 
 def check_packages(config: AdaptationConfig) -> None:
-    """Raises ``MissingExtraError`` where peft or bitsandbytes is needed and not installed."""
+    """Raises ``MissingExtraError`` if peft or bitsandbytes is needed and not installed."""
     if config.uses_adapters and find_spec("peft") is None:
         raise MissingExtraError("peft", "adapt", f"adaptation.method={config.method}")
     if config.base_bits != 32 and find_spec("bitsandbytes") is None:
@@ -52,12 +52,12 @@ def trainable_tower(language: LanguageEncoder, config: AdaptationConfig, dtype: 
     dtype: of frozen weights; None: that of the arithmetic.
 
     Raises:
-        ConfigError: more trained layers than there are, unknown target modules, or a rank above their dimensions.
+        ConfigError: more trained layers than the model has, unknown target modules, or a rank above their dimensions.
         MissingExtraError: peft or bitsandbytes is not installed.
     """
     check_packages(config)
     if dtype is None:
-        # Frozen weights need no more digits than they are multiplied with.
+        # Frozen weights need no more precision than the arithmetic.
         dtype = torch.bfloat16 if config.uses_adapters and uses_bfloat16(language, config) else torch.float32
     model = language.read_model(dtype, config.base_bits)
     total = len(layers_of(model))
@@ -85,7 +85,7 @@ def uses_bfloat16(language: LanguageEncoder, config: AdaptationConfig) -> bool:
 
 
 def trained_weights(tower: TextTower, language: LanguageEncoder) -> _Weights:
-    """Tensors that replace those of the language model, by name; adapters are merged."""
+    """Tensors that override the language model's, by name; adapters are merged."""
     base = language.read_model(torch.float32)
     if _has_adapters(tower):
         with TemporaryDirectory() as folder:
@@ -99,24 +99,32 @@ def trained_weights(tower: TextTower, language: LanguageEncoder) -> _Weights:
 
 
 def save(tower: TextTower, language: LanguageEncoder, folder: Path) -> None:
-    """Write the adapters in the format of peft, or a tower without adapters as a model of transformers.
+    """Write the adapters in peft's format, or a tower without adapters as a ``transformers`` model.
 
     Raises:
-        StorageError: the disk refused, or something else stands there; what stood there still stands.
+        StorageError: writing failed, or ``folder`` holds something else; existing contents are unchanged.
     """
     with TemporaryDirectory() as draft:
         if _has_adapters(tower):
             _write_adapter(tower, Path(draft))
         else:
             LanguageEncoder(language.config, trained_weights(tower, language)).save_model(Path(draft))
-        kind = _ADAPTER if _has_adapters(tower) else _MODEL
         names = ADAPTER_FILES if _has_adapters(tower) else _MODEL_FILES
         files = [Path(draft) / name for name in names]
-        write_folder(folder, {file.name: file.read_bytes() for file in files if file.exists()}, kind=kind)
+        write_folder(folder, {file.name: file.read_bytes() for file in files if file.exists()}, kind=_kind_of(tower))
+
+
+def check_output(tower: TextTower, folder: Path) -> None:
+    """Raises ``StorageError`` if ``folder`` holds something that ``save`` may not replace."""
+    check_replaceable(folder, _kind_of(tower))
+
+
+def _kind_of(tower: TextTower) -> FolderKind:
+    return _ADAPTER if _has_adapters(tower) else _MODEL
 
 
 def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int) -> nn.Module:
-    # It imports bitsandbytes where that is installed, which then tells of kernels that nobody asked for.
+    # peft imports bitsandbytes if installed, which then logs irrelevant messages about kernels.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     peft = optional_module("peft", "peft", "adapt", f"adaptation.method={config.method}")
     layers = layers_of(model)
@@ -148,17 +156,17 @@ def _with_adapters(model: nn.Module, config: AdaptationConfig, first_layer: int)
         adapted: nn.Module = peft.get_peft_model(model, settings)
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
-            # Autocast sees to it, without a detour to float32.
+            # Autocast does the cast, without a detour through float32.
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would pack 4-bit weights for inference, and no gradient passes through those.
+            # bitsandbytes would pack 4-bit weights for inference, which does not support gradients.
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
     return adapted
 
 
 def _least_dimension(module: nn.Module) -> int:
-    """The smaller side of a linear layer; 0 for any other module."""
-    if isinstance(module, nn.Linear):  # quantised ones too
+    """The smaller dimension of a linear layer; 0 for any other module."""
+    if isinstance(module, nn.Linear):  # including quantised ones
         return min(module.in_features, module.out_features)
     weight = getattr(module, "weight", None)
     return min(weight.shape) if type(module).__name__ == "Conv1D" and weight is not None else 0  # GPT-2's

@@ -1,4 +1,4 @@
-"""Batches drawn from (seed, step) alone, so that a run can be picked up at any step."""
+"""Batches that are a function of (seed, step), so that a run can resume at any step."""
 
 from dataclasses import dataclass, replace
 
@@ -13,8 +13,8 @@ from lanner.data.ragged import Ragged
 class Batch:
     """Some users with part of their history hidden.
 
-    rows: int64 ``[B]`` places among the users drawn from. users: what a model may see. row, item: int64 ``[P]``
-    the hidden items: whose, and which.
+    rows: int64 ``[B]``, indices into the users drawn from. users: the visible part. row, item: int64 ``[P]``, the
+    hidden items: row in the batch, and item.
     """
 
     rows: NDArray[np.int64]
@@ -24,9 +24,9 @@ class Batch:
 
 
 class UserBatches:
-    """Every user once an epoch in a random order; each item of a history is hidden with chance ``hide``.
+    """Every user once per epoch in random order; each item of a history is hidden with probability ``hide``.
 
-    Users with fewer than two distinct items are left out: with one, nothing would remain to predict it from.
+    Users with fewer than two distinct items are skipped: with one, nothing would remain to predict it from.
     """
 
     def __init__(self, users: UserBatch, batch_users: int, hide: float, seed: int) -> None:
@@ -42,12 +42,12 @@ class UserBatches:
         return len(self._able)
 
     def size_of(self, step: int) -> int:
-        """Users in the batch of one step."""
+        """Number of users in the batch of a step."""
         first = step % self.steps_per_epoch * self._batch_users
         return min(self._batch_users, len(self._able) - first)
 
     def at(self, step: int) -> Batch:
-        """The batch of one step; asking twice gives the same."""
+        """The batch of a step; deterministic."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self._seed, 0, epoch)).permutation(self._able)
         rows = order[place * self._batch_users : (place + 1) * self._batch_users]
@@ -61,22 +61,22 @@ class UserBatches:
 
 
 def _distinct(history: Ragged) -> Ragged:
-    """Each list without repeats, sorted."""
+    """Each list sorted, without duplicates."""
     width = int(history.values.max(initial=0)) + 1
     keys = np.unique(history.row_of_value * width + history.values)
     return Ragged.from_pairs(keys // width, keys % width, len(history))
 
 
 class TextBatches:
-    """Every one of some items once an epoch in a random order, in steps of about as many tokens each."""
+    """Every item once per epoch in random order, in steps of about equal token counts."""
 
     def __init__(self, items: NDArray[np.integer], tokens: NDArray[np.integer], budget: int, seed: int) -> None:
-        """items, tokens: rows, and how many tokens the texts of each have ``[N]``. budget: tokens of a step."""
+        """items, tokens: item rows and the tokens of their texts, ``[N]``. budget: tokens per step."""
         self._items, self._tokens, self._seed = items.astype(np.int64), tokens, seed
         self.steps_per_epoch = max(1, round(int(tokens.sum()) / budget))
 
     def at(self, step: int) -> NDArray[np.int64]:
-        """The items of one step; asking twice gives the same."""
+        """The items of a step; deterministic."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self._seed, 5, epoch)).permutation(len(self._items))
         ends = np.cumsum(self._tokens[order])

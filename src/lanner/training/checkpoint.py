@@ -1,4 +1,4 @@
-"""A training run on disk: tensors in safetensors, the rest as JSON in its header; never a pickle."""
+"""Training checkpoints: tensors as safetensors, the rest as JSON in the header; no pickle."""
 
 import json
 import os
@@ -17,26 +17,26 @@ from lanner.training.config import CHECKPOINT as FILE
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. ``task`` counts finished tasks, ``step`` the finished steps of the present one."""
+    """Progress of a run. ``task`` counts finished tasks, ``step`` the finished steps of the current one."""
 
     run: str
-    """Fingerprint of everything that must be the same for a run to go on."""
+    """Fingerprint of everything that must match for a run to resume."""
     task: int
     step: int
     best_quality: float
     best_step: int
     epochs: dict[str, int] = field(default_factory=dict)
-    """Epochs after which each finished task was best."""
+    """Best epoch of each finished task."""
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
-    """Write atomically: a kill at any moment leaves the old file or the new one.
+    """Write atomically: a kill at any time leaves either the old file or the new one.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the file could not be written.
     """
     path, draft = folder / FILE, folder / f"{FILE}.{os.getpid()}.tmp"
-    # Each tensor on its own memory: safetensors refuses tensors that share it.
+    # Copied, since safetensors rejects tensors that share memory.
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,10 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
 
 
 def load_checkpoint(folder: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
-    """The checkpoint in ``folder``; None where there is none.
+    """The checkpoint in ``folder``; None if there is none.
 
     Raises:
-        DataError: the file is damaged, or belongs to a run with other data or settings.
+        DataError: the file is damaged, or belongs to a run with different data or settings.
     """
     path = folder / FILE
     if not path.exists():
@@ -62,7 +62,7 @@ def load_checkpoint(folder: Path, run: str) -> tuple[Progress, dict[str, Tensor]
             progress = Progress(**json.loads(file.metadata()["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as failure:
-        raise DataError(f"not a readable checkpoint ({failure}); delete it to start anew", path=path) from failure
+        raise DataError(f"not a readable checkpoint ({failure}); delete it to start again", path=path) from failure
     if progress.run != run:
         raise DataError(
             "checkpoint of a run with other data or settings; delete it or choose another folder", path=path
@@ -71,13 +71,13 @@ def load_checkpoint(folder: Path, run: str) -> tuple[Progress, dict[str, Tensor]
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments as named tensors."""
+    """The optimiser state as named tensors."""
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of ``flatten_optimizer``."""
+    """Inverse of ``flatten_optimizer``."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

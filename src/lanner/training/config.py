@@ -1,4 +1,4 @@
-"""Settings of the training loop; read by everyone, torch or not."""
+"""Settings of the training loop; importable without torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ from lanner.models.neural_config import Dtype
 Objective = Literal["softmax", "bpr"]
 Log = Literal["none", "tensorboard", "mlflow"]
 CHECKPOINT, REFIT = "training.safetensors", "refit"
-"""The file in a checkpoint's folder, and the folder in it for the checkpoint of a refit."""
+"""The file in a checkpoint folder, and its subfolder for the checkpoint of a refit."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Weight decay of the views (AdamW)."""
     hide: float = 0.5
-    """Probability that an item of a history is hidden, to be predicted from the others."""
+    """Probability that an item of a history is hidden and must be predicted from the others."""
     num_candidates: int = 8192
-    """Items scored per step. Smaller catalogues are scored whole; of larger ones, this many are sampled."""
+    """Items scored per step. Smaller catalogues are scored in full; from larger ones, this many are sampled."""
     objective: Objective = "softmax"
     """Loss of the views: softmax cross-entropy over the candidates, or Bayesian personalised ranking."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train: auto takes a GPU if there is one."""
+    """Where to train; auto: on a GPU if there is one."""
     seed: int = 0
     """Random seed of batches, hidden items and sampled candidates."""
     log: Log = "none"
     """Where losses, rates and validation metrics are written while training; extra ``tracking``."""
     log_folder: str = "lanner-log"
-    """Folder of that log; mlflow prefers MLFLOW_TRACKING_URI where that is set."""
+    """Folder of that log; mlflow uses MLFLOW_TRACKING_URI instead if it is set."""
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -53,7 +53,7 @@ class TrainingConfig:
             above_0=("learning_rate", "fusion_learning_rate"),
         )
         if not 0 < self.hide < 1:
-            raise ConfigError(f"hide must lie between 0 and 1, received {self.hide}")
+            raise ConfigError(f"hide must be between 0 and 1, received {self.hide}")
         if self.log not in get_args(Log):
             raise ConfigError(f"training.log must be one of {', '.join(get_args(Log))}, received '{self.log}'")
         if self.objective not in get_args(Objective):
@@ -61,13 +61,13 @@ class TrainingConfig:
 
     @property
     def decisive(self) -> "TrainingConfig":
-        """These settings without those that change nothing of what is learned."""
+        """These settings without those that do not affect what is learned."""
         return replace(self, log="none", log_folder="")
 
 
 Method = Literal["none", "lora", "dora", "full"]
 ADAPTATION = "adaptation"
-"""The folder for the checkpoint of an adaptation, in that of the training."""
+"""Subfolder of the training checkpoint that holds the checkpoint of an adaptation."""
 
 
 @dataclass(frozen=True)
@@ -75,40 +75,40 @@ class AdaptationConfig:
     """How the language model is trained on the interactions, before the views read its vectors."""
 
     method: Method = "none"
-    """What is trained of the language model: none, lora or dora (adapters; extra ``adapt``), or its full weights."""
+    """How the language model is fine-tuned: none, lora or dora (adapters; extra ``adapt``), or full (all weights)."""
     rank: int = 8
     """Rank of the adapters."""
     alpha: float = 16.0
     """Scale of the adapters: they are multiplied by alpha / rank."""
     target_modules: tuple[str, ...] = ()
-    """Names of the linear layers that get an adapter, such as ["query", "value"]; empty: all of a layer's."""
+    """Names of the linear layers that get an adapter, such as ["query", "value"]; empty: all in each layer."""
     trained_layers: int = 0
-    """Upper layers that are trained; those below stay frozen. 0: all."""
+    """Number of upper layers to train; those below stay frozen. 0: train all."""
     cache: bool = True
     """Whether activations below the trained layers are computed once and kept on disk."""
     cache_gib: float = 8.0
-    """Most space on disk for such activations, those of earlier runs included."""
+    """Maximum disk space in GiB for these activations, including those of earlier runs."""
     tokens_per_step: int = 4096
-    """Batch size: tokens of item texts per step, about."""
+    """Batch size: approximate number of item-text tokens per step."""
     batch_users: int = 2048
-    """Users per step, by whose histories the texts are judged."""
+    """Users per step, over whose histories the loss is computed."""
     learning_rate: float = 0.0
     """Learning rate (AdamW); 0: 0.001 for adapters, 0.0001 for full weights."""
     weight_decay: float = 0.01
     """Weight decay (AdamW)."""
     epochs: int = 10
-    """Maximum number of epochs, passes over all item texts."""
+    """Maximum number of epochs (passes over all item texts)."""
     patience: int = 2
     """Early stopping: epochs without an improvement of ndcg@10 on the validation events."""
     dtype: Dtype = "auto"
-    """Number format of the model's arithmetic (autocast; trained weights are float32); auto: bfloat16 where the
-    processor multiplies it natively."""
+    """Compute dtype of the model (autocast; trained weights stay float32); auto: bfloat16 where the device supports it
+    natively."""
     checkpointing: bool = False
-    """Gradient checkpointing: activations are computed again instead of kept; a third slower, far less memory."""
+    """Gradient checkpointing: recompute activations instead of keeping them; a third slower, far less memory."""
     base_bits: Literal[4, 8, 32] = 32
     """Bits of the frozen weights under adapters; 4 and 8 need the package bitsandbytes."""
     output: str | None = None
-    """Folder to write the adapter to, for neural.encoder.adapter; of full weights, for neural.encoder.model."""
+    """Folder to write the adapter to, for neural.encoder.adapter; with full: the model, for neural.encoder.model."""
     seed: int = 0
     """Random seed of batches, dropout and new adapters."""
 
@@ -133,7 +133,7 @@ class AdaptationConfig:
 
     @property
     def rate(self) -> float:
-        """The learning rate, decided."""
+        """The effective learning rate."""
         return self.learning_rate or (1e-3 if self.uses_adapters else 1e-4)
 
     @property

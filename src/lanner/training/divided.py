@@ -1,4 +1,4 @@
-"""The language model of an adaptation, divided over several ranks: training that looks like that of one process."""
+"""Distributed adaptation: the language model split over several ranks, behind the interface of a single process."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,19 +23,21 @@ from lanner.training.item_texts import ItemTexts, TrainedVectors
 
 
 def prepare(language: LanguageEncoder, config: AdaptationConfig, parallel: EngineConfig) -> Callable[[], Engine]:
-    """Reads the language model on this rank; what it gives makes the engine, with all other ranks.
+    """Read the language model on this rank; returns a factory of the engine, to be called on all ranks.
 
     Raises:
-        ConfigError: a model or settings that cannot be divided. MissingExtraError: a package is not installed.
+        ConfigError: the model or settings cannot be distributed. MissingExtraError: a package is not installed.
     """
     degrees = parallel.degrees
     if config.base_bits != 32 and degrees.world != degrees.replicas:
-        raise ConfigError(f"adaptation.base_bits={config.base_bits} can be replicated alone, not: {degrees.arithmetic}")
-    # Trained weights and frozen ones are sharded together, so both are float32; the arithmetic is as set.
+        raise ConfigError(
+            f"adaptation.base_bits={config.base_bits} can only be replicated, received: {degrees.arithmetic}"
+        )
+    # Trained and frozen weights are sharded together, so both are float32; the arithmetic follows the settings.
     chain = _chain_of(trainable_tower(language, config, torch.float32))
 
     def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        # Of tensors and DTensors together no step can be taken at once.
+        # foreach cannot mix tensors and DTensors.
         return torch.optim.AdamW(parameters, config.rate, weight_decay=config.weight_decay, foreach=False)
 
     parallel = replace(parallel, checkpointing=parallel.checkpointing or config.checkpointing)
@@ -46,7 +48,7 @@ def prepare(language: LanguageEncoder, config: AdaptationConfig, parallel: Engin
 
 
 class DividedVectors(TrainedVectors):
-    """Vectors by all ranks together. The tower holds the weights as they were when last fetched."""
+    """Vectors computed by all ranks. The tower holds the weights as last fetched."""
 
     def __init__(self, tower: TextTower, texts: ItemTexts, language: LanguageEncoder, leader: Leader) -> None:
         super().__init__(tower, texts, language)
@@ -70,7 +72,7 @@ class DividedVectors(TrainedVectors):
         return vectors_BD
 
     def learn(self) -> None:
-        """A step of all ranks by the gradient of the last vectors."""
+        """A step on all ranks from the gradient of the last vectors."""
         assert self._batch is not None
         ids_BL, mask_BL, vectors_BD = self._batch
         assert vectors_BD.grad is not None
@@ -79,7 +81,7 @@ class DividedVectors(TrainedVectors):
 
     @torch.no_grad()
     def fetch(self) -> dict[nn.Parameter, dict[str, Tensor]]:
-        """As of ``TrainedVectors``; gives the optimiser's moments of each, nothing where nothing was learned yet."""
+        """As in ``TrainedVectors``; returns the optimiser moments by parameter, empty before the first step."""
         if not self._has_learned:
             return {}
         state = self._leader.state()
@@ -88,7 +90,7 @@ class DividedVectors(TrainedVectors):
         return {self._trained[name]: dict(zip(MOMENTS, moments, strict=True)) for name, (_, *moments) in state.items()}
 
     def hand_out(self, steps: int, state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Give all ranks the weights of the tower, and the moments after so many steps."""
+        """Broadcast the tower's weights and the moments after ``steps`` steps to all ranks."""
         self._leader.set_state(
             steps,
             {name: [one.detach(), *(state[one][moment] for moment in MOMENTS)] for name, one in self._trained.items()},
@@ -99,9 +101,9 @@ class DividedVectors(TrainedVectors):
 
 
 class DividedAdamW(torch.optim.AdamW):
-    """AdamW of parameters that are here, and of a tower whose parameters and moments lie on all ranks.
+    """AdamW for local parameters and for a tower whose parameters and moments are distributed over all ranks.
 
-    Its state is that of one process, so that any number of ranks goes on from a checkpoint.
+    Its state dict is that of a single process, so that any number of ranks can resume from a checkpoint.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], vectors: DividedVectors) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C held back until training stands at a point from which it can go on."""
+"""Defers Ctrl-C until training reaches a point from which it can resume."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Inside the block the first Ctrl-C is only noted, and the function given tells of it; a second one stops at once.
+    """Inside the block, the first Ctrl-C only sets a flag, which the yielded function returns; a second stops at once.
 
-    An exception in the middle of an update would leave parameters and optimizer half a step apart, and no checkpoint
-    of that could resume to the same weights.
+    An exception in the middle of an update would leave parameters and optimiser state inconsistent, and a checkpoint
+    of them could not resume to the same weights.
     """
     noted = False
 
@@ -22,7 +22,7 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         noted = True
 
-    # Signals reach the main thread only; elsewhere there is nothing to hold back, nor leave to try.
+    # Only the main thread receives signals and may set handlers.
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, note) if in_main else None
     try:

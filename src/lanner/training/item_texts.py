@@ -1,4 +1,4 @@
-"""Item texts on their way through a language model that is being trained, and what becomes of their vectors."""
+"""Item texts as inputs of a language model in training, and the features computed from their vectors."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from lanner.models.text_features import TextFeatures, fields_of
 from lanner.models.text_tower import TextTower
 
 _CHECKED = 8
-"""Texts by which it is checked that a tower without its frozen layers gives the same vectors."""
+"""Texts used to check that a tower without its frozen layers gives the same vectors."""
 
 
 class ItemTexts:
-    """The fields of item texts as token ids, each distinct one once.
+    """The fields of item texts as token ids, deduplicated.
 
-    place_IS: int64 ``[I, S]``, the place of each item's field among the distinct ones; −1 for a field without tokens.
+    place_IS: int64 ``[I, S]``, index of each item's field among the distinct ones; −1 for a field without tokens.
     """
 
     def __init__(self, texts: Sequence[str], num_fields: int, language: LanguageEncoder) -> None:
@@ -39,15 +39,15 @@ class ItemTexts:
 
     @property
     def tokens_I(self) -> NDArray[np.int64]:
-        """Tokens of each item."""
+        """Number of tokens of each item."""
         return np.asarray(np.where(self.place_IS < 0, 0, self.lengths[self.place_IS]).sum(axis=1))
 
 
 class TrainedVectors:
-    """Vectors of the distinct texts by a tower, with gradient where that is recorded.
+    """Vectors of the distinct texts from a tower, with gradient if enabled.
 
-    Where the tower has frozen layers, the activations that leave these are computed once and kept on disk, if all of
-    them take at most ``cache_bytes``.
+    If the tower has frozen lower layers, their output activations are computed once and cached on disk, provided that
+    all of them fit in ``cache_bytes``.
     """
 
     def __init__(self, tower: TextTower, texts: ItemTexts, language: LanguageEncoder, cache_bytes: int = 0) -> None:
@@ -60,7 +60,7 @@ class TrainedVectors:
         return 0
 
     def fetch(self) -> Any:
-        """Bring the trained weights into the tower, where they lie elsewhere."""
+        """Copy the trained weights into the tower, if they are held elsewhere."""
 
     def of(self, places: NDArray[np.int64]) -> Tensor:
         """Vectors of some texts, float32 ``[T, E]``."""
@@ -70,7 +70,7 @@ class TrainedVectors:
 
     @cached_property
     def _cache(self) -> ActivationCache | None:
-        """Read or written on first use; None where nothing is cached."""
+        """Loaded or filled on first use; None if nothing is cached."""
         if not self.tower.first_layer or not self._cache_bytes:
             return None
         sample = self._padded(np.argsort(self.texts.lengths, kind="stable")[:_CHECKED])
@@ -94,7 +94,7 @@ class TrainedVectors:
         return ids_BL.to(self._language.device), mask_BL.to(self._language.device)
 
     def _batches(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Rows of ``places`` by like length."""
+        """Rows of ``places``, batched by similar length."""
         return batches_of_tokens(self.texts.lengths[places], self._language.tokens_per_batch)
 
     def _key(self, dtype: torch.dtype) -> str:
@@ -106,9 +106,9 @@ class TrainedVectors:
 
 
 class ItemFeatures(nn.Module):
-    """``TextFeatures`` of items as a function of their texts' vectors, in torch; words are taken as they are.
+    """``TextFeatures`` of items as a torch function of their texts' vectors; word features are constant.
 
-    words_IW: the block of words of each item's features, rows of unit length or zero.
+    words_IW: the word block of each item's features, rows of unit length or zero.
     """
 
     def __init__(self, features: TextFeatures, words_IW: NDArray[np.float32]) -> None:
@@ -118,7 +118,7 @@ class ItemFeatures(nn.Module):
         self.register_buffer("words", torch.from_numpy(np.ascontiguousarray(words_IW)))
 
     def forward(self, rows: NDArray[np.int64], place_NS: NDArray[np.int64], vectors_TE: Tensor) -> Tensor:
-        """Features ``[N, F]`` of items ``rows``. place_NS: of each field in ``vectors_TE``, −1 for none."""
+        """Features ``[N, F]`` of items ``rows``. place_NS: row of each field in ``vectors_TE``, −1 for none."""
         place = torch.from_numpy(place_NS).to(vectors_TE.device)
         centred_NSE = (vectors_TE[place] - self.get_buffer("mean")) * (place >= 0)[:, :, None]
         meaning_ND = torch.einsum("nse,sed->nd", centred_NSE, self.get_buffer("meaning"))

@@ -1,7 +1,8 @@
-"""How the parts of the hybrid are chosen: settings, weights and recency by ndcg@10 on validation, nothing else.
+"""Model selection for the hybrid: settings, weights and recency by validation ndcg@10.
 
-Settings of a part are searched one after the other, by that part alone. Weights are searched together, on the union of
-what each part ranks highest: a coordinate search, since ndcg has no gradient. A part that does not help weighs 0.
+Settings of a part are searched one at a time, by the quality of that part alone. Weights are searched jointly on the
+union of each part's top items, by coordinate search, since ndcg has no gradient. A part that does not help gets
+weight 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +34,15 @@ _FACTORS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
 """Trial weights, in units of the largest weight of another part."""
 _NEARBY = (0.7, 0.85, 1.18, 1.4)
 _ROUNDS = 4
-_BEGINNINGS = 3
-"""Parts, the best ones, from which each search begins."""
+_NUM_STARTS = 3
+"""Number of starting points of each search: the best parts."""
 _BAGS, _BAG_USERS = 8, 2_000
-"""Searches whose mean counts, and users drawn for each."""
+"""Number of searches that are averaged, and users sampled for each (bagging)."""
 _PER_PART = 50
-"""Items of each part among the candidates."""
+"""Candidate items per part."""
 _USERS_AT_ONCE = 512
 _OF_TEXT, _OF_ATTRIBUTES = "prior", ("smooth", "pairs")
-"""Settings that have no effect without texts, and without attributes of users."""
+"""Settings that have no effect without texts, and without user attributes."""
 
 
 class Joiner:
@@ -60,7 +61,7 @@ class Joiner:
             found = Candidates.of(list(scores.values()), weighed_on, recency)
             searched, quality = found.search(config.minimum_gain)
             weights = dict(zip(scores, searched.tolist(), strict=True))
-            self._say("joined sums" if sums else "joined", quality, weights, found.spread_V)
+            self._report("joined sums" if sums else "joined", quality, weights, found.spread_V)
             if best is None or quality > best[0]:
                 best = quality, sums, scores, weights
         assert best is not None
@@ -72,7 +73,7 @@ class Joiner:
     def _tuned(
         self, material: Material, config: HybridConfig, tuned_on: HeldOut
     ) -> tuple[float, dict[str, Settings], dict[str, Linear]]:
-        """Recency, by the first closed form; the best settings of each, and the forms fitted with them."""
+        """Recency, from the first closed form; the best settings of each form, and the forms fitted with them."""
         recency = 0.2 if material.has_order else 0.0
         chosen, fitted = dict[str, Settings](), dict[str, Linear]()
         for name, kind in KINDS.items():
@@ -96,7 +97,7 @@ class Joiner:
         held_out: HeldOut,
         recency: float,
     ) -> dict[str, float]:
-        """Weights for items that nobody met: on such items where validation asks for them, else as if all were new."""
+        """Weights for unseen items: tuned on such items if validation has any, else as if all items were new."""
         lent_II = views.lent_II
         if lent_II is None:
             return {}
@@ -109,19 +110,19 @@ class Joiner:
         def closed(users: UserBatch) -> NDArray[np.float32]:
             parts = [name for name in scores if name not in views.own and weights[name]]
             total = np.sum([np.float32(weights[name]) * scores[name](users) for name in parts], axis=0)
-            lent: NDArray[np.float32] = np.asarray((lent_II.T @ total.T).T, np.float32)
-            return lent
+            transferred: NDArray[np.float32] = np.asarray((lent_II.T @ total.T).T, np.float32)
+            return transferred
 
         parts: dict[str, ViewScores] = dict(views.borrowed)
         if any(name not in views.own and weight for name, weight in weights.items()):
             parts = {CLOSED: closed} | parts
-        asked = _among_cold(held_out, views.is_cold_I)
-        found = Candidates.of(list(parts.values()), held_out if asked is None else asked, recency)
+        held_out_cold = _restrict_to_cold(held_out, views.is_cold_I)
+        found = Candidates.of(list(parts.values()), held_out if held_out_cold is None else held_out_cold, recency)
         searched, quality = found.search(0.0)
-        self._say("joined for new items", quality, dict(zip(parts, searched.tolist(), strict=True)), found.spread_V)
-        # Brought to the scale of the others by least squares, as if all were new: one list ranks both.
-        beside = Candidates.of([*parts.values(), whole], held_out, recency)
-        known = beside.values_BCV[beside.is_real_BC] * beside.spread_V
+        self._report("joined for new items", quality, dict(zip(parts, searched.tolist(), strict=True)), found.spread_V)
+        # Scaled to the other scores by least squares, as if all were new, so that one list can rank both.
+        with_whole = Candidates.of([*parts.values(), whole], held_out, recency)
+        known = with_whole.values_BCV[with_whole.is_real_BC] * with_whole.spread_V
         new_N, whole_N = known[:, :-1] @ searched, known[:, -1]
         if not len(known) or new_N.std() < 1e-9:
             return dict.fromkeys(parts, 0.0)
@@ -129,15 +130,15 @@ class Joiner:
         scale = max(covariance / float(new_N.var()), 0.0)
         return dict(zip(parts, (scale * searched).tolist(), strict=True))
 
-    def _say(self, what: str, quality: float, weights: Mapping[str, float], spread_V: NDArray[np.float32]) -> None:
-        said = ", ".join(
+    def _report(self, what: str, quality: float, weights: Mapping[str, float], spread_V: NDArray[np.float32]) -> None:
+        listed = ", ".join(
             f"{name} {weight * spread:.2f}" for (name, weight), spread in zip(weights.items(), spread_V, strict=True)
         )
-        self._console.print(f"{what}: ndcg@10 {quality:.4f} ({said})")
+        self._console.print(f"{what}: ndcg@10 {quality:.4f} ({listed})")
 
 
 def scores_of(linear: Linear, material: Material, *, sums: bool) -> ViewScores:
-    """A closed form as the search asks it. sums: whether item-to-item weights are summed; see ``Choice``."""
+    """A closed form as a scoring function. sums: whether item-to-item weights are summed; see ``Choice``."""
     matrix = batch_matrix if sums and linear.items is not None else shares_of
     kind_A = material.people.kinds
 
@@ -151,14 +152,14 @@ def scores_of(linear: Linear, material: Material, *, sums: bool) -> ViewScores:
 
 
 class _Trial:
-    """One kind of part on the users by whom its settings are chosen."""
+    """One kind of part, with the users on whom its settings are tuned."""
 
     def __init__(self, material: Material, config: HybridConfig, name: str, held_out: HeldOut) -> None:
         self._material, self._config, self._held_out = material, config, held_out
         self._name, self._kind = name, KINDS[name]
 
     def search(self, recency: float) -> tuple[Settings, Linear, float]:
-        """The best settings, the part fitted with them, and its quality; the default ones where nobody is to choose."""
+        """The best settings, the part fitted with them, and its quality; defaults if there are no users to tune on."""
         best = dict(self._kind.start)
         if not len(self._held_out):
             return best, self._kind.fit(self._material, self._config, best), float("nan")
@@ -185,12 +186,12 @@ class _Trial:
 
     def _quality(self, linear: Linear, recency: float) -> float:
         part = scores_of(linear, self._material, sums=self._name == SOFTMAX)
-        return quality_of(_Aged(part, recency), self._held_out)
+        return quality_of(_RecencyWeighted(part, recency), self._held_out)
 
 
 @dataclass(frozen=True)
-class _Aged:
-    """A part on histories whose entries weigh by their age, as the evaluation asks it."""
+class _RecencyWeighted:
+    """A part applied to histories weighted by age, as a ``Scorer`` for the evaluation."""
 
     part: ViewScores
     recency: float
@@ -202,10 +203,10 @@ class _Aged:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Scores of V parts on candidates of each user: values_BCV, 0 where there is no candidate; is_hit, is_real_BC.
+    """Scores of V parts on each user's candidates: values_BCV, 0 where there is no candidate; is_hit, is_real_BC.
 
-    lengths_B: positives of each user. spread_V: standard deviation of each part's scores, of which weights are in
-    units during the search.
+    lengths_B: number of positives per user. spread_V: standard deviation of each part's scores, by which ``values_BCV``
+    are divided.
     """
 
     values_BCV: NDArray[np.float32]
@@ -216,12 +217,12 @@ class Candidates:
 
     @classmethod
     def of(cls, parts: Sequence[ViewScores], held_out: HeldOut, recency: float) -> "Candidates":
-        """The union of what each part ranks highest for each user."""
+        """The union of each part's top items for each user."""
         items, values = [], []
         for first in range(0, len(held_out), _USERS_AT_ONCE):
             rows = np.arange(first, min(first + _USERS_AT_ONCE, len(held_out)))
             users = held_out.users.take(rows)
-            scored = [_Aged(part, recency).score(users) for part in parts]
+            scored = [_RecencyWeighted(part, recency).score(users) for part in parts]
             for scores in scored:
                 narrow(scores, held_out, rows)
             best = np.sort(np.concatenate([top_k(scores, _PER_PART)[0] for scores in scored], axis=1), axis=1)
@@ -232,7 +233,7 @@ class Candidates:
         real = (item_BC >= 0) & np.isfinite(value_BCV).all(axis=2)
         value_BCV[~real] = 0
         spread = np.array([value_BCV[:, :, part][real].std() for part in range(len(parts))], np.float32)
-        spread[spread < 1e-12] = 1e12  # a part that tells no items apart
+        spread[spread < 1e-12] = 1e12  # a part that gives all items the same score
         value_BCV /= spread
         positives = held_out.positives
         hits = find_hits(np.where(real, item_BC, -1), positives.indptr, positives.values)
@@ -249,18 +250,18 @@ class Candidates:
         """Mean ndcg@10 of ``base + weight · column`` for each of T weights, ``[T]``; columns in C order."""
         best_B = np.cumsum(_DISCOUNTS)[np.minimum(self.lengths_B, _K) - 1]
         factors = np.array(weights, np.float32)
-        sums = _sums_of_gains(base_BC, column_BC, factors, self.is_hit_BC, self.is_real_BC, _DISCOUNTS, best_B)
+        sums = _sum_ndcg(base_BC, column_BC, factors, self.is_hit_BC, self.is_real_BC, _DISCOUNTS, best_B)
         return np.asarray(sums / max(len(best_B), 1))
 
     def search(self, minimum_gain: float) -> tuple[NDArray[np.float64], float]:
-        """Weights of the parts, by which their scores are multiplied as they are ``[V]``, and their quality.
+        """Weights ``[V]`` of the parts' raw scores, and their quality.
 
-        The mean of searches on samples of the users, each of sum 1: a single search takes the noise of a few hundred
-        users for a preference (docs/log.md). Then the parts without which the quality hardly falls are left out.
+        The mean over searches on samples of the users, each normalised to sum 1: a single search overfits the noise of
+        a few hundred users (docs/log.md). Parts whose removal hardly lowers the quality are then dropped.
         """
         random = np.random.default_rng(0)
         users = len(self.values_BCV)
-        found = [self._of_users(random.integers(users, size=min(users, _BAG_USERS)))._best() for _ in range(_BAGS)]
+        found = [self._take_users(random.integers(users, size=min(users, _BAG_USERS)))._best() for _ in range(_BAGS)]
         weights = np.mean([one / max(float(one.sum()), 1e-12) for one in found], axis=0)
         best = self.quality(weights)
         for part in np.argsort(weights):
@@ -270,18 +271,18 @@ class Candidates:
                 weights, best = without, quality
         return weights / self.spread_V, best
 
-    def _of_users(self, rows: NDArray[np.integer]) -> "Candidates":
-        """Of some of the users."""
+    def _take_users(self, rows: NDArray[np.integer]) -> "Candidates":
+        """The candidates of some of the users."""
         return Candidates(
             self.values_BCV[rows], self.is_hit_BC[rows], self.is_real_BC[rows], self.lengths_B[rows], self.spread_V
         )
 
     def _best(self) -> NDArray[np.float64]:
-        """The weights, in units of ``spread_V``, at the highest of the hills that were climbed."""
+        """The best weights over several hill climbs, in units of ``spread_V``."""
         parts = self.values_BCV.shape[2]
         alone = np.array([self.quality(one) for one in np.eye(parts)])
-        # From several beginnings: the search climbs one weight at a time and stops at the first hill.
-        climbed = [self._climb(np.eye(parts)[part], alone[part]) for part in np.argsort(-alone)[:_BEGINNINGS]]
+        # Several starting points: coordinate search stops at the first local maximum.
+        climbed = [self._climb(np.eye(parts)[part], alone[part]) for part in np.argsort(-alone)[:_NUM_STARTS]]
         return max(climbed, key=lambda found: found[1])[0]
 
     def _climb(self, weights: NDArray[np.float64], best: float) -> tuple[NDArray[np.float64], float]:
@@ -306,7 +307,7 @@ class Candidates:
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _sums_of_gains(
+def _sum_ndcg(
     base_BC: NDArray[np.float32],
     column_BC: NDArray[np.float32],
     weights_T: NDArray[np.float32],
@@ -315,9 +316,9 @@ def _sums_of_gains(
     discounts_K: NDArray[np.float64],
     best_B: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Σ over users of ndcg@K by ``base + weight · column``, ``[T]``; as of equals the first comes first.
+    """Σ over users of ndcg@K by ``base + weight · column``, ``[T]``; ties go to the earlier candidate.
 
-    Only the places of hits are counted, which takes a tenth of the time of ranking all candidates.
+    Only the ranks of hits are computed, which takes a tenth of the time of ranking all candidates.
     """
     sums_T = np.zeros(len(weights_T))
     for row in range(len(base_BC)):
@@ -329,7 +330,7 @@ def _sums_of_gains(
         for trial in range(len(weights_T)):
             scores_C = base_C + weights_T[trial] * column_C
             for hit in hits:
-                # Two loops without a branch, which become SIMD.
+                # Two branch-free loops, which compile to SIMD.
                 place = np.int32(0)
                 for score in scores_C[:hit]:
                     place += np.int32(score >= scores_C[hit])
@@ -340,8 +341,8 @@ def _sums_of_gains(
     return sums_T
 
 
-def _among_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | None:
-    """The users with positives among items that nobody met, asked for such items only; None where there are none."""
+def _restrict_to_cold(held_out: HeldOut, is_cold_I: NDArray[np.bool_]) -> HeldOut | None:
+    """The users with positives among unseen items, restricted to such items; None if there are none."""
     positives = held_out.positives
     kept = is_cold_I[positives.values]
     if not kept.any():

@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, early stopping on validation, checkpoints that resume to the same weights."""
+"""The training loop: AdamW, early stopping on validation, and checkpoints that resume to identical weights."""
 
 import hashlib
 import json
@@ -35,11 +35,11 @@ __all__ = ["Loop", "Trainer", "TrainingConfig"]
 
 
 _TRACKED = 10
-"""Figures of every so many steps are kept by a tracker, and those of the last step of each epoch."""
+"""Interval in steps at which the tracker logs metrics; the last step of each epoch is always logged."""
 
 
 class Limits(Protocol):
-    """When training ends."""
+    """Stopping criteria and seed."""
 
     @property
     def epochs(self) -> int:
@@ -47,18 +47,18 @@ class Limits(Protocol):
 
     @property
     def patience(self) -> int:
-        """Epochs without an improvement."""
+        """Epochs without improvement before stopping."""
 
     @property
     def seed(self) -> int:
-        """Of dropout."""
+        """Seed of dropout."""
 
 
 class Loop:
-    """Minimises tasks one after the other. With a ``folder`` it can be interrupted and resumed.
+    """Minimises tasks in sequence. With a ``folder`` it can be interrupted and resumed.
 
-    run: fingerprint of everything that must be the same for a run to go on. kept: what a checkpoint holds beside the
-    task's own parameters. tracker: keeps figures of the steps.
+    run: fingerprint of everything that must match for a run to resume. kept: tensors that a checkpoint holds besides
+    the state of the task. tracker: logs metrics of the steps.
     """
 
     def __init__(
@@ -74,19 +74,20 @@ class Loop:
         self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
         self._tracker = tracker
         self.resumed = load_checkpoint(folder, run) if folder else None
-        """The checkpoint that was found."""
+        """The checkpoint resumed from, if any."""
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task."""
         self.epochs: dict[str, int] = dict(self.resumed[0].epochs) if self.resumed else {}
-        """Epochs after which each finished task was best."""
+        """Best epoch of each finished task."""
 
     def minimise(self, task: Task, number: int = 0, epochs: int | None = None) -> None:
-        """Train ``task.module`` in place, up to its best state on validation.
+        """Train ``task.module`` in place and restore its best state on validation.
 
-        number: of the task in the run; those before the checkpoint's are done. epochs: at most; None: by the limits.
+        number: index of the task in the run; tasks before the checkpoint's are skipped. epochs: maximum; None: from the
+        limits.
 
         Raises:
-            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+            Interrupted: Ctrl-C; a checkpoint was written if there is a folder.
         """
         resumed = self.resumed
         if resumed is not None and number < resumed[0].task:
@@ -97,7 +98,7 @@ class Loop:
         optimizer = task.optimizer()
         step, best_step, best_quality = 0, 0, -math.inf
         best = _copy(trained_parameters(task.module))
-        # At step 0 a checkpoint holds what is kept alone: the task is begun as if it had never been.
+        # At step 0 a checkpoint holds only ``kept``, so the task starts from scratch.
         if resumed is not None and resumed[0].step:
             step, best_step, best_quality = resumed[0].step, resumed[0].best_step, resumed[0].best_quality
             best = below("best.", resumed[1]) or best
@@ -119,13 +120,13 @@ class Loop:
             while step < last and step - best_step < (limits.patience + 1) * task.steps_per_epoch:
                 if must_stop():
                     save(number)
-                    raise Interrupted(self._farewell(task.name, step))
+                    raise Interrupted(self._interruption_message(task.name, step))
                 loss = self._step(task, optimizer, number, step)
                 step += 1
                 quality = math.nan
                 if step % task.steps_per_epoch == 0:
                     quality = task.quality()
-                    # Without validation events the last epoch counts.
+                    # Without validation events, the last epoch wins.
                     if math.isnan(quality) or quality > best_quality:
                         best_quality, best_step, best = quality, step, _copy(trained_parameters(task.module))
                     save(number)
@@ -135,10 +136,10 @@ class Loop:
             best_quality, best_step = -math.inf, 0
             save(number + 1)
             if must_stop():
-                raise Interrupted(self._farewell(task.name, step))
+                raise Interrupted(self._interruption_message(task.name, step))
 
     def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
-        # Dropout draws from the global generator: seeding each step makes it a function of (seed, task, step) too.
+        # Dropout uses the global generator: seeding each step makes it a function of (seed, task, step).
         torch.manual_seed(int(np.random.SeedSequence((self._limits.seed, number, step)).generate_state(1)[0]))
         task.module.train()
         loss = task.loss(step)
@@ -147,17 +148,17 @@ class Loop:
         optimizer.step()
         return float(loss.detach())
 
-    def _farewell(self, name: str, step: int) -> str:
+    def _interruption_message(self, name: str, step: int) -> str:
         if self._folder is None:
             return f"training stopped in '{name}' after {step} steps; nothing was kept"
         return f"training stopped in '{name}' after {step} steps; the same command resumes from {self._folder}"
 
     @contextmanager
-    def _display(self, task: Task, last: int, begun_at: int) -> Iterator[Callable[[int, float, float, float], None]]:
-        note = TextColumn("{task.fields[note]}", table_column=Column())  # which may take two lines
+    def _display(self, task: Task, last: int, start: int) -> Iterator[Callable[[int, float, float, float], None]]:
+        note = TextColumn("{task.fields[note]}", table_column=Column())  # may wrap to two lines
         columns = ("{task.description}", note, TimeElapsedColumn(), TimeRemainingColumn())
         with Display(*columns, console=Console(stderr=True), disable=not self._progress) as display:
-            bar = display.add_task(f"train {task.name}", total=last, completed=begun_at, note="")
+            bar = display.add_task(f"train {task.name}", total=last, completed=start, note="")
             rates = Rates(task.sent)
 
             def show(step: int, loss: float, quality: float, best: float) -> None:
@@ -173,7 +174,7 @@ class Loop:
 
 
 class Trainer:
-    """Trains every view that can be trained, then the fusion. With a ``folder`` it can be interrupted and resumed."""
+    """Trains every trainable view, then the fusion. With a ``folder`` it can be interrupted and resumed."""
 
     def __init__(
         self,
@@ -183,29 +184,29 @@ class Trainer:
         *,
         fuses: bool = True,
     ) -> None:
-        """fuses: whether to choose the views' weights and train the head; the hybrid joins its views itself."""
+        """fuses: whether to choose the views' weights and train the head; the hybrid combines its views itself."""
         self.config = config or TrainingConfig()
         self.folder, self.progress, self._fuses = folder, progress, fuses
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task of the last run."""
         self.epochs: dict[str, int] = {}
-        """Epochs after which each task of the last run was best."""
+        """Best epoch of every task of the last run."""
         self._fixed_epochs: dict[str, int] | None = None
-        """Train each view for exactly so many epochs; None: until validation no longer improves."""
+        """Exact number of epochs for each view; None: early stopping."""
 
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train in place.
 
         Raises:
-            Interrupted: Ctrl-C; a checkpoint was written where there is a folder.
+            Interrupted: Ctrl-C; a checkpoint was written if there is a folder.
         """
         self._train(network, dataset, validation)
 
     def refit(self, network: RecommenderNetwork, dataset: Dataset) -> None:
-        """Train every view on ``dataset`` for as many epochs as were best in the last run; the fusion is not trained.
+        """Train every view on ``dataset`` for its best number of epochs in the last run; the fusion is not trained.
 
         Raises:
-            Interrupted: as in a call.
+            Interrupted: as in ``__call__``.
         """
         again = Trainer(self.config, None if self.folder is None else self.folder / REFIT, self.progress)
         again._fixed_epochs = self.epochs
@@ -226,7 +227,7 @@ class Trainer:
             self.qualities |= loop.qualities
 
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
-        """Train the fusion alone, over views that stay as they are; quick, and therefore without checkpoints."""
+        """Train only the fusion, over frozen views; fast, and therefore without checkpoints."""
         network.to(device_of(self.config.device))
         loop = Loop(self.config, network.state_dict, progress=self.progress, tracker=tracker_of(self.config))
         for task in self._fusion_tasks(network, validation):
@@ -243,17 +244,17 @@ class Trainer:
             yield from self._fusion_tasks(network, validation)
 
     def _fusion_tasks(self, network: RecommenderNetwork, validation: HeldOut) -> Iterator[Task]:
-        """Choose the weights, then give out the ranking head to be trained, where there is one."""
-        # A function of the trained views alone, and quick: a resumed run finds the same weights again.
+        """Choose the weights, then yield the ranking head's task, if there is a head."""
+        # A fast function of the trained views: a resumed run finds the same weights again.
         self.qualities["weights"] = choose_weights(network, validation)
         if any(True for _ in network.fusion.parameters()):
             yield FusionTask(network, validation, self.config)
 
 
 def device_of(choice: str) -> torch.device:
-    """Where to train; raises ``ConfigError`` for ``cuda`` where there is no CUDA device."""
+    """Where to train; raises ``ConfigError`` for ``cuda`` if there is no CUDA device."""
     if choice == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for and no CUDA device is available; use 'auto' or 'cpu'")
+        raise ConfigError("device 'cuda' was requested, but no CUDA device is available; use 'auto' or 'cpu'")
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -273,7 +274,7 @@ def _fingerprint_of_run(
 
 
 def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """What training changes, by name."""
+    """Trainable parameters, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 

@@ -1,8 +1,8 @@
-"""What a step minimises: the hidden items of a batch of users against candidates.
+"""Losses of the hidden items of a batch of users against candidates.
 
-Both losses take ``scores_BC`` ``[B, C]``, −inf where a candidate must not count; ``rows_P`` and ``columns_P``, int64
-``[P]``, where the hidden items stand; and ``log_probability_C`` ``[C]``, the log of the chance that a candidate was
-drawn, None where all items are candidates. They give a scalar, 0 where nothing is hidden.
+Both take ``scores_BC`` ``[B, C]``, −inf where a candidate is masked; ``rows_P`` and ``columns_P``, int64 ``[P]``, the
+positions of the hidden items; and ``log_probability_C`` ``[C]``, the log of the probability that a candidate was drawn,
+None if all items are candidates. They return a scalar, 0 if nothing is hidden.
 """
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 _DRAWS = 16
-"""Negatives drawn a pair: that all are hidden or seen is rare unless the user has seen nearly everything."""
+"""Negatives drawn per pair: all are rarely hidden or seen, unless the user has seen nearly everything."""
 
 
 def sampled_softmax(scores_BC: Tensor, rows_P: Tensor, columns_P: Tensor, log_probability_C: Tensor | None) -> Tensor:
     """Mean negative log-likelihood −1/|P| Σ_(b, p) log softmax_c(s_bc − log q_c)[p].
 
-    With every item a candidate it is the multinomial likelihood of Liang et al. (WWW 2018); with drawn candidates the
-    popularity correction makes its gradient that of the full softmax in expectation (Bengio & Senécal 2008; Yi et al.,
+    With every item as a candidate it is the multinomial likelihood of Liang et al. (WWW 2018); with sampled candidates,
+    the popularity correction makes its expected gradient that of the full softmax (Bengio & Senécal 2008; Yi et al.,
     RecSys 2019).
     """
     if log_probability_C is not None:
@@ -31,11 +31,11 @@ def bayesian_personalised_ranking(
 ) -> Tensor:
     """Mean pairwise loss −1/|P| Σ_(b, p) log σ(s_bp − s_bn) (Rendle et al., UAI 2009).
 
-    n is drawn uniformly among the candidates that the user neither hid nor has seen; ``log_probability_C`` is unused.
+    n is drawn uniformly from the candidates that are neither hidden nor seen; ``log_probability_C`` is unused.
     """
     allowed_BC = torch.isfinite(scores_BC)
     allowed_BC[rows_P, columns_P] = False
-    # The first allowed of a few uniform draws is a uniform draw among the allowed; a pair without one is left out.
+    # The first allowed one of a few uniform draws is uniform over the allowed; a pair without one is skipped.
     drawn_PD = torch.randint(scores_BC.shape[1], (len(rows_P), _DRAWS), device=scores_BC.device)
     allowed_PD = allowed_BC[rows_P[:, None], drawn_PD]
     first_P = allowed_PD.int().argmax(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
-"""What there is to minimise: one task a trained view, then one for the fusion.
+"""Training tasks: one per trained view, then one for the fusion.
 
-Each view learns alone, so that none leans on another; how far to trust each is then learned from events that none of
-them saw. That is also why graph-only and language-only models are parts of the hybrid and not other models.
+Each view is trained independently, so that none relies on another; their weights are then learned from events that none
+of them saw. Graph-only and language-only models are therefore parts of the hybrid, not separate models.
 """
 
 import math
@@ -26,42 +26,42 @@ from lanner.training.config import TrainingConfig
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
 _HEAD_CANDIDATES = 4096
-"""Items that the ranking head scores in one step: 64 users' pairs with them fit in memory whatever the head."""
+"""Items that the ranking head scores in a step: their pairs with 64 users fit in memory for any head."""
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 _HEAD_DECAY = 0.01
 """Weight decay of the ranking head."""
-_MOST_EVALUATED = 4000
-"""Validation users evaluated after each epoch: enough for a stable mean, few enough not to outweigh the epoch."""
+_MAX_EVALUATED = 4000
+"""Validation users evaluated after each epoch: enough for a stable mean, few enough to cost less than the epoch."""
 
 
 class Task(Protocol):
-    """What the loop can minimise: ``loss`` is a function of (seed, step) and of the parameters of ``module`` alone."""
+    """What the loop can minimise: ``loss`` is a function of only (seed, step) and the parameters of ``module``."""
 
     name: str
     module: nn.Module
     steps_per_epoch: int
     counts_untrained: bool
-    """Whether ``module`` as it begins may be the best there is."""
+    """Whether the initial state of ``module`` counts as a candidate for the best."""
 
     @property
     def sent(self) -> int:
         """Bytes of gradients that this process has sent to others."""
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """A new AdamW of the parameters of ``module``."""
+        """A new AdamW for the parameters of ``module``."""
 
     def loss(self, step: int) -> Tensor:
-        """A scalar to go down."""
+        """The scalar to minimise."""
 
     def quality(self) -> float:
-        """ndcg@10 on validation; NaN where there is none."""
+        """ndcg@10 on validation; NaN if there is none."""
 
     def sizes(self, step: int) -> Mapping[str, int]:
-        """How much a step reads, by name: users, texts, tokens."""
+        """Amounts processed in a step, by name: users, texts, tokens."""
 
 
 class ViewTask:
-    """Predict the hidden part of a history from the rest, by one view. Without ``validation`` its quality is NaN."""
+    """Train one view to predict the hidden part of a history from the rest. Without ``validation`` quality is NaN."""
 
     counts_untrained = False
     sent = 0
@@ -83,7 +83,7 @@ class ViewTask:
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._seen = np.flatnonzero(self._popularity)
-        self._evaluated = None if validation is None else some(validation, _MOST_EVALUATED)
+        self._evaluated = None if validation is None else some(validation, _MAX_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -97,7 +97,7 @@ class ViewTask:
             return self.loss_by(self._view.tables(), step)
 
     def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
-        """The loss of one step by tables that may come from elsewhere. fresh: items that must be candidates."""
+        """The loss of a step with the given tables, which may be computed elsewhere. fresh: required candidates."""
         batch = self._batches.at(step)
         items, log_probability = self._candidates(step, batch.item, fresh)
         device = self._network.device
@@ -115,26 +115,26 @@ class ViewTask:
     def _candidates(
         self, step: int, hidden: NDArray[np.int64], fresh: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.int64], Tensor | None]:
-        """Every item seen in training where they are few, else the batch's hidden ones and as many drawn evenly.
+        """All items seen in training if few enough, else the hidden ones plus ``num_candidates`` uniform draws.
 
-        An unseen item is no evidence of dislike: as a candidate it would train the views to rank down what is new.
+        An unseen item is no evidence of dislike: as a candidate it would train the views to rank new items low.
         """
         if len(self._seen) <= self._config.num_candidates:
             return self._seen, None
         random = np.random.default_rng((self._config.seed, 2, step))
-        # Items that a random order put into this step count as drawn.
+        # Items that a random order put into this step count as draws.
         extra = np.empty(0, np.int64) if fresh is None else fresh
         more = random.choice(self._seen, max(self._config.num_candidates - len(extra), 0))
         items, log_chance = _weighed(hidden, np.concatenate([extra, more]), len(self._seen), self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float:
-        """ndcg@10 on validation; NaN where there is none."""
+        """ndcg@10 on validation; NaN if there is none."""
         return math.nan if self._evaluated is None else quality_of(self, self._evaluated)
 
     @torch.no_grad()
     def score(self, users: UserBatch) -> NDArray[np.float32]:
-        """Scores by this view alone, float32 ``[B, I]``."""
+        """Scores of this view alone, float32 ``[B, I]``."""
         self._view.eval()
         tables = self._view.tables()
         vectors = self._view.user_vectors(self._network.inputs(users), tables)
@@ -142,7 +142,7 @@ class ViewTask:
 
 
 class FusionTask:
-    """Learn the ranking head on most of the validation events; evaluate on the rest."""
+    """Train the ranking head on most of the validation events; evaluate on the rest."""
 
     name = "head"
     counts_untrained = True
@@ -152,9 +152,9 @@ class FusionTask:
         self._network, self._config = network, config
         self.module: nn.Module = network.fusion
         learners, evaluated = _divide(validation, np.random.default_rng((config.seed, 3)))
-        self._learners, self._evaluated = learners, some(evaluated, _MOST_EVALUATED)
+        self._learners, self._evaluated = learners, some(evaluated, _MAX_EVALUATED)
         self._items = network.item_side()
-        # Small steps: the users of a block share their candidates, and a head's pairs must fit in memory.
+        # Small batches: the users of a batch share their candidates, and the head's pairs must fit in memory.
         self._batch_users = min(64, config.batch_users)
         self.steps_per_epoch = min(50, max(1, len(self._learners) // self._batch_users))
         everything = np.arange(network.num_items, dtype=np.int32)
@@ -180,8 +180,8 @@ class FusionTask:
             extra = random.choice(items, _HEAD_CANDIDATES)
             drawn = _weighed(positives.values, extra, len(items), self._popularity)
             items, log_chance = drawn[0], torch.from_numpy(drawn[1]).to(self._network.device)
-        # A fifth of the steps are about new items: all candidates of a step are, for the weights of new and of known
-        # items were chosen apart and their scores do not compare.
+        # A fifth of the steps treat all candidates as new items: the weights of new and known items were chosen
+        # separately, so their scores are not comparable.
         is_new = "language" in self._network.views and random.random() < 0.2
         columns = torch.from_numpy(items).to(self._network.device)
         with torch.no_grad():
@@ -212,14 +212,14 @@ def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
-    """ndcg@10 on ``held_out``: what training stops by and weights are chosen by."""
+    """ndcg@10 on ``held_out``: the criterion for early stopping and for choosing weights."""
     return float(evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"])
 
 
 def _weighed(
     hidden: NDArray[np.integer], drawn: NDArray[np.integer], pool: int, popularity: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The hidden items and those ``drawn`` evenly from so many, sorted, and the log of each one's chance of it."""
+    """Sorted candidates: hidden items and ``drawn``, uniform from ``pool`` items; and each one's log probability."""
     items = np.union1d(hidden, drawn).astype(np.int64)
     share = popularity[items] / max(popularity.sum(), 1)
     missed = np.exp(-len(hidden) * share - len(drawn) / pool)
@@ -236,10 +236,10 @@ def _marks(lists: Ragged, items: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _divide(validation: HeldOut, random: np.random.Generator) -> tuple[HeldOut, HeldOut]:
-    """Four fifths to learn from and a fifth to evaluate by: of the users, and of the items where those are what is new.
+    """Split users into four fifths for training and a fifth for evaluation; in cold-item splits, also the items.
 
-    A head can learn by heart which of a few new items are liked. Evaluated on other users but the same items, that
-    would pass for skill.
+    A head can memorise which of a few new items are popular. Evaluated on other users but the same items, that would
+    pass for skill.
     """
     order = random.permutation(len(validation))
     cut = max(1, len(order) // 5)
@@ -254,7 +254,7 @@ def _divide(validation: HeldOut, random: np.random.Generator) -> tuple[HeldOut, 
 
 
 def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:
-    """The users who have positives among ``candidates``, asked for those only."""
+    """The users with positives among ``candidates``, restricted to those."""
     positives = held_out.positives
     kept = np.isin(positives.values, candidates, kind="sort")
     fewer = Ragged.from_pairs(positives.row_of_value[kept], positives.values[kept], len(positives))
@@ -263,7 +263,7 @@ def _among(held_out: HeldOut, candidates: NDArray[np.int32]) -> HeldOut:
 
 
 def some(held_out: HeldOut, most: int) -> HeldOut:
-    """At most ``most`` of the held-out users, always the same ones."""
+    """A fixed sample of at most ``most`` held-out users."""
     if len(held_out) <= most:
         return held_out
     return held_out.take(np.sort(np.random.default_rng(0).permutation(len(held_out))[:most]))

@@ -1,4 +1,4 @@
-"""Figures of a training while it runs: how they are counted, and who keeps them."""
+"""Experiment tracking: training metrics, and the backends that log them."""
 
 import resource
 import sys
@@ -15,19 +15,19 @@ from lanner.errors import MissingExtraError, optional_module
 from lanner.training.config import TrainingConfig
 
 Tracker = Callable[[str, int, Mapping[str, float]], None]
-"""Keeps the figures of a task after a step."""
+"""Logs a task's metrics after a step: task, step, metrics by name."""
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboard"), "mlflow": ("mlflow", "mlflow-skinny")}
-"""Modules and packages by the name of a log."""
+"""Module and package of each backend."""
 
 
 def check_log(config: TrainingConfig) -> None:
-    """Raises ``MissingExtraError`` where the log's package is not installed."""
+    """Raises ``MissingExtraError`` if the backend's package is not installed."""
     if config.log != "none" and find_spec(_PACKAGES[config.log][0]) is None:
         raise MissingExtraError(_PACKAGES[config.log][1], "tracking", f"training.log={config.log}")
 
 
 def tracker_of(config: TrainingConfig) -> Tracker:
-    """The tracker of ``training.log``; all tasks of a process have the same one."""
+    """The tracker of ``training.log``, shared by all tasks of a process."""
     check_log(config)
     return _LOGS[config.log](Path(config.log_folder))
 
@@ -67,11 +67,11 @@ _LOGS: Mapping[str, Callable[[Path], Tracker]] = {"none": _nothing, "tensorboard
 
 
 class Rates:
-    """What a task read and sent since it began."""
+    """Throughput and traffic of a task since it began."""
 
     def __init__(self, sent: int) -> None:
-        """sent: bytes that were sent before."""
-        self._begun, self._read, self._steps, self._before = time.perf_counter(), Counter[str](), 0, sent
+        """sent: bytes sent before the task began."""
+        self._started, self._read, self._steps, self._before = time.perf_counter(), Counter[str](), 0, sent
 
     def add(self, sizes: Mapping[str, int]) -> None:
         """Count one step."""
@@ -79,8 +79,8 @@ class Rates:
         self._steps += 1
 
     def figures(self, sent: int) -> dict[str, float]:
-        """By name: so much a second, memory, and bytes that this process sent in a step, if any."""
-        seconds = time.perf_counter() - self._begun
+        """By name: amounts per second, peak memory, and MB that this process sent per step, if any."""
+        seconds = time.perf_counter() - self._started
         found = {f"{name}_per_s": count / seconds for name, count in self._read.items()}
         found["memory_mib"] = memory_mib()
         if sent:
@@ -89,7 +89,7 @@ class Rates:
 
 
 def memory_mib() -> float:
-    """The most memory that this process has had: of its GPU, else of the machine."""
+    """Peak memory of this process: GPU memory if there is a GPU, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

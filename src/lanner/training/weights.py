@@ -1,4 +1,4 @@
-"""How far to trust each view: a search over a handful of numbers by what counts, the ranking on validation."""
+"""Fusion weights of the views: a search over a handful of numbers by ranking quality on validation."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from lanner.training.tasks import quality_of, some
 
 _FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 _ROUNDS = 3
-_MOST_EVALUATED = 8000
-"""Users evaluated for each candidate weight: with 2,000 the search took noise for a preference (docs/log.md)."""
+_MAX_EVALUATED = 8000
+"""Users evaluated for each candidate weight: with 2,000 the search fitted noise (docs/log.md)."""
 _COLD, _WARM = 1, 0
 
 
@@ -23,17 +23,17 @@ _COLD, _WARM = 1, 0
 def choose_weights(network: RecommenderNetwork, validation: HeldOut) -> float:
     """Set the fusion's weights in place and return the best validation ndcg@10 of the weighted sum.
 
-    Coordinate search, one view's weight at a time. Weights of cold items are chosen where validation has such items;
-    where it has none, every item is ranked as if it were new.
+    Coordinate search, one view's weight at a time. Weights of cold items are tuned on such items if validation has any,
+    else with every item ranked as if it were new.
     """
-    # From the same start each time, so that a resumed run ends where an uninterrupted one does.
+    # A fixed starting point, so that a resumed run finds the same weights as an uninterrupted one.
     network.fusion.get_buffer("weights").fill_(1)
-    items, evaluated = network.item_side(), some(validation, _MOST_EVALUATED)
+    items, evaluated = network.item_side(), some(validation, _MAX_EVALUATED)
     if len(network.views) == 1:
         return _quality(network, items, evaluated)
-    asked = torch.from_numpy(np.unique(validation.positives.values).astype(np.int64))
-    has_cold = bool(items.is_cold_I[asked].any())
-    has_warm = not bool(items.is_cold_I[asked].all())
+    relevant = torch.from_numpy(np.unique(validation.positives.values).astype(np.int64))
+    has_cold = bool(items.is_cold_I[relevant].any())
+    has_warm = not bool(items.is_cold_I[relevant].all())
     best = -1.0
     if "language" in network.views:
         pretending = replace(items, own=items.borrowed, is_cold_I=torch.ones_like(items.is_cold_I))
@@ -67,7 +67,7 @@ def _quality(network: RecommenderNetwork, items: ItemSide, evaluated: HeldOut) -
 
 
 class _WeightedSum:
-    """The retrieval head alone: one product of all views' vectors, laid side by side and weighted."""
+    """The retrieval head alone: one inner product of all views' vectors, weighted and concatenated."""
 
     def __init__(self, network: RecommenderNetwork, items: ItemSide) -> None:
         self._network, self._items = network, items

@@ -1,4 +1,4 @@
-"""One request to an ASGI application by hand, byte for byte as a server would pass it on."""
+"""One request to an ASGI application by hand, byte for byte as a server would pass it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A service that answers without a model: the same for the same question, an error for ids that ask for one."""
+"""A service without a model: equal answers for equal requests, and errors for ids that ask for one."""
 
 from lanner.errors import (
     BundleError,

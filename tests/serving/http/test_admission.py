@@ -1,4 +1,4 @@
-"""Which requests are rejected when answers leave too slowly, or the event loop is late."""
+"""Which requests are rejected when responses are too slow or the event loop lags."""
 
 import asyncio
 import time

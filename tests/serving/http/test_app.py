@@ -137,7 +137,7 @@ def test_a_time_in_milliseconds_is_refused_with_its_unit(app):
 @pytest.mark.parametrize("text", ["\\ud800", "a\\ud83db", "\\udc00", "\\ud800\\u0041", "\\\\\\uD800"])
 def test_half_of_a_surrogate_pair_is_named(app, text):
     reply = ask(app, "POST", "/v1/recommend", f'{{"user_id":"{text}"}}'.encode())
-    assert (reply.status, reply.error) == (400, "malformed JSON: half of a surrogate pair is no character")
+    assert (reply.status, reply.error) == (400, "malformed JSON: half of a surrogate pair is not a character")
 
 
 def test_a_pair_of_surrogates_and_an_escaped_backslash_are_no_half(app):

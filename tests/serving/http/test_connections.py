@@ -1,4 +1,4 @@
-"""Hostile and unlucky clients on one connection, byte for byte."""
+"""Malicious and faulty clients on one connection, byte for byte."""
 
 import asyncio
 import gc

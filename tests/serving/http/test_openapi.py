@@ -1,4 +1,4 @@
-"""The document against the messages, the Service protocol, the clients, and the application that it describes."""
+"""The OpenAPI document against the messages, the Service protocol, the clients and the application."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""A real server on a real socket: what it answers, and that nothing that is sent to it can make it fail."""
+"""A real server on a real socket: its responses, and that no input makes it fail."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Spans as they arrive at a collector, which is a thread of the test."""
+"""Spans as received by a collector, which is a thread of the test."""
 
 import gzip
 import subprocess
@@ -118,7 +118,7 @@ def test_of_traces_that_begin_here_the_share_is_recorded_that_was_asked_for(coll
 
 
 def test_while_the_collector_is_away_requests_are_answered_and_spans_are_counted(collector, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_WAITING", 512)
+    monkeypatch.setattr(module, "_MAX_WAITING", 512)
     monkeypatch.setattr(module, "_STOP_SECONDS", 0.2)
     app, tracing = traced(collector)
     collector.shutdown()

@@ -1,4 +1,4 @@
-"""A server of its own for the page, a Chromium that looks at it, and what went wrong in either."""
+"""A server for the page, a Chromium that opens it, and the errors of both."""
 
 import os
 import shutil

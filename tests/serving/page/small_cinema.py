@@ -1,4 +1,4 @@
-"""A service for the page: sixteen films and a transparent score, so that an event moves the list as a model's would."""
+"""A service for the page: sixteen films and a transparent score, so that events change the list as with a model."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The page in a real Chromium before a real server. Pictures of it come into ``artefacts/``, to be looked at."""
+"""The page in a real Chromium with a real server. Screenshots go to ``artefacts/`` for inspection."""
 
 import time
 from pathlib import Path

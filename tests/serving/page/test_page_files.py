@@ -1,4 +1,4 @@
-"""What the page's files must not hold, read without a browser."""
+"""Forbidden content in the page's files, checked without a browser."""
 
 import re
 from pathlib import Path

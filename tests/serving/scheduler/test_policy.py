@@ -1,4 +1,4 @@
-"""What the policy decides, case by case and in whatever order things happen."""
+"""The policy's decisions, case by case and in any order of events."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""A store of each kind; PostgreSQL's is a throwaway cluster where its programs are installed."""
+"""A store of each kind; PostgreSQL's is a throwaway cluster, if its programs are installed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

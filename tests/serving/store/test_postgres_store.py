@@ -1,4 +1,4 @@
-"""The shared store against its server: gone and back, and what else it can answer."""
+"""The shared store against its server: outages and recovery, and other server errors."""
 
 import builtins
 import sys

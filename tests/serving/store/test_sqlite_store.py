@@ -1,4 +1,4 @@
-"""The embedded store against its file: what it is, who else holds it, how full the disk is, and a sudden end."""
+"""The embedded store against its file: invalid files, locks, a full disk, and sudden termination."""
 
 import os
 import random

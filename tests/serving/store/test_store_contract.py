@@ -1,4 +1,4 @@
-"""What every store must keep, whatever holds its bytes."""
+"""The contract of every store, whatever the backend."""
 
 import threading
 import time
@@ -260,7 +260,7 @@ class TestRetention:
         assert list(store.exposures("x")) == rows[:5]
 
     def test_long_histories_are_cut(self, store, monkeypatch):
-        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_PER_LOOK", 2)
+        monkeypatch.setattr("lanner.serving.store.relational._PEOPLE_PER_QUERY", 2)
         monkeypatch.setattr("lanner.serving.store.relational._ROWS_PER_DELETE", 2)
         for user, count in (("ann", 6), ("bob", 3), ("cid", 5), ("dan", 4)):
             store.append([event(user, str(n), timestamp=NOW) for n in range(count)], NOW)

@@ -1,4 +1,4 @@
-"""Group commit: who waits together, who fails alone, and how many may wait."""
+"""Group commit: which writes share a commit, isolated failures, and the queue limit."""
 
 import asyncio
 import threading

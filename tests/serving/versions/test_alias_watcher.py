@@ -1,4 +1,4 @@
-"""What is served follows the aliases, and one that fails is not opened over and over."""
+"""The served versions follow the aliases, and a failing one is not opened repeatedly."""
 
 from types import SimpleNamespace
 

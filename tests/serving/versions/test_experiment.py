@@ -1,4 +1,4 @@
-"""Arms have their shares, users stay, experiments do not know of one another."""
+"""Arms get their shares, users keep their arm, and experiments are independent."""
 
 import math
 from collections import Counter

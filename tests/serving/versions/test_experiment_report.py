@@ -1,4 +1,4 @@
-"""The report against logs made by hand and against simulated experiments whose truth is known."""
+"""The report against handmade logs and simulated experiments with known truth."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -208,8 +208,8 @@ def test_memory_holds_a_part_of_the_users_at_a_time(monkeypatch):
     from lanner.serving.versions import report as module
 
     sizes: list[int] = []
-    whole = module._shown
-    monkeypatch.setattr(module, "_shown", lambda part: sizes.append(len(found := whole(part))) or found)
+    whole = module._exposures_by_user
+    monkeypatch.setattr(module, "_exposures_by_user", lambda part: sizes.append(len(found := whole(part))) or found)
     simulated = Simulated(0, {"champion": 3_000, "challenger": 3_000}, {"champion": 2.0, "challenger": 2.0})
     found = experiment_report(SimpleNamespace(exposures=simulated.exposures, histories=simulated.histories), "x", HOUR)
     assert sum(arm.users for arm in found.arms) == sum(sizes) == 6_000

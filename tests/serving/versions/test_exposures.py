@@ -1,4 +1,4 @@
-"""What was shown is written to the store in batches, and nobody who adds waits."""
+"""Exposures are written to the store in batches, and adding one never waits."""
 
 import asyncio
 import threading

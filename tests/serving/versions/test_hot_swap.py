@@ -1,4 +1,4 @@
-"""A hot swap under load: no request sees a closed deployment, and every deployment is closed in the end, once."""
+"""A hot swap under load: no request sees a closed deployment, and every deployment is closed exactly once."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Versions are immutable, aliases move whole or not at all, and what is damaged is not let in."""
+"""Versions are immutable, aliases move atomically, and corrupt bundles are rejected."""
 
 import hashlib
 import json

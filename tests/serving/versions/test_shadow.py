@@ -1,4 +1,4 @@
-"""The challenger is asked off the path of the champion's callers, and compared rightly."""
+"""The challenger is called off the critical path of the champion, and compared correctly."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The accelerator in Amaranth: the integer contract of ``accelerators/contract.py`` in hardware, one module a file.
+"""The accelerator in Amaranth: the integer contract of ``accelerators/contract.py`` in hardware, one module per file.
 
-``engine.py`` is the whole of it; ``protocol.py`` makes the words it is sent. Needs the extra ``fpga``.
+``engine.py`` is the top level; ``protocol.py`` builds the words sent to it. Needs the extra ``fpga``.
 """

@@ -13,10 +13,10 @@ from lanner.accelerators.fpga.pipeline import shared
 
 
 class Aggregate(wiring.Component):
-    """One accumulator a dimension. Products come a beat a cycle, in order; sums leave some at a time, in order.
+    """One accumulator per dimension. Products arrive one beat per cycle, sums leave ``requantisers`` at a time.
 
-    What is asked is done in the next cycle. clear: all sums to 0. add: take ``products``, those of the next cycle.
-    shift: in the next cycle ``sums`` are given, and behind them come the next ``requantisers`` sums.
+    Commands take effect in the next cycle. clear: all sums to 0. add: accumulate ``products`` of the next cycle.
+    shift: in the next cycle ``sums`` are output, followed by the next ``requantisers`` sums. Both are in order.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -44,7 +44,7 @@ class Aggregate(wiring.Component):
             with m.If(clear[lane]):
                 m.d.sync += [sums[element].eq(0) for element in column]
             with m.Elif(add[lane]):
-                # Beats rotate: after all of a vector's have passed, the sums stand at their elements.
+                # Beats rotate: after all beats of a vector, each sum is back at its element.
                 m.d.sync += sums[column[-1]].eq(sums[lane] + self.products[lane])
                 m.d.sync += [sums[low].eq(sums[high]) for low, high in pairwise(column)]
             with m.Elif(shift[lane]):

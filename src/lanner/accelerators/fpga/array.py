@@ -18,7 +18,7 @@ PRODUCT_BITS = 24
 class Array(wiring.Component):
     """``products[i] = codes[i] · (user[i] if scoring else c)``, ``LATENCY`` cycles later.
 
-    ``scoring`` must have stood for a cycle before the first codes.
+    ``scoring`` must be stable one cycle before the first codes.
     """
 
     def __init__(self, parameters: Parameters) -> None:

@@ -1,7 +1,7 @@
-"""How many cycles a batch takes with external memory: at least and at most, for rows and refreshes come as they come.
+"""Lower and upper bounds on the cycles of a batch with external memory.
 
-Between both lie the rows that happen to be open, and where in the batch a refresh falls. The register CYCLES lies
-between both while the host neither sends nor takes words too slowly; tests hold simulation to that.
+The actual number depends on which rows happen to be open and when refreshes occur. The register CYCLES stays within the
+bounds while the host neither sends nor takes words too slowly; tests verify this by simulation.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ class Span(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """What a user brings: rows of the history, and how many seen rows are sent."""
+    """A user's input: rows of the history, and number of seen rows that are sent."""
 
     rows: Sequence[int]
     seen: int
 
 
 Runs = Sequence[tuple[int, int]]
-"""Addresses and lengths of what is read, one run after another."""
+"""Addresses and lengths of consecutive reads."""
 
 
 def read_cycles(timing: Timing, runs: Runs) -> Span:
-    """From the cycle in which the memory takes the first command to that of the last word; no runs take none."""
+    """From the cycle in which the memory accepts the first command to that of the last word; 0 without runs."""
     if not runs:
         return Span(0, 0)
     page, pages, changes, before = timing.chip.page, 0, 0, -1
@@ -47,7 +47,7 @@ def read_cycles(timing: Timing, runs: Runs) -> Span:
     streamed = (words - 1) * timing.apart + timing.latency
     waits = max(0, timing.row_open - timing.activate - 2)
     opened, reopened = 3 + timing.activate, 4 + timing.precharge + timing.activate + waits
-    # As many pages as there are banks may be open already.
+    # Up to one page per bank may already be open.
     least = 1 + streamed + max(0, pages - 1 - timing.chip.banks) * (opened - timing.apart)
     most = reopened + streamed + (changes - 1) * max(0, reopened - timing.apart)
     refresh = 1 + timing.precharge + timing.refresh

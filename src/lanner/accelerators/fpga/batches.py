@@ -1,4 +1,4 @@
-"""Words and memory of an accelerator with external memory (``streamed.py``).
+"""Word protocol and memory layout of an accelerator with external memory (``streamed.py``).
 
 Memory, in words of as many codes as there are lanes: a record for each target, then the codes of each source. A record
 is a word with the target's scale in bits 0 … 15 and its bias in bits 16 … 47, then its codes.
@@ -26,10 +26,10 @@ Lists = Sequence[tuple[int, int]]
 
 
 def memory_image(contract: Contract, batch: Batch) -> NDArray[np.uint8]:
-    """uint8 ``[words, lanes]``.
+    """The memory contents, uint8 ``[words, lanes]``.
 
     Raises:
-        ConfigError: a contract of other sizes, or with an item-to-item part.
+        ConfigError: the contract has other sizes or an item-to-item part.
     """
     sizes = batch.sizes
     fits = contract.num_items == sizes.items and contract.dimensions <= sizes.dimensions
@@ -49,7 +49,7 @@ def memory_image(contract: Contract, batch: Batch) -> NDArray[np.uint8]:
 
 
 def within(rows: NDArray[np.int64], lists: Lists) -> NDArray[np.int64]:
-    """Those that lie in the lists."""
+    """The rows that are in the lists."""
     starts, lengths = np.array(lists, np.int64).reshape(-1, 2).T
     if not len(starts):
         return rows[:0]
@@ -58,7 +58,7 @@ def within(rows: NDArray[np.int64], lists: Lists) -> NDArray[np.int64]:
 
 
 def batch_packet(contract: Contract, requests: Sequence[Request], lists: Lists) -> Packet:
-    """Questions of several users at once."""
+    """Requests of several users in one packet."""
     words = [np.array([len(requests)], np.int64)]
     for request in requests:
         seen = within(request.seen, lists)
@@ -70,6 +70,6 @@ def batch_packet(contract: Contract, requests: Sequence[Request], lists: Lists) 
 
 
 def read_batch(words: NDArray[np.uint32], k: int) -> tuple[list[Answer], Status]:
-    """The users' lists, and whether they hold."""
+    """The users' lists and their status."""
     pairs = words[:-1].reshape(-1, k, 2).view(np.int32).astype(np.int64)
     return [Answer(one[:, 0], one[:, 1]) for one in pairs], Status(int(words[-1]))

@@ -1,7 +1,7 @@
 """Runs of words from external memory, by LiteDRAM's native port: a command a cycle while the controller takes them.
 
-Words come in the order of their commands and cannot be held back, as LiteDRAM demands; whoever takes them must be as
-fast as the memory.
+Words arrive in command order and without back-pressure, as LiteDRAM requires; the consumer must keep up with the
+memory.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -11,20 +11,20 @@ from amaranth.lib.wiring import In, Out
 
 ADDRESS_BITS = 26
 BURST = data.StructLayout({"address": ADDRESS_BITS, "count": ADDRESS_BITS, "tag": 20})
-"""count: words, from 1 up. tag: comes back with each of them."""
+"""count: number of words, at least 1. tag: returned with each word."""
 _UNDER_WAY = 32
-"""Bursts whose words may be under way: more than the controller's queue and latency hold of the shortest."""
+"""Maximum bursts in flight: more than the controller's queue and latency can hold of the shortest ones."""
 
 
 def port(word_bits: int) -> wiring.Signature:
-    """The part of LiteDRAM's native port that reads; ``cmd.we`` is 0."""
+    """The read part of LiteDRAM's native port; ``cmd.we`` is 0."""
     return wiring.Signature(
         {"cmd": Out(stream.Signature(ADDRESS_BITS)), "rdata": In(stream.Signature(word_bits, always_ready=True))}
     )
 
 
 class BurstReader(wiring.Component):
-    """bursts: what to read. words: valid, with the tag of its burst; first, last: of the burst. idle: none is due."""
+    """bursts: what to read. word: with the tag of its burst; first, last: of the burst. idle: nothing is pending."""
 
     def __init__(self, word_bits: int) -> None:
         words = {"valid": 1, "first": 1, "last": 1, "tag": 20, "data": word_bits}

@@ -1,4 +1,4 @@
-"""The coefficient of a history entry: its weight times the scale of its row."""
+"""The coefficient of a history entry: its weight times its row's scale."""
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring

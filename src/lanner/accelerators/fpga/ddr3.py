@@ -1,4 +1,4 @@
-"""A DDR3 chip behind LiteDRAM's native port, as a simulation sees it: to the cycle of the controller, words included.
+"""Simulation model of a DDR3 chip behind LiteDRAM's native port, data included, exact to the controller's cycle.
 
 The controller is modelled as LiteDRAM (github.com/enjoy-digital/litedram) works for one reading port: a queue of
 commands for one bank at a time (its crossbar locks a port to a bank until that bank's queue is empty), rows that stay
@@ -20,7 +20,7 @@ _BURST, _CLOCKS, _QUEUE = 8, 2, 8
 
 @dataclass(frozen=True)
 class Chip:
-    """By the datasheet's names. Times in ns, CL and tCCD in clocks."""
+    """Parameters by their datasheet names. Times in ns, CL and tCCD in clocks."""
 
     banks: int
     rows: int
@@ -50,7 +50,7 @@ class Chip:
 
 
 MT41K128M16 = Chip(8, 16_384, 1024, 16, 13.75, 13.75, 35.0, 160.0, 7812.5, 4, 6)
-"""Micron's MT41K128M16JT-125: 2 Gbit on 16 pins, as boards with an ECP5 have it."""
+"""Micron's MT41K128M16JT-125: 2 Gbit on 16 pins, as found on ECP5 boards."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Timing:
     refresh: int
     refresh_every: int
     apart: int
-    """Cycles between two reads: a word in so many cycles is the peak."""
+    """Minimum cycles between two reads, which limits the peak rate."""
     latency: int
     """Cycles from a read to its word: CL, and the way through PHY and crossbar."""
 
     @classmethod
     def of(cls, chip: Chip, mhz: float) -> "Timing":
-        """At a clock of the controller. LiteDRAM adds half a cycle to times in ns, for its commands have two phases."""
+        """At the controller's clock. LiteDRAM adds half a cycle to times in ns, since its commands have two phases."""
         period = 1e3 / mhz
 
         def cycles(nanoseconds: float) -> int:
@@ -89,7 +89,7 @@ class Timing:
 
 
 class Memory:
-    """Words, and when they come. stall: share of cycles in which another port has the turn."""
+    """Memory contents and their timing. stall: share of cycles granted to another port."""
 
     def __init__(self, timing: Timing, words: NDArray[np.uint8], stall: float = 0.0, seed: int = 0) -> None:
         """words: uint8 ``[n, word_bits / 8]``, from address 0 on. The first refresh is due at a random cycle."""

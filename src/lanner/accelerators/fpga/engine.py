@@ -47,10 +47,10 @@ from lanner.accelerators.fpga.top_k import TopK
 
 WORD = data.StructLayout({"data": 32, "last": 1})
 ISSUED = data.StructLayout({"row": ROW_BITS, "beat": 10, "last_beat": 1, "skipped": 1})
-"""A beat on its way. skipped: of a seen item."""
+"""A beat in flight. skipped: it belongs to a seen item."""
 
 _ROWS_AFTER = ITEM_LATENCY + coefficient.LATENCY - ROW_LATENCY
-"""Rows are read so much later than scales, so that a coefficient meets its row."""
+"""Cycles by which rows are read later than scales, so that a coefficient arrives with its row."""
 _TO_PRODUCTS = _ROWS_AFTER + ROW_LATENCY + array.LATENCY
 """Cycles from the issue of a beat to its products."""
 
@@ -61,9 +61,9 @@ def cycles_to_place(parameters: Parameters) -> int:
 
 
 AGGREGATE_CYCLES = _TO_PRODUCTS + 1
-"""Cycles from the issue of the history's last beat until the sums stand."""
+"""Cycles from the issue of the history's last beat until the sums are complete."""
 USER_CYCLES = 1 + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY)
-"""Cycles from the last sums until the catalogue can begin: its rows come later than it is issued."""
+"""Cycles from the last sums until the catalogue can start; its rows arrive later than its issue."""
 
 
 class Engine(wiring.Component):
@@ -86,9 +86,7 @@ class Engine(wiring.Component):
             self._catalogue(m)
             self._list(m)
         busy = ~phase.ongoing("IDLE")
-        # A register, for this line reaches far; there is time until the first candidate.
-        m.d.sync += self.top_k.clear.eq(~busy)
-        m.d.comb += [self.aggregate.clear.eq(~busy), self.registers.busy.eq(busy)]
+        m.d.comb += [self.top_k.clear.eq(~busy), self.aggregate.clear.eq(~busy), self.registers.busy.eq(busy)]
         cycles = Signal(32)
         m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
         with m.If(self.answered):
@@ -99,7 +97,7 @@ class Engine(wiring.Component):
         sizes = self.parameters
         m.submodules.words_in = words_in = SkidBuffer(WORD)
         m.submodules.ahead = self.ahead = Ahead(WORD)
-        # Of these two one can lie beside the lists and the other beside the pins.
+        # Two buffers: one can be placed near the lists, the other near the pins.
         m.submodules.answers = answers = SkidBuffer(WORD)
         m.submodules.answers_out = answers_out = SkidBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
@@ -134,9 +132,9 @@ class Engine(wiring.Component):
         self.ended = Signal()
         """Whether the packet's last word was taken."""
         self.left = Signal(16)
-        """Words of the history that are still to come; later, a counter of cycles or words."""
+        """Remaining words of the history; later, a counter of cycles or words."""
         self.seen_left, self.has_seen = Signal(ROW_BITS + 1), Signal()
-        """Seen rows that are still to come, and whether there are any: much hangs on it, so it is a register."""
+        """Remaining seen rows, and whether there are any: registered, because of its high fan-out."""
         self.k, self.listed = Signal(8), Signal(8)
         self.sparse_multiplier, self.sparse_shift = Signal(MULTIPLIER_BITS), Signal(6)
         self.row_weight, self.row_scale = Signal(COEFFICIENT_BITS), Signal(COEFFICIENT_BITS)
@@ -190,7 +188,7 @@ class Engine(wiring.Component):
         m.d.comb += self.top_k.valid.eq(of_item & scored.last_beat & ~scored.skipped)
 
     def _add_sparse_sums(self, m: Module, token: Any, products_valid: Any) -> None:
-        """While the catalogue passes, each item's sum is taken, scaled, and meets its dot product."""
+        """While the catalogue is scored, each item's sum is read, scaled and added to its dot product."""
         sums, scale = self.sparse_sums, self.sparse_scale
         at_dot = _TO_PRODUCTS + dot_product.latency(self.parameters)
         to_sums = at_dot + score.EXTRA_AFTER - requantise.LATENCY - SUM_LATENCY
@@ -270,7 +268,7 @@ class Engine(wiring.Component):
                     m.next = "IDLE"
         self._load_rows(m)
         self._load_items(m)
-        with m.State("REST"):  # of a packet that says too much
+        with m.State("REST"):  # drains an invalid packet
             with m.If(self.ended):
                 m.next = "IDLE"
             with m.Elif(self.source.valid):
@@ -388,7 +386,7 @@ class Engine(wiring.Component):
         with m.State("HISTORY"):
             m.d.comb += [self.issued.row.eq(row), self.weight.eq(Mux(known, self.word[ROW_BITS:], 0))]
             with m.If(self.left == 0):
-                m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state
+                m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state starts
                 m.next = "AGGREGATE"
             with m.Elif(self.source.valid):
                 m.d.comb += self.issue.eq(1)
@@ -452,9 +450,9 @@ class Engine(wiring.Component):
                         m.next = "RANK"
 
     def _compared_ahead(self, m: Module, advances: Any) -> tuple[Any, Any]:
-        """Whether the word that is offered is the row of the item under way, or of one before.
+        """Whether the offered word is the row of the current item, or of an earlier one.
 
-        Of the words that may be offered next and the items that may be next, all are compared a cycle before.
+        All combinations of possible next words and next items are compared one cycle ahead.
         """
         offered, coming = self.word[:ROW_BITS], self.ahead.i.payload["data"][:ROW_BITS]
         is_item, is_past = Signal(), Signal()
@@ -475,12 +473,11 @@ class Engine(wiring.Component):
     def _list(self, m: Module) -> None:
         best = self.top_k.best
         out, is_row, held_score = self.sink.payload, Signal(init=1), Signal.like(best.score)
-        m.d.sync += self.top_k.pop.eq(0)
         with m.State("RANK"):
             m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
             with m.If(self.left == 1):
                 m.next = "REMAINDER"
-        with m.State("REMAINDER"):  # seen rows that met no item, and words that nobody asked for
+        with m.State("REMAINDER"):  # seen rows that matched no item, and excess words
             with m.If(self.ended):
                 m.next = "LIST"
             with m.Elif(self.source.valid):
@@ -494,7 +491,8 @@ class Engine(wiring.Component):
             with m.If(self.sink.ready):
                 m.d.sync += is_row.eq(~is_row)
                 with m.If(is_row):
-                    m.d.sync += [held_score.eq(best.score), self.top_k.pop.eq(1)]
+                    m.d.sync += held_score.eq(best.score)
+                    m.d.comb += self.top_k.pop.eq(1)
                 with m.Else():
                     m.d.sync += self.listed.eq(self.listed - 1)
                     with m.If(self.listed == 1):

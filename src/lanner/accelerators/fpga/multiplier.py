@@ -1,4 +1,4 @@
-"""A signed multiplier with the three registers of a DSP block, operands, product and output, and one behind it."""
+"""A signed multiplier with the three registers of a DSP block (operands, product, output) and one after it."""
 
 from amaranth.hdl import ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import wiring
@@ -10,7 +10,7 @@ WIDTH = 18
 
 
 class Multiplier(wiring.Component):
-    """``p = a · b``, ``LATENCY`` cycles later. At most 18 bits an operand."""
+    """``p = a · b``, ``LATENCY`` cycles later. Operands have at most 18 bits."""
 
     def __init__(self, kind: str, a_bits: int, b_bits: int) -> None:
         assert max(a_bits, b_bits) <= WIDTH
@@ -29,7 +29,7 @@ class Multiplier(wiring.Component):
     def _instance(self, m: Module) -> None:
         a, b, p = Signal(signed(WIDTH)), Signal(signed(WIDTH)), Signal(2 * WIDTH)
         m.d.comb += [a.eq(self.a), b.eq(self.b)]
-        m.d.sync += self.p.eq(p[: len(self.p)].as_signed())  # what adds need not wait for the block's output
+        m.d.sync += self.p.eq(p[: len(self.p)].as_signed())  # so that adders need not wait for the block's output
         clocks = {
             f"p_REG_{register}_{line}": f"{line}0"
             for register in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")

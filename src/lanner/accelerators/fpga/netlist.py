@@ -1,7 +1,7 @@
-"""From the design to what other tools read: RTLIL, Verilog, a placed and routed bitstream and its report.
+"""From the design to tool outputs: RTLIL, Verilog, a placed and routed bitstream and its report.
 
-Yosys and nextpnr are WebAssembly from the package index; their first run takes a minute to compile. They run as
-subprocesses, for each ends its process where it fails.
+Yosys and nextpnr are WebAssembly packages from PyPI; their first run takes a minute to compile. They run as
+subprocesses, since they exit the process on failure.
 """
 
 import json
@@ -25,7 +25,7 @@ PACKAGE, SPEED_GRADE = "CABGA381", 6
 
 @dataclass(frozen=True)
 class Device:
-    """An ECP5 by nextpnr's name of its size. block_rams: of 18 kbit. multipliers: of 18 × 18 bits."""
+    """An ECP5. size: nextpnr's name. block_rams: of 18 kbit. multipliers: of 18 × 18 bits."""
 
     size: str
     logic_cells: int
@@ -38,7 +38,7 @@ DEVICES = {"ecp5-25f": Device("25k", 24_288, 56, 28), "ecp5-85f": Device("85k", 
 
 @dataclass(frozen=True)
 class Routed:
-    """What one seed of place and route gave. mhz: the slowest path's. used: cells by kind."""
+    """Result of place and route with one seed. mhz: of the slowest clock. used: cells by kind."""
 
     seed: int
     mhz: float
@@ -51,10 +51,10 @@ def multipliers(parameters: Parameters) -> int:
 
 
 def check_device(parameters: Parameters, name: str) -> Device:
-    """The device, where an engine fits it by its memories and multipliers.
+    """The device, if its memories and multipliers suffice for the engine.
 
     Raises:
-        ConfigError: an unknown device, or too small a one; says by how much, and what would fit.
+        ConfigError: the device is unknown or too small; says by how much, and what would fit.
     """
     if name not in DEVICES:
         raise ConfigError(f"unknown device '{name}'; known: {', '.join(DEVICES)}")
@@ -64,9 +64,7 @@ def check_device(parameters: Parameters, name: str) -> Device:
         ("multipliers", multipliers(parameters), device.multipliers, "fewer lanes"),
     ):
         if needed > given:
-            raise ConfigError(
-                f"{name} has {given} {what}, {needed} are needed: {needed - given} too many; use {advice}"
-            )
+            raise ConfigError(f"{name} has {given} {what}, {needed} are needed: {needed - given} too few; use {advice}")
     return device
 
 
@@ -76,10 +74,10 @@ def rtlil_of(parameters: Parameters) -> str:
 
 
 def tool(package: str, arguments: Sequence[str], folder: Path, timeout_s: float) -> str:
-    """Run a tool of the package index in a folder; its standard output.
+    """Run a tool from PyPI in a folder; returns its standard output.
 
     Raises:
-        MissingExtraError: it is not installed. ConfigError: it failed; says its last line.
+        MissingExtraError: it is not installed. ConfigError: it failed; quotes its last line.
     """
     module = package.replace("-", "_")
     optional_module(module, package, "fpga", "place and route")
@@ -120,7 +118,7 @@ def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) ->
 def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
     """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
 
-    mhz: what the tool aims at. Its first router does not end on wide designs, so the second is used.
+    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used.
     """
     report = f"report.{seed}.json"
     arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--freq", str(mhz)]
@@ -131,7 +129,7 @@ def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0,
 
 
 def routed_of(report: dict[str, Any], seed: int) -> Routed:
-    """nextpnr's report."""
+    """The result in nextpnr's report."""
     slowest = min(float(clock["achieved"]) for clock in report["fmax"].values())
     used = {kind: int(one["used"]) for kind, one in report["utilization"].items() if one["used"]}
     return Routed(seed, slowest, used)
@@ -148,7 +146,7 @@ def bitstream(folder: Path, seed: int, timeout_s: float = 600) -> Path:
 def estimated_cells(
     parameters: Parameters, folder: Path, family: str = "xcup", timeout_s: float = 3600
 ) -> dict[str, int]:
-    """Cells by kind that ``synth_xilinx`` maps an engine to: an estimate, for nothing is placed."""
+    """Cells by kind that ``synth_xilinx`` maps an engine to: an estimate, since nothing is placed."""
     (folder / "engine.il").write_text(rtlil_of(parameters))
     script = (
         f"read_rtlil engine.il; synth_xilinx -family {family} -top {TOP} -flatten; tee -o cells.txt stat -tech xilinx"

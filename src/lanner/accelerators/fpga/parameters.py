@@ -1,4 +1,4 @@
-"""Sizes of an accelerator, fixed when it is built, and what they imply."""
+"""Build-time sizes of an accelerator, and derived values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from lanner.errors import ConfigError
 
 
 def log2(number: int) -> int:
-    """Bits that count up to ``number`` values: ⌈log2 number⌉."""
+    """Bits needed for ``number`` values: ⌈log2 number⌉."""
     return (number - 1).bit_length()
 
 
@@ -19,7 +19,7 @@ class Parameters:
     dimensions: int = 64
     """Length of a vector."""
     lanes: int = 64
-    """Multipliers of the array: codes that are multiplied in a cycle."""
+    """Multipliers of the array: codes multiplied per cycle."""
     rows: int = 4096
     """Vectors on chip: items where source and target share one table, else twice the items."""
     items: int = 4096
@@ -29,7 +29,7 @@ class Parameters:
     score_shift: int = 14
     """The contract's p."""
     requantisers: int = 4
-    """Elements of the user vector that are requantised in a cycle."""
+    """Elements of the user vector requantised per cycle."""
     item_to_item: bool = False
     """Whether item-to-item rows, which come with each request, add to the scores."""
     multiplier: Literal["inferred", "ecp5"] = "inferred"
@@ -53,7 +53,7 @@ class Parameters:
 
     @property
     def beats(self) -> int:
-        """Cycles in which one vector passes the array."""
+        """Cycles that a vector takes to pass through the array."""
         return self.dimensions // self.lanes
 
     @property

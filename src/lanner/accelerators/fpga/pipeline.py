@@ -1,4 +1,4 @@
-"""What pipelines are made of: delays, copies of lines that reach far, and buffers of streams."""
+"""Pipeline building blocks: delays, register copies for high-fan-out lines, and stream buffers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _SHARING = 8
 
 
 def delayed(m: Module, value: Any, cycles: int, name: str) -> Any:
-    """The value so many cycles later."""
+    """The value, ``cycles`` cycles later."""
     for stage in range(cycles):
         register = Signal.like(value, name=f"{name}_{stage + 1}")
         m.d.sync += register.eq(value)
@@ -20,9 +20,9 @@ def delayed(m: Module, value: Any, cycles: int, name: str) -> Any:
 
 
 def copies(m: Module, value: Any, number: int, name: str) -> list[Any]:
-    """The value a cycle later, in so many registers: each has a part of the chip to reach.
+    """The value a cycle later, in ``number`` registers, each driving a part of the chip.
 
-    ``netlist.synthesise`` keeps them, where synthesis would make one of registers that are alike.
+    ``netlist.synthesise`` keeps them; synthesis would otherwise merge identical registers.
     """
     registers = [Signal.like(value, name=f"{name}_copy{copy}", attrs={"keep": 1}) for copy in range(number)]
     m.d.sync += [register.eq(value) for register in registers]
@@ -30,7 +30,7 @@ def copies(m: Module, value: Any, number: int, name: str) -> list[Any]:
 
 
 def shared(m: Module, value: Any, members: int, name: str) -> list[Any]:
-    """The value a cycle later, for each of so many members, of which neighbours share a copy."""
+    """The value a cycle later for each of ``members`` members; neighbours share a register copy."""
     registers = copies(m, value, -(-members // _SHARING), name)
     return [registers[member // _SHARING] for member in range(members)]
 
@@ -59,9 +59,9 @@ class SkidBuffer(wiring.Component):
 
 
 class Ahead(wiring.Component):
-    """A register in a stream that says what it will offer in the next cycle, so that it can be looked at before.
+    """A stream register that exposes what it will offer in the next cycle, for lookahead.
 
-    moves: in the next cycle it offers what comes in. Ready passes through.
+    moves: in the next cycle it offers the current input. Ready is passed through combinationally.
     """
 
     def __init__(self, shape: Any) -> None:

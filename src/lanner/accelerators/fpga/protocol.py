@@ -1,15 +1,15 @@
-"""The words between host and accelerator. Every backend is sent the same, and answers the same.
+"""The word protocol between host and accelerator, the same for every backend.
 
-A packet is a run of 32-bit words, the last of which is marked. The first word holds the operation in bits 28 … 31.
+A packet is a sequence of 32-bit words, the last of which is marked. The first word holds the operation in bits 28 … 31.
 
 - LOAD_ROWS: address (in words of four codes, a multiple of a beat's) in bits 0 … 23; then codes.
 - LOAD_ITEMS: first row in bits 0 … 23; then an item in two words: target_scale | source_scale << 16, bias.
 - REQUEST: n in bits 0 … 15, k in bits 16 … 23; multiplier | shift << 16; number of seen rows; then n words
-  row | weight << 20; then the seen rows, ascending. With an item-to-item part: multiplier and shift of its sums behind
-  those of the vector, and behind each history word its row: scale | entries << 12, then the entries item | code << 20.
+  row | weight << 20; then the seen rows, ascending. With an item-to-item part: multiplier and shift of its sums after
+  those of the vector, and after each history word its row: scale | entries << 12, then the entries item | code << 20.
 
-The answer to a request is k pairs row, score, then a word of ``Status`` bits, 0 where the list holds. A row
-of −1 says that no item was left. Bits stay in the register STATUS until 1 is written to them.
+The answer to a request is k pairs row, score, then a word of ``Status`` bits, 0 if the list is valid. A row of −1 means
+that no item was left. Bits stay set in the register STATUS until 1 is written to them.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class Operation(IntEnum):
-    """What a packet is."""
+    """Packet types."""
 
     LOAD_ROWS = 1
     LOAD_ITEMS = 2
@@ -47,7 +47,7 @@ class Register(IntEnum):
 
 
 class Status(IntFlag):
-    """What was wrong with a packet, or with a write to a register."""
+    """Errors of a packet or of a register write."""
 
     BUSY = 1
     UNKNOWN_OPERATION = 2
@@ -70,7 +70,7 @@ def _packet(operation: Operation, argument: int, *parts: NDArray[np.integer] | S
 
 
 def check_fits(contract: Contract, parameters: Parameters) -> None:
-    """Raises ``ConfigError``, with what would fit, where an accelerator cannot hold a contract."""
+    """Raises ``ConfigError`` if a contract does not fit an accelerator; says what would fit."""
     rows = contract.num_items * (1 if contract.tied else 2)
     for name, needed, given in (
         ("dimensions", contract.dimensions, parameters.dimensions),
@@ -86,12 +86,12 @@ def check_fits(contract: Contract, parameters: Parameters) -> None:
             f"the contract's score shift is {contract.score_shift}, the accelerator's {parameters.score_shift}"
         )
     if (contract.sparse is not None) != parameters.item_to_item:
-        has = ("no", "an") if contract.sparse is None else ("an", "no")
-        raise ConfigError(f"the model has {has[0]} item-to-item part, the accelerator was built for {has[1]} such part")
+        has = ("no", "one") if contract.sparse is None else ("an", "none")
+        raise ConfigError(f"the model has {has[0]} item-to-item part, the accelerator was built for {has[1]}")
 
 
 def load(contract: Contract, parameters: Parameters) -> list[Packet]:
-    """Packets that bring a contract's tables onto the chip; source rows first, target rows behind them unless tied."""
+    """Packets that load a contract's tables onto the chip: source rows first, then target rows unless tied."""
     check_fits(contract, parameters)
     wide = ((0, 0), (0, parameters.dimensions - contract.dimensions))
     words = parameters.dimensions // 4
@@ -119,7 +119,7 @@ def settings(contract: Contract) -> dict[Register, int]:
 
 
 def request_packet(request: Request, sparse: SparseCodes | None = None) -> Packet:
-    """One user's question. sparse: the contract's, whose rows of the history go along."""
+    """One user's request. sparse: the contract's item-to-item codes, whose history rows are included."""
     history = request.rows | request.weights << ROW_BITS
     scales = [request.user.multiplier | request.user.shift << 16]
     if sparse is not None:
@@ -138,11 +138,11 @@ def _row(sparse: SparseCodes, row: int) -> NDArray[np.int64]:
 
 
 def answer_words(k: int) -> int:
-    """Words of an answer."""
+    """Number of words of an answer."""
     return 2 * k + 1
 
 
 def read_answer(words: NDArray[np.uint32]) -> tuple[Answer, Status]:
-    """The list, and whether it holds."""
+    """The list and its status."""
     pairs = words[:-1].reshape(-1, 2).view(np.int32).astype(np.int64)
     return Answer(pairs[:, 0], pairs[:, 1]), Status(int(words[-1]))

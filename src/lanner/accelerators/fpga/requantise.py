@@ -1,4 +1,4 @@
-"""From sums to the user vector: times a multiplier, shifted, rounded and clamped."""
+"""From sums to the user vector: multiplied, shifted, rounded and clamped."""
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -16,7 +16,7 @@ _WIDE = ACCUMULATOR_BITS + MULTIPLIER_BITS + 2
 class Requantise(wiring.Component):
     """``result = clamp((value · multiplier + 2^(shift-1)) >> shift)``, ``LATENCY`` cycles later; shift 0 … 47.
 
-    ``multiplier`` and ``shift`` must have stood for a cycle before the first value.
+    ``multiplier`` and ``shift`` must be stable one cycle before the first value.
     """
 
     def __init__(self, kind: str, bits: int) -> None:

@@ -1,6 +1,6 @@
-"""The neighbour sampler: addresses of a random subset of a node's neighbours in a CSR list, one a cycle.
+"""The neighbour sampler: addresses of a random subset of a node's neighbours in a CSR list, one per cycle.
 
-``accelerators/sampling.py`` says which. Where a node has no more than ``fanout`` neighbours, all are taken.
+``accelerators/sampling.py`` defines the subset. If a node has at most ``fanout`` neighbours, all are taken.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -11,15 +11,15 @@ from lanner.accelerators.contract import ROW_BITS
 from lanner.accelerators.sampling import MAX_FANOUT
 
 NODE = data.StructLayout({"first": 32, "degree": ROW_BITS, "fanout": 5, "seed": 32})
-"""first: address of the node's list. fanout: 1 … 16. seed: 0 where the generator goes on from the node before."""
+"""first: address of the node's list. fanout: 1 … 16. seed: 0 to continue the generator from the previous node."""
 NEIGHBOUR = data.StructLayout({"address": 32, "last": 1})
-"""last: the node's last. A node without neighbours has none."""
+"""last: the node's last neighbour. A node without neighbours yields none."""
 DRAW = data.StructLayout({"first": 32, "highest": ROW_BITS, "begins": 1, "last": 1, "listed": 1})
 _HALF = 16
 
 
 class Sampler(wiring.Component):
-    """A node is taken in a cycle, then a neighbour leaves each cycle; a full output holds everything."""
+    """Accepts a node in one cycle, then emits a neighbour per cycle; back-pressure stalls the whole pipeline."""
 
     def __init__(self) -> None:
         super().__init__({"nodes": In(stream.Signature(NODE)), "neighbours": Out(stream.Signature(NEIGHBOUR))})
@@ -40,7 +40,7 @@ class Sampler(wiring.Component):
         return m
 
     def _draws(self, m: Module, goes: Signal) -> tuple[Signal, data.View, Signal]:
-        """One draw a cycle while a node is at work; the generator's word with it."""
+        """One draw per cycle while a node is processed, together with the generator's word."""
         node = self.nodes.payload
         state, drawn, active = Signal(32, init=1), Signal(32), Signal()
         draw, left = Signal(DRAW), Signal(5)

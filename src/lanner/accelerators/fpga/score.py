@@ -1,4 +1,4 @@
-"""From a dot product to a score: times the target's scale, shifted and rounded, plus the bias, clamped."""
+"""From a dot product to a score: multiplied by the target's scale, shifted, rounded, biased and clamped."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -19,7 +19,7 @@ LARGEST = 2 ** (SCORE_BITS - 1) - 1
 class Score(wiring.Component):
     """``score = clamp(round(dot · scale >> p) + bias + extra)``, ``LATENCY`` cycles later.
 
-    extra comes ``EXTRA_AFTER`` cycles later than the others.
+    extra is expected ``EXTRA_AFTER`` cycles after the other inputs.
     """
 
     def __init__(self, parameters: Parameters) -> None:

@@ -14,11 +14,11 @@ from lanner.accelerators.fpga.protocol import Packet, Register
 
 
 class SimulationError(AssertionError):
-    """The engine did not finish in time, or broke the rules of its streams."""
+    """The engine did not finish in time, or violated the stream protocol."""
 
 
 class SimulatedEngine:
-    """One engine that is sent packets and register accesses, a script at a time."""
+    """Runs an engine on scripts of packets and register accesses."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._engine = Engine(parameters)
@@ -34,7 +34,7 @@ class SimulatedEngine:
         seed: int = 0,
         limit: int = 20_000,
     ) -> tuple[list[NDArray[np.uint32]], list[int]]:
-        """The first so many answers, and after each the register CYCLES.
+        """The first ``answers`` answers, and the register CYCLES after each.
 
         registers: written first. offered, taken: share of cycles in which the host offers a word, or takes one.
 

@@ -1,4 +1,4 @@
-"""An accelerator with external memory in Amaranth's simulator, beside a memory that keeps the times of a chip."""
+"""An accelerator with external memory in Amaranth's simulator, with a timing-accurate memory model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -66,10 +66,10 @@ def run_batches(
 def run_reader(
     word_bits: int, memory: Memory, runs: Runs, *, limit: int = 5_000_000
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Cycles from the first command to the last word of such runs, and the first and last word of each.
+    """Cycles from the first command to the last word of the runs, and the first and last word of each.
 
     Raises:
-        SimulationError: a run's words do not come with its tag, or not all within ``limit`` cycles.
+        SimulationError: a run's words have the wrong tag, or not all arrive within ``limit`` cycles.
     """
     m, reader, cycle, ends, cycles = Module(), BurstReader(word_bits), Signal(32), list[tuple[int, int]](), 0
     m.submodules.reader = reader

@@ -1,4 +1,4 @@
-"""The weighted sum of item-to-item rows: one entry a cycle into a memory with a sum for each item."""
+"""The weighted sum of item-to-item rows: one entry per cycle into a memory with a sum for each item."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
@@ -13,10 +13,10 @@ from lanner.accelerators.fpga.pipeline import delayed
 
 READ_LATENCY = 2
 ENTRIES_APART = 3
-"""Cycles between two entries of one item, which a sum needs to be written before it is read again. Items of a row are
-distinct, and two words come between rows."""
+"""Minimum cycles between two entries of the same item, so that a sum is written before it is read again. Always met:
+items of a row are distinct, and two words come between rows."""
 ADD_CYCLES = coefficient.LATENCY + multiplier.LATENCY + 2
-"""Cycles from an entry until its sum stands."""
+"""Cycles from an entry until its sum is written."""
 
 
 class SparseSums(wiring.Component):
@@ -49,7 +49,7 @@ class SparseSums(wiring.Component):
         writing, reading = sums.write_port(), sums.read_port()
         m.d.comb += [row.weight.eq(self.weight), row.scale.eq(self.scale)]
         m.d.comb += [product.a.eq(delayed(m, self.code, coefficient.LATENCY, "code")), product.b.eq(row.c)]
-        # The memory is read so that its sum meets the product.
+        # The read is timed so that the sum arrives together with the product.
         before_read = coefficient.LATENCY + multiplier.LATENCY - 1
         item = delayed(m, self.item, before_read, "item")
         adds = delayed(m, self.add, before_read, "add")

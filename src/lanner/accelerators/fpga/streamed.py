@@ -1,4 +1,4 @@
-"""An accelerator for catalogues in external memory: targets pass once for a batch of users, sources are gathered.
+"""An accelerator for catalogues in external memory: targets are streamed once per batch of users, sources gathered.
 
 ::
 
@@ -9,8 +9,8 @@
     for each user: array ─► dot product ─► score ─► top k ─► words
                └─► aggregate ─► requantise ─► user vectors        (of one user after another, before targets pass)
 
-Every user's codes are multiplied in the cycle in which a word comes, so the memory is never waited upon. Coefficients
-of history entries come from the host, which has the scales of sources. See ``batches.py`` for words and memory.
+A word is multiplied for all users in the cycle in which it arrives, so the memory is never stalled. Coefficients of
+history entries come from the host, which has the source scales. See ``batches.py`` for words and memory layout.
 """
 
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Batch:
 
 
 def to_place(sizes: Parameters) -> int:
-    """Cycles from the last word of a target until it has its place in the lists."""
+    """Cycles from the last word of a target until it is placed in the lists."""
     return 1 + array.LATENCY + dot_product.latency(sizes) + score.LATENCY + top_k.latency(sizes.k)
 
 
@@ -127,13 +127,13 @@ class Streamed(wiring.Component):
         self.number, self.user = Signal(8), Signal(8)
         self.multiplier, self.shift = Signal(MULTIPLIER_BITS), Signal(6)
         self.left, self.seen_left = Signal(ROW_BITS), Signal(16)
-        """Words that are still to come, or cycles."""
+        """Remaining words, or cycles."""
         m.d.comb += self.aggregate.clear.eq(self.begins | self.emptied)
 
     # --- datapath ----------------------------------------------------------------------------------------------------
 
     def _targets_and_codes(self, m: Module) -> None:
-        """What came, a cycle later: codes with the place that they have in a vector, or the head of a target."""
+        """Registers the received word: codes with their position in a vector, or the head of a target."""
         sizes, word = self.batch.sizes, self.reader.word
         last_place = Mux(self.scoring, sizes.beats, sizes.beats - 1)
         place, row = Signal(range(sizes.beats + 1)), Signal(ROW_BITS)
@@ -209,7 +209,7 @@ class Streamed(wiring.Component):
         return reading.data
 
     def _seen(self, m: Module, user: int) -> Any:
-        """Whether the user has seen the target whose codes come; seen rows are met in order."""
+        """Whether the user has seen the current target; seen rows are matched in order."""
         depth = self.batch.seen
         m.submodules[f"seen{user}"] = rows = memory.Memory(shape=ROW_BITS, depth=depth, init=[])
         writing, reading = rows.write_port(), rows.read_port()
@@ -227,7 +227,7 @@ class Streamed(wiring.Component):
         return is_seen
 
     def _requantised(self, m: Module) -> None:
-        """Elements of a user vector go where they belong, one a cycle."""
+        """Writes the elements of a user vector, one per cycle."""
         sizes, element = self.batch.sizes, Signal(range(self.batch.sizes.dimensions))
         written = delayed(m, self.aggregate.shift, 1 + requantise.LATENCY, "requantised")
         lane_bits = log2(sizes.lanes)
@@ -322,7 +322,7 @@ class Streamed(wiring.Component):
         m.d.comb += [burst.address.eq(address), burst.count.eq(count)]
 
     def _once_idle(self, m: Module, state: str, following: str) -> None:
-        """A state that lasts until ``left`` cycles after the last word of memory came."""
+        """A state that lasts until ``left`` cycles after the last word from memory."""
         with m.State(state):
             with m.If(self.reader.idle):
                 m.d.sync += self.left.eq(self.left - 1)

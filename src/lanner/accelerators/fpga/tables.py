@@ -12,9 +12,9 @@ from lanner.accelerators.fpga.pipeline import copies, delayed
 
 ROW_LATENCY, ITEM_LATENCY = 5, 3
 _BANK = 2048
-"""Words of a bank: the depth of a block RAM, so that each has a register of its own before the multiplexer."""
+"""Words of a bank: the depth of a block RAM, so that each has its own register before the multiplexer."""
 _COLUMN = 72
-"""Bits of a word whose memories, eight of 9 bits in a bank, share addresses of their own."""
+"""Bits of a word whose memories, eight of 9 bits per bank, share a copy of the addresses."""
 
 ITEM = data.StructLayout(
     {"target_scale": unsigned(TARGET_SCALE_BITS), "source_scale": unsigned(COEFFICIENT_BITS), "bias": signed(32)}
@@ -22,9 +22,9 @@ ITEM = data.StructLayout(
 
 
 class RowTable(wiring.Component):
-    """Codes, ``lanes`` of them a word: ``data`` holds word ``address`` after ``ROW_LATENCY`` cycles.
+    """Codes, ``lanes`` per word: ``data`` holds word ``address`` after ``ROW_LATENCY`` cycles.
 
-    push: 32 bits of a word, the lowest first. write: with the last of them, the word goes to ``write_address``.
+    push: shift in 32 bits of a word, lowest first. write: with the last of them, store the word at ``write_address``.
     """
 
     def __init__(self, parameters: Parameters) -> None:

@@ -1,4 +1,4 @@
-"""An engine compiled by Verilator: the same cycles as in Amaranth's simulator, hundreds of thousands a second."""
+"""An engine compiled by Verilator: cycle-identical to Amaranth's simulator, at hundreds of thousands of cycles/s."""
 
 import subprocess
 import sys
@@ -32,10 +32,10 @@ class Run:
 
 
 class VerilatedEngine:
-    """Builds in ``folder`` unless it has been; needs the extra ``fpga``, make and a C++ compiler."""
+    """Builds in ``folder`` unless already built; needs the extra ``fpga``, make and a C++ compiler."""
 
     def __init__(self, parameters: Parameters, folder: Path) -> None:
-        """Raises ``MissingExtraError`` or ``ConfigError`` where a tool is absent or fails."""
+        """Raises ``MissingExtraError`` or ``ConfigError`` if a tool is missing or fails."""
         self._folder, self._program = folder, folder / "build" / "Vengine"
         if not self._program.exists():
             self._build(parameters)
@@ -65,7 +65,7 @@ class VerilatedEngine:
         offered: float = 1.0,
         taken: float = 1.0,
     ) -> Run:
-        """lists: k of each answer that must come. offered, taken: share of cycles in which the host is ready.
+        """lists: k of each expected answer. offered, taken: share of cycles in which the host sends, or is ready.
 
         Raises:
             ConfigError: the engine stopped before all answers came.

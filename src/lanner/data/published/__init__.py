@@ -1,4 +1,4 @@
-"""Datasets that others publish: where each is, under what terms, and how it gets to this machine."""
+"""Published datasets: where each is, under what terms, and how to download it."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ from lanner.errors import ConfigError, DataError, Interrupted, StorageError, nea
 from lanner.settings import build, read_toml
 
 MARKER = ".lanner-fetched"
-"""In a folder that was fetched: what, whence, when, as JSON. No reader of a format takes it for one of its files."""
+"""Provenance file of a downloaded folder: what, from where, when, as JSON. No reader mistakes it for data."""
 _MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a dataset. sha256: empty where nobody vouches for one. at_most_mb: what is longer is refused.
+    """A file of a dataset. sha256: empty if none is published. at_most_mb: larger files are rejected.
 
-    unpacked_at_most_mb: of an archive, which is unpacked; 0: no archive.
+    unpacked_at_most_mb: size limit of an unpacked archive; 0: not an archive.
     """
 
     url: str
@@ -39,8 +39,8 @@ class PublishedFile:
 class PublishedDataset:
     """One entry of the list.
 
-    format: which of ``SOURCES`` reads its folder; empty: a recipe does. files: empty where the terms or the
-    publisher's page do not let a program download it; by_hand then says what to do.
+    format: which of ``SOURCES`` reads its folder; empty: a recipe does. files: empty if the terms or the
+    publisher's page do not let a program download it; by_hand then gives the manual steps.
     """
 
     name: str
@@ -57,12 +57,12 @@ class PublishedDataset:
 
     @property
     def way(self) -> str:
-        """How one gets it: bundled, download, or by hand."""
+        """How to get it: bundled, download, or by hand."""
         return "bundled" if self.bundled else "download" if self.files else "by hand"
 
     @property
     def folder(self) -> Path:
-        """Where it goes if nothing else is said: inside ``LANNER_DATA``, else among the user's data."""
+        """Default folder: in ``LANNER_DATA``, else in the user's data directory."""
         return data_root() / self.name
 
 
@@ -81,7 +81,7 @@ def published_dataset(name: str) -> PublishedDataset:
     known = published()
     if name not in known:
         near = nearest(name, known)
-        advice = f"did you mean '{near}'?" if near else f"there are: {', '.join(known)}"
+        advice = f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
         raise ConfigError(f"unknown dataset '{name}'; {advice}")
     return known[name]
 
@@ -89,8 +89,8 @@ def published_dataset(name: str) -> PublishedDataset:
 def is_fetched(dataset: PublishedDataset, folder: Path) -> bool:
     """Whether the folder holds this dataset already, as ``fetch`` left it."""
     try:
-        told = json.loads((folder / MARKER).read_bytes())
-        return bool(told["name"] == dataset.name)
+        marker = json.loads((folder / MARKER).read_bytes())
+        return bool(marker["name"] == dataset.name)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -100,14 +100,14 @@ def fetch(
     folder: Path,
     progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
 ) -> Path:
-    """Download a dataset into ``folder``, which appears when everything in it was verified.
+    """Download a dataset into ``folder``, which appears once everything in it is verified.
 
-    What came before it was stopped or broke off is kept in ``.NAME.download`` beside the folder, for the next call.
+    A partial download is kept in ``.NAME.download`` beside the folder, for the next call.
 
     Args:
-        dataset: one with files.
+        dataset: one with downloadable files.
         folder: must not exist, or be empty, or hold this dataset already.
-        progress: given a file's name, what is told of its bytes.
+        progress: returns a file's progress callback, given its name.
 
     Raises:
         ConfigError: no program may download it. StorageError: the folder holds something else, or the disk is too
@@ -118,7 +118,7 @@ def fetch(
     if is_fetched(dataset, folder):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StorageError(f"{folder}: holds something else than a fetched {dataset.name}; give another --out")
+        raise StorageError(f"{folder}: holds something other than a fetched {dataset.name}; give another --out")
     work = folder.absolute().with_name(f".{folder.name}.download")
     draft = work / "unpacked"
     try:
@@ -133,11 +133,13 @@ def fetch(
                 _unpack(path, draft, one.unpacked_at_most_mb * _MB)
             else:
                 shutil.copyfile(path, draft / one.name)
-        told = {**asdict(dataset), "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        (draft / MARKER).write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        marker = {**asdict(dataset), "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        (draft / MARKER).write_text(json.dumps(marker, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         draft.replace(folder)
     except KeyboardInterrupt:
-        raise Interrupted(f"{folder}: stopped; what came is kept in {work}; run the same command to go on") from None
+        raise Interrupted(
+            f"{folder}: stopped; the partial download is kept in {work}; run the same command to resume"
+        ) from None
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
     shutil.rmtree(work, ignore_errors=True)
@@ -145,7 +147,7 @@ def fetch(
 
 
 def _unpack(archive: Path, draft: Path, at_most: int) -> None:
-    """An archive that cannot be trusted is not kept for the next call."""
+    """Unpack an archive; an untrusted one is not kept for the next call."""
     try:
         unpack(archive, draft, at_most=at_most)
     except DataError:
@@ -154,7 +156,7 @@ def _unpack(archive: Path, draft: Path, at_most: int) -> None:
 
 
 def _check_space(dataset: PublishedDataset, work: Path) -> None:
-    """Raises ``StorageError`` where the disk cannot hold what the bounds allow."""
+    """Raises ``StorageError`` if the disk cannot hold what the limits allow."""
     needed = sum(one.at_most_mb + (one.unpacked_at_most_mb or one.at_most_mb) for one in dataset.files) * _MB
     free = shutil.disk_usage(work).free
     if free < needed:

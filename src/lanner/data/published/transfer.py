@@ -1,7 +1,7 @@
-"""Download a file so that it is whole and right, or not there: resumed by ``Range``, bounded, its checksum verified.
+"""Atomic, verified file downloads: resumed by ``Range``, limited in size, checked against a checksum.
 
-While it comes it has the name ``FILE.part``; ``FILE.part.etag`` beside it says which version of the file the server
-gave, so that a resumed download (``If-Range``) never joins two.
+During the download the file is named ``FILE.part``; ``FILE.part.etag`` beside it records the server's version of the
+file, so that a resumed download (``If-Range``) never mixes two versions.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from typing import Any
 from lanner.errors import DataError
 
 Progress = Callable[[int, int | None], None]
-"""Told the bytes that are there, and those of the whole file where the server says."""
+"""Called with the bytes received, and the total if the server reports it."""
 ATTEMPTS = 5
-"""In a row without a byte more; then it is given up, and what came is kept."""
+"""Consecutive attempts without progress before giving up; received bytes are kept."""
 TIMEOUT_S = 60.0
 _PIECE = 1 << 18
 _PARTIAL, _RANGE_REFUSED = 206, 416
@@ -33,18 +33,18 @@ def download(
     progress: Progress = lambda done, total: None,
     pause: Callable[[float], Any] = time.sleep,
 ) -> Path:
-    """``url`` at ``path``; a file that is there already is verified and kept.
+    """Download ``url`` to ``path``; an existing file is verified and kept.
 
     Args:
-        url: https, or http where the list says so; no redirect leads from the first to the second.
+        url: https, or http if the list says so; redirects from https to http are rejected.
         path: the file; its folder must exist.
-        sha256: what it must be; empty: not verified.
-        at_most: bytes; a longer file is refused.
-        progress: called after each piece.
-        pause: waits so many seconds between attempts.
+        sha256: expected checksum; empty: not verified.
+        at_most: bytes; a larger file is rejected.
+        progress: called after each chunk.
+        pause: sleeps for the given seconds between attempts.
 
     Raises:
-        DataError: the server refuses, the connection keeps breaking, the file is too long, or its checksum is another.
+        DataError: the server refuses, the connection keeps breaking, the file is too long, or its checksum differs.
     """
     part = path.with_name(f"{path.name}.part")
     if not path.exists():
@@ -56,16 +56,16 @@ def download(
                 break
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
-                    raise DataError(f"the server refuses it ({error.code} {error.reason})", path=url) from None
+                    raise DataError(f"the server refused the request ({error.code} {error.reason})", path=url) from None
                 problem: Exception = error
             except (OSError, HTTPException) as error:
                 problem = error
-            except DataError:  # not the known file: nothing of it is of use
+            except DataError:  # not the expected file: discard it
                 part.unlink(missing_ok=True)
                 raise
             failures = 0 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
-                kept = f"; {_size(part):,} bytes are kept, the same command goes on" if _size(part) else ""
+                kept = f"; {_size(part):,} bytes are kept, the same command resumes" if _size(part) else ""
                 raise DataError(f"cannot be downloaded ({problem}){kept}", path=url) from problem
             pause(min(2.0**failures, 30.0))
         part.replace(path)
@@ -75,16 +75,16 @@ def download(
         path.unlink()
         raise DataError(
             f"the checksum is {found}, expected {sha256}; the file was removed: the publisher changed it, or it was "
-            "changed on the way",
+            "changed in transit",
             path=url,
         )
     return path
 
 
 def _receive(url: str, part: Path, at_most: int, progress: Progress) -> None:
-    """What is missing of ``part``; raises ``OSError`` or ``HTTPException`` where the connection breaks."""
+    """Receive the missing bytes of ``part``; raises ``OSError`` or ``HTTPException`` if the connection breaks."""
     done, etag = _size(part), _etag(part)
-    # Without a tag of a version nothing says that what is there belongs to what would come.
+    # Without a version tag, the received bytes may belong to another version.
     tag = etag.read_text(encoding="utf-8") if done and etag.exists() else ""
     headers = {"User-Agent": "lanner", "Accept-Encoding": "identity"}
     headers |= {"Range": f"bytes={done}-", "If-Range": tag} if tag else {}
@@ -93,17 +93,17 @@ def _receive(url: str, part: Path, at_most: int, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code != _RANGE_REFUSED:
             raise
-        part.unlink()  # longer than the file is now: begin anew
+        part.unlink()  # longer than the current file: start over
         raise ConnectionError(str(error)) from None
     with answer:
         resumed = answer.status == _PARTIAL
         if resumed and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {done}-"):
             part.unlink()
-            raise ConnectionError("the server answered with another range than was asked for")
+            raise ConnectionError("the server sent a different range than requested")
         done = done if resumed else 0
         etag.write_text(_version(answer), encoding="utf-8")
-        told = answer.headers.get("Content-Length")
-        total = None if told is None else done + int(told)
+        content_length = answer.headers.get("Content-Length")
+        total = None if content_length is None else done + int(content_length)
         _check_length(url, total or 0, at_most)
         with part.open("ab" if resumed else "wb") as file:
             while piece := answer.read(_PIECE):
@@ -116,14 +116,14 @@ def _receive(url: str, part: Path, at_most: int, progress: Progress) -> None:
 
 
 def _version(answer: HTTPResponse) -> str:
-    """What ``If-Range`` takes: a strong tag, else the date of the file; empty where the server gives neither."""
+    """The value for ``If-Range``: a strong ETag, else the file's date; empty if the server gives neither."""
     tag = answer.headers.get("ETag") or ""
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified") or ""
 
 
 def _check_length(url: str, length: int, at_most: int) -> None:
     if length > at_most:
-        raise DataError(f"{length:,} bytes or more, expected at most {at_most:,}; it is not the known file", path=url)
+        raise DataError(f"{length:,} bytes or more, expected at most {at_most:,}; not the expected file", path=url)
 
 
 def _digest(path: Path) -> str:
@@ -140,11 +140,11 @@ def _etag(part: Path) -> Path:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """As the library's, but never from https to http."""
+    """Like the library's, but never from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise DataError("the server leads from https to another protocol; refused", path=req.full_url)
+            raise DataError("the server redirects from https to another protocol; refused", path=req.full_url)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -1,4 +1,4 @@
-"""Readers: a module or a recipe for each published format, and a recipe of the caller's for any other."""
+"""Readers: a module or a recipe for each published format, and the caller's own recipe for any other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from lanner.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """A format: does this path look like it, and read it."""
+    """A format: detects whether a path matches, and reads it."""
 
     detect: Callable[[Path], bool]
     read: Callable[[Path], Tables]
 
 
-def _described(name: str) -> Source:
+def _recipe_source(name: str) -> Source:
     """The format that ``<name>.toml`` beside this file describes; files of users and ties may be missing."""
     recipe = Path(__file__).with_name(f"{name}.toml")
 
@@ -39,9 +39,9 @@ def _described(name: str) -> Source:
 SOURCES = {
     "movielens": Source(movielens.detect, movielens.read),
     "amazon": Source(amazon.detect, amazon.read),
-    "yelp": _described("yelp"),
-    "lastfm-hetrec": _described("lastfm-hetrec"),
-    "far-trans": _described("far-trans"),
+    "yelp": _recipe_source("yelp"),
+    "lastfm-hetrec": _recipe_source("lastfm-hetrec"),
+    "far-trans": _recipe_source("far-trans"),
     "lightgcn": Source(lightgcn.detect, lightgcn.read),
     "recbole": Source(recbole.detect, recbole.read),
     "single-file": Source(single.detect, single.read),
@@ -53,11 +53,11 @@ def load(path: Path | str, format: str = "auto") -> Dataset:
     """Read a dataset.
 
     path: a folder, a single file of interactions, a pattern for several (``events-*.csv``), or a recipe (``.toml``).
-    format: ``"auto"`` looks at the files, otherwise a name of ``SOURCES``, or a recipe to read the folder ``path`` by.
-    What a caller should be told of how they were read is in ``warnings`` and ``rejected``.
+    format: ``"auto"`` detects it from the files; else a name in ``SOURCES``, or a recipe for the folder ``path``.
+    Findings of the reader are in ``warnings`` and ``rejected``.
 
     Raises:
-        DataError: nothing there, no format fits, or a file is not what it says.
+        DataError: nothing there, no format matches, or a file is not of its declared format.
         ConfigError: a recipe with an unknown or missing key.
     """
     path = Path(path)
@@ -80,24 +80,24 @@ def bundled(name: str) -> Path:
     recipe = shelf / name / f"{name}.toml"
     if not recipe.is_file():
         known = ", ".join(sorted(one.stem for one in shelf.glob("*/*.toml")))
-        raise DataError(f"no bundled dataset '{name}'; there are: {known}")
+        raise DataError(f"no bundled dataset '{name}'; known: {known}")
     return recipe
 
 
 def _tables(path: Path, format: str) -> Tables:
     if path.suffix == ".toml":
-        return _by_recipe(path, None)
+        return _read_by_recipe(path, None)
     if format.endswith(".toml"):
-        return _by_recipe(Path(format), path)
+        return _read_by_recipe(Path(format), path)
     if format == "auto":
         own = sorted(path.glob("*.toml")) if path.is_dir() else []
-        return _by_recipe(own[0], path) if len(own) == 1 else _detected(path).read(path)
+        return _read_by_recipe(own[0], path) if len(own) == 1 else _detected(path).read(path)
     if format not in SOURCES:
-        raise DataError(f"unknown format '{format}'; known are auto, {', '.join(SOURCES)}, or a recipe (.toml)")
+        raise DataError(f"unknown format '{format}'; known: auto, {', '.join(SOURCES)}, or a recipe (.toml)")
     return SOURCES[format].read(path)
 
 
-def _by_recipe(recipe: Path, folder: Path | None) -> Tables:
+def _read_by_recipe(recipe: Path, folder: Path | None) -> Tables:
     mapping = read_recipe(recipe)
     folder = folder or data_folder(mapping, recipe)
     if not folder.is_dir():

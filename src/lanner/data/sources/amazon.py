@@ -2,7 +2,7 @@
 
 The 2014 metadata are Python literals rather than JSON; they are read with ``ast.literal_eval``, which runs no code.
 Without metadata an item's text is made of its first three reviews: convenient, but they may include reviews that an
-evaluation hides, so figures to be published want the metadata.
+evaluation holds out, so published figures need the metadata.
 
 Source: McAuley Lab, https://amazon-reviews-2023.github.io and https://jmcauley.ucsd.edu/data/amazon.
 """
@@ -102,7 +102,7 @@ def _reviews(folder: Path) -> tuple[Path, _Edition] | None:
 
 
 def _first_keys(path: Path) -> set[str]:
-    """Fields of the first line; none where it is no JSON object."""
+    """Fields of the first line; empty if it is not a JSON object."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             first = json.loads(file.readline())

@@ -1,6 +1,6 @@
-"""A delimited file that holds nothing but plain numbers, read at the speed of the memory.
+"""Fast parser for delimited files of plain numbers only, at the speed of the memory.
 
-General readers must be ready for quotes, escapes and missing cells. A file of ratings has none, and this parser
+General readers must handle quotes, escapes and missing cells. A file of ratings has none, and this parser
 returns None at the first byte that is anything but a canonical number, so that the general reader takes over. An id
 is canonical when writing it again gives the same characters: ``007`` is left to the general reader, as text.
 """
@@ -16,8 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 _SKIP, _INTEGER, _DECIMAL = 0, 1, 2
-_MOST_DIGITS = 15
-"""Up to here every decimal is exact in float64, so that one division rounds as ``float(text)`` does."""
+_MAX_DIGITS = 15
+"""Up to here every decimal is exact in float64, so that one division rounds like ``float(text)``."""
 _NEWLINE, _RETURN, _QUOTE, _DOT, _ZERO = 10, 13, 34, 46, 48
 _ONE = np.uintp(1)
 """Positions are unsigned: a signed index would be tested for being negative at each byte, four times slower."""
@@ -47,7 +47,7 @@ def _number(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, decimal: bool)
     length = at - start
     places = at - point - _ONE if point < end else np.uintp(0)
     bare_point = point == start or (point < end and places == 0)
-    if length == 0 or length > _MOST_DIGITS or bare_point:
+    if length == 0 or length > _MAX_DIGITS or bare_point:
         return value, places, end + _ONE
     padded = data[start] == _ZERO and length > 1 and point != start + _ONE
     return value, places, end + _ONE if padded else at
@@ -75,7 +75,7 @@ def _next_cell(data: NDArray[np.uint8], at: np.uintp, end: np.uintp, separator: 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _next_line(data: NDArray[np.uint8], at: np.uintp, end: np.uintp) -> np.uintp:
-    """Position after the line's end; ``end + 1`` where the line goes on."""
+    """Position after the line's end; ``end + 1`` if the line continues."""
     if at < end and data[at] == _RETURN:
         at += _ONE
     if at == end:
@@ -93,7 +93,7 @@ def _parse(
     row: int,
 ) -> bool:
     """Fill the columns from ``row`` on; True where every byte was understood."""
-    powers, widest = 10.0 ** np.arange(_MOST_DIGITS + 1), np.iinfo(integers.dtype).max
+    powers, widest = 10.0 ** np.arange(_MAX_DIGITS + 1), np.iinfo(integers.dtype).max
     at, end, last = np.uintp(0), np.uintp(len(data)), len(kinds) - 1
     while at < end:
         integer = decimal = 0
@@ -123,7 +123,7 @@ def _chunks(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
     cuts = [0]
     for part in range(1, count):
         at = max(len(data) * part // count, cuts[-1])
-        # A line longer than this is not a row of numbers; the piece is then simply not cut here.
+        # A line longer than this is not a row of numbers; the data is then not cut here.
         newline = np.flatnonzero(data[at : at + 65_536] == _NEWLINE)
         if len(newline):
             cuts.append(at + int(newline[0]) + 1)
@@ -133,7 +133,7 @@ def _chunks(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
 def _fill(
     chunks: list[NDArray[np.uint8]], separator: str, kinds: NDArray[np.uint8], width: type[np.signedinteger]
 ) -> tuple[NDArray[np.signedinteger], NDArray[np.float32]] | None:
-    """(integer columns, decimal columns), one a row; None where a cell is no number or is too wide."""
+    """(integer columns, decimal columns), one per row; None if a cell is not a number or is too wide."""
     marks = np.frombuffer(separator.encode(), np.uint8)
     with ThreadPoolExecutor() as pool:
         lines = np.array(list(pool.map(_count_lines, chunks)))
@@ -150,7 +150,7 @@ def _fill(
 def read_numbers(
     path: Path, *, offset: int, separator: str, integers: Sequence[bool | None]
 ) -> list[NDArray[np.signedinteger] | NDArray[np.float32]] | None:
-    """The asked-for columns of a file of plain numbers, or None where it holds anything else.
+    """The requested columns of a file of plain numbers, or None if it holds anything else.
 
     offset: byte at which the rows begin. integers: for each column of the file True (int32, or int64 where a number
     of the file needs it), False (float32) or None (left out).

@@ -1,4 +1,4 @@
-"""One file to one table: delimited text, JSON lines and Parquet, each error with its file, line and field."""
+"""One file to one table: delimited text, JSON lines and Parquet, with file, line and field in each error."""
 
 import codecs
 import csv
@@ -20,7 +20,7 @@ from lanner.errors import ConfigError, DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = (",", "\t", ";", "|")
-"""Those that are recognised, the likeliest first."""
+"""Recognised separators, the likeliest first."""
 EMPTY = "an empty file, or an empty first line; begin with a header such as user,item"
 _BOM = b"\xef\xbb\xbf"
 _QUOTED = re.compile(r'"[^"]*"')
@@ -72,13 +72,13 @@ def read_file(
     decimals: Iterable[str] = (),
     lists: Iterable[str] = (),
 ) -> Table:
-    """The asked-for columns of one file; a text file's cells stay text unless all of them are plain numbers.
+    """The requested columns of one file; a text file's cells stay text unless all of them are plain numbers.
 
     integers, decimals: columns that a file of plain numbers may give as integers (ids, times) and as float32.
     lists: columns that may hold lists; those of a Parquet file stay lists, those of a JSON file are JSON.
 
     Raises:
-        DataError: no such file, a column that is not there, bytes that are not of the format its name says, or lists
+        DataError: no such file, a missing column, content that does not match the format of its name, or lists
             or objects where one value is expected.
     """
     wanted = list(dict.fromkeys(columns))
@@ -93,7 +93,7 @@ def read_file(
 
 
 def data_suffix(path: Path) -> str:
-    """The end of a file's name that tells its format: ``.csv`` of ``a.csv.gz``."""
+    """The suffix of a file's name that identifies its format: ``.csv`` of ``a.csv.gz``."""
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
@@ -101,21 +101,21 @@ def column_names(path: Path, layout: Layout = Layout()) -> list[str]:
     """The columns of a file of any format (of a JSON file, the fields of its first 1,000 lines).
 
     Raises:
-        DataError: it is not of the format its name says.
+        DataError: its content does not match the format of its name.
     """
     suffix = data_suffix(path)
     if suffix == ".parquet":
         try:
             return list(pl.read_parquet_schema(path))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"not what its name says ({_first_line(error)})", path=path, line=1) from error
+            raise DataError(f"does not match its extension ({_first_line(error)})", path=path, line=1) from error
     if suffix in JSON_SUFFIXES:
         return _fields(path, read_bytes(path))
     return header(path, layout).names
 
 
 def require(names: Sequence[str], wanted: Iterable[str], path: Path, separator: str = "") -> None:
-    """Raise ``DataError`` for the first wanted column that is not among ``names``, or there twice."""
+    """Raise ``DataError`` for the first wanted column that is missing from ``names``, or occurs twice."""
     for name in wanted:
         if not names:
             raise DataError(EMPTY, path=path, line=1)
@@ -133,11 +133,11 @@ def _parquet(path: Path, wanted: list[str], lists: set[str]) -> Table:
         for name in wanted:
             dtype = schema[name]
             if dtype in (pl.Binary, pl.Struct, pl.Object) or (dtype.is_nested() and name not in lists):
-                raise DataError(f"a column of {dtype} values; write one text or number a row", path=path, field=name)
+                raise DataError(f"a column of {dtype} values; write a string or number per row", path=path, field=name)
         frame = pl.read_parquet(path, columns=wanted).select(wanted)
         nested = [name for name in wanted if schema[name].is_nested()]
         frame = frame.with_columns(pl.col(nested).cast(pl.List(pl.String)))
-        return Table(frame, path, unread=_others(list(schema), wanted))
+        return Table(frame, path, unread=_unread_columns(list(schema), wanted))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"not a readable Parquet file ({_first_line(error)})", path=path) from error
 
@@ -155,7 +155,7 @@ def _json_lines(path: Path, wanted: list[str], lists: set[str]) -> Table:
     for name in wanted:
         if name not in lists and frame[name].str.contains(r"^[\[{]").any():
             _refuse_nested(path, data, name)
-    return Table(frame, path, unread=_others(_fields(path, data), wanted))
+    return Table(frame, path, unread=_unread_columns(_fields(path, data), wanted))
 
 
 def _fields(path: Path, data: bytes) -> list[str]:
@@ -167,22 +167,22 @@ def _fields(path: Path, data: bytes) -> list[str]:
         raise _bad_json(path, data) from error
 
 
-def _others(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+def _unread_columns(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     """The columns that are not wanted, as ``Table.unread``."""
     return {name: "" for name in names if name not in wanted}
 
 
 def _refuse_nested(path: Path, data: bytes, name: str) -> None:
-    """Raise ``DataError`` for the first line whose field is a list or an object; a text may begin with a bracket."""
+    """Raise ``DataError`` for the first line whose field is a list or an object; a text may start with a bracket."""
     for number, line in enumerate(data.split(b"\n"), 1):
         value = json.loads(line).get(name) if line.strip() else None
         if isinstance(value, list | dict):
-            problem = f"expected one text or number, received {json.dumps(value)[:80]}"
+            problem = f"expected one string or number, received {json.dumps(value)[:80]}"
             raise DataError(problem, path=path, line=number, field=name)
 
 
 def _bad_json(path: Path, data: bytes) -> DataError:
-    """The error that names the first line which is no JSON object."""
+    """The error that names the first line that is not a JSON object."""
     for number, line in enumerate(data.splitlines(), 1):
         if not line.strip():
             continue
@@ -192,13 +192,13 @@ def _bad_json(path: Path, data: bytes) -> DataError:
             return DataError(f"not JSON ({error})", path=path, line=number)
         if not isinstance(parsed, dict):
             return DataError(
-                f"expected one JSON object a line, received {type(parsed).__name__}", path=path, line=number
+                f"expected one JSON object per line, received {type(parsed).__name__}", path=path, line=number
             )
     return DataError("not JSON lines", path=path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked where its name ends in ``.gz``, without a byte order mark."""
+    """The content of a file, decompressed if its name ends in ``.gz``, without a byte order mark."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -209,10 +209,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def header(path: Path, layout: Layout) -> Header:
-    """Names of a delimited file's columns, where its rows begin, and what separates its cells.
+    """Names of a delimited file's columns, the start of its rows, and its separator.
 
     Raises:
-        DataError: it is no text.
+        DataError: it is not text.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -266,7 +266,7 @@ def _numbers(path: Path, wanted: list[str], layout: Layout, integers: set[str], 
         return None
     read = [name for name in names if name in wanted]
     frame = pl.DataFrame(dict(zip(read, columns, strict=True))).select(wanted)
-    return Table(frame, path, 2 if offset else 1, unread=_others(names, wanted))
+    return Table(frame, path, 2 if offset else 1, unread=_unread_columns(names, wanted))
 
 
 def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
@@ -277,7 +277,7 @@ def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
             raise DataError(EMPTY, path=path, line=1)
         return Table(pl.DataFrame(schema=dict.fromkeys(wanted, pl.String)), path)
     try:
-        # Bytes that are no text are found here, before a reader would put question marks in their place.
+        # Undecodable bytes are detected here, before a reader would replace them with question marks.
         text = data.decode(layout.encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise _not_text(path, data, layout, error) from error
@@ -287,7 +287,7 @@ def _delimited(path: Path, wanted: list[str], layout: Layout) -> Table:
     require(names, wanted, path, separator)
     frame = _split_cells(path, text.rstrip("\r\n"), layout, separator, None if headed else names)
     columns = [frame[:, names.index(name)].alias(name) for name in wanted]
-    return Table(pl.DataFrame(columns), path, 2 if headed else 1, unread=_others(names, wanted))
+    return Table(pl.DataFrame(columns), path, 2 if headed else 1, unread=_unread_columns(names, wanted))
 
 
 def _split_cells(path: Path, text: str, layout: Layout, separator: str, names: Sequence[str] | None) -> pl.DataFrame:
@@ -315,7 +315,7 @@ def _split_cells(path: Path, text: str, layout: Layout, separator: str, names: S
 
 
 def _split_long(text: str, separator: str, names: Sequence[str] | None) -> pl.DataFrame:
-    """Cells between separators of several characters, which Polars' own reader does not know."""
+    """Cells between separators of several characters, which Polars' own reader does not support."""
     lines = pl.Series(text.splitlines())
     names, lines = (lines[0].split(separator), lines[1:]) if names is None else (list(names), lines)
     cells = lines.str.splitn(separator, len(names)).struct.rename_fields(list(names))
@@ -335,7 +335,7 @@ def _check_quotes(path: Path, text: str, separator: str) -> None:
     if '\\"' in line:
         advice = 'layout.escape = "\\\\" in a recipe reads \\" as a plain quote'
     shown = line[at - start :].split(separator)[0].strip()[:60]
-    raise DataError(f"a quote that does not pair in {shown}; {advice}", path=path, line=text.count("\n", 0, at) + 1)
+    raise DataError(f"an unpaired quote in {shown}; {advice}", path=path, line=text.count("\n", 0, at) + 1)
 
 
 def _bad_line(path: Path, text: str, layout: Layout, separator: str, names: Sequence[str] | None) -> DataError:
@@ -348,8 +348,8 @@ def _bad_line(path: Path, text: str, layout: Layout, separator: str, names: Sequ
                 problem = f"{len(cells)} cells, expected {len(expected)} separated by {separator!r}"
                 return DataError(problem, path=path, line=rows.line_num, field=expected[-1].strip())
     except csv.Error as error:
-        return DataError(f"not a delimited text that can be read ({error})", path=path, line=rows.line_num)
-    return DataError("not a delimited text that can be read", path=path, line=1)
+        return DataError(f"not readable as delimited text ({error})", path=path, line=rows.line_num)
+    return DataError("not readable as delimited text", path=path, line=1)
 
 
 def _first_line(error: Exception) -> str:

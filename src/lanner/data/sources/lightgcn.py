@@ -21,7 +21,7 @@ def detect(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Tables:
-    """Both parts, told apart by their partition. A user on a line alone has no events in that part."""
+    """Both parts, distinguished by their partition. A user alone on a line has no events in that part."""
     return Tables(tuple(_part(folder / name, part) for part, name in _PARTS.items()))
 
 
@@ -35,13 +35,13 @@ def _part(path: Path, part: str) -> Table:
         LINE, pl.col("cells").list.first().alias(USER), pl.col("cells").list.slice(1)
     )
     events = pairs.explode("cells").rename({"cells": ITEM}).filter(pl.col(ITEM).is_not_null() & (pl.col(ITEM) != ""))
-    _all_numbers(events, path)
+    _require_numbers(events, path)
     ids = events.with_columns(pl.col(USER, ITEM).cast(pl.Int64))
     return Table(ids.with_columns(partition=pl.lit(part)), path)
 
 
-def _all_numbers(events: pl.DataFrame, path: Path) -> None:
-    """The format has no header and no names: anything but numbers means that this is another file."""
+def _require_numbers(events: pl.DataFrame, path: Path) -> None:
+    """The format has no header and no names: anything but numbers means that this is another format."""
     for name in (USER, ITEM):
         strange = events.filter(pl.col(name).cast(pl.Int64, strict=False).is_null())
         if strange.height:

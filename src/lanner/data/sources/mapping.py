@@ -1,4 +1,4 @@
-"""Column mappings: which file and column plays which part. Every reader ends here.
+"""Column mappings: the role of each file and column. Every reader builds on them.
 
 A recipe in TOML has the same fields under the same names (see ``recipe.py``; examples are in ``recipes/``).
 """
@@ -19,7 +19,7 @@ from lanner.errors import ConfigError, DataError
 from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
 
 OPTIONAL = (TIMESTAMP, WEIGHT, BEHAVIOUR, "order", "partition")
-"""What may be known of an event besides who and what, as ``InteractionColumns`` calls it."""
+"""Optional fields of an event besides user and item, by their names in ``InteractionColumns``."""
 SLOT = re.compile(r"{([^{}]+)}")
 _JSON_TEXT = r'"((?:[^"\\]|\\.)*)"'
 
@@ -33,7 +33,7 @@ class InteractionColumns:
     item: str = ""
     """Column with the item's id. Example: ``item = "movieId"``"""
     file: str | tuple[str, ...] = ""
-    """File with one event a row, or several; each may be a pattern. A file with the columns user and item, as
+    """File with one event per row, or several files; each may be a pattern. A file with the columns user and item, as
     ``lanner events export`` writes it, is read by those names.
     Example: ``file = ["ratings.csv", "events-*.parquet"]``"""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -43,19 +43,19 @@ class InteractionColumns:
     """Column with the time: seconds, milliseconds, microseconds or nanoseconds since 1970, or ISO 8601.
     Example: ``timestamp = "date"``"""
     format: str = ""
-    """How every timestamp is written, where it is none of those. Example: ``format = "%d/%m/%Y %H:%M"``"""
+    """Format of every timestamp, if it is none of those. Example: ``format = "%d/%m/%Y %H:%M"``"""
     weight: str = ""
     """Column with a rating or a count; an event may have none. Example: ``weight = "rating"``"""
     behaviour: str = ""
     """Column with what the user did; an empty cell is an ``interaction``. Example: ``behaviour = "event"``"""
     order: str = ""
-    """Column with the place of the event inside its user, where there are no timestamps or they are equal; compared
+    """Column with the position of the event within its user, if timestamps are missing or equal; compared
     exactly. Example: ``order = "position"``"""
     partition: str = ""
     """Column with the part of a published split that the event belongs to: train, validation or test.
     Example: ``partition = "split"``"""
     wide: tuple[str, ...] = ()
-    """Instead of ``item``: columns that are an item each, with a value above 0 where the user has it.
+    """Instead of ``item``: columns that each stand for an item, with a value above 0 if the user has it.
     Example: ``wide = ["savings", "loan"]``"""
     minimum_weight: float | None = None
     """Events with a lower weight are rejected, as some published protocols demand.
@@ -64,21 +64,21 @@ class InteractionColumns:
 
 @dataclass(frozen=True)
 class Gather:
-    """Values for an entity that lie one a row in a file of their own: tags, categories, reviews.
+    """Values of an entity, one per row in a separate file: tags, categories, reviews.
 
-    They are a column of lists for texts; those named in ``attributes`` are an attribute, too.
+    They form a column of lists for texts; those named in ``attributes`` also become an attribute.
     """
 
     name: str
     """Name of the column of lists. Example: ``name = "tags"``"""
     file: str
-    """File with one value a row. Example: ``file = "tags.csv"``"""
+    """File with one value per row. Example: ``file = "tags.csv"``"""
     key: str
     """Its column with the entity's id. Example: ``key = "movieId"``"""
     value: str
     """Its column with the value. Example: ``value = "tag"``"""
     lookup: str = ""
-    """File that says what the values mean, with its columns of codes and meanings.
+    """File that maps codes to values, with its columns of codes and values.
     Example: ``lookup = "tags.dat:tagID:tagValue"``"""
     most: int = 20
     """Only the values given most often to that entity, in that order. Example: ``most = 5``"""
@@ -86,29 +86,29 @@ class Gather:
 
 @dataclass(frozen=True)
 class EntityColumns:
-    """Where items or users are listed, and how their text is put together."""
+    """Where items or users are listed, and how their text is composed."""
 
     file: str
-    """File with one entity a row. Example: ``file = "movies.csv"``"""
+    """File with one entity per row. Example: ``file = "movies.csv"``"""
     id: str
     """Column with the id. Example: ``id = "movieId"``"""
     title: str = ""
-    """Column with what a person is shown. Example: ``title = "title"``"""
+    """Column with the display name. Example: ``title = "title"``"""
     text: tuple[str, ...] = ()
-    """Fragments of the text that the language model reads, a line each; one whose column is empty is an empty line.
+    """Fragments of the text that the language model reads, one per line; an empty column gives an empty line.
     HTML becomes plain text. Example: ``text = ["{title}.", "By {brand}."]``"""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Columns whose values become attributes, for filters, each with its separator; ``""``: one value; ``"json"``: a
     JSON list. Example: ``attributes = { genres = "|", brand = "" }``"""
     numbers: Mapping[str, str] = field(default_factory=dict)
-    """Columns whose numbers or dates become an attribute each, by ranges; with how dates are written, ``""``: numbers,
-    or dates of a Parquet file. Example: ``numbers = { birth_year = "", joined = "%d/%m/%Y" }``"""
+    """Columns whose numbers or dates each become an attribute of ranges; with the date format, ``""``: numbers, or
+    dates of a Parquet file. Example: ``numbers = { birth_year = "", joined = "%d/%m/%Y" }``"""
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Codes of a column in words; ``""``: no value. Example: ``words = { gender = { F = "female", "?" = "" } }``"""
     gather: tuple[Gather, ...] = ()
-    """Values from files of their own."""
+    """Values from separate files."""
     latest: str = ""
-    """Column by which the last of several rows of one id is chosen; without it the first row counts.
+    """Column that decides which of several rows with the same id is the latest; default: the first row counts.
     Example: ``latest = "updated"``"""
     keep: Keep = "interacting"
     """``"listed"``: an entity without interactions belongs to the dataset too. Example: ``keep = "listed"``"""
@@ -119,13 +119,13 @@ class TieColumns:
     """Where the social edges are."""
 
     file: str
-    """File with one social edge, or one user with all friends, a row. Example: ``file = "friends.csv"``"""
+    """File with one social edge, or one user with all friends, per row. Example: ``file = "friends.csv"``"""
     user: str
     """Column with the user's id. Example: ``user = "user_id"``"""
     friend: str
     """Column with the friend's id. Example: ``friend = "friend_id"``"""
     separator: str = ""
-    """Between the friends in one cell; empty where each row is one edge. Example: ``separator = ","``"""
+    """Separator of the friends in one cell; empty if each row is one edge. Example: ``separator = ","``"""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ class SourceMapping:
     ties: TieColumns | None = None
     """Where the social edges are: a table ``[ties]``."""
     layout: Layout = field(default_factory=Layout)
-    """How delimited files are written: a table ``[layout]``."""
+    """Format of delimited files: a table ``[layout]``."""
     folder: str = "."
-    """Folder of the files: beside the recipe where it begins with a dot, otherwise inside ``LANNER_DATA``.
+    """Folder of the files: relative to the recipe if it starts with a dot, otherwise in ``LANNER_DATA``.
     Example: ``folder = "my-shop"``"""
 
 
@@ -153,12 +153,12 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
     """Read the files that ``mapping`` names inside ``folder``.
 
     Raises:
-        DataError: a file or column that is not there, or a file that is not what it says.
+        DataError: a missing file or column, or a file of another format.
     """
     layout, events = mapping.layout, mapping.interactions
     interactions = () if events is None else _interactions(events, folder, layout)
     return Tables(
-        interactions=tuple(table.read_too(_beside(mapping, folder, table.path)) for table in interactions),
+        interactions=tuple(table.read_too(_shared_columns(mapping, folder, table.path)) for table in interactions),
         items=None if mapping.items is None else _entities(mapping.items, folder, layout),
         users=None if mapping.users is None else _entities(mapping.users, folder, layout),
         ties=None if mapping.ties is None else _ties(mapping.ties, folder, layout),
@@ -167,8 +167,8 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
     )
 
 
-def _beside(mapping: SourceMapping, folder: Path, path: Path) -> set[str]:
-    """The columns that items, users and ties take from one file."""
+def _shared_columns(mapping: SourceMapping, folder: Path, path: Path) -> set[str]:
+    """The columns that items, users and ties read from the same file."""
     found = set[str]()
     for part in (mapping.items, mapping.users):
         if part is not None:
@@ -213,7 +213,7 @@ def matching(folder: Path, names: str | tuple[str, ...]) -> list[Path]:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a file's name stands for several, as ``events-*.csv``."""
+    """Whether a file name is a pattern, such as ``events-*.csv``."""
     return any(mark in name for mark in "*?[")
 
 
@@ -232,7 +232,7 @@ def _events_of(columns: Mapping[str, str], path: Path, layout: Layout, part: str
 
 
 def _unpivot(events: InteractionColumns, path: Path, layout: Layout) -> Table:
-    """Columns that are items each, to one row for each item held (its line is its place in that long form)."""
+    """Unpivot one column per item into one row per item held (its line is its position in that long form)."""
     read = read_file(path, [events.user, *events.wide], layout)
     long = read.frame.unpivot(list(events.wide), index=events.user, variable_name=ITEM, value_name="held")
     held = long.filter(pl.col("held").cast(pl.Float64, strict=False) > 0)
@@ -246,7 +246,7 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
             raise ConfigError(f"'{name}' is named in both attributes and numbers; name it in one of them")
     lists_in = {*_slots(entities), *entities.attributes} - {entities.id, entities.title}
     table = read_file(path, _named(entities), layout, lists=lists_in)
-    frame = table.frame[_by_place(table.frame[entities.latest])] if entities.latest else table.frame
+    frame = table.frame[_chronological_rows(table.frame[entities.latest])] if entities.latest else table.frame
     for one in entities.gather:
         frame = _gathered(frame, one, entities.id, folder, layout)
     words = entities.words.items()
@@ -261,7 +261,7 @@ def _entities(entities: EntityColumns, folder: Path, layout: Layout) -> Entities
 
 
 def _named(entities: EntityColumns) -> list[str]:
-    """The columns of the entities' own file that are read."""
+    """The columns read from the entities' own file."""
     gathered = {one.name for one in entities.gather}
     columns = (*entities.attributes, *entities.numbers, *entities.words, *_slots(entities))
     named = (entities.id, entities.title, entities.latest, *columns)
@@ -272,8 +272,8 @@ def _slots(entities: EntityColumns) -> list[str]:
     return [name for fragment in entities.text for name in SLOT.findall(fragment)]
 
 
-def _by_place(column: pl.Series) -> pl.Series:
-    """The rows in the order of numbers or times; of texts, where the column holds anything else."""
+def _chronological_rows(column: pl.Series) -> pl.Series:
+    """The rows in order of numbers or times; of texts, if the column holds anything else."""
     places = read_order(column)
     places = places if places.null_count() == column.null_count() else column
     return places.to_frame("place").with_row_index("row").sort("place", maintain_order=True)["row"]
@@ -294,7 +294,7 @@ def split_values(column: pl.Expr, separator: str) -> pl.Expr:
         )
         values = _plain_lists(values)
     elif separator:
-        values = _plain(texts).str.split(separator)  # an entity ends in what may be a separator, too
+        values = _plain(texts).str.split(separator)  # HTML entities end in a semicolon, which may be the separator
     else:
         values = pl.concat_list(_plain(texts))
     return _trimmed(values)
@@ -328,7 +328,7 @@ def _plain(column: pl.Expr) -> pl.Expr:
 
 
 def compose_text(fragments: tuple[str, ...], schema: pl.Schema) -> pl.Expr:
-    """One text a row from ``fragments`` whose slots name columns; a fragment with an empty slot is an empty line."""
+    """One text per row from ``fragments`` whose slots name columns; a fragment with an empty slot is an empty line."""
     lines = [_fragment(one, schema).str.replace_all(r"\s*\n\s*", " ") for one in fragments]
     text = pl.concat_str([line.fill_null("") for line in lines], separator=FIELD_SEPARATOR)
     return pl.when(pl.any_horizontal([line.is_not_null() for line in lines])).then(text)
@@ -349,7 +349,7 @@ def _gathered(frame: pl.DataFrame, one: Gather, key: str, folder: Path, layout: 
     rows = read_file(folder / one.file, [one.key, one.value], layout).frame
     rows = rows.select(pl.col(one.key).cast(pl.String).alias("key"), pl.col(one.value).cast(pl.String).alias("value"))
     if one.lookup:
-        rows = rows.with_columns(value=_looked_up(rows["value"], one.lookup, folder, layout))
+        rows = rows.with_columns(value=_lookup_values(rows["value"], one.lookup, folder, layout))
     counted = (
         rows.with_columns(_plain(pl.col("value")))
         .drop_nulls()
@@ -364,7 +364,7 @@ def _gathered(frame: pl.DataFrame, one: Gather, key: str, folder: Path, layout: 
     return joined.drop("key")
 
 
-def _looked_up(codes: pl.Series, lookup: str, folder: Path, layout: Layout) -> pl.Series:
+def _lookup_values(codes: pl.Series, lookup: str, folder: Path, layout: Layout) -> pl.Series:
     try:
         file, code, meaning = lookup.split(":")
     except ValueError:

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: ``.inter``, ``.item``, ``.user`` and ``.net``, tab-separated, a type in each column's name.
+"""RecBole's atomic files: ``.inter``, ``.item``, ``.user`` and ``.net``, tab-separated, with typed column names.
 
 Interactions are one file, or a published split of three: ``name.train.inter``, ``.valid.inter`` and ``.test.inter``.
 
@@ -16,7 +16,7 @@ from lanner.errors import DataError
 
 _LAYOUT = Layout("\t", quote=False)
 _TITLES = ("title", "name", "movie_title", "item_name")
-_MOST_NAMES = ("user_id", "item_id")
+_REQUIRED_NAMES = ("user_id", "item_id")
 
 
 def detect(folder: Path) -> bool:
@@ -52,7 +52,7 @@ def _fields(path: Path, needed: Sequence[str]) -> dict[str, str]:
     """Type of each field, in the file's order.
 
     Raises:
-        DataError: a column's name carries no type, or a needed one is not there.
+        DataError: a column name has no type, or a required column is missing.
     """
     fields = {}
     for cell in header(path, _LAYOUT).names:
@@ -78,7 +78,7 @@ def _events(paths: Sequence[Path]) -> InteractionColumns:
         raise DataError(
             f"expected name.train.inter, name.valid.inter and name.test.inter, received {found}", path=paths[0].parent
         )
-    fields = _fields(paths[0], _MOST_NAMES)
+    fields = _fields(paths[0], _REQUIRED_NAMES)
     typed = {name: f"{name}:{kind}" for name, kind in fields.items()}
     times, weights = typed.get("timestamp", ""), typed.get("rating", "")
     user, item = typed["user_id"], typed["item_id"]

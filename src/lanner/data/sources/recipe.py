@@ -43,14 +43,14 @@ def read_recipe(path: Path) -> SourceMapping:
 
 
 def data_folder(mapping: SourceMapping, recipe: Path) -> Path:
-    """Where the recipe's data lies: beside it for a folder that starts with a dot, otherwise under LANNER_DATA."""
+    """Where the recipe's data lies: relative to it for a folder that starts with a dot, otherwise under LANNER_DATA."""
     if mapping.folder.startswith("."):
         return recipe.parent / mapping.folder
     return data_root() / mapping.folder
 
 
 def data_root() -> Path:
-    """The folder that holds the datasets: the variable LANNER_DATA, else that of the user's data."""
+    """The folder that holds the datasets: the variable LANNER_DATA, else the user's data directory."""
     return Path(os.environ.get(DATA_VARIABLE) or user_data_dir("lanner"))
 
 

@@ -1,4 +1,4 @@
-"""One file of interactions, or several, whose columns have names that say what they are."""
+"""One file of interactions, or several, with standard column names."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -35,10 +35,10 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "title": (("title",), ("item_title", "item_name", "product_name", "movie_title")),
     TEXT: (("description",), ("item_description", "product_description", "plot", "overview", "abstract")),
 }
-"""What columns are called, without regard to case; the second group counts where the file has none of the first."""
+"""Standard column names, case-insensitive; the second group counts if the file has none of the first."""
 
-_NEAR = 0.82
-"""Likeness, see ``nearest``, from which on a column's name is taken for a misspelt one."""
+_MIN_SIMILARITY = 0.82
+"""Minimum similarity, see ``nearest``, for a column name to count as a misspelling."""
 
 
 def detect(path: Path) -> bool:
@@ -47,14 +47,14 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Tables:
-    """The interactions, and item texts where the events carry titles or descriptions.
+    """The interactions, and item texts if the events carry titles or descriptions.
 
     Raises:
-        DataError: no column says who or what, or two columns say the same.
+        DataError: no column for user or item, or two columns for the same role.
     """
     layout = _HEADERLESS.get(path.name, Layout())
     names = column_names(path, layout)
-    found = {role: name for role, groups in NAMES.items() if (name := _called(groups, names, path, role))}
+    found = {role: name for role, groups in NAMES.items() if (name := _find_column(groups, names, path, role))}
     for needed in (USER, ITEM):
         if not names:
             raise DataError(EMPTY, path=path, line=1)
@@ -76,13 +76,13 @@ def read(path: Path) -> Tables:
 
 
 def unread(names: Sequence[str], read: Collection[str], missing: Collection[str]) -> dict[str, str]:
-    """The columns that are not read, each with the usual name of a missing role that it may be meant for, or ''."""
+    """The unread columns, each with the standard name of a missing role that may be meant, or ''."""
     usual = [name for role in sorted(missing) for group in NAMES[role] for name in group]
     meant = {}
     for name in (name for name in names if name not in read):
         # 'raitng' is near 'rating'; 'country' is as near 'count', but two letters longer.
         likely = [one for one in usual if abs(len(one) - len(name)) < 2]
-        meant[name] = nearest(name.lower(), likely, _NEAR) or ""
+        meant[name] = nearest(name.lower(), likely, _MIN_SIMILARITY) or ""
     return meant
 
 
@@ -98,17 +98,17 @@ def read_all(paths: Sequence[Path]) -> Tables:
 
 
 def _once(items: Entities) -> Entities:
-    """Each item once, as the last of its rows that has a title or a description."""
+    """Each item once: the last of its rows with a title or a description."""
     described = pl.any_horizontal(pl.col("^(title|text)$").fill_null("") != "") & pl.col("id").is_not_null()
     frame = items.table.frame.filter(described).unique("id", keep="last", maintain_order=True)
-    # Space around an id is no part of it, and makes two of one; by now there are few.
+    # White space around an id is stripped, or it would be a second id; few rows are left by now.
     frame = frame.with_columns(read_ids(frame["id"]).alias("id")).filter(pl.col("id").is_not_null())
     frame = frame.unique("id", keep="last", maintain_order=True)
     return replace(items, table=replace(items.table, frame=frame))
 
 
-def _called(groups: Sequence[Sequence[str]], names: Sequence[str], path: Path, role: str) -> str | None:
-    """The column that has one of the names of the first group that occurs.
+def _find_column(groups: Sequence[Sequence[str]], names: Sequence[str], path: Path, role: str) -> str | None:
+    """The column with one of the names of the first group that occurs.
 
     Raises:
         DataError: two columns have names of that group.

@@ -1,4 +1,4 @@
-"""Settings of the hybrid; read by everyone, torch or not."""
+"""Settings of the hybrid; importable without torch."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,27 +16,27 @@ class HybridConfig:
     """Which parts the hybrid may use; validation chooses their settings and weights."""
 
     parts: tuple[PartName, ...] = get_args(PartName)
-    """Parts that may take part: closed forms, and ``network`` for the trained views (see ``neural.views``)."""
+    """Parts that may be used: closed-form models, and ``network`` for the trained views (see ``neural.views``)."""
     neighbours: int = 128
-    """Items by co-occurrence that each item is regressed on."""
+    """Number of most co-occurring items that each item is regressed on."""
     text_neighbours: int = 50
-    """Items by text that join them."""
+    """Number of items with the most similar texts that are added to them."""
     dense_items: int = 10_000
-    """Largest catalogue for which the dense ridge is tried: it holds a few matrices items × items."""
+    """Largest catalogue for which the dense ridge is tried: it holds a few dense items × items matrices."""
     softmax_items: int = 500
     """Largest catalogue for which the softmax is tried: it scores all items for every event."""
     kept: int = 500
-    """Largest weights kept in each row of the item-to-item matrix."""
+    """Number of largest weights kept in each row of the item-to-item matrix."""
     rank: int = 512
     """Rank of the low-pass filter."""
     tuning_users: int = 2_000
-    """Validation users by whom the settings of a part are chosen; 0: they stay as they are by default."""
+    """Validation users on whom the settings of each part are tuned; 0: keep the defaults."""
     weighing_users: int = 8_000
-    """Validation users by whom the weights of the parts are chosen."""
+    """Validation users on whom the weights of the parts are tuned."""
     minimum_gain: float = 0.0005
-    """A part is kept if it raises ndcg@10 on validation by this share."""
+    """A part is kept if it raises validation ndcg@10 by this share."""
     growth: float = 0.1
-    """An update solves the regressions of those items anew whose number of users has grown by this share."""
+    """An update re-solves the regressions of items whose number of users has grown by this share."""
     seed: int = 0
     """Random seed of the low-pass filter and of the sample of users."""
 

@@ -1,4 +1,4 @@
-"""What the closed forms of the hybrid learn from: sequences of items, and which items read alike."""
+"""Training data of the hybrid's closed forms: sequences of items, and which items have similar texts."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -25,11 +25,11 @@ _T = TypeVar("_T")
 class Material:
     """histories: items of each user, oldest first where ``has_order``.
 
-    features_IF: of the items' texts, what they mean beside their words. near: likeness of each
-    item with the items nearest to it by text, 0 … 1, float32 csr ``[I, I]``, itself left out. Both None without texts.
-    ratings: item and value of each rating, liked or not; None where there are none. people: what is known of each user
-    besides. targets: the items whose columns are wanted, rising; None: all. directions_IR: near the leading ones of the
-    user–item graph, as of fewer events; None: not known.
+    features_IF: of the items' texts, embeddings beside word features. near: similarity of each item
+    to the items nearest to it by text, 0 … 1, float32 csr ``[I, I]``, itself excluded. Both None without texts.
+    ratings: item and value of each rating, liked or not; None if there are none. people: what else is known of each
+    user. targets: the items whose columns are wanted, ascending; None: all. directions_IR: approximate leading ones of
+    the user–item graph, such as those of fewer events; None: not known.
     """
 
     histories: Ragged
@@ -63,24 +63,24 @@ class Material:
         return np.maximum(self.users_I, 1)
 
     @property
-    def is_met_I(self) -> NDArray[np.bool_]:
-        """Items that anybody chose."""
+    def is_seen_I(self) -> NDArray[np.bool_]:
+        """Items that were chosen at least once."""
         return self.users_I > 0
 
     def user_weights(self, exponent: float) -> NDArray[np.float32]:
-        """(n / mean n)^−exponent of each user: an event of a long history says less."""
+        """(n / mean n)^−exponent of each user: events of long histories count less."""
         lengths = np.maximum(np.diff(self.matrix.indptr), 1).astype(np.float32)
         return np.asarray((lengths / lengths.mean()) ** np.float32(-exponent), np.float32)
 
     def once(self, name: str, key: Hashable, make: Callable[[], _T]) -> _T:
-        """What ``make`` gives, made anew only where ``key`` is another than at the last time: it may be large."""
-        if self._made.get(name, (None,))[0] != key:
-            self._made[name] = (key, make())
-        made: _T = self._made[name][1]
+        """The result of ``make``, recomputed only if ``key`` differs from the last one: it may be large."""
+        if self._memo.get(name, (None,))[0] != key:
+            self._memo[name] = (key, make())
+        made: _T = self._memo[name][1]
         return made
 
     @cached_property
-    def _made(self) -> dict[str, tuple[Hashable, Any]]:
+    def _memo(self) -> dict[str, tuple[Hashable, Any]]:
         return {}
 
     def with_histories(self, histories: Ragged) -> "Material":
@@ -89,7 +89,7 @@ class Material:
 
 
 def ratings_of(interactions: Interactions) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-    """Item and value of each rated event; None where the weights are counts or say nothing."""
+    """Item and value of each rated event; None if the weights are counts or constant."""
     if interactions.weight is None:
         return None
     is_rated = np.isfinite(interactions.weight)
@@ -99,7 +99,7 @@ def ratings_of(interactions: Interactions) -> tuple[NDArray[np.int32], NDArray[n
 
 @dataclass(frozen=True)
 class ItemTexts:
-    """meaning_IF, words_IW: features of the items' texts, rows of unit length, or zero where there is no text.
+    """meaning_IF, words_IW: features of the items' texts, rows of unit length, or zero without a text.
 
     near: the nearest items of each by text, see ``text_neighbours``.
     """
@@ -109,7 +109,7 @@ class ItemTexts:
     near: sp.csr_matrix
 
     def extended(self, meaning_NF: NDArray[np.float32], words_NW: sp.csr_matrix, count: int) -> "ItemTexts":
-        """With N more items: their neighbours are found, and they join the neighbours of the others."""
+        """With N more items: their neighbours are computed, and they are added to the neighbours of the others."""
         meaning_IF = np.vstack([self.meaning_IF, meaning_NF])
         words_IW = sp.vstack([self.words_IW, words_NW]).tocsr()
         return ItemTexts(meaning_IF, words_IW, text_neighbours(meaning_IF, words_IW, count, self.near))
@@ -118,11 +118,11 @@ class ItemTexts:
 def text_neighbours(
     meaning_IF: NDArray[np.float32], words_IW: sp.csr_matrix, count: int, known: sp.csr_matrix | None = None
 ) -> sp.csr_matrix:
-    """The ``count`` nearest items of each, float32 csr ``[I, I]``, itself left out, none below 0.
+    """The ``count`` nearest items of each, float32 csr ``[I, I]``, itself excluded, none below 0.
 
-    Likeness is the mean of two cosines, of what texts mean and of their words; names and brands, which the meaning
-    blurs, are whole in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known:
-    what was found of the first items before there were others.
+    Similarity is the mean of two cosines, of embeddings and of word features; names and brands, which the embeddings
+    blur, are exact in the words. meaning_IF, words_IW: rows of unit length, or zero where there is no text. known:
+    the earlier result for the first items.
     """
     num_items, by_word = len(meaning_IF), words_IW.T.tocsr()
     width = min(count, num_items - 1)
@@ -135,8 +135,8 @@ def text_neighbours(
     )
     found, least_K = [], np.empty(0, np.float32)
     if known is not None:
-        known = sp.csr_matrix((known.data, known.indices, _longer(known.indptr, num_items)), (num_items,) * 2)
-        # What comes later joins the neighbours of an item if it is nearer than the last of them.
+        known = sp.csr_matrix((known.data, known.indices, _extend_indptr(known.indptr, num_items)), (num_items,) * 2)
+        # A later item becomes a neighbour of an item if it is nearer than the last of its neighbours.
         least_K = np.minimum.reduceat(np.append(known.data, 0), known.indptr[:num_known])
         least_K[np.diff(known.indptr[: num_known + 1]) < count] = 0
         found.append(known)
@@ -154,6 +154,6 @@ def text_neighbours(
     return strongest(sp.csr_matrix(sum(found[1:], found[0])), count).sorted_indices()
 
 
-def _longer(indptr: NDArray[np.integer], num_rows: int) -> NDArray[np.integer]:
-    """Of a matrix with empty rows after its own."""
+def _extend_indptr(indptr: NDArray[np.integer], num_rows: int) -> NDArray[np.integer]:
+    """The indptr of a matrix with empty rows appended."""
     return np.concatenate([indptr, np.full(num_rows + 1 - len(indptr), indptr[-1])])

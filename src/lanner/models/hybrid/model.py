@@ -1,7 +1,7 @@
-"""The hybrid: closed forms tied to texts, a trained graph view and a language view, joined into one linear sum.
+"""The hybrid: closed forms with text priors, a trained graph view and a language view, combined in one linear sum.
 
-Every part is linear in the weighted history, and so is the sum: reasons are exact, an event counts at once, and one
-index serves all. Validation chooses each part's settings and weight; see ``training.joining``.
+Every part is linear in the weighted history, and so is the sum: explanations are exact, an event takes effect at once,
+and one index serves all. Validation chooses each part's settings and weight; see ``training.joining``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,23 +31,23 @@ from lanner.models.text_features import TextFeatures
 CLOSED = "closed"
 """In ``Choice.cold_weights``: the sum of all closed forms."""
 _MEANING_DIMENSIONS = 64
-"""Directions of the text features by which a query text finds items."""
+"""Directions of the text features in which a query text is matched with items."""
 _TEXT_SPREAD = 3.0
-"""How much further the scores of a text spread than those of a history."""
+"""Spread of the scores of a text, relative to those of a history."""
 _SAMPLED = 256
-"""Users and texts by whom scores are brought to one scale."""
+"""Users and texts on which scores are brought to one scale."""
 _TEXT_POOL = 300
-"""Nearest items by text that are looked at."""
-_MOST_GROWN = 0.7
-"""Share of the items up to which an update solves some columns instead of all."""
+"""Number of nearest items by text considered."""
+_MAX_CHANGED_SHARE = 0.7
+"""Maximum share of the items for which an update solves single columns instead of all."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """What validation chose.
 
-    settings: of each closed form that takes part. weights: of every part and view, 0: it takes none. cold_weights: for
-    items that nobody met: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
+    settings: of each closed form in use. weights: of every part and view, 0: unused. cold_weights: for unseen
+    items: of ``closed``, the closed forms' sum lent by similar items, and of each view. recency: see
     ``ScoringModel``. quality: ndcg@10 on validation. sums: whether item-to-item weights are summed over a history, as
     the softmax was fitted, and not divided by its length.
     """
@@ -62,10 +62,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class TrainedViews:
-    """The network's views as the search asks them, by name: with the items' own tables, and with borrowed ones.
+    """The network's views as the search scores them, by name: with the items' own tables, and with borrowed ones.
 
-    lent_II: what each item borrows, a column of shares each, csr ``[I, I]``; None without texts. is_cold_I: items that
-    nobody met.
+    lent_II: what each item borrows, a column of shares each, csr ``[I, I]``; None without texts. is_cold_I: unseen
+    items.
     """
 
     own: Mapping[str, ViewScores]
@@ -75,21 +75,21 @@ class TrainedViews:
 
 
 class Joiner(Protocol):
-    """Chooses settings and weights by validation; handed in, so that models know no training."""
+    """Chooses settings and weights by validation; injected, so that models do not depend on training."""
 
     def __call__(self, material: Material, config: HybridConfig, views: TrainedViews, validation: HeldOut) -> Choice:
         """``material`` must not hold the validation events."""
 
 
 class HybridRecommender(TrainedRecommender):
-    """A sum of closed forms and the views of a trained network, behind the contract."""
+    """A sum of closed forms and the views of a trained network, as a recommender."""
 
     name: ClassVar[str] = "hybrid"
 
     def __init__(
         self, config: HybridConfig | None = None, network: NeuralRecommender | None = None, joiner: Joiner | None = None
     ) -> None:
-        """network: its views join; its fusion must be ``sum``."""
+        """network: its views are added to the sum; its fusion must be ``sum``."""
         self.config = config or HybridConfig()
         self._network, self._joiner = network or NeuralRecommender(), joiner
         self._texts: ItemTexts | None = None
@@ -97,7 +97,7 @@ class HybridRecommender(TrainedRecommender):
     def fit(self, dataset: Dataset, validation: HeldOut | None = None) -> Self:
         """Learn from ``dataset``; without ``validation`` a tenth of each user's items is held out for that purpose.
 
-        Closed forms are fitted anew on both, once all is chosen; the trained views are not.
+        Closed forms are refitted on both once everything is chosen; the trained views are not.
 
         Raises:
             DataError: no interactions. ConfigError: built without a joiner or a trainer.
@@ -119,16 +119,16 @@ class HybridRecommender(TrainedRecommender):
         material = self._material(dataset)
         self.choice = self._joiner(material, self.config, self._views(), validation)
         self._network.drop_views(self._idle_views())
-        heard = Ragged.from_pairs(
+        held_out = Ragged.from_pairs(
             validation.rows[validation.positives.row_of_value], validation.positives.values, dataset.num_users
         )
-        if dataset is not whole:  # friends and neighbours, too, are read from all of it
+        if dataset is not whole:  # friends and neighbours are also read from all of it
             self._network.load_state(*self._network.state(), whole)
-        known = material.with_histories(material.histories.join(heard))
+        known = material.with_histories(material.histories.join(held_out))
         return self._join(whole, self._closed(known))
 
     def refit(self, dataset: Dataset) -> Self:
-        """Fit every part anew on ``dataset``; settings and weights stay."""
+        """Refit every part on ``dataset``; settings and weights stay."""
         if any(
             self.choice.weights.get(name) or self.choice.cold_weights.get(name) for name in self._network.config.views
         ):
@@ -138,21 +138,21 @@ class HybridRecommender(TrainedRecommender):
         return self._join(dataset, self._closed(self._material(dataset)))
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. Regressions are solved anew for items grown by ``HybridConfig.growth``."""
+        """See ``Recommender.update``. Regressions are re-solved for items grown by ``HybridConfig.growth``."""
         directions_IR = self._directions()
         self._network.update(dataset)
         solved_I, users_I = _padded(self._solved_I, dataset.num_items), item_popularity(dataset)
         grown = np.flatnonzero(np.abs(users_I - solved_I) > self.config.growth * solved_I)
         if directions_IR is not None:
             directions_IR = _padded(directions_IR, dataset.num_items)
-        # What most items need is cheaper done for all, and the softmax knows no columns of their own.
-        few = len(grown) < _MOST_GROWN * dataset.num_items and SOFTMAX not in self.choice.settings
+        # If most items are affected, solving all is cheaper; and the softmax cannot solve single columns.
+        few = len(grown) < _MAX_CHANGED_SHARE * dataset.num_items and SOFTMAX not in self.choice.settings
         targets = grown if few else None
         material = replace(self._material(dataset), targets=targets, directions_IR=directions_IR)
         return self._join(dataset, self._closed(material))
 
     def _directions(self) -> NDArray[np.float32] | None:
-        """Near the leading directions of the graph, from the low-pass part as it is."""
+        """Approximate leading directions of the graph, from the current low-pass part."""
         settings, target_IR = self.choice.settings.get("low-pass"), self._closed_sum.target_IR
         if settings is None or target_IR is None:
             return None
@@ -160,7 +160,7 @@ class HybridRecommender(TrainedRecommender):
         return np.asarray(target_IR / scale_I[:, None], np.float32)
 
     def unaware(self) -> "HybridRecommender":
-        """This model with its closed forms fitted on ``dataset`` alone: what held-out events can still judge."""
+        """This model with its closed forms fitted on ``dataset`` alone, so that held-out events can evaluate it."""
         other = HybridRecommender(self.config, self._network.unaware(), self._joiner)
         other.choice, other._texts = self.choice, self._texts
         return other._join(self.dataset, other._closed(other._material(self.dataset)))
@@ -187,13 +187,13 @@ class HybridRecommender(TrainedRecommender):
         return TrainedViews(own, borrowed, self._network.lent_items(), is_cold_I)
 
     def _idle_views(self) -> Sequence[str]:
-        """Views that weigh nothing; that of texts stays, for it reads requests and new items, and one has to."""
+        """Views of weight 0; the text view stays, as it reads requests and new items, and at least one must stay."""
         weights, cold, views = self.choice.weights, self.choice.cold_weights, self._network.config.views
         idle = [one for one in views if one != "language" and not weights.get(one) and not cold.get(one)]
         return idle[1:] if len(idle) == len(views) else idle
 
     def _closed(self, material: Material) -> Linear:
-        """The weighted sum of the closed forms, with columns lent to items that nobody met."""
+        """The weighted sum of the closed forms, with columns lent to unseen items."""
         weights = self.choice.weights
         fitted = [
             (KINDS[name].fit(material, self.config, settings), np.float32(weights[name]))
@@ -211,10 +211,10 @@ class HybridRecommender(TrainedRecommender):
             self._lost, self._solved_I = lost, material.users_I
         else:
             rows, self._lost = self._merged(rows, material), max(self._lost, lost)
-        return self._lent(Linear(rows, source_IR, target_IR, bias_I), material.is_met_I)
+        return self._with_cold_items(Linear(rows, source_IR, target_IR, bias_I), material.is_seen_I)
 
     def _merged(self, rows_IT: sp.csr_matrix, material: Material) -> sp.csr_matrix:
-        """The columns that were solved anew among those that stay as they are."""
+        """The re-solved columns merged into the unchanged ones."""
         solved_I, targets = _padded(self._solved_I, material.num_items), material.target_items
         stays_I = solved_I > 0
         stays_I[targets] = False
@@ -230,13 +230,13 @@ class HybridRecommender(TrainedRecommender):
         self._solved_I = solved_I
         return strongest(whole, self.config.kept)
 
-    def _lent(self, closed: Linear, is_met_I: NDArray[np.bool_]) -> Linear:
-        """Items that nobody met take their columns from the items that read most alike."""
-        lent_II = self._network.lent_items()
-        if lent_II is None or is_met_I.all():
+    def _with_cold_items(self, closed: Linear, is_seen_I: NDArray[np.bool_]) -> Linear:
+        """Unseen items take their columns from the items with the most similar texts."""
+        neighbours_II = self._network.lent_items()
+        if neighbours_II is None or is_seen_I.all():
             return closed
-        gain_I = np.where(is_met_I, 0, self.choice.cold_weights.get(CLOSED, 0.0)).astype(np.float32)
-        columns_II = (sp.diags(is_met_I.astype(np.float32)) + lent_II @ sp.diags(gain_I)).tocsr()
+        gain_I = np.where(is_seen_I, 0, self.choice.cold_weights.get(CLOSED, 0.0)).astype(np.float32)
+        columns_II = (sp.diags(is_seen_I.astype(np.float32)) + neighbours_II @ sp.diags(gain_I)).tocsr()
         items, target_IR, bias_I = closed.items, closed.target_IR, closed.bias_I
         return Linear(
             None if items is None else (items @ columns_II).tocsr(),
@@ -271,9 +271,9 @@ class HybridRecommender(TrainedRecommender):
         return joined if self._features_IF is None else self._with_meaning(joined, self._features_IF)
 
     def _with_meaning(self, model: ScoringModel, features_IF: NDArray[np.float32]) -> ScoringModel:
-        """The model with a view by which a query text finds the items that read like it; histories do not use it.
+        """The model with a view that matches a query text with similar items; histories do not use it.
 
-        A text's scores spread ``_TEXT_SPREAD`` times as far as a user's, so that it decides and taste ranks what fits.
+        A text's scores spread ``_TEXT_SPREAD`` times as far as a user's, so it dominates and taste ranks the matches.
         """
         directions_FD = np.linalg.eigh(features_IF.T @ features_IF)[1][:, ::-1][:, :_MEANING_DIMENSIONS]
         target_ID = features_IF @ np.ascontiguousarray(directions_FD)
@@ -313,7 +313,7 @@ class HybridRecommender(TrainedRecommender):
         found, cold = self._network.item_reader, self.choice.cold_weights.get(CLOSED, 0.0)
         if found is None:
             return None
-        # The views that follow the network's own; what a text means to a search is lent whole.
+        # The views after the network's own; the search view is lent in full.
         later = self.scoring_model.view_names[len(found.view_sizes) :]
         shares = np.array([[1.0] * len(later), [cold if name == "low-pass" else 1.0 for name in later]], np.float32)
         weights_2V = np.hstack([found.weights_2V, shares])
@@ -350,7 +350,7 @@ class HybridRecommender(TrainedRecommender):
 
 
 def _padded(array_I: NDArray[np.float32], num_items: int) -> NDArray[np.float32]:
-    """With zeros for items that came later; a copy."""
+    """A copy with zeros for items added later."""
     later = [(0, num_items - len(array_I)), *[(0, 0)] * (array_I.ndim - 1)]
     return np.pad(array_I, later)
 
@@ -358,7 +358,7 @@ def _padded(array_I: NDArray[np.float32], num_items: int) -> NDArray[np.float32]
 def _with_view(
     model: ScoringModel, name: str, source_ID: NDArray[np.float32], target_ID: NDArray[np.float32]
 ) -> ScoringModel:
-    """The model with one more view, of which friends, attributes, profiles and texts say nothing."""
+    """The model with one more view, to which friends, attributes, profiles and texts do not contribute."""
     after = ((0, 0), (0, source_ID.shape[1]))
     maps: dict[str, Any] = {
         field: np.pad(take(table), after)
@@ -378,7 +378,7 @@ def _with_view(
 def _side_by_side(
     factors: Sequence[tuple[NDArray[np.float32] | None, NDArray[np.float32]]],
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Sources and targets of several low-rank maps as those of one, each pair scaled to one size for INT8 rows."""
+    """Sources and targets of several low-rank maps concatenated, each pair scaled to the same size for INT8 rows."""
     sources, targets = [], []
     for source_IR, target_IR in factors:
         assert source_IR is not None

@@ -1,7 +1,7 @@
 """The closed forms of the hybrid: each a linear map of the history, fitted in seconds.
 
-A ``Kind`` says how one is fitted, from which settings the search starts and what else it tries. Settings are chosen one
-after the other, each on validation alone (``training.joining``).
+A ``Kind`` defines how one is fitted, from which settings the search starts and what else it tries. Settings are chosen
+one at a time, each on validation alone (``training.joining``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +29,9 @@ SOFTMAX = "softmax"
 
 @dataclass(frozen=True)
 class Linear:
-    """score = history · (items + source · targetᵀ) + bias; what is None is not there.
+    """score = history · (items + source · targetᵀ) + bias; terms that are None are absent.
 
-    items: csr or dense float32 ``[I, T]``, a column for each of the material's targets; with more rows, those of
+    items: csr or dense float32 ``[I, T]``, one column per target of the material; additional rows are those of
     attributes, as in ``SparseRows``. source_IR, target_IR ``[I, R]``. bias_I ``[I]``.
     """
 
@@ -46,7 +46,7 @@ class Linear:
         return self.items is not None and self.items.shape[0] > self.items.shape[1]
 
     def score(self, history_BI: sp.csr_matrix, attribute_BA: sp.csr_matrix | None = None) -> NDArray[np.float32]:
-        """Scores of every item for each history, float32 ``[B, I]``; of a form with the columns of all items."""
+        """Scores of every item for each history, float32 ``[B, I]``; requires the columns of all items."""
         total: NDArray[np.float32] = np.zeros((history_BI.shape[0], history_BI.shape[1]), np.float32)
         known = history_BI
         if self.items is not None and self.reads_attributes and attribute_BA is not None:
@@ -64,9 +64,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Kind:
-    """One closed form. fit: from material and settings. start, grid: settings to begin from and to try, in this order.
+    """One closed form. fit: from material and settings. start, grid: settings to start from and to try, in this order.
 
-    suits: whether it can be of use to this material.
+    suits: whether it applies to this material.
     """
 
     fit: Callable[[Material, HybridConfig, Settings], Linear]
@@ -86,7 +86,7 @@ def _ridge(material: Material, config: HybridConfig, settings: Settings) -> Line
 
 
 def _order(material: Material, config: HybridConfig, settings: Settings) -> Linear:
-    """The local ridge from what came before to what came after (SLIT, Choi et al., WWW 2021), plus ``alpha`` XᵀX."""
+    """The local ridge from earlier to later items (SLIT, Choi et al., WWW 2021), plus ``alpha`` XᵀX."""
 
     def make() -> LocalRidge:
         past, future = past_and_future(material, settings["past"])
@@ -99,7 +99,7 @@ def _order(material: Material, config: HybridConfig, settings: Settings) -> Line
 
 
 def _prior(material: Material, config: HybridConfig, cooccurrences: float) -> sp.csr_matrix | None:
-    """Cosines of texts as so many co-occurrences."""
+    """Text cosines scaled to ``cooccurrences`` co-occurrences."""
     near = material.near
     if near is None or cooccurrences == 0:
         return None
@@ -112,7 +112,7 @@ def _dense_ridge(material: Material, config: HybridConfig, settings: Settings) -
 
     W: weights of users. D: ridge and dropout, as in ``LocalRidge.solve``. C: the same regression between texts. With
     P = (XᵀWX + D + λ_E)⁻¹ the solution without the constraint is P (XᵀWX + λ_E C) = I − P (D + λ_E) + λ_E P C, and a
-    multiple of P's column empties the diagonal.
+    multiple of P's column makes the diagonal zero.
     """
     weights_U = material.user_weights(settings["row"])
     counts_I = np.asarray(material.matrix.T @ weights_U, np.float32)
@@ -152,9 +152,9 @@ def _ridge_solver(
     diagonal_I: NDArray[np.float32],
     targets: NDArray[np.int64] | None,
 ) -> Callable[[NDArray[np.float32] | None], NDArray[np.float32]]:
-    """What (XᵀWX + D)⁻¹ makes of a matrix ``[I, N]``, and of None: the inverse's own columns ``targets`` ``[I, T]``.
+    """Computes (XᵀWX + D)⁻¹ times a matrix ``[I, N]``; of None: the inverse's columns ``targets`` ``[I, T]``.
 
-    By the users where they are few (Woodbury's identity). targets None: all.
+    Solved over the users if there are few (Woodbury identity). targets None: all.
     """
     users, items = matrix.shape
     chosen = slice(None) if targets is None else targets
@@ -193,7 +193,7 @@ def _filter(material: Material, config: HybridConfig, settings: Settings) -> Lin
 
 
 def _step(material: Material, config: HybridConfig, user: float, source: float, target: float) -> sp.csr_matrix:
-    """D_i^−source Xᵀ D_u^−user X D_i^−target: one step over the user-item graph, with a degree norm of each side."""
+    """D_i^−source Xᵀ D_u^−user X D_i^−target: one step over the user-item graph, degree-normalised on each side."""
     degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
     found = item_neighbours(
         material.matrix,
@@ -208,8 +208,8 @@ def _step(material: Material, config: HybridConfig, user: float, source: float, 
 def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> Linear:
     """ChebyCF (Kim et al., SIGIR 2025): D^−β (c ÑᵀÑ + V g(σ²) Vᵀ) D^β.
 
-    Its response is f(x) = ½ ∓ ½ |1 − 2x|^``flatness``. Below the leading directions V that is nearly a line of slope c,
-    which one step over the graph gives; g is what f lacks of that line there, plus the ideal pass ``ideal``.
+    Its response is f(x) = ½ ∓ ½ |1 − 2x|^``flatness``. Beyond the leading directions V it is nearly a line of slope c,
+    which one step over the graph gives; on V, g is the difference of f from that line, plus the ideal pass ``ideal``.
     """
     rank = min(config.rank, *material.matrix.shape)
     popularity = settings["popularity"]
@@ -217,9 +217,9 @@ def _low_pass(material: Material, config: HybridConfig, settings: Settings) -> L
     def make() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         degree_U = np.maximum(np.diff(material.matrix.indptr), 1).astype(np.float32)
         scales = (1 / degree_U, material.degree_I**-0.5)
-        begun = material.directions_IR
-        iterations = 3 if begun is None else 1
-        return leading_subspace(material.matrix, *scales, rank, iterations, config.seed, begun)
+        initial_IR = material.directions_IR
+        iterations = 3 if initial_IR is None else 1
+        return leading_subspace(material.matrix, *scales, rank, iterations, config.seed, initial_IR)
 
     squares, vectors_IR = material.once("subspace", (rank, config.seed), make)
 
@@ -253,7 +253,7 @@ def _popularity(material: Material, config: HybridConfig, settings: Settings) ->
 
 
 def _rating(material: Material, config: HybridConfig, settings: Settings) -> Linear:
-    """Mean rating of each item, drawn towards that of all by as many ratings as ``shrinkage`` says."""
+    """Mean rating of each item, shrunk towards the global mean by ``shrinkage`` pseudo-ratings."""
     assert material.ratings is not None
     items, values = material.ratings
     above = np.bincount(items, values - values.mean(), minlength=material.num_items)
@@ -262,9 +262,9 @@ def _rating(material: Material, config: HybridConfig, settings: Settings) -> Lin
 
 
 def past_and_future(material: Material, decay: float, least: float = 0.01) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """For each place in a history what came before and what came after, each weighing e^(−decay · distance).
+    """For each position in a history the items before and after it, weighted by e^(−decay · distance).
 
-    Float32 csr ``[S, I]`` each, S = Σ (length − 1); what would weigh less than ``least`` is left out.
+    Float32 csr ``[S, I]`` each, S = Σ (length − 1); weights below ``least`` are left out.
     """
     histories = material.histories
     splits = np.maximum(histories.lengths - 1, 0)
@@ -284,7 +284,7 @@ def past_and_future(material: Material, decay: float, least: float = 0.01) -> tu
         entries = (np.concatenate(rows), np.concatenate(columns))
         return sp.csr_matrix((np.concatenate(values), entries), shape=shape)
 
-    # Split s of a history lies between its places s and s + 1.
+    # Split s of a history lies between its positions s and s + 1.
     return side(lambda distance: place + distance), side(lambda distance: place - 1 - distance)
 
 
@@ -337,9 +337,9 @@ KINDS: dict[str, Kind] = {
 def kept_rows(
     weighted: Sequence[tuple[sp.csr_matrix | NDArray[np.float32], np.float32]], count: int
 ) -> tuple[sp.csr_matrix | None, float]:
-    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was cut.
+    """The ``count`` strongest entries of each row of a weighted sum, and the share of absolute weight that was pruned.
 
-    Rows of attributes, which some have, follow those of items.
+    Rows of attributes, if any, follow those of items.
     """
     if not weighted:
         return None, 0.0
@@ -352,7 +352,7 @@ def kept_rows(
             total[: items.shape[0]] += (items if isinstance(items, np.ndarray) else items.toarray()) * weight
         kept = strongest_entries(total, count)
         matrix = sp.csr_matrix((kept.values, kept.items, kept.indptr), shape=total.shape)
-        matrix.eliminate_zeros()  # a value that nobody has says nothing
+        matrix.eliminate_zeros()  # values that no user has
         return matrix, kept.lost
     whole = sp.csr_matrix(sum(items * weight for items, weight in weighted))
     found = strongest(whole, count)

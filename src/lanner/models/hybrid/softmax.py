@@ -1,4 +1,4 @@
-"""Hide-one softmax: what somebody chose beside the rest, from the rest and from who they are; for small catalogues.
+"""Hide-one softmax: predicts a chosen item from the user's other items and attributes; for small catalogues.
 
 ::
 
@@ -7,7 +7,7 @@
 
 For each user and each item c chosen, the loss is −log p(c | u, c): a multinomial logistic regression, convex, with a
 quadratic penalty, solved by L-BFGS. It is linear in the history for given attributes. Neighbouring ranges of a number
-are drawn together (a random walk as prior), so that ranges may be fine.
+are shrunk towards each other (a random-walk prior), so ranges may be fine.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from scipy.optimize import minimize
 from lanner.data.catalogue import Catalogue
 from lanner.inference.sparse import attribute_matrix, with_attributes
 
-_MOST_SCORES = 20_000_000
-"""Scores in memory, 80 MB: of more events, so many as fit are drawn."""
-_MOST_WEIGHTS = 5_000_000
-"""Largest number of weights V."""
+_MAX_SCORES = 20_000_000
+"""Scores held in memory, 80 MB; if there are more events, as many as fit are sampled."""
+_MAX_WEIGHTS = 5_000_000
+"""Maximum number of weights V."""
 _ITERATIONS = 300
 _TOLERANCE = 1e-7
 _LEVEL = 0.1
-"""Penalty on the values of ranges themselves, relative to that of other values: their differences have one already."""
+"""Penalty on the values of ranges themselves, relative to other values: differences are penalised already."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Penalties:
 def hide_one_softmax(
     matrix: sp.csr_matrix, people: Catalogue, exponent: float, penalties: Penalties
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """W, A and V below each other, as ``ScoringModel.item_to_item`` has its rows, float32 ``[R, I]``, and b ``[I]``.
+    """W, A and V stacked in the row order of ``ScoringModel.item_to_item``, float32 ``[R, I]``, and b ``[I]``.
 
     matrix: ones where a user chose an item, csr ``[U, I]``. exponent: an event of a user with n of them weighs
-    n^−exponent. Users of a single item have nothing to be told from, and are left out.
+    n^−exponent. Users with a single item provide no context and are left out.
     """
     matrix = matrix.tocsr()
     lengths = np.diff(matrix.indptr)
@@ -55,7 +55,7 @@ def hide_one_softmax(
     chosen = matrix[users]
     num_items, num_values = chosen.shape[1], len(people.kinds)
     rows = num_items + num_values
-    if penalties.pairs and num_values * num_items**2 <= _MOST_WEIGHTS:
+    if penalties.pairs and num_values * num_items**2 <= _MAX_WEIGHTS:
         rows += num_values * num_items
     attributes = attribute_matrix(people.values.take(users), people.kinds)
     task = _Task.of(chosen, attributes, rows, exponent)
@@ -78,11 +78,11 @@ def hide_one_softmax(
 
 @dataclass(frozen=True)
 class _Task:
-    """N events, each hidden in turn. The scores of a rest are those of the whole less what the hidden item says.
+    """N events, each hidden in turn. Scores without the hidden item are the full scores minus its contribution.
 
-    known: all that is known of each user, csr ``[U, R]``. own: the part of it that comes from the hidden item, csr
-    ``[N, R]``. events: which are of which user, ones, csr ``[U, N]``. user_N, item_N: whose each is, and of which item.
-    barred_NI: −inf where the user has the item, but for the hidden one. weight_N: of each event.
+    known: all features of each user, csr ``[U, R]``. own: the part of them that comes from the hidden item, csr
+    ``[N, R]``. events: ones where an event is the user's, csr ``[U, N]``. user_N, item_N: user and item of each event.
+    barred_NI: −inf where the user has the item, except the hidden one. weight_N: of each event.
     """
 
     known: sp.csr_matrix
@@ -98,7 +98,7 @@ class _Task:
         users, num_items = chosen.shape
         lengths = np.diff(chosen.indptr)
         user_N, item_N = np.repeat(np.arange(users), lengths), chosen.indices
-        most = max(_MOST_SCORES // max(num_items, 1), 1)
+        most = max(_MAX_SCORES // max(num_items, 1), 1)
         if len(user_N) > most:
             drawn = np.sort(np.random.default_rng(0).permutation(len(user_N))[:most])
             user_N, item_N = user_N[drawn], item_N[drawn]
@@ -135,7 +135,7 @@ class _Task:
 
 
 def _penalty(people: Catalogue, num_items: int, rows: int, penalties: Penalties) -> sp.csr_matrix:
-    """The quadratic form of the penalty over the rows of the weights; a bias has none."""
+    """The quadratic form of the penalty over the rows of the weights; the bias is not penalised."""
     blocks = [sp.eye_array(num_items) * penalties.ridge, _of_values(people, penalties.ridge, penalties.smooth)]
     if rows > num_items + len(people.kinds):
         of_pairs = _of_values(people, penalties.pairs, 10 * penalties.pairs)

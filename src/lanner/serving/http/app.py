@@ -35,7 +35,7 @@ from lanner.serving.messages import Alive, ExplainAnswer, RecommendAnswer, Serve
 _log = logging.getLogger(__name__)
 
 _REFRESH_SECONDS = 5.0
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 _ALIVE = json_reply(Alive(alive=True))
 _OVERLOADED = reply_to(OverloadedError("overloaded: the deadline cannot be met; try again later", 1.0))
 _encode = msgspec.json.Encoder().encode
@@ -192,7 +192,7 @@ class App:
         if not length.isdigit():
             raise RejectedError(400, "content-length is not a number")
         # A length with too many digits is too large; int() is not called on it.
-        if len(length) > _MOST_DIGITS or int(length) > self.limits.body_bytes:
+        if len(length) > _MAX_DIGITS or int(length) > self.limits.body_bytes:
             raise too_long(self.limits.body_bytes)
         return int(length)
 

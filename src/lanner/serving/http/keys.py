@@ -112,7 +112,7 @@ def check_address(host: str, keys: KeyFile | None, open_to_all: bool = False) ->
     """
     if keys is None and not open_to_all and not is_loopback(host):
         raise ConfigError(
-            f"without API keys anyone who can reach {host} could use the server;  "
+            f"without API keys anyone who can reach {host} could use the server; "
             "create a key, bind to 127.0.0.1, or set open_to_all"
         )
 

@@ -17,13 +17,13 @@ class Limits:
     head_bytes: int = 64 * 2**10
     """Maximum size of a request head in bytes; larger ones are rejected with 431."""
     head_seconds: float = 10.0
-    """Seconds for a request head to arrive; then the connection is closed."""
+    """Timeout in seconds for receiving a request head; then the connection is closed."""
     body_bytes: int = 4 * 2**20
     """Maximum size of a request body in bytes; larger ones are rejected with 413."""
     body_seconds: float = 10.0
-    """Seconds for a request body to arrive; then 408."""
+    """Timeout in seconds for receiving a request body; then 408."""
     pending_body_bytes: int = 64 * 2**20
-    """Total bytes of bodies that are being received; further ones are rejected with 503."""
+    """Maximum total size in bytes of bodies being received; further ones are rejected with 503."""
     connections: int = 1000
     """Maximum number of open connections; a new one closes the one idle longest."""
     requests_per_second: float = 0.0
@@ -33,7 +33,7 @@ class Limits:
     callers: int = 10_000
     """Callers tracked by the rate limit; the least recent is forgotten first."""
     hosts: tuple[str, ...] = ()
-    """Host names accepted beside localhost and the bound address; ``*``: any. Empty with keys: any."""
+    """Host names accepted besides localhost and the bound address; ``*``: any. Empty with keys: any."""
     proxies: tuple[str, ...] = ()
     """IP addresses or networks of reverse proxies whose X-Forwarded-For is trusted."""
 

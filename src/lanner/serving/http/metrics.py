@@ -16,7 +16,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _FILE = re.compile(r"[a-z_]+_(\d+)\.db")
-_MOST_KINDS_OF_ANSWERS = 64
+_MAX_LABEL_SETS = 64
 
 
 def share_between_workers(folder: Path) -> None:
@@ -43,7 +43,7 @@ class Metrics:
     """One worker's metrics; ``text`` sums those of all workers."""
 
     def __init__(self) -> None:
-        """Raises MissingExtraError where prometheus_client is not installed."""
+        """Raises MissingExtraError if prometheus_client is not installed."""
         try:
             import prometheus_client
         except ImportError:
@@ -104,7 +104,7 @@ class Metrics:
         kind = (served.variant, served.backend, served.cached)
         child = self._kinds.get(kind)
         if child is None:
-            if len(self._kinds) >= _MOST_KINDS_OF_ANSWERS:
+            if len(self._kinds) >= _MAX_LABEL_SETS:
                 return
             child = self._kinds[kind] = self._answers.labels(kind[0], kind[1], str(kind[2]).lower())
         child.inc()

@@ -134,7 +134,7 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
 
 
 def _errors_of(route: Route, guarded: bool) -> list[str]:
-    """The error statuses of a route: those of bodies if it takes one, those of keys if they are required."""
+    """The error statuses of a route: body errors if it takes a body, key errors if keys are required."""
     of_bodies, of_keys, of_services = {"408", "413", "415"}, {"401", "403"}, {"404", "429", "503"}
     left_out = set() if route.body else of_bodies
     left_out |= set() if route.role and guarded else of_keys

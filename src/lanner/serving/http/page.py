@@ -37,17 +37,17 @@ class PageFile:
 
 def read_page() -> dict[bytes, PageFile]:
     """Every file of the page by URL path; ``/`` is ``index.html``."""
-    found = _below(files("lanner.serving").joinpath("page"), "/")
+    found = _collect_files(files("lanner.serving").joinpath("page"), "/")
     found[b"/"] = found[b"/index.html"]
     return found
 
 
-def _below(folder: Traversable, path: str) -> dict[bytes, PageFile]:
+def _collect_files(folder: Traversable, path: str) -> dict[bytes, PageFile]:
     found: dict[bytes, PageFile] = {}
     for one in folder.iterdir():
         kind = KINDS.get(PurePosixPath(one.name).suffix)
         if one.is_dir():
-            found |= _below(one, f"{path}{one.name}/")
+            found |= _collect_files(one, f"{path}{one.name}/")
         elif kind is not None:
             found[f"{path}{one.name}".encode()] = PageFile(one.read_bytes(), kind)
     return found

@@ -19,7 +19,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_MOST_PARAMETERS = 32
+_MAX_PARAMETERS = 32
 _SWEEPS = 8
 """Checks of arriving bodies per ``body_seconds``."""
 _TOO_SLOW = "the body is too slow"
@@ -30,7 +30,7 @@ _PLAIN = {
     f"Expected `str` matching regex {ONE_LINE!r}": "must be one line without white space at its ends",
     f"Expected `float` < {float(LATEST)}": "must be in seconds since 1970",
 }
-"""In place of what msgspec says."""
+"""Replacements for msgspec's messages."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -135,16 +135,16 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RejectedError(400, _explained(str(error), body)) from None
+        raise RejectedError(400, _validation_message(str(error), body)) from None
     except RecursionError:
         raise RejectedError(400, "the body is nested too deeply") from None
     except ValueError as error:
-        problem = "half of a surrogate pair is no character" if _has_half_a_pair(body) else error
+        problem = "half of a surrogate pair is not a character" if _has_lone_surrogate(body) else error
         raise RejectedError(400, f"malformed JSON: {problem}" if body else "the body is empty; send JSON") from None
 
 
-def _has_half_a_pair(body: bytes) -> bool:
-    """Whether this is JSON with half of a surrogate pair, of which msgspec only says that it ends early."""
+def _has_lone_surrogate(body: bytes) -> bool:
+    """Whether this is JSON with a lone surrogate, which msgspec reports only as truncated input."""
     try:
         json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -154,7 +154,7 @@ def _has_half_a_pair(body: bytes) -> bool:
     return False
 
 
-def _explained(text: str, body: bytes) -> str:
+def _validation_message(text: str, body: bytes) -> str:
     found = _PLACE.match(text)
     if found is None:
         return f"the body: {text}"
@@ -191,7 +191,7 @@ def read_query(parameters: tuple[Parameter, ...], query: bytes) -> list[Any]:
     """
     try:
         pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS
         )
     except ValueError as error:
         raise RejectedError(400, f"malformed query string: {error}") from None

@@ -22,7 +22,7 @@ STATUS: dict[type, int] = {
     StoreUnavailableError: 503,
     LannerError: 503,
 }
-"""By the nearest base class: caller's errors are 4xx, server errors 503; anything but a LannerError is 500."""
+"""By the nearest base class: client errors are 4xx, server errors 503; anything but a LannerError is 500."""
 
 CONTENT_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -91,7 +91,7 @@ def error_reply(status: int, line: str, *headers: Header) -> Reply:
 
 
 def reply_to(error: Exception) -> Reply:
-    """Caller's errors as one line; server errors as a number whose details are in the log."""
+    """Client errors as one line; server errors as a reference number for the details in the log."""
     if isinstance(error, RejectedError):
         return error.reply
     status = status_of(error)

@@ -27,7 +27,7 @@ try:
 except ImportError:
     raise MissingExtraError("opentelemetry-sdk", "tracing", "tracing") from None
 
-_MOST_WAITING = 2_048
+_MAX_WAITING = 2_048
 """Maximum queued spans; further ones are dropped and counted."""
 _SEND_SECONDS = 5.0
 _STOP_SECONDS = 2.0
@@ -147,12 +147,12 @@ class _Queue(BatchSpanProcessor):
     """Counts dropped spans, which the base class only logs."""
 
     def __init__(self, exporter: _Exporter) -> None:
-        super().__init__(exporter, max_queue_size=_MOST_WAITING)
+        super().__init__(exporter, max_queue_size=_MAX_WAITING)
         self._exporter, self._ended, self.dropped = exporter, 0, 0
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and span.context.trace_flags.sampled:
-            if self._ended - self._exporter.taken - self.dropped >= _MOST_WAITING:
+            if self._ended - self._exporter.taken - self.dropped >= _MAX_WAITING:
                 self.dropped += 1
             self._ended += 1
         super().on_end(span)

@@ -19,11 +19,11 @@ T = TypeVar("T")
 Rank = Callable[[VariantId, Sequence[Q]], Sequence[R | Exception]]
 """One outcome per query, from one variant; an exception in place of a failed one."""
 
-_LEARN_S, _FEWEST, _WEIGHT = 0.25, 20, 0.3
+_LEARN_S, _MIN_RANKED, _WEIGHT = 0.25, 20, 0.3
 """Seconds and requests per measurement of the overhead, and the weight of a new one (exponential smoothing)."""
 _TIMED = 8
 """CPU time is measured for one batch in this many: it takes a system call."""
-_MOST_OVERHEAD_S = 0.005
+_MAX_OVERHEAD_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +112,22 @@ class Batcher(Generic[Q, R]):
         wait_s = under_way // self._slow_threads * self._slow_s
 
         def run() -> tuple[T, float, float]:
-            begun = perf_counter()
-            if self._is_closed or begun > request.deadline:
+            started = perf_counter()
+            if self._is_closed or started > request.deadline:
                 raise self._refusal(self._slow_s)
-            return work(), begun, perf_counter()
+            return work(), started, perf_counter()
 
         try:
             if under_way >= self._slow_queue or now + wait_s > request.deadline:
                 raise self._refusal(wait_s)
             future = self._pool.submit(run)
             self._slow.add(future)
-            result, begun, ended = await asyncio.wrap_future(future)
+            result, started, ended = await asyncio.wrap_future(future)
         except OverloadedError:
             self.refused += 1
             raise
-        self._slow_s += _WEIGHT * (ended - begun - self._slow_s)
-        return Done(result, "", "", begun - request.arrival, ended - begun)
+        self._slow_s += _WEIGHT * (ended - started - self._slow_s)
+        return Done(result, "", "", started - request.arrival, ended - started)
 
     def close(self) -> None:
         """Reject waiting requests; those running in threads finish on their own."""
@@ -163,9 +163,9 @@ class Batcher(Generic[Q, R]):
 
     def _drain(self) -> None:
         """Resolve requests that cannot wait and rank one batch; sockets are served between two batches."""
-        begun, loop = perf_counter(), asyncio.get_running_loop()
+        started, loop = perf_counter(), asyncio.get_running_loop()
         self._is_scheduled = False
-        loop.call_soon(self._turn_ended, begun)
+        loop.call_soon(self._record_turn, started)
         while (batch := self.scheduler.next(perf_counter())) is not None:
             entries = [self._entries.pop(request.number) for request in batch.requests]
             if batch.variant is None:
@@ -181,19 +181,19 @@ class Batcher(Generic[Q, R]):
             self._schedule(loop)
         self._learn(perf_counter())
 
-    def _turn_ended(self, begun: float) -> None:
+    def _record_turn(self, started: float) -> None:
         self._turned = perf_counter()
-        self._turn_s = self._turned - begun
+        self._turn_s = self._turned - started
 
     def _answer(self, batch: Batch, variant: VariantId, entries: "Sequence[_Entry[Q, R]]") -> None:
         self._batches += 1
         is_timed = self._batches % _TIMED == 0
-        begun, begun_cpu = perf_counter(), thread_time() if is_timed else 0.0
+        started, started_cpu = perf_counter(), thread_time() if is_timed else 0.0
         outcomes = self._outcomes(variant, [entry.query for entry in entries])
-        worked_s = perf_counter() - begun
+        worked_s = perf_counter() - started
         if is_timed:
             self._timed_s += worked_s
-            self._timed_cpu += thread_time() - begun_cpu
+            self._timed_cpu += thread_time() - started_cpu
         self._ranked_s += worked_s
         self._ranked += len(entries)
         self.scheduler.completed(batch, worked_s)
@@ -203,7 +203,7 @@ class Batcher(Generic[Q, R]):
             if isinstance(outcome, Exception):
                 entry.future.set_exception(outcome)
             else:
-                entry.future.set_result(Done(outcome, *variant, begun - request.arrival, worked_s))
+                entry.future.set_result(Done(outcome, *variant, started - request.arrival, worked_s))
 
     def _outcomes(self, variant: VariantId, queries: Sequence[Q]) -> Sequence[R | Exception]:
         """If a whole batch fails, rank its queries one by one, so that a bad query fails only itself."""
@@ -232,8 +232,8 @@ class Batcher(Generic[Q, R]):
         slower = max(1.0, self._timed_s / self._timed_cpu) if self._timed_cpu else 1.0
         worked_s = (cpu - self._since_cpu) * slower
         self._busy = min(1.0, worked_s / passed)
-        if self._ranked >= _FEWEST:
-            measured = min(max(worked_s - self._ranked_s, 0.0) / self._ranked, _MOST_OVERHEAD_S)
+        if self._ranked >= _MIN_RANKED:
+            measured = min(max(worked_s - self._ranked_s, 0.0) / self._ranked, _MAX_OVERHEAD_S)
             self.scheduler.overhead_s += _WEIGHT * (measured - self.scheduler.overhead_s)
         self._since, self._since_cpu = now, cpu
         self._ranked_s, self._ranked = 0.0, 0

@@ -15,7 +15,7 @@ SLOWEST, FASTEST = 8.0, 0.25
 """Bounds of the correction factor; beyond them the calibration is wrong."""
 _WEIGHT = 0.05
 """Weight of one observation in the correction: roughly the last twenty batches count."""
-_FADING_S = 1.0
+_DECAY_S = 1.0
 """Time constant with which an unused correction decays to 1."""
 
 Times = Mapping[int, tuple[float, float]]
@@ -71,8 +71,8 @@ class Curve:
     def fade(self, seconds: float) -> None:
         """Decay the correction after ``seconds`` without observations."""
         self._unseen_s += seconds
-        if self._unseen_s > _FADING_S:
-            self.ratio = 1 + (self.ratio - 1) * math.exp(-seconds / _FADING_S)
+        if self._unseen_s > _DECAY_S:
+            self.ratio = 1 + (self.ratio - 1) * math.exp(-seconds / _DECAY_S)
 
     def observe(self, size: int, seconds: float) -> None:
         """Update the correction with one batch."""

@@ -17,7 +17,7 @@ _RATE_MEMORY_S = 0.2
 """Time constant of the arrival rate, in seconds."""
 _PLAN_S = 0.005
 """How long batch sizes and throughputs are cached, in seconds."""
-_LEAST_SHARE = 0.1
+_MIN_SHARE = 0.1
 """Minimum share of the loop's time assumed to be left for ranking, whatever the arrival rate."""
 
 _LONGEST_RETRY_S = 60.0
@@ -193,7 +193,7 @@ class Scheduler:
         if math.isfinite(self._planned):
             self.profile.fade(now - self._planned)
         self._planned = now
-        stretch = 1 / max(_LEAST_SHARE, 1 - self.rate(now) * self.overhead_s)
+        stretch = 1 / max(_MIN_SHARE, 1 - self.rate(now) * self.overhead_s)
         for one in self._capacities:
             one.plan(self.config.most_inline_ms / 1e3 / stretch, stretch)
         self._fastest = max(self._capacities, key=lambda one: one.throughput)

@@ -31,10 +31,10 @@ class EventRow(StoredEvent, frozen=True, gc=False):
 
 
 class UserRecord(Struct, frozen=True):
-    """All that a store knows of one user.
+    """All data stored about one user.
 
     events: oldest first by (timestamp, sequence). user: as last written by ``put_user``; None if never written.
-    deleted: those of the user, their friends and the other ids asked about that were ever passed to ``delete_user``;
+    deleted: those of the user, their friends and other queried ids that were ever passed to ``delete_user``;
     data about them from elsewhere, such as events in a bundle, must be ignored.
     """
 

@@ -44,7 +44,7 @@ def export_events(store: Store, path: Path) -> int:
 
 
 def _write_parts(store: Store, folder: Path) -> tuple[int, int]:
-    """Write one file per batch, and an empty one, so that an empty store has columns too.
+    """Write one file per batch, and an empty one, so that an empty store also has columns.
 
     Returns the number of events and the sequence number that they cover.
     """

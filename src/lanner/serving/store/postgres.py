@@ -81,11 +81,11 @@ class PostgresStore(Store):
             try:
                 with self._connect(reading=True) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
-                    problem, heard = "", True
+                    problem, has_changes = "", True
                     while not ended.is_set():
-                        if heard:
+                        if has_changes:
                             on_change()
-                        heard = any(True for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1))
+                        has_changes = any(True for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1))
             except self._errors as error:
                 if not problem:
                     problem = str(self._translated(error))

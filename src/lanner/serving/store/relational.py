@@ -41,7 +41,7 @@ OTHER_SCHEMA = f"a store of schema {{}}, expected {SCHEMA_VERSION}; open it with
 _ROWS_PER_BATCH = 10_000
 _ROWS_PER_DELETE = 1_000
 """Rows per transaction: a few milliseconds, during which appends wait."""
-_PEOPLE_PER_LOOK = 1_000
+_PEOPLE_PER_QUERY = 1_000
 _DIGEST_BYTES = 16
 _ALL = 2**62
 _SECONDS_PER_DAY = 86_400
@@ -72,7 +72,7 @@ CREATE INDEX exposures_person ON exposures (person);
 CREATE TABLE deletions (sequence {key}, digest {bytes});
 CREATE INDEX deletions_digest ON deletions (digest)
 """
-_TAKE = "UPDATE counter SET sequence = sequence + ? RETURNING sequence{}"
+_TAKE_SEQUENCE = "UPDATE counter SET sequence = sequence + ? RETURNING sequence{}"
 _PERSON = "(SELECT number FROM people WHERE digest = ?)"
 _HISTORY = f"""SELECT sequence, item, behaviour, weight, timestamp FROM events
     WHERE person = {_PERSON} ORDER BY timestamp DESC, sequence DESC LIMIT ?"""
@@ -171,7 +171,7 @@ class Store(Connections):
     def _append(self, connection: Any, batches: Sequence[Sequence[tuple[Any, ...]]]) -> list[EventsAnswer]:
         """Store the rows of several callers; returns one answer each."""
         rows = list(chain.from_iterable(batches))
-        first = self._take_numbers(connection, len(rows))
+        first = self._allocate_sequence(connection, len(rows))
         people = self._add_people(connection, {row[0] for row in rows})
         numbered = [(first + place, people[id], *row) for place, (id, *row) in enumerate(rows)]
         accepted = self._insert_events(connection, numbered)
@@ -222,7 +222,7 @@ class Store(Connections):
     def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
         """Delete events older than ``keep_days`` and all but the newest ``keep_per_user`` of each user (None: keep).
 
-        Exposures older than ``keep_days`` are deleted, too. Appends continue meanwhile. Returns the number of deleted
+        Exposures older than ``keep_days`` are also deleted. Appends continue meanwhile. Returns the number of deleted
         events; if there are any, ``changed_users`` reports that all users may have changed. Keys of deleted events are
         forgotten.
 
@@ -253,15 +253,15 @@ class Store(Connections):
     def _delete_beyond(self, keep: int) -> int:
         # By ranges of users, so that memory is bounded.
         people, deleted = self._fetch("SELECT coalesce(max(number), 0) FROM people")[0][0], 0
-        for low in range(0, people, _PEOPLE_PER_LOOK):
-            surplus = self._fetch(_SURPLUS, (low, low + _PEOPLE_PER_LOOK, keep))
+        for low in range(0, people, _PEOPLE_PER_QUERY):
+            surplus = self._fetch(_SURPLUS, (low, low + _PEOPLE_PER_QUERY, keep))
             for part in _parts(surplus, _ROWS_PER_DELETE):
                 deleted += self._change("DELETE FROM events WHERE sequence = ?", part)
         return deleted
 
     def _record_deletion(self, connection: Any, digest: bytes | None = None) -> None:
         """Make every server drop its cached users. digest: of the deleted user; None: old events were deleted."""
-        sequence = self._take_numbers(connection, 1)
+        sequence = self._allocate_sequence(connection, 1)
         self._all(connection, "DELETE FROM deletions WHERE digest = ? OR digest IS NULL", [(digest,)])
         self._all(connection, "INSERT INTO deletions (sequence, digest) VALUES (?, ?)", [(sequence, digest)])
 
@@ -280,7 +280,7 @@ class Store(Connections):
         _require_storable(id)
 
         def work(connection: Any) -> bool:
-            sequence = self._take_numbers(connection, 1)
+            sequence = self._allocate_sequence(connection, 1)
             stood = self._rows(connection, "SELECT 1 FROM items WHERE id = ? AND body IS NOT NULL", (id,))
             self._all(connection, _SET_ITEM, [(id, sequence, body)])
             return bool(stood)
@@ -309,7 +309,7 @@ class Store(Connections):
         _require_storable(id, user.profile, *user.ties)
 
         def work(connection: Any) -> bool:
-            sequence = self._take_numbers(connection, 1)
+            sequence = self._allocate_sequence(connection, 1)
             digests = self._add_people(connection, {id, *user.ties})
             person = digests[id]
             stood = self._rows(connection, _PROFILE, (person,))
@@ -332,16 +332,16 @@ class Store(Connections):
         return User(profile=rows[0][0], ties=[friend for (friend,) in self._rows(connection, _TIES, (digest,))])
 
     def read_user(self, id: str, others: Sequence[str] = ()) -> UserRecord:
-        """All that is known of one user. others: further ids to be checked for deletion."""
+        """All data stored about one user. others: further ids to be checked for deletion."""
 
         def query(connection: Any) -> UserRecord:
             own = self._digest(id)
             user, events = self._user(connection, own), self._history(connection, own)
-            asked = {self._digest(one): one for one in (id, *others, *(user.ties if user else ()))}
+            id_of_digest = {self._digest(one): one for one in (id, *others, *(user.ties if user else ()))}
             deleted = set[str]()
-            for part in _parts(list(asked), _PEOPLE_PER_LOOK):
+            for part in _parts(list(id_of_digest), _PEOPLE_PER_QUERY):
                 rows = self._rows(connection, _DELETED.format(", ".join("?" * len(part))), tuple(part))
-                deleted |= {asked[digest] for (digest,) in rows}
+                deleted |= {id_of_digest[digest] for (digest,) in rows}
             return UserRecord(events, user, frozenset(deleted))
 
         return self._read(query)
@@ -406,7 +406,7 @@ class Store(Connections):
         shown = [msgspec.json.encode(row.item_ids).decode() for row in rows]
 
         def work(connection: Any) -> None:
-            first = self._take_numbers(connection, len(rows))
+            first = self._allocate_sequence(connection, len(rows))
             people = self._add_people(connection, {row.user_id for row in rows})
             values = [
                 (first + place, row.experiment, row.arm, people[row.user_id], row.timestamp, shown[place])
@@ -451,12 +451,12 @@ class Store(Connections):
         """
         self._writer.require_alive()
         if self._writer.failing:
-            self._writer.submit(lambda connection: self._rows(connection, _TAKE.format(""), (0,)))
+            self._writer.submit(lambda connection: self._rows(connection, _TAKE_SEQUENCE.format(""), (0,)))
         self.sequence()
 
-    def _take_numbers(self, connection: Any, count: int) -> int:
+    def _allocate_sequence(self, connection: Any, count: int) -> int:
         """The first of ``count`` new sequence numbers."""
-        last = self._rows(connection, _TAKE.format(self._notify), (count,))[0][0]
+        last = self._rows(connection, _TAKE_SEQUENCE.format(self._notify), (count,))[0][0]
         return int(last) - count + 1
 
 

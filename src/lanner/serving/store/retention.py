@@ -17,7 +17,7 @@ class RetentionConfig:
     events_per_user: int = 0
     """Maximum number of events kept per user, newest first; 0: no limit."""
     every_minutes: float = 60.0
-    """Minutes between two deletion runs."""
+    """Minutes between deletion runs."""
 
     def __post_init__(self) -> None:
         for name in ("days", "events_per_user"):

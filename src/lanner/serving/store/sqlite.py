@@ -19,11 +19,11 @@ _CACHE_KIB = {"writing": 2 * 1024, "reading": 1024}
 _CANNOT_OPEN = "{}: cannot open for writing ({}); check the path and its permissions"
 _LOG_PAGES = 4_000
 """Pages of the write-ahead log that trigger a checkpoint: 16 MB."""
-_FREE = "PRAGMA incremental_vacuum(2000)"
+_VACUUM = "PRAGMA incremental_vacuum(2000)"
 """8 MB per step: some tens of milliseconds between two commits."""
 _ROWS_PER_STATEMENT = 64
 _PEOPLE = ("INSERT INTO people (digest, id) VALUES", "(?, ?)")
-_LIVE_AGAIN = "ON CONFLICT (digest) DO UPDATE SET live = 1, id = excluded.id WHERE live = 0"
+_UNDELETE = "ON CONFLICT (digest) DO UPDATE SET live = 1, id = excluded.id WHERE live = 0"
 _EVENTS = (
     "INSERT INTO events (sequence, person, item, behaviour, weight, timestamp, key) VALUES",
     "(?, (SELECT number FROM people WHERE digest = ?), ?, ?, ?, ?, ?)",
@@ -89,7 +89,7 @@ class SqliteStore(Store):
             )
 
     def _insert_people(self, connection: sqlite3.Connection, rows: Sequence[tuple[bytes, str]]) -> None:
-        _insert(connection, *_PEOPLE, rows, _LIVE_AGAIN)
+        _insert(connection, *_PEOPLE, rows, _UNDELETE)
 
     def _insert_events(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         return _insert(connection, *_EVENTS, rows, "ON CONFLICT DO NOTHING")
@@ -133,7 +133,7 @@ class SqliteStore(Store):
     def compact(self, keep_days: float | None, keep_per_user: int | None) -> int:
         deleted = super().compact(keep_days, keep_per_user)
         while self._fetch("PRAGMA freelist_count")[0][0]:
-            self._writer.submit(lambda connection: self._rows(connection, _FREE))
+            self._writer.submit(lambda connection: self._rows(connection, _VACUUM))
         return deleted
 
     def check(self) -> None:

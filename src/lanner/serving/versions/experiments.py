@@ -14,7 +14,7 @@ from lanner.serving.versions.registry import ALIASES, CHALLENGER, CHAMPION
 from lanner.serving.versions.shadow import Shadow
 
 _TOLERANCE = 1e-9
-_MOST_LETTERS = 128
+_MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for what, text in (("name", self.name), *(("arm", arm) for arm in self.arms)):
-            if not 0 < len(text) <= _MOST_LETTERS or not text.isprintable():
-                raise ConfigError(f"experiment {what}: {text!r}, expected 1 to {_MOST_LETTERS} printable characters")
+            if not 0 < len(text) <= _MAX_LENGTH or not text.isprintable():
+                raise ConfigError(f"experiment {what}: {text!r}, expected 1 to {_MAX_LENGTH} printable characters")
         if "\0" in self.salt:
             raise ConfigError(f"experiment '{self.name}': the salt contains NUL; remove it")
         check_shares(self.name, self.arms)

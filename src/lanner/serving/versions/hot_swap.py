@@ -61,7 +61,7 @@ class Deployments(Generic[Served]):
         self._opening = asyncio.Lock()
         self._changing = asyncio.Lock()  # held while catalogs change and while a deployment is swapped in
         self._thread = background_thread()  # a single thread: a cancelled caller's work ends before the next begins
-        self._asked = self._applied = 0
+        self._num_requested = self._num_applied = 0
         self._closers: set[asyncio.Task[None]] = set()
 
     def acquire(self, alias: str) -> Lease[Served]:
@@ -93,15 +93,15 @@ class Deployments(Generic[Served]):
         Raises:
             StoreUnavailableError: the store did not respond.
         """
-        self._asked += 1
-        mine = self._asked
+        self._num_requested += 1
+        ticket = self._num_requested
         async with self._changing:
-            if self._applied >= mine:
+            if self._num_applied >= ticket:
                 return
-            asked = self._asked
+            requested = self._num_requested
             for deployment in self.all():
                 await self._in_thread(deployment.catch_up)
-            self._applied = asked
+            self._num_applied = requested
 
     async def serve(self, alias: str, version: str, opening: Callable[[], Served]) -> None:
         """Swap to ``version``: the deployment of another alias, or a new one from ``opening``, verified and warmed up.

@@ -86,10 +86,10 @@ class Registry:
             if place.exists():
                 return version
             draft = self.folder / f"{_DRAFT}{version}"
-            with _disk(self.folder):
+            with _storage_errors(self.folder):
                 shutil.copytree(path, draft, copy_function=_link)
             check_bundle(draft)  # the source may have changed meanwhile
-            with _disk(self.folder):
+            with _storage_errors(self.folder):
                 _sync(draft)
                 draft.rename(place)
                 _sync(self.folder)
@@ -148,7 +148,7 @@ class Registry:
         """
         _require_alias(alias)
         with self._writing():
-            before = _before(alias, self._read().moves)
+            before = _previous_version(alias, self._read().moves)
             if before is None:
                 raise ConfigError(f"{alias} has no previous version in {self.folder}; promote one")
             check_bundle(self.path(before))
@@ -166,7 +166,7 @@ class Registry:
             if holders := [alias for alias, held in self.aliases().items() if held == version]:
                 raise ConfigError(f"{' and '.join(holders)} is version {version}; promote another before removing it")
             doomed = self.folder / f"{_DRAFT}{version}"
-            with _disk(self.folder):
+            with _storage_errors(self.folder):
                 place.rename(doomed)
                 shutil.rmtree(doomed)
 
@@ -205,7 +205,7 @@ class Registry:
 
     def _write(self, state: _State) -> None:
         draft = self.folder / f"{_DRAFT}{_STATE}"
-        with _disk(self.folder):
+        with _storage_errors(self.folder):
             with draft.open("xb") as file:
                 file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
                 file.flush()
@@ -217,7 +217,7 @@ class Registry:
     def _writing(self) -> Iterator[None]:
         """An exclusive lock across processes; the kernel releases it when its holder dies."""
         with contextlib.ExitStack() as stack:
-            with _disk(self.folder):
+            with _storage_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context((self.folder / _LOCK).open("ab"))
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -258,7 +258,7 @@ def check_bundle(path: Path) -> str:
     return bundle.version
 
 
-def _before(alias: str, moves: list[Move]) -> str | None:
+def _previous_version(alias: str, moves: list[Move]) -> str | None:
     """The version before the last move that was not rolled back."""
     trail: list[str | None] = []
     for move in (one for one in moves if one.alias == alias):
@@ -294,7 +294,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
+def _storage_errors(folder: Path) -> Iterator[None]:
     """Disk errors as one line."""
     try:
         yield

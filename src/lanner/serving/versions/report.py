@@ -85,7 +85,7 @@ class ExperimentReport:
 
 
 @dataclass
-class _Shown:
+class _UserExposures:
     """One user's exposures in their first arm: first time of each item."""
 
     arm: str
@@ -124,7 +124,7 @@ def experiment_report(
     counts: dict[str, array[int]] = {arm: array("q") for arm in shares or ()}
     moved = 0
     for part in _parts(store.exposures(name)):
-        shown = _shown(part)
+        shown = _exposures_by_user(part)
         moved += sum(one.moved for one in shown.values())
         for one, conversions in _conversions(store, shown, horizon_s):
             counts.setdefault(one.arm, array("q")).extend((conversions, len(one.first)))
@@ -163,15 +163,17 @@ def _parts(exposures: Iterator[Exposure]) -> Iterator[Iterator[Exposure]]:
             yield map(msgspec.json.Decoder(Exposure).decode, file)
 
 
-def _shown(exposures: Iterator[Exposure]) -> dict[str, _Shown]:
+def _exposures_by_user(exposures: Iterator[Exposure]) -> dict[str, _UserExposures]:
     """Exposures by user."""
-    shown: dict[str, _Shown] = {}
+    shown: dict[str, _UserExposures] = {}
     for exposure in exposures:
-        shown.setdefault(exposure.user_id, _Shown(exposure.arm)).take(exposure)
+        shown.setdefault(exposure.user_id, _UserExposures(exposure.arm)).take(exposure)
     return shown
 
 
-def _conversions(store: Store, shown: Mapping[str, _Shown], horizon_s: float) -> Iterator[tuple[_Shown, int]]:
+def _conversions(
+    store: Store, shown: Mapping[str, _UserExposures], horizon_s: float
+) -> Iterator[tuple[_UserExposures, int]]:
     """Each user's exposures, and how many of them converted."""
     users = iter(shown)
     while some := list(islice(users, _USERS_A_READ)):
