@@ -75,6 +75,11 @@ def enter(prefix: str, rank: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "e0"
 
 
+def burst_bytes(bandwidth: float) -> int:
+    """Bytes that pass at once after a pause on a link of ``bandwidth`` bytes per second."""
+    return max(_LEAST_BURST, int(_BURST_S * bandwidth))
+
+
 def bytes_sent() -> int:
     """Bytes sent from this process's namespace, including headers, by the kernel's counters."""
     line = next(line for line in Path("/proc/thread-self/net/dev").read_text().splitlines() if "e0:" in line)
@@ -82,7 +87,7 @@ def bytes_sent() -> int:
 
 
 def _shape(space: str, device: str, mbit: int) -> None:
-    burst = max(_LEAST_BURST, int(_BURST_S * mbit * 1e6 / 8))
+    burst = burst_bytes(mbit * 1e6 / 8)
     _run(f"ip netns exec {space} tc qdisc add dev {device} root tbf rate {mbit}mbit burst {burst} latency 200ms")
 
 

@@ -2,26 +2,32 @@
 
     python -m benchmarks.training_simulator    needs results/parallel.json; writes training_simulator.json
 
-Three figures are calibrated: the fixed seconds of an operation, the fixed seconds of a sum over a tensor group, and the
-fraction of a link's bandwidth that is reached.
+Four figures are calibrated: the fixed seconds of an operation and of an all-reduce, the fraction of a link's bandwidth
+that is reached, and its latency. The links of the predictions have the token buckets of the links that were measured:
+after a pause, 2 ms of the bandwidth pass at once.
 The curves to 1,024 devices are extrapolated: nothing of that size was run.
 """
 
 import itertools
 import json
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks._racks import burst_bytes
 from benchmarks._record import RESULTS, record
-from benchmarks.parallel import CORES, ROWS, SLOW, TABLE, cluster, plans
+from benchmarks.parallel import CORES, ROWS, SLOW, TABLE, cluster
 from lanner.distributed.cluster import Cluster, Device, Link
+from lanner.distributed.degrees import Degrees
 from lanner.distributed.planner import search
 from lanner.distributed.prediction import CostTable, Plan, predict
 
-OVERHEADS = [step / 1000 for step in range(0, 11, 2)]
-SUM_OVERHEADS = [step / 1000 for step in range(13)]
-REACHED = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5]
+OVERHEADS = [step / 1000 for step in range(0, 7, 2)]
+SUM_OVERHEADS = [step / 1000 for step in range(9)]
+REACHED = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7]
+LATENCIES = [step / 10_000 for step in range(1, 16, 2)]
 
 
 def runs() -> list[tuple[str, Cluster, Plan, float]]:
@@ -33,18 +39,42 @@ def runs() -> list[tuple[str, Cluster, Plan, float]]:
     found = []
     for core, slow in itertools.product(CORES, SLOW):
         rows = cases[f"core {core}, slow {slow:g}"]
-        for name, plan in plans(core, slow).items():
-            found.append((f"{name}, core {core}, slow {slow:g}", cluster(core, slow), plan, rows[name]["seconds"]))
+        for name, row in rows.items():
+            plan = measured_plan(row["settings"])
+            found.append((f"{name}, core {core}, slow {slow:g}", cluster(core, slow), plan, row["seconds"]))
     return found
 
 
-def slower(where: Cluster, part: float) -> Cluster:
-    """The cluster with links that reach only a fraction of their bandwidth."""
+def measured_plan(settings: dict[str, Any]) -> Plan:
+    """The plan of a row; today's planner may choose another one."""
+    degrees = Degrees.parse(re.sub(r" = .*", "", settings["degrees"]).replace(" × ", ",").replace(" ", "="))
+    lists = {name: tuple(settings[name]) for name in ("bounds", "shares")}
+    return Plan(**{**settings, **lists, "degrees": degrees})
+
+
+class ShapedLink(Link):
+    """A link behind a token bucket, as ``_racks`` builds it."""
+
+    def seconds(self, size: float, messages: int = 1) -> float:
+        """Of ``size`` bytes that follow a pause."""
+        return max(0.0, size - burst_bytes(self.bandwidth)) / self.bandwidth + messages * self.latency
+
+
+class ShapedCluster(Cluster):
+    """A cluster of shaped links."""
+
+    def link(self, ranks: Sequence[int]) -> Link:
+        slowest = super().link(ranks)
+        return ShapedLink(slowest.bandwidth, slowest.latency)
+
+
+def shaped(where: Cluster, part: float, latency: float) -> Cluster:
+    """The cluster with shaped links that reach only a fraction of their bandwidth."""
 
     def reached(link: Link) -> Link:
-        return Link(link.bandwidth * part, link.latency)
+        return Link(link.bandwidth * part, latency)
 
-    return Cluster(
+    return ShapedCluster(
         where.devices,
         {rack: reached(link) for rack, link in where.inside.items()},
         {racks: reached(link) for racks, link in where.between.items()},
@@ -52,12 +82,12 @@ def slower(where: Cluster, part: float) -> Cluster:
 
 
 def errors(
-    chosen: list[tuple[str, Cluster, Plan, float]], overhead: float, sum_overhead: float, part: float
+    chosen: list[tuple[str, Cluster, Plan, float]], overhead: float, sum_overhead: float, part: float, latency: float
 ) -> dict[str, float]:
     """Relative errors of predicted steps, by name."""
     table = replace(TABLE, overhead=overhead, sum_overhead=sum_overhead)
     return {
-        name: predict(table, slower(where, part), plan, ROWS).seconds / seconds - 1
+        name: predict(table, shaped(where, part, latency), plan, ROWS).seconds / seconds - 1
         for name, where, plan, seconds in chosen
     }
 
@@ -89,14 +119,14 @@ def scaling() -> list[dict[str, Any]]:
 def main() -> None:
     known = runs()
     calibration, tested = known[::2], known[1::2]
-    grid = itertools.product(OVERHEADS, SUM_OVERHEADS, REACHED)
-    overhead, sum_overhead, part = min(
+    grid = itertools.product(OVERHEADS, SUM_OVERHEADS, REACHED, LATENCIES)
+    overhead, sum_overhead, part, latency = min(
         grid, key=lambda one: sum(abs(error) for error in errors(calibration, *one).values())
     )
-    found = errors(tested, overhead, sum_overhead, part)
+    found = errors(tested, overhead, sum_overhead, part, latency)
     summary = {"largest_error": max(map(abs, found.values()))}
     settings = {
-        "overhead_s": overhead, "sum_overhead_s": sum_overhead, "bandwidth_reached": part,
+        "overhead_s": overhead, "sum_overhead_s": sum_overhead, "bandwidth_reached": part, "latency_s": latency,
         "calibrated_on": len(calibration),
     }  # fmt: skip
     print(summary, settings)

@@ -154,3 +154,18 @@ def test_tables_of_another_type_are_refused_in_one_line(tmp_path, text):
 def test_a_missing_cluster_file_is_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_cluster(tmp_path / "none.toml")
+
+
+def test_few_buckets_overlap_less_of_the_backward_pass(cluster):
+    plans = {one: plan_of(TABLE, cluster(25), Degrees(replicas=4), "gpipe", 4, one) for one in ("none", "int8")}
+    table = replace(TABLE, backward=(10.0,) * 8)  # everything but the last bucket's all-reduce fits beside it
+    found = {one: predict(table, cluster(25), plan, 16).parts["gradients"] for one, plan in plans.items()}
+    link = cluster(25).link([0, 1, 2, 3])
+    assert found["none"] == pytest.approx(link.seconds(1.5 * 8 * 2**20, 6) / 8)
+    assert found["int8"] == pytest.approx(link.seconds(3 * 0.2539 * 8 * 2**20, 6) / 2)
+
+
+def test_each_bucket_costs_an_all_reduce(cluster):
+    plan = plan_of(TABLE, cluster(25), Degrees(replicas=2, pipeline=2), "1f1b", 4, "none")
+    seconds = [predict(replace(TABLE, sum_overhead=one), cluster(25), plan, 16).seconds for one in (0.0, 0.1)]
+    assert seconds[1] - seconds[0] == pytest.approx(8 * 0.1)

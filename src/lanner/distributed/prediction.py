@@ -4,10 +4,12 @@ Pure functions; nothing is run.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
+from lanner.distributed.buckets import bucket_bytes
 from lanner.distributed.cluster import Cluster, Link
 from lanner.distributed.degrees import Degrees
 from lanner.distributed.simulator import Timeline, order_of, simulate
@@ -25,7 +27,7 @@ class CostTable:
 
     forward, backward: seconds. gradient: bytes of trained parameters. weights: bytes. hop: bytes passed between layers.
     kept: bytes of activations kept for the backward pass. overhead: fixed seconds per operation. sum_overhead: fixed
-    seconds (latency) of an all-reduce over a tensor group.
+    seconds (latency) of an all-reduce, of activations or of a gradient bucket.
     """
 
     forward: tuple[float, ...]
@@ -111,10 +113,12 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
                                    table.overhead))  # fmt: skip
     slowest = max(one.seconds for one in pipelines)
     synced, traffic, core = _gradients(table, cluster, plan, size, place)
-    window = 0.0
+    buckets, window = _num_buckets(table, plan), 0.0
+    if degrees.data > 1:
+        synced += buckets * table.sum_overhead
     if degrees.pipeline == degrees.tensor == 1:
-        window = sum(table.backward) * size * (1 - 1 / len(table.forward))
-    exposed = max(synced - window, synced / len(table.forward) if synced else 0.0)
+        window = sum(table.backward) * size * (1 - 1 / buckets)
+    exposed = max(synced - window, synced / buckets)
     seconds = slowest + exposed
     work = sum(sum(one.busy) for one in pipelines) * degrees.tensor - inside * degrees.tensor
     return Prediction(
@@ -222,6 +226,14 @@ def _gradients(
     traffic += per_hop * len(hops)
     core += per_hop * sum(cluster.crosses(pair) for pair in hops)
     return worst, traffic, core
+
+
+def _num_buckets(table: CostTable, plan: Plan) -> int:
+    """Number of gradient all-reduces in a step; FSDP2 has one per layer."""
+    total = int(sum(table.gradient) / plan.degrees.pipeline / plan.degrees.tensor)
+    if plan.degrees.shards > 1 or not total:
+        return len(table.forward)
+    return math.ceil(total / bucket_bytes(total, RATIOS.get(plan.compression, 1.0)))
 
 
 def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:

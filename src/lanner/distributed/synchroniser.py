@@ -9,14 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lanner.distributed.buckets import bucket_bytes
 from lanner.distributed.compressors import Compressor, Dense
 from lanner.distributed.tensor import local
 from lanner.distributed.wire import Wire
-
-_LARGEST_BUCKET, _DENSE_BUCKETS = 4 << 20, 8
-"""Maximum bytes of a gradient bucket, and minimum number of buckets without compression, so that most overlap with the
-backward pass. Compression uses fewer: a bucket would cost more than its early start gains. Dense first steps use the
-same buckets."""
 
 
 class Racks:
@@ -77,8 +73,8 @@ class Synchroniser:
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
         self.compressor.kept = dict(kept)
         total = sum(4 * local(one).numel() for one in self._parameters.values())
-        limit = min(_LARGEST_BUCKET, total // max(1, round(_DENSE_BUCKETS * self.compressor.share)))
-        self._buckets = _buckets(self._parameters, limit)
+        # Dense first steps use the buckets of the compressor.
+        self._buckets = _buckets(self._parameters, bucket_bytes(total, self.compressor.share))
         self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
         self._waiting = [len(names) for names in self._buckets]
         self._hooks = [
