@@ -121,7 +121,7 @@ def main() -> None:
     calibration, tested = known[::2], known[1::2]
     grid = itertools.product(OVERHEADS, SUM_OVERHEADS, REACHED, LATENCIES)
     overhead, sum_overhead, part, latency = min(
-        grid, key=lambda one: sum(abs(error) for error in errors(calibration, *one).values())
+        grid, key=lambda one: max(abs(error) for error in errors(calibration, *one).values())
     )
     found = errors(tested, overhead, sum_overhead, part, latency)
     summary = {"largest_error": max(map(abs, found.values()))}
