@@ -40,7 +40,7 @@ RANKS, RACK, HOST_MBIT = 4, 2, 1000
 LAYERS, WIDTH, LENGTH, ROWS = 8, 128, 64, 16
 FORWARD, BACKWARD = 0.015, 0.030
 CORES, SLOW = (1000, 100, 25), (1.0, 3.0)
-STEPS, REPEATS, EQUAL = 2, 5, 0.15
+STEPS, REPEATS = 2, 5
 LAYER_BYTES = 4.0 * (4 * WIDTH * WIDTH + 2 * 2 * WIDTH * WIDTH + 11 * WIDTH)
 TABLE = CostTable(
     (FORWARD,) * LAYERS,
@@ -78,7 +78,7 @@ def plans(core: float, slow: float) -> dict[str, Plan]:
     where = cluster(core, slow)
     made: dict[str, Plan] = {}
     for name, degrees in MODES.items():
-        count = {1: ROWS}.get(degrees.pipeline, ROWS) if degrees.tensor < 4 else 4
+        count = ROWS if degrees.tensor < 4 else 4
         for aided in (False, True):
             compression = "int8" if aided and degrees.replicas > 1 else "none"
             schedule = "1f1b" if degrees.pipeline > 1 else "gpipe"
@@ -250,7 +250,7 @@ def main() -> None:
     settings = {
         "ranks": RANKS, "rack": RACK, "host_mbit": HOST_MBIT, "core_mbit": CORES, "slowness_of_rank_1": SLOW,
         "layers": LAYERS, "width": WIDTH, "tokens": LENGTH, "rows": ROWS, "steps": STEPS, "repeats": REPEATS,
-        "forward_s": FORWARD, "backward_s": BACKWARD, "called_equal_below": EQUAL, "devices": "emulated by sleeping",
+        "forward_s": FORWARD, "backward_s": BACKWARD, "devices": "emulated by sleeping",
     }  # fmt: skip
     results = {"summary": found, "cases": cases, "balancing": moved}
     print(record("parallel", seed=0, settings=settings, results=results))

@@ -56,7 +56,7 @@ class ShapedLink(Link):
     """A link behind a token bucket, as ``_racks`` builds it."""
 
     def seconds(self, size: float, messages: int = 1) -> float:
-        """Of ``size`` bytes that follow a pause."""
+        """Seconds of a transfer of ``size`` bytes after a pause, in ``messages`` messages."""
         return max(0.0, size - burst_bytes(self.bandwidth)) / self.bandwidth + messages * self.latency
 
 

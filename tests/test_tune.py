@@ -192,6 +192,19 @@ def test_two_searches_at_once_do_not_share_a_study(search, monkeypatch):
     assert len(refusals) == 2
 
 
+def test_ctrl_c_between_two_trials_keeps_those_that_are_done(search):
+    def finished(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"\.study: 1; run the same command again to resume"):
+        search(finished=finished)
+
+
+def test_an_output_below_a_file_is_refused(search, tmp_path):
+    with pytest.raises(StorageError, match="is not a writable folder; give another --out"):
+        search("space.toml/out.toml")
+
+
 def test_files_that_are_not_its_own_are_left_alone(search, tmp_path):
     (tmp_path / "mine.toml").write_text("mine")
     with pytest.raises(StorageError, match="was not written by lanner tune"):

@@ -19,7 +19,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, Interrupted, LannerError, StorageError, optional_module
 from lanner.evaluation.metrics import RANKED
 from lanner.evaluation.protocol import evaluate
-from lanner.files import digest, write_file
+from lanner.files import digest, obstacle, write_file
 from lanner.library.keywords import keywords_of
 from lanner.pipeline import Announce, read
 from lanner.registry import Plan, model_builder, narrowed, planned
@@ -110,6 +110,8 @@ def tune(
     begun = time.perf_counter()
     optional_module("optuna", "optuna", "tune", "lanner tune")
     k, space, out = _cutoff(search.metric), read_space(search.space, config), search.out
+    if (above := obstacle(out.parent)) is not None:
+        raise StorageError(f"{out}: {above} is not a writable folder; give another --out")
     if out.exists() and not search.study.exists():
         raise StorageError(f"{out}: exists, and was not written by lanner tune; give another --out")
     dataset, _ = read(config, announce)
@@ -121,20 +123,43 @@ def tune(
     validation = narrowed(plan.split.validation, dataset.num_items, config.evaluation)
     with _locked(search.study):
         study = _Study(search, space, _made_with(plan, dataset, search, space))
-        done = study.trials()
-        announce(f"trials in {search.study}: {len(done)}")
-        while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
-            study.make_trial(lambda settings: _measured(plan, settings, validation, search.metric, k))
-            done = study.trials()
-            finished(done)
+        announce(f"trials in {search.study}: {len(study.trials())}")
+        done = _run_trials(
+            study, search, begun, lambda settings: _measured(plan, settings, validation, search.metric, k), finished
+        )
     best = best_of(done)
     if best is None:
-        why = f"all {len(done)} trials failed, the last one with: {done[-1].error}" if done else "no trial was made"
-        raise ConfigError(f"{why}; change the space, the settings or --seconds, and give another --out")
+        if not done:
+            raise ConfigError(f"no trial was made within --seconds {search.seconds:g}; give more")
+        raise ConfigError(
+            f"all {len(done)} trials failed, the last one with: {done[-1].error}; change the space or the settings, "
+            "and give another --out"
+        )
     title = (
         f"# {search.metric} {best.value:.4f} on validation events: trial {best.number} of {len(done)} of lanner tune"
     )
     write_file(out, f"{title}\n{recipe(with_options(config, best.settings))}".encode())
+    return done
+
+
+def _run_trials(
+    study: "_Study",
+    search: Search,
+    begun: float,
+    measure: Callable[[dict[str, Any]], float],
+    finished: Callable[[list[Trial]], None],
+) -> list[Trial]:
+    """Run the trials that the study still lacks; returns all of them. begun: when the search's seconds started."""
+    done = study.trials()
+    try:
+        while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
+            study.make_trial(measure)
+            done = study.trials()
+            finished(done)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"stopped; trials kept in {search.study}: {len(done)}; run the same command again to resume"
+        ) from None
     return done
 
 
@@ -283,7 +308,7 @@ class _Study:
         """Run the next trial; settings tried before reuse their value.
 
         Raises:
-            Interrupted: Ctrl-C.
+            KeyboardInterrupt, Interrupted: Ctrl-C; the trial does not count.
         """
         failed = self._optuna.trial.TrialState.FAIL
         with self._errors_in_words():
@@ -300,9 +325,7 @@ class _Study:
             except (KeyboardInterrupt, Interrupted):
                 trial.set_user_attr("error", INTERRUPTED)
                 self._study.tell(trial, state=failed)
-                raise Interrupted(
-                    f"stopped; trials kept in {self.path}: {len(done)}; run the same command again to resume"
-                ) from None
+                raise
             except Exception as error:  # out of memory, incompatible settings: the next may work
                 said = str(error) if isinstance(error, LannerError) else f"{type(error).__name__} {error}"
                 trial.set_user_attr("error", " ".join(said.split()))

@@ -184,7 +184,13 @@ def test_what_cannot_be_divided_is_refused_in_one_line():
     said = run_ranks(2, _refusals)
     for line, words in zip(
         said,
-        ("replicate 3", "do not cut 4 layers into 2 stages", "shares (1, 1, 1)", "unknown schedule", "1 layers"),
+        (
+            "replicate 3",
+            "do not cut 4 layers into 2 stages",
+            "parallel.shares=[1, 1, 1]: give one number for each replica",
+            "unknown schedule",
+            "1 layers",
+        ),
         strict=True,
     ):
         assert words in line

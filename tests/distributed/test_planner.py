@@ -112,7 +112,7 @@ def test_the_choice_is_explained(cluster):
     [
         (
             ('racks = ["left", "right"]', 'racks = ["left", "left"]'),
-            "field 'link 1': racks must name two of left, right",
+            "field 'link 1': racks must be the names of two racks (left, right), received ['left', 'left']",
         ),
         (
             ("[[link]]", "[[rack]]\nname = 'far'\ndevices = 1\nbandwidth_mbit = 9\n[[link]]"),
@@ -128,8 +128,16 @@ def test_the_choice_is_explained(cluster):
         (("[[link]]", "[[wire]]"), "field 'wire': is unknown"),
         (("devices = 2\nbandwidth", "devices = 0\nbandwidth"), "field 'rack 1': devices must be a positive number"),
         (("slowness = [1.0, 1.0]", "slowness = [1.0]"), "a list of 2, one for each device; received [1.0]"),
-        (("bandwidth_mbit = 1000", "bandwidth = 1000"), "bandwidth_mbit must be a positive number, received None"),
+        (("bandwidth_mbit = 1000", "bandwidth = 1000"), "field 'rack 1': bandwidth_mbit is missing"),
         (("[[rack]]", "[[rack"), "is not valid TOML"),
+        (("devices = 2\nbandwidth", "devices = 1_000_000\nbandwidth"), "devices must be a whole number up to 100,000"),
+        (("bandwidth_mbit = 1000", f"bandwidth_mbit = 1{'0' * 400}"), "bandwidth_mbit must be a positive number"),
+        (("slowness = [1.0, 1.0]", "slowness = true"), "slowness must be a positive number, or a list of 2"),
+        (('name = "left"', "name = 3"), "field 'rack 1': name must be a string, received 3"),
+        (
+            ("bandwidth_mbit = 1000", "bandwith_mbit = 1\nbandwidth_mbit = 1"),
+            "bandwith_mbit is unknown; known: bandwidth_mbit",
+        ),
     ],
 )
 def test_a_faulty_cluster_file_is_refused_in_one_line(tmp_path, change, said):
@@ -146,9 +154,15 @@ def test_a_faulty_cluster_file_is_refused_in_one_line(tmp_path, change, said):
 def test_tables_of_another_type_are_refused_in_one_line(tmp_path, text):
     path = tmp_path / "cluster.toml"
     path.write_text(text if "rack" in text else f"{text}\n{RACKS.partition('[[link]]')[0].format(slow=1.0)}")
-    with pytest.raises(DataError, match=r"must be tables under \[\[") as refusal:
+    with pytest.raises(DataError, match=r"must be tables, each under its own \[\[") as refusal:
         read_cluster(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_cluster_file_of_other_bytes_is_refused(tmp_path):
+    (tmp_path / "cluster.toml").write_bytes(b'[[rack]]\nname = "\xff"')
+    with pytest.raises(DataError, match="is not valid TOML"):
+        read_cluster(tmp_path / "cluster.toml")
 
 
 def test_a_missing_cluster_file_is_named(tmp_path):

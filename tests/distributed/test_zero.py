@@ -107,7 +107,7 @@ def test_adapters_that_autotp_would_drop_are_refused():
         ({"degrees": Degrees(pipeline=2), "schedule": "zbv"}, "supports only the schedule 1f1b, received zbv"),
         ({"degrees": Degrees.parse("tp=2,replicate=2")}, "received: tp 2 × replicate 2 .* write replicate first"),
         ({"compression": "int8"}, r"parallel\.compression needs parallel\.engine=torch"),
-        ({"shares": (1, 2)}, r"parallel\.shares is of"),
+        ({"shares": (1, 2)}, r"parallel\.shares needs parallel\.engine=torch"),
     ],
     ids=["shards", "pp and tp", "pp and zero", "schedule", "order", "compression", "shares"],
 )

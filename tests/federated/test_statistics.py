@@ -101,3 +101,9 @@ def test_sums_of_another_form_and_settings_out_of_range_are_refused(data):
     for regularisation in (0.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="regularisation must be a positive number"):
             ease(whole, regularisation)
+    with pytest.raises(ConfigError, match="weighting must be one of event, user, received 'evnt'"):
+        Statistics.from_words(whole.words(), data.num_items, "evnt")
+    with pytest.raises(ConfigError, match="a sum by user has words of uint64, received uint32"):
+        Statistics.from_words(whole.words(), data.num_items, "user")
+    with pytest.raises(ConfigError, match="received sums weighted by event"):
+        graph_filter(whole, whole.gram_II.diagonal())

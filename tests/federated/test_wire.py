@@ -145,8 +145,25 @@ def test_a_server_that_is_not_there_is_named():
 
 def test_what_is_no_number_or_address_is_refused_in_one_line():
     words = WHOLE.encoded(np.ones(3))
-    for number in (-1, 2**32):
-        with pytest.raises(ConfigError, match="number must be from 0 to 4294967295"):
+    for number in (-1, 2**32, 1.5):
+        with pytest.raises(ConfigError, match="number must be a whole number from 0 to 4294967295"):
             join(("127.0.0.1", 9), KEY, number, words)
     with pytest.raises(ConfigError, match="cannot listen there"):
         Server(("127.0.0.1", 70_000), KEY, words)
+    with pytest.raises(RoundFailed, match="is gone or refused"):
+        join(("127.0.0.1", 99_999), KEY, 1, words)
+    for key, sent, deadline_s, said in (
+        ("text", words, 1.0, "authkey must be bytes"),
+        (KEY, np.ones(3), 1.0, "words must be an array of uint32 or uint64"),
+        (KEY, [1], 1.0, "received list"),
+        (KEY, words, float("nan"), "deadline_s must be a positive number"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Server(("127.0.0.1", 0), key, sent, deadline_s)
+        with pytest.raises(ConfigError, match=said):
+            join(("127.0.0.1", 9), key, 1, sent, deadline_s)
+
+
+def test_one_client_is_too_few_to_be_asked_for(server):
+    with pytest.raises(ConfigError, match="clients must be a whole number from 2"):
+        server.total(1)

@@ -181,7 +181,7 @@ def test_what_no_update_can_be_made_of_is_said(shop):
     with pytest.raises(lanner.ConfigError, match="not fitted"):
         lanner.EASE().update(shop.events)
     fitted = lanner.EASE().fit(lanner.Dataset.from_frames(shop.events))
-    with pytest.raises(lanner.ConfigError, match="events: received list, expected a frame"):
+    with pytest.raises(lanner.ConfigError, match="events: received list, expected a pandas, Polars or Arrow frame"):
         fitted.update([1, 2])
     with pytest.raises(lanner.DataError, match="no column looks like the item"):
         fitted.update(shop.events.select("user_id"))

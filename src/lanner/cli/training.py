@@ -1,7 +1,7 @@
 """The commands that train and evaluate: run, train, update, evaluate, compare."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import ConfigError, LannerError, optional_module
+from lanner.errors import ConfigError, LannerError, StorageError, optional_module
 
 if TYPE_CHECKING:
     from lanner.config import RunConfig
@@ -269,33 +269,40 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
         )
     config = replace(config, parallel=replace(config.parallel, degrees=degrees))
     config.parallel.check()
-    _check_used(config)
     return config
 
 
 def _check_used(config: "RunConfig") -> None:
-    """Raises ``ConfigError`` for settings without any effect on this run."""
+    """Raises ``ConfigError`` for settings without any effect on this run, ``StorageError`` for a useless output."""
+    from lanner.files import obstacle
     from lanner.registry import views_of
 
     adaptation, parallel = config.adaptation, config.parallel
-    if adaptation.method != "none" and "language" not in views_of(config):
-        raise ConfigError(
-            f"adaptation.method={adaptation.method} trains a language model, which the model '{config.model}' does not "
-            "have; leave it out, or choose another --model"
-        )
     defaults = type(adaptation)(seed=adaptation.seed)  # a seed is set everywhere at once
-    if adaptation.method == "none":
-        _check_unchanged(adaptation, defaults, "adaptation", "add --adapt lora")
-    if adaptation.method == "full":
-        of_adapters = {name: getattr(defaults, name) for name in ("rank", "alpha", "target_modules")}
-        _check_unchanged(adaptation, replace(adaptation, **of_adapters), "adaptation", "add --adapt lora")
-    if parallel.degrees.world == 1:
-        _check_unchanged(parallel, type(parallel)(parallel.degrees), "parallel", "add --nproc or --parallel")
+    if "language" not in views_of(config):
+        remedy = f"the model '{config.model}' has no language model; choose another --model"
+        _check_unchanged("adaptation", adaptation, defaults, asdict(defaults), remedy)
+    elif adaptation.method == "none":
+        _check_unchanged("adaptation", adaptation, defaults, asdict(defaults), "add --adapt lora")
+    elif adaptation.method == "full":
+        of_adapters = ("rank", "alpha", "target_modules")
+        _check_unchanged("adaptation", adaptation, defaults, of_adapters, "use --adapt lora")
+    usual, degrees = type(parallel)(parallel.degrees), parallel.degrees
+    for names, is_used, remedy in (
+        (asdict(usual), degrees.world > 1, "add --nproc or --parallel"),
+        (("schedule", "bounds"), degrees.pipeline > 1, "add pp to --parallel"),
+        (("dense_steps",), parallel.compression != "none", "add --set parallel.compression=int8"),
+        (("zero",), parallel.engine == "deepspeed", "add --engine deepspeed"),
+    ):
+        if not is_used:
+            _check_unchanged("parallel", parallel, usual, names, remedy)
+    if adaptation.output is not None and (above := obstacle(Path(adaptation.output))) is not None:
+        raise StorageError(f"adaptation.output={adaptation.output}: {above} is not a writable folder; give another")
 
 
-def _check_unchanged(config: Any, expected: Any, section: str, remedy: str) -> None:
-    for name, value in asdict(config).items():
-        if value != asdict(expected)[name]:
+def _check_unchanged(section: str, config: Any, expected: Any, names: Iterable[str], remedy: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) != getattr(expected, name):
             raise ConfigError(f"{section}.{name}={value} changes nothing in this run; {remedy}, or leave it out")
 
 
@@ -305,10 +312,13 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = 
     from lanner.pipeline import assist
     from lanner.pipeline import run as run_pipeline
 
-    if config.parallel.degrees.world == 1:
+    is_divided = config.parallel.degrees.world > 1
+    if is_divided:
+        optional_module("torch", "torch", "adapt", "training on several ranks")
+        check_settings(config.parallel)
+    _check_used(config)
+    if not is_divided:
         return run_pipeline(config, out, console.Stages(), refit=refit)
-    optional_module("torch", "torch", "adapt", "training on several ranks")
-    check_settings(config.parallel)
     if world() is None:
         launch(config.parallel, given)
         raise typer.Exit

@@ -1,6 +1,6 @@
 """Sizes of gradient buckets: shared by the synchroniser, which fills them, and predictions of its time."""
 
-_LARGEST, _DENSE = 4 << 20, 8
+_LARGEST_BYTES, _MIN_DENSE = 4 << 20, 8
 
 
 def bucket_bytes(total: int, share: float) -> int:
@@ -13,4 +13,4 @@ def bucket_bytes(total: int, share: float) -> int:
         total: bytes of all gradients.
         share: bytes sent per byte of gradients.
     """
-    return min(_LARGEST, total // max(1, round(_DENSE * share)))
+    return min(_LARGEST_BYTES, max(1, total // max(1, round(_MIN_DENSE * share))))

@@ -1,6 +1,5 @@
 """Cluster topology: racks of devices, and the links within and between them; read from TOML."""
 
-import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 from lanner.errors import DataError
 
 _MBIT, _GIB = 1e6 / 8, 2.0**30
+_LARGEST, _MAX_DEVICES = 1e12, 100_000
+"""Largest number of any kind in the file, and of devices in a rack."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def read_cluster(path: Path) -> Cluster:
         DataError: the file is missing or not TOML, a key is missing, unknown or out of range, or a link is missing.
     """
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"is not valid TOML ({error})", path=path) from None
     return cluster_of(document, path)
 
@@ -86,17 +87,19 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
     inside: dict[str, Link] = {}
     for number, rack in enumerate(_tables(document, "rack", path), 1):
         table = _Table(rack, path, f"rack {number}")
-        name = str(rack.get("name", number))
+        name = rack.get("name", str(number))
+        if not isinstance(name, str) or not name:
+            raise DataError(f"name must be a string, received {name!r}", path=path, field=f"rack {number}")
         if name in inside:
             raise DataError(f"two racks are named '{name}'", path=path, field=f"rack {number}")
         slowness = rack.get("slowness", 1.0)
-        count = table.whole("devices", len(slowness) if isinstance(slowness, list) else None)
+        count = table.count("devices", len(slowness) if isinstance(slowness, list) else None)
         each = slowness if isinstance(slowness, list) else [slowness] * count
-        if len(each) != count or not all(isinstance(one, int | float) and 0 < one < math.inf for one in each):
+        if len(each) != count or not all(map(_is_positive, each)):
             raise DataError(
                 f"slowness must be a positive number, or a list of {count}, one for each device; received {slowness}",
                 path=path,
-                field=f"rack {name}",
+                field=f"rack {number}",
             )
         memory = table.number("memory_gib", 16.0) * _GIB
         devices += [Device(name, float(one), memory) for one in each]
@@ -107,12 +110,16 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
     between: dict[frozenset[str], Link] = {}
     for number, link in enumerate(_tables(document, "link", path), 1):
         table, racks = _Table(link, path, f"link {number}"), link.get("racks")
-        racks = [str(one) for one in racks] if isinstance(racks, list) else []
-        if len(racks) != 2 or racks[0] == racks[1] or not set(racks) <= set(inside):
-            raise DataError(f"racks must name two of {', '.join(inside)}", path=path, field=f"link {number}")
-        if frozenset(racks) in between:
-            raise DataError(f"a second link between {' and '.join(racks)}", path=path, field=f"link {number}")
-        between[frozenset(racks)] = table.link()
+        pair = sorted(map(str, racks)) if isinstance(racks, list) else []
+        if pair not in [sorted(names) for names in combinations(inside, 2)]:
+            raise DataError(
+                f"racks must be the names of two racks ({', '.join(inside)}), received {racks!r}",
+                path=path,
+                field=f"link {number}",
+            )
+        if frozenset(pair) in between:
+            raise DataError(f"a second link between {' and '.join(pair)}", path=path, field=f"link {number}")
+        between[frozenset(pair)] = table.link()
         table.check_known("racks")
     for one, other in combinations(inside, 2):
         if frozenset((one, other)) not in between:
@@ -124,10 +131,14 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
     return Cluster(tuple(devices), inside, between)
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LARGEST
+
+
 def _tables(document: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
     tables = document.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise DataError(f"must be tables under [[{name}]], received {tables!r}", path=path, field=name)
+        raise DataError(f"must be tables, each under its own [[{name}]]; received {tables!r}", path=path, field=name)
     return tables
 
 
@@ -139,16 +150,23 @@ class _Table:
         self._known_keys: set[str] = set()
 
     def number(self, name: str, default: float | None) -> float:
+        """A positive number; default None: it is required."""
         self._known_keys.add(name)
         value = self._table.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if value is None:
+            raise DataError(f"{name} is missing", path=self._path, field=self._place)
+        if not _is_positive(value):
             raise DataError(f"{name} must be a positive number, received {value!r}", path=self._path, field=self._place)
         return float(value)
 
-    def whole(self, name: str, default: int | None) -> int:
+    def count(self, name: str, default: int | None) -> int:
         value = self.number(name, default)
-        if not value.is_integer():
-            raise DataError(f"{name} must be a whole number, received {value}", path=self._path, field=self._place)
+        if not value.is_integer() or value > _MAX_DEVICES:
+            raise DataError(
+                f"{name} must be a whole number up to {_MAX_DEVICES:,}, received {value:g}",
+                path=self._path,
+                field=self._place,
+            )
         return int(value)
 
     def link(self) -> Link:
@@ -158,4 +176,5 @@ class _Table:
     def check_known(self, *others: str) -> None:
         unknown = sorted(set(self._table) - self._known_keys - set(others))
         if unknown:
-            raise DataError(f"{unknown[0]} is unknown", path=self._path, field=self._place)
+            known = ", ".join(sorted(self._known_keys | set(others)))
+            raise DataError(f"{unknown[0]} is unknown; known: {known}", path=self._path, field=self._place)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lanner.distributed.config import EngineConfig
 from lanner.errors import LannerError, RanksEndedError
 
-_PATIENCE_S = 600
+_CHECKPOINT_TIMEOUT_S = 600
 """Seconds that ranks may take to write a checkpoint after Ctrl-C."""
 
 
@@ -77,7 +77,7 @@ def _launch_once(ranks: int, arguments: Sequence[str]) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=_PATIENCE_S,
+        shutdown_timeout=_CHECKPOINT_TIMEOUT_S,
     )
     try:
         elastic_launch(plan, sys.executable)("-m", "lanner", *arguments)

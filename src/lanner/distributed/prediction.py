@@ -95,6 +95,7 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     pipelines: list[Timeline] = []
     inside = 0.0
     for part in range(degrees.data):
+        each = plan.shares[part // degrees.shards]
         forward, backward = [], []
         for stage in range(stages):
             ranks = place[part][stage % degrees.pipeline]
@@ -106,9 +107,8 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
                 sums = 2 * (layers.stop - layers.start) * one
             forward.append(sum(table.forward[layers]) * pace + sums)
             backward.append(sum(table.backward[layers]) * pace + sums + again * forward[-1])
-            inside += 2 * sums * plan.micro_batches / degrees.data
+            inside += (2 + again) * sums * each
         hops = _hops(table, cluster, place[part], size)
-        each = plan.shares[part // degrees.shards]
         pipelines.append(_pipeline(plan.schedule, degrees.pipeline, each, tuple(forward), tuple(backward), hops,
                                    table.overhead))  # fmt: skip
     slowest = max(one.seconds for one in pipelines)
@@ -129,7 +129,7 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
         _memory(table, plan, size),
         max(one.bubble for one in pipelines),
         work / (1 + again / 3) / (degrees.world * seconds),
-        {"pipeline": slowest, "inside_layers": inside / max(1, degrees.data), "gradients": exposed},
+        {"pipeline": slowest, "inside_layers": inside / degrees.data, "gradients": exposed},
     )
 
 

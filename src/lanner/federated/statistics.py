@@ -40,8 +40,7 @@ class Statistics:
     @classmethod
     def of(cls, dataset: Dataset, weighting: Weighting) -> "Statistics":
         """Statistics of a dataset's users. Raises ``ConfigError`` for an unknown weighting."""
-        if weighting not in FORM:
-            raise ConfigError(f"weighting must be one of {', '.join(FORM)}, received {weighting!r}")
+        _check_weighting(weighting)
         matrix = history_matrix(dataset.histories, dataset.num_items).astype(np.float64)
         if weighting == "user":
             lengths = np.maximum(np.diff(matrix.indptr), 1)
@@ -56,11 +55,19 @@ class Statistics:
     @classmethod
     def from_words(cls, total: Words, num_items: int, weighting: Weighting) -> "Statistics":
         """Decode the sum over all clients. Raises ``ConfigError`` if ``total`` does not fit ``num_items``."""
+        _check_weighting(weighting)
+        if total.dtype != FORM[weighting].dtype:
+            raise ConfigError(f"a sum by {weighting} has words of {FORM[weighting].dtype}, received {total.dtype}")
         if total.size != (count := num_items * (num_items + 1) // 2):
             raise ConfigError(f"the sum of {num_items} items has {count} words, received {total.size}")
         gram_II = np.zeros((num_items, num_items))
         gram_II[_upper_triangle(num_items)] = FORM[weighting].decoded(total)
         return cls(gram_II + np.triu(gram_II, 1).T, weighting)
+
+
+def _check_weighting(weighting: str) -> None:
+    if weighting not in FORM:
+        raise ConfigError(f"weighting must be one of {', '.join(FORM)}, received {weighting!r}")
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +93,16 @@ def ease(statistics: Statistics, regularisation: float, kept: int = 2000) -> Sco
 
 
 def graph_filter(statistics: Statistics, degree_I: NDArray[np.floating], kept: int = 2000) -> ScoringModel:
-    """One step over the user–item graph, D^−½ Xᵀ D_u^−1 X D^−½, from sums weighted by user. degree_I: users of each."""
+    """One step over the user–item graph, D^−½ Xᵀ D_u^−1 X D^−½, from sums weighted by user. degree_I: users of each.
+
+    Raises:
+        ConfigError: the sums are not weighted by user, or ``degree_I`` is of another number of items.
+    """
+    if statistics.weighting != "user" or degree_I.shape != (len(statistics.gram_II),):
+        raise ConfigError(
+            f"the graph filter needs sums weighted by user and the users of each of {len(statistics.gram_II)} items, "
+            f"received sums weighted by {statistics.weighting} and {list(degree_I.shape)} numbers"
+        )
     scale_I = np.maximum(degree_I, 1) ** -0.5
     step_II = (statistics.gram_II * scale_I[:, None] * scale_I).astype(np.float32)
     np.fill_diagonal(step_II, 0)

@@ -15,6 +15,7 @@ are not encrypted: use them in a private network, or through a tunnel. The messa
 
 import asyncio
 import hmac
+import math
 import secrets
 import socket
 from asyncio import StreamReader, StreamWriter
@@ -53,11 +54,12 @@ class Server:
         deadline_s: until all clients have connected, and for each message of a round.
 
         Raises:
-            ConfigError: ``address`` cannot be listened on.
+            ConfigError: ``address`` cannot be listened on, or an argument is of the wrong type or out of range.
         """
+        _check(authkey, like, deadline_s)
         try:
             self._socket = socket.create_server(address)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError) as error:
             raise ConfigError(f"address {address}: cannot listen there ({error}); give another") from None
         self.address: Address = self._socket.getsockname()
         self._authkey, self._like, self._deadline_s = authkey, like, deadline_s
@@ -67,8 +69,11 @@ class Server:
         """The sum of the words of ``clients`` clients, and the number of clients included.
 
         Raises:
+            ConfigError: ``clients`` is not a number of at least 2.
             RoundFailed: not all clients connected before the deadline, or fewer than two are left.
         """
+        if not isinstance(clients, int) or not 2 <= clients <= _MAX_CLIENTS:
+            raise ConfigError(f"clients must be a whole number from 2 to {_MAX_CLIENTS:,}, received {clients!r}")
         return asyncio.run(self._total(clients))
 
     def close(self) -> None:
@@ -82,8 +87,10 @@ class Server:
         async def accept(reader: StreamReader, writer: StreamWriter) -> None:
             if len(unauthenticated) < _MAX_UNAUTHENTICATED and len(members) < clients:
                 unauthenticated.add(writer)
-                number, member = await self._handshake(reader, writer)
-                unauthenticated.discard(writer)
+                try:
+                    number, member = await self._handshake(reader, writer)
+                finally:
+                    unauthenticated.discard(writer)
                 if member is not None and number not in members and len(members) < clients:
                     members[number] = member
                     if len(members) == clients:
@@ -172,15 +179,18 @@ def join(address: Address, authkey: bytes, number: int, words: Words, deadline_s
     number: unique number of this client, from 0 to 2^32 − 1.
 
     Raises:
-        ConfigError: the number is out of range.
+        ConfigError: an argument is of the wrong type or out of range.
         RoundFailed: the server cannot be reached, has a different key, or closed the connection before answering.
     """
-    if not 0 <= number < 1 << 8 * _NUMBER:
-        raise ConfigError(f"number must be from 0 to {(1 << 8 * _NUMBER) - 1}, received {number}")
+    _check(authkey, words, deadline_s)
+    if not isinstance(number, int) or not 0 <= number < 1 << 8 * _NUMBER:
+        raise ConfigError(f"number must be a whole number from 0 to {(1 << 8 * _NUMBER) - 1}, received {number!r}")
     try:
         return asyncio.run(asyncio.wait_for(_join(address, authkey, number, words), deadline_s))
-    except _CONNECTION_ERRORS as error:
+    except (*_CONNECTION_ERRORS, OverflowError) as error:
         reason = str(error) or "it did not answer"
+        if isinstance(error, EOFError):
+            reason = f"it closed the connection: it has another key, or another client has the number {number}"
         raise RoundFailed(f"the server at {address[0]}:{address[1]} is gone or refused ({reason})") from None
 
 
@@ -209,6 +219,18 @@ async def _join(address: Address, authkey: bytes, number: int, words: Words) -> 
             await writer.drain()
     finally:
         writer.close()
+
+
+def _check(authkey: bytes, words: Words, deadline_s: float) -> None:
+    if not isinstance(authkey, bytes) or not authkey:
+        raise ConfigError(f"authkey must be bytes that server and clients share, received {type(authkey).__name__}")
+    if not isinstance(words, np.ndarray) or words.dtype not in (np.uint32, np.uint64) or words.ndim != 1:
+        kind = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else type(words).__name__
+        raise ConfigError(
+            f"words must be an array of uint32 or uint64, as FixedPoint.encoded gives it, received {kind}"
+        )
+    if not 0 < deadline_s < math.inf:
+        raise ConfigError(f"deadline_s must be a positive number of seconds, received {deadline_s}")
 
 
 def _form_of(words: Words) -> bytes:
