@@ -16,7 +16,7 @@ import operator
 from typing import Any
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -78,6 +78,7 @@ class Engine(wiring.Component):
         self._place_modules(m)
         self._place_state(m)
         self._datapath(m)
+        self._take_best(m)
         with m.FSM() as phase:
             self._idle_and_loading(m)
             self._head(m)
@@ -142,6 +143,10 @@ class Engine(wiring.Component):
         self.issue, self.issued = Signal(), Signal(ISSUED)
         self.weight = Signal(COEFFICIENT_BITS)
         self.scoring, self.answered = Signal(), Signal()
+        self.loads, self.best_row, self.best_score = Signal(), Signal(32), Signal(signed(SCORE_BITS))
+        """Whether the best of the list is taken, and its row and score from the next cycle on."""
+        self.is_row = Signal(init=1)
+        """Whether the next word is a row, and not a score."""
         self.item, self.next_item, self.last_item = Signal(ROW_BITS), Signal(ROW_BITS), Signal()
         self.beat = Signal(max(1, log2(sizes.beats)))
         self.last_beat = Signal()
@@ -151,6 +156,16 @@ class Engine(wiring.Component):
             m.d.sync += self.beat.eq(Mux(self.last_beat, 0, self.beat + 1))
 
     # --- datapath ----------------------------------------------------------------------------------------------------
+
+    def _take_best(self, m: Module) -> None:
+        """Registers halfway between the list and the control, which may be far apart."""
+        best = self.top_k.best
+        m.d.comb += self.top_k.pop.eq(self.loads)
+        with m.If(self.loads):
+            m.d.sync += self.best_row.eq(Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row))
+            m.d.sync += self.best_score.eq(best.score)
+        # What is sent does not depend on the state: after the list, the verdict takes the place of a row.
+        m.d.comb += self.sink.payload["data"].eq(Mux(self.is_row, self.best_row, self.best_score))
 
     def _datapath(self, m: Module) -> None:
         sizes = self.parameters
@@ -471,34 +486,32 @@ class Engine(wiring.Component):
             m.d.sync += [self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _list(self, m: Module) -> None:
-        best = self.top_k.best
-        out, is_row, held_score = self.sink.payload, Signal(init=1), Signal.like(best.score)
+        is_row = self.is_row
         with m.State("RANK"):
             m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
             with m.If(self.left == 1):
                 m.next = "REMAINDER"
         with m.State("REMAINDER"):  # seen rows that matched no item, and excess words
             with m.If(self.ended):
+                m.d.comb += self.loads.eq(1)
                 m.next = "LIST"
             with m.Elif(self.source.valid):
                 self._take(m)
                 with m.If(self.has_seen):
                     m.d.sync += [self.seen_left.eq(self.seen_left - 1), self.has_seen.eq(self.seen_left != 1)]
                 self._flag_remainder(m)
-        row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
         with m.State("LIST"):
-            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(Mux(is_row, row, held_score))]
+            m.d.comb += self.sink.valid.eq(1)
             with m.If(self.sink.ready):
                 m.d.sync += is_row.eq(~is_row)
-                with m.If(is_row):
-                    m.d.sync += held_score.eq(best.score)
-                    m.d.comb += self.top_k.pop.eq(1)
-                with m.Else():
+                with m.If(~is_row):
+                    m.d.comb += self.loads.eq(1)
                     m.d.sync += self.listed.eq(self.listed - 1)
                     with m.If(self.listed == 1):
+                        m.d.sync += self.best_row.eq(self.verdict)
                         m.next = "VERDICT"
         with m.State("VERDICT"):
-            m.d.comb += [self.sink.valid.eq(1), out["data"].eq(self.verdict), out["last"].eq(1)]
+            m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
             m.d.comb += self.answered.eq(self.sink.ready)
             with m.If(self.sink.ready):
                 m.next = "IDLE"
