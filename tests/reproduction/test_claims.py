@@ -75,3 +75,8 @@ def test_results_are_read_by_name(tmp_path):
     assert judge(CLAIM, read_results(tmp_path)).value == 1.0
     with pytest.raises(ConfigError, match="no such folder"):
         read_results(tmp_path / "nowhere")
+
+
+def test_a_figure_that_was_never_reached_is_said_to_be_so():
+    found = judge(CLAIM, results(None))
+    assert (found.verdict, found.said) == ("not reached", "–")

@@ -106,7 +106,10 @@ def judge(claim: Claim, results: Results) -> Finding:
     """
     try:
         measured = results[claim.file]["results"]
-        value = float(_at(measured, claim.at))
+        found = _at(measured, claim.at)
+        if found is None:  # what the figure waits for never happened
+            return Finding(claim, None, None, "not reached")
+        value = float(found)
         if claim.over:
             value = value / float(_at(measured, claim.over)) - 1
     except KeyError:
