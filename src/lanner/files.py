@@ -61,10 +61,21 @@ def check_replaceable(path: Path, kind: FolderKind) -> None:
         raise StorageError(f"{path}: holds files that are not part of {kind.what}: {listed}; {advice}")
 
 
-def obstacle(folder: Path) -> Path | None:
-    """The nearest existing path that prevents writing into ``folder``, which need not exist; None if nothing does."""
-    nearest = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written into ``folder``, which need not exist yet."""
+    nearest = nearest_existing(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def check_writable(folder: Path, name: str, advice: str = "another") -> None:
+    """Raises ``StorageError`` unless ``is_writable``. name: of what would be written there. advice: what to give."""
+    if not is_writable(folder):
+        raise StorageError(f"{name}: {nearest_existing(folder)} is not a writable folder; give {advice}")
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind) -> None:

@@ -15,11 +15,11 @@ from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import BundleError, DataError, Interrupted, StorageError
+from lanner.errors import BundleError, DataError, Interrupted
 from lanner.evaluation.intervals import Comparison
 from lanner.evaluation.protocol import evaluate
 from lanner.evaluation.report import Report, compare
-from lanner.files import obstacle
+from lanner.files import check_writable
 from lanner.registry import CLOSED_FORMS, SPLITS, Plan, load_dataset, model_builder, narrowed, planned
 from lanner.training.config import ADAPTATION, CHECKPOINT, REFIT
 
@@ -160,9 +160,7 @@ def compared(first: Bundle, second: Bundle) -> list[Comparison]:
 def _check_writable(out: Path) -> None:
     """Raises ``StorageError`` if no bundle can be written there, before any computation."""
     check_place(out)
-    above = obstacle(out.absolute().parent)
-    if above is not None:
-        raise StorageError(f"{out}: cannot be written ({above} is not a writable folder); give another --out")
+    check_writable(out.absolute().parent, str(out), "another --out")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, Interrupted, LannerError, StorageError, optional_module
 from lanner.evaluation.metrics import RANKED
 from lanner.evaluation.protocol import evaluate
-from lanner.files import digest, obstacle, write_file
+from lanner.files import check_writable, digest, write_file
 from lanner.library.keywords import keywords_of
 from lanner.pipeline import Announce, read
 from lanner.registry import Plan, model_builder, narrowed, planned
@@ -110,8 +110,7 @@ def tune(
     begun = time.perf_counter()
     optional_module("optuna", "optuna", "tune", "lanner tune")
     k, space, out = _cutoff(search.metric), read_space(search.space, config), search.out
-    if (above := obstacle(out.parent)) is not None:
-        raise StorageError(f"{out}: {above} is not a writable folder; give another --out")
+    check_writable(out.parent, str(out), "another --out")
     if out.exists() and not search.study.exists():
         raise StorageError(f"{out}: exists, and was not written by lanner tune; give another --out")
     dataset, _ = read(config, announce)

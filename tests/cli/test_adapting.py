@@ -21,9 +21,10 @@ QUICK = ("adaptation.epochs=1", "training.epochs=1", "training.device=cpu", "neu
 
 
 @pytest.fixture
-def shop(tmp_path, monkeypatch):
+def shop(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LANNER_CACHE", str(tmp_path / "cache"))
     save_model("bert", tmp_path / "tiny")
+    capsys.readouterr()  # its progress bar is not what a command says
     lines = [
         f"u{user},i{item},w{item % 20} w{item % 7}"
         for user in range(40)

@@ -113,11 +113,10 @@ def is_free(port: int) -> bool:
 
 def disk_of(folder: Path) -> dict[str, Any]:
     """Whether a folder is writable, and the free space on its disk."""
-    from lanner.files import obstacle
+    from lanner.files import is_writable, nearest_existing
 
-    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    free = shutil.disk_usage(existing).free
-    return {"path": str(folder.absolute()), "writable": obstacle(folder) is None, "free_gib": round(free / _GIB, 1)}
+    free = shutil.disk_usage(nearest_existing(folder)).free
+    return {"path": str(folder.absolute()), "writable": is_writable(folder), "free_gib": round(free / _GIB, 1)}
 
 
 def gpu() -> str:

@@ -148,13 +148,13 @@ def _of_training(
 
 
 def _check_picture(path: Path | None) -> None:
-    """Whether a plot can be written to ``path``, checked before anything is measured."""
+    """Raises ``ConfigError`` if no plot can be written to ``path``, before anything is measured."""
     if path is None:
         return
     optional_module("matplotlib", "matplotlib", "plot", f"--plot {path}")
-    from lanner.files import obstacle
+    from lanner.files import is_writable
 
     if path.suffix.lower() not in (".svg", ".png"):
         raise ConfigError(f"--plot {path}: the name must end in .svg or .png")
-    if path.is_dir() or not path.absolute().parent.is_dir() or obstacle(path.absolute().parent):
+    if path.is_dir() or not path.absolute().parent.is_dir() or not is_writable(path.absolute().parent):
         raise ConfigError(f"--plot {path}: cannot be written there; give a file in a folder that you may write to")

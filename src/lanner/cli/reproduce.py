@@ -38,14 +38,13 @@ def reproduce(
       lanner reproduce --quick --out quick-report
       lanner reproduce
     """
-    from lanner.errors import LannerError, StorageError
-    from lanner.files import obstacle, write_file
+    from lanner.errors import LannerError
+    from lanner.files import check_writable, write_file
     from lanner.reproduction import experiments, report
     from lanner.reproduction.claims import read_claims, read_results
     from lanner.reproduction.pictures import pictures_of
 
-    if (above := obstacle(out)) is not None:
-        raise StorageError(f"--out {out}: {above} is not a writable folder; give another")
+    check_writable(out, f"--out {out}")
     claims, stages = read_claims(), console.Stages()
     folder = results or (out / "results" if quick else checkout / experiments.RESULTS)
     failed: list[str] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import ConfigError, LannerError, StorageError, optional_module
+from lanner.errors import ConfigError, LannerError, optional_module
 
 if TYPE_CHECKING:
     from lanner.config import RunConfig
@@ -273,8 +273,8 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
 
 
 def _check_used(config: "RunConfig") -> None:
-    """Raises ``ConfigError`` for settings without any effect on this run, ``StorageError`` for a useless output."""
-    from lanner.files import obstacle
+    """Raises ``ConfigError`` for settings without effect, ``StorageError`` for an output that cannot be written."""
+    from lanner.files import check_writable
     from lanner.registry import views_of
 
     adaptation, parallel = config.adaptation, config.parallel
@@ -296,8 +296,8 @@ def _check_used(config: "RunConfig") -> None:
     ):
         if not is_used:
             _check_unchanged("parallel", parallel, usual, names, remedy)
-    if adaptation.output is not None and (above := obstacle(Path(adaptation.output))) is not None:
-        raise StorageError(f"adaptation.output={adaptation.output}: {above} is not a writable folder; give another")
+    if adaptation.output is not None:
+        check_writable(Path(adaptation.output), f"adaptation.output={adaptation.output}")
 
 
 def _check_unchanged(section: str, config: Any, expected: Any, names: Iterable[str], remedy: str) -> None:
