@@ -15,7 +15,7 @@ from lanner.accelerators import routed
 from lanner.accelerators.contract import Contract, Request
 from lanner.accelerators.emulator import Emulator, Timed
 from lanner.accelerators.fpga import protocol
-from lanner.accelerators.fpga.netlist import DEVICES, PACKAGE, check_device, multipliers, write_verilog
+from lanner.accelerators.fpga.netlist import DEVICES, PACKAGE, check_device, constraints, multipliers, write_verilog
 from lanner.accelerators.fpga.parameters import Parameters, log2
 from lanner.errors import ConfigError
 from lanner.files import FolderKind
@@ -83,7 +83,7 @@ def files_of(
     verilog = write_verilog(replace(sizes, multiplier="inferred"), folder).read_bytes()
     files = {
         "engine.v": verilog,
-        "engine.lpf": f'FREQUENCY PORT "clk" {mhz:g} MHZ;\n'.encode(),
+        "engine.lpf": constraints(mhz).encode(),
         "contract.safetensors": save({name: np.ascontiguousarray(one) for name, one in contract.arrays().items()}),
         "contract.json": json.dumps({**contract.facts, "sha256": contract.digest}, indent=1).encode(),
         "load.bin": _entries(protocol.load(contract, sizes), protocol.settings(contract)),

