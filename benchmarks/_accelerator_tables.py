@@ -13,15 +13,16 @@ def accelerator_section(results: dict[str, Any]) -> str:
 
 
 def _routed(found: dict[str, Any]) -> Iterator[str]:
-    yield "Clock, *routed* with pins placed by nextpnr; LUTs, registers, multipliers and memories as reported by it:\n"
-    yield "| device | lanes | rows | seeds | MHz, median | LUTs | registers | multipliers | memories | commit |"
+    yield (f"Clock, *routed* with pins ({found['pins']}); cells as reported by nextpnr:\n")
+    yield "| device | lanes | rows | seeds | MHz, median (range) | LUTs | registers | multipliers | memories | commit |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for name, row in found.items():
         if isinstance(row, dict):
             used = [row["used"][kind] for kind in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")]
             cells = " | ".join(f"{one:,}" for one in (row["lanes"], row["rows"], len(row["mhz"])))
             counts = " | ".join(f"{one:,}" for one in used)
-            yield f"| ECP5-{name.upper()} | {cells} | {row['mhz_median']:.1f} | {counts} | `{row['commit'][:7]}` |"
+            mhz = f"{row['mhz_median']:.1f} ({min(row['mhz'].values()):.1f} … {max(row['mhz'].values()):.1f})"
+            yield f"| ECP5-{name.upper()} | {cells} | {mhz} | {counts} | `{row['commit'][:7]}` |"
 
 
 def _paper(found: dict[str, Any]) -> Iterator[str]:
