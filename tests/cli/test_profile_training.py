@@ -39,6 +39,11 @@ def test_a_bundle_or_training_never_both(ask):
     assert "either a BUNDLE or --training" in complaint(ask("profile", "a-bundle", "--training"))
 
 
+def test_options_of_the_other_kind_of_profile_are_refused(ask):
+    assert "--rows has no effect without --training" in complaint(ask("profile", "a-bundle", "--rows", 16))
+    assert "--text has no effect with --training" in complaint(ask("profile", "--training", "--text", "slow"))
+
+
 def test_degrees_without_a_pipeline_are_refused(ask):
     assert "needs pp 2 or more" in complaint(ask("profile", "--training", "--parallel", "replicate=2"))
 

@@ -12,7 +12,12 @@ from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
 from lanner.errors import ConfigError, optional_module
 
 
+_OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
+_OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens")
+
+
 def profile(
+    context: typer.Context,
     bundle: Annotated[
         Path | None, typer.Argument(help="Folder of a bundle, as lanner run writes it.", metavar="BUNDLE")
     ] = None,
@@ -66,12 +71,22 @@ def profile(
     """
     if training == (bundle is not None):
         raise ConfigError("lanner profile: give either a BUNDLE or --training")
+    _check_used(context, training)
     _check_picture(plot)
     if training:
         _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
         return
     assert bundle is not None
     _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
+
+
+def _check_used(context: typer.Context, training: bool) -> None:
+    """Raises ``ConfigError`` for an option that was given and has no effect on what is profiled."""
+    for name in _OF_REQUESTS if training else _OF_TRAINING:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option, joined = name.replace("_", "-"), "with" if training else "without"
+            raise ConfigError(f"lanner profile: --{option} has no effect {joined} --training; leave it out")
 
 
 def _of_bundle(
