@@ -11,7 +11,6 @@ from lanner.cli import console
 from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
 from lanner.errors import ConfigError, optional_module
 
-
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
 _OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens")
 
