@@ -16,7 +16,7 @@ from lanner.data.splitting import random_ratio
 from lanner.errors import ConfigError
 from lanner.inference.ranker import Query, Ranker
 from lanner.models.hybrid.config import HybridConfig
-from lanner.models.hybrid.model import CLOSED, Choice, HybridRecommender
+from lanner.models.hybrid.model import CLOSED, PROFILE, Choice, HybridRecommender
 from lanner.models.hybrid.parts import KINDS
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training.joining import Joiner
@@ -55,6 +55,11 @@ def hybrid(world, hashed_words) -> HybridRecommender:
     return unfitted().fit(world)
 
 
+@pytest.fixture(scope="module")
+def hybrid_without_profiles(hashed_words) -> HybridRecommender:
+    return unfitted().fit(small_world(profiles=False))
+
+
 def group_of(items) -> list[int]:
     return (np.asarray(items) // ITEMS_PER_GROUP).tolist()
 
@@ -81,6 +86,26 @@ def test_a_text_finds_items_that_read_like_it_in_every_form(hybrid, world, form)
         assert group_of(found.items) == [kind] * 5
         assert not found.fallback
         assert found.explanations[0].parts[0].kind == "query"
+
+
+@pytest.mark.parametrize("has_profiles", [True, False])
+def test_a_profile_alone_finds_items_that_read_like_it(has_profiles, hashed_words):
+    model = unfitted(parts=("ridge", "popularity")).fit(small_world(profiles=has_profiles))
+    assert (PROFILE in model.choice.weights) == has_profiles
+    ranker = Ranker(model.scoring_model, reader=model.reader)
+    for kind in range(3):
+        found = ranker.rank([Query(profile=f"likes kind{kind}", k=5, explain=True)])[0]
+        assert group_of(found.items) == [kind] * 5
+        assert not found.fallback
+        assert found.explanations[0].parts[0].kind == "profile"
+
+
+def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles):
+    history = np.arange(ITEMS_PER_GROUP - 2)
+    ranker = hybrid_without_profiles.ranker
+    asked = Query(history, seen=history, k=2)
+    for told, group in ((replace(asked, profile="kind2 sort"), 0), (replace(asked, text="kind2 sort"), 2)):
+        assert group_of(ranker.rank([told])[0].items) == [group] * 2
 
 
 def test_a_text_counts_beside_a_long_history(hybrid):
@@ -195,7 +220,7 @@ def test_without_the_part_network_nothing_is_trained(world):
     network = NeuralRecommender(SMALL, refuse)
     model = HybridRecommender(HybridConfig(parts=("ridge", "popularity"), neighbours=8), network, Joiner(False))
     model.fit(world)
-    assert set(model.choice.weights) <= {"ridge", "popularity"}
+    assert set(model.choice.weights) <= {"ridge", "popularity", PROFILE}
     assert np.isfinite(model.score(world.user_batch())).all()
 
 

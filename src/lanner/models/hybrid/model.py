@@ -12,13 +12,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from lanner.data.interactions import Dataset
+from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
 from lanner.errors import ConfigError
 from lanner.inference.cold_start import ItemReader
 from lanner.inference.scoring_model import ScoringModel, SparseRows
-from lanner.inference.tables import take
+from lanner.inference.tables import Table, take
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.material import ItemTexts, Material, ratings_of, text_neighbours
 from lanner.models.hybrid.parts import KINDS, SOFTMAX, Linear, Settings, kept_rows
@@ -30,10 +30,12 @@ from lanner.models.text_features import TextFeatures
 
 CLOSED = "closed"
 """In ``Choice.cold_weights``: the sum of all closed forms."""
+PROFILE = "profile"
+"""In ``Choice.weights``: the match of profiles with the items' texts, if the training data have profiles."""
 _MEANING_DIMENSIONS = 64
-"""Directions of the text features in which a query text is matched with items."""
-_TEXT_SPREAD = 3.0
-"""Spread of the scores of a text, relative to those of a history."""
+"""Directions of the text features in which a text is matched with items."""
+_TEXT_SPREAD, _PROFILE_SPREAD = 3.0, 0.5
+"""Spread of the scores of a query text and of a profile that no data could weigh, relative to those of a history."""
 _SAMPLED = 256
 """Users and texts on which scores are brought to one scale."""
 _TEXT_POOL = 300
@@ -183,8 +185,23 @@ class HybridRecommender(TrainedRecommender):
 
     def _views(self) -> TrainedViews:
         own, borrowed = self._network.view_scores() if "network" in self.config.parts else ({}, {})
+        if self._features_IF is not None and any(self._network.dataset.user_catalogue.texts):
+            own = own | {PROFILE: self._profile_scores(self._features_IF)}
         is_cold_I = self._network.network.get_buffer("is_cold").numpy()
         return TrainedViews(own, borrowed, self._network.lent_items(), is_cold_I)
+
+    def _profile_scores(self, features_IF: NDArray[np.float32]) -> ViewScores:
+        """The match of profiles with the items' texts, as the search scores views."""
+        directions_FD = _leading(features_IF)
+        target_ID = features_IF @ directions_FD
+
+        def score(users: UserBatch) -> NDArray[np.float32]:
+            if users.profiles is None:
+                return np.zeros((len(users), len(target_ID)), np.float32)
+            scores_BI: NDArray[np.float32] = self._network.features(users.profiles) @ directions_FD @ target_ID.T
+            return scores_BI
+
+        return score
 
     def _idle_views(self) -> Sequence[str]:
         """Views of weight 0; the text view stays, as it reads requests and new items, and at least one must stay."""
@@ -271,24 +288,31 @@ class HybridRecommender(TrainedRecommender):
         return joined if self._features_IF is None else self._with_meaning(joined, self._features_IF)
 
     def _with_meaning(self, model: ScoringModel, features_IF: NDArray[np.float32]) -> ScoringModel:
-        """The model with a view that matches a query text with similar items; histories do not use it.
+        """The model with a view that matches texts with similar items; histories do not use it.
 
-        A text's scores spread ``_TEXT_SPREAD`` times as far as a user's, so it dominates and taste ranks the matches.
+        A query text's scores spread ``_TEXT_SPREAD`` times as far as a user's, so it dominates and taste ranks the
+        matches. A profile weighs what validation chose, where the training data had profiles.
         """
-        directions_FD = np.linalg.eigh(features_IF.T @ features_IF)[1][:, ::-1][:, :_MEANING_DIMENSIONS]
-        target_ID = features_IF @ np.ascontiguousarray(directions_FD)
+        directions_FD = _leading(features_IF)
+        target_ID = features_IF @ directions_FD
         users = self.dataset.user_batch(np.flatnonzero(self.dataset.histories.lengths)[:_SAMPLED])
         texts = np.random.default_rng(0).permutation(len(target_ID))[:_SAMPLED]
         spread = model.score(users).std(axis=1).mean() if len(users) else np.float32(1)
         own_spread = (target_ID[texts] @ target_ID.T).std(axis=1).mean()
         size = np.float32(take(model.target_ID).std() / max(float(target_ID.std()), 1e-9)) or np.float32(1)
-        gain = np.float32(_TEXT_SPREAD * spread / max(float(own_spread), 1e-9))
-        nothing = np.zeros_like(target_ID)
-        wider = _with_view(model, "meaning", nothing, target_ID * size)
-        assert wider.text_FD is not None
-        text_FD = take(wider.text_FD).copy()
-        text_FD[:, -target_ID.shape[1] :] = directions_FD * (gain / size)
-        return replace(wider, text_FD=text_FD)
+        of_history = np.float32(spread / max(float(own_spread), 1e-9))
+        gains = {
+            "text_FD": _TEXT_SPREAD * of_history,
+            "profile_FD": self.choice.weights.get(PROFILE, _PROFILE_SPREAD * of_history),
+        }
+        wider = _with_view(model, "meaning", np.zeros_like(target_ID), target_ID * size)
+        maps: dict[str, Any] = {}
+        for field, gain in gains.items():
+            learned: Table | None = getattr(wider, field)
+            shape = (len(directions_FD), wider.dimensions)
+            maps[field] = np.zeros(shape, np.float32) if learned is None else take(learned).copy()
+            maps[field][:, -target_ID.shape[1] :] = directions_FD * (np.float32(gain) / size)
+        return replace(wider, **maps)
 
     @property
     def _features_IF(self) -> NDArray[np.float32] | None:
@@ -347,6 +371,11 @@ class HybridRecommender(TrainedRecommender):
             shape = (len(arrays["indptr"]) - 1, dataset.num_items)
             items = sp.csr_matrix((arrays["values"], arrays["items"], arrays["indptr"]), shape=shape)
         return self._join(dataset, Linear(items, arrays.get("source"), arrays.get("target"), arrays.get("bias")))
+
+
+def _leading(features_IF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The leading directions of the text features, ``[F, D]``."""
+    return np.ascontiguousarray(np.linalg.eigh(features_IF.T @ features_IF)[1][:, ::-1][:, :_MEANING_DIMENSIONS])
 
 
 def _padded(array_I: NDArray[np.float32], num_items: int) -> NDArray[np.float32]:
