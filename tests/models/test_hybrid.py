@@ -303,7 +303,7 @@ def with_edges(world: Dataset) -> Dataset:
         links=pl.DataFrame({"item_id": ["i0", "i1"], "related": ["i1", "unheard of"]}),
         text="text",
     )
-    assert made.rejected == {"tie to an unknown user": 1, "link to an unknown item": 1}
+    assert made.rejected.items() >= {"tie to an unknown user": 1, "link to an unknown item": 1}.items()
     return made
 
 

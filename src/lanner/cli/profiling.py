@@ -60,7 +60,7 @@ def profile(
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
 
-    With --training: how the ranks spend a training step of the language model, and how much of it is pipeline bubble.
+    With --training: how the ranks spend a training step of the language model, pipeline bubble included.
 
     \b
     Examples:
@@ -72,11 +72,10 @@ def profile(
         raise ConfigError("lanner profile: give either a BUNDLE or --training")
     _check_used(context, training)
     _check_picture(plot)
-    if training:
+    if bundle is None:
         _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
-        return
-    assert bundle is not None
-    _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
+    else:
+        _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
 
 
 def _check_used(context: typer.Context, training: bool) -> None:

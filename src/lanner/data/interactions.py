@@ -154,8 +154,8 @@ class Dataset:
             items: one item a row, with the column ``item``; without it ``title``, ``text`` and ``attributes`` are
                 columns of ``events``.
             users: one user a row, with the column ``user``, for ``profile`` and ``attributes``.
-            ties: social edges, one a row: the column ``user`` and one column with the friend's id.
-            links: edges between items, one a row: the column ``item`` and one column with the related item's id.
+            ties: social edges, one a row: the column ``user`` and a column with the friend's id.
+            links: edges between items, one a row: the column ``item`` and a column with the related item's id.
             user: column of users' ids. Default: such as ``user_id``, as in a CSV file.
             item: column of items' ids. Default: such as ``item_id``.
             time: column of ``events``: datetimes, ISO 8601, or seconds, ms, µs or ns since 1970. Default: such as
@@ -168,10 +168,9 @@ class Dataset:
             profile: column or columns of ``users`` that the language model reads.
             attributes: column or columns of ``items`` or ``users`` to filter by, each row a list or a single value; as
                 a mapping, columns with the separator of their values: ``{"genres": "|"}``.
-            numbers: column or columns of ``items`` or ``users`` with numbers or dates; each becomes an attribute whose
-                values are ranges.
-            positive_threshold: ratings from here on are positive. auto: the middle of the rating scale, any count
-                above 0. none: every event is positive and has the same weight.
+            numbers: columns of ``items`` or ``users`` with numbers or dates, as attributes whose values are ranges.
+            positive_threshold: ratings from here on are positive; auto: from the middle of the scale, or any count
+                above 0; none: all events are, with equal weights.
             behaviour_weights: weight of each behaviour; 0: negative feedback.
 
         Raises:
