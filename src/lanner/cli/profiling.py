@@ -36,9 +36,7 @@ def profile(
     requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests to time.")] = 200,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
-    training: Annotated[
-        bool, typer.Option("--training", help="Profile a training step on local processes instead of a bundle.")
-    ] = False,
+    training: Annotated[bool, typer.Option("--training", help="Profile a training step on local processes.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
