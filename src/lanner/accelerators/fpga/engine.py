@@ -126,10 +126,11 @@ class Engine(wiring.Component):
 
     def _place_state(self, m: Module) -> None:
         sizes = self.parameters
-        self.raised = Signal(STATUS_BITS)
+        self.flagged, raised = Signal(STATUS_BITS), Signal(STATUS_BITS)
         self.verdict = Signal(STATUS_BITS)
-        m.d.comb += self.registers.raised.eq(self.raised)
-        m.d.sync += self.verdict.eq(self.verdict | self.raised)
+        # A register between what is compared with a word and the status, which may be far away.
+        m.d.sync += [raised.eq(self.flagged), self.verdict.eq(self.verdict | raised)]
+        m.d.comb += self.registers.raised.eq(raised)
         self.ended = Signal()
         """Whether the packet's last word was taken."""
         self.left = Signal(16)
@@ -239,7 +240,7 @@ class Engine(wiring.Component):
         user = [Signal(USER_BITS, name=f"user{element}") for element in range(sizes.dimensions)]
         following = [*user[step:], *(each.result for each in self.requantisers)]
         valid = delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised")
-        for fills, one, after in zip(shared(m, valid, len(user), "user_valid"), user, following, strict=True):
+        for fills, one, after in zip(shared(m, valid, len(user), "user_valid", each=4), user, following, strict=True):
             with m.If(fills):
                 m.d.sync += one.eq(after)
         parts = [Cat(*user[first : first + sizes.lanes]) for first in range(0, sizes.dimensions, sizes.lanes)]
@@ -255,7 +256,7 @@ class Engine(wiring.Component):
     # --- control -----------------------------------------------------------------------------------------------------
 
     def _flag(self, m: Module, status: Status) -> None:
-        m.d.comb += self.raised[status.bit_length() - 1].eq(1)
+        m.d.comb += self.flagged[status.bit_length() - 1].eq(1)
 
     def _take(self, m: Module) -> None:
         """Take the word that is offered, and note whether it was the packet's last."""

@@ -29,10 +29,10 @@ def copies(m: Module, value: Any, number: int, name: str) -> list[Any]:
     return registers
 
 
-def shared(m: Module, value: Any, members: int, name: str) -> list[Any]:
-    """The value a cycle later for each of ``members`` members; neighbours share a register copy."""
-    registers = copies(m, value, -(-members // _SHARING), name)
-    return [registers[member // _SHARING] for member in range(members)]
+def shared(m: Module, value: Any, members: int, name: str, each: int = _SHARING) -> list[Any]:
+    """The value a cycle later for each of ``members`` members; ``each`` neighbours share a register copy."""
+    registers = copies(m, value, -(-members // each), name)
+    return [registers[member // each] for member in range(members)]
 
 
 class SkidBuffer(wiring.Component):
