@@ -18,7 +18,7 @@ from lanner.config import from_dict, with_seed
 from lanner.data.catalogue import Catalogue
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
-from lanner.data.split import HeldOut
+from lanner.data.split import HeldOut, Split
 from lanner.evaluation.intervals import paired
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.evaluation.report import Report
@@ -104,6 +104,14 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset, HeldOut, HeldO
         return dataset.with_interactions(events.take(~np.isin(events.user, np.concatenate(rows))))
 
     return without(test, validation), without(test), asked_of(validation), asked_of(test)
+
+
+def whole_split(dataset: Dataset, seed: int) -> Split:
+    """The same as a ``Split``; every event of a held-out customer has the label of its part."""
+    train, whole, validation, test = split(dataset, seed)
+    labels_U = np.zeros(dataset.num_users, np.uint8)
+    labels_U[validation.rows], labels_U[test.rows] = 1, 2
+    return Split("hidden-product", train, whole, validation, test, labels_U[dataset.interactions.user])
 
 
 def _fitted(model: str, dataset: Dataset, seed: int, **settings: Any) -> Any:

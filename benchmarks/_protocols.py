@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import _insurance
 from lanner.config import SplitConfig
 from lanner.data.interactions import Dataset
 from lanner.data.narrowing import rated_only, sampled_negatives
@@ -24,6 +25,8 @@ _USERS_AT_ONCE = 512
 
 def split_of(dataset: Dataset, asked: str, config: SplitConfig) -> Split:
     """The split of a cell, its held-out users restricted as ``asked`` says."""
+    if asked == "insurance":
+        return _insurance.whole_split(dataset, config.seed)
     if asked == "ncf":
         dataset = _with_ncf_test(dataset)
     return ASKED[asked](SPLITS[config.name](dataset, config), dataset, config.seed)

@@ -1,8 +1,8 @@
 """What ``benchmarks.quality`` runs, and with which settings (how they were chosen: docs/log.md)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 YARDSTICKS = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter", "lightgcn")
 OURS = ("language", "gnn", "gnn-filter", "fusion", "hybrid")
@@ -16,11 +16,17 @@ EVERY_EVENT = {"positive_threshold": "none"}
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures under the protocol of a cell, by metric, and their source."""
+    """Published figures under the protocol of a cell, by metric.
+
+    source: where, and in which year if known. excludes: the items that were not ranked: ``seen``, ``nothing`` or
+    ``unknown``, if neither the source nor its code says so.
+    """
 
     model: str
     source: str
     metrics: Mapping[str, float]
+    year: int | None = None
+    excludes: Literal["seen", "nothing", "unknown"] = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Cell:
     split: fields of ``SplitConfig``. feedback: of ``FeedbackConfig``. asked: a name in ``_protocols.ASKED``, how the
     held-out users are restricted. seeds: of the split. alone: models that are also measured when fitted on training
     events alone, as some published figures are. published: figures of others. metric: used to compare the hybrid.
+    suite: the suite it belongs to, under whose name its rows are kept.
     """
 
     dataset: str
@@ -42,6 +49,7 @@ class Cell:
     alone: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     metric: str = "ndcg_at_10"
+    suite: str = ""
 
 
 _FOUNDATION = (
@@ -64,15 +72,15 @@ _CLOSED = ("random", "popularity", "item-knn", "ease", "ials", "graph-filter")
 _EIGHT_ONE_ONE = {"name": "random", "test": 0.1, "validation": 1 / 9}
 _SEEDS = (1, 11, 12)
 _LASTFM = (
-    Published("SEPT", "RecBole-GNN", {"recall_at_10": 0.2127, "ndcg_at_10": 0.2057}),
-    Published("MHCN", "RecBole-GNN", {"recall_at_10": 0.2123, "ndcg_at_10": 0.2068}),
-    Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.2064, "ndcg_at_10": 0.1972}),
+    Published("SEPT", "RecBole-GNN", {"recall_at_10": 0.2127, "ndcg_at_10": 0.2057}, 2022, "seen"),
+    Published("MHCN", "RecBole-GNN", {"recall_at_10": 0.2123, "ndcg_at_10": 0.2068}, 2022, "seen"),
+    Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.2064, "ndcg_at_10": 0.1972}, 2022, "seen"),
 )
 _BEAUTY = (
     Published("BSARec + cross-entropy", "its authors' table", {"recall_at_10": 0.1002, "ndcg_at_10": 0.0610}),
     Published("HSTU", "third-party table", {"recall_at_10": 0.0945, "ndcg_at_10": 0.0543}),
-    Published("eSASRec", "its authors' table", {"recall_at_10": 0.0928, "ndcg_at_10": 0.0523}),
-    Published("TIGER (nothing excluded)", "its paper", {"recall_at_10": 0.0648, "ndcg_at_10": 0.0384}),
+    Published("eSASRec", "its authors' table", {"recall_at_10": 0.0928, "ndcg_at_10": 0.0523}, 2025),
+    Published("TIGER", "its paper", {"recall_at_10": 0.0648, "ndcg_at_10": 0.0384}, 2023, "nothing"),
 )
 _SEEN = {"name": "leave-last-out"}
 _NOTHING = {"name": "leave-last-out", "exclude": "nothing"}
@@ -82,11 +90,12 @@ _PUBLISHED = (
         "published",
         {"name": "published"},
         ("random", "popularity", "graph-filter", "chebyshev-filter", "hybrid"),
+        alone=("hybrid",),
         metric="ndcg_at_20",
         published=(
-            Published("ChebyCF", "Kim et al., SIGIR 2025", {"recall_at_20": 0.1941, "ndcg_at_20": 0.1616}),
+            Published("ChebyCF", "Kim et al., SIGIR", {"recall_at_20": 0.1941, "ndcg_at_20": 0.1616}, 2025),
             Published("NESCL", "its paper", {"recall_at_20": 0.1917, "ndcg_at_20": 0.1617}),
-            Published("LightGCN", "He et al., SIGIR 2020", {"recall_at_20": 0.1824, "ndcg_at_20": 0.1547}),
+            Published("LightGCN", "He et al., SIGIR", {"recall_at_20": 0.1824, "ndcg_at_20": 0.1547}, 2020, "seen"),
         ),
     ),
     Cell(
@@ -98,8 +107,8 @@ _PUBLISHED = (
         seeds=_SEEDS,
         alone=("ease", "hybrid"),
         published=(
-            Published("XSimGCL", "RecBole-GNN", {"recall_at_10": 0.2116, "ndcg_at_10": 0.2750}),
-            Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.1861, "ndcg_at_10": 0.2538}),
+            Published("XSimGCL", "RecBole-GNN", {"recall_at_10": 0.2116, "ndcg_at_10": 0.2750}, 2022, "seen"),
+            Published("LightGCN", "RecBole-GNN", {"recall_at_10": 0.1861, "ndcg_at_10": 0.2538}, 2022, "seen"),
         ),
     ),
     Cell(
@@ -124,9 +133,13 @@ _PUBLISHED = (
         asked="ncf",
         published=(
             Published(
-                "matrix factorisation, tuned", "Rendle et al., RecSys 2020", {"hr_at_10": 0.7294, "ndcg_at_10": 0.4523}
+                "matrix factorisation, tuned",
+                "Rendle et al., RecSys",
+                {"hr_at_10": 0.7294, "ndcg_at_10": 0.4523},
+                2020,
+                "seen",
             ),
-            Published("PFedRec", "its abstract", {"hr_at_10": 0.7326, "ndcg_at_10": 0.4436}),
+            Published("PFedRec", "its abstract", {"hr_at_10": 0.7326, "ndcg_at_10": 0.4436}, 2023, "seen"),
         ),
     ),
     Cell(
@@ -147,7 +160,7 @@ _PUBLISHED = (
         published=_LASTFM,
     ),
     *(
-        Cell("amazon-beauty-2014-5core", protocol, split, (*_CLOSED, "hybrid"), published=_BEAUTY)
+        Cell("amazon-beauty-2014-5core", protocol, split, (*_CLOSED, "hybrid"), alone=("hybrid",), published=_BEAUTY)
         for protocol, split in (("leave-last-out", _SEEN), ("leave-last-out-all-items", _NOTHING))
     ),
     Cell(
@@ -155,9 +168,18 @@ _PUBLISHED = (
         "leave-last-out-all-items",
         _NOTHING,
         (*_CLOSED, "hybrid"),
+        alone=("hybrid",),
         published=(
-            Published("UniSRec, text and id", "its paper", {"recall_at_10": 0.1235, "ndcg_at_10": 0.0634}),
-            Published("UniSRec, text", "its paper", {"recall_at_10": 0.1188, "ndcg_at_10": 0.0641}),
+            Published(
+                "UniSRec, text and id",
+                "its paper, KDD",
+                {"recall_at_10": 0.1235, "ndcg_at_10": 0.0634},
+                2022,
+                "nothing",
+            ),
+            Published(
+                "UniSRec, text", "its paper, KDD", {"recall_at_10": 0.1188, "ndcg_at_10": 0.0641}, 2022, "nothing"
+            ),
         ),
     ),
     *(
@@ -166,8 +188,9 @@ _PUBLISHED = (
             protocol,
             split,
             ("random", "popularity", "item-knn", "ials", "graph-filter", "hybrid"),
+            alone=("hybrid",),
             published=(
-                Published("SASRec (nothing excluded)", "from memory", {"recall_at_10": 0.0274, "ndcg_at_10": 0.0136}),
+                Published("SASRec", "from memory", {"recall_at_10": 0.0274, "ndcg_at_10": 0.0136}, excludes="nothing"),
             ),
         )
         for protocol, split in (("leave-last-out", _SEEN), ("leave-last-out-all-items", _NOTHING))
@@ -180,8 +203,10 @@ _PUBLISHED = (
         ("random", "popularity", "item-knn", "ials", "graph-filter", "hybrid"),
         asked="diffnet",
         published=(
-            Published("DiffNet++", "from memory", {"capped_recall_at_10": 0.3694, "ndcg_at_10": 0.2263}),
-            Published("DiffNet", "from memory", {"capped_recall_at_10": 0.3437, "ndcg_at_10": 0.2092}),
+            Published(
+                "DiffNet++", "from memory", {"capped_recall_at_10": 0.3694, "ndcg_at_10": 0.2263}, excludes="seen"
+            ),
+            Published("DiffNet", "from memory", {"capped_recall_at_10": 0.3437, "ndcg_at_10": 0.2092}, excludes="seen"),
         ),
     ),
 )
@@ -193,6 +218,8 @@ STUDIES: dict[str, tuple[tuple[str, str, int], ...]] = {
         *(("insurance", "zimnat-insurance", seed) for seed in (1, 21, 22)),
         ("reasons", "ml-latest-small", 1),
         ("reasons", "amazon-scientific-2018-unisrec", 1),
+        ("reasons", "lastfm-hetrec2011", 1),
+        ("reasons", "ml-1m", 1),
         ("windows", "ml-latest-small", 1),
         ("windows", "ml-1m", 1),
         ("windows", "lastfm-tags", 1),
@@ -200,7 +227,17 @@ STUDIES: dict[str, tuple[tuple[str, str, int], ...]] = {
 }
 """What a suite measures besides its tables: a module ``_NAME`` with ``measure(dataset, seed)``, and its arguments."""
 
-CELLS: dict[str, tuple[Cell, ...]] = {"foundation": _FOUNDATION, "published": _PUBLISHED}
+CELLS: dict[str, tuple[Cell, ...]] = {
+    suite: tuple(replace(cell, suite=suite) for cell in cells)
+    for suite, cells in (("foundation", _FOUNDATION), ("published", _PUBLISHED))
+}
+PROTOCOLS = {
+    "leave-last-out": "last event, if its item is new; seen items not ranked",
+    "leave-last-out-all-items": "last event, also of a seen item; every item ranked",
+}
+"""Protocols in words, where the name does not say which items are ranked and which are positives."""
+MOMENTS = ("halfway", "at_start")
+"""When users are evaluated in the study of windows."""
 
 ALONE = "-train-alone"
 """Suffix of rows that were fitted on training events alone."""

@@ -5,6 +5,7 @@ removed from the history, and in a second run three random others; the drops of 
 per user. Scores are in standard deviations of the user's scores of all items, so that users can be averaged.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,12 @@ from lanner.inference.ranker import queries_of
 from lanner.models.recommender import Recommender
 from lanner.registry import MODELS, SPLITS
 
-SPLIT_OF = {"ml-latest-small": "random", "amazon-scientific-2018-unisrec": "leave-last-out"}
+SPLIT_OF = {
+    "ml-latest-small": "random",
+    "amazon-scientific-2018-unisrec": "leave-last-out",
+    "lastfm-hetrec2011": "random",
+    "ml-1m": "random",
+}
 """Datasets, and how their test users are held out."""
 USERS = 500
 NAMED = 3
@@ -84,9 +90,7 @@ def fidelity(recommender: Recommender, split: Split, seed: int) -> dict[str, Any
 
 def _first(recommender: Recommender, asked: HeldOut) -> Explanation | None:
     """The explanation of the first item recommended to one user; None if it is not personal."""
-    users = UserBatch(
-        asked.users.history, asked.users.profiles, asked.users.friends, asked.users.weights, seen=asked.excluded
-    )
+    users = replace(asked.users, seen=asked.excluded)
     ranking = recommender.ranker.rank(queries_of(users, 1, explain=True))[0]
     return None if ranking.fallback or not ranking.explanations else ranking.explanations[0]
 
@@ -115,4 +119,4 @@ def _without(users: UserBatch, removed: list[int]) -> UserBatch:
     """One user with some items removed from the history."""
     kept = ~np.isin(users.history.values, removed)
     history = Ragged.from_lists([users.history.values[kept]])
-    return UserBatch(history, users.profiles, users.friends, None if users.weights is None else users.weights[kept])
+    return replace(users, history=history, weights=None if users.weights is None else users.weights[kept])

@@ -1,12 +1,13 @@
-"""What each component of the hybrid contributes: the hybrid without it, on three datasets.
+"""What each component of the hybrid contributes: the hybrid without it, on four datasets.
 
 ``python -m benchmarks.ablation`` writes ``results/ablation.json`` and the picture ``docs/pictures/ablation.svg``. Rows:
 a graph view alone (``gnn``), the language view alone, both under each ranking head (``fusion-…``), the hybrid, the
 hybrid without its network, without each relation of its relational view, without texts and without order, and the
-hybrid distilled into 64 dimensions. Columns: accuracy (hit rate@10, the share of users with at least one test item
-among the ten best), recall@10 and NDCG@10 with 95 % intervals, the paired difference of NDCG@10 from the hybrid,
-parameters of the served model, and seconds to fit. Each row runs in a separate process and is kept under
-``runs/quality``: ``--kept`` resumes an interrupted run, ``--only DATASET[/ROW]`` re-measures what it names.
+hybrid distilled into 64 dimensions. On zimnat-insurance, which has no texts of items, most relations are attributes of
+the customers, who are held out as in ``benchmarks._insurance``. Columns: accuracy (hit rate@10, the share of users with
+at least one test item among the ten best), recall@10 and NDCG@10 with 95 % intervals, the paired difference of NDCG@10
+from the hybrid, parameters of the served model, and seconds to fit. Each row runs in a separate process and is kept
+under ``runs/quality``: ``--kept`` resumes an interrupted run, ``--only DATASET[/ROW]`` re-measures what it names.
 
 Settings are the defaults, except that networks train for at most ``--epochs`` epochs (in all rows), which limits the
 whole run to about two hours on two cores. With a ``--seed`` other than 1 or other epochs it prints the rows and writes
@@ -38,6 +39,7 @@ class Table:
     """A dataset, its split, and the components that its hybrid can be measured without.
 
     relations: of its relational view: behaviours, attributes of items and users, and ``friends``.
+    asked: as in ``Cell``. is_distilled: not where there are fewer items than dimensions.
     """
 
     dataset: str
@@ -45,23 +47,27 @@ class Table:
     protocol: str
     relations: tuple[str, ...] = ("interaction",)
     has_order: bool = True
+    has_texts: bool = True
+    is_distilled: bool = True
+    asked: str = "all"
 
     def cell(self, seed: int) -> Cell:
         """The cell under which rows are kept, next to those of ``benchmarks.quality``."""
-        return Cell(self.dataset, f"ablation-{self.protocol}", self.split, (), seeds=(seed,), metric=METRIC)
+        protocol = f"ablation-{self.protocol}"
+        return Cell(self.dataset, protocol, self.split, (), asked=self.asked, seeds=(seed,), metric=METRIC)
 
     @property
     def models(self) -> tuple[str, ...]:
         """What is measured, one process each."""
-        dropped = (*self.relations, "texts", *(("order",) if self.has_order else ()))
-        return (
-            "gnn",
-            "language",
-            "fusion",
-            "hybrid",
-            "hybrid-without-network",
-            *map("hybrid-without-{}".format, dropped),
-        )
+        texts, order = (("texts",) if self.has_texts else ()), (("order",) if self.has_order else ())
+        dropped = ("network", *self.relations, *texts, *order)
+        readers = ("language", "fusion") if self.has_texts else ()
+        return ("gnn", *readers, "hybrid", *map("hybrid-without-{}".format, dropped))
+
+    def names(self, model: str) -> tuple[str, ...]:
+        """Rows that measuring a model produces."""
+        hybrid = ("hybrid", DISTILLED) if self.is_distilled else ("hybrid",)
+        return {"fusion": FUSION_NAMES, "hybrid": hybrid}.get(model, (model,))
 
 
 TABLES = (
@@ -73,6 +79,19 @@ TABLES = (
         "random-8-1-1",
         ("interaction", "tags", "friends"),
         has_order=False,
+    ),
+    Table(
+        "zimnat-insurance",
+        {"name": "random"},
+        "hidden-product",
+        (
+            *("interaction", "sex", "marital_status", "branch_code", "occupation_code"),
+            *("occupation_category_code", "birth_year", "join_date"),
+        ),
+        has_order=False,
+        has_texts=False,
+        is_distilled=False,
+        asked="insurance",
     ),
 )
 
@@ -111,16 +130,11 @@ def main() -> None:
 def run(table: Table, model: str, seed: int, epochs: int, kept: bool) -> None:
     """Measure one model in a separate process, unless its rows exist."""
     folder = quality._folder(table.cell(seed), seed)
-    if kept and all((folder / f"{name}.json").exists() for name in names(model)):
+    if kept and all((folder / f"{name}.json").exists() for name in table.names(model)):
         return
     print(f"· {table.dataset}/{model}", flush=True)
     asked = ["--row", table.dataset, model, "--seed", str(seed), "--epochs", str(epochs)]
     subprocess.run([sys.executable, "-m", "benchmarks.ablation", *asked], check=True)
-
-
-def names(model: str) -> tuple[str, ...]:
-    """Rows that measuring a model produces."""
-    return {"fusion": FUSION_NAMES, "hybrid": ("hybrid", DISTILLED)}.get(model, (model,))
 
 
 def collected(table: Table, seed: int) -> dict[str, Any]:
@@ -131,7 +145,7 @@ def collected(table: Table, seed: int) -> dict[str, Any]:
     rows = {
         name: json.loads(file.read_text())
         for model in table.models
-        for name in names(model)
+        for name in table.names(model)
         for file in (quality._folder(cell, seed) / f"{name}.json",)
         if file.exists()
     }
@@ -174,7 +188,7 @@ def measure(table: Table, model: str, seed: int, epochs: int) -> None:
     recommender.fit(split.train, split.validation)
     keep = partial(_keep, cell, split=split, seed=seed)
     if name == "hybrid":
-        _keep_hybrid(model, recommender, split, begun, keep)
+        _keep_hybrid(table.names(model), recommender, split, begun, keep)
     else:
         quality.keep_networks(model, recommender, split, begun, keep)
 
@@ -184,10 +198,10 @@ def _keep(cell: Cell, name: str, scorer: Any, seconds: float, *, split: Any, see
     quality._keep(cell, name, scorer, seconds, split=split, seed=seed, parameters=counted, **extra)
 
 
-def _keep_hybrid(model: str, recommender: Any, split: Any, begun: float, keep: Any) -> None:
-    """The row of a hybrid; for the complete one also that of its distilled form."""
+def _keep_hybrid(names: tuple[str, ...], recommender: Any, split: Any, begun: float, keep: Any) -> None:
+    """The row of a hybrid, and that of its distilled form if ``names`` has it."""
     seconds, rounds, more = time.perf_counter() - begun, 0, 0.0
-    if model == "hybrid":
+    if DISTILLED in names:
         begun = time.perf_counter()
         _, rounds = _distilled(recommender.unaware(), split.train, validation=split.validation)
         more = time.perf_counter() - begun
@@ -196,14 +210,14 @@ def _keep_hybrid(model: str, recommender: Any, split: Any, begun: float, keep: A
     seconds += time.perf_counter() - begun
     weights = {name: weight for name, weight in recommender.choice.weights.items() if weight}
     keep(
-        model,
+        names[0],
         recommender,
         seconds,
         validation_ndcg_at_10=recommender.choice.quality,
         parts=weights,
         **_trust(recommender),
     )
-    if model == "hybrid":
+    if DISTILLED in names:
         begun = time.perf_counter()
         small, _ = _distilled(recommender, split.refit, rounds=rounds)
         keep(DISTILLED, Served(small, recommender.reader), seconds + more + time.perf_counter() - begun, rounds=rounds)
@@ -252,7 +266,9 @@ def parameters(model: Any) -> int:
 
 
 def without(dropped: str, split: Any) -> Any:
-    """The split with texts, order, or a relation of the relational view removed from its training data.
+    """The split with texts, order, or a relation of the relational view removed from its data.
+
+    Attributes and friends of users are removed from the held-out users as well, whose values are numbered anew.
 
     Raises:
         ValueError: the data have no such relation.
@@ -280,7 +296,16 @@ def without(dropped: str, split: Any) -> Any:
 
     # All other parts still read interactions and attributes: only the relational view goes without them.
     neural.item_relations = others  # this process measures a single row
-    return replace(split, train=changed(split.train), refit=changed(split.refit))
+    train = changed(split.train)
+    # The catalogue and the ties are those of the whole dataset, in every part of the split.
+    known = train.user_batch()
+
+    def asked(held_out: Any) -> Any:
+        rest = known.take(held_out.rows)
+        return replace(held_out, users=replace(held_out.users, friends=rest.friends, attributes=rest.attributes))
+
+    validation, test = asked(split.validation), asked(split.test)
+    return replace(split, train=train, refit=changed(split.refit), validation=validation, test=test)
 
 
 def draw(results: Mapping[str, Any]) -> None:

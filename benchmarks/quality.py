@@ -12,8 +12,12 @@ carries its commit. ``--kept`` reuses rows measured earlier from ``runs/quality`
 Settings were chosen on validation events carved from training; where test figures were in view as well, docs/log.md
 says so. Baselines without named settings are tuned by the benchmark itself (``GRIDS``). Every model is finally fitted
 on train + validation, after validation has chosen its settings, epochs and weights; rows that end in ``-train-alone``
-are fitted on train and see only the training events of test users, as some published figures do. For all others, test
+are fitted on train, as some published figures are, and see only the training events of test users, except where each
+user's last event is asked for: there the validation event is part of the history, as usual. For all others, test
 histories hold train and validation events, and those are never ranked.
+
+``leave-last-out`` does not rank items that a user has seen, and asks only for last events with an item new to the user.
+There ``METRIC_repeats_missed`` is over all users with a last event: the others count as misses.
 """
 
 import argparse
@@ -38,6 +42,7 @@ from benchmarks._quality_settings import (
     CELLS,
     FUSION_NAMES,
     GRIDS,
+    MOMENTS,
     SETTINGS,
     SKIPPED,
     STUDIES,
@@ -75,7 +80,10 @@ def main() -> None:
         return not arguments.only or any(f"{name}/".startswith(f"{wanted}/") for wanted in arguments.only)
 
     def record() -> Path:
-        results["summary"] = _summary(results, CELLS[chosen])
+        for cell in CELLS[chosen]:
+            if rows := results.get(cell.dataset, {}).get(cell.protocol):
+                _bring_up_to_date(rows, cell)
+        results["summary"] = _summary({one: _earlier(one) for one in CELLS} | {chosen: results}, chosen)
         settings = {"ks": KS, "tuned": SETTINGS, "fitted_on": "train + validation"}
         return _record.record(f"quality_{chosen}", seed=1, settings=_plain(settings), results=results)
 
@@ -114,7 +122,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder(cell: Cell, seed: int) -> Path:
-    return CACHE / cell.dataset / cell.protocol / str(seed)
+    return CACHE / cell.suite / cell.dataset / cell.protocol / str(seed)
 
 
 def _names(cell: Cell, model: str) -> tuple[str, ...]:
@@ -182,10 +190,8 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
     if fusions:
         best = max(fusions, key=lambda name: rows[name]["validation_ndcg_at_10"])
         rows["fusion"] = rows[best] | {"variant": best}
-    if cell.published:
-        rows["published"] = [vars(one) for one in cell.published]
     # Earlier rows of the file may have been measured elsewhere: their per-user scores are not available here.
-    if not _per_user_file(cell, "hybrid").exists():
+    if cell.metric not in rows.get("hybrid", {}) or not _per_user_file(cell, "hybrid").exists():
         rows.get("hybrid", {}).pop("paired_difference", None)
         return
     ours = _per_user(cell, "hybrid")
@@ -203,28 +209,50 @@ def _finish(rows: dict[str, Any], cell: Cell) -> None:
     }
 
 
-def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]:
-    """Tables in which the hybrid is the best row, and its lowest gain over the better of its halves alone.
+def _bring_up_to_date(rows: dict[str, Any], cell: Cell) -> None:
+    """Quote the published figures, and remove rows that an earlier record skipped and the settings no longer do."""
+    if cell.published:
+        rows["published"] = [vars(one) for one in cell.published]
+    place = f"{cell.dataset}/{cell.protocol}"
+    for name in [name for name, row in rows.items() if "skipped" in row and name not in SKIPPED.get(place, {})]:
+        del rows[name]
+        asked = f"--suite {cell.suite} --only {place}/{name}"
+        print(f"WARNING: {place}/{name} is no longer skipped and has not been measured: {asked}", file=sys.stderr)
 
-    tables_won: over all rows and published figures of the cell's metric. hybrid_over_best_half_min: the lowest relative
-    gain over the best of gnn and language, if both were measured. incremental_kept: the lowest share of a retrained
-    model's ndcg@10 that an update keeps; incremental_time_share: the largest share of its CPU time that it takes.
-    reasons_fidelity_p: the largest over the datasets, of the item's score. insurance_over_lightgbm: the mean difference
-    in ndcg@5.
+
+def _measured(results: dict[str, Any], cells: tuple[Cell, ...]) -> list[tuple[Cell, dict[str, Any]]]:
+    """The cells whose hybrid has been measured, and their rows."""
+    found = [(cell, results.get(cell.dataset, {}).get(cell.protocol, {})) for cell in cells]
+    return [(cell, rows) for cell, rows in found if cell.metric in rows.get("hybrid", {})]
+
+
+def _over_best_half(results: dict[str, Any], cells: tuple[Cell, ...]) -> list[float]:
+    """The hybrid's relative gain over the better of gnn and language, for each cell with all three."""
+    gains = []
+    for cell, rows in _measured(results, cells):
+        halves = [rows[name][cell.metric] for name in ("gnn", "language") if cell.metric in rows.get(name, {})]
+        gains += [rows["hybrid"][cell.metric] / max(halves) - 1] if len(halves) == 2 else []
+    return gains
+
+
+def _summary(suites: dict[str, dict[str, Any]], chosen: str) -> dict[str, Any]:
+    """Tables in which the hybrid is the best row, its lowest gain over the better of its halves alone, and the studies.
+
+    suites: results by suite. tables_won: over all rows and published figures of the cell's metric.
+    hybrid_over_best_half_min: the lowest relative gain over the best of gnn and language, in all tables of all suites
+    that have both. query_text_ndcg: the lowest of the forms of the hybrid. incremental_kept: the lowest share of a
+    retrained model's ndcg@10 that an update keeps, at the worse moment; incremental_time_share: the largest share of
+    its CPU time that it takes. reasons_fidelity_p: the largest over the datasets, of the item's score.
+    insurance_over_lightgbm: the mean difference in ndcg@5.
     """
-    won, tables, gains = 0, 0, []
-    for cell in cells:
-        rows = results.get(cell.dataset, {}).get(cell.protocol, {})
-        if cell.metric not in rows.get("hybrid", {}):
-            continue
+    results, won, tables = suites[chosen], 0, 0
+    for cell, rows in _measured(results, CELLS[chosen]):
         ours = rows["hybrid"][cell.metric]
         others = [row[cell.metric] for name, row in rows.items() if name != "hybrid" and cell.metric in row]
         others += [one.metrics[cell.metric] for one in cell.published if cell.metric in one.metrics]
         tables, won = tables + 1, won + (ours >= max(others))
-        halves = [rows[name][cell.metric] for name in ("gnn", "language") if cell.metric in rows.get(name, {})]
-        gains += [ours / max(halves) - 1] if len(halves) == 2 else []
     found: dict[str, Any] = {"tables_won": won, "tables": tables}
-    if gains:
+    if gains := [gain for suite, of_suite in suites.items() for gain in _over_best_half(of_suite, CELLS[suite])]:
         found["hybrid_over_best_half_min"] = round(min(gains), 4)
     studies = {
         name: [one for of_seeds in results[name].values() for one in of_seeds.values()]
@@ -232,9 +260,10 @@ def _summary(results: dict[str, Any], cells: tuple[Cell, ...]) -> dict[str, Any]
         if name in results
     }
     if "query_texts" in studies:
-        found["query_text_ndcg"] = min(one["query_text_ndcg"]["hybrid"] for one in studies["query_texts"])
+        by_form = [one["query_text_ndcg"].items() for one in studies["query_texts"]]
+        found["query_text_ndcg"] = min(value for forms in by_form for name, value in forms if name.startswith("hybrid"))
     if "windows" in studies:
-        found["incremental_kept"] = min(one["kept"] for one in studies["windows"])
+        found["incremental_kept"] = min(one[moment]["kept"] for one in studies["windows"] for moment in MOMENTS)
         found["incremental_time_share"] = max(one["time_share"] for one in studies["windows"])
     if "reasons" in studies:
         found["reasons_fidelity_p"] = max(one["score_drop"]["p_wilcoxon"] for one in studies["reasons"])
@@ -372,9 +401,10 @@ def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> di
 
 
 def _keep_alone(cell: Cell, model: str, recommender: Any, seconds: float, *, split: Any, seed: int) -> None:
-    """The row of a model that sees only the training events, also of its test users."""
-    test = replace(split.test, users=split.train.user_batch(split.test.rows))
-    _keep(cell, f"{model}{ALONE}", recommender, seconds, split=replace(split, test=test), seed=seed)
+    """The row of a model fitted on training events; see the module for the histories of its test users."""
+    if cell.split["name"] != "leave-last-out":
+        split = replace(split, test=replace(split.test, users=split.train.user_batch(split.test.rows)))
+    _keep(cell, f"{model}{ALONE}", recommender, seconds, split=split, seed=seed)
 
 
 def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split: Any, seed: int, **extra: Any) -> None:
@@ -390,12 +420,21 @@ def _keep(cell: Cell, name: str, recommender: Any, fit_seconds: float, *, split:
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "commit": _record._commit(),
     }
-    metrics = {key: round(value, 6) for key, value in report.metrics.items()}
+    metrics = {key: round(value, 6) for key, value in (report.metrics | _repeats_missed(report, split)).items()}
     intervals = {key: [round(float(bound), 6) for bound in bounds] for key, bounds in report.ci95.items()}
     folder = _folder(cell, seed)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{name}.npy", report.per_user[cell.metric])
     (folder / f"{name}.json").write_text(json.dumps(metrics | extra | {"ci95": intervals} | costs))
+
+
+def _repeats_missed(report: Any, split: Any) -> dict[str, float]:
+    """Recall and ndcg over all users with a last event; those with an item seen before, not evaluated, count as 0."""
+    if split.name != "leave-last-out":
+        return {}
+    share = len(split.test) / int((split.labels == 2).sum())
+    shown = [key for key in report.metrics if key.startswith(("recall_at_", "ndcg_at_"))]
+    return {f"{key}_repeats_missed": report.metrics[key] * share for key in shown}
 
 
 if __name__ == "__main__":

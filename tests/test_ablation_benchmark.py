@@ -1,5 +1,6 @@
 """``benchmarks.ablation``: ablated parts are gone, and the figure shows what was measured."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,10 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from benchmarks import ablation
+from benchmarks._protocols import split_of
+from lanner.config import SplitConfig
+from lanner.data.catalogue import Attribute
+from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
 from lanner.inference.scoring_model import popularity_model
 from lanner.models import neural
@@ -40,6 +45,37 @@ def test_a_relation_is_gone_from_the_relational_view_alone():
     assert len(changed.train.interactions) == len(split.train.interactions)
 
 
+def split_with_attributes():
+    """Every user has a city and a job, which are values 0 … 2 and 3 … 4 of the catalogue."""
+    world = small_world()
+    cities, jobs = (
+        Attribute(tuple(f"{name}{code}" for code in range(number)), Ragged.from_lists([[row % number] for row in rows]))
+        for rows in (range(world.num_users),)
+        for name, number in (("city", 3), ("job", 2))
+    )
+    people = replace(world.user_catalogue, attributes={"city": cities, "job": jobs})
+    return random_ratio(replace(world, user_catalogue=people), 0.2, 0.2)
+
+
+def test_an_attribute_of_users_is_gone_from_held_out_users_and_the_others_are_numbered_anew():
+    split = split_with_attributes()
+    for held_out in (split.validation, split.test):
+        assert held_out.users.attributes.values.max() == 4
+    changed = ablation.without("city", split)
+    for held_out in (changed.validation, changed.test):
+        values = held_out.users.attributes
+        assert [values[place].tolist() for place in range(len(held_out))] == [[row % 2] for row in held_out.rows]
+        assert values.values.max() < len(changed.train.user_catalogue.kinds)
+    both = ablation.without("job", changed)
+    assert both.test.users.attributes is None
+
+
+def test_friends_are_gone_from_held_out_users():
+    split = split_of_small_world()
+    assert split.test.users.friends is not None
+    assert ablation.without("friends", split).test.users.friends is None
+
+
 def test_a_relation_that_the_data_lack_is_an_error():
     with pytest.raises(ValueError, match="no relation 'colour'"):
         ablation.without("colour", split_of_small_world())
@@ -61,9 +97,20 @@ def test_the_picture_names_every_row(monkeypatch, tmp_path):
 
 def test_every_table_measures_the_hybrid_and_the_pieces_it_can_do_without():
     for table in ablation.TABLES:
-        assert {"hybrid", "hybrid-without-network", "hybrid-without-texts"} <= set(table.models)
+        assert {"gnn", "hybrid", "hybrid-without-network"} <= set(table.models)
         assert ("hybrid-without-order" in table.models) == table.has_order
-    assert ablation.names("hybrid") == ("hybrid", "distilled-64")
+        assert {one in table.models for one in ("language", "fusion", "hybrid-without-texts")} == {table.has_texts}
+        assert ("distilled-64" in table.names("hybrid")) == table.is_distilled
+
+
+def test_held_out_customers_have_no_event_in_training():
+    world = small_world()
+    split = split_of(world, "insurance", SplitConfig(seed=1))
+    events = world.interactions
+    for part, held_out in ((1, split.validation), (2, split.test)):
+        assert set(events.user[split.labels == part]) == set(held_out.rows)
+        assert not any(len(split.train.histories[row]) for row in held_out.rows)
+    assert len(split.refit.interactions) == (split.labels < 2).sum()
 
 
 def test_rows_of_an_earlier_run_are_kept(monkeypatch, tmp_path):

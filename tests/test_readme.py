@@ -85,6 +85,32 @@ def test_a_changed_result_file_changes_the_table(readme, tmp_path):
     assert "| ease |" not in readme.results_section(tmp_path), "a model that was not measured has no row"
 
 
+def test_published_figures_stand_with_their_source_and_rule_beside_both_rules_of_ours(readme, tmp_path):
+    def row(value):
+        return {"recall_at_10": value, "recall_at_10_repeats_missed": value / 2}
+
+    quoted = {
+        "model": "Peer",
+        "source": "a table",
+        "year": 2021,
+        "excludes": "nothing",
+        "metrics": {"recall_at_10": 0.3},
+    }
+    rows = {name: row(value) for name, value in (("random", 0.02), ("popularity", 0.1), ("ease", 0.2))}
+    rows |= {"hybrid": row(0.4) | {"seeds": 3}, "hybrid-train-alone": row(0.38), "published": [quoted]}
+    entry = {"machine": {"cores": 2, "cpu": "x"}, "results": {"yelp-p5": {"leave-last-out": rows}}}
+    (tmp_path / "quality_published.json").write_text(json.dumps(entry))
+    shown, place = readme.results_section(tmp_path), "last event, if its item is new; seen items not ranked"
+    for metric, figures in (
+        ("recall@10", "0.3000 Peer (a table, 2021) | – | 0.0200 | 0.1000 | 0.2000 ease | **0.4000** | 0.3800"),
+        (
+            "recall@10, repeats as misses",
+            "**0.3000** Peer (a table, 2021) | – | 0.0100 | 0.0500 | 0.1000 ease | 0.2000 | 0.1900",
+        ),
+    ):
+        assert f"| yelp-p5, {place}, mean of 3 splits | {metric} | {figures} |" in shown
+
+
 def test_the_ablation_has_a_table_once_it_is_measured(readme, tmp_path):
     row = {"ndcg_at_10": 0.25, "over_hybrid": {"mean": -0.05, "ci95": [-0.06, -0.04]}}
     rows = {"gnn": row, "hybrid": {"ndcg_at_10": 0.3}}
