@@ -82,7 +82,7 @@ class Finding:
     @property
     def reason(self) -> str:
         """What was to be reached, and what else to know when reading the verdict."""
-        parts = []
+        parts = ["The run ended before it got there."] if self.verdict == "not reached" and self.value is None else []
         if self.wanted is not None and self.value is not None and self.claim.reproducible:
             limit = "at least" if self.claim.better == "higher" else "at most"
             within = "; the interval includes it" if self.verdict == "undecided" else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from itertools import accumulate
+from math import log2
 from typing import Any
 
 from lanner.errors import optional_module
@@ -134,6 +135,7 @@ def _decay(published: Mapping[str, Any]) -> Iterator[Drawn]:
         for style, name in zip(("k:", "k--", "k-"), ("none", "update", "retrain"), strict=True):
             values = _numbers(*(window["ndcg_at_10"]["halfway"][name] for window in windows))
             axes.plot(range(1, len(values) + 1), values, style, label=name)
+        axes.set_xticks(range(1, len(windows) + 1))
         axes.set_title(dataset, fontsize=9)
         axes.set_xlabel("window")
         axes.set_ylim(bottom=0)
@@ -143,8 +145,9 @@ def _decay(published: Mapping[str, Any]) -> Iterator[Drawn]:
 
 def _frontier(found: Mapping[str, Any]) -> Iterator[Drawn]:
     points = {
-        f"{variant} {backend}": _numbers(row["p50_ms"], row["ndcg_at_10"])
+        (variant, backend): _numbers(row["p50_ms"], row["ndcg_at_10"])
         for variant, backends in found["ml-1m"].items()
+        if variant != "popularity"  # so far below the others that these would coincide
         for backend, row in (backends.items() if isinstance(backends, Mapping) else ())
         if isinstance(row, Mapping) and "p50_ms" in row and "ndcg_at_10" in row
     }
@@ -152,13 +155,23 @@ def _frontier(found: Mapping[str, Any]) -> Iterator[Drawn]:
         return
     figure = _figure(6, 3.2)
     axes = figure.subplots()
-    for name, point in points.items():
-        axes.plot(*point, "ko", markersize=4)
-        axes.annotate(name, point, fontsize=7, xytext=(4, 2), textcoords="offset points")
-    axes.set_xscale("log")
+    markers = dict(zip(dict.fromkeys(variant for variant, _ in points), "o^sDvP", strict=False))
+    shades = dict(zip(dict.fromkeys(backend for _, backend in points), ("1", "0.6", "0"), strict=False))
+    for (variant, backend), point in points.items():
+        axes.plot(*point, markers[variant], color=shades[backend], markeredgecolor="0", markersize=7, linestyle="")
+    for variant, marker in markers.items():
+        axes.plot([], [], marker, color="0.85", markeredgecolor="0", label=variant)
+    for backend, shade in shades.items():
+        axes.plot([], [], "s", color=shade, markeredgecolor="0", markersize=9, label=backend)
+    times, qualities = zip(*points.values(), strict=True)
+    _doubling(axes, [2.0**power for power in range(int(log2(min(times))), int(log2(max(times))) + 2)])
+    # At least one per cent, so that small differences look small.
+    axes.set_ylim(min(0.99 * max(qualities), 0.999 * min(qualities)), 1.001 * max(qualities))
     axes.set_xlabel("p50 of a request, ms")
     axes.set_ylabel("NDCG@10")
-    yield "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m", _svg(figure), points
+    figure.legend(fontsize=7, loc="outside right center")
+    caption = "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m; shapes: variants, shades: backends"
+    yield caption, _svg(figure), {f"{variant} {backend}": point for (variant, backend), point in points.items()}
 
 
 def _stacks(found: Mapping[str, Any]) -> Iterator[Drawn]:

@@ -12,12 +12,12 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; min-width: 52rem; }
 th, td { border-bottom: 1px solid #8886; padding: .35rem .6rem; text-align: left; vertical-align: top; }
 .verdict { font-weight: 600; white-space: nowrap; } .small { font-size: .8rem; opacity: .8; }
 figure { margin: 1.5rem 0; background: #fff; color: #000; padding: .5rem; }
 svg { width: 100%; min-width: 48rem; height: auto; } figure a { color: #000; }
-figcaption { font-size: .85rem; } code { font-size: .85em; overflow-wrap: anywhere; }
+figcaption { font-size: .85rem; } code { font-size: .85em; }
 """
 _COLUMNS = ("claim", "the paper", "measured here", "verdict", "command", "measured at")
 
