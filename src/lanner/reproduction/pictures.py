@@ -52,7 +52,7 @@ class Picture:
 
 def check_matplotlib() -> None:
     """Raises ``MissingExtraError`` if matplotlib is not installed."""
-    optional_module("matplotlib", "matplotlib", "plot", "pictures")
+    optional_module("matplotlib", "matplotlib", "plot", "drawing pictures")
 
 
 def pictures_of(results: Results) -> list[Picture]:
@@ -61,7 +61,7 @@ def pictures_of(results: Results) -> list[Picture]:
     Raises:
         MissingExtraError: matplotlib is not installed. ConfigError: something in a result file has the wrong type.
     """
-    plot = optional_module("matplotlib", "matplotlib", "plot", "pictures")
+    plot = optional_module("matplotlib", "matplotlib", "plot", "drawing pictures")
     plot.use("Agg")
     found = []
     with plot.rc_context(_STYLE):
@@ -375,7 +375,7 @@ def _numbers(*values: Any) -> tuple[float, ...]:
 
 
 def _figure(width: float, height: float) -> Any:
-    made = optional_module("matplotlib.figure", "matplotlib", "plot", "pictures").Figure
+    made = optional_module("matplotlib.figure", "matplotlib", "plot", "drawing pictures").Figure
     return made(figsize=(width, height), layout="constrained")
 
 
