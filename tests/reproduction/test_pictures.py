@@ -78,6 +78,7 @@ DAMAGED = [
     ("ablation", ("lastfm-hetrec2011",), None),
     ("federated", ("rows", "ease-epsilon-1", "ci95", "ndcg_at_10"), [0.1]),
     ("fpga", ("paper", "optimised"), []),
+    ("time_to_quality", ("lanner", "low-pass", "seconds"), "slow"),
     ("quality_foundation", (*SMALL, "hybrid", "ndcg_at_10"), "good"),
     ("quality_foundation", (*SMALL, "hybrid", "ci95", "ndcg_at_10"), 3),
     ("quality_published", ("windows", "ml-latest-small"), 7),

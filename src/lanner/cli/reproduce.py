@@ -1,11 +1,15 @@
 """The command that measures what the papers claim: reproduce."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lanner.cli import console, options
+
+if TYPE_CHECKING:
+    from lanner.reproduction.claims import Finding
 
 
 def reproduce(
@@ -55,7 +59,13 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "report.html", report.html(claims, read, pictures_of(read)).encode())
     write_file(out / "report.md", report.markdown(claims, read).encode())
-    found = report.findings(claims, read)
+    _show(out, report.findings(claims, read), failed, as_json)
+    if failed:
+        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims keep the earlier results, if any")
+
+
+def _show(out: Path, found: "Sequence[Finding]", failed: list[str], as_json: bool) -> None:
+    """Say where the report is, and what it found."""
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in {one.verdict for one in found}}
     listed = [
         {
@@ -73,5 +83,3 @@ def reproduce(
         f"Wrote {out}/report.html and {out}/report.md: {said}.",
         as_json=as_json,
     )
-    if failed:
-        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims keep the earlier results, if any")
