@@ -14,7 +14,7 @@ CLAIM = Claim("p", "it is good", "alone", "0.5", "some", ("summary", "good"), pu
 
 
 def results(value, **rows):
-    return {"some": {"commit": "abc", "results": {"summary": {"good": value}, **rows}}}
+    return {"some": {"commit": "abc", "date": "2026-11-30T01:02:03", "results": {"summary": {"good": value}, **rows}}}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,10 @@ def results(value, **rows):
         ({"better": "lower"}, 0.6, "not reached"),
         ({"published": None, "bar": 0.1}, 0.4, "met"),
         ({"published": None, "bar": 0.1}, 0.05, "not reached"),
-        ({"why": "The protocol is not stated."}, 0.6, "not reproducible"),
+        ({"published": None}, 0.6, "answered"),
+        ({"reproducible": False, "note": "The protocol is not stated."}, 0.6, "not reproducible"),
+        ({}, float("nan"), "not measured"),
+        ({"better": "lower"}, float("inf"), "not measured"),
         ({"at": ("summary", "other")}, 0.6, "not measured"),
         ({"at": ("summary", "good", "deeper")}, 0.6, "not measured"),
         ({"file": "another"}, 0.6, "not measured"),
@@ -44,10 +47,72 @@ def test_a_relative_figure_is_the_difference_from_another_row():
     assert found.said == "+20.0%"
 
 
+def test_a_difference_from_nothing_is_not_measured():
+    claim = replace(CLAIM, over=("other",))
+    assert judge(claim, results(0.6, other=0.0)).verdict == "not measured"
+    assert judge(claim, results(0.6)).verdict == "not measured"
+
+
+@pytest.mark.parametrize("figure", ["0.6", True, [0.6], {"a": 1}])
+def test_a_figure_that_is_no_number_is_an_error_that_names_the_file(figure):
+    with pytest.raises(ConfigError, match=r"^some\.json: summary\.good is .*, not a number; measure again"):
+        judge(CLAIM, results(figure))
+
+
 def test_the_interval_beside_a_metric_is_shown():
     rows = {"ndcg": 0.6, "ci95": {"ndcg": [0.55, 0.65]}}
     found = judge(replace(CLAIM, at=("row", "ndcg")), results(0.0, row=rows))
-    assert found.said == "0.600 (0.550 … 0.650)"
+    assert (found.said, found.verdict) == ("0.600 (0.550 … 0.650)", "beaten")
+
+
+@pytest.mark.parametrize(("published", "verdict"), [(0.64, "undecided"), (0.56, "undecided"), (0.7, "not reached")])
+def test_what_the_interval_includes_is_undecided(published, verdict):
+    rows = {"ndcg": 0.6, "ci95": {"ndcg": [0.55, 0.65]}}
+    found = judge(replace(CLAIM, at=("row", "ndcg"), published=published), results(0.0, row=rows))
+    assert found.verdict == verdict
+    assert ("the interval includes it" in found.reason) == (verdict == "undecided")
+    assert f"Wanted: at least {published:.3f}" in found.reason
+
+
+def test_an_interval_of_a_difference_is_relative_like_the_figure():
+    claim = replace(CLAIM, over=("other",), interval=("difference",), bar=0.0, published=None, shown="{:+.0%}")
+    assert judge(claim, results(0.6, other=0.5, difference=[0.05, 0.15])).said == "+20% (+10% … +30%)"
+    assert judge(claim, results(0.6, other=0.5, difference=[float("nan"), 0.15])).interval is None
+
+
+def test_several_intervals_are_joined():
+    splits = {"1": {"ci95": [-0.2, 0.1]}, "2": {"ci95": [-0.1, 0.3]}}
+    found = judge(replace(CLAIM, interval=("splits", "*", "ci95")), results(0.0, splits=splits))
+    assert found.interval == (-0.2, 0.3)
+
+
+def test_of_several_rows_the_worst_counts_and_all_are_named():
+    rows = {"a": {"good": 0.9, "ci95": [0.8, 1.0]}, "b": {"good": 0.3, "ci95": [0.2, 0.4]}, "c": {"other": 1}}
+    claim = replace(CLAIM, at=("rows", "*", "good"), interval=("rows", "*", "ci95"))
+    found = judge(claim, results(0.0, rows=rows))
+    assert (found.value, found.interval, found.verdict) == (0.3, (0.2, 0.4), "not reached")
+    assert found.protocol == "alone; worst of 2: a, b"
+    assert judge(replace(claim, better="lower"), results(0.0, rows=rows)).value == 0.9
+    assert judge(claim, results(0.0, rows={"a": rows["a"]})).protocol == "alone; a"
+    assert judge(claim, results(0.0, rows={**rows, "d": {"good": float("nan")}})).verdict == "not measured"
+
+
+def test_the_best_published_number_is_compared_and_named():
+    published = [
+        {"model": name, "source": "its paper", "metrics": {"good": good}} for name, good in (("A", 0.4), ("B", 0.7))
+    ]
+    claim = replace(CLAIM, published=None, published_at=("published", "*", "metrics", "good"))
+    found = judge(claim, results(0.6, published=published))
+    assert (found.paper, found.verdict) == ("0.700 (B, its paper)", "not reached")
+    assert judge(claim, results(0.6)).verdict == "not measured"
+    by_name = replace(CLAIM, published=None, published_at=("published", "*", "0"))
+    assert judge(by_name, results(0.6, published={"A": [0.5, 9], "B": [None, 9]})).paper == "0.500 (A)"
+
+
+def test_the_commit_is_that_of_the_row_and_the_date_that_of_the_file():
+    found = judge(replace(CLAIM, at=("row", "good")), results(0.0, row={"good": 1, "commit": "row"}))
+    assert (found.commit, found.date) == ("row", "2026-11-30")
+    assert judge(CLAIM, results(1)).commit == "abc"
 
 
 def test_the_claims_are_whole():
@@ -56,14 +121,18 @@ def test_the_claims_are_whole():
     assert len({one.claim for one in told.claims}) == len(told.claims) > 20
     for claim in told.claims:
         assert claim.paper in told.papers
-        assert claim.published is not None or claim.bar is not None
+        assert claim.published is not None or claim.bar is not None or claim.published_at or claim.paper == "open"
+        assert claim.reproducible or claim.note
         assert claim.shown.format(0.5)
         assert claim.file in measured
     for one in told.experiments:
         assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"results": {}}', "nonsense"])
+NOT_RESULTS = ["", "[]", "{}", '{"results": {}}', "nonsense", '{"results": [], "commit": "a", "date": ""}']
+
+
+@pytest.mark.parametrize("content", NOT_RESULTS)
 def test_a_foreign_file_among_the_results_is_named(tmp_path, content):
     (tmp_path / "odd.json").write_text(content)
     with pytest.raises(ConfigError, match=r"odd\.json: not a result file"):
@@ -71,7 +140,7 @@ def test_a_foreign_file_among_the_results_is_named(tmp_path, content):
 
 
 def test_results_are_read_by_name(tmp_path):
-    (tmp_path / "some.json").write_text(json.dumps({"commit": "abc", "results": {"summary": {"good": 1}}}))
+    (tmp_path / "some.json").write_text(json.dumps(results(1)["some"]))
     assert judge(CLAIM, read_results(tmp_path)).value == 1.0
     with pytest.raises(ConfigError, match="no such folder"):
         read_results(tmp_path / "nowhere")
@@ -80,3 +149,4 @@ def test_results_are_read_by_name(tmp_path):
 def test_a_figure_that_was_never_reached_is_said_to_be_so():
     found = judge(CLAIM, results(None))
     assert (found.verdict, found.said) == ("not reached", "–")
+    assert found.reason == "The run ended before it got there."

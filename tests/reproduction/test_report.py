@@ -1,13 +1,17 @@
 """The report of the recorded results: every claim, no network requests, readable on a phone."""
 
+import base64
+import json
 import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
 
+from lanner.cli.reproduce import reproduce
 from lanner.reproduction.claims import read_claims, read_results
 from lanner.reproduction.pictures import pictures_of
 from lanner.reproduction.report import findings, html, markdown
@@ -40,8 +44,27 @@ def test_each_claim_is_in_both_forms_with_its_verdict():
     written, summary = html(claims, results, []), markdown(claims, results)
     for one in findings(claims, results):
         assert one.claim.claim in summary
-        assert f"| {one.said} | {one.verdict}" in summary
+        assert f"| {one.said} | {one.verdict}. {one.reason}".rstrip() in summary
+        assert one.claim.note in summary
+        assert escape(one.reason) in written
+        assert one.commit[:7] in summary
     assert written.count("class=verdict") == len(claims.claims)
+    assert "| `python -m benchmarks.quality --suite foundation` |" in summary
+    assert f"about {claims.hours:.0f} hours on 2 cores" in summary
+
+
+def test_help_states_the_total_time():
+    text = " ".join((reproduce.__doc__ or "").split())
+    assert f"about {read_claims().hours:.0f} hours on 2 cores" in text
+
+
+def test_without_matplotlib_no_experiment_runs(tmp_path):
+    code = "import sys; sys.modules['matplotlib'] = None; from lanner.cli.main import main; main(['reproduce'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'lanner[plot]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_title_cannot_break_the_page():
@@ -104,6 +127,14 @@ def test_the_page_asks_the_network_for_nothing(page):
     assert "<figure>" in written
 
 
+def test_each_picture_links_its_data(page):
+    written = page.read_text()
+    links = re.findall(r'<a download="(\w+)\.json" href="data:application/json;base64,([^"]+)">', written)
+    assert len(links) == written.count("<figure>") > 15
+    assert all(json.loads(base64.b64decode(data)) for _, data in links)
+    assert {"serving", "federated", "training_simulator"} <= {source for source, _ in links}
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 def test_the_page_is_readable_at_375_pixels(page):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -115,7 +146,12 @@ def test_the_page_is_readable_at_375_pixels(page):
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(page.as_uri())
         width = tab.evaluate("document.documentElement.scrollWidth")
+        sizes = tab.evaluate(
+            "[...document.querySelectorAll('svg')].flatMap(svg => [...svg.querySelectorAll('text')].map("
+            "text => parseFloat(getComputedStyle(text).fontSize) * svg.getScreenCTM().a))"
+        )
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert width <= 375
+    assert min(sizes) >= 10

@@ -1,11 +1,15 @@
 """The command that measures what the papers claim: reproduce."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lanner.cli import console, options
+
+if TYPE_CHECKING:
+    from lanner.reproduction.claims import Finding
 
 
 def reproduce(
@@ -29,8 +33,8 @@ def reproduce(
 ) -> None:
     """Measure what the papers claim, and write a report: each claim, the paper's number, ours, and a verdict.
 
-    Without options every experiment runs, which takes hours; Ctrl-C stops, and the same command resumes. The page
-    report.html needs no network; report.md says the same in Markdown.
+    Without options every experiment runs, which takes about 17 hours on 2 cores; Ctrl-C stops, and the same command
+    resumes. The page report.html needs no network; report.md says the same in Markdown. Pictures need the extra plot.
 
     \b
     Examples:
@@ -42,8 +46,9 @@ def reproduce(
     from lanner.files import check_writable, write_file
     from lanner.reproduction import experiments, report
     from lanner.reproduction.claims import read_claims, read_results
-    from lanner.reproduction.pictures import pictures_of
+    from lanner.reproduction.pictures import check_matplotlib, pictures_of
 
+    check_matplotlib()
     check_writable(out, f"--out {out}")
     claims, stages = read_claims(), console.Stages()
     folder = results or (out / "results" if quick else checkout / experiments.RESULTS)
@@ -54,10 +59,23 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "report.html", report.html(claims, read, pictures_of(read)).encode())
     write_file(out / "report.md", report.markdown(claims, read).encode())
-    found = report.findings(claims, read)
+    _show(out, report.findings(claims, read), failed, as_json)
+    if failed:
+        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims keep the earlier results, if any")
+
+
+def _show(out: Path, found: "Sequence[Finding]", failed: list[str], as_json: bool) -> None:
+    """Say where the report is, and what it found."""
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in {one.verdict for one in found}}
     listed = [
-        {"claim": one.claim.claim, "paper": one.claim.said, "value": one.value, "verdict": one.verdict} for one in found
+        {
+            "claim": one.claim.claim,
+            "paper": one.paper,
+            "value": one.value,
+            "interval": one.interval,
+            "verdict": one.verdict,
+        }
+        for one in found
     ]
     said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
     console.show_result(
@@ -65,5 +83,3 @@ def reproduce(
         f"Wrote {out}/report.html and {out}/report.md: {said}.",
         as_json=as_json,
     )
-    if failed:
-        raise LannerError(f"failed experiments: {', '.join(failed)}; their claims keep the earlier results, if any")

@@ -1,8 +1,10 @@
 """The papers' claims compared with measured figures: pure functions over ``claims.toml`` and result files."""
 
 import json
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any, Literal
 
 from lanner.errors import ConfigError
 
-Verdict = Literal["beaten", "met", "not reached", "not reproducible", "not measured"]
+Verdict = Literal["beaten", "met", "answered", "undecided", "not reached", "not reproducible", "not measured"]
 Results = Mapping[str, Mapping[str, Any]]
 """Result files by name, as ``benchmarks`` writes them."""
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,14 @@ class Claim:
     file: str
     at: tuple[str, ...]
     over: tuple[str, ...] = ()
+    interval: tuple[str, ...] = ()
     published: float | None = None
+    published_at: tuple[str, ...] = ()
     bar: float | None = None
     better: Literal["higher", "lower"] = "higher"
     shown: str = "{:.3f}"
-    why: str = ""
+    note: str = ""
+    reproducible: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,22 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with its measured figure; value and interval are None if missing."""
+    """A claim with its measured figure.
+
+    paper: the published figure as printed. wanted: the value to reach; None for a question without one. value,
+    interval: None if missing. rows: what the ``*`` of the claim's path stand for; the figure is that of the
+    worst row. commit, date: of the measurement, empty if there is none.
+    """
 
     claim: Claim
-    value: float | None
-    interval: tuple[float, float] | None
     verdict: Verdict
+    paper: str
+    wanted: float | None
+    value: float | None = None
+    interval: Interval | None = None
+    rows: tuple[str, ...] = ()
+    commit: str = ""
+    date: str = ""
 
     @property
     def said(self) -> str:
@@ -63,6 +79,24 @@ class Finding:
         low, high = (self.claim.shown.format(bound) for bound in self.interval)
         return f"{shown} ({low} … {high})"
 
+    @property
+    def reason(self) -> str:
+        """What was to be reached, and what else to know when reading the verdict."""
+        parts = ["The run ended before it got there."] if self.verdict == "not reached" and self.value is None else []
+        if self.wanted is not None and self.value is not None and self.claim.reproducible:
+            limit = "at least" if self.claim.better == "higher" else "at most"
+            within = "; the interval includes it" if self.verdict == "undecided" else ""
+            parts.append(f"Wanted: {limit} {self.claim.shown.format(self.wanted)}{within}.")
+        return " ".join([*parts, *([self.claim.note] if self.claim.note else [])])
+
+    @property
+    def protocol(self) -> str:
+        """The claim's protocol, with the rows that were compared."""
+        if not self.rows:
+            return self.claim.protocol
+        worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
+        return f"{self.claim.protocol}; {worst}{', '.join(self.rows)}"
+
 
 @dataclass(frozen=True)
 class Claims:
@@ -71,6 +105,20 @@ class Claims:
     papers: Mapping[str, str]
     claims: tuple[Claim, ...]
     experiments: tuple[Experiment, ...]
+
+    @property
+    def hours(self) -> float:
+        """Approximate time of all experiments on 2 cores."""
+        return sum(one.minutes for one in self.experiments) / 60
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A figure, with the keys that ``*`` stands for. value: None if what it waits for never happened."""
+
+    names: tuple[str, ...]
+    value: float | None
+    interval: Interval | None
 
 
 def read_claims() -> Claims:
@@ -93,54 +141,162 @@ def read_results(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.json")):
         try:
             found[path.stem] = json.loads(path.read_bytes())
-            found[path.stem]["results"], found[path.stem]["commit"]
+            kinds = {"results": dict, "commit": str, "date": str}
+            wrong = [name for name, kind in kinds.items() if not isinstance(found[path.stem][name], kind)]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: not a result file ({error}); remove it or measure again") from None
+        if wrong:
+            raise ConfigError(f"{path}: not a result file (wrong type: {', '.join(wrong)}); remove it or measure again")
     return found
+
+
+def results_of(results: Results, file: str) -> Mapping[str, Any]:
+    """What a result file holds; empty if there is no such file."""
+    found: Mapping[str, Any] = results.get(file, {}).get("results", {})
+    return found
+
+
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Skip the rest of the block if a key is missing in a result file.
+
+    Raises:
+        ConfigError: something in it has the wrong type; the message names the file.
+    """
+    try:
+        yield
+    except KeyError:
+        return
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise _damaged(file, str(error)) from error
 
 
 def judge(claim: Claim, results: Results) -> Finding:
     """Compare a claim with what was measured.
 
-    *beaten*: better than the paper's number; *met*: as good, or past the bar if the paper gives none.
+    *beaten*: better than the paper's number; *met*: as good, or past the bar if the paper gives none; *undecided*: the
+    interval includes the number or the bar; *answered*: there is neither.
+
+    Raises:
+        ConfigError: something else than a number stands in the place of one.
     """
+    measured = results_of(results, claim.file)
     try:
-        measured = results[claim.file]["results"]
-        found = _at(measured, claim.at)
-        if found is None:  # what the figure waits for never happened
-            return Finding(claim, None, None, "not reached")
-        value = float(found)
-        if claim.over:
-            value = value / float(_at(measured, claim.over)) - 1
-    except KeyError:
-        return Finding(claim, None, None, "not measured")
-    interval = None if claim.over else _interval(measured, claim.at)
-    if claim.why:
-        return Finding(claim, value, interval, "not reproducible")
-    wanted = claim.bar if claim.published is None else claim.published
-    assert wanted is not None, f"{claim.claim}: neither a published figure nor a bar"
+        wanted, paper = _published(claim, measured)
+        rows = list(_rows(claim, measured))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _damaged(claim.file, str(error)) from error
+    measurable = rows and all(row.value is None or math.isfinite(row.value) for row in rows)
+    if not measurable or (wanted is None and claim.published_at):
+        return Finding(claim, "not measured", paper, wanted)
     sign = 1 if claim.better == "higher" else -1
-    gained = sign * (value - wanted)
+    worst = min(rows, key=lambda row: -math.inf if row.value is None else sign * row.value)
+    return Finding(
+        claim,
+        _verdict(claim, worst, wanted),
+        paper,
+        wanted,
+        worst.value,
+        worst.interval,
+        tuple("/".join(row.names) for row in rows if row.names),
+        _commit(results[claim.file], _filled(claim.at, worst.names)),
+        results[claim.file].get("date", "")[:10],
+    )
+
+
+def _verdict(claim: Claim, row: _Row, wanted: float | None) -> Verdict:
+    if row.value is None:
+        return "not reached"
+    if not claim.reproducible:
+        return "not reproducible"
+    if wanted is None:
+        return "answered"
+    if row.interval is not None and row.interval[0] <= wanted <= row.interval[1]:
+        return "undecided"
+    gained = (row.value - wanted) if claim.better == "higher" else (wanted - row.value)
     if gained < 0:
-        return Finding(claim, value, interval, "not reached")
-    return Finding(claim, value, interval, "beaten" if gained > 0 and claim.published is not None else "met")
+        return "not reached"
+    return "beaten" if gained > 0 and claim.bar is None else "met"
 
 
-def _at(results: Any, place: Sequence[str]) -> Any:
-    for name in place:
-        if not isinstance(results, Mapping):
-            raise KeyError(name)
-        results = results[name]
-    return results
+def _published(claim: Claim, measured: Any) -> tuple[float | None, str]:
+    """What is to be reached, and the published figure as printed; of several published ones the best."""
+    if not claim.published_at:
+        return (claim.bar if claim.published is None else claim.published), claim.said
+    found = []
+    for names, value in _found(measured, claim.published_at):
+        # A row has its model beside its metrics, or as its key.
+        ((_, row),) = _found(measured, _filled(claim.published_at[: claim.published_at.index("*") + 1], names))
+        who = f"{row['model']}, {row['source']}" if isinstance(row, Mapping) and "source" in row else names[0]
+        if value is not None:
+            found.append((_number(value, claim.published_at), who))
+    if not found:
+        return None, claim.said
+    best, who = (max if claim.better == "higher" else min)(found)
+    return best, f"{claim.shown.format(best)} ({who})"
 
 
-def _interval(results: Any, place: Sequence[str]) -> tuple[float, float] | None:
-    """The 95 % interval stored with a metric, if any."""
-    try:
-        low, high = _at(results, [*place[:-1], "ci95", place[-1]])
-    except KeyError:
+def _rows(claim: Claim, measured: Any) -> Iterator[_Row]:
+    for names, found in _found(measured, claim.at):
+        if found is None:
+            yield _Row(names, None, None)
+            continue
+        value, base = _number(found, claim.at), 1.0
+        if claim.over:
+            bases = [_number(one, claim.over) for _, one in _found(measured, _filled(claim.over, names))]
+            if not bases or bases[0] == 0:
+                continue
+            base = bases[0]
+            value = value / base - 1
+        place = claim.interval or (() if claim.over else (*claim.at[:-1], "ci95", claim.at[-1]))
+        yield _Row(names, value, _interval(measured, _filled(place, names), base) if place else None)
+
+
+def _interval(measured: Any, place: Sequence[str], base: float) -> Interval | None:
+    """The 95 % interval at a place, relative to ``base``; if the place has several, the widest that covers them all."""
+    found = [[_number(bound, place) for bound in bounds] for _, bounds in _found(measured, place)]
+    if not found:
         return None
-    return float(low), float(high)
+    low, high = min(low for low, _ in found) / base, max(high for _, high in found) / base
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _found(table: Any, place: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values at a place, each with the keys that ``*`` stands for; none if the place does not exist."""
+    if not place:
+        yield (), table
+        return
+    if isinstance(table, list):
+        table = {str(row): value for row, value in enumerate(table)}
+    if isinstance(table, Mapping):
+        for key in table if place[0] == "*" else place[:1]:
+            for names, value in _found(table[key], place[1:]) if key in table else ():
+                yield ((key, *names) if place[0] == "*" else names), value
+
+
+def _filled(place: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """A place with ``names`` for its first ``*``."""
+    left = iter(names)
+    return tuple(next(left, "*") if one == "*" else one for one in place)
+
+
+def _number(value: Any, place: Sequence[str]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{'.'.join(place)} is {value!r}, not a number")
+    return float(value)
+
+
+def _commit(entry: Mapping[str, Any], place: Sequence[str]) -> str:
+    """The commit at which a figure was measured: that of its row, else that of the file."""
+    commit, table = entry["commit"], entry["results"]
+    for name in place:
+        commit = table.get("commit", commit) if isinstance(table, Mapping) else commit
+        table = table[int(name) if isinstance(table, list) else name]
+    return str(commit)
+
+
+def _damaged(file: str, problem: str) -> ConfigError:
+    return ConfigError(f"{file}.json: {problem}; measure again, or remove the file")
 
 
 def _frozen(value: Any) -> Any:

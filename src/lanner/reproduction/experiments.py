@@ -11,6 +11,8 @@ from lanner.files import write_file
 from lanner.reproduction.claims import Experiment
 
 RESULTS = Path("benchmarks") / "results"
+MEASURED = ("src", "benchmarks/*.py", "recipes", "constraints.txt")
+"""What figures depend on; a new commit of result files or pages does not outdate a finished experiment."""
 Announce = Callable[[str], None]
 
 
@@ -19,7 +21,9 @@ def run(
 ) -> list[str]:
     """Run unfinished experiments; returns the names of those that failed.
 
-    ``results/.done`` lists finished experiments: the same call resumes from there.
+    ``results/.done`` lists finished experiments with their command and the commit of the code: the same call resumes
+    from there, and after a commit that changes the code everything runs again. An experiment that writes no result file
+    (its data are absent) is not finished.
 
     Raises:
         ConfigError: the checkout has no ``benchmarks``. Interrupted: Ctrl-C; finished experiments are kept.
@@ -27,26 +31,53 @@ def run(
     if not (checkout / "benchmarks" / "_record.py").is_file():
         raise ConfigError(f"{checkout}: no benchmarks here; run it in a checkout of Lanner, or give --from-results")
     results.mkdir(parents=True, exist_ok=True)
-    marker = results / ".done"
+    marker, commit = results / ".done", _commit(checkout)
     done = marker.read_text().splitlines() if marker.exists() else []
     wanted = [one for one in experiments if one.quick or not quick]
-    left, failed = [one for one in wanted if one.file not in done], []
+    entries = {one.file: f"{commit} {one.file}: {' '.join(_arguments(one, quick))}" for one in wanted}
+    left, failed = [one for one in wanted if entries[one.file] not in done], []
     if len(left) < len(wanted):
         announce(f"{len(wanted) - len(left)} of {len(wanted)} experiments are done already ({marker})")
     for place, one in enumerate(left):
         minutes = sum(other.minutes for other in left[place:])
         announce(f"{one.file}: {place + 1} of {len(left)}" + ("" if quick else f", about {minutes:.0f} minutes left"))
-        arguments = one.quick if quick else one.command
-        command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
-        environment = os.environ | {"LANNER_RESULTS": str(results.absolute())}
-        try:
-            code = subprocess.run(command, cwd=checkout, env=environment, stdout=sys.stderr).returncode
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped during {one.file}; the same command resumes from there") from None
-        if code:
+        before = _written(results, one)
+        if code := _code_of(one, checkout, results, quick):
             failed.append(one.file)
             announce(f"{one.file}: failed with exit code {code}")
-            continue
-        done.append(one.file)
-        write_file(marker, "\n".join(done).encode())
+        elif _written(results, one) == before:
+            announce(f"{one.file}: skipped, it wrote no {one.file}.json")
+        else:
+            done.append(entries[one.file])
+            write_file(marker, "\n".join(done).encode())
     return failed
+
+
+def _code_of(one: Experiment, checkout: Path, results: Path, quick: bool) -> int:
+    """Run an experiment; returns its exit code."""
+    module, *arguments = _arguments(one, quick)
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    environment = os.environ | {"LANNER_RESULTS": str(results.absolute())}
+    try:
+        return subprocess.run(command, cwd=checkout, env=environment, stdout=sys.stderr).returncode
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped during {one.file}; the same command resumes from there") from None
+
+
+def _arguments(one: Experiment, quick: bool) -> tuple[str, ...]:
+    return one.quick if quick else one.command
+
+
+def _written(results: Path, one: Experiment) -> int | None:
+    """When an experiment's result file was last written, in nanoseconds; None if it does not exist."""
+    path = results / f"{one.file}.json"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _commit(checkout: Path) -> str:
+    """The last commit that changed ``MEASURED``; empty outside of git."""
+    command = ["git", "log", "-1", "--format=%H", "--", *MEASURED]
+    try:
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""

@@ -1,14 +1,16 @@
 """Figures of the report, as inline SVG; needs the extra ``plot``."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from itertools import accumulate
+from math import log2
 from typing import Any
 
 from lanner.errors import optional_module
-from lanner.reproduction.claims import Results
+from lanner.reproduction.claims import Results, reading, results_of
 
 _COLUMNS = (
     ("ml-latest-small", "random-80-20"),
@@ -27,181 +29,231 @@ _SERVERS = (
 _PHASES = (("before", "before"), ("during", "overload"), ("after", "after"))
 _SHADES = {"full": "0.1", "int8": "0.3", "pruned": "0.45", "distilled": "0.6", "popularity": "0.8", "rejected": "1"}
 """Of what became of a request, best first."""
+_STAGES = {"encode": "0.2", "aggregate": "0.45", "retrieve": "0.65", "rank": "0.85", "explain": "1"}
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "lanner", "font.size": 9}
 _REASONS = 6
+_EPSILON = "ease-epsilon-"
 _BOX = {"boxstyle": "round", "facecolor": "1", "edgecolor": "0", "linewidth": 0.6}
+
+
+Drawn = tuple[str, str, Any]
+"""Caption, SVG, and the data that were drawn."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """svg: without a header. caption: what it shows. source: the result file with the data."""
+    """svg: without a header. caption: what it shows. source: the result file. data: what was drawn, as JSON."""
 
     svg: str
     caption: str
     source: str
+    data: str
+
+
+def check_matplotlib() -> None:
+    """Raises ``MissingExtraError`` if matplotlib is not installed."""
+    optional_module("matplotlib", "matplotlib", "plot", "drawing pictures")
 
 
 def pictures_of(results: Results) -> list[Picture]:
     """The figures for which there are results.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed. ConfigError: something in a result file has the wrong type.
     """
-    plot = optional_module("matplotlib", "matplotlib", "plot", "pictures")
+    plot = optional_module("matplotlib", "matplotlib", "plot", "drawing pictures")
     plot.use("Agg")
+    found = []
     with plot.rc_context(_STYLE):
-        return list(_drawn(results))
+        for source, draw in _DRAWN:
+            with reading(source):
+                for caption, svg, data in draw(results_of(results, source)):
+                    found.append(Picture(svg, caption, source, json.dumps(data)))
+    return found
 
 
-def _drawn(results: Results) -> Iterator[Picture]:
-    quality = results.get("quality_foundation", {}).get("results", {})
+def _suite(quality: Mapping[str, Any]) -> Iterator[Drawn]:
     for dataset, protocol in _COLUMNS:
         rows = quality.get(dataset, {}).get(protocol, {})
         if "hybrid" in rows:
-            yield Picture(_bars(rows), f"NDCG@10 with 95 % intervals: {dataset}, {protocol}", "quality_foundation")
-    for dataset, table in results.get("ablation", {}).get("results", {}).items():
-        caption = f"NDCG@10 of the hybrid's pieces and of the hybrid without each: {dataset}, {table['protocol']}"
-        yield Picture(_bars(table["rows"]), caption, "ablation")
-    racing = results.get("time_to_quality", {}).get("results", {})
-    if racing:
-        yield Picture(_race(racing), "Processor seconds to NDCG@20: gowalla-lightgcn", "time_to_quality")
-    for dataset, rows in results.get("lora", {}).get("results", {}).items():
-        if dataset != "summary":
-            caption = f"NDCG@10 on validation while the language model learns: {dataset}"
-            yield Picture(_learning(rows), caption, "lora")
-    windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
-    if windows:
-        caption = "NDCG@10 by chronological window: no update, update, trained anew"
-        yield Picture(_lines(windows), caption, "quality_published")
-    variants = results.get("compression", {}).get("results", {}).get("ml-1m", {})
-    if variants:
-        caption = "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m"
-        yield Picture(_frontier(variants), caption, "compression")
-    yield from _of_serving(results.get("serving", {}).get("results", {}))
-    explained = results.get("explained", {}).get("results", {})
-    if explained:
-        caption = f"Why an item is recommended: contributions that add up to the score, {explained['model']}"
-        yield Picture(_reasons(explained), caption, "explained")
+            yield f"NDCG@10 with 95 % intervals: {dataset}, {protocol}", *_bars(rows)
 
 
-def _of_serving(results: Mapping[str, Any]) -> Iterator[Picture]:
-    if "saturation" in results:
-        caption = "Personal answers within the deadline against requests: 100,000 items; thin: all in time"
-        yield Picture(_load(results["saturation"]["100000"]), caption, "serving")
-    if "overload" in results:
-        again = results["overload"]["recovered_s"]
-        caption = f"Overload and recovery: what became of requests; all in time again after {again:.1f} s"
-        yield Picture(_phases(results["overload"]), caption, "serving")
-    if "soak" in results:
-        caption = "Memory of the server and its workers over ten minutes of load"
-        yield Picture(_memory(results["soak"]["memory_mib"]), caption, "serving")
-    if "simulator" in results:
-        caption = "Answers in time by number of workers, load in proportion; simulated"
-        yield Picture(_scaling(results["simulator"]["many_workers"]["rows"]), caption, "serving")
+def _ablation(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    for dataset, table in found.items():
+        with reading("ablation"):
+            place = f"{dataset}, {table['protocol']}"
+            yield f"NDCG@10 of the hybrid's pieces and of the hybrid without each: {place}", *_bars(table["rows"])
 
 
-def _bars(rows: Mapping[str, Any]) -> str:
-    figure = _figure(6, 3.2)
-    named = [(name, row) for name, row in rows.items() if isinstance(row, dict) and "ndcg_at_10" in row]
-    named.sort(key=lambda one: one[1]["ndcg_at_10"])
-    axes = figure.subplots()
-    for place, (name, row) in enumerate(named):
-        low, high = row["ci95"]["ndcg_at_10"]
-        value = row["ndcg_at_10"]
-        axes.barh(place, value, color=_GREYS[0] if name == "hybrid" else _GREYS[2], edgecolor="black", linewidth=0.6)
-        axes.plot([low, high], [place, place], color="black", linewidth=1)
-    axes.set_yticks(range(len(named)), [name for name, _ in named])
-    axes.set_xlabel("NDCG@10")
-    return _svg(figure)
-
-
-def _race(found: Mapping[str, Any]) -> str:
+def _race(found: Mapping[str, Any]) -> Iterator[Drawn]:
     figure = _figure(6, 2.8)
     axes = figure.subplots()
-    for marker, (name, row) in zip("so^D", found["lanner"].items(), strict=False):
-        axes.plot(row["seconds"], row["ndcg_at_20"], f"k{marker}", markersize=5, label=name)
-    epochs = found["lightgcn"]["epochs"]
-    seconds = list(accumulate(epoch["seconds"] for epoch in epochs))
-    axes.plot(seconds, [epoch["ndcg_at_20"] for epoch in epochs], "k-", marker=".", label="LightGCN")
-    end, target = found["summary"]["peer_seconds_extrapolated"], found["target"]
-    axes.plot([seconds[-1], end], [epochs[-1]["ndcg_at_20"], target], "k:", label="LightGCN, extrapolated")
+    rows = {name: _numbers(row["seconds"], row["ndcg_at_20"]) for name, row in found["lanner"].items()}
+    for marker, (name, (seconds, quality)) in zip("so^D", rows.items(), strict=False):
+        axes.plot(seconds, quality, f"k{marker}", markersize=5, label=name)
+    epochs = [_numbers(epoch["seconds"], epoch["ndcg_at_20"]) for epoch in found["lightgcn"]["epochs"]]
+    times = list(accumulate(seconds for seconds, _ in epochs))
+    axes.plot(times, [quality for _, quality in epochs], "k-", marker=".", label="LightGCN")
+    end, target = _numbers(found["summary"]["peer_seconds_extrapolated"], found["target"])
+    axes.plot([times[-1], end], [epochs[-1][1], target], "k:", label="LightGCN, extrapolated")
     axes.axhline(target, color=_GREYS[1], linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("processor seconds")
     axes.set_ylabel("NDCG@20")
     axes.legend(fontsize=7)
-    return _svg(figure)
+    yield "Processor seconds to NDCG@20: gowalla-lightgcn", _svg(figure), found
 
 
-def _learning(rows: Mapping[str, Any]) -> str:
-    figure = _figure(6, 2.8)
-    axes = figure.subplots()
+def _learning(found: Mapping[str, Any]) -> Iterator[Drawn]:
     styles = ("-", "--", "-.", ":")
-    for place, (name, row) in enumerate(rows.items()):
-        if row["curves"][0]:
-            seconds, qualities = zip(*row["curves"][0], strict=True)
-            style, shade = styles[place % len(styles)], _GREYS[place // len(styles)]
-            axes.plot(seconds, qualities, style, color=shade, marker="x", markersize=3, label=name)
-    axes.set_xlabel("processor seconds")
-    axes.set_ylabel("NDCG@10")
-    axes.legend(fontsize=7)
-    return _svg(figure)
+    for dataset, rows in found.items():
+        if dataset == "summary":
+            continue
+        with reading("lora"):
+            curves = {name: row["curves"][0] for name, row in rows.items() if row["curves"][0]}
+            if not curves:
+                continue
+            figure = _figure(6, 2.8)
+            axes = figure.subplots()
+            for place, (name, curve) in enumerate(curves.items()):
+                style, shade = styles[place % len(styles)], _GREYS[place // len(styles)]
+                points = [_numbers(*point) for point in curve]
+                axes.plot(*zip(*points, strict=True), style, color=shade, marker="x", markersize=3, label=name)
+            axes.set_xlabel("processor seconds")
+            axes.set_ylabel("NDCG@10")
+            axes.legend(fontsize=7)
+            yield f"NDCG@10 on validation while the language model learns: {dataset}", _svg(figure), curves
 
 
-def _lines(windows: Mapping[str, Any]) -> str:
+def _decay(published: Mapping[str, Any]) -> Iterator[Drawn]:
+    found = {dataset: next(iter(seeds.values()))["windows"] for dataset, seeds in published["windows"].items() if seeds}
+    if not found:
+        return
     figure = _figure(7, 2.6)
-    found = {dataset: next(iter(of_seeds.values())) for dataset, of_seeds in windows.items()}
-    for axes, (dataset, one) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+    for axes, (dataset, windows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         for style, name in zip(("k:", "k--", "k-"), ("none", "update", "retrain"), strict=True):
-            values = [window["ndcg_at_10"]["halfway"].get(name) for window in one["windows"]]
+            values = _numbers(*(window["ndcg_at_10"]["halfway"][name] for window in windows))
             axes.plot(range(1, len(values) + 1), values, style, label=name)
+        axes.set_xticks(range(1, len(windows) + 1))
         axes.set_title(dataset, fontsize=9)
         axes.set_xlabel("window")
         axes.set_ylim(bottom=0)
     figure.axes[0].legend(fontsize=8)
-    return _svg(figure)
+    yield "NDCG@10 by chronological window: no update, update, trained anew", _svg(figure), found
 
 
-def _frontier(variants: Mapping[str, Any]) -> str:
+def _frontier(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    points = {
+        (variant, backend): _numbers(row["p50_ms"], row["ndcg_at_10"])
+        for variant, backends in found["ml-1m"].items()
+        if variant != "popularity"  # so far below the others that these would coincide
+        for backend, row in (backends.items() if isinstance(backends, Mapping) else ())
+        if isinstance(row, Mapping) and "p50_ms" in row and "ndcg_at_10" in row
+    }
+    if not points:
+        return
     figure = _figure(6, 3.2)
     axes = figure.subplots()
-    for variant, backends in variants.items():
-        for backend, row in backends.items() if isinstance(backends, dict) else ():
-            if isinstance(row, dict) and "p50_ms" in row and "ndcg_at_10" in row:
-                axes.plot(row["p50_ms"], row["ndcg_at_10"], "ko", markersize=4)
-                axes.annotate(f"{variant} {backend}", (row["p50_ms"], row["ndcg_at_10"]), fontsize=7, xytext=(4, 2),
-                              textcoords="offset points")  # fmt: skip
-    axes.set_xscale("log")
+    markers = dict(zip(dict.fromkeys(variant for variant, _ in points), "o^sDvP", strict=False))
+    shades = dict(zip(dict.fromkeys(backend for _, backend in points), ("1", "0.6", "0"), strict=False))
+    for (variant, backend), point in points.items():
+        axes.plot(*point, markers[variant], color=shades[backend], markeredgecolor="0", markersize=7, linestyle="")
+    for variant, marker in markers.items():
+        axes.plot([], [], marker, color="0.85", markeredgecolor="0", label=variant)
+    for backend, shade in shades.items():
+        axes.plot([], [], "s", color=shade, markeredgecolor="0", markersize=9, label=backend)
+    times, qualities = zip(*points.values(), strict=True)
+    _doubling(axes, [2.0**power for power in range(int(log2(min(times))), int(log2(max(times))) + 2)])
+    # At least one per cent, so that small differences look small.
+    axes.set_ylim(min(0.99 * max(qualities), 0.999 * min(qualities)), 1.001 * max(qualities))
     axes.set_xlabel("p50 of a request, ms")
     axes.set_ylabel("NDCG@10")
-    return _svg(figure)
+    figure.legend(fontsize=7, loc="outside right center")
+    caption = "Latency (p50) of the variants and the NDCG@10 that they keep: ml-1m; shapes: variants, shades: backends"
+    yield caption, _svg(figure), {f"{variant} {backend}": point for (variant, backend), point in points.items()}
 
 
-def _load(servers: Mapping[str, Any]) -> str:
+def _stacks(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    """Milliseconds of a request by stage, one bar a variant."""
+    variants = {name: stages for name, stages in found["ml-1m"]["stages"].items() if "encode" in stages}
+    if not variants:
+        return
+    figure = _figure(6, 2.6)
+    axes = figure.subplots()
+    for place, stages in enumerate(variants.values()):
+        begin = 0.0
+        for stage, shade in _STAGES.items():
+            (width,) = _numbers(stages.get(stage, 0.0))
+            label = "" if place else stage
+            axes.barh(place, width, left=begin, color=shade, edgecolor="black", linewidth=0.6, label=label)
+            begin += width
+    axes.set_yticks(range(len(variants)), list(variants))
+    axes.invert_yaxis()
+    axes.set_xlabel("ms")
+    figure.legend(fontsize=7, ncols=len(_STAGES), loc="outside upper center")
+    yield "Latency by stage of a request with a new text, by variant: ml-1m", _svg(figure), variants
+
+
+def _privacy(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    rows = {name: row for name, row in found["rows"].items() if name.startswith(_EPSILON)}
+    noisy = sorted(
+        _numbers(name.removeprefix(_EPSILON), row["ndcg_at_10"], *row["ci95"]["ndcg_at_10"])
+        for name, row in rows.items()
+    )
+    if not noisy:
+        return
+    (exact,) = _numbers(found["rows"]["ease-pooled"]["ndcg_at_10"])
+    figure = _figure(6, 2.8)
+    axes = figure.subplots()
+    axes.plot(
+        [point[0] for point in noisy], [point[1] for point in noisy], "k-o", markersize=4, label="EASE with noise"
+    )
+    for epsilon, _, low, high in noisy:
+        axes.plot([epsilon, epsilon], [low, high], "k-", linewidth=1.2, marker="_")
+    axes.axhline(exact, color=_GREYS[1], linewidth=0.8, label="without noise")
+    axes.set_xlabel("ε for each user")
+    axes.set_ylabel("NDCG@10")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    yield "Federated EASE: NDCG@10 against the ε of differential privacy, 95 % intervals, ml-1m", _svg(figure), rows
+
+
+def _load(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    curves = {}
+    for name, _ in _SERVERS:
+        steps = found["saturation"]["100000"].get(name, {}).get("steps", [])
+        if steps:
+            curves[name] = sorted(_numbers(one["offered_per_s"], one["personal_goodput_per_s"]) for one in steps)
+    if not curves:
+        return
     figure = _figure(6, 3.2)
     axes = figure.subplots()
     for name, style in _SERVERS:
-        steps = servers.get(name, {}).get("steps", [])
-        if steps:
-            points = sorted((one["offered_per_s"], one["personal_goodput_per_s"]) for one in steps)
+        if points := curves.get(name):
             axes.plot(*zip(*points, strict=True), style, label=name, marker=".", markersize=4, linewidth=1.2)
             axes.annotate(
                 name, max(points, key=lambda one: one[1]), fontsize=7, xytext=(3, 4), textcoords="offset points"
             )
-    axes.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axes.lines))
+    axes.set_ylim(0, 1.1 * max(goodput for points in curves.values() for _, goodput in points))
     axes.set_xlim(left=0)
     axes.axline((0, 0), slope=1, color="0.6", linewidth=0.6)
     axes.set_xlabel("requests a second")
     axes.set_ylabel("personal answers in time a second")
-    return _svg(figure)
+    yield (
+        "Personal answers within the deadline against requests: 100,000 items; thin: all in time",
+        _svg(figure),
+        curves,
+    )
 
 
-def _phases(overload: Mapping[str, Any]) -> str:
+def _phases(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    overload = found["overload"]
+    phases = {shown: overload[name] for name, shown in _PHASES}
     figure = _figure(6, 2.2)
     axes = figure.subplots()
-    for place, (name, _) in enumerate(_PHASES):
-        phase, begin = overload[name], 0.0
-        answered = phase["answered_per_s"] / phase["offered_per_s"]
+    for place, phase in enumerate(phases.values()):
+        begin, answered = 0.0, phase["answered_per_s"] / phase["offered_per_s"]
         shares = {one: share * answered for one, share in phase["answered_by"].items()} | {"rejected": 1 - answered}
         for variant, shade in _SHADES.items():
             share = max(shares.get(variant, 0.0), 0.0)
@@ -209,66 +261,121 @@ def _phases(overload: Mapping[str, Any]) -> str:
                 place, share, left=begin, color=shade, edgecolor="black", linewidth=0.6, label="" if place else variant
             )
             begin += share
-    axes.set_yticks(range(3), [f"{shown}: {overload[name]['offered_per_s']:,.0f}/s" for name, shown in _PHASES])
+    axes.set_yticks(range(3), [f"{shown}: {phase['offered_per_s']:,.0f}/s" for shown, phase in phases.items()])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the requests that came")
     figure.legend(fontsize=7, ncols=len(_SHADES), loc="outside upper center")
-    return _svg(figure)
+    again = f"all in time again after {overload['recovered_s']:.1f} s"
+    yield f"Overload and recovery: what became of requests; {again}", _svg(figure), phases
 
 
-def _memory(mib: Sequence[float]) -> str:
+def _memory(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    mib = _numbers(*found["soak"]["memory_mib"])
+    if not mib:
+        return
     figure = _figure(6, 2.2)
     axes = figure.subplots()
     axes.plot([10 * place / max(len(mib) - 1, 1) for place in range(len(mib))], mib, "k-", linewidth=1)
     axes.set_ylim(0, 1.1 * max(mib))
     axes.set_xlabel("minutes")
     axes.set_ylabel("MiB")
-    return _svg(figure)
+    yield "Memory of the server and its workers over ten minutes of load", _svg(figure), mib
 
 
-def _scaling(rows: Sequence[Mapping[str, Any]]) -> str:
+def _workers(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    rows = [
+        _numbers(one["workers"], one["load"], one["goodput_share"])
+        for one in found["simulator"]["many_workers"]["rows"]
+    ]
+    if not rows:
+        return
     figure = _figure(6, 2.6)
     axes = figure.subplots()
-    for style, load in zip(("k-", "k--"), sorted({row["load"] for row in rows}), strict=False):
-        points = [(row["workers"], row["goodput_share"]) for row in rows if row["load"] == load]
+    for style, load in zip(("k-", "k--"), sorted({row[1] for row in rows}), strict=False):
+        points = [(row[0], row[2]) for row in rows if row[1] == load]
         axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, label=f"{load:g} × what they can answer")
-    workers = sorted({row["workers"] for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(workers, list(map(str, workers)))
+    _doubling(axes, {row[0] for row in rows})
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("workers")
     axes.set_ylabel("share answered in time")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    yield "Answers in time by number of workers, load in proportion; simulated", _svg(figure), rows
 
 
-def _reasons(explained: Mapping[str, Any]) -> str:
+def _devices(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    rows = found["scaling_estimated"]
+    points = sorted(_numbers(row["devices"], row["rows_per_s"]) for row in rows)
+    if not points:
+        return
+    figure = _figure(6, 2.8)
+    axes = figure.subplots()
+    axes.plot(*zip(*points, strict=True), "k-", marker="o", markersize=4, label="planned parallelism, estimated")
+    (devices, speed), last = points[0], points[-1][0]
+    axes.plot([devices, last], [speed, speed * last / devices], "k:", linewidth=0.8, label="proportional")
+    _doubling(axes, {point[0] for point in points})
+    axes.set_yscale("log")
+    axes.set_xlabel("devices")
+    axes.set_ylabel("rows a second")
+    axes.legend(fontsize=8)
+    yield "Training throughput by number of devices: estimated by the simulator, not run", _svg(figure), rows
+
+
+def _reasons(explained: Mapping[str, Any]) -> Iterator[Drawn]:
     """User, what the user chose, and the recommended item; a line is as thick as its contribution."""
-    parts = explained["parts"][:_REASONS]
-    rest = explained["score"] - sum(part["value"] for part in parts)
-    shown = [*((part["name"], part["value"]) for part in parts), ("all else", rest)]
+    parts = [(part["name"], *_numbers(part["value"])) for part in explained["parts"][:_REASONS]]
+    (score,) = _numbers(explained["score"])
+    shown = [*parts, ("all else", score - sum(value for _, value in parts))]
     figure = _figure(7, 3.2)
     axes = figure.subplots()
     middle = (len(shown) - 1) / 2
-    thickest = max(abs(value) for _, value in shown)
+    thickest = max(abs(value) for _, value in shown) or 1.0
     for place, (name, value) in enumerate(shown):
         style = {"color": _GREYS[1], "linestyle": "-" if value >= 0 else ":", "zorder": 1}
         axes.plot([0, 1], [middle, place], color=_GREYS[2], linewidth=0.8, zorder=1)
         axes.plot([1, 2], [place, middle], linewidth=0.5 + 6 * abs(value) / thickest, **style)
         axes.text(1, place, f"{name}  {value:+.3f}", ha="center", va="center", fontsize=7, bbox=_BOX)
     axes.text(0, middle, explained["user"], ha="center", va="center", bbox=_BOX)
-    axes.text(
-        2, middle, f"{explained['item']}\n{explained['score']:.3f}", ha="center", va="center", fontsize=8, bbox=_BOX
-    )
+    axes.text(2, middle, f"{explained['item']}\n{score:.3f}", ha="center", va="center", fontsize=8, bbox=_BOX)
     axes.set_xlim(-0.3, 2.6)
     axes.invert_yaxis()
     axes.set_axis_off()
-    return _svg(figure)
+    caption = f"Why an item is recommended: contributions that add up to the score, {explained['model']}"
+    yield caption, _svg(figure), explained
+
+
+def _bars(rows: Mapping[str, Any]) -> tuple[str, Any]:
+    """Bars of NDCG@10 with intervals, and their figures."""
+    named = {
+        name: _numbers(row["ndcg_at_10"], *row["ci95"]["ndcg_at_10"])
+        for name, row in rows.items()
+        if isinstance(row, Mapping) and "ndcg_at_10" in row
+    }
+    named = dict(sorted(named.items(), key=lambda one: one[1]))
+    figure = _figure(6, 3.2)
+    axes = figure.subplots()
+    for place, (name, (value, low, high)) in enumerate(named.items()):
+        axes.barh(place, value, color=_GREYS[0] if name == "hybrid" else _GREYS[2], edgecolor="black", linewidth=0.6)
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+    axes.set_yticks(range(len(named)), list(named))
+    axes.set_xlabel("NDCG@10")
+    return _svg(figure), {name: {"ndcg_at_10": row[0], "ci95": row[1:]} for name, row in named.items()}
+
+
+def _doubling(axes: Any, numbers: Collection[float]) -> None:
+    """A logarithmic axis with a tick for each number."""
+    ticks = sorted(numbers)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _numbers(*values: Any) -> tuple[float, ...]:
+    """Values as numbers: text would be drawn as categories."""
+    return tuple(float(value) for value in values)
 
 
 def _figure(width: float, height: float) -> Any:
-    made = optional_module("matplotlib.figure", "matplotlib", "plot", "pictures").Figure
+    made = optional_module("matplotlib.figure", "matplotlib", "plot", "drawing pictures").Figure
     return made(figsize=(width, height), layout="constrained")
 
 
@@ -280,29 +387,20 @@ def _svg(figure: Any) -> str:
     return re.sub(r' (width|height)="[^"]*pt"', "", svg[svg.index("<svg") :], count=2)
 
 
-def table_of_windows(results: Results) -> Sequence[Sequence[str]]:
-    """Rows of the accuracy that an update keeps, by dataset; a heading first, or nothing."""
-    windows = results.get("quality_published", {}).get("results", {}).get("windows", {})
-    rows = [["dataset", "no update", "update", "trained anew", "kept", "processor time"]]
-    for dataset, of_seeds in windows.items():
-        for one in of_seeds.values():
-            halfway = one["halfway"]["ndcg_at_10"]
-            shown = [f"{halfway[name]:.4f}" for name in ("none", "update", "retrain")]
-            rows.append([dataset, *shown, f"{one['kept']:.1%}", f"{one['time_share']:.1%}"])
-    return rows if len(rows) > 1 else []
-
-
-def table_of_fusions(results: Results) -> Sequence[Sequence[str]]:
-    """Rows of the fusion architectures, by dataset; a heading first, or nothing."""
-    quality = results.get("quality_foundation", {}).get("results", {})
-    rows = [["dataset", "model", "NDCG@10", "95 % interval", "recall@10"]]
-    for dataset, protocols in quality.items():
-        for one in protocols.values() if isinstance(protocols, dict) else ():
-            fusions = ("gnn", "language", "fusion-concat", "fusion-gated", "fusion-cross-attention", "hybrid")
-            for name in fusions if isinstance(one, dict) and "fusion-concat" in one else ():
-                row = one[name]
-                low, high = row["ci95"]["ndcg_at_10"]
-                rows.append(
-                    [dataset, name, f"{row['ndcg_at_10']:.4f}", f"{low:.4f} … {high:.4f}", f"{row['recall_at_10']:.4f}"]
-                )
-    return rows if len(rows) > 1 else []
+_DRAWN: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[Drawn]]], ...] = (
+    ("quality_foundation", _suite),
+    ("ablation", _ablation),
+    ("time_to_quality", _race),
+    ("lora", _learning),
+    ("quality_published", _decay),
+    ("compression", _frontier),
+    ("compression", _stacks),
+    ("federated", _privacy),
+    ("training_simulator", _devices),
+    ("serving", _load),
+    ("serving", _phases),
+    ("serving", _memory),
+    ("serving", _workers),
+    ("explained", _reasons),
+)
+"""Result files and what is drawn from them, in the order of the report."""

@@ -1,0 +1,181 @@
+"""Tables of the report: the answers to questions that one figure cannot give."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lanner.reproduction.claims import Results, reading, results_of
+
+_FUSIONS = ("gnn", "language", "fusion-concat", "fusion-gated", "fusion-cross-attention", "hybrid")
+_CONFIGURATIONS = {
+    "baseline": "unoptimised",
+    "full": "the same in a bundle",
+    "int8": "+ quantisation",
+    "pruned": "+ pruning",
+    "distilled": "+ pruning and distillation",
+}
+_COMPONENTS = {"gnn": "graph network", "language_model": "language model", "fusion": "fusion", "head": "MLP"}
+_CENTRALISED = {"ease": "ease-pooled", "graph-filter": "graph-filter-pooled", "averaged-sparse": "averaged"}
+"""What a federated row is compared with; the noisy rows with ``ease-pooled``, the hybrid as the file says."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: a heading first. note: how to read it."""
+
+    question: str
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+def tables_of(results: Results) -> list[Table]:
+    """The tables for which there are results.
+
+    Raises:
+        ConfigError: something in a result file has the wrong type; the message names the file.
+    """
+    found = []
+    for question, file, heading, rows_of, note in _TABLES:
+        rows: list[Sequence[str]] = []
+        with reading(file):
+            rows.extend(rows_of(results_of(results, file)))
+        if rows:
+            found.append(Table(question, [heading.split(" | "), *rows], note))
+    return found
+
+
+def _fusions(quality: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    for dataset, protocols in quality.items():
+        for protocol, rows in protocols.items() if dataset != "summary" else ():
+            if "fusion-concat" not in rows:
+                continue
+            heads = {name: _metrics(rows[name]) for name in _FUSIONS if name.startswith("fusion-") and name in rows}
+            for name in _FUSIONS:
+                with reading("quality_foundation"):
+                    row = rows[name]
+                    fell_back = name in heads and list(heads.values()).count(heads[name]) > 1
+                    shown = f"{name} (fell back)" if fell_back else name
+                    place = f"{dataset}/{protocol}"
+                    yield [place, shown, f"{row['ndcg_at_10']:.4f}", _interval(row), f"{row['recall_at_10']:.4f}"]
+
+
+def _windows(published: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    for dataset, seeds in published["windows"].items():
+        for seed, one in seeds.items():
+            for place, window in enumerate(one["windows"], 1):
+                with reading("quality_published"):
+                    shares = window["update"]["cpu_seconds"] / window["retrain"]["cpu_seconds"]
+                    users = f"{window['users']['halfway']:,}"
+                    yield [
+                        *(f"{dataset}, seed {seed}", str(place), users),
+                        *_decay(window["ndcg_at_10"]["halfway"], ""),
+                        f"{shares:.1%}",
+                    ]
+            with reading("quality_published"):
+                low, high = one["halfway"]["ci95"]
+                decay = _decay(one["halfway"]["ndcg_at_10"], f"{low:+.4f} … {high:+.4f}")
+                yield [f"{dataset}, seed {seed}", "all", "", *decay, f"{one['time_share']:.1%}"]
+
+
+def _decay(ndcg: Mapping[str, float], interval: str) -> list[str]:
+    shown = [f"{ndcg[name]:.4f}" for name in ("none", "update", "retrain")]
+    return [*shown, f"{ndcg['update'] / ndcg['retrain']:.1%}", interval]
+
+
+def _federated(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    rows = found["rows"]
+    for name, row in rows.items():
+        with reading("federated"):
+            shown = [name, f"{row['ndcg_at_10']:.4f}", _interval(row)]
+            sent = [f"{row[key]:,}" if key in row else "–" for key in ("bytes", "rounds")]
+            yield [*shown, *sent, _share(name, rows, found["summary"])]
+
+
+def _share(name: str, rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """A federated row's NDCG@10 relative to that of its counterpart."""
+    if name == "hybrid":
+        return f"{summary['hybrid_of_centralised']:.1%} of the centralised hybrid"
+    other = "ease-pooled" if name.startswith("ease-") else _CENTRALISED.get(name)
+    if other is None or other not in rows or other == name:
+        return "–"
+    return f"{rows[name]['ndcg_at_10'] / rows[other]['ndcg_at_10']:.1%} of {other}"
+
+
+def _configurations(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    rows = found["ml-1m"]
+    baseline = rows["baseline"]["torch"]["p50_ms"]
+    for variant, shown in _CONFIGURATIONS.items():
+        for backend, row in rows.get(variant, {}).items():
+            with reading("compression"):
+                times = [f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['p50_ms'] / baseline:.1%}"]
+                yield [shown, backend, *times, f"{row['ndcg_at_10']:.4f}"]
+
+
+def _components(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    paper = found["paper"]
+    before, after, accelerator = paper["unoptimised"], paper["optimised"], paper["accelerator"]
+    for part, shown in _COMPONENTS.items():
+        with reading("fpga"):
+            hardware = f"{accelerator[part]:.4f}, {accelerator['tag']}" if part in accelerator else "–"
+            yield [shown, f"{before[part]:.4f}", f"{after[part]:.4f}", hardware]
+    with reading("fpga"):
+        yield ["request", f"{before['request']:.4f}", f"{after['request']:.4f}", "–"]
+        published = paper["published"]
+        yield ["request, the paper", f"{published['unoptimised']:g}", f"{published['optimised']:g}", "–"]
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracy of a row, as equal rows share it."""
+    return {name: value for name, value in row.items() if "_at_" in name and not name.startswith("validation")}
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]["ndcg_at_10"]
+    return f"{low:.4f} … {high:.4f}"
+
+
+_TABLES = (
+    (
+        "Which way of joining both halves is best?",
+        "quality_foundation",
+        "dataset | model | NDCG@10 | 95 % interval | recall@10",
+        _fusions,
+        "Fell back: this ranking head did not help on validation, and the weighted sum of the views answers instead; "
+        "such rows are equal.",
+    ),
+    (
+        "How fast does accuracy decay, and what does an update recover?",
+        "quality_published",
+        "dataset | window | users | no update | update | trained anew | kept | update minus trained anew, 95 % "
+        "interval | processor time",
+        _windows,
+        "NDCG@10 halfway through each window. No update: the model before all windows. Trained anew: fitted from "
+        "nothing on all events before that time. Kept: update relative to trained anew. Processor time: of the "
+        "update relative to training anew.",
+    ),
+    (
+        "What does federated learning cost?",
+        "federated",
+        "model | NDCG@10 | 95 % interval | bytes | rounds | NDCG@10 relative to its counterpart",
+        _federated,
+        "Bytes are those that all clients send. Pooled rows see all events in one place. The hybrid sends the sums of "
+        "both closed forms and sparse updates of the averaged vectors. Epsilon: of differential privacy per user.",
+    ),
+    (
+        "What does each optimisation bring?",
+        "compression",
+        "configuration | backend | p50, ms | p99, ms | p50 relative to unoptimised | NDCG@10",
+        _configurations,
+        "One request with a new text, ml-1m. LoRA, an FPGA and training with DeepSpeed have no measured row; the "
+        "claims say why.",
+    ),
+    (
+        "Where does the time of a request go?",
+        "fpga",
+        "component | unoptimised, ms | optimised, ms | on the accelerator, ms",
+        _components,
+        "One request with a new text, ml-1m; the rest of a request is reading it, filtering and explaining. The time "
+        "on the accelerator is predicted from its routed clock. The paper's times are from other hardware.",
+    ),
+)
+"""Question, result file, heading, rows, and a note on reading them."""
