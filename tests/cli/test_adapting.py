@@ -174,6 +174,22 @@ def test_settings_that_would_change_nothing_are_refused(ask, shop, arguments, sa
     assert not (shop / "none").exists()
 
 
+def test_a_diverged_adaptation_writes_no_bundle(ask, shop):
+    sets = (
+        *QUICK,
+        f"neural.encoder.model={shop / 'tiny'}",
+        "adaptation.tokens_per_step=60",
+        "adaptation.learning_rate=1e30",
+    )
+    call = ("train", shop / "events.csv", "--model", "language", "--adapt", "full", "--out", "none")
+    code, _, err = ask(*call, *(part for one in sets for part in ("--set", one)))
+    assert code == 2
+    (told,) = (line for line in err.splitlines() if line.startswith("lanner: "))
+    assert "'language model' diverged in epoch 1 after 1 steps: the loss is nan for" in told
+    assert "from layer language.model." in told
+    assert not (shop / "none").exists()
+
+
 def test_a_file_in_the_place_of_an_adapter_is_refused_before_training(ask, shop):
     (shop / "adapter").write_text("notes")
     sets = (*QUICK, f"neural.encoder.model={shop / 'tiny'}", f"adaptation.output={shop / 'adapter'}")

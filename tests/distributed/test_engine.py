@@ -17,10 +17,10 @@ from lanner.distributed.chain import Stage, chain_of  # noqa: E402
 from lanner.distributed.compressors import compressor_of  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import DivergedError, Engine  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.migration import LoadBalancing, move_layers  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
-from lanner.errors import ConfigError  # noqa: E402
+from lanner.errors import ConfigError, DivergedError  # noqa: E402
 
 
 def test_modes_of_two_ranks_give_the_losses_of_one_process():

@@ -153,9 +153,14 @@ def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alo
         ({"method": "dora"}, parallel_of("tp=2"), "DoRA cannot be combined with tensor parallelism"),
         ({"rank": 33}, parallel_of("replicate=2"), "adaptation.rank=33 exceeds the 32 dimensions"),
         ({}, parallel_of("replicate=2", compression="zip"), "compression"),
+        (
+            {"method": "full", "learning_rate": 1e30},
+            parallel_of("pp=2", micro_batches=4),
+            "'language model' diverged in epoch 1 after 1 steps: the sum of the vectors is nan at step 1, batch of",
+        ),
         ({}, parallel_of("replicate=3"), "replicate 3 × pp 1 × shard 1 × tp 1 = 3 ranks, but there are 2"),
     ],
-    ids=["bounds", "frozen stage", "dora", "rank", "compression", "degrees"],
+    ids=["bounds", "frozen stage", "dora", "rank", "compression", "divergence", "degrees"],
 )
 def test_what_cannot_be_divided_is_refused_on_all_ranks(model, change, parallel, words):
     said = run_ranks(2, adapted, model, replace(SMALL_STEPS, **change), parallel)

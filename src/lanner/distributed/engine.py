@@ -28,7 +28,7 @@ from lanner.distributed.pipeline import (
 from lanner.distributed.synchroniser import Racks, Synchroniser
 from lanner.distributed.tensor import divide_layer, local, sum_partial_gradients
 from lanner.distributed.wire import Wire, check_versions
-from lanner.errors import ConfigError, LannerError
+from lanner.errors import ConfigError, DivergedError
 
 Loss = Callable[[Tensor, Any], Tensor]
 """From the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]`` to a scalar, the mean over rows."""
@@ -36,10 +36,6 @@ Loss = Callable[[Tensor, Any], Tensor]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state for a parameter."""
-
-
-class DivergedError(LannerError):
-    """The loss is not finite."""
 
 
 class Engine:
@@ -185,6 +181,9 @@ class Engine:
         """Vectors ``[B, D]`` of a replicated batch, on every rank, without gradient.
 
         to_learn: ``learn`` follows with the same batch; it needs no second forward pass if a rank has one micro-batch.
+
+        Raises:
+            DivergedError: a vector is not finite, as in ``step``.
         """
         rows = self.rows(len(ids_BL))
         self._held = None
@@ -200,6 +199,7 @@ class Engine:
         if mine is not None and self.at["tp"] == 0:
             total[rows] = mine
         dist.all_reduce(total)
+        self._check(total.sum(), ids_BL, mask_BL, "sum of the vectors")
         return total
 
     def step_whole(self, ids_BL: Tensor, mask_BL: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
