@@ -140,6 +140,23 @@ def test_a_kill_anywhere_resumes_to_the_same_bits(tmp_path, at_step, steps, unin
         assert len(left) < len(steps) or number < 3, name
 
 
+def test_with_more_checkpoints_a_kill_repeats_fewer_steps(tmp_path, at_step, steps, uninterrupted):
+    def die():
+        raise Killed
+
+    number = steps.index("language") + 2
+    repeated = {}
+    for every in (0, 2):
+        training = replace(TRAINING, checkpoint_steps=every)
+        at_step(number, die)
+        with pytest.raises(Killed):
+            fit(tmp_path / str(every), training=training)
+        left = at_step(-1)
+        assert differences(uninterrupted, fit(tmp_path / str(every), training=training)) == []
+        repeated[every] = len(left) - (len(steps) - number)
+    assert repeated == {0: 2, 2: 0}
+
+
 def test_ctrl_c_while_judging_an_epoch_loses_neither_the_verdict_nor_the_wish(tmp_path, monkeypatch, uninterrupted):
     original, asked = ViewTask.quality, []
 

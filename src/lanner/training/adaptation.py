@@ -96,6 +96,7 @@ class EncoderAdaptation:
             lambda: trained_parameters(parts) | {"view.features": parts["view"].get_buffer("features")},
             folder=self._folder,
             run=self._fingerprint(language, dataset, validation),
+            checkpoint_steps=self._training.checkpoint_steps,
             progress=self._progress,
             tracker=tracker_of(self._training),
         )

@@ -59,7 +59,7 @@ class Loop:
     """Minimises tasks in sequence. With a ``folder`` it can be interrupted and resumed.
 
     run: fingerprint of everything that must match for a run to resume. kept: tensors that a checkpoint holds besides
-    the state of the task. tracker: logs metrics of the steps.
+    the state of the task. checkpoint_steps: see ``TrainingConfig``. tracker: logs metrics of the steps.
     """
 
     def __init__(
@@ -69,11 +69,12 @@ class Loop:
         *,
         folder: Path | None = None,
         run: str = "",
+        checkpoint_steps: int = 0,
         progress: bool = True,
         tracker: Tracker | None = None,
     ) -> None:
         self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
-        self._tracker = tracker
+        self._checkpoint_steps, self._tracker = checkpoint_steps, tracker
         self.resumed = load_checkpoint(folder, run) if folder else None
         """The checkpoint resumed from, if any."""
         self.qualities: dict[str, float] = {}
@@ -134,7 +135,7 @@ class Loop:
                 if ends_epoch and (quality is None or quality > best_quality):
                     best_quality = math.nan if quality is None else quality
                     best_step, best = step, _copy(trained_parameters(task.module))
-                if ends_epoch:
+                if ends_epoch or (self._checkpoint_steps and step % self._checkpoint_steps == 0):
                     save(number)
                 show(step, loss, quality, best_quality)
             task.module.load_state_dict(best, strict=False)
@@ -243,7 +244,13 @@ class Trainer:
         run = _fingerprint_of_run(self.config, network, dataset, validation)
         tracker = tracker_of(self.config)
         loop = Loop(
-            self.config, network.state_dict, folder=self.folder, run=run, progress=self.progress, tracker=tracker
+            self.config,
+            network.state_dict,
+            folder=self.folder,
+            run=run,
+            checkpoint_steps=self.config.checkpoint_steps,
+            progress=self.progress,
+            tracker=tracker,
         )
         if loop.resumed is not None:
             network.load_state_dict(below("network.", loop.resumed[1]))
