@@ -157,6 +157,18 @@ def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
             "parallel.zero=2 changes nothing in this run",
         ),
         (
+            ("--adapt", "lora", "--parallel", "tp=2", "--set", "parallel.compression=int8"),
+            "parallel.compression=int8 changes nothing in this run; add replicate to --parallel",
+        ),
+        (
+            ("--adapt", "lora", "--parallel", "tp=2", "--set", "parallel.ranks_per_rack=1"),
+            "parallel.ranks_per_rack=1 changes nothing in this run; add replicate to --parallel",
+        ),
+        (
+            ("--adapt", "lora", "--nproc", "2", "--set", "parallel.fragments=4"),
+            "parallel.fragments=4 changes nothing in this run; add --set parallel.local_steps=20",
+        ),
+        (
             ("--adapt", "lora", "--nproc", "2", "--set", "parallel.dense_steps=5"),
             "parallel.dense_steps=5 changes nothing",
         ),

@@ -1,5 +1,6 @@
 """Every way of dividing training matches a single process. Small models; two or four processes."""
 
+import shutil
 import time
 from dataclasses import replace
 
@@ -118,6 +119,33 @@ def test_nor_is_one_of_all_vectors_at_once_stepped_on():
     said = run_ranks(2, _nothing_left_of_all)
     assert "the loss is nan at step 0" in said
     assert said.endswith("True")
+
+
+def _checkpointed(checkpointing: bool, is_compiled: bool) -> tuple[list[float], int, int]:
+    """Losses of three steps, and forward passes through the first layer's hooks and through its attention."""
+    chain, outside, inside = small_chain("bert", layers=2, width=16), [], []
+    engine = Engine(chain, EngineConfig(checkpointing=checkpointing, compile=is_compiled), adamw)
+    if not is_compiled:
+        chain.layers[0].register_forward_hook(lambda *given: outside.append(1))
+        chain.layers[0].attention.register_forward_hook(lambda *given: inside.append(1))
+    losses = []
+    for step in range(3):
+        ids, mask, _ = pairs(step)
+        losses.append(engine.step_whole(ids, mask, pairs_loss))
+    return losses, len(outside), len(inside)
+
+
+def test_checkpointing_is_inside_the_layer():
+    plain, again = run_ranks(1, _checkpointed, False, False), run_ranks(1, _checkpointed, True, False)
+    assert plain[1:] == (3, 3)
+    assert again[1:] == (3, 6)
+    assert again[0] == plain[0]
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="compilation for a CPU needs a C++ compiler")
+def test_compiled_layers_give_the_same_losses():
+    plain, compiled = run_ranks(1, _checkpointed, False, False), run_ranks(1, _checkpointed, True, True)
+    assert compiled[0] == pytest.approx(plain[0], abs=1e-5)
 
 
 def _passes(parts: int) -> tuple[list[float], list[torch.Tensor], int]:
