@@ -312,8 +312,8 @@ def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_words(name: str, value: float) -> str:
-    if name == "sent_mb_per_step":
-        return f"{value:,.2f} MB sent a step"
+    if name == "replica_mb_per_step":
+        return f"{value:,.2f} MB to other replicas a step"
     if name == "memory_mib":
         return f"{value:,.0f} MiB"
     if name.endswith("_per_s"):

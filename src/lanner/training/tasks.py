@@ -45,7 +45,7 @@ class Task(Protocol):
 
     @property
     def sent(self) -> int:
-        """Bytes of gradients that this process has sent to others."""
+        """Bytes of gradients, or of averaged weights, that this process has sent to other replicas."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A new AdamW for the parameters of ``module``."""
