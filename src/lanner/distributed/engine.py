@@ -1,6 +1,6 @@
 """One training step of a language model over all ranks.
 
-Layers are transformed: tensor → pipeline (which ranks run it) → activation checkpointing → compile → data.
+Layers are transformed in this order: tensor → pipeline (ranks of a layer) → activation checkpointing → compile → data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
