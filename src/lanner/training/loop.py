@@ -107,9 +107,7 @@ class Loop:
             best = below("best.", resumed[1]) or best
             restore_optimizer(optimizer, resumed[1])
         elif task.counts_untrained:
-            with _named(task, step):
-                quality = task.quality()
-            best_quality = -math.inf if quality is None else quality
+            best_quality = _untrained_quality(task)
 
         def save(task_number: int) -> None:
             if self._folder is not None:
@@ -188,6 +186,12 @@ class Loop:
                     self._tracker(task.name, step, {"loss": loss, **measured, **figures})
 
             yield show
+
+
+def _untrained_quality(task: Task) -> float:
+    with _named(task, 0):
+        quality = task.quality()
+    return -math.inf if quality is None else quality
 
 
 @contextmanager
