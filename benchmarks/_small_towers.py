@@ -55,8 +55,9 @@ def pairs(step: int, rows: int = 32, length: int = 16) -> tuple[Tensor, Tensor, 
     return ids * mask, mask, torch.arange(rows)
 
 
-def pairs_loss(vectors_BD: Tensor, row_B: Any = None) -> Tensor:
+def pairs_loss(vectors_BD: Tensor, target: Any = None) -> Tensor:
     """Cross-entropy of each vector's partner against all other vectors of the batch."""
     scores_BB = vectors_BD @ vectors_BD.T / 0.1
-    scores_BB = scores_BB.masked_fill(torch.eye(len(scores_BB), dtype=torch.bool), -torch.inf)
-    return nn.functional.cross_entropy(scores_BB, torch.arange(len(scores_BB)) ^ 1)
+    row_B = torch.arange(len(scores_BB), device=scores_BB.device)
+    scores_BB = scores_BB.masked_fill(row_B[:, None] == row_B, -torch.inf)
+    return nn.functional.cross_entropy(scores_BB, row_B ^ 1)

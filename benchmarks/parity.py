@@ -65,6 +65,8 @@ def modes() -> list[Mode]:
         Mode("DP uneven shares", EngineConfig(Degrees(replicas=2), shares=(6, 2))),
         Mode("DP hierarchical", EngineConfig(Degrees(replicas=4), ranks_per_rack=2)),
         Mode("DP checkpointed", EngineConfig(Degrees(replicas=2), checkpointing=True)),
+        Mode("DP compiled", EngineConfig(Degrees(replicas=2), compile=True)),
+        Mode("DP checkpointed and compiled", EngineConfig(Degrees(replicas=2), checkpointing=True, compile=True)),
     ]
     made += deepspeed_modes()
     made = [replace(mode, lora=lora, name=mode.name + " LoRA" * lora) for mode in made for lora in (False, True)]

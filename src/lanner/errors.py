@@ -30,6 +30,10 @@ class ConfigError(LannerError):
     """A setting that is unknown, of the wrong type, or out of range."""
 
 
+class DivergedError(LannerError):
+    """Training gave a loss, vectors or scores that are not finite."""
+
+
 class BundleError(LannerError):
     """A bundle that is missing, damaged, or written by another schema version."""
 

@@ -157,6 +157,18 @@ def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
             "parallel.zero=2 changes nothing in this run",
         ),
         (
+            ("--adapt", "lora", "--parallel", "tp=2", "--set", "parallel.compression=int8"),
+            "parallel.compression=int8 changes nothing in this run; add replicate to --parallel",
+        ),
+        (
+            ("--adapt", "lora", "--parallel", "tp=2", "--set", "parallel.ranks_per_rack=1"),
+            "parallel.ranks_per_rack=1 changes nothing in this run; add replicate to --parallel",
+        ),
+        (
+            ("--adapt", "lora", "--nproc", "2", "--set", "parallel.fragments=4"),
+            "parallel.fragments=4 changes nothing in this run; add --set parallel.local_steps=20",
+        ),
+        (
             ("--adapt", "lora", "--nproc", "2", "--set", "parallel.dense_steps=5"),
             "parallel.dense_steps=5 changes nothing",
         ),
@@ -171,6 +183,22 @@ def test_settings_that_would_change_nothing_are_refused(ask, shop, arguments, sa
         code, _, err = ask(command, shop / "events.csv", *arguments, "--out", "none")
         assert (code, err.count("\n")) == (2, 1)
         assert said in err
+    assert not (shop / "none").exists()
+
+
+def test_a_diverged_adaptation_writes_no_bundle(ask, shop):
+    sets = (
+        *QUICK,
+        f"neural.encoder.model={shop / 'tiny'}",
+        "adaptation.tokens_per_step=60",
+        "adaptation.learning_rate=1e30",
+    )
+    call = ("train", shop / "events.csv", "--model", "language", "--adapt", "full", "--out", "none")
+    code, _, err = ask(*call, *(part for one in sets for part in ("--set", one)))
+    assert code == 2
+    (told,) = (line for line in err.splitlines() if line.startswith("lanner: "))
+    assert "'language model' diverged in epoch 1 after 1 steps: the loss is nan for" in told
+    assert "from layer language.model." in told
     assert not (shop / "none").exists()
 
 

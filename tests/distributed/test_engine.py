@@ -17,10 +17,10 @@ from lanner.distributed.chain import Stage, chain_of  # noqa: E402
 from lanner.distributed.compressors import compressor_of  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import DivergedError, Engine  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.migration import LoadBalancing, move_layers  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
-from lanner.errors import ConfigError  # noqa: E402
+from lanner.errors import ConfigError, DivergedError  # noqa: E402
 
 
 def test_modes_of_two_ranks_give_the_losses_of_one_process():
@@ -118,6 +118,26 @@ def test_nor_is_one_of_all_vectors_at_once_stepped_on():
     said = run_ranks(2, _nothing_left_of_all)
     assert "the loss is nan at step 0" in said
     assert said.endswith("True")
+
+
+def _checkpointed(checkpointing: bool) -> tuple[list[float], int, int]:
+    """Losses of three steps, and calls of hooks of the first layer and of its attention."""
+    chain, outside, inside = small_chain("bert", layers=2, width=16), [], []
+    engine = Engine(chain, EngineConfig(checkpointing=checkpointing), adamw)
+    chain.layers[0].register_forward_hook(lambda *given: outside.append(1))
+    chain.layers[0].attention.register_forward_hook(lambda *given: inside.append(1))
+    losses = []
+    for step in range(3):
+        ids, mask, _ = pairs(step)
+        losses.append(engine.step_whole(ids, mask, pairs_loss))
+    return losses, len(outside), len(inside)
+
+
+def test_checkpointing_is_inside_the_layer():
+    plain, again = run_ranks(1, _checkpointed, False), run_ranks(1, _checkpointed, True)
+    assert plain[1:] == (3, 3)
+    assert again[1:] == (3, 6)
+    assert again[0] == plain[0]
 
 
 def _passes(parts: int) -> tuple[list[float], list[torch.Tensor], int]:

@@ -11,9 +11,9 @@ pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
-from lanner.distributed.averaging import Averaging, AveragingConfig, fragments  # noqa: E402
+from lanner.distributed.averaging import Averaging, fragments  # noqa: E402
 from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
-from lanner.distributed.config import EngineConfig  # noqa: E402
+from lanner.distributed.config import AveragingConfig, EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
 from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.launch import check_settings  # noqa: E402
@@ -62,7 +62,7 @@ def test_replicas_end_between_their_targets(config):
 
 
 def test_a_replica_counts_by_its_steps():
-    mean, _, _ = run_ranks(2, _trained, AveragingConfig(4, 1.0, 0.0, steps=(6, 2)))
+    mean, _, _ = run_ranks(2, _trained, AveragingConfig(4, 1.0, 0.0, replica_steps=(6, 2)))
     assert mean < 1.8
 
 
@@ -76,7 +76,16 @@ def test_fragments_hold_every_parameter_once_and_none_is_empty():
         fragments(sizes, 8)
 
 
-@pytest.mark.parametrize("given", [{"every": 5, "fragments": 2}, {"every": 4, "delay": 4}, {"steps": (0, 1)}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"local_steps": 5, "fragments": 2},
+        {"local_steps": 4, "delay": 4},
+        {"replica_steps": (0, 1)},
+        {"outer_rate": 0.0},
+        {"outer_momentum": 1.0},
+    ],
+)
 def test_rounds_that_do_not_fit_are_refused(given):
     with pytest.raises(ConfigError):
         AveragingConfig(**given)
@@ -122,6 +131,36 @@ def test_replicas_of_a_pipeline_learn_alone():
     found = run_ranks(4, _engine_alone, config)
     assert [far == 0 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
     assert found["losses"][-1] < found["losses"][0]
+
+
+def _settings_in_use() -> dict[str, float]:
+    config = EngineConfig(
+        Degrees(replicas=2),
+        local_steps=4,
+        outer_rate=0.9,
+        outer_momentum=0.3,
+        fragments=2,
+        delay=1,
+        compression="int8",
+    )
+    engine = Engine(small_chain("bert"), config, adamw)
+    used = engine._averaging.config
+    for step in range(4):
+        engine.step(*pairs(step), pairs_loss)
+    engine.state()
+    return {
+        "rate": used.outer_rate,
+        "momentum": used.outer_momentum,
+        "delay": used.delay,
+        "is_int8": used.compression == "int8",
+        "fragments": len(engine._averaging._fragments),
+        "apart": _from_first(engine),
+    }
+
+
+def test_settings_of_averages_reach_the_engine():
+    found = run_ranks(2, _settings_in_use)
+    assert found == {"rate": 0.9, "momentum": 0.3, "delay": 1, "is_int8": True, "fragments": 2, "apart": 0}
 
 
 def _gone_on() -> list[float]:
@@ -203,6 +242,9 @@ def test_a_step_alone_is_that_of_one_process_on_the_same_rows(whole):
         ({"degrees": Degrees(replicas=2, shards=2)}, "needs replicas"),
         ({"degrees": Degrees(replicas=2), "dense_steps": 3}, "parallel.dense_steps and parallel.local_steps exclude"),
         ({"degrees": Degrees(replicas=2), "shares": (1, 2)}, "parallel.shares and"),
+        ({"degrees": Degrees(replicas=2), "fragments": 3}, "parallel.local_steps=4 must be a positive multiple of"),
+        ({"degrees": Degrees(replicas=2), "delay": 4}, "parallel.delay=4 must be below local_steps / fragments = 4"),
+        ({"degrees": Degrees(replicas=2), "outer_rate": -1.0}, "parallel.outer_rate=-1 must be above 0"),
     ],
 )
 def test_local_steps_that_go_with_something_else_are_refused(given, words):

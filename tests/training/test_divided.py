@@ -1,11 +1,14 @@
 """Adaptation divided over ranks gives the losses, weights and checkpoints of a single process."""
 
+import json
+import os
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
 pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
@@ -17,9 +20,11 @@ from benchmarks._ranks import run_ranks  # noqa: E402
 from lanner.data.splitting import random_ratio  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
+from lanner.distributed.engine import Engine  # noqa: E402
 from lanner.distributed.ranks import agreed, follow, part  # noqa: E402
 from lanner.errors import ConfigError, Interrupted, LannerError  # noqa: E402
 from lanner.training.adaptation import EncoderAdaptation  # noqa: E402
+from lanner.training.checkpoint import FILE  # noqa: E402
 from lanner.training.config import AdaptationConfig  # noqa: E402
 from lanner.training.divided import prepare  # noqa: E402
 from lanner.training.loop import Loop  # noqa: E402
@@ -30,7 +35,14 @@ SMALL_STEPS = replace(LORA, learning_rate=3e-4)
 FULL = replace(LORA, method="full", learning_rate=3e-5)
 
 
-def adapted(model: str, config: AdaptationConfig, parallel: EngineConfig | None, folder: str = "", stop: int = -1):
+def adapted(
+    model: str,
+    config: AdaptationConfig,
+    parallel: EngineConfig | None,
+    folder: str = "",
+    stop: int = -1,
+    every: int = 0,
+):
     """Losses of all steps, weights and best quality of an adaptation, on rank 0; or what was refused."""
     rank, parallel, divided = torch.distributed.get_rank(), parallel or EngineConfig(), parallel is not None
     language = language_of(Path(model))
@@ -56,7 +68,9 @@ def adapted(model: str, config: AdaptationConfig, parallel: EngineConfig | None,
 
     Loop._step = step
     place = Path(folder) if folder else None
-    adapt = EncoderAdaptation(config, NETWORK, SLOW_VIEW, place, progress=False, parallel=parallel)
+    adapt = EncoderAdaptation(
+        config, NETWORK, replace(SLOW_VIEW, checkpoint_steps=every), place, progress=False, parallel=parallel
+    )
     split = random_ratio(bookshop(), 0.2, 0.2)
     try:
         weights = adapt(language, split.train, split.validation).weights
@@ -145,6 +159,36 @@ def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alo
             torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=0)
 
 
+def killed(model: str, config: AdaptationConfig, parallel: EngineConfig, folder: str, step: int, every: int):
+    """The second rank is killed in a step of the language model."""
+    original = Engine.learn
+
+    def learn(self, *given):
+        if self.steps == step and torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(self, *given)
+
+    Engine.learn = learn
+    return adapted(model, config, parallel, folder, every=every)
+
+
+def test_after_a_rank_was_killed_within_an_epoch_one_step_is_repeated(model, tmp_path):
+    config, parallel = replace(SMALL_STEPS, tokens_per_step=100, epochs=1), parallel_of("replicate=2")
+    expected, weights, _ = run_ranks(2, adapted, model, config, parallel)
+    # Of the ranks, the one that was killed or the one that lost it may be noticed first.
+    ended = (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
+    with pytest.raises(ended):
+        run_ranks(2, killed, model, config, parallel, str(tmp_path), 5, 2)
+    with safe_open(tmp_path / FILE, "np") as file:
+        progress = json.loads(file.metadata()["progress"])
+    assert (progress["task"], progress["step"]) == (1, 4), "five steps were finished"
+    rest, found, _ = run_ranks(2, adapted, model, config, parallel, str(tmp_path), -1, 2)
+    assert len(rest) > 1
+    assert rest == pytest.approx(expected[-len(rest) :], abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "parallel", "words"),
     [
@@ -153,9 +197,14 @@ def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alo
         ({"method": "dora"}, parallel_of("tp=2"), "DoRA cannot be combined with tensor parallelism"),
         ({"rank": 33}, parallel_of("replicate=2"), "adaptation.rank=33 exceeds the 32 dimensions"),
         ({}, parallel_of("replicate=2", compression="zip"), "compression"),
+        (
+            {"method": "full", "learning_rate": 1e30},
+            parallel_of("pp=2", micro_batches=4),
+            "'language model' diverged in epoch 1 after 1 steps: the sum of the vectors is nan at step 1, batch of",
+        ),
         ({}, parallel_of("replicate=3"), "replicate 3 × pp 1 × shard 1 × tp 1 = 3 ranks, but there are 2"),
     ],
-    ids=["bounds", "frozen stage", "dora", "rank", "compression", "degrees"],
+    ids=["bounds", "frozen stage", "dora", "rank", "compression", "divergence", "degrees"],
 )
 def test_what_cannot_be_divided_is_refused_on_all_ranks(model, change, parallel, words):
     said = run_ranks(2, adapted, model, replace(SMALL_STEPS, **change), parallel)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stand_ins import small_world
 
-from lanner.errors import ConfigError, DataError, Interrupted
+from lanner.errors import ConfigError, DataError, DivergedError, Interrupted
 from lanner.models.neural import NeuralConfig, NeuralRecommender
 from lanner.training import weights
 from lanner.training.checkpoint import FILE
+from lanner.training.divergence import first_not_finite
 from lanner.training.interrupts import interrupts_held
 from lanner.training.loop import Loop, Trainer, TrainingConfig
 from lanner.training.tasks import ViewTask
@@ -138,6 +140,23 @@ def test_a_kill_anywhere_resumes_to_the_same_bits(tmp_path, at_step, steps, unin
         assert len(left) < len(steps) or number < 3, name
 
 
+def test_with_more_checkpoints_a_kill_repeats_fewer_steps(tmp_path, at_step, steps, uninterrupted):
+    def die():
+        raise Killed
+
+    number = steps.index("language") + 2
+    repeated = {}
+    for every in (0, 2):
+        training = replace(TRAINING, checkpoint_steps=every)
+        at_step(number, die)
+        with pytest.raises(Killed):
+            fit(tmp_path / str(every), training=training)
+        left = at_step(-1)
+        assert differences(uninterrupted, fit(tmp_path / str(every), training=training)) == []
+        repeated[every] = len(left) - (len(steps) - number)
+    assert repeated == {0: 2, 2: 0}
+
+
 def test_ctrl_c_while_judging_an_epoch_loses_neither_the_verdict_nor_the_wish(tmp_path, monkeypatch, uninterrupted):
     original, asked = ViewTask.quality, []
 
@@ -237,6 +256,52 @@ def test_patience_ends_a_task_and_its_best_state_is_kept(monkeypatch):
     arrays = fit(None, replace(NETWORK, views=("graph",)), replace(TRAINING, epochs=8, patience=2))
     assert len(kept) == 5
     np.testing.assert_array_equal(arrays["network.views.graph.vectors"], kept[1])
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_the_checkpoint_stays(tmp_path, monkeypatch):
+    original, kept = ViewTask.loss, []
+
+    def loss(self, step):
+        if self.name != "graph" or step < 5:
+            return original(self, step)
+        kept.append((tmp_path / FILE).read_bytes())
+        with torch.no_grad():
+            self.module.vectors.fill_(torch.nan)
+        return original(self, step)
+
+    monkeypatch.setattr(ViewTask, "loss", loss)
+    with pytest.raises(DivergedError) as told:
+        fit(tmp_path)
+    said = "'graph' diverged in epoch 2 after 5 steps: the loss is nan for 4 users, from parameter vectors on; lower"
+    assert str(told.value).startswith(said)
+    assert (tmp_path / FILE).read_bytes() == kept[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_no_quality(tmp_path, monkeypatch, value):
+    original = ViewTask.score
+
+    def score(self, users):
+        scores = original(self, users)
+        scores[0, 0] = value
+        return scores
+
+    monkeypatch.setattr(ViewTask, "score", score)
+    with pytest.raises(DivergedError, match=r"'graph' diverged in epoch 1 .*the scores of validation users are not"):
+        fit(tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_the_first_layer_with_a_value_that_is_not_finite_is_found():
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    assert first_not_finite(layers, lambda: layers(torch.ones(1, 2))) is None
+    with torch.no_grad():
+        layers[1].weight.fill_(3e38)
+        layers[0].bias.fill_(10.0)
+    assert first_not_finite(layers, lambda: layers(torch.ones(1, 2))) == "layer 1"
+    with torch.no_grad():
+        layers[2].bias[0] = torch.inf
+    assert first_not_finite(layers, lambda: layers(torch.ones(1, 2))) == "parameter 2.bias"
 
 
 @pytest.mark.parametrize(

@@ -68,5 +68,5 @@ def test_bytes_are_those_of_a_step():
     for _ in range(4):
         rates.add({"texts": 8})
     figures = rates.figures(sent=9_000_000)
-    assert figures["sent_mb_per_step"] == 2.0
+    assert figures["replica_mb_per_step"] == 2.0
     assert figures["texts_per_s"] > 0

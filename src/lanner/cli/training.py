@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEMO_USERS = 3
 OUT = Path("lanner-bundle")
+_TO_AVERAGE = "add --set parallel.local_steps=20"
 
 
 def run(
@@ -291,6 +292,8 @@ def _check_used(config: "RunConfig") -> None:
     for names, is_used, remedy in (
         (asdict(usual), degrees.world > 1, "add --nproc or --parallel"),
         (("schedule", "bounds"), degrees.pipeline > 1, "add pp to --parallel"),
+        (("compression", "dense_steps", "ranks_per_rack"), degrees.replicas > 1, "add replicate to --parallel"),
+        (("outer_rate", "outer_momentum", "fragments", "delay"), parallel.local_steps > 0, _TO_AVERAGE),
         (("dense_steps",), parallel.compression != "none", "add --set parallel.compression=int8"),
         (("zero",), parallel.engine == "deepspeed", "add --engine deepspeed"),
     ):

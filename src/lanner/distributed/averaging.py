@@ -7,44 +7,14 @@ overlapped with further steps.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lanner.distributed.compressors import Compressor, Dense, compressor_of
+from lanner.distributed.config import AveragingConfig
 from lanner.distributed.wire import Wire
 from lanner.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class AveragingConfig:
-    """How replicas average their weights."""
-
-    every: int = 20
-    """Round length: steps of the fastest replica between two averages of the same weights."""
-    rate: float = 0.7
-    """Learning rate of the outer optimiser; 1 with momentum 0 is local SGD."""
-    momentum: float = 0.5
-    """Nesterov momentum of the outer optimiser."""
-    fragments: int = 1
-    """Parts of the weights, averaged in turn and evenly spread over a round."""
-    delay: int = 0
-    """Steps taken between sending a fragment and applying its average, to overlap communication; 0: wait for it."""
-    compression: str = "none"
-    """Compression of what is sent; see ``compressors.compressor_of``."""
-    steps: tuple[int, ...] | None = None
-    """Steps per round of each replica, for devices of unequal speed; None: ``every`` each."""
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.fragments < 1 or self.every % self.fragments:
-            raise ConfigError(
-                f"every={self.every} and fragments={self.fragments}: every must be a positive multiple of fragments"
-            )
-        if not 0 <= self.delay < max(1, self.every // self.fragments):
-            raise ConfigError(f"delay={self.delay} must be below every / fragments = {self.every // self.fragments}")
-        if self.steps is not None and (min(self.steps) < 1 or (self.fragments > 1 and len(set(self.steps)) > 1)):
-            raise ConfigError(f"steps={self.steps}: must be at least 1 each, and equal if there are several fragments")
 
 
 class Averaging:
@@ -54,18 +24,18 @@ class Averaging:
         """wire: over a dedicated group, one rank per replica, all with the same weights.
 
         Raises:
-            ConfigError: ``config.steps`` does not have one entry per replica.
+            ConfigError: ``config.replica_steps`` does not have one entry per replica.
         """
-        if config.steps is not None and len(config.steps) != wire.size:
-            raise ConfigError(f"steps={config.steps}: give one number for each of {wire.size} replicas")
+        if config.replica_steps is not None and len(config.replica_steps) != wire.size:
+            raise ConfigError(f"replica_steps={config.replica_steps}: give one number for each of {wire.size} replicas")
         self.config, self.wire = config, wire
         self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
         self._fragments = fragments(self._parameters, config.fragments)
         self._thread = ThreadPoolExecutor(1, "averages")
-        own = config.every if config.steps is None else config.steps[wire.rank]
+        own = config.local_steps if config.replica_steps is None else config.replica_steps[wire.rank]
         self.round = own
         """Steps of this replica between two averages of the same weights."""
-        total = own * wire.size if config.steps is None else sum(config.steps)
+        total = own * wire.size if config.replica_steps is None else sum(config.replica_steps)
         self._weight = own / total
         self.begin()
 
@@ -114,8 +84,8 @@ class Averaging:
         config = self.config
         for name in names:
             gradient, speed = moved[name], self._speed[name]
-            speed.mul_(config.momentum).add_(gradient)
-            self._known[name] -= config.rate * (gradient + config.momentum * speed)
+            speed.mul_(config.outer_momentum).add_(gradient)
+            self._known[name] -= config.outer_rate * (gradient + config.outer_momentum * speed)
             if config.delay:  # keep the local steps taken since it was sent
                 self._parameters[name].add_(self._known[name] - sent[name])
             else:

@@ -61,13 +61,28 @@ def chain_of(model: nn.Module, pool: Pool, in_bfloat16: bool = False) -> Chain:
     )
 
 
+def recompute_activations(layer: nn.Module) -> None:
+    """From now on keep only the layer's input for the backward pass, and run its forward again there.
+
+    Only ``forward`` is replaced: parameter names stay, and the layer's own hooks (FSDP's, clocks) run once.
+    """
+    plain = layer.forward
+
+    def forward(*given: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*given, **options)
+        return checkpoint(plain, *given, use_reentrant=False, **options)
+
+    layer.forward = forward
+
+
 class Stage(nn.Module):
     """Layers ``first`` to ``last`` of a chain; the first stage has the embeddings, the last the norm and pooling."""
 
-    def __init__(self, chain: Chain, first: int, last: int, *, checkpointing: bool = False) -> None:
+    def __init__(self, chain: Chain, first: int, last: int) -> None:
         super().__init__()
         self.first, self.last = first, last
-        self._family, self._pool, self._checkpointing = chain.family, chain.pool, checkpointing
+        self._family, self._pool = chain.family, chain.pool
         self.begins, self.ends = first == 0, last == len(chain.layers)
         self.embeddings = chain.embeddings if self.begins else None
         self.layers = nn.ModuleDict({str(number): chain.layers[number] for number in range(first, last)})
@@ -85,14 +100,9 @@ class Stage(nn.Module):
 
     def _hidden(self, inputs: Tensor, mask_BL: Tensor) -> Tensor:
         hidden_BLD: Tensor = inputs if self.embeddings is None else self.embeddings(inputs)
-        if hidden_BLD.requires_grad is False and torch.is_grad_enabled() and self._checkpointing:
-            hidden_BLD = hidden_BLD.requires_grad_()
         options = self._options(hidden_BLD, mask_BL)
         for layer in self.layers.values():
-            if self._checkpointing and torch.is_grad_enabled():
-                out: Any = checkpoint(layer, hidden_BLD, use_reentrant=False, **options)
-            else:
-                out = layer(hidden_BLD, **options)
+            out = layer(hidden_BLD, **options)
             hidden_BLD = out[0] if isinstance(out, tuple) else out
         normed: Tensor = hidden_BLD if self.norm is None else self.norm(hidden_BLD)
         return normed

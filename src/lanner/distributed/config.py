@@ -10,6 +10,44 @@ Offload = Literal["none", "optimizer", "weights"]
 
 
 @dataclass(frozen=True)
+class AveragingConfig:
+    """How replicas average their weights."""
+
+    local_steps: int = 20
+    """Round length: steps of a replica between two averages of the same weights."""
+    outer_rate: float = 0.7
+    """Learning rate of the outer optimiser; 1 with momentum 0 is local SGD."""
+    outer_momentum: float = 0.5
+    """Nesterov momentum of the outer optimiser."""
+    fragments: int = 1
+    """Parts of the weights, averaged in turn and evenly spread over a round."""
+    delay: int = 0
+    """Steps taken between sending a fragment and applying its average, to overlap communication; 0: wait for it."""
+    compression: str = "none"
+    """Compression of what is sent; see ``compressors.compressor_of``."""
+    replica_steps: tuple[int, ...] | None = None
+    """Steps per round of each replica, for devices of unequal speed; None: ``local_steps`` each."""
+
+    def __post_init__(self) -> None:
+        if self.local_steps < 1 or self.fragments < 1 or self.local_steps % self.fragments:
+            raise ConfigError(
+                f"local_steps={self.local_steps} must be a positive multiple of fragments={self.fragments}"
+            )
+        each = self.local_steps // self.fragments
+        if not 0 <= self.delay < each:
+            raise ConfigError(f"delay={self.delay} must be below local_steps / fragments = {each}")
+        if not self.outer_rate > 0:  # nor a NaN
+            raise ConfigError(f"outer_rate={self.outer_rate:g} must be above 0")
+        if not 0 <= self.outer_momentum < 1:
+            raise ConfigError(f"outer_momentum={self.outer_momentum:g} must be at least 0 and below 1")
+        steps = self.replica_steps
+        if steps is not None and (min(steps) < 1 or (self.fragments > 1 and len(set(steps)) > 1)):
+            raise ConfigError(
+                f"replica_steps={steps}: must be at least 1 each, and equal if there are several fragments"
+            )
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How a training step of the language model is distributed over several devices."""
 
@@ -34,6 +72,14 @@ class EngineConfig:
     """Replicas per rack, whose gradients are summed before compression; 0: no hierarchy."""
     local_steps: int = 0
     """Local steps of each replica between weight averages (DiLoCo); 0: gradients are summed each step."""
+    outer_rate: float = 0.7
+    """Learning rate of the averages (outer optimiser); with 1 and momentum 0 they are plain means (local SGD)."""
+    outer_momentum: float = 0.5
+    """Nesterov momentum of the averages."""
+    fragments: int = 1
+    """Parts of the weights, averaged in turn within each round of local steps (streaming DiLoCo)."""
+    delay: int = 0
+    """Steps taken while a fragment is being averaged; 0: replicas wait for each average."""
     engine: Literal["torch", "deepspeed"] = "torch"
     """Training engine: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
     zero: Literal[1, 2, 3] = 1
@@ -65,6 +111,12 @@ class EngineConfig:
         if self.offload == "weights" and self.zero != 3:
             raise ConfigError(f"parallel.offload=weights needs parallel.zero=3, received {self.zero}")
 
+    def averaging(self) -> AveragingConfig:
+        """How replicas with ``local_steps`` average; raises ``ConfigError`` for settings that do not fit together."""
+        return AveragingConfig(
+            self.local_steps, self.outer_rate, self.outer_momentum, self.fragments, self.delay, self.compression
+        )
+
     def check(self) -> None:
         """Raises ``ConfigError`` for incompatible settings, whatever the model."""
         degrees = self.degrees
@@ -90,3 +142,7 @@ class EngineConfig:
         for name in ("shares", "dense_steps", "ranks_per_rack", "balancing"):
             if getattr(self, name):
                 raise ConfigError(f"parallel.{name} and parallel.local_steps exclude each other; leave one out")
+        try:
+            self.averaging()
+        except ConfigError as error:
+            raise ConfigError(f"parallel.{error}") from error

@@ -1,6 +1,6 @@
 """One training step of a language model over all ranks.
 
-Parallelism is applied in this order: tensor → pipeline → activation checkpointing → compile → data.
+Layers are transformed in this order: tensor → pipeline (ranks of a layer) → activation checkpointing → compile → data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lanner.distributed.averaging import Averaging, AveragingConfig
-from lanner.distributed.chain import Chain, Stage
+from lanner.distributed.averaging import Averaging
+from lanner.distributed.chain import Chain, Stage, recompute_activations
 from lanner.distributed.compressors import compressor_of
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.pipeline import (
@@ -28,7 +28,7 @@ from lanner.distributed.pipeline import (
 from lanner.distributed.synchroniser import Racks, Synchroniser
 from lanner.distributed.tensor import divide_layer, local, sum_partial_gradients
 from lanner.distributed.wire import Wire, check_versions
-from lanner.errors import ConfigError, LannerError
+from lanner.errors import ConfigError, DivergedError
 
 Loss = Callable[[Tensor, Any], Tensor]
 """From the vectors ``[B, D]`` of a micro-batch and its targets ``[B, ...]`` to a scalar, the mean over rows."""
@@ -36,10 +36,6 @@ Loss = Callable[[Tensor, Any], Tensor]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state for a parameter."""
-
-
-class DivergedError(LannerError):
-    """The loss is not finite."""
 
 
 class Engine:
@@ -87,11 +83,13 @@ class Engine:
         if degrees.tensor > 1:
             self._divide_layers()
         self._mine = stages_of(self.at["pp"], degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
-        if config.compile:
-            for layer in chain.layers:
+        for layer in chain.layers:
+            if config.checkpointing:
+                recompute_activations(layer)
+            if config.compile:
                 layer.compile()
         if degrees.shards > 1:
-            # Before stages are built: a layer is sharded by the ranks that run it.
+            # A layer is sharded by the ranks that run it. Stages are built last: they only hold layers.
             for number in self._mine:
                 for layer in list(chain.layers)[self.bounds[number] : self.bounds[number + 1]]:
                     fully_shard(layer, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
@@ -185,6 +183,9 @@ class Engine:
         """Vectors ``[B, D]`` of a replicated batch, on every rank, without gradient.
 
         to_learn: ``learn`` follows with the same batch; it needs no second forward pass if a rank has one micro-batch.
+
+        Raises:
+            DivergedError: a vector is not finite, as in ``step``.
         """
         rows = self.rows(len(ids_BL))
         self._held = None
@@ -200,6 +201,7 @@ class Engine:
         if mine is not None and self.at["tp"] == 0:
             total[rows] = mine
         dist.all_reduce(total)
+        self._check(total.sum(), ids_BL, mask_BL, "sum of the vectors")
         return total
 
     def step_whole(self, ids_BL: Tensor, mask_BL: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
@@ -385,7 +387,6 @@ class Engine:
                 self.chain,
                 self.bounds[number],
                 self.bounds[number + 1],
-                checkpointing=self.config.checkpointing,
             )
             for number in self._mine
         }
@@ -435,11 +436,9 @@ class Engine:
         )
 
     def _make_averaging(self) -> Averaging | None:
-        config = self.config
-        if not config.local_steps:
+        if not self.config.local_steps:
             return None
-        meeting = AveragingConfig(config.local_steps, compression=config.compression)
-        return Averaging(self.trained(), Wire(self._own_group()), meeting)
+        return Averaging(self.trained(), Wire(self._own_group()), self.config.averaging())
 
 
 def whole(tensor: Tensor) -> Tensor:

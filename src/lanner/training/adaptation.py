@@ -96,6 +96,7 @@ class EncoderAdaptation:
             lambda: trained_parameters(parts) | {"view.features": parts["view"].get_buffer("features")},
             folder=self._folder,
             run=self._fingerprint(language, dataset, validation),
+            checkpoint_steps=self._training.checkpoint_steps,
             progress=self._progress,
             tracker=tracker_of(self._training),
         )
@@ -198,11 +199,12 @@ class AdaptationTask:
         known_IF[places] = fresh_NF.detach()
         return self._objective.loss_by(self._view.read(features_IF), step, rows)
 
-    def quality(self) -> float:
+    def quality(self) -> float | None:
         self._vectors.fetch()
         self._refresh()
         quality = self._objective.quality()
-        self.curve.append((self._clock(), quality))
+        if quality is not None:
+            self.curve.append((self._clock(), quality))
         return quality
 
     @torch.no_grad()

@@ -39,6 +39,8 @@ class TrainingConfig:
     """Where to train; auto: on a GPU if there is one."""
     seed: int = 0
     """Random seed of batches, hidden items and sampled candidates."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints, also of an adaptation, besides those at the end of each epoch; 0: only those."""
     log: Log = "none"
     """Where losses, rates and validation metrics are written while training; extra ``tracking``."""
     log_folder: str = "lanner-log"
@@ -49,7 +51,7 @@ class TrainingConfig:
             self,
             "training",
             at_least_1=("epochs", "patience", "batch_users", "num_candidates"),
-            at_least_0=("seed", "weight_decay"),
+            at_least_0=("seed", "weight_decay", "checkpoint_steps"),
             above_0=("learning_rate", "fusion_learning_rate"),
         )
         if not 0 < self.hide < 1:
@@ -62,7 +64,7 @@ class TrainingConfig:
     @property
     def decisive(self) -> "TrainingConfig":
         """These settings without those that do not affect what is learned."""
-        return replace(self, log="none", log_folder="")
+        return replace(self, checkpoint_steps=0, log="none", log_folder="")
 
 
 Method = Literal["none", "lora", "dora", "full"]

@@ -56,7 +56,7 @@ class TrainedVectors:
 
     @property
     def sent(self) -> int:
-        """Bytes of gradients that this process has sent to others."""
+        """Bytes of gradients, or of averaged weights, that this process has sent to other replicas."""
         return 0
 
     def fetch(self) -> Any:

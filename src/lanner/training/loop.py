@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from lanner.data.describe import fingerprint
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
-from lanner.errors import ConfigError, Interrupted
+from lanner.errors import ConfigError, DivergedError, Interrupted
 from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
 from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from lanner.training.config import REFIT, TrainingConfig
+from lanner.training.divergence import first_not_finite
 from lanner.training.interrupts import interrupts_held
 from lanner.training.tasks import FusionTask, Task, ViewTask
 from lanner.training.tracking import Rates, Tracker, tracker_of
@@ -58,7 +59,7 @@ class Loop:
     """Minimises tasks in sequence. With a ``folder`` it can be interrupted and resumed.
 
     run: fingerprint of everything that must match for a run to resume. kept: tensors that a checkpoint holds besides
-    the state of the task. tracker: logs metrics of the steps.
+    the state of the task. checkpoint_steps: see ``TrainingConfig``. tracker: logs metrics of the steps.
     """
 
     def __init__(
@@ -68,11 +69,12 @@ class Loop:
         *,
         folder: Path | None = None,
         run: str = "",
+        checkpoint_steps: int = 0,
         progress: bool = True,
         tracker: Tracker | None = None,
     ) -> None:
         self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
-        self._tracker = tracker
+        self._checkpoint_steps, self._tracker = checkpoint_steps, tracker
         self.resumed = load_checkpoint(folder, run) if folder else None
         """The checkpoint resumed from, if any."""
         self.qualities: dict[str, float] = {}
@@ -88,6 +90,7 @@ class Loop:
 
         Raises:
             Interrupted: Ctrl-C; a checkpoint was written if there is a folder.
+            DivergedError: a loss or a validation score is not finite; no checkpoint was written after it.
         """
         resumed = self.resumed
         if resumed is not None and number < resumed[0].task:
@@ -104,7 +107,7 @@ class Loop:
             best = below("best.", resumed[1]) or best
             restore_optimizer(optimizer, resumed[1])
         elif task.counts_untrained:
-            best_quality = task.quality()
+            best_quality = _untrained_quality(task)
 
         def save(task_number: int) -> None:
             if self._folder is not None:
@@ -121,14 +124,16 @@ class Loop:
                 if must_stop():
                     save(number)
                     raise Interrupted(self._interruption_message(task.name, step))
-                loss = self._step(task, optimizer, number, step)
-                step += 1
-                quality = math.nan
-                if step % task.steps_per_epoch == 0:
-                    quality = task.quality()
-                    # Without validation events, the last epoch wins.
-                    if math.isnan(quality) or quality > best_quality:
-                        best_quality, best_step, best = quality, step, _copy(trained_parameters(task.module))
+                with _named(task, step):
+                    loss = self._step(task, optimizer, number, step)
+                    step += 1
+                    ends_epoch = step % task.steps_per_epoch == 0
+                    quality = task.quality() if ends_epoch else None
+                # Without validation events, the last epoch wins.
+                if ends_epoch and (quality is None or quality > best_quality):
+                    best_quality = math.nan if quality is None else quality
+                    best_step, best = step, _copy(trained_parameters(task.module))
+                if ends_epoch or (self._checkpoint_steps and step % self._checkpoint_steps == 0):
                     save(number)
                 show(step, loss, quality, best_quality)
             task.module.load_state_dict(best, strict=False)
@@ -139,14 +144,22 @@ class Loop:
                 raise Interrupted(self._interruption_message(task.name, step))
 
     def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
-        # Dropout uses the global generator: seeding each step makes it a function of (seed, task, step).
-        torch.manual_seed(int(np.random.SeedSequence((self._limits.seed, number, step)).generate_state(1)[0]))
+        def run() -> Tensor:
+            # Dropout uses the global generator: seeding each step makes it a function of (seed, task, step).
+            torch.manual_seed(int(np.random.SeedSequence((self._limits.seed, number, step)).generate_state(1)[0]))
+            return task.loss(step)
+
         task.module.train()
-        loss = task.loss(step)
+        loss = run()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            batch = ", ".join(f"{count:,} {name}" for name, count in task.sizes(step).items())
+            place = first_not_finite(task.module, run) or "the loss itself"
+            raise DivergedError(f"the loss is {value} for {batch}, from {place} on; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return float(loss.detach())
+        return value
 
     def _interruption_message(self, name: str, step: int) -> str:
         if self._folder is None:
@@ -154,23 +167,41 @@ class Loop:
         return f"training stopped in '{name}' after {step} steps; the same command resumes from {self._folder}"
 
     @contextmanager
-    def _display(self, task: Task, last: int, start: int) -> Iterator[Callable[[int, float, float, float], None]]:
+    def _display(
+        self, task: Task, last: int, start: int
+    ) -> Iterator[Callable[[int, float, float | None, float], None]]:
         note = TextColumn("{task.fields[note]}", table_column=Column())  # may wrap to two lines
         columns = ("{task.description}", note, TimeElapsedColumn(), TimeRemainingColumn())
         with Display(*columns, console=Console(stderr=True), disable=not self._progress) as display:
             bar = display.add_task(f"train {task.name}", total=last, completed=start, note="")
             rates = Rates(task.sent)
 
-            def show(step: int, loss: float, quality: float, best: float) -> None:
+            def show(step: int, loss: float, quality: float | None, best: float) -> None:
                 rates.add(task.sizes(step - 1))
                 figures = rates.figures(task.sent)
                 shown = {"step": step, "loss": loss} | ({"best ndcg@10": best} if math.isfinite(best) else {}) | figures
                 display.update(bar, completed=step, note=" · ".join(map(_in_words, shown, shown.values())))
                 if self._tracker is not None and (step % _TRACKED == 0 or step % task.steps_per_epoch == 0):
-                    measured = {"ndcg_at_10": quality} if math.isfinite(quality) else {}
+                    measured = {} if quality is None else {"ndcg_at_10": quality}
                     self._tracker(task.name, step, {"loss": loss, **measured, **figures})
 
             yield show
+
+
+def _untrained_quality(task: Task) -> float:
+    with _named(task, 0):
+        quality = task.quality()
+    return -math.inf if quality is None else quality
+
+
+@contextmanager
+def _named(task: Task, step: int) -> Iterator[None]:
+    """Says where in the training an error of divergence was raised."""
+    try:
+        yield
+    except DivergedError as error:
+        epoch = step // task.steps_per_epoch + 1
+        raise DivergedError(f"'{task.name}' diverged in epoch {epoch} after {step} steps: {error}") from error
 
 
 class Trainer:
@@ -217,7 +248,13 @@ class Trainer:
         run = _fingerprint_of_run(self.config, network, dataset, validation)
         tracker = tracker_of(self.config)
         loop = Loop(
-            self.config, network.state_dict, folder=self.folder, run=run, progress=self.progress, tracker=tracker
+            self.config,
+            network.state_dict,
+            folder=self.folder,
+            run=run,
+            checkpoint_steps=self.config.checkpoint_steps,
+            progress=self.progress,
+            tracker=tracker,
         )
         if loop.resumed is not None:
             network.load_state_dict(below("network.", loop.resumed[1]))
@@ -279,8 +316,8 @@ def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_words(name: str, value: float) -> str:
-    if name == "sent_mb_per_step":
-        return f"{value:,.2f} MB sent a step"
+    if name == "replica_mb_per_step":
+        return f"{value:,.2f} MB to other replicas a step"
     if name == "memory_mib":
         return f"{value:,.0f} MiB"
     if name.endswith("_per_s"):

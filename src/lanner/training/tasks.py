@@ -4,7 +4,6 @@ Each view is trained independently, so that none relies on another; their weight
 of them saw. Graph-only and language-only models are therefore parts of the hybrid, not separate models.
 """
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from lanner.data.interactions import Dataset, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.split import HeldOut
+from lanner.errors import DivergedError
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
 from lanner.models.views import Tables, View
@@ -45,7 +45,7 @@ class Task(Protocol):
 
     @property
     def sent(self) -> int:
-        """Bytes of gradients that this process has sent to others."""
+        """Bytes of gradients, or of averaged weights, that this process has sent to other replicas."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A new AdamW for the parameters of ``module``."""
@@ -53,15 +53,19 @@ class Task(Protocol):
     def loss(self, step: int) -> Tensor:
         """The scalar to minimise."""
 
-    def quality(self) -> float:
-        """ndcg@10 on validation; NaN if there is none."""
+    def quality(self) -> float | None:
+        """ndcg@10 on validation; None if there are no validation users.
+
+        Raises:
+            DivergedError: a score is not finite.
+        """
 
     def sizes(self, step: int) -> Mapping[str, int]:
         """Amounts processed in a step, by name: users, texts, tokens."""
 
 
 class ViewTask:
-    """Train one view to predict the hidden part of a history from the rest. Without ``validation`` quality is NaN."""
+    """Train one view to predict the hidden part of a history from the rest."""
 
     counts_untrained = False
     sent = 0
@@ -128,9 +132,8 @@ class ViewTask:
         items, log_chance = _weighed(hidden, np.concatenate([extra, more]), len(self._seen), self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
-    def quality(self) -> float:
-        """ndcg@10 on validation; NaN if there is none."""
-        return math.nan if self._evaluated is None else quality_of(self, self._evaluated)
+    def quality(self) -> float | None:
+        return None if self._evaluated is None else _checked_quality(self, self._evaluated)
 
     @torch.no_grad()
     def score(self, users: UserBatch) -> NDArray[np.float32]:
@@ -194,8 +197,8 @@ class FusionTask:
         kept = torch.isfinite(scores[hidden_row, hidden_place])
         return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], log_chance)
 
-    def quality(self) -> float:
-        return quality_of(self, self._evaluated)
+    def quality(self) -> float | None:
+        return _checked_quality(self, self._evaluated)
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of the whole network, float32 ``[B, I]``."""
@@ -214,6 +217,23 @@ def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:
 def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
     """ndcg@10 on ``held_out``: the criterion for early stopping and for choosing weights."""
     return float(evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"])
+
+
+def _checked_quality(scorer: Scorer, held_out: HeldOut) -> float | None:
+    return quality_of(_Checked(scorer), held_out) if len(held_out) else None
+
+
+class _Checked:
+    """The scores of a model in training; the evaluation itself ignores those that are NaN."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def score(self, users: UserBatch) -> NDArray[np.float32]:
+        scores = self._scorer.score(users)
+        if not scores.max(initial=-np.inf) < np.inf:  # nor a NaN
+            raise DivergedError("the scores of validation users are not finite; lower the learning rate")
+        return scores
 
 
 def _weighed(

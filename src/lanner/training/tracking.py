@@ -67,10 +67,10 @@ _LOGS: Mapping[str, Callable[[Path], Tracker]] = {"none": _nothing, "tensorboard
 
 
 class Rates:
-    """Throughput and traffic of a task since it began."""
+    """Throughput of a task since it began, and traffic between replicas; other traffic of ranks is not counted."""
 
     def __init__(self, sent: int) -> None:
-        """sent: bytes sent before the task began."""
+        """sent: bytes sent to other replicas before the task began."""
         self._started, self._read, self._steps, self._before = time.perf_counter(), Counter[str](), 0, sent
 
     def add(self, sizes: Mapping[str, int]) -> None:
@@ -79,12 +79,12 @@ class Rates:
         self._steps += 1
 
     def figures(self, sent: int) -> dict[str, float]:
-        """By name: amounts per second, peak memory, and MB that this process sent per step, if any."""
+        """By name: amounts per second, peak memory, and MB sent to other replicas per step, if any."""
         seconds = time.perf_counter() - self._started
         found = {f"{name}_per_s": count / seconds for name, count in self._read.items()}
         found["memory_mib"] = memory_mib()
         if sent:
-            found["sent_mb_per_step"] = (sent - self._before) / self._steps / 1e6
+            found["replica_mb_per_step"] = (sent - self._before) / self._steps / 1e6
         return found
 
 
