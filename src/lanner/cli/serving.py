@@ -91,6 +91,12 @@ def serve(
         Literal["local", "ray"] | None,
         typer.Option("--engine", help="Where to serve. local: on this machine (default). ray: as Ray Serve replicas."),
     ] = None,
+    backend: Annotated[
+        Literal["fpga-emulator"] | None,
+        typer.Option(
+            "--backend", help="Answer from the emulated accelerator, as --set model.accelerator=emulator does."
+        ),
+    ] = None,
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="With --engine ray: minimum number of replicas.")
     ] = None,
@@ -124,6 +130,7 @@ def serve(
             "workers": workers,
             "engine": engine,
             "ray.replicas": replicas,
+            "model.accelerator": None if backend is None else "emulator",
         }
         chosen = _server_config(path, config, overrides or (), options)
         check(chosen)
