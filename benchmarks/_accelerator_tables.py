@@ -13,15 +13,18 @@ def accelerator_section(results: dict[str, Any]) -> str:
 
 
 def _routed(found: dict[str, Any]) -> Iterator[str]:
-    yield (f"Clock, *routed* with pins ({found['pins']}); cells as reported by nextpnr:\n")
-    yield "| device | lanes | rows | seeds | MHz, median (range) | LUTs | registers | multipliers | memories | commit |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    columns = ("device", "lanes", "rows", "seeds", "MHz, median", "lowest … highest")
+    columns += ("LUTs", "registers", "multipliers", "memories", "commit")
+    yield f"Clock, *routed* with pins ({found['pins']}); cells as reported by nextpnr:\n"
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
     for name, row in found.items():
         if isinstance(row, dict):
             used = [row["used"][kind] for kind in ("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD")]
             cells = " | ".join(f"{one:,}" for one in (row["lanes"], row["rows"], len(row["mhz"])))
             counts = " | ".join(f"{one:,}" for one in used)
-            mhz = f"{row['mhz_median']:.1f} ({min(row['mhz'].values()):.1f} … {max(row['mhz'].values()):.1f})"
+            lowest, highest = min(row["mhz"].values()), max(row["mhz"].values())
+            mhz = f"{row['mhz_median']:.1f} | {lowest:.1f} … {highest:.1f}"
             yield f"| ECP5-{name.upper()} | {cells} | {mhz} | {counts} | `{row['commit'][:7]}` |"
 
 

@@ -12,6 +12,7 @@ TIMESTAMP = "timestamp"
 WEIGHT = "weight"
 BEHAVIOUR = "behaviour"
 FRIEND = "friend"
+RELATED = "related"
 TEXT = "text"
 REASON = "reason"
 

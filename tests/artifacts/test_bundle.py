@@ -45,6 +45,7 @@ def small_dataset() -> Dataset:
             attributes={"age": Attribute(("20 … 30", "31"), Ragged.from_lists([[0], [], [1], [0]]), (20.0, 31.0))},
         ),
         ties=Ragged.from_lists([[1], [0, 2], [], []]),
+        links=Ragged.from_lists([[1], [], [], [0], []]),
         rejected={"missing user": 2},
         has_order=True,
     )

@@ -173,6 +173,21 @@ def test_ties_to_nobody_known_are_no_broken_file(tmp_path):
     assert len(data.ties.values) == 0
 
 
+def test_links_that_cannot_be_used_are_counted(tmp_path):
+    (tmp_path / "e.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "r.csv").write_text("item,bought_too\nx,y|x|nowhere\nx,y\n,y\n")
+    (tmp_path / "shop.toml").write_text(
+        'name = "shop"\n[interactions]\nfile = "e.csv"\nuser = "user"\nitem = "item"\n'
+        '[links]\nfile = "r.csv"\nitem = "item"\nrelated = "bought_too"\nseparator = "|"\n'
+    )
+    data = load(tmp_path / "shop.toml")
+    assert data.rejected == {
+        "link to an unknown item": 1, "link to itself": 1, "link given twice": 1, "link without an id": 1
+    }  # fmt: skip
+    assert [data.links[row].tolist() for row in range(2)] == [[1], []]
+    assert data.item_ids == ["x", "y"]
+
+
 def test_a_decimal_comma_among_numbers_is_a_warning_that_says_what_to_do(tmp_path):
     (warning,) = from_csv(tmp_path, "a;x;4\na;y;1,5\n", "user;item;rating\n").warnings
     assert warning.endswith("1 unreadable weight (events.csv, line 3: 1,5; write decimals with a point: 1.5)")

@@ -121,6 +121,15 @@ def test_friends_of_both_sides_are_known():
     assert len(whole.ties) == 3
 
 
+def test_links_of_both_sides_are_known():
+    links = pl.DataFrame({"item": ["x"], "related": ["y"]})
+    first = dataset([("a", "x"), ("b", "y")], columns=("user", "item"), links=links)
+    more = dataset([("a", "z"), ("a", "x")], columns=("user", "item"), links=links.with_columns(related=pl.lit("z")))
+    whole = extended(first, more)
+    assert sorted(whole.links[whole.items.row("x")].tolist()) == sorted(whole.items.rows("yz").tolist())
+    assert len(whole.links) == 3
+
+
 def test_events_without_times_are_refused_where_times_are_known(known):
     with pytest.raises(DataError, match="have no times"):
         extended(known, dataset([("a", "y")], columns=("user", "item")))

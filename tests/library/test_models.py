@@ -37,8 +37,10 @@ def test_every_model_of_the_registry_has_a_class_that_says_what_can_be_set():
     assert settings["dimensions"].default == 128
     assert {"parts", "views", "learning_rate", "encoder_model", "seed", "device"} <= settings.keys()
     assert "fusion" in inspect.signature(lanner.Fusion).parameters
+    assert "fusion_learning_rate" in inspect.signature(lanner.Fusion).parameters
+    assert "fusion_learning_rate" not in settings, "the hybrid has no head"
     assert "fusion" not in settings  # its weights take the place of a head
-    assert "dimensions: Embedding size of the graph view. (int, default 128)" in lanner.Hybrid.__doc__
+    assert "dimensions: Embedding size of the graph or relational view. (int, default 128)" in lanner.Hybrid.__doc__
     assert (
         not {"views", "dimensions", "objective", "encoder_model"} & inspect.signature(lanner.LightGCN).parameters.keys()
     )

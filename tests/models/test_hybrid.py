@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from stand_ins import COLD, ITEMS_PER_GROUP, NUM_ITEMS, NUM_USERS, small_world
 
@@ -291,6 +292,21 @@ def with_events(dataset: Dataset, user: np.ndarray, item: np.ndarray) -> Dataset
     return dataset.with_interactions(Interactions(user.astype(np.int32), item.astype(np.int32)))
 
 
+def with_edges(world: Dataset) -> Dataset:
+    """Its events with ties and links, half of them to ids that nobody knows."""
+    events = {"user_id": world.users.ids(world.interactions.user), "item_id": world.items.ids(world.interactions.item)}
+    items = {"item_id": world.item_ids, "text": world.item_catalogue.texts}
+    made = Dataset.from_frames(
+        pl.DataFrame(events),
+        items=pl.DataFrame(items),
+        ties=pl.DataFrame({"user_id": ["u0", "u1"], "friend": ["u1", "stranger"]}),
+        links=pl.DataFrame({"item_id": ["i0", "i1"], "related": ["i1", "unheard of"]}),
+        text="text",
+    )
+    assert made.rejected.items() >= {"tie to an unknown user": 1, "link to an unknown item": 1}.items()
+    return made
+
+
 def odd(name: str) -> Dataset:
     world = small_world()
     user, item = world.interactions.user, world.interactions.item
@@ -305,6 +321,8 @@ def odd(name: str) -> Dataset:
             return with_people(world, [[0]] * NUM_USERS, ("all",))
         case "nobody has friends":
             return replace(world, ties=Ragged.empty(NUM_USERS))
+        case "ties to unknown users, and links to unknown items":
+            return with_edges(world)
         case "texts all alike":
             return with_texts(world, "the same\nwords")
         case "texts of one letter and of 100,000":
@@ -326,6 +344,7 @@ def odd(name: str) -> Dataset:
         "attributes of users without edges",
         "an attribute that everybody has",
         "nobody has friends",
+        "ties to unknown users, and links to unknown items",
         "texts all alike",
         "texts of one letter and of 100,000",
         "texts in other scripts",

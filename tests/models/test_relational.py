@@ -12,7 +12,7 @@ from lanner.data.interactions import Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.graph.adjacency import Adjacency
 from lanner.models.linear import training_matrix
-from lanner.models.relational import RelationalView, item_relations
+from lanner.models.relational import LINKS, RelationalView, item_relations
 from lanner.models.views import UserInputs
 
 
@@ -41,6 +41,23 @@ def test_there_is_a_relation_for_each_behaviour_and_each_attribute_that_tells_it
     assert list(found) == ["view", "buy", "genres"]
     # A value of one item joins nothing.
     assert found["genres"].num_edges == NUM_ITEMS - 1
+
+
+def test_linked_items_are_a_relation_whichever_end_names_the_other():
+    pairs = [[1], [0, 2], *[[]] * (NUM_ITEMS - 2)]
+    dataset = replace(with_attributes(), links=Ragged.from_lists(pairs))
+    found = item_relations(dataset)
+    assert list(found) == ["interaction", "genres", LINKS]
+    links = found[LINKS].normalised("symmetric").dense()
+    # Half of its own vector, and half of that of its neighbours, by the root of both degrees.
+    wanted = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    wanted[:3, :3] = [[0.5, 0.5 / 2**0.5, 0], [0.5 / 2**0.5, 0.5, 0.5 / 2**0.5], [0, 0.5 / 2**0.5, 0.5]]
+    np.testing.assert_allclose(links @ links.T, wanted, atol=1e-6)
+    assert not torch.allclose(view_of(dataset).tables().target_ID, view_of(with_attributes()).tables().target_ID)
+
+
+def test_no_links_are_no_relation():
+    assert LINKS not in item_relations(replace(with_attributes(), links=Ragged.empty(NUM_ITEMS)))
 
 
 def test_negative_feedback_joins_nothing():

@@ -36,6 +36,7 @@ def pack_dataset(dataset: Dataset, fitted: NDArray[np.bool_]) -> tuple[dict[str,
     facts = {
         "has_order": dataset.has_order,
         "has_ties": dataset.ties is not None,
+        "has_links": dataset.links is not None,
         "behaviours": list(events.behaviours),
         "partitions": list(events.partitions),
         "attributes": {
@@ -69,6 +70,7 @@ def unpack_dataset(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> tupl
         user_catalogue=people["user"][1],
         item_catalogue=people["item"][1],
         ties=_ragged(lists, "ties") if facts["has_ties"] else None,
+        links=_ragged(lists, "links") if facts.get("has_links") else None,
         rejected=dict(facts["rejected"]),
         has_order=facts["has_order"],
     )
@@ -100,7 +102,8 @@ def _attribute_table(dataset: Dataset) -> pl.DataFrame:
 
 
 def _lists(dataset: Dataset) -> dict[str, NDArray[Any]]:
-    found = {} if dataset.ties is None else {"ties": dataset.ties}
+    edges = {"ties": dataset.ties, "links": dataset.links}
+    found = {name: one for name, one in edges.items() if one is not None}
     for side in _SIDES:
         for name, attribute in _catalogue(dataset, side).attributes.items():
             found[f"{side}.{name}"] = attribute.codes

@@ -36,9 +36,7 @@ def profile(
     requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests to time.")] = 200,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot to this file (.svg or .png).")] = None,
-    training: Annotated[
-        bool, typer.Option("--training", help="Profile a training step on local processes instead of a bundle.")
-    ] = False,
+    training: Annotated[bool, typer.Option("--training", help="Profile a training step on local processes.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +58,7 @@ def profile(
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
 
-    With --training: how the ranks spend a training step of the language model, and how much of it is pipeline bubble.
+    With --training: how the ranks spend a training step of the language model, pipeline bubble included.
 
     \b
     Examples:
@@ -72,11 +70,10 @@ def profile(
         raise ConfigError("lanner profile: give either a BUNDLE or --training")
     _check_used(context, training)
     _check_picture(plot)
-    if training:
+    if bundle is None:
         _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
-        return
-    assert bundle is not None
-    _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
+    else:
+        _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
 
 
 def _check_used(context: typer.Context, training: bool) -> None:

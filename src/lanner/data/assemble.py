@@ -32,7 +32,7 @@ from lanner.data.ranges import ranged
 from lanner.data.rejects import Fault, Rejects
 from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import DataError
-from lanner.types import BEHAVIOUR, FRIEND, ITEM, REASON, TEXT, TIMESTAMP, USER, WEIGHT, ExternalId
+from lanner.types import BEHAVIOUR, FRIEND, ITEM, REASON, RELATED, TEXT, TIMESTAMP, USER, WEIGHT, ExternalId
 
 ID, TITLE, ORDER, PARTITION = "id", "title", "order", "partition"
 _PARTS = ("train", "validation", "test")
@@ -49,7 +49,7 @@ _PART_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
 def assemble(tables: Tables) -> Dataset:
-    """Validate the rows, number the ids, order the events, and attach texts, attributes and social edges.
+    """Validate the rows, number the ids, order the events, and attach texts, attributes and edges.
 
     Raises:
         DataError: a file without a single usable row.
@@ -67,7 +67,8 @@ def assemble(tables: Tables) -> Dataset:
         items=item_ids,
         item_catalogue=item_catalogue,
         user_catalogue=user_catalogue,
-        ties=None if tables.ties is None else _ties(tables.ties, user_ids.external, rejects),
+        ties=None if tables.ties is None else _edges(tables.ties, "tie", (USER, FRIEND), user_ids, rejects),
+        links=None if tables.links is None else _edges(tables.links, "link", (ITEM, RELATED), item_ids, rejects),
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
         warnings=(*_unread_warnings(tables.interactions), *warnings, *unknown_users, *unknown_items),
@@ -319,17 +320,26 @@ def _attribute(held: pl.Series) -> Attribute:
     return Attribute(names, Ragged.from_pairs(pairs["row"].to_numpy(), codes, len(held)))
 
 
-def _ties(table: Table, users: tuple[ExternalId, ...], rejects: Rejects) -> Ragged:
-    """Friends of each user, as given: an edge listed in one direction is kept in one direction."""
-    known = pl.Series(users, dtype=pl.String)
-    ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in (USER, FRIEND))
-    rows = [positions(ids[name], known).cast(pl.Int64).alias(f"{name} row") for name in (USER, FRIEND)]
-    unknown = pl.any_horizontal(pl.col(f"{USER} row", f"{FRIEND} row").is_null())
+def _edges(table: Table, what: str, ends: tuple[str, str], known: IdMap, rejects: Rejects) -> Ragged:
+    """Friends of each user, or related items of each item, as given: an edge in one direction is kept in one.
+
+    ends: the columns with both ids; what: how an edge is called in findings.
+    """
+    one, other = ends
+    names = pl.Series(known.external, dtype=pl.String)
+    ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in ends)
+    rows = [positions(ids[name], names).cast(pl.Int64).alias(f"{name} row") for name in ends]
+    unknown = pl.any_horizontal(pl.col(f"{one} row", f"{other} row").is_null())
     faults = [
-        Fault("tie without an id", FRIEND, pl.any_horizontal(pl.col(USER, FRIEND).is_null())),
-        Fault("tie to an unknown user", FRIEND, unknown, damning=False),
-        Fault("tie to oneself", FRIEND, pl.col(USER) == pl.col(FRIEND), damning=False),
-        Fault("tie given twice", FRIEND, ~pl.struct(USER, FRIEND).is_first_distinct(), damning=False),
+        Fault(f"{what} without an id", other, pl.any_horizontal(pl.col(ends).is_null())),
+        Fault(f"{what} to an unknown {one}", other, unknown, damning=False),
+        Fault(
+            f"{what} to oneself" if one == USER else f"{what} to itself",
+            other,
+            pl.col(one) == pl.col(other),
+            damning=False,
+        ),
+        Fault(f"{what} given twice", other, ~pl.struct(ends).is_first_distinct(), damning=False),
     ]
     pairs = rejects.split(replace(table, frame=ids.with_columns(rows)), faults)
-    return Ragged.from_pairs(pairs[f"{USER} row"].to_numpy(), pairs[f"{FRIEND} row"].to_numpy(), len(users))
+    return Ragged.from_pairs(pairs[f"{one} row"].to_numpy(), pairs[f"{other} row"].to_numpy(), len(known))

@@ -17,8 +17,8 @@ _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Counts, density, degrees, coverage of texts and ties, time span, rejected rows and warnings, as JSON values.
 
-    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``attributes``, ``events``, ``unread``, ``rejected``,
-    ``warnings``, ``fingerprint``. ``unread``: columns of the events that are not read.
+    Sections: ``counts``, ``degrees``, ``texts``, ``ties``, ``links``, ``attributes``, ``events``, ``unread``,
+    ``rejected``, ``warnings``, ``fingerprint``. ``unread``: columns of the events that are not read.
     A section without data is None.
     """
     return {
@@ -29,6 +29,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         },
         "texts": {"user": _texts(dataset.user_catalogue), "item": _texts(dataset.item_catalogue)},
         "ties": None if dataset.ties is None else _ties(dataset.ties),
+        "links": None if dataset.links is None else {"count": len(dataset.links.values)},
         "attributes": {"user": _attributes(dataset.user_catalogue), "item": _attributes(dataset.item_catalogue)},
         "events": _events(dataset.interactions, dataset.has_order),
         "unread": list(dataset.unread),
@@ -39,7 +40,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """BLAKE2b over ids, events, texts, attributes and ties: 32 hexadecimal digits, equal for equal content."""
+    """BLAKE2b over ids, events, texts, attributes, ties and links: 32 hexadecimal digits, equal for equal content."""
     digest = hashlib.blake2b(digest_size=16)
     for names in (dataset.users.external, dataset.items.external):
         _add_texts(digest, names)
@@ -60,7 +61,8 @@ def _arrays(dataset: Dataset) -> list[NDArray[Any] | None]:
     held = [
         one.codes for c in (dataset.user_catalogue, dataset.item_catalogue) for _, one in sorted(c.attributes.items())
     ]
-    for lists in ([] if dataset.ties is None else [dataset.ties]) + held:
+    edges = [one for one in (dataset.ties, dataset.links) if one is not None]
+    for lists in edges + held:
         arrays += [lists.indptr, lists.values]
     return arrays
 

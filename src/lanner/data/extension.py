@@ -28,7 +28,8 @@ def extended(known: Dataset, more: Dataset) -> Dataset:
     users, user_rows = _merge_ids(known.users, more.users)
     items, item_rows = _merge_ids(known.items, more.items)
     later = replace(more.interactions, user=user_rows[more.interactions.user], item=item_rows[more.interactions.item])
-    ties = None if known.ties is None else _ties(known.ties, more.ties, user_rows, len(users))
+    ties = None if known.ties is None else _edges(known.ties, more.ties, user_rows, len(users))
+    links = None if known.links is None else _edges(known.links, more.links, item_rows, len(items))
     dataset = replace(
         known,
         interactions=_merge_by_time(_without_known(known.interactions, later), known.interactions),
@@ -37,6 +38,7 @@ def extended(known: Dataset, more: Dataset) -> Dataset:
         item_catalogue=_merge_catalogues(known.item_catalogue, more.item_catalogue, item_rows),
         user_catalogue=_merge_catalogues(known.user_catalogue, more.user_catalogue, user_rows),
         ties=ties,
+        links=links,
         rejected=more.rejected,
         rejected_rows=more.rejected_rows,
         warnings=more.warnings,
@@ -135,11 +137,11 @@ def _concatenate(first: Ragged, then: Ragged) -> Ragged:
     )
 
 
-def _ties(known: Ragged, more: Ragged | None, rows: NDArray[np.int32], num_users: int) -> Ragged:
-    """Friends of all users, from both datasets."""
-    first = _concatenate(known, Ragged.empty(num_users - len(known)))
+def _edges(known: Ragged, more: Ragged | None, rows: NDArray[np.int32], length: int) -> Ragged:
+    """The edges of both datasets. rows: those of ``more``; length: the number of users, or of items."""
+    first = _concatenate(known, Ragged.empty(length - len(known)))
     if more is None:
         return first
-    both = first.join(Ragged.from_pairs(rows[more.row_of_value], rows[more.values], num_users))
+    both = first.join(Ragged.from_pairs(rows[more.row_of_value], rows[more.values], length))
     pairs = np.unique(np.stack([both.row_of_value, both.values]), axis=1)
-    return Ragged.from_pairs(pairs[0], pairs[1], num_users)
+    return Ragged.from_pairs(pairs[0], pairs[1], length)

@@ -19,9 +19,9 @@ from lanner.data.sources.mapping import compose_text, lists_of, title_of
 from lanner.data.sources.single import NAMES, unread
 from lanner.data.tables import LINE, Entities, Table, Tables
 from lanner.errors import ConfigError, DataError
-from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
+from lanner.types import BEHAVIOUR, FRIEND, ITEM, RELATED, TEXT, TIMESTAMP, USER, WEIGHT
 
-_EVENTS, _ITEMS, _USERS, _TIES = map(Path, ("events", "items", "users", "ties"))
+_EVENTS, _ITEMS, _USERS, _TIES, _LINKS = map(Path, ("events", "items", "users", "ties", "links"))
 """Names of the frames in messages, in place of a file's path."""
 _NO_ATTRIBUTES = (ID, TITLE, TEXT, LINE)
 """Reserved column names of entities."""
@@ -64,8 +64,12 @@ def columns_named(
     return Columns(user, item, time, rating, behaviour, title, texts, profiles, written, ranges)
 
 
-def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns) -> Dataset:
-    """Frames by the same rules as files; see ``Dataset.from_frames``. No feedback is applied."""
+def read_frames(events: Any, items: Any, users: Any, edges: tuple[Any, Any], columns: Columns) -> Dataset:
+    """Frames by the same rules as files; see ``Dataset.from_frames``. No feedback is applied.
+
+    edges: ties and links.
+    """
+    ties, links = edges
     given = _frame(events, _EVENTS)
     named = _with_defaults(columns, given)
     listed = given if items is None else _frame(items, _ITEMS)
@@ -78,7 +82,8 @@ def read_frames(events: Any, items: Any, users: Any, ties: Any, columns: Columns
         interactions=(table,),
         items=_entities(listed, named.item, named.title, named.text, named, _ITEMS, once=items is None),
         users=None if people is None else _entities(people, named.user, None, named.profile, named, _USERS),
-        ties=None if ties is None else _ties(_frame(ties, _TIES), str(named.user)),
+        ties=None if ties is None else _edges(_frame(ties, _TIES), USER, str(named.user), FRIEND, _TIES),
+        links=None if links is None else _edges(_frame(links, _LINKS), ITEM, str(named.item), RELATED, _LINKS),
     )
     dataset = assemble(tables)
     keywords = {"users": (users, tables.users, "profile=…"), "items": (items, tables.items, "title=…, text=…")}
@@ -339,15 +344,17 @@ def _multi_value_warnings(items: pl.DataFrame, attributes: Sequence[str]) -> tup
     return tuple(lines)
 
 
-def _ties(frame: "nw.DataFrame[Any]", user: str) -> Table:
-    _require(user, frame.columns, _TIES)
-    others = [name for name in frame.columns if name != user]
+def _edges(frame: "nw.DataFrame[Any]", one: str, column: str, other: str, path: Path) -> Table:
+    """Edges from ``one`` to ``other``; column: that of ``one``."""
+    _require(column, frame.columns, path)
+    others = [name for name in frame.columns if name != column]
     if len(others) != 1:
+        whose = "friend's" if other == FRIEND else "related item's"
         raise DataError(
-            f"expected the column '{user}' and one with the friend's id, received {', '.join(frame.columns)}",
-            path=_TIES,
+            f"expected the column '{column}' and one with the {whose} id, received {', '.join(frame.columns)}",
+            path=path,
         )
-    return _read_columns(frame, {USER: user, FRIEND: others[0]}, _TIES)
+    return _read_columns(frame, {one: column, other: others[0]}, path)
 
 
 def _series(column: "nw.Series[Any]") -> pl.Series:

@@ -93,7 +93,7 @@ class UserBatch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Interactions, item texts and attributes, user profiles, and social edges.
+    """Interactions, item texts and attributes, user profiles, and edges between users and between items.
 
     Read one with ``lanner.load_dataset``, or make one of frames with ``from_frames``.
     """
@@ -105,6 +105,8 @@ class Dataset:
     user_catalogue: Catalogue
     ties: Ragged | None = None
     """Friends of each user, one list a user row; None if the source has no ties."""
+    links: Ragged | None = None
+    """Related items of each item, one list an item row; None if the source has no links."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Rows rejected while reading, counted by reason."""
     rejected_rows: "pl.DataFrame | None" = field(default=None, compare=False, repr=False)
@@ -128,6 +130,7 @@ class Dataset:
         items: Any = None,
         users: Any = None,
         ties: Any = None,
+        links: Any = None,
         user: str | None = None,
         item: str | None = None,
         time: str | None = None,
@@ -151,7 +154,8 @@ class Dataset:
             items: one item a row, with the column ``item``; without it ``title``, ``text`` and ``attributes`` are
                 columns of ``events``.
             users: one user a row, with the column ``user``, for ``profile`` and ``attributes``.
-            ties: social edges, one a row: the column ``user`` and one column with the friend's id.
+            ties: social edges, one a row: the column ``user`` and a column with the friend's id.
+            links: edges between items, one a row: the column ``item`` and a column with the related item's id.
             user: column of users' ids. Default: such as ``user_id``, as in a CSV file.
             item: column of items' ids. Default: such as ``item_id``.
             time: column of ``events``: datetimes, ISO 8601, or seconds, ms, µs or ns since 1970. Default: such as
@@ -164,10 +168,9 @@ class Dataset:
             profile: column or columns of ``users`` that the language model reads.
             attributes: column or columns of ``items`` or ``users`` to filter by, each row a list or a single value; as
                 a mapping, columns with the separator of their values: ``{"genres": "|"}``.
-            numbers: column or columns of ``items`` or ``users`` with numbers or dates; each becomes an attribute whose
-                values are ranges.
-            positive_threshold: ratings from here on are positive. auto: the middle of the rating scale, any count
-                above 0. none: every event is positive and has the same weight.
+            numbers: columns of ``items`` or ``users`` with numbers or dates, as attributes whose values are ranges.
+            positive_threshold: ratings from here on are positive; auto: from the middle of the scale, or any count
+                above 0; none: all events are, with equal weights.
             behaviour_weights: weight of each behaviour; 0: negative feedback.
 
         Raises:
@@ -179,7 +182,7 @@ class Dataset:
 
         columns = columns_named((user, item, time, rating, behaviour, title), text, profile, attributes, numbers)
         feedback = FeedbackConfig(positive_threshold, {} if behaviour_weights is None else behaviour_weights)
-        return with_feedback(read_frames(events, items, users, ties, columns), feedback, "events")
+        return with_feedback(read_frames(events, items, users, (ties, links), columns), feedback, "events")
 
     def split(
         self,
@@ -298,5 +301,5 @@ class Dataset:
         return batch if rows is None else batch.take(rows)
 
     def with_interactions(self, interactions: Interactions) -> "Dataset":
-        """The same users, items, texts and ties with other events."""
+        """The same users, items, texts, ties and links with other events."""
         return replace(self, interactions=interactions)

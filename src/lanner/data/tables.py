@@ -67,12 +67,13 @@ class Tables:
     """All the frames of one dataset.
 
     interactions: columns user, item and any of timestamp, weight, behaviour, order, partition. ties: columns user,
-    friend. time_format: format of every timestamp, as in ``columns.read_times``.
+    friend. links: columns item, related. time_format: format of every timestamp, as in ``columns.read_times``.
     """
 
     interactions: tuple[Table, ...]
     items: Entities | None = None
     users: Entities | None = None
     ties: Table | None = None
+    links: Table | None = None
     minimum_weight: float | None = None
     time_format: str = ""

@@ -123,7 +123,7 @@ class Model:
             BundleError: the bundle it was loaded from is gone.
         """
         self._fitted_ranker  # noqa: B018
-        more = events if isinstance(events, Dataset) else read_frames(events, None, None, None, Columns())
+        more = events if isinstance(events, Dataset) else read_frames(events, None, None, (None, None), Columns())
         for line in () if more is events else more.warnings:
             warnings.warn(line, UserWarning, stacklevel=2)
         dataset = extended(self.dataset, more)

@@ -21,6 +21,8 @@ _VIEW_SETTINGS = {
     ),
 }
 """Settings, or beginnings of them, that matter to one view alone."""
+_OF_HEAD = "training.fusion_learning_rate"
+"""Matters to models with a ranking head alone."""
 _ENCODER = "neural.encoder."
 _ADAPT = Setting(
     "adaptation",
@@ -114,6 +116,8 @@ def _is_fixed(model: str, name: str) -> bool:
     """Whether the model fixes the setting, or has no view that uses it."""
     fixed = FIXED.get(model, {})
     if name in {f"{section}.{key}" for section, values in fixed.items() for key in values}:
+        return True
+    if name == _OF_HEAD and fixed.get("neural", {}).get("fusion") == "sum":
         return True
     views = fixed.get("neural", {}).get("views", tuple(_VIEW_SETTINGS))
     read = {key for view in views for key in _VIEW_SETTINGS[view]}

@@ -344,6 +344,19 @@ class NeuralRecommender(TrainedRecommender):
             buffer[:, place] = torch.tensor(weights[name])
         self._fitted(self.dataset)
 
+    @property
+    def relations(self) -> dict[str, dict[str, float]]:
+        """What the relational view learned of each kind of edge; empty without such a view.
+
+        items: shares of the messages between items by relation, which sum to 1. users: weight of the friends' mean next
+        to the user's own history, and the influence of each attribute.
+        """
+        view = dict(self.network.views.items()).get("relational")
+        if not isinstance(view, RelationalView):
+            return {}
+        friends = {} if self.dataset.ties is None else {"friends": float(view.friend_weight.detach())}
+        return {"items": view.relation_weights, "users": friends | view.attribute_weights}
+
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features of texts, float32 ``[T, F]``; those of the dataset's own profiles are precomputed."""
         return self._read_profiles(texts).numpy()
@@ -355,7 +368,7 @@ class NeuralRecommender(TrainedRecommender):
             texts, words = self._features.state()
             arrays |= {f"texts.{name}": value for name, value in texts.items()}
             arrays |= {f"encoder.{name}": value for name, value in self._encoder.weights.items()}
-        return arrays, {"config": asdict(self.config), "words": words}
+        return arrays, {"config": asdict(self.config), "words": words, "relations": self.relations}
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], dataset: Dataset) -> Self:
         config = dict(settings["config"])

@@ -62,9 +62,9 @@ class NeuralConfig:
     fusion: FusionName = "concat"
     """Ranking head that joins the views; sum: no head, only their weighted sum."""
     dimensions: int = 128
-    """Embedding size of the graph view."""
+    """Embedding size of the graph or relational view."""
     layers: int = 1
-    """Number of item-user-item message-passing layers in the graph view."""
+    """Number of item-user-item message-passing layers in the graph or relational view."""
     filter_rank: int = 256
     """Rank of the filter view: number of singular vectors kept."""
     filter_ridge: float = 300.0

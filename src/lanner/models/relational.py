@@ -6,10 +6,11 @@
     e^{l+1}  = Σ_r softmax(a)_r · A_r (g_r ∘ e^l)            r over the relations, Σ over all of them 1
     item     = 1/(L+1) Σ_l e^l
 
-A relation connects items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), and those that share an
-attribute value (Ã Ãᵀ). g_r is the relation's own transform (diagonal, as in DistMult and R-GCN's simplest basis,
-Schlichtkrull et al., ESWC 2018), a its interpretable trust. Users carry no parameters: they are the mean of what
-they chose, plus what their friends chose, plus the vectors of their attributes::
+A relation connects items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), those that share an
+attribute value (Ã Ãᵀ), and those with an edge between them (each edge as a value that both ends share). g_r is the
+relation's own transform (diagonal, as in DistMult and R-GCN's simplest basis, Schlichtkrull et al., ESWC 2018), a its
+interpretable trust. Users carry no parameters: they are the mean of what they chose, plus what their friends chose,
+plus the vectors of their attributes::
 
     user     = 1/|N| Σ_{i ∈ N} item_i + friends + Σ_r w_r · mean_{a ∈ values of r} v_a      r over the users' attributes
 
@@ -30,6 +31,8 @@ from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
 from lanner.models.views import GraphView, Tables, UserInputs, View
 
+LINKS = "linked items"
+"""The relation of edges between items."""
 _LARGEST_SHARE = 0.5
 """An attribute value shared by more of the items than this does not discriminate between them."""
 _ID_DROPOUT = 0.2
@@ -137,7 +140,7 @@ class RelationalView(GraphView):
 
 
 def item_relations(dataset: Dataset) -> dict[str, Adjacency]:
-    """Relations between items, by name: users of each behaviour, and values of each attribute; ``[I, N]`` each.
+    """Relations between items, by name: users of each behaviour, values of each attribute, and links; ``[I, N]`` each.
 
     Relations without an edge are left out, as are values held by a single item or by more than half of the items.
     """
@@ -153,6 +156,10 @@ def item_relations(dataset: Dataset) -> dict[str, Adjacency]:
         items, values = attribute.codes.row_of_value, attribute.codes.values
         shape = (dataset.num_items, len(attribute.names))
         relations[name] = _adjacency(items, values, shape, int(_LARGEST_SHARE * dataset.num_items))
+    if dataset.links is not None:
+        edges = np.unique(np.sort(np.stack([dataset.links.row_of_value, dataset.links.values]), axis=0), axis=1)
+        values = np.tile(np.arange(edges.shape[1]), 2)
+        relations[LINKS] = _adjacency(edges.ravel(), values, (dataset.num_items, edges.shape[1]), 2)
     return {name: one for name, one in relations.items() if one.num_edges}
 
 

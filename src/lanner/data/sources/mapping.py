@@ -16,7 +16,7 @@ from lanner.data.columns import plain_text, read_order
 from lanner.data.sources.files import Layout, column_names, read_file
 from lanner.data.tables import LINE, Entities, Keep, Table, Tables
 from lanner.errors import ConfigError, DataError
-from lanner.types import BEHAVIOUR, FRIEND, ITEM, TEXT, TIMESTAMP, USER, WEIGHT
+from lanner.types import BEHAVIOUR, FRIEND, ITEM, RELATED, TEXT, TIMESTAMP, USER, WEIGHT
 
 OPTIONAL = (TIMESTAMP, WEIGHT, BEHAVIOUR, "order", "partition")
 """Optional fields of an event besides user and item, by their names in ``InteractionColumns``."""
@@ -129,6 +129,20 @@ class TieColumns:
 
 
 @dataclass(frozen=True)
+class LinkColumns:
+    """Where the edges between items are."""
+
+    file: str
+    """File with one edge, or one item with all related items, per row. Example: ``file = "related.csv"``"""
+    item: str
+    """Column with the item's id. Example: ``item = "item_id"``"""
+    related: str
+    """Column with the related item's id. Example: ``related = "also_bought"``"""
+    separator: str = ""
+    """Separator of the related items in one cell; empty if each row is one edge. Example: ``separator = "|"``"""
+
+
+@dataclass(frozen=True)
 class SourceMapping:
     """All the parts of one dataset."""
 
@@ -142,6 +156,8 @@ class SourceMapping:
     """Where users are described: a table ``[users]``."""
     ties: TieColumns | None = None
     """Where the social edges are: a table ``[ties]``."""
+    links: LinkColumns | None = None
+    """Where the edges between items are: a table ``[links]``."""
     layout: Layout = field(default_factory=Layout)
     """Format of delimited files: a table ``[layout]``."""
     folder: str = "."
@@ -161,26 +177,29 @@ def read_mapping(mapping: SourceMapping, folder: Path) -> Tables:
         interactions=tuple(table.read_too(_shared_columns(mapping, folder, table.path)) for table in interactions),
         items=None if mapping.items is None else _entities(mapping.items, folder, layout),
         users=None if mapping.users is None else _entities(mapping.users, folder, layout),
-        ties=None if mapping.ties is None else _ties(mapping.ties, folder, layout),
+        ties=None if mapping.ties is None else _edges(mapping.ties, folder, layout),
+        links=None if mapping.links is None else _edges(mapping.links, folder, layout),
         minimum_weight=None if events is None else events.minimum_weight,
         time_format="" if events is None else events.format,
     )
 
 
 def _shared_columns(mapping: SourceMapping, folder: Path, path: Path) -> set[str]:
-    """The columns that items, users and ties read from the same file."""
+    """The columns that items, users and edges read from the same file."""
     found = set[str]()
     for part in (mapping.items, mapping.users):
         if part is not None:
             found.update(_named(part) if folder / part.file == path else ())
             found.update(name for one in part.gather if folder / one.file == path for name in (one.key, one.value))
-    ties = mapping.ties
-    return found | ({ties.user, ties.friend} if ties is not None and folder / ties.file == path else set())
+    for edges in (mapping.ties, mapping.links):
+        if edges is not None and folder / edges.file == path:
+            found.update(_ends(edges).values())
+    return found
 
 
 def without_missing(mapping: SourceMapping, folder: Path) -> SourceMapping:
-    """The mapping without users and ties whose files are not in ``folder``."""
-    parts = {"users": mapping.users, "ties": mapping.ties}
+    """The mapping without users and edges whose files are not in ``folder``."""
+    parts = {"users": mapping.users, "ties": mapping.ties, "links": mapping.links}
     gone: dict[str, Any] = {name: None for name, part in parts.items() if part and not (folder / part.file).is_file()}
     return replace(mapping, **gone)
 
@@ -373,11 +392,18 @@ def _lookup_values(codes: pl.Series, lookup: str, folder: Path, layout: Layout) 
     return codes.replace_strict(table[code].cast(pl.String), table[meaning].cast(pl.String), default=None)
 
 
-def _ties(ties: TieColumns, folder: Path, layout: Layout) -> Table:
-    columns = {USER: ties.user, FRIEND: ties.friend}
-    read = read_file(folder / ties.file, columns.values(), layout, integers=columns.values()).select(columns)
-    if not ties.separator:
+def _ends(edges: TieColumns | LinkColumns) -> dict[str, str]:
+    """The columns with both ids of an edge, by their names in the table."""
+    if isinstance(edges, TieColumns):
+        return {USER: edges.user, FRIEND: edges.friend}
+    return {ITEM: edges.item, RELATED: edges.related}
+
+
+def _edges(edges: TieColumns | LinkColumns, folder: Path, layout: Layout) -> Table:
+    columns = _ends(edges)
+    read = read_file(folder / edges.file, columns.values(), layout, integers=columns.values()).select(columns)
+    if not edges.separator:
         return read
-    numbered = read.frame.with_row_index(LINE, read.first_line)
-    lists = numbered.with_columns(pl.col(FRIEND).str.split(ties.separator)).explode(FRIEND)
-    return Table(lists.filter(~pl.col(FRIEND).str.strip_chars().is_in(["", "None"])), read.path, read.first_line)
+    numbered, other = read.frame.with_row_index(LINE, read.first_line), list(columns)[1]
+    lists = numbered.with_columns(pl.col(other).str.split(edges.separator)).explode(other)
+    return Table(lists.filter(~pl.col(other).str.strip_chars().is_in(["", "None"])), read.path, read.first_line)

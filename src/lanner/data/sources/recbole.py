@@ -34,7 +34,7 @@ def read(folder: Path) -> Tables:
         _entities(folder / f"{name}.item", "item_id"),
         _entities(folder / f"{name}.user", "user_id"),
         _ties(folder / f"{name}.net"),
-        _LAYOUT,
+        layout=_LAYOUT,
     )
     tables = read_mapping(mapping, folder)
     return replace(tables, items=_without_types(tables.items), users=_without_types(tables.users))

@@ -93,6 +93,7 @@ _SECTIONS = {
     "items": "Items, and users in the same way: `[items]`, `[users]`",
     "items.gather": "Values from a file of their own: `[[items.gather]]`, `[[users.gather]]`",
     "ties": "Social edges: `[ties]`",
+    "links": "Edges between items: `[links]`",
     "layout": "Delimited files: `[layout]`",
 }
 
