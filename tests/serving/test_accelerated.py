@@ -197,3 +197,21 @@ def test_the_clock_is_that_of_the_device_that_fits(bundle, monkeypatch):
     assert cycles[0] == pytest.approx(cycles[1])  # of one design: its vectors have fewer dimensions than lanes
     monkeypatch.setattr(backend, "MAX_HISTORY", 0)
     assert predicted(read_bundle(bundle), 20) is None
+
+
+def test_the_command_line_serves_with_the_emulator(bundle, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lanner.serving.supervisor.serve", asked.append)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["serve", str(bundle), "--backend", "fpga-emulator", "--store", f"{tmp_path}/e.db"])
+    assert not stopped.value.code
+    assert [one.model.accelerator for one in asked] == ["emulator"]
+
+
+def test_profile_says_that_the_accelerator_has_its_own_row(bundle, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["profile", str(bundle), "--backend", "fpga-emulator"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert "leave it out: the accelerator has a row of its own" in said

@@ -102,7 +102,7 @@ def _of_bundle(
 
     if backend == "fpga-emulator":
         raise ConfigError(
-            "--backend is the text encoder's runtime; leave it out: the accelerator has a row of its own (extra fpga)"
+            "--backend fpga-emulator: is an option of lanner serve; leave it out: the accelerator has a row of its own"
         )
     if backend is not None and text is None:
         raise ConfigError(f"--backend {backend} affects only the text encoder; add --text")

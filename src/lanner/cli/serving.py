@@ -73,6 +73,12 @@ def compress(
     )
 
 
+AcceleratorBackend = Annotated[
+    Literal["fpga-emulator"] | None,
+    typer.Option("--backend", help="Answer from the emulated accelerator, as --set model.accelerator=emulator does."),
+]
+
+
 def serve(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a bundle, or of versions with a champion.")],
     store: Annotated[
@@ -91,12 +97,7 @@ def serve(
         Literal["local", "ray"] | None,
         typer.Option("--engine", help="Where to serve. local: on this machine (default). ray: as Ray Serve replicas."),
     ] = None,
-    backend: Annotated[
-        Literal["fpga-emulator"] | None,
-        typer.Option(
-            "--backend", help="Answer from the emulated accelerator, as --set model.accelerator=emulator does."
-        ),
-    ] = None,
+    backend: AcceleratorBackend = None,
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="With --engine ray: minimum number of replicas.")
     ] = None,
