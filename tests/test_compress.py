@@ -178,6 +178,9 @@ def test_a_variant_of_int8_tables_states_its_integer_contract():
     assert int8.figures["kept"]
     stated = json.loads(json.dumps(int8.figures["contract"]))
     assert contract_of(int8.model, dataset, stated).digest == stated["sha256"]
+    embeddings = _with_contract(Variant("embeddings-8", model), dataset)  # in floats; the contract rounds them
+    assert embeddings.figures["contract"] == stated
+    assert contract_of(embeddings.model, dataset, stated).digest == stated["sha256"]
     tables = replace(int8.model.target_ID, codes=-int8.model.target_ID.codes)
     with pytest.raises(BundleError, match="states the integer contract"):
         contract_of(replace(int8.model, target_ID=tables), dataset, stated)
