@@ -8,8 +8,123 @@ _PARTS = {"gnn": "GNN", "language_model": "language model", "fusion": "fusion ov
 
 def accelerator_section(results: dict[str, Any]) -> str:
     """The generated section, without its markers."""
-    tables = {"routed": _routed, "paper": _paper, "external": _external}
-    return "\n\n".join("\n".join(table(results[name])) for name, table in tables.items() if name in results)
+    tables = {"routed": _routed, "exactness": _exactness, "lanes": _lanes, "quality": _quality, "bundles": _bundles}
+    tables |= {"sampler": _sampler, "paper": _paper, "external": _external, "proofs": _proofs, "mutants": _mutants}
+    shown = [table(results[name]) for name, table in tables.items() if name in results]
+    if "exactness" in results and "routed" in results:
+        shown.insert(2, _latency(results["exactness"], results["routed"]["85f"]))
+    return "\n\n".join(text for text in map("\n".join, shown) if text)
+
+
+def _exactness(found: dict[str, Any]) -> Iterator[str]:
+    yield "Exactness, *simulated* in Verilator: every answer against the contract, its cycles against the model:\n"
+    yield "| requests | number | mismatches | largest error of the model, cycles |"
+    yield "|---|---|---|---|"
+    users = found["users_bit_exact"] + found["mismatches"]
+    yield (
+        f"| users of ml-1m, {found['items']:,} items, {found['dimensions']} dimensions | {users:,} | "
+        f"{found['mismatches']} | {found['cycle_model_error']} |"
+    )
+    corners = found.get("adversarial")
+    if corners is not None:
+        yield (
+            f"| corners, histories up to {corners['longest_history']:,}, slow hosts | "
+            f"{corners['requests'] * len(corners['hosts'])} | {corners['mismatches']} | "
+            f"{corners['cycle_model_error']} |"
+        )
+    said = f"\nThe simulation runs {found['simulation_cycles_per_s']:,.0f} cycles a second"
+    if "latency_p99_over_p50" in found:
+        said += f"; p99 / p50 of requests with equal lengths is at most {found['latency_p99_over_p50']:.2f}"
+    yield f"{said}."
+
+
+def _latency(found: dict[str, Any], design: dict[str, Any]) -> Iterator[str]:
+    cpu, mhz = found["cpu"], design["mhz_median"]
+    yield (
+        f"Microseconds for one user with the mean history ({found['mean_history']} items), {found['items']:,} items in "
+        f"one table of {found['dimensions']} dimensions, ten best. The accelerator without the link to its host, the "
+        "others in float32 on one thread:\n"
+    )
+    yield "| | p50 | p99 |"
+    yield "|---|---|---|"
+    time = found["cycles_mean_history"] / mhz
+    yield f"| {design['lanes']} lanes on an ECP5-85F, *predicted* at {mhz:.1f} MHz | {time:.1f} | {time:.1f} |"
+    for name, title in (("numpy", "NumPy"), ("faiss", "FAISS (flat)")):
+        if f"{name}_us_p50" in cpu:
+            yield f"| {title}, *measured* | {cpu[f'{name}_us_p50']:.1f} | {cpu[f'{name}_us_p99']:.1f} |"
+
+
+def _lanes(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Larger arrays, *predicted* for the same request at {found['mhz']:.1f} MHz, the clock of the routed design, "
+        "which none of the others is:\n"
+    )
+    yield "| dimensions | lanes | cycles | µs | what the ECP5-85F lacks |"
+    yield "|---|---|---|---|---|"
+    for row in [one for one in found.values() if isinstance(one, dict)]:
+        cells = f"{row['dimensions']} | {row['lanes']} | {row['cycles']:,} | {row['us']:.1f}"
+        yield f"| {cells} | {row['lacks'] or 'nothing'} |"
+
+
+def _quality(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "Quality of the contract on real bundles, *measured*: its lists against those of the same codes in floats and "
+        "of the stored variant, and the relative loss of NDCG@10 on test events:\n"
+    )
+    yield "| bundle, variant | overlap@10, same codes | overlap@10, variant | loss, same codes | loss, full variant |"
+    yield "|---|---|---|---|---|"
+    for name, row in found.items():
+        if isinstance(row, dict):
+            overlaps = f"{row['overlap_at_10_same_codes']:.4f} | {row['overlap_at_10_variant']:.4f}"
+            losses = [row.get(f"ndcg_loss_{one}") for one in ("same_codes", "full")]
+            shown = " | ".join("not measured" if one is None else f"{one:.2%}" for one in losses)
+            yield f"| {name} | {overlaps} | {shown} |"
+
+
+def _bundles(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Accelerators of real bundles, *estimated* for an {found['device']}, at {found['mhz']:g} MHz though they were "
+        "not routed; beside the variant on one thread, *measured*:\n"
+    )
+    yield "| bundle, variant | items × dimensions × tables | lanes | memories | µs p50 | p99 | CPU µs p50 | p99 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, row in found.items():
+        if isinstance(row, dict):
+            times = [row[f"cycles_{one}"] / found["mhz"] for one in ("p50", "p99")]
+            shape = f"{row['items']:,} × {row['dimensions']} × {row['tables']}"
+            memories = f"{row['memories']:,} of {row['memories_of_device']}"
+            both = " | ".join(f"{one:,.0f}" for one in (*times, row["cpu"]["us_p50"], row["cpu"]["us_p99"]))
+            yield f"| {name} | {shape} | {row['lanes']} | {memories} | {both} |"
+
+
+def _sampler(found: dict[str, Any]) -> Iterator[str]:
+    if "chi2" in found:
+        chances = ", ".join(f"{p:.2f} (degree {degree})" for degree, p in found["chi2"]["p"].items())
+        yield (
+            f"Neighbour sampler, *simulated* on {found['nodes']:,} nodes with fan-out {found['fanout']}: "
+            f"{found['mismatches']} mismatches with the oracle, {found['cycles_per_neighbour']:.2f} cycles per "
+            f"neighbour. p of the oracle's frequencies in {found['chi2']['draws']:,} draws: {chances}."
+        )
+
+
+def _proofs(found: dict[str, Any]) -> Iterator[str]:
+    yield "Proofs by yosys-smtbmc and Boolector; *unbounded*: by induction, *complete*: for every input it can hold:\n"
+    yield "| property | reach | holds | seconds |"
+    yield "|---|---|---|---|"
+    for name, row in found.items():
+        yield f"| {name} | {row['reach']} | {'yes' if row['holds'] else 'no'} | {row['seconds']:.1f} |"
+
+
+def _mutants(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Tests notice {found['killed']} of {found['mutants']} injected faults ({found['killed_share']:.1%}). "
+        "The others:\n"
+    )
+    yield "| module | fault | why no answer changes |"
+    yield "|---|---|---|"
+    for row in found["survivors"]:
+        fault = row["fault"].replace("|", "\\|")
+        yield f"| {row['module']} | `{fault}` | {row['explained'] or 'unexplained'} |"
 
 
 def _routed(found: dict[str, Any]) -> Iterator[str]:

@@ -136,7 +136,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("sampler", "(13, -17, 5)", "(13, -17, 6)"),
     ("sampler", "with m.If(~draw.listed):", "with m.If(1):"),
     ("sampler", "self.neighbours.ready | ~self.neighbours.valid", "self.neighbours.ready"),
-    ("sampler", "active.eq(node.degree != 0)", "active.eq(1)"),
+    ("sampler", "active.eq(count != 0)", "active.eq(1)"),
     ("burst_reader", "left.eq(left - 1)]", "left.eq(left - 2)]"),
     ("burst_reader", "((left == 1) & cmd.ready)", "(left == 1)"),
     ("burst_reader", "due.w_rdy & (", "("),

@@ -1,7 +1,7 @@
 """Properties of the accelerator's modules, proven by yosys-smtbmc and Boolector.
 
 *unbounded*: by induction, for inputs of any length. *complete*: a module without feedback, from reset, over more cycles
-than its pipeline is long, which covers every input it can hold. No queue could overflow except the skid buffers.
+than its pipeline is long, which covers every input it can hold. Queues are the skid buffers and the burst reader's.
 """
 
 import os
@@ -17,16 +17,30 @@ from unittest.mock import patch
 
 from amaranth.asserts import AnyConst, AnySeq
 from amaranth.back import rtlil
-from amaranth.hdl import Assert, Assume, Cat, Const, Elaboratable, Module, Mux, ResetSignal, Signal, signed, unsigned
+from amaranth.hdl import (
+    Assert,
+    Assume,
+    Cat,
+    Const,
+    Elaboratable,
+    Fragment,
+    Module,
+    Mux,
+    ResetSignal,
+    Signal,
+    signed,
+    unsigned,
+)
 
 from lanner.accelerators.contract import NO_SCORE
 from lanner.accelerators.fpga import multiplier, requantise, score
+from lanner.accelerators.fpga.burst_reader import BurstReader
 from lanner.accelerators.fpga.multiplier import Multiplier
 from lanner.accelerators.fpga.netlist import tool
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.pipeline import SkidBuffer, delayed
-from lanner.accelerators.fpga.protocol import Register, Status
-from lanner.accelerators.fpga.registers import Registers
+from lanner.accelerators.fpga.protocol import Status
+from lanner.accelerators.fpga.registers import WRITABLE, Registers
 from lanner.accelerators.fpga.requantise import Requantise
 from lanner.accelerators.fpga.sampler import Sampler
 from lanner.accelerators.fpga.score import Score
@@ -227,26 +241,62 @@ class RegisterBus(_Property):
     """Each access is acknowledged once, in the next cycle; settings are held while busy, and rejection is reported."""
 
     def claims(self, m: Module) -> None:
-        m.submodules.registers = registers = Registers(Parameters())
-        bus = registers.bus
+        registers = Registers(Parameters())
+        m.submodules.registers = registers
+        contract, bus = _driven(_inside(registers), "contract"), registers.bus
         m.d.comb += [line.eq(AnySeq(len(line))) for line in (bus.cyc, bus.stb, bus.we, bus.adr, bus.dat_w)]
         m.d.comb += [registers.busy.eq(AnySeq(1)), registers.raised.eq(AnySeq(len(registers.raised)))]
         asked, was_busy, refused = Signal(), Signal(init=1), Signal()
-        items, base = Signal.like(registers.items), Signal.like(registers.target_base)
+        stored = (registers.items, registers.target_base, contract)
+        before = [Signal.like(one) for one in stored]
         access = bus.cyc & bus.stb & ~bus.ack
-        setting = (bus.adr == int(Register.ITEMS)) | (bus.adr == int(Register.TARGET_BASE))
+        setting = Cat(bus.adr == int(register) for register in WRITABLE).any()
         started = Signal()
         m.d.sync += [started.eq(1), asked.eq(access), was_busy.eq(registers.busy)]
-        m.d.sync += [items.eq(registers.items), base.eq(registers.target_base)]
+        m.d.sync += [past.eq(one) for past, one in zip(before, stored, strict=True)]
         m.d.sync += refused.eq(access & bus.we & registers.busy & setting)
         with m.If(started):
             m.d.comb += Assert(bus.ack == asked)
             with m.If(was_busy):
-                m.d.comb += [Assert(registers.items == items), Assert(registers.target_base == base)]
+                m.d.comb += [Assert(one == past) for past, one in zip(before, stored, strict=True)]
             with m.If(refused):
                 m.d.comb += Assert(registers.status[Status.WRITE_WHILE_BUSY.bit_length() - 1])
         m.d.comb += [Assert(registers.items != 0), Assert(registers.items <= Parameters().items)]
         m.d.comb += Assert(registers.target_base < Parameters().rows)
+
+
+def _inside(component: Elaboratable) -> Module:
+    """What a component is made of; shows the signals in it."""
+    inside = component.elaborate(None)
+    component.elaborate = lambda platform: inside
+    return inside
+
+
+def _driven(m: Module, name: str) -> Signal:
+    """A signal that a module drives and does not show."""
+    statements = Fragment.get(m, None).statements["sync"]
+    return next(one for statement in statements for one in statement._lhs_signals() if one.name == name)
+
+
+class BurstsUnderWay(_Property):
+    """No burst is lost: those accepted and not yet complete are the queue's, and never more than it holds.
+
+    The memory returns words only while a burst is under way, as ``cmd`` asked for them.
+    """
+
+    def claims(self, m: Module) -> None:
+        reader = BurstReader(8)
+        m.submodules.reader = reader
+        due, bursts, port = _inside(reader).submodules.due, reader.bursts, reader.port
+        payload = bursts.payload.as_value()
+        m.d.comb += [bursts.valid.eq(AnySeq(1)), payload.eq(AnySeq(len(payload))), port.cmd.ready.eq(AnySeq(1))]
+        m.d.comb += [port.rdata.valid.eq(AnySeq(1)), port.rdata.payload.eq(AnySeq(8))]
+        under_way = Signal(range(due.depth + 2))
+        m.d.comb += Assume(~port.rdata.valid | (under_way != 0))
+        begins, ends = bursts.valid & bursts.ready, reader.word.valid & reader.word.last
+        m.d.sync += under_way.eq(under_way + begins - ends)
+        m.d.comb += [Assert(under_way == due.level), Assert(under_way <= due.depth)]
+        m.d.comb += [Assert(~begins | due.w_rdy), Assert(due.r_rdy == (under_way != 0))]
 
 
 class SteadyNeighbours(_Property):
@@ -277,6 +327,7 @@ PROOFS = {
     "requantiser rounds and clamps, every shift": Proof(Requantised, "complete", 12, True),
     "score rounds, adds the bias and clamps": Proof(Scored, "complete", 11, True),
     "registers acknowledge once and hold while busy": Proof(RegisterBus, "unbounded", 3),
+    "burst reader's queue loses no burst": Proof(BurstsUnderWay, "unbounded", 2),
     "sampler holds what is not taken": Proof(SteadyNeighbours, "unbounded", 2),
 }
 
@@ -295,8 +346,12 @@ def _free_products() -> Any:
 
 
 def prove(name: str, folder: Path) -> dict[str, Any]:
+    """Whether a property of ``PROOFS`` holds, with the solver's seconds."""
+    return proven(PROOFS[name], folder)
+
+
+def proven(proof: Proof, folder: Path) -> dict[str, Any]:
     """Whether a property holds, with the solver's seconds."""
-    proof = PROOFS[name]
     module = proof.property()
     if proof.cuts_multipliers:
         with _free_products():

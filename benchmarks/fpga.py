@@ -2,16 +2,20 @@
 
 Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins).
 
-- quality: lists of the contract against the float form of the same codes, on the bundles given (measured).
+- quality: lists of the contract against the float form of the same codes, and NDCG on test events, on the bundles given
+  (measured). bundles: the accelerator that their variants would need, beside one thread (estimated, measured).
 - exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
-  cycles with the model; also the same work in NumPy on one thread (simulated, measured).
+  cycles with the model; corners with slow hosts; also the same work in NumPy and FAISS on one thread (simulated,
+  measured).
 - routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
 - external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
 - paper: the stages of a request as ``compression.json`` has them, with the accelerator in the GNN's place (predicted).
-- sampler, proofs, mutants (simulated, proven).
+- lanes: cycles by dimensions and lanes (predicted).
+- sampler, proofs, mutants (simulated, proven). tests: seconds of the accelerator's tests (measured).
 
-All sections together take hours. ``--only`` re-measures what it names and keeps the other sections of the file;
-``commits`` records the commit at which each was measured. Routing results are cached in the work folder until the
+All sections together take hours. ``--only`` measures what it names; the other sections of the file are kept, as are
+quality and bundles without ``--bundles``. ``commits`` and ``settings`` are those of each section. Routing results are
+cached in the work folder until the
 design changes.
 
     LANNER_DATA=… python -m benchmarks.fpga [--only SECTION …] [--bundles PATH …] [--users N] [--seeds N …]
@@ -21,27 +25,25 @@ import argparse
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import polars as pl
-from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import svds
 from scipy.stats import chi2
 
 from benchmarks import _record
+from benchmarks._fpga_bundles import quality, real_bundles
+from benchmarks._fpga_exactness import exactness
 from benchmarks._fpga_external import external
 from benchmarks._fpga_mutants import run_mutants
 from benchmarks._fpga_proofs import prove_all
-from lanner.accelerators.contract import Contract, requests_of
-from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.netlist import (
     CLOCK_PIN,
@@ -52,138 +54,25 @@ from lanner.accelerators.fpga.netlist import (
     place_and_route,
     routed_of,
     rtlil_of,
+    shortage,
     synthesise,
 )
 from lanner.accelerators.fpga.parameters import Parameters
-from lanner.accelerators.fpga.verilated import VerilatedEngine
-from lanner.accelerators.reference import answer
+from lanner.accelerators.fpga.simulate_sampler import run_sampler
 from lanner.accelerators.sampling import sample
-from lanner.artifacts.bundle import read_bundle
-from lanner.data.interactions import UserBatch
-from lanner.data.ragged import Ragged
-from lanner.inference.scoring_model import ScoringModel, SparseRows
-from lanner.inference.tables import Int8Rows
 
 SEED, K, DIMENSIONS = 0, 10, 64
-USER_AND_ITEM = ("user_id", "movie_id")
 RESULTS = _record.RESULTS / "fpga.json"
-LARGEST_DEGREE, DRAWS = 2314, 1_000_000
+DEGREES, DRAWS, NODES = (17, 50, 300, 2314), 1_000_000, 1_000
+"""Of nodes of the sampler; the largest is that of a user of ml-1m."""
+ROOT = Path(__file__).parents[1]
+TESTS = ["tests/accelerators", "tests/cli/test_accelerate.py", "tests/serving/test_accelerated.py"]
+USED = {"quality": ("bundles", "quality_users"), "bundles": ("bundles",), "exactness": ("users",),
+        "routed": ("seeds", "builds")}  # fmt: skip
+"""Options that a section depends on."""
+OF_BUNDLES = {"quality", "bundles"}
 BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
 """Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
-
-
-def quality(bundles: Sequence[Path], users: int) -> dict[str, Any]:
-    """By bundle and variant: overlap and NDCG of the contract's lists with those of the float forms."""
-    found: dict[str, Any] = {"tag": "measured"}
-    for path in bundles:
-        bundle = read_bundle(path)
-        everyone = bundle.dataset.user_batch()
-        order = np.random.default_rng(SEED).permutation(len(everyone))
-        asked, fitted = everyone.take(np.sort(order[:users])), everyone.take(np.sort(order[users : users + 1000]))
-        for name in [one for one in ("int8", "distilled") if one in bundle.variants]:
-            found[f"{path.name}/{name}"] = row = _against_floats(bundle.variant(name).model, asked, fitted)
-            print(f"  {path.name}/{name}: {row}", flush=True)
-    return found
-
-
-def _against_floats(model: ScoringModel, asked: UserBatch, fitted: UserBatch) -> dict[str, Any]:
-    contract = Contract.of(model, fitted)
-    lists = [answer(contract, request).rows for request in requests_of(contract, model, asked, K)]
-    row: dict[str, Any] = {"dimensions": contract.dimensions, "users": len(asked), "score_shift": contract.score_shift}
-    for name, form in (("same_codes", _same_codes(model, contract)), ("variant", model)):
-        scores = form.score(asked)
-        for user in range(len(asked)):
-            scores[user, asked.history[user] if asked.seen is None else asked.seen[user]] = -np.inf
-        wanted = np.lexsort((np.broadcast_to(np.arange(scores.shape[1]), scores.shape), -scores))[:, :K]
-        row[f"overlap_at_10_{name}"] = np.mean([np.isin(a, b).mean() for a, b in zip(lists, wanted, strict=True)])
-        row[f"identical_lists_{name}"] = np.mean([(a == b).all() for a, b in zip(lists, wanted, strict=True)])
-        row[f"ndcg_at_10_against_{name}"] = np.mean([_ndcg(a, b) for a, b in zip(lists, wanted, strict=True)])
-    return row
-
-
-def _same_codes(model: ScoringModel, contract: Contract) -> ScoringModel:
-    sparse = contract.sparse
-    if sparse is None:
-        return model
-    values = sparse.codes * np.repeat(sparse.scale, np.diff(sparse.indptr)) * contract.units.sparse
-    return replace(model, item_to_item=SparseRows(sparse.indptr, sparse.items, values.astype(np.float32)))
-
-
-def _ndcg(found: np.ndarray, wanted: np.ndarray) -> float:
-    """NDCG of a list, with the wanted ten graded by their rank: 1 for the same list."""
-    gain = dict(zip(wanted.tolist(), range(K, 0, -1), strict=True))
-    discount = 1 / np.log2(np.arange(K) + 2)
-    ideal = float((np.arange(K, 0, -1) * discount).sum())
-    return float((np.array([gain.get(row, 0) for row in found.tolist()]) * discount).sum()) / ideal
-
-
-def movielens() -> tuple[ScoringModel, UserBatch]:
-    """Users of ml-1m, and the leading right singular vectors of their matrix, in INT8, as one table."""
-    frame = pl.read_parquet(Path(os.environ["LANNER_DATA"]) / "ml-1m" / "ratings.parquet")
-    user, item = (np.unique(frame[name].to_numpy(), return_inverse=True)[1] for name in USER_AND_ITEM)
-    histories = Ragged.from_pairs(user, item, int(user.max()) + 1)
-    counts = np.bincount(item).astype(np.float32)
-    matrix = csr_matrix((np.ones(len(user), np.float32), (user, item)))
-    vectors = svds(matrix, DIMENSIONS, random_state=SEED)[2].T
-    table = Int8Rows.of(np.ascontiguousarray(vectors, np.float32))
-    bias = (1e-6 * counts / counts.max()).astype(np.float32)
-    return ScoringModel(table, table, bias, counts, (DIMENSIONS,)), UserBatch(histories)
-
-
-def exactness(number: int, work: Path) -> dict[str, Any]:
-    """Every answer and every latency of the given number of requests: users, then users with half of their history."""
-    model, users = movielens()
-    contract = Contract.of(model, users.take(np.arange(0, len(users), 5)))
-    halves = Ragged.from_lists([users.history[user][: len(users.history[user]) // 2] for user in range(len(users))])
-    both = UserBatch(users.history), UserBatch(halves)
-    requests = [request for batch in both for request in requests_of(contract, model, batch, K)][:number]
-    sizes = Parameters(DIMENSIONS, DIMENSIONS, contract.num_items, contract.num_items, K, contract.score_shift)
-    engine = VerilatedEngine(sizes, work / _digest() / "verilated")
-    packets = [*protocol.load(contract, sizes), *map(protocol.request_packet, requests)]
-    ran = engine.run(packets, protocol.settings(contract), [K] * len(requests))
-    mismatches, model_error = 0, 0
-    for words, cycles, request in zip(ran.answers, ran.latencies, requests, strict=True):
-        found, status = protocol.read_answer(words)
-        wanted = answer(contract, request)
-        mismatches += status != 0 or not np.array_equal(found.rows, wanted.rows)
-        mismatches += not np.array_equal(found.scores, wanted.scores)
-        model_error = max(
-            model_error, abs(int(cycles) - request_cycles(sizes, len(request.rows), contract.num_items, K))
-        )
-    mean = round(float(np.mean(users.history.lengths)))
-    return {
-        "tag": "simulated",
-        "items": contract.num_items,
-        "dimensions": DIMENSIONS,
-        "users_bit_exact": len(requests) - mismatches,
-        "mismatches": mismatches,
-        "cycle_model_error": model_error,
-        "cycles": ran.cycles,
-        "simulation_cycles_per_s": ran.cycles / ran.seconds,
-        "mean_history": mean,
-        "cycles_mean_history": request_cycles(sizes, mean, contract.num_items, K),
-        "cpu": _on_the_cpu(model, users, mean),
-    }
-
-
-def _on_the_cpu(model: ScoringModel, users: UserBatch, length: int) -> dict[str, Any]:
-    """Microseconds per user in NumPy float32 on one thread: gather, mean, scores, ten best."""
-    assert isinstance(model.source_ID, Int8Rows)
-    table = model.source_ID.codes * model.source_ID.scale[:, None]
-    rows = np.resize(max((users.history[user] for user in range(100)), key=len), length)
-
-    def work() -> None:
-        scores = table @ table[rows].mean(axis=0) + model.bias_I
-        scores[rows] = -np.inf
-        best = np.argpartition(-scores, K)[:K]
-        best[np.argsort(-scores[best])]
-
-    times = []
-    for _ in range(300):
-        begun = time.perf_counter()
-        work()
-        times.append(1e6 * (time.perf_counter() - begun))
-    return {"tag": "measured", "numpy_us_p50": np.percentile(times, 50), "numpy_us_p99": np.percentile(times, 99)}
 
 
 def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str, Any]:
@@ -229,17 +118,55 @@ def estimated(work: Path) -> dict[str, Any]:
 
 
 def sampler() -> dict[str, Any]:
-    """Frequencies of a million draws of the oracle; simulation checks that the hardware matches it."""
-    found: dict[str, Any] = {"tag": "simulated", "draws": DRAWS, "cycles_per_neighbour_at_fanout_10": 11 / 10}
-    for degree in (50, LARGEST_DEGREE):
-        counts, state = np.zeros(degree), 2463534242
-        for _ in range(DRAWS // K):
-            places, state = sample(state, degree, K)
-            counts[places] += 1
-        expected = DRAWS / degree
-        statistic = ((counts - expected) ** 2).sum() / (expected * (1 - K / degree)) * (degree - 1) / degree
-        found[f"chi2_p_degree_{degree}"] = float(chi2.sf(statistic, degree - 1))
+    """Nodes through the simulated hardware, compared with the oracle; then frequencies of a million of its draws."""
+    random, state = np.random.default_rng(SEED), 1
+    nodes = [(int(random.integers(2**20)), int(random.choice(DEGREES)), K, 0) for _ in range(NODES)]
+    drawn, cycles = run_sampler(nodes)
+    wanted = []
+    for first, degree, fanout, _ in nodes:
+        places, state = sample(state, degree, fanout)
+        wanted += [(first + place, place == places[-1]) for place in places]
+    return {
+        "tag": "simulated",
+        "nodes": NODES,
+        "fanout": K,
+        "neighbours": len(drawn),
+        "mismatches": sum(a != b for a, b in zip(drawn, wanted, strict=True)),
+        "cycles_per_neighbour": cycles / len(drawn),
+        "chi2": {"drawn_by": "the oracle", "draws": DRAWS, "p": {str(one): _frequencies_p(one) for one in DEGREES}},
+    }
+
+
+def _frequencies_p(degree: int) -> float:
+    """p of the neighbours' frequencies if all are equally likely; draws without replacement spread them less."""
+    counts, state = np.zeros(degree), 2463534242
+    for _ in range(DRAWS // K):
+        places, state = sample(state, degree, K)
+        counts[places] += 1
+    expected = DRAWS / degree
+    statistic = ((counts - expected) ** 2).sum() / (expected * (1 - K / degree)) * (degree - 1) / degree
+    return float(chi2.sf(statistic, degree - 1))
+
+
+def lanes(results: dict[str, Any]) -> dict[str, Any]:
+    """Cycles of a request over ml-1m's catalogue in one table, by dimensions and lanes, and what the device lacks."""
+    of, device = results["exactness"], "ecp5-85f"
+    found: dict[str, Any] = {"tag": "predicted", "device": device, "items": of["items"], "history": of["mean_history"]}
+    found["mhz"] = results["routed"]["85f"]["mhz_median"]
+    for dimensions, wide in ((64, 16), (64, 64), (128, 64), (128, 128)):
+        sizes = Parameters(dimensions, wide, of["items"], of["items"], K, 14)
+        cycles = request_cycles(sizes, of["mean_history"], of["items"], K)
+        row = {"cycles": cycles, "us": cycles / found["mhz"], "lacks": shortage(sizes, device) or None}
+        found[f"{dimensions}x{wide}"] = {"dimensions": dimensions, "lanes": wide, **row}
     return found
+
+
+def accelerator_tests() -> dict[str, Any]:
+    """Seconds of the tests that concern the accelerator, as the continuous integration runs them."""
+    begun = time.perf_counter()
+    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", *TESTS], cwd=ROOT, capture_output=True, text=True)
+    seconds, said = time.perf_counter() - begun, ran.stdout.strip().splitlines()
+    return {"tag": "measured", "tests": TESTS, "passed": not ran.returncode, "said": said[-1], "seconds": seconds}
 
 
 def paper(results: dict[str, Any]) -> dict[str, Any]:
@@ -277,19 +204,34 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     """The tracked figures of the sections that ran."""
     found: dict[str, Any] = {}
     if "exactness" in results:
-        found |= {name: results["exactness"][name] for name in ("users_bit_exact", "mismatches", "cycle_model_error")}
+        names = (
+            "users_bit_exact",
+            "mismatches",
+            "cycle_model_error",
+            "simulation_cycles_per_s",
+            "latency_p99_over_p50",
+        )
+        found |= {name: results["exactness"][name] for name in names if name in results["exactness"]}
+    losses = [row["ndcg_loss_full"] for row in results.get("quality", {}).values() if "ndcg_loss_full" in row]
+    if losses:
+        found["ndcg_loss"] = max(losses)
     for name, row in results.get("routed", {}).items():
         if isinstance(row, dict):
             found[f"clock_mhz_{name}"] = row["mhz_median"]
     if "clock_mhz_85f" in found and "exactness" in results:
         found["latency_us_3706"] = results["exactness"]["cycles_mean_history"] / found["clock_mhz_85f"]
+    if "chi2" in results.get("sampler", {}):
+        found["sampler_cycles_per_neighbour"] = results["sampler"]["cycles_per_neighbour"]
+        found["sampler_chi2_p"] = min(results["sampler"]["chi2"]["p"].values())
     if "proofs" in results:
         found["proofs"] = sum(one["holds"] for one in results["proofs"].values())
     if "external" in results:
         found["external_share_of_peak"] = results["external"]["stream"]["share_of_peak"]
         found["external_mismatches"] = results["external"]["exact"]["mismatches"]
     if "mutants" in results:
-        found["mutants_killed_share"] = results["mutants"]["killed_share"]
+        found |= {"mutants": results["mutants"]["mutants"], "mutants_killed_share": results["mutants"]["killed_share"]}
+    if "tests" in results:
+        found["ci_seconds"] = results["tests"]["seconds"]
     return found
 
 
@@ -302,7 +244,8 @@ def _digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["quality", "exactness", "routed", "estimated", "external", "paper", "sampler", "proofs", "mutants"]
+    names = ["quality", "bundles", "exactness", "routed", "estimated", "external", "paper", "lanes", "sampler"]
+    names += ["proofs", "mutants", "tests"]
     parser.add_argument("--only", nargs="+", choices=names)
     parser.add_argument("--bundles", nargs="*", type=Path, default=[])
     parser.add_argument("--users", type=int, default=12_000)
@@ -311,24 +254,33 @@ def main() -> None:
     parser.add_argument("--builds", nargs="+", choices=list(BUILDS), default=list(BUILDS))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lanner-fpga")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text())["results"] if options.only and RESULTS.exists() else {}
+    chosen = options.only or [name for name in names if options.bundles or name not in OF_BUNDLES]
+    if not options.bundles and set(chosen) & OF_BUNDLES:
+        parser.error(f"{' and '.join(sorted(set(chosen) & OF_BUNDLES))}: give compressed bundles with --bundles")
+    recorded = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": {}, "settings": {}}
+    results = recorded["results"]
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "quality": lambda: quality(options.bundles, options.quality_users),
-        "exactness": lambda: exactness(options.users, options.work),
+        "bundles": lambda: real_bundles(options.bundles),
+        "exactness": lambda: exactness(options.users, options.work / _digest() / "verilated"),
         "routed": lambda: results.get("routed", {}) | routed(options.seeds, options.builds, options.work),
         "estimated": lambda: estimated(options.work),
         "external": external,
         "paper": lambda: paper(results),
+        "lanes": lambda: lanes(results),
         "sampler": sampler,
         "proofs": prove_all,
         "mutants": run_mutants,
+        "tests": accelerator_tests,
     }
-    settings = {**vars(options), "bundles": [path.name for path in options.bundles], "work": None}
+    plain = {**vars(options), "bundles": [path.name for path in options.bundles]}
+    settings = {name: one for name, one in recorded["settings"].items() if name in names}
     commits = results.setdefault("commits", {})
-    for name in options.only or names:
+    for name in chosen:
         print(name, flush=True)
         commits[name] = _record._commit()  # before it runs: the sources may change meanwhile
         results[name] = sections[name]()
+        settings[name] = {option: plain[option] for option in USED.get(name, ())}
         results["summary"] = summary(results)
         print(_record.record("fpga", seed=SEED, settings=settings, results=results), flush=True)
 

@@ -178,6 +178,9 @@ def test_a_variant_of_int8_tables_states_its_integer_contract():
     assert int8.figures["kept"]
     stated = json.loads(json.dumps(int8.figures["contract"]))
     assert contract_of(int8.model, dataset, stated).digest == stated["sha256"]
+    embeddings = _with_contract(Variant("embeddings-8", model), dataset)  # in floats; the contract rounds them
+    assert embeddings.figures["contract"] == stated
+    assert contract_of(embeddings.model, dataset, stated).digest == stated["sha256"]
     tables = replace(int8.model.target_ID, codes=-int8.model.target_ID.codes)
     with pytest.raises(BundleError, match="states the integer contract"):
         contract_of(replace(int8.model, target_ID=tables), dataset, stated)
@@ -188,7 +191,7 @@ def has_contract(bundle, variant):
 
 
 def test_a_bundle_cannot_be_compressed_into_itself(shop, contents):
-    with pytest.raises(ConfigError, match="overlaps the bundle to be compressed"):
+    with pytest.raises(ConfigError, match=f"overlaps the bundle {shop}; choose another folder"):
         compress(shop, shop)
     assert {file.name: file.read_bytes() for file in shop.iterdir()} == contents
 
@@ -256,6 +259,9 @@ def test_the_whole_model_as_embeddings_is_a_variant(shop, tmp_path):
     assert (variant.model.dimensions, variant.model.item_to_item, variant.model.head) == (8, None, None)
     assert found.report["steps"][-2]["name"] == "embeddings-8"
     ranker = Ranker(variant.model, reader=open_text_reader(variant, found.text_files))
+    # Its tables, rounded, are the contract's.
+    stated = variant.figures["contract"]
+    assert contract_of(variant.model, found.dataset, stated).digest == stated["sha256"]
     texts = (None, " ".join(WORDS[20:30]), " ".join(WORDS[:10]))
     scores = [one.scores for one in ranker.rank([Query(HISTORY, seen=HISTORY, text=text, k=5) for text in texts])]
     assert not np.allclose(scores[0], scores[1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.accelerators.contract import contract_of, statement
+from lanner.accelerators.contract import contract_of, in_int8, statement
 from lanner.artifacts.bundle import Bundle, check_apart, check_place, write_compressed
 from lanner.artifacts.encoder_files import EncoderFiles, EncoderForm
 from lanner.artifacts.variants import POPULARITY, TextFiles, Variant
@@ -48,6 +48,7 @@ BATCH_SIZES = (1, 8, 64)
 A_TEXT = " ".join(["a quiet film about two brothers who leave the city for the sea, told slowly and without music"] * 2)
 _CALIBRATION_TEXTS, _COMPARED_TEXTS = 256, 64
 _TIMED_HISTORY = 50
+_EMBEDDINGS = "embeddings-"
 _SEARCHED_TEXTS = 2_000
 """Items whose texts stand in for query texts, beside the users whose directions are kept."""
 
@@ -195,7 +196,7 @@ def _embeddings(
     knows, of_all = split.train.user_batch(), model.dataset.user_batch()
     small_twin, rounds = distilled(twin, knows, dimensions, texts_TF=sought, validation=split.validation, read=read)
     small, _ = distilled(full, of_all, dimensions, texts_TF=sought, rounds=rounds)
-    return _variant(evaluator.step(f"embeddings-{dimensions}", small_twin, read), small, texts["full"])
+    return _variant(evaluator.step(f"{_EMBEDDINGS}{dimensions}", small_twin, read), small, texts["full"])
 
 
 def texts_sought(model: Recommender) -> NDArray[np.float32] | None:
@@ -215,7 +216,9 @@ def _with_contract(variant: Variant, dataset: Dataset) -> Variant:
     if not variant.model.is_personal:
         return variant
     try:
-        stated = statement(contract_of(variant.model, dataset))
+        # Embeddings are stored in floats; their few dimensions may fit on chip, so the contract rounds them.
+        model = in_int8(variant.model) if variant.name.startswith(_EMBEDDINGS) else variant.model
+        stated = statement(contract_of(model, dataset))
     except ConfigError:
         return variant
     return replace(variant, figures={**variant.figures, "contract": stated})

@@ -8,14 +8,14 @@ from small_models import extreme_contract, extreme_requests, histories, model_of
 
 pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
 
-from lanner.accelerators.contract import Contract, Request, requests_of
+from lanner.accelerators.contract import MAX_HISTORY, Contract, FixedPoint, Request, requests_of
 from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga import protocol
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
-from lanner.accelerators.reference import LARGEST_SCORE, answer, sparse_sums, user_vector
+from lanner.accelerators.reference import LARGEST_SCORE, answer, coefficients, sparse_sums, user_vector
 from lanner.errors import ConfigError
 
 ITEMS, K = 24, 4
@@ -90,6 +90,23 @@ def test_a_slow_host_changes_no_answer(offered, taken):
     some = EXTREME_REQUESTS[1:30:7]  # each kind of seen rows
     found, _ = asked(EXTREME, some, SIZES, offered=offered, taken=taken, seed=3)
     assert_exact(EXTREME, some, found)
+
+
+@pytest.mark.parametrize("host", [{}, {"offered": 0.9, "taken": 0.3}], ids=["quick host", "slow host"])
+def test_the_longest_history_is_exact(host):
+    """4,096 entries: of the largest weight, scale and code, which reach the accumulators' end; of all rows."""
+    contract = replace(EXTREME, source_scale=np.full(ITEMS, 4095, np.uint16))
+    lowest = np.flatnonzero((contract.source == -127).all(axis=1))[0]
+    # Rows repeat, which a host never sends: a catalogue of 4,096 items would take the simulator minutes.
+    mixed = np.random.default_rng(4).integers(0, ITEMS, MAX_HISTORY)
+    rows = mixed if host else np.full(MAX_HISTORY, lowest)
+    by = FixedPoint(40_000, 32)
+    request = Request(rows, np.full(MAX_HISTORY, 4095), by, by, np.arange(3), K)
+    sums = coefficients(contract.source_scale, request) @ contract.source[rows].astype(np.int64)
+    assert host or sums.min() < -0.99 * 2**31
+    found, cycles = asked(contract, [request], ONE_BEAT, **host)
+    assert_exact(contract, [request], found)
+    assert host or cycles == [request_cycles(ONE_BEAT, MAX_HISTORY, ITEMS, K)]
 
 
 def test_vectors_shorter_than_the_accelerators_are_padded():

@@ -43,52 +43,20 @@ def test_every_subset_is_equally_likely_given_ideal_draws(monkeypatch):
     assert set(found.values()) == {4 * 5 * 6 // comb(6, 3)}
 
 
-def simulated(nodes: list[tuple[int, int, int, int]], taken: float = 1.0) -> tuple[list[tuple[int, int]], int]:
-    """Addresses with whether each is its node's last, and the cycles that passed."""
-    from amaranth.sim import Simulator
-
-    from lanner.accelerators.fpga.sampler import Sampler
-
-    sampler, draw, found, cycles = Sampler(), np.random.default_rng(0), [], 0
-    wanted = sum(min(degree, fanout) for _, degree, fanout, _ in nodes)
-
-    async def send(context):
-        for first, degree, fanout, seed in nodes:
-            context.set(sampler.nodes.payload, {"first": first, "degree": degree, "fanout": fanout, "seed": seed})
-            context.set(sampler.nodes.valid, 1)
-            await context.tick().until(sampler.nodes.ready)
-            context.set(sampler.nodes.valid, 0)
-
-    async def take(context):
-        nonlocal cycles
-        out = sampler.neighbours
-        while len(found) < wanted:
-            ready = draw.random() < taken
-            context.set(out.ready, ready)
-            _, _, valid, address, last = await context.tick().sample(out.valid, out.payload.address, out.payload.last)
-            cycles += 1
-            assert cycles < 50 * wanted + 50
-            if valid and ready:
-                found.append((address, last))
-
-    simulator = Simulator(sampler)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(send, background=True)
-    simulator.add_testbench(take)
-    simulator.run()
-    return found, cycles
-
-
 @pytest.mark.parametrize("taken", [1.0, 0.3])
 def test_the_hardware_draws_what_the_oracle_draws(taken):
     pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
+    from lanner.accelerators.fpga.simulate_sampler import run_sampler
+
     random = np.random.default_rng(2)
     nodes = [(0, 0, 3, 77), (10, 3, 5, 0), (5, 2**20 - 1, MAX_FANOUT, 123456789), (2**31, 17, 16, 0), (7, 1, 1, 0)]
+    nodes += [(20, 9, 0, 0), (30, 9, 0, 31), (2**20, 40, 17, 0), (40, 31, 31, 8)]  # no fan-out, and more than there is
     nodes += [(int(random.integers(2**20)), int(random.integers(1, 40)), 8, int(seed)) for seed in (0, 9, 0, 0, 5) * 3]
-    found, cycles = simulated(nodes, taken)
+    found, cycles = run_sampler(nodes, taken)
     wanted, state = [], 1
     for first, degree, fanout, seed in nodes:
         places, state = sample(seed or state, degree, fanout)
+        assert len(set(places)) == len(places)
         wanted += [(first + place, place == places[-1]) for place in places]
     assert found == wanted
     if taken == 1.0:

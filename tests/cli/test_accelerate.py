@@ -55,7 +55,13 @@ def test_what_cannot_be_built_is_one_line(ask, bundle, tmp_path):
         ask("accelerate", bundle, "--device", "ecp6")
     )
     said = complaint(ask("accelerate", bundle, "--device", "ecp5-25f"))
-    assert re.search(r"ecp5-25f has 56 memories of 18 kbit, \d+ are needed: \d+ too few; use fewer", said)
+    assert re.search(r"ecp5-25f has 56 memories of 18 kbit, .* \d+ are needed: \d+ too few; ecp5-85f fits it", said)
+    said = complaint(ask("accelerate", bundle, "--device", "ecp5-25f", "-k", "255"))
+    assert "too few; ecp5-85f fits it" in said
+    said = complaint(ask("accelerate", bundle, "--variant", "popularity"))
+    assert "--variant popularity: its lists do not depend on the user" in said
+    said = complaint(ask("accelerate", bundle, "--out", bundle / "hardware"))
+    assert f"overlaps the bundle {bundle}" in said
     assert "no variant 'int8'" in complaint(ask("accelerate", bundle, "--variant", "int8"))
     for clock in ("inf", "nan", "0"):
         assert f"--clock-mhz {clock}: give 1 to 1000" in complaint(ask("accelerate", bundle, "--clock-mhz", clock))

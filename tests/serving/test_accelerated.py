@@ -13,9 +13,10 @@ from running import PATIENT, ids
 from simulated_board import SimulatedBoard, disturbed
 from stand_ins import write_served_bundle
 
-from lanner.accelerators import host, routed
+from lanner.accelerators import backend, host, routed
 from lanner.accelerators.build import emulated
 from lanner.accelerators.contract import contract_of, statement
+from lanner.accelerators.fpga import netlist
 from lanner.accelerators.reference import answer
 from lanner.artifacts.bundle import read_bundle, write_compressed
 from lanner.cli import main as cli
@@ -171,7 +172,7 @@ def test_a_bundle_without_int8_has_no_integer_form(plain, tmp_path):
         bootstrap.check(
             bootstrap.ServerConfig(str(plain), f"{tmp_path}/e.db", model=ModelConfig(accelerator="emulator"))
         )
-    assert predicted(read_bundle(plain), routed.MHZ["ecp5-25f"]) is None
+    assert predicted(read_bundle(plain)) is None
 
 
 def test_profile_has_a_row_predicted_from_cycles(bundle, capsys):
@@ -180,6 +181,37 @@ def test_profile_has_a_row_predicted_from_cycles(bundle, capsys):
     assert not stopped.value.code
     (row,) = [one for one in json.loads(capsys.readouterr().out)["stages"] if "accelerated" in one["variant"]]
     assert row["variant"] == "int8, accelerated"
-    assert row["stage"] == "predicted from cycles at the routed 93 MHz; the tables fit an ecp5-25f"
+    mhz = routed.MHZ["ecp5-25f"]
+    assert row["stage"] == f"predicted from cycles at {mhz:g} MHz on an ecp5-25f; this design was not routed"
     sizes = emulated(contract_in(bundle), 10)
-    assert 24 * sizes.beats / 75 / 1e3 < row["p50 ms"] <= row["p99 ms"] < 0.01
+    assert 24 * sizes.beats / mhz / 1e3 < row["p50 ms"] <= row["p99 ms"] < 0.01
+
+
+def test_the_clock_is_that_of_the_device_that_fits(bundle, monkeypatch):
+    """Only the larger fits; then histories beyond the accelerator's, which do not count as no time."""
+    smaller = predicted(read_bundle(bundle), 20)
+    monkeypatch.setitem(netlist.DEVICES, "ecp5-25f", replace(netlist.DEVICES["ecp5-25f"], block_rams=1))
+    larger = predicted(read_bundle(bundle), 20)
+    assert "MHz on an ecp5-85f" in larger.stated
+    cycles = [one.p50_ms * mhz for one, mhz in ((smaller, routed.MHZ["ecp5-25f"]), (larger, routed.MHZ["ecp5-85f"]))]
+    assert cycles[0] == pytest.approx(cycles[1])  # of one design: its vectors have fewer dimensions than lanes
+    monkeypatch.setattr(backend, "MAX_HISTORY", 0)
+    assert predicted(read_bundle(bundle), 20) is None
+
+
+def test_the_command_line_serves_with_the_emulator(bundle, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lanner.serving.supervisor.serve", asked.append)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["serve", str(bundle), "--backend", "fpga-emulator", "--store", f"{tmp_path}/e.db"])
+    assert not stopped.value.code
+    assert [one.model.accelerator for one in asked] == ["emulator"]
+
+
+def test_profile_says_that_the_accelerator_has_its_own_row(bundle, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["profile", str(bundle), "--backend", "fpga-emulator"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert "leave it out: the accelerator has a row of its own" in said

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.accelerators.build import emulated
+from lanner.accelerators.build import clock_of, emulated, fitting_device
 from lanner.accelerators.contract import MAX_HISTORY, Contract
 from lanner.accelerators.emulator import Accelerator, Emulator
 from lanner.accelerators.host import Board
@@ -98,13 +98,17 @@ def check_place(place: str) -> None:
         raise ConfigError(f"unknown accelerator '{place}'; known: {EMULATOR}, {BOARD}:/dev/DEVICE, {BOARD}:HOST:PORT")
 
 
-def open_backend(place: str, contract: Contract, mhz: float) -> Backend:
-    """place: ``emulator``, or ``board:`` followed by a place of ``host.Board``.
+def open_backend(place: str, contract: Contract, mhz: float | None = None) -> Backend:
+    """place: ``emulator``, or ``board:`` followed by a place of ``host.Board``. mhz: default: as ``build.clock_of``.
 
     Raises:
         ConfigError: an unknown place, or a contract that does not fit the accelerator.
     """
     check_place(place)
+    if mhz is None:
+        mhz = clock_of(contract, LONGEST_LIST)
+        if fitting_device(contract, LONGEST_LIST) is None:
+            _log.warning("no known device fits the accelerator; its times are predicted at %g MHz", mhz)
     if place == EMULATOR:
         return Backend(EMULATOR, contract, Emulator(contract, emulated(contract, LONGEST_LIST)), mhz)
     return Backend(BOARD, contract, Board(place.removeprefix(f"{BOARD}:"), contract), mhz)

@@ -1,8 +1,8 @@
 """From a contract to a folder with everything to build and verify the hardware."""
 
 import json
+from bisect import bisect
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,53 +15,71 @@ from lanner.accelerators import routed
 from lanner.accelerators.contract import Contract, Request
 from lanner.accelerators.emulator import Emulator, Timed
 from lanner.accelerators.fpga import protocol
-from lanner.accelerators.fpga.netlist import DEVICES, PACKAGE, check_device, constraints, multipliers, write_verilog
+from lanner.accelerators.fpga.netlist import DEVICES, PACKAGE, constraints, multipliers, shortage, write_verilog
 from lanner.accelerators.fpga.parameters import Parameters, log2
+from lanner.accelerators.fpga.verilated import HARNESS, makefile
 from lanner.errors import ConfigError
 from lanner.files import FolderKind
 
 REPORT = "report.json"
 KIND = FolderKind("an accelerator that lanner accelerate wrote", REPORT, lambda report: set(report["files"]) | {REPORT})
-_HARNESS = Path(protocol.__file__).with_name("harness.cpp")
+_FEWEST_LANES, _SMALLEST = 4, next(iter(DEVICES))
 
 
 def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
-    """Sizes of the accelerator for a contract: as many lanes as the device has multipliers for.
+    """Sizes of the accelerator for a contract: as many lanes as the device has room for.
 
     Raises:
         ConfigError: the device is unknown or too small; says by how much, and what would fit.
     """
     if device not in DEVICES:
         raise ConfigError(f"unknown device '{device}'; known: {', '.join(DEVICES)}")
-    sizes = _sizes(contract, k, contract.dimensions)
-    while sizes.lanes > 4 and multipliers(sizes) > DEVICES[device].multipliers:
-        sizes = replace(sizes, lanes=sizes.lanes // 2)
-    check_device(sizes, device)
-    return sizes
-
-
-def emulated(contract: Contract, k: int) -> Parameters:
-    """Sizes of the emulated accelerator: lanes as in the routed design, memories as deep as needed."""
-    return _sizes(contract, k, routed.LANES)
+    sizes = sizes_of(contract, k)
+    found = _most_lanes(sizes, device)
+    if found is None:
+        lacking = shortage(replace(sizes, lanes=_FEWEST_LANES), device)
+        raise ConfigError(f"{lacking}; {_advice(contract, sizes, device)}")
+    return found
 
 
 def fitting_device(contract: Contract, k: int) -> str | None:
-    """The smallest device that fits such an accelerator; None: no known device does."""
-    for name in DEVICES:
-        with suppress(ConfigError):
-            check_device(emulated(contract, k), name)
-            return name
-    return None
+    """The smallest device that fits an accelerator for a contract; None: no known device does."""
+    sizes = sizes_of(contract, k)
+    return next((name for name in DEVICES if _most_lanes(sizes, name)), None)
 
 
-def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:
-    """lanes: maximum, rounded up to a power of two."""
-    dimensions = 1 << log2(max(contract.dimensions, 4))
+def emulated(contract: Contract, k: int) -> Parameters:
+    """Sizes of the emulated accelerator: as on the smallest device that fits; else lanes as on the smallest."""
+    device = fitting_device(contract, k)
+    return sizes_of(contract, k, routed.LANES[_SMALLEST]) if device is None else sizes_for(contract, device, k)
+
+
+def clock_of(contract: Contract, k: int) -> float:
+    """Routed clock in MHz of the device of ``emulated``."""
+    return routed.MHZ[fitting_device(contract, k) or _SMALLEST]
+
+
+def prediction(sizes: Parameters, device: str | None, mhz: float) -> str:
+    """How latencies are predicted, in words. device: None: no known device fits the sizes."""
+    if device is None:
+        return f"predicted from cycles at {mhz:g} MHz; the design fits no known device"
+    of_routed = (routed.DIMENSIONS, routed.LANES[device], routed.K, False)
+    alike = (sizes.dimensions, sizes.lanes, sizes.k, sizes.item_to_item) == of_routed
+    if not alike or sizes.rows > routed.ROWS[device]:
+        return f"predicted from cycles at {mhz:g} MHz on an {device}; this design was not routed"
+    if mhz != routed.MHZ[device]:
+        return f"predicted from cycles at {mhz:g} MHz on an {device}, which was routed at {routed.MHZ[device]:g} MHz"
+    return f"predicted from cycles at the routed {mhz:g} MHz of an {device}"
+
+
+def sizes_of(contract: Contract, k: int, lanes: int | None = None) -> Parameters:
+    """Sizes that hold a contract, whether or not a device fits them. lanes: maximum; None: as many as dimensions."""
+    dimensions = 1 << log2(max(contract.dimensions, _FEWEST_LANES))
     items = max(contract.num_items, 2)
     return Parameters(
         dimensions=dimensions,
-        lanes=min(dimensions, 1 << log2(max(lanes, 4))),
-        rows=items * (1 if contract.tied else 2),
+        lanes=min(dimensions, lanes or dimensions),
+        rows=items * _tables(contract),
         items=items,
         k=k,
         score_shift=contract.score_shift,
@@ -70,13 +88,46 @@ def _sizes(contract: Contract, k: int, lanes: int) -> Parameters:
     )
 
 
+def _tables(contract: Contract) -> int:
+    return 1 if contract.tied else 2
+
+
+def _most_lanes(sizes: Parameters, device: str) -> Parameters | None:
+    """The sizes with the most lanes that fit a device; None: it is too small."""
+    lanes = sizes.dimensions
+    while lanes >= _FEWEST_LANES:
+        found = replace(sizes, lanes=lanes)
+        if not shortage(found, device):
+            return found
+        lanes //= 2
+    return None
+
+
+def _advice(contract: Contract, sizes: Parameters, device: str) -> str:
+    """What would fit in place of sizes that do not fit a device."""
+    larger = next((name for name in DEVICES if _most_lanes(sizes, name)), None)
+    if larger is not None:
+        return f"{larger} fits it"
+
+    def fits(items: int, dimensions: int) -> bool:
+        smaller = replace(sizes, dimensions=dimensions, lanes=dimensions, items=items, rows=items * _tables(contract))
+        return _most_lanes(smaller, device) is not None
+
+    powers = [1 << bit for bit in range(log2(_FEWEST_LANES), log2(sizes.dimensions))]
+    items = bisect(range(2, sizes.items), False, key=lambda items: not fits(items, sizes.dimensions)) + 1
+    dimensions = max((one for one in powers if fits(sizes.items, one)), default=0)
+    found = [f"{items:,} items of {sizes.dimensions:,} dimensions"] if items > 1 else []
+    found += [f"{sizes.items:,} items of {dimensions:,} dimensions"] if dimensions else []
+    return f"it fits {' or '.join(found)}" if found else "give fewer items, dimensions and a shorter list"
+
+
 def files_of(
     contract: Contract, requests: Sequence[Request], sizes: Parameters, device: str, mhz: float, folder: Path
 ) -> dict[str, bytes]:
     """The folder's files by name. folder: working directory of the tools.
 
     Verilog, constraints, the contract, the words that load the tables, a test bench with requests and expected answer
-    words, and a report with the latency predicted from cycles at a clock of ``mhz``.
+    words with a Makefile that compares them, and a report with the latency predicted from cycles at a clock of ``mhz``.
     """
     answers = Emulator(contract, sizes).answer(requests)
     asks = [protocol.request_packet(request, contract.sparse) for request in requests]
@@ -89,7 +140,8 @@ def files_of(
         "load.bin": _entries(protocol.load(contract, sizes), protocol.settings(contract)),
         "requests.bin": _entries(asks, {}),
         "answers.bin": np.concatenate([_words(one) for one in answers]).tobytes(),
-        "bench.cpp": _HARNESS.read_bytes(),
+        "bench.cpp": HARNESS.read_bytes(),
+        "Makefile": makefile(len(requests)).encode(),
     }
     report = {
         "device": device,
@@ -100,7 +152,7 @@ def files_of(
         "contract": contract.digest,
         "requests": len(requests),
         "latency_us": _latencies(answers, mhz),
-        "latency_is": f"predicted from cycles at {mhz:g} MHz, without the link to the host",
+        "latency_is": f"{prediction(sizes, device, mhz)}; without the link to the host",
         "files": sorted(files),
     }
     return files | {REPORT: json.dumps(report, indent=1).encode()}

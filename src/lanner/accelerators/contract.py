@@ -262,7 +262,8 @@ def requests_of(contract: Contract, model: ScoringModel, users: UserBatch, k: in
 def contract_of(model: ScoringModel, dataset: Dataset, stated: Mapping[str, Any] | None = None) -> Contract:
     """The contract of a bundle's variant.
 
-    stated: the bundle's ``statement``; None: scales are fitted on a sample of the dataset's users.
+    stated: the bundle's ``statement``, which may be of a variant in floats, rounded; None: scales are fitted on a
+    sample of the dataset's users.
 
     Raises:
         ConfigError: the variant has no integer form. BundleError: it differs from the statement.
@@ -271,13 +272,18 @@ def contract_of(model: ScoringModel, dataset: Dataset, stated: Mapping[str, Any]
         users = dataset.user_batch()
         rows = np.random.default_rng(0).permutation(len(users))[:_FITTED_USERS]
         return Contract.of(model, users.take(np.sort(rows)))
-    contract = Contract.in_units(model, Units(**stated["units"]), int(stated["score_shift"]))
+    contract = Contract.in_units(in_int8(model), Units(**stated["units"]), int(stated["score_shift"]))
     if stated["version"] != VERSION or contract.digest != stated["sha256"]:
         raise BundleError(
             f"the bundle states the integer contract {stated['sha256'][:12]} (version {stated['version']}), "
             f"its tables give {contract.digest[:12]} (version {VERSION}); compress it again"
         )
     return contract
+
+
+def in_int8(model: ScoringModel) -> ScoringModel:
+    """The model with the tables of items in INT8: rounded here unless they are."""
+    return model.map_tables(lambda table: table if isinstance(table, Int8Rows) else Int8Rows.of(take(table)))
 
 
 def statement(contract: Contract) -> dict[str, Any]:

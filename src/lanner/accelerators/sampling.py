@@ -19,8 +19,9 @@ def next_state(state: int) -> int:
 def sample(state: int, degree: int, fanout: int) -> tuple[list[int], int]:
     """Indices into the node's neighbour list (all if there are at most ``fanout``), and the generator's next state.
 
-    state: 1 … 2^32 − 1. fanout: at most ``MAX_FANOUT``.
+    state: 1 … 2^32 − 1. fanout: 0 for none; more than ``MAX_FANOUT`` counts as ``MAX_FANOUT``.
     """
+    fanout = min(fanout, MAX_FANOUT)
     if degree <= fanout:
         return list(range(degree)), state
     taken: list[int] = []

@@ -257,7 +257,7 @@ def check_apart(bundle: Path, out: Path) -> None:
     """Raises ``ConfigError`` if ``out`` is ``bundle``, or one contains the other."""
     sealed, new = bundle.resolve(), out.resolve()
     if new == sealed or sealed in new.parents or new in sealed.parents:
-        raise ConfigError(f"{out} overlaps the bundle to be compressed; choose another folder")
+        raise ConfigError(f"{out} overlaps the bundle {bundle}; choose another folder")
 
 
 _MANIFEST_KEYS = ("model", "config", "metrics", "feedback", "watermark", "texts", "dataset")

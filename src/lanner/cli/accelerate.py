@@ -44,7 +44,7 @@ def accelerate(
     from lanner.accelerators import routed
     from lanner.accelerators.build import KIND, REPORT, files_of, sizes_for
     from lanner.accelerators.contract import contract_of, requests_of
-    from lanner.artifacts.bundle import read_bundle
+    from lanner.artifacts.bundle import check_apart, read_bundle
     from lanner.files import check_replaceable, write_folder
     from lanner.serving.acceleration import source_of
 
@@ -53,8 +53,11 @@ def accelerate(
     opened = read_bundle(bundle)
     name = variant or source_of(opened)
     folder = bundle.with_name(f"{bundle.name}-accelerator") if out is None else out
+    check_apart(bundle, folder)
     check_replaceable(folder, KIND)
     chosen, users = opened.variant(name), opened.dataset.user_batch()
+    if not chosen.model.is_personal:
+        raise ConfigError(f"--variant {name}: its lists do not depend on the user and need no accelerator")
     contract = contract_of(chosen.model, opened.dataset, chosen.figures.get("contract"))
     order = np.random.default_rng(0).permutation(len(users))
     sizes = sizes_for(contract, device, k)

@@ -100,6 +100,10 @@ def _of_bundle(
     from lanner.serving.profile import draw, machine_ceilings, predicted
     from lanner.serving.profile import profile as profiled
 
+    if backend == "fpga-emulator":
+        raise ConfigError(
+            "--backend fpga-emulator: is an option of lanner serve; leave it out: the accelerator has a row of its own"
+        )
     if backend is not None and text is None:
         raise ConfigError(f"--backend {backend} affects only the text encoder; add --text")
     opened = read_bundle(bundle)
@@ -115,9 +119,7 @@ def _of_bundle(
         for one in times
     ]
     if not variants and find_spec("amaranth") is not None:
-        from lanner.accelerators import routed
-
-        row = predicted(opened, routed.MHZ["ecp5-25f"], requests)
+        row = predicted(opened, requests)
         stages += [] if row is None else [(row.variant, row.stated, row.p50_ms, row.p99_ms, "")]
     columns = ("variant", "stage", "p50 ms", "p99 ms", "bound ms")
     if as_json:

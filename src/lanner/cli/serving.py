@@ -73,6 +73,12 @@ def compress(
     )
 
 
+AcceleratorBackend = Annotated[
+    Literal["fpga-emulator"] | None,
+    typer.Option("--backend", help="Answer from the emulated accelerator, as --set model.accelerator=emulator does."),
+]
+
+
 def serve(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a bundle, or of versions with a champion.")],
     store: Annotated[
@@ -91,6 +97,7 @@ def serve(
         Literal["local", "ray"] | None,
         typer.Option("--engine", help="Where to serve. local: on this machine (default). ray: as Ray Serve replicas."),
     ] = None,
+    backend: AcceleratorBackend = None,
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="With --engine ray: minimum number of replicas.")
     ] = None,
@@ -124,6 +131,7 @@ def serve(
             "workers": workers,
             "engine": engine,
             "ray.replicas": replicas,
+            "model.accelerator": None if backend is None else "emulator",
         }
         chosen = _server_config(path, config, overrides or (), options)
         check(chosen)

@@ -28,8 +28,8 @@ def source_of(bundle: Bundle) -> str:
     return found
 
 
-def accelerator_of(bundle: Bundle, place: str, mhz: float) -> "Backend":
-    """Open the accelerator for a bundle. place: see ``backend.open_backend``. mhz: its clock.
+def accelerator_of(bundle: Bundle, place: str, mhz: float | None = None) -> "Backend":
+    """Open the accelerator for a bundle. place: see ``backend.open_backend``. mhz: as there.
 
     Raises:
         ConfigError: an unknown place, or a variant without an integer form. As ``source_of`` and ``contract_of``.

@@ -20,7 +20,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from lanner.accelerators import routed
 from lanner.artifacts.bundle import Bundle, read_bundle
 from lanner.artifacts.golden import check_golden
 from lanner.artifacts.variants import FULL, INT8, POPULARITY, TextFiles, Variant
@@ -88,11 +87,12 @@ class ModelConfig:
     accelerator: str = ""
     """``emulator``, or a board: ``board:/dev/ttyUSB0``, ``board:HOST:PORT``. Adds the variant ``accelerated``, as the
     first unless ``variants`` names it. Empty: none. See docs/accelerator.md."""
-    accelerator_mhz: float = routed.MHZ["ecp5-25f"]
-    """Clock in MHz for converting accelerator cycles to time; default: the routed clock of the ECP5-25F."""
+    accelerator_mhz: float | None = None
+    """Clock in MHz for converting accelerator cycles to time; default: the clock routed on the smallest device that
+    fits, or on the ECP5-25F if none does."""
 
     def __post_init__(self) -> None:
-        if not self.accelerator_mhz > 0:
+        if self.accelerator_mhz is not None and not self.accelerator_mhz > 0:
             raise ConfigError(f"model.accelerator_mhz is {self.accelerator_mhz}, it must be above 0")
         for name in ("threads", "candidates", "most_new_items"):
             if getattr(self, name) < 1:

@@ -109,27 +109,32 @@ class Predicted:
     p99_ms: float
 
 
-def predicted(bundle: Bundle, mhz: float, requests: int = 200) -> Predicted | None:
-    """Latency of a bundle's accelerator, on histories of real users; None: no variant has an integer form.
+def predicted(bundle: Bundle, requests: int = 200) -> Predicted | None:
+    """Latency of a bundle's accelerator on the smallest device that fits, on histories of real users.
+
+    Histories that the accelerator leaves to the processor do not count. None: no variant has an
+    integer form, or no history remains.
 
     Raises:
         MissingExtraError: the extra ``fpga`` is not installed.
     """
     try:
-        backend = accelerator_of(bundle, "emulator", mhz)
-        from lanner.accelerators.build import fitting_device
+        backend = accelerator_of(bundle, "emulator")
     except (BundleError, ConfigError):
         return None
-    histories = [rows for rows in calibration_histories(bundle.dataset, requests) if len(rows)]
+    from lanner.accelerators.build import emulated, fitting_device, prediction
+
     times_ms = []
-    for rows in histories:
-        rows = np.unique(rows)
-        before = backend.figures()["cycles"]
-        backend.rank([Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, _TOP_K)])
-        times_ms.append((backend.figures()["cycles"] - before) / mhz / 1e3)
-    device = fitting_device(backend.contract, _TOP_K)
-    where = "the tables fit no known device" if device is None else f"the tables fit an {device}"
-    stated = f"predicted from cycles at the routed {mhz:g} MHz; {where}"
+    for history in calibration_histories(bundle.dataset, requests):
+        rows = np.unique(history)
+        if len(rows) and backend.covers(len(rows), _TOP_K):
+            before = backend.figures()["cycles"]
+            backend.rank([Asked(rows, np.full(len(rows), 1 / len(rows), np.float32), rows, _TOP_K)])
+            times_ms.append((backend.figures()["cycles"] - before) / backend.mhz / 1e3)
+    if not times_ms:
+        return None
+    contract = backend.contract
+    stated = prediction(emulated(contract, _TOP_K), fitting_device(contract, _TOP_K), backend.mhz)
     p50, p99 = (float(np.percentile(times_ms, share)) for share in (50, 99))
     return Predicted(f"{source_of(bundle)}, {ACCELERATED}", stated, p50, p99)
 

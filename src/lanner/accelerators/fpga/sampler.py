@@ -11,9 +11,11 @@ from lanner.accelerators.contract import ROW_BITS
 from lanner.accelerators.sampling import MAX_FANOUT
 
 NODE = data.StructLayout({"first": 32, "degree": ROW_BITS, "fanout": 5, "seed": 32})
-"""first: address of the node's list. fanout: 1 … 16. seed: 0 to continue the generator from the previous node."""
+"""first: address of the node's list. fanout: 0 … 16; a larger one counts as 16.
+
+seed: 0 to continue the generator from the previous node."""
 NEIGHBOUR = data.StructLayout({"address": 32, "last": 1})
-"""last: the node's last neighbour. A node without neighbours yields none."""
+"""last: the node's last neighbour. A node without neighbours, or with fanout 0, yields none."""
 DRAW = data.StructLayout({"first": 32, "highest": ROW_BITS, "begins": 1, "last": 1, "listed": 1})
 _HALF = 16
 
@@ -50,14 +52,16 @@ class Sampler(wiring.Component):
             word = word ^ shifted
         m.d.comb += [drawn.eq(word), self.nodes.ready.eq(~active), draw.last.eq(left == 1)]
         with m.If(self.nodes.valid & ~active):
-            few = node.degree <= node.fanout
+            fanout = Mux(node.fanout > MAX_FANOUT, MAX_FANOUT, node.fanout)
+            few = node.degree <= fanout
+            count = Mux(few, node.degree, fanout)[: len(left)]
             m.d.sync += [
-                active.eq(node.degree != 0),
+                active.eq(count != 0),
                 draw.first.eq(node.first),
                 draw.listed.eq(few),
                 draw.begins.eq(1),
-                draw.highest.eq(Mux(few, 0, node.degree - node.fanout)),
-                left.eq(Mux(few, node.degree, node.fanout)),
+                draw.highest.eq(Mux(few, 0, node.degree - fanout)),
+                left.eq(count),
             ]
             with m.If(node.seed != 0):
                 m.d.sync += state.eq(node.seed)

