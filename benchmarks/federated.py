@@ -153,7 +153,7 @@ class Study:
     def by_user(self) -> tuple[Statistics, Traffic]:
         layout = Layout.by_user(self.split.refit.num_items)
         parts = dealt(self.split.refit, CLIENTS)
-        total, traffic = summed(lambda place: layout.values(Statistics.of(parts[place], "user")), layout.form)
+        total, traffic = summed(lambda place: layout.values(Statistics.of(parts[place], "user")), layout.form, CLIENTS)
         return layout.statistics(total), traffic
 
     @cached_property
@@ -279,7 +279,7 @@ def dealt(dataset: Dataset, clients: int) -> list[Dataset]:
 
 
 def summed(
-    values: Callable[[int], NDArray[np.float64]], form: FixedPoint, clients: int = CLIENTS
+    values: Callable[[int], NDArray[np.float64]], form: FixedPoint, clients: int
 ) -> tuple[NDArray[np.float64], Traffic]:
     """The sum of the ``values`` of each client by number, masked and packed as over sockets, and its traffic."""
     maskers = [Masker(number) for number in range(clients)]
@@ -358,7 +358,7 @@ def chosen_weight(train: Dataset, validation: HeldOut) -> tuple[float, Traffic]:
     def of_client(place: int) -> NDArray[np.float64]:
         return np.array([ndcg[validation.rows % CLIENTS == place].sum() for ndcg in per_user])
 
-    total, of_choice = summed(of_client, FixedPoint(2.0**32, ((len(WEIGHTS), 64),)))
+    total, of_choice = summed(of_client, FixedPoint(2.0**32, ((len(WEIGHTS), 64),)), CLIENTS)
     return WEIGHTS[int(total.argmax())], of_sums + of_rounds + of_choice
 
 

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+
+from lanner.data.interactions import Dataset
+from lanner.federated.averaging import AveragingConfig
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
 ROOT = Path(__file__).parents[1]
@@ -20,6 +24,46 @@ def federated(monkeypatch):
 
 def row(ndcg, up, down, **more):
     return {"ndcg_at_10": ndcg, "bytes_up": up, "bytes_down": down, **more}
+
+
+@pytest.fixture
+def small(federated, monkeypatch, tmp_path):
+    """The benchmark on 40 users, with 4 clients and 2 rounds, and no row over sockets."""
+    random = np.random.default_rng(0)
+    pairs = [(user, item) for user in range(40) for item in range(12) if random.random() < 0.7]
+    data = Dataset.from_frames(pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row"))
+    monkeypatch.setattr(federated, "named", lambda name: data)
+    monkeypatch.setattr(federated, "CLIENTS", 4)
+    monkeypatch.setattr(federated, "AVERAGING", AveragingConfig(dimensions=4, rounds=2))
+    monkeypatch.setattr(federated, "CACHE", tmp_path)
+    monkeypatch.setattr(federated, "ROWS", {name: row for name, row in federated.ROWS.items() if name != "processes"})
+    return federated
+
+
+def test_every_row_is_measured_and_kept(small, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["federated", "--seed", "3"])
+    small.main()
+    rows = {name: json.loads((tmp_path / "3" / f"{name}.json").read_text()) for name in small.ROWS}
+    assert all(
+        {"ndcg_at_10", "bytes_up", "bytes_down", "rounds", "cpu_seconds", "commit"} <= row.keys()
+        for row in rows.values()
+    )
+    assert rows["ease"]["difference"] < 1e-6
+    assert rows["graph-filter"]["difference"] < 1e-5
+    vectors = 12 * 4 * 4 * 4
+    assert (rows["averaged"]["bytes_up"], rows["averaged"]["bytes_down"]) == (2 * vectors, 2 * vectors)
+    sparse, search = rows["averaged-sparse"], rows["hybrid"]["search"]
+    assert sparse["bytes_up"] == sparse["bytes_down"] == 2 * 4 * (round(0.02 * 48) * 5 + 4)
+    of_choice = 4 * 8 * len(small.WEIGHTS)
+    assert search["bytes_up"] > sparse["bytes_up"] + of_choice
+    assert search["rounds"] == 2 + 2 + 1
+    added = [rows["ease"]] + ([sparse] if rows["hybrid"]["weights"]["averaged-sparse"] else [])
+    assert rows["hybrid"]["bytes_up"] == search["bytes_up"] + sum(one["bytes_up"] for one in added)
+    capsys.readouterr()
+    monkeypatch.setattr(small, "ROWS", dict.fromkeys(small.ROWS, lambda study: pytest.fail("measured again")))
+    monkeypatch.setattr("sys.argv", ["federated", "--seed", "3", "--kept"])
+    small.main()
+    assert "hybrid_bytes_ratio" in capsys.readouterr().out
 
 
 def test_each_ratio_is_of_the_rows_it_names(federated):
