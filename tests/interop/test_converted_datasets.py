@@ -146,7 +146,7 @@ def test_a_hetero_graph_is_valid_and_comes_back(data):
 
 def test_a_frame_of_items_takes_the_place_of_the_graphs_attributes(data, shop):
     pytest.importorskip("torch_geometric")
-    with pytest.warns(UserWarning, match=r"^not read: 18 edges \('item', 'has', 'genres'\)$"):
+    with pytest.warns(UserWarning, match=r"^not read: 16 edges \('item', 'has', 'genres'\)$"):
         back = from_pyg(to_pyg(data), items=shop.items, text=["plot"])
     assert back.item_catalogue.titles[back.items.row("103")] == "Film <3>"
     assert back.item_catalogue.attributes == {}
