@@ -4,6 +4,9 @@ The sdist is built, and the wheel from the sdist. Then, for each Python that the
 environment made from nothing, where it must show its help, train a closed form and recommend. For each extra there is
 one more environment, which sees that one and gets what the extra adds, and must import what the extra promises. One row
 of a table for each; exit code 1 where one fails.
+
+``--quick``, by ``.ci/run``: alone and with the light extras, from wheels only. Pythons other than the one that runs
+this are skipped where a dependency has no wheel for them, and so is what two minutes are too short for.
 """
 
 import argparse
@@ -19,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints.txt"
 MINORS = range(11, 15)
+_WITHOUT_WHEEL = ("No matching distribution found", "Could not find a version")
+"""Parts of what pip says where a dependency has no wheel."""
 CORE = "core"
 COMMANDS = (
     ("--help",),
@@ -27,6 +32,8 @@ COMMANDS = (
     ("recommend", "bundle", "--user", "42", "--json"),
 )
 """What works without extras."""
+LIGHT, QUICK_S = ("client", "federated"), 120.0
+"""What ``--quick`` tries beside the core, and the seconds that it may take after the wheel is built."""
 PROMISES = {
     "train": "import lanner.models.hybrid.model, lanner.training.loop; import lanner; lanner.LightGCN()",
     "language": "from lanner.models.language import LanguageEncoder; from lanner.models.neural_config import *; "
@@ -72,16 +79,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lanner-wheels-") as folder:
         wheel = build(Path(folder))
         print(f"built {wheel.name} from its sdist, {wheel.stat().st_size / 1e6:.1f} MB", flush=True)
-        rows = []
-        for version, python in pythons.items():
-            core = Path(folder) / version
-            for extra in (CORE, *(arguments.extra or PROMISES)):
-                rows.append({"python": version, "extra": extra, **tried(python, wheel, extra, core)})
+        rows, end = [], time.monotonic() + QUICK_S if arguments.quick else None
+        for extra in (CORE, *(LIGHT if arguments.quick else arguments.extra or PROMISES)):
+            for version, python in pythons.items():
+                found = tried(python, wheel, extra, Path(folder) / version, end)
+                rows.append({"python": version, "extra": extra, **found})
                 print(as_line(rows[-1]), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-    failed = [row for row in rows if row["problem"]]
-    print(f"wheels: {len(rows) - len(failed)} of {len(rows)} environments work, Python {', '.join(pythons)}")
+    failed, skipped = ([row for row in rows if row[key]] for key in ("problem", "skipped"))
+    worked = len(rows) - len(failed) - len(skipped)
+    print(f"wheels: {worked} of {len(rows)} environments work, Python {', '.join(pythons)}; {len(skipped)} skipped")
     return int(bool(failed))
 
 
@@ -113,54 +121,68 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def tried(python: str, wheel: Path, extra: str, core: Path) -> dict[str, str | float]:
+def tried(python: str, wheel: Path, extra: str, core: Path, end: float | None = None) -> dict[str, str | float]:
     """Make an environment, use it, and remove it where it has an extra; the rest of a row of the table.
 
     core: the environment without extras, which comes first. What an extra needs of it is not installed again.
+    end: of a quick trial, on the monotonic clock; see the module. None: no limit, and what has no wheel is built.
     """
-    began, problem = time.monotonic(), ""
+    began, problem, skipped = time.monotonic(), "", ""
     environment = core if extra == CORE else core.with_name("extra")
     binaries = environment / "venv" / "bin"
-    pip = (
-        binaries / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "-c",
-        PINS,
-    )
+    pip: tuple[str | Path, ...] = (binaries / "python", "-m", "pip", "install", "--quiet", "--no-compile", "-c", PINS)
+    pip += ("--disable-pip-version-check", *(("--only-binary", ":all:") if end else ()))
     lanner = (binaries / "python", "-m", "lanner")
     programs = [(*lanner, *command) for command in (COMMANDS if extra == CORE else COMMANDS[:1])]
     programs += [] if extra == CORE else [(binaries / "python", "-c", PROMISES[extra])]
     try:
+        if extra != CORE and not (core / "works").exists():
+            raise Skipped("the core does not work")
         environment.mkdir()
-        _run((python, "-m", "venv", environment / "venv"), environment)
+        _run((python, "-m", "venv", environment / "venv"), environment, end)
         if extra != CORE:
             (packages,) = (core / "venv").glob("lib/python*/site-packages")
             (mine,) = (environment / "venv").glob("lib/python*/site-packages")
             (mine / "core.pth").write_text(f"{packages}\n")
         for command in ((*pip, wheel if extra == CORE else f"lanner[{extra}] @ {wheel.as_uri()}"), *programs):
-            _run(command, environment)
+            _run(command, environment, end)
+        (environment / "works").touch()
+    except Skipped as reason:
+        skipped = str(reason)
     except RuntimeError as error:
         problem = str(error)
+        if end and core.name != f"3.{sys.version_info.minor}" and any(one in problem for one in _WITHOUT_WHEEL):
+            problem, skipped = "", f"no wheels for this Python: {problem}"
     finally:
         if environment != core:
             shutil.rmtree(environment, ignore_errors=True)
-    return {"seconds": round(time.monotonic() - began, 1), "problem": problem}
+    return {"seconds": round(time.monotonic() - began, 1), "problem": problem, "skipped": skipped}
 
 
 def as_line(row: dict[str, str | float]) -> str:
     """A row for a person."""
-    return f"{row['python']:<5} {row['extra']:<10} {row['seconds']:>7} s  {row['problem'] or 'works'}"
+    verdict = row["problem"] or (row["skipped"] and f"skipped: {row['skipped']}") or "works"
+    return f"{row['python']:<5} {row['extra']:<10} {row['seconds']:>7} s  {verdict}"
 
 
-def _run(command: "tuple[str | Path, ...] | list[str | Path]", folder: Path) -> None:
-    """Run to the end, with nothing of this environment in it; raises ``RuntimeError`` with the last line it said."""
+class Skipped(Exception):
+    """An environment that was not tried to the end; the reason."""
+
+
+def _run(command: "tuple[str | Path, ...] | list[str | Path]", folder: Path, end: float | None = None) -> None:
+    """Run to the end, with nothing of this environment in it.
+
+    Raises:
+        RuntimeError: it failed; with the last line it said. Skipped: it was not done at ``end``.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LANNER_DATA")}
-    ended = subprocess.run(list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True)
+    left = None if end is None else max(end - time.monotonic(), 0.01)
+    try:
+        ended = subprocess.run(
+            list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True, timeout=left
+        )
+    except subprocess.TimeoutExpired:
+        raise Skipped(f"the {QUICK_S:g} s of a quick trial are over") from None
     if ended.returncode:
         said = [line for line in ended.stderr.splitlines() if line.strip() and not line.startswith("[notice]")]
         errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["it said nothing"]
@@ -171,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--python", action="append", help="only this version, such as 3.12; repeatable")
     parser.add_argument("--extra", action="append", choices=PROMISES, help="only this one; repeatable")
+    parser.add_argument("--quick", action="store_true", help="the core and light extras, within two minutes")
     parser.add_argument("--out", type=Path, help="also write the rows to this file, as JSON")
     return parser.parse_args()
 

@@ -1,28 +1,37 @@
 """Federated learning on ml-1m: what it costs in quality that the server sees no user's data.
 
 ``python -m benchmarks.federated`` writes ``federated.json``. The users are divided among 100 clients, 80/20 of each
-user's ratings; all items that a user has not seen are ranked. Rows, each with ndcg@10 and recall@10 (test), bytes sent
-by all clients, and rounds:
+user's ratings; all items that a user has not seen are ranked. Rows, each with ndcg@10 and recall@10 (test), bytes that
+all clients send (*bytes_up*) and receive (*bytes_down*), rounds, and CPU seconds:
 
-- ``pooled``: the model fitted on pooled events, for each of the models below.
-- ``ease``, ``graph-filter``: from sums in one round of secure aggregation; *closed_form_difference* is the largest
-  difference of scores from the pooled model's, in units of the largest score.
-- ``averaged``: item vectors by federated averaging, dense; ``averaged-sparse``: with sparse updates in 8 bits.
-- ``hybrid``: EASE, graph filter and the sparsely averaged vectors, combined with weights chosen on the clients'
-  validation events: each client sends its ndcg@10 for each trial weight, again as a sum.
-- ``ease-epsilon-E``: EASE from noisy sums; each user is protected by (E, 1e-5)-differential privacy.
+- ``ease``, ``graph-filter``: from sums by secure aggregation, that of the users of each item and that of a matrix;
+  *difference* is the largest one of scores from the model's fitted on pooled events, in units of the largest score.
+- ``averaged``: item vectors by plain federated averaging; ``averaged-sparse``: with sparse updates in 8 bits.
+- ``hybrid``: EASE and the sparsely averaged vectors, with a weight chosen on the clients' validation events. For it
+  both are also fitted on the training events alone, and each client adds its ndcg@10 for each trial weight to a sum.
+  Bytes and rounds are those of this search and, of the models fitted on all events, of those with a weight.
+- ``ease-epsilon-E``: EASE from noisy sums; each user is protected by (E, 1e-5)-differential privacy; ``ease-by-user``:
+  from the same sums without noise.
+- ``processes``: the sums of ``ease`` by a server and three client processes over sockets, and their seconds.
 
-``processes``: the same sum computed by a server and three client processes over sockets, and its seconds.
+``centralised`` is the hybrid fitted on pooled events, as recorded by the quality suite on the same split.
+Rows are kept in ``runs/federated``: ``--kept`` reuses those, ``--only ROW`` measures the rows it names and reuses the
+others. The first row that needs a sum spends the time that it takes.
 """
 
 import argparse
+import json
 import multiprocessing as mp
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import _record
 from benchmarks._datasets import named
@@ -35,8 +44,8 @@ from lanner.evaluation.protocol import evaluate
 from lanner.federated.averaging import AveragingConfig, Client, scoring_model
 from lanner.federated.averaging import Server as Averager
 from lanner.federated.privacy import BY_USER, Privacy
-from lanner.federated.secure_sum import Masker, Words, total_of
-from lanner.federated.statistics import FORM, Statistics, Weighting, ease, graph_filter, private
+from lanner.federated.secure_sum import FixedPoint, Masker, total_of
+from lanner.federated.statistics import Layout, Statistics, counts_form, ease, graph_filter, private, users_of_items
 from lanner.federated.wire import Server, join
 from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.sparse import history_matrix
@@ -44,89 +53,221 @@ from lanner.registry import SPLITS
 
 CLIENTS, PROCESSES = 100, 3
 EPSILONS = (1.0, 4.0, 8.0)
-WEIGHTINGS: tuple[Weighting, Weighting] = ("event", "user")
 RIDGE, PRIVATE_RIDGE = 800.0, 20.0
 """For sums by event, as in the quality suite's EASE, and by user, where each history counts as one."""
 AVERAGING = AveragingConfig()
-SHARE = 0.1
+SHARE = 0.02
 """Share of an update's entries that are sent."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 KEY = b"benchmark"
+CACHE = Path("runs") / "federated"
+CENTRALISED = ("ml-1m", "random-80-20", "hybrid")
+"""Dataset, protocol and row of ``quality_foundation.json``."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="of the split; other seeds print and write nothing")
+    parser.add_argument("--only", action="append", default=[], choices=ROWS, metavar="ROW")
+    parser.add_argument("--kept", action="store_true", help="do not measure rows anew that lie in runs/federated")
     arguments = parser.parse_args()
-    results = measure(arguments.seed)
+    study, folder = Study(arguments.seed), CACHE / str(arguments.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.only or ROWS:
+        if not (arguments.kept and (folder / f"{name}.json").exists()):
+            begun = time.process_time()
+            row = ROWS[name](study)
+            row |= {"cpu_seconds": round(time.process_time() - begun, 1), "commit": _record._commit()}
+            print(name, {key: value for key, value in row.items() if key != "ci95"}, flush=True)
+            (folder / f"{name}.json").write_text(json.dumps(row))
+    if missing := [name for name in ROWS if not (folder / f"{name}.json").exists()]:
+        parser.exit(1, f"not measured yet: {', '.join(missing)}; run without --only, with --kept\n")
+    rows = {name: json.loads((folder / f"{name}.json").read_text()) for name in ROWS}
+    results = {"rows": rows, "centralised": centralised(), "summary": summary(rows, centralised())}
+    print(results["summary"])
     if arguments.seed == 1:
         settings = {"clients": CLIENTS, "averaging": vars(AVERAGING), "share": SHARE, "ridge": RIDGE}
         print(_record.record("federated", seed=1, settings=settings, results=results))
 
 
-def measure(seed: int) -> dict[str, Any]:
-    """Rows and summary."""
-    config = from_dict({"feedback": EVERY_EVENT, "split": {"name": "random", "seed": seed}})
-    data = named("ml-1m")
-    data = Feedback.decide(data.interactions, config.feedback).apply(data)
-    split = SPLITS["random"](data, config.split)
-    rows: dict[str, dict[str, Any]] = {}
-
-    def row(name: str, model: Any, **costs: float) -> None:
-        report = evaluate(model, split.test, ks=(10,), metrics=("ndcg", "recall"))
-        rows[name] = {**report.metrics, "ci95": {key: list(map(float, one)) for key, one in report.ci95.items()}}
-        rows[name] |= costs
-        print(name, {key: round(value, 4) for key, value in rows[name].items() if key != "ci95"}, flush=True)
-
-    parts = dealt(split.refit, CLIENTS)
-    words = {one: summed_by(parts, one) for one in WEIGHTINGS}
-    summed = {one: Statistics.from_words(total, data.num_items, one) for one, (total, _) in words.items()}
-    sent = {one: size for one, (_, size) in words.items()}
-    counts_I = summed["event"].gram_II.diagonal()
-    models = {"ease": ease(summed["event"], RIDGE), "graph-filter": graph_filter(summed["user"], counts_I)}
-    together = pooled(split.refit)
-    users = split.test.users.take(np.arange(min(500, len(split.test))))
-    difference = 0.0
-    for name, model in models.items():
-        row(name, model, bytes=sent["event"] + (sent["user"] if name == "graph-filter" else 0), rounds=1)
-        row(f"{name}-pooled", together[name])
-        theirs = together[name].score(users)
-        difference = max(difference, float(np.abs(model.score(users) - theirs).max() / np.abs(theirs).max()))
-
-    averaged: dict[str, ScoringModel] = {}
-    for name, share in (("averaged", 1.0), ("averaged-sparse", SHARE)):
-        vectors, size = averaged_over(parts, replace(AVERAGING, share=share))
-        averaged[name] = scoring_model(vectors, counts_I)
-        row(name, averaged[name], bytes=size, rounds=AVERAGING.rounds)
-
-    # Weights are chosen with models fitted on the training events alone.
-    weights = chosen_weights(split.train, split.validation)
-    joined = Joined([*models.values(), averaged["averaged-sparse"]], weights)
-    row("hybrid", joined, bytes=sum(sent.values()) + rows["averaged-sparse"]["bytes"], rounds=1 + AVERAGING.rounds)
-    rows["hybrid"]["weights"] = weights
-
-    random = np.random.default_rng(seed)
-    for epsilon in EPSILONS:
-        privacy = Privacy(epsilon)
-        total = words["user"][0].copy()
-        for _ in range(CLIENTS):
-            noise = BY_USER.noise(privacy, CLIENTS, random, len(total))
-            np.add(total, FORM["user"].encoded(noise), out=total)  # as if each client had added its own before masks
-        noisy = Statistics.from_words(total, data.num_items, "user")
-        row(f"ease-epsilon-{epsilon:g}", ease(private(noisy, BY_USER, privacy), PRIVATE_RIDGE))
-    row("ease-by-user", ease(summed["user"], PRIVATE_RIDGE))
-    seconds, exact = over_sockets(dealt(split.refit, PROCESSES), Statistics.of(split.refit, "event"))
-    rows["processes"] = {"seconds": seconds, "largest_difference": exact, "clients": PROCESSES}
-    best = _recorded_hybrid()
-    summary = {
-        "closed_form_difference": difference,
-        "hybrid_of_centralised": rows["hybrid"]["ndcg_at_10"] / best if best else None,
-        "bytes_ratio": rows["averaged-sparse"]["bytes"] / rows["averaged"]["bytes"],
-        "sparse_over_dense_ndcg": rows["averaged-sparse"]["ndcg_at_10"] / rows["averaged"]["ndcg_at_10"],
+def summary(rows: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, float | None]:
+    """The figures in a few words; each ratio is of one row to one other."""
+    hybrid, plain, sparse = rows["hybrid"], rows["averaged"], rows["averaged-sparse"]
+    both = [row["bytes_up"] + row["bytes_down"] for row in (hybrid, rows["ease"], plain)]
+    best = reference["ndcg_at_10"] if reference else None
+    return {
+        "closed_form_difference": max(rows[name]["difference"] for name in ("ease", "graph-filter")),
+        "hybrid_of_centralised": hybrid["ndcg_at_10"] / best if best else None,
+        "hybrid_bytes_ratio": both[0] / both[2],
+        "ease_of_centralised": rows["ease"]["ndcg_at_10"] / best if best else None,
+        "ease_bytes_ratio": both[1] / both[2],
+        "bytes_ratio": sparse["bytes_up"] / plain["bytes_up"],
+        "sparse_over_dense_ndcg": sparse["ndcg_at_10"] / plain["ndcg_at_10"],
         "ndcg_at_eps_8": rows["ease-epsilon-8"]["ndcg_at_10"],
     }
-    print(summary)
-    return {"rows": rows, "summary": summary}
+
+
+def centralised() -> dict[str, Any] | None:
+    """ndcg@10 of the hybrid fitted on pooled events, with its file and commit; None if it was not measured."""
+    path = _record.RESULTS / "quality_foundation.json"
+    if not path.exists():
+        return None
+    read = json.loads(path.read_text())
+    dataset, protocol, name = CENTRALISED
+    row = read["results"].get(dataset, {}).get(protocol, {}).get(name)
+    if row is None:
+        return None
+    return {"ndcg_at_10": row["ndcg_at_10"], "file": path.name, "commit": row.get("commit", read["commit"])}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of all clients together."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    rounds: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Study:
+    """The data and what several rows need."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @cached_property
+    def split(self) -> Any:
+        config = from_dict({"feedback": EVERY_EVENT, "split": {"name": "random", "seed": self.seed}})
+        data = named("ml-1m")
+        data = Feedback.decide(data.interactions, config.feedback).apply(data)
+        return SPLITS["random"](data, config.split)
+
+    @cached_property
+    def by_event(self) -> tuple[Statistics, Traffic]:
+        return summed_by_event(dealt(self.split.refit, CLIENTS))
+
+    @cached_property
+    def by_user(self) -> tuple[Statistics, Traffic]:
+        layout = Layout.by_user(self.split.refit.num_items)
+        parts = dealt(self.split.refit, CLIENTS)
+        total, traffic = summed(lambda place: layout.values(Statistics.of(parts[place], "user")), layout.form, CLIENTS)
+        return layout.statistics(total), traffic
+
+    @cached_property
+    def counts(self) -> tuple[NDArray[np.float64], Traffic]:
+        return counted(dealt(self.split.refit, CLIENTS))
+
+    @cache  # noqa: B019 one study per process
+    def averaged(self, share: float) -> tuple[NDArray[np.float32], Traffic]:
+        """Item vectors of all events; kept on disk, since the hybrid needs those of another row."""
+        path = CACHE / str(self.seed) / f"vectors-{share:g}.npz"
+        vectors, traffic = averaged_over(dealt(self.split.refit, CLIENTS), replace(AVERAGING, share=share))
+        np.savez(path, vectors=vectors, traffic=astuple(traffic))
+        return vectors, traffic
+
+    def kept(self, share: float) -> tuple[NDArray[np.float32], Traffic]:
+        """The same, from the row that measured it last."""
+        path = CACHE / str(self.seed) / f"vectors-{share:g}.npz"
+        if not path.exists():
+            return self.averaged(share)
+        with np.load(path) as found:
+            return found["vectors"], Traffic(*found["traffic"].tolist())
+
+
+def measured(study: Study, model: Any, traffic: Traffic, **more: Any) -> dict[str, Any]:
+    """A row."""
+    report = evaluate(model, study.split.test, ks=(10,), metrics=("ndcg", "recall"))
+    row = {**report.metrics, "ci95": {key: list(map(float, one)) for key, one in report.ci95.items()}}
+    return {**row, **vars(traffic), **more}
+
+
+def row_of_ease(study: Study) -> dict[str, Any]:
+    statistics, traffic = study.by_event
+    model = ease(statistics, RIDGE)
+    pooled = ease(Statistics.of(study.split.refit, "event"), RIDGE)
+    return measured(study, model, traffic, difference=difference(study, model, pooled))
+
+
+def row_of_graph_filter(study: Study) -> dict[str, Any]:
+    (counts_I, first), (statistics, second) = study.counts, study.by_user
+    model = graph_filter(statistics, counts_I)
+    refit = study.split.refit
+    pooled = graph_filter(Statistics.of(refit, "user"), Statistics.of(refit, "event").gram_II.diagonal())
+    return measured(study, model, first + second, difference=difference(study, model, pooled))
+
+
+def row_of_averaged(study: Study, share: float) -> dict[str, Any]:
+    vectors, traffic = study.averaged(share)
+    return measured(study, scoring_model(vectors, study.counts[0]), traffic)
+
+
+def row_of_hybrid(study: Study) -> dict[str, Any]:
+    weight, search = chosen_weight(study.split.train, study.split.validation)
+    (statistics, of_sums), (vectors, of_rounds) = study.by_event, study.kept(SHARE)
+    joined = Joined(ease(statistics, RIDGE), scoring_model(vectors, study.counts[0]), weight)
+    traffic = search + of_sums + (of_rounds if weight else Traffic())
+    return measured(study, joined, traffic, weights={"ease": 1.0, "averaged-sparse": weight}, search=vars(search))
+
+
+def row_of_private(study: Study, epsilon: float | None) -> dict[str, Any]:
+    statistics, traffic = study.by_user
+    if epsilon is None:
+        return measured(study, ease(statistics, PRIVATE_RIDGE), traffic)
+    layout, privacy, random = (
+        Layout.by_user(len(statistics.gram_II)),
+        Privacy(epsilon),
+        np.random.default_rng(study.seed),
+    )
+    total = layout.values(statistics)
+    for _ in range(CLIENTS):
+        noise = BY_USER.noise(privacy, CLIENTS, random, len(total))
+        total += layout.form.decoded(layout.form.encoded(noise))  # as if each client had added its own
+    return measured(study, ease(private(layout.statistics(total), BY_USER, privacy), PRIVATE_RIDGE), traffic)
+
+
+def row_of_processes(study: Study) -> dict[str, Any]:
+    """Seconds of both sums across processes, and their deviation from the pooled sum."""
+    parts, whole = dealt(study.split.refit, PROCESSES), Statistics.of(study.split.refit, "event")
+    server, found = Server(("127.0.0.1", 0), KEY), {}
+
+    def serve() -> None:
+        counts_I, _ = server.total(PROCESSES, _counts_form(parts))
+        layout = Layout.by_event(counts_I)
+        found["sum"] = layout.statistics(server.total(PROCESSES, layout.form)[0])
+
+    thread = threading.Thread(target=serve)
+    begun = time.perf_counter()
+    thread.start()
+    clients = [
+        mp.get_context("spawn").Process(
+            target=_take_part, args=(server.address, number, part, _most_users(parts), _counts_form(parts))
+        )
+        for number, part in enumerate(parts)
+    ]
+    for one in clients:
+        one.start()
+    for waited in [*clients, thread]:
+        waited.join()
+    seconds = time.perf_counter() - begun
+    server.close()
+    exact = float(np.abs(found["sum"].gram_II - whole.gram_II).max())
+    traffic = {"bytes_up": server.bytes_received, "bytes_down": server.bytes_sent}
+    return {"seconds": round(seconds, 2), "largest_difference": exact, "clients": PROCESSES, **traffic}
+
+
+ROWS: dict[str, Callable[[Study], dict[str, Any]]] = {
+    "ease": row_of_ease,
+    "graph-filter": row_of_graph_filter,
+    "averaged": partial(row_of_averaged, share=1.0),
+    "averaged-sparse": partial(row_of_averaged, share=SHARE),
+    "hybrid": row_of_hybrid,
+    **{f"ease-epsilon-{epsilon:g}": partial(row_of_private, epsilon=epsilon) for epsilon in EPSILONS},
+    "ease-by-user": partial(row_of_private, epsilon=None),
+    "processes": row_of_processes,
+}
 
 
 def dealt(dataset: Dataset, clients: int) -> list[Dataset]:
@@ -137,48 +278,67 @@ def dealt(dataset: Dataset, clients: int) -> list[Dataset]:
     ]
 
 
-def pooled(dataset: Dataset) -> dict[str, ScoringModel]:
-    """Both closed forms on pooled events."""
-    by_event, by_user = (Statistics.of(dataset, one) for one in WEIGHTINGS)
-    return {"ease": ease(by_event, RIDGE), "graph-filter": graph_filter(by_user, by_event.gram_II.diagonal())}
-
-
-def summed_by(parts: list[Dataset], weighting: Weighting) -> tuple[Words, int]:
-    """The sum of all clients' data, and how many bytes that is."""
-    maskers = [Masker(number) for number in range(len(parts))]
+def summed(
+    values: Callable[[int], NDArray[np.float64]], form: FixedPoint, clients: int
+) -> tuple[NDArray[np.float64], Traffic]:
+    """The sum of the ``values`` of each client by number, masked and packed as over sockets, and its traffic."""
+    maskers = [Masker(number) for number in range(clients)]
     keys = {one.number: one.public_key for one in maskers}
     total, sent = None, 0
-    for masker, part in zip(maskers, parts, strict=True):
-        words = masker.masked(Statistics.of(part, weighting).words(), keys, 1)
-        total, sent = words if total is None else total_of([total, words]), sent + words.nbytes
+    for masker in maskers:
+        message = form.packed(masker.masked(form.encoded(values(masker.number)), keys, 1))
+        words = form.unpacked(message)
+        total, sent = words if total is None else total_of([total, words]), sent + len(message)
     assert total is not None
-    return total, sent
+    return form.decoded(total), Traffic(sent, clients * form.num_bytes, 1)
 
 
-def averaged_over(parts: list[Dataset], config: AveragingConfig) -> tuple[np.ndarray, int]:
-    """Item vectors after all rounds, and the bytes that the clients sent."""
+def counted(parts: list[Dataset]) -> tuple[NDArray[np.float64], Traffic]:
+    """The number of users of each item."""
+    most = _most_users(parts)
+    return summed(lambda place: users_of_items(parts[place], most), _counts_form(parts), len(parts))
+
+
+def summed_by_event(parts: list[Dataset]) -> tuple[Statistics, Traffic]:
+    """The Gram matrix: the counts, and then all other entries."""
+    counts_I, first = counted(parts)
+    layout = Layout.by_event(counts_I)
+    total, second = summed(lambda place: layout.values(Statistics.of(parts[place], "event")), layout.form, len(parts))
+    return layout.statistics(total), first + second
+
+
+def _most_users(parts: list[Dataset]) -> int:
+    return -(-parts[0].num_users // len(parts))
+
+
+def _counts_form(parts: list[Dataset]) -> FixedPoint:
+    return counts_form(parts[0].num_items, len(parts), _most_users(parts))
+
+
+def averaged_over(parts: list[Dataset], config: AveragingConfig) -> tuple[NDArray[np.float32], Traffic]:
+    """Item vectors after all rounds."""
     members = [
         Client(history_matrix(part.histories, part.num_items), config, number) for number, part in enumerate(parts)
     ]
-    server, sent = Averager(parts[0].num_items, config), 0
+    server, traffic = Averager(parts[0].num_items, config), Traffic()
     for number in range(1, config.rounds + 1):
         changes = [one.train(server.vectors_ID) for one in members]
-        sent += sum(one.bytes for one in changes)
-        server.take(changes)
+        sent = server.take(changes).bytes
+        traffic += Traffic(sum(one.bytes for one in changes), len(parts) * sent, 1)
         print(f"\rround {number} of {config.rounds}", end="", flush=True)
     print()
-    return server.vectors_ID, sent
+    return server.vectors_ID, traffic
 
 
 class Joined:
-    """A weighted sum of models' scores, each in units of its spread over a user's items."""
+    """The sum of two models' scores, each in units of its spread over a user's items, the second with a weight."""
 
-    def __init__(self, models: list[ScoringModel], weights: list[float]) -> None:
-        self._models, self._weights = models, weights
+    def __init__(self, first: ScoringModel, second: ScoringModel, weight: float) -> None:
+        self._parts = [(first, 1.0), (second, weight)]
 
-    def score(self, users: Any) -> np.ndarray:
+    def score(self, users: Any) -> NDArray[np.float32]:
         total = np.float32(0)
-        for model, weight in zip(self._models, self._weights, strict=True):
+        for model, weight in self._parts:
             if weight:
                 scores = model.score(users)
                 spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
@@ -186,59 +346,33 @@ class Joined:
         return np.asarray(total, np.float32)
 
 
-def chosen_weights(train: Dataset, validation: HeldOut) -> list[float]:
-    """Weights of EASE, graph filter and averaged vectors, one after the other, by the clients' summed ndcg@10.
+def chosen_weight(train: Dataset, validation: HeldOut) -> tuple[float, Traffic]:
+    """Weight of the averaged vectors by the clients' summed ndcg@10, and the traffic of choosing it."""
+    parts = dealt(train, CLIENTS)
+    statistics, of_sums = summed_by_event(parts)
+    vectors, of_rounds = averaged_over(parts, replace(AVERAGING, share=SHARE))
+    models = ease(statistics, RIDGE), scoring_model(vectors, statistics.gram_II.diagonal())
+    reports = [evaluate(Joined(*models, weight), validation, ks=(10,), metrics=("ndcg",)) for weight in WEIGHTS]
+    per_user = [report.per_user["ndcg_at_10"] for report in reports]
 
-    Sums by secure aggregation are exact, so pooled ones are used here.
-    """
-    vectors, _ = averaged_over(dealt(train, CLIENTS), replace(AVERAGING, share=SHARE))
-    popularity_I = np.bincount(train.interactions.item, minlength=train.num_items)
-    models = [*pooled(train).values(), scoring_model(vectors, popularity_I)]
-    weights = [1.0, 0.0, 0.0]
+    def of_client(place: int) -> NDArray[np.float64]:
+        return np.array([ndcg[validation.rows % CLIENTS == place].sum() for ndcg in per_user])
 
-    def summed_ndcg(trial: list[float]) -> float:
-        per_user = evaluate(Joined(models, trial), validation, ks=(10,), metrics=("ndcg",)).per_user["ndcg_at_10"]
-        return float(sum(per_user[validation.rows % CLIENTS == part].sum() for part in range(CLIENTS)))
-
-    for place in (1, 2):
-        trials = [[*weights[:place], weight, *weights[place + 1 :]] for weight in WEIGHTS]
-        weights = max(trials, key=summed_ndcg)
-    return weights
+    total, of_choice = summed(of_client, FixedPoint(2.0**32, ((len(WEIGHTS), 64),)), CLIENTS)
+    return WEIGHTS[int(total.argmax())], of_sums + of_rounds + of_choice
 
 
-def over_sockets(parts: list[Dataset], whole: Statistics) -> tuple[float, float]:
-    """Seconds of a sum across processes, and its deviation from the pooled sum."""
-    server, found = Server(("127.0.0.1", 0), KEY, whole.words()), {}
-    thread = threading.Thread(target=lambda: found.update(total=server.total(len(parts))[0]))
-    begun = time.perf_counter()
-    thread.start()
-    clients = [
-        mp.get_context("spawn").Process(target=_take_part, args=(server.address, number, part))
-        for number, part in enumerate(parts)
-    ]
-    for one in clients:
-        one.start()
-    for one in [*clients, thread]:
-        one.join()
-    seconds = time.perf_counter() - begun
-    server.close()
-    total = Statistics.from_words(found["total"], len(whole.gram_II), "event")
-    return round(seconds, 2), float(np.abs(total.gram_II - whole.gram_II).max())
+def difference(study: Study, model: ScoringModel, pooled: ScoringModel) -> float:
+    """The largest difference of scores for 500 test users, in units of the largest score."""
+    users = study.split.test.users.take(np.arange(min(500, len(study.split.test))))
+    theirs = pooled.score(users)
+    return float(np.abs(model.score(users) - theirs).max() / np.abs(theirs).max())
 
 
-def _take_part(address: tuple[str, int], number: int, part: Dataset) -> None:
-    join(address, KEY, number, Statistics.of(part, "event").words())
-
-
-def _recorded_hybrid() -> float | None:
-    """ndcg@10 of the hybrid fitted on pooled events, as recorded by the quality suite on the same split."""
-    import json
-
-    path = _record.RESULTS / "quality_foundation.json"
-    if not path.exists():
-        return None
-    rows = json.loads(path.read_text())["results"].get("ml-1m", {}).get("random-80-20", {})
-    return float(rows["hybrid"]["ndcg_at_10"]) if "hybrid" in rows else None
+def _take_part(address: tuple[str, int], number: int, part: Dataset, most: int, form: FixedPoint) -> None:
+    counts_I = join(address, KEY, number, users_of_items(part, most), form)
+    layout = Layout.by_event(counts_I)
+    join(address, KEY, number, layout.values(Statistics.of(part, "event")), layout.form)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks._accelerator_tables import accelerator_section
+from benchmarks._page_tables import adaptation_section, federated_section, planner_section
 from benchmarks._quality_settings import ALONE, CELLS, PROTOCOLS
 from benchmarks._record import RESULTS
 from lanner.cli.console import as_toml
@@ -25,6 +26,13 @@ README = ROOT / "README.md"
 FIGURES = Path(__file__).with_name("_readme_figures.toml")
 COMMANDS, SETTINGS, RECIPES = (ROOT / "docs" / f"{name}.md" for name in ("commands", "settings", "recipes"))
 ACCELERATOR = ROOT / "docs" / "accelerator.md"
+PAGES: dict[Path, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    ACCELERATOR: ("fpga", accelerator_section),
+    ROOT / "docs" / "distributed.md": ("training_simulator", planner_section),
+    ROOT / "docs" / "federated.md": ("federated", federated_section),
+    ROOT / "docs" / "fine-tuning.md": ("lora", adaptation_section),
+}
+"""Pages with one generated section, the result file that it shows, and what writes it."""
 BEGIN, END = "<!-- results: begin (python -m benchmarks.readme) -->", "<!-- results: end -->"
 
 QUALITY = (
@@ -149,12 +157,13 @@ def main() -> None:
     from lanner.data.sources.recipe import recipe_reference
 
     README.write_text(with_results(README.read_text(), results_section()))
-    figures = json.loads((RESULTS / "fpga.json").read_text())["results"]
-    ACCELERATOR.write_text(with_results(ACCELERATOR.read_text(), accelerator_section(figures)))
+    for page, (file, section) in PAGES.items():
+        figures = json.loads((RESULTS / f"{file}.json").read_text())["results"]
+        page.write_text(with_results(page.read_text(), section(figures)))
     COMMANDS.write_text(command_reference())
     SETTINGS.write_text(settings_reference())
     RECIPES.write_text(recipe_reference())
-    print(README, ACCELERATOR, COMMANDS, SETTINGS, RECIPES, sep="\n")
+    print(README, *PAGES, COMMANDS, SETTINGS, RECIPES, sep="\n")
 
 
 def _quality_table(results: dict[str, Any]) -> Iterator[str]:

@@ -73,6 +73,31 @@ def test_the_accelerators_tables_are_those_of_the_result_file(readme):
     assert "| 12.3 |" in readme.accelerator_section(results)
 
 
+@pytest.mark.parametrize("name", ["distributed", "federated", "fine-tuning"])
+def test_the_sections_of_pages_are_those_of_the_result_files(readme, name):
+    page = ROOT / "docs" / f"{name}.md"
+    file, section = readme.PAGES[page]
+    results = json.loads((readme.RESULTS / f"{file}.json").read_text())["results"]
+    assert readme.with_results(page.read_text(), section(results)) == page.read_text(), "run: make docs"
+
+
+def test_every_page_with_a_generated_section_is_written(readme):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert {page for page in pages if readme.BEGIN in page.read_text()} == {readme.README, *readme.PAGES}
+
+
+def test_the_table_of_federated_learning_names_what_it_compares_with(readme):
+    row = {"ndcg_at_10": 0.43, "ci95": {"ndcg_at_10": [0.42, 0.44]}, "bytes_up": 4e8, "bytes_down": 5e8, "rounds": 2}
+    reference = {"ndcg_at_10": 0.45, "file": "quality.json", "commit": "0123456789"}
+    section = readme.PAGES[ROOT / "docs" / "federated.md"][1]
+    shown = section({"rows": {"ease": row, "processes": {"seconds": 1}}, "centralised": reference})
+    assert "NDCG@10 0.4500 on the same split (`quality.json`, commit `0123456`)" in shown
+    assert "| `ease` | 0.4300 (0.4200 … 0.4400) | 95.6% | 0.400 GB | 0.500 GB | 2 |" in shown
+    assert "processes" not in shown
+    older = section({"rows": {"ease": {key: row[key] for key in ("ndcg_at_10", "ci95")}}})
+    assert "| `ease` | 0.4300 (0.4200 … 0.4400) | – | – | – | – |" in older
+
+
 def test_the_command_reference_is_that_of_the_command_line(readme):
     assert readme.COMMANDS.read_text() == readme.command_reference(), "run: make docs"
 

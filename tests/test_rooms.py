@@ -59,7 +59,7 @@ ROOMS = {
     "tune": {
         *("errors", "files", "settings", "config", "registry", "pipeline", "library", "data", "evaluation"),
     },
-    "interop": {"errors", "files", "data", "library"},
+    "interop": {"errors", "files", "data", "library", "artifacts"},
     "federated": {"errors", "data", "inference", "models"},
     "reproduction": {"errors", "files"},
     "cli": {

@@ -1,6 +1,8 @@
 """What ``make wheels`` tries: every extra, and failures are reported. The environments are created by hand."""
 
 import importlib.util
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -39,3 +41,41 @@ def test_every_python_that_answers_is_found(wheels):
     found = wheels.interpreters()
     assert found
     assert set(found) <= {"3.11", "3.12", "3.13", "3.14"}
+
+
+def test_what_is_not_done_in_time_is_skipped(wheels, tmp_path):
+    with pytest.raises(wheels.Skipped, match="the 120 s of a quick trial are over"):
+        wheels._run(("sleep", "60"), tmp_path, time.monotonic() + 0.2)
+    found = wheels.tried(sys.executable, tmp_path / "none.whl", "client", tmp_path / "3.12", time.monotonic() + 60)
+    assert (found["problem"], found["skipped"]) == ("", "the core does not work")
+
+
+@pytest.mark.parametrize(("other", "quick"), [(True, True), (False, True), (True, False)])
+def test_only_a_quick_trial_of_another_python_may_lack_wheels(wheels, monkeypatch, tmp_path, other, quick):
+    said = "ERROR: No matching distribution found for numpy"
+
+    def fails(command, folder, end=None):
+        if "pip" in command:
+            assert ("--only-binary" in command) == quick
+            raise RuntimeError(said)
+
+    monkeypatch.setattr(wheels, "_run", fails)
+    core = tmp_path / (f"3.{sys.version_info.minor}" if not other else "3.99")
+    found = wheels.tried(sys.executable, tmp_path / "none.whl", "core", core, time.monotonic() + 60 if quick else None)
+    skips = other and quick
+    assert found["skipped"] == (f"no wheels for this Python: {said}" if skips else "")
+    assert found["problem"] == ("" if skips else said)
+    row = {"python": core.name, "extra": "core", **found}
+    assert ("skipped: no wheels" in wheels.as_line(row)) == skips
+
+
+def test_the_ci_tries_light_extras_and_makes_the_sbom(wheels):
+    assert set(wheels.LIGHT) <= set(wheels.PROMISES)
+    run = (ROOT / ".ci" / "run").read_text()
+    lines = [line for line in run.splitlines() if line and not line.startswith("#")]
+    assert lines[-4:] == [
+        "make check VENV=.venv-ci",
+        "make sbom VENV=.venv-ci",
+        ".venv-ci/bin/python .ci/wheels.py --quick",
+        "make test VENV=.venv-ci",
+    ]

@@ -96,6 +96,24 @@ def test_what_was_not_sent_is_sent_later():
     np.testing.assert_allclose(sent[sent != 0], delta[sent != 0], atol=np.abs(delta).max() / 120)
 
 
+def test_the_server_sends_what_the_clients_then_have():
+    config, random = AveragingConfig(dimensions=8, share=0.1), np.random.default_rng(0)
+    server = Server(20, config)
+    at_clients = server.vectors_ID.copy()
+    whole = Server(20, AveragingConfig(dimensions=8))
+    changes = [Change(random.standard_normal((20, 8)).astype(np.float32), 0)]
+    for number in range(40):
+        change = server.take(changes)
+        assert np.count_nonzero(change.delta_ID) <= 16
+        assert change.bytes == 16 * 5 + 4
+        at_clients += change.delta_ID
+        assert whole.take(changes).bytes == 20 * 8 * 4, number
+    np.testing.assert_array_equal(server.vectors_ID, at_clients)
+    # Each entry lags behind by less than it takes until its turn comes, and none is lost.
+    moved = np.abs(whole.vectors_ID - Server(20, config).vectors_ID)
+    assert np.abs(server.vectors_ID - whole.vectors_ID).max() < 0.5 * moved.min()
+
+
 def test_the_vectors_are_served_like_any_model():
     vectors, _ = learned(1.0)
     model = scoring_model(vectors, np.ones(20))

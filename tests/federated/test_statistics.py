@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 from lanner.data.interactions import Dataset
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, DataError
 from lanner.federated.privacy import BY_USER, Privacy, Release
 from lanner.federated.secure_sum import total_of
-from lanner.federated.statistics import Statistics, ease, graph_filter, private
+from lanner.federated.statistics import Layout, Statistics, counts_form, ease, graph_filter, private, users_of_items
 from lanner.models.ease import EASE, EASEConfig
 
 
@@ -26,20 +26,63 @@ def parts(data, count):
     ]
 
 
+def summed(values, form):
+    """The sum of the clients' values as words, without masks."""
+    packed = [form.packed(form.encoded(one)) for one in values]
+    return form.decoded(total_of([form.unpacked(one) for one in packed]))
+
+
+def of_clients(data, count, weighting):
+    """The statistics of all clients together, by the sums that they send."""
+    clients = parts(data, count)
+    counts_I = summed([users_of_items(one, 60) for one in clients], counts_form(data.num_items, count, 60))
+    layout = Layout.by_event(counts_I) if weighting == "event" else Layout.by_user(data.num_items)
+    return layout.statistics(summed([layout.values(Statistics.of(one, weighting)) for one in clients], layout.form))
+
+
 @pytest.mark.parametrize("weighting", ["event", "user"])
 def test_the_parts_add_up_to_the_whole(data, weighting):
-    whole = Statistics.of(data, weighting)
-    words = [Statistics.of(part, weighting).words() for part in parts(data, 5)]
-    found = Statistics.from_words(total_of(words), data.num_items, weighting)
-    np.testing.assert_allclose(found.gram_II, whole.gram_II, atol=0 if weighting == "event" else 5 * 2**-33)
+    found = of_clients(data, 5, weighting)
+    np.testing.assert_allclose(
+        found.gram_II, Statistics.of(data, weighting).gram_II, rtol=0, atol=0 if weighting == "event" else 5 * 2**-33
+    )
 
 
 def test_ease_from_sums_is_ease(data):
-    words = [Statistics.of(part, "event").words() for part in parts(data, 4)]
-    ours = ease(Statistics.from_words(total_of(words), data.num_items, "event"), 20.0)
+    ours = ease(of_clients(data, 4, "event"), 20.0)
     theirs = EASE(EASEConfig(regularisation=20.0)).fit(data).export()
     users = data.user_batch(np.arange(10))
     np.testing.assert_allclose(ours.score(users), theirs.score(users), atol=1e-5)
+
+
+def skewed():
+    """Each item has the users of the next rarer one; one item has none, one has all 60."""
+    pairs = [(user, item) for item, first in enumerate((0, 0, 52, 53, 29, 58, 59)) for user in range(first, 60)]
+    events = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
+    dataset = Dataset.from_frames(events)
+    return dataset.with_interactions(dataset.interactions.take(dataset.interactions.item != 1))
+
+
+def test_each_pair_has_as_many_bits_as_the_rarer_item_needs():
+    data = skewed()
+    layout = Layout.by_event(users_of_items(data, 60))
+    # Items with users: 60 (6 bits), 31 (5), 8 (4), 7 (3), 2 (2), 1 (1); the one without has no words.
+    assert layout.form.runs == ((1, 5), (2, 4), (3, 3), (4, 2), (5, 1))
+    assert layout.form.num_bytes == 1 + 1 + 2 + 1 + 1
+    whole = Statistics.of(data, "event")
+    found = of_clients(data, 7, "event")
+    np.testing.assert_array_equal(found.gram_II, whole.gram_II)
+    # Every pair has the users of its rarer item, the most that its bits are for.
+    assert layout.values(whole).tolist() == [31, 8, 8, 7, 7, 7, 2, 2, 2, 2, 1, 1, 1, 1, 1]
+
+
+def test_the_words_of_a_count_follow_from_what_is_public(data):
+    assert counts_form(3706, 100, 61).runs == ((3706, 13),)
+    assert counts_form(5, 1, 1).runs == ((5, 1),)
+    with pytest.raises(ConfigError, match="must be at least 1, received 5, 0, 7"):
+        counts_form(5, 0, 7)
+    with pytest.raises(DataError, match="the client has 60 users, and the clients agreed on at most 59 each"):
+        users_of_items(data, 59)
 
 
 def test_the_graph_filter_from_sums_is_the_step_written_out(data):
@@ -96,14 +139,15 @@ def test_sums_of_another_form_and_settings_out_of_range_are_refused(data):
     with pytest.raises(ConfigError, match="weighting must be one of event, user, received 'evnt'"):
         Statistics.of(data, "evnt")
     whole = Statistics.of(data, "event")
-    with pytest.raises(ConfigError, match="the sum of 9 items has 45 words, received"):
-        Statistics.from_words(whole.words(), 9, "event")
+    layout = Layout.by_event(whole.gram_II.diagonal())
+    with pytest.raises(ConfigError, match=r"the sum over 25 items has 300 values, received \[301\]"):
+        layout.statistics(np.zeros(301))
     for regularisation in (0.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="regularisation must be a positive number"):
             ease(whole, regularisation)
-    with pytest.raises(ConfigError, match="weighting must be one of event, user, received 'evnt'"):
-        Statistics.from_words(whole.words(), data.num_items, "evnt")
-    with pytest.raises(ConfigError, match="a sum by user has words of uint64, received uint32"):
-        Statistics.from_words(whole.words(), data.num_items, "user")
+    with pytest.raises(ConfigError, match="the sum is weighted by user over 25 items, received sums by event over 25"):
+        Layout.by_user(25).values(whole)
+    with pytest.raises(ConfigError, match="weighted by event over 25 items, received sums by event over 24 items"):
+        layout.values(Statistics(whole.gram_II[:24, :24], "event"))
     with pytest.raises(ConfigError, match="received sums weighted by event"):
         graph_filter(whole, whole.gram_II.diagonal())

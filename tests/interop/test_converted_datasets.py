@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +139,80 @@ def test_a_hetero_graph_is_valid_and_comes_back(data):
     assert events_of(back) == events_of(data)
     assert ties_of(back) == ties_of(data)
     assert back.user_ids == data.user_ids
+    for item in (101, 103, 110):
+        row, before = (one.items.row(str(item)) for one in (back, data))
+        assert back.item_catalogue.attributes_of(row) == data.item_catalogue.attributes_of(before)
+
+
+def test_a_frame_of_items_takes_the_place_of_the_graphs_attributes(data, shop):
+    pytest.importorskip("torch_geometric")
+    with pytest.warns(UserWarning, match=r"^not read: 16 edges \('item', 'has', 'genres'\)$"):
+        back = from_pyg(to_pyg(data), items=shop.items, text=["plot"])
+    assert back.item_catalogue.titles[back.items.row("103")] == "Film <3>"
+    assert back.item_catalogue.attributes == {}
+
+
+def test_attributes_of_users_and_items_come_back_and_other_edges_are_counted():
+    torch = pytest.importorskip("torch")
+    hetero = pytest.importorskip("torch_geometric.data").HeteroData
+    graph = hetero()
+    graph["user"].num_nodes, graph["item"].num_nodes = 3, 2
+    graph["user", "buys", "item"].edge_index = torch.tensor([[0, 1, 2, 2], [0, 1, 0, 1]])
+    graph["colour"].num_nodes, graph["sex"].names = 3, ["F", "M"]
+    graph["item", "has", "colour"].edge_index = torch.tensor([[0, 0], [2, 1]])
+    graph["user", "has", "sex"].edge_index = torch.tensor([[0, 2], [1, 0]])
+    graph["item", "beside", "item"].edge_index = torch.tensor([[0], [1]])
+    with pytest.warns(UserWarning, match=r"^not read: 1 edges \('item', 'beside', 'item'\)$"):
+        back = from_pyg(graph)
+    assert sorted(back.item_catalogue.attributes_of(back.items.row("0"))["colour"]) == ["1", "2"]
+    assert [back.user_catalogue.attributes_of(back.users.row(one))["sex"] for one in "012"] == [["M"], [], ["F"]]
+
+
+def wrong(edges, change):
+    torch = pytest.importorskip("torch")
+    edges = edges.clone()
+    if change == "negative":
+        edges[1, 3] = -1
+    elif change == "too high":
+        edges[0, 2] = 24
+    return edges[:1] if change == "one row" else edges.to(torch.float32) if change == "fractions" else edges
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("negative", r"index -1 is none of the {other} nodes '{to}' \(0 … {last}\)"),
+        ("too high", r"index 24 is none of the {one} nodes '{by}'"),
+        ("one row", r"edge_index must be integers \[2, n\], received int64 \[1, "),
+        ("fractions", r"edge_index must be integers \[2, n\], received float32 \[2, "),
+    ],
+)
+@pytest.mark.parametrize("kind", [("user", "event", "item"), ("user", "knows", "user"), ("item", "has", "genres")])
+def test_an_edge_without_its_nodes_is_refused(data, kind, change, said):
+    pytest.importorskip("torch_geometric")
+    graph = to_pyg(data)
+    if kind[1] == "event":
+        kind = next(one for one in graph.edge_types if one[0] == "user" and one[2] == "item")
+    graph[kind].edge_index = wrong(graph[kind].edge_index, change)
+    one, other = (
+        graph[node].num_nodes if "num_nodes" in graph[node] else len(graph[node].names) for node in (kind[0], kind[2])
+    )
+    with pytest.raises(DataError) as refused:
+        from_pyg(graph)
+    assert str(refused.value).startswith(f"edges {kind}: ")
+    assert re.search(said.format(one=one, other=other, by=kind[0], to=kind[2], last=other - 1), str(refused.value))
+
+
+def test_times_of_another_number_than_edges_are_refused(data):
+    pytest.importorskip("torch_geometric")
+    graph = to_pyg(data)
+    kind = next(one for one in graph.edge_types if one[0] == "user" and one[2] == "item")
+    graph[kind].time = graph[kind].time[:-1]
+    events = len(data.interactions)
+    with pytest.raises(DataError, match=rf"{events} edges, but 'time' has {events - 1} values"):
+        from_pyg(graph)
+    with pytest.raises(ConfigError, match="expected a HeteroData, received Dataset"):
+        from_pyg(data)
 
 
 def test_each_behaviour_is_a_type_of_edges(shop):

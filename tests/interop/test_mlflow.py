@@ -1,12 +1,17 @@
 """A bundle in MLflow: logged, registered, loaded, queried."""
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import lanner
+from lanner.artifacts.bundle import CHECKSUM, MANIFEST
+from lanner.files import digest
 from lanner.interop import log_bundle
+from lanner.interop.tracking import _extras
 
 mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
 pd = pytest.importorskip("pandas")
@@ -26,9 +31,19 @@ def log_in(folder, knn):
     mlflow.set_tracking_uri((folder / "runs").as_uri())
     mlflow.set_registry_uri((folder / "registry").as_uri())
     with mlflow.start_run():
-        info = log_bundle(knn.save(folder / "bundle"), registered_model_name="shop")
+        info = log_bundle(with_metrics(knn.save(folder / "bundle")), registered_model_name="shop")
     (folder / "bundle").rename(folder / "gone")  # MLflow has a copy
     return info
+
+
+def with_metrics(bundle):
+    """The bundle as ``lanner train`` writes it, with test metrics in its manifest."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["metrics"] = {"metrics": {"ndcg_at_10": 0.25, "recall_at_10": 0.5}}
+    content = json.dumps(manifest).encode()
+    (bundle / MANIFEST).write_bytes(content)
+    (bundle / CHECKSUM).write_text(digest(content))
+    return bundle
 
 
 def test_a_registered_bundle_recommends_as_the_model_does(logged, knn):
@@ -54,6 +69,28 @@ def test_a_frame_without_users_is_refused(logged):
     loaded = mlflow.pyfunc.load_model(logged[1].model_uri)
     with pytest.raises(lanner.RequestError, match="one of the columns user_id, history, text"):
         loaded._model_impl.predict(pd.DataFrame({"user": [1]}))
+
+
+def test_the_run_has_the_metrics_and_the_model_names_its_extras(logged):
+    run = mlflow.get_run(logged[1].run_id)
+    assert run.data.metrics == pytest.approx({"ndcg_at_10": 0.25, "recall_at_10": 0.5})
+    requirements = [path.read_text() for path in logged[0].rglob("requirements.txt")]
+    assert requirements
+    assert all(f"lanner[mlflow]=={lanner.__version__}" in one.splitlines() for one in requirements)
+
+
+@pytest.mark.parametrize(
+    ("texts", "files", "expected"),
+    [
+        (None, {"encoder.onnx": b""}, ["mlflow"]),
+        ("tokenizer", {"encoder.safetensors": b"", "encoder.onnx": b"", "encoder.xml": b""}, ["mlflow", "onnx"]),
+        ("tokenizer", {"encoder.xml": b""}, ["mlflow", "openvino"]),
+        ("tokenizer", {"encoder.safetensors": b""}, ["mlflow", "language"]),
+    ],
+)
+def test_the_extras_are_those_that_the_encoder_needs(texts, files, expected):
+    bundle = SimpleNamespace(text_files=texts, variant=lambda: SimpleNamespace(files=files))
+    assert _extras(bundle) == expected
 
 
 def test_nothing_of_it_is_pickled(logged):

@@ -12,7 +12,7 @@ from lanner.data.published import PublishedDataset, published
 
 NAME = "MODEL_CARD.md"
 _LIMITS = (
-    "It knows the users and items below, as of the last event; new events count in answers, new parameters need "
+    "It knows the users and items above, as of the last event; new events count in answers, new parameters need "
     "training.",
     "It learned from what people did, and repeats what is uneven in that: popular items, and groups with more events, "
     "are served better. Fairness between groups was not measured.",
@@ -40,7 +40,7 @@ def _published(name: str) -> PublishedDataset | None:
 
 def _head(manifest: Mapping[str, Any], dataset: str) -> Iterator[str]:
     """YAML front matter; values are written as JSON, a subset of YAML."""
-    model, measured = manifest["model"]["name"], _measured(manifest)
+    model, measured = manifest["model"]["name"], measured_metrics(manifest)
     yield from ("---", "library_name: lanner", f"tags: {json.dumps(['recommendation', model])}")
     if measured:
         named = sorted({name.partition("_at_")[0] for name in measured})
@@ -78,7 +78,7 @@ def _body(manifest: Mapping[str, Any], name: str, known: PublishedDataset | None
 
 
 def _metrics(manifest: Mapping[str, Any]) -> Iterator[str]:
-    measured, metrics = _measured(manifest), manifest["metrics"]
+    measured, metrics = measured_metrics(manifest), manifest["metrics"]
     if not measured:
         yield "Not measured: the model was fitted on every event, or without an evaluation."
         return
@@ -92,7 +92,7 @@ def _metrics(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {name} | {value:.4f} | {low} | {high} |"
 
 
-def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
+def measured_metrics(manifest: Mapping[str, Any]) -> dict[str, float]:
     """Numeric metrics; a metric that is undefined for these users is left out."""
     found = manifest["metrics"].get("metrics", {})
     return {name: value for name, value in found.items() if isinstance(value, int | float) and value == value}

@@ -1,10 +1,11 @@
-"""Federated averaging of item vectors; user data never leaves its client.
+"""Federated averaging of item vectors: clients send changes of the vectors, which their users' data determine.
 
 The model is a minimal graph view: a user is the mean of its items' vectors, scores are inner products, and the loss is
 the softmax over all items for each item given the rest of its history. In each round, clients train on their users and
 send their update (McMahan et al., AISTATS 2017); the server applies the mean update as Adam's gradient (FedAdam; Reddi
-et al., ICLR 2021). Updates may be sparse and in 8 bits; the compression error stays with the client and is added to its
-next update (error feedback, Karimireddy et al., ICML 2019).
+et al., ICLR 2021) and sends the clients its step. Both may be sparse and in 8 bits; the compression error stays with
+the sender and is added to what it sends next (error feedback, Karimireddy et al., ICML 2019). Updates are not masked:
+the server sees each client's.
 """
 
 from collections.abc import Sequence
@@ -35,16 +36,33 @@ class AveragingConfig:
     """Learning rate of the server's Adam."""
     temperature: float = 0.2
     share: float = 1.0
-    """Fraction of an update's entries that are sent; below 1, as indices and 8-bit values."""
+    """Fraction of the entries that clients and server send; below 1, as indices and 8-bit values."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Change:
-    """A client's update: all of it, or its largest entries. bytes: on the wire."""
+    """What is sent of an update: all of it, or its largest entries. bytes: on the wire."""
 
     delta_ID: NDArray[np.float32]
     bytes: int
+
+
+class Sender:
+    """Sends updates in full, or a ``share`` of each; the rest is added to the next one."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._owed_ID: NDArray[np.float32] | np.float32 = np.float32(0)
+
+    def change(self, delta_ID: NDArray[np.float32]) -> Change:
+        """What is sent of ``delta_ID`` and of what earlier updates left."""
+        if self._share >= 1:
+            return Change(delta_ID, delta_ID.nbytes)
+        delta_ID = delta_ID + self._owed_ID
+        sent_ID, size = sparse(delta_ID, self._share)
+        self._owed_ID = delta_ID - sent_ID
+        return Change(sent_ID, size)
 
 
 class Client:
@@ -53,7 +71,7 @@ class Client:
     def __init__(self, matrix: sp.csr_matrix, config: AveragingConfig, seed: int) -> None:
         self._matrix = matrix[np.diff(matrix.indptr) > 1].astype(np.float32)
         self._config, self._random = config, np.random.default_rng(seed)
-        self._owed_ID: NDArray[np.float32] | None = None
+        self._sender = Sender(config.share)
 
     def train(self, vectors_ID: NDArray[np.float32]) -> Change:
         """Train on this client's users; returns the update of the vectors."""
@@ -61,14 +79,7 @@ class Client:
         order = self._random.permutation(self._matrix.shape[0])
         for first in range(0, len(order), config.users_per_step):
             _step(local_ID, self._matrix[order[first : first + config.users_per_step]], config, self._random)
-        delta_ID = local_ID - vectors_ID
-        if config.share >= 1:
-            return Change(delta_ID, delta_ID.nbytes)
-        if self._owed_ID is not None:
-            delta_ID += self._owed_ID
-        sent_ID, size = sparse(delta_ID, config.share)
-        self._owed_ID = delta_ID - sent_ID
-        return Change(sent_ID, size)
+        return self._sender.change(local_ID - vectors_ID)
 
 
 def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.float32], int]:
@@ -84,17 +95,23 @@ def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.floa
 
 
 class Server:
-    """Adam on the mean of the clients' updates. vectors_ID: the item vectors, float32 ``[I, D]``."""
+    """Adam on the mean of the clients' updates. vectors_ID: the item vectors as clients have them, float32 ``[I, D]``.
+
+    The first vectors follow from the seed, so they are not sent.
+    """
 
     def __init__(self, num_items: int, config: AveragingConfig) -> None:
         random = np.random.default_rng(config.seed)
         scaled = random.standard_normal((num_items, config.dimensions)) / np.sqrt(config.dimensions)
         self.vectors_ID: NDArray[np.float32] = scaled.astype(np.float32)
-        self._rate, self._rounds = config.server_rate, 0
+        self._rate, self._rounds, self._sender = config.server_rate, 0, Sender(config.share)
         self._mean_ID, self._square_ID = np.zeros_like(self.vectors_ID), np.zeros_like(self.vectors_ID)
 
-    def take(self, changes: Sequence[Change]) -> None:
-        """Apply the updates of a round. Clients have equal weight, however many users they have."""
+    def take(self, changes: Sequence[Change]) -> Change:
+        """Apply the updates of a round; returns the change of the vectors, which is sent to each client.
+
+        Clients have equal weight, however many users they have.
+        """
         self._rounds += 1
         change_ID = np.mean([one.delta_ID for one in changes], axis=0, dtype=np.float32)
         self._mean_ID += (1 - _DECAYS[0]) * (change_ID - self._mean_ID)
@@ -103,7 +120,10 @@ class Server:
             moment_ID / np.float32(1 - decay**self._rounds)
             for moment_ID, decay in zip((self._mean_ID, self._square_ID), _DECAYS, strict=True)
         )
-        self.vectors_ID += np.float32(self._rate) * mean_ID / (np.sqrt(square_ID) + np.float32(_EPSILON))
+        step_ID = np.float32(self._rate) * mean_ID / (np.sqrt(square_ID) + np.float32(_EPSILON))
+        change = self._sender.change(step_ID)
+        self.vectors_ID += change.delta_ID
+        return change
 
 
 def scoring_model(vectors_ID: NDArray[np.float32], popularity_I: NDArray[np.floating]) -> ScoringModel:

@@ -21,38 +21,98 @@ NEIGHBOURS = 8
 _KEY_BYTES, _NONCE = 32, bytes(16)
 
 Words = NDArray[Any]
-"""A vector modulo 2^32 or 2^64, uint32 or uint64."""
+"""A vector modulo a power of two, uint16, uint32 or uint64; bits above those of its encoding have no meaning."""
+_CHUNK = 1 << 16
+"""Words that are packed at once; a multiple of 8, so that each chunk ends with a whole byte."""
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Fixed-point encoding: ``value · scale``, rounded, in words of ``bits`` bits, 32 or 64.
+    """Encoding of a vector: ``value · scale``, rounded, in words of as many bits as their sum needs.
 
-    A sum is correct if it is within ± 2^(bits − 1) / ``scale``; an overflow cannot be detected.
+    runs: (number of words, bits of each, 1 … 64) of each run of equal words; together the whole vector.
+    signed: the sum lies within ± 2^(bits − 1) / ``scale``, else from 0 to below 2^bits / ``scale``. A sum beyond that
+    wraps around, which cannot be detected: the bits must follow from a bound that holds for all clients together.
     """
 
     scale: float
-    bits: int
+    runs: tuple[tuple[int, int], ...]
+    signed: bool = True
 
     def encoded(self, values: NDArray[Any]) -> Words:
-        """Encode values as words.
+        """Encode values ``[size]`` as words.
 
         Raises:
-            ConfigError: a value is not finite or out of range.
+            ConfigError: another number of values, or one that is not finite or out of range.
         """
+        if np.shape(values) != (self.size,):
+            raise ConfigError(f"the sum has {self.size} values, received an array of shape {list(np.shape(values))}")
         scaled = np.rint(np.asarray(values, np.float64) * self.scale)
-        if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) >= 2.0 ** (self.bits - 1):
-            raise ConfigError(f"a client's statistics do not fit {self.bits} bits")
+        above_W = np.exp2(self._bits_W - self.signed)
+        least_W = -above_W if self.signed else np.zeros(1)
+        if not ((scaled >= least_W) & (scaled < above_W)).all():
+            raise ConfigError(f"a client's values do not fit {self.bits} bits")
         return scaled.astype(np.int64).astype(self.dtype)
 
     def decoded(self, total: Words) -> NDArray[np.float64]:
         """Decode words to numbers."""
-        return total.view(f"i{self.bits // 8}").astype(np.float64) / self.scale
+        unused_W = (64 - self._bits_W).astype(np.uint64)
+        high_W = total.astype(np.uint64) << unused_W
+        whole_W = high_W.view(np.int64) >> unused_W.astype(np.int64) if self.signed else high_W >> unused_W
+        return whole_W.astype(np.float64) / self.scale
+
+    def packed(self, words: Words) -> bytes:
+        """The meaningful bits of the words, the highest first; each run ends with a whole byte."""
+        return b"".join(
+            _packed(words[at : min(at + _CHUNK, end)], bits)
+            for end, (count, bits) in zip(np.cumsum([count for count, _ in self.runs]), self.runs, strict=True)
+            for at in range(int(end) - count, int(end), _CHUNK)
+        )
+
+    def unpacked(self, content: bytes) -> Words:
+        """Words from ``num_bytes`` bytes; the reverse of ``packed``."""
+        parts, at = [np.zeros(0, self.dtype)], 0
+        for count, bits in self.runs:
+            for first in range(0, count, _CHUNK):
+                size = min(_CHUNK, count - first)
+                parts.append(_unpacked(content[at : (at := at + -(-size * bits // 8))], size, bits, self.dtype))
+        return np.concatenate(parts)
+
+    @property
+    def size(self) -> int:
+        """The number of words."""
+        return sum(count for count, _ in self.runs)
+
+    @property
+    def bits(self) -> int:
+        """Bits of the widest word."""
+        return max((bits for _, bits in self.runs), default=1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a packed vector."""
+        return sum(-(-count * bits // 8) for count, bits in self.runs)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the words."""
-        return np.dtype(f"u{self.bits // 8}")
+        """The dtype of the words before they are packed."""
+        return np.dtype(f"u{2 if self.bits <= 16 else 4 if self.bits <= 32 else 8}")
+
+    @property
+    def _bits_W(self) -> NDArray[np.int64]:
+        counts, bits = np.array(self.runs, np.int64).reshape(-1, 2).T
+        return np.repeat(bits, counts)
+
+
+def _packed(words: Words, bits: int) -> bytes:
+    big_endian = words.astype(words.dtype.newbyteorder(">")).view(np.uint8).reshape(len(words), -1)
+    return np.packbits(np.unpackbits(big_endian, axis=1)[:, -bits:]).tobytes()
+
+
+def _unpacked(content: bytes, count: int, bits: int, dtype: np.dtype[Any]) -> Words:
+    table = np.zeros((count, 8 * dtype.itemsize), np.uint8)
+    table[:, -bits:] = np.unpackbits(np.frombuffer(content, np.uint8), count=count * bits).reshape(count, bits)
+    return np.packbits(table, axis=1).view(dtype.newbyteorder(">"))[:, 0].astype(dtype)
 
 
 def neighbours_of(client: int, clients: Sequence[int]) -> list[int]:

@@ -1,13 +1,16 @@
 """Sufficient statistics of the closed-form models, as sums over users: each client sends its part of the sum.
 
 EASE needs G = XᵀX; the graph filter needs Σ_u x_u x_uᵀ / n_u and the number of users of each item. Both matrices are
-symmetric, so only their upper triangles are sent. The sums are exact, and so the models equal those of the pooled
-events.
+symmetric, so only one triangle is sent. The sums are exact, and so the models equal those of the pooled events.
+
+G is sent after its diagonal, the number of users of each item, which is part of the result anyway: two items have no
+more users in common than the rarer one has, so every entry has as many bits as that count needs.
 """
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -15,9 +18,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lanner.data.interactions import Dataset
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, DataError
 from lanner.federated.privacy import Privacy, Release
-from lanner.federated.secure_sum import FixedPoint, Words
+from lanner.federated.secure_sum import FixedPoint
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
 from lanner.inference.sparse import history_matrix
 from lanner.models.ease import inverse_of
@@ -25,9 +28,6 @@ from lanner.models.linear import strongest_entries
 
 Weighting = Literal["event", "user"]
 """``event``: x xᵀ for each user. ``user``: x xᵀ / n, so that each user's term has Frobenius norm 1."""
-FORM: dict[Weighting, FixedPoint] = {"event": FixedPoint(1, 32), "user": FixedPoint(2.0**32, 64)}
-"""Encoding of the sums. A user adds at most 1 to an entry, so neither overflows below 2^31 users. Counts are exact,
-and each client's ``user`` sums are accurate to 2^-33."""
 
 
 @dataclass(frozen=True)
@@ -40,40 +40,99 @@ class Statistics:
     @classmethod
     def of(cls, dataset: Dataset, weighting: Weighting) -> "Statistics":
         """Statistics of a dataset's users. Raises ``ConfigError`` for an unknown weighting."""
-        _check_weighting(weighting)
+        if weighting not in ("event", "user"):
+            raise ConfigError(f"weighting must be one of event, user, received {weighting!r}")
         matrix = history_matrix(dataset.histories, dataset.num_items).astype(np.float64)
         if weighting == "user":
             lengths = np.maximum(np.diff(matrix.indptr), 1)
             return cls((matrix.T @ sp.diags(1 / lengths) @ matrix).toarray(), weighting)
         return cls((matrix.T @ matrix).toarray(), weighting)
 
-    def words(self, noise: NDArray[np.float64] | None = None) -> Words:
-        """The upper triangle as a client sends it, ``I (I + 1) / 2`` words. noise: added to it."""
-        triangle = self.gram_II[_upper_triangle(len(self.gram_II))]
-        return FORM[self.weighting].encoded(triangle if noise is None else triangle + noise)
+
+def users_of_items(dataset: Dataset, most_users: int) -> NDArray[np.float64]:
+    """The number of users of each item, ``[I]``: what a client adds to the first sum.
+
+    most_users: public bound of the users that one client holds; see ``counts_form``.
+
+    Raises:
+        DataError: the dataset has more users than ``most_users``, so the sum could be wrong.
+    """
+    matrix = history_matrix(dataset.histories, dataset.num_items)
+    if (users := int((np.diff(matrix.indptr) > 0).sum())) > most_users:
+        raise DataError(f"the client has {users} users, and the clients agreed on at most {most_users} each")
+    return np.asarray(matrix.sum(axis=0), np.float64).ravel()
+
+
+def counts_form(num_items: int, clients: int, most_users: int) -> FixedPoint:
+    """Encoding of ``users_of_items``: words for ``clients`` · ``most_users``, both public, which no count exceeds.
+
+    Raises:
+        ConfigError: a number is below 1.
+    """
+    if min(num_items, clients, most_users) < 1:
+        raise ConfigError(f"items, clients and users must be at least 1, received {num_items}, {clients}, {most_users}")
+    return FixedPoint(1, ((num_items, (clients * most_users).bit_length()),), signed=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which entries of a symmetric matrix of sums are sent, in which order and encoding.
+
+    order: the items, as rows of the matrix; of the matrix in this order, the lower triangle is sent row by row.
+    counts_I: the diagonal, if it is known and not sent again.
+    """
+
+    order: NDArray[np.int64]
+    form: FixedPoint
+    weighting: Weighting
+    num_items: int
+    counts_I: NDArray[np.float64] | None = None
 
     @classmethod
-    def from_words(cls, total: Words, num_items: int, weighting: Weighting) -> "Statistics":
-        """Decode the sum over all clients. Raises ``ConfigError`` if ``total`` does not fit ``num_items``."""
-        _check_weighting(weighting)
-        if total.dtype != FORM[weighting].dtype:
-            raise ConfigError(f"a sum by {weighting} has words of {FORM[weighting].dtype}, received {total.dtype}")
-        if total.size != (count := num_items * (num_items + 1) // 2):
-            raise ConfigError(f"the sum of {num_items} items has {count} words, received {total.size}")
-        gram_II = np.zeros((num_items, num_items))
-        gram_II[_upper_triangle(num_items)] = FORM[weighting].decoded(total)
-        return cls(gram_II + np.triu(gram_II, 1).T, weighting)
+    def by_event(cls, counts_I: NDArray[np.float64]) -> "Layout":
+        """Of G, whose diagonal is ``counts_I``: for each entry as many bits as the lower of its two counts needs."""
+        order = np.argsort(-counts_I, kind="stable")[: np.count_nonzero(counts_I > 0)]
+        bits = [int(count).bit_length() for count in counts_I[order]]
+        runs = tuple(
+            (sum(row for row, _ in rows), width) for width, rows in groupby(enumerate(bits), key=lambda one: one[1])
+        )
+        form = FixedPoint(1, tuple(run for run in runs if run[0]), signed=False)
+        return cls(order, form, "event", len(counts_I), counts_I)
 
+    @classmethod
+    def by_user(cls, num_items: int) -> "Layout":
+        """Of sums weighted by user: 64 bits in steps of 2^-32, for fewer than 2^31 users."""
+        form = FixedPoint(2.0**32, ((num_items * (num_items + 1) // 2, 64),))
+        return cls(np.arange(num_items), form, "user", num_items)
 
-def _check_weighting(weighting: str) -> None:
-    if weighting not in FORM:
-        raise ConfigError(f"weighting must be one of {', '.join(FORM)}, received {weighting!r}")
+    def values(self, statistics: Statistics) -> NDArray[np.float64]:
+        """What is sent of ``statistics``, ``[form.size]``. Raises ``ConfigError`` if those are of another kind."""
+        received = statistics.weighting, len(statistics.gram_II)
+        if received != (self.weighting, self.num_items):
+            raise ConfigError(
+                f"the sum is weighted by {self.weighting} over {self.num_items} items, received sums by {received[0]} "
+                f"over {received[1]} items"
+            )
+        values: NDArray[np.float64] = statistics.gram_II[np.ix_(self.order, self.order)][self._sent]
+        return values
 
+    def statistics(self, total: NDArray[np.float64]) -> Statistics:
+        """The sum over all clients as a matrix. Raises ``ConfigError`` if ``total`` has another size."""
+        if total.shape != (self.form.size,):
+            raise ConfigError(
+                f"the sum over {self.num_items} items has {self.form.size} values, received {list(total.shape)}"
+            )
+        lower = np.zeros((len(self.order),) * 2)
+        lower[self._sent] = total
+        gram_II = np.zeros((self.num_items,) * 2)
+        gram_II[np.ix_(self.order, self.order)] = lower + np.tril(lower, -1).T
+        if self.counts_I is not None:
+            gram_II[np.diag_indices(self.num_items)] = self.counts_I
+        return Statistics(gram_II, self.weighting)
 
-@lru_cache(maxsize=1)
-def _upper_triangle(num_items: int) -> NDArray[np.bool_]:
-    """Mask of the upper triangle, including the diagonal."""
-    return np.triu(np.ones((num_items, num_items), np.bool_))
+    @cached_property
+    def _sent(self) -> NDArray[np.bool_]:
+        return np.tri(len(self.order), k=0 if self.counts_I is None else -1, dtype=np.bool_)
 
 
 def ease(statistics: Statistics, regularisation: float, kept: int = 2000) -> ScoringModel:

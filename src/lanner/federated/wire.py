@@ -4,16 +4,18 @@ Both sides prove knowledge of a shared key before any large message is read, and
 are not encrypted: use them in a private network, or through a tunnel. The messages, with little-endian integers:
 
 1. server → client: 32 random bytes.
-2. client → server: number (4 bytes), public key (32), form of its words (16), 32 random bytes, proof (32: HMAC-SHA256
-   of message 1 and the preceding fields). A form is the NumPy dtype string, padded with spaces (8), and the count (8).
-3. server → client, if the proof is valid: form of the server's words (16), proof (32: HMAC-SHA256 of that form and the
+2. client → server: number (4 bytes), public key (32), form of its words (48), 32 random bytes, proof (32: HMAC-SHA256
+   of message 1 and the preceding fields). A form is the number of words (8), their bytes when packed (8), and the
+   SHA-256 of their encoding (32).
+3. server → client, if the proof is valid: form of the server's words (48), proof (32: HMAC-SHA256 of that form and the
    client's random bytes). A client with a different form is rejected.
 4. server → client: round number (4, from 1), number of clients (4), then number and key of each client (36).
-5. client → server: its masked words.
-6. server → client: 0 (4), clients in the sum (4), and the sum; or message 4 again, without clients that dropped out.
+5. client → server: its masked words, packed. A client that finds too few clients in message 4 leaves instead.
+6. server → client: 0 (4), clients in the sum (4), and the sum, packed; or message 4 again, without those that left.
 """
 
 import asyncio
+import hashlib
 import hmac
 import math
 import secrets
@@ -21,14 +23,16 @@ import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lanner.errors import ConfigError, LannerError
-from lanner.federated.secure_sum import Masker, Words, total_of
+from lanner.federated.secure_sum import FixedPoint, Masker, Words, total_of
 
 Address = tuple[str, int]
-_NUMBER, _BYTES, _FORM = 4, 32, 16
+_NUMBER, _BYTES, _FORM = 4, 32, 48
 _HANDSHAKE_S = 10.0
 _MAX_UNAUTHENTICATED, _MAX_CLIENTS = 256, 100_000
 _CONNECTION_ERRORS = (OSError, EOFError, TimeoutError)
@@ -46,27 +50,28 @@ class _Member:
 
 
 class Server:
-    """Aggregates the clients' words."""
+    """Sums the clients' vectors."""
 
-    def __init__(self, address: Address, authkey: bytes, like: Words, deadline_s: float = 600.0) -> None:
-        """address: to listen on; port 0: any free port. like: words of the dtype and length that clients send.
+    def __init__(self, address: Address, authkey: bytes, deadline_s: float = 600.0) -> None:
+        """address: to listen on; port 0: any free port.
 
         deadline_s: until all clients have connected, and for each message of a round.
 
         Raises:
             ConfigError: ``address`` cannot be listened on, or an argument is of the wrong type or out of range.
         """
-        _check(authkey, like, deadline_s)
+        _check(authkey, deadline_s)
         try:
             self._socket = socket.create_server(address)
         except (OSError, OverflowError, TypeError) as error:
             raise ConfigError(f"address {address}: cannot listen there ({error}); give another") from None
         self.address: Address = self._socket.getsockname()
-        self._authkey, self._like, self._deadline_s = authkey, like, deadline_s
-        self.bytes_received = 0
+        self._authkey, self._deadline_s = authkey, deadline_s
+        self.bytes_received = self.bytes_sent = 0
+        """Of vectors, packed."""
 
-    def total(self, clients: int) -> tuple[Words, int]:
-        """The sum of the words of ``clients`` clients, and the number of clients included.
+    def total(self, clients: int, form: FixedPoint) -> tuple[NDArray[np.float64], int]:
+        """The sum of the vectors of ``clients`` clients, ``[form.size]``, and the number of clients included.
 
         Raises:
             ConfigError: ``clients`` is not a number of at least 2.
@@ -74,13 +79,14 @@ class Server:
         """
         if not isinstance(clients, int) or not 2 <= clients <= _MAX_CLIENTS:
             raise ConfigError(f"clients must be a whole number from 2 to {_MAX_CLIENTS:,}, received {clients!r}")
-        return asyncio.run(self._total(clients))
+        total, left = asyncio.run(self._total(clients, form))
+        return form.decoded(total), left
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
 
-    async def _total(self, clients: int) -> tuple[Words, int]:
+    async def _total(self, clients: int, form: FixedPoint) -> tuple[Words, int]:
         members = dict[int, _Member]()
         complete, unauthenticated = asyncio.Event(), set[StreamWriter]()
 
@@ -88,7 +94,7 @@ class Server:
             if len(unauthenticated) < _MAX_UNAUTHENTICATED and len(members) < clients:
                 unauthenticated.add(writer)
                 try:
-                    number, member = await self._handshake(reader, writer)
+                    number, member = await self._handshake(reader, writer, _described(form))
                 finally:
                     unauthenticated.discard(writer)
                 if member is not None and number not in members and len(members) < clients:
@@ -108,12 +114,12 @@ class Server:
                     f"only {num_connected} of {clients} clients connected within {self._deadline_s:g} s"
                 ) from None
         try:
-            return await self._rounds(members, clients)
+            return await self._rounds(members, clients, form)
         finally:
             for member in members.values():
                 member.writer.close()
 
-    async def _handshake(self, reader: StreamReader, writer: StreamWriter) -> tuple[int, _Member | None]:
+    async def _handshake(self, reader: StreamReader, writer: StreamWriter, form: bytes) -> tuple[int, _Member | None]:
         try:
             async with asyncio.timeout(_HANDSHAKE_S):
                 nonce = secrets.token_bytes(_BYTES)
@@ -122,7 +128,6 @@ class Server:
                 payload, proof = hello[:-_BYTES], hello[-_BYTES:]
                 if not hmac.compare_digest(proof, _proof(self._authkey, nonce + payload)):
                     return 0, None
-                form = _form_of(self._like)
                 writer.write(form + _proof(self._authkey, form + payload[-_BYTES:]))
                 await writer.drain()
         except _CONNECTION_ERRORS:
@@ -134,34 +139,35 @@ class Server:
         )
         return int.from_bytes(number, "little"), _Member(key, reader, writer) if client_form == form else None
 
-    async def _rounds(self, members: Mapping[int, _Member], clients: int) -> tuple[Words, int]:
+    async def _rounds(self, members: Mapping[int, _Member], clients: int, form: FixedPoint) -> tuple[Words, int]:
         left, number = dict(members), 0
         while len(left) >= 2:
             number += 1
             keys = b"".join(one.to_bytes(_NUMBER, "little") + member.key for one, member in sorted(left.items()))
             message = _head(number, len(left)) + keys
-            received = await asyncio.gather(*(self._request_words(member, message) for member in left.values()))
+            received = await asyncio.gather(*(self._request_words(member, message, form) for member in left.values()))
             words = [one for one in received if one is not None]
             if len(words) == len(left):
                 total = total_of(words)
-                message = _head(0, len(left)) + total.tobytes()
+                packed = form.packed(total)
+                message = _head(0, len(left)) + packed
+                self.bytes_sent += len(packed) * len(left)
                 await asyncio.gather(*(self._send_sum(member, message) for member in left.values()))
                 return total, len(left)
             left = {one: member for (one, member), came in zip(left.items(), received, strict=True) if came is not None}
         raise RoundFailed(f"only {len(left)} of {clients} clients are left; at least 2 are needed")
 
-    async def _request_words(self, member: _Member, message: bytes) -> Words | None:
+    async def _request_words(self, member: _Member, message: bytes, form: FixedPoint) -> Words | None:
         """A client's words; None if they do not arrive in time."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 member.writer.write(message)
                 await member.writer.drain()
-                content = await member.reader.readexactly(self._like.nbytes)
+                content = await member.reader.readexactly(form.num_bytes)
         except _CONNECTION_ERRORS:
             return None
         self.bytes_received += len(content)
-        found: Words = np.frombuffer(content, self._like.dtype)
-        return found
+        return form.unpacked(content)
 
     async def _send_sum(self, member: _Member, message: bytes) -> None:
         """Send the sum; a client that has disconnected is still included in it."""
@@ -173,20 +179,35 @@ class Server:
             pass
 
 
-def join(address: Address, authkey: bytes, number: int, words: Words, deadline_s: float = 3600.0) -> Words:
-    """Join an aggregation with this client's words; returns the sum.
+def join(
+    address: Address,
+    authkey: bytes,
+    number: int,
+    values: NDArray[Any],
+    form: FixedPoint,
+    *,
+    min_clients: int = 3,
+    deadline_s: float = 3600.0,
+) -> NDArray[np.float64]:
+    """Join an aggregation with this client's ``values``, ``[form.size]``; returns the sum over all clients.
 
-    number: unique number of this client, from 0 to 2^32 − 1.
+    number: unique number of this client, from 0 to 2^32 − 1. min_clients: nothing is sent to a sum over fewer clients,
+    this one included; a sum over two shows each client the other's values.
 
     Raises:
         ConfigError: an argument is of the wrong type or out of range.
-        RoundFailed: the server cannot be reached, has a different key, or closed the connection before answering.
+        RoundFailed: the server cannot be reached, has a different key, closed the connection before answering, or
+            sums too few clients.
     """
-    _check(authkey, words, deadline_s)
+    _check(authkey, deadline_s)
     if not isinstance(number, int) or not 0 <= number < 1 << 8 * _NUMBER:
         raise ConfigError(f"number must be a whole number from 0 to {(1 << 8 * _NUMBER) - 1}, received {number!r}")
+    if not isinstance(min_clients, int) or min_clients < 2:
+        raise ConfigError(f"min_clients must be a whole number of at least 2, received {min_clients!r}")
+    words = form.encoded(values)
     try:
-        return asyncio.run(asyncio.wait_for(_join(address, authkey, number, words), deadline_s))
+        total = asyncio.run(asyncio.wait_for(_join(address, authkey, number, words, form, min_clients), deadline_s))
+        return form.decoded(total)
     except (*_CONNECTION_ERRORS, OverflowError) as error:
         reason = str(error) or "it did not answer"
         if isinstance(error, EOFError):
@@ -194,51 +215,58 @@ def join(address: Address, authkey: bytes, number: int, words: Words, deadline_s
         raise RoundFailed(f"the server at {address[0]}:{address[1]} is gone or refused ({reason})") from None
 
 
-async def _join(address: Address, authkey: bytes, number: int, words: Words) -> Words:
-    masker = Masker(number)
+async def _join(
+    address: Address, authkey: bytes, number: int, words: Words, form: FixedPoint, min_clients: int
+) -> Words:
+    masker, own = Masker(number), _described(form)
     reader, writer = await asyncio.open_connection(*address)
     try:
         nonce = secrets.token_bytes(_BYTES)
-        payload = number.to_bytes(_NUMBER, "little") + masker.public_key + _form_of(words) + nonce
+        payload = number.to_bytes(_NUMBER, "little") + masker.public_key + own + nonce
         writer.write(payload + _proof(authkey, await reader.readexactly(_BYTES) + payload))
-        form = await reader.readexactly(_FORM)
-        if not hmac.compare_digest(await reader.readexactly(_BYTES), _proof(authkey, form + nonce)):
+        theirs = await reader.readexactly(_FORM)
+        if not hmac.compare_digest(await reader.readexactly(_BYTES), _proof(authkey, theirs + nonce)):
             raise OSError("it does not know the shared key")
-        if form != _form_of(words):
-            raise OSError(f"it sums {_describe(form)}, and this client has {_describe(_form_of(words))}")
+        if theirs != own:
+            raise OSError(f"it sums {_in_words(theirs)}, and this client has {_in_words(own)}")
         while True:
             head = await reader.readexactly(2 * _NUMBER)
             round_number, clients = (int.from_bytes(part, "little") for part in (head[:_NUMBER], head[_NUMBER:]))
             if not round_number:
-                total: Words = np.frombuffer(await reader.readexactly(words.nbytes), words.dtype)
-                return total
+                return form.unpacked(await reader.readexactly(form.num_bytes))
             if clients > _MAX_CLIENTS:
                 raise OSError(f"it names {clients} clients")
             keys = _keys_of(await reader.readexactly(clients * (_NUMBER + _BYTES)))
-            writer.write(masker.masked(words, keys, round_number).tobytes())
+            if keys.get(number) != masker.public_key:
+                raise OSError(f"it lists clients without number {number} and its key")
+            if len(set(keys.values())) < min_clients:
+                raise RoundFailed(
+                    f"the server at {address[0]}:{address[1]} sums {len(keys)} clients, this client demands at least "
+                    f"{min_clients}; nothing was sent to this sum"
+                )
+            writer.write(form.packed(masker.masked(words, keys, round_number)))
             await writer.drain()
     finally:
         writer.close()
 
 
-def _check(authkey: bytes, words: Words, deadline_s: float) -> None:
+def _check(authkey: bytes, deadline_s: float) -> None:
     if not isinstance(authkey, bytes) or not authkey:
         raise ConfigError(f"authkey must be bytes that server and clients share, received {type(authkey).__name__}")
-    if not isinstance(words, np.ndarray) or words.dtype not in (np.uint32, np.uint64) or words.ndim != 1:
-        kind = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else type(words).__name__
-        raise ConfigError(
-            f"words must be an array of uint32 or uint64, as FixedPoint.encoded gives it, received {kind}"
-        )
     if not 0 < deadline_s < math.inf:
         raise ConfigError(f"deadline_s must be a positive number of seconds, received {deadline_s}")
 
 
-def _form_of(words: Words) -> bytes:
-    return words.dtype.str.encode().ljust(_FORM - 8) + words.size.to_bytes(8, "little")
+def _described(form: FixedPoint) -> bytes:
+    """A form as it is compared by server and clients."""
+    runs = [(int(count), int(bits)) for count, bits in form.runs]
+    encoding = hashlib.sha256(repr((float(form.scale), runs, form.signed)).encode()).digest()
+    return form.size.to_bytes(8, "little") + form.num_bytes.to_bytes(8, "little") + encoding
 
 
-def _describe(form: bytes) -> str:
-    return f"{int.from_bytes(form[-8:], 'little')} words of type {form[:-8].decode(errors='replace').strip()}"
+def _in_words(form: bytes) -> str:
+    count, size = (int.from_bytes(part, "little") for part in (form[:8], form[8:16]))
+    return f"{count} words in {size} bytes, encoding {form[16:20].hex()}"
 
 
 def _proof(authkey: bytes, message: bytes) -> bytes:

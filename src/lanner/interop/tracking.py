@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lanner
+from lanner.artifacts.bundle import Bundle, read_bundle
+from lanner.artifacts.model_card import measured_metrics
 from lanner.errors import RequestError, optional_module
 from lanner.library.functions import load
+from lanner.library.requests import path_of
 
 if TYPE_CHECKING:
     from lanner.library.estimator import Model
@@ -19,9 +22,10 @@ COLUMNS = ("user_id", "history", "text")
 
 
 def log_bundle(bundle: Path | str, name: str = "lanner", registered_model_name: str | None = None) -> Any:
-    """Log a bundle as a model in MLflow's active run, and register it if a name is given.
+    """Log a bundle as a model, with its test metrics, in MLflow's active run (a new one if there is none).
 
-    ``mlflow.pyfunc.load_model(info.model_uri).predict(frame, params={"k": 10})`` then recommends; see ``COLUMNS``.
+    ``mlflow.pyfunc.load_model(info.model_uri).predict(frame, params={"k": 10})`` then recommends; see ``COLUMNS``. The
+    model is registered if ``registered_model_name`` is given.
 
     Returns:
         MLflow's ``ModelInfo``.
@@ -31,17 +35,26 @@ def log_bundle(bundle: Path | str, name: str = "lanner", registered_model_name: 
     """
     mlflow = optional_module("mlflow", "mlflow-skinny", "mlflow", "an MLflow model")
     optional_module("mlflow.pyfunc", "mlflow-skinny", "mlflow", "an MLflow model")
-    model = load(bundle)
-    path = Path(bundle)
+    stored = read_bundle(path_of(bundle, "log_bundle"))
+    mlflow.log_metrics(measured_metrics(stored.manifest))
     return mlflow.pyfunc.log_model(
         name=name,
         loader_module=__name__,
-        data_path=str(path),
-        signature=_signature(model),
-        pip_requirements=[f"lanner=={lanner.__version__}"],
+        data_path=str(stored.path),
+        signature=_signature(stored),
+        pip_requirements=[f"lanner[{','.join(_extras(stored))}]=={lanner.__version__}"],
         registered_model_name=registered_model_name,
-        metadata={"lanner": lanner.__version__, "model": model.name},
+        metadata={"lanner": lanner.__version__, "model": stored.manifest["model"]["name"]},
     )
+
+
+def _extras(bundle: Bundle) -> list[str]:
+    """What answers need: pandas, and a runtime for the text encoder if the bundle has one."""
+    if bundle.text_files is None:
+        return ["mlflow"]
+    files = bundle.variant().files
+    runtime = "onnx" if "encoder.onnx" in files else "openvino" if "encoder.xml" in files else "language"
+    return ["mlflow", runtime]
 
 
 class Predictor:
@@ -79,14 +92,14 @@ def _load_pyfunc(path: str) -> Predictor:
     return Predictor(load(path))
 
 
-def _signature(model: "Model") -> Any:
+def _signature(bundle: Bundle) -> Any:
     """Columns and parameters for MLflow; ids have the dataset's type."""
     types = optional_module("mlflow.types", "mlflow-skinny", "mlflow", "an MLflow model")
     schema = optional_module("mlflow.types.schema", "mlflow-skinny", "mlflow", "an MLflow model")
     models = optional_module("mlflow.models", "mlflow-skinny", "mlflow", "an MLflow model")
     user, item = (
         types.DataType.long if ids.kind == "int" else types.DataType.string
-        for ids in (model.dataset.users, model.dataset.items)
+        for ids in (bundle.dataset.users, bundle.dataset.items)
     )
     columns = (user, schema.Array(item), types.DataType.string)
     inputs = [types.ColSpec(kind, name, required=False) for kind, name in zip(columns, COLUMNS, strict=True)]
