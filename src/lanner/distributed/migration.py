@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lanner.distributed.balance import Balancer
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import Engine
-from lanner.distributed.pipeline import schedule_kind
+from lanner.distributed.schedules import schedule_kind
 from lanner.distributed.tensor import local
 from lanner.errors import ConfigError
 
