@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
+from lanner.cli.options import TEXT_IGNORED, AsJson, ProfiledDevice, ProfiledDtype, Threads
 from lanner.errors import ConfigError, optional_module
 
+if TYPE_CHECKING:
+    from lanner.distributed.config import EngineConfig
+    from lanner.models.neural_config import Device, Dtype
+
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
-_OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens")
+_OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens", "device", "dtype")
 
 
 def profile(
@@ -56,6 +60,8 @@ def profile(
     ] = 8,
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts per batch.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens per text.")] = 32,
+    device: ProfiledDevice = "auto",
+    dtype: ProfiledDtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
@@ -73,7 +79,11 @@ def profile(
     _check_used(context, training)
     _check_picture(plot)
     if training:
-        _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
+        from lanner.distributed.config import EngineConfig
+        from lanner.distributed.degrees import Degrees
+
+        settings = EngineConfig(Degrees.parse(parallel), schedule, micro_batches)
+        _of_training(model, settings, rows, tokens, device, dtype, plot=plot, as_json=as_json)
         return
     assert bundle is not None
     _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
@@ -131,28 +141,27 @@ def _of_bundle(
 
 def _of_training(
     model: str | None,
-    parallel: str,
-    schedule: str,
-    micro_batches: int,
+    settings: "EngineConfig",
     rows: int,
     tokens: int,
+    device: "Device",
+    dtype: "Dtype",
     *,
     plot: Path | None,
     as_json: bool,
 ) -> None:
     optional_module("torch", "torch", "language", "lanner profile --training")
     from lanner.distributed import timeline
-    from lanner.distributed.config import EngineConfig
-    from lanner.distributed.degrees import Degrees
     from lanner.distributed.launch import check_settings
 
-    degrees = Degrees.parse(parallel)
-    settings = EngineConfig(degrees, schedule, micro_batches)
     check_settings(settings)
-    spans = timeline.measure(model, settings, rows, tokens)
+    spans = timeline.measure(model, settings, rows, tokens, device, dtype)
     shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
     seconds = max(one.end for one in spans)
-    line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"
+    line = (
+        f"{settings.schedule}, {settings.degrees.arithmetic}, {settings.micro_batches} micro-batches: "
+        f"{seconds * 1e3:,.0f} ms a step"
+    )
     if plot is not None:
         timeline.draw(plot, spans, line)
     if as_json:
