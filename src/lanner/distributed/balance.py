@@ -3,9 +3,11 @@
 Pure functions, and the decision whether moving layers pays off; ``migration`` moves them.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -75,6 +77,24 @@ def shares(total: int, slowness: Sequence[float], least: int = 1, step: int = 1)
     return tuple(given)
 
 
+def measured_costs(
+    seconds: Sequence[float], expected: Sequence[float], bounds: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """The cost of each layer, and the slowness of each stage's device: the seconds of a layer of cost 1 on it.
+
+    A device is as slow as the median of its layers' seconds, relative to their expected costs, says; what a layer
+    differs from that is its own.
+
+    seconds: of each layer, measured on the stage that has it. expected: relative costs, the same for equal layers.
+    """
+    costs, slowness = [], []
+    for first, last in itertools.pairwise(bounds):
+        pace = median(seconds[layer] / expected[layer] for layer in range(first, last))
+        slowness.append(pace)
+        costs += [seconds[layer] / pace for layer in range(first, last)]
+    return costs, slowness
+
+
 @dataclass
 class Balancer:
     """Decides when to move layers, from times that are the same on every rank.
@@ -86,8 +106,6 @@ class Balancer:
     every: int = 10
     least_gain: float = 0.07
     horizon: int = 100
-    costs: Sequence[float] = ()
-    """Relative costs of the layers."""
     moves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Steps and bounds of all moves, including undone ones."""
     _wait: int = 0
@@ -95,11 +113,17 @@ class Balancer:
     """Bounds and step time (seconds) before the last move, and the seconds that it promised to save."""
 
     def look(
-        self, step: int, bounds: tuple[int, ...], slowness: Sequence[float], step_seconds: float, move_seconds: float
+        self,
+        step: int,
+        bounds: tuple[int, ...],
+        costs: Sequence[float],
+        slowness: Sequence[float],
+        step_seconds: float,
+        move_seconds: float,
     ) -> tuple[int, ...]:
         """The bounds to continue with; called after every ``every`` steps.
 
-        slowness: seconds of a layer of cost 1 on each stage's device. step_seconds: measured time of one step.
+        costs, slowness: as ``measured_costs`` returns them. step_seconds: measured time of one step.
         """
         if self._before is not None:
             old, seconds, promised = self._before
@@ -111,9 +135,9 @@ class Balancer:
         if self._wait > 0:
             self._wait -= self.every
             return bounds
-        better = partition(self.costs, slowness)
-        now = slowest_stage(bounds, self.costs, slowness)
-        gain = 1 - slowest_stage(better, self.costs, slowness) / now
+        better = partition(costs, slowness)
+        now = slowest_stage(bounds, costs, slowness)
+        gain = 1 - slowest_stage(better, costs, slowness) / now
         if gain < self.least_gain or gain * step_seconds * self.horizon <= move_seconds:
             return bounds
         self._before = (bounds, step_seconds, gain * step_seconds)
