@@ -53,14 +53,6 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option("--device", help="Where to train; auto: on a GPU if there is one."),
 ]
-ProfiledDevice = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option("--device", help="Where the language model's layers are timed; auto: on a GPU if there is one."),
-]
-ProfiledDtype = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option("--dtype", help="Their arithmetic; auto: bfloat16 where the device supports it natively."),
-]
 Adapt = Annotated[
     Literal["none", "lora", "dora", "full"] | None,
     typer.Option(

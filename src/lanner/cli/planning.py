@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,8 +22,14 @@ def plan(
         list[str] | None,
         typer.Option("--compression", help="Gradient compression that the plan may use; repeatable. Default: none."),
     ] = None,
-    device: options.ProfiledDevice = "auto",
-    dtype: options.ProfiledDtype = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option("--device", help="Where the layers are timed; auto: on a GPU if there is one."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option("--dtype", help="Compute dtype; auto: bfloat16 where the device supports it natively."),
+    ] = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Choose how to divide training over the devices of a cluster. The model's layers are timed on this machine.

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import TEXT_IGNORED, AsJson, ProfiledDevice, ProfiledDtype, Threads
+from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
 from lanner.errors import ConfigError, optional_module
 
 if TYPE_CHECKING:
@@ -60,8 +60,16 @@ def profile(
     ] = 8,
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts per batch.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens per text.")] = 32,
-    device: ProfiledDevice = "auto",
-    dtype: ProfiledDtype = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option("--device", help="With --training: cpu or cuda; auto: on GPUs if there is one for each rank."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            "--dtype", help="With --training: compute dtype; auto: bfloat16 where the device supports it natively."
+        ),
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
