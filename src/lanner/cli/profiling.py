@@ -13,7 +13,6 @@ from lanner.errors import ConfigError, optional_module
 
 if TYPE_CHECKING:
     from lanner.distributed.config import EngineConfig
-    from lanner.models.neural_config import Device, Dtype
 
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
 _OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens", "device", "dtype")
@@ -152,8 +151,8 @@ def _of_training(
     settings: "EngineConfig",
     rows: int,
     tokens: int,
-    device: "Device",
-    dtype: "Dtype",
+    device: Literal["auto", "cpu", "cuda"],
+    dtype: Literal["auto", "float32", "bfloat16"],
     *,
     plot: Path | None,
     as_json: bool,
