@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
 _OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens", "device", "dtype")
 
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="With --training: cpu or cuda; auto: on GPUs if there is one for each rank."),
+]
+_Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        "--dtype", help="With --training: compute dtype; auto: bfloat16 where the device supports it natively."
+    ),
+]
+
 
 def profile(
     context: typer.Context,
@@ -59,16 +70,8 @@ def profile(
     ] = 8,
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts per batch.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens per text.")] = 32,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option("--device", help="With --training: cpu or cuda; auto: on GPUs if there is one for each rank."),
-    ] = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(
-            "--dtype", help="With --training: compute dtype; auto: bfloat16 where the device supports it natively."
-        ),
-    ] = "auto",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
@@ -86,10 +89,7 @@ def profile(
     _check_used(context, training)
     _check_picture(plot)
     if training:
-        from lanner.distributed.config import EngineConfig
-        from lanner.distributed.degrees import Degrees
-
-        settings = EngineConfig(Degrees.parse(parallel), schedule, micro_batches)
+        settings = _step_settings(parallel, schedule, micro_batches)
         _of_training(model, settings, rows, tokens, device, dtype, plot=plot, as_json=as_json)
         return
     assert bundle is not None
@@ -144,6 +144,13 @@ def _of_bundle(
         console.show_json({"ceilings": ceilings, "stages": [dict(zip(columns, row, strict=True)) for row in stages]})
     else:
         console.show_table(f"{requests} requests", columns, stages)
+
+
+def _step_settings(parallel: str, schedule: str, micro_batches: int) -> "EngineConfig":
+    from lanner.distributed.config import EngineConfig
+    from lanner.distributed.degrees import Degrees
+
+    return EngineConfig(Degrees.parse(parallel), schedule, micro_batches)
 
 
 def _of_training(
