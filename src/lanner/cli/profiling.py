@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
 _OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens", "device", "dtype")
 
+_Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
+    ),
+]
 _Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="With --training: cpu or cuda; auto: on GPUs if there is one for each rank."),
@@ -37,13 +44,7 @@ def profile(
     variant: Annotated[
         list[str] | None, typer.Option("--variant", help="Only this variant; repeatable. Default: all.")
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            "--backend",
-            help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
-        ),
-    ] = None,
+    backend: _Backend = None,
     text: Annotated[
         str | None, typer.Option("--text", help="Text to send with each request, for models that read texts.")
     ] = None,
