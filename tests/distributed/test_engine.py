@@ -36,6 +36,17 @@ def test_three_kinds_of_parallelism_at_once_on_a_decoder():
     assert max(found.values()) < 1e-5, found
 
 
+def _in_five(degrees: Degrees, schedules: list[str]) -> list[float]:
+    ids, mask, numbers = (one[:20] for one in pairs(0))
+    engines = [Engine(small_chain("bert"), EngineConfig(degrees, name, 5), adamw) for name in schedules]
+    return [engine.step(ids, mask, numbers, pairs_loss) for engine in engines]
+
+
+def test_schedules_without_rounds_take_any_number_of_micro_batches():
+    (whole,) = run_ranks(1, _in_five, Degrees(), ["gpipe"])
+    assert run_ranks(2, _in_five, Degrees(pipeline=2), ["looped-bfs", "zbv"]) == pytest.approx([whole] * 2, abs=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_stage_of_all_layers_is_the_model(family):
     chain = small_chain(family)

@@ -266,3 +266,5 @@ def test_schedules_with_too_few_micro_batches_are_refused_before_anything_is_rea
         check_settings(few)
     check_settings(enough)
     check_settings(EngineConfig(Degrees(pipeline=2), "gpipe", 1))
+    with pytest.raises(ConfigError, match="schedule interleaved over pp 2 cannot run 5 micro-batches"):
+        check_settings(EngineConfig(Degrees(pipeline=2), "interleaved", 5))

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from lanner.distributed.cluster import read_cluster
+from lanner.distributed.cluster import Cluster, Device, Link, read_cluster
 from lanner.distributed.degrees import AXES, Degrees
-from lanner.distributed.planner import explain, plan_of, search
-from lanner.distributed.prediction import CostTable, predict
+from lanner.distributed.planner import explain, options_of, plan_of, search
+from lanner.distributed.prediction import CostTable, memory_of, predict
+from lanner.distributed.schedules import SCHEDULES, check_micro_batches
 from lanner.distributed.simulator import order_of, simulate
 from lanner.errors import ConfigError, DataError
 
@@ -183,3 +184,105 @@ def test_each_bucket_costs_an_all_reduce(cluster):
     plan = plan_of(TABLE, cluster(25), Degrees(replicas=2, pipeline=2), "1f1b", 4, "none")
     seconds = [predict(replace(TABLE, sum_overhead=one), cluster(25), plan, 16).seconds for one in (0.0, 0.1)]
     assert seconds[1] - seconds[0] == pytest.approx(8 * 0.1)
+
+
+UNEQUAL = replace(TABLE, forward=tuple(0.01 * (1 + layer % 3) for layer in range(8)))
+
+
+def _in_one_rack(*devices: Device) -> Cluster:
+    return Cluster(devices, {"a": Link(1e8, 1e-4)}, {})
+
+
+def _devices(memory: float, *slowness: float) -> list[Device]:
+    return [Device("a", one, memory) for one in slowness]
+
+
+@pytest.mark.parametrize("rows", [12, 16, 36])
+@pytest.mark.parametrize("slowness", [(1.0,), (1.0, 3.0), (1.0, 1.0, 1.0), (1.0, 1.7, 1.0, 3.0)])
+def test_the_engine_takes_every_plan(slowness, rows):
+    pytest.importorskip("torch", reason="the orders of some schedules are torch's")
+    where = _in_one_rack(*_devices(2.0**34, *slowness))
+    found = search(UNEQUAL, where, rows, compressions=("none", "powersgd:4"), schedules=tuple(SCHEDULES))
+    for one in found:
+        config = one.plan.config
+        config.check()
+        check_micro_batches(config)
+        parts = [config.micro_batches] * config.degrees.data if config.shares is None else config.shares
+        assert sum(parts) == one.plan.micro_batches
+        assert rows % sum(parts) == 0
+    tried = {one.plan.schedule for one in found if one.plan.degrees.pipeline > 1}
+    assert tried == (set(SCHEDULES) if len(slowness) > 1 else set())
+
+
+def test_shares_of_rounds_are_whole_rounds():
+    pytest.importorskip("torch", reason="the orders of some schedules are torch's")
+    where = _in_one_rack(*_devices(2.0**34, 2.2, 2.2, 1.0, 1.0))
+    plan = plan_of(UNEQUAL, where, Degrees.parse("replicate=2,pp=2"), "interleaved", 16)
+    assert plan.shares == (4, 12)
+    assert plan_of(UNEQUAL, where, Degrees.parse("replicate=2,pp=2"), "1f1b", 16).shares == (5, 11)
+    assert predict(UNEQUAL, where, plan, 16).seconds > 0
+    assert plan_of(UNEQUAL, where, Degrees.parse("replicate=2,pp=2"), "interleaved", 10) is None
+
+
+def test_each_device_is_filled_up_to_its_own_memory():
+    """Six layers of 3.7 GiB (weights, gradients and both moments): five on the large device, one on the small one."""
+    layer = 3.7 * 2**30 / 4
+    table = CostTable((0.01,) * 6, (0.02,) * 6, (layer,) * 6, (layer,) * 6, 65536.0, (2.0**20,) * 6, heads=3)
+    where = _in_one_rack(Device("a", 1.0, 40 * 2.0**30), Device("a", 1.0, 8 * 2.0**30))
+    best = search(table, where, 16)[0]
+    assert best.plan.bounds == (0, 5, 6)
+    assert [round(one / 2**30, 1) for one in best.memory] == [18.5, 3.7]
+    with pytest.raises(ConfigError, match="fits into their memory"):
+        search(table, replace(where, devices=(Device("a", 1.0, 8 * 2.0**30),) * 2), 16)
+
+
+def test_activations_in_flight_fill_the_ranks_that_keep_them(cluster):
+    """1F1B keeps four micro-batches on the first of four ranks and one on the last, GPipe all eight on each."""
+    plans = [plan_of(TABLE, cluster(), Degrees(pipeline=4), kind, 8) for kind in ("1f1b", "gpipe")]
+    state = 2 * 4 * 2.0**20
+    found = [[(one - state) / 2**22 for one in memory_of(TABLE, plan, 16)] for plan in plans]
+    assert found == [[4, 3, 2, 1], [8, 8, 8, 8]]
+    less = memory_of(TABLE, replace(plans[1], checkpointing=True), 16)
+    assert less == (state + 8 * 2 * 2 * 65536.0 + 2 * 2.0**20,) * 4
+
+
+def test_what_is_recomputed_is_kept_until_the_weight_gradients(cluster):
+    pytest.importorskip("torch", reason="the orders of some schedules are torch's")
+    plans = [
+        plan_of(TABLE, cluster(), Degrees(pipeline=2), kind, 8, checkpointing=True)
+        for kind in ("interleaved", "zero-bubble")
+    ]
+    whole, split = (max(memory_of(TABLE, plan, 16)) for plan in plans)
+    assert split > whole
+
+
+def test_traffic_counts_every_hop_between_ranks(cluster):
+    pytest.importorskip("torch", reason="the orders of some schedules are torch's")
+    sent = {}
+    for kind in ("1f1b", "interleaved", "zbv"):
+        plan = plan_of(TABLE, cluster(), Degrees(pipeline=4), kind, 8)
+        sent[kind] = predict(TABLE, cluster(), plan, 16).traffic
+    assert sent["1f1b"] == 3 * 2 * 65536.0 * 16
+    assert sent["interleaved"] == sent["1f1b"] * 7 / 3
+    assert sent["zbv"] == sent["1f1b"] * 6 / 3
+
+
+def test_slow_links_are_left_to_a_strong_compression(cluster):
+    names = ("none", "int8", "powersgd:4")
+    best = search(TABLE, cluster(core=1), 16, compressions=names, only=frozenset(("replicate",)))[0]
+    assert best.plan.compression == "powersgd:4"
+
+
+def test_a_plan_is_given_as_options(cluster):
+    slow = _in_one_rack(*_devices(2.0**34, 2.5, 2.5, 1.0, 1.0))
+    plan = plan_of(UNEQUAL, slow, Degrees.parse("replicate=2,pp=2"), "1f1b", 16, "int8")
+    assert options_of(plan) == [
+        "--parallel",
+        "replicate=2,pp=2",
+        *("--set", "parallel.micro_batches=8", "--set", "parallel.bounds=" + str(list(plan.bounds)).replace(" ", "")),
+        *("--set", "parallel.shares=" + str(list(plan.shares)).replace(" ", ""), "--set", "parallel.compression=int8"),
+    ]
+    assert options_of(plan_of(TABLE, cluster(), Degrees(replicas=4), "gpipe", 4, checkpointing=True)) == [
+        *("--parallel", "replicate=4", "--set", "parallel.checkpointing=true"),
+    ]
+    assert options_of(plan_of(TABLE, slow, Degrees(), "gpipe", 1)) == []

@@ -1,13 +1,14 @@
 """The command that plans training over several devices."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import ConfigError, optional_module
+from lanner.errors import optional_module
 
 
 def plan(
@@ -21,6 +22,14 @@ def plan(
         list[str] | None,
         typer.Option("--compression", help="Gradient compression that the plan may use; repeatable. Default: none."),
     ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option("--device", help="Where the layers are timed; auto: on a GPU if there is one."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option("--dtype", help="Compute dtype; auto: bfloat16 where the device supports it natively."),
+    ] = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Choose how to divide training over the devices of a cluster. The model's layers are timed on this machine.
@@ -30,27 +39,28 @@ def plan(
     \b
     Examples:
       lanner plan --cluster cluster.toml
-      lanner plan --cluster cluster.toml --model my-model --compression none --compression int8 --json
+      lanner plan --cluster cluster.toml --model my-model --compression none --compression powersgd:4 --json
     """
     optional_module("torch", "torch", "language", "lanner plan")
     from lanner.distributed import planner, profiling
     from lanner.distributed.cluster import read_cluster
-    from lanner.distributed.prediction import RATIOS
+    from lanner.distributed.compressors import compressor_of
+    from lanner.distributed.schedules import SCHEDULES
 
-    chosen = tuple(compression or ("none",))
-    unknown = [name for name in chosen if name not in RATIOS]
-    if unknown:
-        raise ConfigError(f"--compression {unknown[0]}: choose among {', '.join(RATIOS)}")
+    compressions = tuple(compression or ("none",))
+    for name in compressions:
+        compressor_of(name)
     described = read_cluster(cluster)
-    schedules = ("1f1b", "interleaved")
-    found = planner.search(
-        profiling.profile_model(model, tokens), described, rows, compressions=chosen, schedules=schedules
-    )
-    lines = planner.explain(found)
+    table = profiling.profile_model(model, tokens, device, dtype)
+    found = planner.search(table, described, rows, compressions=compressions, schedules=tuple(SCHEDULES))
+    best, lines, settings = found[0], planner.explain(found), shlex.join(planner.options_of(found[0].plan))
     if as_json:
-        best: dict[str, Any] = asdict(found[0])
-        console.show_json({"estimated": True, "devices": len(described.devices), "best": best, "why": lines})
+        facts: dict[str, Any] = {"best": asdict(best), "why": lines, "options": settings}
+        console.show_json({"estimated": True, "devices": len(described.devices), **facts})
         return
     console.show_line(f"estimated · {lines[0]}")
     for line in lines[1:]:
         console.show_line(f"            {line}")
+    if settings:
+        console.show_line(planner.division(best.plan))
+        console.show_line(f"options of lanner train: {settings}")

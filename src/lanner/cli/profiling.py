@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,8 +11,29 @@ from lanner.cli import console
 from lanner.cli.options import TEXT_IGNORED, AsJson, Threads
 from lanner.errors import ConfigError, optional_module
 
+if TYPE_CHECKING:
+    from lanner.distributed.config import EngineConfig
+
 _OF_REQUESTS = ("variant", "backend", "text", "requests", "threads")
-_OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens")
+_OF_TRAINING = ("model", "parallel", "schedule", "micro_batches", "rows", "tokens", "device", "dtype")
+
+_Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
+    ),
+]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="With --training: cpu or cuda; auto: on GPUs if there is one for each rank."),
+]
+_Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        "--dtype", help="With --training: compute dtype; auto: bfloat16 where the device supports it natively."
+    ),
+]
 
 
 def profile(
@@ -23,13 +44,7 @@ def profile(
     variant: Annotated[
         list[str] | None, typer.Option("--variant", help="Only this variant; repeatable. Default: all.")
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            "--backend",
-            help="Runtime of the text encoder: torch, onnxruntime or openvino. Default: the fastest installed.",
-        ),
-    ] = None,
+    backend: _Backend = None,
     text: Annotated[
         str | None, typer.Option("--text", help="Text to send with each request, for models that read texts.")
     ] = None,
@@ -54,6 +69,8 @@ def profile(
     ] = 8,
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --training: texts per batch.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="With --training: tokens per text.")] = 32,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show the latency of each stage of a request, per variant, with the lower bound that the hardware sets.
@@ -71,7 +88,8 @@ def profile(
     _check_used(context, training)
     _check_picture(plot)
     if bundle is None:
-        _of_training(model, parallel, schedule, micro_batches, rows, tokens, plot=plot, as_json=as_json)
+        settings = _step_settings(parallel, schedule, micro_batches)
+        _of_training(model, settings, rows, tokens, device, dtype, plot=plot, as_json=as_json)
     else:
         _of_bundle(bundle, variant or (), backend, text, requests, threads, plot=plot, as_json=as_json)
 
@@ -128,30 +146,36 @@ def _of_bundle(
         console.show_table(f"{requests} requests", columns, stages)
 
 
+def _step_settings(parallel: str, schedule: str, micro_batches: int) -> "EngineConfig":
+    from lanner.distributed.config import EngineConfig
+    from lanner.distributed.degrees import Degrees
+
+    return EngineConfig(Degrees.parse(parallel), schedule, micro_batches)
+
+
 def _of_training(
     model: str | None,
-    parallel: str,
-    schedule: str,
-    micro_batches: int,
+    settings: "EngineConfig",
     rows: int,
     tokens: int,
+    device: Literal["auto", "cpu", "cuda"],
+    dtype: Literal["auto", "float32", "bfloat16"],
     *,
     plot: Path | None,
     as_json: bool,
 ) -> None:
     optional_module("torch", "torch", "language", "lanner profile --training")
     from lanner.distributed import timeline
-    from lanner.distributed.config import EngineConfig
-    from lanner.distributed.degrees import Degrees
     from lanner.distributed.launch import check_settings
 
-    degrees = Degrees.parse(parallel)
-    settings = EngineConfig(degrees, schedule, micro_batches)
     check_settings(settings)
-    spans = timeline.measure(model, settings, rows, tokens)
+    spans = timeline.measure(model, settings, rows, tokens, device, dtype)
     shares = {what: timeline.share(spans, what) for what in timeline.KINDS}
     seconds = max(one.end for one in spans)
-    line = f"{schedule}, {degrees.arithmetic}, {micro_batches} micro-batches: {seconds * 1e3:,.0f} ms a step"
+    line = (
+        f"{settings.schedule}, {settings.degrees.arithmetic}, {settings.micro_batches} micro-batches: "
+        f"{seconds * 1e3:,.0f} ms a step"
+    )
     if plot is not None:
         timeline.draw(plot, spans, line)
     if as_json:

@@ -1,14 +1,15 @@
-"""Load balancing from measured times: layers over pipeline stages, micro-batches over replicas, texts over ranks.
+"""Load balancing from times: layers over pipeline stages, micro-batches over replicas.
 
 Pure functions, and the decision whether moving layers pays off; ``migration`` moves them.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lanner.errors import ConfigError
 
@@ -16,13 +17,14 @@ from lanner.errors import ConfigError
 def partition(
     costs: Sequence[float],
     slowness: Sequence[float],
-    memory: Sequence[float] | None = None,
+    memory: Sequence[Sequence[float]] | None = None,
     capacity: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
     """Bounds ``[stages + 1]`` of contiguous, non-empty parts that minimise the time of the slowest stage.
 
-    costs: seconds per layer on a device of slowness 1. slowness: of each stage's device. memory: bytes per layer.
-    capacity: bytes per device. Dynamic programming in stages × layers² steps.
+    costs: seconds per layer on a device of slowness 1. slowness: of each stage's device. memory: bytes of each layer on
+    each stage ``[stages][layers]``. capacity: bytes for each stage; both or neither. Dynamic programming in stages ×
+    layers² steps.
 
     Raises:
         ConfigError: more stages than layers, or no partition fits in memory.
@@ -31,7 +33,9 @@ def partition(
     if stages > layers:
         raise ConfigError(f"{stages} stages, but the model has {layers} layers; use fewer ranks for the pipeline")
     cost = np.concatenate([[0.0], np.cumsum(costs)])
-    size = np.concatenate([[0.0], np.cumsum(memory if memory is not None else np.zeros(layers))])
+    sizes = np.zeros((stages, layers + 1))
+    if memory is not None:
+        sizes[:, 1:] = np.cumsum(memory, axis=1)
     best = np.full((stages + 1, layers + 1), math.inf)
     cut = np.zeros((stages + 1, layers + 1), int)
     best[0, 0] = 0.0
@@ -40,7 +44,8 @@ def partition(
             begins = np.arange(stage - 1, end)
             slowest = np.maximum(best[stage - 1, begins], (cost[end] - cost[begins]) * slowness[stage - 1])
             if capacity is not None:
-                slowest = np.where(size[end] - size[begins] > capacity[stage - 1], math.inf, slowest)
+                size = sizes[stage - 1, end] - sizes[stage - 1, begins]
+                slowest = np.where(size > capacity[stage - 1], math.inf, slowest)
             place = int(np.argmin(slowest))
             best[stage, end], cut[stage, end] = slowest[place], begins[place]
     if not math.isfinite(best[stages, layers]):
@@ -56,32 +61,38 @@ def slowest_stage(bounds: Sequence[int], costs: Sequence[float], slowness: Seque
     return max(sum(costs[bounds[at] : bounds[at + 1]]) * slowness[at] for at in range(len(slowness)))
 
 
-def shares(total: int, slowness: Sequence[float]) -> tuple[int, ...]:
-    """``total`` micro-batches split over replicas, at least one each, minimising the time of the slowest.
+def shares(total: int, slowness: Sequence[float], least: int = 1, step: int = 1) -> tuple[int, ...]:
+    """``total`` micro-batches split over replicas, minimising the time of the slowest.
+
+    least: of each replica. step: what ``total`` and each share beyond ``least`` are multiples of.
 
     Raises:
-        ConfigError: fewer micro-batches than replicas.
+        ConfigError: too few micro-batches for the replicas.
     """
-    if total < len(slowness):
+    if total < least * len(slowness):
         raise ConfigError(f"{total} micro-batches cannot be shared by {len(slowness)} replicas; use more of them")
-    given = [1] * len(slowness)
-    for _ in range(total - len(slowness)):
-        given[int(np.argmin([(count + 1) * slow for count, slow in zip(given, slowness, strict=True)]))] += 1
+    given = [least] * len(slowness)
+    for _ in range((total - sum(given)) // step):
+        given[int(np.argmin([(count + step) * slow for count, slow in zip(given, slowness, strict=True)]))] += step
     return tuple(given)
 
 
-def by_tokens(lengths: NDArray[np.integer], slowness: Sequence[float]) -> list[NDArray[np.int64]]:
-    """Rows for each rank: greedily, longest text first, to the rank that would finish it soonest.
+def measured_costs(
+    seconds: Sequence[float], expected: Sequence[float], bounds: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """The cost of each layer, and the slowness of each stage's device: the seconds of a layer of cost 1 on it.
 
-    lengths: tokens per row ``[N]``.
+    A device is as slow as the median of its layers' seconds, relative to their expected costs, says; what a layer
+    differs from that is its own.
+
+    seconds: of each layer, measured on the stage that has it. expected: relative costs, the same for equal layers.
     """
-    loads = np.zeros(len(slowness))
-    rows: list[list[int]] = [[] for _ in slowness]
-    for row in np.argsort(-lengths, kind="stable"):
-        rank = int(np.argmin((loads + lengths[row]) * np.asarray(slowness)))
-        loads[rank] += lengths[row]
-        rows[rank].append(int(row))
-    return [np.sort(np.array(mine, np.int64)) for mine in rows]
+    costs, slowness = [], []
+    for first, last in itertools.pairwise(bounds):
+        pace = median(seconds[layer] / expected[layer] for layer in range(first, last))
+        slowness.append(pace)
+        costs += [seconds[layer] / pace for layer in range(first, last)]
+    return costs, slowness
 
 
 @dataclass
@@ -95,8 +106,6 @@ class Balancer:
     every: int = 10
     least_gain: float = 0.07
     horizon: int = 100
-    costs: Sequence[float] = ()
-    """Relative costs of the layers."""
     moves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Steps and bounds of all moves, including undone ones."""
     _wait: int = 0
@@ -104,11 +113,17 @@ class Balancer:
     """Bounds and step time (seconds) before the last move, and the seconds that it promised to save."""
 
     def look(
-        self, step: int, bounds: tuple[int, ...], slowness: Sequence[float], step_seconds: float, move_seconds: float
+        self,
+        step: int,
+        bounds: tuple[int, ...],
+        costs: Sequence[float],
+        slowness: Sequence[float],
+        step_seconds: float,
+        move_seconds: float,
     ) -> tuple[int, ...]:
         """The bounds to continue with; called after every ``every`` steps.
 
-        slowness: seconds of a layer of cost 1 on each stage's device. step_seconds: measured time of one step.
+        costs, slowness: as ``measured_costs`` returns them. step_seconds: measured time of one step.
         """
         if self._before is not None:
             old, seconds, promised = self._before
@@ -120,9 +135,9 @@ class Balancer:
         if self._wait > 0:
             self._wait -= self.every
             return bounds
-        better = partition(self.costs, slowness)
-        now = slowest_stage(bounds, self.costs, slowness)
-        gain = 1 - slowest_stage(better, self.costs, slowness) / now
+        better = partition(costs, slowness)
+        now = slowest_stage(bounds, costs, slowness)
+        gain = 1 - slowest_stage(better, costs, slowness) / now
         if gain < self.least_gain or gain * step_seconds * self.horizon <= move_seconds:
             return bounds
         self._before = (bounds, step_seconds, gain * step_seconds)

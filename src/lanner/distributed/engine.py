@@ -17,14 +17,8 @@ from lanner.distributed.averaging import Averaging
 from lanner.distributed.chain import Chain, Stage, recompute_activations
 from lanner.distributed.compressors import compressor_of
 from lanner.distributed.config import EngineConfig
-from lanner.distributed.pipeline import (
-    Pipeline,
-    check_bounds,
-    check_micro_batches,
-    even_bounds,
-    schedule_kind,
-    stages_of,
-)
+from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds
+from lanner.distributed.schedules import check_micro_batches, schedule_kind, stages_of
 from lanner.distributed.synchroniser import Racks, Synchroniser
 from lanner.distributed.tensor import divide_layer, local, sum_partial_gradients
 from lanner.distributed.wire import Wire, check_versions

@@ -26,7 +26,7 @@ def check_settings(config: EngineConfig) -> None:
     """
     from lanner.distributed.compressors import compressor_of
     from lanner.distributed.migration import check_movable
-    from lanner.distributed.pipeline import check_micro_batches, schedule_kind
+    from lanner.distributed.schedules import check_micro_batches, schedule_kind
     from lanner.distributed.zero import check_zero
 
     schedule_kind(config.schedule)

@@ -1,7 +1,7 @@
 """Moves layers between pipeline stages during training: weights, optimiser state and compression residuals."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lanner.distributed.balance import Balancer
+from lanner.distributed.balance import Balancer, measured_costs
+from lanner.distributed.chain import Chain
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import Engine
-from lanner.distributed.pipeline import schedule_kind
+from lanner.distributed.schedules import schedule_kind
+from lanner.distributed.stamps import Stamp, seconds_between, stamp
 from lanner.distributed.tensor import local
 from lanner.errors import ConfigError
 
@@ -22,46 +24,87 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class LayerClock:
     """Seconds per layer of this rank, forward and backward, summed over micro-batches."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[int, float] = {}
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spans: list[tuple[int, Stamp, Stamp]] = []
 
     @contextmanager
-    def watching(self, layers: Mapping[int, nn.Module]) -> Iterator[None]:
-        """Measure inside the block."""
-        hooks = []
-        for number, layer in layers.items():
-            hooks += self._watch(number, layer)
+    def watching(self, modules: Iterable[tuple[int, nn.Module]]) -> Iterator[None]:
+        """Measure inside the block. modules: each with the number of the layer that its time counts towards."""
+        hooks = [hook for number, module in modules for hook in self._watch(number, module)]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _watch(self, number: int, layer: nn.Module) -> list[Any]:
-        started = [0.0]
+    def take(self) -> dict[int, float]:
+        """Seconds by layer since the last call."""
+        found: dict[int, float] = {}
+        for number, begin, end in self._spans:
+            found[number] = found.get(number, 0.0) + seconds_between(begin, end)
+        self._spans.clear()
+        return found
 
-        def add(since: float) -> None:
-            self.seconds[number] = self.seconds.get(number, 0.0) + time.perf_counter() - since
+    def _watch(self, number: int, module: nn.Module) -> list[Any]:
+        started: list[Stamp] = []
+        backward: list[Stamp] = []
+
+        def add(since: Stamp) -> None:
+            self._spans.append((number, since, stamp(self._device)))
 
         def before(module: nn.Module, given: tuple[Any, ...]) -> None:
-            started[0] = time.perf_counter()
+            started[:] = [stamp(self._device)]
 
         def after(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
             add(started[0])
             hidden, source = out[0] if isinstance(out, tuple) else out, given[0]
-            if not (hidden.requires_grad and source.requires_grad):
+            if not hidden.requires_grad:
                 return
-            back: list[float] = []
-            hidden.register_hook(lambda gradient: back.append(time.perf_counter()))
+            if not source.requires_grad:
+                hidden.register_hook(lambda gradient: backward.__setitem__(slice(None), [stamp(self._device)]))
+                return
+            back: list[Stamp] = []
+            hidden.register_hook(lambda gradient: back.append(stamp(self._device)))
 
             def ended(gradient: Tensor) -> None:
                 # Buffers are reused, so each hook serves one pass.
                 handle.remove()
-                add(back[0])
+                if back:  # not after a recomputation, whose output has no gradient
+                    add(back[0])
 
             handle = source.register_hook(ended)
 
-        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+        def accumulated(parameter: Tensor) -> None:
+            # Where nothing below is trained, the backward pass ends with the gradient of the last parameter.
+            if backward:
+                add(backward[0])
+                backward[:] = [stamp(self._device)]
+
+        trained: list[Any] = [
+            one.register_post_accumulate_grad_hook for one in module.parameters() if one.requires_grad
+        ]
+        return [
+            module.register_forward_pre_hook(before),
+            module.register_forward_hook(after),
+            *(hooked(accumulated) for hooked in trained),
+        ]
+
+
+def expected_costs(chain: Chain) -> list[float]:
+    """Relative costs of the layers before any is measured: parameters × passes over them.
+
+    A layer has a forward pass, one for the gradients of its trained parameters, and, if anything below it is trained,
+    one for the gradient of its input.
+    """
+    below = any(one.requires_grad for one in chain.embeddings.parameters())
+    costs = []
+    for layer in chain.layers:
+        sizes = [(one.numel(), one.requires_grad) for one in layer.parameters()]
+        total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+        costs.append(float(total * (1 + below) + trained))
+        below = below or trained > 0
+    return [cost / max(costs) for cost in costs]
 
 
 def check_movable(config: EngineConfig) -> None:
@@ -80,17 +123,18 @@ class LoadBalancing:
     def __init__(self, engine: Engine, balancer: Balancer | None = None) -> None:
         """Raises ``ConfigError`` as ``check_movable`` does."""
         check_movable(engine.config)
-        sizes = [float(sum(one.numel() for one in layer.parameters())) for layer in engine.chain.layers]
         self.balancer = balancer or Balancer()
-        self.balancer.costs = self.balancer.costs or [size / max(sizes) for size in sizes]
-        self.engine, self._clock = engine, LayerClock()
+        self._expected = expected_costs(engine.chain)
+        self.engine, self._clock = engine, LayerClock(engine.device)
         self._started, self._counted, self._move_seconds = time.perf_counter(), 0, 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Wraps each step."""
-        layers = {int(number): layer for stage in self.engine.stages.values() for number, layer in stage.layers.items()}
-        with self._clock.watching(layers):
+        stages = self.engine.stages.values()
+        modules = [(int(number), layer) for stage in stages for number, layer in stage.layers.items()]
+        modules += [(0, stage.embeddings) for stage in stages if stage.embeddings is not None]
+        with self._clock.watching(modules):
             yield
         self._counted += 1
         if self._counted % self.balancer.every == 0:
@@ -98,21 +142,21 @@ class LoadBalancing:
 
     def _rebalance(self) -> None:
         engine, balancer = self.engine, self.balancer
-        stages = engine.config.degrees.pipeline
-        cost = sum(balancer.costs[number] for number in self._clock.seconds) or 1.0
-        measured = torch.zeros(stages + 2, dtype=torch.float64)
-        measured[engine.at["pp"]] = sum(self._clock.seconds.values()) / cost / balancer.every
-        measured[stages] = (time.perf_counter() - self._started) / balancer.every
-        measured[stages + 1] = self._move_seconds
-        # The slowest replica counts.
+        layers = len(self._expected)
+        measured = torch.zeros(layers + 2, dtype=torch.float64)
+        for number, seconds in self._clock.take().items():
+            measured[number] = seconds / balancer.every
+        measured[layers] = (time.perf_counter() - self._started) / balancer.every
+        measured[layers + 1] = self._move_seconds
+        # The same on every rank; the slowest replica counts.
         dist.all_reduce(measured, dist.ReduceOp.MAX)
-        *slowness, step_seconds, move_seconds = measured.tolist()
-        new = balancer.look(engine.steps, engine.bounds, slowness, step_seconds, move_seconds)
+        *layer_seconds, step_seconds, move_seconds = measured.tolist()
+        costs, slowness = measured_costs(layer_seconds, self._expected, engine.bounds)
+        new = balancer.look(engine.steps, engine.bounds, costs, slowness, step_seconds, move_seconds)
         if new != engine.bounds:
             started = time.perf_counter()
             move_layers(engine, new)
             self._move_seconds = time.perf_counter() - started
-        self._clock.seconds.clear()
         self._started = time.perf_counter()
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,59 +12,15 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from lanner.distributed.chain import Stage
-from lanner.distributed.config import EngineConfig
+from lanner.distributed.schedules import ScheduleKind, rank_of
 from lanner.distributed.simulator import Event, Kind, Operation
+from lanner.distributed.stamps import Stamp, seconds_between, stamp
 from lanner.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class ScheduleKind:
-    """A torch schedule: its class, the stages per rank, and whether they are placed in a V shape."""
-
-    name: str
-    stages_per_rank: int = 1
-    like_v: bool = False
-
-
-SCHEDULES: Mapping[str, ScheduleKind] = {
-    "gpipe": ScheduleKind("ScheduleGPipe"),
-    "1f1b": ScheduleKind("Schedule1F1B"),
-    "looped-bfs": ScheduleKind("ScheduleLoopedBFS", 2),
-    "interleaved": ScheduleKind("ScheduleInterleaved1F1B", 2),
-    "zero-bubble": ScheduleKind("ScheduleInterleavedZeroBubble", 2),
-    "zbv": ScheduleKind("ScheduleZBVZeroBubble", 2, like_v=True),
-    "dualpipev": ScheduleKind("ScheduleDualPipeV", 2, like_v=True),
-}
-
-
-def schedule_kind(name: str) -> ScheduleKind:
-    """The schedule of that name. Raises ``ConfigError`` if it is unknown."""
-    if name not in SCHEDULES:
-        raise ConfigError(f"unknown schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name]
-
-
-def check_micro_batches(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` if a schedule has too few micro-batches to fill its stages."""
-    kind, ranks = schedule_kind(config.schedule), config.degrees.pipeline
-    stages, fewest = ranks * kind.stages_per_rank, min(config.shares or (config.micro_batches,))
-    if ranks > 1 and kind.name in ("Schedule1F1B", "ScheduleDualPipeV") and fewest < stages:
-        raise ConfigError(
-            f"schedule {config.schedule} needs at least as many micro-batches as stages, {stages}, received {fewest}; "
-            f"give {stages} or more, or use the schedule gpipe"
-        )
 
 
 def even_bounds(layers: int, stages: int) -> tuple[int, ...]:
     """Stage boundaries ``[stages + 1]`` for layers of equal cost."""
     return tuple(round(place * layers / stages) for place in range(stages + 1))
-
-
-def stages_of(rank: int, ranks: int, kind: ScheduleKind) -> list[int]:
-    """The stages that a pipeline rank holds."""
-    if kind.like_v:
-        return [rank, 2 * ranks - 1 - rank]
-    return [rank + turn * ranks for turn in range(kind.stages_per_rank)]
 
 
 def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
@@ -81,7 +36,9 @@ def check_bounds(bounds: Sequence[int], layers: int, stages: int) -> None:
 class _TimedStage(PipelineStage):
     """A torch pipeline stage that records the times of its operations."""
 
-    def __init__(self, events: list[Event], module: Stage, number: int, *given: Any, **options: Any) -> None:
+    def __init__(
+        self, events: list[tuple[Operation, Stamp, Stamp]], module: Stage, number: int, *given: Any, **options: Any
+    ) -> None:
         super().__init__(module, number, *given, **options)
         self._events = events
 
@@ -101,10 +58,9 @@ class _TimedStage(PipelineStage):
 
     @contextmanager
     def _timed(self, kind: Kind, micro_batch: int) -> Iterator[None]:
-        begin = time.perf_counter()
+        begin = stamp(self.device)
         yield
-        operation = Operation(self.stage_index, kind, micro_batch)
-        self._events.append(Event(dist.get_rank(), operation, begin, time.perf_counter()))
+        self._events.append((Operation(self.stage_index, kind, micro_batch), begin, stamp(self.device)))
 
 
 class Pipeline:
@@ -123,17 +79,21 @@ class Pipeline:
         device: torch.device,
     ) -> None:
         """stages: by index in the pipeline."""
-        if kind.stages_per_rank > 1 and micro_batches % max(1, micro_batches // dist.get_world_size(group)):
-            raise ConfigError(
-                f"{micro_batches} micro-batches cannot be interleaved over pp {dist.get_world_size(group)}; "
-                "give a multiple of it"
-            )
         self.stages, self.num_stages, self.micro_batches = stages, num_stages, micro_batches
         self.kind, self.group, self.device = kind, group, device
-        self.events: list[Event] = []
-        """Operations of this rank in the last step, in seconds of ``time.perf_counter``; losses excluded."""
+        self._events: list[tuple[Operation, Stamp, Stamp]] = []
+        self._begun = stamp(device), time.perf_counter()
         self._loss: Callable[[Tensor, Any], Tensor] | None = None
         self._schedules: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def events(self) -> list[Event]:
+        """Operations of this rank in the last step, in seconds of ``time.perf_counter``; losses excluded."""
+        first, clock = self._begun
+        return [
+            Event(dist.get_rank(), operation, *(clock + seconds_between(first, one) for one in (begin, end)))
+            for operation, begin, end in self._events
+        ]
 
     @property
     def ends(self) -> bool:
@@ -148,7 +108,8 @@ class Pipeline:
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule()
         self._loss = loss
-        self.events.clear()
+        self._events.clear()
+        self._begun = stamp(self.device), time.perf_counter()
         losses: list[Tensor] = []
         first = (ids_BL,) if 0 in self.stages else ()
         last = {"target": target, "losses": losses} if self.ends else {}
@@ -170,8 +131,7 @@ class Pipeline:
         return torch.cat(out) if self.ends else None
 
     def _owner(self, stage: int) -> int:
-        ranks = dist.get_world_size(self.group)
-        return next(rank for rank in range(ranks) if stage in stages_of(rank, ranks, self.kind))
+        return rank_of(stage, dist.get_world_size(self.group), self.kind)
 
     def _send(self, hidden: Tensor, stage: int) -> None:
         to = self._owner(stage + 1)
@@ -194,7 +154,7 @@ class Pipeline:
 
     def _schedule(self) -> Any:
         stages = [
-            _TimedStage(self.events, stage, number, self.num_stages, self.device, group=self.group)
+            _TimedStage(self._events, stage, number, self.num_stages, self.device, group=self.group)
             for number, stage in self.stages.items()
         ]
         options = {"loss_fn": lambda out, target: self._loss_of(out, target), "scale_grads": False}

@@ -8,9 +8,24 @@ from collections.abc import Iterator, Sequence
 
 from lanner.distributed.balance import partition, shares
 from lanner.distributed.cluster import Cluster
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import AXES, Degrees
-from lanner.distributed.prediction import CostTable, Plan, Prediction, predict, slowness_of, stages_per_rank
+from lanner.distributed.prediction import (
+    CostTable,
+    Plan,
+    Prediction,
+    in_flight,
+    memory_of,
+    predict,
+    ranks_of,
+    slowness_of,
+    state_bytes,
+)
+from lanner.distributed.schedules import can_run, rank_of, schedule_kind, share_steps
 from lanner.errors import ConfigError
+
+_USABLE = 0.92
+"""The share of a device's memory that a plan may fill."""
 
 
 def search(
@@ -38,11 +53,10 @@ def search(
             for schedule, compression in itertools.product(kinds, names):
                 for checkpointing in (False, True):
                     plan = plan_of(
-                        table, cluster, degrees, schedule, micro_batches, compression, checkpointing, balanced
+                        table, cluster, degrees, schedule, micro_batches, compression, checkpointing, balanced, rows
                     )
-                    one = None if plan is None else predict(table, cluster, plan, rows)
-                    if one is not None and _fits(one, cluster):
-                        found.append(one)
+                    if plan is not None:
+                        found.append(predict(table, cluster, plan, rows))
                         break
     if not found:
         raise ConfigError(
@@ -61,26 +75,63 @@ def plan_of(
     compression: str = "none",
     checkpointing: bool = False,
     balanced: bool = True,
+    rows: int | None = None,
 ) -> Plan | None:
-    """The plan with the best bounds and shares for unequal devices; None if the model cannot be split this way."""
-    slow = slowness_of(cluster, degrees)
-    stages = degrees.pipeline * stages_per_rank(schedule)
-    if stages > len(table.forward):
+    """The plan with the best bounds and shares for unequal devices.
+
+    rows: batch size; None: no limit of memory. Returns None if the schedule cannot run the micro-batches, the model
+    cannot be split this way, or a stage does not fit in the memory of its devices.
+    """
+    kind, pipeline = schedule_kind(schedule), degrees.pipeline
+    stages = pipeline * kind.stages_per_rank if pipeline > 1 else 1
+    if stages > len(table.forward) or not can_run(kind, pipeline, micro_batches // degrees.data):
         return None
+    place = [rank_of(stage, pipeline, kind) for stage in range(stages)]
+    slow = [[part[at] for at in place] for part in slowness_of(cluster, degrees)]
     costs = [first + second for first, second in zip(table.forward, table.backward, strict=True)]
     # A stage has the same layers in every replica, so its slowest device decides.
-    worst = [max(slow[part][stage] for part in range(degrees.data)) for stage in range(degrees.pipeline)]
-    even = [1.0] * stages
-    bounds = partition(costs, worst if balanced and stages == len(worst) else even)
-    given = [micro_batches // degrees.data] * degrees.replicas
-    if balanced and degrees.shards == 1 and degrees.replicas > 1:
-        paces = [
-            max(sum(costs[bounds[stage] : bounds[stage + 1]]) * slow[part][stage % degrees.pipeline]
-                for stage in range(stages))
-            for part in range(degrees.replicas)
-        ]  # fmt: skip
-        given = list(shares(micro_batches, paces))
-    return Plan(degrees, schedule, micro_batches, compression, checkpointing, bounds, tuple(given))
+    worst = [max(part[stage] for part in slow) if balanced else 1.0 for stage in range(stages)]
+
+    def plan_with(bounds: tuple[int, ...]) -> Plan:
+        given = [micro_batches // degrees.data] * degrees.replicas
+        least, step = share_steps(kind, pipeline)
+        able = micro_batches >= least * degrees.replicas and micro_batches % step == 0
+        if balanced and degrees.shards == 1 and degrees.replicas > 1 and able:
+            work = [sum(costs[bounds[stage] : bounds[stage + 1]]) for stage in range(stages)]
+            paces = [max(one * pace for one, pace in zip(work, part, strict=True)) for part in slow]
+            given = list(shares(micro_batches, paces, least, step))
+        return Plan(degrees, schedule, micro_batches, compression, checkpointing, bounds, tuple(given))
+
+    plan = plan_with(partition(costs, worst))
+    if rows is None or _fits(table, cluster, plan, rows):
+        return plan
+    bounds = _bounds_in_memory(table, cluster, plan, rows, costs, worst)
+    if bounds is None:
+        return None
+    plan = plan_with(bounds)
+    return plan if _fits(table, cluster, plan, rows) else None
+
+
+def _bounds_in_memory(
+    table: CostTable, cluster: Cluster, plan: Plan, rows: int, costs: Sequence[float], slowness: Sequence[float]
+) -> tuple[int, ...] | None:
+    """The best bounds of which each stage fits in the memory of its devices; None if there are none."""
+    degrees, kind, stages = plan.degrees, schedule_kind(plan.schedule), len(slowness)
+    each = stages // degrees.pipeline
+    flying = in_flight(plan.schedule, degrees.pipeline, max(plan.shares))
+    kept = [table.hop] * len(costs) if plan.checkpointing else [one / degrees.tensor for one in table.kept]
+    state, size = state_bytes(table, degrees), rows / plan.micro_batches
+    again = max(table.kept) / degrees.tensor * size if plan.checkpointing else 0.0
+    memory, capacity = [], []
+    for stage in range(stages):
+        at = rank_of(stage, degrees.pipeline, kind)
+        memory.append([one + flying[at] / each * size * more for one, more in zip(state, kept, strict=True)])
+        device = min(cluster.devices[rank].memory for part in ranks_of(degrees) for rank in part[at])
+        capacity.append((_USABLE * device - again) / each)
+    try:
+        return partition(costs, slowness, memory, capacity)
+    except ConfigError:
+        return None
 
 
 def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
@@ -89,13 +140,13 @@ def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
     lines = [
         f"{best.name}: {best.seconds * 1e3:,.0f} ms a step, {best.utilisation:.0%} of the devices' time is work, "
         f"bubble {best.bubble:.0%}, {best.traffic / 2**20:,.1f} MiB sent ({best.core / 2**20:,.1f} between racks), "
-        f"{best.memory / 2**30:,.2f} GiB on the fullest device"
+        f"{max(best.memory) / 2**30:,.2f} GiB on the fullest device"
     ]
-    seen = {_degrees_of(best)}
+    seen = {best.plan.degrees}
     for one in found[1:]:
-        if _degrees_of(one) in seen:
+        if one.plan.degrees in seen:
             continue
-        seen.add(_degrees_of(one))
+        seen.add(one.plan.degrees)
         worse = max(one.parts, key=lambda part: one.parts[part] - best.parts[part])
         lines.append(
             f"{one.name}: {one.seconds / best.seconds - 1:.0%} slower, "
@@ -106,8 +157,25 @@ def explain(found: Sequence[Prediction], runners_up: int = 3) -> list[str]:
     return lines
 
 
-def _degrees_of(one: Prediction) -> Degrees:
-    return one.plan.degrees
+def division(plan: Plan) -> str:
+    """The layers of each stage and the micro-batches of each replica."""
+    layers = ", ".join(str(last - first) for first, last in itertools.pairwise(plan.bounds))
+    return f"layers of each stage: {layers}; micro-batches of each replica: {', '.join(map(str, plan.shares))}"
+
+
+def options_of(plan: Plan) -> list[str]:
+    """The options of ``lanner train`` for a plan; none for a single device."""
+    degrees, config = plan.degrees, plan.config
+    if degrees.world == 1:
+        return []
+    parallel = ",".join(f"{axis}={degrees.of(axis)}" for axis in degrees.order if degrees.of(axis) > 1)
+    given = ["--parallel", parallel]
+    for name in ("schedule", "micro_batches", "bounds", "shares", "checkpointing", "compression"):
+        value = getattr(config, name)
+        if value != getattr(EngineConfig(), name) and (name != "schedule" or degrees.pipeline > 1):
+            text = str(value).lower() if isinstance(value, bool) else value
+            given += ["--set", f"parallel.{name}={list(text) if isinstance(text, tuple) else text}".replace(" ", "")]
+    return given
 
 
 def _all_degrees(devices: int, table: CostTable, only: frozenset[str]) -> Iterator[Degrees]:
@@ -138,8 +206,10 @@ def _micro_batches(rows: int, degrees: Degrees) -> list[int]:
     if degrees.pipeline == 1 and degrees.replicas == 1:
         return fitting[:1]
     wanted = [degrees.data * degrees.pipeline * factor for factor in (1, 2, 4, 8)]
-    return [number for number in fitting if number in wanted] or fitting[:1]
+    nearest = [next((number for number in fitting if number >= one), None) for one in wanted]
+    return sorted({number for number in nearest if number is not None}) or fitting[-1:]
 
 
-def _fits(one: Prediction, cluster: Cluster) -> bool:
-    return one.memory <= 0.92 * min(device.memory for device in cluster.devices)
+def _fits(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> bool:
+    filled = memory_of(table, plan, rows)
+    return all(one <= _USABLE * device.memory for one, device in zip(filled, cluster.devices, strict=True))

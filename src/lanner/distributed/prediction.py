@@ -11,12 +11,13 @@ from functools import cache, lru_cache
 
 from lanner.distributed.buckets import bucket_bytes
 from lanner.distributed.cluster import Cluster, Link
+from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
+from lanner.distributed.schedules import rank_of, schedule_kind, stages_of
 from lanner.distributed.simulator import Timeline, order_of, simulate
 
-RATIOS = {"none": 1.0, "fp16": 0.5, "int8": 0.2539, "sign": 0.0352, "topk:0.01": 0.015}
-"""Bytes sent per byte of a float32 gradient."""
-_GATHERED = ("int8", "sign", "topk:0.01")
+_RATIOS = {"none": 1.0, "fp16": 0.5, "int8": 0.2539, "sign": 0.0352}
+_GATHERED = ("int8", "sign", "topk")
 _STATE_BYTES = 12
 """Float32 gradient and both AdamW moments, per trained parameter."""
 
@@ -54,17 +55,31 @@ class Plan:
     bounds: tuple[int, ...]
     shares: tuple[int, ...]
 
+    @property
+    def config(self) -> EngineConfig:
+        """The settings of a run by this plan."""
+        degrees = self.degrees
+        return EngineConfig(
+            degrees,
+            self.schedule,
+            self.micro_batches // degrees.data,
+            bounds=self.bounds if degrees.pipeline > 1 else None,
+            shares=self.shares if len(set(self.shares)) > 1 else None,
+            checkpointing=self.checkpointing,
+            compression=self.compression,
+        )
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted cost of a plan. traffic, core: bytes sent per step, in total and between racks; memory: bytes on the
-    fullest device; utilisation: work ÷ (ranks × seconds)."""
+    """Predicted cost of a plan. traffic, core: bytes sent per step, in total and between racks; memory: bytes on each
+    rank; utilisation: work ÷ (ranks × seconds)."""
 
     plan: Plan
     seconds: float
     traffic: float
     core: float
-    memory: float
+    memory: tuple[float, ...]
     bubble: float
     utilisation: float
     parts: dict[str, float] = field(default_factory=dict)
@@ -72,14 +87,15 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """Short description of the plan."""
+        """Short description of the plan; micro-batches are those of a rank."""
         plan = self.plan
+        counts = "–".join(str(count) for count in sorted({min(plan.shares), max(plan.shares)}))
         degrees = ", ".join(
             f"{axis} {plan.degrees.of(axis)}" for axis in plan.degrees.order if plan.degrees.of(axis) > 1
         )
         pipeline = f", {plan.schedule}" if plan.degrees.pipeline > 1 else ""
         more = "" if plan.compression == "none" else f", {plan.compression}"
-        return f"{degrees or 'one device'}{pipeline}, {plan.micro_batches} micro-batches{more}" + (
+        return f"{degrees or 'one device'}{pipeline}, {counts} micro-batches{more}" + (
             ", checkpointed" if plan.checkpointing else ""
         )
 
@@ -88,8 +104,8 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     """Time, traffic and memory of a step under a plan."""
     degrees = plan.degrees
     size = rows / plan.micro_batches
-    slow, place = slowness_of(cluster, degrees), _ranks(degrees)
-    stages = len(plan.bounds) - 1
+    slow, place = slowness_of(cluster, degrees), ranks_of(degrees)
+    stages, kind = len(plan.bounds) - 1, schedule_kind(plan.schedule)
     # With activation checkpointing, the forward pass runs twice.
     again = 1.0 if plan.checkpointing else 0.0
     pipelines: list[Timeline] = []
@@ -98,9 +114,10 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
         each = plan.shares[part // degrees.shards]
         forward, backward = [], []
         for stage in range(stages):
-            ranks = place[part][stage % degrees.pipeline]
+            at = rank_of(stage, degrees.pipeline, kind)
+            ranks = place[part][at]
             layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
-            pace = slow[part][stage % degrees.pipeline] * size / degrees.tensor
+            pace = slow[part][at] * size / degrees.tensor
             sums = 0.0
             if degrees.tensor > 1:
                 one = _ring(table.hop * size, ranks, cluster) + table.sum_overhead
@@ -115,7 +132,7 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     synced, traffic, core = _gradients(table, cluster, plan, size, place)
     buckets, window = _num_buckets(table, plan), 0.0
     if degrees.data > 1:
-        synced += buckets * table.sum_overhead
+        synced += buckets * _sums(plan.compression) * table.sum_overhead
     if degrees.pipeline == degrees.tensor == 1:
         window = sum(table.backward) * size * (1 - 1 / buckets)
     exposed = max(synced - window, synced / buckets)
@@ -126,20 +143,30 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
         seconds,
         traffic,
         core,
-        _memory(table, plan, size),
+        memory_of(table, plan, rows),
         max(one.bubble for one in pipelines),
         work / (1 + again / 3) / (degrees.world * seconds),
         {"pipeline": slowest, "inside_layers": inside / degrees.data, "gradients": exposed},
     )
 
 
-def stages_per_rank(schedule: str) -> int:
-    """Pipeline stages per rank under a schedule."""
-    return 1 if schedule in ("gpipe", "1f1b") else 2
+def ratio_of(compression: str) -> float:
+    """Bytes sent per byte of a float32 gradient; for powersgd, of 256 × 256 matrices."""
+    name, _, figure = compression.partition(":")
+    if name == "topk":
+        return 1.5 * float(figure or 0.01)
+    if name == "powersgd":
+        return min(1.0, int(figure or 4) / 128)
+    return _RATIOS[name]
+
+
+def _sums(compression: str) -> int:
+    """Consecutive all-reduces of a bucket: PowerSGD's second factor depends on the sum of the first."""
+    return 2 if compression.startswith("powersgd") else 1
 
 
 @cache
-def _ranks(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def ranks_of(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Ranks ``[part of the batch][stage]``, grouped by tensor group."""
     found: list[list[list[int]]] = [[[] for _ in range(degrees.pipeline)] for _ in range(degrees.data)]
     for rank in range(degrees.world):
@@ -150,7 +177,7 @@ def _ranks(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 def slowness_of(cluster: Cluster, degrees: Degrees) -> list[list[float]]:
     """Slowness of the slowest device of each tensor group, ``[part][stage]``."""
-    return [[max(cluster.devices[rank].slowness for rank in group) for group in part] for part in _ranks(degrees)]
+    return [[max(cluster.devices[rank].slowness for rank in group) for group in part] for part in ranks_of(degrees)]
 
 
 def _ring(size: float, ranks: Sequence[int], cluster: Cluster) -> float:
@@ -185,12 +212,8 @@ def _pipeline(
     overhead: float,
 ) -> Timeline:
     order = order_of(schedule, ranks, micro_batches)
-    like_v = schedule in ("zbv", "dualpipev")
-
-    def rank_of(stage: int) -> int:
-        return min(stage, 2 * ranks - 1 - stage) if like_v else stage % ranks
-
-    return simulate(order, forward, backward, lambda one, other: hops[rank_of(one)][rank_of(other)], overhead=overhead)
+    place = [rank_of(stage, ranks, schedule_kind(schedule)) for stage in range(len(forward))]
+    return simulate(order, forward, backward, lambda one, other: hops[place[one]][place[other]], overhead=overhead)
 
 
 def _gradients(
@@ -201,9 +224,9 @@ def _gradients(
     crossing = 0
     for stage, at in itertools.product(range(degrees.pipeline), range(degrees.tensor)):
         crossing += cluster.crosses([place[part][stage][at] for part in range(degrees.data)])
-    ratio = RATIOS.get(plan.compression, 1.0)
+    ratio, kind = ratio_of(plan.compression), schedule_kind(plan.schedule)
     for stage in range(degrees.pipeline):
-        stages = range(stage, len(plan.bounds) - 1, degrees.pipeline)
+        stages = stages_of(stage, degrees.pipeline, kind)
         layers = [layer for one in stages for layer in range(plan.bounds[one], plan.bounds[one + 1])]
         gradient = sum(table.gradient[layer] for layer in layers) / degrees.tensor
         weights = sum(table.weights[layer] for layer in layers) / degrees.tensor
@@ -213,15 +236,17 @@ def _gradients(
             sent = 0.0
             if degrees.replicas > 1:
                 count, part_size = degrees.replicas, gradient / degrees.shards
-                gathered = plan.compression in _GATHERED
+                gathered = plan.compression.partition(":")[0] in _GATHERED
                 sent += part_size * ratio * ((count - 1) if gathered else 2 * (count - 1) / count)
             if degrees.shards > 1:
                 passes = 2 * (plan.micro_batches // degrees.data if degrees.pipeline == 1 else 1)
                 sent += (gradient + weights * passes) * (degrees.shards - 1) / degrees.shards
-            worst = max(worst, link.seconds(sent * jam, 2 * (degrees.data - 1)))
+            worst = max(worst, link.seconds(sent * jam, 2 * (degrees.data - 1) * _sums(plan.compression)))
             traffic += sent * len(ranks)
             core += sent * _crossings(cluster, ranks)
-    hops = [(group[0], other[0]) for part in place for group, other in itertools.pairwise(part)]
+    path = [rank_of(stage, degrees.pipeline, kind) for stage in range(len(plan.bounds) - 1)]
+    steps = [pair for pair in itertools.pairwise(path) if pair[0] != pair[1]]
+    hops = [(part[one][0], part[other][0]) for part in place for one, other in steps]
     per_hop = 2 * table.hop * size * plan.micro_batches / degrees.data * degrees.tensor
     traffic += per_hop * len(hops)
     core += per_hop * sum(cluster.crosses(pair) for pair in hops)
@@ -233,7 +258,7 @@ def _num_buckets(table: CostTable, plan: Plan) -> int:
     total = int(sum(table.gradient) / plan.degrees.pipeline / plan.degrees.tensor)
     if plan.degrees.shards > 1 or not total:
         return len(table.forward)
-    return math.ceil(total / bucket_bytes(total, RATIOS.get(plan.compression, 1.0)))
+    return math.ceil(total / bucket_bytes(total, ratio_of(plan.compression)))
 
 
 def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:
@@ -243,18 +268,69 @@ def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:
     return sum(cluster.crosses(pair) for pair in zip(ranks, (*ranks[1:], ranks[0]), strict=True))
 
 
-def _memory(table: CostTable, plan: Plan, size: float) -> float:
-    degrees, fullest = plan.degrees, 0.0
-    for stage in range(len(plan.bounds) - 1):
-        layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
-        trained = sum(table.gradient[layers]) / 4 * _STATE_BYTES
-        held = (sum(table.weights[layers]) + trained) / degrees.tensor / degrees.shards
-        most = max(plan.shares)
-        flying = (
-            1 if degrees.pipeline == 1 else most if plan.schedule == "gpipe" else min(most, degrees.pipeline - stage)
-        )
-        kept = sum(table.kept[layers]) / degrees.tensor
-        if plan.checkpointing:
-            kept = table.hop * (layers.stop - layers.start) + max(table.kept[layers]) / degrees.tensor
-        fullest = max(fullest, (held + max(1, flying) * kept * size) * stages_per_rank(plan.schedule))
-    return fullest
+def memory_of(table: CostTable, plan: Plan, rows: int) -> tuple[float, ...]:
+    """Bytes on each rank: weights, their gradients and optimiser state, and the activations kept at the fullest."""
+    degrees, size = plan.degrees, rows / plan.micro_batches
+    layers = [range(*pair) for pair in itertools.pairwise(plan.bounds)]
+    held = state_bytes(table, degrees)
+    whole = [sum(table.kept[layer] for layer in one) * size / degrees.tensor for one in layers]
+    # With checkpointing, a micro-batch keeps the inputs of its layers; the rest of a layer is recomputed in turn.
+    kept = [table.hop * len(one) * size for one in layers] if plan.checkpointing else whole
+    again = [max(table.kept[layer] for layer in one) * size / degrees.tensor * plan.checkpointing for one in layers]
+    found = [0.0] * degrees.world
+    for part, stages in enumerate(ranks_of(degrees)):
+        # Without a pipeline, each micro-batch has its backward pass before the next begins.
+        count = plan.shares[part // degrees.shards] if degrees.pipeline > 1 else 1
+        most = _peaks(plan.schedule, degrees.pipeline, count, tuple(kept), tuple(whole), tuple(again))
+        for at, ranks in enumerate(stages):
+            mine = stages_of(at, degrees.pipeline, schedule_kind(plan.schedule)) if degrees.pipeline > 1 else [0]
+            for rank in ranks:
+                found[rank] = most[at] + sum(held[layer] for stage in mine for layer in layers[stage])
+    return tuple(found)
+
+
+def state_bytes(table: CostTable, degrees: Degrees) -> list[float]:
+    """Bytes of each layer's weights, gradients and optimiser state on a rank that has the layer."""
+    return [
+        (weights + gradient / 4 * _STATE_BYTES) / degrees.tensor / degrees.shards
+        for weights, gradient in zip(table.weights, table.gradient, strict=True)
+    ]
+
+
+def in_flight(schedule: str, ranks: int, micro_batches: int) -> tuple[float, ...]:
+    """Most micro-batches of which each pipeline rank keeps activations at once, over all its stages."""
+    stages = ranks * schedule_kind(schedule).stages_per_rank
+    return _peaks(schedule, ranks, micro_batches, (1.0,) * stages, (1.0,) * stages, (0.0,) * stages)
+
+
+@lru_cache(4096)
+def _peaks(
+    schedule: str,
+    ranks: int,
+    micro_batches: int,
+    kept: tuple[float, ...],
+    whole: tuple[float, ...],
+    again: tuple[float, ...],
+) -> tuple[float, ...]:
+    """Most bytes of activations on each pipeline rank at once.
+
+    Per stage and micro-batch; kept: from the forward pass on. whole: all activations of its layers. again: recomputed
+    for a layer during the backward pass, 0 without checkpointing.
+    """
+    found = []
+    for operations in order_of(schedule, ranks, micro_batches):
+        now = most = 0.0
+        for stage, kind, _ in operations:
+            # The weight gradients of a split backward pass need all that its input gradients needed.
+            split = whole[stage] if again[stage] else 0.0
+            if kind == "F":
+                now += kept[stage]
+            elif kind == "I":
+                now += split
+            most = max(most, now + (again[stage] if kind == "B" else 0.0))
+            if kind == "W":
+                now -= kept[stage] + split
+            elif kind == "B":
+                now -= kept[stage]
+        found.append(most)
+    return tuple(found)

@@ -1,6 +1,5 @@
 """Profiles a model's costs layer by layer on this machine."""
 
-import time
 from statistics import median
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor
 
 from lanner.distributed.chain import Chain, Stage, chain_of
 from lanner.distributed.prediction import CostTable
+from lanner.distributed.stamps import seconds_between, stamp
 from lanner.errors import ConfigError
-from lanner.models.language import LanguageEncoder, pool
-from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
+from lanner.models.language import LanguageEncoder, multiplies_bfloat16, pool
+from lanner.models.neural_config import DEFAULT_MODEL, Device, Dtype, LanguageConfig
 
 _REPEATS = 3
 
@@ -37,13 +37,14 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
         for _ in range(_REPEATS):
             given = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
             saved = _Saved()
-            started = time.perf_counter()
+            started = stamp(ids_BL.device)
             with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda one: one):
                 out = stage(given, mask_BL)
-            between = time.perf_counter()
+            between = stamp(ids_BL.device)
             if out.requires_grad:
                 out.sum().backward()
-            times.append((between - started, time.perf_counter() - between))
+            ended = stamp(ids_BL.device)
+            times.append((seconds_between(started, between), seconds_between(between, ended)))
         forward.append(median(one for one, _ in times) / rows)
         backward.append(median(other for _, other in times) / rows)
         weights = sum(one.nbytes for one in stage.parameters())
@@ -63,20 +64,28 @@ def profile(chain: Chain, ids_BL: Tensor, mask_BL: Tensor) -> CostTable:
     )
 
 
-def chain_with_texts(model: str | None, rows: int, tokens: int) -> tuple[Chain, Tensor]:
+def chain_with_texts(
+    model: str | None, rows: int, tokens: int, device: Device = "auto", dtype: Dtype = "auto"
+) -> tuple[Chain, Tensor]:
     """A fully trainable language model by folder or name, and token ids ``[rows, tokens]``; None: the default model.
 
+    dtype: of the arithmetic; weights are float32, as in training.
+
     Raises:
-        ConfigError: the model does not exist, ``tokens`` exceeds its limit, or its layers cannot be split.
+        ConfigError: the model or device does not exist, ``tokens`` exceeds the model's limit, or its layers cannot be
+            split.
     """
-    language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device="cpu", dtype="float32"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device; give auto or cpu")
+    language = LanguageEncoder(LanguageConfig(model or DEFAULT_MODEL, device=device, dtype="float32"))
     if tokens > language.longest:
         raise ConfigError(f"texts of {tokens} tokens: this model reads at most {language.longest}; give fewer --tokens")
-    chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"))
-    return chain, torch.ones(rows, tokens, dtype=torch.int64)
+    in_bfloat16 = dtype == "bfloat16" or (dtype == "auto" and multiplies_bfloat16(language.device))
+    chain = chain_of(language.model, lambda hidden, mask: pool(hidden, mask, "mean"), in_bfloat16)
+    return chain, torch.ones(rows, tokens, dtype=torch.int64, device=language.device)
 
 
-def profile_model(model: str | None, tokens: int) -> CostTable:
+def profile_model(model: str | None, tokens: int, device: Device = "auto", dtype: Dtype = "auto") -> CostTable:
     """``profile`` of the result of ``chain_with_texts``; raises as the latter does."""
-    chain, ids = chain_with_texts(model, 2, tokens)
+    chain, ids = chain_with_texts(model, 2, tokens, device, dtype)
     return profile(chain, ids, torch.ones_like(ids))

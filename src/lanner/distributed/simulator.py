@@ -9,6 +9,8 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
+from lanner.distributed.schedules import schedule_kind, stages_of
+
 Kind = Literal["F", "B", "I", "W"]
 """Forward, full backward, and its two halves in schedules that split it: input and weight gradients."""
 
@@ -46,7 +48,7 @@ class Timeline:
 
 @lru_cache(256)
 def order_of(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Operation, ...], ...]:
-    """The ordered operations of each rank. schedule: a name in ``pipeline.SCHEDULES``."""
+    """The ordered operations of each rank. schedule: a name in ``schedules.SCHEDULES``."""
     if schedule == "gpipe":
         return tuple(
             tuple(Operation(rank, kind, number) for kind in ("F", "B") for number in range(micro_batches))
@@ -132,8 +134,6 @@ def _one_forward_one_backward(rank: int, ranks: int, micro_batches: int) -> list
 
 def _torch_schedule(schedule: str, ranks: int, micro_batches: int) -> tuple[tuple[Operation, ...], ...]:
     from torch.distributed.pipelining import schedules
-
-    from lanner.distributed.pipeline import schedule_kind, stages_of
 
     kind = schedule_kind(schedule)
     # Stubs with all that a schedule reads from its stages before it runs.

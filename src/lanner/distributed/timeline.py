@@ -17,6 +17,7 @@ from lanner.distributed.engine import Engine
 from lanner.distributed.profiling import chain_with_texts
 from lanner.distributed.simulator import Event, Operation
 from lanner.errors import ConfigError, LannerError, optional_module
+from lanner.models.neural_config import Device, Dtype
 
 What = Literal["forward", "backward", "input gradient", "weight gradient", "communication", "bubble"]
 KINDS: tuple[What, ...] = get_args(What)
@@ -81,19 +82,31 @@ def share(spans: Sequence[Span], what: What) -> float:
     return sum(one.end - one.begin for one in spans if one.what == what) / total
 
 
-def measure(model: str | None, config: EngineConfig, rows: int, tokens: int) -> list[Span]:
+def measure(
+    model: str | None,
+    config: EngineConfig,
+    rows: int,
+    tokens: int,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> list[Span]:
     """Measure a step of a language model (as in ``profile_model``) on local ranks, after warm-up steps.
 
-    rows: texts per batch, of ``tokens`` tokens each.
+    rows: texts per batch, of ``tokens`` tokens each. device: auto: on GPUs if there is one for each rank.
 
     Raises:
-        ConfigError: there is no pipeline, the degrees or rows do not fit the model, or the model does not exist.
+        ConfigError: there is no pipeline, the degrees or rows do not fit the model, the model does not exist, or there
+            are fewer GPUs than ranks.
     """
-    degrees = config.degrees
+    degrees, gpus = config.degrees, torch.cuda.device_count()
     if degrees.pipeline < 2:
         raise ConfigError(f"{degrees.arithmetic}: a pipeline step needs pp 2 or more, as in --parallel pp=2")
+    if device == "cuda" and gpus < degrees.world:
+        raise ConfigError(f"--device cuda: {degrees.arithmetic}, but torch sees {gpus} CUDA devices; give auto or cpu")
+    if gpus < degrees.world:
+        device = "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        given = (folder, model, config, rows, tokens)
+        given = (folder, device != "cpu", config, (model, rows, tokens, device, dtype))
         processes: Any = multiprocessing  # implicit re-exports
         processes.start_processes(_rank, given, nprocs=degrees.world, start_method="spawn")
         told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(degrees.world)]
@@ -108,23 +121,31 @@ def measure(model: str | None, config: EngineConfig, rows: int, tokens: int) -> 
     return spans_of(events, [one["end"] for one in told], degrees)
 
 
-def _rank(rank: int, folder: str, model: str | None, config: EngineConfig, rows: int, tokens: int) -> None:
+def _rank(rank: int, folder: str, on_gpu: bool, config: EngineConfig, asked: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    world = config.degrees.world
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    world, backend = config.degrees.world, "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     try:
-        told = _steps(model, config, rows, tokens)
+        told = _steps(config, *asked)
     except LannerError as error:
         told = {"refusal": str(error)}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 
-def _steps(model: str | None, config: EngineConfig, rows: int, tokens: int) -> dict[str, Any]:
-    chain, ids = chain_with_texts(model, rows, tokens)
-    engine = Engine(chain, config, lambda trained: torch.optim.AdamW(trained, 1e-5, foreach=False))
+def _steps(config: EngineConfig, *asked: Any) -> dict[str, Any]:
+    chain, ids = chain_with_texts(*asked)
+    engine = Engine(chain, config, lambda trained: torch.optim.AdamW(trained, 1e-5, foreach=False), ids.device)
     ended = [0.0]
-    engine.optimizer.register_step_pre_hook(lambda *given: ended.append(time.perf_counter()))
+
+    def end(*given: Any) -> None:
+        if ids.device.type == "cuda":
+            torch.cuda.synchronize()
+        ended.append(time.perf_counter())
+
+    engine.optimizer.register_step_pre_hook(end)
     for _ in range(_WARM_UP + 1):
         dist.barrier()
         engine.step(ids, torch.ones_like(ids), ids, lambda vectors, target: vectors.square().mean())
