@@ -48,8 +48,8 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("coefficient", "product.p + (1 << _BITS - 1)", "product.p"),
     ("coefficient", "(1 << _BITS - 1)", "(1 << _BITS - 2)"),
     ("coefficient", ">> _BITS)", ">> _BITS - 1)"),
-    ("array", "Mux(scoring[lane], user[lane], c[lane])", "user[lane]"),
-    ("array", "Mux(scoring[lane], user[lane], c[lane])", "Mux(scoring[lane], user[lane].as_unsigned(), c[lane])"),
+    ("array", "Mux(of_history[lane], c[lane], user[lane])", "user[lane]"),
+    ("array", "Mux(of_history[lane], c[lane], user[lane])", "Mux(of_history[lane], c[lane], user[lane].as_unsigned())"),
     ("array", "one.a.eq(codes[lane])", "one.a.eq(codes[lane - 1])"),
     ("aggregate", "[sums[element].eq(0) for element in column]",
      "[sums[element].eq(0) for element in column if element]"),
@@ -173,7 +173,7 @@ MUTANTS: list[tuple[str, str, str]] = [
 EQUIVALENT = {
     (
         "array",
-        "Mux(scoring[lane], user[lane].as_unsigned(), c[lane])",
+        "Mux(of_history[lane], c[lane], user[lane].as_unsigned())",
     ): "the multiplier takes the same 16 bits as signed",
     ("array", "one.a.eq(codes[lane - 1])"): "history and catalogue are permuted alike",
     ("engine", '"before_products"))'): "the sums were read, and are cleared before the next",

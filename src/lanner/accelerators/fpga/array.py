@@ -37,12 +37,13 @@ class Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes = self.parameters.lanes
-        c, scoring = shared(m, self.c, lanes, "c"), shared(m, self.scoring, lanes, "scoring")
+        # Inverted: synthesis then resets the bits that c lacks by the copies themselves, without a gate behind them.
+        c, of_history = shared(m, self.c, lanes, "c"), shared(m, ~self.scoring, lanes, "of_history")
         user = delayed(m, self.user, 1, "user")
         codes = delayed(m, self.codes, 2, "codes")
         for lane in range(lanes):
             m.submodules[f"lane{lane}"] = one = Multiplier(self.parameters.multiplier, 8, USER_BITS)
             operand = Signal(signed(USER_BITS), name=f"operand{lane}")
-            m.d.sync += operand.eq(Mux(scoring[lane], user[lane], c[lane]))
+            m.d.sync += operand.eq(Mux(of_history[lane], c[lane], user[lane]))
             m.d.comb += [one.a.eq(codes[lane]), one.b.eq(operand), self.products[lane].eq(one.p)]
         return m

@@ -10,7 +10,7 @@ from lanner.accelerators.contract import COEFFICIENT_BITS, TARGET_SCALE_BITS
 from lanner.accelerators.fpga.parameters import Parameters, log2
 from lanner.accelerators.fpga.pipeline import copies, delayed
 
-ROW_LATENCY, ITEM_LATENCY = 5, 3
+ROW_LATENCY, ITEM_LATENCY = 6, 3
 _BANK = 2048
 """Words of a bank: the depth of a block RAM, so that each has its own register before the multiplexer."""
 _COLUMN = 72
@@ -60,10 +60,11 @@ class RowTable(wiring.Component):
             writing, reading = bits.write_port(), bits.read_port()
             m.d.comb += [writing.addr.eq(place), writing.data.eq(word), reading.addr.eq(address)]
             m.d.comb += writing.en.eq(write & ((place >> log2(_BANK)) == bank))
-            banks.append(delayed(m, reading.data, 1, f"bank{bank}_{number}_data"))
+            # One register near the block, which takes half a cycle itself, and one near the multiplexer.
+            banks.append(delayed(m, reading.data, 2, f"bank{bank}_{number}_data"))
         if len(banks) == 1:
             return banks[0]
-        return Array(banks)[delayed(m, address >> log2(_BANK), 2, f"chosen{number}")]
+        return Array(banks)[delayed(m, address >> log2(_BANK), 3, f"chosen{number}")]
 
 
 class ItemTable(wiring.Component):
