@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import lanner
+from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError, DataError, StorageError
 from lanner.interop import from_pyg, from_rectools, to_pyg, to_rectools, write_recbole
 
@@ -142,6 +143,15 @@ def test_a_hetero_graph_is_valid_and_comes_back(data):
     for item in (101, 103, 110):
         row, before = (one.items.row(str(item)) for one in (back, data))
         assert back.item_catalogue.attributes_of(row) == data.item_catalogue.attributes_of(before)
+
+
+def test_links_come_back_from_a_hetero_graph(data):
+    pytest.importorskip("torch_geometric")
+    lists = [[1, 2], *[[] for _ in range(data.num_items - 1)]]
+    linked = replace(data, links=Ragged.from_lists(lists))
+    back = from_pyg(to_pyg(linked))
+    row = back.items.row(data.items.external[0])
+    assert {back.items.external[one] for one in back.links[row]} == set(data.items.external[1:3])
 
 
 def test_a_frame_of_items_takes_the_place_of_the_graphs_attributes(data, shop):

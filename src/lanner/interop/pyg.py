@@ -14,16 +14,16 @@ from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
 from lanner.errors import ConfigError, DataError, optional_module
 
-USER, ITEM, FRIENDS, HAS = "user", "item", "knows", "has"
+USER, ITEM, FRIENDS, RELATED, HAS = "user", "item", "knows", "related to", "has"
 
 
 def to_pyg(dataset: Dataset) -> Any:
     """A ``HeteroData``: nodes are users, items and the values of attributes.
 
     Edges user → item, one type per behaviour, with ``time`` (int64, ns since 1970) and ``rating`` (float32) if events
-    have them, and ``confidence``. Edges (user, knows, user) are friends; (item, has, genres) the values of
-    each item. ``data["user"].ids`` and ``data["item"].ids`` are lists of external ids, ``data["genres"].names``
-    of values.
+    have them, and ``confidence``. Edges (user, knows, user) are friends; (item, related to, item) links; (item, has,
+    genres) the values of each item. ``data["user"].ids`` and ``data["item"].ids`` are lists of external ids,
+    ``data["genres"].names`` of values.
 
     Raises:
         MissingExtraError: PyTorch Geometric is not installed.
@@ -42,8 +42,9 @@ def to_pyg(dataset: Dataset) -> Any:
         for name, column in optional.items():
             if column is not None:
                 edges[name] = torch.from_numpy(column[mine])
-    if dataset.ties is not None:
-        data[USER, FRIENDS, USER].edge_index = _edges(torch, dataset.ties)
+    for between, lists in (((USER, FRIENDS, USER), dataset.ties), ((ITEM, RELATED, ITEM), dataset.links)):
+        if lists is not None:
+            data[between].edge_index = _edges(torch, lists)
     for kind, catalogue in ((USER, dataset.user_catalogue), (ITEM, dataset.item_catalogue)):
         for name, attribute in catalogue.attributes.items():
             if name in (USER, ITEM):
@@ -56,8 +57,9 @@ def to_pyg(dataset: Dataset) -> Any:
 def from_pyg(data: Any, *, user: str = USER, item: str = ITEM, **named: Any) -> Dataset:
     """A dataset from a ``HeteroData``: each edge type from ``user`` to ``item`` is a behaviour.
 
-    Edges (user, knows, user) become friends, and (item, has, genres) or (user, has, sex) attributes, unless ``items``
-    or ``users`` brings a frame of its own. Edges of other types are not read; a ``UserWarning`` counts them.
+    Edges (user, knows, user) become friends, (item, related to, item) links, and (item, has, genres) or (user, has,
+    sex) attributes, unless ``items`` or ``users`` brings a frame of its own. Edges of other types are not read; a
+    ``UserWarning`` counts them.
 
     Args:
         data: with ``edge_index``, and ``time`` and ``rating`` if any; node ``ids`` (of attributes: ``names``), else
@@ -81,10 +83,11 @@ def from_pyg(data: Any, *, user: str = USER, item: str = ITEM, **named: Any) -> 
     given |= {role: role for role in ("time", "rating") if role in events.columns}
     given |= {"behaviour": "behaviour"} if len(types) > 1 else {}
     read = set(types)
-    if (user, FRIENDS, user) in data.edge_types:
-        one, other = _ends(data, (user, FRIENDS, user), users, users)
-        given["ties"] = pl.DataFrame({"user_id": one, "friend": other})
-        read.add((user, FRIENDS, user))
+    for edges, role, ids in (((user, FRIENDS, user), "ties", users), ((item, RELATED, item), "links", items)):
+        if edges in data.edge_types:
+            one, other = _ends(data, edges, ids, ids)
+            given[role] = pl.DataFrame({f"{USER if role == 'ties' else ITEM}_id": one, "other": other})
+            read.add(edges)
     for kind, role, ids in ((item, "items", items), (user, "users", users)):
         found = [] if role in named or "attributes" in named else _attributes_of(data, kind)
         if found:
