@@ -62,15 +62,15 @@ def test_runs_longer_than_a_chunk_are_packed_without_gaps():
     np.testing.assert_array_equal(form.decoded(form.unpacked(message)), values)
 
 
-@pytest.mark.parametrize(("bits", "distinct"), [(32, 99_000), (13, 2**13)])
+@pytest.mark.parametrize(("bits", "distinct"), [(32, 199_000), (13, 2**13)])
 def test_each_client_sends_what_looks_random(bits, distinct):
-    form = wide(100_000, bits)
-    masked = [words & (2**bits - 1) for words in sent(np.zeros((3, 100_000)), form=form)]
+    form = wide(200_000, bits)
+    masked = [words & (2**bits - 1) for words in sent(np.zeros((3, 200_000)), form=form)]
     for words in masked:
         assert abs(words.astype(np.float64).mean() / 2 ** (bits - 1) - 1) < 0.02
         assert len(np.unique(words)) >= distinct
     # Without one of them nothing cancels.
-    assert np.count_nonzero(form.decoded(total_of(masked[:2]))) > 99_000
+    assert np.count_nonzero(form.decoded(total_of(masked[:2]))) > 199_000
 
 
 def test_a_mask_is_another_in_each_round():
