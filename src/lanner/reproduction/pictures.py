@@ -203,7 +203,7 @@ def _privacy(found: Mapping[str, Any]) -> Iterator[Drawn]:
     )
     if not noisy:
         return
-    (exact,) = _numbers(found["rows"]["ease-pooled"]["ndcg_at_10"])
+    (exact,) = _numbers(found["rows"]["ease"]["ndcg_at_10"])
     figure = _figure(6, 2.8)
     axes = figure.subplots()
     axes.plot(
