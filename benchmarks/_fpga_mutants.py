@@ -39,7 +39,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("pipeline", "self.o.ready | ~has_head", "self.o.ready"),
     ("pipeline", "self.o.ready | ~self.o.valid), self.i", "self.o.ready), self.i"),
     ("pipeline", "self.o.valid.eq(self.i.valid)", "self.o.valid.eq(1)"),
-    ("tables", "writing.en.eq(write & ((place >> log2(_BANK)) == bank))", "writing.en.eq(1)"),
+    ("tables", "writing.en.eq(write & ((place >> log2(BANK_WORDS)) == bank))", "writing.en.eq(1)"),
     ("tables", "with m.If(pushes[number]):", "with m.If(1):"),
     ("tables", "writing.addr.eq(self.write_row)", "writing.addr.eq(self.write_row + 1)"),
     ("tables", "m.d.sync += [row.eq(self.row), read.eq(reading.data)]",

@@ -215,7 +215,7 @@ def _keep_hybrid(names: tuple[str, ...], recommender: Any, split: Any, begun: fl
         seconds,
         validation_ndcg_at_10=recommender.choice.quality,
         parts=weights,
-        **_trust(recommender),
+        relations=recommender.relations.get("items", {}),
     )
     if DISTILLED in names:
         begun = time.perf_counter()
@@ -229,14 +229,6 @@ def _distilled(recommender: Any, dataset: Any, **asked: Any) -> tuple[Any, int]:
 
     sought = texts_sought(recommender)
     return distilled(recommender.scoring_model, dataset.user_batch(), DIMENSIONS, texts_TF=sought, **asked)
-
-
-def _trust(recommender: Any) -> dict[str, Any]:
-    """The relational view's weight for each relation that has one."""
-    from lanner.models.relational import RelationalView
-
-    view = dict(recommender._network.network.views.items()).get("relational")
-    return {"relations": view.relation_weights} if isinstance(view, RelationalView) else {}
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,18 @@ def test_a_profile_alone_finds_items_that_read_like_it(has_profiles, hashed_word
         assert found.explanations[0].parts[0].kind == "profile"
 
 
+def test_what_each_relation_learned_is_stored_with_the_model(world):
+    def trusting(*given) -> Choice:
+        return Choice({"ridge": KINDS["ridge"].start}, {"ridge": 1.0, "relational": 0.5}, {}, 0.0, 0)
+
+    network = NeuralRecommender(SMALL, Trainer(TRAINING, progress=False))
+    model = HybridRecommender(HybridConfig(neighbours=8, text_neighbours=4, rank=4), network, trusting).fit(world)
+    assert sum(model.relations["items"].values()) == pytest.approx(1)
+    assert list(model.relations["users"]) == ["friends"]
+    assert model.state()[1]["network"]["relations"] == model.relations
+    assert unfitted(parts=("ridge",)).fit(world).relations == {}, "the view is not served"
+
+
 def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles):
     history = np.arange(ITEMS_PER_GROUP - 2)
     ranker = hybrid_without_profiles.ranker

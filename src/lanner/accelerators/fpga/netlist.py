@@ -17,11 +17,10 @@ from amaranth.back import rtlil
 
 from lanner.accelerators.fpga.engine import Engine
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.tables import BANK_WORDS
 from lanner.errors import ConfigError, optional_module
 
 TOP = "lanner_engine"
-BANK_WORDS = 2048
-"""Words of a bank of the row table, whose output has a register."""
 PACKAGE, SPEED_GRADE = "CABGA381", 6
 CLOCK_PIN = "G2"
 """A dedicated clock input of both devices in this package; from other pins the clock network may be out of reach."""
@@ -65,7 +64,7 @@ def logic(parameters: Parameters) -> tuple[int, int]:
     """
     sizes, sparse = parameters, parameters.item_to_item
     banks = -(-sizes.rows * sizes.beats // BANK_WORDS)
-    registers = 3210 + (131 + 8 * banks) * sizes.lanes + 48 * sizes.dimensions + 106 * sizes.k + 630 * sparse
+    registers = 3210 + (131 + 16 * banks) * sizes.lanes + 48 * sizes.dimensions + 106 * sizes.k + 630 * sparse
     luts = 3720 + (55 + 16 * banks) * sizes.lanes + 48 * sizes.dimensions + 230 * sizes.k + 880 * sparse
     return registers, luts
 

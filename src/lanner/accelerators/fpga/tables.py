@@ -11,7 +11,7 @@ from lanner.accelerators.fpga.parameters import Parameters, log2
 from lanner.accelerators.fpga.pipeline import copies, delayed
 
 ROW_LATENCY, ITEM_LATENCY = 6, 3
-_BANK = 2048
+BANK_WORDS = 2048
 """Words of a bank: the depth of a block RAM, so that each has its own register before the multiplexer."""
 _COLUMN = 72
 """Bits of a word whose memories, eight of 9 bits per bank, share a copy of the addresses."""
@@ -52,19 +52,19 @@ class RowTable(wiring.Component):
         return m
 
     def _column(self, m: Module, number: int, address: Any, write: Any, place: Any, word: Any) -> Any:
-        """Some bits of every word, in memories that hold ``_BANK`` words each."""
+        """Some bits of every word, in memories that hold ``BANK_WORDS`` words each."""
         banks = []
-        for bank, first in enumerate(range(0, self.depth, _BANK)):
-            bits = memory.Memory(shape=len(word), depth=min(_BANK, self.depth - first), init=[])
+        for bank, first in enumerate(range(0, self.depth, BANK_WORDS)):
+            bits = memory.Memory(shape=len(word), depth=min(BANK_WORDS, self.depth - first), init=[])
             m.submodules[f"bank{bank}_{number}"] = bits
             writing, reading = bits.write_port(), bits.read_port()
             m.d.comb += [writing.addr.eq(place), writing.data.eq(word), reading.addr.eq(address)]
-            m.d.comb += writing.en.eq(write & ((place >> log2(_BANK)) == bank))
+            m.d.comb += writing.en.eq(write & ((place >> log2(BANK_WORDS)) == bank))
             # One register near the block, which takes half a cycle itself, and one near the multiplexer.
             banks.append(delayed(m, reading.data, 2, f"bank{bank}_{number}_data"))
         if len(banks) == 1:
             return banks[0]
-        return Array(banks)[delayed(m, address >> log2(_BANK), 3, f"chosen{number}")]
+        return Array(banks)[delayed(m, address >> log2(BANK_WORDS), 3, f"chosen{number}")]
 
 
 class ItemTable(wiring.Component):

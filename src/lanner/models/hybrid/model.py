@@ -321,6 +321,11 @@ class HybridRecommender(TrainedRecommender):
         return views["language"].get_buffer("features").numpy() if "language" in views else None
 
     @property
+    def relations(self) -> dict[str, dict[str, float]]:
+        """What the relational view learned of each kind of edge; see ``NeuralRecommender.relations``."""
+        return self._network.relations
+
+    @property
     def reader(self) -> NeuralRecommender | None:
         return self._network.reader
 
