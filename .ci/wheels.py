@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def main() -> int:
     if not pythons:
         print("wheels: no Python of 3.11 to 3.14 is here")
         return 1
-    with tempfile.TemporaryDirectory(prefix="lanner-wheels-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lanner-wheels-", ignore_cleanup_errors=True) as folder:
         wheel = build(Path(folder))
         print(f"built {wheel.name} from its sdist, {wheel.stat().st_size / 1e6:.1f} MB", flush=True)
         rows, end = [], time.monotonic() + QUICK_S if arguments.quick else None
@@ -128,7 +129,7 @@ def tried(python: str, wheel: Path, extra: str, core: Path, end: float | None = 
     end: of a quick trial, on the monotonic clock; see the module. None: no limit, and what has no wheel is built.
     """
     began, problem, skipped = time.monotonic(), "", ""
-    environment = core if extra == CORE else core.with_name("extra")
+    environment = core if extra == CORE else core.with_name(f"{core.name}-{extra}")
     binaries = environment / "venv" / "bin"
     pip: tuple[str | Path, ...] = (binaries / "python", "-m", "pip", "install", "--quiet", "--no-compile", "-c", PINS)
     pip += ("--disable-pip-version-check", *(("--only-binary", ":all:") if end else ()))
@@ -138,6 +139,8 @@ def tried(python: str, wheel: Path, extra: str, core: Path, end: float | None = 
     try:
         if extra != CORE and not (core / "works").exists():
             raise Skipped("the core does not work")
+        if end and time.monotonic() > end:
+            raise Skipped(f"the {QUICK_S:g} s of a quick trial are over")
         environment.mkdir()
         _run((python, "-m", "venv", environment / "venv"), environment, end)
         if extra != CORE:
@@ -176,17 +179,28 @@ def _run(command: "tuple[str | Path, ...] | list[str | Path]", folder: Path, end
         RuntimeError: it failed; with the last line it said. Skipped: it was not done at ``end``.
     """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LANNER_DATA")}
-    left = None if end is None else max(end - time.monotonic(), 0.01)
-    try:
-        ended = subprocess.run(
-            list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True, timeout=left
-        )
-    except subprocess.TimeoutExpired:
-        raise Skipped(f"the {QUICK_S:g} s of a quick trial are over") from None
-    if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if line.strip() and not line.startswith("[notice]")]
-        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["it said nothing"]
-        raise RuntimeError(f"{Path(command[0]).name} {' '.join(map(str, command[1:3]))}: {errors[0][:200]}")
+    words = list(map(str, command))
+    # In a session of its own: what pip and venv start must end with them, or the folder is written to as it is removed.
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env=kept,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=None if end is None else max(end - time.monotonic(), 0.01))
+        except BaseException as reason:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(reason, subprocess.TimeoutExpired):
+                raise Skipped(f"the {QUICK_S:g} s of a quick trial are over") from None
+            raise
+    if process.returncode:
+        said = [line for line in errors.splitlines() if line.strip() and not line.startswith("[notice]")]
+        reasons = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["it said nothing"]
+        raise RuntimeError(f"{Path(words[0]).name} {' '.join(words[1:3])}: {reasons[0][:200]}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -48,6 +48,21 @@ def test_what_is_not_done_in_time_is_skipped(wheels, tmp_path):
         wheels._run(("sleep", "60"), tmp_path, time.monotonic() + 0.2)
     found = wheels.tried(sys.executable, tmp_path / "none.whl", "client", tmp_path / "3.12", time.monotonic() + 60)
     assert (found["problem"], found["skipped"]) == ("", "the core does not work")
+    found = wheels.tried(sys.executable, tmp_path / "none.whl", "core", tmp_path / "3.12", time.monotonic() - 1)
+    assert found["skipped"] == "the 120 s of a quick trial are over"
+    assert not (tmp_path / "3.12").exists()
+
+
+def test_what_a_skipped_command_started_ends_with_it(wheels, tmp_path):
+    writer = "sleep 60 & echo $! > started; wait"
+    with pytest.raises(wheels.Skipped):
+        wheels._run(("sh", "-c", writer), tmp_path, time.monotonic() + 0.5)
+    started = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
+    for _ in range(50):
+        if not started.exists() or started.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the command that it started is still there")
 
 
 @pytest.mark.parametrize(("other", "quick"), [(True, True), (False, True), (True, False)])
