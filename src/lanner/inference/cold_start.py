@@ -1,8 +1,8 @@
 """Cold start: the scoring model's rows of an item that was added after training, from its text features.
 
-The language view is a linear map of the features. The other views are averaged from the nearest items seen in training
-by feature similarity, as the network does for unseen items (``models/network.py``). A known item keeps what was
-learned from its interactions; only its text is re-encoded.
+The language view is a linear map of the features. The other views are predicted from the items seen in training with
+the nearest texts, as the network does for unseen items (``models/network.py``). A known item keeps what was learned
+from its interactions; only its text is re-encoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,20 @@ from lanner.inference.text_neighbours import TextNeighbours
 _ItemRow = tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.int32], NDArray[np.float32]]
 """An item's source, target, bias, lenders and shares."""
 _TEXTS = ("codes", "scale", "directions", "short")
-_SHARPNESS = 5
-"""Temperature of the softmax over cosines that weighs neighbours, as in ``RecommenderNetwork.find_lenders``."""
+_RIDGE = 3.0
+"""Ridge penalty of the prediction from neighbours, where a text's similarity with itself is 1 (docs/log.md)."""
+
+
+def shares_of(features_NKF: NDArray[np.float32], similarities_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each of K seen items contributes to each of N unseen ones, ``[N, K]``: kernel ridge regression on texts.
+
+    features_NKF: of the seen items' texts, zero where there are fewer than K. similarities_NK: inner products with the
+    unseen text. With their Gram matrix G and similarities s, the shares are (G + λ)⁻¹ s: similar neighbours share what
+    they say, and an item like no other receives little (kriging: Rasmussen and Williams, 2006, equation 2.25).
+    """
+    gram_NKK = features_NKF @ features_NKF.transpose(0, 2, 1)
+    gram_NKK += np.float32(_RIDGE) * np.eye(gram_NKK.shape[1], dtype=np.float32)
+    return np.asarray(np.linalg.solve(gram_NKK, similarities_NK[:, :, None])[:, :, 0], np.float32)
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class ItemReader:
     language view. view_sizes: dimensions of each view. weights_2V: view weights for seen and unseen items. source_FD,
     target_FD, bias_F, bias: linear maps of the language view, gains included. lent_bias_I: biases of the other views
     with the weights of unseen items. head_DH: item side of the ranking head, with head_bias_H; None without a head.
-    num_neighbours: number of neighbours averaged. lent: scale of the item-to-item weights that a new item takes from
+    num_neighbours: number of neighbours used. lent: scale of the item-to-item weights that a new item takes from
     its neighbours; 0: none.
     """
 
@@ -94,8 +106,7 @@ class ItemReader:
 
     def _new(self, model: ScoringModel, features_F: NDArray[np.float32]) -> _ItemRow:
         rows, cosines = self.texts.nearest(features_F, self.num_neighbours, self.is_seen_I)
-        shares = np.exp(_SHARPNESS * np.maximum(cosines, -1))
-        shares /= max(float(shares.sum()), 1e-9)
+        shares = shares_of(self.texts.features(rows)[None], cosines[None])[0]
         seen, unseen = self.weights_2V
         # Targets include the view weights, which differ for seen and unseen items.
         gains = np.repeat(unseen / np.maximum(seen, TRUSTED), self.view_sizes)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lanner.data.interactions import UserBatch
 from lanner.data.ranking import top_k
+from lanner.inference.cold_start import shares_of
 from lanner.models.fusion import Fusion, PairInputs
 from lanner.models.views import Tables, UserInputs, View
 
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 128
 _PAIR_BYTES = 16 << 20
 """Memory of a ranking head for one block of user-item pairs: about the size of a cache."""
 _HIDDEN_BYTES = 256
@@ -92,11 +93,12 @@ class RecommenderNetwork(nn.Module):
             rows = np.arange(first, min(first + _ROWS_AT_ONCE, self.num_items))
             cosines = features_IF[rows] @ features_IF[warm].T
             cosines[warm[None, :] == rows[:, None]] = -np.inf
-            places, values = top_k(cosines, lenders.shape[1])
-            weights = np.where(places >= 0, np.exp(5 * np.maximum(values, -1)), 0)
-            total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+            places, similarities = top_k(cosines, lenders.shape[1])
+            exists = places >= 0
+            near = features_IF[warm[np.maximum(places, 0)]] * exists[:, :, None]
+            found = shares_of(near, np.where(exists, similarities, 0))
             lenders[rows] = torch.from_numpy(warm[np.maximum(places, 0)]).to(lenders.device)
-            shares[rows] = torch.from_numpy((weights / total).astype(np.float32)).to(shares.device)
+            shares[rows] = torch.from_numpy(found).to(shares.device)
 
     @torch.no_grad()
     def take_over(self, before: "RecommenderNetwork") -> None:

@@ -317,7 +317,7 @@ class NeuralRecommender(TrainedRecommender):
         return own, borrowed
 
     def lent_items(self) -> sp.csr_matrix | None:
-        """Shares, which sum to 1, that each item (column) would borrow from each other (row); None without texts."""
+        """Shares that each item (column) would borrow from each other (row); None without texts."""
         lenders, shares = (self.network.get_buffer(name).numpy() for name in ("lenders", "shares"))
         if not lenders.shape[1]:
             return None

@@ -77,8 +77,8 @@ class NeuralConfig:
     """Dimensions of the word features (TF-IDF, truncated SVD); 0: none."""
     feature_dropout: float = 0.2
     """Dropout probability of the text features."""
-    cold_neighbours: int = 20
-    """Number of items with the most similar texts from which an item without events takes its graph vectors."""
+    cold_neighbours: int = 50
+    """Number of items with the most similar texts from which the vectors of an item without events are predicted."""
     seed: int = 0
     """Random seed of the initial weights."""
     encoder: LanguageConfig = field(default_factory=LanguageConfig)

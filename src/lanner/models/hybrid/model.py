@@ -248,7 +248,7 @@ class HybridRecommender(TrainedRecommender):
         return strongest(whole, self.config.kept)
 
     def _with_cold_items(self, closed: Linear, is_seen_I: NDArray[np.bool_]) -> Linear:
-        """Unseen items take their columns from the items with the most similar texts."""
+        """The columns of unseen items are predicted from those of the items with the most similar texts."""
         neighbours_II = self._network.lent_items()
         if neighbours_II is None or is_seen_I.all():
             return closed
