@@ -13,6 +13,7 @@ from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
 from lanner.graph.adjacency import Adjacency
+from lanner.models import views
 from lanner.models.linear import training_matrix
 from lanner.models.neural import NeuralRecommender
 from lanner.models.neural_config import NeuralConfig
@@ -54,7 +55,7 @@ def test_linked_items_are_a_relation_whichever_end_names_the_other():
     dataset = replace(with_attributes(), links=Ragged.from_lists(pairs))
     found = item_relations(dataset)
     assert list(found) == ["interaction", "genres", LINKS]
-    links = found[LINKS].to_items.dense()
+    links = found[LINKS].steps[-1].dense()
     # Half of its own vector, and half of that of its neighbours, by the root of both degrees.
     wanted = np.zeros((NUM_ITEMS, NUM_ITEMS))
     wanted[:3, :3] = [[0.5, 0.5 / 2**0.5, 0], [0.5 / 2**0.5, 0.5, 0.5 / 2**0.5], [0, 0.5 / 2**0.5, 0.5]]
@@ -81,7 +82,7 @@ def test_a_message_is_what_the_equation_says():
     shares = np.exp([0.3, -0.2]) / np.exp([0.3, -0.2]).sum()
     total = start.copy()
     for place, relation in enumerate(item_relations(with_attributes()).values()):
-        dense = relation.to_items.dense()
+        dense = relation.steps[-1].dense()
         total += shares[place] * dense @ dense.T @ (start * view.transforms.detach().numpy()[place])
     np.testing.assert_allclose(view.tables().target_ID.detach().numpy(), total / 2, rtol=1e-4, atol=1e-5)
     assert view.relation_weights == pytest.approx({"interaction": shares[0], "genres": shares[1]})
@@ -220,7 +221,7 @@ def test_relations_of_users_and_of_items_may_share_a_name():
     wanted = ["interaction", FRIENDS, "friends (users)", "interaction (users)", "friends (users) (users)"]
     found = item_relations(world)
     assert list(found) == wanted
-    assert found["friends (users)"].between is not None
+    assert len(found["friends (users)"].steps) == 3
     assert list(view_of(world).relation_weights) == wanted
 
 
@@ -267,3 +268,67 @@ def test_users_alone_and_ties_to_users_without_events_train_without_a_nan(users)
     model = learned(sparse)
     assert np.isfinite(model.score(sparse.user_batch())).all()
     assert all(np.isfinite(list(weights.values())).all() for weights in model.relations.values())
+
+
+def everything(texts: bool = True, layers: int = 2):
+    """A view with every kind of relation, with random parameters, and the inputs of some users."""
+    world = small_world()
+    halves = Attribute(("a", "b"), Ragged.from_lists([[row % 2] for row in range(NUM_USERS)]))
+    people = replace(world.user_catalogue, attributes={"half": halves})
+    world = replace(with_attributes(), ties=world.ties, user_catalogue=people)
+    features = torch.randn(NUM_ITEMS, 5, generator=torch.Generator().manual_seed(1)) if texts else None
+    view = view_of(world, features, layers)
+    with torch.no_grad():
+        view.friend_weight.requires_grad_(True).fill_(0.7)
+        for parameter in (view.trust, view.transforms, view.values):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    users = world.user_batch(np.array([3, 8, 14, 22]))
+    return view, UserInputs.of(users, NUM_ITEMS, NUM_USERS, None, people.kinds)
+
+
+CANDIDATES = np.array([0, 5, 6, 21])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("texts", [False, True])
+def test_sampling_all_neighbours_gives_the_whole_scores_and_gradients(texts, training):
+    view, inputs = everything(texts)
+    view.train(training)
+    found = []
+    for is_sampled in (False, True):
+        torch.manual_seed(4)  # the dropout of IDs
+        view.zero_grad()
+        if is_sampled:
+            part = view.part(inputs, CANDIDATES, 100, np.random.default_rng(0))
+            tables, rows, given = part.tables, np.searchsorted(part.items, CANDIDATES), part.inputs
+        else:
+            tables, rows, given = view.tables(), CANDIDATES, inputs
+        scores = view.user_vectors(given, tables) @ tables.target_ID[rows].T + tables.bias_I[rows]
+        scores.square().sum().backward()
+        found.append((scores.detach(), {name: one.grad.clone() for name, one in view.named_parameters()}))
+    (whole, gradients), (sampled, of_sampled) = found
+    torch.testing.assert_close(sampled, whole, rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_sampled[name], gradient, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_mean_of_sampled_tables_and_users_is_that_of_the_whole():
+    view, inputs = everything(layers=1)
+    tables, random, draws = view.tables(), np.random.default_rng(0), 3000
+    users, items = torch.zeros(4, 4), torch.zeros(len(CANDIDATES), 4)
+    for _ in range(draws):
+        part = view.part(inputs, CANDIDATES, 2, random)
+        assert len(part.items) < NUM_ITEMS
+        users += view.user_vectors(part.inputs, part.tables) / draws
+        items += part.tables.target_ID[np.searchsorted(part.items, CANDIDATES)] / draws
+    torch.testing.assert_close(users, view.user_vectors(inputs, tables), rtol=0, atol=0.03)
+    torch.testing.assert_close(items, tables.target_ID[CANDIDATES], rtol=0, atol=0.03)
+
+
+@torch.no_grad()
+def test_blocks_of_dimensions_change_nothing(monkeypatch):
+    view, _ = everything()
+    whole = view.tables().target_ID
+    monkeypatch.setattr(views, "_BLOCK_BYTES", 4 * NUM_ITEMS * 3)  # three dimensions, then one
+    torch.testing.assert_close(view.tables().target_ID, whole)

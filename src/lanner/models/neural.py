@@ -278,7 +278,7 @@ class NeuralRecommender(TrainedRecommender):
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
         sizes_of_all = (edges.column_degrees, dataset.num_users, config.cold_neighbours)
-        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds)
+        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds, config.fanout)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
         self.network = network.eval()

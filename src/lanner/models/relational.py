@@ -18,16 +18,17 @@ friends chose, plus the vectors of their attributes::
 v_a is learned for each value, w_r for each attribute. Every step is linear in the history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lanner.data.catalogue import Catalogue
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
-from lanner.models.relations import Relation
+from lanner.models.relations import Layer, Relation
 from lanner.models.views import GraphView, Tables, UserInputs, View
 
 _ID_DROPOUT = 0.2
@@ -63,6 +64,7 @@ class RelationalView(GraphView):
         self.values = nn.Parameter(torch.zeros(len(kind_A), dimensions))
         self.attribute_trust = nn.Parameter(torch.full((len(self._attributes),), 0.5))
         self._relations = dict(relations)
+        self._message_layers = [Layer(tuple(relations.values()))] * (layers if relations else 0)
         self.trust = nn.Parameter(torch.tensor([one.trust for one in relations.values()]))
         self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
         self.from_text = None
@@ -114,21 +116,27 @@ class RelationalView(GraphView):
         weights_A = self.attribute_trust[self.get_buffer("kind")] * self.get_buffer("is_shared")
         return self.values * weights_A[:, None]
 
-    def tables(self) -> Tables:
-        ids: Tensor = self.vectors
+    def _start(self, items_R: Tensor | None, columns: slice) -> Tensor:
+        ids: Tensor = self.vectors[:, columns] if items_R is None else self.vectors[items_R]
         if self.training:
-            shown = torch.rand(len(ids), 1, device=ids.device) >= _ID_DROPOUT
-            ids = ids * shown / (1 - _ID_DROPOUT)
-        current = ids if self.from_text is None else ids + self.from_text(self.get_buffer("features"))
-        total, shares = current, torch.softmax(self.trust, 0)
-        if not self._relations:
-            return Tables(current, current, self.bias)
-        for _ in range(self._layers):
+            # Drawn for every item, so that the same are shown whichever rows are computed.
+            shown = torch.rand(len(self.vectors), 1, device=ids.device) >= _ID_DROPOUT
+            ids = ids * (shown if items_R is None else shown[items_R]) / (1 - _ID_DROPOUT)
+        if self.from_text is None:
+            return ids
+        features = self.get_buffer("features")
+        return ids + functional.linear(
+            features if items_R is None else features[items_R], self.from_text.weight[columns]
+        )
+
+    def _passing(self, columns: slice) -> Callable[[Layer, Tensor], Tensor]:
+        shares = torch.softmax(self.trust, 0)
+
+        def pass_on(layer: Layer, current: Tensor) -> Tensor:
             messages = [
-                shares[place] * one.messages(current * self.transforms[place])
-                for place, one in enumerate(self._relations.values())
+                shares[place] * one.messages(current * self.transforms[place, columns])
+                for place, one in enumerate(layer.relations)
             ]
-            current = torch.stack(messages).sum(0)
-            total = total + current
-        smooth = total / (self._layers + 1)
-        return Tables(smooth, smooth, self.bias)
+            return torch.stack(messages).sum(0)
+
+        return pass_on

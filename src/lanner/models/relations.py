@@ -1,7 +1,7 @@
 """The relations between items over which the relational view passes messages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +13,7 @@ from lanner.data.interactions import Dataset
 from lanner.data.ragged import Ragged
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
+from lanner.graph.sampling import sampled_rows, widened
 from lanner.models.linear import training_matrix
 
 LINKS, FRIENDS = "linked items", "friends"
@@ -26,31 +27,66 @@ long and join many items, so they must first prove useful."""
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """Items that reach each other through N attribute values, edges or users: message(x) = A B Aᵀ x.
+    """Items that reach each other through attribute values, edges or users: message(x) = A B Aᵀ x, or A Aᵀ x.
 
-    to_items: A, normalised, ``[I, N]``. between: B, normalised, ``[N, N]``, if these N are joined in turn; None: the
-    identity. trust: before training.
+    steps: the normalised factors in the order of a message: Aᵀ ``[N, I]``, perhaps B ``[N, N]``, A ``[I, N]``. Their
+    product, as large as I × I, is never computed. trust: before training.
     """
 
-    to_items: Adjacency
-    between: Adjacency | None = None
+    steps: tuple[Adjacency, ...]
     trust: float = 0.0
+
+    @classmethod
+    def through(cls, to_items: Adjacency, between: Adjacency | None = None, trust: float = 0.0) -> "Relation":
+        """From A and B; None: the identity."""
+        return cls((to_items.transposed, *(() if between is None else (between,)), to_items), trust)
 
     @property
     def num_edges(self) -> int:
-        return self.to_items.num_edges
-
-    @cached_property
-    def steps(self) -> tuple[Adjacency, ...]:
-        """The factors in the order of a message: Aᵀ, B, A. Their product would be as large as I × I."""
-        middle = () if self.between is None else (self.between,)
-        return (self.to_items.transposed, *middle, self.to_items)
+        return self.steps[-1].num_edges
 
     def messages(self, items_ID: Tensor) -> Tensor:
         """What each item receives, ``[I, D]``."""
         for step in self.steps:
             items_ID = propagate(step, items_ID)
         return items_ID
+
+    def sampled(
+        self, items_R: NDArray[np.integer], fanout: int, random: np.random.Generator
+    ) -> tuple["Relation", NDArray[np.integer]]:
+        """The messages to some items from at most ``fanout`` neighbours in each step, and the items these come from."""
+        blocks, rows = list[Adjacency](), items_R
+        for step in reversed(self.steps):
+            block, rows = sampled_rows(step, rows, fanout, random)
+            blocks.insert(0, block)
+        return Relation(tuple(blocks), self.trust), rows
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of message passing. kept: its items by their place in the layer before ``[I]``; None: all of them.
+
+    relations: from the items of the layer before to its own.
+    """
+
+    relations: tuple[Relation, ...]
+    kept: NDArray[np.integer] | None = None
+
+
+def sampled_layers(
+    layers: Sequence[Layer], items_R: NDArray[np.integer], fanout: int, random: np.random.Generator
+) -> tuple[list[Layer], NDArray[np.integer]]:
+    """What ``layers`` of the whole graph compute for some sorted items alone, and the sorted items they start from."""
+    found: list[Layer] = []
+    for layer in reversed(layers):
+        parts = [one.sampled(items_R, fanout, random) for one in layer.relations]
+        before = np.unique(np.concatenate([items_R, *(reached for _, reached in parts)]))
+        relations = tuple(
+            replace(one, steps=(widened(one.steps[0], reached, before), *one.steps[1:])) for one, reached in parts
+        )
+        found.insert(0, Layer(relations, np.searchsorted(before, items_R)))
+        items_R = before
+    return found, items_R
 
 
 def item_relations(dataset: Dataset) -> dict[str, Relation]:
@@ -102,7 +138,7 @@ def _shared(items: NDArray[np.integer], others: NDArray[np.integer], shape: tupl
     kept = (degree >= 2) & (degree <= most)
     matrix.data = kept[matrix.indices].astype(np.float32)
     matrix.eliminate_zeros()
-    return Relation(_symmetric(matrix))
+    return Relation.through(_symmetric(matrix))
 
 
 def _over_friends(chosen_UI: sp.csr_matrix, ties: Ragged) -> Relation:
@@ -118,7 +154,7 @@ def _over_friends(chosen_UI: sp.csr_matrix, ties: Ragged) -> Relation:
     has_friends_U = (np.diff(between.indptr) > 0).astype(np.float32)
     to_items = sp.csr_matrix((sp.diags_array(has_friends_U) @ chosen_UI).T)
     to_items.eliminate_zeros()
-    return Relation(_symmetric(to_items), _symmetric(between), _CAUTIOUS)
+    return Relation.through(_symmetric(to_items), _symmetric(between), _CAUTIOUS)
 
 
 def _over_values(chosen_UI: sp.csr_matrix, attribute: Attribute) -> Relation:
@@ -130,7 +166,7 @@ def _over_values(chosen_UI: sp.csr_matrix, attribute: Attribute) -> Relation:
     kept_N = (holders_N >= 2) & (holders_N <= _LARGEST_SHARE * shape[0])
     counts_IN = sp.csr_matrix(chosen_UI.T @ held_UN @ sp.diags_array(kept_N.astype(np.float32)))
     counts_IN.eliminate_zeros()
-    return Relation(_symmetric(counts_IN), None, _CAUTIOUS)
+    return Relation.through(_symmetric(counts_IN), None, _CAUTIOUS)
 
 
 def _symmetric(matrix: sp.csr_matrix) -> Adjacency:

@@ -20,8 +20,8 @@ from lanner.data.split import HeldOut
 from lanner.errors import DivergedError
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
-from lanner.models.views import Tables, View
-from lanner.training.batches import UserBatches
+from lanner.models.views import Tables, UserInputs, View
+from lanner.training.batches import Batch, UserBatches
 from lanner.training.config import TrainingConfig
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
@@ -98,17 +98,39 @@ class ViewTask:
 
     def loss(self, step: int) -> Tensor:
         with _half_precision_on_gpu(self._network.device):
+            if self._network.fanout:
+                return self._sampled_loss(step, self._network.fanout)
             return self.loss_by(self._view.tables(), step)
 
     def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
         """The loss of a step with the given tables, which may be computed elsewhere. fresh: required candidates."""
         batch = self._batches.at(step)
         items, log_probability = self._candidates(step, batch.item, fresh)
+        return self._loss(batch, items, log_probability, tables, self._network.inputs(batch.users), items)
+
+    def _sampled_loss(self, step: int, fanout: int) -> Tensor:
+        """The loss of a step from only the rows that it needs."""
+        batch = self._batches.at(step)
+        items, log_probability = self._candidates(step, batch.item, None)
+        random = np.random.default_rng((self._config.seed, 6, step))
+        part = self._view.part(self._network.inputs(batch.users), items, fanout, random)
+        return self._loss(batch, items, log_probability, part.tables, part.inputs, np.searchsorted(part.items, items))
+
+    def _loss(
+        self,
+        batch: Batch,
+        items: NDArray[np.int64],
+        log_probability: Tensor | None,
+        tables: Tables,
+        inputs: UserInputs,
+        rows: NDArray[np.int64],
+    ) -> Tensor:
+        """rows: of the candidates ``items`` in the tables."""
         device = self._network.device
         place = np.full(len(self._popularity), -1)
         place[items] = np.arange(len(items))
-        users = self._view.user_vectors(self._network.inputs(batch.users), tables)
-        columns = torch.from_numpy(items).to(device)
+        users = self._view.user_vectors(inputs, tables)
+        columns = torch.from_numpy(rows).to(device)
         scores = users @ tables.target_ID[columns].T + tables.bias_I[columns]
         seen_row, seen_place = batch.users.history.row_of_value, place[batch.users.history.values]
         shown = seen_place >= 0
