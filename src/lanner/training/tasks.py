@@ -91,7 +91,9 @@ class ViewTask:
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def optimizer(self) -> torch.optim.Optimizer:
-        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay)
+        # The fused form has no temporary tables, of the size of those that sampling avoids.
+        is_fused = self._network.fanout > 0
+        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay, is_fused)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": self._batches.size_of(step)}
@@ -227,9 +229,9 @@ class FusionTask:
         return self._network.score(users, self._items)
 
 
-def _adamw(module: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+def _adamw(module: nn.Module, rate: float, decay: float, is_fused: bool = False) -> torch.optim.AdamW:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, fused=is_fused or None)
 
 
 def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:
