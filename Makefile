@@ -9,7 +9,7 @@ PORT ?= 8080
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading compression export serving house far_trans fpga federated explained lora parity parallel gradient_compression training_simulator training_faults gpu
+BENCHMARKS := "quality --suite foundation" "quality --suite published" ablation time_to_quality kernels evaluation encoding loading sampling compression export serving house far_trans fpga federated explained lora parity parallel gradient_compression training_simulator training_faults gpu
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check audit bench docs site wheels sbom clean

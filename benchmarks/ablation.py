@@ -266,7 +266,9 @@ def without(dropped: str, split: Any) -> Any:
         ValueError: the data have no such relation.
     """
     from lanner.models import neural
-    from lanner.models.relational import item_relations
+    from lanner.models.relations import FRIENDS, item_relations
+
+    is_of_users = dropped == FRIENDS or dropped in split.train.user_catalogue.attributes
 
     def changed(dataset: Any) -> Any:
         people, items = dataset.user_catalogue, dataset.item_catalogue
@@ -274,7 +276,7 @@ def without(dropped: str, split: Any) -> Any:
             return replace(dataset, item_catalogue=replace(items, texts=("",) * len(items.texts)))
         if dropped == "order":
             return replace(dataset, has_order=False)
-        if dropped == "friends" and dataset.ties is not None:
+        if dropped == FRIENDS and dataset.ties is not None:
             return replace(dataset, ties=None)
         if dropped in people.attributes:
             rest = {name: one for name, one in people.attributes.items() if name != dropped}
@@ -284,9 +286,9 @@ def without(dropped: str, split: Any) -> Any:
         return dataset
 
     def others(dataset: Any) -> dict[str, Any]:
-        return {name: one for name, one in item_relations(dataset).items() if name != dropped}
+        return {name: one for name, one in item_relations(dataset).items() if is_of_users or name != dropped}
 
-    # All other parts still read interactions and attributes: only the relational view goes without them.
+    # Other parts still read the interactions and the items' attributes: only the relational view goes without them.
     neural.item_relations = others  # this process measures a single row
     train = changed(split.train)
     # The catalogue and the ties are those of the whole dataset, in every part of the split.

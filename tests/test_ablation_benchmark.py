@@ -32,7 +32,10 @@ def restored(monkeypatch):
 def test_texts_order_and_friends_are_gone_from_training():
     split = split_of_small_world()
     assert not any(ablation.without("texts", split).refit.item_catalogue.texts)
-    assert ablation.without("friends", split).train.ties is None
+    assert "friends" in neural.item_relations(split.train)
+    changed = ablation.without("friends", split)
+    assert changed.train.ties is None
+    assert "friends" not in neural.item_relations(changed.train)
     assert not ablation.without("order", split).train.has_order
 
 
@@ -68,6 +71,17 @@ def test_an_attribute_of_users_is_gone_from_held_out_users_and_the_others_are_nu
         assert values.values.max() < len(changed.train.user_catalogue.kinds)
     both = ablation.without("job", changed)
     assert both.test.users.attributes is None
+    found = [list(neural.item_relations(one.train)) for one in (split, changed, both)]
+    assert found == [["interaction", "friends", *rest] for rest in (["city", "job"], ["job"], [])]
+
+
+def test_items_keep_an_attribute_of_the_same_name():
+    split = split_with_attributes()
+    items = split.train.num_items
+    cities = Attribute(("a", "b"), Ragged.from_lists([[row % 2] for row in range(items)]))
+    train = replace(split.train, item_catalogue=replace(split.train.item_catalogue, attributes={"city": cities}))
+    changed = ablation.without("city", replace(split, train=train))
+    assert list(neural.item_relations(changed.train)) == ["interaction", "city", "friends", "job"]
 
 
 def test_friends_are_gone_from_held_out_users():

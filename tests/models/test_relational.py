@@ -7,13 +7,20 @@ import pytest
 import torch
 from stand_ins import NUM_ITEMS, NUM_USERS, small_world
 
-from lanner.data.catalogue import Attribute
-from lanner.data.interactions import Interactions, UserBatch
+from lanner.data.catalogue import Attribute, Catalogue
+from lanner.data.ids import IdMap
+from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
+from lanner.data.splitting import random_ratio
 from lanner.graph.adjacency import Adjacency
+from lanner.models import views
 from lanner.models.linear import training_matrix
-from lanner.models.relational import LINKS, RelationalView, item_relations
+from lanner.models.neural import NeuralRecommender
+from lanner.models.neural_config import NeuralConfig
+from lanner.models.relational import RelationalView
+from lanner.models.relations import FRIENDS, LINKS, item_relations
 from lanner.models.views import UserInputs
+from lanner.training.loop import Trainer, TrainingConfig
 
 
 def with_attributes():
@@ -48,7 +55,7 @@ def test_linked_items_are_a_relation_whichever_end_names_the_other():
     dataset = replace(with_attributes(), links=Ragged.from_lists(pairs))
     found = item_relations(dataset)
     assert list(found) == ["interaction", "genres", LINKS]
-    links = found[LINKS].normalised("symmetric").dense()
+    links = found[LINKS].steps[-1].dense()
     # Half of its own vector, and half of that of its neighbours, by the root of both degrees.
     wanted = np.zeros((NUM_ITEMS, NUM_ITEMS))
     wanted[:3, :3] = [[0.5, 0.5 / 2**0.5, 0], [0.5 / 2**0.5, 0.5, 0.5 / 2**0.5], [0, 0.5 / 2**0.5, 0.5]]
@@ -75,7 +82,7 @@ def test_a_message_is_what_the_equation_says():
     shares = np.exp([0.3, -0.2]) / np.exp([0.3, -0.2]).sum()
     total = start.copy()
     for place, relation in enumerate(item_relations(with_attributes()).values()):
-        dense = relation.normalised("symmetric").dense()
+        dense = relation.steps[-1].dense()
         total += shares[place] * dense @ dense.T @ (start * view.transforms.detach().numpy()[place])
     np.testing.assert_allclose(view.tables().target_ID.detach().numpy(), total / 2, rtol=1e-4, atol=1e-5)
     assert view.relation_weights == pytest.approx({"interaction": shares[0], "genres": shares[1]})
@@ -148,3 +155,180 @@ def test_what_was_learned_of_a_value_is_taken_over_by_its_name():
     after.take_over(before, torch.ones(NUM_ITEMS, dtype=torch.bool))
     assert after.values[:, 0].tolist() == [0, 0, 0, 0, 0, 4, 8, 12]
     assert after.attribute_trust.tolist() == pytest.approx([0.5, 0.1, 0.2, 0.3, 0.4])
+
+
+def scaled(counts):
+    """Each entry divided by the root of the sums of its row and of its column."""
+    rows, columns = (np.maximum(counts.sum(axis=axis, keepdims=True), 1) for axis in (1, 0))
+    return counts / np.sqrt(rows * columns)
+
+
+def chosen_by(dataset):
+    return training_matrix(dataset).toarray()
+
+
+def message_of(relation) -> np.ndarray:
+    return relation.messages(torch.eye(NUM_ITEMS)).numpy()
+
+
+def test_friends_join_the_items_they_chose():
+    world = small_world()
+    relation, chosen = item_relations(world)[FRIENDS], chosen_by(world)
+    ties = np.zeros((NUM_USERS, NUM_USERS))
+    ties[world.ties.row_of_value, world.ties.values] = 1
+    ties = np.maximum(ties, ties.T)
+    to_items = scaled((chosen * (ties.sum(axis=1) > 0)[:, None]).T)
+    np.testing.assert_allclose(message_of(relation), to_items @ scaled(ties) @ to_items.T, atol=1e-6)
+    # Nothing as large as items × items, nor as users × items where there is no event.
+    assert max(one.num_edges for one in relation.steps) <= max(chosen.sum(), ties.sum())
+
+
+def test_a_tie_counts_once_whoever_names_it_and_not_to_oneself_or_to_a_user_without_events():
+    world = small_world(ties=False)
+    events = world.interactions
+    world = world.with_interactions(events.take(events.user != 3))
+
+    def joined(lists):
+        ties = Ragged.from_lists([*lists, *[[]] * (NUM_USERS - len(lists))])
+        return item_relations(replace(world, ties=ties)).get(FRIENDS)
+
+    once = message_of(joined([[1], [2]]))
+    np.testing.assert_array_equal(message_of(joined([[1, 0, 3], [0, 2], [1], [0]])), once)
+    assert joined([[0, 3], [], [], [1]]) is None
+    assert joined([]) is None
+
+
+def test_users_who_share_a_value_join_the_items_they_chose():
+    dataset = with_people()
+    people = dataset.user_catalogue
+    halves = Attribute(("a", "b", "c"), Ragged.from_lists([[row % 2] for row in range(NUM_USERS - 1)] + [[1, 2]]))
+    people = replace(people, attributes=people.attributes | {"half": halves})
+    found = item_relations(replace(dataset, user_catalogue=people))
+    # Values of one user, of more than half of the users, or of nobody join nothing.
+    assert list(found) == ["interaction", "half"]
+    held = np.array([[row % 2 == 0, row % 2 == 1] for row in range(NUM_USERS)], float)
+    counts = scaled(chosen_by(dataset).T @ held)
+    np.testing.assert_allclose(message_of(found["half"]), counts @ counts.T, atol=1e-6)
+
+
+def test_relations_of_users_and_of_items_may_share_a_name():
+    world = with_attributes()
+    genres = Attribute(("a", "b"), Ragged.from_lists([[row % 2] for row in range(NUM_USERS)]))
+    items = replace(world.item_catalogue, attributes={FRIENDS: world.item_catalogue.attributes["genres"]})
+    people = replace(world.user_catalogue, attributes={"interaction": genres, FRIENDS: genres})
+    ties = Ragged.from_lists([[1], [0], *[[]] * (NUM_USERS - 2)])
+    world = replace(world, item_catalogue=items, user_catalogue=people, ties=ties)
+    wanted = ["interaction", FRIENDS, "friends (users)", "interaction (users)", "friends (users) (users)"]
+    found = item_relations(world)
+    assert list(found) == wanted
+    assert len(found["friends (users)"].steps) == 3
+    assert list(view_of(world).relation_weights) == wanted
+
+
+def test_long_paths_start_with_little_trust():
+    weights = view_of(small_world()).relation_weights
+    assert weights[FRIENDS] == pytest.approx(np.exp(-2) * weights["interaction"])
+
+
+def communities(ties_seed: int | None) -> Dataset:
+    """Eight communities of items and of users, half of whom have one event, with ties within, or random ones."""
+    random, count, own = np.random.default_rng(0), 96, 10
+    group = np.arange(count) % 8
+    events = [
+        (user, item + own * group[user])
+        for user in range(count)
+        for item in random.choice(own, 1 if user % 16 >= 8 else 4, replace=False)
+    ]
+    tied = np.random.default_rng(ties_seed).permutation(count) if ties_seed is not None else np.arange(count)
+    friends = [random.choice(np.flatnonzero(tied % 8 == tied[user] % 8), 4, replace=False) for user in range(count)]
+    user, item = np.array(events, np.int32).T
+    users, items = (IdMap([f"{kind}{row}" for row in range(size)]) for kind, size in (("u", count), ("i", 8 * own)))
+    people, things = Catalogue.blank(users.external), Catalogue.blank(items.external)
+    return Dataset(Interactions(user, item), users, items, things, people, ties=Ragged.from_lists(friends))
+
+
+def learned(dataset: Dataset) -> NeuralRecommender:
+    config = NeuralConfig(views=("relational",), fusion="sum", dimensions=16)
+    training = TrainingConfig(epochs=15, batch_users=16, learning_rate=0.02)
+    split = random_ratio(dataset, test=0.25, validation=0.0)
+    return NeuralRecommender(config, Trainer(training, progress=False)).fit(split.train, split.test)
+
+
+def test_friends_who_choose_alike_are_trusted_more_than_random_ones():
+    share = learned(communities(None)).relations["items"][FRIENDS]
+    by_chance = max(learned(communities(seed)).relations["items"][FRIENDS] for seed in (1, 2))
+    assert share > 1.2 * by_chance
+
+
+@pytest.mark.parametrize("users", [1, NUM_USERS])
+def test_users_alone_and_ties_to_users_without_events_train_without_a_nan(users):
+    world = small_world()
+    kept = world.interactions.user < users
+    sparse = world.with_interactions(world.interactions.take(kept & (world.interactions.user % 2 == 0)))
+    model = learned(sparse)
+    assert np.isfinite(model.score(sparse.user_batch())).all()
+    assert all(np.isfinite(list(weights.values())).all() for weights in model.relations.values())
+
+
+def everything(texts: bool = True, layers: int = 2):
+    """A view with every kind of relation, with random parameters, and the inputs of some users."""
+    world = small_world()
+    halves = Attribute(("a", "b"), Ragged.from_lists([[row % 2] for row in range(NUM_USERS)]))
+    people = replace(world.user_catalogue, attributes={"half": halves})
+    world = replace(with_attributes(), ties=world.ties, user_catalogue=people)
+    features = torch.randn(NUM_ITEMS, 5, generator=torch.Generator().manual_seed(1)) if texts else None
+    view = view_of(world, features, layers)
+    with torch.no_grad():
+        view.friend_weight.requires_grad_(True).fill_(0.7)
+        for parameter in (view.trust, view.transforms, view.values):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    users = world.user_batch(np.array([3, 8, 14, 22]))
+    return view, UserInputs.of(users, NUM_ITEMS, NUM_USERS, None, people.kinds)
+
+
+CANDIDATES = np.array([0, 5, 6, 21])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("texts", [False, True])
+def test_sampling_all_neighbours_gives_the_whole_scores_and_gradients(texts, training):
+    view, inputs = everything(texts)
+    view.train(training)
+    found = []
+    for is_sampled in (False, True):
+        torch.manual_seed(4)  # the dropout of IDs
+        view.zero_grad()
+        if is_sampled:
+            part = view.part(inputs, CANDIDATES, 100, np.random.default_rng(0))
+            tables, rows, given = part.tables, np.searchsorted(part.items, CANDIDATES), part.inputs
+        else:
+            tables, rows, given = view.tables(), CANDIDATES, inputs
+        scores = view.user_vectors(given, tables) @ tables.target_ID[rows].T + tables.bias_I[rows]
+        scores.square().sum().backward()
+        found.append((scores.detach(), {name: one.grad.clone() for name, one in view.named_parameters()}))
+    (whole, gradients), (sampled, of_sampled) = found
+    torch.testing.assert_close(sampled, whole, rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_sampled[name], gradient, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_mean_of_sampled_tables_and_users_is_that_of_the_whole():
+    view, inputs = everything(layers=1)
+    tables, random, draws = view.tables(), np.random.default_rng(0), 3000
+    users, items = torch.zeros(4, 4), torch.zeros(len(CANDIDATES), 4)
+    for _ in range(draws):
+        part = view.part(inputs, CANDIDATES, 2, random)
+        assert len(part.items) < NUM_ITEMS
+        users += view.user_vectors(part.inputs, part.tables) / draws
+        items += part.tables.target_ID[np.searchsorted(part.items, CANDIDATES)] / draws
+    torch.testing.assert_close(users, view.user_vectors(inputs, tables), rtol=0, atol=0.03)
+    torch.testing.assert_close(items, tables.target_ID[CANDIDATES], rtol=0, atol=0.03)
+
+
+@torch.no_grad()
+def test_blocks_of_dimensions_change_nothing(monkeypatch):
+    view, _ = everything()
+    whole = view.tables().target_ID
+    monkeypatch.setattr(views, "_BLOCK_BYTES", 4 * NUM_ITEMS * 3)  # three dimensions, then one
+    torch.testing.assert_close(view.tables().target_ID, whole)

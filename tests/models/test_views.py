@@ -151,6 +151,16 @@ def test_language_reads_linearly_and_hides_features_in_training_only():
     assert not torch.equal(view.tables().target_ID, tables.target_ID)
 
 
+@pytest.mark.parametrize("name", ["graph", "language"])
+def test_a_part_has_the_rows_of_the_histories_and_the_candidates(name):
+    view, given, candidates = views()[name], inputs(DATASET.user_batch(np.array([1, 4]))), np.array([0, 3])
+    tables, part = view.tables(), view.part(given, candidates, 100, np.random.default_rng(0))
+    assert part.items.tolist() == sorted({*given.history.indices.tolist(), 0, 3})
+    for whole, narrow in zip(tables, part.tables, strict=True):
+        torch.testing.assert_close(narrow, whole[part.items])
+    torch.testing.assert_close(view.user_vectors(part.inputs, part.tables), view.user_vectors(given, tables))
+
+
 def test_a_profile_adds_its_own_reading():
     torch.manual_seed(0)
     view = LanguageView(torch.randn(NUM_ITEMS, 8), 6, 0.0, has_profiles=True).eval()

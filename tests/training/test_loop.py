@@ -101,6 +101,30 @@ def test_two_runs_give_the_same_bits_and_another_seed_others(uninterrupted):
     assert "network.views.graph.vectors" in differences(uninterrupted, fit(None, network=replace(NETWORK, seed=1)))
 
 
+@pytest.mark.parametrize("views", [("relational", "language"), ("graph",)])
+def test_a_run_on_sampled_neighbours_learns_and_resumes_to_the_same_bits(tmp_path, at_step, views):
+    network = replace(NETWORK, views=views, fusion="sum", fanout=2)
+    training = replace(TRAINING, num_candidates=12)
+    sampled = fit(None, network, training)
+    assert differences(sampled, fit(None, replace(network, fanout=0), training))
+    at_step(2, press_ctrl_c)
+    with pytest.raises(Interrupted):
+        fit(tmp_path, network, training)
+    at_step(-1)
+    assert differences(sampled, fit(tmp_path, network, training)) == []
+
+
+@pytest.mark.parametrize("candidates", [12, 8192])
+@pytest.mark.parametrize("view", ["graph", "relational"])
+def test_the_loss_on_all_sampled_neighbours_is_that_on_the_whole_graph(view, candidates):
+    losses, world = [], small_world()
+    for fanout in (0, 100):
+        model = NeuralRecommender(replace(NETWORK, views=(view,), fanout=fanout)).untrained(world)
+        task = ViewTask(model.network, view, world, None, replace(TRAINING, num_candidates=candidates))
+        losses.append([float(task.loss(step).detach()) for step in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def places(steps: list[str]) -> dict[str, int]:
     """Some steps that matter: the first, mid-epoch in each task, and the first of each task."""
     first = {name: steps.index(name) for name in dict.fromkeys(steps)}

@@ -12,8 +12,8 @@ from lanner.registry import CLOSED_FORMS, FIXED
 from lanner.settings import Setting, described, replaced
 
 _VIEW_SETTINGS = {
-    "graph": ("neural.dimensions", "neural.layers"),
-    "relational": ("neural.dimensions", "neural.layers"),
+    "graph": ("neural.dimensions", "neural.layers", "neural.fanout"),
+    "relational": ("neural.dimensions", "neural.layers", "neural.fanout"),
     "filter": ("neural.filter_rank", "neural.filter_ridge"),
     "language": (
         *("neural.language_dimensions", "neural.meaning_dimensions", "neural.word_dimensions"),

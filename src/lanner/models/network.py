@@ -55,6 +55,7 @@ class RecommenderNetwork(nn.Module):
     degrees: interactions of each item in training ``[I]``. features_IF: text features, by which unseen items
     borrow graph vectors from the ``num_neighbours`` items with the most similar texts; None: no borrowing.
     read_profiles: profile texts → features ``[B, F]``. kind_A: the attribute of each value of the users' attributes.
+    fanout: see ``NeuralConfig``.
     """
 
     def __init__(
@@ -66,16 +67,20 @@ class RecommenderNetwork(nn.Module):
         num_neighbours: int,
         read_profiles: Callable[[Sequence[str]], Tensor] | None,
         kind_A: NDArray[np.int32] | None = None,
+        fanout: int = 0,
     ) -> None:
         super().__init__()
         self.views = nn.ModuleDict(views)
         self.fusion = fusion
         self.num_users, self.num_items = num_users, len(degrees)
-        self.read_profiles, self._kind_A = read_profiles, kind_A
+        self.read_profiles, self._kind_A, self.fanout = read_profiles, kind_A, fanout
         borrows = "language" in views
         self.register_buffer("is_cold", torch.from_numpy(degrees == 0) & borrows)
         self.register_buffer("lenders", torch.zeros(len(degrees), num_neighbours if borrows else 0, dtype=torch.int32))
         self.register_buffer("shares", torch.zeros(len(degrees), num_neighbours if borrows else 0))
+
+    def extra_repr(self) -> str:
+        return f"fanout={self.fanout}" if self.fanout else ""
 
     @property
     def device(self) -> torch.device:

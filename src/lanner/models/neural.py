@@ -27,7 +27,8 @@ from lanner.models.network import RecommenderNetwork
 from lanner.models.neural_config import FusionName, LanguageConfig, NeuralConfig
 from lanner.models.neural_export import item_reader_of, scoring_model_of
 from lanner.models.recommender import Recommender, below
-from lanner.models.relational import RelationalView, item_relations
+from lanner.models.relational import RelationalView
+from lanner.models.relations import item_relations
 from lanner.models.text_features import TextFeatures
 from lanner.models.views import FilterView, GraphView, LanguageView, Tables, View
 
@@ -277,7 +278,7 @@ class NeuralRecommender(TrainedRecommender):
         read = self._read_profiles if reads else None
         fusion = FUSIONS[config.fusion](sizes)
         sizes_of_all = (edges.column_degrees, dataset.num_users, config.cold_neighbours)
-        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds)
+        return RecommenderNetwork(views, fusion, *sizes_of_all, read, dataset.user_catalogue.kinds, config.fanout)
 
     def _serve(self, network: RecommenderNetwork, dataset: Dataset) -> Self:
         self.network = network.eval()
@@ -348,8 +349,8 @@ class NeuralRecommender(TrainedRecommender):
     def relations(self) -> dict[str, dict[str, float]]:
         """What the relational view learned of each kind of edge; empty without such a view.
 
-        items: shares of the messages between items by relation, which sum to 1. users: weight of the friends' mean next
-        to the user's own history, and the influence of each attribute.
+        items: shares of the messages between items by relation, friends and users' attributes included; they sum to 1.
+        users: weight of the friends' mean next to the user's own history, and the influence of each attribute.
         """
         view = dict(self.network.views.items()).get("relational")
         if not isinstance(view, RelationalView):

@@ -65,6 +65,9 @@ class NeuralConfig:
     """Embedding size of the graph or relational view."""
     layers: int = 1
     """Number of item-user-item message-passing layers in the graph or relational view."""
+    fanout: int = 0
+    """Neighbours sampled per node and edge type in training, so that a step computes only the rows its batch needs: for
+    graphs larger than memory. 0: all neighbours of all items."""
     filter_rank: int = 256
     """Rank of the filter view: number of singular vectors kept."""
     filter_ridge: float = 300.0
@@ -89,7 +92,7 @@ class NeuralConfig:
             self,
             "neural",
             at_least_1=("dimensions", "language_dimensions", "filter_rank", "cold_neighbours", "meaning_dimensions"),
-            at_least_0=("layers", "word_dimensions", "seed"),
+            at_least_0=("layers", "fanout", "word_dimensions", "seed"),
             above_0=("filter_ridge",),
         )
         if not self.views or len(set(self.views)) != len(self.views) or not set(self.views) <= set(get_args(ViewName)):

@@ -7,34 +7,30 @@
     item     = 1/(L+1) Σ_l e^l
 
 A relation connects items: those chosen by the same users (R̃ᵀR̃, one for each behaviour), those that share an
-attribute value (Ã Ãᵀ), and those with an edge between them (each edge as a value that both ends share). g_r is the
-relation's own transform (diagonal, as in DistMult and R-GCN's simplest basis, Schlichtkrull et al., ESWC 2018), a its
-interpretable trust. Users carry no parameters: they are the mean of what they chose, plus what their friends chose,
-plus the vectors of their attributes::
+attribute value (Ã Ãᵀ), those with an edge between them (each edge as a value that both ends share), those chosen by
+friends (R̃ᵀS̃R̃), and those chosen by users who share an attribute value (C̃C̃ᵀ, C how many users of each value chose an
+item). g_r is the relation's own transform (diagonal, as in DistMult and R-GCN's simplest basis, Schlichtkrull et al.,
+ESWC 2018), a its interpretable trust. Users carry no parameters: they are the mean of what they chose, plus what their
+friends chose, plus the vectors of their attributes::
 
     user     = 1/|N| Σ_{i ∈ N} item_i + friends + Σ_r w_r · mean_{a ∈ values of r} v_a      r over the users' attributes
 
 v_a is learned for each value, w_r for each attribute. Every step is linear in the history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lanner.data.catalogue import Catalogue
-from lanner.data.interactions import Dataset
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
+from lanner.models.relations import Layer, Relation
 from lanner.models.views import GraphView, Tables, UserInputs, View
 
-LINKS = "linked items"
-"""The relation of edges between items."""
-_LARGEST_SHARE = 0.5
-"""An attribute value shared by more of the items than this does not discriminate between them."""
 _ID_DROPOUT = 0.2
 """Share of the items whose ID is hidden in a step, so that texts and neighbours learn to represent them."""
 
@@ -43,7 +39,7 @@ _UNTRUSTED = -30.0
 
 
 class RelationalView(GraphView):
-    """See the module. relations: from values (of attributes) or users to items, ``[I, N]`` each, by name.
+    """See the module. relations: between items, by name.
 
     features_IF: of the items' texts; None: without. people: whose attributes users bring; a value of a single user says
     nothing about others, and adds nothing.
@@ -52,7 +48,7 @@ class RelationalView(GraphView):
     def __init__(
         self,
         interactions: Adjacency,
-        relations: Mapping[str, Adjacency],
+        relations: Mapping[str, Relation],
         features_IF: Tensor | None,
         dimensions: int,
         layers: int,
@@ -67,8 +63,9 @@ class RelationalView(GraphView):
         self.register_buffer("is_shared", torch.from_numpy(holders_A >= 2), persistent=False)
         self.values = nn.Parameter(torch.zeros(len(kind_A), dimensions))
         self.attribute_trust = nn.Parameter(torch.full((len(self._attributes),), 0.5))
-        self._relations = {name: one.normalised("symmetric") for name, one in relations.items()}
-        self.trust = nn.Parameter(torch.zeros(len(relations)))
+        self._relations = dict(relations)
+        self._message_layers = [Layer(tuple(relations.values()))] * (layers if relations else 0)
+        self.trust = nn.Parameter(torch.tensor([one.trust for one in relations.values()]))
         self.transforms = nn.Parameter(torch.ones(len(relations), dimensions))
         self.from_text = None
         if features_IF is not None:
@@ -119,56 +116,27 @@ class RelationalView(GraphView):
         weights_A = self.attribute_trust[self.get_buffer("kind")] * self.get_buffer("is_shared")
         return self.values * weights_A[:, None]
 
-    def tables(self) -> Tables:
-        ids: Tensor = self.vectors
+    def _start(self, items_R: Tensor | None, columns: slice) -> Tensor:
+        ids: Tensor = self.vectors[:, columns] if items_R is None else self.vectors[items_R]
         if self.training:
-            shown = torch.rand(len(ids), 1, device=ids.device) >= _ID_DROPOUT
-            ids = ids * shown / (1 - _ID_DROPOUT)
-        current = ids if self.from_text is None else ids + self.from_text(self.get_buffer("features"))
-        total, shares = current, torch.softmax(self.trust, 0)
-        if not self._relations:
-            return Tables(current, current, self.bias)
-        for _ in range(self._layers):
-            messages = [
-                shares[place] * propagate(one, propagate(one.transposed, current * self.transforms[place]))
-                for place, one in enumerate(self._relations.values())
-            ]
-            current = torch.stack(messages).sum(0)
-            total = total + current
-        smooth = total / (self._layers + 1)
-        return Tables(smooth, smooth, self.bias)
-
-
-def item_relations(dataset: Dataset) -> dict[str, Adjacency]:
-    """Relations between items, by name: users of each behaviour, values of each attribute, and links; ``[I, N]`` each.
-
-    Relations without an edge are left out, as are values held by a single item or by more than half of the items.
-    """
-    events = dataset.interactions
-    relations: dict[str, Adjacency] = {}
-    positive = np.ones(len(events), np.bool_) if events.confidence is None else events.confidence > 0
-    for code, behaviour in enumerate(events.behaviours):
-        chosen = positive if events.behaviour is None else positive & (events.behaviour == code)
-        relations[behaviour] = _adjacency(
-            events.item[chosen], events.user[chosen], (dataset.num_items, dataset.num_users), dataset.num_users
+            # Drawn for every item, so that the same are shown whichever rows are computed.
+            shown = torch.rand(len(self.vectors), 1, device=ids.device) >= _ID_DROPOUT
+            ids = ids * (shown if items_R is None else shown[items_R]) / (1 - _ID_DROPOUT)
+        if self.from_text is None:
+            return ids
+        features = self.get_buffer("features")
+        return ids + functional.linear(
+            features if items_R is None else features[items_R], self.from_text.weight[columns]
         )
-    for name, attribute in dataset.item_catalogue.attributes.items():
-        items, values = attribute.codes.row_of_value, attribute.codes.values
-        shape = (dataset.num_items, len(attribute.names))
-        relations[name] = _adjacency(items, values, shape, int(_LARGEST_SHARE * dataset.num_items))
-    if dataset.links is not None:
-        edges = np.unique(np.sort(np.stack([dataset.links.row_of_value, dataset.links.values]), axis=0), axis=1)
-        values = np.tile(np.arange(edges.shape[1]), 2)
-        relations[LINKS] = _adjacency(edges.ravel(), values, (dataset.num_items, edges.shape[1]), 2)
-    return {name: one for name, one in relations.items() if one.num_edges}
 
+    def _passing(self, columns: slice) -> Callable[[Layer, Tensor], Tensor]:
+        shares = torch.softmax(self.trust, 0)
 
-def _adjacency(items: NDArray[np.integer], others: NDArray[np.integer], shape: tuple[int, int], most: int) -> Adjacency:
-    matrix = sp.csr_matrix((np.ones(len(items), np.float32), (items, others)), shape=shape)
-    matrix.sum_duplicates()
-    degree = np.bincount(matrix.indices, minlength=shape[1])
-    kept = (degree >= 2) & (degree <= most)
-    matrix.data = kept[matrix.indices].astype(np.float32)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return Adjacency.from_pattern(matrix)
+        def pass_on(layer: Layer, current: Tensor) -> Tensor:
+            messages = [
+                shares[place] * one.messages(current * self.transforms[place, columns])
+                for place, one in enumerate(layer.relations)
+            ]
+            return torch.stack(messages).sum(0)
+
+        return pass_on

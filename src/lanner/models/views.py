@@ -8,6 +8,7 @@ So every view is linear in the history, every user is computed from a history, a
 contributions of items. ``graph`` is trained by message passing, ``filter`` is closed-form, ``language`` uses texts.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,11 +20,16 @@ from torch import Tensor, nn
 from lanner.data.interactions import UserBatch
 from lanner.graph.adjacency import Adjacency
 from lanner.graph.propagation import propagate
+from lanner.graph.sampling import narrowed, sampled_rows, widened
 from lanner.inference.sparse import attribute_matrix, batch_matrix, history_matrix
+from lanner.models.relations import Layer, Relation, sampled_layers
 from lanner.models.svd import right_singular
 
 _SAMPLED_USERS = 512
 """Number of users on whom the spread of a closed form's scores is measured."""
+
+_BLOCK_BYTES = 64 << 20
+"""Memory of one intermediate table when all items are computed without gradients."""
 
 TARGET_GAIN, BIAS_GAIN = 10, 5
 """Unit-length features give tiny products; with this factor, one learning rate suits them and the vectors."""
@@ -42,13 +48,15 @@ class UserInputs:
     """A batch of users as input of the views.
 
     history: mean-normalised ``[B, I]``. friends: mean-normalised ``[B, U]`` or None. profiles_BF: ``[B, F]`` or None.
-    attributes: mean over the values of each attribute, ``[B, A]``, or None.
+    attributes: mean over the values of each attribute, ``[B, A]``, or None. chosen: the mean of what each of these U
+    users chose, ``[U, I]``; None: as in training.
     """
 
     history: Adjacency
     friends: Adjacency | None = None
     profiles_BF: Tensor | None = None
     attributes: Adjacency | None = None
+    chosen: Adjacency | None = None
 
     @classmethod
     def of(
@@ -79,6 +87,15 @@ def mean_adjacency(users: UserBatch, num_items: int) -> Adjacency:
     return replace(Adjacency.from_pattern(weighted), values=shares.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a batch needs of a view. items: sorted rows ``[R]``. tables: of these. inputs: with these as its items."""
+
+    items: NDArray[np.integer]
+    tables: Tables
+    inputs: UserInputs
+
+
 class View(nn.Module):
     """One representation of the items. ``is_trained``: whether it has parameters to train by gradient steps."""
 
@@ -100,6 +117,15 @@ class View(nn.Module):
         """The current three tables; differentiable if the view is trained."""
         raise NotImplementedError
 
+    def part(
+        self, inputs: UserInputs, candidates: NDArray[np.integer], fanout: int, random: np.random.Generator
+    ) -> Part:
+        """The rows of the histories and the candidates, from at most ``fanout`` sampled neighbours per node.
+
+        With ``fanout`` at or above every degree they equal those of ``tables``, apart from dropout.
+        """
+        raise NotImplementedError
+
     def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
         """h_u of each user, ``[B, D]``; zero for an empty history."""
         return propagate(inputs.history, tables.source_ID)
@@ -117,7 +143,8 @@ class GraphView(View):
 
     def __init__(self, interactions: Adjacency, dimensions: int, layers: int, has_friends: bool) -> None:
         super().__init__()
-        self._by_user = interactions.normalised("symmetric")
+        by_user = interactions.normalised("symmetric")
+        self._message_layers = [Layer((Relation((by_user, by_user.transposed)),))] * layers
         self._means = interactions.normalised("mean")
         self._layers = layers
         degrees = torch.from_numpy(interactions.column_degrees.astype(np.float32))
@@ -137,23 +164,58 @@ class GraphView(View):
         return f"layers={self._layers}"
 
     def tables(self) -> Tables:
-        current: Tensor = self.vectors
-        total = current
-        for _ in range(self._layers):
-            current = propagate(self._by_user.transposed, propagate(self._by_user, current))
-            total = total + current
-        smooth = total / (self._layers + 1)
+        if torch.is_grad_enabled():
+            smooth = self._smooth(self._message_layers)
+        else:
+            smooth = torch.empty_like(self.vectors)
+            # No dimension depends on another one: a large catalogue's intermediate tables need not all fit in memory.
+            width = max(1, _BLOCK_BYTES // (4 * len(smooth)))
+            for first in range(0, smooth.shape[1], width):
+                columns = slice(first, first + width)
+                smooth[:, columns] = self._smooth(self._message_layers, columns=columns)
         return Tables(smooth, smooth, self.bias)
+
+    def part(
+        self, inputs: UserInputs, candidates: NDArray[np.integer], fanout: int, random: np.random.Generator
+    ) -> Part:
+        items = np.union1d(inputs.history.indices, candidates)
+        if inputs.friends is not None:
+            friends, users = sampled_rows(inputs.friends, np.arange(inputs.friends.shape[0]), fanout, random)
+            chosen, reached = sampled_rows(self._means, users, fanout, random)
+            items = np.union1d(items, reached)
+            inputs = replace(inputs, friends=friends, chosen=widened(chosen, reached, items))
+        layers, start = sampled_layers(self._message_layers, items, fanout, random)
+        smooth = self._smooth(layers, torch.from_numpy(start).to(self.bias.device))
+        tables = Tables(smooth, smooth, self.bias[torch.from_numpy(items).to(self.bias.device)])
+        return Part(items, tables, replace(inputs, history=narrowed(inputs.history, items)))
+
+    def _smooth(self, layers: Sequence[Layer], items_R: Tensor | None = None, columns: slice = slice(None)) -> Tensor:
+        """The mean of all layers' vectors, starting from some items (None: all), in some dimensions."""
+        current = total = self._start(items_R, columns)
+        pass_on = self._passing(columns)
+        for layer in layers:
+            current = pass_on(layer, current)
+            total = (total if layer.kept is None else total[torch.from_numpy(layer.kept).to(total.device)]) + current
+        return total / (len(layers) + 1)
+
+    def _start(self, items_R: Tensor | None, columns: slice) -> Tensor:
+        """Vectors before any message, of some items (None: all), in some dimensions."""
+        return self.vectors[:, columns] if items_R is None else self.vectors[items_R]
+
+    def _passing(self, columns: slice) -> Callable[[Layer, Tensor], Tensor]:
+        """What a layer makes of the vectors of the layer before, in some dimensions."""
+        return lambda layer, current: layer.relations[0].messages(current)
 
     def user_vectors(self, inputs: UserInputs, tables: Tables) -> Tensor:
         own = propagate(inputs.history, tables.source_ID)
         if inputs.friends is None:
             return own
-        return own + propagate(inputs.friends, self.friend_vectors(tables))
+        return own + propagate(inputs.friends, self.friend_vectors(tables, inputs.chosen))
 
-    def friend_vectors(self, tables: Tables) -> Tensor:
-        """What each user of the graph contributes as the only friend of another, ``[U, D]``."""
-        vectors: Tensor = self.friend_weight * propagate(self._means, tables.source_ID)
+    def friend_vectors(self, tables: Tables, chosen: Adjacency | None = None) -> Tensor:
+        """What each user of the graph contributes as the only friend of another, ``[U, D]``. chosen: see the inputs."""
+        means = self._means if chosen is None else chosen
+        vectors: Tensor = self.friend_weight * propagate(means, tables.source_ID)
         return vectors
 
 
@@ -238,6 +300,14 @@ class LanguageView(View):
 
     def tables(self) -> Tables:
         return self.read(self.get_buffer("features"))
+
+    def part(
+        self, inputs: UserInputs, candidates: NDArray[np.integer], fanout: int, random: np.random.Generator
+    ) -> Part:
+        items = np.union1d(inputs.history.indices, candidates)
+        features = self.get_buffer("features")
+        tables = self.read(features[torch.from_numpy(items).to(features.device)])
+        return Part(items, tables, replace(inputs, history=narrowed(inputs.history, items)))
 
     def read(self, features_IF: Tensor) -> Tables:
         """The three tables of any texts' features, ``[n, F]``."""

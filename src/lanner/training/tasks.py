@@ -20,8 +20,8 @@ from lanner.data.split import HeldOut
 from lanner.errors import DivergedError
 from lanner.evaluation.protocol import Scorer, evaluate
 from lanner.models.network import RecommenderNetwork
-from lanner.models.views import Tables, View
-from lanner.training.batches import UserBatches
+from lanner.models.views import Tables, UserInputs, View
+from lanner.training.batches import Batch, UserBatches
 from lanner.training.config import TrainingConfig
 from lanner.training.losses import bayesian_personalised_ranking, sampled_softmax
 
@@ -91,24 +91,48 @@ class ViewTask:
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def optimizer(self) -> torch.optim.Optimizer:
-        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay)
+        # The fused form has no temporary tables, of the size of those that sampling avoids.
+        is_fused = self._network.fanout > 0
+        return _adamw(self.module, self._config.learning_rate, self._config.weight_decay, is_fused)
 
     def sizes(self, step: int) -> Mapping[str, int]:
         return {"users": self._batches.size_of(step)}
 
     def loss(self, step: int) -> Tensor:
         with _half_precision_on_gpu(self._network.device):
+            if self._network.fanout:
+                return self._sampled_loss(step, self._network.fanout)
             return self.loss_by(self._view.tables(), step)
 
     def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
         """The loss of a step with the given tables, which may be computed elsewhere. fresh: required candidates."""
         batch = self._batches.at(step)
         items, log_probability = self._candidates(step, batch.item, fresh)
+        return self._loss(batch, items, log_probability, tables, self._network.inputs(batch.users), items)
+
+    def _sampled_loss(self, step: int, fanout: int) -> Tensor:
+        """The loss of a step from only the rows that it needs."""
+        batch = self._batches.at(step)
+        items, log_probability = self._candidates(step, batch.item, None)
+        random = np.random.default_rng((self._config.seed, 6, step))
+        part = self._view.part(self._network.inputs(batch.users), items, fanout, random)
+        return self._loss(batch, items, log_probability, part.tables, part.inputs, np.searchsorted(part.items, items))
+
+    def _loss(
+        self,
+        batch: Batch,
+        items: NDArray[np.int64],
+        log_probability: Tensor | None,
+        tables: Tables,
+        inputs: UserInputs,
+        rows: NDArray[np.int64],
+    ) -> Tensor:
+        """rows: of the candidates ``items`` in the tables."""
         device = self._network.device
         place = np.full(len(self._popularity), -1)
         place[items] = np.arange(len(items))
-        users = self._view.user_vectors(self._network.inputs(batch.users), tables)
-        columns = torch.from_numpy(items).to(device)
+        users = self._view.user_vectors(inputs, tables)
+        columns = torch.from_numpy(rows).to(device)
         scores = users @ tables.target_ID[columns].T + tables.bias_I[columns]
         seen_row, seen_place = batch.users.history.row_of_value, place[batch.users.history.values]
         shown = seen_place >= 0
@@ -205,9 +229,9 @@ class FusionTask:
         return self._network.score(users, self._items)
 
 
-def _adamw(module: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+def _adamw(module: nn.Module, rate: float, decay: float, is_fused: bool = False) -> torch.optim.AdamW:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, fused=is_fused or None)
 
 
 def _half_precision_on_gpu(device: torch.device) -> AbstractContextManager[Any]:
