@@ -4,7 +4,9 @@ python -m benchmarks.parity                   all modes
 python -m benchmarks.parity --short           the modes that the tests run; writes nothing
 python -m benchmarks.parity --only deepspeed  modes with this prefix (repeatable); the others keep their results
 
-Each mode records the commit that it was measured at. Without DeepSpeed its modes are left out.
+Each mode records the commit that it was measured at. Without DeepSpeed its modes are left out. The one process has the
+same micro-batches, each as wide as in the mode: a pipeline keeps the padding columns of a batch, the others drop those
+of a micro-batch. They are masked, but change the order in which a processor adds.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from lanner.distributed.chain import Stage
 from lanner.distributed.config import EngineConfig, Offload
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine
+from lanner.distributed.engine import Engine, trimmed
 from lanner.distributed.zero import ZeroEngine
 
 DEEPSPEED = "DeepSpeed"
@@ -111,8 +113,13 @@ def parts_of(mode: Mode) -> EngineConfig:
     return replace(mode.config, micro_batches=PARTS // mode.config.degrees.data)
 
 
-def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
-    """Losses of one process."""
+def keeps_padding(mode: Mode) -> bool:
+    """Whether micro-batches are as wide as the batch."""
+    return mode.config.degrees.pipeline > 1 and mode.config.engine == "torch"
+
+
+def reference(family: str, *, lora: bool, whole: bool, padded: bool = False) -> list[float]:
+    """Losses of one process. padded: see ``keeps_padding``."""
     chain = small_chain(family, lora=lora)
     stage = Stage(chain, 0, len(chain.layers))
     optimizer = adamw([one for one in stage.parameters() if one.requires_grad])
@@ -120,7 +127,7 @@ def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
     for step in range(STEPS):
         ids, mask, rows = pairs(step)
         parts = zip(ids.chunk(PARTS), mask.chunk(PARTS), rows.chunk(PARTS), strict=True)
-        vectors = [(stage(one, seen), row) for one, seen, row in parts]
+        vectors = [(stage(one, seen) if padded else stage(*trimmed(one, seen)), row) for one, seen, row in parts]
         if whole:
             loss = pairs_loss(torch.cat([one for one, _ in vectors]))
         else:
@@ -162,15 +169,19 @@ def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str
     found: dict[str, dict[str, float]] = {family: {} for family in families}
     for family in families:
         alone = {
-            kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1]))
-            for kind in sorted({(mode.lora, mode.whole) for mode in chosen})
+            kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1], padded=kind[2]))
+            for kind in sorted({_kind(mode) for mode in chosen})
         }
         for together in _processes(chosen):
             losses = run_ranks(together[0].config.degrees.world, all_losses, family, together)
             for mode in together:
-                difference = torch.tensor(losses[mode.name]) - alone[mode.lora, mode.whole]
+                difference = torch.tensor(losses[mode.name]) - alone[_kind(mode)]
                 found[family][mode.name] = float(difference.abs().max())
     return found
+
+
+def _kind(mode: Mode) -> tuple[bool, bool, bool]:
+    return mode.lora, mode.whole, keeps_padding(mode)
 
 
 def _processes(chosen: list[Mode]) -> list[list[Mode]]:
