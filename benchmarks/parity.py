@@ -6,10 +6,11 @@ python -m benchmarks.parity --only deepspeed  modes with this prefix (repeatable
 
 Each mode records the commit that it was measured at. Without DeepSpeed its modes are left out.
 
-The one process does its arithmetic in the order of the mode, as far as one process can: a float32 sum depends on its order,
-and AdamW makes a whole step of a gradient that vanishes but for its last digits. It has the same micro-batches, each as wide
-as in the mode (a pipeline keeps the padding columns of a batch, the others drop those of a micro-batch; they are masked),
-and adds their gradients in each data-parallel part of the batch first, then those of the parts.
+The one process does its arithmetic in the order of the mode, as far as one process can: a float32 sum depends on its
+order, and AdamW makes a whole step of a gradient that vanishes but for its last digits. It has the same micro-
+batches, each as wide as in the mode (a pipeline keeps the padding columns of a batch, the others drop those of a
+micro-batch; they are masked), and adds their gradients in each data-parallel part of the batch first, then those of
+the parts.
 """
 
 import argparse

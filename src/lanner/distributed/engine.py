@@ -69,13 +69,8 @@ class Engine:
         self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
         check_bounds(self.bounds, len(chain.layers), num_stages)
         self.whole_shapes = trained_of(chain)
-        for first, last in pairwise(self.bounds):
-            learns = any(one.requires_grad for layer in chain.layers[first:last] for one in layer.parameters())
-            if self.whole_shapes and not learns and degrees.pipeline > 1:
-                raise ConfigError(
-                    f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
-                    "layers, or use pp 1"
-                )
+        if self.whole_shapes and degrees.pipeline > 1:
+            self._check_trained()
         if config.engine == "torch":
             check_micro_batches(config)
         if degrees.tensor > 1:
@@ -392,6 +387,15 @@ class Engine:
         dist.all_reduce(first, dist.ReduceOp.MIN)
         number = int(first)
         return f"layer {number}" if number < len(self.chain.layers) else "after the last layer"
+
+    def _check_trained(self) -> None:
+        for first, last in pairwise(self.bounds):
+            layers = self.chain.layers[first:last]
+            if not any(one.requires_grad for layer in layers for one in layer.parameters()):
+                raise ConfigError(
+                    f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
+                    "layers, or use pp 1"
+                )
 
     def _divide_layers(self) -> None:
         for layer in self.chain.layers:

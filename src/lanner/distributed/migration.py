@@ -167,8 +167,8 @@ class LoadBalancing:
         measured, own = torch.zeros(layers + replicas + 2, dtype=torch.float64), self._clock.take()
         for number, seconds in own.items():
             measured[number] = seconds / self.balancer.every
-        steps = self.balancer.every * self.engine.micro_batches
-        measured[layers + self.engine.at["replicate"]] = sum(own.values()) / steps
+        passes = self.balancer.every * self.engine.micro_batches
+        measured[layers + self.engine.at["replicate"]] = sum(own.values()) / passes
         measured[-2] = (time.perf_counter() - self._started) / self.balancer.every
         measured[-1] = self._move_seconds
         # The same on every rank; of layers the slowest replica counts, of replicas the slowest stage.
