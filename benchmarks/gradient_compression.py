@@ -68,7 +68,7 @@ def train(kind: str, steps: int, lora: bool, counted: bool) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         if averaging is not None:
-            averaging.after_step()
+            averaging.after_batch()
         losses.append(float(loss.detach()) * (1 if averaging else ranks))
         moments.append(time.perf_counter() - begun)
     if averaging is not None:

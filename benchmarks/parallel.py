@@ -117,7 +117,8 @@ def no_loss(vectors_BD: torch.Tensor, row_B: Any) -> torch.Tensor:
     return vectors_BD.square().sum(dim=1).sub(0.5).square().mean() + vectors_BD[:, 0].mean()
 
 
-def make(plan: Plan, slow: float) -> tuple[Engine, Device]:
+def make(plan: Plan, slow: float, **others: Any) -> tuple[Engine, Device]:
+    """others: of ``EngineConfig``."""
     shares = plan.shares if plan.degrees.replicas > 1 and plan.degrees.shards == 1 else None
     config = EngineConfig(
         plan.degrees,
@@ -127,6 +128,7 @@ def make(plan: Plan, slow: float) -> tuple[Engine, Device]:
         shares=shares,
         checkpointing=plan.checkpointing,
         compression=plan.compression,
+        **others,
     )
     chain = small_chain("bert", layers=LAYERS, width=WIDTH)
     device = Device(FORWARD, BACKWARD, slow if dist.get_rank() == 1 else 1.0, plan.degrees.tensor)
@@ -134,11 +136,14 @@ def make(plan: Plan, slow: float) -> tuple[Engine, Device]:
     return Engine(chain, config, adamw), device
 
 
-def rebalanced(slow: float) -> dict[str, float]:
-    """Seconds of a step of an even pipeline, before and after rebalancing layers by measured times alone."""
-    plan = plan_of(TABLE, cluster(1000, slow), MODES["PP"], "1f1b", ROWS, balanced=False)
+def rebalanced(mode: str, slow: float, local_steps: int = 0) -> dict[str, float]:
+    """Seconds of a step of even ranks, before and after rebalancing by measured times alone.
+
+    Layers move between the stages of ``PP``, micro-batches between the replicas of ``DP``.
+    """
+    plan = plan_of(TABLE, cluster(1000, slow), MODES[mode], "1f1b", ROWS, balanced=False)
     assert plan is not None
-    engine, _ = make(plan, slow)
+    engine, _ = make(plan, slow, local_steps=local_steps)
     balancing = LoadBalancing(engine, Balancer(every=3))
     seconds = []
     for step in range(9):
@@ -148,7 +153,14 @@ def rebalanced(slow: float) -> dict[str, float]:
             engine.step(*pairs(step, ROWS, LENGTH), no_loss)
         dist.barrier()
         seconds.append(time.perf_counter() - begun)
-    return {"before": median(seconds[1:3]), "after": median(seconds[4:]), "moves": float(len(balancing.balancer.moves))}
+    moves = len(balancing.balancer.moves) + len(balancing.sharing.moves)
+    return {"before": median(seconds[1:3]), "after": median(seconds[4:]), "moves": float(moves)}
+
+
+def all_rebalanced(repeats: int) -> dict[str, list[dict[str, float]]]:
+    """Layers of a pipeline, micro-batches of replicas, and those of replicas that average every third batch."""
+    ways = {"layers": ("PP", 3.0), "micro-batches": ("DP", 3.0), "local steps": ("DP", 3.0, 3)}
+    return {way: [run_ranks(RANKS, rebalanced, *given) for _ in range(repeats)] for way, given in ways.items()}
 
 
 def measured(core: int, slow: float, made: dict[str, Plan], repeats: int) -> dict[str, Any]:
@@ -241,9 +253,11 @@ def main() -> None:
         cases = {
             f"core {core}, slow {slow:g}": case(core, slow, REPEATS, given.kept) for core in CORES for slow in SLOW
         }
-    moved = [run_ranks(RANKS, rebalanced, 3.0) for _ in range(1 if given.short else REPEATS)]
+    moved = all_rebalanced(1 if given.short else REPEATS)
     found = summary(cases)
-    found["balancing_speedup"] = median(one["before"] / one["after"] for one in moved)
+    gains = {way: median(one["before"] / one["after"] for one in runs) for way, runs in moved.items()}
+    found |= {"balancing_speedup": gains["layers"], "sharing_speedup": gains["micro-batches"]}
+    found["local_steps_sharing_speedup"] = gains["local steps"]
     print(found)
     if given.short:
         return

@@ -5,12 +5,20 @@ python -m benchmarks.parity --short           the modes that the tests run; writ
 python -m benchmarks.parity --only deepspeed  modes with this prefix (repeatable); the others keep their results
 
 Each mode records the commit that it was measured at. Without DeepSpeed its modes are left out.
+
+The one process does its arithmetic in the order of the mode, as far as one process can: a float32 sum depends on its
+order, and AdamW makes a whole step of a gradient that vanishes but for its last digits. It has the same micro-
+batches, each as wide as in the mode (a pipeline keeps the padding columns of a batch, the others drop those of a
+micro-batch; they are masked), and adds their gradients in each data-parallel part of the batch first, then those of
+the parts.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -21,7 +29,7 @@ from benchmarks._small_towers import pairs, pairs_loss, small_chain
 from lanner.distributed.chain import Stage
 from lanner.distributed.config import EngineConfig, Offload
 from lanner.distributed.degrees import Degrees
-from lanner.distributed.engine import Engine
+from lanner.distributed.engine import Engine, Loss, trimmed
 from lanner.distributed.zero import ZeroEngine
 
 DEEPSPEED = "DeepSpeed"
@@ -111,25 +119,53 @@ def parts_of(mode: Mode) -> EngineConfig:
     return replace(mode.config, micro_batches=PARTS // mode.config.degrees.data)
 
 
-def reference(family: str, *, lora: bool, whole: bool) -> list[float]:
-    """Losses of one process."""
+def reference(
+    family: str, *, lora: bool, whole: bool, padded: bool = False, parts: tuple[int, ...] = (PARTS,)
+) -> list[float]:
+    """Losses of one process.
+
+    padded: whether micro-batches are as wide as the batch. parts: micro-batches of each data-parallel part of it.
+    """
     chain = small_chain(family, lora=lora)
     stage = Stage(chain, 0, len(chain.layers))
     optimizer = adamw([one for one in stage.parameters() if one.requires_grad])
     losses = []
     for step in range(STEPS):
-        ids, mask, rows = pairs(step)
-        parts = zip(ids.chunk(PARTS), mask.chunk(PARTS), rows.chunk(PARTS), strict=True)
-        vectors = [(stage(one, seen), row) for one, seen, row in parts]
+        ids, mask, rows = (one.chunk(PARTS) for one in pairs(step))
+        texts = [pair if padded else trimmed(*pair) for pair in zip(ids, mask, strict=True)]
         if whole:
-            loss = pairs_loss(torch.cat([one for one, _ in vectors]))
+            with torch.no_grad():
+                vectors_BD = torch.cat([stage(*text) for text in texts])
+            loss = pairs_loss(vectors_BD.requires_grad_())
+            (gradient_BD,) = torch.autograd.grad(loss, vectors_BD)
+            _add_gradients(stage, texts, gradient_BD.chunk(PARTS), lambda out, one: (out * one).sum(), parts)
+            losses.append(float(loss.detach()))
         else:
-            loss = torch.stack([pairs_loss(one, row) for one, row in vectors]).mean()
-        loss.backward()
+            values = _add_gradients(stage, texts, rows, lambda out, row: pairs_loss(out, row) / PARTS, parts)
+            losses.append(sum(values))
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
     return losses
+
+
+def _add_gradients(
+    stage: Stage, texts: list[Any], targets: Sequence[torch.Tensor], loss: Loss, parts: tuple[int, ...]
+) -> list[float]:
+    """Leave in the stage the sum over parts of the sums of their micro-batches' gradients; returns the losses."""
+    trained = [one for one in stage.parameters() if one.requires_grad]
+    sums, values = [torch.zeros_like(one) for one in trained], []
+    micro_batches = iter(zip(texts, targets, strict=True))
+    for count in parts:
+        for text, target in islice(micro_batches, count):
+            value = loss(stage(*text), target)
+            value.backward()  # type: ignore[no-untyped-call]
+            values.append(float(value.detach()))
+        for total, one in zip(sums, trained, strict=True):
+            total += one.grad
+            one.grad = None
+    for total, one in zip(sums, trained, strict=True):
+        one.grad = total
+    return values
 
 
 def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -161,16 +197,24 @@ def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {family: {} for family in families}
     for family in families:
-        alone = {
-            kind: torch.tensor(reference(family, lora=kind[0], whole=kind[1]))
-            for kind in sorted({(mode.lora, mode.whole) for mode in chosen})
-        }
+        alone = {kind: torch.tensor(_reference_of(family, *kind)) for kind in {_kind(mode) for mode in chosen}}
         for together in _processes(chosen):
             losses = run_ranks(together[0].config.degrees.world, all_losses, family, together)
             for mode in together:
-                difference = torch.tensor(losses[mode.name]) - alone[mode.lora, mode.whole]
+                difference = torch.tensor(losses[mode.name]) - alone[_kind(mode)]
                 found[family][mode.name] = float(difference.abs().max())
     return found
+
+
+def _kind(mode: Mode) -> tuple[bool, bool, bool, tuple[int, ...]]:
+    """What the losses of one process depend on."""
+    config = parts_of(mode)
+    parts = config.shares or (config.micro_batches,) * config.degrees.data
+    return mode.lora, mode.whole, config.degrees.pipeline > 1 and config.engine == "torch", parts
+
+
+def _reference_of(family: str, lora: bool, whole: bool, padded: bool, parts: tuple[int, ...]) -> list[float]:
+    return reference(family, lora=lora, whole=whole, padded=padded, parts=parts)
 
 
 def _processes(chosen: list[Mode]) -> list[list[Mode]]:

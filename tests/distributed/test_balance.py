@@ -62,6 +62,21 @@ def test_a_move_that_does_not_help_is_taken_back():
     assert kept.look(8, moved, EQUAL, slow, 1.2, 0.0) == moved
 
 
+def test_micro_batches_go_to_faster_replicas_and_come_back_if_that_does_not_help():
+    balancer = Balancer(every=4)
+    assert balancer.look_at_shares(4, (4, 4), [1.0, 1.2], 5.0) == (4, 4), "5 × 1.0 is no gain over 4 × 1.2"
+    assert balancer.look_at_shares(8, (4, 4), [1.0, 3.0], 12.0) == (6, 2)
+    assert balancer.is_trying
+    assert balancer.look_at_shares(12, (6, 2), [1.0, 3.0], 12.0) == (4, 4)
+    assert not balancer.is_trying
+    assert balancer.look_at_shares(16, (4, 4), [1.0, 3.0], 12.0) == (4, 4), "it waits before it tries again"
+    kept = Balancer(every=4)
+    kept.look_at_shares(4, (4, 4), [1.0, 3.0], 12.0)
+    assert kept.look_at_shares(8, (6, 2), [1.0, 3.0], 7.0) == (6, 2)
+    assert kept.moves == [(4, (6, 2))]
+    assert Balancer().look_at_shares(4, (8, 8), [1.0, 9.0], 9.0, least=4, each=4) == (12, 4)
+
+
 def test_a_layer_that_costs_more_than_expected_is_not_a_slow_device():
     """Two frozen layers, four trained ones, and embeddings that count towards the first layer."""
     expected, bounds = [1 / 3, 1 / 3, 1.0, 1.0, 1.0, 1.0], (0, 3, 6)

@@ -11,13 +11,15 @@ pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 
 from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
-from benchmarks.parity import SHORT, adamw, measure, modes  # noqa: E402
+from benchmarks.parity import SHORT, adamw, measure, modes, reference  # noqa: E402
 from lanner.distributed.balance import Balancer  # noqa: E402
 from lanner.distributed.chain import Stage, chain_of  # noqa: E402
+from lanner.distributed.compiler import check_compiler  # noqa: E402
 from lanner.distributed.compressors import compressor_of  # noqa: E402
 from lanner.distributed.config import EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
 from lanner.distributed.engine import Engine  # noqa: E402
+from lanner.distributed.launch import check_settings  # noqa: E402
 from lanner.distributed.migration import LoadBalancing, move_layers  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
 from lanner.errors import ConfigError, DivergedError  # noqa: E402
@@ -95,6 +97,33 @@ def test_a_slow_rank_gives_layers_away():
     assert run_ranks(2, _balanced)["bounds"][1] < 3
 
 
+def _shared(config: EngineConfig, steps: int) -> tuple[list[float], list[int]]:
+    """Losses while micro-batches are moved between replicas, the first of which is slow, and their shares at last."""
+    engine = Engine(small_chain("bert"), config, adamw)
+    if engine.at["replicate"] == 0:
+        for layer in engine.chain.layers:
+            layer.attention.register_forward_pre_hook(lambda *given: time.sleep(0.1))
+    balancing, losses = LoadBalancing(engine, Balancer(every=2, horizon=1000)), []
+    for step in range(2):
+        with balancing.step():
+            losses.append(engine.step(*pairs(step), pairs_loss))
+    losses += [engine.step(*pairs(step), pairs_loss) for step in range(2, steps)]
+    return losses, engine.parts
+
+
+@pytest.mark.parametrize(
+    ("degrees", "others"),
+    [("replicate=2", {"compression": "none"}), ("replicate=2,pp=2", {"bounds": (0, 2, 4)})],
+    ids=["DP", "DP×PP"],
+)
+def test_a_slow_replica_gives_micro_batches_away_and_losses_are_those_of_one_process(degrees, others):
+    config = EngineConfig(Degrees.parse(degrees), micro_batches=4, balancing=True, **others)
+    losses, parts = run_ranks(config.degrees.world, _shared, config, 6)
+    assert sum(parts) == 8
+    assert parts[0] < parts[1]
+    assert losses == pytest.approx(reference("bert", lora=False, whole=False)[:6], abs=1e-5)
+
+
 def _nothing_left() -> str:
     chain = small_chain("bert")
     with torch.no_grad():
@@ -129,6 +158,35 @@ def test_nor_is_one_of_all_vectors_at_once_stepped_on():
     said = run_ranks(2, _nothing_left_of_all)
     assert "the loss is nan at step 0" in said
     assert said.endswith("True")
+
+
+def _compiled(compile_layers: bool) -> tuple[list[float], int]:
+    """Losses of two steps, and the number of compiled frames."""
+    chain = small_chain("bert", layers=1, width=16)
+    engine = Engine(chain, EngineConfig(checkpointing=True, compile=compile_layers), adamw)
+    losses = [engine.step(*pairs(0), pairs_loss) for _ in range(2)]
+    return losses, torch._dynamo.utils.counters["frames"]["ok"]
+
+
+def test_compiled_layers_give_the_same_losses():
+    try:
+        check_compiler(torch.device("cpu"))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    compiled, frames = run_ranks(1, _compiled, True)
+    assert frames > 0
+    assert compiled == pytest.approx(run_ranks(1, _compiled, False)[0], abs=1e-6)
+
+
+def test_a_missing_compiler_is_named_before_anything_is_read(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler, and 'no-such-compiler' was not found; install it"):
+        check_settings(EngineConfig(Degrees(replicas=2), compile=True))
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    with pytest.raises(ConfigError, match=r"needs Python's headers, and /nowhere/Python.h was not found"):
+        check_compiler(torch.device("cpu"))
 
 
 def _checkpointed(checkpointing: bool) -> tuple[list[float], int, int]:

@@ -1,5 +1,7 @@
 """Replicas that rarely synchronise: what they send, and that they end with the same weights."""
 
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +14,14 @@ from benchmarks._ranks import run_ranks  # noqa: E402
 from benchmarks._small_towers import pairs, pairs_loss, small_chain  # noqa: E402
 from benchmarks.parity import adamw  # noqa: E402
 from lanner.distributed.averaging import Averaging, fragments  # noqa: E402
+from lanner.distributed.balance import Balancer  # noqa: E402
+from lanner.distributed.chain import Stage  # noqa: E402
 from lanner.distributed.checkpoint import Checkpoints  # noqa: E402
 from lanner.distributed.config import AveragingConfig, EngineConfig  # noqa: E402
 from lanner.distributed.degrees import Degrees  # noqa: E402
-from lanner.distributed.engine import Engine  # noqa: E402
+from lanner.distributed.engine import Engine, trimmed  # noqa: E402
 from lanner.distributed.launch import check_settings  # noqa: E402
-from lanner.distributed.migration import move_layers  # noqa: E402
+from lanner.distributed.migration import LoadBalancing, move_layers  # noqa: E402
 from lanner.distributed.ranks import Leader  # noqa: E402
 from lanner.distributed.wire import Wire  # noqa: E402
 from lanner.errors import ConfigError  # noqa: E402
@@ -32,11 +36,11 @@ def _trained(config: AveragingConfig, rounds: int = 12) -> list[float]:
     torch.nn.init.zeros_(layer.bias)
     averaging = Averaging(dict(layer.named_parameters()), Wire(torch.distributed.new_group()), config)
     inner = torch.optim.SGD(layer.parameters(), 0.2)
-    for _ in range(rounds * averaging.round):
+    for _ in range(rounds * config.local_steps):
         ((layer.weight - (1.0 + 2 * rank)).square().sum() / 2).backward()
         inner.step()
         inner.zero_grad()
-        averaging.after_step()
+        averaging.after_batch()
     averaging.finish()
     mine = layer.weight.detach().clone()
     other = mine.clone()
@@ -61,9 +65,25 @@ def test_replicas_end_between_their_targets(config):
     assert sent < 14 * 4 * (64 + 8)
 
 
-def test_a_replica_counts_by_its_steps():
-    mean, _, _ = run_ranks(2, _trained, AveragingConfig(4, 1.0, 0.0, replica_steps=(6, 2)))
-    assert mean < 1.8
+def _learned_unequally(fragments: int, batches: int) -> list[float]:
+    """The mean weight after replicas, whose weights are 1 and 3, learned from 3 and 1, then from 1 and 3, and so on."""
+    rank = torch.distributed.get_rank()
+    layers = torch.nn.ModuleList(torch.nn.Linear(1, 1, bias=False) for _ in range(fragments))
+    for one in layers.parameters():
+        torch.nn.init.zeros_(one)
+    config = AveragingConfig(2, 1.0, 0.0, fragments=fragments)
+    averaging = Averaging(dict(layers.named_parameters()), Wire(torch.distributed.new_group()), config)
+    for batch in range(batches):
+        for one in layers.parameters():
+            torch.nn.init.constant_(one, 1.0 + 2 * rank)
+        averaging.after_batch(3 if batch % 2 == rank else 1, 4)
+    return [float(one.detach()) for one in layers.parameters()]
+
+
+def test_a_replica_counts_by_what_it_learned_from_since_the_last_average():
+    assert run_ranks(2, _learned_unequally, 1, 2) == pytest.approx([2.0])
+    assert run_ranks(2, _learned_unequally, 2, 1)[1] == pytest.approx(1.5), "of 3 and 1"
+    assert run_ranks(2, _learned_unequally, 2, 3)[1] == pytest.approx(2.0), "of 4 and 4 since the first batch"
 
 
 def test_fragments_hold_every_parameter_once_and_none_is_empty():
@@ -81,7 +101,6 @@ def test_fragments_hold_every_parameter_once_and_none_is_empty():
     [
         {"local_steps": 5, "fragments": 2},
         {"local_steps": 4, "delay": 4},
-        {"replica_steps": (0, 1)},
         {"outer_rate": 0.0},
         {"outer_momentum": 1.0},
     ],
@@ -130,6 +149,56 @@ def test_replicas_of_a_pipeline_learn_alone():
     config = EngineConfig(Degrees.parse("replicate=2,pp=2"), micro_batches=2, local_steps=4, compression="int8")
     found = run_ranks(4, _engine_alone, config)
     assert [far == 0 for far in found["apart"]] == [False, False, False, True] * 2 + [True]
+    assert found["losses"][-1] < found["losses"][0]
+
+
+def _unequal_steps() -> dict[str, float]:
+    """How far an engine's weights are from those of replicas that take three steps and one by hand."""
+    rank = torch.distributed.get_rank()
+    config = EngineConfig(Degrees(replicas=2), shares=(3, 1), local_steps=2, outer_rate=1.0, outer_momentum=0.0)
+    engine = Engine(small_chain("bert"), config, adamw)
+    chain = small_chain("bert")
+    stage = Stage(chain, 0, len(chain.layers))
+    optimizer = adamw(list(stage.parameters()))
+    for batch in range(2):
+        ids, mask, rows = pairs(batch)
+        engine.step(ids, mask, rows, pairs_loss)
+        for at in (0, 1, 2) if rank == 0 else (3,):
+            part = slice(8 * at, 8 * at + 8)
+            pairs_loss(stage(*trimmed(ids[part], mask[part]))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    mean = torch.cat([one.detach().flatten() for one in stage.parameters()]) * (0.75, 0.25)[rank]
+    torch.distributed.all_reduce(mean)
+    steps = [int(one["step"]) for one in engine.optimizer.state.values()]
+    return {"far": float((_flat(engine) - mean).abs().max()), "fewest": min(steps), "most": max(steps)}
+
+
+def test_a_replica_with_more_micro_batches_takes_more_steps_and_counts_more():
+    found = run_ranks(2, _unequal_steps)
+    assert found["far"] < 1e-6
+    assert (found["fewest"], found["most"]) == (6, 6), "three in each of two batches"
+
+
+def _balanced_alone(degrees: str) -> dict[str, list[float]]:
+    """Shares after two batches of replicas, the first of which is slow, and how far apart weights are after four."""
+    config = EngineConfig(Degrees.parse(degrees), micro_batches=4, local_steps=4, balancing=True)
+    engine = Engine(small_chain("bert"), config, adamw)
+    if engine.at["replicate"] == 0:
+        for layer in engine.chain.layers:
+            layer.attention.register_forward_pre_hook(lambda *given: time.sleep(0.1))
+    balancing, losses = LoadBalancing(engine, Balancer(every=2, horizon=1000)), []
+    for batch in range(4):
+        with balancing.step() if batch < 2 else nullcontext():
+            losses.append(engine.step(*pairs(0), pairs_loss))
+    return {"parts": engine.parts, "apart": [_from_first(engine)], "losses": losses}
+
+
+@pytest.mark.parametrize("degrees", ["replicate=2", "replicate=2,pp=2"])
+def test_a_slow_replica_that_learns_alone_gives_micro_batches_away(degrees):
+    found = run_ranks(Degrees.parse(degrees).world, _balanced_alone, degrees)
+    assert found["parts"][0] < found["parts"][1]
+    assert found["apart"] == [0]
     assert found["losses"][-1] < found["losses"][0]
 
 
@@ -241,7 +310,6 @@ def test_a_step_alone_is_that_of_one_process_on_the_same_rows(whole):
         ({"degrees": Degrees(tensor=2)}, "needs replicas, each with whole layers, received: .*tp 2"),
         ({"degrees": Degrees(replicas=2, shards=2)}, "needs replicas"),
         ({"degrees": Degrees(replicas=2), "dense_steps": 3}, "parallel.dense_steps and parallel.local_steps exclude"),
-        ({"degrees": Degrees(replicas=2), "shares": (1, 2)}, "parallel.shares and"),
         ({"degrees": Degrees(replicas=2), "fragments": 3}, "parallel.local_steps=4 must be a positive multiple of"),
         ({"degrees": Degrees(replicas=2), "delay": 4}, "parallel.delay=4 must be below local_steps / fragments = 4"),
         ({"degrees": Degrees(replicas=2), "outer_rate": -1.0}, "parallel.outer_rate=-1 must be above 0"),

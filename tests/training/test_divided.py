@@ -120,12 +120,13 @@ def assert_same(found, expected):
     [
         parallel_of("replicate=2"),
         parallel_of("replicate=2", shares=(2, 1)),
+        parallel_of("replicate=2", micro_batches=4, balancing=True),
         parallel_of("pp=2", micro_batches=4),
         parallel_of("pp=2", micro_batches=4, balancing=True),
         parallel_of("tp=2"),
         parallel_of("shard=2", micro_batches=2),
     ],
-    ids=["DP", "uneven shares", "PP", "balanced PP", "TP", "FSDP2"],
+    ids=["DP", "uneven shares", "balanced DP", "PP", "balanced PP", "TP", "FSDP2"],
 )
 @pytest.mark.parametrize("config", [SMALL_STEPS, FULL], ids=["lora", "full"])
 def test_losses_and_weights_are_those_of_one_process(model, alone, config, parallel):

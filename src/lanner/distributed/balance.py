@@ -1,6 +1,6 @@
 """Load balancing from times: layers over pipeline stages, micro-batches over replicas.
 
-Pure functions, and the decision whether moving layers pays off; ``migration`` moves them.
+Pure functions, and the decision whether a change pays off; ``migration`` measures and changes.
 """
 
 import itertools
@@ -97,20 +97,26 @@ def measured_costs(
 
 @dataclass
 class Balancer:
-    """Decides when to move layers, from times that are the same on every rank.
+    """Decides when to change a division of work, from times that are the same on every rank.
 
-    A move must promise ``least_gain``, and must save more time over the next ``horizon`` steps than it costs. If the
-    next ``every`` steps do not achieve half of the promised gain, it is undone, and the next two checks are skipped.
+    A division is the bounds of the stages, or the shares of the replicas. A change must promise ``least_gain``, and
+    must save more time over the next ``horizon`` steps than it costs. If the next ``every`` steps do not achieve half
+    of the promised gain, it is undone, and the next two checks are skipped.
     """
 
     every: int = 10
     least_gain: float = 0.07
     horizon: int = 100
     moves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """Steps and bounds of all moves, including undone ones."""
+    """Steps and new divisions of all changes, including undone ones."""
     _wait: int = 0
     _before: tuple[tuple[int, ...], float, float] | None = None
-    """Bounds and step time (seconds) before the last move, and the seconds that it promised to save."""
+    """Division and step time (seconds) before the last change, and the seconds that it promised to save."""
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the next check decides if the last change stays."""
+        return self._before is not None
 
     def look(
         self,
@@ -125,6 +131,32 @@ class Balancer:
 
         costs, slowness: as ``measured_costs`` returns them. step_seconds: measured time of one step.
         """
+        better = partition(costs, slowness)
+        gain = 1 - slowest_stage(better, costs, slowness) / slowest_stage(bounds, costs, slowness)
+        return self._decide(step, bounds, better, gain, step_seconds, move_seconds)
+
+    def look_at_shares(
+        self, step: int, now: tuple[int, ...], pace: Sequence[float], step_seconds: float, least: int = 1, each: int = 1
+    ) -> tuple[int, ...]:
+        """The micro-batches of each replica to continue with; called after every ``every`` steps.
+
+        pace: seconds for a micro-batch of each replica's slowest stage. least, each: ``least`` and ``step`` of
+        ``shares``. Changing shares costs no time.
+        """
+        better = shares(sum(now), pace, least, each)
+        slowest, new = (max(count * one for count, one in zip(given, pace, strict=True)) for given in (now, better))
+        return self._decide(step, now, better, 1 - new / slowest, step_seconds, 0.0)
+
+    def _decide(
+        self,
+        step: int,
+        now: tuple[int, ...],
+        better: tuple[int, ...],
+        gain: float,
+        step_seconds: float,
+        change_seconds: float,
+    ) -> tuple[int, ...]:
+        """gain: the part of a step's time that ``better`` promises to save."""
         if self._before is not None:
             old, seconds, promised = self._before
             self._before = None
@@ -134,12 +166,9 @@ class Balancer:
                 return old
         if self._wait > 0:
             self._wait -= self.every
-            return bounds
-        better = partition(costs, slowness)
-        now = slowest_stage(bounds, costs, slowness)
-        gain = 1 - slowest_stage(better, costs, slowness) / now
-        if gain < self.least_gain or gain * step_seconds * self.horizon <= move_seconds:
-            return bounds
-        self._before = (bounds, step_seconds, gain * step_seconds)
+            return now
+        if gain < self.least_gain or gain * step_seconds * self.horizon <= change_seconds:
+            return now
+        self._before = (now, step_seconds, gain * step_seconds)
         self.moves.append((step, better))
         return better

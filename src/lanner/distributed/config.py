@@ -14,7 +14,7 @@ class AveragingConfig:
     """How replicas average their weights."""
 
     local_steps: int = 20
-    """Round length: steps of a replica between two averages of the same weights."""
+    """Round length: batches between two averages of the same weights."""
     outer_rate: float = 0.7
     """Learning rate of the outer optimiser; 1 with momentum 0 is local SGD."""
     outer_momentum: float = 0.5
@@ -22,11 +22,9 @@ class AveragingConfig:
     fragments: int = 1
     """Parts of the weights, averaged in turn and evenly spread over a round."""
     delay: int = 0
-    """Steps taken between sending a fragment and applying its average, to overlap communication; 0: wait for it."""
+    """Batches between sending a fragment and applying its average, to overlap communication; 0: wait for it."""
     compression: str = "none"
     """Compression of what is sent; see ``compressors.compressor_of``."""
-    replica_steps: tuple[int, ...] | None = None
-    """Steps per round of each replica, for devices of unequal speed; None: ``local_steps`` each."""
 
     def __post_init__(self) -> None:
         if self.local_steps < 1 or self.fragments < 1 or self.local_steps % self.fragments:
@@ -40,11 +38,6 @@ class AveragingConfig:
             raise ConfigError(f"outer_rate={self.outer_rate:g} must be above 0")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(f"outer_momentum={self.outer_momentum:g} must be at least 0 and below 1")
-        steps = self.replica_steps
-        if steps is not None and (min(steps) < 1 or (self.fragments > 1 and len(set(steps)) > 1)):
-            raise ConfigError(
-                f"replica_steps={steps}: must be at least 1 each, and equal if there are several fragments"
-            )
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class EngineConfig:
     schedule: str = "1f1b"
     """Pipeline schedule: gpipe, 1f1b, looped-bfs, interleaved, zero-bubble, zbv or dualpipev."""
     micro_batches: int = 1
-    """Micro-batches into which each rank's batch is split for the pipeline."""
+    """Micro-batches of each rank's part of a batch. With local_steps and without pipeline, each is a step."""
     bounds: tuple[int, ...] | None = None
     """Indices of the first layer of each stage, then the end of the last one; default: equal stages."""
     shares: tuple[int, ...] | None = None
@@ -71,7 +64,7 @@ class EngineConfig:
     ranks_per_rack: int = 0
     """Replicas per rack, whose gradients are summed before compression; 0: no hierarchy."""
     local_steps: int = 0
-    """Local steps of each replica between weight averages (DiLoCo); 0: gradients are summed each step."""
+    """Batches between weight averages, which replicas learn from alone (DiLoCo); 0: gradients are summed each step."""
     outer_rate: float = 0.7
     """Learning rate of the averages (outer optimiser); with 1 and momentum 0 they are plain means (local SGD)."""
     outer_momentum: float = 0.5
@@ -79,7 +72,7 @@ class EngineConfig:
     fragments: int = 1
     """Parts of the weights, averaged in turn within each round of local steps (streaming DiLoCo)."""
     delay: int = 0
-    """Steps taken while a fragment is being averaged; 0: replicas wait for each average."""
+    """Batches learned from while a fragment is being averaged; 0: replicas wait for each average."""
     engine: Literal["torch", "deepspeed"] = "torch"
     """Training engine: torch, or DeepSpeed (extra ``deepspeed``; no shards)."""
     zero: Literal[1, 2, 3] = 1
@@ -87,7 +80,7 @@ class EngineConfig:
     offload: Offload = "none"
     """What deepspeed offloads to CPU memory: none, the optimiser state, or also the weights (zero 3)."""
     balancing: bool = False
-    """Move layers between pipeline stages according to their measured times."""
+    """Move layers between pipeline stages, and micro-batches between replicas, according to measured times."""
     restarts: int = 3
     """Maximum number of times that all ranks restart from the checkpoint after one of them was killed."""
     step_timeout: float = 1800.0
@@ -139,7 +132,7 @@ class EngineConfig:
                 f"parallel.local_steps={self.local_steps} needs replicas, each with whole layers, received: "
                 f"{degrees.arithmetic}"
             )
-        for name in ("shares", "dense_steps", "ranks_per_rack", "balancing"):
+        for name in ("dense_steps", "ranks_per_rack"):
             if getattr(self, name):
                 raise ConfigError(f"parallel.{name} and parallel.local_steps exclude each other; leave one out")
         try:

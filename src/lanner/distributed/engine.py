@@ -4,6 +4,7 @@ Layers are transformed in this order: tensor → pipeline (ranks of a layer) →
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanner.distributed.averaging import Averaging
 from lanner.distributed.chain import Chain, Stage, recompute_activations
+from lanner.distributed.compiler import check_compiler
 from lanner.distributed.compressors import compressor_of
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.pipeline import Pipeline, check_bounds, even_bounds
@@ -45,8 +47,8 @@ class Engine:
         """chain: the whole model, the same on every rank; consumed.
 
         Raises:
-            ConfigError: the degrees do not fit the number of processes or the model, or package versions differ between
-                ranks.
+            ConfigError: the degrees do not fit the number of processes or the model, package versions differ between
+                ranks, or layers are to be compiled without a compiler.
         """
         self.chain, self.config, self.device = chain, config, device or torch.device("cpu")
         degrees, kind = config.degrees, schedule_kind(config.schedule)
@@ -59,19 +61,16 @@ class Engine:
             stages_per_rank=kind.stages_per_rank if degrees.pipeline > 1 else 1,
         )
         config.check()
+        if config.compile:
+            check_compiler(self.device)
         self.mesh = degrees.mesh(self.device.type)
         self.at = degrees.place(dist.get_rank())
         num_stages = degrees.pipeline * (kind.stages_per_rank if degrees.pipeline > 1 else 1)
         self.bounds = config.bounds or even_bounds(len(chain.layers), num_stages)
         check_bounds(self.bounds, len(chain.layers), num_stages)
         self.whole_shapes = trained_of(chain)
-        for first, last in pairwise(self.bounds):
-            learns = any(one.requires_grad for layer in chain.layers[first:last] for one in layer.parameters())
-            if self.whole_shapes and not learns and degrees.pipeline > 1:
-                raise ConfigError(
-                    f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
-                    "layers, or use pp 1"
-                )
+        if self.whole_shapes and degrees.pipeline > 1:
+            self._check_trained()
         if config.engine == "torch":
             check_micro_batches(config)
         if degrees.tensor > 1:
@@ -108,6 +107,18 @@ class Engine:
         return [config.micro_batches] * config.degrees.data if config.shares is None else list(config.shares)
 
     @property
+    def _micro_batches_per_update(self) -> float:
+        """Micro-batches over whose rows the gradient of an update is a mean.
+
+        FSDP averages over shards, the synchroniser sums over replicas. Replicas that train alone update their weights
+        after each micro-batch, so that faster ones, which have more of them, take more steps; but a pipeline needs
+        several micro-batches to be filled.
+        """
+        if self._averaging is None:
+            return sum(self.parts) / self.config.degrees.shards
+        return 1 if self._pipeline is None else self.micro_batches
+
+    @property
     def sent(self) -> int:
         """Bytes of gradients, or of averaged weights, that this rank has sent between replicas."""
         if self._averaging is not None:
@@ -132,6 +143,13 @@ class Engine:
         self.optimizer.state.update({one: states[one] for one in trained.values() if states.get(one)})
         if self._synchroniser is not None:
             self._synchroniser.take_over(trained, {name: one for name, one in kept.items() if name in trained})
+
+    def share(self, shares: tuple[int, ...]) -> None:
+        """From the next step on, replicas have these numbers of micro-batches, whose sum is unchanged."""
+        self.config = replace(self.config, shares=shares)
+        self._pipeline = self._make_pipeline()
+        if self._synchroniser is not None and self._synchroniser.expected is not None:
+            self._synchroniser.expected = self.micro_batches
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this rank trains, by name in the whole chain."""
@@ -162,13 +180,7 @@ class Engine:
             DivergedError: the loss is not finite; names the step and the first layer with a non-finite output.
         """
         rows = self.rows(len(ids_BL))
-        degrees = self.config.degrees
-        parts = self.micro_batches if self.config.shares is None else sum(self.config.shares) / degrees.replicas
-        # FSDP averages over shards, the synchroniser sums. With local steps, each replica has its own mean.
-        replicas = 1 if self._averaging is not None else degrees.replicas
-        scale = 1 / (parts * replicas)
-        value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, scale)
-        value /= degrees.shards * (degrees.replicas // replicas)
+        value = self._run(ids_BL[rows], mask_BL[rows], target[rows], loss, 1 / self._micro_batches_per_update)
         self._check(value, ids_BL, mask_BL)
         self._update()
         return float(value)
@@ -221,9 +233,8 @@ class Engine:
             DivergedError: the gradient is not finite, as in ``step``.
         """
         self._check(gradient_BD.sum(), ids_BL, mask_BL, "gradient of the loss")
-        degrees = self.config.degrees
-        # The gradient is of a mean over all rows; with local steps, a replica needs the mean over its own.
-        rows, scale = self.rows(len(ids_BL)), float(degrees.shards if self._averaging is None else degrees.replicas)
+        # The gradient is of a mean over all rows; an update needs the mean over its own.
+        rows, scale = self.rows(len(ids_BL)), sum(self.parts) / self._micro_batches_per_update
         held, self._held = self._held, None
 
         def loss(out: Tensor, gradient: Tensor) -> Tensor:
@@ -276,7 +287,8 @@ class Engine:
     def _load_state(self, one: nn.Parameter, full: Sequence[Tensor]) -> None:
         own, *moments = (divided_like(one, part) for part in full)
         local(one).copy_(local(own))
-        step = {"step": torch.tensor(float(self.steps))}
+        updates = 1 if self._averaging is None else self.micro_batches / self._micro_batches_per_update
+        step = {"step": torch.tensor(self.steps * float(updates))}
         self.optimizer.state[one] = step | dict(zip(MOMENTS, moments, strict=True))
 
     def _flat_slices(self) -> Iterator[tuple[str, slice]]:
@@ -287,7 +299,7 @@ class Engine:
             begin += shape.numel()
 
     def _run(self, ids_BL: Tensor, mask_BL: Tensor, target: Tensor, loss: Loss, scale: float) -> Tensor:
-        """Forward and backward pass of this rank's rows; returns the scaled loss summed over all ranks."""
+        """Forward and backward pass of this rank's rows; returns the mean loss of all micro-batches of all ranks."""
 
         def scaled(out: Tensor, one: Any) -> Tensor:
             return loss(out, one) * scale
@@ -297,6 +309,7 @@ class Engine:
         else:
             losses = self._accumulate_gradients(ids_BL, mask_BL, target, scaled)
         value = torch.stack(losses).sum() if losses and self.at["tp"] == 0 else torch.zeros((), device=self.device)
+        value /= scale * sum(self.parts)
         dist.all_reduce(value)
         return value
 
@@ -315,6 +328,8 @@ class Engine:
         for number, (ids, mask, part) in enumerate(batches):
             if isinstance(stage, FSDPModule):
                 stage.set_requires_gradient_sync(number == count - 1)
+            if number and self._averaging is not None:
+                self._step_optimizer()
             one = loss(self._with_gradient(ids, mask), part)
             self._backward(one)
             losses.append(one.detach())
@@ -332,11 +347,14 @@ class Engine:
             sum_partial_gradients(self.trained(), self.mesh["tp"])
         if self._synchroniser is not None:
             self._synchroniser.finish()
+        self._step_optimizer()
+        if self._averaging is not None:
+            self._averaging.after_batch(self.micro_batches, sum(self.parts))
+        self.steps += 1
+
+    def _step_optimizer(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self._averaging is not None:
-            self._averaging.after_step()
-        self.steps += 1
 
     @torch.no_grad()
     def _forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor | None:
@@ -370,6 +388,15 @@ class Engine:
         number = int(first)
         return f"layer {number}" if number < len(self.chain.layers) else "after the last layer"
 
+    def _check_trained(self) -> None:
+        for first, last in pairwise(self.bounds):
+            layers = self.chain.layers[first:last]
+            if not any(one.requires_grad for layer in layers for one in layer.parameters()):
+                raise ConfigError(
+                    f"layers {first} to {last - 1} are a stage of the pipeline and none of them is trained; train more "
+                    "layers, or use pp 1"
+                )
+
     def _divide_layers(self) -> None:
         for layer in self.chain.layers:
             divide_layer(layer, self.chain.family, self.mesh["tp"])
@@ -388,16 +415,13 @@ class Engine:
         for stage in self.stages.values():
             if degrees.shards > 1:
                 fully_shard(stage, mesh=self.mesh["shard"], reshard_after_forward=degrees.pipeline == 1)
-        self._pipeline = None
-        if degrees.pipeline > 1:
-            self._pipeline = Pipeline(
-                self.stages,
-                self._num_stages,
-                self._kind,
-                self.micro_batches,
-                self.mesh["pp"].get_group(),
-                self.device,
-            )
+        self._pipeline = self._make_pipeline()
+
+    def _make_pipeline(self) -> Pipeline | None:
+        if self.config.degrees.pipeline == 1:
+            return None
+        group = self.mesh["pp"].get_group()
+        return Pipeline(self.stages, self._num_stages, self._kind, self.micro_batches, group, self.device)
 
     def _make_racks(self) -> Racks | None:
         degrees, size = self.config.degrees, self.config.ranks_per_rack

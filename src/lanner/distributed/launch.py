@@ -22,17 +22,23 @@ def check_settings(config: EngineConfig) -> None:
     """Validate settings before a model or data are read.
 
     Raises:
-        ConfigError: an unknown name, or incompatible settings. MissingExtraError: DeepSpeed is not installed.
+        ConfigError: an unknown name, incompatible settings, or no compiler.
+        MissingExtraError: DeepSpeed is not installed.
     """
+    import torch
+
+    from lanner.distributed.compiler import check_compiler
     from lanner.distributed.compressors import compressor_of
-    from lanner.distributed.migration import check_movable
+    from lanner.distributed.migration import check_balancing
     from lanner.distributed.schedules import check_micro_batches, schedule_kind
     from lanner.distributed.zero import check_zero
 
     schedule_kind(config.schedule)
     compressor_of(config.compression)
     if config.balancing:
-        check_movable(config)
+        check_balancing(config)
+    if config.compile:
+        check_compiler(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if config.engine == "deepspeed":
         check_zero(config)
     else:

@@ -1,8 +1,12 @@
-"""Moves layers between pipeline stages during training: weights, optimiser state and compression residuals."""
+"""Balances load during training: moves layers between pipeline stages, and micro-batches between replicas.
+
+Layers move with weights, optimiser state and compression residuals.
+"""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +17,7 @@ from lanner.distributed.balance import Balancer, measured_costs
 from lanner.distributed.chain import Chain
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.engine import Engine
-from lanner.distributed.schedules import schedule_kind
+from lanner.distributed.schedules import schedule_kind, share_steps
 from lanner.distributed.stamps import Stamp, seconds_between, stamp
 from lanner.distributed.tensor import local
 from lanner.errors import ConfigError
@@ -107,23 +111,41 @@ def expected_costs(chain: Chain) -> list[float]:
     return [cost / max(costs) for cost in costs]
 
 
-def check_movable(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` unless layers can be moved: a pipeline with one stage per rank, not sharded."""
+def can_move_layers(config: EngineConfig) -> bool:
+    """Whether layers can be moved: a pipeline with one stage per rank, in replicas that train together."""
     degrees = config.degrees
-    if degrees.pipeline == 1 or schedule_kind(config.schedule).stages_per_rank > 1 or degrees.shards > 1:
+    one_stage = degrees.pipeline > 1 and schedule_kind(config.schedule).stages_per_rank == 1
+    return one_stage and degrees.shards == 1 and not config.local_steps
+
+
+def can_share(config: EngineConfig) -> bool:
+    """Whether micro-batches can be moved between replicas: some have more than the schedule needs."""
+    degrees, (least, each) = config.degrees, share_steps(schedule_kind(config.schedule), config.degrees.pipeline)
+    total = sum(config.shares or [config.micro_batches] * degrees.replicas)
+    enough = total >= least * degrees.replicas + each and total % each == 0
+    return degrees.replicas > 1 and degrees.shards == 1 and enough
+
+
+def check_balancing(config: EngineConfig) -> None:
+    """Raises ``ConfigError`` if neither layers nor micro-batches can be moved."""
+    if not can_move_layers(config) and not can_share(config):
         raise ConfigError(
-            f"layers can be moved with pp above 1, one stage per rank (gpipe, 1f1b) and shard 1; received "
-            f"{degrees.arithmetic}, {config.schedule}"
+            "parallel.balancing: layers can be moved with pp above 1, one stage per rank (gpipe, 1f1b), shard 1 and no "
+            "local_steps, micro-batches with replicate above 1, shard 1 and larger parallel.micro_batches; received "
+            f"{config.degrees.arithmetic}, {config.schedule}, micro_batches={config.micro_batches}"
         )
 
 
 class LoadBalancing:
-    """Measures an engine's layers and moves them between stages when ``Balancer`` says so."""
+    """Measures an engine's layers, and moves them between stages, or micro-batches between replicas, if it pays."""
 
     def __init__(self, engine: Engine, balancer: Balancer | None = None) -> None:
-        """Raises ``ConfigError`` as ``check_movable`` does."""
-        check_movable(engine.config)
+        """Raises ``ConfigError`` as ``check_balancing`` does."""
+        check_balancing(engine.config)
         self.balancer = balancer or Balancer()
+        """Decides on layers."""
+        self.sharing = replace(self.balancer, moves=[])
+        """Decides on micro-batches."""
         self._expected = expected_costs(engine.chain)
         self.engine, self._clock = engine, LayerClock(engine.device)
         self._started, self._counted, self._move_seconds = time.perf_counter(), 0, 0.0
@@ -141,23 +163,46 @@ class LoadBalancing:
             self._rebalance()
 
     def _rebalance(self) -> None:
-        engine, balancer = self.engine, self.balancer
-        layers = len(self._expected)
-        measured = torch.zeros(layers + 2, dtype=torch.float64)
-        for number, seconds in self._clock.take().items():
-            measured[number] = seconds / balancer.every
-        measured[layers] = (time.perf_counter() - self._started) / balancer.every
-        measured[layers + 1] = self._move_seconds
-        # The same on every rank; the slowest replica counts.
+        layers, replicas = len(self._expected), self.engine.config.degrees.replicas
+        measured, own = torch.zeros(layers + replicas + 2, dtype=torch.float64), self._clock.take()
+        for number, seconds in own.items():
+            measured[number] = seconds / self.balancer.every
+        passes = self.balancer.every * self.engine.micro_batches
+        measured[layers + self.engine.at["replicate"]] = sum(own.values()) / passes
+        measured[-2] = (time.perf_counter() - self._started) / self.balancer.every
+        measured[-1] = self._move_seconds
+        # The same on every rank; of layers the slowest replica counts, of replicas the slowest stage.
         dist.all_reduce(measured, dist.ReduceOp.MAX)
-        *layer_seconds, step_seconds, move_seconds = measured.tolist()
-        costs, slowness = measured_costs(layer_seconds, self._expected, engine.bounds)
-        new = balancer.look(engine.steps, engine.bounds, costs, slowness, step_seconds, move_seconds)
-        if new != engine.bounds:
-            started = time.perf_counter()
-            move_layers(engine, new)
-            self._move_seconds = time.perf_counter() - started
+        *seconds_of, step_seconds, move_seconds = measured.tolist()
+        # One kind of change at a time, so that its gain can be told.
+        moved = not self.sharing.is_trying and self._look_at_layers(seconds_of[:layers], step_seconds, move_seconds)
+        if not moved and not self.balancer.is_trying:
+            self._look_at_shares(seconds_of[layers:], step_seconds)
         self._started = time.perf_counter()
+
+    def _look_at_layers(self, seconds: Sequence[float], step_seconds: float, move_seconds: float) -> bool:
+        """Move layers if it pays; returns whether any were moved."""
+        engine = self.engine
+        if not can_move_layers(engine.config):
+            return False
+        costs, slowness = measured_costs(seconds, self._expected, engine.bounds)
+        new = self.balancer.look(engine.steps, engine.bounds, costs, slowness, step_seconds, move_seconds)
+        if new == engine.bounds:
+            return False
+        started = time.perf_counter()
+        move_layers(engine, new)
+        self._move_seconds = time.perf_counter() - started
+        return True
+
+    def _look_at_shares(self, pace: Sequence[float], step_seconds: float) -> None:
+        engine, config = self.engine, self.engine.config
+        if not can_share(config):
+            return
+        least, each = share_steps(schedule_kind(config.schedule), config.degrees.pipeline)
+        now = tuple(engine.parts)
+        new = self.sharing.look_at_shares(engine.steps, now, pace, step_seconds, least, each)
+        if new != now:
+            engine.share(new)
 
 
 def move_layers(engine: Engine, bounds: tuple[int, ...]) -> None:
