@@ -361,22 +361,30 @@ def keep_networks(model: str, recommender: Any, split: Any, begun: float, keep: 
 
     trainer = recommender.trainer
     assert isinstance(trainer, Trainer)
-    qualities = [trainer.qualities.get("head", trainer.qualities["weights"])]
+    qualities = [_qualities_of(trainer)]
     seconds, heads, others = time.perf_counter() - begun, [], []
     for name in FUSION_NAMES[1:] if model == "fusion" else ():
         begun = time.perf_counter()
         heads.append(recommender.with_fusion(name.removeprefix("fusion-"), split.validation))  # type: ignore[arg-type]
-        qualities.append(trainer.qualities["head"])
+        qualities.append(_qualities_of(trainer))
         others.append(time.perf_counter() - begun)
     begun = time.perf_counter()
     recommender.refit(split.refit)
     seconds += time.perf_counter() - begun
-    keep(FUSION_NAMES[0] if model == "fusion" else model, recommender, seconds, validation_ndcg_at_10=qualities[0])
+    keep(FUSION_NAMES[0] if model == "fusion" else model, recommender, seconds, **qualities[0])
     for name, head, quality, more in zip(FUSION_NAMES[1:], heads, qualities[1:], others, strict=False):
         # The views are shared, so a variant's cost is theirs plus its own head's.
         recommender.network.fusion, recommender.config = head.network.fusion, head.config
         whole = recommender.load_state(*recommender.state(), split.refit)
-        keep(name, whole, seconds + more, validation_ndcg_at_10=quality)
+        keep(name, whole, seconds + more, **quality)
+
+
+def _qualities_of(trainer: Any) -> dict[str, float]:
+    """NDCG@10 on validation of what is served, and of the ranking head once trained, also if it was not kept."""
+    trained = trainer.trained_qualities.get("head")
+    return {"validation_ndcg_at_10": trainer.qualities.get("head", trainer.qualities["weights"])} | (
+        {} if trained is None else {"validation_ndcg_at_10_of_head": trained}
+    )
 
 
 def _svds_beside(cell: Cell, model: str, dataset: Any, fit_seconds: float) -> dict[str, float]:

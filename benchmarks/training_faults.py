@@ -64,7 +64,7 @@ def worker(folder: str, parts: int) -> None:
         step += 1
         if rank == 0:
             with (place / "steps").open("a") as file:
-                file.write(json.dumps({"step": step, "loss": loss, "ranks": ranks}) + "\n")
+                file.write(json.dumps({"step": step, "loss": loss, "ranks": ranks, "at": time.time()}) + "\n")
         kept.save()
         kept.finish()
         time.sleep(PAUSE)
@@ -139,8 +139,12 @@ class Run:
                 raise RuntimeError(f"the ranks ended: {self._log.read_text()[-2000:]}")
             time.sleep(0.1)
 
-    def end(self) -> dict[str, Any]:
-        """Tell the ranks to stop after their step; the outcome of the run."""
+    def end(self, losses: list[float]) -> dict[str, Any]:
+        """Tell the ranks to stop after their step; the outcome of the run.
+
+        losses: when ranks or a node were lost, by ``time.time``. timeline: each logged step with its seconds since the
+        first one and the ranks that took it, and the losses in those seconds.
+        """
         (self.folder / "over").touch()
         codes = [agent.wait(timeout=300) for agent in self._agents]
         lines = self.lines()
@@ -151,6 +155,10 @@ class Run:
             "most_repeated_at_once": max(again),
             "loss": lines[-1]["loss"],
             "exit_code": codes[0],
+            "timeline": {
+                "steps": [[round(one["at"] - lines[0]["at"], 2), one["step"], one["ranks"]] for one in lines],
+                "lost_at_s": [round(one - lines[0]["at"], 2) for one in losses],
+            },
         }
 
     def kill_node(self, agent: "subprocess.Popen[bytes]") -> None:
@@ -173,18 +181,18 @@ def killed(ranks: int, seconds: float, every: float) -> dict[str, Any]:
         try:
             run.start(ranks)
             run.wait(lambda: bool(run.lines()))
-            begun, kills, recoveries = time.time(), 0, []
-            while (due := begun + every * (kills + 1)) < begun + seconds + 1:
+            begun, kills, recoveries = time.time(), [], []
+            while (due := begun + every * (len(kills) + 1)) < begun + seconds + 1:
                 run.wait(lambda due=due: time.time() >= due and len(run.pids()) == ranks)
-                victim = int((Path(name) / f"pid-{kills % ranks}").read_text())
+                victim = int((Path(name) / f"pid-{len(kills) % ranks}").read_text())
                 for told in run.pids():
                     told.unlink()  # the id may be reused by another process
                 at, steps = time.time(), len(run.lines())
                 os.kill(victim, signal.SIGKILL)
-                kills += 1
+                kills.append(at)
                 run.wait(lambda steps=steps: len(run.pids()) == ranks and len(run.lines()) > steps + 1)
                 recoveries.append(time.time() - at)
-            return {"kills": kills, **run.end(), "recovery_s": sorted(recoveries)[len(recoveries) // 2]}
+            return {"kills": len(kills), **run.end(kills), "recovery_s": sorted(recoveries)[len(recoveries) // 2]}
         finally:
             run.stop()
 
@@ -201,13 +209,14 @@ def elastic(ranks: int, steps: int) -> dict[str, Any]:
             run.start(ranks // 2, "1:2")
             other = run.start(ranks // 2, "1:2")
             reaches(ranks, steps // 3)
+            lost = time.time()
             run.kill_node(other)
             reaches(ranks // 2, 2 * steps // 3)
             run.start(ranks // 2, "1:2")
             reaches(ranks, steps)
             worlds = [run.lines()[0]["ranks"]]
             worlds += [line["ranks"] for before, line in pairwise(run.lines()) if before["ranks"] != line["ranks"]]
-            return {"ranks": worlds, **run.end()}
+            return {"ranks": worlds, **run.end([lost])}
         finally:
             run.stop()
 

@@ -1,5 +1,6 @@
 """The settings search: what it fits on, what it keeps, and what it writes."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,7 @@ def search(tmp_path, events):
     space = tmp_path / "space.toml"
     space.write_text(EASE)
 
-    def run(name="tuned.toml", settings=None, finished=lambda _: None, **options):
+    def run(name="tuned.toml", settings=None, finished=lambda *_: None, **options):
         config = with_options(RunConfig(), {"model": "ease", "data.path": str(events), **(settings or {})})
         return tune(
             config, Search(**{"space": space, "out": tmp_path / name, "trials": 6, **options}), finished=finished
@@ -51,7 +52,7 @@ def made(trials):
 
 def test_the_best_trial_becomes_a_file_of_settings(search, tmp_path, events):
     told = []
-    trials = search(settings={"split.seed": 3}, finished=told.append)
+    trials = search(settings={"split.seed": 3}, finished=lambda done, _: told.append(done))
     best = best_of(trials)
     assert [len(one) for one in told] == [1, 2, 3, 4, 5, 6]
     assert best.value == max(one.value for one in trials) > min(one.value for one in trials)
@@ -161,6 +162,20 @@ def test_no_trial_begins_after_the_time_is_over(search):
         search("other.toml", seconds=0.0)
 
 
+def test_loading_does_not_count_as_time_of_the_search(search, monkeypatch):
+    read, elapsed = searching.read, []
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        return read(*arguments)
+
+    monkeypatch.setattr(searching, "read", slowly)
+    monkeypatch.setattr(searching, "_measured", lambda *_: 0.5)
+    before = time.perf_counter()
+    assert search(trials=1, seconds=0.2, finished=lambda _, seconds: elapsed.append(seconds))
+    assert elapsed[0] < time.perf_counter() - before - 0.3
+
+
 def test_a_study_of_something_else_is_refused(search, tmp_path, events):
     search(trials=1)
     (tmp_path / "other.toml").write_text(EASE.replace("1000", "100"))
@@ -193,7 +208,7 @@ def test_two_searches_at_once_do_not_share_a_study(search, monkeypatch):
 
 
 def test_ctrl_c_between_two_trials_keeps_those_that_are_done(search):
-    def finished(done):
+    def finished(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match=r"\.study: 1; run the same command again to resume"):

@@ -190,6 +190,8 @@ def read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
     dataset = load_dataset(config.data)
     for warning in dataset.warnings:
         announce(f"warning: {warning}")
+    if dataset.unread:
+        announce(f"columns not read: {', '.join(dataset.unread)}")
     if dataset.rejected:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejected.items())
         announce(f"rejected rows: {reasons}; to see them: lanner data describe {path} --rejected rejected.parquet")

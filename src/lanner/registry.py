@@ -47,8 +47,14 @@ FIXED: dict[str, dict[str, dict[str, Any]]] = {
 """Settings implied by a model's name, by section; they cannot be overridden."""
 
 
+def _check_torch(config: RunConfig) -> None:
+    """Raises ``MissingExtraError`` if torch is missing; the extra it names also has what reads texts, if needed."""
+    extra = "language" if "language" in views_of(config) else "train"
+    optional_module("torch", "torch", extra, f"the model '{config.model}'")
+
+
 def _neural(config: RunConfig, folder: Path | None) -> Recommender:
-    optional_module("torch", "torch", "train", f"the model '{config.model}'")
+    _check_torch(config)
     from lanner.models.neural import NeuralRecommender
     from lanner.training.loop import Trainer
 
@@ -57,7 +63,7 @@ def _neural(config: RunConfig, folder: Path | None) -> Recommender:
 
 
 def _hybrid(config: RunConfig, folder: Path | None) -> Recommender:
-    optional_module("torch", "torch", "train", f"the model '{config.model}'")
+    _check_torch(config)
     from lanner.models.hybrid.model import HybridRecommender
     from lanner.models.neural import NeuralRecommender
     from lanner.training.joining import Joiner
@@ -240,7 +246,7 @@ def _check_machine(config: RunConfig) -> None:
     if config.model == "ials" and find_spec("implicit") is None:
         raise MissingExtraError("implicit", "baselines", "the model 'ials'")
     if config.model not in CLOSED_FORMS:
-        optional_module("torch", "torch", "train", f"the model '{config.model}'")
+        _check_torch(config)
         from lanner.training.loop import device_of
         from lanner.training.tracking import check_log
 

@@ -72,7 +72,7 @@ class Search:
     trials: int = 30
     """Total number of trials, including failed ones and those of earlier calls."""
     seconds: float | None = None
-    """No trial starts after this many seconds of a call; None: no limit."""
+    """No trial starts this many seconds after a call's first one; None: no limit. Loading the data does not count."""
     seed: int = 0
 
     @property
@@ -85,7 +85,7 @@ def tune(
     config: RunConfig,
     search: Search,
     announce: Announce = lambda _: None,
-    finished: Callable[[list[Trial]], None] = lambda _: None,
+    finished: Callable[[list[Trial], float], None] = lambda *_: None,
 ) -> list[Trial]:
     """Fit on the split's training events, evaluate on its validation events, and write the best settings to a file.
 
@@ -96,7 +96,7 @@ def tune(
         config: the settings that are not searched.
         search: search space, budget and output.
         announce: called with a line for each stage that begins.
-        finished: called after each trial, with all trials so far.
+        finished: called after each trial, with all trials so far and the seconds since this call's first one began.
 
     Returns:
         All trials of the study, in order.
@@ -107,7 +107,6 @@ def tune(
         Interrupted: Ctrl-C; finished trials are kept. StorageError: a file cannot be written.
         MissingExtraError: Optuna, or a package that the model needs, is not installed.
     """
-    begun = time.perf_counter()
     optional_module("optuna", "optuna", "tune", "lanner tune")
     k, space, out = _cutoff(search.metric), read_space(search.space, config), search.out
     check_writable(out.parent, str(out), "another --out")
@@ -124,7 +123,7 @@ def tune(
         study = _Study(search, space, _made_with(plan, dataset, search, space))
         announce(f"trials in {search.study}: {len(study.trials())}")
         done = _run_trials(
-            study, search, begun, lambda settings: _measured(plan, settings, validation, search.metric, k), finished
+            study, search, lambda settings: _measured(plan, settings, validation, search.metric, k), finished
         )
     best = best_of(done)
     if best is None:
@@ -144,17 +143,17 @@ def tune(
 def _run_trials(
     study: "_Study",
     search: Search,
-    begun: float,
     measure: Callable[[dict[str, Any]], float],
-    finished: Callable[[list[Trial]], None],
+    finished: Callable[[list[Trial], float], None],
 ) -> list[Trial]:
-    """Run the trials that the study still lacks; returns all of them. begun: when the search's seconds started."""
+    """Run the trials that the study still lacks; returns all of them."""
+    begun = time.perf_counter()
     done = study.trials()
     try:
         while len(done) < search.trials and (search.seconds is None or time.perf_counter() - begun < search.seconds):
             study.make_trial(measure)
             done = study.trials()
-            finished(done)
+            finished(done, time.perf_counter() - begun)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
             f"stopped; trials kept in {search.study}: {len(done)}; run the same command again to resume"

@@ -144,6 +144,8 @@ def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
     [
         (("--rank", "4"), "adaptation.rank=4 changes nothing in this run; add --adapt lora"),
         (("--set", "adaptation.epochs=3"), "adaptation.epochs=3 changes nothing in this run; add --adapt lora"),
+        (("--rank", "8"), "--rank 8 changes nothing in this run; add --adapt lora"),
+        (("--model", "ease", "--rank", "8"), "--rank 8 changes nothing in this run; the model 'ease' has"),
         (("--adapt", "full", "--rank", "4"), "adaptation.rank=4 changes nothing in this run; use --adapt lora"),
         (("--engine", "deepspeed"), "parallel.engine=deepspeed changes nothing in this run; add --nproc"),
         (("--adapt", "lora", "--set", "parallel.compression=int8"), "parallel.compression=int8 changes nothing"),

@@ -12,6 +12,11 @@ def test_a_text_that_the_model_does_not_read_is_said_to_have_no_effect(ask, bund
     assert json.loads(out)["stages"]
 
 
+def test_an_unknown_runtime_is_refused_even_if_the_model_reads_no_texts(ask, bundle):
+    said = complaint(ask("profile", bundle, "--requests", "2", "--text", "slow films", "--backend", "nonsense"))
+    assert "unknown backend 'nonsense'; choose one of torch, " in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -101,6 +101,13 @@ def test_rejected_rows_are_said_with_their_reasons(ask, tmp_path):
         assert json.loads(out)["rejected"] == {"missing item id": 1, "missing user id": 1}
 
 
+def test_columns_that_are_not_read_are_said(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", [(*event, "Bed", "red") for event in EVENTS], "user,item,titel,colour")
+    code, _, err = ask("train", events, "--model", "item-knn", "--out", "b")
+    assert code == 0
+    assert "columns not read: titel, colour\n" in err
+
+
 def test_what_ratings_are_taken_for_is_said_and_can_be_set(ask, tmp_path):
     rows = [(*event, str(1 + place % 5)) for place, event in enumerate(EVENTS)]
     events = csv(tmp_path / "ratings.csv", rows, "user,item,rating")

@@ -171,6 +171,7 @@ def test_ties_to_nobody_known_are_no_broken_file(tmp_path):
     data = load(tmp_path)
     assert data.rejected == {"tie to an unknown user": 1}
     assert len(data.ties.values) == 0
+    assert data.warnings == ("1 of 1 ties were rejected: 1 tie to an unknown user (s.net, line 2)",)
 
 
 def test_links_that_cannot_be_used_are_counted(tmp_path):
@@ -184,6 +185,8 @@ def test_links_that_cannot_be_used_are_counted(tmp_path):
     assert data.rejected == {
         "link to an unknown item": 1, "link to itself": 1, "link given twice": 1, "link without an id": 1
     }  # fmt: skip
+    (warning,) = data.warnings
+    assert warning.startswith("4 of 5 links were rejected: 1 link given twice (r.csv, line 3)")
     assert [data.links[row].tolist() for row in range(2)] == [[1], []]
     assert data.item_ids == ["x", "y"]
 

@@ -105,6 +105,8 @@ def test_what_was_decided_is_said():
         "ratings of 0.5–5: 3 or more are positive and weigh in proportion to their size; "
         "2 of 5 events are negative feedback: excluded from lists, never a reason"
     )
+    unrated = weighed(0.5, 3, 5, None, None)
+    assert "; 2 without a value weigh 1; 1 of 5 events" in Feedback.decide(unrated).describe(unrated)
     plain = replace(interactions, weight=None)
     assert Feedback.decide(plain).describe(plain) == "every event is positive"
     hidden = replace(plain, behaviours=("hide", "view"), behaviour=np.array([0, 1, 1, 1, 1], np.uint8))

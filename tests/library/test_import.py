@@ -64,10 +64,11 @@ for model in (lanner.Random(), lanner.Popularity(), lanner.EASE(), lanner.GraphF
 assert lanner.evaluate(model, split.test, ["ndcg@3"]).metrics
 loaded = lanner.load(model.save(folder / "bundle"))
 assert loaded.recommend(users=[1], k=2).equals(model.recommend(users=[1], k=2))
-try:
-    lanner.GNN().fit(split.train)
-except lanner.MissingExtraError as error:
-    print(error)
+for model in (lanner.GNN(), lanner.Hybrid()):
+    try:
+        model.fit(split.train)
+    except lanner.MissingExtraError as error:
+        print(error)
 
 from lanner.cli.main import app
 app(["recommend", str(folder / "bundle"), "--user", "1"], standalone_mode=False)
@@ -87,3 +88,4 @@ assert "torch" not in sys.modules
     pytest.importorskip("faiss")
     told = run(program, str(tmp_path))
     assert "the model 'gnn' needs the package 'torch'; install it with: pip install 'lanner[train]'" in told
+    assert "the model 'hybrid' needs the package 'torch'; install it with: pip install 'lanner[language]'" in told

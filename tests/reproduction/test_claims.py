@@ -1,11 +1,17 @@
 """Claims and figures: verdicts, and that every place a claim names can hold a figure."""
 
+import argparse
+import importlib
 import json
+import re
+import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from lanner.data.published import published
 from lanner.errors import ConfigError
 from lanner.reproduction.claims import Claim, judge, read_claims, read_results
 
@@ -115,6 +121,19 @@ def test_the_commit_is_that_of_the_row_and_the_date_that_of_the_file():
     assert judge(CLAIM, results(1)).commit == "abc"
 
 
+def test_a_mean_of_splits_and_the_interval_of_the_first_are_called_so():
+    claim = replace(CLAIM, at=("row", "good"))
+    row = {"good": 0.6, "seeds": 3, "ci95": {"good": [0.5, 0.7]}}
+    assert judge(claim, results(0, row=row)).protocol == "alone; mean of 3 splits, interval over the users of the first"
+    assert judge(claim, results(0, row={"good": 0.6, "seeds": 3})).protocol == "alone; mean of 3 splits"
+    assert judge(claim, results(0, row={"good": 0.6})).protocol == "alone"
+
+
+def test_what_is_not_measured_says_why():
+    assert judge(CLAIM, {}).reason == "The result file has no such row; the command measures it."
+    assert judge(replace(CLAIM, note="No board."), {}).reason == "No board."
+
+
 def test_the_claims_are_whole():
     told = read_claims()
     measured = {one.file for one in told.experiments}
@@ -127,6 +146,49 @@ def test_the_claims_are_whole():
         assert claim.file in measured
     for one in told.experiments:
         assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
+
+
+COMMANDS = sorted(
+    {arguments for one in read_claims().experiments for arguments in (one.command, one.quick) if arguments}
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_command_of_an_experiment_is_understood(command, monkeypatch):
+    """Its module exists and its parser takes the arguments; nothing is measured."""
+    module = importlib.import_module(f"benchmarks.{command[0]}")
+    if not hasattr(module, "argparse"):
+        assert command[1:] == ()
+        return
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(self, *arguments):
+        raise Understood(parse(self, *arguments))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *command[1:]])
+    with pytest.raises(Understood):
+        module.main()
+
+
+class Understood(Exception):
+    pass
+
+
+def test_the_quick_form_names_rows_of_the_suite():
+    from benchmarks._quality_settings import CELLS
+
+    rows = {f"{cell.dataset}/{cell.protocol}/{model}" for cell in CELLS["foundation"] for model in cell.models}
+    quick = next(one.quick for one in read_claims().experiments if one.file == "quality_foundation")
+    assert {name for option, name in pairwise(quick) if option == "--only"} <= rows
+
+
+def test_datasets_that_notes_name_can_be_asked_for():
+    told = read_claims()
+    named = {name for one in told.claims for name in re.findall(r"`lanner data fetch ([\w-]+)`", one.note)}
+    assert named
+    for name in named:
+        assert name in published()
 
 
 NOT_RESULTS = ["", "[]", "{}", '{"results": {}}', "nonsense", '{"results": [], "commit": "a", "date": ""}']

@@ -95,5 +95,5 @@ def test_quick_runs_short_forms_alone(checkout, tmp_path):
 
 
 def test_without_benchmarks_it_says_where_to_run(tmp_path):
-    with pytest.raises(ConfigError, match="run it in a checkout of Lanner, or give --from-results"):
+    with pytest.raises(ConfigError, match="run it in a checkout of Lanner, or give --checkout FOLDER"):
         run(THREE, tmp_path, tmp_path / "results", lambda line: None, quick=False)

@@ -123,6 +123,29 @@ def test_heads_with_equal_rows_are_marked_as_fallen_back(recorded):
     assert {"fusion-concat (fell back)", "fusion-gated (fell back)", "fusion-cross-attention", "gnn"} <= set(models)
 
 
+def test_the_trained_head_stands_beside_what_is_served_on_validation(recorded):
+    path = (*SMALL, "fusion-gated", "validation_ndcg_at_10_of_head")
+    (fusions,) = [
+        one for one in tables_of(changed(recorded, "quality_foundation", path, 0.1234)) if "joining" in one.question
+    ]
+    shown = {row[1].split(" ")[0]: row[-1] for row in fusions.rows if row[0] == "/".join(SMALL)}
+    served = recorded["quality_foundation"]["results"][SMALL[0]][SMALL[1]]["fusion-gated"]["validation_ndcg_at_10"]
+    assert shown["fusion-gated"] == f"{served:.4f}, 0.1234"
+    assert shown["gnn"] == "–"
+
+
+def test_training_while_ranks_are_killed_is_a_timeline():
+    timeline = {"steps": [[0, 1, 8], [5, 2, 8], [9, 2, 4], [12, 3, 4]], "lost_at_s": [6.5]}
+    runs = {"killed": {"timeline": timeline | {"lost_at_s": [6.5, 9.5]}}, "elastic": {"timeline": timeline}}
+    entry = {"results": runs, "commit": "abc", "date": "2026-11-30"}
+    (picture,) = everything_of({"training_faults": entry})[2]
+    assert "finished step" in picture.caption
+    assert {"8 ranks", "4 ranks", "ranks lost"} <= set(re.findall(r">([^<>]+)</text>", picture.svg))
+    assert json.loads(picture.data)["half of the ranks lost for a while"] == timeline
+    del runs["elastic"]["timeline"]
+    assert everything_of({"training_faults": entry})[2] == []
+
+
 def test_windows_are_listed_one_by_one_with_the_interval_of_all(recorded):
     (shift,) = [one for one in tables_of(recorded) if "decay" in one.question]
     windows = recorded["quality_published"]["results"]["windows"]["ml-latest-small"]["1"]

@@ -39,6 +39,15 @@ def test_a_file_is_no_folder_for_a_report(tmp_path):
     assert "notes is not a writable folder" in done.stderr
 
 
+def test_a_folder_without_result_files_is_refused(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    command = [sys.executable, "-m", "lanner", "reproduce", "--from-results", "--results", str(tmp_path)]
+    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"lanner: {tmp_path}: no result files; give the folder of result files with --results\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_claim_is_in_both_forms_with_its_verdict():
     claims, results = read_claims(), read_results(RESULTS)
     written, summary = html(claims, results, []), markdown(claims, results)
@@ -51,6 +60,12 @@ def test_each_claim_is_in_both_forms_with_its_verdict():
     assert written.count("class=verdict") == len(claims.claims)
     assert "| `python -m benchmarks.quality --suite foundation` |" in summary
     assert f"about {claims.hours:.0f} hours on 2 cores" in summary
+
+
+def test_the_time_of_the_short_form_is_stated_once_it_is_measured():
+    entry = {"results": {"reproduce_quick": {"minutes": 7.25}}, "commit": "abc", "date": "2026-11-30"}
+    assert "on 2 cores, the short form (--quick) 7.2 minutes." in markdown(read_claims(), {"house": entry})
+    assert "on 2 cores." in markdown(read_claims(), {})
 
 
 def test_help_states_the_total_time():

@@ -342,5 +342,7 @@ def test_a_trainer_that_does_not_fuse_trains_the_views_alone():
     for trainer in (whole, views):
         model = NeuralRecommender(NETWORK, trainer).fit(small_world())
     assert set(whole.qualities) == {"graph", "language", "weights", "head"}
+    assert whole.trained_qualities["graph"] == whole.qualities["graph"]
+    assert whole.trained_qualities["head"] <= whole.qualities["head"]
     assert set(views.qualities) == {"graph", "language"}
     assert (model.network.fusion.get_buffer("weights") == 1).all()

@@ -33,8 +33,9 @@ def reproduce(
 ) -> None:
     """Measure what the papers claim, and write a report: each claim, the paper's number, ours, and a verdict.
 
-    Without options every experiment runs, which takes about 17 hours on 2 cores; Ctrl-C stops, and the same command
-    resumes. The page report.html needs no network; report.md says the same in Markdown. Pictures need the extra plot.
+    Without options every experiment runs, which takes about 18 hours on 2 cores; Ctrl-C stops, and the same command
+    resumes. Experiments and recorded results are in a checkout of Lanner. The page report.html needs no network;
+    report.md says the same in Markdown. Pictures need the extra plot.
 
     \b
     Examples:
@@ -42,7 +43,7 @@ def reproduce(
       lanner reproduce --quick --out quick-report
       lanner reproduce
     """
-    from lanner.errors import LannerError
+    from lanner.errors import ConfigError, LannerError
     from lanner.files import check_writable, write_file
     from lanner.reproduction import experiments, report
     from lanner.reproduction.claims import read_claims, read_results
@@ -56,6 +57,8 @@ def reproduce(
     if not from_results:
         failed = experiments.run(claims.experiments, checkout, folder, stages, quick=quick)
     read = read_results(folder)
+    if from_results and not read:
+        raise ConfigError(f"{folder}: no result files; give the folder of result files with --results")
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "report.html", report.html(claims, read, pictures_of(read)).encode())
     write_file(out / "report.md", report.markdown(claims, read).encode())

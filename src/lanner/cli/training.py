@@ -69,7 +69,7 @@ def run(
         "adaptation.rank": rank,
     }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
-    outcome = _fit(settings, out, context.obj, refit=refit)
+    outcome = _fit(settings, out, context.obj, rank, refit=refit)
     examples = _examples(outcome, example_users(outcome.bundle.dataset, DEMO_USERS))
     if as_json:
         console.show_json({**_facts(outcome), **outcome.bundle.manifest["metrics"], "recommendations": examples})
@@ -126,7 +126,7 @@ def train(
         "adaptation.rank": rank,
     }
     settings = _divided(chosen_settings(config, seed, device, chosen, overrides), nproc, parallel)
-    outcome = _fit(settings, out, context.obj)
+    outcome = _fit(settings, out, context.obj, rank)
     line = f"Wrote the bundle {out}, fitted on all events. Ask it: lanner recommend {out} --user ID"
     console.show_result(_facts(outcome), line, as_json=as_json)
 
@@ -273,21 +273,27 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
     return config
 
 
-def _check_used(config: "RunConfig") -> None:
-    """Raises ``ConfigError`` for settings without effect, ``StorageError`` for an output that cannot be written."""
+def _check_used(config: "RunConfig", rank: int | None) -> None:
+    """Raises ``ConfigError`` for settings without effect, ``StorageError`` for an output that cannot be written.
+
+    rank: the option as given.
+    """
     from lanner.files import check_writable
     from lanner.registry import views_of
 
     adaptation, parallel = config.adaptation, config.parallel
     defaults = type(adaptation)(seed=adaptation.seed)  # a seed is set everywhere at once
+    unused: tuple[str, ...] = tuple(asdict(defaults))
     if "language" not in views_of(config):
         remedy = f"the model '{config.model}' has no language model; choose another --model"
-        _check_unchanged("adaptation", adaptation, defaults, asdict(defaults), remedy)
     elif adaptation.method == "none":
-        _check_unchanged("adaptation", adaptation, defaults, asdict(defaults), "add --adapt lora")
-    elif adaptation.method == "full":
-        of_adapters = ("rank", "alpha", "target_modules")
-        _check_unchanged("adaptation", adaptation, defaults, of_adapters, "use --adapt lora")
+        remedy = "add --adapt lora"
+    else:
+        unused = ("rank", "alpha", "target_modules") if adaptation.method == "full" else ()
+        remedy = "use --adapt lora"
+    _check_unchanged("adaptation", adaptation, defaults, unused, remedy)
+    if rank is not None and "rank" in unused:  # the option's value may be the default
+        raise ConfigError(f"--rank {rank} changes nothing in this run; {remedy}, or leave it out")
     usual, degrees = type(parallel)(parallel.degrees), parallel.degrees
     for names, is_used, remedy in (
         (asdict(usual), degrees.world > 1, "add --nproc or --parallel"),
@@ -309,7 +315,7 @@ def _check_unchanged(section: str, config: Any, expected: Any, names: Iterable[s
             raise ConfigError(f"{section}.{name}={value} changes nothing in this run; {remedy}, or leave it out")
 
 
-def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = False) -> "Outcome":
+def _fit(config: "RunConfig", out: Path, given: Sequence[str], rank: int | None, *, refit: bool = False) -> "Outcome":
     """Run the pipeline. If several ranks are requested and this process is not one, they run the command ``given``."""
     from lanner.distributed.launch import check_settings, launch, world
     from lanner.pipeline import assist
@@ -319,7 +325,7 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], *, refit: bool = 
     if is_divided:
         optional_module("torch", "torch", "adapt", "training on several ranks")
         check_settings(config.parallel)
-    _check_used(config)
+    _check_used(config, rank)
     if not is_divided:
         return run_pipeline(config, out, console.Stages(), refit=refit)
     if world() is None:

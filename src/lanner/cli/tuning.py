@@ -1,6 +1,5 @@
 """The command that tunes settings: tune."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +36,8 @@ def tune(
         int, typer.Option("--trials", min=1, help="Total number of trials, including those of earlier calls.")
     ] = 30,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=1, help="No new trial after this many seconds. Default: no limit.")
+        float | None,
+        typer.Option("--seconds", min=1, help="No new trial this many seconds after the first. Default: no limit."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Random seed of the search, the model and its training.")
@@ -66,10 +66,7 @@ def tune(
     settings = chosen_settings(
         config, seed, device, {"data.path": data, "model": model, "split.name": split}, overrides
     )
-    started = time.perf_counter()
-    made = search_settings(
-        settings, search, stages, lambda done: stages(_progress(done, search, time.perf_counter() - started))
-    )
+    made = search_settings(settings, search, stages, lambda done, took: stages(_progress(done, search, took)))
     best, failed = best_of(made), sum(one.value is None for one in made)
     assert best is not None
     facts = {"out": str(out), "study": str(search.study), "metric": metric, "best": asdict(best), "failed": failed}
@@ -82,7 +79,7 @@ def tune(
 
 
 def _progress(done: "list[Trial]", search: "Search", seconds: float) -> str:
-    """One line on the latest trial, the best one and the time left. seconds: elapsed in this call."""
+    """One line on the latest trial, the best one and the time left. seconds: since the first trial of this call."""
     from lanner.tune import best_of
 
     last, best = done[-1], best_of(done)

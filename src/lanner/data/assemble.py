@@ -56,22 +56,31 @@ def assemble(tables: Tables) -> Dataset:
     """
     rejects = Rejects()
     events = _events(tables, rejects)
-    warnings = _rejection_warnings(tables.interactions, rejects)
+    warnings = _rejection_warnings(tables.interactions, rejects, "events")
     users, user_rows = number_ids(events[USER])
     items, item_rows = number_ids(events[ITEM])
     user_ids, user_catalogue, unknown_users = _catalogue(tables.users, users, USER, rejects)
     item_ids, item_catalogue, unknown_items = _catalogue(tables.items, items, ITEM, rejects)
+    ties, lost_ties = _edges(tables.ties, "tie", (USER, FRIEND), user_ids, rejects)
+    links, lost_links = _edges(tables.links, "link", (ITEM, RELATED), item_ids, rejects)
     return Dataset(
         interactions=_interactions(events, user_rows, item_rows),
         users=user_ids,
         items=item_ids,
         item_catalogue=item_catalogue,
         user_catalogue=user_catalogue,
-        ties=None if tables.ties is None else _edges(tables.ties, "tie", (USER, FRIEND), user_ids, rejects),
-        links=None if tables.links is None else _edges(tables.links, "link", (ITEM, RELATED), item_ids, rejects),
+        ties=ties,
+        links=links,
         rejected=rejects.counts(),
         rejected_rows=rejects.frame(),
-        warnings=(*_unread_warnings(tables.interactions), *warnings, *unknown_users, *unknown_items),
+        warnings=(
+            *_unread_warnings(tables.interactions),
+            *warnings,
+            *unknown_users,
+            *unknown_items,
+            *lost_ties,
+            *lost_links,
+        ),
         unread=tuple(dict.fromkeys(name for table in tables.interactions for name in table.unread)),
         has_order=TIMESTAMP in events.columns or ORDER in events.columns,
     )
@@ -109,8 +118,8 @@ def _check_columns(tables: Sequence[Table]) -> None:
                 raise DataError(problem, path=table.path, field=name)
 
 
-def _rejection_warnings(tables: Sequence[Table], rejects: Rejects) -> list[str]:
-    """One line on the rejected events, with the first of each kind; empty if there are none."""
+def _rejection_warnings(tables: Sequence[Table], rejects: Rejects, what: str) -> list[str]:
+    """One line on the rejected rows, with the first of each kind; empty if there are none. what: what the rows are."""
     counts, rejected = rejects.counts(), rejects.frame()
     kinds = []
     for reason, count in counts.items():
@@ -121,7 +130,7 @@ def _rejection_warnings(tables: Sequence[Table], rejects: Rejects) -> list[str]:
         advice = f"; {hint}" if hint else ""
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
-    return [f"{sum(counts.values()):,} of {rows:,} events were rejected: {', '.join(kinds)}"] if counts else []
+    return [f"{sum(counts.values()):,} of {rows:,} {what} were rejected: {', '.join(kinds)}"] if counts else []
 
 
 def _unread_warnings(tables: Sequence[Table]) -> list[str]:
@@ -320,11 +329,16 @@ def _attribute(held: pl.Series) -> Attribute:
     return Attribute(names, Ragged.from_pairs(pairs["row"].to_numpy(), codes, len(held)))
 
 
-def _edges(table: Table, what: str, ends: tuple[str, str], known: IdMap, rejects: Rejects) -> Ragged:
+def _edges(
+    table: Table | None, what: str, ends: tuple[str, str], known: IdMap, rejects: Rejects
+) -> tuple[Ragged | None, list[str]]:
     """Friends of each user, or related items of each item, as given: an edge in one direction is kept in one.
 
-    ends: the columns with both ids; what: how an edge is called in findings.
+    ends: the columns with both ids; what: how an edge is called in findings. Also returns a line on the rejected ones,
+    if any.
     """
+    if table is None:
+        return None, []
     one, other = ends
     names = pl.Series(known.external, dtype=pl.String)
     ids = table.frame.with_columns(read_ids(table.frame[name]).cast(pl.String).alias(name) for name in ends)
@@ -341,5 +355,8 @@ def _edges(table: Table, what: str, ends: tuple[str, str], known: IdMap, rejects
         ),
         Fault(f"{what} given twice", other, ~pl.struct(ends).is_first_distinct(), damning=False),
     ]
-    pairs = rejects.split(replace(table, frame=ids.with_columns(rows)), faults)
-    return Ragged.from_pairs(pairs[f"{one} row"].to_numpy(), pairs[f"{other} row"].to_numpy(), len(known))
+    lost = Rejects()
+    pairs = lost.split(replace(table, frame=ids.with_columns(rows)), faults)
+    rejects.frames += lost.frames
+    edges = Ragged.from_pairs(pairs[f"{one} row"].to_numpy(), pairs[f"{other} row"].to_numpy(), len(known))
+    return edges, _rejection_warnings([table], lost, f"{what}s")

@@ -151,6 +151,8 @@ class Feedback:
                 least = self.threshold if whole else weights[self._are_positive(weights)].min(initial=high)
                 weigh = "in proportion to their size" if self.kind == "ratings" else "1 + log(count)"
                 said.append(f"{scale}: {least:g} or more are positive and weigh {weigh}")
+            if unrated := len(interactions) - len(weights):
+                said.append(f"{unrated:,} without a value weigh 1")
         said += [self.outliers] if self.outliers else []
         for name in interactions.behaviours:
             factor = self.behaviour_weights.get(name.lower(), 1.0)

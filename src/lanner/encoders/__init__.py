@@ -28,13 +28,18 @@ def open_text_reader(variant: Variant, texts: TextFiles, backend: str | None = N
         ConfigError: unknown backend, or it does not support this variant. MissingExtraError: its package is missing.
     """
     name = backend or installed_backend(variant)
-    if name not in BACKENDS:
-        raise ConfigError(f"unknown backend '{name}'; choose one of {', '.join(BACKENDS)}")
+    check_backend(name)
     module, _, reader = BACKENDS[name].partition(".")
     if module == "torch_runtime":
         optional_module("torch", "torch", "train", f"the backend '{name}'")
     kind: type[TextReader] = getattr(import_module(f"lanner.encoders.{module}"), reader)
     return kind(variant, texts, threads)
+
+
+def check_backend(name: str) -> None:
+    """Raises ``ConfigError`` for a runtime that is not in ``BACKENDS``."""
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend '{name}'; choose one of {', '.join(BACKENDS)}")
 
 
 def processor(facts: Path = Path("/proc/cpuinfo")) -> tuple[str, bool]:
@@ -69,4 +74,4 @@ def installed_backend(variant: Variant) -> str:
     raise MissingExtraError("onnxruntime", "onnx", "encoding texts")
 
 
-__all__ = ["BACKENDS", "TextReader", "installed_backend", "open_text_reader", "preferred"]
+__all__ = ["BACKENDS", "TextReader", "check_backend", "installed_backend", "open_text_reader", "preferred"]

@@ -55,7 +55,8 @@ class Finding:
 
     paper: the published figure as printed. wanted: the value to reach; None for a question without one. value,
     interval: None if missing. rows: what the ``*`` of the claim's path stand for; the figure is that of the
-    worst row. commit, date: of the measurement, empty if there is none.
+    worst row. splits: how many splits the figure is the mean of. commit, date: of the measurement, empty if there is
+    none.
     """
 
     claim: Claim
@@ -65,6 +66,7 @@ class Finding:
     value: float | None = None
     interval: Interval | None = None
     rows: tuple[str, ...] = ()
+    splits: int = 1
     commit: str = ""
     date: str = ""
 
@@ -83,6 +85,8 @@ class Finding:
     def reason(self) -> str:
         """What was to be reached, and what else to know when reading the verdict."""
         parts = ["The run ended before it got there."] if self.verdict == "not reached" and self.value is None else []
+        if self.verdict == "not measured" and not self.claim.note:
+            parts.append("The result file has no such row; the command measures it.")
         if self.wanted is not None and self.value is not None and self.claim.reproducible:
             limit = "at least" if self.claim.better == "higher" else "at most"
             within = "; the interval includes it" if self.verdict == "undecided" else ""
@@ -91,11 +95,15 @@ class Finding:
 
     @property
     def protocol(self) -> str:
-        """The claim's protocol, with the rows that were compared."""
-        if not self.rows:
-            return self.claim.protocol
-        worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
-        return f"{self.claim.protocol}; {worst}{', '.join(self.rows)}"
+        """The claim's protocol, with the rows that were compared and what figure and interval are of."""
+        parts = [self.claim.protocol]
+        if self.rows:
+            worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
+            parts.append(f"{worst}{', '.join(self.rows)}")
+        if self.splits > 1:
+            interval = "" if self.interval is None else ", interval over the users of the first"
+            parts.append(f"mean of {self.splits} splits{interval}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         ConfigError: no such folder, or a file that is not a result file.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give the folder of result files with --results")
+        raise ConfigError(f"{folder}: no such folder; run it in a checkout of Lanner, or give --results FOLDER")
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -199,6 +207,7 @@ def judge(claim: Claim, results: Results) -> Finding:
         worst.value,
         worst.interval,
         tuple("/".join(row.names) for row in rows if row.names),
+        int(_nearest("seeds", 1, measured, _filled(claim.at, worst.names))),
         _commit(results[claim.file], _filled(claim.at, worst.names)),
         results[claim.file].get("date", "")[:10],
     )
@@ -288,11 +297,16 @@ def _number(value: Any, place: Sequence[str]) -> float:
 
 def _commit(entry: Mapping[str, Any], place: Sequence[str]) -> str:
     """The commit at which a figure was measured: that of its row, else that of the file."""
-    commit, table = entry["commit"], entry["results"]
+    return str(_nearest("commit", entry["commit"], entry["results"], place))
+
+
+def _nearest(key: str, default: Any, table: Any, place: Sequence[str]) -> Any:
+    """The value of a key in the innermost of the tables on the way to a place that has it, else the default."""
+    found = default
     for name in place:
-        commit = table.get("commit", commit) if isinstance(table, Mapping) else commit
+        found = table.get(key, found) if isinstance(table, Mapping) else found
         table = table[int(name) if isinstance(table, list) else name]
-    return str(commit)
+    return found
 
 
 def _damaged(file: str, problem: str) -> ConfigError:

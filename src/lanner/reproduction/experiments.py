@@ -29,7 +29,7 @@ def run(
         ConfigError: the checkout has no ``benchmarks``. Interrupted: Ctrl-C; finished experiments are kept.
     """
     if not (checkout / "benchmarks" / "_record.py").is_file():
-        raise ConfigError(f"{checkout}: no benchmarks here; run it in a checkout of Lanner, or give --from-results")
+        raise ConfigError(f"{checkout}: no benchmarks here; run it in a checkout of Lanner, or give --checkout FOLDER")
     results.mkdir(parents=True, exist_ok=True)
     marker, commit = results / ".done", _commit(checkout)
     done = marker.read_text().splitlines() if marker.exists() else []

@@ -270,6 +270,31 @@ def _phases(found: Mapping[str, Any]) -> Iterator[Drawn]:
     yield f"Overload and recovery: what became of requests; {again}", _svg(figure), phases
 
 
+def _recovery(found: Mapping[str, Any]) -> Iterator[Drawn]:
+    """Finished steps over time, one shape for each number of ranks; a vertical line where some were lost."""
+    runs = {
+        "one rank killed every minute": found["killed"]["timeline"],
+        "half of the ranks lost for a while": found["elastic"]["timeline"],
+    }
+    figure = _figure(7, 2.8)
+    for axes, (name, timeline) in zip(figure.subplots(1, 2), runs.items(), strict=True):
+        points = [_numbers(*point) for point in timeline["steps"]]
+        for ranks, marker in zip(sorted({point[2] for point in points}, reverse=True), "ox", strict=False):
+            places = [(seconds, step) for seconds, step, world in points if world == ranks]
+            axes.plot(*zip(*places, strict=True), marker, color="0", markersize=3, label=f"{ranks:g} ranks")
+        for place, lost in enumerate(_numbers(*timeline["lost_at_s"])):
+            axes.axvline(lost, color=_GREYS[1], linewidth=0.8, linestyle="--", label="" if place else "ranks lost")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("step")
+        axes.legend(fontsize=7)
+    yield (
+        "Training while ranks are killed: each finished step; after a loss all resume from the last checkpoint",
+        _svg(figure),
+        runs,
+    )
+
+
 def _memory(found: Mapping[str, Any]) -> Iterator[Drawn]:
     mib = _numbers(*found["soak"]["memory_mib"])
     if not mib:
@@ -397,6 +422,7 @@ _DRAWN: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[Drawn]]], ...] =
     ("compression", _stacks),
     ("federated", _privacy),
     ("training_simulator", _devices),
+    ("training_faults", _recovery),
     ("serving", _load),
     ("serving", _phases),
     ("serving", _memory),

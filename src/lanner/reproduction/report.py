@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 
-from lanner.reproduction.claims import Claims, Finding, Results, judge
+from lanner.reproduction.claims import Claims, Finding, Results, judge, reading, results_of
 from lanner.reproduction.pictures import Picture
 from lanner.reproduction.tables import tables_of
 
@@ -34,7 +34,7 @@ def findings(claims: Claims, results: Results) -> list[Finding]:
 def html(claims: Claims, results: Results, pictures: Sequence[Picture]) -> str:
     """The page. Raises ``ConfigError`` as ``findings`` does."""
     found = findings(claims, results)
-    parts = [f"<p>{escape(_introduction(claims, found))}</p>"]
+    parts = [f"<p>{escape(_introduction(claims, found, results))}</p>"]
     for paper, title in claims.papers.items():
         parts.append(f"<h2>{escape(title)}</h2>")
         parts.append(_html_table([_COLUMNS, *(_cells(one, claims) for one in found if one.claim.paper == paper)]))
@@ -56,7 +56,7 @@ def html(claims: Claims, results: Results, pictures: Sequence[Picture]) -> str:
 def markdown(claims: Claims, results: Results) -> str:
     """The summary. Raises ``ConfigError`` as ``findings`` does."""
     found, lines = findings(claims, results), ["# Claims of the papers, and what is measured here", ""]
-    lines += [_introduction(claims, found), ""]
+    lines += [_introduction(claims, found, results), ""]
     heading = ("claim", "protocol", *_COLUMNS[1:])
     for paper, title in claims.papers.items():
         rows = [
@@ -75,16 +75,19 @@ def markdown(claims: Claims, results: Results) -> str:
     return "\n".join(lines)
 
 
-def _introduction(claims: Claims, found: Sequence[Finding]) -> str:
+def _introduction(claims: Claims, found: Sequence[Finding], results: Results) -> str:
     counts: dict[str, int] = {}
     for one in found:
         counts[one.verdict] = counts.get(one.verdict, 0) + 1
     said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    short = ""
+    with reading("house"):
+        short = f", the short form (--quick) {results_of(results, 'house')['reproduce_quick']['minutes']:.1f} minutes"
     return (
         f"{len(claims.claims)} claims: {said}. Beaten: better than the paper's number. Met: as good, or past the bar "
         "where the paper gives no number. Undecided: the 95 % interval includes that number or bar. Answered: an open "
         "question without a bar. Each figure is read from a result file, which names its machine and versions. "
-        f"Measuring everything takes about {claims.hours:.0f} hours on 2 cores."
+        f"Measuring everything takes about {claims.hours:.0f} hours on 2 cores{short}."
     )
 
 

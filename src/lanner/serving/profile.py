@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lanner.artifacts.bundle import Bundle
 from lanner.artifacts.variants import Variant
-from lanner.encoders import TextReader, open_text_reader
+from lanner.encoders import TextReader, check_backend, open_text_reader
 from lanner.errors import BundleError, ConfigError, MissingExtraError
 from lanner.inference.ranker import Asked, Query, Ranker
 from lanner.inference.tables import nbytes
@@ -79,6 +79,8 @@ def profile(
     Raises:
         ConfigError: an unknown variant or backend. MissingExtraError: the backend's library is not installed.
     """
+    if backend is not None:
+        check_backend(backend)
     found, texts = {}, bundle.text_files
     histories = calibration_histories(bundle.dataset, requests)
     for name in variants or bundle.variants:

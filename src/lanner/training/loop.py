@@ -79,6 +79,8 @@ class Loop:
         """The checkpoint resumed from, if any."""
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task."""
+        self.trained_qualities: dict[str, float] = {}
+        """The same after at least one epoch of this process, even if the untrained state was better and was kept."""
         self.epochs: dict[str, int] = dict(self.resumed[0].epochs) if self.resumed else {}
         """Best epoch of each finished task."""
 
@@ -129,6 +131,9 @@ class Loop:
                     step += 1
                     ends_epoch = step % task.steps_per_epoch == 0
                     quality = task.quality() if ends_epoch else None
+                if quality is not None:
+                    trained = self.trained_qualities.get(task.name, -math.inf)
+                    self.trained_qualities[task.name] = max(trained, quality)
                 # Without validation events, the last epoch wins.
                 if ends_epoch and (quality is None or quality > best_quality):
                     best_quality = math.nan if quality is None else quality
@@ -220,6 +225,8 @@ class Trainer:
         self.folder, self.progress, self._fuses = folder, progress, fuses
         self.qualities: dict[str, float] = {}
         """Best validation ndcg@10 of every task of the last run."""
+        self.trained_qualities: dict[str, float] = {}
+        """The same after at least one epoch: lower than ``qualities`` for a ranking head that did not help."""
         self.epochs: dict[str, int] = {}
         """Best epoch of every task of the last run."""
         self._fixed_epochs: dict[str, int] | None = None
@@ -262,6 +269,7 @@ class Trainer:
         for number, task in enumerate(self._tasks(network, dataset, validation)):
             loop.minimise(task, number, None if self._fixed_epochs is None else self._fixed_epochs.get(task.name, 0))
             self.qualities |= loop.qualities
+            self.trained_qualities |= loop.trained_qualities
 
     def fuse(self, network: RecommenderNetwork, validation: HeldOut) -> None:
         """Train only the fusion, over frozen views; fast, and therefore without checkpoints."""
@@ -270,6 +278,7 @@ class Trainer:
         for task in self._fusion_tasks(network, validation):
             loop.minimise(task)
         self.qualities |= loop.qualities
+        self.trained_qualities |= loop.trained_qualities
 
     def _tasks(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut | None) -> Iterator[Task]:
         config = self.config
