@@ -72,8 +72,11 @@ def worker(folder: str, parts: int) -> None:
     dist.destroy_process_group()
 
 
-def node(folder: str, parts: int, ranks: int, nodes: str, endpoint: str) -> None:
-    """An agent with its ranks. nodes: minimum and maximum, as in torchrun's ``1:2``."""
+def node(folder: str, parts: int, ranks: int, nodes: str, endpoint: str, *, hosts: bool) -> None:
+    """An agent with its ranks.
+
+    nodes: minimum and maximum, as in torchrun's ``1:2``. hosts: whether the rendezvous is at this agent.
+    """
     from benchmarks import training_faults  # by its name, which forked processes can import
 
     fewest, _, most = nodes.partition(":")
@@ -85,7 +88,8 @@ def node(folder: str, parts: int, ranks: int, nodes: str, endpoint: str) -> None
         run_id="faults",
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        rdzv_configs={"last_call_timeout": 2, "keep_alive_interval": 1, "keep_alive_max_attempt": 5},
+        # Otherwise the agent that is first to bind the port hosts it, which may be the one to be killed.
+        rdzv_configs={"is_host": hosts, "last_call_timeout": 2, "keep_alive_interval": 1, "keep_alive_max_attempt": 5},
         max_restarts=100,
         monitor_interval=0.5,
         start_method="forkserver",
@@ -113,7 +117,7 @@ class Run:
         # (github.com/pytorch/pytorch/issues/135712). So the ranks have their own store.
         environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", MODULE, "--node", str(self.folder), str(self._parts), str(ranks)]
-        command += [nodes, f"127.0.0.1:{self._port}"]
+        command += [nodes, f"127.0.0.1:{self._port}", "guest" if self._agents else "host"]
         with self._log.open("ab") as log:
             agent = subprocess.Popen(command, env=environment, stderr=log, start_new_session=True)
         self._agents.append(agent)
@@ -230,11 +234,11 @@ def undisturbed(steps: int, parts: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--node", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--node", nargs=6, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.node:
-        folder, parts, ranks, nodes, endpoint = given.node
-        node(folder, int(parts), int(ranks), nodes, endpoint)
+        folder, parts, ranks, nodes, endpoint, role = given.node
+        node(folder, int(parts), int(ranks), nodes, endpoint, hosts=role == "host")
         return
     short = given.short
     ranks, seconds, every, steps = (2, 20.0, 10.0, 12) if short else (RANKS, SECONDS, EVERY, ELASTIC_STEPS)

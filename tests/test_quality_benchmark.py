@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def test_the_best_setting_on_validation_is_taken_and_test_users_are_never_asked(
     assert config.ease == replace(config.ease, regularisation=200.0)
     assert (said["chosen"], said["validation_ndcg_at_10"]) == ({"regularisation": 200.0}, 0.4)
     assert all(one is split.validation for one in asked)
+
+
+def test_a_trained_head_is_recorded_beside_what_is_served():
+    trainer = SimpleNamespace(qualities={"weights": 0.3, "head": 0.31}, trained_qualities={"graph": 0.2, "head": 0.29})
+    assert quality._qualities_of(trainer) == {"validation_ndcg_at_10": 0.31, "validation_ndcg_at_10_of_head": 0.29}
+    trainer = SimpleNamespace(qualities={"weights": 0.3}, trained_qualities={})
+    assert quality._qualities_of(trainer) == {"validation_ndcg_at_10": 0.3}
 
 
 def test_rows_of_two_suites_are_kept_apart():
