@@ -9,8 +9,8 @@ Each mode records the commit that it was measured at. Without DeepSpeed its mode
 The one process does its arithmetic in the order of the mode, as far as one process can: a float32 sum depends on its
 order, and AdamW makes a whole step of a gradient that vanishes but for its last digits. It has the same micro-
 batches, each as wide as in the mode (a pipeline keeps the padding columns of a batch, the others drop those of a
-micro-batch; they are masked), and adds their gradients in each data-parallel part of the batch first, then those of
-the parts.
+micro-batch; they are masked), and adds their gradients as the mode does: in each data-parallel part of the batch
+first, then those of the parts; ZeRO-2 and 3 add those of all parts after each micro-batch.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from lanner.distributed.zero import ZeroEngine
 DEEPSPEED = "DeepSpeed"
 STEPS, RATE, PARTS = 10, 1e-3, 8
 """Steps, learning rate, micro-batches of all ranks together."""
+Order = tuple[tuple[int, ...], ...]
+"""Numbers of micro-batches: gradients are added in each group first, then those of the groups."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,11 @@ def parts_of(mode: Mode) -> EngineConfig:
 
 
 def reference(
-    family: str, *, lora: bool, whole: bool, padded: bool = False, parts: tuple[int, ...] = (PARTS,)
+    family: str, *, lora: bool, whole: bool, padded: bool = False, order: Order = (tuple(range(PARTS)),)
 ) -> list[float]:
     """Losses of one process.
 
-    padded: whether micro-batches are as wide as the batch. parts: micro-batches of each data-parallel part of it.
+    padded: whether micro-batches are as wide as the batch. order: micro-batches whose gradients are added first.
     """
     chain = small_chain(family, lora=lora)
     stage = Stage(chain, 0, len(chain.layers))
@@ -138,10 +140,10 @@ def reference(
                 vectors_BD = torch.cat([stage(*text) for text in texts])
             loss = pairs_loss(vectors_BD.requires_grad_())
             (gradient_BD,) = torch.autograd.grad(loss, vectors_BD)
-            _add_gradients(stage, texts, gradient_BD.chunk(PARTS), lambda out, one: (out * one).sum(), parts)
+            _add_gradients(stage, texts, gradient_BD.chunk(PARTS), lambda out, one: (out * one).sum(), order)
             losses.append(float(loss.detach()))
         else:
-            values = _add_gradients(stage, texts, rows, lambda out, row: pairs_loss(out, row) / PARTS, parts)
+            values = _add_gradients(stage, texts, rows, lambda out, row: pairs_loss(out, row) / PARTS, order)
             losses.append(sum(values))
         optimizer.step()
         optimizer.zero_grad()
@@ -149,15 +151,14 @@ def reference(
 
 
 def _add_gradients(
-    stage: Stage, texts: list[Any], targets: Sequence[torch.Tensor], loss: Loss, parts: tuple[int, ...]
+    stage: Stage, texts: list[Any], targets: Sequence[torch.Tensor], loss: Loss, order: Order
 ) -> list[float]:
-    """Leave in the stage the sum over parts of the sums of their micro-batches' gradients; returns the losses."""
+    """Leave in the stage the sum of all micro-batches' gradients, added in that order; returns the losses."""
     trained = [one for one in stage.parameters() if one.requires_grad]
     sums, values = [torch.zeros_like(one) for one in trained], []
-    micro_batches = iter(zip(texts, targets, strict=True))
-    for count in parts:
-        for text, target in islice(micro_batches, count):
-            value = loss(stage(*text), target)
+    for group in order:
+        for number in group:
+            value = loss(stage(*texts[number]), targets[number])
             value.backward()  # type: ignore[no-untyped-call]
             values.append(float(value.detach()))
         for total, one in zip(sums, trained, strict=True):
@@ -206,15 +207,19 @@ def measure(chosen: list[Mode], families: tuple[str, ...]) -> dict[str, dict[str
     return found
 
 
-def _kind(mode: Mode) -> tuple[bool, bool, bool, tuple[int, ...]]:
+def _kind(mode: Mode) -> tuple[bool, bool, bool, Order]:
     """What the losses of one process depend on."""
     config = parts_of(mode)
+    numbers = iter(range(PARTS))
     parts = config.shares or (config.micro_batches,) * config.degrees.data
-    return mode.lora, mode.whole, config.degrees.pipeline > 1 and config.engine == "torch", parts
+    order: Order = tuple(tuple(islice(numbers, count)) for count in parts)
+    if config.engine == "deepspeed" and config.zero > 1:
+        order = tuple(zip(*order, strict=True))
+    return mode.lora, mode.whole, config.degrees.pipeline > 1 and config.engine == "torch", order
 
 
-def _reference_of(family: str, lora: bool, whole: bool, padded: bool, parts: tuple[int, ...]) -> list[float]:
-    return reference(family, lora=lora, whole=whole, padded=padded, parts=parts)
+def _reference_of(family: str, lora: bool, whole: bool, padded: bool, order: Order) -> list[float]:
+    return reference(family, lora=lora, whole=whole, padded=padded, order=order)
 
 
 def _processes(chosen: list[Mode]) -> list[list[Mode]]:

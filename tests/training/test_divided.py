@@ -47,6 +47,7 @@ def adapted(
     rank, parallel, divided = torch.distributed.get_rank(), parallel or EngineConfig(), parallel is not None
     language = language_of(Path(model))
     if not divided:
+        torch.distributed.barrier()  # the other rank may still be connecting
         torch.distributed.destroy_process_group()
         if rank:
             return None
