@@ -56,7 +56,7 @@ from lanner.accelerators.fpga.netlist import (
     estimated_cells,
     place_and_route,
     routed_of,
-    rtlil_of,
+    rtlil_on_ecp5,
     shortage,
     synthesise,
 )
@@ -90,7 +90,7 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
         folder = work / f"routed-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         design, size = folder / "engine.il", check_device(sizes, device)
-        if not (folder / "engine.json").exists() or design.read_text() != rtlil_of(sizes):
+        if not (folder / "engine.json").exists() or design.read_text() != rtlil_on_ecp5(sizes):
             for old in folder.glob("report.*"):
                 old.unlink()
             synthesise(sizes, folder)

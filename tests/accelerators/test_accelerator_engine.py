@@ -15,7 +15,7 @@ from amaranth.lib import memory
 
 from lanner.accelerators.contract import MAX_HISTORY, Contract, FixedPoint, Request, requests_of
 from lanner.accelerators.emulator import Emulator
-from lanner.accelerators.fpga import protocol, tables
+from lanner.accelerators.fpga import netlist, protocol, tables
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
@@ -344,3 +344,16 @@ def test_registers_hold_what_was_written_and_refuse_the_rest():
     assert read[Register.STATUS] == Status.BUSY | Status.WRITE_WHILE_BUSY | Status.ROW_OUT_OF_RANGE
     assert read[Register.SIZES] == 8 | 4 << 12 | K << 24
     assert (read[Register.ITEMS], read[Register.TARGET_BASE]) == (7, 0)
+
+
+def _modules_with(text: str, rtlil: str) -> list[str]:
+    return [one.split()[0] for one in rtlil.split("\nmodule ")[1:] if text in one]
+
+
+def test_on_an_ecp5_the_reset_pin_reaches_the_reset_network_alone():
+    """As a net it would end in almost every tile of the device."""
+    on_ecp5, plain = netlist.rtlil_on_ecp5(SIZES), netlist.rtlil_of(SIZES)
+    top = f"\\{netlist.TOP}"
+    assert _modules_with("  \\rst\n", on_ecp5) == _modules_with("cell \\SGSR ", on_ecp5) == [top]
+    assert len(_modules_with("\\rst\n", plain)) > 10
+    assert not _modules_with("cell \\SGSR ", plain)

@@ -17,6 +17,7 @@ from amaranth.back import rtlil
 
 from lanner.accelerators.fpga.engine import Engine
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.reset import EngineOnEcp5
 from lanner.accelerators.fpga.tables import BANK_WORDS
 from lanner.errors import ConfigError, optional_module
 
@@ -106,6 +107,11 @@ def rtlil_of(parameters: Parameters) -> str:
     return str(rtlil.convert(Engine(parameters), name=TOP))
 
 
+def rtlil_on_ecp5(parameters: Parameters) -> str:
+    """The design with the device's own reset, which simulators do not know."""
+    return str(rtlil.convert(EngineOnEcp5(parameters), name=TOP))
+
+
 def tool(package: str, arguments: Sequence[str], folder: Path, timeout_s: float) -> str:
     """Run a tool from PyPI in a folder; returns its standard output.
 
@@ -134,7 +140,7 @@ def write_verilog(parameters: Parameters, folder: Path, timeout_s: float = 600) 
 
 def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) -> Path:
     """``engine.json``, the netlist in ECP5's cells."""
-    (folder / "engine.il").write_text(rtlil_of(parameters))
+    (folder / "engine.il").write_text(rtlil_on_ecp5(parameters))
     # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long. Registers of signals
     # with the attribute keep must have it themselves, else those that are alike become one. What a table's memory
     # returns in a cycle in which it is written is never used (tests replace it): no logic need define it.
