@@ -1,8 +1,8 @@
 """The placed and routed designs; a test compares them with benchmarks/results/fpga.json."""
 
 DIMENSIONS, K = 64, 10
-LANES = {"ecp5-25f": 94, "ecp5-85f": 64}
-ROWS = {"ecp5-25f": 94, "ecp5-85f": 4096}
+LANES = {"ecp5-25f": 16, "ecp5-85f": 64}
+ROWS = {"ecp5-25f": 1024, "ecp5-85f": 4096}
 """Of the design on each device; none has an item-to-item part."""
 
 MHZ = {"ecp5-25f": 94.0, "ecp5-85f": 87.0}
