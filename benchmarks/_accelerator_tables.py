@@ -130,7 +130,7 @@ def _mutants(found: dict[str, Any]) -> Iterator[str]:
 def _routed(found: dict[str, Any]) -> Iterator[str]:
     columns = ("device", "lanes", "rows", "seeds", "MHz, median", "lowest … highest")
     columns += ("LUTs", "registers", "multipliers", "memories", "commit")
-    yield f"Clock, *routed* with pins ({found['pins']}); cells as reported by nextpnr:\n"
+    yield f"Clock, *routed* with pins ({found['pins']}); a seed that does not finish counts as 0. Cells by nextpnr:\n"
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for name, row in found.items():

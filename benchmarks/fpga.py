@@ -7,7 +7,8 @@ Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *rou
 - exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
   cycles with the model; corners with slow hosts; also the same work in NumPy and FAISS on one thread (simulated,
   measured).
-- routed: place and route (routed). estimated: cells of a larger device, without routing (estimated).
+- routed: place and route; a seed that does not finish counts as 0 MHz (routed).
+- estimated: cells of a larger device, without routing (estimated).
 - external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
 - paper: the stages of a request as ``compression.json`` has them, with the accelerator in the GNN's place (predicted).
 - lanes: cycles by dimensions and lanes (predicted).
@@ -48,12 +49,14 @@ from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.netlist import (
     CLOCK_PIN,
     DEVICES,
+    Device,
+    Routed,
     bitstream,
     check_device,
     estimated_cells,
     place_and_route,
     routed_of,
-    rtlil_of,
+    rtlil_on_ecp5,
     shortage,
     synthesise,
 )
@@ -73,6 +76,8 @@ USED = {"quality": ("bundles", "quality_users"), "bundles": ("bundles",), "exact
 OF_BUNDLES = {"quality", "bundles"}
 BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
 """Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
+LIMIT_S = 1800
+"""Seconds after which a seed counts as not routed: at 0 MHz in the median. Others take a quarter of them."""
 
 
 def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str, Any]:
@@ -85,28 +90,40 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
         folder = work / f"routed-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         design, size = folder / "engine.il", check_device(sizes, device)
-        if not (folder / "engine.json").exists() or design.read_text() != rtlil_of(sizes):
+        if not (folder / "engine.json").exists() or design.read_text() != rtlil_on_ecp5(sizes):
             for old in folder.glob("report.*"):
                 old.unlink()
             synthesise(sizes, folder)
         rows_found = []
         for seed in seeds:
-            report = folder / f"report.{seed}.json"
-            done = report.exists() and (folder / f"engine.{seed}.config").exists()
-            again = routed_of(json.loads(report.read_text()), seed) if done else place_and_route(folder, size, seed)
-            rows_found.append(again)
+            rows_found.append(_routed(folder, size, seed))
             print(f"  {name} seed {seed}: {rows_found[-1].mhz:.1f} MHz", flush=True)
+        finished = [one for one in rows_found if one.mhz] or sys.exit(f"{name}: no seed was routed in {LIMIT_S} s")
         found[name] = {
             "commit": _record._commit(),
-            "bitstream_bytes": bitstream(folder, seeds[0]).stat().st_size,
+            "bitstream_bytes": bitstream(folder, finished[0].seed).stat().st_size,
+            "placer": size.placer,
+            "limit_s": LIMIT_S,
+            "not_routed": [one.seed for one in rows_found if not one.mhz],
             "lanes": lanes,
             "rows": rows,
             "logic_cells_of_device": DEVICES[device].logic_cells,
             "mhz": {str(one.seed): one.mhz for one in rows_found},
             "mhz_median": float(np.median([one.mhz for one in rows_found])),
-            "used": rows_found[0].used,
+            "used": finished[0].used,
         }
     return found
+
+
+def _routed(folder: Path, device: Device, seed: int) -> Routed:
+    """The result of a seed, from the folder if it is there; 0 MHz if it does not finish."""
+    report = folder / f"report.{seed}.json"
+    if report.exists() and (folder / f"engine.{seed}.config").exists():
+        return routed_of(json.loads(report.read_text()), seed)
+    try:
+        return place_and_route(folder, device, seed, timeout_s=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return Routed(seed, 0.0, {})
 
 
 def estimated(work: Path) -> dict[str, Any]:

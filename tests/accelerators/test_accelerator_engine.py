@@ -1,6 +1,8 @@
 """The engine in simulation: bit-identical to the contract, in the cycles of the cycle model, for any input."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ from small_models import extreme_contract, extreme_requests, histories, model_of
 
 pytest.importorskip("amaranth", reason="hardware is not tested without the extra fpga: pip install 'lanner[fpga]'")
 
+from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.lib import memory
+
 from lanner.accelerators.contract import MAX_HISTORY, Contract, FixedPoint, Request, requests_of
 from lanner.accelerators.emulator import Emulator
-from lanner.accelerators.fpga import protocol
+from lanner.accelerators.fpga import netlist, protocol, tables
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
@@ -49,6 +54,50 @@ def test_answers_and_cycles_are_those_of_the_contract(sizes):
     found, cycles = asked(contract, requests, sizes)
     assert_exact(contract, requests, found)
     assert cycles == [request_cycles(sizes, len(request.rows), ITEMS, K) for request in requests]
+
+
+class Clobbered(Elaboratable):
+    """A memory that returns the wrong bits for each read in a cycle in which it is written, at whatever address."""
+
+    def __init__(self, shape, depth, init):
+        self.memory = memory.Memory(shape=shape, depth=depth, init=init)
+        self.writing, self.reading = self.memory.write_port(), self.memory.read_port()
+        self.found = Signal(shape)
+
+    def write_port(self):
+        return self.writing
+
+    def read_port(self):
+        return SimpleNamespace(addr=self.reading.addr, data=self.found)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = self.memory
+        written = Signal()
+        m.d.sync += written.eq(self.writing.en)
+        m.d.comb += self.found.eq(self.reading.data ^ written.replicate(len(self.found)))
+        return m
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ONE_BEAT], ids=["two beats", "one beat"])
+def test_nothing_depends_on_reads_while_tables_are_written(sizes):
+    """Synthesis leaves open what they return. Tables are replaced right before a request and right after it."""
+    other = replace(EXTREME, source=EXTREME.source[::-1], target=EXTREME.target[::-1], bias=EXTREME.bias[::-1])
+    both = [EXTREME, other, EXTREME]
+    packets = [packet for one in both for packet in (*protocol.load(one, sizes), protocol.request_packet(GOOD))]
+    with patch.object(tables, "memory", SimpleNamespace(Memory=Clobbered)):
+        found, _ = SimulatedEngine(sizes).run(packets, protocol.settings(EXTREME), len(both))
+    for contract, words in zip(both, found, strict=True):
+        assert_exact(contract, [GOOD], [words])
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ONE_BEAT], ids=["two beats", "one beat"])
+def test_tables_of_several_banks_are_exact(sizes):
+    some = [GOOD, *EXTREME_REQUESTS[1:30:7]]
+    with patch.object(tables, "BANK_WORDS", 16):
+        found, cycles = asked(EXTREME, some, sizes)
+    assert_exact(EXTREME, some, found)
+    assert cycles == [request_cycles(sizes, len(one.rows), ITEMS, one.k) for one in some]
 
 
 @pytest.mark.parametrize("sizes", [SIZES, ONE_BEAT], ids=["two beats", "one beat"])
@@ -295,3 +344,16 @@ def test_registers_hold_what_was_written_and_refuse_the_rest():
     assert read[Register.STATUS] == Status.BUSY | Status.WRITE_WHILE_BUSY | Status.ROW_OUT_OF_RANGE
     assert read[Register.SIZES] == 8 | 4 << 12 | K << 24
     assert (read[Register.ITEMS], read[Register.TARGET_BASE]) == (7, 0)
+
+
+def _modules_with(text: str, rtlil: str) -> list[str]:
+    return [one.split()[0] for one in rtlil.split("\nmodule ")[1:] if text in one]
+
+
+def test_on_an_ecp5_the_reset_pin_reaches_the_reset_network_alone():
+    """As a net it would end in almost every tile of the device."""
+    on_ecp5, plain = netlist.rtlil_on_ecp5(SIZES), netlist.rtlil_of(SIZES)
+    top = f"\\{netlist.TOP}"
+    assert _modules_with("  \\rst\n", on_ecp5) == _modules_with("cell \\SGSR ", on_ecp5) == [top]
+    assert len(_modules_with("\\rst\n", plain)) > 10
+    assert not _modules_with("cell \\SGSR ", plain)

