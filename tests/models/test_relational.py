@@ -193,7 +193,7 @@ def test_a_tie_counts_once_whoever_names_it_and_not_to_oneself_or_to_a_user_with
         return item_relations(replace(world, ties=ties)).get(FRIENDS)
 
     once = message_of(joined([[1], [2]]))
-    np.testing.assert_array_equal(message_of(joined([[1, 0, 3], [0, 2], [1], [0]])), once)
+    np.testing.assert_array_equal(message_of(joined([[1, 0, 3], [0, 2], [], [0]])), once)
     assert joined([[0, 3], [], [], [1]]) is None
     assert joined([]) is None
 

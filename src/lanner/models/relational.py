@@ -117,7 +117,7 @@ class RelationalView(GraphView):
         return self.values * weights_A[:, None]
 
     def _start(self, items_R: Tensor | None, columns: slice) -> Tensor:
-        ids: Tensor = self.vectors[:, columns] if items_R is None else self.vectors[items_R]
+        ids = super()._start(items_R, columns)
         if self.training:
             # Drawn for every item, so that the same are shown whichever rows are computed.
             shown = torch.rand(len(self.vectors), 1, device=ids.device) >= _ID_DROPOUT

@@ -200,7 +200,7 @@ class GraphView(View):
 
     def _start(self, items_R: Tensor | None, columns: slice) -> Tensor:
         """Vectors before any message, of some items (None: all), in some dimensions."""
-        return self.vectors[:, columns] if items_R is None else self.vectors[items_R]
+        return self.vectors[:, columns] if items_R is None else self.vectors[items_R][:, columns]
 
     def _passing(self, columns: slice) -> Callable[[Layer, Tensor], Tensor]:
         """What a layer makes of the vectors of the layer before, in some dimensions."""
