@@ -51,7 +51,7 @@ MODELS = (
 NOTES = (
     "Test metrics; higher is better, the best in each column is bold. `fusion` uses the head best on validation.",
     "`graph-filter` on gowalla uses the published settings of GF-CF, `graph-filter-tuned` those chosen on validation.",
-    "Those of the hybrid are chosen on validation, which this split's test set contradicts, so there it is below GF-CF.",
+    "Those of the hybrid are chosen on validation, which this test set contradicts, so there it is below GF-CF.",
     "`lightgcn` computes users from their histories instead of learning a vector for each. Closed forms and networks,",
     "including those of the hybrid, are refitted on training and validation events after model selection, except",
     "`gnn-filter` on amazon-scientific, measured at an earlier commit and fitted on training events alone.",
