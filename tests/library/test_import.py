@@ -57,16 +57,18 @@ import lanner
 
 folder = Path(sys.argv[1])
 pairs = [(user, item) for user in range(20) for item in range(10) if (user + item) % 3]
-data = lanner.Dataset.from_frames(pl.DataFrame(pairs, schema=["user", "item"], orient="row"))
-split = data.split("random")
+events = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
+split = lanner.Dataset.from_frames(events).split("random")
 for model in (lanner.Random(), lanner.Popularity(), lanner.EASE(), lanner.GraphFilter(), lanner.ItemKNN()):
     model.fit(split.train)
 assert lanner.evaluate(model, split.test, ["ndcg@3"]).metrics
 loaded = lanner.load(model.save(folder / "bundle"))
 assert loaded.recommend(users=[1], k=2).equals(model.recommend(users=[1], k=2))
-for model in (lanner.GNN(), lanner.Hybrid()):
+titles = pl.DataFrame({"item": range(10), "title": [f"title {item}" for item in range(10)]})
+readable = lanner.Dataset.from_frames(events, items=titles, text=("title",))
+for model, train in ((lanner.GNN(), split.train), (lanner.Hybrid(), split.train), (lanner.Hybrid(), readable)):
     try:
-        model.fit(split.train)
+        model.fit(train)
     except lanner.MissingExtraError as error:
         print(error)
 
@@ -88,4 +90,5 @@ assert "torch" not in sys.modules
     pytest.importorskip("faiss")
     told = run(program, str(tmp_path))
     assert "the model 'gnn' needs the package 'torch'; install it with: pip install 'lanner[train]'" in told
-    assert "the model 'hybrid' needs the package 'torch'; install it with: pip install 'lanner[language]'" in told
+    hybrid = "the model 'hybrid' needs the package 'torch'; install it with: pip install 'lanner[{}]'"
+    assert [hybrid.format(extra) in told for extra in ("train", "language")] == [True, True]

@@ -130,10 +130,7 @@ class Loop:
                     loss = self._step(task, optimizer, number, step)
                     step += 1
                     ends_epoch = step % task.steps_per_epoch == 0
-                    quality = task.quality() if ends_epoch else None
-                if quality is not None:
-                    trained = self.trained_qualities.get(task.name, -math.inf)
-                    self.trained_qualities[task.name] = max(trained, quality)
+                    quality = self._validated(task) if ends_epoch else None
                 # Without validation events, the last epoch wins.
                 if ends_epoch and (quality is None or quality > best_quality):
                     best_quality = math.nan if quality is None else quality
@@ -147,6 +144,12 @@ class Loop:
             save(number + 1)
             if must_stop():
                 raise Interrupted(self._interruption_message(task.name, step))
+
+    def _validated(self, task: Task) -> float | None:
+        quality = task.quality()
+        if quality is not None:
+            self.trained_qualities[task.name] = max(quality, self.trained_qualities.get(task.name, -math.inf))
+        return quality
 
     def _step(self, task: Task, optimizer: torch.optim.Optimizer, number: int, step: int) -> float:
         def run() -> Tensor:
