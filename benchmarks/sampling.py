@@ -3,7 +3,8 @@
 Each run trains the relational view in a separate process, on random events, one attribute of the items and friends:
 ``peak_mib`` is the largest resident memory during the measured steps, ``kept_mib`` what is resident before them
 (interpreter, graph, parameters and AdamW's averages; the first step, which creates the averages, is not measured), and
-``step_mib`` the difference. A step without sampling also scores sampled candidates only: the losses are the same.
+``step_mib`` the difference. Every step scores the same sampled candidates, so that the losses compare; without sampling
+AdamW is not fused, as in any training without ``neural.fanout``.
 
     python -m benchmarks.sampling [--items N] [--fanout N …]
 """
