@@ -239,6 +239,8 @@ def _tests(module: str) -> list[Callable[[], Any]]:
         lambda: test_engine.test_answers_and_cycles_are_those_of_the_contract(test_engine.ONE_BEAT),
         lambda: test_engine.test_a_slow_host_changes_no_answer(0.5, 0.5),
         lambda: test_engine.test_a_slow_host_changes_no_answer(0.1, 1.0),
+        test_engine.test_rows_of_several_words_may_come_slowly,
+        test_engine.test_a_buffered_word_is_offered_before_anybody_is_ready,
         lambda: test_engine.test_tables_of_several_banks_are_exact(test_engine.SIZES),
         lambda: test_engine.test_nothing_depends_on_reads_while_tables_are_written(test_engine.SIZES),
         test_engine.test_a_bad_packet_is_told_and_the_next_is_answered,

@@ -12,12 +12,14 @@ pytest.importorskip("amaranth", reason="hardware is not tested without the extra
 
 from amaranth.hdl import Elaboratable, Module, Signal
 from amaranth.lib import memory
+from amaranth.sim import Simulator
 
 from lanner.accelerators.contract import MAX_HISTORY, Contract, FixedPoint, Request, requests_of
 from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga import netlist, protocol, tables
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
+from lanner.accelerators.fpga.pipeline import SkidBuffer
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
 from lanner.accelerators.reference import LARGEST_SCORE, answer, coefficients, sparse_sums, user_vector
@@ -139,6 +141,31 @@ def test_a_slow_host_changes_no_answer(offered, taken):
     some = EXTREME_REQUESTS[1:30:7]  # each kind of seen rows
     found, _ = asked(EXTREME, some, SIZES, offered=offered, taken=taken, seed=3)
     assert_exact(EXTREME, some, found)
+
+
+def test_rows_of_several_words_may_come_slowly():
+    model, users = model_of(ITEMS, 16), histories(5, ITEMS, 9)
+    contract = Contract.of(model, users)
+    sizes = replace(ONE_BEAT, dimensions=16, lanes=16, score_shift=contract.score_shift)
+    requests = requests_of(contract, model, users, K)
+    found, _ = asked(contract, requests, sizes, offered=0.3, seed=3)
+    assert_exact(contract, requests, found)
+
+
+def test_a_buffered_word_is_offered_before_anybody_is_ready():
+    buffer, offered = SkidBuffer(8), []
+
+    async def script(context):
+        context.set(buffer.i.payload, 9)
+        context.set(buffer.i.valid, 1)
+        await context.tick().repeat(2)
+        offered.append((context.get(buffer.o.valid), context.get(buffer.o.payload)))
+
+    simulator = Simulator(buffer)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(script)
+    simulator.run()
+    assert offered == [(1, 9)]
 
 
 @pytest.mark.parametrize("host", [{}, {"offered": 0.9, "taken": 0.3}], ids=["quick host", "slow host"])
