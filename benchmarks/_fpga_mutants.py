@@ -249,6 +249,7 @@ def _tests(module: str) -> list[Callable[[], Any]]:
         test_engine.test_a_history_longer_than_is_proven_is_told,
         lambda: test_engine.test_item_to_item_rows_add_to_the_scores({}),
         test_engine.test_item_to_item_rows_that_end_early_are_told,
+        test_engine.test_the_item_to_item_row_of_a_row_outside_counts_nothing,
     ]
 
 

@@ -122,6 +122,23 @@ def test_item_to_item_rows_add_to_the_scores(host):
         assert cycles == [Emulator(contract, sizes).cycles(request) for request in requests]
 
 
+def test_the_item_to_item_row_of_a_row_outside_counts_nothing():
+    model, users = model_of(ITEMS, 8, sparse=True), histories(6, ITEMS, 9)
+    contract = Contract.of(model, users)
+    sizes = replace(SIZES, score_shift=contract.score_shift, item_to_item=True)
+    request = next(one for one in requests_of(contract, model, users, K) if len(one.rows) > 1)
+    others = replace(request, weights=np.where(np.arange(len(request.rows)) == 0, 0, request.weights))
+    packet = protocol.request_packet(request, contract.sparse)
+    packet[4] += _WRAPS - int(request.rows[0])  # the first word of the history
+    packets = [*protocol.load(contract, sizes), packet]
+    (words,), _ = SimulatedEngine(sizes).run(packets, protocol.settings(contract), 1)
+    found, status = protocol.read_answer(words)
+    assert status == Status.ROW_OUT_OF_RANGE
+    assert sparse_sums(contract, request).tolist() != sparse_sums(contract, others).tolist()
+    assert found.rows.tolist() == answer(contract, others).rows.tolist()
+    assert found.scores.tolist() == answer(contract, others).scores.tolist()
+
+
 def test_item_to_item_rows_that_end_early_are_told():
     """Every place where a packet of two rows can end; the next request is answered."""
     model, users = model_of(ITEMS, 8, sparse=True), histories(6, ITEMS, 9)

@@ -126,7 +126,9 @@ def test_a_missing_file_is_named(tmp_path, fitted, name):
         read(path).verify()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"schema": "two"}', b'{"schema": 4}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\xff", b'{"schema": "two"}', b'{"schema": 4}', b'{"schema": 5}']
+)
 def test_a_manifest_that_is_none_is_refused_in_one_line(tmp_path, fitted, content):
     path = write(tmp_path / "bundle", fitted)
     (path / MANIFEST).write_bytes(content)

@@ -41,7 +41,7 @@ from lanner.inference.ranker import Ranker
 from lanner.inference.scoring_model import popularity_model
 from lanner.models.recommender import Recommender
 
-SCHEMA = 5
+SCHEMA = 6
 """Incremented on incompatible changes of the format."""
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
