@@ -220,6 +220,8 @@ STUDIES: dict[str, tuple[tuple[str, str, int], ...]] = {
         ("reasons", "amazon-scientific-2018-unisrec", 1),
         ("reasons", "lastfm-hetrec2011", 1),
         ("reasons", "ml-1m", 1),
+        ("encoders", "ml-latest-small", 1),
+        ("encoders", "amazon-scientific-2018-unisrec", 1),
         ("windows", "ml-latest-small", 1),
         ("windows", "ml-1m", 1),
         ("windows", "lastfm-tags", 1),
