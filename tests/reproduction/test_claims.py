@@ -100,6 +100,8 @@ def test_of_several_rows_the_worst_counts_and_all_are_named():
     assert found.protocol == "alone; worst of 2: a, b"
     assert judge(replace(claim, better="lower"), results(0.0, rows=rows)).value == 0.9
     assert judge(claim, results(0.0, rows={"a": rows["a"]})).protocol == "alone; a"
+    many = {f"row {place}": {"good": place} for place in range(9, 0, -1)}
+    assert judge(claim, results(0.0, rows=many)).protocol == "alone; worst of 9 rows: row 1"
     assert judge(claim, results(0.0, rows={**rows, "d": {"good": float("nan")}})).verdict == "not measured"
 
 
@@ -115,10 +117,46 @@ def test_the_best_published_number_is_compared_and_named():
     assert judge(by_name, results(0.6, published={"A": [0.5, 9], "B": [None, 9]})).paper == "0.500 (A)"
 
 
+def commits(claim, **rows):
+    return judge(claim, results(1.0, **rows)).commits
+
+
 def test_the_commit_is_that_of_the_row_and_the_date_that_of_the_file():
     found = judge(replace(CLAIM, at=("row", "good")), results(0.0, row={"good": 1, "commit": "row"}))
-    assert (found.commit, found.date) == ("row", "2026-11-30")
-    assert judge(CLAIM, results(1)).commit == "abc"
+    assert (found.commits, found.date) == (("row",), "2026-11-30")
+    assert commits(CLAIM) == ("abc",)
+
+
+def test_a_section_a_mode_and_the_rows_of_a_difference_have_their_own_commits():
+    routed = {"25f": {"mhz": 1.0, "commit": "row"}, "85f": {"mhz": 2.0}}
+    listed = {"routed": "section", "DP": "mode"}
+    assert commits(replace(CLAIM, at=("routed", "25f", "mhz")), routed=routed, commits=listed) == ("row",)
+    assert commits(replace(CLAIM, at=("routed", "85f", "mhz")), routed=routed, commits=listed) == ("section",)
+    modes = {"bert": {"DP": 0.5, "TP": 0.9}}
+    assert commits(replace(CLAIM, at=("difference", "*", "*")), difference=modes, commits=listed) == ("mode",)
+    assert commits(replace(CLAIM, at=("routed", "25f", "mhz"), over=("routed", "85f", "mhz")), routed=routed) == (
+        "row",
+        "abc",
+    )
+
+
+def test_a_figure_of_a_summary_carries_the_commits_of_the_rows_it_comes_from():
+    rows = {"a": {"commit": "first"}, "b": {"commit": "second"}, "c": {"commit": "first"}}
+    assert commits(replace(CLAIM, origin=(("rows", "*"),)), rows=rows) == ("first", "second")
+    assert commits(replace(CLAIM, origin=(("rows", "b"), ("rows", "gone"))), rows=rows) == ("second",)
+    assert commits(replace(CLAIM, origin=(("rows", "gone"),)), rows=rows) == ("abc",)
+
+
+def test_summaries_of_rows_with_commits_say_which_rows_they_are_of():
+    recorded = read_results(BENCHMARKS / "results")
+
+    def has_commits(table):
+        return isinstance(table, dict) and ("commit" in table or any(map(has_commits, table.values())))
+
+    for claim in read_claims().claims:
+        measured = recorded.get(claim.file, {}).get("results", {})
+        if claim.at[0] == "summary" and ("commits" in measured or has_commits(measured)):
+            assert claim.origin, claim.claim
 
 
 def test_a_mean_of_splits_and_the_interval_of_the_first_are_called_so():

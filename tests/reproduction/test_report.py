@@ -56,7 +56,7 @@ def test_each_claim_is_in_both_forms_with_its_verdict():
         assert f"| {one.said} | {one.verdict}. {one.reason}".rstrip() in summary
         assert one.claim.note in summary
         assert escape(one.reason) in written
-        assert one.commit[:7] in summary
+        assert all(commit[:7] in summary for commit in one.commits)
     assert written.count("class=verdict") == len(claims.claims)
     assert "| `python -m benchmarks.quality --suite foundation` |" in summary
     assert f"about {claims.hours:.0f} hours on 2 cores" in summary

@@ -16,6 +16,8 @@ Verdict = Literal["beaten", "met", "answered", "undecided", "not reached", "not 
 Results = Mapping[str, Mapping[str, Any]]
 """Result files by name, as ``benchmarks`` writes them."""
 Interval = tuple[float, float]
+_NAMED = 8
+"""Rows that a protocol names; of more than these only the worst."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Claim:
     at: tuple[str, ...]
     over: tuple[str, ...] = ()
     interval: tuple[str, ...] = ()
+    origin: tuple[tuple[str, ...], ...] = ()
     published: float | None = None
     published_at: tuple[str, ...] = ()
     bar: float | None = None
@@ -54,9 +57,9 @@ class Finding:
     """A claim with its measured figure.
 
     paper: the published figure as printed. wanted: the value to reach; None for a question without one. value,
-    interval: None if missing. rows: what the ``*`` of the claim's path stand for; the figure is that of the
-    worst row. splits: how many splits the figure is the mean of. commit, date: of the measurement, empty if there is
-    none.
+    interval: None if missing. rows: what the ``*`` of the claim's path stand for; worst: that of the row whose figure
+    it is. splits: how many splits the figure is the mean of. commits: of the rows that the figure comes from, each
+    once. date: of the result file. Both are empty without a measurement.
     """
 
     claim: Claim
@@ -66,8 +69,9 @@ class Finding:
     value: float | None = None
     interval: Interval | None = None
     rows: tuple[str, ...] = ()
+    worst: str = ""
     splits: int = 1
-    commit: str = ""
+    commits: tuple[str, ...] = ()
     date: str = ""
 
     @property
@@ -97,7 +101,9 @@ class Finding:
     def protocol(self) -> str:
         """The claim's protocol, with the rows that were compared and what figure and interval are of."""
         parts = [self.claim.protocol]
-        if self.rows:
+        if len(self.rows) > _NAMED:
+            parts.append(f"worst of {len(self.rows)} rows: {self.worst}")
+        elif self.rows:
             worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
             parts.append(f"{worst}{', '.join(self.rows)}")
         if self.splits > 1:
@@ -207,8 +213,9 @@ def judge(claim: Claim, results: Results) -> Finding:
         worst.value,
         worst.interval,
         tuple("/".join(row.names) for row in rows if row.names),
+        "/".join(worst.names),
         int(_nearest("seeds", 1, measured, _filled(claim.at, worst.names))),
-        _commit(results[claim.file], _filled(claim.at, worst.names)),
+        _commits(claim, results[claim.file], worst.names),
         results[claim.file].get("date", "")[:10],
     )
 
@@ -295,18 +302,28 @@ def _number(value: Any, place: Sequence[str]) -> float:
     return float(value)
 
 
+def _commits(claim: Claim, entry: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The commits at which the rows of a figure were measured, each once; without ``origin`` the rows compared."""
+    measured = entry["results"]
+    origins = claim.origin or (_filled(claim.at, names), _filled(claim.over, names))
+    rows = [_filled(place, found) for place in origins if place for found, _ in _found(measured, place)]
+    return tuple(dict.fromkeys(_commit(entry, row) for row in rows or [claim.at]))
+
+
 def _commit(entry: Mapping[str, Any], place: Sequence[str]) -> str:
-    """The commit at which a figure was measured: that of its row, else that of the file."""
-    return str(_nearest("commit", entry["commit"], entry["results"], place))
+    """The commit of a row or of the section or mode that it belongs to (``commits``), else that of the file."""
+    listed = entry["results"].get("commits", {})
+    named = next((listed[name] for name in reversed(place) if name in listed), entry["commit"])
+    return str(_nearest("commit", named, entry["results"], place))
 
 
 def _nearest(key: str, default: Any, table: Any, place: Sequence[str]) -> Any:
-    """The value of a key in the innermost of the tables on the way to a place that has it, else the default."""
-    found = default
+    """The value of a key in the innermost table that has it, at a place or on the way to it, else the default."""
+    tables = [table]
     for name in place:
-        found = table.get(key, found) if isinstance(table, Mapping) else found
         table = table[int(name) if isinstance(table, list) else name]
-    return found
+        tables.append(table)
+    return next((one[key] for one in reversed(tables) if isinstance(one, Mapping) and key in one), default)
 
 
 def _damaged(file: str, problem: str) -> ConfigError:
@@ -314,4 +331,4 @@ def _damaged(file: str, problem: str) -> ConfigError:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -108,9 +108,10 @@ def _command(found: Finding, claims: Claims) -> str:
 
 
 def _measured_at(found: Finding) -> str:
-    """The commit, shortened, and the date of the result file."""
-    commit, dirty, _ = found.commit.partition("-dirty")
-    return f"{commit[:7]}{dirty}, {found.date}" if commit else "–"
+    """The commits of the rows, shortened, and the date of the result file, which may be later than theirs."""
+    commits = [one.partition("-dirty") for one in found.commits]
+    shown = ", ".join(f"{commit[:7]}{dirty}" for commit, dirty, _ in commits)
+    return f"{shown}; file of {found.date}" if shown else "–"
 
 
 def _figure(picture: Picture) -> str:
