@@ -86,6 +86,19 @@ def test_an_interval_of_a_difference_is_relative_like_the_figure():
     assert judge(claim, results(0.6, other=0.5, difference=[float("nan"), 0.15])).interval is None
 
 
+def test_rounds_are_a_range_and_those_of_two_rows_are_compared_in_turn():
+    rows = {"a": {"ms": 2.0, "ms_by_round": [1.0, 2.0, 4.0]}, "b": {"ms": 4.0, "ms_by_round": [4.0, 4.0, 5.0]}}
+    alone = replace(CLAIM, at=("rows", "a", "ms"), better="lower", published=None, bar=3.0)
+    found = judge(alone, results(0.0, rows=rows))
+    assert (found.said, found.verdict) == ("2.000 (1.000 … 4.000)", "undecided")
+    assert found.protocol == "alone; range of 3 rounds"
+    assert "the range includes it" in found.reason
+    compared = replace(alone, over=("rows", "b", "ms"), bar=0.0, shown="{:+.0%}")
+    assert judge(compared, results(0.0, rows=rows)).said == "-50% (-75% … -20%)"
+    del rows["b"]["ms_by_round"]
+    assert judge(compared, results(0.0, rows=rows)).said == "-50%"
+
+
 def test_several_intervals_are_joined():
     splits = {"1": {"ci95": [-0.2, 0.1]}, "2": {"ci95": [-0.1, 0.3]}}
     found = judge(replace(CLAIM, interval=("splits", "*", "ci95")), results(0.0, splits=splits))
@@ -184,6 +197,15 @@ def test_the_claims_are_whole():
         assert claim.file in measured
     for one in told.experiments:
         assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
+
+
+def test_a_number_from_memory_decides_nothing():
+    recorded = read_results(BENCHMARKS / "results")
+    quoted = [one for one in read_claims().claims if "from memory" in judge(one, recorded).paper]
+    assert quoted
+    for claim in quoted:
+        assert judge(claim, recorded).verdict == "not reproducible"
+        assert "from memory" in claim.note
 
 
 COMMANDS = sorted(

@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -44,12 +44,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What writes a result file: a module of ``benchmarks`` with its arguments. quick: arguments of the short form."""
+    """What writes a result file: a module of ``benchmarks`` with its arguments. quick: arguments of the short form.
+
+    minutes: of the whole form on 2 cores; estimated unless ``timed``.
+    """
 
     file: str
     command: tuple[str, ...]
     minutes: float
     quick: tuple[str, ...] = ()
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Finding:
 
     paper: the published figure as printed. wanted: the value to reach; None for a question without one. value,
     interval: None if missing. rows: what the ``*`` of the claim's path stand for; worst: that of the row whose figure
-    it is. splits: how many splits the figure is the mean of. commits: of the rows that the figure comes from, each
-    once. date: of the result file. Both are empty without a measurement.
+    it is. rounds: how many the interval is the range of; 0: it is the 95 % interval. splits: how many splits the figure
+    is the mean of. commits: of the rows that the figure comes from, each once. date: of the result file. Both are empty
+    without a measurement.
     """
 
     claim: Claim
@@ -70,6 +75,7 @@ class Finding:
     interval: Interval | None = None
     rows: tuple[str, ...] = ()
     worst: str = ""
+    rounds: int = 0
     splits: int = 1
     commits: tuple[str, ...] = ()
     date: str = ""
@@ -93,7 +99,8 @@ class Finding:
             parts.append("The result file has no such row; the command measures it.")
         if self.wanted is not None and self.value is not None and self.claim.reproducible:
             limit = "at least" if self.claim.better == "higher" else "at most"
-            within = "; the interval includes it" if self.verdict == "undecided" else ""
+            spread = "range" if self.rounds else "interval"
+            within = f"; the {spread} includes it" if self.verdict == "undecided" else ""
             parts.append(f"Wanted: {limit} {self.claim.shown.format(self.wanted)}{within}.")
         return " ".join([*parts, *([self.claim.note] if self.claim.note else [])])
 
@@ -106,6 +113,8 @@ class Finding:
         elif self.rows:
             worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
             parts.append(f"{worst}{', '.join(self.rows)}")
+        if self.rounds:
+            parts.append(f"range of {self.rounds} rounds")
         if self.splits > 1:
             interval = "" if self.interval is None else ", interval over the users of the first"
             parts.append(f"mean of {self.splits} splits{interval}")
@@ -125,14 +134,28 @@ class Claims:
         """Approximate time of all experiments on 2 cores."""
         return sum(one.minutes for one in self.experiments) / 60
 
+    def timed(self, minutes: Mapping[str, float]) -> "Claims":
+        """The same with the minutes that commands really took, by command; the others stay estimated."""
+        known = [
+            replace(one, minutes=minutes[" ".join(one.command)], timed=True)
+            if " ".join(one.command) in minutes
+            else one
+            for one in self.experiments
+        ]
+        return replace(self, experiments=tuple(known))
+
 
 @dataclass(frozen=True)
 class _Row:
-    """A figure, with the keys that ``*`` stands for. value: None if what it waits for never happened."""
+    """A figure, with the keys that ``*`` stands for. value: None if what it waits for never happened.
+
+    rounds: how many ``interval`` is the range of; 0: it is the 95 % interval.
+    """
 
     names: tuple[str, ...]
     value: float | None
-    interval: Interval | None
+    interval: Interval | None = None
+    rounds: int = 0
 
 
 def read_claims() -> Claims:
@@ -189,7 +212,7 @@ def judge(claim: Claim, results: Results) -> Finding:
     """Compare a claim with what was measured.
 
     *beaten*: better than the paper's number; *met*: as good, or past the bar if the paper gives none; *undecided*: the
-    interval includes the number or the bar; *answered*: there is neither.
+    interval or the range of the rounds includes the number or the bar; *answered*: there is neither.
 
     Raises:
         ConfigError: something else than a number stands in the place of one.
@@ -214,6 +237,7 @@ def judge(claim: Claim, results: Results) -> Finding:
         worst.interval,
         tuple("/".join(row.names) for row in rows if row.names),
         "/".join(worst.names),
+        worst.rounds,
         int(_nearest("seeds", 1, measured, _filled(claim.at, worst.names))),
         _commits(claim, results[claim.file], worst.names),
         results[claim.file].get("date", "")[:10],
@@ -255,17 +279,34 @@ def _published(claim: Claim, measured: Any) -> tuple[float | None, str]:
 def _rows(claim: Claim, measured: Any) -> Iterator[_Row]:
     for names, found in _found(measured, claim.at):
         if found is None:
-            yield _Row(names, None, None)
+            yield _Row(names, None)
             continue
         value, base = _number(found, claim.at), 1.0
+        rounds = _by_round(claim, measured, names)
         if claim.over:
             bases = [_number(one, claim.over) for _, one in _found(measured, _filled(claim.over, names))]
             if not bases or bases[0] == 0:
                 continue
             base = bases[0]
             value = value / base - 1
+        if rounds:
+            yield _Row(names, value, (min(rounds), max(rounds)), len(rounds))
+            continue
         place = claim.interval or (() if claim.over else (*claim.at[:-1], "ci95", claim.at[-1]))
         yield _Row(names, value, _interval(measured, _filled(place, names), base) if place else None)
+
+
+def _by_round(claim: Claim, measured: Any, names: Sequence[str]) -> list[float]:
+    """The figure of each round, where a benchmark records them beside it; rounds of two rows are compared in turn."""
+    places = [_filled(place, names) for place in (claim.at, claim.over) if place]
+    found = [
+        [_number(one, place) for one in values]
+        for place in places
+        for _, values in _found(measured, (*place[:-1], f"{place[-1]}_by_round"))
+    ]
+    if len(found) < len(places) or not claim.over:
+        return found[0] if found and not claim.over else []
+    return [one / base - 1 for one, base in zip(*found, strict=True)]
 
 
 def _interval(measured: Any, place: Sequence[str], base: float) -> Interval | None:
