@@ -199,12 +199,12 @@ def test_the_claims_are_whole():
         assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
 
 
-def test_a_number_from_memory_decides_nothing():
+def test_a_number_from_memory_is_never_beaten():
     recorded = read_results(BENCHMARKS / "results")
     quoted = [one for one in read_claims().claims if "from memory" in judge(one, recorded).paper]
     assert quoted
     for claim in quoted:
-        assert judge(claim, recorded).verdict == "not reproducible"
+        assert judge(claim, recorded).verdict not in {"beaten", "met"}
         assert "from memory" in claim.note
 
 
