@@ -8,4 +8,4 @@ COMMIT = {"ecp5-25f": "f2db1fa", "ecp5-85f": "a94d4c9"}
 """Of the sources of each design."""
 
 MHZ = {"ecp5-25f": 94.0, "ecp5-85f": 87.0}
-"""Clock achieved by place and route on each device, median of the seeds."""
+"""Clock achieved by place and route on each device."""
