@@ -125,3 +125,48 @@ def test_the_processor_does_what_its_rows_say():
 def test_the_page_says_of_how_many_users_the_recall_is():
     page = (fpga.ROOT / "docs" / "accelerator.md").read_text()
     assert f"the recall is of {_fpga_external.ASKED} users" in " ".join(page.split())
+
+
+def columns(**components):
+    before, after = ({"row": row, "request": ms, **dict.fromkeys(components, ms / 4)} for row, ms in ROWS.items())
+    return {"threads": 2, "rounds": 5, "commit": "abc", "unoptimised": before, "optimised": after}
+
+
+ROWS = {"baseline/torch": 40.0, "int8/onnxruntime": 4.0}
+
+
+def recorded_compression(written, **parts):
+    one = {"baseline": {"torch": {"p50_ms": 40.0}}, "int8": {"onnxruntime": {"p50_ms": 4.0}}, "commit": "abc"}
+    stages = {"full": {"aggregate": 0.3, "retrieve": 0.8, "rank": 0.002}}
+    results = {"ml-1m": one | {"stages": stages}, "summary": {"best_variant": "int8/onnxruntime"}, **parts}
+    entry = {"settings": {"threads": 2, "rounds": 5}, "results": results}
+    written.with_name("compression.json").write_text(json.dumps(entry))
+
+
+def measured_paper(written, monkeypatch):
+    ran(monkeypatch, "--only", "paper")
+    return json.loads(written.read_text())["results"]["paper"]
+
+
+def test_the_components_of_a_column_are_of_its_own_requests(written, monkeypatch):
+    recorded_compression(written, components=columns(gnn=1, language_model=1, fusion=1, rest=1))
+    found = measured_paper(written, monkeypatch)
+    assert found["processor"] == {"threads": 2, "rounds": 5, "commit": "abc"}
+    assert found["unoptimised"]["gnn"] == 10.0
+    page = accelerator_section({"paper": found})
+    assert "*measured* on 2 threads" in page
+    assert "| all else | 10.000 | 1.000 | 1.000 |" in page
+    assert f"| request | 40.00 | 4.00 | {3 + found['accelerator']['gnn']:.2f}, predicted |" in page
+    assert "| MLP |" not in page
+    assert "This model has no MLP." in page
+
+
+def test_stages_of_another_system_than_the_baseline_are_left_out(written, monkeypatch):
+    recorded_compression(written)
+    found = measured_paper(written, monkeypatch)
+    assert found["unoptimised"] == {"tag": "measured", "row": "baseline/torch", "request": 40.0}
+    assert found["optimised"] == {"tag": "measured", "row": "int8/onnxruntime", "request": 4.0}
+    page = accelerator_section({"paper": found})
+    assert "| request | 40.00 | 4.00 | – |" in page
+    assert "The components were not timed inside these requests." in page
+    assert "| GNN |" not in page
