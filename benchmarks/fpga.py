@@ -5,8 +5,9 @@ Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *rou
 - quality: lists of the contract against the float form of the same codes, and NDCG on test events, on the bundles given
   (measured). bundles: the accelerator that their variants would need, beside one thread (estimated, measured).
 - exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
-  cycles with the model; corners with slow hosts; also the same work in NumPy and FAISS on one thread (simulated,
-  measured).
+  cycles with the model; corners with slow hosts (simulated).
+- cpu: the same request, and its costliest steps alone, in NumPy and FAISS on one thread; wants a quiet machine
+  (measured).
 - routed: place and route; a seed that does not finish counts as 0 MHz (routed).
 - estimated: cells of a larger device, without routing (estimated).
 - external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
@@ -42,6 +43,7 @@ from scipy.stats import chi2
 
 from benchmarks import _record
 from benchmarks._fpga_bundles import quality, real_bundles
+from benchmarks._fpga_cpu import processor
 from benchmarks._fpga_exactness import exactness
 from benchmarks._fpga_external import external
 from benchmarks._fpga_mutants import run_mutants
@@ -77,6 +79,8 @@ USED = {"quality": ("bundles", "quality_users"), "bundles": ("bundles",), "exact
 OF_BUNDLES = {"quality", "bundles"}
 BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
 """Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
+FAMILY = "xcup"
+"""synth_xilinx's name of UltraScale+, the family of Alveo cards."""
 LIMIT_S = 1800
 """Seconds after which a seed counts as not routed: at 0 MHz in the median. Others take a quarter of them."""
 
@@ -132,7 +136,8 @@ def estimated(work: Path) -> dict[str, Any]:
     folder = work / "estimated"
     folder.mkdir(parents=True, exist_ok=True)
     sizes = Parameters(DIMENSIONS, DIMENSIONS, 4096, 4096, K, 14)
-    return {"tag": "estimated", "family": "xcup", "cells": estimated_cells(sizes, folder)}
+    of = {"family": FAMILY, "dimensions": DIMENSIONS, "lanes": sizes.lanes, "rows": sizes.rows}
+    return {"tag": "estimated", **of, "cells": estimated_cells(sizes, folder, FAMILY)}
 
 
 def sampler() -> dict[str, Any]:
@@ -265,7 +270,7 @@ def _digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["quality", "bundles", "exactness", "routed", "estimated", "external", "paper", "lanes", "sampler"]
+    names = ["quality", "bundles", "exactness", "cpu", "routed", "estimated", "external", "paper", "lanes", "sampler"]
     names += ["proofs", "mutants", "tests"]
     parser.add_argument("--only", nargs="+", choices=names)
     parser.add_argument("--bundles", nargs="*", type=Path, default=[])
@@ -284,6 +289,7 @@ def main() -> None:
         "quality": lambda: quality(options.bundles, options.quality_users),
         "bundles": lambda: real_bundles(options.bundles),
         "exactness": lambda: exactness(options.users, options.work / _digest() / "verilated"),
+        "cpu": processor,
         "routed": lambda: results.get("routed", {}) | routed(options.seeds, options.builds, options.work),
         "estimated": lambda: estimated(options.work),
         "external": external,
