@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lanner
 from lanner.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +154,9 @@ def test_the_python_example_prints_what_it_says(monkeypatch, tmp_path, capsys):
     assert len([line for line in example.splitlines() if line]) <= 10
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out == output
+    card = lanner.load("ease-bundle")._bundle.card
+    assert "# ease on ml-latest-small\n" in card
+    assert "no commercial use without permission. They hold for this bundle" in card
 
 
 def test_the_shell_examples_run(monkeypatch, tmp_path, capsys):
