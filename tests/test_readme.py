@@ -91,10 +91,13 @@ def test_the_table_of_federated_learning_names_what_it_compares_with(readme):
     row = {"ndcg_at_10": 0.43, "ci95": {"ndcg_at_10": [0.42, 0.44]}, "bytes_up": 4e8, "bytes_down": 5e8, "rounds": 2}
     reference = {"ndcg_at_10": 0.45, "file": "quality.json", "commit": "0123456789"}
     section = readme.PAGES[ROOT / "docs" / "federated.md"][1]
-    shown = section({"rows": {"ease": row, "processes": {"seconds": 1}}, "centralised": reference})
+    latency = {"federated_p50_ms": 1.234, "centralised_p50_ms": 1.25, "ratio": 0.99, "requests": 2000}
+    rows = {"ease": row, "processes": {"seconds": 1}, "latency": latency}
+    shown = section({"rows": rows, "centralised": reference})
     assert "NDCG@10 0.4500 on the same split (`quality.json`, commit `0123456`)" in shown
     assert "| `ease` | 0.4300 (0.4200 … 0.4400) | 95.6% | 0.400 GB | 0.500 GB | 2 |" in shown
     assert "processes" not in shown
+    assert "takes 1.23 ms with EASE from sums and 1.25 ms with EASE fitted on pooled events (p50 of 2,000 req" in shown
     older = section({"rows": {"ease": {key: row[key] for key in ("ndcg_at_10", "ci95")}}})
     assert "| `ease` | 0.4300 (0.4200 … 0.4400) | – | – | – | – |" in older
 
