@@ -2,8 +2,7 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ SEED, K, DIMENSIONS, DEPTH = 0, 10, 64, MAX_HISTORY
 USER_AND_ITEM = ("user_id", "movie_id")
 HOSTS = ((1.0, 1.0), (0.5, 0.4), (0.9, 0.1))
 """Shares of cycles in which the host offers a word, and takes one."""
-TIMES = 300
 
 
 def movielens() -> tuple[ScoringModel, UserBatch]:
@@ -65,7 +63,6 @@ def exactness(number: int, folder: Path) -> dict[str, Any]:
         "adversarial": _adversarial(engine, sizes),
         "mean_history": mean,
         "cycles_mean_history": request_cycles(sizes, mean, contract.num_items, K),
-        "cpu": _on_the_cpu(model, users, mean),
     }
 
 
@@ -122,42 +119,3 @@ def _adversarial(engine: VerilatedEngine, sizes: Parameters) -> dict[str, Any]:
         "mismatches": sum(row["mismatches"] for row in rows),
         "cycle_model_error": rows[0]["cycle_model_error"],
     }
-
-
-def _on_the_cpu(model: ScoringModel, users: UserBatch, length: int) -> dict[str, Any]:
-    """Microseconds per user in float32 on one thread: gather, mean, scores, ten best of the unseen."""
-    import faiss
-
-    assert isinstance(model.source_ID, Int8Rows)
-    faiss.omp_set_num_threads(1)
-    table = model.source_ID.codes * model.source_ID.scale[:, None]
-    rows = np.resize(max((users.history[user] for user in range(100)), key=len), length)
-    index = faiss.IndexFlatIP(DIMENSIONS + 1)
-    index.add(np.column_stack([table, model.bias_I]).astype(np.float32))  # the bias as a dimension
-
-    def in_numpy() -> None:
-        scores = table @ table[rows].mean(axis=0) + model.bias_I
-        scores[rows] = -np.inf
-        best = np.argpartition(-scores, K)[:K]
-        best[np.argsort(-scores[best])]
-
-    def in_faiss() -> None:
-        unseen = faiss.IDSelectorNot(faiss.IDSelectorBatch(rows))
-        user = np.append(table[rows].mean(axis=0), np.float32(1))[None]
-        index.search(user, K, params=faiss.SearchParameters(sel=unseen))
-
-    found: dict[str, Any] = {"tag": "measured"}
-    for name, work in (("numpy", in_numpy), ("faiss", in_faiss)):
-        times = _times(work)
-        found |= {f"{name}_us_p50": np.percentile(times, 50), f"{name}_us_p99": np.percentile(times, 99)}
-    return found
-
-
-def _times(work: Callable[[], None]) -> list[float]:
-    """Microseconds."""
-    times = []
-    for _ in range(TIMES):
-        begun = time.perf_counter()
-        work()
-        times.append(1e6 * (time.perf_counter() - begun))
-    return times

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.lora import ROWS
+
 
 def federated_section(results: dict[str, Any]) -> str:
     """The table of ``docs/federated.md``, and the latency."""
@@ -34,8 +36,17 @@ def _federated(results: dict[str, Any]) -> Iterator[str]:
 
 
 def adaptation_section(results: dict[str, Any]) -> str:
-    """The table of ``docs/fine-tuning.md``: the best recipe against the frozen model."""
-    return "\n".join(_adaptation(results))
+    """The table of ``docs/fine-tuning.md``: the best recipe against the frozen model; and which rows are missing."""
+    return "\n".join([*_adaptation(results), *_missing(results)])
+
+
+def _missing(results: dict[str, Any]) -> Iterator[str]:
+    datasets = {name: rows for name, rows in results.items() if name != "summary"}
+    missing = {name: [f"`{row}`" for row in ROWS if row not in rows] for name, rows in datasets.items()}
+    if any(missing.values()):
+        said = "; ".join(f"{name}: {', '.join(rows)}" for name, rows in missing.items() if rows)
+        full = ", ".join(name for name, rows in datasets.items() if "full" in rows) or "no dataset"
+        yield f"\nNot measured: {said}. Times relative to full fine-tuning are known on {full}."
 
 
 def _adaptation(results: dict[str, Any]) -> Iterator[str]:

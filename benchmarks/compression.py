@@ -13,6 +13,9 @@ target. Processes of the same row differ by up to a third, so a row is measured 
 interleaved with all other rows. p50_ms, p99_ms, requests_per_s and peak_mib are medians over the rounds;
 p50_ms_by_round keeps every one; ndcg is the first round's. peak_mib is a process's peak when its requests were done.
 
+components: the same requests to the baseline and to the best variant, with each stage timed inside the request
+(``_request_stages``), in ROUNDS processes each, interleaved; minutes, once ml-1m's bundles are there.
+
 ml-1m-cold: the hybrid of the cold-items protocol, with its cold items added as new items, by their texts alone, encoded
 once by the full encoder and once by a small one that was distilled on the other items' texts.
 
@@ -27,8 +30,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ from numpy.typing import NDArray
 from benchmarks import _record
 from benchmarks._clustered import DIMENSIONS, HISTORY, clustered_catalogue, clustered_histories
 from benchmarks._quality_settings import EVERY_EVENT, SETTINGS
+from benchmarks._request_stages import stage_times
 
 SEED = 1
 THREADS = 2
@@ -59,18 +65,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only",
-        choices=("ml-1m", "ml-1m-cold", "clustered-1m", "summary"),
+        choices=("ml-1m", "components", "ml-1m-cold", "clustered-1m", "summary"),
         help="measure one part (or none), keep the other's figures",
     )
     parser.add_argument("--items", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--evaluate", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.items:
         print(json.dumps(_measure_catalogue(options.items)))
         return
     if options.row:
-        print(json.dumps(_row(*options.row, evaluate=options.evaluate)))
+        print(json.dumps(_row(*options.row, evaluate=options.evaluate, stages=options.stages)))
         return
     results: dict[str, Any] = _earlier() if options.only else {}
     if options.only in (None, "ml-1m"):
@@ -82,6 +89,8 @@ def main() -> None:
     if options.only in (None, "clustered-1m"):
         results["clustered-1m"] = _catalogues()
     results["summary"] = _summary(results)
+    if options.only in (None, "components"):
+        results["components"] = _components(results["summary"]["best_variant"])
     settings = {
         "threads": THREADS,
         "requests": REQUESTS,
@@ -100,8 +109,15 @@ def main() -> None:
 
 
 def _earlier() -> dict[str, Any]:
+    """The recorded results; each part carries the commit at which it was measured."""
     path = _record.RESULTS / "compression.json"
-    return json.loads(path.read_text())["results"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    recorded: dict[str, Any] = json.loads(path.read_text())
+    for name, part in recorded["results"].items():
+        if name != "summary":
+            part.setdefault("commit", recorded["commit"])
+    return dict(recorded["results"])
 
 
 # --- ml-1m ---------------------------------------------------------------------------------------------------------
@@ -115,10 +131,8 @@ def _measure_ml1m() -> dict[str, Any]:
     bundle = read_bundle(COMPRESSED)
     requests = _requests(bundle.dataset, _test_split(bundle))
     rows: dict[str, Any] = {"commit": _record._commit(), "processor": bundle.report["processor"]}
-    with tempfile.TemporaryDirectory() as folder:
-        asked = Path(folder) / "requests.json"
-        asked.write_text(json.dumps([(history.tolist(), text) for history, text in requests]))
-        rows |= _in_rounds(str(asked))
+    with _file_of(requests) as asked:
+        rows |= _in_rounds(asked)
     whole = rows["baseline"]["torch"]["ndcg_at_10"]
     for name in ("baseline", *bundle.variants):
         for row in rows[name].values():
@@ -132,6 +146,37 @@ def _measure_ml1m() -> dict[str, Any]:
     rows["pruning"] = {key: value for key, value in figures.items() if key.startswith("encoder_")}
     rows["pruning"] |= {"head_neurons": _neurons(bundle, "full"), "head_neurons_kept": _neurons(bundle, "pruned")}
     return rows
+
+
+@contextmanager
+def _file_of(requests: Sequence[Any]) -> Iterator[str]:
+    """A file that the processes of the rows read."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder) / "requests.json"
+        asked.write_text(json.dumps([(history.tolist(), text) for history, text in requests]))
+        yield str(asked)
+
+
+def _components(best: str) -> dict[str, Any]:
+    """Medians over the rounds of the stages of the baseline and of the best variant, and every round."""
+    from lanner.artifacts.bundle import read_bundle
+
+    if not COMPRESSED.exists():
+        _build()
+    bundle = read_bundle(COMPRESSED)
+    found: dict[str, Any] = {"commit": _record._commit(), "threads": THREADS, "rounds": ROUNDS}
+    rounds: dict[str, list[dict[str, float]]] = {"baseline/torch": [], best: []}
+    with _file_of(_requests(bundle.dataset, _test_split(bundle))) as asked:
+        for _ in range(ROUNDS):
+            for row, done in rounds.items():
+                done.append(_own_process("--row", *row.split("/"), asked, "--stages"))
+    for column, (row, done) in zip(("unoptimised", "optimised"), rounds.items(), strict=True):
+        found[column] = {"row": row}
+        for part in done[0]:
+            times = [one[part] for one in done]
+            found[column] |= {part: float(np.median(times)), f"{part}_by_round": times}
+        print(column, json.dumps(found[column]), flush=True)
+    return found
 
 
 def _in_rounds(asked: str) -> dict[str, dict[str, dict[str, Any]]]:
@@ -161,10 +206,12 @@ def _own_process(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(written.splitlines()[-1]))
 
 
-def _row(name: str, backend: str, path: str, evaluate: bool) -> dict[str, Any]:
-    """Times and sizes of one row; ``evaluate``: also its ndcg."""
+def _row(name: str, backend: str, path: str, evaluate: bool, stages: bool) -> dict[str, Any]:
+    """Times and sizes of one row; ``evaluate``: also its ndcg; ``stages``: the times of a request's stages alone."""
     requests = [(np.array(history, np.int64), text) for history, text in json.loads(Path(path).read_text())]
-    return _baseline(requests, evaluate) if name == "baseline" else _variant(name, backend, requests, evaluate)
+    if name == "baseline":
+        return _baseline(requests, evaluate, stages)
+    return _variant(name, backend, requests, evaluate, stages)
 
 
 def _test_split(bundle: Any) -> Any:
@@ -218,11 +265,11 @@ def _text_of_32(random: np.random.Generator, words: list[str], language: Any) ->
     return " ".join(chosen)
 
 
-def _baseline(requests: Sequence[Any], evaluate: bool) -> dict[str, Any]:
+def _baseline(requests: Sequence[Any], evaluate: bool, stages: bool) -> dict[str, Any]:
     """The hybrid as fitted, in float32; the published encoder encodes each text in torch eager."""
     import torch
 
-    from lanner.inference.ranker import Query, Ranker
+    from lanner.inference.ranker import Ranker
     from lanner.models.language import LanguageEncoder
     from lanner.pipeline import open_bundle
 
@@ -240,16 +287,24 @@ def _baseline(requests: Sequence[Any], evaluate: bool) -> dict[str, Any]:
             return features_TF
 
     ranker = Ranker(model, reader=Eager())
-    timed = _timed(lambda history, text: ranker.rank([Query(history, seen=history, profile=text)]), requests)
+    if stages:
+        return dict(stage_times(ranker, partial(_answer, ranker), requests, WARM))
+    timed = _timed(partial(_answer, ranker), requests)
     state = sum(value.nbytes for value in recommender.state()[0].values())
     encoder = sum(parameter.nbytes for parameter in eager.model.parameters())
     return {**timed, "size_mib": (state + encoder) / 2**20, **(_ndcg(recommender, bundle) if evaluate else {})}
 
 
-def _variant(name: str, backend: str, requests: Sequence[Any], evaluate: bool) -> dict[str, Any]:
+def _answer(ranker: Any, history: NDArray[np.int64], text: str) -> Any:
+    from lanner.inference.ranker import Query
+
+    return ranker.rank([Query(history, seen=history, profile=text)])
+
+
+def _variant(name: str, backend: str, requests: Sequence[Any], evaluate: bool, stages: bool) -> dict[str, Any]:
     from lanner.artifacts.bundle import read_bundle
     from lanner.encoders import open_text_reader
-    from lanner.inference.ranker import Query, RankedScorer, Ranker
+    from lanner.inference.ranker import RankedScorer, Ranker
 
     bundle = read_bundle(COMPRESSED)
     variant, reader = bundle.variant(name), None
@@ -258,7 +313,9 @@ def _variant(name: str, backend: str, requests: Sequence[Any], evaluate: bool) -
         reader = open_text_reader(variant, bundle.text_files, backend, THREADS)
         reader.warm_up()
     ranker = Ranker(variant.model, candidates=CANDIDATES, reader=reader)
-    timed = _timed(lambda history, text: ranker.rank([Query(history, seen=history, profile=text)]), requests)
+    if stages:
+        return dict(stage_times(ranker, partial(_answer, ranker), requests, WARM))
+    timed = _timed(partial(_answer, ranker), requests)
     if not evaluate:
         return timed
     # Quality comes last: the memory it needs must not count as the server's.
@@ -431,6 +488,9 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
         summary |= {
             "best_variant": f"{name}/{backend}",
             "best_latency_ratio": best["p50_ms"] / base["p50_ms"],
+            "best_latency_ratio_by_round": [
+                one / other for one, other in zip(best["p50_ms_by_round"], base["p50_ms_by_round"], strict=True)
+            ],
             "best_throughput_ratio": best["requests_per_s"] / base["requests_per_s"],
             "best_ndcg_relative_loss": best["ndcg_relative_loss"],
             "int8_on": rows["processor"],

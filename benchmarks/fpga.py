@@ -5,12 +5,14 @@ Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *rou
 - quality: lists of the contract against the float form of the same codes, and NDCG on test events, on the bundles given
   (measured). bundles: the accelerator that their variants would need, beside one thread (estimated, measured).
 - exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
-  cycles with the model; corners with slow hosts; also the same work in NumPy and FAISS on one thread (simulated,
-  measured).
+  cycles with the model; corners with slow hosts (simulated).
+- cpu: the same request, and its costliest steps alone, in NumPy and FAISS on one thread; wants a quiet machine
+  (measured).
 - routed: place and route; a seed that does not finish counts as 0 MHz (routed).
 - estimated: cells of a larger device, without routing (estimated).
 - external: catalogues of 100,000 and 1,000,000 items in external memory (simulated, estimated, measured).
-- paper: the stages of a request as ``compression.json`` has them, with the accelerator in the GNN's place (predicted).
+- paper: the components of a request as ``compression.json`` has them (``benchmarks.compression --only components``),
+  with the accelerator in the GNN's place (predicted).
 - lanes: cycles by dimensions and lanes (predicted).
 - sampler, proofs, mutants (simulated, proven). tests: seconds of the accelerator's tests (measured).
 
@@ -41,6 +43,7 @@ from scipy.stats import chi2
 
 from benchmarks import _record
 from benchmarks._fpga_bundles import quality, real_bundles
+from benchmarks._fpga_cpu import processor
 from benchmarks._fpga_exactness import exactness
 from benchmarks._fpga_external import external
 from benchmarks._fpga_mutants import run_mutants
@@ -76,6 +79,8 @@ USED = {"quality": ("bundles", "quality_users"), "bundles": ("bundles",), "exact
 OF_BUNDLES = {"quality", "bundles"}
 BUILDS = {"85f": (64, "ecp5-85f", 4096), "25f": (16, "ecp5-25f", 1024)}
 """Lanes, device and rows of the designs that are placed and routed; the smaller device holds fewer rows."""
+FAMILY = "xcup"
+"""synth_xilinx's name of UltraScale+, the family of Alveo cards."""
 LIMIT_S = 1800
 """Seconds after which a seed counts as not routed: at 0 MHz in the median. Others take a quarter of them."""
 
@@ -131,7 +136,8 @@ def estimated(work: Path) -> dict[str, Any]:
     folder = work / "estimated"
     folder.mkdir(parents=True, exist_ok=True)
     sizes = Parameters(DIMENSIONS, DIMENSIONS, 4096, 4096, K, 14)
-    return {"tag": "estimated", "family": "xcup", "cells": estimated_cells(sizes, folder)}
+    of = {"family": FAMILY, "dimensions": DIMENSIONS, "lanes": sizes.lanes, "rows": sizes.rows}
+    return {"tag": "estimated", **of, "cells": estimated_cells(sizes, folder, FAMILY)}
 
 
 def sampler() -> dict[str, Any]:
@@ -189,32 +195,35 @@ def accelerator_tests() -> dict[str, Any]:
 def paper(results: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of a request with a new text by component: as published, on a processor, and with the accelerator.
 
-    Processor: ``compression.json``, ml-1m, the encoder in eager torch and in the best variant. Accelerator: the mean
-    history and catalogue in one table of 64 dimensions, at the routed clock, without the link; it aggregates and
-    scores, and replaces the GNN only.
+    Processor: the components of ``compression.json``, each column timed inside the requests of one system; without
+    them the requests of ml-1m alone. Accelerator: the mean history and catalogue in one table of 64 dimensions, at the
+    routed clock, without the link; it aggregates and scores, and replaces the GNN only.
     """
-    measured = json.loads(RESULTS.with_name("compression.json").read_text())["results"]
-    rows, best = measured["ml-1m"], measured["summary"]["best_variant"]
-    variant, runtime = best.split("/")
+    recorded = json.loads(RESULTS.with_name("compression.json").read_text())
+    processor = recorded["results"].get("components") or _requests_alone(recorded)
     name = "85f" if "85f" in results["routed"] else "25f"
     lanes, mhz = BUILDS[name][0], results["routed"][name]["mhz_median"]
     items = results["exactness"]["items"]
     cycles = request_cycles(Parameters(DIMENSIONS, lanes, items, items), results["exactness"]["mean_history"], items, K)
-
-    def stages(of: str, encoder: float, request: float) -> dict[str, Any]:
-        parts = {"gnn": "aggregate", "fusion": "retrieve", "head": "rank"}
-        return {"tag": "measured", "language_model": encoder, "request": request} | {
-            part: rows["stages"][of][stage] for part, stage in parts.items()
-        }
-
-    unoptimised = stages("full", rows["encoder"]["hugging-face"]["torch"], rows["baseline"]["torch"]["p50_ms"])
-    optimised = stages(variant, rows["encoder"][variant][runtime], rows[variant][runtime]["p50_ms"])
     return {
         "published": {"tag": "published", "unoptimised": 140.0, "optimised": 45.0},
-        "unoptimised": unoptimised,
-        "optimised": optimised | {"variant": best},
+        "processor": {name: processor[name] for name in ("threads", "rounds", "commit")},
+        "unoptimised": {"tag": "measured", **processor["unoptimised"]},
+        "optimised": {"tag": "measured", **processor["optimised"]},
         "accelerator": {"tag": "predicted", "build": name, "lanes": lanes, "mhz": mhz, "gnn": cycles / mhz / 1000},
     }
+
+
+def _requests_alone(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The whole requests of ``compression.json``: its stages were timed in another system than its baseline."""
+    rows, best = recorded["results"]["ml-1m"], recorded["results"]["summary"]["best_variant"]
+    variant, runtime = best.split("/")
+    columns = {"unoptimised": ("baseline", "torch"), "optimised": (variant, runtime)}
+    found = {
+        column: {"row": f"{name}/{backend}", "request": rows[name][backend]["p50_ms"]}
+        for column, (name, backend) in columns.items()
+    }
+    return {name: recorded["settings"][name] for name in ("threads", "rounds")} | {"commit": rows["commit"]} | found
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
@@ -261,7 +270,7 @@ def _digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["quality", "bundles", "exactness", "routed", "estimated", "external", "paper", "lanes", "sampler"]
+    names = ["quality", "bundles", "exactness", "cpu", "routed", "estimated", "external", "paper", "lanes", "sampler"]
     names += ["proofs", "mutants", "tests"]
     parser.add_argument("--only", nargs="+", choices=names)
     parser.add_argument("--bundles", nargs="*", type=Path, default=[])
@@ -280,6 +289,7 @@ def main() -> None:
         "quality": lambda: quality(options.bundles, options.quality_users),
         "bundles": lambda: real_bundles(options.bundles),
         "exactness": lambda: exactness(options.users, options.work / _digest() / "verilated"),
+        "cpu": processor,
         "routed": lambda: results.get("routed", {}) | routed(options.seeds, options.builds, options.work),
         "estimated": lambda: estimated(options.work),
         "external": external,

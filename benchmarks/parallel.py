@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from benchmarks import _record
 from benchmarks._emulated import Device
 from benchmarks._racks import NetworkRacks, can_be_built
 from benchmarks._ranks import run_ranks
-from benchmarks._record import record
 from benchmarks._small_towers import pairs, small_chain
 from benchmarks.parity import adamw
 from lanner.distributed.balance import Balancer
@@ -165,6 +165,7 @@ def all_rebalanced(repeats: int) -> dict[str, list[dict[str, float]]]:
 
 def measured(core: int, slow: float, made: dict[str, Plan], repeats: int) -> dict[str, Any]:
     """Some plans of one case, interleaved, ``repeats`` times. Rows of the same plan are one measurement."""
+    commit = _record._commit()  # before they run: the sources may change meanwhile
     first = {name: next(one for one in made if made[one] == plan) for name, plan in made.items()}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in dict.fromkeys(first.values())}
     with NetworkRacks(RANKS, RACK, HOST_MBIT, core):
@@ -181,6 +182,7 @@ def measured(core: int, slow: float, made: dict[str, Plan], repeats: int) -> dic
             "seconds_range": [min(times), max(times)],
             "overruns": max(one["overruns"] for one in runs[first[name]]),
             "settings": settings_of(plan),
+            "commit": commit,
         }
     return rows
 
@@ -195,13 +197,13 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 def case(core: int, slow: float, repeats: int, kept: bool = False) -> dict[str, Any]:
     """Every plan of one case, measured and predicted.
 
-    kept: take what ``runs/parallel`` has. A plan that it lacks is measured along with the best of its plans, so that
-    both are of one run.
+    kept: take what ``runs/parallel`` has; each row has the commit at which it was measured. A plan that it lacks is
+    measured along with the best of its plans, so that both are of one run.
     """
     path = Path("runs") / "parallel" / f"{core}-{slow:g}-{STEPS}-{repeats}.json"
     made, rows = plans(core, slow), {}
     if kept and path.exists():
-        rows = json.loads(path.read_text())
+        rows = {name: {"commit": "unknown"} | row for name, row in json.loads(path.read_text()).items()}
     known = {json.dumps(row["settings"]): row for row in rows.values()}
     missing = {name: plan for name, plan in made.items() if json.dumps(settings_of(plan)) not in known}
     rows = {name: known[json.dumps(settings_of(plan))] for name, plan in made.items() if name not in missing}
@@ -267,7 +269,7 @@ def main() -> None:
         "forward_s": FORWARD, "backward_s": BACKWARD, "devices": "emulated by sleeping",
     }  # fmt: skip
     results = {"summary": found, "cases": cases, "balancing": moved}
-    print(record("parallel", seed=0, settings=settings, results=results))
+    print(_record.record("parallel", seed=0, settings=settings, results=results))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,14 @@ def test_the_table_of_federated_learning_names_what_it_compares_with(readme):
     assert "| `ease` | 0.4300 (0.4200 … 0.4400) | – | – | – | – |" in older
 
 
+def test_the_page_of_fine_tuning_names_the_rows_that_are_missing(readme):
+    from benchmarks._page_tables import adaptation_section
+
+    page = adaptation_section({"a": {"full": {}, "lora-4": {}, "frozen": {}}, "b": {"frozen": {}}, "summary": {}})
+    assert "a: `lora-8`, `lora-16`, `best-recipe`; b: `full`, `lora-4`" in page
+    assert "Times relative to full fine-tuning are known on a." in page
+
+
 def test_the_command_reference_is_that_of_the_command_line(readme):
     assert readme.COMMANDS.read_text() == readme.command_reference(), "run: make docs"
 

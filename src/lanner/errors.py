@@ -99,7 +99,7 @@ class ServerError(LannerError):
 
 
 class RanksEndedError(LannerError):
-    """Ranks of a distributed run ended with an error, or by Ctrl-C, that the first rank has already reported."""
+    """Ranks of a distributed run ended for a reason that the first rank, or the launcher that lost it, reports."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"the ranks ended with exit code {exit_code}")

@@ -57,6 +57,7 @@ def test_the_clock_is_the_one_that_was_routed():
     for name in ("25f", "85f"):
         of_device = (routed.LANES[f"ecp5-{name}"], routed.ROWS[f"ecp5-{name}"])
         assert (recorded[name]["lanes"], recorded[name]["rows"]) == of_device
+        assert recorded[name]["commit"].startswith(routed.COMMIT[f"ecp5-{name}"])
 
 
 @pytest.mark.parametrize("name", ["25f", "85f"])
@@ -103,8 +104,8 @@ def test_a_prediction_names_the_device_whose_clock_it_takes():
     predicted = [prediction(emulated(one, K), fitting_device(one, K), clock_of(one, K)) for one in (small, large, huge)]
     clocks = routed.MHZ
     assert predicted == [
-        f"predicted from cycles at the routed {clocks['ecp5-25f']:g} MHz of an ecp5-25f",
-        f"predicted from cycles at the routed {clocks['ecp5-85f']:g} MHz of an ecp5-85f",
+        f"predicted from cycles at the routed {clocks['ecp5-25f']:g} MHz of an ecp5-25f with 1,024 rows",
+        f"predicted from cycles at the routed {clocks['ecp5-85f']:g} MHz of an ecp5-85f with 4,096 rows",
         f"predicted from cycles at {clocks['ecp5-25f']:g} MHz; the design fits no known device",
     ]
     assert [emulated(one, K).lanes for one in (small, large, huge)] == [16, 64, 16]

@@ -23,19 +23,29 @@ def test_a_bundle_becomes_an_accelerator_with_a_test_bench(ask, bundle, tmp_path
 
     monkeypatch.setattr(build, "write_verilog", quickly)
     code, out, err = ask("accelerate", bundle, "--out", "hardware", "-k", "5", "--json")
-    facts = json.loads(out)
+    facts, folder, clock = json.loads(out), tmp_path / "hardware", routed.MHZ["ecp5-85f"]
     assert (code, err) == (0, "")
-    assert {path.name for path in (tmp_path / "hardware").iterdir()} == {*facts["files"], "report.json"}
+    assert {path.name for path in folder.iterdir()} == {*facts["files"], "report.json"}
     assert (facts["variant"], facts["requests"], facts["sizes"]["item_to_item"]) == ("full", 20, True)
-    answers = np.fromfile(tmp_path / "hardware" / "answers.bin", np.uint32).reshape(20, 2 * 5 + 2)
+    answers = np.fromfile(folder / "answers.bin", np.uint32).reshape(20, 2 * 5 + 2)
     assert (answers[:, -2] == 0).all()
-    assert (
-        0
-        < facts["latency_us"]["p50"]
-        <= facts["latency_us"]["max"]
-        == pytest.approx(answers[:, -1].max() / routed.MHZ["ecp5-85f"])
-    )
-    assert ask("accelerate", bundle, "--out", "hardware", "-k", "5")[0] == 0  # over its own kind
+    assert 0 < facts["latency_us"]["p50"] <= facts["latency_us"]["max"] == pytest.approx(answers[:, -1].max() / clock)
+    assert facts["latency_is"].startswith(f"predicted from cycles at {clock:g} MHz on an ecp5-85f; this design was not")
+    of_device, simulated = ((folder / name).read_text() for name in ("engine.il", "engine.v"))
+    assert of_device.count("cell \\MULT18X18D ") == facts["multipliers"]
+    assert "cell \\SGSR " in of_device
+    assert not {"MULT18X18D", "SGSR"} & set(re.findall(r"cell \\(\w+) ", simulated))
+    assert "/" not in of_device  # no path of this machine
+    assert set(facts["designs"]) == {"engine.il", "engine.v"}
+    assert (folder / "engine.lpf").read_text().endswith('FREQUENCY PORT "clk" 100 MHZ;\n')
+    assert (facts["clock"]["mhz"], facts["clock"]["target_mhz"]) == (clock, 100)
+    of = {name: facts["clock"]["routed"][name] for name in ("mhz_median", "commit", "lanes", "rows")}
+    assert of == {"mhz_median": clock, "commit": routed.COMMIT["ecp5-85f"], "lanes": 64, "rows": 4096}
+    assert "--85k" in (folder / "Makefile").read_text().split("bitstream: build/engine.$(SEED).bit")[1]
+
+    out = ask("accelerate", bundle, "--out", "hardware", "-k", "5", "--clock-mhz", "50", "--json")[1]
+    assert (json.loads(out)["clock"]["mhz"], json.loads(out)["clock"]["target_mhz"]) == (50, 50)  # over its own kind
+    assert (folder / "engine.lpf").read_text().endswith('FREQUENCY PORT "clk" 50 MHZ;\n')
 
 
 def test_a_missing_tool_is_named_with_what_installs_it(ask, bundle, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from safetensors import safe_open
 
+torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
 peft = pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 from tiny_language_models import save_model  # noqa: E402
 
@@ -79,6 +80,11 @@ def on_ranks(shop, *arguments, start=("-m", "lanner", "train", "--nproc", "2")):
     return subprocess.Popen(
         [sys.executable, *start, *call], cwd=shop, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def progress_of(checkpoint):
+    with safe_open(checkpoint, "np") as file:
+        return json.loads(file.metadata()["progress"])
 
 
 def weights_in(bundle):
@@ -227,8 +233,7 @@ def test_ctrl_c_ends_all_ranks_and_the_same_command_goes_on(shop):
     assert "the same command resumes from" in err
     assert "nothing was kept" not in err
     assert "signal" not in err
-    with safe_open(checkpoint, "np") as file:
-        assert json.loads(file.metadata()["progress"])["step"] > 0
+    assert progress_of(checkpoint)["step"] > 0
 
 
 def test_after_a_rank_was_killed_all_begin_again(shop):
@@ -243,6 +248,36 @@ def test_after_a_rank_was_killed_all_begin_again(shop):
     assert process.returncode == 0, err
     assert "rank 1 of 2 ended (-9); the same command resumes from its checkpoint; restarting all ranks" in err
     assert out.count("Wrote the bundle") == 1
+
+
+@pytest.mark.slow
+def test_the_node_that_is_left_goes_on_alone(shop):
+    """Two nodes of torchrun, of which the one with the first rank is lost while the language model is trained."""
+    long = ("--set", "adaptation.epochs=40", "--set", "adaptation.patience=40")
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launcher = ("-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3")
+    launcher += ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{store.port}", "--local-addr=127.0.0.1")
+    launcher += ("--rdzv-conf=is_host=0,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=5",)
+    nodes = [on_ranks(shop, *long, "--out", "left", start=(*launcher, "-m", "lanner.train")) for _ in range(2)]
+    checkpoint = shop / "left.checkpoint" / "adaptation" / "training.safetensors"
+    while not (checkpoint.exists() and progress_of(checkpoint)["task"] == 1) and nodes[0].poll() is None:
+        time.sleep(0.1)
+    trees = [[node, *psutil.Process(node.pid).children(recursive=True)] for node in nodes]
+    is_first = [any(one.environ().get("RANK") == "0" for one in tree[1:]) for tree in trees]
+    assert sorted(is_first) == [False, True]
+    for process in trees[is_first.index(True)]:
+        process.kill()
+    lost, left = nodes[is_first.index(True)], nodes[is_first.index(False)]
+    lost.communicate()
+    out, err = left.communicate(timeout=300)
+    assert left.returncode == 0, err
+    assert out.count("Wrote the bundle") == 1
+    process = on_ranks(shop, *long, "--out", "alone", start=("-m", "lanner", "train"))
+    process.communicate()
+    assert process.returncode == 0
+    expected, found = weights_in(shop / "alone"), weights_in(shop / "left")
+    for key in (name for name in expected if name.startswith("encoder.")):
+        np.testing.assert_allclose(found[key], expected[key], atol=1e-3, err_msg=key)
 
 
 def test_what_ranks_cannot_do_is_one_line(shop, ask):

@@ -1,5 +1,6 @@
 """Predictions follow from the numbers, and the search finds the placement they favour."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,19 @@ def test_a_faulty_cluster_file_is_refused_in_one_line(tmp_path, change, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_link_without_racks_is_that_of_all_other_pairs(tmp_path):
+    path = tmp_path / "cluster.toml"
+    far = '[[rack]]\nname = "far"\ndevices = 1\nbandwidth_mbit = 1000\n[[link]]\nbandwidth_mbit = 8\nlatency_us = 900\n'
+    path.write_text(RACKS.format(core=100, slow=1.0) + far)
+    where = read_cluster(path)
+    assert [where.link(ranks) for ranks in ([0, 2], [0, 4], [2, 4])] == [Link(12.5e6, 1e-4), *[Link(1e6, 9e-4)] * 2]
+    assert where.link(range(5)) == Link(1e6, 9e-4)
+    assert where.link([0, 1]) == Link(125e6, 1e-4)
+    path.write_text(path.read_text() + "[[link]]\nbandwidth_mbit = 9\n")
+    with pytest.raises(DataError, match="field 'link 3': a second link without racks"):
+        read_cluster(path)
+
+
 @pytest.mark.parametrize("text", ["rack = 3", "rack = [3]", "[rack]\nname = 'left'", "link = 'left'"])
 def test_tables_of_another_type_are_refused_in_one_line(tmp_path, text):
     path = tmp_path / "cluster.toml"
@@ -286,3 +300,17 @@ def test_a_plan_is_given_as_options(cluster):
         *("--parallel", "replicate=4", "--set", "parallel.checkpointing=true"),
     ]
     assert options_of(plan_of(TABLE, slow, Degrees(), "gpipe", 1)) == []
+
+
+def test_a_thousand_devices_are_planned(tmp_path):
+    """By one table of a link: 128 racks have 8,128 pairs."""
+    pytest.importorskip("torch", reason="the orders of some schedules are torch's")
+    rack = "[[rack]]\ndevices = 8\nmemory_gib = 80\nbandwidth_mbit = 800_000\n"
+    path = tmp_path / "cluster.toml"
+    path.write_text(128 * rack + "[[link]]\nbandwidth_mbit = 100_000\nlatency_us = 20\n")
+    where, table = read_cluster(path), replace(TABLE, heads=8)
+    began = time.process_time()
+    found = search(table, where, 4096, compressions=("none",), schedules=tuple(SCHEDULES))
+    assert time.process_time() - began < 20
+    assert len(found) > 1000
+    assert len(found[0].memory) == found[0].plan.degrees.world == 1024

@@ -1,5 +1,7 @@
 """Sharded tables learn the same as an unsharded one."""
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
@@ -13,8 +15,12 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 
 from benchmarks._ranks import run_ranks  # noqa: E402
 from lanner.distributed.tables import RowShardedEmbedding  # noqa: E402
+from tests.page_reader import Reader, blocks_of  # noqa: E402
 
 ROWS, WIDTH, STEPS, BATCH = 11, 6, 6, 8
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
 
 
 def _values(begin: int, end: int) -> torch.Tensor:
@@ -71,3 +77,15 @@ def test_a_divided_table_learns_as_a_whole_one(kind, sparse, ranks):
     owned = -(-ROWS // ranks) * WIDTH if kind == "rows" else ROWS * WIDTH // ranks
     assert sizes[1] == owned
     assert sizes[0] <= owned, "gradients stay with the owner"
+
+
+def test_the_example_of_the_documentation_runs(tmp_path):
+    blocks = blocks_of(PAGE)
+    first = next(number for number, (_, title, _) in enumerate(blocks) if title == "item_table.py")
+    reader = Reader(tmp_path)
+    try:
+        for block in blocks[first : first + 3]:
+            reader.follow(*block)
+        assert reader.said
+    finally:
+        reader.leave()

@@ -86,6 +86,19 @@ def test_an_interval_of_a_difference_is_relative_like_the_figure():
     assert judge(claim, results(0.6, other=0.5, difference=[float("nan"), 0.15])).interval is None
 
 
+def test_rounds_are_a_range_and_those_of_two_rows_are_compared_in_turn():
+    rows = {"a": {"ms": 2.0, "ms_by_round": [1.0, 2.0, 4.0]}, "b": {"ms": 4.0, "ms_by_round": [4.0, 4.0, 5.0]}}
+    alone = replace(CLAIM, at=("rows", "a", "ms"), better="lower", published=None, bar=3.0)
+    found = judge(alone, results(0.0, rows=rows))
+    assert (found.said, found.verdict) == ("2.000 (1.000 … 4.000)", "undecided")
+    assert found.protocol == "alone; range of 3 rounds"
+    assert "the range includes it" in found.reason
+    compared = replace(alone, over=("rows", "b", "ms"), bar=0.0, shown="{:+.0%}")
+    assert judge(compared, results(0.0, rows=rows)).said == "-50% (-75% … -20%)"
+    del rows["b"]["ms_by_round"]
+    assert judge(compared, results(0.0, rows=rows)).said == "-50%"
+
+
 def test_several_intervals_are_joined():
     splits = {"1": {"ci95": [-0.2, 0.1]}, "2": {"ci95": [-0.1, 0.3]}}
     found = judge(replace(CLAIM, interval=("splits", "*", "ci95")), results(0.0, splits=splits))
@@ -100,6 +113,8 @@ def test_of_several_rows_the_worst_counts_and_all_are_named():
     assert found.protocol == "alone; worst of 2: a, b"
     assert judge(replace(claim, better="lower"), results(0.0, rows=rows)).value == 0.9
     assert judge(claim, results(0.0, rows={"a": rows["a"]})).protocol == "alone; a"
+    many = {f"row {place}": {"good": place} for place in range(9, 0, -1)}
+    assert judge(claim, results(0.0, rows=many)).protocol == "alone; worst of 9 rows: row 1"
     assert judge(claim, results(0.0, rows={**rows, "d": {"good": float("nan")}})).verdict == "not measured"
 
 
@@ -115,10 +130,46 @@ def test_the_best_published_number_is_compared_and_named():
     assert judge(by_name, results(0.6, published={"A": [0.5, 9], "B": [None, 9]})).paper == "0.500 (A)"
 
 
+def commits(claim, **rows):
+    return judge(claim, results(1.0, **rows)).commits
+
+
 def test_the_commit_is_that_of_the_row_and_the_date_that_of_the_file():
     found = judge(replace(CLAIM, at=("row", "good")), results(0.0, row={"good": 1, "commit": "row"}))
-    assert (found.commit, found.date) == ("row", "2026-11-30")
-    assert judge(CLAIM, results(1)).commit == "abc"
+    assert (found.commits, found.date) == (("row",), "2026-11-30")
+    assert commits(CLAIM) == ("abc",)
+
+
+def test_a_section_a_mode_and_the_rows_of_a_difference_have_their_own_commits():
+    routed = {"25f": {"mhz": 1.0, "commit": "row"}, "85f": {"mhz": 2.0}}
+    listed = {"routed": "section", "DP": "mode"}
+    assert commits(replace(CLAIM, at=("routed", "25f", "mhz")), routed=routed, commits=listed) == ("row",)
+    assert commits(replace(CLAIM, at=("routed", "85f", "mhz")), routed=routed, commits=listed) == ("section",)
+    modes = {"bert": {"DP": 0.5, "TP": 0.9}}
+    assert commits(replace(CLAIM, at=("difference", "*", "*")), difference=modes, commits=listed) == ("mode",)
+    assert commits(replace(CLAIM, at=("routed", "25f", "mhz"), over=("routed", "85f", "mhz")), routed=routed) == (
+        "row",
+        "abc",
+    )
+
+
+def test_a_figure_of_a_summary_carries_the_commits_of_the_rows_it_comes_from():
+    rows = {"a": {"commit": "first"}, "b": {"commit": "second"}, "c": {"commit": "first"}}
+    assert commits(replace(CLAIM, origin=(("rows", "*"),)), rows=rows) == ("first", "second")
+    assert commits(replace(CLAIM, origin=(("rows", "b"), ("rows", "gone"))), rows=rows) == ("second",)
+    assert commits(replace(CLAIM, origin=(("rows", "gone"),)), rows=rows) == ("abc",)
+
+
+def test_summaries_of_rows_with_commits_say_which_rows_they_are_of():
+    recorded = read_results(BENCHMARKS / "results")
+
+    def has_commits(table):
+        return isinstance(table, dict) and ("commit" in table or any(map(has_commits, table.values())))
+
+    for claim in read_claims().claims:
+        measured = recorded.get(claim.file, {}).get("results", {})
+        if claim.at[0] == "summary" and ("commits" in measured or has_commits(measured)):
+            assert claim.origin, claim.claim
 
 
 def test_a_mean_of_splits_and_the_interval_of_the_first_are_called_so():
@@ -146,6 +197,15 @@ def test_the_claims_are_whole():
         assert claim.file in measured
     for one in told.experiments:
         assert (BENCHMARKS / f"{one.command[0]}.py").is_file()
+
+
+def test_a_number_from_memory_is_never_beaten():
+    recorded = read_results(BENCHMARKS / "results")
+    quoted = [one for one in read_claims().claims if "from memory" in judge(one, recorded).paper]
+    assert quoted
+    for claim in quoted:
+        assert judge(claim, recorded).verdict not in {"beaten", "met"}
+        assert "from memory" in claim.note
 
 
 COMMANDS = sorted(

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from lanner.errors import ConfigError
+from lanner.reproduction import experiments
 from lanner.reproduction.claims import Experiment
-from lanner.reproduction.experiments import run
+from lanner.reproduction.experiments import read_minutes, run
 
 WRITES = """
 import os, sys
@@ -92,6 +93,23 @@ def test_quick_runs_short_forms_alone(checkout, tmp_path):
     assert runs(tmp_path / "results") == {"bad": "1", "good": "1"}
     done = (tmp_path / "results" / ".done").read_text()
     assert "good: writer good --short" in done
+
+
+def test_the_minutes_of_what_finished_are_kept_by_command(checkout, tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 90))
+    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    results = tmp_path / "results"
+    run(THREE, checkout, results, lambda line: None, quick=False)
+    assert read_minutes(results) == {"writer good": 1.5, "writer long": 1.5}
+    run(THREE, checkout, results, lambda line: None, quick=True)
+    assert read_minutes(results) == {"writer good": 1.5, "writer long": 1.5, "writer good --short": 1.5}
+
+
+def test_damaged_minutes_are_named(tmp_path):
+    assert read_minutes(tmp_path) == {}
+    (tmp_path / ".minutes").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"\.minutes: not minutes by command"):
+        read_minutes(tmp_path)
 
 
 def test_without_benchmarks_it_says_where_to_run(tmp_path):

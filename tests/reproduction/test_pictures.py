@@ -77,7 +77,7 @@ DAMAGED = [
     ("lora", (SCIENTIFIC, "full", "curves"), []),
     ("ablation", ("lastfm-hetrec2011",), None),
     ("federated", ("rows", "ease-epsilon-1", "ci95", "ndcg_at_10"), [0.1]),
-    ("fpga", ("paper", "optimised"), []),
+    ("fpga", ("paper",), []),
     ("time_to_quality", ("lanner", "low-pass", "seconds"), "slow"),
     ("quality_foundation", (*SMALL, "hybrid", "ndcg_at_10"), "good"),
     ("quality_foundation", (*SMALL, "hybrid", "ci95", "ndcg_at_10"), 3),
@@ -160,6 +160,28 @@ def test_federated_rows_are_shares_of_the_centralised_hybrid(recorded):
     shares, results = {row[0]: row[-1] for row in federated.rows}, recorded["federated"]["results"]
     assert shares["hybrid"] == f"{results['summary']['hybrid_of_centralised']:.1%}"
     assert "processes" not in shares
+
+
+def test_rows_of_adaptation_that_are_missing_are_named(recorded):
+    results = changed(recorded, "lora", (SCIENTIFIC, "lora-8"), ABSENT)
+    (adapted,) = [one for one in tables_of(results) if "adapting" in one.question]
+    rows = {tuple(row[:2]): row[2:] for row in adapted.rows[1:]}
+    assert rows[SCIENTIFIC, "lora-8"] == ["not measured", "", ""]
+    full = recorded["lora"]["results"][SCIENTIFIC]["full"]
+    assert rows[SCIENTIFIC, "full"][0] == f"{full['test_ndcg_at_10']:.4f}"
+    assert {name for dataset, name in rows if dataset == "ml-1m"} == {name for dataset, name in rows}
+
+
+def test_components_of_two_systems_are_not_shown(recorded):
+    column = {"request": 40.0, "gnn": 1.0, "rest": 2.0}
+    paper = recorded["fpga"]["results"]["paper"] | {"unoptimised": column, "optimised": column | {"request": 4.0}}
+    alone = changed(recorded, "fpga", ("paper",), {k: v for k, v in paper.items() if k != "processor"})
+    assert not [one for one in tables_of(alone) if "request go" in one.question]
+    results = changed(recorded, "fpga", ("paper",), paper | {"processor": {"threads": 2}})
+    (components,) = [one for one in tables_of(results) if "request go" in one.question]
+    shown = {row[0]: row[1:3] for row in components.rows[1:]}
+    assert shown["request, 2 threads"] == ["40.0000", "4.0000"]
+    assert set(shown) == {"graph network", "all else", "request, 2 threads", "request, the paper"}
 
 
 def test_estimates_are_called_so(pictures):

@@ -56,7 +56,7 @@ def test_each_claim_is_in_both_forms_with_its_verdict():
         assert f"| {one.said} | {one.verdict}. {one.reason}".rstrip() in summary
         assert one.claim.note in summary
         assert escape(one.reason) in written
-        assert one.commit[:7] in summary
+        assert all(commit[:7] in summary for commit in one.commits)
     assert written.count("class=verdict") == len(claims.claims)
     assert "| `python -m benchmarks.quality --suite foundation` |" in summary
     assert f"about {claims.hours:.0f} hours on 2 cores" in summary
@@ -68,9 +68,22 @@ def test_the_time_of_the_short_form_is_stated_once_it_is_measured():
     assert "on 2 cores." in markdown(read_claims(), {})
 
 
+def test_minutes_are_estimated_until_a_run_was_timed():
+    claims = read_claims()
+    count = len(claims.experiments)
+    assert f"Of {count} experiments {count} were never timed" in markdown(claims, {})
+    timed = claims.timed({"lora": 61.5, "explained --other": 9.0})
+    page = markdown(timed, {})
+    assert "| python -m benchmarks.lora | 62 | timed |" in page
+    assert "| python -m benchmarks.explained | 1 | estimated |" in page
+    assert f"{count - 1} were never timed" in page
+    assert timed.hours == pytest.approx(claims.hours + (61.5 - 240) / 60)
+    assert "<td>python -m benchmarks.lora</td><td>62</td><td>timed</td>" in html(timed, {}, [])
+
+
 def test_help_states_the_total_time():
     text = " ".join((reproduce.__doc__ or "").split())
-    assert f"about {read_claims().hours:.0f} hours on 2 cores" in text
+    assert f"an estimated {read_claims().hours:.0f} hours on 2 cores" in text
 
 
 def test_without_matplotlib_no_experiment_runs(tmp_path):

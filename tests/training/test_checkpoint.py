@@ -12,6 +12,7 @@ from lanner.errors import DataError, StorageError
 from lanner.training import checkpoint
 from lanner.training.checkpoint import (
     FILE,
+    CheckpointTimer,
     Progress,
     flatten_optimizer,
     load_checkpoint,
@@ -51,6 +52,24 @@ def test_a_damaged_file_is_named(tmp_path, cut):
     with pytest.raises(DataError, match=FILE) as caught:
         load_checkpoint(tmp_path, "run")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cost", "expected"),
+    [(60.0, 1.0, [3, 6, 9]), (60.0, 5.0, [3, 7]), (0.0, 5.0, list(range(1, 11))), (float("inf"), 0.0, [])],
+    ids=["every minute", "less often where it takes seconds", "after every step", "never"],
+)
+def test_checkpoints_are_due_by_the_clock_and_take_little_of_the_time(monkeypatch, seconds, cost, expected):
+    now = [100.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    timer, found = CheckpointTimer(seconds), []
+    for step in range(1, 11):
+        now[0] += 25.0
+        if timer.is_due():
+            found.append(step)
+            with timer.measured():
+                now[0] += cost
+    assert found == expected
 
 
 class Trap:

@@ -41,7 +41,7 @@ def adapted(
     parallel: EngineConfig | None,
     folder: str = "",
     stop: int = -1,
-    every: int = 0,
+    seconds: float = 60.0,
 ):
     """Losses of all steps, weights and best quality of an adaptation, on rank 0; or what was refused."""
     rank, parallel, divided = torch.distributed.get_rank(), parallel or EngineConfig(), parallel is not None
@@ -70,7 +70,7 @@ def adapted(
     Loop._step = step
     place = Path(folder) if folder else None
     adapt = EncoderAdaptation(
-        config, NETWORK, replace(SLOW_VIEW, checkpoint_steps=every), place, progress=False, parallel=parallel
+        config, NETWORK, replace(SLOW_VIEW, checkpoint_seconds=seconds), place, progress=False, parallel=parallel
     )
     split = random_ratio(bookshop(), 0.2, 0.2)
     try:
@@ -161,7 +161,7 @@ def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alo
             torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=0)
 
 
-def killed(model: str, config: AdaptationConfig, parallel: EngineConfig, folder: str, step: int, every: int):
+def killed(model: str, config: AdaptationConfig, parallel: EngineConfig, folder: str, step: int, seconds: float):
     """The second rank is killed in a step of the language model."""
     original = Engine.learn
 
@@ -171,24 +171,30 @@ def killed(model: str, config: AdaptationConfig, parallel: EngineConfig, folder:
         original(self, *given)
 
     Engine.learn = learn
-    return adapted(model, config, parallel, folder, every=every)
+    return adapted(model, config, parallel, folder, seconds=seconds)
 
 
-def test_after_a_rank_was_killed_within_an_epoch_one_step_is_repeated(model, tmp_path):
+def test_after_a_rank_was_killed_within_an_epoch_no_finished_step_is_repeated(model, tmp_path):
     config, parallel = replace(SMALL_STEPS, tokens_per_step=100, epochs=1), parallel_of("replicate=2")
     expected, weights, _ = run_ranks(2, adapted, model, config, parallel)
     # Of the ranks, the one that was killed or the one that lost it may be noticed first.
     ended = (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
     with pytest.raises(ended):
-        run_ranks(2, killed, model, config, parallel, str(tmp_path), 5, 2)
+        run_ranks(2, killed, model, config, parallel, str(tmp_path), 5, 0.0)
     with safe_open(tmp_path / FILE, "np") as file:
         progress = json.loads(file.metadata()["progress"])
-    assert (progress["task"], progress["step"]) == (1, 4), "five steps were finished"
-    rest, found, _ = run_ranks(2, adapted, model, config, parallel, str(tmp_path), -1, 2)
+    assert (progress["task"], progress["step"]) == (1, 5), "five steps were finished"
+    rest, found, _ = run_ranks(2, adapted, model, config, parallel, str(tmp_path))
     assert len(rest) > 1
     assert rest == pytest.approx(expected[-len(rest) :], abs=1e-5)
     for name, weight in weights.items():
         torch.testing.assert_close(found[name], weight, atol=1e-3, rtol=0)
+
+
+def test_checkpoints_at_times_of_the_clock_do_not_average_replicas_that_learn_alone(model, tmp_path):
+    parallel = parallel_of("replicate=2", local_steps=3, outer_rate=1.0, outer_momentum=0.0)
+    runs = [run_ranks(2, adapted, model, SMALL_STEPS, parallel, folder, -1, 0.0) for folder in ("", str(tmp_path))]
+    assert runs[0][0] == runs[1][0]
 
 
 @pytest.mark.parametrize(

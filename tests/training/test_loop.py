@@ -170,15 +170,15 @@ def test_with_more_checkpoints_a_kill_repeats_fewer_steps(tmp_path, at_step, ste
 
     number = steps.index("language") + 2
     repeated = {}
-    for every in (0, 2):
-        training = replace(TRAINING, checkpoint_steps=every)
+    for seconds in (60, 0):
+        training = replace(TRAINING, checkpoint_seconds=seconds)
         at_step(number, die)
         with pytest.raises(Killed):
-            fit(tmp_path / str(every), training=training)
+            fit(tmp_path / str(seconds), training=training)
         left = at_step(-1)
-        assert differences(uninterrupted, fit(tmp_path / str(every), training=training)) == []
-        repeated[every] = len(left) - (len(steps) - number)
-    assert repeated == {0: 2, 2: 0}
+        assert differences(uninterrupted, fit(tmp_path / str(seconds), training=training)) == []
+        repeated[seconds] = len(left) - (len(steps) - number)
+    assert repeated == {60: 2, 0: 0}
 
 
 def test_ctrl_c_while_judging_an_epoch_loses_neither_the_verdict_nor_the_wish(tmp_path, monkeypatch, uninterrupted):

@@ -15,7 +15,18 @@ from lanner.accelerators import routed
 from lanner.accelerators.contract import Contract, Request
 from lanner.accelerators.emulator import Emulator, Timed
 from lanner.accelerators.fpga import protocol
-from lanner.accelerators.fpga.netlist import DEVICES, PACKAGE, constraints, multipliers, shortage, write_verilog
+from lanner.accelerators.fpga.netlist import (
+    DEVICES,
+    PACKAGE,
+    TARGET_MHZ,
+    bitstream_rules,
+    constraints,
+    multipliers,
+    rtlil_on_ecp5,
+    shortage,
+    synthesis,
+    write_verilog,
+)
 from lanner.accelerators.fpga.parameters import Parameters, log2
 from lanner.accelerators.fpga.verilated import HARNESS, makefile
 from lanner.errors import ConfigError
@@ -24,6 +35,10 @@ from lanner.files import FolderKind
 REPORT = "report.json"
 KIND = FolderKind("an accelerator that lanner accelerate wrote", REPORT, lambda report: set(report["files"]) | {REPORT})
 _FEWEST_LANES, _SMALLEST = 4, next(iter(DEVICES))
+_DESIGNS = {
+    "engine.il": "for the device, what `make bitstream` builds: its own multipliers, its global set/reset network",
+    "engine.v": "for simulators, what `make` tests: the same engine with multipliers and a reset that they know",
+}
 
 
 def sizes_for(contract: Contract, device: str, k: int) -> Parameters:
@@ -69,7 +84,7 @@ def prediction(sizes: Parameters, device: str | None, mhz: float) -> str:
         return f"predicted from cycles at {mhz:g} MHz on an {device}; this design was not routed"
     if mhz != routed.MHZ[device]:
         return f"predicted from cycles at {mhz:g} MHz on an {device}, which was routed at {routed.MHZ[device]:g} MHz"
-    return f"predicted from cycles at the routed {mhz:g} MHz of an {device}"
+    return f"predicted from cycles at the routed {mhz:g} MHz of an {device} with {routed.ROWS[device]:,} rows"
 
 
 def sizes_of(contract: Contract, k: int, lanes: int | None = None) -> Parameters:
@@ -126,26 +141,33 @@ def files_of(
 ) -> dict[str, bytes]:
     """The folder's files by name. folder: working directory of the tools.
 
-    Verilog, constraints, the contract, the words that load the tables, a test bench with requests and expected answer
-    words with a Makefile that compares them, and a report with the latency predicted from cycles at a clock of ``mhz``.
+    The design for the device with constraints and Yosys's scripts, and for simulators in Verilog; the contract, the
+    words that load the tables, a test bench with requests and expected answer words; a Makefile that compares them and
+    makes a bitstream; and a report with the latency predicted from cycles at a clock of ``mhz``.
     """
     answers = Emulator(contract, sizes).answer(requests)
     asks = [protocol.request_packet(request, contract.sparse) for request in requests]
     verilog = write_verilog(replace(sizes, multiplier="inferred"), folder).read_bytes()
+    target = TARGET_MHZ if mhz == routed.MHZ[device] else mhz
     files = {
         "engine.v": verilog,
-        "engine.lpf": constraints(mhz).encode(),
+        "engine.il": rtlil_on_ecp5(replace(sizes, multiplier="ecp5")).encode(),
+        "engine.ys": synthesis("build/engine.json", abc9=True).encode(),
+        "engine-abc.ys": synthesis("build/engine.json", abc9=False).encode(),
+        "engine.lpf": constraints(target).encode(),
         "contract.safetensors": save({name: np.ascontiguousarray(one) for name, one in contract.arrays().items()}),
         "contract.json": json.dumps({**contract.facts, "sha256": contract.digest}, indent=1).encode(),
         "load.bin": _entries(protocol.load(contract, sizes), protocol.settings(contract)),
         "requests.bin": _entries(asks, {}),
         "answers.bin": np.concatenate([_words(one) for one in answers]).tobytes(),
         "bench.cpp": HARNESS.read_bytes(),
-        "Makefile": makefile(len(requests)).encode(),
+        "Makefile": (makefile(len(requests)) + bitstream_rules(DEVICES[device])).encode(),
     }
     report = {
         "device": device,
         "package": PACKAGE,
+        "designs": _DESIGNS,
+        "clock": {"mhz": mhz, "target_mhz": target, "routed": _routed_design(device)},
         "sizes": asdict(sizes),
         "memories": sizes.block_rams,
         "multipliers": multipliers(sizes),
@@ -156,6 +178,12 @@ def files_of(
         "files": sorted(files),
     }
     return files | {REPORT: json.dumps(report, indent=1).encode()}
+
+
+def _routed_design(device: str) -> dict[str, Any]:
+    """What was placed and routed for a device: its clock, sizes, and the commit of its sources."""
+    of = {"dimensions": routed.DIMENSIONS, "lanes": routed.LANES[device], "rows": routed.ROWS[device], "k": routed.K}
+    return {"mhz_median": routed.MHZ[device], "commit": routed.COMMIT[device], **of, "item_to_item": False}
 
 
 def _entries(packets: Sequence[protocol.Packet], registers: dict[protocol.Register, int]) -> bytes:

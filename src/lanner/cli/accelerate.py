@@ -26,12 +26,14 @@ def accelerate(
         float | None,
         typer.Option(
             "--clock-mhz",
-            help="Target clock, also used to predict latencies; default: the clock at which the device was routed.",
+            help="Target clock, also used to predict latencies; default: the routed clock, with its own higher target.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an accelerator for a bundle: Verilog, tables, the integer contract, a testbench, and a report.
+    """Write an accelerator for a bundle: the design, tables, the integer contract, a test bench, and a report.
+
+    In the folder, `make` simulates the test bench and `make bitstream` places and routes the design.
 
     \b
     Examples:

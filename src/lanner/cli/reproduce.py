@@ -33,9 +33,9 @@ def reproduce(
 ) -> None:
     """Measure what the papers claim, and write a report: each claim, the paper's number, ours, and a verdict.
 
-    Without options every experiment runs, which takes about 18 hours on 2 cores; Ctrl-C stops, and the same command
-    resumes. Experiments and recorded results are in a checkout of Lanner. The page report.html needs no network;
-    report.md says the same in Markdown. Pictures need the extra plot.
+    Without options every experiment runs, which takes an estimated 22 hours on 2 cores; Ctrl-C stops, and the same
+    command resumes. Experiments and recorded results are in a checkout of Lanner. The page report.html needs no
+    network; report.md says the same in Markdown. Pictures need the extra plot.
 
     \b
     Examples:
@@ -51,11 +51,13 @@ def reproduce(
 
     check_matplotlib()
     check_writable(out, f"--out {out}")
-    claims, stages = read_claims(), console.Stages()
+    stages = console.Stages()
     folder = results or (out / "results" if quick else checkout / experiments.RESULTS)
+    claims = read_claims().timed(experiments.read_minutes(folder))
     failed: list[str] = []
     if not from_results:
         failed = experiments.run(claims.experiments, checkout, folder, stages, quick=quick)
+        claims = claims.timed(experiments.read_minutes(folder))
     read = read_results(folder)
     if from_results and not read:
         raise ConfigError(f"{folder}: no result files; give the folder of result files with --results")

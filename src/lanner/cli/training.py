@@ -1,6 +1,5 @@
 """The commands that train and evaluate: run, train, update, evaluate, compare."""
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lanner.cli import console, options
-from lanner.errors import ConfigError, LannerError, optional_module
+from lanner.errors import ConfigError, LannerError, RanksEndedError, optional_module
 
 if TYPE_CHECKING:
     from lanner.config import RunConfig
@@ -254,6 +253,7 @@ def chosen_settings(
 
 def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "RunConfig":
     """The settings with the degrees of ``--parallel``; without it, every rank is a replica."""
+    from lanner.distributed.config import EngineConfig
     from lanner.distributed.degrees import Degrees
     from lanner.distributed.launch import world
 
@@ -269,6 +269,8 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
             "--nproc and --parallel"
         )
     config = replace(config, parallel=replace(config.parallel, degrees=degrees))
+    if world() == 1:  # a launcher with a range of nodes may start a single rank, to which no setting applies
+        config = replace(config, parallel=EngineConfig())
     config.parallel.check()
     return config
 
@@ -336,8 +338,12 @@ def _fit(config: "RunConfig", out: Path, given: Sequence[str], rank: int | None,
     with joined() as rank:
         if rank == 0:
             return run_pipeline(config, out, console.Stages(), refit=refit)
-        with contextlib.suppress(LannerError):  # rank 0 reports it
+        try:
             assist(config)
+        except RanksEndedError:
+            raise
+        except LannerError:  # rank 0 reports it
+            pass
         raise typer.Exit
 
 

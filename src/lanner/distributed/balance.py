@@ -3,6 +3,7 @@
 Pure functions, and the decision whether a change pays off; ``migration`` measures and changes.
 """
 
+import heapq
 import itertools
 import math
 from collections.abc import Sequence
@@ -72,8 +73,13 @@ def shares(total: int, slowness: Sequence[float], least: int = 1, step: int = 1)
     if total < least * len(slowness):
         raise ConfigError(f"{total} micro-batches cannot be shared by {len(slowness)} replicas; use more of them")
     given = [least] * len(slowness)
+    # The seconds that each replica would take with one step more.
+    then = [((least + step) * slow, replica) for replica, slow in enumerate(slowness)]
+    heapq.heapify(then)
     for _ in range((total - sum(given)) // step):
-        given[int(np.argmin([(count + step) * slow for count, slow in zip(given, slowness, strict=True)]))] += step
+        replica = then[0][1]
+        given[replica] += step
+        heapq.heapreplace(then, ((given[replica] + step) * slowness[replica], replica))
     return tuple(given)
 
 

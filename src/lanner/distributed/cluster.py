@@ -1,5 +1,6 @@
 """Cluster topology: racks of devices, and the links within and between them; read from TOML."""
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lanner.errors import DataError
 
@@ -36,20 +40,28 @@ class Device:
     memory: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cluster:
     """Devices in rank order, rack by rack; the link within each rack and between each pair of racks."""
 
     devices: tuple[Device, ...]
     inside: dict[str, Link]
     between: dict[frozenset[str], Link]
+    elsewhere: Link | None = None
+    """Between racks that are not a pair of ``between``; None: there are no such racks."""
 
     def link(self, ranks: Sequence[int]) -> Link:
         """The slowest link between any two of the ranks."""
         racks = frozenset(self.devices[rank].rack for rank in ranks)
         if racks not in self._slowest:
             links = [self.inside[rack] for rack in racks]
-            links += [self.between[frozenset(pair)] for pair in combinations(sorted(racks), 2)]
+            num_pairs = math.comb(len(racks), 2)
+            # Whichever are fewer: the pairs of these racks, or those with a link of their own.
+            pairs = map(frozenset, combinations(racks, 2)) if num_pairs < len(self.between) else iter(self.between)
+            own = [self.between[pair] for pair in pairs if pair <= racks and pair in self.between]
+            links += own
+            if self.elsewhere is not None and len(own) < num_pairs:
+                links.append(self.elsewhere)
             slowest = Link(min(link.bandwidth for link in links), max(link.latency for link in links))
             self._slowest[racks] = slowest
         return self._slowest[racks]
@@ -57,6 +69,17 @@ class Cluster:
     @cached_property
     def _slowest(self) -> dict[frozenset[str], Link]:
         return {}
+
+    @cached_property
+    def racks(self) -> NDArray[np.intp]:
+        """The number of each device's rack."""
+        number = {rack: at for at, rack in enumerate(self.inside)}
+        return np.array([number[device.rack] for device in self.devices])
+
+    @cached_property
+    def memory(self) -> NDArray[np.float64]:
+        """Bytes of each device."""
+        return np.array([device.memory for device in self.devices])
 
     def crosses(self, ranks: Sequence[int]) -> bool:
         """Whether the ranks span more than one rack."""
@@ -107,28 +130,46 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
         table.check_known("name", "slowness")
     if not devices:
         raise DataError("has no [[rack]] with devices", path=path)
+    between, elsewhere = _links_between(document, list(inside), path)
+    return Cluster(tuple(devices), inside, between, elsewhere)
+
+
+def _links_between(
+    document: dict[str, Any], racks: Sequence[str], path: Path
+) -> tuple[dict[frozenset[str], Link], Link | None]:
+    """The links of pairs of racks, and that of all other pairs."""
     between: dict[frozenset[str], Link] = {}
+    elsewhere, known = None, set(racks)
     for number, link in enumerate(_tables(document, "link", path), 1):
-        table, racks = _Table(link, path, f"link {number}"), link.get("racks")
-        pair = sorted(map(str, racks)) if isinstance(racks, list) else []
-        if pair not in [sorted(names) for names in combinations(inside, 2)]:
-            raise DataError(
-                f"racks must be the names of two racks ({', '.join(inside)}), received {racks!r}",
-                path=path,
-                field=f"link {number}",
-            )
-        if frozenset(pair) in between:
-            raise DataError(f"a second link between {' and '.join(pair)}", path=path, field=f"link {number}")
-        between[frozenset(pair)] = table.link()
+        place = f"link {number}"
+        table = _Table(link, path, place)
+        if "racks" not in link:
+            if elsewhere is not None:
+                raise DataError("a second link without racks; give racks to one of them", path=path, field=place)
+            elsewhere = table.link()
+        else:
+            given = link["racks"]
+            pair = frozenset(map(str, given)) if isinstance(given, list) else frozenset()
+            if len(pair) != 2 or len(given) != 2 or not pair <= known:
+                raise DataError(
+                    f"racks must be the names of two racks ({', '.join(racks)}), received {given!r}",
+                    path=path,
+                    field=place,
+                )
+            if pair in between:
+                raise DataError(f"a second link between {' and '.join(sorted(pair))}", path=path, field=place)
+            between[pair] = table.link()
         table.check_known("racks")
-    for one, other in combinations(inside, 2):
-        if frozenset((one, other)) not in between:
+    if elsewhere is None:
+        missing = next((pair for pair in combinations(racks, 2) if frozenset(pair) not in between), None)
+        if missing is not None:
+            one, other = missing
             raise DataError(
                 f"there is no link between the racks '{one}' and '{other}'; "
-                f'add [[link]] with racks = ["{one}", "{other}"]',
+                f'add [[link]] with racks = ["{one}", "{other}"], or one without racks for all pairs',
                 path=path,
             )
-    return Cluster(tuple(devices), inside, between)
+    return between, elsewhere
 
 
 def _is_positive(value: Any) -> bool:

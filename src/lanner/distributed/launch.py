@@ -91,6 +91,8 @@ def _launch_once(ranks: int, arguments: Sequence[str]) -> None:
         raise RanksEndedError(128 + int(received.sigval)) from None
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
+        # Ranks that lost rank 0 end with an error of their own.
+        rank, failure = next(((at, one) for at, one in failed.failures.items() if one.exitcode < 0), (rank, failure))
         if rank == 0 and failure.exitcode > 0:
             raise RanksEndedError(failure.exitcode) from None
         line = f"rank {rank} of {ranks} ended ({failure.exitcode}); the same command resumes from its checkpoint"

@@ -5,11 +5,15 @@ Pure functions; nothing is run.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
 
 from lanner.distributed.balance import partition, shares
 from lanner.distributed.cluster import Cluster
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import AXES, Degrees
+from lanner.distributed.layout import Layout, layout_of
 from lanner.distributed.prediction import (
     CostTable,
     Plan,
@@ -17,8 +21,6 @@ from lanner.distributed.prediction import (
     in_flight,
     memory_of,
     predict,
-    ranks_of,
-    slowness_of,
     state_bytes,
 )
 from lanner.distributed.schedules import can_run, rank_of, schedule_kind, share_steps
@@ -87,10 +89,11 @@ def plan_of(
     if stages > len(table.forward) or not can_run(kind, pipeline, micro_batches // degrees.data):
         return None
     place = [rank_of(stage, pipeline, kind) for stage in range(stages)]
-    slow = [[part[at] for at in place] for part in slowness_of(cluster, degrees)]
+    layout = layout_of(cluster, degrees)
+    slow = [[path.slowness[at] for at in place] for path in layout.paths]
     costs = [first + second for first, second in zip(table.forward, table.backward, strict=True)]
     # A stage has the same layers in every replica, so its slowest device decides.
-    worst = [max(part[stage] for part in slow) if balanced else 1.0 for stage in range(stages)]
+    worst = [max(path[stage] for path in slow) if balanced else 1.0 for stage in range(stages)]
 
     def plan_with(bounds: tuple[int, ...]) -> Plan:
         given = [micro_batches // degrees.data] * degrees.replicas
@@ -98,14 +101,15 @@ def plan_of(
         able = micro_batches >= least * degrees.replicas and micro_batches % step == 0
         if balanced and degrees.shards == 1 and degrees.replicas > 1 and able:
             work = [sum(costs[bounds[stage] : bounds[stage + 1]]) for stage in range(stages)]
-            paces = [max(one * pace for one, pace in zip(work, part, strict=True)) for part in slow]
-            given = list(shares(micro_batches, paces, least, step))
+            paces = [max(one * pace for one, pace in zip(work, path, strict=True)) for path in slow]
+            if len(set(paces)) > 1:
+                given = list(shares(micro_batches, [paces[path] for path in layout.path_of_part], least, step))
         return Plan(degrees, schedule, micro_batches, compression, checkpointing, bounds, tuple(given))
 
-    plan = plan_with(partition(costs, worst))
+    plan = plan_with(_bounds(tuple(costs), tuple(worst)))
     if rows is None or _fits(table, cluster, plan, rows):
         return plan
-    bounds = _bounds_in_memory(table, cluster, plan, rows, costs, worst)
+    bounds = _bounds_in_memory(table, layout, plan, rows, costs, worst)
     if bounds is None:
         return None
     plan = plan_with(bounds)
@@ -113,7 +117,7 @@ def plan_of(
 
 
 def _bounds_in_memory(
-    table: CostTable, cluster: Cluster, plan: Plan, rows: int, costs: Sequence[float], slowness: Sequence[float]
+    table: CostTable, layout: Layout, plan: Plan, rows: int, costs: Sequence[float], slowness: Sequence[float]
 ) -> tuple[int, ...] | None:
     """The best bounds of which each stage fits in the memory of its devices; None if there are none."""
     degrees, kind, stages = plan.degrees, schedule_kind(plan.schedule), len(slowness)
@@ -126,8 +130,7 @@ def _bounds_in_memory(
     for stage in range(stages):
         at = rank_of(stage, degrees.pipeline, kind)
         memory.append([one + flying[at] / each * size * more for one, more in zip(state, kept, strict=True)])
-        device = min(cluster.devices[rank].memory for part in ranks_of(degrees) for rank in part[at])
-        capacity.append((_USABLE * device - again) / each)
+        capacity.append((_USABLE * layout.memory[at] - again) / each)
     try:
         return partition(costs, slowness, memory, capacity)
     except ConfigError:
@@ -211,5 +214,8 @@ def _micro_batches(rows: int, degrees: Degrees) -> list[int]:
 
 
 def _fits(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> bool:
-    filled = memory_of(table, plan, rows)
-    return all(one <= _USABLE * device.memory for one, device in zip(filled, cluster.devices, strict=True))
+    return bool((np.array(memory_of(table, plan, rows)) <= _USABLE * cluster.memory).all())
+
+
+_bounds = lru_cache(1024)(partition)
+"""Many plans divide the same layers over equal devices."""

@@ -5,14 +5,17 @@ Pure functions; nothing is run.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
+
+import numpy as np
 
 from lanner.distributed.buckets import bucket_bytes
 from lanner.distributed.cluster import Cluster, Link
 from lanner.distributed.config import EngineConfig
 from lanner.distributed.degrees import Degrees
+from lanner.distributed.layout import Layout, Path, hop_between, layout_of, ranks_of
 from lanner.distributed.schedules import rank_of, schedule_kind, stages_of
 from lanner.distributed.simulator import Timeline, order_of, simulate
 
@@ -104,32 +107,31 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     """Time, traffic and memory of a step under a plan."""
     degrees = plan.degrees
     size = rows / plan.micro_batches
-    slow, place = slowness_of(cluster, degrees), ranks_of(degrees)
+    layout = layout_of(cluster, degrees)
     stages, kind = len(plan.bounds) - 1, schedule_kind(plan.schedule)
     # With activation checkpointing, the forward pass runs twice.
     again = 1.0 if plan.checkpointing else 0.0
-    pipelines: list[Timeline] = []
+    pipelines: list[tuple[Timeline, int]] = []
     inside = 0.0
-    for part in range(degrees.data):
-        each = plan.shares[part // degrees.shards]
+    for path, each, count in _alike(layout, plan):
         forward, backward = [], []
         for stage in range(stages):
             at = rank_of(stage, degrees.pipeline, kind)
-            ranks = place[part][at]
             layers = slice(plan.bounds[stage], plan.bounds[stage + 1])
-            pace = slow[part][at] * size / degrees.tensor
+            pace = path.slowness[at] * size / degrees.tensor
             sums = 0.0
             if degrees.tensor > 1:
-                one = _ring(table.hop * size, ranks, cluster) + table.sum_overhead
+                one = _ring(table.hop * size, degrees.tensor, path.inside[at]) + table.sum_overhead
                 sums = 2 * (layers.stop - layers.start) * one
             forward.append(sum(table.forward[layers]) * pace + sums)
             backward.append(sum(table.backward[layers]) * pace + sums + again * forward[-1])
-            inside += (2 + again) * sums * each
-        hops = _hops(table, cluster, place[part], size)
-        pipelines.append(_pipeline(plan.schedule, degrees.pipeline, each, tuple(forward), tuple(backward), hops,
-                                   table.overhead))  # fmt: skip
-    slowest = max(one.seconds for one in pipelines)
-    synced, traffic, core = _gradients(table, cluster, plan, size, place)
+            inside += (2 + again) * sums * each * count
+        hops = tuple(link.seconds(table.hop * size) for link in path.hops)
+        timeline = _pipeline(plan.schedule, degrees.pipeline, each, tuple(forward), tuple(backward), hops,
+                             table.overhead)  # fmt: skip
+        pipelines.append((timeline, count))
+    slowest = max(one.seconds for one, _ in pipelines)
+    synced, traffic, core = _gradients(table, layout, plan, size)
     buckets, window = _num_buckets(table, plan), 0.0
     if degrees.data > 1:
         synced += buckets * _sums(plan.compression) * table.sum_overhead
@@ -137,14 +139,14 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
         window = sum(table.backward) * size * (1 - 1 / buckets)
     exposed = max(synced - window, synced / buckets)
     seconds = slowest + exposed
-    work = sum(sum(one.busy) for one in pipelines) * degrees.tensor - inside * degrees.tensor
+    work = sum(sum(one.busy) * count for one, count in pipelines) * degrees.tensor - inside * degrees.tensor
     return Prediction(
         plan,
         seconds,
         traffic,
         core,
         memory_of(table, plan, rows),
-        max(one.bubble for one in pipelines),
+        max(one.bubble for one, _ in pipelines),
         work / (1 + again / 3) / (degrees.world * seconds),
         {"pipeline": slowest, "inside_layers": inside / degrees.data, "gradients": exposed},
     )
@@ -165,40 +167,16 @@ def _sums(compression: str) -> int:
     return 2 if compression.startswith("powersgd") else 1
 
 
-@cache
-def ranks_of(degrees: Degrees) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Ranks ``[part of the batch][stage]``, grouped by tensor group."""
-    found: list[list[list[int]]] = [[[] for _ in range(degrees.pipeline)] for _ in range(degrees.data)]
-    for rank in range(degrees.world):
-        at = degrees.place(rank)
-        found[at["replicate"] * degrees.shards + at["shard"]][at["pp"]].append(rank)
-    return tuple(tuple(tuple(group) for group in part) for part in found)
+def _alike(layout: Layout, plan: Plan) -> Iterator[tuple[Path, int, int]]:
+    """The distinct parts of the batch: their path, their micro-batches, and how many there are."""
+    share = np.repeat(plan.shares, plan.degrees.shards)
+    found, counts = np.unique(np.stack([layout.path_of_part, share]), axis=1, return_counts=True)
+    for (path, each), count in zip(found.T.tolist(), counts.tolist(), strict=True):
+        yield layout.paths[path], each, count
 
 
-def slowness_of(cluster: Cluster, degrees: Degrees) -> list[list[float]]:
-    """Slowness of the slowest device of each tensor group, ``[part][stage]``."""
-    return [[max(cluster.devices[rank].slowness for rank in group) for group in part] for part in ranks_of(degrees)]
-
-
-def _ring(size: float, ranks: Sequence[int], cluster: Cluster) -> float:
-    count = len(ranks)
-    if count == 1:
-        return 0.0
-    return cluster.link(ranks).seconds(2 * (count - 1) / count * size, 2 * (count - 1))
-
-
-def _hops(
-    table: CostTable, cluster: Cluster, groups: tuple[tuple[int, ...], ...], size: float
-) -> tuple[tuple[float, ...], ...]:
-    """Transfer seconds between the stages' ranks, ``[from][to]``."""
-
-    def seconds(one: int, other: int) -> float:
-        if one == other:
-            return 0.0
-        link: Link = cluster.link((groups[one][0], groups[other][0]))
-        return link.seconds(table.hop * size)
-
-    return tuple(tuple(seconds(one, other) for other in range(len(groups))) for one in range(len(groups)))
+def _ring(size: float, count: int, link: Link) -> float:
+    return link.seconds(2 * (count - 1) / count * size, 2 * (count - 1))
 
 
 @lru_cache(4096)
@@ -208,48 +186,47 @@ def _pipeline(
     micro_batches: int,
     forward: tuple[float, ...],
     backward: tuple[float, ...],
-    hops: tuple[tuple[float, ...], ...],
+    hops: tuple[float, ...],
     overhead: float,
 ) -> Timeline:
     order = order_of(schedule, ranks, micro_batches)
     place = [rank_of(stage, ranks, schedule_kind(schedule)) for stage in range(len(forward))]
-    return simulate(order, forward, backward, lambda one, other: hops[place[one]][place[other]], overhead=overhead)
+
+    def hop(one: int, other: int) -> float:
+        begin, end = place[one], place[other]
+        return 0.0 if begin == end else hops[hop_between(begin, end)]
+
+    return simulate(order, forward, backward, hop, overhead=overhead)
 
 
-def _gradients(
-    table: CostTable, cluster: Cluster, plan: Plan, size: float, place: Sequence[Sequence[Sequence[int]]]
-) -> tuple[float, float, float]:
+def _gradients(table: CostTable, layout: Layout, plan: Plan, size: float) -> tuple[float, float, float]:
     """Seconds of the slowest gradient all-reduce; bytes sent in total and between racks, activations included."""
     degrees, worst, traffic, core = plan.degrees, 0.0, 0.0, 0.0
-    crossing = 0
-    for stage, at in itertools.product(range(degrees.pipeline), range(degrees.tensor)):
-        crossing += cluster.crosses([place[part][stage][at] for part in range(degrees.data)])
     ratio, kind = ratio_of(plan.compression), schedule_kind(plan.schedule)
-    for stage in range(degrees.pipeline):
+    for stage, rings in enumerate(layout.rings):
         stages = stages_of(stage, degrees.pipeline, kind)
         layers = [layer for one in stages for layer in range(plan.bounds[one], plan.bounds[one + 1])]
         gradient = sum(table.gradient[layer] for layer in layers) / degrees.tensor
         weights = sum(table.weights[layer] for layer in layers) / degrees.tensor
-        for at in range(degrees.tensor):
-            ranks = [place[part][stage][at] for part in range(degrees.data)]
-            link, jam = cluster.link(ranks), max(1, crossing) if cluster.crosses(ranks) else 1
-            sent = 0.0
-            if degrees.replicas > 1:
-                count, part_size = degrees.replicas, gradient / degrees.shards
-                gathered = plan.compression.partition(":")[0] in _GATHERED
-                sent += part_size * ratio * ((count - 1) if gathered else 2 * (count - 1) / count)
-            if degrees.shards > 1:
-                passes = 2 * (plan.micro_batches // degrees.data if degrees.pipeline == 1 else 1)
-                sent += (gradient + weights * passes) * (degrees.shards - 1) / degrees.shards
-            worst = max(worst, link.seconds(sent * jam, 2 * (degrees.data - 1) * _sums(plan.compression)))
-            traffic += sent * len(ranks)
-            core += sent * _crossings(cluster, ranks)
+        sent = 0.0
+        if degrees.replicas > 1:
+            count, part_size = degrees.replicas, gradient / degrees.shards
+            gathered = plan.compression.partition(":")[0] in _GATHERED
+            sent += part_size * ratio * ((count - 1) if gathered else 2 * (count - 1) / count)
+        if degrees.shards > 1:
+            passes = 2 * (plan.micro_batches // degrees.data if degrees.pipeline == 1 else 1)
+            sent += (gradient + weights * passes) * (degrees.shards - 1) / degrees.shards
+        for ring, number in rings.items():
+            jam = layout.crossing_rings if ring.crossings else 1
+            messages = 2 * (degrees.data - 1) * _sums(plan.compression)
+            worst = max(worst, ring.link.seconds(sent * jam, messages))
+            traffic += sent * degrees.data * number
+            core += sent * ring.crossings * number
     path = [rank_of(stage, degrees.pipeline, kind) for stage in range(len(plan.bounds) - 1)]
     steps = [pair for pair in itertools.pairwise(path) if pair[0] != pair[1]]
-    hops = [(part[one][0], part[other][0]) for part in place for one, other in steps]
     per_hop = 2 * table.hop * size * plan.micro_batches / degrees.data * degrees.tensor
-    traffic += per_hop * len(hops)
-    core += per_hop * sum(cluster.crosses(pair) for pair in hops)
+    traffic += per_hop * len(steps) * degrees.data
+    core += per_hop * sum(layout.crossing_hops[hop_between(*pair)] for pair in steps)
     return worst, traffic, core
 
 
@@ -261,13 +238,6 @@ def _num_buckets(table: CostTable, plan: Plan) -> int:
     return math.ceil(total / bucket_bytes(total, ratio_of(plan.compression)))
 
 
-def _crossings(cluster: Cluster, ranks: Sequence[int]) -> int:
-    """Number of neighbour pairs in a ring of ranks that are in different racks."""
-    if len(ranks) < 2:
-        return 0
-    return sum(cluster.crosses(pair) for pair in zip(ranks, (*ranks[1:], ranks[0]), strict=True))
-
-
 def memory_of(table: CostTable, plan: Plan, rows: int) -> tuple[float, ...]:
     """Bytes on each rank: weights, their gradients and optimiser state, and the activations kept at the fullest."""
     degrees, size = plan.degrees, rows / plan.micro_batches
@@ -277,16 +247,22 @@ def memory_of(table: CostTable, plan: Plan, rows: int) -> tuple[float, ...]:
     # With checkpointing, a micro-batch keeps the inputs of its layers; the rest of a layer is recomputed in turn.
     kept = [table.hop * len(one) * size for one in layers] if plan.checkpointing else whole
     again = [max(table.kept[layer] for layer in one) * size / degrees.tensor * plan.checkpointing for one in layers]
-    found = [0.0] * degrees.world
-    for part, stages in enumerate(ranks_of(degrees)):
-        # Without a pipeline, each micro-batch has its backward pass before the next begins.
-        count = plan.shares[part // degrees.shards] if degrees.pipeline > 1 else 1
-        most = _peaks(plan.schedule, degrees.pipeline, count, tuple(kept), tuple(whole), tuple(again))
-        for at, ranks in enumerate(stages):
-            mine = stages_of(at, degrees.pipeline, schedule_kind(plan.schedule)) if degrees.pipeline > 1 else [0]
-            for rank in ranks:
-                found[rank] = most[at] + sum(held[layer] for stage in mine for layer in layers[stage])
-    return tuple(found)
+    kind = schedule_kind(plan.schedule)
+    at_rest = np.zeros(degrees.pipeline)
+    for at in range(degrees.pipeline):
+        mine = stages_of(at, degrees.pipeline, kind) if degrees.pipeline > 1 else [0]
+        at_rest[at] = sum(held[layer] for stage in mine for layer in layers[stage])
+    shares, share_of_replica = np.unique(plan.shares, return_inverse=True)
+    # Without a pipeline, each micro-batch has its backward pass before the next begins.
+    most = [
+        _peaks(plan.schedule, degrees.pipeline, each if degrees.pipeline > 1 else 1, tuple(kept), tuple(whole),
+               tuple(again))
+        for each in shares.tolist()
+    ]  # fmt: skip
+    filled = np.array(most) + at_rest
+    found = np.empty(degrees.world)
+    found[ranks_of(degrees)] = filled[np.repeat(share_of_replica, degrees.shards), :, None]
+    return tuple(found.tolist())
 
 
 def state_bytes(table: CostTable, degrees: Degrees) -> list[float]:

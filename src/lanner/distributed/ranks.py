@@ -21,7 +21,7 @@ from lanner.distributed.engine import MOMENTS, Engine
 from lanner.distributed.migration import LoadBalancing
 from lanner.distributed.watch import Watch
 from lanner.distributed.wire import told_by_all
-from lanner.errors import ConfigError, LannerError
+from lanner.errors import ConfigError, LannerError, RanksEndedError
 
 Made = TypeVar("Made")
 Prepare = Callable[[], Callable[[], Engine]]
@@ -84,6 +84,7 @@ def follow(prepare: Prepare) -> None:
 
     Raises:
         LannerError: the same error that rank 0 raises and reports.
+        RanksEndedError: rank 0 was lost.
     """
     if _receive_command(torch.device("cpu"))[0] == _Order.STOP:
         return
@@ -241,12 +242,16 @@ def _broadcast_command(order: _Order, *given: Tensor) -> None:
 
 
 def _receive_command(device: torch.device) -> tuple[_Order, list[Tensor]]:
-    """Rank 0's next command; STOP if it has exited without sending one."""
+    """Rank 0's next command.
+
+    Raises:
+        RanksEndedError: rank 0 was lost. With exit code 0, a launcher on several nodes would think that all is done.
+    """
     header = torch.empty(1 + 3 * _MAX_ARGUMENTS, dtype=torch.int64)
     try:
         dist.broadcast(header, 0)
     except RuntimeError:
-        return _Order.STOP, []
+        raise RanksEndedError(1) from None
     order, *shapes = header.tolist()
     given = []
     for kind, rows, columns in zip(*[iter(shapes)] * 3, strict=True):

@@ -103,7 +103,7 @@ class ZeroEngine(Engine):
 
     def _divide_layers(self) -> None:
         # DeepSpeed shards them during initialisation.
-        if any(".base_layer." in name for name, _ in self.chain.layers.named_modules()):
+        if any(".base_layer." in name for name, _ in self.chain.layers.named_parameters()):
             raise ConfigError(
                 "DeepSpeed's AutoTP treats a layer with an adapter as a plain one and drops the adapter; "
                 "set adaptation.method=full, or use parallel.engine=torch, whose tp divides adapters too"

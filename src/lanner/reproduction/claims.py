@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ Verdict = Literal["beaten", "met", "answered", "undecided", "not reached", "not 
 Results = Mapping[str, Mapping[str, Any]]
 """Result files by name, as ``benchmarks`` writes them."""
 Interval = tuple[float, float]
+_NAMED = 8
+"""Rows that a protocol names; of more than these only the worst."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Claim:
     at: tuple[str, ...]
     over: tuple[str, ...] = ()
     interval: tuple[str, ...] = ()
+    origin: tuple[tuple[str, ...], ...] = ()
     published: float | None = None
     published_at: tuple[str, ...] = ()
     bar: float | None = None
@@ -41,12 +44,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What writes a result file: a module of ``benchmarks`` with its arguments. quick: arguments of the short form."""
+    """What writes a result file: a module of ``benchmarks`` with its arguments. quick: arguments of the short form.
+
+    minutes: of the whole form on 2 cores; estimated unless ``timed``.
+    """
 
     file: str
     command: tuple[str, ...]
     minutes: float
     quick: tuple[str, ...] = ()
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,10 @@ class Finding:
     """A claim with its measured figure.
 
     paper: the published figure as printed. wanted: the value to reach; None for a question without one. value,
-    interval: None if missing. rows: what the ``*`` of the claim's path stand for; the figure is that of the
-    worst row. splits: how many splits the figure is the mean of. commit, date: of the measurement, empty if there is
-    none.
+    interval: None if missing. rows: what the ``*`` of the claim's path stand for; worst: that of the row whose figure
+    it is. rounds: how many the interval is the range of; 0: it is the 95 % interval. splits: how many splits the figure
+    is the mean of. commits: of the rows that the figure comes from, each once. date: of the result file. Both are empty
+    without a measurement.
     """
 
     claim: Claim
@@ -66,8 +74,10 @@ class Finding:
     value: float | None = None
     interval: Interval | None = None
     rows: tuple[str, ...] = ()
+    worst: str = ""
+    rounds: int = 0
     splits: int = 1
-    commit: str = ""
+    commits: tuple[str, ...] = ()
     date: str = ""
 
     @property
@@ -89,7 +99,8 @@ class Finding:
             parts.append("The result file has no such row; the command measures it.")
         if self.wanted is not None and self.value is not None and self.claim.reproducible:
             limit = "at least" if self.claim.better == "higher" else "at most"
-            within = "; the interval includes it" if self.verdict == "undecided" else ""
+            spread = "range" if self.rounds else "interval"
+            within = f"; the {spread} includes it" if self.verdict == "undecided" else ""
             parts.append(f"Wanted: {limit} {self.claim.shown.format(self.wanted)}{within}.")
         return " ".join([*parts, *([self.claim.note] if self.claim.note else [])])
 
@@ -97,9 +108,13 @@ class Finding:
     def protocol(self) -> str:
         """The claim's protocol, with the rows that were compared and what figure and interval are of."""
         parts = [self.claim.protocol]
-        if self.rows:
+        if len(self.rows) > _NAMED:
+            parts.append(f"worst of {len(self.rows)} rows: {self.worst}")
+        elif self.rows:
             worst = f"worst of {len(self.rows)}: " if len(self.rows) > 1 else ""
             parts.append(f"{worst}{', '.join(self.rows)}")
+        if self.rounds:
+            parts.append(f"range of {self.rounds} rounds")
         if self.splits > 1:
             interval = "" if self.interval is None else ", interval over the users of the first"
             parts.append(f"mean of {self.splits} splits{interval}")
@@ -119,14 +134,28 @@ class Claims:
         """Approximate time of all experiments on 2 cores."""
         return sum(one.minutes for one in self.experiments) / 60
 
+    def timed(self, minutes: Mapping[str, float]) -> "Claims":
+        """The same with the minutes that commands really took, by command; the others stay estimated."""
+        known = [
+            replace(one, minutes=minutes[" ".join(one.command)], timed=True)
+            if " ".join(one.command) in minutes
+            else one
+            for one in self.experiments
+        ]
+        return replace(self, experiments=tuple(known))
+
 
 @dataclass(frozen=True)
 class _Row:
-    """A figure, with the keys that ``*`` stands for. value: None if what it waits for never happened."""
+    """A figure, with the keys that ``*`` stands for. value: None if what it waits for never happened.
+
+    rounds: how many ``interval`` is the range of; 0: it is the 95 % interval.
+    """
 
     names: tuple[str, ...]
     value: float | None
-    interval: Interval | None
+    interval: Interval | None = None
+    rounds: int = 0
 
 
 def read_claims() -> Claims:
@@ -183,7 +212,7 @@ def judge(claim: Claim, results: Results) -> Finding:
     """Compare a claim with what was measured.
 
     *beaten*: better than the paper's number; *met*: as good, or past the bar if the paper gives none; *undecided*: the
-    interval includes the number or the bar; *answered*: there is neither.
+    interval or the range of the rounds includes the number or the bar; *answered*: there is neither.
 
     Raises:
         ConfigError: something else than a number stands in the place of one.
@@ -207,8 +236,10 @@ def judge(claim: Claim, results: Results) -> Finding:
         worst.value,
         worst.interval,
         tuple("/".join(row.names) for row in rows if row.names),
+        "/".join(worst.names),
+        worst.rounds,
         int(_nearest("seeds", 1, measured, _filled(claim.at, worst.names))),
-        _commit(results[claim.file], _filled(claim.at, worst.names)),
+        _commits(claim, results[claim.file], worst.names),
         results[claim.file].get("date", "")[:10],
     )
 
@@ -248,17 +279,34 @@ def _published(claim: Claim, measured: Any) -> tuple[float | None, str]:
 def _rows(claim: Claim, measured: Any) -> Iterator[_Row]:
     for names, found in _found(measured, claim.at):
         if found is None:
-            yield _Row(names, None, None)
+            yield _Row(names, None)
             continue
         value, base = _number(found, claim.at), 1.0
+        rounds = _by_round(claim, measured, names)
         if claim.over:
             bases = [_number(one, claim.over) for _, one in _found(measured, _filled(claim.over, names))]
             if not bases or bases[0] == 0:
                 continue
             base = bases[0]
             value = value / base - 1
+        if rounds:
+            yield _Row(names, value, (min(rounds), max(rounds)), len(rounds))
+            continue
         place = claim.interval or (() if claim.over else (*claim.at[:-1], "ci95", claim.at[-1]))
         yield _Row(names, value, _interval(measured, _filled(place, names), base) if place else None)
+
+
+def _by_round(claim: Claim, measured: Any, names: Sequence[str]) -> list[float]:
+    """The figure of each round, where a benchmark records them beside it; rounds of two rows are compared in turn."""
+    places = [_filled(place, names) for place in (claim.at, claim.over) if place]
+    found = [
+        [_number(one, place) for one in values]
+        for place in places
+        for _, values in _found(measured, (*place[:-1], f"{place[-1]}_by_round"))
+    ]
+    if len(found) < len(places) or not claim.over:
+        return found[0] if found and not claim.over else []
+    return [one / base - 1 for one, base in zip(*found, strict=True)]
 
 
 def _interval(measured: Any, place: Sequence[str], base: float) -> Interval | None:
@@ -295,18 +343,28 @@ def _number(value: Any, place: Sequence[str]) -> float:
     return float(value)
 
 
+def _commits(claim: Claim, entry: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The commits at which the rows of a figure were measured, each once; without ``origin`` the rows compared."""
+    measured = entry["results"]
+    origins = claim.origin or (_filled(claim.at, names), _filled(claim.over, names))
+    rows = [_filled(place, found) for place in origins if place for found, _ in _found(measured, place)]
+    return tuple(dict.fromkeys(_commit(entry, row) for row in rows or [claim.at]))
+
+
 def _commit(entry: Mapping[str, Any], place: Sequence[str]) -> str:
-    """The commit at which a figure was measured: that of its row, else that of the file."""
-    return str(_nearest("commit", entry["commit"], entry["results"], place))
+    """The commit of a row or of the section or mode that it belongs to (``commits``), else that of the file."""
+    listed = entry["results"].get("commits", {})
+    named = next((listed[name] for name in reversed(place) if name in listed), entry["commit"])
+    return str(_nearest("commit", named, entry["results"], place))
 
 
 def _nearest(key: str, default: Any, table: Any, place: Sequence[str]) -> Any:
-    """The value of a key in the innermost of the tables on the way to a place that has it, else the default."""
-    found = default
+    """The value of a key in the innermost table that has it, at a place or on the way to it, else the default."""
+    tables = [table]
     for name in place:
-        found = table.get(key, found) if isinstance(table, Mapping) else found
         table = table[int(name) if isinstance(table, list) else name]
-    return found
+        tables.append(table)
+    return next((one[key] for one in reversed(tables) if isinstance(one, Mapping) and key in one), default)
 
 
 def _damaged(file: str, problem: str) -> ConfigError:
@@ -314,4 +372,4 @@ def _damaged(file: str, problem: str) -> ConfigError:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -1,8 +1,10 @@
 """Run the experiments: each is a module of ``benchmarks`` in its own process; a run can be resumed."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from lanner.reproduction.claims import Experiment
 RESULTS = Path("benchmarks") / "results"
 MEASURED = ("src", "benchmarks/*.py", "recipes", "constraints.txt")
 """What figures depend on; a new commit of result files or pages does not outdate a finished experiment."""
+_MINUTES = ".minutes"
 Announce = Callable[[str], None]
 
 
@@ -23,7 +26,7 @@ def run(
 
     ``results/.done`` lists finished experiments with their command and the commit of the code: the same call resumes
     from there, and after a commit that changes the code everything runs again. An experiment that writes no result file
-    (its data are absent) is not finished.
+    (its data are absent) is not finished. ``results/.minutes`` has how long each command took.
 
     Raises:
         ConfigError: the checkout has no ``benchmarks``. Interrupted: Ctrl-C; finished experiments are kept.
@@ -41,7 +44,7 @@ def run(
     for place, one in enumerate(left):
         minutes = sum(other.minutes for other in left[place:])
         announce(f"{one.file}: {place + 1} of {len(left)}" + ("" if quick else f", about {minutes:.0f} minutes left"))
-        before = _written(results, one)
+        before, begun = _written(results, one), time.monotonic()
         if code := _code_of(one, checkout, results, quick):
             failed.append(one.file)
             announce(f"{one.file}: failed with exit code {code}")
@@ -50,7 +53,23 @@ def run(
         else:
             done.append(entries[one.file])
             write_file(marker, "\n".join(done).encode())
+            took = {" ".join(_arguments(one, quick)): round((time.monotonic() - begun) / 60, 2)}
+            write_file(results / _MINUTES, json.dumps(read_minutes(results) | took, indent=1).encode())
     return failed
+
+
+def read_minutes(results: Path) -> dict[str, float]:
+    """Minutes that commands took when they last ran into this folder, by command.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = results / _MINUTES
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        return {str(command): float(minutes) for command, minutes in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not minutes by command ({error}); remove it") from None
 
 
 def _code_of(one: Experiment, checkout: Path, results: Path, quick: bool) -> int:

@@ -19,6 +19,8 @@ figure { margin: 1.5rem 0; background: #fff; color: #000; padding: .5rem; }
 svg { width: 100%; min-width: 48rem; height: auto; } figure a { color: #000; }
 figcaption { font-size: .85rem; } code { font-size: .85em; }
 """
+_DURATIONS = "How long does each experiment take?"
+_TIMED = {True: "timed", False: "estimated"}
 _COLUMNS = ("claim", "the paper", "measured here", "verdict", "command", "measured at")
 
 
@@ -44,6 +46,8 @@ def html(claims: Claims, results: Results, pictures: Sequence[Picture]) -> str:
     if pictures:
         parts.append("<h2>Pictures</h2>")
     parts += [_figure(one) for one in pictures]
+    durations = [[escape(cell) for cell in row] for row in _durations(claims)]
+    parts.append(f"<h2>{_DURATIONS}</h2>{_html_table(durations)}")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Lanner: claims and figures</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
@@ -72,7 +76,19 @@ def markdown(claims: Claims, results: Results) -> str:
         lines += [f"## {title}", "", *_markdown_table([heading, *rows]), ""]
     for table in tables_of(results):
         lines += [f"## {table.question}", "", *_markdown_table(table.rows), "", table.note, ""]
+    lines += [f"## {_DURATIONS}", "", *_markdown_table(_durations(claims)), ""]
     return "\n".join(lines)
+
+
+def _durations(claims: Claims) -> list[list[str]]:
+    """Every experiment with its minutes, a heading first."""
+    return [
+        ["command", "minutes", ""],
+        *(
+            [f"python -m benchmarks.{' '.join(one.command)}", f"{one.minutes:.0f}", _TIMED[one.timed]]
+            for one in claims.experiments
+        ),
+    ]
 
 
 def _introduction(claims: Claims, found: Sequence[Finding], results: Results) -> str:
@@ -85,9 +101,11 @@ def _introduction(claims: Claims, found: Sequence[Finding], results: Results) ->
         short = f", the short form (--quick) {results_of(results, 'house')['reproduce_quick']['minutes']:.1f} minutes"
     return (
         f"{len(claims.claims)} claims: {said}. Beaten: better than the paper's number. Met: as good, or past the bar "
-        "where the paper gives no number. Undecided: the 95 % interval includes that number or bar. Answered: an open "
-        "question without a bar. Each figure is read from a result file, which names its machine and versions. "
-        f"Measuring everything takes about {claims.hours:.0f} hours on 2 cores{short}."
+        "where the paper gives no number. Undecided: the 95 % interval, or the range of the rounds, includes that "
+        "number or bar. Answered: an open question without a bar. Each figure is read from a result file, which names "
+        "its machine and versions. "
+        f"Measuring everything takes about {claims.hours:.0f} hours on 2 cores{short}. Of {len(claims.experiments)} "
+        f"experiments {sum(not one.timed for one in claims.experiments)} were never timed; their minutes are estimated."
     )
 
 
@@ -108,9 +126,10 @@ def _command(found: Finding, claims: Claims) -> str:
 
 
 def _measured_at(found: Finding) -> str:
-    """The commit, shortened, and the date of the result file."""
-    commit, dirty, _ = found.commit.partition("-dirty")
-    return f"{commit[:7]}{dirty}, {found.date}" if commit else "–"
+    """The commits of the rows, shortened, and the date of the result file, which may be later than theirs."""
+    commits = [one.partition("-dirty") for one in found.commits]
+    shown = ", ".join(f"{commit[:7]}{dirty}" for commit, dirty, _ in commits)
+    return f"{shown}; file of {found.date}" if shown else "–"
 
 
 def _figure(picture: Picture) -> str:

@@ -10,6 +10,7 @@ First only the view is trained, on the frozen model's vectors; then the model an
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -91,12 +92,14 @@ class EncoderAdaptation:
         texts, features, table_IF = _frozen_features(language, dataset, self._neural)
         network = _language_network(dataset, table_IF, self._neural, config.seed).to(language.device)
         parts = nn.ModuleDict({"language": tower, "view": network.views["language"]})
+        # A checkpoint averages replicas that learn alone; at times of the clock, no two runs would be the same.
+        averages = leader is not None and self._parallel.local_steps > 0
         loop = Loop(
             config,
             lambda: trained_parameters(parts) | {"view.features": parts["view"].get_buffer("features")},
             folder=self._folder,
             run=self._fingerprint(language, dataset, validation),
-            checkpoint_steps=self._training.checkpoint_steps,
+            checkpoint_seconds=math.inf if averages else self._training.checkpoint_seconds,
             progress=self._progress,
             tracker=tracker_of(self._training),
         )

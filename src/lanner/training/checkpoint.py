@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,6 +29,30 @@ class Progress:
     best_step: int
     epochs: dict[str, int] = field(default_factory=dict)
     """Best epoch of each finished task."""
+
+
+_LARGEST_SHARE = 0.05
+"""Largest share of the time that checkpoints within an epoch may take."""
+
+
+class CheckpointTimer:
+    """Says when the next checkpoint is due."""
+
+    def __init__(self, seconds: float) -> None:
+        """seconds: between two of them; more while they would take over a twentieth of the time. 0: always due."""
+        self._seconds, self._cost, self._last = seconds, 0.0, time.monotonic()
+
+    def is_due(self) -> bool:
+        wait = max(self._seconds, self._cost / _LARGEST_SHARE) if self._seconds else 0.0
+        return time.monotonic() - self._last >= wait
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around the writing of a checkpoint, or as a decorator of what writes it."""
+        began = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        self._cost = self._last - began
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:

@@ -39,8 +39,9 @@ class TrainingConfig:
     """Where to train; auto: on a GPU if there is one."""
     seed: int = 0
     """Random seed of batches, hidden items and sampled candidates."""
-    checkpoint_steps: int = 0
-    """Steps between checkpoints, also of an adaptation, besides those at the end of each epoch; 0: only those."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints, also of an adaptation, besides those at the end of each epoch; more if they would
+    take over a twentieth of the time. 0: after every step."""
     log: Log = "none"
     """Where losses, rates and validation metrics are written while training; extra ``tracking``."""
     log_folder: str = "lanner-log"
@@ -51,7 +52,7 @@ class TrainingConfig:
             self,
             "training",
             at_least_1=("epochs", "patience", "batch_users", "num_candidates"),
-            at_least_0=("seed", "weight_decay", "checkpoint_steps"),
+            at_least_0=("seed", "weight_decay", "checkpoint_seconds"),
             above_0=("learning_rate", "fusion_learning_rate"),
         )
         if not 0 < self.hide < 1:
@@ -64,7 +65,7 @@ class TrainingConfig:
     @property
     def decisive(self) -> "TrainingConfig":
         """These settings without those that do not affect what is learned."""
-        return replace(self, checkpoint_steps=0, log="none", log_folder="")
+        return replace(self, checkpoint_seconds=0.0, log="none", log_folder="")
 
 
 Method = Literal["none", "lora", "dora", "full"]

