@@ -53,7 +53,7 @@ site: $(VENV)/.test-installed ## build the documentation's pages into site/; a b
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheels: ## build the wheel and try it in clean environments: alone and with each extra, for each Python here (an hour or more)
-	@$(PYTHON) .ci/wheels.py
+	@$(PYTHON) .ci/wheels.py --record
 
 sbom: ## write sbom.json, what the pinned versions are, in CycloneDX
 	@$(PYTHON) -m venv $(VENV)-sbom

@@ -7,10 +7,11 @@ of a table for each; exit code 1 where one fails.
 
 ``--quick``, by ``.ci/run``: alone and with the light extras, from wheels only. Pythons other than the one that runs
 this are skipped where a dependency has no wheel for them, and so is what two minutes are too short for.
+
+``--record``, by ``make wheels``: the table is also written to ``benchmarks/results/wheels.json``.
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -21,6 +22,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks import _record  # noqa: E402
+
 PINS = ROOT / "constraints.txt"
 MINORS = range(11, 15)
 _WITHOUT_WHEEL = ("No matching distribution found", "Could not find a version")
@@ -86,12 +90,27 @@ def main() -> int:
                 found = tried(python, wheel, extra, Path(folder) / version, end)
                 rows.append({"python": version, "extra": extra, **found})
                 print(as_line(rows[-1]), flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-    failed, skipped = ([row for row in rows if row[key]] for key in ("problem", "skipped"))
-    worked = len(rows) - len(failed) - len(skipped)
-    print(f"wheels: {worked} of {len(rows)} environments work, Python {', '.join(pythons)}; {len(skipped)} skipped")
-    return int(bool(failed))
+    found = summary(rows)
+    if arguments.record:
+        settings = {"quick": arguments.quick, "extras": arguments.extra, "wheel": wheel.name}
+        print(_record.record("wheels", seed=0, settings=settings, results={"rows": rows, "summary": found}))
+    print(
+        f"wheels: {found['worked']} of {found['environments']} environments work, Python {', '.join(pythons)}; "
+        f"{found['skipped']} skipped"
+    )
+    return int(found["failed"] > 0)
+
+
+def summary(rows: list[dict[str, str | float]]) -> dict[str, float]:
+    """How many environments worked, failed and were skipped, and the seconds of all."""
+    failed, skipped = (sum(1 for row in rows if row[key]) for key in ("problem", "skipped"))
+    return {
+        "environments": len(rows),
+        "worked": len(rows) - failed - skipped,
+        "failed": failed,
+        "skipped": skipped,
+        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
+    }
 
 
 def interpreters(only: list[str] | None = None) -> dict[str, str]:
@@ -208,7 +227,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--python", action="append", help="only this version, such as 3.12; repeatable")
     parser.add_argument("--extra", action="append", choices=PROMISES, help="only this one; repeatable")
     parser.add_argument("--quick", action="store_true", help="the core and light extras, within two minutes")
-    parser.add_argument("--out", type=Path, help="also write the rows to this file, as JSON")
+    parser.add_argument("--record", action="store_true", help="also write benchmarks/results/wheels.json")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ from benchmarks.lora import ROWS
 
 
 def federated_section(results: dict[str, Any]) -> str:
-    """The table of ``docs/federated.md``."""
+    """The table of ``docs/federated.md``, and the latency."""
     return "\n".join(_federated(results))
 
 
@@ -27,6 +27,12 @@ def _federated(results: dict[str, Any]) -> Iterator[str]:
             sizes = [f"{row[key] / 1e9:.3f} GB" if key in row else "–" for key in ("bytes_up", "bytes_down")]
             quality = f"{row['ndcg_at_10']:.4f} ({low:.4f} … {high:.4f})"
             yield f"| `{name}` | {quality} | {share} | {' | '.join(sizes)} | {row.get('rounds', '–')} |"
+    if latency := results["rows"].get("latency"):
+        yield (
+            f"\nA request takes {latency['federated_p50_ms']:.2f} ms with EASE from sums and "
+            f"{latency['centralised_p50_ms']:.2f} ms with EASE fitted on pooled events (p50 of {latency['requests']:,} "
+            "requests, each asked of both in turn)."
+        )
 
 
 def adaptation_section(results: dict[str, Any]) -> str:

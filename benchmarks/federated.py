@@ -5,16 +5,19 @@ user's ratings; all items that a user has not seen are ranked. Rows, each with n
 all clients send (*bytes_up*) and receive (*bytes_down*), rounds, and CPU seconds:
 
 - ``ease``, ``graph-filter``: from sums by secure aggregation, that of the users of each item and that of a matrix;
-  *difference* is the largest one of scores from the model's fitted on pooled events, in units of the largest score.
-- ``averaged``: item vectors by plain federated averaging; ``averaged-sparse``: with sparse updates in 8 bits.
-- ``hybrid``: EASE and the sparsely averaged vectors, with a weight chosen on the clients' validation events. For it
-  both are also fitted on the training events alone, and each client adds its ndcg@10 for each trial weight to a sum.
-  Bytes and rounds are those of this search and, of the models fitted on all events, of those with a weight.
+  *difference* is the largest one of scores from those of ``lanner.models`` fitted on pooled events, in units of the
+  largest score. The graph filter is compared without pruning, as either of two equal weights may be pruned, and with
+  so many power iterations that its singular vectors are exact, too: of its code in double precision, and, as
+  *difference_float32*, in single precision, which it has in the product.
+- ``averaged``: item vectors by plain federated averaging; ``averaged-8-bit``: of half the dimensions, in 8 bits.
+- ``hybrid``: the weighted sum of EASE and the vectors of ``averaged-8-bit``; bytes and rounds are those of both.
 - ``ease-epsilon-E``: EASE from noisy sums; each user is protected by (E, 1e-5)-differential privacy; ``ease-by-user``:
   from the same sums without noise.
 - ``processes``: the sums of ``ease`` by a server and three client processes over sockets, and their seconds.
+- ``latency``: milliseconds per request of EASE from sums and of EASE fitted on pooled events, asked in turn.
 
-``centralised`` is the hybrid fitted on pooled events, as recorded by the quality suite on the same split.
+Settings, the weight of the hybrid included, were chosen on validation of the split with seed 2. ``centralised`` is the
+hybrid fitted on pooled events, as recorded by the quality suite on the same split.
 Rows are kept in ``runs/federated``: ``--kept`` reuses those, ``--only ROW`` measures the rows it names and reuses the
 others. The first row that needs a sum spends the time that it takes.
 """
@@ -35,11 +38,10 @@ from numpy.typing import NDArray
 
 from benchmarks import _record
 from benchmarks._datasets import named
-from benchmarks._quality_settings import EVERY_EVENT
+from benchmarks._quality_settings import EVERY_EVENT, SETTINGS
 from lanner.config import from_dict
 from lanner.data.feedback import Feedback
 from lanner.data.interactions import Dataset
-from lanner.data.split import HeldOut
 from lanner.evaluation.protocol import evaluate
 from lanner.federated.averaging import AveragingConfig, Client, scoring_model
 from lanner.federated.averaging import Server as Averager
@@ -47,18 +49,28 @@ from lanner.federated.privacy import BY_USER, Privacy
 from lanner.federated.secure_sum import FixedPoint, Masker, total_of
 from lanner.federated.statistics import Layout, Statistics, counts_form, ease, graph_filter, private, users_of_items
 from lanner.federated.wire import Server, join
+from lanner.inference.ranker import Query, Ranker
 from lanner.inference.scoring_model import ScoringModel
 from lanner.inference.sparse import history_matrix
+from lanner.models.ease import EASE, EASEConfig
+from lanner.models.graph_filter import GraphFilter, GraphFilterConfig
+from lanner.models.linear import training_matrix
 from lanner.registry import SPLITS
 
 CLIENTS, PROCESSES = 100, 3
 EPSILONS = (1.0, 4.0, 8.0)
 RIDGE, PRIVATE_RIDGE = 800.0, 20.0
 """For sums by event, as in the quality suite's EASE, and by user, where each history counts as one."""
+FILTER = GraphFilterConfig(**SETTINGS["ml-1m/random-80-20"]["graph-filter"]["graph_filter"])
+CONVERGED = 150
+"""Power iterations after which the singular vectors of the graph filter no longer change."""
+REQUESTS, WARM = 2000, 50
+"""Of the row ``latency``; the first WARM are not measured."""
 AVERAGING = AveragingConfig()
-SHARE = 0.02
-"""Share of an update's entries that are sent."""
-WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+COMPRESSED = AveragingConfig(dimensions=32, rounds=53, server_rate=0.05, compressed=True)
+"""With EASE, as many rounds as a quarter of the bytes of AVERAGING allows."""
+WEIGHT = 0.8
+"""Of the averaged vectors in the hybrid."""
 KEY = b"benchmark"
 CACHE = Path("runs") / "federated"
 CENTRALISED = ("ml-1m", "random-80-20", "hybrid")
@@ -86,24 +98,28 @@ def main() -> None:
     results = {"rows": rows, "centralised": centralised(), "summary": summary(rows, centralised())}
     print(results["summary"])
     if arguments.seed == 1:
-        settings = {"clients": CLIENTS, "averaging": vars(AVERAGING), "share": SHARE, "ridge": RIDGE}
+        averaging = {"averaged": vars(AVERAGING), "averaged-8-bit": vars(COMPRESSED)}
+        settings = {"clients": CLIENTS, "averaging": averaging, "ridge": RIDGE, "graph_filter": vars(FILTER)}
         print(_record.record("federated", seed=1, settings=settings, results=results))
 
 
 def summary(rows: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, float | None]:
-    """The figures in a few words; each ratio is of one row to one other."""
-    hybrid, plain, sparse = rows["hybrid"], rows["averaged"], rows["averaged-sparse"]
-    both = [row["bytes_up"] + row["bytes_down"] for row in (hybrid, rows["ease"], plain)]
-    best = reference["ndcg_at_10"] if reference else None
+    """The figures in a few words. bytes_ratio: of the hybrid, sent and received, to plain averaging."""
+    names = ("hybrid", "ease", "averaged-8-bit")
+    plain, best = rows["averaged"], reference["ndcg_at_10"] if reference else None
+    size = {name: rows[name]["bytes_up"] + rows[name]["bytes_down"] for name in (*names, "averaged")}
+    hybrid, ease_, compressed = (size[name] / size["averaged"] for name in names)
     return {
         "closed_form_difference": max(rows[name]["difference"] for name in ("ease", "graph-filter")),
-        "hybrid_of_centralised": hybrid["ndcg_at_10"] / best if best else None,
-        "hybrid_bytes_ratio": both[0] / both[2],
+        "hybrid_of_centralised": rows["hybrid"]["ndcg_at_10"] / best if best else None,
+        "hybrid_over_dense_ndcg": rows["hybrid"]["ndcg_at_10"] / plain["ndcg_at_10"],
+        "bytes_ratio": hybrid,
         "ease_of_centralised": rows["ease"]["ndcg_at_10"] / best if best else None,
-        "ease_bytes_ratio": both[1] / both[2],
-        "bytes_ratio": sparse["bytes_up"] / plain["bytes_up"],
-        "sparse_over_dense_ndcg": sparse["ndcg_at_10"] / plain["ndcg_at_10"],
+        "ease_bytes_ratio": ease_,
+        "compressed_bytes_ratio": compressed,
+        "compressed_over_dense_ndcg": rows["averaged-8-bit"]["ndcg_at_10"] / plain["ndcg_at_10"],
         "ndcg_at_eps_8": rows["ease-epsilon-8"]["ndcg_at_10"],
+        "latency_ratio": rows["latency"]["ratio"],
     }
 
 
@@ -161,20 +177,9 @@ class Study:
         return counted(dealt(self.split.refit, CLIENTS))
 
     @cache  # noqa: B019 one study per process
-    def averaged(self, share: float) -> tuple[NDArray[np.float32], Traffic]:
-        """Item vectors of all events; kept on disk, since the hybrid needs those of another row."""
-        path = CACHE / str(self.seed) / f"vectors-{share:g}.npz"
-        vectors, traffic = averaged_over(dealt(self.split.refit, CLIENTS), replace(AVERAGING, share=share))
-        np.savez(path, vectors=vectors, traffic=astuple(traffic))
-        return vectors, traffic
-
-    def kept(self, share: float) -> tuple[NDArray[np.float32], Traffic]:
-        """The same, from the row that measured it last."""
-        path = CACHE / str(self.seed) / f"vectors-{share:g}.npz"
-        if not path.exists():
-            return self.averaged(share)
-        with np.load(path) as found:
-            return found["vectors"], Traffic(*found["traffic"].tolist())
+    def averaged(self, config: AveragingConfig) -> tuple[NDArray[np.float32], Traffic]:
+        """Item vectors of all events."""
+        return averaged_over(dealt(self.split.refit, CLIENTS), config)
 
 
 def measured(study: Study, model: Any, traffic: Traffic, **more: Any) -> dict[str, Any]:
@@ -187,29 +192,39 @@ def measured(study: Study, model: Any, traffic: Traffic, **more: Any) -> dict[st
 def row_of_ease(study: Study) -> dict[str, Any]:
     statistics, traffic = study.by_event
     model = ease(statistics, RIDGE)
-    pooled = ease(Statistics.of(study.split.refit, "event"), RIDGE)
+    pooled = EASE(EASEConfig(regularisation=RIDGE)).fit(study.split.refit).export()
     return measured(study, model, traffic, difference=difference(study, model, pooled))
 
 
 def row_of_graph_filter(study: Study) -> dict[str, Any]:
     (counts_I, first), (statistics, second) = study.counts, study.by_user
-    model = graph_filter(statistics, counts_I)
-    refit = study.split.refit
-    pooled = graph_filter(Statistics.of(refit, "user"), Statistics.of(refit, "event").gram_II.diagonal())
-    return measured(study, model, first + second, difference=difference(study, model, pooled))
+    exact = replace(FILTER, neighbours=len(counts_I), power_iterations=CONVERGED)
+    pooled, unpruned = GraphFilter(exact).fit(study.split.refit), graph_filter(statistics, counts_I, exact)
+    apart = {
+        "difference": difference(study, unpruned, in_double_precision(pooled)),
+        "difference_float32": difference(study, unpruned, pooled.export()),
+    }
+    return measured(study, graph_filter(statistics, counts_I, FILTER), first + second, **apart)
 
 
-def row_of_averaged(study: Study, share: float) -> dict[str, Any]:
-    vectors, traffic = study.averaged(share)
+def in_double_precision(model: GraphFilter) -> ScoringModel:
+    """The model with the singular vectors that its code finds in double precision."""
+    matrix = training_matrix(model.dataset).astype(np.float64)
+    degree_U, degree_I = (np.maximum(np.asarray(matrix.sum(axis=axis)).ravel(), 1) for axis in (1, 0))
+    source_ID, target_ID = model._low_pass(matrix, 1 / degree_U, degree_I)
+    return replace(model.export(), source_ID=source_ID.astype(np.float32), target_ID=target_ID.astype(np.float32))
+
+
+def row_of_averaged(study: Study, config: AveragingConfig) -> dict[str, Any]:
+    vectors, traffic = study.averaged(config)
     return measured(study, scoring_model(vectors, study.counts[0]), traffic)
 
 
 def row_of_hybrid(study: Study) -> dict[str, Any]:
-    weight, search = chosen_weight(study.split.train, study.split.validation)
-    (statistics, of_sums), (vectors, of_rounds) = study.by_event, study.kept(SHARE)
-    joined = Joined(ease(statistics, RIDGE), scoring_model(vectors, study.counts[0]), weight)
-    traffic = search + of_sums + (of_rounds if weight else Traffic())
-    return measured(study, joined, traffic, weights={"ease": 1.0, "averaged-sparse": weight}, search=vars(search))
+    (statistics, of_sums), (vectors, of_rounds) = study.by_event, study.averaged(COMPRESSED)
+    learned = scoring_model(vectors, statistics.gram_II.diagonal())
+    joined = Joined(ease(statistics, RIDGE), learned, WEIGHT)
+    return measured(study, joined, of_sums + of_rounds, weights={"ease": 1.0, "averaged-8-bit": WEIGHT})
 
 
 def row_of_private(study: Study, epsilon: float | None) -> dict[str, Any]:
@@ -258,15 +273,31 @@ def row_of_processes(study: Study) -> dict[str, Any]:
     return {"seconds": round(seconds, 2), "largest_difference": exact, "clients": PROCESSES, **traffic}
 
 
+def row_of_latency(study: Study) -> dict[str, Any]:
+    pooled = EASE(EASEConfig(regularisation=RIDGE)).fit(study.split.refit).export()
+    rankers = {"federated": Ranker(ease(study.by_event[0], RIDGE)), "centralised": Ranker(pooled)}
+    seconds: dict[str, list[float]] = {name: [] for name in rankers}
+    histories = study.split.test.users.history
+    for number in range(WARM + REQUESTS):
+        rows = histories[number % len(histories)].astype(np.int64)
+        for name in sorted(rankers, reverse=number % 2 == 0):  # each is first in half of the requests
+            begun = time.perf_counter()
+            rankers[name].rank([Query(rows, seen=rows)])
+            seconds[name].append(time.perf_counter() - begun)
+    p50 = {f"{name}_p50_ms": 1e3 * float(np.median(some[WARM:])) for name, some in seconds.items()}
+    return {**p50, "ratio": p50["federated_p50_ms"] / p50["centralised_p50_ms"], "requests": REQUESTS}
+
+
 ROWS: dict[str, Callable[[Study], dict[str, Any]]] = {
     "ease": row_of_ease,
     "graph-filter": row_of_graph_filter,
-    "averaged": partial(row_of_averaged, share=1.0),
-    "averaged-sparse": partial(row_of_averaged, share=SHARE),
+    "averaged": partial(row_of_averaged, config=AVERAGING),
+    "averaged-8-bit": partial(row_of_averaged, config=COMPRESSED),
     "hybrid": row_of_hybrid,
     **{f"ease-epsilon-{epsilon:g}": partial(row_of_private, epsilon=epsilon) for epsilon in EPSILONS},
     "ease-by-user": partial(row_of_private, epsilon=None),
     "processes": row_of_processes,
+    "latency": row_of_latency,
 }
 
 
@@ -339,27 +370,10 @@ class Joined:
     def score(self, users: Any) -> NDArray[np.float32]:
         total = np.float32(0)
         for model, weight in self._parts:
-            if weight:
-                scores = model.score(users)
-                spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-                total = total + np.float32(weight) * scores / spread
+            scores = model.score(users)
+            spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+            total = total + np.float32(weight) * scores / spread
         return np.asarray(total, np.float32)
-
-
-def chosen_weight(train: Dataset, validation: HeldOut) -> tuple[float, Traffic]:
-    """Weight of the averaged vectors by the clients' summed ndcg@10, and the traffic of choosing it."""
-    parts = dealt(train, CLIENTS)
-    statistics, of_sums = summed_by_event(parts)
-    vectors, of_rounds = averaged_over(parts, replace(AVERAGING, share=SHARE))
-    models = ease(statistics, RIDGE), scoring_model(vectors, statistics.gram_II.diagonal())
-    reports = [evaluate(Joined(*models, weight), validation, ks=(10,), metrics=("ndcg",)) for weight in WEIGHTS]
-    per_user = [report.per_user["ndcg_at_10"] for report in reports]
-
-    def of_client(place: int) -> NDArray[np.float64]:
-        return np.array([ndcg[validation.rows % CLIENTS == place].sum() for ndcg in per_user])
-
-    total, of_choice = summed(of_client, FixedPoint(2.0**32, ((len(WEIGHTS), 64),)), CLIENTS)
-    return WEIGHTS[int(total.argmax())], of_sums + of_rounds + of_choice
 
 
 def difference(study: Study, model: ScoringModel, pooled: ScoringModel) -> float:

@@ -33,6 +33,7 @@ class Reader:
 
     A block with a title is a file. ``sh`` and ``python`` run, ``pip install`` apart; ``text`` is what the block before
     printed, where … stands for anything. Other blocks are for people alone. Ports 8080 to 8089 become free ones.
+    patient: whether servers get longer deadlines than the page gives them.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Reader:
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     said: str = ""
     """What the last block printed."""
+    patient: bool = True
     names: dict[str, object] = field(default_factory=dict)
     ports: dict[str, str] = field(default_factory=dict)
     shells: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -47,7 +49,8 @@ class Reader:
     def __post_init__(self):
         programs = self.folder / ".bin"
         programs.mkdir()
-        lanner = f'[ "$1" != serve ] || set -- "$@" {PATIENT}\nexec {self.python} -m lanner "$@"'
+        patience = f'[ "$1" != serve ] || set -- "$@" {PATIENT}\n' if self.patient else ""
+        lanner = f'{patience}exec {self.python} -m lanner "$@"'
         for name, script in (("lanner", lanner), ("python", f'exec {self.python} "$@"')):
             (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)

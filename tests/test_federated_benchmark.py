@@ -1,6 +1,7 @@
 """The federated benchmark: whose figures are joined, which bytes are counted, and what its record names."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,14 @@ def small(federated, monkeypatch, tmp_path):
     data = Dataset.from_frames(pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row"))
     monkeypatch.setattr(federated, "named", lambda name: data)
     monkeypatch.setattr(federated, "CLIENTS", 4)
-    monkeypatch.setattr(federated, "AVERAGING", AveragingConfig(dimensions=4, rounds=2))
+    compressed = AveragingConfig(dimensions=2, rounds=3, compressed=True)
+    monkeypatch.setattr(federated, "COMPRESSED", compressed)
+    monkeypatch.setattr(federated, "REQUESTS", 20)
     monkeypatch.setattr(federated, "CACHE", tmp_path)
-    monkeypatch.setattr(federated, "ROWS", {name: row for name, row in federated.ROWS.items() if name != "processes"})
+    rows = {name: row for name, row in federated.ROWS.items() if name != "processes"}
+    rows["averaged"] = partial(federated.row_of_averaged, config=AveragingConfig(dimensions=4, rounds=2))
+    rows["averaged-8-bit"] = partial(federated.row_of_averaged, config=compressed)
+    monkeypatch.setattr(federated, "ROWS", rows)
     return federated
 
 
@@ -44,26 +50,25 @@ def test_every_row_is_measured_and_kept(small, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["federated", "--seed", "3"])
     small.main()
     rows = {name: json.loads((tmp_path / "3" / f"{name}.json").read_text()) for name in small.ROWS}
-    assert all(
-        {"ndcg_at_10", "bytes_up", "bytes_down", "rounds", "cpu_seconds", "commit"} <= row.keys()
-        for row in rows.values()
-    )
+    fields = {"ndcg_at_10", "bytes_up", "bytes_down", "rounds", "cpu_seconds", "commit"}
+    assert all(fields <= row.keys() for name, row in rows.items() if name != "latency")
     assert rows["ease"]["difference"] < 1e-6
-    assert rows["graph-filter"]["difference"] < 1e-5
+    assert rows["graph-filter"]["difference"] < 1e-6
+    assert rows["graph-filter"]["difference_float32"] < 1e-5
     vectors = 12 * 4 * 4 * 4
     assert (rows["averaged"]["bytes_up"], rows["averaged"]["bytes_down"]) == (2 * vectors, 2 * vectors)
-    sparse, search = rows["averaged-sparse"], rows["hybrid"]["search"]
-    assert sparse["bytes_up"] == sparse["bytes_down"] == 2 * 4 * (round(0.02 * 48) * 5 + 4)
-    of_choice = 4 * 8 * len(small.WEIGHTS)
-    assert search["bytes_up"] > sparse["bytes_up"] + of_choice
-    assert search["rounds"] == 2 + 2 + 1
-    added = [rows["ease"]] + ([sparse] if rows["hybrid"]["weights"]["averaged-sparse"] else [])
-    assert rows["hybrid"]["bytes_up"] == search["bytes_up"] + sum(one["bytes_up"] for one in added)
+    compressed, hybrid = rows["averaged-8-bit"], rows["hybrid"]
+    assert compressed["bytes_up"] == compressed["bytes_down"] == 3 * 4 * 12 * (2 + 4)
+    assert hybrid["bytes_up"] == rows["ease"]["bytes_up"] + compressed["bytes_up"]
+    assert hybrid["rounds"] == rows["ease"]["rounds"] + 3
+    latency = rows["latency"]
+    assert latency["ratio"] == pytest.approx(latency["federated_p50_ms"] / latency["centralised_p50_ms"])
+    assert latency["requests"] == 20
     capsys.readouterr()
     monkeypatch.setattr(small, "ROWS", dict.fromkeys(small.ROWS, lambda study: pytest.fail("measured again")))
     monkeypatch.setattr("sys.argv", ["federated", "--seed", "3", "--kept"])
     small.main()
-    assert "hybrid_bytes_ratio" in capsys.readouterr().out
+    assert "latency_ratio" in capsys.readouterr().out
 
 
 def test_each_ratio_is_of_the_rows_it_names(federated):
@@ -71,21 +76,24 @@ def test_each_ratio_is_of_the_rows_it_names(federated):
         "ease": row(0.40, 30, 10, difference=1e-9),
         "graph-filter": row(0.30, 90, 90, difference=3e-9),
         "averaged": row(0.32, 200, 200),
-        "averaged-sparse": row(0.24, 20, 5),
+        "averaged-8-bit": row(0.24, 20, 5),
         "hybrid": row(0.45, 70, 50),
         "ease-epsilon-8": row(0.33, 90, 90),
+        "latency": {"ratio": 1.01},
     }
     found = federated.summary(rows, {"ndcg_at_10": 0.5})
     assert found == pytest.approx(
         {
             "closed_form_difference": 3e-9,
             "hybrid_of_centralised": 0.9,
-            "hybrid_bytes_ratio": 0.3,
+            "hybrid_over_dense_ndcg": 0.45 / 0.32,
+            "bytes_ratio": 0.3,
             "ease_of_centralised": 0.8,
             "ease_bytes_ratio": 0.1,
-            "bytes_ratio": 0.1,
-            "sparse_over_dense_ndcg": 0.75,
+            "compressed_bytes_ratio": 0.0625,
+            "compressed_over_dense_ndcg": 0.75,
             "ndcg_at_eps_8": 0.33,
+            "latency_ratio": 1.01,
         }
     )
     assert federated.summary(rows, None)["hybrid_of_centralised"] is None
@@ -96,27 +104,6 @@ def test_a_sum_costs_what_clients_send_and_receive(federated):
     total, traffic = federated.summed(lambda place: np.full(10, place), form, clients=4)
     assert set(total.tolist()) == {6}
     assert traffic == federated.Traffic(4 * 17, 4 * 17, 1)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_the_hybrid_counts_its_search_and_the_parts_with_a_weight(federated, monkeypatch, weight):
-    class Study:
-        split = type("Split", (), {"train": None, "validation": None})
-        by_event, counts = (None, federated.Traffic(100, 200, 2)), (None, None)
-
-        def kept(self, share):
-            return None, federated.Traffic(10, 20, 50)
-
-    search = federated.Traffic(1000, 2000, 53)
-    monkeypatch.setattr(federated, "chosen_weight", lambda train, validation: (weight, search))
-    for name in ("ease", "scoring_model"):
-        monkeypatch.setattr(federated, name, lambda *_: None)
-    monkeypatch.setattr(federated, "measured", lambda study, model, traffic, **more: {**vars(traffic), **more})
-    found = federated.row_of_hybrid(Study())
-    assert (found["bytes_up"], found["bytes_down"], found["rounds"]) == (
-        (1110, 2220, 105) if weight else (1100, 2200, 55)
-    )
-    assert found["search"] == {"bytes_up": 1000, "bytes_down": 2000, "rounds": 53}
 
 
 def test_the_record_holds_the_centralised_figure_of_the_quality_suite(federated):

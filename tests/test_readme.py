@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lanner
 from lanner.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -90,10 +91,13 @@ def test_the_table_of_federated_learning_names_what_it_compares_with(readme):
     row = {"ndcg_at_10": 0.43, "ci95": {"ndcg_at_10": [0.42, 0.44]}, "bytes_up": 4e8, "bytes_down": 5e8, "rounds": 2}
     reference = {"ndcg_at_10": 0.45, "file": "quality.json", "commit": "0123456789"}
     section = readme.PAGES[ROOT / "docs" / "federated.md"][1]
-    shown = section({"rows": {"ease": row, "processes": {"seconds": 1}}, "centralised": reference})
+    latency = {"federated_p50_ms": 1.234, "centralised_p50_ms": 1.25, "ratio": 0.99, "requests": 2000}
+    rows = {"ease": row, "processes": {"seconds": 1}, "latency": latency}
+    shown = section({"rows": rows, "centralised": reference})
     assert "NDCG@10 0.4500 on the same split (`quality.json`, commit `0123456`)" in shown
     assert "| `ease` | 0.4300 (0.4200 … 0.4400) | 95.6% | 0.400 GB | 0.500 GB | 2 |" in shown
     assert "processes" not in shown
+    assert "takes 1.23 ms with EASE from sums and 1.25 ms with EASE fitted on pooled events (p50 of 2,000 req" in shown
     older = section({"rows": {"ease": {key: row[key] for key in ("ndcg_at_10", "ci95")}}})
     assert "| `ease` | 0.4300 (0.4200 … 0.4400) | – | – | – | – |" in older
 
@@ -161,6 +165,9 @@ def test_the_python_example_prints_what_it_says(monkeypatch, tmp_path, capsys):
     assert len([line for line in example.splitlines() if line]) <= 10
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out == output
+    card = lanner.load("ease-bundle")._bundle.card
+    assert "# ease on ml-latest-small\n" in card
+    assert "no commercial use without permission. They hold for this bundle" in card
 
 
 def test_the_shell_examples_run(monkeypatch, tmp_path, capsys):

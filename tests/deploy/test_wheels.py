@@ -1,6 +1,7 @@
 """What ``make wheels`` tries: every extra, and failures are reported. The environments are created by hand."""
 
 import importlib.util
+import json
 import sys
 import time
 import tomllib
@@ -82,6 +83,33 @@ def test_only_a_quick_trial_of_another_python_may_lack_wheels(wheels, monkeypatc
     assert found["problem"] == ("" if skips else said)
     row = {"python": core.name, "extra": "core", **found}
     assert ("skipped: no wheels" in wheels.as_line(row)) == skips
+
+
+def test_the_record_says_which_environments_worked(wheels, monkeypatch, tmp_path, capsys):
+    def tried(python, wheel, extra, core, end):
+        outcome = {("3.12", "federated"): ("it broke", ""), ("3.13", "client"): ("", "no wheels")}
+        problem, skipped = outcome.get((python, extra), ("", ""))
+        return {"seconds": 1.5, "problem": problem, "skipped": skipped}
+
+    wheel = tmp_path / "lanner-1.2.3-py3-none-any.whl"
+    wheel.touch()
+    monkeypatch.setattr(wheels, "interpreters", lambda only: {"3.12": "3.12", "3.13": "3.13"})
+    monkeypatch.setattr(wheels, "build", lambda folder: wheel)
+    monkeypatch.setattr(wheels, "tried", tried)
+    monkeypatch.setattr(wheels._record, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["wheels", "--quick", "--record"])
+    assert wheels.main() == 1
+    assert "4 of 6 environments work, Python 3.12, 3.13; 1 skipped" in capsys.readouterr().out
+    entry = json.loads((tmp_path / "wheels.json").read_text())
+    assert entry["settings"] == {"quick": True, "extras": None, "wheel": wheel.name}
+    counts = {"environments": 6, "worked": 4, "failed": 1, "skipped": 1, "seconds": 9.0}
+    assert entry["results"]["summary"] == counts
+    (broken,) = [row for row in entry["results"]["rows"] if row["problem"]]
+    assert broken == {"python": "3.12", "extra": "federated", "seconds": 1.5, "problem": "it broke", "skipped": ""}
+    monkeypatch.setattr("sys.argv", ["wheels", "--quick"])
+    (tmp_path / "wheels.json").unlink()
+    wheels.main()
+    assert not (tmp_path / "wheels.json").exists()
 
 
 def test_the_ci_tries_light_extras_and_makes_the_sbom(wheels):

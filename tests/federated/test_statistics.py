@@ -10,6 +10,7 @@ from lanner.federated.privacy import BY_USER, Privacy, Release
 from lanner.federated.secure_sum import total_of
 from lanner.federated.statistics import Layout, Statistics, counts_form, ease, graph_filter, private, users_of_items
 from lanner.models.ease import EASE, EASEConfig
+from lanner.models.graph_filter import GraphFilter, GraphFilterConfig
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +86,31 @@ def test_the_words_of_a_count_follow_from_what_is_public(data):
         users_of_items(data, 59)
 
 
-def test_the_graph_filter_from_sums_is_the_step_written_out(data):
-    weighted, counted = (Statistics.of(data, one) for one in ("user", "event"))
-    found = graph_filter(weighted, counted.gram_II.diagonal()).item_matrix.toarray()
-    met = np.zeros((data.num_users, data.num_items))
-    met[data.interactions.user, data.interactions.item] = 1
-    scale = met.sum(axis=0) ** -0.5
-    expected = (met.T @ (met / met.sum(axis=1, keepdims=True))) * scale[:, None] * scale
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank": 6},
+        {"rank": 0, "popularity_exponent": 0.3},
+        {"rank": 6, "popularity_exponent": -0.2, "low_pass_weight": 0.7, "low_pass_exponent": 0.2},
+        {"rank": 100},
+    ],
+)
+def test_the_graph_filter_from_sums_is_the_graph_filter(data, settings):
+    config = GraphFilterConfig(**settings, power_iterations=300)
+    counts_I = users_of_items(data, 60)
+    ours = graph_filter(of_clients(data, 4, "user"), counts_I, config)
+    theirs = GraphFilter(config).fit(data).export()
+    users = data.user_batch(np.arange(10))
+    np.testing.assert_allclose(ours.score(users), theirs.score(users), atol=1e-5 * np.abs(theirs.score(users)).max())
+    np.testing.assert_array_equal(ours.popularity_I, theirs.popularity_I)
+
+
+def test_an_item_without_users_has_no_part_in_the_graph_filter():
+    data = skewed()
+    found = graph_filter(Statistics.of(data, "user"), users_of_items(data, 60), GraphFilterConfig(rank=3))
+    assert np.isfinite(found.score(data.user_batch(np.arange(10)))).all()
+    np.testing.assert_allclose(found.source_ID[1], 0, atol=1e-12)
+    assert found.popularity_I[1] == 0
 
 
 def test_one_user_changes_what_is_sent_by_at_most_the_sensitivity(data):
@@ -151,3 +168,5 @@ def test_sums_of_another_form_and_settings_out_of_range_are_refused(data):
         layout.values(Statistics(whole.gram_II[:24, :24], "event"))
     with pytest.raises(ConfigError, match="received sums weighted by event"):
         graph_filter(whole, whole.gram_II.diagonal())
+    with pytest.raises(ConfigError, match="sums weighted by user need user_exponent=1"):
+        graph_filter(Statistics.of(data, "user"), whole.gram_II.diagonal(), GraphFilterConfig(user_exponent=0.3))

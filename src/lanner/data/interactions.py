@@ -121,6 +121,8 @@ class Dataset:
     """How ratings, counts and behaviours were turned into confidences; None: not done, or done by the caller."""
     frame_kind: FrameKind = field(default="polars", compare=False)
     """Kind of the frames the dataset was built from, and in which recommendations are returned."""
+    source: str = field(default="", compare=False)
+    """Name or path it was read from; empty for frames."""
 
     @classmethod
     def from_frames(

@@ -3,9 +3,9 @@
 The model is a minimal graph view: a user is the mean of its items' vectors, scores are inner products, and the loss is
 the softmax over all items for each item given the rest of its history. In each round, clients train on their users and
 send their update (McMahan et al., AISTATS 2017); the server applies the mean update as Adam's gradient (FedAdam; Reddi
-et al., ICLR 2021) and sends the clients its step. Both may be sparse and in 8 bits; the compression error stays with
-the sender and is added to what it sends next (error feedback, Karimireddy et al., ICML 2019). Updates are not masked:
-the server sees each client's.
+et al., ICLR 2021) and sends the clients its step. Both may be in 8 bits; the compression error stays with the sender
+and is added to what it sends next (error feedback, Karimireddy et al., ICML 2019). Updates are not masked: the server
+sees each client's.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lanner.inference.scoring_model import ScoringModel, tie_break
 
-_INDEX_BYTES, _SCALE_BYTES = 4, 4
+_SCALE_BYTES = 4
 _DECAYS, _EPSILON = (0.9, 0.99), 1e-5
 """Betas and epsilon of the server's Adam."""
 
@@ -35,32 +35,32 @@ class AveragingConfig:
     server_rate: float = 0.02
     """Learning rate of the server's Adam."""
     temperature: float = 0.2
-    share: float = 1.0
-    """Fraction of the entries that clients and server send; below 1, as indices and 8-bit values."""
+    compressed: bool = False
+    """Whether clients and server send 8-bit values, with a scale for each item."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is sent of an update: all of it, or its largest entries. bytes: on the wire."""
+    """What the receiver has of an update. bytes: on the wire."""
 
     delta_ID: NDArray[np.float32]
     bytes: int
 
 
 class Sender:
-    """Sends updates in full, or a ``share`` of each; the rest is added to the next one."""
+    """Sends updates in full or compressed; what compression lost is added to the next one."""
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, compressed: bool) -> None:
+        self._compressed = compressed
         self._owed_ID: NDArray[np.float32] | np.float32 = np.float32(0)
 
     def change(self, delta_ID: NDArray[np.float32]) -> Change:
         """What is sent of ``delta_ID`` and of what earlier updates left."""
-        if self._share >= 1:
+        if not self._compressed:
             return Change(delta_ID, delta_ID.nbytes)
         delta_ID = delta_ID + self._owed_ID
-        sent_ID, size = sparse(delta_ID, self._share)
+        sent_ID, size = in_8_bits(delta_ID)
         self._owed_ID = delta_ID - sent_ID
         return Change(sent_ID, size)
 
@@ -71,7 +71,7 @@ class Client:
     def __init__(self, matrix: sp.csr_matrix, config: AveragingConfig, seed: int) -> None:
         self._matrix = matrix[np.diff(matrix.indptr) > 1].astype(np.float32)
         self._config, self._random = config, np.random.default_rng(seed)
-        self._sender = Sender(config.share)
+        self._sender = Sender(config.compressed)
 
     def train(self, vectors_ID: NDArray[np.float32]) -> Change:
         """Train on this client's users; returns the update of the vectors."""
@@ -82,16 +82,10 @@ class Client:
         return self._sender.change(local_ID - vectors_ID)
 
 
-def sparse(delta_ID: NDArray[np.float32], share: float) -> tuple[NDArray[np.float32], int]:
-    """The entries of largest magnitude in 8 bits, 0 elsewhere, and their size in bytes."""
-    count = max(1, round(share * delta_ID.size))
-    flat = np.abs(delta_ID).ravel()
-    chosen = np.argpartition(-flat, count - 1)[:count]
-    scale = max(float(flat[chosen].max()), 1e-12) / 127
-    sent = np.zeros_like(delta_ID).ravel()
-    sent[chosen] = np.rint(delta_ID.ravel()[chosen] / scale) * scale
-    found: NDArray[np.float32] = sent.reshape(delta_ID.shape)
-    return found, count * (_INDEX_BYTES + 1) + _SCALE_BYTES
+def in_8_bits(delta_ID: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """The multiples nearest to ``delta_ID`` of 1/127 of each row's largest magnitude, and their size in bytes."""
+    scale_I1 = np.maximum(np.abs(delta_ID).max(axis=1, keepdims=True), 1e-12) / np.float32(127)
+    return np.rint(delta_ID / scale_I1) * scale_I1, delta_ID.size + len(delta_ID) * _SCALE_BYTES
 
 
 class Server:
@@ -104,7 +98,7 @@ class Server:
         random = np.random.default_rng(config.seed)
         scaled = random.standard_normal((num_items, config.dimensions)) / np.sqrt(config.dimensions)
         self.vectors_ID: NDArray[np.float32] = scaled.astype(np.float32)
-        self._rate, self._rounds, self._sender = config.server_rate, 0, Sender(config.share)
+        self._rate, self._rounds, self._sender = config.server_rate, 0, Sender(config.compressed)
         self._mean_ID, self._square_ID = np.zeros_like(self.vectors_ID), np.zeros_like(self.vectors_ID)
 
     def take(self, changes: Sequence[Change]) -> Change:

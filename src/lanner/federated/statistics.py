@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from lanner.federated.secure_sum import FixedPoint
 from lanner.inference.scoring_model import ScoringModel, SparseRows, tie_break
 from lanner.inference.sparse import history_matrix
 from lanner.models.ease import inverse_of
+from lanner.models.graph_filter import GraphFilterConfig, low_pass_factors
 from lanner.models.linear import strongest_entries
 
 Weighting = Literal["event", "user"]
@@ -148,24 +150,42 @@ def ease(statistics: Statistics, regularisation: float, kept: int = 2000) -> Sco
     weights_II = inverse_of(system)
     weights_II /= -weights_II.diagonal().copy()
     np.fill_diagonal(weights_II, 0)
-    return _model(weights_II, statistics, kept)
+    popularity_I = np.maximum(statistics.gram_II.diagonal(), 0).astype(np.float32)
+    return _model(strongest_entries(weights_II, kept), popularity_I)
 
 
-def graph_filter(statistics: Statistics, degree_I: NDArray[np.floating], kept: int = 2000) -> ScoringModel:
-    """One step over the user–item graph, D^−½ Xᵀ D_u^−1 X D^−½, from sums weighted by user. degree_I: users of each.
+def graph_filter(
+    statistics: Statistics, degree_I: NDArray[np.floating], config: GraphFilterConfig | None = None
+) -> ScoringModel:
+    """The model of ``models.graph_filter``, from sums weighted by user. degree_I: users of each item.
+
+    The singular vectors are exact, where that model iterates: ``power_iterations`` and ``seed`` have no effect.
 
     Raises:
-        ConfigError: the sums are not weighted by user, or ``degree_I`` is of another number of items.
+        ConfigError: the sums are not weighted by user, ``degree_I`` is of another number of items, or
+            ``user_exponent`` is not 1: the sums have each user's degree to the power of −1.
     """
+    config = config or GraphFilterConfig()
     if statistics.weighting != "user" or degree_I.shape != (len(statistics.gram_II),):
         raise ConfigError(
             f"the graph filter needs sums weighted by user and the users of each of {len(statistics.gram_II)} items, "
             f"received sums weighted by {statistics.weighting} and {list(degree_I.shape)} numbers"
         )
-    scale_I = np.maximum(degree_I, 1) ** -0.5
-    step_II = (statistics.gram_II * scale_I[:, None] * scale_I).astype(np.float32)
-    np.fill_diagonal(step_II, 0)
-    return _model(step_II, statistics, kept)
+    if config.user_exponent != 1:
+        raise ConfigError(f"sums weighted by user need user_exponent=1, received {config.user_exponent:g}")
+    divisor_I = np.maximum(degree_I, 1)
+    filter_II = statistics.gram_II * divisor_I[:, None] ** -0.5 * divisor_I**-0.5
+    linear_II = (filter_II * divisor_I**config.popularity_exponent).astype(np.float32)
+    factors = low_pass_factors(config, *_leading(filter_II, config.rank), divisor_I.astype(np.float32))
+    return _model(strongest_entries(linear_II, config.neighbours), degree_I.astype(np.float32), factors)
+
+
+def _leading(filter_II: NDArray[np.float64], rank: int) -> tuple[float, NDArray[np.float32]]:
+    """The largest eigenvalue, and the eigenvectors of the ``rank`` largest that are not 0, largest first."""
+    size = len(filter_II)
+    values, vectors = eigh(filter_II, subset_by_index=[size - min(max(rank, 1), size), size - 1])
+    above = values > size * np.finfo(np.float64).eps * values[-1]
+    return float(values[-1]), vectors[:, above][:, ::-1][:, :rank].astype(np.float32)
 
 
 def private(statistics: Statistics, release: Release, privacy: Privacy) -> Statistics:
@@ -179,9 +199,15 @@ def private(statistics: Statistics, release: Release, privacy: Privacy) -> Stati
     return Statistics((vectors[:, above] * values[above]) @ vectors[:, above].T, statistics.weighting)
 
 
-def _model(weights_II: NDArray[np.float32], statistics: Statistics, kept: int) -> ScoringModel:
-    rows: SparseRows = strongest_entries(weights_II, min(kept, len(weights_II)))
-    popularity_I = np.maximum(statistics.gram_II.diagonal(), 0).astype(np.float32)
-    nothing = np.zeros((len(weights_II), 0), np.float32)
-    bias_I = tie_break(popularity_I, float(np.max(rows.values, initial=0)))
-    return ScoringModel(nothing, nothing, bias_I, popularity_I, normalises=False, item_to_item=rows)
+def _model(
+    item_to_item: SparseRows,
+    popularity_I: NDArray[np.float32],
+    factors: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+) -> ScoringModel:
+    """factors: of scores that are added to those of ``item_to_item``, ``[I, K]`` each."""
+    from_history_IK, to_target_IK = factors or (np.zeros((len(popularity_I), 0), np.float32),) * 2
+    bias_I = tie_break(popularity_I, float(np.max(item_to_item.values, initial=0)))
+    rank = from_history_IK.shape[1]
+    return ScoringModel(
+        from_history_IK, to_target_IK, bias_I, popularity_I, (rank,), normalises=False, item_to_item=item_to_item
+    )

@@ -96,7 +96,7 @@ class Model:
                 "make one with lanner.Dataset.from_frames, or give split.train"
             )
         _check_validation(train, validation)
-        config = replace(self.config, data=DataConfig(_NO_DATASET_PATH))
+        config = replace(self.config, data=DataConfig(train.source or _NO_DATASET_PATH))
         config, notes = without_unreadable_texts(config, train, _ALTERNATIVE, _TO_GIVE_TEXTS)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)

@@ -63,7 +63,8 @@ def load_dataset(
             "for frames: lanner.Dataset.from_frames"
         )
     feedback = FeedbackConfig(positive_threshold, {} if behaviour_weights is None else behaviour_weights)
-    return with_feedback(read_dataset(DataConfig(str(path), format)), feedback, str(path))
+    source = str(path)
+    return replace(with_feedback(read_dataset(DataConfig(source, format)), feedback, source), source=source)
 
 
 def load(path: Path | str) -> Model:

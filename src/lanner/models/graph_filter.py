@@ -95,9 +95,7 @@ class GraphFilter(Recommender):
         squares_K, vectors_IK = leading_subspace(
             matrix, user_scale, item_scale, rank, self.config.power_iterations, self.config.seed
         )
-        weight = np.float32(self.config.low_pass_weight * squares_K[0])
-        to_target_I = degree_I**self.config.low_pass_exponent
-        return vectors_IK * (weight * item_scale[:, None]), vectors_IK * to_target_I[:, None]
+        return low_pass_factors(self.config, squares_K[0], vectors_IK, degree_I)
 
     def export(self) -> ScoringModel:
         popularity_I = item_popularity(self.dataset)
@@ -127,6 +125,15 @@ class GraphFilter(Recommender):
 def _degrees(indptr: NDArray[np.integer]) -> NDArray[np.float32]:
     """Entries of each row, at least 1 to avoid division by zero."""
     return np.maximum(np.diff(indptr), 1).astype(np.float32)
+
+
+def low_pass_factors(
+    config: GraphFilterConfig, largest: float, vectors_IK: NDArray[np.float32], degree_I: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """α Dᵢ^−½ V and Dᵢ^q V, float32 ``[I, rank]`` each. largest: the largest squared singular value of Ñ."""
+    weight = np.float32(config.low_pass_weight * largest)
+    to_target_I = degree_I**config.low_pass_exponent
+    return vectors_IK * (weight * degree_I**-0.5)[:, None], vectors_IK * to_target_I[:, None]
 
 
 def leading_subspace(

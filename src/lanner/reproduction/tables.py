@@ -170,9 +170,9 @@ _TABLES = (
         "federated",
         "model | NDCG@10 | 95 % interval | bytes sent | bytes received | rounds | NDCG@10 of the centralised hybrid",
         _federated,
-        "Bytes are those of all clients. The centralised hybrid sees all events in one place. The federated one sends "
-        "the sums of EASE and sparse updates of the averaged vectors, and searches their weights. Epsilon: of "
-        "differential privacy per user.",
+        "Bytes are those of all clients. The centralised hybrid sees all events in one place. The federated one is "
+        "the weighted sum of EASE, from secure sums, and of vectors averaged in 8 bits; the weight is fixed. Epsilon: "
+        "of differential privacy per user.",
     ),
     (
         "What does adapting the language model bring?",
