@@ -1,6 +1,7 @@
 """From the design to a bitstream by real tools, and what is read from their reports."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,9 @@ YOSYS_SAID = """
 def made(folder, *arguments):
     """Runs make with the tools of this environment, whether or not others are installed."""
     tools = [f"{name}={Path(sys.executable).with_name(tool)}" for name, tool in TOOLS.items()]
-    ran = subprocess.run(["make", *tools, *arguments], cwd=folder, capture_output=True, text=True)
+    # Under another make, as in `make test`, this one would also print the folders it enters.
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    ran = subprocess.run(["make", *tools, *arguments], cwd=folder, env=alone, capture_output=True, text=True)
     assert not ran.returncode, ran.stdout + ran.stderr
     return ran.stdout
 
