@@ -86,19 +86,22 @@ class Engine(wiring.Component):
             self._user_vector(m)
             self._catalogue(m)
             self._list(m)
+        self._send_list(m)
         busy = ~phase.ongoing("IDLE")
-        m.d.comb += [self.top_k.clear.eq(~busy), self.aggregate.clear.eq(~busy), self.registers.busy.eq(busy)]
+        clear = delayed(m, ~busy, 1, "clear")
+        m.d.comb += [self.top_k.clear.eq(clear), self.aggregate.clear.eq(clear), self.registers.busy.eq(busy)]
         cycles = Signal(32)
         m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
         with m.If(self.answered):
-            m.d.sync += self.registers.cycles.eq(cycles + 1)
+            m.d.sync += self.registers.cycles.eq(cycles)
         return m
 
     def _place_modules(self, m: Module) -> None:
         sizes = self.parameters
+        # Two buffers each: one can be placed near the control or the list, the other near the pins.
         m.submodules.words_in = words_in = SkidBuffer(WORD)
+        m.submodules.words_near = words_near = SkidBuffer(WORD)
         m.submodules.ahead = self.ahead = Ahead(WORD)
-        # Two buffers: one can be placed near the lists, the other near the pins.
         m.submodules.answers = answers = SkidBuffer(WORD)
         m.submodules.answers_out = answers_out = SkidBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
@@ -117,7 +120,8 @@ class Engine(wiring.Component):
         for number, one in enumerate(self.requantisers):
             m.submodules[f"requantise{number}"] = one
         wiring.connect(m, wiring.flipped(self.words), words_in.i)
-        wiring.connect(m, words_in.o, self.ahead.i)
+        wiring.connect(m, words_in.o, words_near.i)
+        wiring.connect(m, words_near.o, self.ahead.i)
         wiring.connect(m, answers.o, answers_out.i)
         wiring.connect(m, answers_out.o, wiring.flipped(self.answers))
         wiring.connect(m, wiring.flipped(self.bus), self.registers.bus)
@@ -144,7 +148,11 @@ class Engine(wiring.Component):
         self.issue, self.issued = Signal(), Signal(ISSUED)
         self.weight, self.known = Signal(COEFFICIENT_BITS), Signal()
         """Of a history entry: its weight, and whether its row exists; others count for nothing."""
-        self.scoring, self.answered = Signal(), Signal()
+        self.scoring = Signal()
+        self.lists, self.answered = Signal(), Signal()
+        """Whether the list is to be sent, and whether it was: registers between its control and that of the request."""
+        # Near the control, however far the registers of the bus are.
+        self.items = delayed(m, self.registers.items, 1, "items")
         self.loads, self.best_row, self.best_score = Signal(), Signal(32), Signal(signed(SCORE_BITS))
         """Whether the best of the list is taken, and its row and score from the next cycle on."""
         self.is_row = Signal(init=1)
@@ -236,7 +244,7 @@ class Engine(wiring.Component):
         sizes = self.parameters
         late = data.View(ISSUED, delayed(m, token, _ROWS_AFTER - 1, "at_rows"))
         row = Signal(range(sizes.rows))
-        base = self.registers.target_base
+        base = delayed(m, self.registers.target_base, 1, "base")
         m.d.sync += row.eq(late.row + Mux(self.scoring, base, 0))
         beat = delayed(m, late.beat, 1, "row_beat")
         address = Cat(beat[: log2(sizes.beats)], row) if sizes.beats > 1 else row
@@ -389,7 +397,7 @@ class Engine(wiring.Component):
         with m.State("ENTRIES"):
             with m.If(self.source.valid):
                 self._take(m)
-                known = self.word[:ROW_BITS] < self.registers.items
+                known = self.word[:ROW_BITS] < self.items
                 m.d.comb += self.sparse_sums.add.eq(known)
                 m.d.sync += entries.eq(entries - 1)
                 with m.If(~known):
@@ -406,7 +414,7 @@ class Engine(wiring.Component):
 
     def _history(self, m: Module) -> None:
         row = self.word[:ROW_BITS]
-        m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.registers.items)]
+        m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.items)]
         with m.State("HISTORY"):
             m.d.comb += self.issued.row.eq(row)
             with m.If(self.left == 0):
@@ -443,7 +451,7 @@ class Engine(wiring.Component):
                 m.next = "USER"
         with m.State("USER"):
             m.d.sync += [self.left.eq(self.left - 1), self.scoring.eq(1)]
-            m.d.sync += self.last_item.eq(self.registers.items == 1)
+            m.d.sync += self.last_item.eq(self.items == 1)
             with m.If(self.left == 1):
                 m.next = "CATALOGUE"
 
@@ -466,11 +474,11 @@ class Engine(wiring.Component):
                 with m.If(self.last_beat):
                     m.d.comb += advances.eq(1)
                     m.d.sync += [self.item.eq(self.next_item), self.next_item.eq(self.next_item + 1)]
-                    m.d.sync += self.last_item.eq(self.next_item + 1 == self.registers.items)
+                    m.d.sync += self.last_item.eq(self.next_item + 1 == self.items)
                     with m.If(seen):
                         self._take_seen(m)
                     with m.If(self.last_item):
-                        m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 2)  # REMAINDER is another
+                        m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 3)  # two others follow
                         m.next = "RANK"
 
     def _compared_ahead(self, m: Module, advances: Any) -> tuple[Any, Any]:
@@ -495,14 +503,14 @@ class Engine(wiring.Component):
             m.d.sync += [self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _list(self, m: Module) -> None:
-        is_row = self.is_row
+        m.d.sync += self.lists.eq(0)
         with m.State("RANK"):
-            m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
+            m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.next = "REMAINDER"
         with m.State("REMAINDER"):  # seen rows that matched no item, and excess words
             with m.If(self.ended):
-                m.d.comb += self.loads.eq(1)
+                m.d.sync += self.lists.eq(1)
                 m.next = "LIST"
             with m.Elif(self.source.valid):
                 self._take(m)
@@ -510,20 +518,34 @@ class Engine(wiring.Component):
                     m.d.sync += [self.seen_left.eq(self.seen_left - 1), self.has_seen.eq(self.seen_left != 1)]
                 self._flag_remainder(m)
         with m.State("LIST"):
-            m.d.comb += self.sink.valid.eq(1)
-            with m.If(self.sink.ready):
-                m.d.sync += is_row.eq(~is_row)
-                with m.If(~is_row):
-                    m.d.comb += self.loads.eq(1)
-                    m.d.sync += self.listed.eq(self.listed - 1)
-                    with m.If(self.listed == 1):
-                        m.d.sync += self.best_row.eq(self.verdict)
-                        m.next = "VERDICT"
-        with m.State("VERDICT"):
-            m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
-            m.d.comb += self.answered.eq(self.sink.ready)
-            with m.If(self.sink.ready):
+            with m.If(self.answered):
                 m.next = "IDLE"
+
+    def _send_list(self, m: Module) -> None:
+        """The list's own control: it can be placed beside the list, far from that of the request."""
+        is_row = self.is_row
+        m.d.sync += self.answered.eq(0)
+        with m.FSM(name="listing"):
+            with m.State("WAIT"):
+                m.d.sync += self.listed.eq(self.k)
+                with m.If(self.lists):
+                    m.d.comb += self.loads.eq(1)
+                    m.next = "PAIRS"
+            with m.State("PAIRS"):
+                m.d.comb += self.sink.valid.eq(1)
+                with m.If(self.sink.ready):
+                    m.d.sync += is_row.eq(~is_row)
+                    with m.If(~is_row):
+                        m.d.comb += self.loads.eq(1)
+                        m.d.sync += self.listed.eq(self.listed - 1)
+                        with m.If(self.listed == 1):
+                            m.d.sync += self.best_row.eq(self.verdict)
+                            m.next = "VERDICT"
+            with m.State("VERDICT"):
+                m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
+                with m.If(self.sink.ready):
+                    m.d.sync += self.answered.eq(1)
+                    m.next = "WAIT"
 
     def _flag_remainder(self, m: Module) -> None:
         with m.If(~self.has_seen):
