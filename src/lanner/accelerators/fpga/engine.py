@@ -35,7 +35,7 @@ from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
 from lanner.accelerators.fpga.dot_product import DotProduct
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, copies, delayed, shared
+from lanner.accelerators.fpga.pipeline import Ahead, PinBuffer, SkidBuffer, copies, delayed, shared
 from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
@@ -99,11 +99,11 @@ class Engine(wiring.Component):
     def _place_modules(self, m: Module) -> None:
         sizes = self.parameters
         # Two buffers each: one can be placed near the control or the list, the other near the pins.
-        m.submodules.words_in = words_in = SkidBuffer(WORD)
+        m.submodules.words_in = words_in = PinBuffer(WORD)
         m.submodules.words_near = words_near = SkidBuffer(WORD)
         m.submodules.ahead = self.ahead = Ahead(WORD)
         m.submodules.answers = answers = SkidBuffer(WORD)
-        m.submodules.answers_out = answers_out = SkidBuffer(WORD)
+        m.submodules.answers_out = answers_out = PinBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
         m.submodules.row_table = self.row_table = RowTable(sizes)
         m.submodules.item_table = self.item_table = ItemTable(sizes)
