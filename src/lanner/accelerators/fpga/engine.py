@@ -139,6 +139,8 @@ class Engine(wiring.Component):
         """Whether the packet's last word was taken."""
         self.left = Signal(16)
         """Remaining words of the history; later, a counter of cycles or words."""
+        self.has_history = Signal()
+        """Whether words of the history remain: registered, because the next word waits for it."""
         self.seen_left, self.has_seen = Signal(ROW_BITS + 1), Signal()
         """Remaining seen rows, and whether there are any: registered, because of its high fan-out."""
         self.k, self.listed = Signal(8), Signal(8)
@@ -155,6 +157,8 @@ class Engine(wiring.Component):
         self.items = delayed(m, self.registers.items, 1, "items")
         self.loads, self.best_row, self.best_score = Signal(), Signal(32), Signal(signed(SCORE_BITS))
         """Whether the best of the list is taken, and its row and score from the next cycle on."""
+        self.closes = Signal()
+        """Whether the list ends with the pair that is sent, so that the verdict follows; known a cycle before it is."""
         self.is_row = Signal(init=1)
         """Whether the next word is a row, and not a score."""
         self.item, self.next_item, self.last_item = Signal(ROW_BITS), Signal(ROW_BITS), Signal()
@@ -172,7 +176,8 @@ class Engine(wiring.Component):
         best = self.top_k.best
         m.d.comb += self.top_k.pop.eq(self.loads)
         with m.If(self.loads):
-            m.d.sync += self.best_row.eq(Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row))
+            row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
+            m.d.sync += self.best_row.eq(Mux(self.closes, self.verdict, row))
             m.d.sync += self.best_score.eq(best.score)
         # What is sent does not depend on the state: after the list, the verdict takes the place of a row.
         m.d.comb += self.sink.payload["data"].eq(Mux(self.is_row, self.best_row, self.best_score))
@@ -284,7 +289,8 @@ class Engine(wiring.Component):
         self.address, self.is_second, self.half_item = Signal(24), Signal(), Signal(32)
         with m.State("IDLE"):
             m.d.sync += [self.verdict.eq(0), self.address.eq(argument), self.is_second.eq(0), self.beat.eq(0)]
-            m.d.sync += [self.left.eq(self.word[:16]), self.k.eq(self.word[16:24]), self.scoring.eq(0)]
+            m.d.sync += [self.left.eq(self.word[:16]), self.has_history.eq(self.word[:16] != 0)]
+            m.d.sync += [self.k.eq(self.word[16:24]), self.scoring.eq(0)]
             m.d.sync += [self.item.eq(0), self.next_item.eq(1)]
             with m.If(self.source.valid):
                 self._take(m)
@@ -360,9 +366,9 @@ class Engine(wiring.Component):
                 m.next = "CHECK"
         with m.State("CHECK"):
             m.next = "HISTORY"
-            with m.If(self.ended & ((self.left != 0) | self.has_seen)):
+            with m.If(self.ended & (self.has_history | self.has_seen)):
                 self._flag(m, Status.TRUNCATED)
-                m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
+                self._drop_rest(m)
             with m.Elif((self.k == 0) | (self.k > too_many)):
                 self._flag(m, Status.BAD_LIST_LENGTH)
                 m.d.sync += self.k.eq(too_many)
@@ -384,7 +390,7 @@ class Engine(wiring.Component):
     def _item_to_item_row(self, m: Module) -> None:
         """A history item's row: its head, then an entry a cycle."""
         entries = Signal(ROW_BITS)
-        ends = (self.left == 0) & ~self.has_seen
+        ends = ~self.has_history & ~self.has_seen
         with m.State("ROW"):
             m.d.sync += [self.row_scale.eq(self.word[:COEFFICIENT_BITS]), entries.eq(self.word[COEFFICIENT_BITS:])]
             with m.If(self.source.valid):
@@ -409,22 +415,26 @@ class Engine(wiring.Component):
     def _end_of_history(self, m: Module, truncated: Any) -> None:
         with m.If(truncated):
             self._flag(m, Status.TRUNCATED)
-            m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
+            self._drop_rest(m)
             m.next = "HISTORY"
+
+    def _drop_rest(self, m: Module) -> None:
+        """No word of the history and no seen row remains."""
+        m.d.sync += [self.has_history.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _history(self, m: Module) -> None:
         row = self.word[:ROW_BITS]
         m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.items)]
         with m.State("HISTORY"):
             m.d.comb += self.issued.row.eq(row)
-            with m.If(self.left == 0):
+            with m.If(~self.has_history):
                 m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state starts
                 m.next = "AGGREGATE"
             with m.Elif(self.source.valid):
                 m.d.comb += self.issue.eq(1)
                 with m.If(self.last_beat):
                     self._take(m)
-                    m.d.sync += self.left.eq(self.left - 1)
+                    m.d.sync += [self.left.eq(self.left - 1), self.has_history.eq(self.left != 1)]
                     with m.If(~self.known):
                         self._flag(m, Status.ROW_OUT_OF_RANGE)
                     complete = (self.left == 1) & ~self.has_seen
@@ -527,19 +537,19 @@ class Engine(wiring.Component):
         m.d.sync += self.answered.eq(0)
         with m.FSM(name="listing"):
             with m.State("WAIT"):
-                m.d.sync += self.listed.eq(self.k)
+                m.d.sync += [self.listed.eq(self.k), self.closes.eq(0)]
                 with m.If(self.lists):
                     m.d.comb += self.loads.eq(1)
                     m.next = "PAIRS"
             with m.State("PAIRS"):
                 m.d.comb += self.sink.valid.eq(1)
+                m.d.sync += self.closes.eq(self.listed == 1)
                 with m.If(self.sink.ready):
                     m.d.sync += is_row.eq(~is_row)
                     with m.If(~is_row):
                         m.d.comb += self.loads.eq(1)
                         m.d.sync += self.listed.eq(self.listed - 1)
-                        with m.If(self.listed == 1):
-                            m.d.sync += self.best_row.eq(self.verdict)
+                        with m.If(self.closes):
                             m.next = "VERDICT"
             with m.State("VERDICT"):
                 m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
