@@ -107,7 +107,7 @@ def routed(seeds: Sequence[int], builds: Sequence[str], work: Path) -> dict[str,
         found[name] = {
             "commit": _record._commit(),
             "bitstream_bytes": bitstream(folder, finished[0].seed).stat().st_size,
-            "placer": size.placer,
+            "timing_weight": size.timing_weight,
             "limit_s": LIMIT_S,
             "not_routed": [one.seed for one in rows_found if not one.mhz],
             "lanes": lanes,

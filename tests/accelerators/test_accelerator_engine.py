@@ -19,7 +19,7 @@ from lanner.accelerators.emulator import Emulator
 from lanner.accelerators.fpga import netlist, protocol, tables
 from lanner.accelerators.fpga.cycles import request_cycles
 from lanner.accelerators.fpga.parameters import Parameters
-from lanner.accelerators.fpga.pipeline import SkidBuffer
+from lanner.accelerators.fpga.pipeline import PinBuffer, SkidBuffer
 from lanner.accelerators.fpga.protocol import Operation, Register, Status
 from lanner.accelerators.fpga.simulate import SimulatedEngine
 from lanner.accelerators.reference import LARGEST_SCORE, answer, coefficients, sparse_sums, user_vector
@@ -183,6 +183,35 @@ def test_a_buffered_word_is_offered_before_anybody_is_ready():
     simulator.add_testbench(script)
     simulator.run()
     assert offered == [(1, 9)]
+
+
+@pytest.mark.parametrize(("offered", "taken"), [(1.0, 1.0), (0.5, 0.5), (1.0, 0.3), (0.3, 1.0)])
+def test_a_buffer_at_the_pins_keeps_all_bits_of_a_word_together(offered, taken):
+    """Words are wider than the bits that share a state; each transfer at either end is of a whole word."""
+    buffer, draw, sent, got = PinBuffer(33), np.random.default_rng(1), list[int](), list[int]()
+
+    async def script(context):
+        word = None
+        for _ in range(200):
+            if word is None and draw.random() < offered:
+                word = int(draw.integers(2**33))
+            context.set(buffer.i.payload, word or 0)
+            context.set(buffer.i.valid, word is not None)
+            context.set(buffer.o.ready, ready := draw.random() < taken)
+            _, _, accepts, valid, found = await context.tick().sample(buffer.i.ready, buffer.o.valid, buffer.o.payload)
+            if word is not None and accepts:
+                sent.append(word)
+                word = None
+            if valid and ready:
+                got.append(found)
+
+    simulator = Simulator(buffer)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(script)
+    simulator.run()
+    assert got == sent[: len(got)]
+    assert len(sent) - len(got) <= 2
+    assert len(got) > 0.8 * 200 * offered * taken
 
 
 @pytest.mark.parametrize("host", [{}, {"offered": 0.9, "taken": 0.3}], ids=["quick host", "slow host"])

@@ -35,7 +35,7 @@ from lanner.accelerators.fpga.array import Array
 from lanner.accelerators.fpga.coefficient import Coefficient
 from lanner.accelerators.fpga.dot_product import DotProduct
 from lanner.accelerators.fpga.parameters import Parameters, log2
-from lanner.accelerators.fpga.pipeline import Ahead, SkidBuffer, copies, delayed, shared
+from lanner.accelerators.fpga.pipeline import Ahead, PinBuffer, SkidBuffer, copies, delayed, shared
 from lanner.accelerators.fpga.protocol import Operation, Status
 from lanner.accelerators.fpga.registers import BUS, STATUS_BITS, Registers
 from lanner.accelerators.fpga.requantise import Requantise
@@ -86,21 +86,24 @@ class Engine(wiring.Component):
             self._user_vector(m)
             self._catalogue(m)
             self._list(m)
+        self._send_list(m)
         busy = ~phase.ongoing("IDLE")
-        m.d.comb += [self.top_k.clear.eq(~busy), self.aggregate.clear.eq(~busy), self.registers.busy.eq(busy)]
+        clear = delayed(m, ~busy, 1, "clear")
+        m.d.comb += [self.top_k.clear.eq(clear), self.aggregate.clear.eq(clear), self.registers.busy.eq(busy)]
         cycles = Signal(32)
         m.d.sync += cycles.eq(Mux(busy, cycles + 1, 1))
         with m.If(self.answered):
-            m.d.sync += self.registers.cycles.eq(cycles + 1)
+            m.d.sync += self.registers.cycles.eq(cycles)
         return m
 
     def _place_modules(self, m: Module) -> None:
         sizes = self.parameters
-        m.submodules.words_in = words_in = SkidBuffer(WORD)
+        # Two buffers each: one can be placed near the control or the list, the other near the pins.
+        m.submodules.words_in = words_in = PinBuffer(WORD)
+        m.submodules.words_near = words_near = SkidBuffer(WORD)
         m.submodules.ahead = self.ahead = Ahead(WORD)
-        # Two buffers: one can be placed near the lists, the other near the pins.
         m.submodules.answers = answers = SkidBuffer(WORD)
-        m.submodules.answers_out = answers_out = SkidBuffer(WORD)
+        m.submodules.answers_out = answers_out = PinBuffer(WORD)
         m.submodules.registers = self.registers = Registers(sizes)
         m.submodules.row_table = self.row_table = RowTable(sizes)
         m.submodules.item_table = self.item_table = ItemTable(sizes)
@@ -117,7 +120,8 @@ class Engine(wiring.Component):
         for number, one in enumerate(self.requantisers):
             m.submodules[f"requantise{number}"] = one
         wiring.connect(m, wiring.flipped(self.words), words_in.i)
-        wiring.connect(m, words_in.o, self.ahead.i)
+        wiring.connect(m, words_in.o, words_near.i)
+        wiring.connect(m, words_near.o, self.ahead.i)
         wiring.connect(m, answers.o, answers_out.i)
         wiring.connect(m, answers_out.o, wiring.flipped(self.answers))
         wiring.connect(m, wiring.flipped(self.bus), self.registers.bus)
@@ -135,6 +139,8 @@ class Engine(wiring.Component):
         """Whether the packet's last word was taken."""
         self.left = Signal(16)
         """Remaining words of the history; later, a counter of cycles or words."""
+        self.has_history = Signal()
+        """Whether words of the history remain: registered, because the next word waits for it."""
         self.seen_left, self.has_seen = Signal(ROW_BITS + 1), Signal()
         """Remaining seen rows, and whether there are any: registered, because of its high fan-out."""
         self.k, self.listed = Signal(8), Signal(8)
@@ -144,9 +150,15 @@ class Engine(wiring.Component):
         self.issue, self.issued = Signal(), Signal(ISSUED)
         self.weight, self.known = Signal(COEFFICIENT_BITS), Signal()
         """Of a history entry: its weight, and whether its row exists; others count for nothing."""
-        self.scoring, self.answered = Signal(), Signal()
+        self.scoring = Signal()
+        self.lists, self.answered = Signal(), Signal()
+        """Whether the list is to be sent, and whether it was: registers between its control and that of the request."""
+        # Near the control, however far the registers of the bus are.
+        self.items = delayed(m, self.registers.items, 1, "items")
         self.loads, self.best_row, self.best_score = Signal(), Signal(32), Signal(signed(SCORE_BITS))
         """Whether the best of the list is taken, and its row and score from the next cycle on."""
+        self.closes = Signal()
+        """Whether the list ends with the pair that is sent, so that the verdict follows; known a cycle before it is."""
         self.is_row = Signal(init=1)
         """Whether the next word is a row, and not a score."""
         self.item, self.next_item, self.last_item = Signal(ROW_BITS), Signal(ROW_BITS), Signal()
@@ -164,7 +176,8 @@ class Engine(wiring.Component):
         best = self.top_k.best
         m.d.comb += self.top_k.pop.eq(self.loads)
         with m.If(self.loads):
-            m.d.sync += self.best_row.eq(Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row))
+            row = Mux(best.score == -(2**31), Const(2**32 - 1, 32), best.row)
+            m.d.sync += self.best_row.eq(Mux(self.closes, self.verdict, row))
             m.d.sync += self.best_score.eq(best.score)
         # What is sent does not depend on the state: after the list, the verdict takes the place of a row.
         m.d.comb += self.sink.payload["data"].eq(Mux(self.is_row, self.best_row, self.best_score))
@@ -236,7 +249,7 @@ class Engine(wiring.Component):
         sizes = self.parameters
         late = data.View(ISSUED, delayed(m, token, _ROWS_AFTER - 1, "at_rows"))
         row = Signal(range(sizes.rows))
-        base = self.registers.target_base
+        base = delayed(m, self.registers.target_base, 1, "base")
         m.d.sync += row.eq(late.row + Mux(self.scoring, base, 0))
         beat = delayed(m, late.beat, 1, "row_beat")
         address = Cat(beat[: log2(sizes.beats)], row) if sizes.beats > 1 else row
@@ -276,7 +289,8 @@ class Engine(wiring.Component):
         self.address, self.is_second, self.half_item = Signal(24), Signal(), Signal(32)
         with m.State("IDLE"):
             m.d.sync += [self.verdict.eq(0), self.address.eq(argument), self.is_second.eq(0), self.beat.eq(0)]
-            m.d.sync += [self.left.eq(self.word[:16]), self.k.eq(self.word[16:24]), self.scoring.eq(0)]
+            m.d.sync += [self.left.eq(self.word[:16]), self.has_history.eq(self.word[:16] != 0)]
+            m.d.sync += [self.k.eq(self.word[16:24]), self.scoring.eq(0)]
             m.d.sync += [self.item.eq(0), self.next_item.eq(1)]
             with m.If(self.source.valid):
                 self._take(m)
@@ -352,9 +366,9 @@ class Engine(wiring.Component):
                 m.next = "CHECK"
         with m.State("CHECK"):
             m.next = "HISTORY"
-            with m.If(self.ended & ((self.left != 0) | self.has_seen)):
+            with m.If(self.ended & (self.has_history | self.has_seen)):
                 self._flag(m, Status.TRUNCATED)
-                m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
+                self._drop_rest(m)
             with m.Elif((self.k == 0) | (self.k > too_many)):
                 self._flag(m, Status.BAD_LIST_LENGTH)
                 m.d.sync += self.k.eq(too_many)
@@ -376,7 +390,7 @@ class Engine(wiring.Component):
     def _item_to_item_row(self, m: Module) -> None:
         """A history item's row: its head, then an entry a cycle."""
         entries = Signal(ROW_BITS)
-        ends = (self.left == 0) & ~self.has_seen
+        ends = ~self.has_history & ~self.has_seen
         with m.State("ROW"):
             m.d.sync += [self.row_scale.eq(self.word[:COEFFICIENT_BITS]), entries.eq(self.word[COEFFICIENT_BITS:])]
             with m.If(self.source.valid):
@@ -389,7 +403,7 @@ class Engine(wiring.Component):
         with m.State("ENTRIES"):
             with m.If(self.source.valid):
                 self._take(m)
-                known = self.word[:ROW_BITS] < self.registers.items
+                known = self.word[:ROW_BITS] < self.items
                 m.d.comb += self.sparse_sums.add.eq(known)
                 m.d.sync += entries.eq(entries - 1)
                 with m.If(~known):
@@ -401,22 +415,26 @@ class Engine(wiring.Component):
     def _end_of_history(self, m: Module, truncated: Any) -> None:
         with m.If(truncated):
             self._flag(m, Status.TRUNCATED)
-            m.d.sync += [self.left.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
+            self._drop_rest(m)
             m.next = "HISTORY"
+
+    def _drop_rest(self, m: Module) -> None:
+        """No word of the history and no seen row remains."""
+        m.d.sync += [self.has_history.eq(0), self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _history(self, m: Module) -> None:
         row = self.word[:ROW_BITS]
-        m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.registers.items)]
+        m.d.comb += [self.weight.eq(self.word[ROW_BITS:]), self.known.eq(row < self.items)]
         with m.State("HISTORY"):
             m.d.comb += self.issued.row.eq(row)
-            with m.If(self.left == 0):
+            with m.If(~self.has_history):
                 m.d.sync += self.left.eq(AGGREGATE_CYCLES - 2)  # two pass before that state starts
                 m.next = "AGGREGATE"
             with m.Elif(self.source.valid):
                 m.d.comb += self.issue.eq(1)
                 with m.If(self.last_beat):
                     self._take(m)
-                    m.d.sync += self.left.eq(self.left - 1)
+                    m.d.sync += [self.left.eq(self.left - 1), self.has_history.eq(self.left != 1)]
                     with m.If(~self.known):
                         self._flag(m, Status.ROW_OUT_OF_RANGE)
                     complete = (self.left == 1) & ~self.has_seen
@@ -443,7 +461,7 @@ class Engine(wiring.Component):
                 m.next = "USER"
         with m.State("USER"):
             m.d.sync += [self.left.eq(self.left - 1), self.scoring.eq(1)]
-            m.d.sync += self.last_item.eq(self.registers.items == 1)
+            m.d.sync += self.last_item.eq(self.items == 1)
             with m.If(self.left == 1):
                 m.next = "CATALOGUE"
 
@@ -466,11 +484,11 @@ class Engine(wiring.Component):
                 with m.If(self.last_beat):
                     m.d.comb += advances.eq(1)
                     m.d.sync += [self.item.eq(self.next_item), self.next_item.eq(self.next_item + 1)]
-                    m.d.sync += self.last_item.eq(self.next_item + 1 == self.registers.items)
+                    m.d.sync += self.last_item.eq(self.next_item + 1 == self.items)
                     with m.If(seen):
                         self._take_seen(m)
                     with m.If(self.last_item):
-                        m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 2)  # REMAINDER is another
+                        m.d.sync += self.left.eq(cycles_to_place(self.parameters) - 3)  # two others follow
                         m.next = "RANK"
 
     def _compared_ahead(self, m: Module, advances: Any) -> tuple[Any, Any]:
@@ -495,14 +513,14 @@ class Engine(wiring.Component):
             m.d.sync += [self.seen_left.eq(0), self.has_seen.eq(0)]
 
     def _list(self, m: Module) -> None:
-        is_row = self.is_row
+        m.d.sync += self.lists.eq(0)
         with m.State("RANK"):
-            m.d.sync += [self.left.eq(self.left - 1), self.listed.eq(self.k)]
+            m.d.sync += self.left.eq(self.left - 1)
             with m.If(self.left == 1):
                 m.next = "REMAINDER"
         with m.State("REMAINDER"):  # seen rows that matched no item, and excess words
             with m.If(self.ended):
-                m.d.comb += self.loads.eq(1)
+                m.d.sync += self.lists.eq(1)
                 m.next = "LIST"
             with m.Elif(self.source.valid):
                 self._take(m)
@@ -510,20 +528,34 @@ class Engine(wiring.Component):
                     m.d.sync += [self.seen_left.eq(self.seen_left - 1), self.has_seen.eq(self.seen_left != 1)]
                 self._flag_remainder(m)
         with m.State("LIST"):
-            m.d.comb += self.sink.valid.eq(1)
-            with m.If(self.sink.ready):
-                m.d.sync += is_row.eq(~is_row)
-                with m.If(~is_row):
-                    m.d.comb += self.loads.eq(1)
-                    m.d.sync += self.listed.eq(self.listed - 1)
-                    with m.If(self.listed == 1):
-                        m.d.sync += self.best_row.eq(self.verdict)
-                        m.next = "VERDICT"
-        with m.State("VERDICT"):
-            m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
-            m.d.comb += self.answered.eq(self.sink.ready)
-            with m.If(self.sink.ready):
+            with m.If(self.answered):
                 m.next = "IDLE"
+
+    def _send_list(self, m: Module) -> None:
+        """The list's own control: it can be placed beside the list, far from that of the request."""
+        is_row = self.is_row
+        m.d.sync += self.answered.eq(0)
+        with m.FSM(name="listing"):
+            with m.State("WAIT"):
+                m.d.sync += [self.listed.eq(self.k), self.closes.eq(0)]
+                with m.If(self.lists):
+                    m.d.comb += self.loads.eq(1)
+                    m.next = "PAIRS"
+            with m.State("PAIRS"):
+                m.d.comb += self.sink.valid.eq(1)
+                m.d.sync += self.closes.eq(self.listed == 1)
+                with m.If(self.sink.ready):
+                    m.d.sync += is_row.eq(~is_row)
+                    with m.If(~is_row):
+                        m.d.comb += self.loads.eq(1)
+                        m.d.sync += self.listed.eq(self.listed - 1)
+                        with m.If(self.closes):
+                            m.next = "VERDICT"
+            with m.State("VERDICT"):
+                m.d.comb += [self.sink.valid.eq(1), self.sink.payload["last"].eq(1)]
+                with m.If(self.sink.ready):
+                    m.d.sync += self.answered.eq(1)
+                    m.next = "WAIT"
 
     def _flag_remainder(self, m: Module) -> None:
         with m.If(~self.has_seen):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from amaranth.back import rtlil
 
@@ -33,19 +33,19 @@ TARGET_MHZ = 100.0
 class Device:
     """An ECP5. size: nextpnr's name. logic_cells: a LUT of 4 inputs and a register each. block_rams: of 18 kbit.
 
-    multipliers: of 18 × 18 bits. placer: nextpnr's, the one that gave a faster engine (``docs/log.md``).
+    multipliers: of 18 × 18 bits. timing_weight: of nextpnr's placer, whose own default is 10 (``docs/log.md``).
     """
 
     size: str
     logic_cells: int
     block_rams: int
     multipliers: int
-    placer: Literal["heap", "static"]
+    timing_weight: int
 
 
 DEVICES = {
-    "ecp5-25f": Device("25k", 24_288, 56, 28, "heap"),
-    "ecp5-85f": Device("85k", 83_640, 208, 156, "static"),
+    "ecp5-25f": Device("25k", 24_288, 56, 28, 10),
+    "ecp5-85f": Device("85k", 83_640, 208, 156, 30),
 }
 
 
@@ -185,7 +185,7 @@ def _routing(device: Device, seed: str, folder: str = "") -> list[str]:
     arguments = [f"--{device.size}", "--package", PACKAGE, "--speed", str(SPEED_GRADE), "--lpf", "engine.lpf"]
     arguments += ["--json", f"{folder}engine.json", "--textcfg", f"{folder}engine.{seed}.config"]
     arguments += ["--report", f"{folder}report.{seed}.json", "--seed", seed]
-    arguments += ["--placer", device.placer, "--router", "router2"]
+    arguments += ["--placer", "heap", "--placer-heap-timingweight", str(device.timing_weight), "--router", "router2"]
     return [*arguments, "--lpf-allow-unconstrained", "--timing-allow-fail"]
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Shape, Signal
+from amaranth.hdl import Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 _SHARING = 8
-"""Members that share a copy of a line."""
+"""Members that share a copy of a line, or bits a state."""
 
 
 def delayed(m: Module, value: Any, cycles: int, name: str) -> Any:
@@ -55,6 +55,25 @@ class SkidBuffer(wiring.Component):
             m.d.sync += has_spare.eq(1)
         with m.If(~has_spare):
             m.d.sync += self.spare.eq(word)
+        return m
+
+
+class PinBuffer(wiring.Component):
+    """A ``SkidBuffer`` whose pins may be far apart: every few bits have their own state, alike in all of them."""
+
+    def __init__(self, shape: Any) -> None:
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        taken, offered = Value.cast(self.i.payload), Value.cast(self.o.payload)
+        for first in range(0, len(taken), _SHARING):
+            part = slice(first, min(first + _SHARING, len(taken)))
+            m.submodules[f"bits{first}"] = buffer = SkidBuffer(part.stop - first)
+            m.d.comb += [buffer.i.payload.eq(taken[part]), buffer.i.valid.eq(self.i.valid)]
+            m.d.comb += [offered[part].eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]
+            if first == 0:
+                m.d.comb += [self.i.ready.eq(buffer.i.ready), self.o.valid.eq(buffer.o.valid)]
         return m
 
 
