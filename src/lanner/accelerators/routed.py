@@ -5,5 +5,5 @@ LANES = {"ecp5-25f": 16, "ecp5-85f": 64}
 ROWS = {"ecp5-25f": 1024, "ecp5-85f": 4096}
 """Of the design on each device; none has an item-to-item part."""
 
-MHZ = {"ecp5-25f": 94.0, "ecp5-85f": 89.0}
+MHZ = {"ecp5-25f": 96.0, "ecp5-85f": 96.0}
 """Clock achieved by place and route on each device."""
