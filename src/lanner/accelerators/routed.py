@@ -4,8 +4,8 @@ DIMENSIONS, K = 64, 10
 LANES = {"ecp5-25f": 16, "ecp5-85f": 64}
 ROWS = {"ecp5-25f": 1024, "ecp5-85f": 4096}
 """Of the design on each device; none has an item-to-item part."""
-COMMIT = {"ecp5-25f": "f2db1fa", "ecp5-85f": "0bcdbbf"}
+COMMIT = {"ecp5-25f": "ba6f6b5", "ecp5-85f": "0bcdbbf"}
 """Of the sources of each design."""
 
-MHZ = {"ecp5-25f": 94.0, "ecp5-85f": 96.0}
+MHZ = {"ecp5-25f": 96.0, "ecp5-85f": 96.0}
 """Clock achieved by place and route on each device."""
