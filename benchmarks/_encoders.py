@@ -10,6 +10,7 @@ weights on validation; both are then refitted on train + validation. Network tra
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -19,9 +20,11 @@ from benchmarks._quality_settings import EVERY_EVENT
 from lanner.config import from_dict
 from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.data.feedback import Feedback
+from lanner.data.interactions import Dataset
 from lanner.data.split import Split
 from lanner.evaluation.intervals import paired
 from lanner.evaluation.protocol import evaluate
+from lanner.evaluation.report import Report
 from lanner.models.hybrid.config import PartName
 from lanner.models.language import LanguageEncoder
 from lanner.models.neural_config import DEFAULT_MODEL, LanguageConfig
@@ -39,14 +42,14 @@ def measure(dataset: str, seed: int) -> dict[str, Any]:
     """ndcg@10 of each encoder's rows and their paired differences from the default's; CPU seconds of encoding."""
     data, split = _split(dataset, seed)
     rows: dict[str, dict[str, Any]] = {}
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, dict[str, Report]] = {}
     with TemporaryDirectory() as cache:
         for name, path in {DEFAULT: DEFAULT_MODEL, **_others()}.items():
             encoder = {"model": path, "cache_dir": cache}
             rows[name] = _cost(encoder, data.item_catalogue.texts)
             reports[name] = {model: _evaluated(model, encoder, split, seed) for model in ("language", "hybrid")}
             for model, report in reports[name].items():
-                rows[name][model] = {METRIC: report[METRIC], "ci95": list(map(float, report.ci95[METRIC]))}
+                rows[name][model] = {METRIC: report.metrics[METRIC], "ci95": list(map(float, report.ci95[METRIC]))}
                 if name != DEFAULT:
                     compared = paired(METRIC, report.per_user[METRIC], reports[DEFAULT][model].per_user[METRIC])
                     rows[name][model]["minus_default"] = {"mean": compared.difference, "ci95": list(compared.ci95)}
@@ -54,7 +57,7 @@ def measure(dataset: str, seed: int) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _split(dataset: str, seed: int) -> tuple[Any, Split]:
+def _split(dataset: str, seed: int) -> tuple[Dataset, Split]:
     config = from_dict({"feedback": EVERY_EVENT, "split": {"name": SPLIT_OF[dataset], "seed": seed}})
     data = named(dataset)
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
@@ -70,7 +73,7 @@ def _others() -> dict[str, str]:
     return {path.parent.name: str(path.parent) for path in sorted(Path(folder).glob("*/model.safetensors"))}
 
 
-def _cost(settings: dict[str, Any], texts: Any) -> dict[str, Any]:
+def _cost(settings: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Encodes every field of every text into the cache, so that no model's fit includes it."""
     encoder = LanguageEncoder(LanguageConfig(**settings))
     begun = time.process_time()
@@ -78,7 +81,7 @@ def _cost(settings: dict[str, Any], texts: Any) -> dict[str, Any]:
     return {"dimensions": encoder.dimensions, "encoding_cpu_seconds": round(time.process_time() - begun, 1)}
 
 
-def _evaluated(model: str, encoder: dict[str, Any], split: Split, seed: int) -> Any:
+def _evaluated(model: str, encoder: dict[str, Any], split: Split, seed: int) -> Report:
     neural = dict(FIXED.get(model, {}).get("neural", {})) | {"encoder": encoder, "seed": seed}
     config = from_dict({"model": model, "neural": neural, "hybrid": {"parts": CLOSED}, "feedback": EVERY_EVENT})
     recommender = MODELS[model](config, None).fit(split.train, split.validation)

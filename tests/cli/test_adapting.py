@@ -280,6 +280,17 @@ def test_the_node_that_is_left_goes_on_alone(shop):
         np.testing.assert_allclose(found[key], expected[key], atol=1e-3, err_msg=key)
 
 
+def test_settings_that_a_single_rank_of_a_launcher_drops_are_named(shop, ask, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    call = ("train", shop / "events.csv", "--model", "popularity")
+    dropped = "lanner: one rank: the settings of 'parallel' have no effect"
+    code, _, err = ask(*call, "--set", "parallel.compression=int8", "--out", shop / "dropped")
+    assert (code, err.count(dropped)) == (0, 1)
+    code, _, err = ask(*call, "--out", shop / "nothing dropped")
+    assert (code, err.count(dropped)) == (0, 0)
+
+
 def test_what_ranks_cannot_do_is_one_line(shop, ask):
     call = ("train", shop / "events.csv", "--nproc", "4")
     code, _, err = ask(*call, "--adapt", "lora", "--parallel", "pp=2,replicate=3")

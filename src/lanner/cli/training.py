@@ -269,7 +269,8 @@ def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "R
             "--nproc and --parallel"
         )
     config = replace(config, parallel=replace(config.parallel, degrees=degrees))
-    if world() == 1:  # a launcher with a range of nodes may start a single rank, to which no setting applies
+    if world() == 1 and config.parallel != EngineConfig():  # a launcher with a range of nodes may start a single rank
+        console.complain("one rank: the settings of 'parallel' have no effect")
         config = replace(config, parallel=EngineConfig())
     config.parallel.check()
     return config

@@ -91,9 +91,9 @@ def _launch_once(ranks: int, arguments: Sequence[str]) -> None:
         raise RanksEndedError(128 + int(received.sigval)) from None
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        # Ranks that lost rank 0 end with an error of their own.
-        rank, failure = next(((at, one) for at, one in failed.failures.items() if one.exitcode < 0), (rank, failure))
-        if rank == 0 and failure.exitcode > 0:
+        if rank == 0 and failure.exitcode > 0:  # it has reported why; others may crash while they part from it
             raise RanksEndedError(failure.exitcode) from None
+        # Ranks that lost another one end with an error of their own.
+        rank, failure = next(((at, one) for at, one in failed.failures.items() if one.exitcode < 0), (rank, failure))
         line = f"rank {rank} of {ranks} ended ({failure.exitcode}); the same command resumes from its checkpoint"
         raise (_KilledError if failure.exitcode < 0 else LannerError)(line) from None

@@ -28,6 +28,8 @@ from lanner.errors import ConfigError
 
 _USABLE = 0.92
 """The share of a device's memory that a plan may fill."""
+_bounds = lru_cache(1024)(partition)
+"""Many plans divide the same layers over equal devices."""
 
 
 def search(
@@ -215,7 +217,3 @@ def _micro_batches(rows: int, degrees: Degrees) -> list[int]:
 
 def _fits(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> bool:
     return bool((np.array(memory_of(table, plan, rows)) <= _USABLE * cluster.memory).all())
-
-
-_bounds = lru_cache(1024)(partition)
-"""Many plans divide the same layers over equal devices."""
