@@ -3,7 +3,8 @@
 The first half of the events, in time, is the training data; the rest is cut into five windows of equally many events.
 Before each window there are three models: the first one unchanged, the first one after an ``update`` with the events
 since the previous window, and one fitted from scratch on all earlier events, its settings chosen again. Only the last
-four windows tell them apart: before the first there is nothing to update with.
+four windows tell them apart: before the first there is nothing to update with. Texts of earlier items are in the cache,
+as they are in practice; encoding those of new items is part of both times, and is shown beside them.
 
 Each user who is active in a window is evaluated at two moments, always ranking all items that the user has not seen:
 
@@ -22,12 +23,15 @@ Datasets with real timestamps:
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -42,8 +46,12 @@ from lanner.data.sources import bundled
 from lanner.data.split import HeldOut
 from lanner.evaluation.intervals import paired
 from lanner.evaluation.protocol import evaluate
+from lanner.models.language import LanguageEncoder
 from lanner.models.recommender import Recommender
+from lanner.models.text_cache import CACHE_VARIABLE
 from lanner.registry import MODELS
+
+Made = TypeVar("Made")
 
 WINDOWS = 5
 K = 10
@@ -82,17 +90,25 @@ class Window:
 
 def measure(dataset: str, seed: int) -> dict[str, Any]:
     """ndcg@10 of the three models per window, the share of the retrained one's kept by the update, and both times."""
-    windows = windows_of(SOURCES[dataset]())
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {CACHE_VARIABLE: cache}):
+        return _measured(windows_of(SOURCES[dataset]()), seed)
+
+
+def _measured(windows: list[Window], seed: int) -> dict[str, Any]:
+    encoder = LanguageEncoder(from_dict({"model": "hybrid"}).neural.encoder)
     _compile(windows[0].before)
-    kept_model, _ = _timed(lambda: _fitted(windows[0].before, seed))
+    kept_model, _ = _timed(partial(_fitted, windows[0].before, seed))
     found = [
         {moment: {"none": _ndcg(kept_model, asked)} for moment, asked in window.asked.items()} for window in windows
     ]
     seconds: list[dict[str, Any]] = []
     for window, of_window in zip(windows, found, strict=True):
-        updated, of_update = _timed(lambda window=window: _updated(kept_model, window.before))
-        retrained, of_retraining = _timed(lambda window=window: _fitted(window.before, seed))
-        seconds.append({"update": of_update, "retrain": of_retraining})
+        _, of_encoding = _timed(partial(encoder.encode, window.before.item_catalogue.texts))
+        updated, of_update = _timed(partial(_updated, kept_model, window.before))
+        retrained, of_retraining = _timed(partial(_fitted, window.before, seed))
+        spent = {"update": of_update, "retrain": of_retraining}
+        # Both read new texts' vectors from the cache, and both would have encoded them.
+        seconds.append({name: _sum(one, of_encoding) for name, one in spent.items()} | {"encoding": of_encoding})
         for moment, asked in window.asked.items():
             of_window[moment] |= {"update": _ndcg(updated, asked), "retrain": _ndcg(retrained, asked)}
     rows = [
@@ -125,8 +141,10 @@ def _summary(found: list[dict[str, dict[str, NDArray[np.float64]]]], seconds: li
             "ci95": list(compared.ci95),
         }
     for kind in ("seconds", "cpu_seconds"):
-        spent = {name: sum(one[name][kind] for one in seconds) for name in ("update", "retrain")}
+        spent = {name: sum(one[name][kind] for one in seconds) for name in ("update", "retrain", "encoding")}
         report[f"share_of_{kind}"] = spent["update"] / spent["retrain"]
+        without = [spent[name] - spent["encoding"] for name in ("update", "retrain")]
+        report[f"share_of_{kind}_without_encoding"] = without[0] / without[1]
     kept = min(report[moment]["kept"] for moment in MOMENTS)
     return report | {"kept": kept, "time_share": report["share_of_cpu_seconds"]}
 
@@ -160,12 +178,16 @@ def _compile(dataset: Dataset) -> None:
     _updated(recommender, dataset)
 
 
-def _timed(work: Callable[[], Recommender]) -> tuple[Recommender, dict[str, float]]:
+def _timed(work: Callable[[], Made]) -> tuple[Made, dict[str, float]]:
     """The result of ``work``, and its cost; CPU seconds, because the machine may have other work."""
     begun, begun_cpu = time.perf_counter(), time.process_time()
     made = work()
     spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - begun_cpu}
     return made, {name: round(value, 3) for name, value in spent.items()}
+
+
+def _sum(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {kind: round(one[kind] + other[kind], 3) for kind in one}
 
 
 def _ndcg(recommender: Recommender, asked: HeldOut) -> NDArray[np.float64]:
