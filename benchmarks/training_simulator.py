@@ -4,7 +4,7 @@
 
 Four figures are calibrated: the fixed seconds of an operation and of an all-reduce, the fraction of a link's bandwidth
 that is reached, and its latency. The links of the predictions have the token buckets of the links that were measured:
-after a pause, 2 ms of the bandwidth pass at once.
+after a pause, 2 ms of the bandwidth pass at once, and a message's latency is a pause too.
 The curves to 1,024 devices are extrapolated: nothing of that size was run.
 """
 
@@ -26,8 +26,8 @@ from lanner.distributed.prediction import CostTable, Plan, predict
 
 OVERHEADS = [step / 1000 for step in range(0, 7, 2)]
 SUM_OVERHEADS = [step / 1000 for step in range(9)]
-REACHED = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7]
-LATENCIES = [step / 10_000 for step in range(1, 16, 2)]
+REACHED = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7]
+LATENCIES = [step / 10_000 for step in range(1, 22, 2)]
 
 
 def runs() -> list[tuple[str, Cluster, Plan, float]]:
@@ -56,8 +56,11 @@ class ShapedLink(Link):
     """A link behind a token bucket, as ``_racks`` builds it."""
 
     def seconds(self, size: float, messages: int = 1) -> float:
-        """Seconds of a transfer of ``size`` bytes after a pause, in ``messages`` messages."""
-        return max(0.0, size - burst_bytes(self.bandwidth)) / self.bandwidth + messages * self.latency
+        """Seconds of a transfer of ``size`` bytes after a pause, in ``messages`` messages.
+
+        While a message waits for its latency, the bucket fills for the next one.
+        """
+        return max(messages * self.latency, max(0.0, size - burst_bytes(self.bandwidth)) / self.bandwidth)
 
 
 class ShapedCluster(Cluster):

@@ -86,6 +86,15 @@ def test_an_interval_of_a_difference_is_relative_like_the_figure():
     assert judge(claim, results(0.6, other=0.5, difference=[float("nan"), 0.15])).interval is None
 
 
+def test_a_difference_without_a_paired_interval_has_one_from_both_rows():
+    rows = {"a": {"hr": 0.6, "ci95": {"hr": [0.57, 0.64]}}, "b": {"hr": 0.5, "ci95": {"hr": [0.47, 0.54]}}}
+    claim = replace(CLAIM, at=("rows", "a", "hr"), over=("rows", "b", "hr"), bar=0.0, published=None)
+    found = judge(claim, results(0, rows=rows))
+    assert found.interval == pytest.approx(((0.1 - 0.05) / 0.5, (0.1 + 0.05) / 0.5))
+    del rows["b"]["ci95"]
+    assert judge(claim, results(0, rows=rows)).interval is None
+
+
 def test_rounds_are_a_range_and_those_of_two_rows_are_compared_in_turn():
     rows = {"a": {"ms": 2.0, "ms_by_round": [1.0, 2.0, 4.0]}, "b": {"ms": 4.0, "ms_by_round": [4.0, 4.0, 5.0]}}
     alone = replace(CLAIM, at=("rows", "a", "ms"), better="lower", published=None, bar=3.0)

@@ -292,8 +292,30 @@ def _rows(claim: Claim, measured: Any) -> Iterator[_Row]:
         if rounds:
             yield _Row(names, value, (min(rounds), max(rounds)), len(rounds))
             continue
-        place = claim.interval or (() if claim.over else (*claim.at[:-1], "ci95", claim.at[-1]))
-        yield _Row(names, value, _interval(measured, _filled(place, names), base) if place else None)
+        if claim.over and not claim.interval:
+            yield _Row(names, value, _unpaired(claim, measured, names))
+            continue
+        place = claim.interval or _beside(claim.at)
+        yield _Row(names, value, _interval(measured, _filled(place, names), base))
+
+
+def _beside(place: Sequence[str]) -> tuple[str, ...]:
+    """Where the 95 % interval of a row's figure is."""
+    return (*place[:-1], "ci95", place[-1])
+
+
+def _unpaired(claim: Claim, measured: Any, names: Sequence[str]) -> Interval | None:
+    """An interval of the relative difference of two rows from the interval of each, as if their users were different.
+
+    It is wider than a paired one if the scores of the same users correlate.
+    """
+    places = [_filled(place, names) for place in (claim.at, claim.over)]
+    bounds = [_interval(measured, _beside(place), 1.0) for place in places]
+    if bounds[0] is None or bounds[1] is None:
+        return None
+    ours, other = (_number(value, place) for place in places for _, value in _found(measured, place))
+    low, high = (side * math.hypot(bounds[0][at] - ours, bounds[1][1 - at] - other) for at, side in enumerate((-1, 1)))
+    return (ours - other + low) / other, (ours - other + high) / other
 
 
 def _by_round(claim: Claim, measured: Any, names: Sequence[str]) -> list[float]:
