@@ -35,8 +35,8 @@ class HybridConfig:
     """Validation users on whom the weights of the parts are tuned."""
     minimum_gain: float = 0.0005
     """A part is kept if it raises validation ndcg@10 by this share."""
-    growth: float = 0.1
-    """An update re-solves the regressions of items whose number of users has grown by this share."""
+    growth: float = 0.0
+    """An update re-solves the regressions of items whose number of users has grown by more than this share."""
     seed: int = 0
     """Random seed of the low-pass filter and of the sample of users."""
 
