@@ -140,7 +140,7 @@ class HybridRecommender(TrainedRecommender):
         return self._join(dataset, self._closed(self._material(dataset)))
 
     def update(self, dataset: Dataset) -> Self:
-        """See ``Recommender.update``. Regressions are re-solved for items grown by more than ``HybridConfig.growth``."""
+        """See ``Recommender.update``. Regressions are re-solved for items grown by over ``HybridConfig.growth``."""
         directions_IR = self._directions()
         self._network.update(dataset)
         solved_I, users_I = _padded(self._solved_I, dataset.num_items), item_popularity(dataset)
