@@ -3,7 +3,9 @@
 Figures are tagged: *measured* on this machine, *simulated* (to the cycle), *routed* (by nextpnr, with pins).
 
 - quality: lists of the contract against the float form of the same codes, and NDCG on test events, on the bundles given
-  (measured). bundles: the accelerator that their variants would need, beside one thread (estimated, measured).
+  (measured): of ``lanner run --split random --set feedback.positive_threshold=none`` on ``recipes/ml-1m.toml`` without
+  ``[users]``, whose attributes have no integer form, and ``lanner compress --dimensions 64``. bundles: the accelerator
+  that their variants would need, beside one thread (estimated, measured).
 - exactness: users of ml-1m, 64 dimensions in one table, on an engine in Verilator: answers compared with the contract,
   cycles with the model; corners with slow hosts (simulated).
 - cpu: the same request, and its costliest steps alone, in NumPy and FAISS on one thread; wants a quiet machine
