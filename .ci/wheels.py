@@ -8,10 +8,12 @@ of a table for each; exit code 1 where one fails.
 ``--quick``, by ``.ci/run``: alone and with the light extras, from wheels only. Pythons other than the one that runs
 this are skipped where a dependency has no wheel for them, and so is what two minutes are too short for.
 
-``--record``, by ``make wheels``: the table is also written to ``benchmarks/results/wheels.json``.
+``--record``, by ``make wheels``: each row is also written to ``benchmarks/results/wheels.json``, with its commit, in
+place of an earlier one of the same environment. What was interrupted can go on with ``--python`` and ``--extra``.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -90,15 +92,23 @@ def main() -> int:
                 found = tried(python, wheel, extra, Path(folder) / version, end)
                 rows.append({"python": version, "extra": extra, **found})
                 print(as_line(rows[-1]), flush=True)
+                if arguments.record:
+                    record(rows[-1], wheel.name)
     found = summary(rows)
-    if arguments.record:
-        settings = {"quick": arguments.quick, "extras": arguments.extra, "wheel": wheel.name}
-        print(_record.record("wheels", seed=0, settings=settings, results={"rows": rows, "summary": found}))
     print(
         f"wheels: {found['worked']} of {found['environments']} environments work, Python {', '.join(pythons)}; "
         f"{found['skipped']} skipped"
     )
     return int(found["failed"] > 0)
+
+
+def record(row: dict[str, str | float], wheel: str) -> None:
+    """Write a row into ``wheels.json`` in place of an earlier one of the same environment; the others stay."""
+    path = _record.RESULTS / "wheels.json"
+    known = json.loads(path.read_text())["results"]["rows"] if path.exists() else []
+    others = [one for one in known if (one["python"], one["extra"]) != (row["python"], row["extra"])]
+    rows = [*others, row | {"wheel": wheel, "commit": _record._commit()}]
+    _record.record("wheels", seed=0, settings={}, results={"rows": rows, "summary": summary(rows)})
 
 
 def summary(rows: list[dict[str, str | float]]) -> dict[str, float]:
