@@ -53,7 +53,8 @@ def _adaptation(results: dict[str, Any]) -> Iterator[str]:
     yield "| dataset | splits | items | NDCG@10, frozen | rank 8 in the top two layers | difference (95 % interval) |"
     yield "|---|---:|---|---:|---:|---:|"
     for dataset, rows in results.items():
-        for part, items in (("test", "with events"), ("cold", "without events")) if "best-recipe" in rows else ():
+        parts = (("test", "with events"), ("cold", "without events"))
+        for part, items in parts if "test_minus_frozen" in rows.get("best-recipe", {}) else ():
             frozen, adapted = (rows[name][f"{part}_ndcg_at_10"] for name in ("frozen", "best-recipe"))
             found = rows["best-recipe"][f"{part}_minus_frozen"]
             low, high = (one / frozen for one in found["ci95"])

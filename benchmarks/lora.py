@@ -8,8 +8,9 @@ Seconds are CPU time of one thread, so that other work on the machine does not c
 without a cache of an earlier run: they include the frozen model's vectors, the view that is first trained on them and
 writing the activations to disk. ``seconds_to_full`` is the time at which a row reaches the best validation ndcg@10 of
 full fine-tuning; null if it never does. Each row runs in a separate process, so that its peak memory is its own.
-``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``. Settings are those of the
-papers; none was searched.
+``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``; rows of the earlier result
+that are not in ``runs/lora`` stay as they are. Each row has the commit that it was measured at, and ``*_minus_*``
+compare only rows that were in ``runs/lora`` together. Settings are those of the papers; none was searched.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 _run(dataset, row, seed, arguments.kept)
         if chosen:
-            results[dataset] = collected(dataset, arguments.seeds)
+            results[dataset] = collected(dataset, arguments.seeds, results.get(dataset, {}))
             results["summary"] = summary({name: results[name] for name in DATASETS if name in results})
             settings = {"rows": ROWS, "stopping": STOPPING, "max_tokens": MAX_TOKENS, "cold_share": COLD_SHARE}
             path = _record.record("lora", seed=arguments.seeds[0], settings=settings, results=results)
@@ -133,26 +134,31 @@ def _measure(dataset: str, row: str, seed: int) -> None:
     file.write_text(json.dumps(measured))
 
 
-def collected(dataset: str, seeds: list[int]) -> dict[str, Any]:
-    """The rows measured with every seed: means over the seeds, compared with frozen and with full."""
-    found = {}
+def collected(dataset: str, seeds: list[int], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The rows measured with every seed: means over the seeds, compared with frozen and with full.
+
+    earlier: rows of the result file, kept where ``runs/lora`` has none.
+    """
+    measured = {}
     for row in ROWS:
         files = [_file(dataset, row, seed) for seed in seeds]
         if all(file.exists() for file in files):
-            found[row] = [json.loads(file.read_text()) for file in files]
-    rows = {}
-    for row, runs in found.items():
-        numbers = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if _is_number(runs[0][key])}
-        rows[row] = numbers | {
-            "seeds": len(runs),
-            "curves": [run["curve"] for run in runs],
-            "commit": runs[0]["commit"],
-        }
-        for part in ("test", "cold"):
-            rows[row] |= _quality(part, *(_per_user(dataset, one, seeds, part) for one in (row, "frozen", "full")))
-        if row != "frozen" and "full" in found:
-            rows[row] |= _times(found[row], found["full"])
+            measured[row] = _means([json.loads(file.read_text()) for file in files])
+            for part in ("test", "cold"):
+                measured[row] |= _quality(
+                    part, *(_per_user(dataset, one, seeds, part) for one in (row, "frozen", "full"))
+                )
+    rows = {row: dict((earlier | measured)[row]) for row in ROWS if row in earlier or row in measured}
+    full = rows.get("full")
+    for name, row in rows.items():
+        if name != "frozen" and full is not None:
+            row |= _times(row["curves"], full["curves"])
     return rows
+
+
+def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    numbers = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if _is_number(runs[0][key])}
+    return numbers | {"seeds": len(runs), "curves": [run["curve"] for run in runs], "commit": runs[0]["commit"]}
 
 
 def _is_number(value: Any) -> bool:
@@ -189,15 +195,21 @@ def _quality(
     return found
 
 
-def _times(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, Any]:
-    """When full fine-tuning's best validation is reached, and in what share of its time; null unless in every run."""
+def _times(curves: list[list[list[float]]], full: list[list[list[float]]]) -> dict[str, Any]:
+    """When full fine-tuning's best validation is reached, and in what share of its time.
+
+    Null unless in every run, or if there are not as many of both.
+    """
+    nothing = {"seconds_to_full": None, "time_ratio": None}
+    if len(curves) != len(full):
+        return nothing
     reached, shares = [], []
-    for run, reference in zip(runs, full, strict=True):
-        best = max(quality for _, quality in reference["curve"])
-        moment = next((seconds for seconds, quality in run["curve"] if quality >= best), None)
-        own = next(seconds for seconds, quality in reference["curve"] if quality >= best)
+    for curve, reference in zip(curves, full, strict=True):
+        best = max(quality for _, quality in reference)
+        moment = next((seconds for seconds, quality in curve if quality >= best), None)
+        own = next(seconds for seconds, quality in reference if quality >= best)
         if moment is None:
-            return {"seconds_to_full": None, "time_ratio": None}
+            return nothing
         reached.append(moment)
         shares.append(moment / own)
     return {"seconds_to_full": float(np.mean(reached)), "time_ratio": float(np.mean(shares))}
@@ -209,7 +221,13 @@ def summary(datasets: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     NDCG of one over another is the relative gain in NDCG@10.
     """
     needed = {"frozen", "full", "best-recipe"}
-    whole = [rows for rows in datasets.values() if needed <= rows.keys() and any("lora-" in name for name in rows)]
+    whole = [
+        rows
+        for rows in datasets.values()
+        if needed <= rows.keys()
+        and any("lora-" in name for name in rows)
+        and "test_minus_frozen" in rows["best-recipe"]
+    ]
     if not whole:
         return {}
     lora = [
