@@ -150,9 +150,9 @@ def collected(dataset: str, seeds: list[int], earlier: dict[str, Any]) -> dict[s
                 )
     rows = {row: dict((earlier | measured)[row]) for row in ROWS if row in earlier or row in measured}
     full = rows.get("full")
-    for name, row in rows.items():
+    for name, measures in rows.items():
         if name != "frozen" and full is not None:
-            row |= _times(row["curves"], full["curves"])
+            measures |= _times(measures["curves"], full["curves"])
     return rows
 
 

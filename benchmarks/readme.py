@@ -67,16 +67,16 @@ NOTES = (
 
 DATASETS = {cell.dataset for cell in CELLS["published"]}
 PUBLISHED_NOTES = (
-    "Published figures are quoted from their sources, whose protocols the rows follow; several were tuned on the test",
-    "set. Settings are chosen on validation for the hybrid, and for the other models whose rows have `chosen` in the",
-    "file; the rest use their defaults. One split, unless a row says otherwise. `not ranked`: the items that the",
-    "published figure leaves out (–: none). `train alone`: the hybrid fitted on training events only, as some",
-    "published figures are; all other models are fitted on training and validation events. On ncf-99-negatives only",
-    "the hybrid uses the order of events; two in five have timestamps. On rated-graded the hybrid is limited to the",
-    "parts ridge and rating. On gowalla the published split is not random and has no timestamps, so that validation,",
-    "a random tenth of its training part, prefers other settings than its test part. On yelp-social-diffnet,",
-    "DiffNet++ also reads vectors of the texts of reviews, which the local copy lacks. All rows and intervals:",
-    "[`quality_published.json`](benchmarks/results/quality_published.json).",
+    "Published figures are quoted from their sources, whose protocols the rows follow; several were tuned on the",
+    "test set. Settings are chosen on validation for the hybrid, and for the other models whose rows have `chosen`",
+    "in the file; the rest use their defaults. One split, unless a row says otherwise. `not ranked`: the items that",
+    "the published figure leaves out (–: none), or ours without one. `train alone`: the hybrid fitted on training",
+    "events only, as some published figures are; all other models are fitted on training and validation events. On",
+    "ncf-99-negatives only the hybrid uses the order of events; two in five have timestamps. On rated-graded the",
+    "hybrid is limited to the parts ridge and rating. On gowalla the published split is not random and has no",
+    "timestamps, so that validation, a random tenth of its training part, prefers other settings than its test",
+    "part. On yelp-social-diffnet, DiffNet++ also reads vectors of the texts of reviews, which the local copy",
+    "lacks. All rows and intervals: [`quality_published.json`](benchmarks/results/quality_published.json).",
 )
 
 
@@ -197,11 +197,12 @@ def _published_table(results: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---:|---|---:|---:|---:|---:|---:|"
     for dataset, protocols in results.items():
         for protocol, rows in protocols.items() if dataset in DATASETS else ():
-            if not rows.get("published") or "hybrid" not in rows:
+            if "hybrid" not in rows:
                 continue
             splits = f", mean of {rows['hybrid']['seeds']} splits" if "seeds" in rows["hybrid"] else ""
             place = f"{dataset}, {PROTOCOLS.get(protocol, protocol)}{splits}"
-            for metric in dict.fromkeys(name for one in rows["published"] for name in one["metrics"]):
+            metrics = [name for one in rows.get("published", ()) for name in one["metrics"]]
+            for metric in dict.fromkeys(metrics or ("recall_at_10", "ndcg_at_10")):
                 yield f"| {place} | {_spelt(metric)} | {_published_row(rows, metric, metric)} |"
                 if (missed := f"{metric}_repeats_missed") in rows["hybrid"]:
                     yield f"| {place} | {_spelt(metric)}, repeats as misses | {_published_row(rows, metric, missed)} |"
@@ -210,22 +211,26 @@ def _published_table(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _published_row(rows: dict[str, Any], metric: str, ours: str) -> str:
-    """The cells of the best published figure of ``metric``, and of our rows, of whose results ``ours`` is shown."""
-    best = max(rows["published"], key=lambda one: float(one["metrics"].get(metric, 0)))
+    """The cells of the best published figure of ``metric``, if any, and of our rows, of whose ``ours`` is shown."""
+    best = max(rows.get("published", ()), key=lambda one: float(one["metrics"].get(metric, 0)), default=None)
     others = {name: row for name, row in rows.items() if isinstance(row, dict) and name != "hybrid"}
     measured = {name: row[ours] for name, row in others.items() if ours in row and ALONE not in name}
     other = max(measured, key=measured.__getitem__)
-    values = (best["metrics"][metric], measured[other], rows["hybrid"][ours])
+    values = [measured[other], rows["hybrid"][ours], *([] if best is None else [best["metrics"][metric]])]
     shown = [f"**{value:.4f}**" if value == max(values) else f"{value:.4f}" for value in values]
-    source = ", ".join(str(one) for one in (best["source"], best.get("year")) if one is not None)
+    published, excluded = "–", "seen items"
+    if best is not None:
+        source = ", ".join(str(one) for one in (best["source"], best.get("year")) if one is not None)
+        published = f"{shown[2]} {best['model']} ({source})"
+        excluded = {"seen": "seen items", "nothing": "–"}.get(best.get("excludes", ""), "unknown")
     alone = others.get(f"hybrid{ALONE}", {}).get(ours)
     return " | ".join(
         [
-            f"{shown[0]} {best['model']} ({source})",
-            {"seen": "seen items", "nothing": "–"}.get(best.get("excludes", ""), "unknown"),
+            published,
+            excluded,
             *(f"{measured[name]:.4f}" for name in ("random", "popularity")),
-            f"{shown[1]} {other}",
-            shown[2],
+            f"{shown[0]} {other}",
+            shown[1],
             "–" if alone is None else f"{alone:.4f}",
         ]
     )
