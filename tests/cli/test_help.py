@@ -7,11 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from cli_calls import complaint
 
 import lanner
 from lanner.cli import options
+from lanner.cli.main import app
 from lanner.registry import MODELS, SPLITS
+from lanner.settings import overridden
 
 
 def test_help_needs_no_heavy_package_and_little_time():
@@ -60,6 +63,28 @@ def test_every_command_shows_examples(ask, command):
     assert (code, out) == (0, ask(*command, "--help")[1])
     assert f"lanner {' '.join(command)} " in out.split("Examples:")[1]
     assert "--json" in out
+
+
+def test_every_command_but_serve_takes_json():
+    def commands(group, path=()):
+        for name, one in group.commands.items():
+            yield from commands(one, (*path, name)) if hasattr(one, "commands") else [((*path, name), one)]
+
+    without = [
+        path
+        for path, one in commands(typer.main.get_command(app))
+        if all("--json" not in each.opts for each in one.params)
+    ]
+    assert without == [("serve",)]
+
+
+def test_the_example_of_a_setting_is_one_that_serve_has():
+    pytest.importorskip("msgspec", reason="the extra 'serving' is not installed")
+    from lanner.serving.bootstrap import ServerConfig
+
+    help_of_set = next(one.help for one in typer.main.get_command(app).commands["serve"].params if "--set" in one.opts)
+    example = re.search(r"such as (\S+);", help_of_set)[1]
+    assert overridden(ServerConfig("bundle"), [example]) != ServerConfig("bundle")
 
 
 def test_the_version(ask):

@@ -345,6 +345,20 @@ async def test_a_request_that_cannot_be_in_time_is_rejected_and_told_when_to_com
         assert status.recent.refused_per_s > 0
 
 
+async def test_a_deleted_user_is_no_longer_published_as_an_example(shop, store, monkeypatch):
+    def gone(*_):
+        raise StoreUnavailableError("the store does not answer")
+
+    async with running(shop, store) as service:
+        first, *others = (await service.status()).example_users
+        await service.delete_user(first)
+        assert (await service.status()).example_users == others
+    async with running(shop, store) as service:
+        assert (await service.status()).example_users == others
+        monkeypatch.setattr(service.store, "deleted_users", gone)
+        assert (await service.status()).example_users == [], "nobody knows who was deleted"
+
+
 async def test_while_the_store_is_away_new_users_are_anonymous_and_events_are_refused(shop, store, monkeypatch):
     def gone(*_):
         raise StoreUnavailableError("the store does not answer")

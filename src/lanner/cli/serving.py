@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lanner.cli import console
-from lanner.cli.options import AsJson, BundlePath, Overrides, Threads, existing_store, group, require_msgspec
+from lanner.cli.options import AsJson, BundlePath, Threads, existing_store, group, require_msgspec
 from lanner.errors import ConfigError, MissingExtraError, optional_module
 
 if TYPE_CHECKING:
@@ -104,7 +104,14 @@ def serve(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings; see docs/settings.md.")
     ] = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change any setting of the server, such as retention.days=400; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve recommendations over HTTP: an API at /v1, and a page at /.
 
@@ -203,6 +210,7 @@ def add_key(
         typer.Option("--role", help="What the key allows: read, write or admin; each includes those before it."),
     ],
     file: KeyFilePath = Path("keys.toml"),
+    as_json: AsJson = False,
 ) -> None:
     """Create an API key and print it, once; the file stores only its hash.
 
@@ -213,12 +221,15 @@ def add_key(
     require_msgspec("a file of keys")
     from lanner.serving.http.keys import create
 
-    console.show_line(create(file, role, name))
+    key = create(file, role, name)
+    console.show_result({"name": name, "role": role, "key": key, "file": str(file)}, key, as_json=as_json)
 
 
 @keys_app.command("revoke")
 def revoke_key(
-    name: Annotated[str, typer.Argument(help="Name of the key's holder.")], file: KeyFilePath = Path("keys.toml")
+    name: Annotated[str, typer.Argument(help="Name of the key's holder.")],
+    file: KeyFilePath = Path("keys.toml"),
+    as_json: AsJson = False,
 ) -> None:
     """Revoke an API key; running servers notice within seconds.
 
@@ -230,6 +241,7 @@ def revoke_key(
     from lanner.serving.http.keys import revoke
 
     revoke(file, name)
+    console.show_result({"revoked": name, "file": str(file)}, f"Revoked the key of {name}", as_json=as_json)
 
 
 events_app = group("Manage the event log.")

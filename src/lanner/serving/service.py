@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,15 +159,22 @@ class LannerService:
     async def _read_changes(self) -> None:
         """Call with ``_sync_lock`` held."""
         generation = self._sync.generation  # before the read: later writes bump it again
-        loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._reader, self.store.changed_users, self._sequence)
-        try:
-            async with asyncio.timeout(_READ_SECONDS):  # wait_for of Python 3.11 loses a cancellation (bpo-37658)
-                self._sequence, changed = await reading
-        except TimeoutError:
-            raise StoreUnavailableError(f"the store did not respond within {_READ_SECONDS:g} s") from None
+        self._sequence, changed = await self._read(partial(self.store.changed_users, self._sequence))
         self._drop(changed)
         self._generation = generation
+
+    async def _read(self, call: Callable[[], Done]) -> Done:
+        """Read the store in its own thread.
+
+        Raises:
+            StoreUnavailableError: also if the store does not respond in time.
+        """
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, call)
+        try:
+            async with asyncio.timeout(_READ_SECONDS):  # wait_for of Python 3.11 loses a cancellation (bpo-37658)
+                return await reading
+        except TimeoutError:
+            raise StoreUnavailableError(f"the store did not respond within {_READ_SECONDS:g} s") from None
 
     def _drop(self, user_ids: Sequence[str] | None) -> None:
         """Drop cached histories of these users (None: all)."""
@@ -234,12 +242,20 @@ class LannerService:
                 queue_depth=self._depth,
                 num_items=len(champion.catalog),
                 num_users=champion.dataset.num_users,
-                example_users=champion.example_users,
+                example_users=await self._undeleted(champion.example_users),
                 attributes=champion.attributes,
                 reads_texts=champion.reads_texts,
                 versions=self._deployments.versions(),
                 shadow=self._experiments.shadow_figures(),
             )
+
+    async def _undeleted(self, user_ids: Sequence[str]) -> list[str]:
+        """The users that were not deleted; none while the store, which knows, is unavailable."""
+        try:
+            deleted = await self._read(partial(self.store.deleted_users, user_ids))
+        except StoreUnavailableError:
+            return []
+        return [user_id for user_id in user_ids if user_id not in deleted]
 
     def state(self) -> State:
         """A snapshot for the metrics."""

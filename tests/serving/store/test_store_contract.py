@@ -200,6 +200,8 @@ class TestUsers:
         assert len(record.events) == 200
         assert record.user == store.user("ann")
         assert record.deleted == {"cid"}
+        assert store.deleted_users(["ann", "cid", "dan"]) == {"cid"}
+        assert store.deleted_users([]) == frozenset()
         assert store.read_user("eve") == UserRecord([], None, frozenset())
 
     def test_changed_users_are_named_until_somebody_is_deleted(self, opens):
@@ -352,6 +354,7 @@ def test_closing_commits_what_waits_and_then_every_method_says_so(opens):
         "put_user": ("a", User()),
         "user": ("a",),
         "read_user": ("a",),
+        "deleted_users": (["a"],),
         "delete_user": ("a",),
         "sequence": (),
         "changed_users": (0,),

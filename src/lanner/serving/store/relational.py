@@ -337,14 +337,21 @@ class Store(Connections):
         def query(connection: Any) -> UserRecord:
             own = self._digest(id)
             user, events = self._user(connection, own), self._history(connection, own)
-            id_of_digest = {self._digest(one): one for one in (id, *others, *(user.ties if user else ()))}
-            deleted = set[str]()
-            for part in _parts(list(id_of_digest), _PEOPLE_PER_QUERY):
-                rows = self._rows(connection, _DELETED.format(", ".join("?" * len(part))), tuple(part))
-                deleted |= {id_of_digest[digest] for (digest,) in rows}
-            return UserRecord(events, user, frozenset(deleted))
+            return UserRecord(events, user, self._deleted(connection, (id, *others, *(user.ties if user else ()))))
 
         return self._read(query)
+
+    def deleted_users(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that were ever passed to ``delete_user``."""
+        return self._read(lambda connection: self._deleted(connection, ids))
+
+    def _deleted(self, connection: Any, ids: Sequence[str]) -> frozenset[str]:
+        id_of_digest = {self._digest(id): id for id in ids}
+        deleted = set[str]()
+        for part in _parts(list(id_of_digest), _PEOPLE_PER_QUERY):
+            rows = self._rows(connection, _DELETED.format(", ".join("?" * len(part))), tuple(part))
+            deleted |= {id_of_digest[digest] for (digest,) in rows}
+        return frozenset(deleted)
 
     def delete_user(self, id: str) -> Changed:
         """Erase a user: events, profile, social edges in both directions, exposures, and the id itself.
