@@ -307,6 +307,11 @@ class Model:
         )
 
     @property
+    def _learned_from(self) -> Dataset:
+        """The dataset with only the events that the model was fitted on."""
+        return self.dataset if self._bundle is None else self._bundle.learned_from
+
+    @property
     def scorer(self) -> RankedScorer:
         """The scorer that ``lanner.evaluate`` measures."""
         ranker = self._fitted_ranker
