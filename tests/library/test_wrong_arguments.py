@@ -1,7 +1,5 @@
 """Arguments of the wrong type raise a one-line error that names the expected type."""
 
-import re
-
 import numpy as np
 import polars as pl
 import pytest
@@ -51,9 +49,9 @@ def test_similar_items_and_explanations_of_nothing(knn):
     refused(lanner.RequestError, "received 100 as a history", knn.explain, item=100, history=100)
 
 
-@pytest.mark.parametrize("id", [" 42", "42\n", "\u00a0", ""])
-def test_an_id_with_white_space_at_its_ends_is_refused(knn, tmp_path, id):
-    words = f": must be an id without white space at its ends, received {re.escape(repr(id))}"
+@pytest.mark.parametrize("id", [" ", "\n", "\u00a0", ""])
+def test_an_empty_id_is_refused(knn, tmp_path, id):
+    words = ": an id must not be empty"
     for name, function, asked in (
         ("users", knn.recommend, {"users": [1, id]}),
         ("histories", knn.recommend, {"histories": [[100], [id]]}),
