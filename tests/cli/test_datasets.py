@@ -33,6 +33,16 @@ def test_a_file_of_somebody_else_is_never_overwritten(ask, tmp_path):
     assert before == (events.read_bytes(), (tmp_path / "mine.parquet").read_bytes())
 
 
+def test_rejected_rows_are_not_written_to_a_folder_named_like_a_file(ask, tmp_path):
+    events = csv(tmp_path / "ratings.csv", [*EVENTS, ("", "i1")])
+    refused = complaint(ask("data", "describe", events, "--rejected", "bad.csv"))
+    assert "--rejected bad.csv: unknown format; give a file that ends with .parquet, or a folder" in refused
+    assert not (tmp_path / "bad.csv").exists()
+    (tmp_path / "v1.2").mkdir()
+    assert ask("data", "describe", events, "--rejected", "v1.2")[0] == 0
+    assert (tmp_path / "v1.2" / "rejected.parquet").is_file()
+
+
 def test_the_published_datasets_are_listed_with_their_terms(ask):
     listed = {one["name"]: one for one in json.loads(ask("data", "list", "--json")[1])["datasets"]}
     assert (listed["ml-1m"]["how"], listed["yelp"]["how"], listed["ml-latest-small"]["how"]) == (

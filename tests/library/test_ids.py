@@ -50,3 +50,15 @@ def test_a_whole_number_in_a_frame_is_known_to_an_export(knn, tmp_path):
 
 def test_no_users_have_the_type_of_the_ids(knn):
     assert knn.recommend(users=[], k=1).schema == knn.recommend(users=[2], k=1).schema
+
+
+def test_space_around_an_id_is_ignored_as_in_files(tmp_path):
+    events = pl.DataFrame({"user_id": [" a", "a", "b\t", "c", "c"], "item_id": ["x ", "y", "x", " y", "z"]})
+    model = lanner.ItemKNN().fit(lanner.Dataset.from_frames(events))
+    found = model.recommend(users=events["user_id"], k=1)
+    assert found.notes.unknown == ()
+    assert set(found["user_id"]) == {"a", "b", "c"}
+    assert model.recommend(histories=[["x ", "\ty"]], k=1).equals(model.recommend(histories=[["x", "y"]], k=1))
+    assert model.similar_items([" x"], k=1).equals(model.similar_items(["x"], k=1))
+    assert model.explain(" b", "z\n").score == model.explain("b", "z").score
+    assert lanner.export_recommendations(model, tmp_path / "r.csv", users=[" a", "a"]).users == 1

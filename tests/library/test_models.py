@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 
 import lanner
+from lanner.config import DataConfig, RunConfig, SplitConfig
 from lanner.inference.ranker import Query
 from lanner.library.requests import Questions
+from lanner.pipeline import run
 from lanner.registry import MODELS as REGISTERED
 
 SMALL = {
@@ -267,6 +269,36 @@ def test_models_are_evaluated_and_compared_on_one_split(data):
     for metric in ("ndcg", "ndcg@0", "auc@3", "best@3"):
         with pytest.raises(lanner.ConfigError, match="metric"):
             lanner.evaluate(knn, split.test, metrics=[metric])
+
+
+def test_a_model_that_was_fitted_on_test_events_is_not_evaluated(data, shop, tmp_path):
+    split = data.split("random", seed=0)
+    whole = lanner.EASE().fit(data)
+    elsewhere = lanner.EASE().fit(data.split("random", seed=1).refit)
+    updated = lanner.EASE().fit(split.refit).update(data)
+    for model in (whole, elsewhere, updated, lanner.load(whole.save(tmp_path / "whole"))):
+        with pytest.raises(lanner.ConfigError, match=r"the model was fitted on \d+ of the \d+ test events; evaluate"):
+            lanner.evaluate(model, split.test)
+    with pytest.raises(lanner.ConfigError, match="test events"):
+        lanner.evaluate(lanner.EASE().fit(split.refit), split.validation)
+    assert lanner.evaluate(whole.scorer, split.test, "ndcg@3")["ndcg@3"] > 0
+
+
+def test_repeats_of_earlier_events_are_evaluated():
+    events = pl.DataFrame(
+        {"user_id": [1, 1, 1, 2, 2], "item_id": [5, 6, 5, 6, 5], "timestamp": [1e9 + place for place in range(5)]}
+    )
+    split = lanner.Dataset.from_frames(events).split("leave-last-out", exclude="nothing")
+    assert split.test.positives[0].tolist() == split.refit.histories[0][:1].tolist()
+    assert lanner.evaluate(lanner.EASE().fit(split.refit), split.test, "ndcg@1")["ndcg@1"] >= 0
+
+
+def test_the_bundle_of_a_run_is_evaluated_on_what_the_run_withheld(tmp_path):
+    config = RunConfig(model="ease", data=DataConfig("ml-latest-small"), split=SplitConfig("random"))
+    outcome = run(config, tmp_path / "bundle")
+    split = lanner.load_dataset("ml-latest-small").split("random")
+    found = lanner.evaluate(lanner.load(tmp_path / "bundle"), split.test, "ndcg@10")
+    assert found["ndcg@10"] == pytest.approx(outcome.report["ndcg_at_10"])
 
 
 @pytest.mark.parametrize("name", ["random", "leave-last-out", "global-time", "cold-items", "auto"])

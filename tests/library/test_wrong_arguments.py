@@ -1,7 +1,5 @@
 """Arguments of the wrong type raise a one-line error that names the expected type."""
 
-import re
-
 import numpy as np
 import polars as pl
 import pytest
@@ -51,9 +49,9 @@ def test_similar_items_and_explanations_of_nothing(knn):
     refused(lanner.RequestError, "received 100 as a history", knn.explain, item=100, history=100)
 
 
-@pytest.mark.parametrize("id", [" 42", "42\n", "\u00a0", ""])
-def test_an_id_with_white_space_at_its_ends_is_refused(knn, tmp_path, id):
-    words = f": must be an id without white space at its ends, received {re.escape(repr(id))}"
+@pytest.mark.parametrize("id", [" ", "\n", "\u00a0", ""])
+def test_an_empty_id_is_refused(knn, tmp_path, id):
+    words = ": an id must not be empty"
     for name, function, asked in (
         ("users", knn.recommend, {"users": [1, id]}),
         ("histories", knn.recommend, {"histories": [[100], [id]]}),
@@ -120,7 +118,8 @@ def test_a_scorer_of_texts(split):
     assert evaluate(Scores((None, 11)), split.test, "recall@3")["recall@3"] >= 0
 
 
-def test_metrics_are_one_or_several_that_can_be_computed(shop, knn, split):
+def test_metrics_are_one_or_several_that_can_be_computed(shop, split):
+    knn = lanner.ItemKNN().fit(split.train)
     assert list(evaluate(knn, split.test, "ndcg@10").metrics) == ["ndcg@10"]
     assert compare({"a": knn, "b": knn}, split.test, "ndcg@3")["metric"].to_list() == ["ndcg@3"]
     for metrics in ([3], 3, []):
@@ -148,8 +147,9 @@ def test_a_model_of_another_dataset_with_as_many_items(shop, knn, split, tmp_pat
     refused(lanner.ConfigError, words, evaluate, stranger, split.test)
     refused(lanner.ConfigError, words, evaluate, stranger, split.test.take(np.arange(3)))
     refused(lanner.ConfigError, "validation", lanner.EASE().fit, other, split.validation)
-    loaded = lanner.load(knn.save(tmp_path / "bundle"))
-    assert evaluate(loaded, split.test, "ndcg@3").metrics == evaluate(knn, split.test, "ndcg@3").metrics
+    honest = lanner.ItemKNN().fit(split.train)
+    loaded = lanner.load(honest.save(tmp_path / "bundle"))
+    assert evaluate(loaded, split.test, "ndcg@3").metrics == evaluate(honest, split.test, "ndcg@3").metrics
 
 
 def test_a_split_of_wrong_numbers(data):

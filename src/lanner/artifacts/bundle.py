@@ -109,6 +109,12 @@ class Bundle:
         return self._data[0]
 
     @cached_property
+    def learned_from(self) -> Dataset:
+        """The dataset with only the events that the model was fitted on."""
+        dataset, fitted = self._data
+        return self.feedback.apply(dataset.with_interactions(dataset.interactions.take(fitted)))
+
+    @cached_property
     def golden(self) -> dict[str, Any]:
         """Golden requests, see ``golden.py``."""
         found: dict[str, Any] = json.loads(self._read(_GOLDEN))
@@ -140,11 +146,9 @@ class Bundle:
         """
         if self.builder is None:
             raise BundleError(f"{self.path}: opened without a model builder; use pipeline.open_bundle")
-        dataset, fitted = self._data
-        learned_from = self.feedback.apply(dataset.with_interactions(dataset.interactions.take(fitted)))
         model, arrays = self.manifest["model"], load(self._read(_STATE))
         try:
-            return self.builder(model["name"]).load_state(arrays, model["settings"], learned_from)
+            return self.builder(model["name"]).load_state(arrays, model["settings"], self.learned_from)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             # The checksums match, so another version wrote it with other arrays or settings.
             written = self.manifest["lanner"]

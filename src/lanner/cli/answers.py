@@ -64,7 +64,8 @@ def recommend(
     if as_json:
         console.show_json({"items": listed(frame), **notes})
     else:
-        console.show_items(f"For user {user}" if user else "For an anonymous user", listed(frame))
+        heading = f"For user {arguments['user']}" if user else "For an anonymous user"
+        console.show_items(heading, listed(frame))
 
 
 def similar(
@@ -81,7 +82,7 @@ def similar(
       lanner similar lanner-bundle --item 260
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
-    _check_ids([item], "--item")
+    (item,) = _requested([item], "--item")
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
@@ -111,7 +112,7 @@ def explain(
       lanner explain lanner-bundle --user 42 --item 260
       lanner explain lanner-bundle --history 1,1196 --item 260 --json
     """
-    _check_ids([item], "--item")
+    (item,) = _requested([item], "--item")
     model = _loaded(bundle)
     found = model.explain(item=item, **_user_arguments(model, user, history, history_file, text, attributes))
     _report_ignored(
@@ -157,9 +158,9 @@ def _user_arguments(
     """The user (or an anonymous user's history), text and attributes as arguments of ``Model.explain``.
 
     Raises:
-        RequestError: none of them, two that exclude each other, or an id with white space at its ends.
+        RequestError: none of them, two that exclude each other, or an empty id.
     """
-    _check_ids([user], "--user")
+    user = None if user is None else _requested([user], "--user")[0]
     ids, described = _ids(model, history, file), parse_values(attributes, "--attribute") or None
     if user is None and ids is None and text is None and described is None:
         raise RequestError("one of --user, --history, --history-file, --text or --attribute is required")
@@ -174,10 +175,10 @@ def _plural_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {names[name]: [value] for name, value in arguments.items() if value is not None}
 
 
-def _check_ids(ids: Sequence[str | None], option: str) -> None:
-    from lanner.data.ids import check_ids  # imports NumPy, which --help must not
+def _requested(ids: Sequence[str], option: str) -> list[str]:
+    from lanner.data.ids import requested_ids  # imports NumPy, which --help must not
 
-    check_ids(ids, option)
+    return requested_ids(ids, option)
 
 
 def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> list[str] | None:
@@ -185,7 +186,7 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     file, one per line; None where neither is given.
 
     Raises:
-        RequestError: both are given, the file cannot be read, or an id has white space at its ends.
+        RequestError: both are given, the file cannot be read, or an id is empty.
     """
     if file is not None:
         if history is not None:
@@ -199,8 +200,7 @@ def _ids(model: "Model", history: Sequence[str] | None, file: str | None) -> lis
     if history is None:
         return None
     if len(history) > 1 or history[0] in model.dataset.items:
-        _check_ids(history, "--history")
-        return list(history)
+        return _requested(history, "--history")
     return [one.strip() for one in history[0].split(",") if one.strip()]
 
 

@@ -32,7 +32,8 @@ def describe(
         Path | None,
         typer.Option(
             "--rejected",
-            help="Write the rejected rows, each with its reason, to this Parquet file (.parquet) or folder.",
+            help="Write the rejected rows, each with its reason, to this Parquet file (.parquet), or to a new one in "
+            "this folder.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -49,9 +50,9 @@ def describe(
     from lanner.data.rejects import write_rejected
     from lanner.registry import load_dataset
 
-    dataset = load_dataset(DataConfig(path, format))
     if rejected is not None:
         _check_replaceable(rejected)
+    dataset = load_dataset(DataConfig(path, format))
     written = None if rejected is None else write_rejected(dataset, rejected)
     facts = counted(dataset)
     if as_json:
@@ -178,7 +179,9 @@ def _reading(dataset: "PublishedDataset", folder: Path) -> str:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises ``StorageError`` if ``path`` is a file, but not one of rejected rows."""
+    """Raises ``StorageError`` if ``path`` is a file, but not one of rejected rows, or names one of another format."""
+    if not path.exists() and path.suffix not in ("", ".parquet"):
+        raise StorageError(f"--rejected {path}: unknown format; give a file that ends with .parquet, or a folder")
     if not path.is_file():
         return
     import polars as pl

@@ -249,7 +249,7 @@ events_app = group("Manage the event log.")
 
 @events_app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .parquet.")],
     store: Annotated[str, typer.Option("--store", help="Event store: a file, or postgresql://…")] = "events.db",
     as_json: AsJson = False,
 ) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,15 +78,18 @@ def id_text(external_id: object) -> str:
     return str(external_id)
 
 
-def check_ids(ids: Iterable[object], what: str) -> None:
-    """Reject ids that no dataset can hold, as reading strips white space. what: the parameter that holds them.
+def requested_ids(ids: Iterable[Any], what: str) -> list[Any]:
+    """A caller's ids without white space at their ends, as in a dataset: reading strips it.
+
+    what: the parameter that holds them.
 
     Raises:
-        RequestError: an id that is empty, or has white space at its ends.
+        RequestError: an id that is empty.
     """
-    for one in ids:
-        if isinstance(one, str) and (not one or one != one.strip()):
-            raise RequestError(f"{what}: must be an id without white space at its ends, received {one!r}")
+    found = [one.strip() if isinstance(one, str) else one for one in ids]
+    if any(isinstance(one, str) and not one for one in found):
+        raise RequestError(f"{what}: an id must not be empty")
+    return found
 
 
 def _is_integer(text: str) -> bool:

@@ -21,6 +21,7 @@ class HeldOut:
     user; positives among them).
     ratings: float32, aligned with ``rated.values``: hidden items that were rated, liked or not; ``rated`` None: the
     positives. items: ids of the item rows, so that no model of other items is evaluated; None: unknown.
+    user_ids: ids of all user rows, so that no model is evaluated on events that it was fitted on; None: unknown.
     """
 
     rows: NDArray[np.int64]
@@ -31,6 +32,7 @@ class HeldOut:
     ratings: NDArray[np.float32] | None = None
     rated: Ragged | None = None
     items: IdMap | None = field(default=None, compare=False, repr=False)
+    user_ids: IdMap | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,6 +54,7 @@ class HeldOut:
             None if self.ratings is None else self.ratings[self.rated_items.places(chosen)],
             None if self.rated is None else self.rated.take(chosen),
             self.items,
+            self.user_ids,
         )
 
     def is_of(self, items: IdMap) -> bool:

@@ -264,6 +264,7 @@ def _hold_out(
         ratings=ratings,
         rated=rated,
         items=dataset.items,
+        user_ids=dataset.users,
     )
 
 

@@ -15,7 +15,7 @@ from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import DataConfig, RunConfig, SplitConfig, from_dict, to_dict
 from lanner.data.extension import extended
 from lanner.data.frames import Columns, kind_of, read_frames
-from lanner.data.ids import check_ids
+from lanner.data.ids import requested_ids
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.encoders import TextReader, open_text_reader
@@ -43,7 +43,7 @@ _TO_GIVE_TEXTS = (
 class Model:
     """A recommender: settings by keyword, then ``fit``. ``lanner.load`` opens a saved one.
 
-    Ids in requests may be strings or integers; ids in results have the dataset's type.
+    Ids in requests may be strings or integers; space around them is ignored; ids in results have the dataset's type.
     """
 
     name: ClassVar[str] = ""
@@ -289,8 +289,7 @@ class Model:
         ranker = self._fitted_ranker
         if item is None:
             raise RequestError("an item is required: explain(user, item)")
-        check_ids([item], "item")
-        check_ids([user], "user")
+        item, user = requested_ids([item], "item")[0], requested_ids([user], "user")[0]
         row = self.dataset.items.row(item)
         arguments = (None if one is None else [one] for one in (user, history, text, attributes))
         questions = Questions.of(self.dataset, *arguments)
@@ -307,6 +306,11 @@ class Model:
             ranker.rank([replace(query, k=1)])[0].fallback,
             self._ignores(text),
         )
+
+    @property
+    def _learned_from(self) -> Dataset:
+        """The dataset with only the events that the model was fitted on."""
+        return self.dataset if self._bundle is None else self._bundle.learned_from
 
     @property
     def scorer(self) -> RankedScorer:

@@ -83,7 +83,8 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] 
     """Rank all items for the test users and compute metrics.
 
     Args:
-        model: fitted or loaded; or any object with ``score(users) -> [users, items]``.
+        model: fitted or loaded; or any object with ``score(users) -> [users, items]``, such as ``model.scorer``, which
+            may also be measured on events that it was fitted on.
         test: such as ``split.test``.
         metrics: one or several, each with its cutoff, such as ``ndcg@10``: ndcg, recall, precision, hr, mrr, map,
             coverage, novelty (Lanner models only); or auc; or rmse and mae if test events have ratings.
@@ -92,8 +93,8 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] 
         A report: ``metrics`` by name, ``ci95`` (bootstrap intervals over users), ``per_user``.
 
     Raises:
-        ConfigError: an unknown metric, a model that is not fitted or was fitted on another dataset, or scores that are
-            not users × items.
+        ConfigError: an unknown metric, a model that is not fitted, or was fitted on another dataset or on test events,
+            or scores that are not users × items.
     """
     if not isinstance(test, HeldOut):
         raise ConfigError(f"expected held-out users, such as split.test, received {type(test).__name__}")
@@ -108,6 +109,7 @@ def evaluate(model: Model | Scorer, test: HeldOut, metrics: str | Sequence[str] 
     if isinstance(model, Model):
         scorer: Scorer = model.scorer
         _check_items(model, test)
+        _check_withheld(model, test)
         popularity = np.bincount(model.dataset.histories.values, minlength=model.dataset.num_items)
     else:
         scorer = model if isinstance(model, RankingScorer) else _CheckedScorer(model, test)
@@ -162,6 +164,24 @@ def _check_items(model: Model, test: HeldOut) -> None:
         raise ConfigError(
             "the test users' items are not those of the model; "
             "evaluate it on a split of the dataset that it was fitted on"
+        )
+
+
+def _check_withheld(model: Model, test: HeldOut) -> None:
+    """Raises ``ConfigError`` if the model was fitted on test events. Repeats of what a user had seen do not count."""
+    if test.user_ids is None:
+        return
+    learned, names = model._learned_from, [test.user_ids.external[row] for row in test.rows]
+    known = np.flatnonzero([name in learned.users for name in names])
+    test = test.take(known)
+    before = test.users.history if test.users.seen is None else test.users.seen
+    fitted = learned.seen.take(learned.users.rows(names[place] for place in known))
+    asked, seen, used = (one.row_of_value * learned.num_items + one.values for one in (test.positives, before, fitted))
+    leaked = int(np.isin(np.setdiff1d(asked, seen), used).sum())
+    if leaked:
+        raise ConfigError(
+            f"the model was fitted on {leaked:,} of the {len(asked):,} test events; evaluate it on a split whose train "
+            "or refit it was fitted on"
         )
 
 

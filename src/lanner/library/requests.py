@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lanner.data.catalogue import Attribute
 from lanner.data.frames import values_of
-from lanner.data.ids import check_ids, id_text
+from lanner.data.ids import id_text, requested_ids
 from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError, RequestError
 from lanner.inference.eligibility import RowMask, unknown_attribute
@@ -163,8 +163,7 @@ def ids_of(given: Any, what: str) -> list[Any]:
     except TypeError:
         kind = type(given).__name__
         raise RequestError(f"{what} must be ids: a list, an array or a column, received {kind}") from None
-    check_ids(ids, what)
-    return ids
+    return requested_ids(ids, what)
 
 
 def _texts(given: Any) -> list[str | None]:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from lanner.data.sources import load
-from lanner.errors import StorageError
+from lanner.errors import RequestError, StorageError
 from lanner.serving.messages import Event
 from lanner.serving.store import open_store
 from lanner.serving.store.export import SEQUENCE_KEY, export_events
@@ -47,6 +47,13 @@ def test_what_was_stored_is_what_is_loaded(store, tmp_path, monkeypatch):
 def test_an_empty_store_is_an_empty_table(store, tmp_path):
     assert export_events(store, tmp_path / "events.parquet") == 0
     assert pl.read_parquet(tmp_path / "events.parquet").columns == ["user", "item", "behaviour", "weight", "timestamp"]
+
+
+@pytest.mark.parametrize("name", ["events.csv", "events"])
+def test_a_name_that_would_be_read_as_another_format_is_refused(store, tmp_path, name):
+    with pytest.raises(RequestError, match=f"{name}: unknown format; the name must end with .parquet"):
+        export_events(store, tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_a_failure_leaves_what_stood_there(store, tmp_path, monkeypatch):

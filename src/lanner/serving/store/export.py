@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lanner.errors import StorageError
+from lanner.errors import RequestError, StorageError
 from lanner.serving.store.relational import Store
 from lanner.types import BEHAVIOUR, ITEM, TIMESTAMP, USER, WEIGHT
 
@@ -22,8 +22,11 @@ def export_events(store: Store, path: Path) -> int:
     readable by its owner only and written atomically. Memory use is that of one batch.
 
     Raises:
+        RequestError: the name does not end in ``.parquet``, by which the file is read again.
         StorageError: the disk cannot be written. As ``Store.events``.
     """
+    if path.suffix != ".parquet":
+        raise RequestError(f"{path.name}: unknown format; the name must end with .parquet")
     draft = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(draft, ignore_errors=True)
