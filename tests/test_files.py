@@ -1,6 +1,11 @@
 """Memory-mapped arrays, and what a folder may replace."""
 
 import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +112,64 @@ def test_foreign_files_in_an_own_folder_are_not_touched(tmp_path):
     (tmp_path / "other" / "a").mkdir()
     with pytest.raises(StorageError, match="not part of a box: a;"):
         write_folder(tmp_path / "other", CONTENTS, kind=KIND)
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from lanner.files import FolderKind, write_folder
+real, renames = Path.rename, []
+
+def rename(one, other):
+    renames.append(other)
+    if len(renames) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(one, other)
+
+Path.rename = rename
+kind = FolderKind("a box", "box.json", lambda told: ("box.json", *told["sha256"].keys()))
+write_folder(Path(sys.argv[1]), {"box.json": b'{"sha256": {"a": "", "b": ""}}', "a": b"new", "b": b"2"}, kind=kind)
+"""
+
+
+def _killed(path: Path, rename: int) -> None:
+    """A process that replaces the folder is killed before one of its two renames."""
+    done = subprocess.run([sys.executable, "-c", KILLED_AT, str(path), str(rename)], check=False)
+    assert done.returncode == -9
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_the_next_write_removes_what_a_killed_process_left(tmp_path, rename):
+    path = tmp_path / "box"
+    write_folder(path, CONTENTS, kind=KIND)
+    _killed(path, rename)
+    assert len(list(tmp_path.iterdir())) == 2
+    write_folder(path, CONTENTS | {"a": b"3"}, kind=KIND)
+    assert written(path) == CONTENTS | {"a": b"3"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_only_copy_is_put_back_before_a_write_that_fails(tmp_path, monkeypatch):
+    path = tmp_path / "box"
+    write_folder(path, CONTENTS, kind=KIND)
+    _killed(path, 2)
+    assert not path.exists()
+    monkeypatch.setattr("lanner.files._write_through", _no_space)
+    with pytest.raises(StorageError, match="nothing was changed"):
+        write_folder(path, CONTENTS | {"a": b"3"}, kind=KIND)
+    assert written(path) == CONTENTS
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _no_space(path, content):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("where", [f"{platform.node()}-{os.getppid()}", "other-machine-1234567"])
+def test_what_another_process_writes_is_not_touched(tmp_path, where):
+    path = tmp_path / "box"
+    write_folder(path, CONTENTS, kind=KIND)
+    live = tmp_path / f".box.partial-{where}"
+    live.mkdir()
+    write_folder(path, CONTENTS, kind=KIND)
+    assert sorted(tmp_path.iterdir()) == [live, path]

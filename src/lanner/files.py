@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -81,6 +83,9 @@ def check_writable(folder: Path, name: str, advice: str = "another") -> None:
 def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind) -> None:
     """Write files into a new folder next to ``path``, then rename it; an existing folder is removed last.
 
+    What a process of this machine left beside ``path`` when it was killed is removed first. If it was killed between
+    its two renames, the folder that stood at ``path`` is put back.
+
     Args:
         path: the folder's final name.
         contents: bytes by file name.
@@ -91,8 +96,9 @@ def write_folder(path: Path, contents: Mapping[str, bytes], *, kind: FolderKind)
             stood at ``path`` still stands.
     """
     path = path.absolute()
+    _clear_leftovers(path)
     check_replaceable(path, kind)
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    draft = _beside(path, "partial")
     try:
         draft.mkdir(parents=True)
         for name, content in contents.items():
@@ -110,7 +116,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk refused; what stood at ``path`` still stands.
     """
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    draft = _beside(path, "partial")
     try:
         _write_through(draft, content)
         draft.replace(path)
@@ -118,6 +124,17 @@ def write_file(path: Path, content: bytes) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def digest(content: bytes) -> str:
@@ -172,6 +189,36 @@ def mapped_arrays(path: Path, expected: str) -> dict[str, NDArray[Any]]:
     }
 
 
+def _beside(path: Path, state: str) -> Path:
+    """The hidden name that this process uses beside ``path``."""
+    # The machine's name: process numbers say nothing about another machine or container that shares the disk.
+    return path.with_name(f".{path.name}.{state}-{platform.node()}-{os.getpid()}")
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what killed processes left beside ``path``; put the replaced folder back if nothing stands at ``path``.
+
+    Raises:
+        StorageError: it cannot be put back.
+    """
+    form = re.compile(rf"\.{re.escape(path.name)}\.(partial|replaced)-{re.escape(platform.node())}-(\d+)")
+    entries = list(path.parent.iterdir()) if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
+    found = [(one, match) for one in entries if (match := form.fullmatch(one.name))]
+    if any(is_running(int(match[2])) for _, match in found):
+        return  # a process is writing here now
+    asides = [one for one, match in found if match[1] == "replaced"]
+    if asides and not (path.exists() or path.is_symlink()):
+        newest = max(asides, key=lambda aside: aside.stat().st_mtime)
+        try:
+            newest.rename(path)
+        except OSError as error:
+            raise StorageError(
+                f"{newest}: the only copy of {path}, cannot be put back ({error.strerror}); rename it by hand"
+            ) from error
+    for leftover, _ in found:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def _write_through(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
@@ -181,7 +228,7 @@ def _write_through(path: Path, content: bytes) -> None:
 
 def _swap(draft: Path, path: Path) -> None:
     """A folder cannot be renamed over a non-empty one, so the old one is moved aside, and restored on failure."""
-    aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    aside = _beside(path, "replaced")
     stood = path.exists()
     if stood:
         path.rename(aside)

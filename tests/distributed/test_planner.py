@@ -281,6 +281,18 @@ def test_traffic_counts_every_hop_between_ranks(cluster):
     assert sent["zbv"] == sent["1f1b"] * 6 / 3
 
 
+@pytest.mark.parametrize("division", ["pp=2,tp=2", "tp=2,pp=2"])
+def test_traffic_counts_the_all_reduces_inside_layers(cluster, division):
+    """A ring of two ranks sends a layer's activations twice; two such sums of a layer in each pass."""
+    plan = plan_of(TABLE, cluster(), Degrees.parse(division), "1f1b", 8)
+    sums, hops = 8 * (2 + 2) * 2 * 65536.0, 2 * 2 * 65536.0
+    found = predict(TABLE, cluster(), plan, 16)
+    assert found.traffic == pytest.approx(16 * (sums + hops))
+    assert found.core == pytest.approx(16 * (hops if division.startswith("pp") else sums))
+    again = predict(TABLE, cluster(), replace(plan, checkpointing=True), 16)
+    assert again.traffic == pytest.approx(16 * (1.5 * sums + hops))
+
+
 def test_slow_links_are_left_to_a_strong_compression(cluster):
     names = ("none", "int8", "powersgd:4")
     best = search(TABLE, cluster(core=1), 16, compressions=names, only=frozenset(("replicate",)))[0]

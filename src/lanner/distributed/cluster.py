@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanner.errors import DataError
+from lanner.errors import DataError, nearest
 
 _MBIT, _GIB = 1e6 / 8, 2.0**30
 _LARGEST, _MAX_DEVICES = 1e12, 100_000
 """Largest number of any kind in the file, and of devices in a rack."""
+_LINK_KEYS = ("bandwidth_mbit", "latency_us")
+_RACK_KEYS = ("name", "devices", "slowness", "memory_gib", *_LINK_KEYS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
     devices: list[Device] = []
     inside: dict[str, Link] = {}
     for number, rack in enumerate(_tables(document, "rack", path), 1):
-        table = _Table(rack, path, f"rack {number}")
+        table = _Table(rack, path, f"rack {number}", _RACK_KEYS)
         name = rack.get("name", str(number))
         if not isinstance(name, str) or not name:
             raise DataError(f"name must be a string, received {name!r}", path=path, field=f"rack {number}")
@@ -127,7 +129,6 @@ def cluster_of(document: dict[str, Any], path: Path) -> Cluster:
         memory = table.number("memory_gib", 16.0) * _GIB
         devices += [Device(name, float(one), memory) for one in each]
         inside[name] = table.link()
-        table.check_known("name", "slowness")
     if not devices:
         raise DataError("has no [[rack]] with devices", path=path)
     between, elsewhere = _links_between(document, list(inside), path)
@@ -142,7 +143,7 @@ def _links_between(
     elsewhere, known = None, set(racks)
     for number, link in enumerate(_tables(document, "link", path), 1):
         place = f"link {number}"
-        table = _Table(link, path, place)
+        table = _Table(link, path, place, ("racks", *_LINK_KEYS))
         if "racks" not in link:
             if elsewhere is not None:
                 raise DataError("a second link without racks; give racks to one of them", path=path, field=place)
@@ -159,7 +160,6 @@ def _links_between(
             if pair in between:
                 raise DataError(f"a second link between {' and '.join(sorted(pair))}", path=path, field=place)
             between[pair] = table.link()
-        table.check_known("racks")
     if elsewhere is None:
         missing = next((pair for pair in combinations(racks, 2) if frozenset(pair) not in between), None)
         if missing is not None:
@@ -186,13 +186,17 @@ def _tables(document: dict[str, Any], name: str, path: Path) -> list[dict[str, A
 class _Table:
     """One table of the file; its errors name its location."""
 
-    def __init__(self, table: dict[str, Any], path: Path, place: str) -> None:
+    def __init__(self, table: dict[str, Any], path: Path, place: str, known: Sequence[str]) -> None:
         self._table, self._path, self._place = table, path, place
-        self._known_keys: set[str] = set()
+        # Before any value: a misspelt key would be reported as a missing one.
+        for name in table:
+            if name not in known:
+                near = nearest(name, known)
+                advice = f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
+                raise DataError(f"{name} is unknown; {advice}", path=path, field=place)
 
     def number(self, name: str, default: float | None) -> float:
         """A positive number; default None: it is required."""
-        self._known_keys.add(name)
         value = self._table.get(name, default)
         if value is None:
             raise DataError(f"{name} is missing", path=self._path, field=self._place)
@@ -213,9 +217,3 @@ class _Table:
     def link(self) -> Link:
         bandwidth = self.number("bandwidth_mbit", None) * _MBIT
         return Link(bandwidth, self.number("latency_us", 100.0) / 1e6)
-
-    def check_known(self, *others: str) -> None:
-        unknown = sorted(set(self._table) - self._known_keys - set(others))
-        if unknown:
-            known = ", ".join(sorted(self._known_keys | set(others)))
-            raise DataError(f"{unknown[0]} is unknown; known: {known}", path=self._path, field=self._place)

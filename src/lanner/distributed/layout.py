@@ -37,8 +37,8 @@ class Layout:
     """The ranks of a division in a cluster.
 
     path_of_part: numbers in ``paths``. rings: of each pipeline rank, with their counts. crossing_rings: how many of all
-    cross racks. crossing_hops: of each hop, the parts in which it crosses racks. memory: of the smallest device of each
-    pipeline rank.
+    cross racks. crossing_hops: of each hop, the parts in which it crosses racks. tensor_crossings: neighbours of a
+    tensor group in different racks, ``[part, pipeline rank]``. memory: of the smallest device of each pipeline rank.
     """
 
     paths: tuple[Path, ...]
@@ -46,6 +46,7 @@ class Layout:
     rings: tuple[Counter[Ring], ...]
     crossing_rings: int
     crossing_hops: tuple[int, ...]
+    tensor_crossings: NDArray[np.intp]
     memory: tuple[float, ...]
 
 
@@ -90,6 +91,7 @@ def layout_of(cluster: Cluster, degrees: Degrees) -> Layout:
         for both in zip(rings.tolist(), crossings.tolist(), strict=True)
     )
     crossing_hops = (racks[pairs[:, :, 0]] != racks[pairs[:, :, 1]]).sum(axis=0)
+    tensor_crossings = (racks[ranks] != np.roll(racks[ranks], -1, axis=2)).sum(axis=2)
     memory = cluster.memory[ranks].min(axis=(0, 2))
     return Layout(
         tuple(paths),
@@ -97,6 +99,7 @@ def layout_of(cluster: Cluster, degrees: Degrees) -> Layout:
         counted,
         int((crossings > 0).sum()),
         tuple(crossing_hops.tolist()),
+        tensor_crossings,
         tuple(memory.tolist()),
     )
 

@@ -131,7 +131,8 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
                              table.overhead)  # fmt: skip
         pipelines.append((timeline, count))
     slowest = max(one.seconds for one, _ in pipelines)
-    synced, traffic, core = _gradients(table, layout, plan, size)
+    synced, traffic, core = _gradients(table, layout, plan)
+    passed, crossed = _activations(table, layout, plan, rows)
     buckets, window = _num_buckets(table, plan), 0.0
     if degrees.data > 1:
         synced += buckets * _sums(plan.compression) * table.sum_overhead
@@ -143,8 +144,8 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     return Prediction(
         plan,
         seconds,
-        traffic,
-        core,
+        traffic + passed,
+        core + crossed,
         memory_of(table, plan, rows),
         max(one.bubble for one, _ in pipelines),
         work / (1 + again / 3) / (degrees.world * seconds),
@@ -199,8 +200,8 @@ def _pipeline(
     return simulate(order, forward, backward, hop, overhead=overhead)
 
 
-def _gradients(table: CostTable, layout: Layout, plan: Plan, size: float) -> tuple[float, float, float]:
-    """Seconds of the slowest gradient all-reduce; bytes sent in total and between racks, activations included."""
+def _gradients(table: CostTable, layout: Layout, plan: Plan) -> tuple[float, float, float]:
+    """Seconds of the slowest gradient all-reduce; bytes sent in total and between racks."""
     degrees, worst, traffic, core = plan.degrees, 0.0, 0.0, 0.0
     ratio, kind = ratio_of(plan.compression), schedule_kind(plan.schedule)
     for stage, rings in enumerate(layout.rings):
@@ -222,12 +223,25 @@ def _gradients(table: CostTable, layout: Layout, plan: Plan, size: float) -> tup
             worst = max(worst, ring.link.seconds(sent * jam, messages))
             traffic += sent * degrees.data * number
             core += sent * ring.crossings * number
-    path = [rank_of(stage, degrees.pipeline, kind) for stage in range(len(plan.bounds) - 1)]
-    steps = [pair for pair in itertools.pairwise(path) if pair[0] != pair[1]]
-    per_hop = 2 * table.hop * size * plan.micro_batches / degrees.data * degrees.tensor
-    traffic += per_hop * len(steps) * degrees.data
-    core += per_hop * sum(layout.crossing_hops[hop_between(*pair)] for pair in steps)
     return worst, traffic, core
+
+
+def _activations(table: CostTable, layout: Layout, plan: Plan, rows: int) -> tuple[float, float]:
+    """Bytes sent between stages and by the all-reduces inside layers: in total, and between racks."""
+    degrees, kind = plan.degrees, schedule_kind(plan.schedule)
+    place = [rank_of(stage, degrees.pipeline, kind) for stage in range(len(plan.bounds) - 1)]
+    steps = [pair for pair in itertools.pairwise(place) if pair[0] != pair[1]]
+    per_hop = 2 * table.hop * rows / degrees.data * degrees.tensor
+    traffic = per_hop * len(steps) * degrees.data
+    core = per_hop * sum(layout.crossing_hops[hop_between(*pair)] for pair in steps)
+    # Two all-reduces of a layer in each pass, see ``tensor``; with checkpointing, the forward pass runs twice.
+    sums = 2 * (3 if plan.checkpointing else 2)
+    per_neighbour = sums * 2 * (degrees.tensor - 1) / degrees.tensor * table.hop * rows / plan.micro_batches
+    for stage, (begin, end) in enumerate(itertools.pairwise(plan.bounds)):
+        sent = per_neighbour * (end - begin)
+        traffic += sent * degrees.tensor * plan.micro_batches
+        core += sent * float(np.repeat(plan.shares, degrees.shards) @ layout.tensor_crossings[:, place[stage]])
+    return traffic, core
 
 
 def _num_buckets(table: CostTable, plan: Plan) -> int:

@@ -1,12 +1,12 @@
 """Prometheus metrics. Label values are routes and names from the bundle, never user input."""
 
-import contextlib
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from lanner.errors import ConfigError, MissingExtraError
+from lanner.files import is_running
 from lanner.serving.http.contract import State
 from lanner.serving.messages import Served
 
@@ -124,7 +124,7 @@ class Metrics:
             return bytes(self._library.generate_latest(self._registry))
         from prometheus_client import multiprocess
 
-        for gone in {pid for pid in _workers(Path(folder)) if not _runs(pid)}:
+        for gone in {pid for pid in _workers(Path(folder)) if not is_running(pid)}:
             multiprocess.mark_process_dead(gone, folder)
         joined = self._library.CollectorRegistry()
         multiprocess.MultiProcessCollector(joined, path=folder)
@@ -151,12 +151,3 @@ class RouteMetrics:
 
 def _workers(folder: Path) -> set[int]:
     return {int(found[1]) for one in folder.iterdir() if (found := _FILE.fullmatch(one.name))}
-
-
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True
