@@ -4,6 +4,7 @@ import json
 import shlex
 
 import pytest
+from cli_calls import complaint
 
 pytest.importorskip("msgspec", reason="the extra 'serving' is not installed")
 
@@ -20,3 +21,17 @@ def test_the_request_to_try_is_of_items_that_the_bundle_has(bundle, capsys):
     history = json.loads(words[-1])["history"]
     assert history
     assert all(one in items for one in history)
+
+
+def test_compress_shows_the_latency_it_chose_by_and_why_popularity_is_not_chosen(ask, bundle):
+    code, out, err = ask("compress", bundle, "--out", "small", "--threads", 1, "--max-ndcg-loss", "0.9")
+    assert code == 0, err
+    assert "p50 ms" in out
+    (row,) = [line.strip("│").split("│") for line in out.splitlines() if "│ popularity" in line]
+    assert float(row[-1]) > 0
+    assert "within the accepted loss: full (popularity is not personal, so never chosen). Wrote small." in out
+
+
+def test_a_loss_of_everything_is_refused(ask, bundle):
+    said = complaint(ask("compress", bundle, "--max-ndcg-loss", "1"))
+    assert "max_ndcg_loss is 1.0, it must be at least 0 and less than 1" in said
