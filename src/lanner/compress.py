@@ -269,12 +269,18 @@ def _cost(target: str) -> Callable[[Variant], float]:
     """What the best variant minimises. Without benchmarks, fewer bytes are assumed to be faster."""
 
     def milliseconds(variant: Variant) -> float:
-        if "rank_p50_ms" not in variant.figures:
-            return float(variant.num_bytes)
-        encode = [one["p50_ms"] for one in variant.figures.get("encode", {}).values()]
-        return float(variant.figures["rank_p50_ms"]["1"] + min(encode, default=0.0))
+        found = latency_ms(variant.figures)
+        return float(variant.num_bytes) if found is None else found
 
     return milliseconds if target == "latency" else lambda variant: float(variant.num_bytes)
+
+
+def latency_ms(figures: Mapping[str, Any]) -> float | None:
+    """Median milliseconds to encode a text, where the variant does, and rank for it; None without benchmarks."""
+    if "rank_p50_ms" not in figures:
+        return None
+    encode = [one["p50_ms"] for one in figures.get("encode", {}).values()]
+    return float(figures["rank_p50_ms"]["1"] + min(encode, default=0.0))
 
 
 def _encoders(model: Recommender, recipe: EncoderRecipe, announce: Announce) -> tuple[TextSample | None, Forms]:

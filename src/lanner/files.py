@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,13 @@ def nearest_existing(path: Path) -> Path:
 def is_writable(folder: Path) -> bool:
     """Whether files can be written into ``folder``, which need not exist yet."""
     nearest = nearest_existing(folder)
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    if not nearest.is_dir():
+        return False
+    try:
+        with TemporaryFile(dir=nearest):  # permissions alone do not tell: root has all of them in /proc
+            return True
+    except OSError:
+        return False
 
 
 def check_writable(folder: Path, name: str, advice: str = "another") -> None:

@@ -6,6 +6,8 @@ import json
 import pytest
 from cli_calls import EVENTS, complaint, csv
 
+from lanner.cli import console
+
 
 def test_tables_for_people(ask, bundle):
     code, out, err = ask("recommend", bundle, "--user", "1", "-k", "3")
@@ -13,6 +15,12 @@ def test_tables_for_people(ask, bundle):
     assert "title" in out
     assert "you liked" in out
     assert ask("similar", bundle, "--item", "260")[1].startswith("Similar to Star Wars")
+
+
+def test_a_score_that_rounds_to_zero_has_no_sign(capsys):
+    console.show_table("scores", ("small", "zero", "negative"), [(-0.00001, -0.0, -0.0001)])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert row.replace(" ", "") == "│0.0000│0│-0.0001│"
 
 
 def test_an_anonymous_user_by_history_and_an_explanation_that_adds_up(ask, bundle):

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cli_calls import complaint
 
 pytest.importorskip("msgspec", reason="the extra 'serving' is not installed")
 
@@ -30,3 +31,17 @@ def test_keys_are_added_and_revoked_with_json(ask):
     assert KeyFile(Path("keys.toml")).holder(f"Bearer {added['key']}".encode()).name == "shop"
     assert json.loads(ask("keys", "revoke", "shop", "--json")[1]) == {"revoked": "shop", "file": "keys.toml"}
     assert KeyFile(Path("keys.toml")).keys == []
+
+
+def test_compress_shows_the_latency_it_chose_by_and_why_popularity_is_not_chosen(ask, bundle):
+    code, out, err = ask("compress", bundle, "--out", "small", "--threads", 1, "--max-ndcg-loss", "0.9")
+    assert code == 0, err
+    assert "p50 ms" in out
+    (row,) = [line.strip("│").split("│") for line in out.splitlines() if "│ popularity" in line]
+    assert float(row[-1]) > 0
+    assert "within the accepted loss: full (popularity is not personal, so never chosen). Wrote small." in out
+
+
+def test_a_loss_of_everything_is_refused(ask, bundle):
+    said = complaint(ask("compress", bundle, "--max-ndcg-loss", "1"))
+    assert "max_ndcg_loss is 1.0, it must be at least 0 and less than 1" in said

@@ -51,6 +51,13 @@ def test_other_times_by_their_format(cells, form):
     assert nanoseconds(read_times(pl.Series(cells), form)).to_list() == [DAY]
 
 
+def test_mixed_units_beside_a_date_are_quoted_as_written():
+    with pytest.raises(
+        DataError, match=r": 1600000000000 is a time in milliseconds, but line 1 has 1600000000.5, which"
+    ):
+        read_times(pl.Series("t", ["1600000000.5", "1600000000000", "2020-01-01"]))
+
+
 def test_mixed_units_name_two_rows():
     with pytest.raises(DataError, match=r"line 3, field 't': 1600000000000 is a time in milliseconds, but line 2"):
         read_times(

@@ -231,6 +231,33 @@ def test_a_bad_archive_is_not_kept_for_the_next_call(server, tmp_path):
     assert fetch(dataset, tmp_path / "shop").is_dir()
 
 
+@pytest.mark.parametrize(("breaks", "kept"), [([], 0), ([100], 100)])
+def test_only_a_download_that_can_be_resumed_is_kept(server, tmp_path, monkeypatch, breaks, kept):
+    dataset = packed(server)
+    server.breaks = breaks + [0] * ATTEMPTS
+    monkeypatch.setattr(
+        transfer.download, "__kwdefaults__", transfer.download.__kwdefaults__ | {"pause": lambda _: None}
+    )
+    work = tmp_path / ".shop.download"
+    said = (
+        rf"cannot be downloaded .*; check the network, or save the file by hand as {work}.*, and run the same command"
+    )
+    with pytest.raises(DataError, match=said):
+        fetch(dataset, tmp_path / "shop")
+    assert sum(one.stat().st_size for one in work.glob("*.part")) == kept
+    assert work.exists() == bool(kept)
+    assert fetch(dataset, tmp_path / "shop").is_dir()
+    assert [one.name for one in tmp_path.iterdir()] == ["shop"]
+
+
+def test_a_file_saved_by_hand_is_not_downloaded(server, tmp_path):
+    dataset = packed(server)
+    (tmp_path / ".shop.download").mkdir()
+    (tmp_path / ".shop.download" / dataset.files[0].name).write_bytes(server.content)
+    assert fetch(dataset, tmp_path / "shop").is_dir()
+    assert server.requests == []
+
+
 def test_a_stopped_fetch_says_how_to_go_on(server, tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt

@@ -42,9 +42,19 @@ def cluster(tmp_path):
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
 def test_the_bubble_of_equal_stages_is_that_of_the_formula(schedule):
-    timeline = simulate(order_of(schedule, 4, 8), [1.0] * 4, [2.0] * 4, lambda one, other: 0.0)
+    timeline = simulate(order_of(schedule, 4, 8), [1.0] * 4, [2.0] * 4, lambda one, other: (0.0, 0.0))
     assert timeline.bubble == pytest.approx(3 / (8 + 3))
     assert timeline.seconds == pytest.approx(3 * (8 + 3))
+
+
+def test_messages_of_one_direction_wait_for_each_other():
+    """Four each way, each 1 s on the link and 0.1 s under way; the two directions do not wait for each other."""
+    timeline = simulate(order_of("gpipe", 2, 4), [0.0] * 2, [0.0] * 2, lambda one, other: (1.1, 1.0))
+    begun = [one.begin for one in timeline.events if one.rank == 1 and one.operation.kind == "F"]
+    assert begun == pytest.approx([1.1, 2.1, 3.1, 4.1])
+    assert timeline.seconds == pytest.approx(4.1 + 4.1)
+    both = simulate(order_of("1f1b", 2, 4), [0.0] * 2, [0.0] * 2, lambda one, other: (1.1, 1.0))
+    assert both.seconds < 0.9 * timeline.seconds
 
 
 @pytest.mark.parametrize("schedule", ["interleaved", "looped-bfs", "zero-bubble", "zbv"])
@@ -53,8 +63,8 @@ def test_the_orders_of_torch_are_read(schedule):
     order = order_of(schedule, 2, 4)
     forwards = [one for rank in order for one in rank if one.kind == "F"]
     assert len(forwards) == len(set(forwards)) == 4 * 4
-    timeline = simulate(order, [0.5] * 4, [1.0] * 4, lambda one, other: 0.0)
-    even = simulate(order_of("gpipe", 2, 4), [1.0] * 2, [2.0] * 2, lambda one, other: 0.0)
+    timeline = simulate(order, [0.5] * 4, [1.0] * 4, lambda one, other: (0.0, 0.0))
+    even = simulate(order_of("gpipe", 2, 4), [1.0] * 2, [2.0] * 2, lambda one, other: (0.0, 0.0))
     assert sum(timeline.busy) == pytest.approx(sum(even.busy))
     assert timeline.seconds < even.seconds
 
@@ -130,15 +140,23 @@ def test_the_choice_is_explained(cluster):
         (("[[link]]", "[[wire]]"), "field 'wire': is unknown"),
         (("devices = 2\nbandwidth", "devices = 0\nbandwidth"), "field 'rack 1': devices must be a positive number"),
         (("slowness = [1.0, 1.0]", "slowness = [1.0]"), "a list of 2, one for each device; received [1.0]"),
-        (("bandwidth_mbit = 1000", "bandwidth = 1000"), "field 'rack 1': bandwidth_mbit is missing"),
+        (("bandwidth_mbit = 1000", ""), "field 'rack 1': bandwidth_mbit is missing"),
+        (
+            ("bandwidth_mbit = 1000", "colour = 3"),
+            "colour is unknown; known: name, devices, slowness, memory_gib, band",
+        ),
         (("[[rack]]", "[[rack"), "is not valid TOML"),
         (("devices = 2\nbandwidth", "devices = 1_000_000\nbandwidth"), "devices must be a whole number up to 100,000"),
         (("bandwidth_mbit = 1000", f"bandwidth_mbit = 1{'0' * 400}"), "bandwidth_mbit must be a positive number"),
         (("slowness = [1.0, 1.0]", "slowness = true"), "slowness must be a positive number, or a list of 2"),
         (('name = "left"', "name = 3"), "field 'rack 1': name must be a string, received 3"),
         (
-            ("bandwidth_mbit = 1000", "bandwith_mbit = 1\nbandwidth_mbit = 1"),
-            "bandwith_mbit is unknown; known: bandwidth_mbit",
+            ("bandwidth_mbit = 1000", "bandwith_mbit = 1000"),
+            "field 'rack 1': bandwith_mbit is unknown; did you mean 'bandwidth_mbit'?",
+        ),
+        (
+            ("bandwidth_mbit = 100\n", "bandwith_mbit = 100\n"),
+            "field 'link 1': bandwith_mbit is unknown; did you mean 'bandwidth_mbit'?",
         ),
     ],
 )

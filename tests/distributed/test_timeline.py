@@ -18,7 +18,7 @@ PP2 = Degrees(pipeline=2)
 
 def _step(schedule: str, hop: float, stages: int = 2):
     """A simulated step in the form of a measured one, on a clock that began long ago."""
-    made = simulate(order_of(schedule, 2, 4), [1.0] * stages, [2.0] * stages, lambda one, other: hop)
+    made = simulate(order_of(schedule, 2, 4), [1.0] * stages, [2.0] * stages, lambda one, other: (hop, 0.0))
     events = [one._replace(begin=one.begin + 100, end=one.end + 100) for one in made.events]
     return made, events, max(one.end for one in events)
 

@@ -2,14 +2,17 @@
 
 import inspect
 import pickle
+import re
 
 import polars as pl
 import pytest
 
 import lanner
 from lanner.config import DataConfig, RunConfig, SplitConfig
+from lanner.inference.explain import Reason
 from lanner.inference.ranker import Query
 from lanner.library.requests import Questions
+from lanner.library.results import ItemExplanation
 from lanner.pipeline import run
 from lanner.registry import MODELS as REGISTERED
 
@@ -189,6 +192,13 @@ def test_what_no_update_can_be_made_of_is_said(shop):
         fitted.update([1, 2])
     with pytest.raises(lanner.DataError, match="no column looks like the item"):
         fitted.update(shop.events.select("user_id"))
+
+
+def test_what_rounds_to_zero_is_shown_without_a_minus():
+    found = ItemExplanation("a", "A", -1e-6, (Reason("item", "b", -1e-6),), "why")
+    shown = re.sub(r"<[^>]*>", " ", found._repr_html_())
+    assert "score 0.0000" in shown
+    assert "+0.0000" in shown
 
 
 def test_an_explanation_adds_up_and_shows_itself_with_escaped_titles(knn):

@@ -123,7 +123,7 @@ def explain(
         console.show_json({"item": facts.pop("item_id"), **facts})
         return
     columns = ("kind", "name", "contribution")
-    console.show_table(f"{found.title}: score {found.score:.4f}", columns, _top_contributions(found))
+    console.show_table(f"{found.title}: score {found.score:z.4f}", columns, _top_contributions(found))
     console.show_line(found.sentence)
 
 

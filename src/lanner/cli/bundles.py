@@ -47,6 +47,9 @@ def list_bundles(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
         ]
         console.show_json({"versions": found, "moves": dated})
         return
+    if not versions:
+        console.show_line(f"No versions in {folder}; add one: lanner bundles add BUNDLE --folder {folder}")
+        return
     rows = [(one.version, one.model, one.created, ", ".join(one.aliases)) for one in versions]
     console.show_table(str(folder), ("version", "model", "written", "aliases"), rows)
 

@@ -99,7 +99,8 @@ def _flat(facts: Mapping[str, Any], place: str) -> Iterable[tuple[str, Any]]:
 def _cell(value: Any) -> str:
     """The text of a cell; rich markup, which titles may contain, is escaped."""
     if isinstance(value, float):
-        return f"{value:,.4f}" if abs(value) < 1000 and value != int(value) else f"{value:,.0f}"
+        # "z": a value that rounds to zero has no sign.
+        return f"{value:z,.4f}" if abs(value) < 1000 and value != int(value) else f"{value:z,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("[", r"\[")
 
 

@@ -54,7 +54,9 @@ def compress(
       lanner compress lanner-bundle --out small --max-ndcg-loss 0.01 --target size --seconds 60 --json
     """
     optional_module("torch", "torch", "train", "compression")
+    from lanner.artifacts.variants import POPULARITY
     from lanner.compress import compress as compressed
+    from lanner.compress import latency_ms
     from lanner.compression.encoder import EncoderRecipe
     from lanner.compression.steps import Budget
 
@@ -64,12 +66,17 @@ def compress(
         figures = {name: facts["figures"] for name, facts in made.manifest["variants"].items()}
         console.show_json({"bundle": str(made.path), "variants": figures, **made.report})
         return
-    steps = [tuple(step.values()) for step in made.report["steps"]]
+    variants, steps = made.manifest["variants"], made.report["steps"]
+    latencies = {name: latency_ms(facts["figures"]) for name, facts in variants.items()}
+    # A step of the search that became no variant was not benchmarked.
+    rows = [(*step.values(), latencies[step["name"]] if latencies.get(step["name"]) else "") for step in steps]
     title = f"Evaluated on {made.report['validation_users']:,} validation users"
-    console.show_table(title, ("step", "ndcg@10", "relative loss", "kept"), steps)
-    best = made.report["best"]
+    console.show_table(title, ("step", "ndcg@10", "relative loss", "kept", "p50 ms"), rows)
+    popular = any(step["name"] == POPULARITY and step["kept"] for step in steps)
+    impersonal = f" ({POPULARITY} is not personal, so never chosen)" if popular else ""
     console.show_line(
-        f"Lowest {target} within the accepted loss: {best}. Wrote {made.path}. Serve it: lanner serve {made.path}"
+        f"Lowest {target} within the accepted loss: {made.report['best']}{impersonal}. Wrote {made.path}. "
+        f"Serve it: lanner serve {made.path}"
     )
 
 

@@ -35,13 +35,13 @@ class Budget:
     """Quality budget and objective of compression."""
 
     max_ndcg_loss: float = 0.005
-    """Maximum relative loss of validation ndcg@10 against the full variant, 0 to 1."""
+    """Maximum relative loss of validation ndcg@10 against the full variant, from 0 to below 1."""
     target: str = "latency"
     """``latency`` or ``size``: what the best variant within the budget minimises."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_ndcg_loss < 1:
-            raise ConfigError(f"max_ndcg_loss is {self.max_ndcg_loss}, it must be between 0 and 1")
+            raise ConfigError(f"max_ndcg_loss is {self.max_ndcg_loss}, it must be at least 0 and less than 1")
         if self.target not in ("latency", "size"):
             raise ConfigError(f"target is '{self.target}', it must be 'latency' or 'size'")
 

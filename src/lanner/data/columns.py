@@ -113,10 +113,10 @@ def read_times(column: pl.Series, form: str = "", *, table: Table | None = None)
     if form and not column.dtype.is_float():
         return _narrowed(_parsed(column.cast(pl.String).str.strip_chars(), form))
     if column.dtype.is_numeric():
-        return _since_1970(column, table)
+        return _since_1970(column, column, table)
     texts = column.cast(pl.String).str.strip_chars()
     numbers = _numbers(texts)
-    times = _since_1970(numbers, table)
+    times = _since_1970(numbers, texts, table)
     if numbers.null_count() == texts.null_count():
         return times
     return _narrowed(pl.select(pl.coalesce(_iso_8601(texts), nanoseconds(times))).to_series())
@@ -154,8 +154,8 @@ def _numbers(texts: pl.Series, places: int = 9) -> pl.Series:
     return whole if whole.null_count() == texts.null_count() else texts.cast(pl.Decimal(38, places), strict=False)
 
 
-def _since_1970(numbers: pl.Series, table: Table | None) -> pl.Series:
-    scale = _scale(numbers, table)
+def _since_1970(numbers: pl.Series, written: pl.Series, table: Table | None) -> pl.Series:
+    scale = _scale(numbers, written, table)
     if scale == 1 and numbers.dtype.is_integer() and _fits(numbers):
         return numbers.cast(pl.Int32)
     factor = SECOND // scale
@@ -179,8 +179,8 @@ def _fits(numbers: pl.Series) -> bool:
     return numbers.dtype == pl.Int32 or low is None or bool(low >= -(2**31) and high < 2**31)  # type: ignore[operator]
 
 
-def _scale(numbers: pl.Series, table: Table | None) -> int:
-    """Number of the column's units per second.
+def _scale(numbers: pl.Series, written: pl.Series, table: Table | None) -> int:
+    """Number of the column's units per second. written: the cells of ``numbers`` as in the file, for errors.
 
     Raises:
         DataError: two rows are written in different units.
@@ -196,7 +196,7 @@ def _scale(numbers: pl.Series, table: Table | None) -> int:
         (one, row), (other, other_row) = sorted(rows.items(), key=lambda pair: pair[1])[:2]
         first, unit = (1, "line") if table is None else (table.first_line, table.unit)
         raise DataError(
-            f"{numbers[other_row]} is a time in {_UNITS[other]}, but {unit} {first + row} has {numbers[row]}, "
+            f"{written[other_row]} is a time in {_UNITS[other]}, but {unit} {first + row} has {written[row]}, "
             f"which is in {_UNITS[one]}; write the column in one unit",
             **({"line": first + other_row} if table is None else table.place(first + other_row)),
             field=numbers.name if table is None else table.column(numbers.name),

@@ -126,13 +126,14 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
             forward.append(sum(table.forward[layers]) * pace + sums)
             backward.append(sum(table.backward[layers]) * pace + sums + again * forward[-1])
             inside += (2 + again) * sums * each * count
-        hops = tuple(link.seconds(table.hop * size) for link in path.hops)
+        passed = table.hop * size
+        hops = tuple((link.seconds(passed), passed / link.bandwidth) for link in path.hops)
         timeline = _pipeline(plan.schedule, degrees.pipeline, each, tuple(forward), tuple(backward), hops,
                              table.overhead)  # fmt: skip
         pipelines.append((timeline, count))
     slowest = max(one.seconds for one, _ in pipelines)
     synced, traffic, core = _gradients(table, layout, plan)
-    passed, crossed = _activations(table, layout, plan, rows)
+    sent, crossed = _activations(table, layout, plan, rows)
     buckets, window = _num_buckets(table, plan), 0.0
     if degrees.data > 1:
         synced += buckets * _sums(plan.compression) * table.sum_overhead
@@ -144,7 +145,7 @@ def predict(table: CostTable, cluster: Cluster, plan: Plan, rows: int) -> Predic
     return Prediction(
         plan,
         seconds,
-        traffic + passed,
+        traffic + sent,
         core + crossed,
         memory_of(table, plan, rows),
         max(one.bubble for one, _ in pipelines),
@@ -187,15 +188,15 @@ def _pipeline(
     micro_batches: int,
     forward: tuple[float, ...],
     backward: tuple[float, ...],
-    hops: tuple[float, ...],
+    hops: tuple[tuple[float, float], ...],
     overhead: float,
 ) -> Timeline:
     order = order_of(schedule, ranks, micro_batches)
     place = [rank_of(stage, ranks, schedule_kind(schedule)) for stage in range(len(forward))]
 
-    def hop(one: int, other: int) -> float:
+    def hop(one: int, other: int) -> tuple[float, float]:
         begin, end = place[one], place[other]
-        return 0.0 if begin == end else hops[hop_between(begin, end)]
+        return (0.0, 0.0) if begin == end else hops[hop_between(begin, end)]
 
     return simulate(order, forward, backward, hop, overhead=overhead)
 

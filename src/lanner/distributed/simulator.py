@@ -63,13 +63,14 @@ def simulate(
     order: Sequence[Sequence[Operation]],
     forward: Sequence[float],
     backward: Sequence[float],
-    hop: Callable[[int, int], float],
+    hop: Callable[[int, int], tuple[float, float]],
     *,
     overhead: float = 0.0,
 ) -> Timeline:
     """Simulate a step.
 
-    forward, backward: seconds per micro-batch on each stage. hop: transfer seconds between neighbouring stages.
+    forward, backward: seconds per micro-batch on each stage. hop: between neighbouring stages, the seconds until a
+    message has arrived, and those for which it occupies its link: the next message from that rank to that rank waits.
     overhead: fixed seconds per operation.
 
     Raises:
@@ -78,6 +79,9 @@ def simulate(
     stages = len(forward)
     share = {"F": 1.0, "B": 1.0, "I": 0.5, "W": 0.5}
     done: dict[tuple[int, str, int], float] = {}
+    arrived: dict[tuple[int, str, int], float] = {}
+    free: dict[tuple[int, int], float] = {}
+    rank_of = {operation.stage: rank for rank, operations in enumerate(order) for operation in operations}
     clock, place, busy = [0.0] * len(order), [0] * len(order), [0.0] * len(order)
     events: list[Event] = []
     left = sum(map(len, order))
@@ -86,7 +90,7 @@ def simulate(
         for rank, operations in enumerate(order):
             while place[rank] < len(operations):
                 operation = operations[place[rank]]
-                ready = _ready(operation, stages, done, hop)
+                ready = _ready(operation, stages, done, arrived)
                 if ready is None:
                     break
                 work = (forward if operation.kind == "F" else backward)[operation.stage] * share[operation.kind]
@@ -96,30 +100,34 @@ def simulate(
                 place[rank] += 1
                 left -= 1
                 events.append(Event(rank, operation, begin, end))
-                done[operation.stage, {"B": "I"}.get(operation.kind, operation.kind), operation.micro_batch] = end
+                kind = {"B": "I"}.get(operation.kind, operation.kind)
+                done[operation.stage, kind, operation.micro_batch] = end
+                to = operation.stage + {"F": 1, "I": -1}.get(kind, stages)
+                if 0 <= to < stages:
+                    seconds, occupied = hop(operation.stage, to)
+                    sent = max(end, free.get((rank, rank_of[to]), 0.0))
+                    free[rank, rank_of[to]] = sent + occupied
+                    arrived[to, kind, operation.micro_batch] = sent + seconds
         if not moved:
             raise ValueError("operations of the schedule wait for each other")
     return Timeline(max(clock), tuple(busy), tuple(events))
 
 
 def _ready(
-    operation: Operation, stages: int, done: Mapping[tuple[int, str, int], float], hop: Callable[[int, int], float]
+    operation: Operation,
+    stages: int,
+    done: Mapping[tuple[int, str, int], float],
+    arrived: Mapping[tuple[int, str, int], float],
 ) -> float | None:
-    """When the inputs of an operation are available; None: not known yet."""
+    """When the inputs of an operation are available; None: not known yet. done: by stage, arrived: by receiver."""
     stage, kind, number = operation
-    needed: list[tuple[tuple[int, str, int], float]] = []
     if kind == "F":
-        if stage:
-            needed.append(((stage - 1, "F", number), hop(stage - 1, stage)))
-    elif kind == "W":
-        needed.append(((stage, "I", number), 0.0))
-    else:
-        needed.append(((stage, "F", number), 0.0))
-        if stage < stages - 1:
-            needed.append(((stage + 1, "I", number), hop(stage + 1, stage)))
-    if any(key not in done for key, _ in needed):
-        return None
-    return max((done[key] + seconds for key, seconds in needed), default=0.0)
+        return arrived.get((stage, "F", number)) if stage else 0.0
+    if kind == "W":
+        return done.get((stage, "I", number))
+    own = done.get((stage, "F", number))
+    gradient = arrived.get((stage, "I", number)) if stage < stages - 1 else own
+    return None if own is None or gradient is None else max(own, gradient)
 
 
 def _one_forward_one_backward(rank: int, ranks: int, micro_batches: int) -> list[Operation]:

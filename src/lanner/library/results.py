@@ -78,7 +78,7 @@ class ItemExplanation:
             f"<td style='{_CELL}'>{_bar(part.value, largest)}</td></tr>"
             for part in self.parts
         ]
-        head = f"<strong>{escape(self.title)}</strong> · score {self.score:.4f}<br>{escape(self.sentence)}"
+        head = f"<strong>{escape(self.title)}</strong> · score {self.score:z.4f}<br>{escape(self.sentence)}"
         return f"<div>{head}<table style='border-collapse:collapse'>{''.join(rows)}</table></div>"
 
 
@@ -160,7 +160,7 @@ def _table(
     head = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in (*columns, "contributions"))
     body = []
     for row, parts in zip(rows, contributions, strict=True):
-        cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row]
+        cells = [f"{cell:z.4f}" if isinstance(cell, float) else str(cell) for cell in row]
         largest = max((abs(part.value) for part in parts), default=0.0)
         bars = "".join(f"<div>{_bar(part.value, largest)} {escape(part.name)}</div>" for part in parts[:_SHOWN_PARTS])
         line = "".join(f"<td style='{_CELL}'>{escape(cell)}</td>" for cell in cells)
@@ -174,7 +174,7 @@ def _bar(value: float, largest: float) -> str:
     width = round(80 * abs(value) / largest) if largest else 0
     colour = _POSITIVE if value >= 0 else _NEGATIVE
     bar = f"display:inline-block;height:9px;width:{width}px;background:{colour}"
-    return f"<span style='{bar}'></span> {value:+.4f}"
+    return f"<span style='{bar}'></span> {value:+z.4f}"
 
 
 def _shorten(values: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def fetch(
 ) -> Path:
     """Download a dataset into ``folder``, which appears once everything in it is verified.
 
-    A partial download is kept in ``.NAME.download`` beside the folder, for the next call.
+    A partial download is kept in ``.NAME.download`` beside the folder, for the next call; a failed one without a byte
+    is not.
 
     Args:
         dataset: one with downloadable files.
@@ -140,10 +142,26 @@ def fetch(
         raise Interrupted(
             f"{folder}: stopped; the partial download is kept in {work}; run the same command to resume"
         ) from None
+    except DataError:
+        _remove_useless(work)
+        raise
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
     shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _remove_useless(work: Path) -> None:
+    """Remove what a failed download cannot resume from, and the folder if that was all."""
+    shutil.rmtree(work / "unpacked", ignore_errors=True)
+    for part in work.glob("*.part"):
+        if not part.stat().st_size:
+            part.unlink()
+    for tag in work.glob("*.part.etag"):
+        if not tag.with_suffix("").exists():
+            tag.unlink()
+    with suppress(OSError):  # it holds what the next call needs
+        work.rmdir()
 
 
 def _unpack(archive: Path, draft: Path, at_most: int) -> None:

@@ -66,7 +66,8 @@ def download(
             failures = 0 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
                 kept = f"; {_size(part):,} bytes are kept, the same command resumes" if _size(part) else ""
-                raise DataError(f"cannot be downloaded ({problem}){kept}", path=url) from problem
+                advice = f"check the network, or save the file by hand as {path}, and run the same command again"
+                raise DataError(f"cannot be downloaded ({problem}){kept}; {advice}", path=url) from problem
             pause(min(2.0**failures, 30.0))
         part.replace(path)
         _etag(part).unlink(missing_ok=True)
