@@ -15,6 +15,7 @@ from lanner.data.interactions import Dataset, Interactions, UserBatch
 from lanner.data.ragged import Ragged
 from lanner.data.splitting import random_ratio
 from lanner.errors import ConfigError
+from lanner.inference.cold_start import ItemReader
 from lanner.inference.ranker import Query, Ranker
 from lanner.models.hybrid.config import HybridConfig
 from lanner.models.hybrid.model import CLOSED, PROFILE, Choice, HybridRecommender
@@ -145,6 +146,19 @@ def test_an_item_added_later_is_ranked_as_one_of_its_kind(hybrid):
         found = ranker.rank([Query(history, k=NUM_ITEMS + 1)])[0]
         scores[kind] = float(found.scores[found.items.tolist().index(row)])
     assert scores[1] > max(scores[0], scores[2])
+
+
+@pytest.mark.parametrize("known", [None, 3])
+def test_a_text_matches_an_item_added_or_changed_later_as_one_of_the_catalogue_with_the_same_text(hybrid, world, known):
+    model = hybrid.scoring_model
+    assert model.view_names[-1] == "meaning"
+    reader = ItemReader.from_arrays(hybrid.item_reader.arrays(), hybrid.item_reader.facts)
+    rows = np.array([0, 7, COLD])
+    features_NF = hybrid.reader.features([world.item_catalogue.texts[row] for row in rows])
+    later = slice(-model.view_sizes[-1], None)
+    read_ND = reader.read(model, features_NF, [known] * len(rows)).target_ND
+    assert np.abs(model.target_ID[rows, later]).max() > 0.01
+    assert read_ND[:, later] == pytest.approx(model.target_ID[rows, later], abs=1e-4)
 
 
 def test_closed_forms_know_the_validation_events_and_the_copy_for_compression_does_not(world):

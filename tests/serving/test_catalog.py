@@ -312,7 +312,7 @@ def test_a_text_is_read_by_one_worker_for_all(tmp_path):
         for catalog, reading in zip(catalogs, readings, strict=True)
     ]
     item = Item(title="Fargo", text="love")
-    workers[0].read_ahead(item)
+    workers[0].read_ahead("fargo", item)
     for worker in workers:
         worker.apply([ItemChange(1, "fargo", item)])
     assert [reading.calls for reading in readings] == [[1], []]

@@ -131,6 +131,37 @@ async def test_attributes_of_an_unknown_user_act_and_unknown_ones_are_named(shop
         assert sum(reason.value for reason in explained.item.reasons) == pytest.approx(explained.item.score, abs=1e-3)
 
 
+@pytest.mark.parametrize("variants", [("full",), ("popularity",)])
+async def test_an_item_that_is_hidden_and_shown_again_keeps_what_is_known_of_it(shop, store, variants):
+    async def shown(service, **request):
+        answer = await service.recommend(RecommendRequest(history=["i1"], k=60, **request))
+        return {(item.item_id, item.title, round(item.score, 4)) for item in answer.items}
+
+    shelf = Filters(attributes={"shelf": ["shelf0"]})
+    async with running(shop, store, PATIENT, variants) as service:
+        before, held = await shown(service), await shown(service, filters=shelf)
+        changed = sorted(item_id for item_id, *_ in held)[:3]
+        for item_id in changed:
+            await service.put_item(item_id, Item(available=False))
+        assert {item_id for item_id, *_ in before - await shown(service)} == set(changed)
+        for item_id in changed:
+            await service.put_item(item_id, Item(available=True))
+        assert await shown(service) == before
+    async with running(shop, store, PATIENT, variants) as service:
+        assert (await shown(service), await shown(service, filters=shelf)) == (before, held)
+
+
+async def test_a_new_item_that_is_hidden_and_shown_again_keeps_its_text(shop, store):
+    async with running(shop, store) as service:
+        await service.put_item("fresh", Item(title="Fresh", text=" ".join(WORDS[:6])))
+        before = await service.search(" ".join(WORDS[:6]), 60, None)
+        await service.put_item("fresh", Item(available=False))
+        assert "fresh" not in await recommended(service, text=WORDS[0], k=61)
+        await service.put_item("fresh", Item())
+        after = await service.search(" ".join(WORDS[:6]), 60, None)
+        assert [(one.title, one.score) for one in after.items] == [(one.title, one.score) for one in before.items]
+
+
 async def test_a_text_acts_or_the_answer_says_that_nothing_reads_it(shop, store, tmp_path):
     texts = [" ".join(WORDS[first : first + 8]) for first in (0, 12, 24)]
     for variants in (("full",), ("int8",)):

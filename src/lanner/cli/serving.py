@@ -84,6 +84,12 @@ AcceleratorBackend = Annotated[
     Literal["fpga-emulator"] | None,
     typer.Option("--backend", help="Answer from the emulated accelerator, as --set model.accelerator=emulator does."),
 ]
+ServerOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change any setting of the server, such as retention.days=400; repeatable."
+    ),
+]
 
 
 def serve(
@@ -111,14 +117,7 @@ def serve(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings; see docs/settings.md.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change any setting of the server, such as retention.days=400; repeatable.",
-        ),
-    ] = None,
+    overrides: ServerOverrides = None,
 ) -> None:
     """Serve recommendations over HTTP: an API at /v1, and a page at /.
 

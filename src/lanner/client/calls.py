@@ -91,7 +91,7 @@ class Operations:
 
     @operation
     def put_item(self, item_id: str, item: Item) -> Call[Changed]:
-        """Create or replace an item."""
+        """Create or change an item; an empty title, text or attributes stay as they are known."""
         return Call("PUT", f"/v1/items/{_segment(item_id)}", Changed, body=item)
 
     @operation

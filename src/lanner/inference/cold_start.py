@@ -1,8 +1,8 @@
 """Cold start: the scoring model's rows of an item that was added after training, from its text features.
 
-The language view is a linear map of the features. The other views are predicted from the items seen in training with
-the nearest texts, as the network does for unseen items (``models/network.py``). A known item keeps what was learned
-from its interactions; only its text is re-encoded.
+The language view is a linear map of the features, and so is the view that matches query texts. The other views are
+predicted from the items seen in training with the nearest texts, as the network does for unseen items
+(``models/network.py``). A known item keeps what was learned from its interactions; only its text is re-encoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,8 @@ class ItemReader:
     target_FD, bias_F, bias: linear maps of the language view, gains included. lent_bias_I: biases of the other views
     with the weights of unseen items. head_DH: item side of the ranking head, with head_bias_H; None without a head.
     num_neighbours: number of neighbours used. lent: scale of the item-to-item weights that a new item takes from
-    its neighbours; 0: none.
+    its neighbours; 0: none. meaning_FD: from features to the target of the last view, which matches query texts;
+    None without such a view.
     """
 
     texts: TextNeighbours
@@ -62,11 +63,12 @@ class ItemReader:
     num_neighbours: int
     head_bias_H: NDArray[np.float32] | None = None
     lent: float = 0.0
+    meaning_FD: NDArray[np.float32] | None = None
 
     def read(self, model: ScoringModel, features_NF: NDArray[np.float32], rows: Sequence[int | None]) -> ItemRows:
         """Rows of ``model``, the full one, for N items by their texts. rows: of known items, None for new ones.
 
-        Known items that were seen in training keep their other views.
+        Known items that were seen in training keep the views that were learned from their interactions.
         """
         built = [
             self._kept(model, row, features_F)
@@ -76,6 +78,8 @@ class ItemReader:
         ]
         source, target, bias, lenders, shares = zip(*built, strict=True)
         source_ND, target_ND = np.stack(source), np.stack(target)
+        if self.meaning_FD is not None:
+            target_ND[:, -self.meaning_FD.shape[1] :] = features_NF @ self.meaning_FD
         half_NH = None if self.head_DH is None else self._normalised(target_ND) @ self.head_DH
         if half_NH is not None and self.head_bias_H is not None:
             half_NH = half_NH + self.head_bias_H
@@ -123,7 +127,7 @@ class ItemReader:
         named = {f"texts.{name}": array for name, array in self.texts.arrays().items()}
         named |= {"is_seen": self.is_seen_I, "weights": self.weights_2V, "source": self.source_FD}
         named |= {"target": self.target_FD, "bias": self.bias_F, "lent_bias": self.lent_bias_I}
-        optional = {"head": self.head_DH, "head_bias": self.head_bias_H}
+        optional = {"head": self.head_DH, "head_bias": self.head_bias_H, "meaning": self.meaning_FD}
         return named | {name: array for name, array in optional.items() if array is not None}
 
     @property
@@ -150,6 +154,7 @@ class ItemReader:
             int(facts["num_neighbours"]),
             arrays.get("head_bias"),
             float(facts["lent"]),
+            arrays.get("meaning"),
         )
 
 

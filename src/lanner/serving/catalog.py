@@ -43,7 +43,7 @@ class Catalog:
         """texts: features of the items' texts; None: the model does not use texts."""
         self._ids, self._titles = list(dataset.items.external), list(dataset.item_catalogue.titles)
         self._row_of = {one: row for row, one in enumerate(self._ids)}
-        self._num_base = len(self._ids)
+        self._num_base, self._base = len(self._ids), dataset.item_catalogue
         self._older: dict[str, list[int]] = {}
         """All rows of each changed or deleted item, oldest first."""
         self._current_R = np.arange(self._num_base)
@@ -103,6 +103,14 @@ class Catalog:
         """(id, title) of rows."""
         ids, titles = self._ids, self._titles
         return [(ids[row], titles[row]) for row in rows]
+
+    def completed(self, item_id: str, item: Item) -> Item:
+        """The item, with an empty title, text or attributes taken from the bundle."""
+        row = self.base_row(item_id)
+        if row is None:
+            return item
+        base = self._base
+        return item.or_else(Item(title=base.titles[row], text=base.texts[row], attributes=base.attributes_of(row)))
 
     def title(self, row: int) -> str:
         """The display title."""

@@ -76,18 +76,18 @@ class ItemIngestion:
         """Number of changes that could not be applied."""
 
     def check(self, item_id: str, item: Item) -> None:
-        """Check that an item can be ingested, before it is stored.
+        """Check that an item can be ingested, before it is stored and merged with what is known of it.
 
         Raises:
             RequestError: the item is new and has no text, or the model does not use texts.
             OverloadedError: too many items were changed.
         """
-        self._check(item_id, _clean(item))
+        self._check(item_id, item_id in self._catalog or _has_text(_clean(item)))
 
-    def _check(self, item_id: str, item: Item) -> None:
+    def _check(self, item_id: str, has_text: bool) -> None:
         if self._reader is None and self._catalog.base_row(item_id) is None:
             raise RequestError(f"item '{item_id}' is new and this model does not use texts; retrain with this item")
-        if self._catalog.base_row(item_id) is None and not (item.text or item.title).strip():
+        if self._catalog.base_row(item_id) is None and not has_text:
             raise RequestError(f"item '{item_id}' is new and has neither text nor title to rank it by")
         if self._reader is not None and self._catalog.num_rows >= self._most_rows:
             raise OverloadedError("too many items were added or changed; retrain and serve a newer bundle", _RETRY_S)
@@ -103,7 +103,7 @@ class ItemIngestion:
             if change.item is None:
                 self._catalog.delete(change.id)
                 self._written.pop(change.id, None)
-        plain = [(one.id, _clean(one.item)) for one in changes if one.item is not None]
+        plain = [(one.id, self._completed(one.id, one.item)) for one in changes if one.item is not None]
         put = [one for one in plain if self._is_changed(*one)]
         for first in range(0, len(put), _BATCH_SIZE):
             started = perf_counter()
@@ -122,7 +122,7 @@ class ItemIngestion:
             if self._reader is not None and self._read is not None:
                 features = self._features([item for _, item in items])
             for (item_id, item), features_F in zip(items, features, strict=True):
-                self._check(item_id, item)
+                self._check(item_id, _has_text(item))
                 self._catalog.put(item_id, item, self._new_row(item_id, features_F), features_F)
                 self._written[item_id] = _digest(item)
         except Exception as error:
@@ -134,11 +134,14 @@ class ItemIngestion:
                 self.failed += 1
                 _log.warning("ingestion of item '%s' failed: %s", items[0][0], error)
 
-    def read_ahead(self, item: Item) -> None:
+    def read_ahead(self, item_id: str, item: Item) -> None:
         """Encode an item's text for all workers before they are notified; errors are left to ``apply``."""
         if self._shared is not None and self._read is not None:
             with contextlib.suppress(Exception):
-                self._features([_clean(item)])
+                self._features([self._completed(item_id, item)])
+
+    def _completed(self, item_id: str, item: Item) -> Item:
+        return self._catalog.completed(item_id, _clean(item))
 
     def _features(self, items: Sequence[Item]) -> list[NDArray[np.float32]]:
         """Features of each item's text, ``[F]``."""
@@ -209,6 +212,10 @@ def _clean(item: Item) -> Item:
     """The item with title and text cleaned as by the dataset readers, so that encoder inputs match training."""
     title, text = plain_text(pl.Series([item.title, item.text])).to_list()
     return msgspec.structs.replace(item, title=title, text=text)
+
+
+def _has_text(item: Item) -> bool:
+    return bool((item.text or item.title).strip())
 
 
 def _digest(item: Item) -> bytes:

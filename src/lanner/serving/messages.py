@@ -6,6 +6,7 @@ Ids are external ids, never rows. Times are Unix timestamps in seconds. Unknown 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 MAX_K = 1000
 MAX_HISTORY = 5000
@@ -55,13 +56,26 @@ class Event(Message):
 
 
 class Item(Message):
-    """An item's display and ranking data. text: one line per text field, in the order of the training catalogue."""
+    """An item's display and ranking data. text: one line per text field, in the order of the training catalogue.
+
+    A title, text or attributes that are empty or omitted stay as they are known, from earlier requests or from the
+    bundle; attributes that are given replace all earlier ones. An item is available unless the request says otherwise.
+    """
 
     title: Text = ""
     text: Text = ""
     attributes: Annotated[Attributes, Meta(max_length=64)] = {}
     available: bool = True
     """Whether the item may be recommended; false if hidden, expired or out of stock."""
+
+    def or_else(self, known: "Item") -> "Item":
+        """This item, with an empty title, text or attributes taken from a known state of it."""
+        return replace(
+            self,
+            title=self.title or known.title,
+            text=self.text or known.text,
+            attributes=self.attributes or known.attributes,
+        )
 
 
 class User(Message):

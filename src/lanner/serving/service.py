@@ -355,7 +355,7 @@ class LannerService:
         return await self._shielded(write())
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Write an item; every worker can recommend it when this returns.
+        """Create or change an item; every worker can recommend it when this returns. See ``Item`` for what it keeps.
 
         Raises:
             RequestError: a served version cannot ingest it; it was not stored. OverloadedError: too many
@@ -368,7 +368,7 @@ class LannerService:
         def write() -> Changed:
             # Before other workers are notified, so that they reuse the encoded text.
             for deployment in self._deployments.all():
-                deployment.ingestion.read_ahead(item)
+                deployment.ingestion.read_ahead(item_id, item)
             return self.store.put_item(item_id, item)
 
         changed = await self._shielded(self._write_item(write))

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec.structs import replace
 
 from lanner.errors import ConfigError, DataError
 from lanner.serving.messages import Changed, Event, EventsAnswer, Item, User
@@ -142,6 +143,20 @@ class TestItems:
         assert store.item_changes(changes[2].sequence) == []
         assert store.put_item("b", Item()) == Changed(id="b", existed=False)
         assert store.stats().items == 2
+
+    def test_what_a_change_leaves_empty_stays_until_the_item_is_deleted(self, store):
+        full = Item(title="The Sea", text="slow", attributes={"genre": ["drama", "war"]})
+        store.put_item("a", full)
+        store.put_item("a", Item(available=False))
+        assert store.item_changes(0)[0].item == replace(full, available=False)
+        store.put_item("a", Item(title="Sea", attributes={"genre": ["war"]}))
+        assert store.item_changes(0)[0].item == Item(title="Sea", text="slow", attributes={"genre": ["war"]})
+        store._change("UPDATE items SET body = ? WHERE id = ?", [("not JSON", "a")])
+        store.put_item("a", Item(text="anew"))
+        assert store.item_changes(0)[0].item == Item(text="anew")
+        store.delete_item("a")
+        store.put_item("a", Item())
+        assert store.item_changes(0)[0].item == Item()
 
     def test_what_cannot_be_read_is_counted_and_costs_nothing_else(self, store, caplog):
         for id in ("a", "b", "c"):

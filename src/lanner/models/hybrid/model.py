@@ -342,11 +342,25 @@ class HybridRecommender(TrainedRecommender):
         found, cold = self._network.item_reader, self.choice.cold_weights.get(CLOSED, 0.0)
         if found is None:
             return None
-        # The views after the network's own; the search view is lent in full.
-        later = self.scoring_model.view_names[len(found.view_sizes) :]
+        model = self.scoring_model
+        # The views after the network's own.
+        later = model.view_names[len(found.view_sizes) :]
         shares = np.array([[1.0] * len(later), [cold if name == "low-pass" else 1.0 for name in later]], np.float32)
         weights_2V = np.hstack([found.weights_2V, shares])
-        return replace(found, lent=cold, weights_2V=weights_2V, view_sizes=self.scoring_model.view_sizes)
+        return replace(
+            found, lent=cold, weights_2V=weights_2V, view_sizes=model.view_sizes, meaning_FD=self._meaning_of(model)
+        )
+
+    def _meaning_of(self, model: ScoringModel) -> NDArray[np.float32]:
+        """From the features of a text to an item's target in the view that ``_with_meaning`` added."""
+        assert self._features_IF is not None
+        assert model.text_FD is not None
+        size = model.view_sizes[-1]
+        # Texts of queries and of items have the same directions, at different scales.
+        directions_FD = take(model.text_FD)[:, -size:]
+        made = np.linalg.norm(self._features_IF @ directions_FD)
+        scale = np.linalg.norm(take(model.target_ID)[:, -size:]) / max(float(made), 1e-9)
+        return np.asarray(directions_FD * scale, np.float32)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         network, settings = self._network.state()

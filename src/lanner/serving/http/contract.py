@@ -63,7 +63,7 @@ class Service(Protocol):
         """Store events; returns once they are on disk. Events with a known key are counted as duplicates."""
 
     async def put_item(self, item_id: str, item: Item) -> Changed:
-        """Create or replace an item."""
+        """Create or change an item; an empty title, text or attributes stay as they are known."""
 
     async def delete_item(self, item_id: str) -> Changed:
         """Delete an item; a missing one is not an error."""

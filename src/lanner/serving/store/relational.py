@@ -7,6 +7,7 @@ A user id is stored only in ``people``; other tables reference its number, and i
 of deleted users are kept. Event keys are stored as digests, since they may contain ids.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -268,21 +269,22 @@ class Store(Connections):
     # --- items -----------------------------------------------------------------------------------------------------
 
     def put_item(self, id: str, item: Item) -> Changed:
-        """Create or replace an item. Errors as ``append``."""
+        """Create or change an item; an empty title, text or attributes keep what is stored. Errors as ``append``."""
         _require_storable(item.title, item.text, *item.attributes, *chain(*item.attributes.values()))
-        return self._set_item(id, msgspec.json.encode(item).decode())
+        return self._set_item(id, lambda body: msgspec.json.encode(_merged(item, body)).decode())
 
     def delete_item(self, id: str) -> Changed:
         """Delete an item. A tombstone is kept in ``item_changes``, also for an unknown id."""
-        return self._set_item(id, None)
+        return self._set_item(id, lambda _: None)
 
-    def _set_item(self, id: str, body: str | None) -> Changed:
+    def _set_item(self, id: str, change: Callable[[str | None], str | None]) -> Changed:
+        """change: from the stored body, None if there is none, to the new one, None if deleted."""
         _require_storable(id)
 
         def work(connection: Any) -> bool:
             sequence = self._allocate_sequence(connection, 1)
-            stood = self._rows(connection, "SELECT 1 FROM items WHERE id = ? AND body IS NOT NULL", (id,))
-            self._all(connection, _SET_ITEM, [(id, sequence, body)])
+            stood = self._rows(connection, "SELECT body FROM items WHERE id = ? AND body IS NOT NULL", (id,))
+            self._all(connection, _SET_ITEM, [(id, sequence, change(stood[0][0] if stood else None))])
             return bool(stood)
 
         return Changed(id=id, existed=self._writer.submit(work))
@@ -473,6 +475,13 @@ def _parts(values: Sequence[Value], most: int) -> Iterator[Sequence[Value]]:
 
 def _digest(text: str, salt: bytes = b"") -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, salt=salt).digest()
+
+
+def _merged(item: Item, body: str | None) -> Item:
+    """The item with what it leaves empty taken from the stored one, if that can be read."""
+    with contextlib.suppress(msgspec.MsgspecError, TypeError, ValueError):
+        return item.or_else(msgspec.json.decode(body or "{}", type=Item))
+    return item
 
 
 def _is_ahead(event: Event, received: float) -> bool:
