@@ -184,4 +184,6 @@ def _notes(found: "RecommendationsExport") -> list[str]:
     if found.popular:
         unknown = f" ({found.unknown:,} of them not in the dataset)" if found.unknown else ""
         notes.append(f"nothing the model uses is known about {found.popular:,} users{unknown}: they get popular items")
+    elif found.unknown:
+        notes.append(f"{found.unknown:,} users are not in the dataset")
     return notes
