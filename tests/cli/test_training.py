@@ -93,6 +93,12 @@ def test_the_default_model_goes_on_without_texts_and_says_how_to_give_some(ask, 
         assert "which the language view needs; use --model gnn-filter" in complaint(ask("run", events, *asked))
 
 
+def test_weights_of_behaviours_that_no_event_has_are_reported(ask, tmp_path):
+    events = csv(tmp_path / "r.csv", [(*pair, "buy") for pair in EVENTS], "user,item,event")
+    _, _, err = ask("train", events, "--model", "popularity", "--set", "feedback.behaviour_weights={byu=3}")
+    assert "warning: behaviour_weights: no event has the behaviour 'byu'; did you mean 'buy'?" in err
+
+
 def test_rejected_rows_are_said_with_their_reasons(ask, tmp_path):
     events = csv(tmp_path / "ratings.csv", [*EVENTS, ("", "i1"), ("u1", "")])
     for command in ("run", "train"):

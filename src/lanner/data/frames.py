@@ -12,7 +12,7 @@ import polars as pl
 
 from lanner.data.assemble import ID, TITLE, assemble
 from lanner.data.columns import read_ids
-from lanner.data.feedback import Feedback, FeedbackConfig
+from lanner.data.feedback import Feedback, FeedbackConfig, absent_behaviours
 from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import Dataset, FrameKind
 from lanner.data.sources.mapping import compose_text, lists_of, title_of
@@ -113,8 +113,8 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     if not len(dataset.interactions):
         raise DataError("has no usable interactions", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
-    if feedback.outliers:
-        warnings.warn(feedback.outliers, UserWarning, stacklevel=3)
+    for line in (*absent_behaviours(dataset.interactions, config), *filter(None, [feedback.outliers])):
+        warnings.warn(line, UserWarning, stacklevel=3)
     dataset = feedback.apply(dataset)
     if not len(dataset.histories.values):
         read_as = feedback.describe(dataset.interactions)
