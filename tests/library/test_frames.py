@@ -201,3 +201,8 @@ def test_weights_of_behaviours_that_no_event_has_are_a_warning():
     assert len(one) == 1
     with pytest.warns(UserWarning, match="no event has the behaviour 'x'; they have buy, view"):
         lanner.Dataset.from_frames(events, behaviour_weights={"x": 3.0})
+
+
+def test_a_frame_without_columns_is_refused():
+    with pytest.raises(lanner.DataError, match=r"^events: the frame has no columns$"):
+        lanner.Dataset.from_frames(pl.DataFrame())

@@ -193,6 +193,8 @@ def _names_in_memory(frame: Any) -> list[str]:
 
 def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     """Columns of events that were not named are found by their standard names, as in a file."""
+    if not events.columns:
+        raise DataError("the frame has no columns", path=_EVENTS)
     found: dict[str, Any] = {}
     for role, keyword in _KEYWORDS.items():
         given = getattr(columns, keyword)
