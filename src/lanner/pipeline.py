@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lanner.artifacts.bundle import Bundle, check_place, read_bundle, write_bundle
 from lanner.artifacts.serving_parts import serving_parts
 from lanner.config import EvaluationConfig, RunConfig, from_dict, to_dict
-from lanner.data.feedback import Feedback
+from lanner.data.feedback import Feedback, absent_behaviours
 from lanner.data.interactions import Dataset
 from lanner.data.split import HeldOut
 from lanner.errors import BundleError, DataError, Interrupted
@@ -198,8 +198,8 @@ def read(config: RunConfig, announce: Announce) -> tuple[Dataset, Feedback]:
     if not len(dataset.interactions):
         raise DataError("has no usable interactions", path=path)
     feedback = Feedback.decide(dataset.interactions, config.feedback)
-    if feedback.outliers:
-        announce(f"warning: {feedback.outliers}")
+    for warning in (*absent_behaviours(dataset.interactions, config.feedback), *filter(None, [feedback.outliers])):
+        announce(f"warning: {warning}")
     dataset = feedback.apply(dataset)
     read_as = feedback.describe(dataset.interactions)
     announce(f"feedback: {read_as}")

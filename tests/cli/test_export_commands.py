@@ -37,6 +37,13 @@ def test_users_of_a_file_and_what_is_not_known_of_them(ask, bundle, tmp_path):
     }
 
 
+def test_unknown_users_are_reported_for_a_model_that_uses_nothing_of_a_user(ask, tmp_path):
+    assert ask("train", csv(tmp_path / "ev.csv", EVENTS), "--model", "popularity", "--out", "b")[0] == 0
+    (tmp_path / "users.txt").write_text("u1\nnobody\n")
+    code, _, err = ask("export", "recommendations", "b", "--users", "users.txt", "--out", "r.csv")
+    assert (code, err) == (0, "lanner: 1 users are not in the dataset\n")
+
+
 def test_what_cannot_be_exported_is_one_line(ask, bundle):
     assert "must end with one of" in complaint(ask("export", "recommendations", bundle, "--out", "recs.xlsx"))
     assert "users.txt: user ids cannot be read" in complaint(

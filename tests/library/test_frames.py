@@ -192,3 +192,17 @@ def test_a_rating_beyond_the_scale_is_a_warning():
     with pytest.warns(UserWarning, match=r"1 rating above 5 \(up to 500\) is read as 5"):
         made = lanner.Dataset.from_frames(events)
     assert made.interactions.weight.max() == 5
+
+
+def test_weights_of_behaviours_that_no_event_has_are_a_warning():
+    events = pl.DataFrame({"user_id": [1, 2], "item_id": [5, 6], "event": ["buy", "view"]})
+    with pytest.warns(UserWarning, match="^behaviour_weights: no event has the behaviour 'byu'; did you mean") as one:
+        lanner.Dataset.from_frames(events, behaviour_weights={"byu": 3.0, "View": 0.5})
+    assert len(one) == 1
+    with pytest.warns(UserWarning, match="no event has the behaviour 'x'; they have buy, view"):
+        lanner.Dataset.from_frames(events, behaviour_weights={"x": 3.0})
+
+
+def test_a_frame_without_columns_is_refused():
+    with pytest.raises(lanner.DataError, match=r"^events: the frame has no columns$"):
+        lanner.Dataset.from_frames(pl.DataFrame())

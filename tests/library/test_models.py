@@ -182,6 +182,7 @@ def test_an_update_takes_new_events_users_and_items(shop, tmp_path):
         assert scores(updated) == pytest.approx(expected, rel=1e-4, abs=1e-5)
     again = lanner.load(loaded.save(tmp_path / "updated")).update(new)
     assert len(again.dataset.interactions) == len(shop.events)
+    assert again.update(new) is again
 
 
 def test_what_no_update_can_be_made_of_is_said(shop):
@@ -256,6 +257,18 @@ def test_contributions_of_polars_belong_to_their_rows_too(knn):
     found = knn.recommend(users=[2, 3], k=2)
     found.drop_in_place("score")
     assert "background:#" not in found._repr_html_()
+
+
+def test_a_filter_value_that_no_item_has_is_a_warning(knn, tmp_path):
+    filters = {"genres": ["Zed", "Drama", *(f"Z{number}" for number in range(6))]}
+    for ask in (
+        lambda: knn.recommend(users=[2], filters=filters),
+        lambda: knn.similar_items([100], filters=filters),
+        lambda: lanner.export_recommendations(knn, tmp_path / "r.csv", filters=filters),
+    ):
+        with pytest.warns(UserWarning, match="^no item has genres=Z0, Z1, Z2, Z3, Z4 and 2 more$") as told:
+            ask()
+        assert len(told) == 1
 
 
 # --- evaluate, compare, trained models -------------------------------------------------------------------------------

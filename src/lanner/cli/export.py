@@ -57,15 +57,16 @@ def recommendations(
 
     started, progress = time.perf_counter(), Progress()
     model, wanted = load(bundle), answers.parse_values(filters, "--filter")
-    found = export_recommendations(
-        model,
-        out,
-        k=k,
-        users=None if users is None else read_ids(users),
-        exclude_seen=not include_seen,
-        filters=wanted,
-        progress=progress,
-    )
+    with answers.without_warnings():
+        found = export_recommendations(
+            model,
+            out,
+            k=k,
+            users=None if users is None else read_ids(users),
+            exclude_seen=not include_seen,
+            filters=wanted,
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
     for line in [*_notes(found), *answers.missed_values(model, wanted)]:
         console.complain(line)
@@ -184,4 +185,6 @@ def _notes(found: "RecommendationsExport") -> list[str]:
     if found.popular:
         unknown = f" ({found.unknown:,} of them not in the dataset)" if found.unknown else ""
         notes.append(f"nothing the model uses is known about {found.popular:,} users{unknown}: they get popular items")
+    elif found.unknown:
+        notes.append(f"{found.unknown:,} users are not in the dataset")
     return notes

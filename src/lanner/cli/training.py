@@ -240,7 +240,11 @@ def chosen_settings(
     chosen: Mapping[str, str | int | None],
     overrides: Sequence[str] | None,
 ) -> "RunConfig":
-    """The file's settings, overridden by the options, overridden by ``--set``."""
+    """The file's settings, overridden by the options, overridden by ``--set``.
+
+    Raises:
+        ConfigError: an unknown setting, a wrong value, or a ``--set`` that does not affect the model.
+    """
     from lanner.config import RunConfig, read_config, with_device, with_seed
     from lanner.settings import overridden, with_options
 
@@ -248,7 +252,24 @@ def chosen_settings(
     config = config if seed is None else with_seed(config, seed)
     config = config if device is None else with_device(config, device)
     settings: RunConfig = overridden(with_options(config, chosen), overrides or ())
+    _check_read(settings.model, overrides or ())
     return settings
+
+
+def _check_read(model: str, overrides: Sequence[str]) -> None:
+    """Raises ``ConfigError`` for an override of settings that do not affect the model; a file may hold any model's."""
+    from lanner.cli.reference import settings_of
+
+    own = {one.name for one in settings_of(model)}
+    every = {one.name for one in settings_of(None)}
+    for override in overrides:
+        key = override.partition("=")[0].strip().replace("-", "_")
+        # A table names several settings, or an entry of one.
+        named = {name for name in every if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.")}
+        # ``_check_used`` knows when the settings of adaptation and parallel have an effect.
+        if named.isdisjoint(own) and key.partition(".")[0] not in ("adaptation", "parallel"):
+            remedy = f"the model '{model}' does not read it; choose another --model, or leave it out"
+            raise ConfigError(f"--set {override} changes nothing in this run; {remedy}")
 
 
 def _divided(config: "RunConfig", nproc: int | None, parallel: str | None) -> "RunConfig":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lanner.data.grouping import group
 from lanner.data.interactions import Interactions
-from lanner.errors import ConfigError
+from lanner.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from lanner.data.interactions import Dataset
@@ -177,6 +177,18 @@ class Feedback:
     def _strength(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
         exact = np.minimum(weights.astype(np.float64), np.inf if self.ceiling is None else self.ceiling)
         return exact - self.floor if self.kind == "ratings" else 1 + np.log(np.maximum(exact, 1))
+
+
+def absent_behaviours(interactions: Interactions, config: FeedbackConfig) -> list[str]:
+    """A warning for each weighted behaviour that no event has: later events may have it, or it is misspelt."""
+    present = {name.lower(): name for name in interactions.behaviours}
+    found = []
+    for name in config.behaviour_weights:
+        if name.lower() not in present:
+            near = nearest(name.lower(), present)
+            advice = f"; did you mean '{present[near]}'?" if near else f"; they have {', '.join(present.values())}"
+            found.append(f"behaviour_weights: no event has the behaviour '{name}'{advice}")
+    return found
 
 
 def _is_number(value: object) -> bool:

@@ -12,7 +12,7 @@ import polars as pl
 
 from lanner.data.assemble import ID, TITLE, assemble
 from lanner.data.columns import read_ids
-from lanner.data.feedback import Feedback, FeedbackConfig
+from lanner.data.feedback import Feedback, FeedbackConfig, absent_behaviours
 from lanner.data.ids import IdKind, IdMap
 from lanner.data.interactions import Dataset, FrameKind
 from lanner.data.sources.mapping import compose_text, lists_of, title_of
@@ -113,8 +113,8 @@ def with_feedback(dataset: Dataset, config: FeedbackConfig, source: str) -> Data
     if not len(dataset.interactions):
         raise DataError("has no usable interactions", path=source)
     feedback = Feedback.decide(dataset.interactions, config)
-    if feedback.outliers:
-        warnings.warn(feedback.outliers, UserWarning, stacklevel=3)
+    for line in (*absent_behaviours(dataset.interactions, config), *filter(None, [feedback.outliers])):
+        warnings.warn(line, UserWarning, stacklevel=3)
     dataset = feedback.apply(dataset)
     if not len(dataset.histories.values):
         read_as = feedback.describe(dataset.interactions)
@@ -193,6 +193,8 @@ def _names_in_memory(frame: Any) -> list[str]:
 
 def _with_defaults(columns: Columns, events: "nw.DataFrame[Any]") -> Columns:
     """Columns of events that were not named are found by their standard names, as in a file."""
+    if not events.columns:
+        raise DataError("the frame has no columns", path=_EVENTS)
     found: dict[str, Any] = {}
     for role, keyword in _KEYWORDS.items():
         given = getattr(columns, keyword)

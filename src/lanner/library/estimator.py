@@ -111,7 +111,8 @@ class Model:
     def update(self, events: Any) -> Self:
         """Add new events without training: closed forms are solved again, trained parameters stay.
 
-        New users and items are added; a new item is represented by its text until it has events.
+        The model itself changes and is returned; to keep it as it was, ``save`` it first. New users and items are
+        added; a new item is represented by its text until it has events.
 
         Args:
             events: new events; known ones are ignored. A dataset, or a frame with the usual column names, and with
@@ -219,7 +220,7 @@ class Model:
             A frame of the kind the dataset was made from (else Polars): user_id (position 0 … n − 1 of anonymous
             users), item_id, rank (from 1), score (higher is better), title, because. Unknown ids and attribute values
             are ignored, and users without data get popular items; both issue a ``UserWarning`` and are listed in the
-            frame's ``notes`` (not in Arrow).
+            frame's ``notes`` (not in Arrow). A filter value that no item has is a ``UserWarning``, too.
 
         Raises:
             RequestError: no users, or both users and histories; an unknown attribute; k below 1.

@@ -1,6 +1,7 @@
 """Convert ids, histories and texts to ranker queries."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -17,6 +18,7 @@ from lanner.data.interactions import Dataset
 from lanner.errors import ConfigError, RequestError
 from lanner.inference.eligibility import RowMask, unknown_attribute
 from lanner.inference.ranker import Query, queries_of
+from lanner.library.results import shorten
 
 Filters = Mapping[str, Iterable[str | float] | str | float]
 """Values, or one value, by attribute; numbers stand for their text."""
@@ -113,6 +115,8 @@ class Questions:
 def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | None, num_items: int) -> RowMask | None:
     """Items with at least one of the values of each given attribute; None without filters.
 
+    A value that no item has is a ``UserWarning``.
+
     Raises:
         RequestError: no such attribute, or invalid values.
     """
@@ -131,6 +135,8 @@ def allowed(attributes: Mapping[str, Attribute], filters: Mapping[str, Any] | No
             raise unknown_attribute(str(name), attributes)
         attribute = attributes[name]
         values = {id_text(value) for value in _wanted(name, wanted)}
+        if missed := sorted(values.difference(attribute.names)):
+            warnings.warn(f"no item has {name}={shorten(missed)}", UserWarning, stacklevel=3)
         codes = [code for code, value in enumerate(attribute.names) if value in values]
         having = np.zeros(num_items, np.bool_)
         having[attribute.codes.row_of_value[np.isin(attribute.codes.values, codes)]] = True

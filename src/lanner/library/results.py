@@ -35,11 +35,11 @@ class Notes:
     def __iter__(self) -> Any:
         """The notes in words, one line each."""
         if self.unknown:
-            yield f"unknown ids or attributes were ignored: {_shorten(self.unknown)}"
+            yield f"unknown ids or attributes were ignored: {shorten(self.unknown)}"
         if self.text_ignored:
             yield "the model does not use texts; they had no effect"
         if self.fallback:
-            yield f"nothing the model uses is known about some users; they get popular items: {_shorten(self.fallback)}"
+            yield f"nothing the model uses is known about some users; they get popular items: {shorten(self.fallback)}"
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,7 @@ def _bar(value: float, largest: float) -> str:
     return f"<span style='{bar}'></span> {value:+z.4f}"
 
 
-def _shorten(values: Sequence[Any]) -> str:
+def shorten(values: Sequence[Any]) -> str:
+    """The first five of some values, and the number of the others."""
     shown = ", ".join(map(str, values[:5]))
     return f"{shown} and {len(values) - 5:,} more" if len(values) > 5 else shown

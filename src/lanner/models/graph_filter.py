@@ -48,7 +48,7 @@ class GraphFilterConfig:
     def __post_init__(self) -> None:
         check_numbers(
             self,
-            "graph-filter",
+            "graph_filter",
             at_least_1=("neighbours", "power_iterations"),
             at_least_0=("rank", "seed", "low_pass_weight"),
         )

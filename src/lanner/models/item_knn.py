@@ -26,7 +26,7 @@ class ItemKNNConfig:
     """Added to the denominator of the cosine, so that similarities based on few users count less."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "item-knn", at_least_1=("neighbours",), at_least_0=("shrinkage",))
+        check_numbers(self, "item_knn", at_least_1=("neighbours",), at_least_0=("shrinkage",))
 
 
 class ItemKNN(Recommender):

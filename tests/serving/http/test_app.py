@@ -100,6 +100,21 @@ def test_a_body_that_cannot_be_read_is_refused_with_its_place(app, body, line):
     assert len(reply.error) < 600
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"events":[x]}', "malformed JSON: invalid character (byte 11)"),
+        (
+            b'{"events":[{"user_id":"eve","item_id":"p2","rating":4}]}',
+            "events[0]: object contains unknown field `rating`; the rating of an event is its `weight`, received ",
+        ),
+    ],
+)
+def test_an_event_that_cannot_be_read_is_refused_with_advice(app, body, error):
+    reply = ask(app, "POST", "/v1/events", body)
+    assert (reply.status, reply.error.startswith(error)) == (400, True), reply.error
+
+
 @pytest.mark.parametrize("id", ["p2\n", " ", "eve ", "\teve", "a\nb", "\u00a0"])
 def test_an_id_with_white_space_at_its_ends_is_refused(app, id):
     line = "must be one line without white space at its ends, received"

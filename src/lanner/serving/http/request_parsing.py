@@ -29,6 +29,8 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _PLAIN = {
     f"Expected `str` matching regex {ONE_LINE!r}": "must be one line without white space at its ends",
     f"Expected `float` < {float(LATEST)}": "must be in seconds since 1970",
+    "Object contains unknown field `rating`": "object contains unknown field `rating`; the rating of an event is its "
+    "`weight`",
 }
 """Replacements for msgspec's messages."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -139,7 +141,8 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     except RecursionError:
         raise RejectedError(400, "the body is nested too deeply") from None
     except ValueError as error:
-        problem = "half of a surrogate pair is not a character" if _has_lone_surrogate(body) else error
+        problem = str(error).removeprefix("JSON is malformed: ")
+        problem = "half of a surrogate pair is not a character" if _has_lone_surrogate(body) else problem
         raise RejectedError(400, f"malformed JSON: {problem}" if body else "the body is empty; send JSON") from None
 
 
