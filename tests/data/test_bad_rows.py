@@ -137,6 +137,24 @@ def test_ids_of_every_kind_stay_what_their_owner_wrote(tmp_path):
     assert data.users.row(7) == data.users.row("7")
 
 
+def test_ids_that_look_like_missing_values_are_counted(tmp_path):
+    data = from_csv(tmp_path, "NaN,x\nnull,None\nnan,y\nNaN,y\nnone of them,z\nnancy,7.0\n", "user,item\n")
+    assert data.warnings == (
+        "events whose user id looks like a missing value (NaN, null, nan): 4; leave such cells empty",
+        "events whose item id looks like a missing value (None): 1; leave such cells empty",
+    )
+    assert len(data.interactions) == 6
+
+
+@pytest.mark.parametrize(
+    ("cells", "ids"),
+    [(("1.0", "1", "01", " 2.0"), ("01", "1", "2")), (("7", "7.0", "x"), ("7", "7.0", "x"))],
+)
+def test_whole_numbers_lose_their_fraction_in_a_column_of_numbers(tmp_path, cells, ids):
+    data = from_csv(tmp_path, "".join(f"{cell},i\n" for cell in cells), "user,item\n")
+    assert data.users.external == ids
+
+
 def test_integers_and_texts_are_one_id(tmp_path):
     pl.DataFrame({"u": [2, 1], "i": [5, 6]}).write_parquet(tmp_path / "events.parquet")
     pl.DataFrame({"sku": ["5", "6"], "name": ["five", ""]}).write_parquet(tmp_path / "items.parquet")

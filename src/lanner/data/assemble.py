@@ -14,6 +14,7 @@ from lanner.data.catalogue import Attribute, Catalogue
 from lanner.data.columns import (
     SECOND,
     TIME_FORMATS,
+    are_placeholders,
     encode,
     nanoseconds,
     number_ids,
@@ -76,6 +77,8 @@ def assemble(tables: Tables) -> Dataset:
         warnings=(
             *_unread_warnings(tables.interactions),
             *warnings,
+            *_placeholder_warnings(events[USER], USER),
+            *_placeholder_warnings(events[ITEM], ITEM),
             *unknown_users,
             *unknown_items,
             *lost_ties,
@@ -131,6 +134,15 @@ def _rejection_warnings(tables: Sequence[Table], rejects: Rejects, what: str) ->
         kinds.append(f"{count:,} {reason} ({file}, {tables[0].unit} {line}{f': {cell}' if cell else ''}{advice})")
     rows = sum(table.frame.height for table in tables)
     return [f"{sum(counts.values()):,} of {rows:,} {what} were rejected: {', '.join(kinds)}"] if counts else []
+
+
+def _placeholder_warnings(ids: pl.Series, kind: str) -> list[str]:
+    """One line on the events whose user or item id looks like a missing value; it may be a name."""
+    held = ids.filter(are_placeholders(ids)) if ids.dtype == pl.String else ids.clear()
+    if held.is_empty():
+        return []
+    shown = ", ".join(held.unique(maintain_order=True).head(3))
+    return [f"events whose {kind} id looks like a missing value ({shown}): {len(held):,}; leave such cells empty"]
 
 
 def _unread_warnings(tables: Sequence[Table]) -> list[str]:

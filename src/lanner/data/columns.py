@@ -86,9 +86,14 @@ def positions(ids: pl.Series, names: pl.Series) -> pl.Series:
 
 def without_placeholders(column: pl.Series) -> pl.Series:
     """Null for placeholders of missing numbers: NaN, NA, null, None, in any case."""
-    if column.dtype != pl.String or not (held := column.str.contains(_NO_NUMBER).fill_null(value=False)).any():
+    if column.dtype != pl.String or not (held := are_placeholders(column)).any():
         return column
     return column.set(held, None)
+
+
+def are_placeholders(texts: pl.Series) -> pl.Series:
+    """Whether each text is a placeholder of a missing value; null is none."""
+    return texts.str.contains(_NO_NUMBER).fill_null(value=False)
 
 
 def read_weights(column: pl.Series) -> pl.Series:

@@ -86,6 +86,11 @@ encoding = "latin-1"
 Parquet files end in `.parquet`, files with one JSON object a line in `.jsonl`, `.ndjson` or `.json`; any other is a
 delimited text. Text files may be packed (`.gz`). Without a recipe, a single file is read by the names of its columns:
 `user` or `user_id`, `item` or `item_id`, `timestamp`, `rating` or `weight`, `behaviour`, `title`, `description`.
+
+Ids are kept as written, without space around them, with one exception: if a column holds only numbers and some end in
+`.0`, those ids lose it, as tools write whole numbers so when a cell is missing. `1.0` and `1` are then one id, and `01`
+is another; in a column with a single text, `7` and `7.0` are two. An empty cell is a missing id, and its row is
+rejected. `nan`, `NULL` or `None` is an id, but a warning counts such events.
 """
 _SECTIONS = {
     "": "The recipe",
