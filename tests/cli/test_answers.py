@@ -90,11 +90,6 @@ def test_a_model_that_reads_no_texts_says_so_and_answers_with_popular_items(ask,
     assert len(err.splitlines()) == 1
 
 
-def test_a_model_that_ranks_by_popularity_refuses_to_list_similar_items(ask, tmp_path):
-    assert ask("train", csv(tmp_path / "ratings.csv", EVENTS), "--model", "popularity", "--out", "b")[0] == 0
-    assert "knows no similar items; use another model" in complaint(ask("similar", "b", "--item", "i0"))
-
-
 def test_unicode_huge_and_mixed_ids_and_duplicates(ask, tmp_path):
     odd = {"i0": "日本 語", "i1": "9" * 40, "i2": "-7", "i3": "3.50", "i4": '"Bed, double"', "i5": '"Lamp, red"'}
     rows = [(user, odd.get(item, item)) for user, item in EVENTS] * 2

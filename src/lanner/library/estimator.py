@@ -256,12 +256,10 @@ class Model:
             A frame of the dataset's kind: target_item_id, item_id, rank, score, title.
 
         Raises:
-            UnknownIdError: an unknown item. RequestError: k below 1, an unknown attribute, or a model that ranks by
-            popularity alone. ConfigError: not fitted.
+            UnknownIdError: an unknown item. RequestError: k below 1, or an unknown attribute.
+            ConfigError: not fitted.
         """
         ranker, k = self._fitted_ranker, checked_k(k)
-        if not ranker.model.is_personal:
-            raise RequestError("this model ranks by popularity alone and knows no similar items; use another model")
         rows = self.dataset.items.rows(ids_of(items, "items"))
         allow = allowed(self.dataset.item_catalogue.attributes, filters, self.dataset.num_items)
         rankings = [ranker.similar(int(row), k, allow) for row in rows]
