@@ -90,6 +90,13 @@ def test_a_model_that_reads_no_texts_says_so_and_answers_with_popular_items(ask,
     assert len(err.splitlines()) == 1
 
 
+def test_items_of_a_popularity_model_are_not_called_similar(ask, tmp_path):
+    assert ask("train", csv(tmp_path / "ratings.csv", EVENTS), "--model", "popularity", "--out", "b")[0] == 0
+    code, out, _ = ask("similar", "b", "--item", "i0")
+    assert code == 0
+    assert "Popular items, not similar ones" in out
+
+
 def test_unicode_huge_and_mixed_ids_and_duplicates(ask, tmp_path):
     odd = {"i0": "日本 語", "i1": "9" * 40, "i2": "-7", "i3": "3.50", "i4": '"Bed, double"', "i5": '"Lamp, red"'}
     rows = [(user, odd.get(item, item)) for user, item in EVENTS] * 2

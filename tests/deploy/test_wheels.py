@@ -101,11 +101,15 @@ def test_the_record_says_which_environments_worked(wheels, monkeypatch, tmp_path
     assert wheels.main() == 1
     assert "4 of 6 environments work, Python 3.12, 3.13; 1 skipped" in capsys.readouterr().out
     entry = json.loads((tmp_path / "wheels.json").read_text())
-    assert entry["settings"] == {"quick": True, "extras": None, "wheel": wheel.name}
     counts = {"environments": 6, "worked": 4, "failed": 1, "skipped": 1, "seconds": 9.0}
     assert entry["results"]["summary"] == counts
     (broken,) = [row for row in entry["results"]["rows"] if row["problem"]]
-    assert broken == {"python": "3.12", "extra": "federated", "seconds": 1.5, "problem": "it broke", "skipped": ""}
+    told = {"python": "3.12", "extra": "federated", "seconds": 1.5, "problem": "it broke", "skipped": ""}
+    assert broken == told | {"wheel": wheel.name, "commit": entry["commit"]}
+    monkeypatch.setattr(wheels, "interpreters", lambda only: {"3.13": "3.13"})
+    wheels.main()
+    again = json.loads((tmp_path / "wheels.json").read_text())["results"]
+    assert again["summary"] == counts, "rows of other Pythons stay, those tried again are replaced"
     monkeypatch.setattr("sys.argv", ["wheels", "--quick"])
     (tmp_path / "wheels.json").unlink()
     wheels.main()

@@ -83,6 +83,8 @@ def similar(
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
     (item,) = _requested([item], "--item")
+    from lanner.artifacts.variants import POPULARITY
+
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
@@ -92,7 +94,8 @@ def similar(
         console.show_json({"items": listed(frame), "fallback": fallback})
     else:
         title = model.dataset.item_catalogue.titles[model.dataset.items.row(item)]
-        console.show_items(f"Similar to {title}", listed(frame))
+        heading = "Popular items, not similar ones" if model.name == POPULARITY else None
+        console.show_items(heading or f"Similar to {title}", listed(frame))
 
 
 def explain(

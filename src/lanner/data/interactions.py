@@ -148,9 +148,8 @@ class Dataset:
     ) -> "Dataset":
         """A dataset of pandas, Polars or Arrow frames; recommendations come back as frames of the same kind.
 
-        Ids may be strings or integers and keep that type; space around them is stripped. Rows that cannot be used (no
-        id, an unreadable time) are rejected, counted in ``rejected`` and reported as a ``UserWarning``, as when a file
-        is read.
+        Ids may be strings or integers and keep that type, without space around them. Rows that cannot be used (no id,
+        an unreadable time) are rejected, counted in ``rejected`` and reported as a ``UserWarning``, as of a file.
 
         Args:
             events: one interaction a row.
