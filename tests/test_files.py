@@ -149,6 +149,16 @@ def test_the_next_write_removes_what_a_killed_process_left(tmp_path, rename):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("state", ["partial", "replaced"])
+def test_a_process_with_the_number_of_a_killed_one_can_write(tmp_path, state):
+    (tmp_path / f".box.{state}-{platform.node()}-{os.getpid()}").mkdir()
+    path = tmp_path / "box"
+    write_folder(path, CONTENTS, kind=KIND)
+    write_folder(path, CONTENTS | {"a": b"3"}, kind=KIND)
+    assert written(path) == CONTENTS | {"a": b"3"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_only_copy_is_put_back_before_a_write_that_fails(tmp_path, monkeypatch):
     path = tmp_path / "box"
     write_folder(path, CONTENTS, kind=KIND)

@@ -211,7 +211,8 @@ def _clear_leftovers(path: Path) -> None:
     form = re.compile(rf"\.{re.escape(path.name)}\.(partial|replaced)-{re.escape(platform.node())}-(\d+)")
     entries = list(path.parent.iterdir()) if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
     found = [(one, match) for one in entries if (match := form.fullmatch(one.name))]
-    if any(is_running(int(match[2])) for _, match in found):
+    # This process's own number is one of an earlier process: a container that restarts has the same few numbers again.
+    if any(pid != os.getpid() and is_running(pid) for pid in (int(match[2]) for _, match in found)):
         return  # a process is writing here now
     asides = [one for one, match in found if match[1] == "replaced"]
     if asides and not (path.exists() or path.is_symlink()):

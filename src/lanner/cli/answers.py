@@ -82,9 +82,9 @@ def similar(
       lanner similar lanner-bundle --item 260
       lanner similar lanner-bundle --item 260 --filter genres=Drama -k 3 --json
     """
-    (item,) = _requested([item], "--item")
     from lanner.artifacts.variants import POPULARITY
 
+    (item,) = _requested([item], "--item")
     model, wanted = _loaded(bundle), parse_values(filters, "--filter")
     with without_warnings():
         frame = model.similar_items([item], k, filters=wanted)
@@ -94,8 +94,8 @@ def similar(
         console.show_json({"items": listed(frame), "fallback": fallback})
     else:
         title = model.dataset.item_catalogue.titles[model.dataset.items.row(item)]
-        heading = "Popular items, not similar ones" if model.name == POPULARITY else None
-        console.show_items(heading or f"Similar to {title}", listed(frame))
+        heading = "Popular items, not similar ones" if model.name == POPULARITY else f"Similar to {title}"
+        console.show_items(heading, listed(frame))
 
 
 def explain(

@@ -69,7 +69,7 @@ def compress(
     variants, steps = made.manifest["variants"], made.report["steps"]
     latencies = {name: latency_ms(facts["figures"]) for name, facts in variants.items()}
     # A step of the search that became no variant was not benchmarked.
-    rows = [(*step.values(), latencies[step["name"]] if latencies.get(step["name"]) else "") for step in steps]
+    rows = [(*step.values(), latencies.get(step["name"]) or "") for step in steps]
     title = f"Evaluated on {made.report['validation_users']:,} validation users"
     console.show_table(title, ("step", "ndcg@10", "relative loss", "kept", "p50 ms"), rows)
     popular = any(step["name"] == POPULARITY and step["kept"] for step in steps)
