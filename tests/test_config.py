@@ -85,7 +85,7 @@ def test_overrides_are_checked_like_files():
     assert config.evaluation.ks == (3,)
     for override, message in [
         ("split.tset=1", "did you mean 'split.test'?"),
-        ("split", "expected key=value"),
+        ("split", "expected section.key=value"),
         ("model.x=1", "model: received"),
         ("ease.regularisation=-1", "ease.regularisation must be above 0"),
         ("ials.iterations=0", "ials.iterations must be at least 1, received 0"),

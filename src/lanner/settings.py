@@ -179,7 +179,7 @@ def overridden(config: Any, overrides: Iterable[str]) -> Any:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set {override}: expected key=value, such as split.test=0.1")
+            raise ConfigError(f"--set {override}: expected section.key=value")
         config = replaced(config, key.strip(), _parsed(text.strip()))
     return config
 

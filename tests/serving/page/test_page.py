@@ -119,6 +119,12 @@ def test_the_bar_of_reasons_adds_up_and_has_a_text(watched):
     assert not first.locator(".parts").is_visible()
 
 
+def test_a_number_that_rounds_to_zero_is_not_negative(watched):
+    shown = """import("/scripts/numbers.js").then((numbers) =>
+      [-0.001, -0.0, 0.001, -0.25].flatMap((value) => [numbers.decimal(value), numbers.signed(value)]))"""
+    assert watched.page.evaluate(shown) == ["0.00", "+0.00", "0.00", "+0.00", "0.00", "+0.00", "-0.25", "−0.25"]
+
+
 def test_an_answer_says_that_nobody_knows_the_user(watched):
     page = watched.page
     recommend(page, "nobody")

@@ -4,7 +4,7 @@ import { addEvent, newKey } from "./operations.js";
 import { announce, element, found, showLine } from "./elements.js";
 import { bar, legend, reach } from "./contributions.js";
 import { changes, markOf, told } from "./changes.js";
-import { counted } from "./numbers.js";
+import { counted, decimal } from "./numbers.js";
 import { servedBy } from "./served.js";
 import { similarTo } from "./questions.js";
 
@@ -72,7 +72,7 @@ function row(question, item, scale, mark) {
       element("div", { class: "foot" }, parts,
         element("div", { class: "doing" }, eventButton(question, item, line), similarButton(question, item, line))),
       line),
-    element("span", { class: "score figures" }, element("span", { class: "unseen" }, "score "), item.score.toFixed(2)));
+    element("span", { class: "score figures" }, element("span", { class: "unseen" }, "score "), decimal(item.score)));
 }
 
 function eventButton(question, item, line) {

@@ -8,9 +8,15 @@ export function short(value) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A signed value. */
+/** Two decimals; a small negative value is 0.00. */
+export function decimal(value) {
+  return (Math.round(value * 100) / 100 + 0).toFixed(2);
+}
+
+/** The same with a sign. */
 export function signed(value) {
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+  const shown = decimal(value);
+  return shown.startsWith("-") ? shown.replace("-", "−") : `+${shown}`;
 }
 
 /** A share as a percentage. */
