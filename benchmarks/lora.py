@@ -98,6 +98,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
     from lanner.registry import FIXED
     from lanner.training.adaptation import EncoderAdaptation
     from lanner.training.loop import Trainer
+    from lanner.training.tasks import LOWER_RATE
 
     settings = {
         "feedback": {"positive_threshold": "none"},
@@ -126,7 +127,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
         "adaptation_seconds": adapt.curve[-1][0] if adapt.curve else 0.0,
         "fit_seconds": fit_seconds,
         "curve": adapt.curve,
-        "validation_ndcg_at_10": trainer.qualities["language"],
+        "validation_ndcg_at_10": trainer.qualities[f"language{LOWER_RATE}"],
         "trained_parameters": adapt.num_trained,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "commit": _record._commit(),

@@ -79,8 +79,9 @@ def adaptation_of(config: AdaptationConfig, checkpoint: Path | None = None) -> E
 
 
 def weights_of(folder, split, config=LORA, checkpoint=None, **changes) -> dict[str, np.ndarray]:
-    adapt = adaptation_of(config, checkpoint)
-    return dict(adapt(language_of(folder, **changes), split.train, split.validation).weights)
+    adapt, language = adaptation_of(config, checkpoint), language_of(folder, **changes)
+    adapted = adapt(language, split.train, split.validation)
+    return dict((language if adapted is None else adapted.encoder).weights)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def learned(folders, split, tmp_path_factory):
     """A finished adaptation, the language model that it gave, and the folder of its adapter."""
     folder = tmp_path_factory.mktemp("adapter") / "bookshop"
     adapt = adaptation_of(replace(THOROUGH, output=str(folder)))
-    return adapt, adapt(language_of(folders["bert"]), split.train, split.validation), folder
+    return adapt, adapt(language_of(folders["bert"]), split.train, split.validation).encoder, folder
 
 
 # What is learned.
@@ -160,7 +161,7 @@ def test_where_nothing_helps_the_model_stays(folders, split, capsys, tmp_path):
     language = language_of(folders["bert"])
     useless = replace(LORA, learning_rate=1e-12, output=str(tmp_path / "adapter"))
     adapt = EncoderAdaptation(useless, NETWORK, replace(TRAINING, learning_rate=1e-12))
-    assert adapt(language, split.train, split.validation) is language
+    assert adapt(language, split.train, split.validation) is None
     again = LanguageEncoder(replace(language.config, adapter=str(tmp_path / "adapter")))
     np.testing.assert_array_equal(again.encode(["a text"]), language.encode(["a text"]))
     assert "no epoch was better than the frozen model" in capsys.readouterr().err
@@ -303,7 +304,7 @@ def test_an_adapter_can_be_trained_further(learned, folders, split):
 
 def test_full_weights_are_written_as_a_model(folders, split, tmp_path):
     config = replace(THOROUGH, method="full", learning_rate=3e-4, output=str(tmp_path / "model"))
-    language = adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation)
+    language = adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation).encoder
     assert_array_equal(language_of(tmp_path / "model").encode(TEXTS), language.encode(TEXTS))
     adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation)  # and replaced by another
 
@@ -334,6 +335,26 @@ def test_a_recommender_carries_the_adapted_weights(folders, split, tmp_path):
         file.unlink()
     again = NeuralRecommender().load_state(*state, split.train)
     assert_array_equal(again.encoder.encode(TEXTS), vectors)
+
+
+def test_the_view_goes_on_from_what_it_learned_with_the_language_model(folders, split):
+    config = replace(NETWORK, views=("language",), encoder=language_of(folders["bert"]).config)
+    adapt = EncoderAdaptation(THOROUGH, config, TRAINING, progress=False)
+    adapted = adapt(language_of(folders["bert"]), split.train, split.validation)
+    reached = max(quality for _, quality in adapt.curve)
+
+    def fitted(learning_rate: float) -> tuple[NeuralRecommender, Trainer]:
+        trainer = Trainer(replace(TRAINING, learning_rate=learning_rate), progress=False)
+        again = NeuralRecommender(config, trainer, lambda *_: adapted)
+        return again.fit(split.train, split.validation), trainer
+
+    ruined, trainer = fitted(1e3)
+    assert trainer.epochs["language"] == 0, "the state at the start counts"
+    assert trainer.qualities["language"] == pytest.approx(reached, abs=1e-3)
+    whole = ruined.refit(split.refit)
+    assert_array_equal(whole.network.views["language"].to_target.weight.detach(), adapted.view["to_target.weight"])
+    _, trainer = fitted(TRAINING.learning_rate)
+    assert trainer.qualities["language"] >= reached - 1e-3
 
 
 @pytest.mark.parametrize("bits", [4, 8])

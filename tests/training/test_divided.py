@@ -74,7 +74,8 @@ def adapted(
     )
     split = random_ratio(bookshop(), 0.2, 0.2)
     try:
-        weights = adapt(language, split.train, split.validation).weights
+        adapted = adapt(language, split.train, split.validation)
+        weights = (language if adapted is None else adapted.encoder).weights
     except Interrupted:
         weights = {}
     except LannerError as error:

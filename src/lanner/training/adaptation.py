@@ -31,6 +31,7 @@ from lanner.errors import DataError
 from lanner.models.fusion import FUSIONS
 from lanner.models.language import LanguageEncoder
 from lanner.models.network import RecommenderNetwork
+from lanner.models.neural import Adapted
 from lanner.models.neural_config import NeuralConfig
 from lanner.models.recommender import below
 from lanner.models.text_features import TextFeatures
@@ -74,8 +75,8 @@ class EncoderAdaptation:
         self.num_trained = 0
         """Number of language model parameters that the last call trained."""
 
-    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder:
-        """Fine-tune on ``dataset``; returns the best model on ``validation``, or the original if none was better.
+    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> Adapted | None:
+        """Fine-tune on ``dataset``; returns the best model on ``validation``; None if no epoch improved it.
 
         Raises:
             DataError: no item with interactions has a text.
@@ -89,7 +90,8 @@ class EncoderAdaptation:
             check_output(tower, Path(config.output))
         leader = Leader(lambda: prepare(language, config, self._parallel)) if is_divided() else None
         self.num_trained = sum(parameter.numel() for parameter in trained_parameters(tower).values())
-        texts, features, table_IF = _frozen_features(language, dataset, self._neural)
+        texts, fitted, table_IF = _frozen_features(language, dataset, self._neural)
+        features = ItemFeatures(fitted, table_IF[:, fitted.meaning_SED.shape[2] :])
         network = _language_network(dataset, table_IF, self._neural, config.seed).to(language.device)
         parts = nn.ModuleDict({"language": tower, "view": network.views["language"]})
         # A checkpoint averages replicas that learn alone; at times of the clock, no two runs would be the same.
@@ -127,8 +129,10 @@ class EncoderAdaptation:
             Console(stderr=True, quiet=not self._progress).print(
                 "adaptation: no epoch was better than the frozen model"
             )
-            return language
-        return LanguageEncoder(language.config, trained_weights(tower, language))
+            return None
+        encoder = LanguageEncoder(language.config, trained_weights(tower, language))
+        view = {name: value.detach().cpu() for name, value in trained_parameters(parts["view"]).items()}
+        return Adapted(encoder, fitted, view)
 
     def _fingerprint(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> str:
         parts = [
@@ -232,8 +236,8 @@ class AdaptationTask:
 
 def _frozen_features(
     language: LanguageEncoder, dataset: Dataset, config: NeuralConfig
-) -> tuple[ItemTexts, ItemFeatures, NDArray[np.float32]]:
-    """The texts, the map from vectors to features, and all items' features from the frozen model, ``[I, F]``."""
+) -> tuple[ItemTexts, TextFeatures, NDArray[np.float32]]:
+    """The texts, the map from texts to features, and all items' features from the frozen model, ``[I, F]``."""
     texts = dataset.item_catalogue.texts
     known = [texts[row] for row in np.unique(dataset.histories.values) if texts[row].strip()]
     if not known:
@@ -248,7 +252,7 @@ def _frozen_features(
     fitted = TextFeatures.fit(known, encode, config.meaning_dimensions, config.word_dimensions)
     table_IF = fitted.transform(texts, encode)
     own = ItemTexts(texts, len(fitted.mean_SE), language)
-    return own, ItemFeatures(fitted, table_IF[:, fitted.meaning_SED.shape[2] :]), table_IF
+    return own, fitted, table_IF
 
 
 def _language_network(

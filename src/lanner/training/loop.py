@@ -23,7 +23,7 @@ from lanner.data.split import HeldOut
 from lanner.errors import ConfigError, DivergedError, Interrupted
 from lanner.models.network import RecommenderNetwork
 from lanner.models.recommender import below
-from lanner.models.views import View
+from lanner.models.views import LanguageView, View
 from lanner.training.checkpoint import (
     CheckpointTimer,
     Progress,
@@ -294,8 +294,12 @@ class Trainer:
         config = self.config
         for name, view in network.views.items():
             if isinstance(view, View) and view.is_trained:
-                seed = config.seed + 1000 * list(network.views).index(name)
-                yield ViewTask(network, name, dataset, validation, replace(config, seed=seed))
+                own = replace(config, seed=config.seed + 1000 * list(network.views).index(name))
+                yield ViewTask(network, name, dataset, validation, own)
+                if isinstance(view, LanguageView):
+                    # Every step moves all items through the same maps: at the full rate they never settle.
+                    lower = replace(own, learning_rate=own.learning_rate / 10)
+                    yield ViewTask(network, name, dataset, validation, lower, goes_on=True)
         if validation is not None and self._fuses:
             yield from self._fusion_tasks(network, validation)
 

@@ -27,6 +27,8 @@ from lanner.training.losses import bayesian_personalised_ranking, sampled_softma
 
 _HEAD_CANDIDATES = 4096
 """Items that the ranking head scores in a step: their pairs with 64 users fit in memory for any head."""
+LOWER_RATE = ", lower rate"
+"""Suffix of the second task of a view."""
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 _HEAD_DECAY = 0.01
 """Weight decay of the ranking head."""
@@ -67,7 +69,6 @@ class Task(Protocol):
 class ViewTask:
     """Train one view to predict the hidden part of a history from the rest."""
 
-    counts_untrained = False
     sent = 0
 
     def __init__(
@@ -77,12 +78,16 @@ class ViewTask:
         dataset: Dataset,
         validation: HeldOut | None,
         config: TrainingConfig,
+        *,
+        goes_on: bool = False,
     ) -> None:
-        self.name = name
+        """goes_on: whether the view was just trained, at a higher learning rate."""
+        self.name = f"{name}{LOWER_RATE}" if goes_on else name
         self._network, self._config = network, config
         view = network.views[name]
         assert isinstance(view, View)
         self.module: nn.Module = view
+        self.counts_untrained = goes_on or view.starts_trained
         self._view = view
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
