@@ -114,12 +114,14 @@ def test_what_each_relation_learned_is_stored_with_the_model(world):
     assert unfitted(parts=("ridge",)).fit(world).relations == {}, "the view is not served"
 
 
-def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles):
-    history = np.arange(ITEMS_PER_GROUP - 2)
-    ranker = hybrid_without_profiles.ranker
-    asked = Query(history, seen=history, k=2)
-    for told, group in ((replace(asked, profile="kind2 sort"), 0), (replace(asked, text="kind2 sort"), 2)):
-        assert group_of(ranker.rank([told])[0].items) == [group] * 2
+@pytest.mark.parametrize(("own", "other"), [(1, 0), (1, 2), (2, 0), (2, 1)])
+def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles, own, other):
+    """Without group 0, whose history alone finds group 2 nearly as good."""
+    history = own * ITEMS_PER_GROUP + np.arange(ITEMS_PER_GROUP - 2)
+    ranker, words = hybrid_without_profiles.ranker, f"kind{other} sort"
+    asked = Query(history, seen=history, k=1)
+    for told, group in ((replace(asked, profile=words), own), (replace(asked, text=words), other)):
+        assert group_of(ranker.rank([told])[0].items) == [group]
 
 
 def test_a_text_counts_beside_a_long_history(hybrid):
