@@ -18,13 +18,14 @@ class TrainingConfig:
     """How a network is trained."""
 
     epochs: int = 40
-    """Maximum number of epochs for each view and for the ranking head."""
+    """Maximum number of epochs for each view and for the ranking head; the language view has as many again at its lower
+    learning rate."""
     patience: int = 4
     """Early stopping: epochs without an improvement of ndcg@10 on the validation events."""
     batch_users: int = 256
     """Batch size: users per step."""
     learning_rate: float = 0.003
-    """Learning rate of the views (AdamW)."""
+    """Learning rate of the views (AdamW); the language view ends with a tenth of it."""
     fusion_learning_rate: float = 0.002
     """Learning rate of the ranking head (AdamW)."""
     weight_decay: float = 0.0

@@ -1,4 +1,4 @@
-"""Training tasks: one per trained view, then one for the fusion.
+"""Training tasks: one per trained view, two for the language view, then one for the fusion.
 
 Each view is trained independently, so that none relies on another; their weights are then learned from events that none
 of them saw. Graph-only and language-only models are therefore parts of the hybrid, not separate models.
