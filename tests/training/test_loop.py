@@ -134,7 +134,7 @@ def places(steps: list[str]) -> dict[str, int]:
 
 
 def test_ctrl_c_anywhere_resumes_to_the_same_bits(tmp_path, at_step, steps, uninterrupted):
-    assert list(dict.fromkeys(steps)) == ["graph", "language", "language, lower rate", "head"]
+    assert list(dict.fromkeys(steps)) == ["graph", "language", "language at a lower rate", "head"]
     for name, number in places(steps).items():
         folder = tmp_path / name
         at_step(number, press_ctrl_c)
@@ -341,9 +341,9 @@ def test_a_trainer_that_does_not_fuse_trains_the_views_alone():
     whole, views = (Trainer(TRAINING, progress=False, fuses=fuses) for fuses in (True, False))
     for trainer in (whole, views):
         model = NeuralRecommender(NETWORK, trainer).fit(small_world())
-    assert set(whole.qualities) == {"graph", "language", "language, lower rate", "weights", "head"}
-    assert whole.qualities["language, lower rate"] >= whole.qualities["language"]
+    assert set(whole.qualities) == {"graph", "language", "language at a lower rate", "weights", "head"}
+    assert whole.qualities["language at a lower rate"] >= whole.qualities["language"]
     assert whole.trained_qualities["graph"] == whole.qualities["graph"]
     assert whole.trained_qualities["head"] <= whole.qualities["head"]
-    assert set(views.qualities) == {"graph", "language", "language, lower rate"}
+    assert set(views.qualities) == {"graph", "language", "language at a lower rate"}
     assert (model.network.fusion.get_buffer("weights") == 1).all()

@@ -14,9 +14,12 @@ from lanner.models.neural import NeuralConfig, NeuralRecommender  # noqa: E402
 from lanner.registry import planned  # noqa: E402
 from lanner.training import tracking  # noqa: E402
 from lanner.training.loop import Trainer, TrainingConfig  # noqa: E402
+from lanner.training.tasks import LOWER_RATE  # noqa: E402
 from lanner.training.tracking import Rates  # noqa: E402
 
-NETWORK = NeuralConfig(views=("graph",), fusion="sum", dimensions=4, layers=1)
+pytestmark = pytest.mark.usefixtures("hashed_words")
+
+NETWORK = NeuralConfig(views=("graph", "language"), fusion="sum", dimensions=4, layers=1)
 
 
 def fit(log: str, folder) -> Trainer:
@@ -45,7 +48,7 @@ def test_mlflow_has_losses_rates_and_validation(tmp_path, monkeypatch):
     trainer = fit("mlflow", tmp_path / "log")
     (run,) = mlflow.MlflowClient().search_runs(["0"])
     mlflow.end_run()
-    assert run.data.metrics["graph/loss"] > 0
+    assert min(run.data.metrics[f"{task}/loss"] for task in ("graph", "language", f"language{LOWER_RATE}")) > 0
     qualities = [one.value for one in mlflow.MlflowClient().get_metric_history(run.info.run_id, "graph/ndcg_at_10")]
     assert max(qualities) == pytest.approx(trainer.qualities["graph"])
 

@@ -27,7 +27,7 @@ from lanner.training.losses import bayesian_personalised_ranking, sampled_softma
 
 _HEAD_CANDIDATES = 4096
 """Items that the ranking head scores in a step: their pairs with 64 users fit in memory for any head."""
-LOWER_RATE = ", lower rate"
+LOWER_RATE = " at a lower rate"
 """Suffix of the second task of a view."""
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 _HEAD_DECAY = 0.01
