@@ -59,8 +59,8 @@ class Trainer(Protocol):
 class Adapted:
     """A language model that was trained on interactions, and what was trained with it.
 
-    features: the map from texts to features, fitted before. view: parameters of the language view, by name; its
-    training goes on from them.
+    features: the map from texts to features, fitted on the vectors from before this training. view: parameters of the
+    language view, by name, without its map of profiles; its training goes on from them.
     """
 
     encoder: LanguageEncoder
@@ -116,7 +116,8 @@ class NeuralRecommender(TrainedRecommender):
         self.config = config or NeuralConfig()
         self.trainer, self._adaptation = trainer, adaptation
         self._encoder = LanguageEncoder(self.config.encoder)
-        self._adapted: Adapted | None = None
+        self._taught: Mapping[str, Tensor] | None = None
+        """Parameters of the language view that an adaptation trained, on ``_features``."""
         self._features: TextFeatures | None = None
         self._profiles: dict[str, Tensor] = {}
 
@@ -134,9 +135,11 @@ class NeuralRecommender(TrainedRecommender):
         whole = dataset
         if validation is None:
             dataset, validation = with_validation(dataset)
+        self._taught = None
         if self._adaptation is not None and validation is not None and "language" in self.config.views:
-            self._adapted = self._adaptation(self._encoder, dataset, validation)
-            self._encoder = self._encoder if self._adapted is None else self._adapted.encoder
+            adapted = self._adaptation(self._encoder, dataset, validation)
+            if adapted is not None:
+                self._encoder, self._features, self._taught = adapted.encoder, adapted.features, adapted.view
         edges = Adjacency.from_pattern(training_matrix(dataset))
         network = self._initial_network(dataset, edges)
         self.shortfall = NOT_SPARED
@@ -205,7 +208,7 @@ class NeuralRecommender(TrainedRecommender):
 
     def unaware(self) -> "NeuralRecommender":
         other = NeuralRecommender(self.config, self.trainer)
-        other._encoder, other._adapted = self._encoder, self._adapted
+        other._encoder, other._taught = self._encoder, self._taught
         other._features, other._profiles = self._features, self._profiles
         network = deepcopy(self.network)
         network.read_profiles = other._read_profiles if self.network.read_profiles else None
@@ -242,18 +245,18 @@ class NeuralRecommender(TrainedRecommender):
         if not known:
             raise DataError("no item with interactions has a text; leave 'language' out of views")
         sizes = (self.config.meaning_dimensions, self.config.word_dimensions)
-        adapted = self._adapted
-        self._features = TextFeatures.fit(known, self._encode, *sizes) if adapted is None else adapted.features
+        if self._features is None or self._taught is None:
+            self._features = TextFeatures.fit(known, self._encode, *sizes)
         self._profiles = {}
         return self._features.transform(texts, self._encode)
 
     def _start(self, network: RecommenderNetwork) -> RecommenderNetwork:
         """Give the language view the parameters that it learned in an adaptation."""
-        if self._adapted is not None:
+        if self._taught is not None:
             view = network.views["language"]
             assert isinstance(view, LanguageView)
-            view.load_state_dict(self._adapted.view, strict=False)
-            view.starts_trained = True
+            view.load_state_dict(self._taught, strict=False)
+            view.starts_trained = view.from_profile is None
         return network
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

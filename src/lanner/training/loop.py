@@ -35,7 +35,7 @@ from lanner.training.checkpoint import (
 from lanner.training.config import REFIT, TrainingConfig
 from lanner.training.divergence import first_not_finite
 from lanner.training.interrupts import interrupts_held
-from lanner.training.tasks import FusionTask, Task, ViewTask
+from lanner.training.tasks import LOWER_RATE, FusionTask, Task, ViewTask
 from lanner.training.tracking import Rates, Tracker, tracker_of
 from lanner.training.weights import choose_weights
 
@@ -240,7 +240,7 @@ class Trainer:
         self.epochs: dict[str, int] = {}
         """Best epoch of every task of the last run."""
         self._fixed_epochs: dict[str, int] | None = None
-        """Exact number of epochs for each view; None: early stopping."""
+        """Exact number of epochs of each task, by name; None: early stopping."""
 
     def __call__(self, network: RecommenderNetwork, dataset: Dataset, validation: HeldOut) -> None:
         """Train in place.
@@ -326,6 +326,8 @@ def _fingerprint_of_run(
         asdict(config.decisive),
         shapes,
         str(network),
+        LOWER_RATE,  # runs before there was this task had other numbers for their tasks
+        [name for name, view in network.views.items() if isinstance(view, View) and view.starts_trained],
         fingerprint(dataset),
         0 if validation is None else len(validation),
         0 if validation is None else int(validation.positives.values.sum()),
