@@ -357,6 +357,27 @@ def test_the_view_goes_on_from_what_it_learned_with_the_language_model(folders, 
     assert trainer.qualities["language"] >= reached - 1e-3
 
 
+def test_a_run_resumes_only_one_whose_view_started_alike(folders, split, tmp_path, monkeypatch):
+    config = replace(NETWORK, views=("language",), encoder=language_of(folders["bert"]).config)
+    adapted, original = adaptation_of(LORA)(language_of(folders["bert"]), split.train, split.validation), Loop._step
+
+    def fit(adaptation) -> None:
+        trainer = Trainer(TRAINING, tmp_path, progress=False)
+        NeuralRecommender(config, trainer, adaptation).fit(split.train, split.validation)
+
+    def step(self, *given):
+        press_ctrl_c()
+        return original(self, *given)
+
+    monkeypatch.setattr(Loop, "_step", step)
+    with pytest.raises(Interrupted):
+        fit(lambda *_: adapted)
+    monkeypatch.setattr(Loop, "_step", original)
+    with pytest.raises(DataError, match="other data or settings"):
+        fit(None)
+    fit(lambda *_: adapted)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_adapters_are_trained_beside_quantised_weights(folders, split, bits):
     pytest.importorskip("bitsandbytes", reason="the extra 'qlora' is not installed")
