@@ -114,14 +114,14 @@ def test_what_each_relation_learned_is_stored_with_the_model(world):
     assert unfitted(parts=("ridge",)).fit(world).relations == {}, "the view is not served"
 
 
-@pytest.mark.parametrize(("own", "other"), [(1, 0), (1, 2), (2, 0), (2, 1)])
-def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles, own, other):
+@pytest.mark.parametrize(("own", "other", "k"), [(1, 0, 2), (1, 2, 1), (2, 0, 1), (2, 1, 2)])
+def test_a_profile_weighs_less_than_a_history_and_a_text_more(hybrid_without_profiles, own, other, k):
     """Without group 0, whose history alone finds group 2 nearly as good."""
     history = own * ITEMS_PER_GROUP + np.arange(ITEMS_PER_GROUP - 2)
     ranker, words = hybrid_without_profiles.ranker, f"kind{other} sort"
-    asked = Query(history, seen=history, k=1)
+    asked = Query(history, seen=history, k=k)
     for told, group in ((replace(asked, profile=words), own), (replace(asked, text=words), other)):
-        assert group_of(ranker.rank([told])[0].items) == [group]
+        assert group_of(ranker.rank([told])[0].items) == [group] * k
 
 
 def test_a_text_counts_beside_a_long_history(hybrid):

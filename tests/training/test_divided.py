@@ -74,8 +74,8 @@ def adapted(
     )
     split = random_ratio(bookshop(), 0.2, 0.2)
     try:
-        adapted = adapt(language, split.train, split.validation)
-        weights = (language if adapted is None else adapted.encoder).weights
+        learned = adapt(language, split.train, split.validation)
+        weights = (language if learned is None else learned.encoder).weights
     except Interrupted:
         weights = {}
     except LannerError as error:
