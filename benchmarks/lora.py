@@ -5,12 +5,13 @@ model frozen or adapted first; every row has the same events, texts and stopping
 their events: they are the cold items, ranked among themselves; the others' events are split at random.
 
 Seconds are CPU time of one thread, so that other work on the machine does not count, from the start of the adaptation,
-without a cache of an earlier run: they include the frozen model's vectors, the view that is first trained on them and
-writing the activations to disk. ``seconds_to_full`` is the time at which a row reaches the best validation ndcg@10 of
-full fine-tuning; null if it never does. Each row runs in a separate process, so that its peak memory is its own.
-``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``; rows of the earlier result
-that are not in ``runs/lora`` stay as they are. Each row has the commit that it was measured at, and ``*_minus_*``
-compare only rows that were in ``runs/lora`` together. Settings are those of the papers; none was searched.
+without a cache of an earlier run: they include the frozen model's vectors and writing the activations to disk. Curves
+are of the adaptation's own validation: ndcg@10 by similarity to the history. ``seconds_to_full`` is the time at which a
+row reaches the best one of full fine-tuning; null if it never does. Each row runs in a separate process, so that its
+peak memory is its own. ``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``;
+rows of the earlier result that are not in ``runs/lora`` stay as they are. Each row has the commit that it was measured
+at, and ``*_minus_*`` compare only rows that were in ``runs/lora`` together. Ranks and rates are those of the papers;
+the loss and its temperature were chosen on validation events of split seed 2.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     outer = data.split("cold-items", test=COLD_SHARE, validation=0.0, seed=seed)
     split = outer.refit.split("random", seed=seed)
-    adapt = EncoderAdaptation(config.adaptation, config.neural, config.training, clock=time.process_time)
+    adapt = EncoderAdaptation(config.adaptation, config.training, clock=time.process_time)
     begun = time.process_time()
     trainer = Trainer(config.training)
     recommender = NeuralRecommender(config.neural, trainer, adapt if ROWS[row] else None)

@@ -94,8 +94,8 @@ class AdaptationConfig:
     """Maximum disk space in GiB for these activations, including those of earlier runs."""
     tokens_per_step: int = 4096
     """Batch size: approximate number of item-text tokens per step."""
-    batch_users: int = 2048
-    """Users per step, over whose histories the loss is computed."""
+    temperature: float = 0.2
+    """τ of the loss: the smaller, the more similar the texts of two items must be to make one a likely companion."""
     learning_rate: float = 0.0
     """Learning rate (AdamW); 0: 0.001 for adapters, 0.0001 for full weights."""
     weight_decay: float = 0.01
@@ -120,9 +120,9 @@ class AdaptationConfig:
         check_numbers(
             self,
             "adaptation",
-            at_least_1=("rank", "tokens_per_step", "batch_users", "epochs", "patience"),
+            at_least_1=("rank", "tokens_per_step", "epochs", "patience"),
             at_least_0=("trained_layers", "learning_rate", "weight_decay", "seed", "cache_gib"),
-            above_0=("alpha",),
+            above_0=("alpha", "temperature"),
         )
         if self.method not in get_args(Method):
             raise ConfigError(

@@ -32,7 +32,7 @@ LOWER_RATE = " at a lower rate"
 OBJECTIVES = {"softmax": sampled_softmax, "bpr": bayesian_personalised_ranking}
 _HEAD_DECAY = 0.01
 """Weight decay of the ranking head."""
-_MAX_EVALUATED = 4000
+MAX_EVALUATED = 4000
 """Validation users evaluated after each epoch: enough for a stable mean, few enough to cost less than the epoch."""
 
 
@@ -87,12 +87,12 @@ class ViewTask:
         view = network.views[name]
         assert isinstance(view, View)
         self.module: nn.Module = view
-        self.counts_untrained = goes_on or view.starts_trained
+        self.counts_untrained = goes_on
         self._view = view
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
         self._seen = np.flatnonzero(self._popularity)
-        self._evaluated = None if validation is None else some(validation, _MAX_EVALUATED)
+        self._evaluated = None if validation is None else some(validation, MAX_EVALUATED)
         self.steps_per_epoch = self._batches.steps_per_epoch
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -107,18 +107,15 @@ class ViewTask:
         with _half_precision_on_gpu(self._network.device):
             if self._network.fanout:
                 return self._sampled_loss(step, self._network.fanout)
-            return self.loss_by(self._view.tables(), step)
-
-    def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
-        """The loss of a step with the given tables, which may be computed elsewhere. fresh: required candidates."""
-        batch = self._batches.at(step)
-        items, log_probability = self._candidates(step, batch.item, fresh)
-        return self._loss(batch, items, log_probability, tables, self._network.inputs(batch.users), items)
+            batch = self._batches.at(step)
+            items, log_probability = self._candidates(step, batch.item)
+            inputs = self._network.inputs(batch.users)
+            return self._loss(batch, items, log_probability, self._view.tables(), inputs, items)
 
     def _sampled_loss(self, step: int, fanout: int) -> Tensor:
         """The loss of a step from only the rows that it needs."""
         batch = self._batches.at(step)
-        items, log_probability = self._candidates(step, batch.item, None)
+        items, log_probability = self._candidates(step, batch.item)
         random = np.random.default_rng((self._config.seed, 6, step))
         part = self._view.part(self._network.inputs(batch.users), items, fanout, random)
         return self._loss(batch, items, log_probability, part.tables, part.inputs, np.searchsorted(part.items, items))
@@ -145,9 +142,7 @@ class ViewTask:
         hidden = (torch.from_numpy(batch.row).to(device), torch.from_numpy(place[batch.item]).to(device))
         return OBJECTIVES[self._config.objective](scores, *hidden, log_probability)
 
-    def _candidates(
-        self, step: int, hidden: NDArray[np.int64], fresh: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.int64], Tensor | None]:
+    def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
         """All items seen in training if few enough, else the hidden ones plus ``num_candidates`` uniform draws.
 
         An unseen item is no evidence of dislike: as a candidate it would train the views to rank new items low.
@@ -155,14 +150,12 @@ class ViewTask:
         if len(self._seen) <= self._config.num_candidates:
             return self._seen, None
         random = np.random.default_rng((self._config.seed, 2, step))
-        # Items that a random order put into this step count as draws.
-        extra = np.empty(0, np.int64) if fresh is None else fresh
-        more = random.choice(self._seen, max(self._config.num_candidates - len(extra), 0))
-        items, log_chance = _weighed(hidden, np.concatenate([extra, more]), len(self._seen), self._popularity)
+        drawn = random.choice(self._seen, self._config.num_candidates)
+        items, log_chance = weighed(hidden, drawn, len(self._seen), self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float | None:
-        return None if self._evaluated is None else _checked_quality(self, self._evaluated)
+        return None if self._evaluated is None else checked_quality(self, self._evaluated)
 
     @torch.no_grad()
     def score(self, users: UserBatch) -> NDArray[np.float32]:
@@ -184,7 +177,7 @@ class FusionTask:
         self._network, self._config = network, config
         self.module: nn.Module = network.fusion
         learners, evaluated = _divide(validation, np.random.default_rng((config.seed, 3)))
-        self._learners, self._evaluated = learners, some(evaluated, _MAX_EVALUATED)
+        self._learners, self._evaluated = learners, some(evaluated, MAX_EVALUATED)
         self._items = network.item_side()
         # Small batches: the users of a batch share their candidates, and the head's pairs must fit in memory.
         self._batch_users = min(64, config.batch_users)
@@ -210,7 +203,7 @@ class FusionTask:
         items, log_chance = self._pool.astype(np.int64), None
         if len(items) > _HEAD_CANDIDATES:
             extra = random.choice(items, _HEAD_CANDIDATES)
-            drawn = _weighed(positives.values, extra, len(items), self._popularity)
+            drawn = weighed(positives.values, extra, len(items), self._popularity)
             items, log_chance = drawn[0], torch.from_numpy(drawn[1]).to(self._network.device)
         # A fifth of the steps treat all candidates as new items: the weights of new and known items were chosen
         # separately, so their scores are not comparable.
@@ -227,7 +220,7 @@ class FusionTask:
         return sampled_softmax(scores, hidden_row[kept], hidden_place[kept], log_chance)
 
     def quality(self) -> float | None:
-        return _checked_quality(self, self._evaluated)
+        return checked_quality(self, self._evaluated)
 
     def score(self, users: UserBatch) -> NDArray[np.float32]:
         """Scores of the whole network, float32 ``[B, I]``."""
@@ -248,7 +241,8 @@ def quality_of(scorer: Scorer, held_out: HeldOut) -> float:
     return float(evaluate(scorer, held_out, ks=(10,), metrics=("ndcg",))["ndcg_at_10"])
 
 
-def _checked_quality(scorer: Scorer, held_out: HeldOut) -> float | None:
+def checked_quality(scorer: Scorer, held_out: HeldOut) -> float | None:
+    """``quality_of``; None if there are no users. Raises ``DivergedError`` if a score is not finite."""
     return quality_of(_Checked(scorer), held_out) if len(held_out) else None
 
 
@@ -265,7 +259,7 @@ class _Checked:
         return scores
 
 
-def _weighed(
+def weighed(
     hidden: NDArray[np.integer], drawn: NDArray[np.integer], pool: int, popularity: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Sorted candidates: hidden items and ``drawn``, uniform from ``pool`` items; and each one's log probability."""
