@@ -21,7 +21,7 @@ from lanner.models.neural import NeuralRecommender
 from lanner.models.neural_config import NeuralConfig
 from lanner.models.text_tower import TextTower
 from lanner.training import adapters
-from lanner.training.adaptation import EncoderAdaptation
+from lanner.training.adaptation import Companions, EncoderAdaptation
 from lanner.training.adapters import trainable_tower, trained_weights
 from lanner.training.batches import TextBatches
 from lanner.training.config import AdaptationConfig, TrainingConfig
@@ -114,6 +114,31 @@ def test_every_way_of_training_helps(folders, split, change):
     adapt = adaptation_of(replace(THOROUGH, **change))
     adapt(language_of(folders["bert"]), split.train, split.validation)
     assert max(quality for _, quality in adapt.curve) > 1.1 * adapt.curve[0][1]
+
+
+def test_a_large_catalogue_is_sampled(folders, split):
+    """Each item is compared with companions of its own and with random items, as if with all."""
+    few, all_items = (EncoderAdaptation(THOROUGH, replace(TRAINING, num_candidates=number)) for number in (30, 60))
+    for adapt in (few, all_items):
+        adapt(language_of(folders["bert"]), split.train, split.validation)
+    gains = [max(quality for _, quality in adapt.curve) / adapt.curve[0][1] for adapt in (few, all_items)]
+    assert gains[0] > 1.1
+    assert gains[0] != gains[1], "sampled"
+
+
+def test_companions_are_what_the_same_users_chose():
+    readable = np.array([True, True, True, False, True])
+    events = {0: [0, 1, 3], 1: [0, 1, 2], 2: [4], 3: [3, 4]}
+    pairs = [(user, item) for user, items in events.items() for item in items]
+    user, item = np.array(pairs, np.int32).T
+    users, items = (IdMap([f"{kind}{row}" for row in range(count)]) for kind, count in (("u", 4), ("i", 5)))
+    catalogues = Catalogue.blank(items.external), Catalogue.blank(users.external)
+    companions = Companions(Dataset(Interactions(user, item), users, items, *catalogues), readable)
+    assert companions.items.tolist() == [0, 1, 2], "item 3 has no text, and users of item 4 chose no other with a text"
+    assert companions.degrees.tolist() == [2, 2, 1, 0, 0]
+    # Users 0 and 1 chose both 0 and 1, and user 1 divides her weight between two companions.
+    expected = [[0, 0.75, 0.25, 0, 0], [0.75, 0, 0.25, 0, 0], [0.5, 0.5, 0, 0, 0]]
+    assert_allclose(companions.of(companions.items).toarray(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
