@@ -23,7 +23,7 @@ def draw(results: dict[str, Any]) -> None:
     for axes, (dataset, rows) in zip(panels, datasets.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         for row, found in rows.items():
-            if found["curves"][0]:
+            if found["curves"][0] and row != "companions":  # whose curve is of another score
                 seconds, qualities = zip(*found["curves"][0], strict=True)
                 axes.plot(seconds, qualities, marker="o", markersize=3, label=row)
         axes.set_title(dataset, fontsize=9, loc="left")

@@ -79,7 +79,7 @@ def _machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpu_name(),
-        "instructions": _instructions(),
+        "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "os": f"{platform.system()} {platform.release()}",
@@ -93,7 +93,7 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _instructions() -> list[str]:
+def instructions() -> list[str]:
     """Which of ``_INSTRUCTIONS`` the processor has: machines of one name differ, and INT8 depends on them."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("flags"):

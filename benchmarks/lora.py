@@ -5,13 +5,15 @@ model frozen or adapted first; every row has the same events, texts and stopping
 their events: they are the cold items, ranked among themselves; the others' events are split at random.
 
 Seconds are CPU time of one thread, so that other work on the machine does not count, from the start of the adaptation,
-without a cache of an earlier run: they include the frozen model's vectors and writing the activations to disk. Curves
-are of the adaptation's own validation: ndcg@10 by similarity to the history. ``seconds_to_full`` is the time at which a
-row reaches the best one of full fine-tuning; null if it never does. Each row runs in a separate process, so that its
-peak memory is its own. ``--only DATASET[/ROW]`` re-measures what it names, ``--kept`` reuses rows in ``runs/lora``;
-rows of the earlier result that are not in ``runs/lora`` stay as they are. Each row has the commit that it was measured
-at, and ``*_minus_*`` compare only rows that were in ``runs/lora`` together. Ranks and rates are those of the papers;
-the loss and its temperature were chosen on validation events of split seed 2.
+without a cache of an earlier run: they include the frozen model's vectors, the view that is first trained on them and
+writing the activations to disk. ``seconds_to_full`` is the time at which a row reaches the best validation ndcg@10 of
+full fine-tuning; null if it never does, if the processors have other instructions (with AVX-512 the model runs in
+bfloat16), and for ``companions``, whose curve is of another score (``training/companions.py``). Each row runs in a
+separate process, so that its peak memory is its own. ``--only DATASET[/ROW]`` re-measures what it names, ``--kept``
+reuses rows in ``runs/lora``; rows of the earlier result that are not in ``runs/lora`` stay as they are. Each row has
+the commit that it was measured at, and ``*_minus_*`` compare only rows that were in ``runs/lora`` together. Settings
+are those of the papers; none was searched but the loss of companions and its temperature, on validation events of split
+seed 2.
 """
 
 import argparse
@@ -33,11 +35,13 @@ from benchmarks._lora_plot import draw
 
 DATASETS = ("amazon-scientific-2018-unisrec", "ml-1m")
 STOPPING: dict[str, Any] = {"epochs": 6, "patience": 2}
+COMPANIONS = "companions"
 ROWS: dict[str, dict[str, Any] | None] = {
     "frozen": None,
     "full": {"method": "full"},
     **{f"lora-{rank}": {"method": "lora", "rank": rank, "alpha": 2.0 * rank} for rank in (4, 8, 16)},
     "best-recipe": {"method": "lora", "rank": 8, "trained_layers": 2},
+    COMPANIONS: {"method": "lora", "rank": 8, "trained_layers": 2, "objective": "companions"},
 }
 """Settings of the section ``adaptation``; None: the language model stays frozen."""
 MAX_TOKENS = 64
@@ -111,7 +115,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
     data = Feedback.decide(data.interactions, config.feedback).apply(data)
     outer = data.split("cold-items", test=COLD_SHARE, validation=0.0, seed=seed)
     split = outer.refit.split("random", seed=seed)
-    adapt = EncoderAdaptation(config.adaptation, config.training, clock=time.process_time)
+    adapt = EncoderAdaptation(config.adaptation, config.neural, config.training, clock=time.process_time)
     begun = time.process_time()
     trainer = Trainer(config.training)
     recommender = NeuralRecommender(config.neural, trainer, adapt if ROWS[row] else None)
@@ -132,6 +136,7 @@ def _measure(dataset: str, row: str, seed: int) -> None:
         "trained_parameters": adapt.num_trained,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "commit": _record._commit(),
+        "instructions": _record.instructions(),
     }
     file.write_text(json.dumps(measured))
 
@@ -154,13 +159,15 @@ def collected(dataset: str, seeds: list[int], earlier: dict[str, Any]) -> dict[s
     full = rows.get("full")
     for name, measures in rows.items():
         if name != "frozen" and full is not None:
-            measures |= _times(measures["curves"], full["curves"])
+            is_comparable = name != COMPANIONS and measures.get("instructions") == full.get("instructions")
+            measures |= _times(measures["curves"] if is_comparable else [], full["curves"])
     return rows
 
 
 def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if _is_number(runs[0][key])}
-    return numbers | {"seeds": len(runs), "curves": [run["curve"] for run in runs], "commit": runs[0]["commit"]}
+    own = {name: runs[0].get(name) for name in ("commit", "instructions")}
+    return numbers | {"seeds": len(runs), "curves": [run["curve"] for run in runs], **own}
 
 
 def _is_number(value: Any) -> bool:
@@ -198,7 +205,7 @@ def _quality(
 
 
 def _times(curves: list[list[list[float]]], full: list[list[list[float]]]) -> dict[str, Any]:
-    """When full fine-tuning's best validation is reached, and in what share of its time.
+    """When full fine-tuning's best validation result is reached, and in what share of its time.
 
     Null unless in every run, or if there are not as many of both.
     """

@@ -70,3 +70,14 @@ def test_a_new_full_fine_tuning_moves_the_time_of_kept_rows():
     rows = lora.collected(DATASET, [1], earlier)
     assert rows["lora-8"]["time_ratio"] == 0.5
     assert lora._times(rows["lora-8"]["curves"], rows["full"]["curves"] * 2)["time_ratio"] is None
+
+
+def test_times_are_compared_only_on_the_same_instructions_and_with_the_same_score():
+    measured("frozen", [], 0.1, "new")
+    for row in ("full", "lora-8", lora.COMPANIONS):
+        measured(row, [[1.0, 0.1], [2.0, 0.4]], 0.4, "new")
+    rows = lora.collected(DATASET, [1], {})
+    assert [rows[row]["time_ratio"] for row in ("lora-8", lora.COMPANIONS)] == [1.0, None]
+    earlier = rows | {"full": rows["full"] | {"instructions": ["another"]}}
+    lora._file(DATASET, "full", 1).unlink()
+    assert lora.collected(DATASET, [1], earlier)["lora-8"]["time_ratio"] is None

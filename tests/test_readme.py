@@ -106,7 +106,7 @@ def test_the_page_of_fine_tuning_names_the_rows_that_are_missing(readme):
     from benchmarks._page_tables import adaptation_section
 
     page = adaptation_section({"a": {"full": {}, "lora-4": {}, "frozen": {}}, "b": {"frozen": {}}, "summary": {}})
-    assert "a: `lora-8`, `lora-16`, `best-recipe`; b: `full`, `lora-4`" in page
+    assert "a: `lora-8`, `lora-16`, `best-recipe`, `companions`; b: `full`, `lora-4`" in page
     assert "Times relative to full fine-tuning are known on a." in page
 
 

@@ -81,7 +81,7 @@ def _adaptation(config: RunConfig, folder: Path | None) -> "EncoderAdaptation | 
     from lanner.training.adaptation import EncoderAdaptation
 
     place = None if folder is None else folder / ADAPTATION
-    return EncoderAdaptation(config.adaptation, config.training, place, parallel=config.parallel)
+    return EncoderAdaptation(config.adaptation, config.neural, config.training, place, parallel=config.parallel)
 
 
 def _with_fixed(config: RunConfig) -> RunConfig:

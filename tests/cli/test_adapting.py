@@ -260,7 +260,7 @@ def test_the_node_that_is_left_goes_on_alone(shop):
     launcher += ("--rdzv-conf=is_host=0,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=5",)
     nodes = [on_ranks(shop, *long, "--out", "left", start=(*launcher, "-m", "lanner.train")) for _ in range(2)]
     checkpoint = shop / "left.checkpoint" / "adaptation" / "training.safetensors"
-    while not (checkpoint.exists() and progress_of(checkpoint)["step"]) and nodes[0].poll() is None:
+    while not (checkpoint.exists() and progress_of(checkpoint)["task"] == 1) and nodes[0].poll() is None:
         time.sleep(0.1)
     trees = [[node, *psutil.Process(node.pid).children(recursive=True)] for node in nodes]
     is_first = [any(one.environ().get("RANK") == "0" for one in tree[1:]) for tree in trees]

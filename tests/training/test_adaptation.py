@@ -21,9 +21,10 @@ from lanner.models.neural import NeuralRecommender
 from lanner.models.neural_config import NeuralConfig
 from lanner.models.text_tower import TextTower
 from lanner.training import adapters
-from lanner.training.adaptation import Companions, EncoderAdaptation
+from lanner.training.adaptation import EncoderAdaptation
 from lanner.training.adapters import trainable_tower, trained_weights
 from lanner.training.batches import TextBatches
+from lanner.training.companions import Companions
 from lanner.training.config import AdaptationConfig, TrainingConfig
 from lanner.training.loop import Loop, Trainer
 
@@ -75,13 +76,13 @@ def language_of(folder: Path, **changes) -> LanguageEncoder:
 
 
 def adaptation_of(config: AdaptationConfig, checkpoint: Path | None = None) -> EncoderAdaptation:
-    return EncoderAdaptation(config, TRAINING, checkpoint, progress=False)
+    return EncoderAdaptation(config, NETWORK, TRAINING, checkpoint, progress=False)
 
 
 def weights_of(folder, split, config=LORA, checkpoint=None, **changes) -> dict[str, np.ndarray]:
     adapt, language = adaptation_of(config, checkpoint), language_of(folder, **changes)
     adapted = adapt(language, split.train, split.validation)
-    return dict((language if adapted is None else adapted).weights)
+    return dict((language if adapted is None else adapted.encoder).weights)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def learned(folders, split, tmp_path_factory):
     """A finished adaptation, the language model that it gave, and the folder of its adapter."""
     folder = tmp_path_factory.mktemp("adapter") / "bookshop"
     adapt = adaptation_of(replace(THOROUGH, output=str(folder)))
-    return adapt, adapt(language_of(folders["bert"]), split.train, split.validation), folder
+    return adapt, adapt(language_of(folders["bert"]), split.train, split.validation).encoder, folder
 
 
 # What is learned.
@@ -107,7 +108,14 @@ def test_the_language_model_learns_which_texts_go_together(learned, folders):
 
 @pytest.mark.parametrize(
     "change",
-    [{"method": "dora"}, {"method": "full", "learning_rate": 3e-4}, {"trained_layers": 1}, {"dtype": "bfloat16"}],
+    [
+        {"method": "dora"},
+        {"method": "full", "learning_rate": 3e-4},
+        {"trained_layers": 1},
+        {"dtype": "bfloat16"},
+        {"objective": "companions"},
+        {"objective": "companions", "trained_layers": 1},
+    ],
     ids=str,
 )
 def test_every_way_of_training_helps(folders, split, change):
@@ -118,7 +126,11 @@ def test_every_way_of_training_helps(folders, split, change):
 
 def test_a_large_catalogue_is_sampled(folders, split):
     """Each item is compared with companions of its own and with random items, as if with all."""
-    few, all_items = (EncoderAdaptation(THOROUGH, replace(TRAINING, num_candidates=number)) for number in (30, 60))
+    config = replace(THOROUGH, objective="companions")
+    few, all_items = (
+        EncoderAdaptation(config, NETWORK, replace(TRAINING, num_candidates=number), progress=False)
+        for number in (30, 60)
+    )
     for adapt in (few, all_items):
         adapt(language_of(folders["bert"]), split.train, split.validation)
     gains = [max(quality for _, quality in adapt.curve) / adapt.curve[0][1] for adapt in (few, all_items)]
@@ -185,7 +197,7 @@ def test_where_nothing_helps_the_model_stays(folders, split, capsys, tmp_path):
     """And an adapter that changes nothing is written: who asked for one finds it."""
     language = language_of(folders["bert"])
     useless = replace(LORA, learning_rate=1e-12, output=str(tmp_path / "adapter"))
-    adapt = EncoderAdaptation(useless, TRAINING)
+    adapt = EncoderAdaptation(useless, NETWORK, replace(TRAINING, learning_rate=1e-12))
     assert adapt(language, split.train, split.validation) is None
     again = LanguageEncoder(replace(language.config, adapter=str(tmp_path / "adapter")))
     np.testing.assert_array_equal(again.encode(["a text"]), language.encode(["a text"]))
@@ -194,7 +206,7 @@ def test_where_nothing_helps_the_model_stays(folders, split, capsys, tmp_path):
 
 def test_progress_tells_texts_and_tokens_a_second(folders, split, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    EncoderAdaptation(LORA, TRAINING)(language_of(folders["bert"]), split.train, split.validation)
+    EncoderAdaptation(LORA, NETWORK, TRAINING)(language_of(folders["bert"]), split.train, split.validation)
     shown = capsys.readouterr().err
     for words in ("train language model", "best ndcg@10", "texts/s", "tokens/s"):
         assert words in shown
@@ -261,9 +273,11 @@ def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [0, 2, 5])
-def test_ctrl_c_resumes_to_the_same_bits(folders, split, tmp_path, monkeypatch, number):
-    config = replace(LORA, epochs=3)
+@pytest.mark.parametrize(
+    ("objective", "number"), [*(("histories", number) for number in (0, 3, 9)), ("companions", 0), ("companions", 3)]
+)
+def test_ctrl_c_resumes_to_the_same_bits(folders, split, tmp_path, monkeypatch, objective, number):
+    config = replace(LORA, epochs=3, objective=objective)
     uninterrupted, original, taken = weights_of(folders["bert"], split, config), Loop._step, []
 
     def step(self, task, *rest):
@@ -329,7 +343,7 @@ def test_an_adapter_can_be_trained_further(learned, folders, split):
 
 def test_full_weights_are_written_as_a_model(folders, split, tmp_path):
     config = replace(THOROUGH, method="full", learning_rate=3e-4, output=str(tmp_path / "model"))
-    language = adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation)
+    language = adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation).encoder
     assert_array_equal(language_of(tmp_path / "model").encode(TEXTS), language.encode(TEXTS))
     adaptation_of(config)(language_of(folders["bert"]), split.train, split.validation)  # and replaced by another
 
@@ -344,7 +358,7 @@ def test_a_folder_of_ones_own_is_not_replaced(folders, split, tmp_path):
 def test_a_recommender_carries_the_adapted_weights(folders, split, tmp_path):
     folder = tmp_path / "adapter"
     config = replace(NETWORK, encoder=language_of(folders["bert"]).config)
-    adapt = EncoderAdaptation(replace(THOROUGH, output=str(folder)), TRAINING, progress=False)
+    adapt = EncoderAdaptation(replace(THOROUGH, output=str(folder)), config, TRAINING, progress=False)
     fitted = NeuralRecommender(config, Trainer(TRAINING, progress=False), adapt).fit(split.train, split.validation)
     vectors = fitted.encoder.encode(TEXTS)
     assert np.abs(vectors - language_of(folders["bert"]).encode(TEXTS)).max() > 1e-3
@@ -360,6 +374,58 @@ def test_a_recommender_carries_the_adapted_weights(folders, split, tmp_path):
         file.unlink()
     again = NeuralRecommender().load_state(*state, split.train)
     assert_array_equal(again.encoder.encode(TEXTS), vectors)
+
+
+def test_the_view_goes_on_from_what_it_learned_with_the_language_model(folders, split):
+    config = replace(NETWORK, views=("language",), encoder=language_of(folders["bert"]).config)
+    adapt = EncoderAdaptation(THOROUGH, config, TRAINING, progress=False)
+    adapted = adapt(language_of(folders["bert"]), split.train, split.validation)
+    reached = max(quality for _, quality in adapt.curve)
+
+    def fitted(learning_rate: float) -> tuple[NeuralRecommender, Trainer]:
+        trainer = Trainer(replace(TRAINING, learning_rate=learning_rate), progress=False)
+        again = NeuralRecommender(config, trainer, lambda *_: adapted)
+        return again.fit(split.train, split.validation), trainer
+
+    ruined, trainer = fitted(1e3)
+    assert trainer.epochs["language"] == 0, "the state at the start counts"
+    assert trainer.qualities["language"] == pytest.approx(reached, abs=1e-3)
+    whole = ruined.refit(split.refit)
+    assert_array_equal(whole.network.views["language"].to_target.weight.detach(), adapted.view["to_target.weight"])
+    _, trainer = fitted(TRAINING.learning_rate)
+    assert trainer.qualities["language"] >= reached - 1e-3
+
+
+def test_after_an_adaptation_without_a_view_it_starts_anew_on_new_features(folders, split):
+    config = replace(NETWORK, encoder=language_of(folders["bert"]).config)
+    adapt = EncoderAdaptation(replace(THOROUGH, objective="companions"), config, TRAINING, progress=False)
+    fitted = NeuralRecommender(config, Trainer(TRAINING, progress=False), adapt).fit(split.train, split.validation)
+    plain = NeuralRecommender(config, Trainer(TRAINING, progress=False)).fit(split.train, split.validation)
+    assert fitted.encoder.weights
+    assert not plain.encoder.weights
+    centred = [np.abs(one.text_features.mean_SE).max() for one in (fitted, plain)]
+    assert centred[0] != centred[1], "the features are fitted to the adapted vectors"
+
+
+def test_a_run_resumes_only_one_whose_view_started_alike(folders, split, tmp_path, monkeypatch):
+    config = replace(NETWORK, views=("language",), encoder=language_of(folders["bert"]).config)
+    adapted, original = adaptation_of(LORA)(language_of(folders["bert"]), split.train, split.validation), Loop._step
+
+    def fit(adaptation) -> None:
+        trainer = Trainer(TRAINING, tmp_path, progress=False)
+        NeuralRecommender(config, trainer, adaptation).fit(split.train, split.validation)
+
+    def step(self, *given):
+        press_ctrl_c()
+        return original(self, *given)
+
+    monkeypatch.setattr(Loop, "_step", step)
+    with pytest.raises(Interrupted):
+        fit(lambda *_: adapted)
+    monkeypatch.setattr(Loop, "_step", original)
+    with pytest.raises(DataError, match="other data or settings"):
+        fit(None)
+    fit(lambda *_: adapted)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -392,6 +458,8 @@ def test_what_the_model_cannot_have_is_named(folders, split, change, words):
     ("change", "words"),
     [
         ({"method": "lora2"}, "method must be one of none, lora, dora, full, received 'lora2'"),
+        ({"objective": "pairs"}, "objective must be one of histories, companions, received 'pairs'"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
         ({"rank": 0}, "rank must be at least 1, received 0"),
         ({"alpha": 0.0}, "alpha must be above 0"),
         ({"dtype": "half"}, "dtype must be one of"),
@@ -426,9 +494,13 @@ def test_an_adapter_that_is_none_or_of_another_model_is_named(learned, folders, 
         LanguageEncoder(language_of(folders["bert"]).config, {"stranger": np.zeros(3, np.float32)}).encode(TEXTS)
 
 
-def test_without_texts_there_is_nothing_to_adapt_to(folders):
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [("histories", "no item with interactions has a text"), ("companions", "no user chose two items with texts")],
+)
+def test_without_texts_there_is_nothing_to_adapt_to(folders, objective, words):
     world = bookshop()
     silent = replace(world, item_catalogue=Catalogue.blank(world.items.external))
     split = random_ratio(silent, 0.2, 0.2)
-    with pytest.raises(DataError, match="no user chose two items with texts"):
-        weights_of(folders["bert"], split)
+    with pytest.raises(DataError, match=words):
+        weights_of(folders["bert"], split, replace(LORA, objective=objective))

@@ -13,7 +13,7 @@ from safetensors import safe_open
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
 pytest.importorskip("peft", reason="the extra 'adapt' is not installed")
 
-from test_adaptation import LORA, TRAINING, bookshop, language_of  # noqa: E402
+from test_adaptation import LORA, NETWORK, TRAINING, bookshop, language_of  # noqa: E402
 from tiny_language_models import save_model  # noqa: E402
 
 from benchmarks._ranks import run_ranks  # noqa: E402
@@ -30,8 +30,10 @@ from lanner.training.divided import prepare  # noqa: E402
 from lanner.training.loop import Loop  # noqa: E402
 
 # Adam turns the last digits of small gradients into steps as large as any; small rates keep them last digits.
+SLOW_VIEW = replace(TRAINING, learning_rate=1e-3)
 SMALL_STEPS = replace(LORA, learning_rate=3e-4)
 FULL = replace(LORA, method="full", learning_rate=3e-5)
+COMPANIONS = replace(SMALL_STEPS, objective="companions")
 
 
 def adapted(
@@ -69,12 +71,12 @@ def adapted(
     Loop._step = step
     place = Path(folder) if folder else None
     adapt = EncoderAdaptation(
-        config, replace(TRAINING, checkpoint_seconds=seconds), place, progress=False, parallel=parallel
+        config, NETWORK, replace(SLOW_VIEW, checkpoint_seconds=seconds), place, progress=False, parallel=parallel
     )
     split = random_ratio(bookshop(), 0.2, 0.2)
     try:
         learned = adapt(language, split.train, split.validation)
-        weights = (language if learned is None else learned).weights
+        weights = (language if learned is None else learned.encoder).weights
     except Interrupted:
         weights = {}
     except LannerError as error:
@@ -148,15 +150,20 @@ def test_so_are_those_by_deepspeed(model, alone, config, parallel):
     assert_same(run_ranks(2, adapted, model, config, parallel), alone[config.method])
 
 
+def test_companions_are_learned_on_two_ranks_as_on_one(model):
+    alone, divided = (run_ranks(2, adapted, model, COMPANIONS, one) for one in (None, parallel_of("replicate=2")))
+    assert_same(divided, alone)
+
+
 def test_stopped_on_two_ranks_it_goes_on_with_other_degrees_or_on_one(model, alone, tmp_path):
-    losses, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel_of("replicate=2"), str(tmp_path), 1)
-    assert (len(losses), weights) == (2, {}), "the step that Ctrl-C falls into is finished"
+    losses, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel_of("replicate=2"), str(tmp_path), 10)
+    assert (len(losses), weights) == (11, {}), "the step that Ctrl-C falls into is finished"
     expected = alone["lora"]
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path, copy)
     for folder, parallel in ((tmp_path, parallel_of("pp=2", micro_batches=2)), (copy, None)):
         rest, weights, _ = run_ranks(2, adapted, model, SMALL_STEPS, parallel, str(folder))
-        assert rest == pytest.approx(expected[0][2:], abs=1e-5)
+        assert rest == pytest.approx(expected[0][11:], abs=1e-5)
         for name, weight in expected[1].items():
             torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=0)
 
@@ -183,7 +190,7 @@ def test_after_a_rank_was_killed_within_an_epoch_no_finished_step_is_repeated(mo
         run_ranks(2, killed, model, config, parallel, str(tmp_path), 5, 0.0)
     with safe_open(tmp_path / FILE, "np") as file:
         progress = json.loads(file.metadata()["progress"])
-    assert (progress["task"], progress["step"]) == (0, 5), "five steps were finished"
+    assert (progress["task"], progress["step"]) == (1, 5), "five steps were finished"
     rest, found, _ = run_ranks(2, adapted, model, config, parallel, str(tmp_path))
     assert len(rest) > 1
     assert rest == pytest.approx(expected[-len(rest) :], abs=1e-5)

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -55,10 +55,23 @@ class Trainer(Protocol):
         """Train the fusion alone."""
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """A language model that was trained on interactions, and what was trained with it.
+
+    features: the map from texts to features, fitted on the vectors from before this training. view: parameters of the
+    language view, by name, without its map of profiles; its training goes on from them. None: no view took part.
+    """
+
+    encoder: LanguageEncoder
+    features: TextFeatures | None = None
+    view: Mapping[str, Tensor] | None = None
+
+
 class Adaptation(Protocol):
     """Trains the language model on the interactions, before its vectors are used; injected, like the trainer."""
 
-    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> LanguageEncoder | None:
+    def __call__(self, language: LanguageEncoder, dataset: Dataset, validation: HeldOut) -> Adapted | None:
         """The adapted model; None if nothing improved ``language``."""
 
 
@@ -103,6 +116,8 @@ class NeuralRecommender(TrainedRecommender):
         self.config = config or NeuralConfig()
         self.trainer, self._adaptation = trainer, adaptation
         self._encoder = LanguageEncoder(self.config.encoder)
+        self._taught: Mapping[str, Tensor] | None = None
+        """Parameters of the language view that an adaptation trained, on ``_features``."""
         self._features: TextFeatures | None = None
         self._profiles: dict[str, Tensor] = {}
 
@@ -120,8 +135,11 @@ class NeuralRecommender(TrainedRecommender):
         whole = dataset
         if validation is None:
             dataset, validation = with_validation(dataset)
+        self._taught = None
         if self._adaptation is not None and validation is not None and "language" in self.config.views:
-            self._encoder = self._adaptation(self._encoder, dataset, validation) or self._encoder
+            adapted = self._adaptation(self._encoder, dataset, validation)
+            if adapted is not None:
+                self._encoder, self._features, self._taught = adapted.encoder, adapted.features, adapted.view
         edges = Adjacency.from_pattern(training_matrix(dataset))
         network = self._initial_network(dataset, edges)
         self.shortfall = NOT_SPARED
@@ -143,7 +161,7 @@ class NeuralRecommender(TrainedRecommender):
     def _initial_network(self, dataset: Dataset, edges: Adjacency) -> RecommenderNetwork:
         features_IF = self._fit_features(dataset, edges.column_degrees)
         with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, FilterView.fit)
+            network = self._start(self._build(dataset, edges, features_IF, FilterView.fit))
         if features_IF is not None:
             network.find_lenders(features_IF)
         return network
@@ -158,7 +176,7 @@ class NeuralRecommender(TrainedRecommender):
         features_IF = before.views["language"].get_buffer("features").numpy() if "language" in before.views else None
 
         with _seeded(self.config.seed):
-            network = self._build(dataset, edges, features_IF, _refitted(before))
+            network = self._start(self._build(dataset, edges, features_IF, _refitted(before)))
         network.fusion.load_state_dict(before.fusion.state_dict())
         if features_IF is not None:
             network.find_lenders(features_IF)
@@ -190,7 +208,8 @@ class NeuralRecommender(TrainedRecommender):
 
     def unaware(self) -> "NeuralRecommender":
         other = NeuralRecommender(self.config, self.trainer)
-        other._encoder, other._features, other._profiles = self._encoder, self._features, self._profiles
+        other._encoder, other._taught = self._encoder, self._taught
+        other._features, other._profiles = self._features, self._profiles
         network = deepcopy(self.network)
         network.read_profiles = other._read_profiles if self.network.read_profiles else None
         self._refit_filter(network, Adjacency.from_pattern(training_matrix(self.dataset)))
@@ -226,9 +245,19 @@ class NeuralRecommender(TrainedRecommender):
         if not known:
             raise DataError("no item with interactions has a text; leave 'language' out of views")
         sizes = (self.config.meaning_dimensions, self.config.word_dimensions)
-        self._features = TextFeatures.fit(known, self._encode, *sizes)
+        if self._features is None or self._taught is None:
+            self._features = TextFeatures.fit(known, self._encode, *sizes)
         self._profiles = {}
         return self._features.transform(texts, self._encode)
+
+    def _start(self, network: RecommenderNetwork) -> RecommenderNetwork:
+        """Give the language view the parameters that it learned in an adaptation."""
+        if self._taught is not None:
+            view = network.views["language"]
+            assert isinstance(view, LanguageView)
+            view.load_state_dict(self._taught, strict=False)
+            view.starts_trained = view.from_profile is None
+        return network
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encoder.encode(texts, progress=len(texts) > 512)

@@ -97,9 +97,13 @@ class Part:
 
 
 class View(nn.Module):
-    """One representation of the items. ``is_trained``: whether it has parameters to train by gradient steps."""
+    """One representation of the items. ``is_trained``: whether it has parameters to train by gradient steps.
+
+    starts_trained: whether these were trained before, so that their initial state counts as a candidate for the best.
+    """
 
     is_trained = True
+    starts_trained = False
     _item_tables: tuple[str, ...] = ()
     """Trained parameters with one row per item."""
 

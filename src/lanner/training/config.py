@@ -70,6 +70,7 @@ class TrainingConfig:
 
 
 Method = Literal["none", "lora", "dora", "full"]
+AdaptationObjective = Literal["histories", "companions"]
 ADAPTATION = "adaptation"
 """Subfolder of the training checkpoint that holds the checkpoint of an adaptation."""
 
@@ -80,6 +81,11 @@ class AdaptationConfig:
 
     method: Method = "none"
     """How the language model is fine-tuned: none, lora or dora (adapters; extra ``adapt``), or full (all weights)."""
+    objective: AdaptationObjective = "histories"
+    """What it learns from the interactions: histories (items hidden from a history, jointly with the language view), or
+    companions (which items the same users chose: contrastive, without a view)."""
+    temperature: float = 0.2
+    """Of the softmax over companions: the smaller, the more similar the texts of likely companions must be."""
     rank: int = 8
     """Rank of the adapters."""
     alpha: float = 16.0
@@ -94,8 +100,8 @@ class AdaptationConfig:
     """Maximum disk space in GiB for these activations, including those of earlier runs."""
     tokens_per_step: int = 4096
     """Batch size: approximate number of item-text tokens per step."""
-    temperature: float = 0.2
-    """τ of the loss: the smaller, the more similar the texts of two items must be to make one a likely companion."""
+    batch_users: int = 2048
+    """Users per step, over whose histories the loss is computed; unused with companions."""
     learning_rate: float = 0.0
     """Learning rate (AdamW); 0: 0.001 for adapters, 0.0001 for full weights."""
     weight_decay: float = 0.01
@@ -120,7 +126,7 @@ class AdaptationConfig:
         check_numbers(
             self,
             "adaptation",
-            at_least_1=("rank", "tokens_per_step", "epochs", "patience"),
+            at_least_1=("rank", "tokens_per_step", "batch_users", "epochs", "patience"),
             at_least_0=("trained_layers", "learning_rate", "weight_decay", "seed", "cache_gib"),
             above_0=("alpha", "temperature"),
         )
@@ -128,6 +134,9 @@ class AdaptationConfig:
             raise ConfigError(
                 f"adaptation.method must be one of {', '.join(get_args(Method))}, received '{self.method}'"
             )
+        if self.objective not in get_args(AdaptationObjective):
+            known = ", ".join(get_args(AdaptationObjective))
+            raise ConfigError(f"adaptation.objective must be one of {known}, received '{self.objective}'")
         if self.dtype not in get_args(Dtype):
             raise ConfigError(f"adaptation.dtype must be one of {', '.join(get_args(Dtype))}, received '{self.dtype}'")
         if self.base_bits not in (4, 8, 32):

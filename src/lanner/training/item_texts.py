@@ -1,4 +1,4 @@
-"""Item texts as inputs of a language model in training, and the items' vectors from it."""
+"""Item texts as inputs of a language model in training, and what is computed from their vectors."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lanner.data.catalogue import FIELD_SEPARATOR
 from lanner.models.activation_cache import ActivationCache
 from lanner.models.batches_of_texts import batches_of_tokens, pad_right
 from lanner.models.language import LanguageEncoder
 from lanner.models.text_cache import cache_directory, text_key
-from lanner.models.text_features import fields_of
+from lanner.models.text_features import TextFeatures, fields_of
 from lanner.models.text_tower import TextTower
 
-_ITEMS_AT_ONCE = 8192
 _CHECKED = 8
 """Texts used to check that a tower without its frozen layers gives the same vectors."""
 
@@ -29,8 +27,7 @@ class ItemTexts:
     place_IS: int64 ``[I, S]``, index of each item's field among the distinct ones; −1 for a field without tokens.
     """
 
-    def __init__(self, texts: Sequence[str], language: LanguageEncoder) -> None:
-        num_fields = max(text.count(FIELD_SEPARATOR) + 1 for text in texts)
+    def __init__(self, texts: Sequence[str], num_fields: int, language: LanguageEncoder) -> None:
         fields = [field for text in texts for field in fields_of(text, num_fields)]
         distinct = [field for field in dict.fromkeys(fields) if field.strip()]
         tokens = language.token_ids(distinct)
@@ -71,6 +68,12 @@ class TrainedVectors:
         vectors = torch.cat([self._encoded(places[rows]) for rows in batches])
         return vectors[torch.from_numpy(np.argsort(np.concatenate(batches)))]
 
+    def of_items(self, items: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Vectors of the distinct fields of ``items``, ``[T, E]``; each item's rows in them ``[N, S]``, −1 for none."""
+        places, inverse = np.unique(self.texts.place_IS[items], return_inverse=True)
+        blank = int(places[0] < 0)  # −1 sorts first, if present
+        return self.of(places[blank:]), inverse.reshape(len(items), -1) - blank
+
     @cached_property
     def _cache(self) -> ActivationCache | None:
         """Loaded or filled on first use; None if nothing is cached."""
@@ -108,46 +111,47 @@ class TrainedVectors:
         return digest.hexdigest()
 
 
-class ItemVectors(nn.Module):
-    """The most recent vectors of the items: the unit-length sum of its fields' vectors, each minus its field's average.
+class ItemFeatures(nn.Module):
+    """``TextFeatures`` of items as a torch function of their texts' vectors; word features are constant.
 
-    known: ``[I, E]``, zero for an item without a text. mean: ``[S, E]``, averages over the items of the first vectors.
+    words_IW: the word block of each item's features, rows of unit length or zero.
     """
 
-    def __init__(self, vectors: TrainedVectors, dimensions: int) -> None:
+    def __init__(self, features: TextFeatures, words_IW: NDArray[np.float32]) -> None:
         super().__init__()
-        self._vectors, self._place_IS = vectors, vectors.texts.place_IS
-        num_items, num_fields = self._place_IS.shape
+        self.register_buffer("mean", torch.from_numpy(features.mean_SE))
+        self.register_buffer("meaning", torch.from_numpy(features.meaning_SED.astype(np.float32)))
+        self.register_buffer("words", torch.from_numpy(np.ascontiguousarray(words_IW)))
+
+    def forward(self, rows: NDArray[np.int64], place_NS: NDArray[np.int64], vectors_TE: Tensor) -> Tensor:
+        """Features ``[N, F]`` of items ``rows``. place_NS: row of each field in ``vectors_TE``, −1 for none."""
+        place = torch.from_numpy(place_NS).to(vectors_TE.device)
+        centred_NSE = (vectors_TE[place] - self.get_buffer("mean")) * (place >= 0)[:, :, None]
+        meaning_ND = torch.einsum("nse,sed->nd", centred_NSE, self.get_buffer("meaning"))
+        words_NW = self.get_buffer("words")[torch.from_numpy(rows).to(vectors_TE.device)]
+        return torch.cat([nn.functional.normalize(meaning_ND, dim=1, eps=1e-8), words_NW], dim=1)
+
+
+class ItemVectors(nn.Module):
+    """The vector of an item: the unit-length sum of its fields' vectors, each minus the average of its field.
+
+    known: the most recent vectors of all items, ``[I, E]``. mean: ``[S, E]``, the averages.
+    """
+
+    def __init__(self, num_items: int, num_fields: int, dimensions: int) -> None:
+        super().__init__()
         self.register_buffer("known", torch.zeros(num_items, dimensions))
         self.register_buffer("mean", torch.zeros(num_fields, dimensions))
 
-    @torch.no_grad()
-    def start(self, items: NDArray[np.int64]) -> None:
-        """Compute the averages, over ``items``, and then all vectors."""
-        fields_TE, place_NS = self._fields(items)
-        mean = self.get_buffer("mean")
+    def find_averages(self, place_NS: NDArray[np.int64], vectors_TE: Tensor) -> None:
+        """Set the averages to those of some items. place_NS, vectors_TE: see ``forward``."""
+        mean_SE = self.get_buffer("mean")
         for field, place_N in enumerate(place_NS.T):
             if (place_N >= 0).any():
-                mean[field] = fields_TE[torch.from_numpy(place_N[place_N >= 0]).to(mean.device)].mean(0)
-        self.refresh()
+                mean_SE[field] = vectors_TE[torch.from_numpy(place_N[place_N >= 0]).to(mean_SE.device)].mean(0)
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Recompute all vectors."""
-        known, readable = self.get_buffer("known"), np.flatnonzero((self._place_IS >= 0).any(axis=1))
-        for first in range(0, len(readable), _ITEMS_AT_ONCE):
-            items = readable[first : first + _ITEMS_AT_ONCE]
-            known[torch.from_numpy(items).to(known.device)] = self(items)
-
-    def forward(self, items: NDArray[np.int64]) -> Tensor:
-        """Vectors of ``items`` from the current language model, ``[N, E]``, with gradient if enabled."""
-        fields_TE, place_NS = self._fields(items)
-        place = torch.from_numpy(place_NS).to(fields_TE.device)
-        centred_NSE = (fields_TE[place] - self.get_buffer("mean")) * (place >= 0)[:, :, None]
+    def forward(self, place_NS: NDArray[np.int64], vectors_TE: Tensor) -> Tensor:
+        """``[N, E]``; zero for an item without a text. place_NS: row of each field in ``vectors_TE``, −1 for none."""
+        place = torch.from_numpy(place_NS).to(vectors_TE.device)
+        centred_NSE = (vectors_TE[place] - self.get_buffer("mean")) * (place >= 0)[:, :, None]
         return nn.functional.normalize(centred_NSE.sum(1), dim=1, eps=1e-8)
-
-    def _fields(self, items: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
-        """Vectors of the distinct fields of ``items``, ``[T, E]``; each item's rows in them ``[N, S]``, −1 for none."""
-        places, inverse = np.unique(self._place_IS[items], return_inverse=True)
-        blank = int(places[0] < 0)  # −1 sorts first, if present
-        return self._vectors.of(places[blank:]), inverse.reshape(len(items), -1) - blank

@@ -327,6 +327,7 @@ def _fingerprint_of_run(
         shapes,
         str(network),
         LOWER_RATE,  # runs before there was this task had other numbers for their tasks
+        [name for name, view in network.views.items() if isinstance(view, View) and view.starts_trained],
         fingerprint(dataset),
         0 if validation is None else len(validation),
         0 if validation is None else int(validation.positives.values.sum()),

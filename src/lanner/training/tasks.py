@@ -87,7 +87,7 @@ class ViewTask:
         view = network.views[name]
         assert isinstance(view, View)
         self.module: nn.Module = view
-        self.counts_untrained = goes_on
+        self.counts_untrained = goes_on or view.starts_trained
         self._view = view
         self._batches = UserBatches(dataset.user_batch(), config.batch_users, config.hide, config.seed)
         self._popularity = np.bincount(dataset.histories.values, minlength=dataset.num_items)
@@ -107,15 +107,18 @@ class ViewTask:
         with _half_precision_on_gpu(self._network.device):
             if self._network.fanout:
                 return self._sampled_loss(step, self._network.fanout)
-            batch = self._batches.at(step)
-            items, log_probability = self._candidates(step, batch.item)
-            inputs = self._network.inputs(batch.users)
-            return self._loss(batch, items, log_probability, self._view.tables(), inputs, items)
+            return self.loss_by(self._view.tables(), step)
+
+    def loss_by(self, tables: Tables, step: int, fresh: NDArray[np.int64] | None = None) -> Tensor:
+        """The loss of a step with the given tables, which may be computed elsewhere. fresh: required candidates."""
+        batch = self._batches.at(step)
+        items, log_probability = self._candidates(step, batch.item, fresh)
+        return self._loss(batch, items, log_probability, tables, self._network.inputs(batch.users), items)
 
     def _sampled_loss(self, step: int, fanout: int) -> Tensor:
         """The loss of a step from only the rows that it needs."""
         batch = self._batches.at(step)
-        items, log_probability = self._candidates(step, batch.item)
+        items, log_probability = self._candidates(step, batch.item, None)
         random = np.random.default_rng((self._config.seed, 6, step))
         part = self._view.part(self._network.inputs(batch.users), items, fanout, random)
         return self._loss(batch, items, log_probability, part.tables, part.inputs, np.searchsorted(part.items, items))
@@ -142,7 +145,9 @@ class ViewTask:
         hidden = (torch.from_numpy(batch.row).to(device), torch.from_numpy(place[batch.item]).to(device))
         return OBJECTIVES[self._config.objective](scores, *hidden, log_probability)
 
-    def _candidates(self, step: int, hidden: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
+    def _candidates(
+        self, step: int, hidden: NDArray[np.int64], fresh: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], Tensor | None]:
         """All items seen in training if few enough, else the hidden ones plus ``num_candidates`` uniform draws.
 
         An unseen item is no evidence of dislike: as a candidate it would train the views to rank new items low.
@@ -150,8 +155,10 @@ class ViewTask:
         if len(self._seen) <= self._config.num_candidates:
             return self._seen, None
         random = np.random.default_rng((self._config.seed, 2, step))
-        drawn = random.choice(self._seen, self._config.num_candidates)
-        items, log_chance = weighed(hidden, drawn, len(self._seen), self._popularity)
+        # Items that a random order put into this step count as draws.
+        extra = np.empty(0, np.int64) if fresh is None else fresh
+        more = random.choice(self._seen, max(self._config.num_candidates - len(extra), 0))
+        items, log_chance = weighed(hidden, np.concatenate([extra, more]), len(self._seen), self._popularity)
         return items, torch.from_numpy(log_chance).to(self._network.device)
 
     def quality(self) -> float | None:
