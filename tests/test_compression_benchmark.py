@@ -29,14 +29,15 @@ def times(head=None):
     model = ScoringModel(vectors, vectors, popularity, popularity, (WIDTH,), profile_FD=np.eye(WIDTH, dtype=np.float32))
     ranker = Ranker(replace(model, head=head), reader=Reader())
     rows = np.arange(3)
-    return stage_times(ranker, lambda text: ranker.rank([Query(rows, seen=rows, profile=text)]), [("a",)] * 5, 2)
+    # One measured request: medians of the parts of several do not add up to the median of the whole.
+    return stage_times(ranker, lambda text: ranker.rank([Query(rows, seen=rows, profile=text)]), [("a",)] * 5, 4)
 
 
 def test_the_parts_of_a_request_add_up_to_it():
     found = times()
     assert set(found) == {"request", "language_model", "gnn", "fusion", "rest"}
     assert found["language_model"] >= READING > found["gnn"] > 0
-    assert sum(value for part, value in found.items() if part != "request") == pytest.approx(found["request"], rel=0.1)
+    assert sum(value for part, value in found.items() if part != "request") == pytest.approx(found["request"])
 
 
 def test_only_a_model_with_an_mlp_has_its_time():
