@@ -161,6 +161,14 @@ def test_settings_of_several_ranks_are_refused_in_one_line(ask, shop):
         ),
         (("--set", "adaptation.epochs=4", "--model", "ease"), "the model 'ease' has no language model"),
         (
+            ("--adapt", "lora", "--set", "adaptation.temperature=0.1"),
+            "adaptation.temperature=0.1 changes nothing in this run; use --set adaptation.objective=companions",
+        ),
+        (
+            ("--adapt", "lora", "--set", "adaptation.objective=companions", "--set", "adaptation.batch_users=9"),
+            "adaptation.batch_users=9 changes nothing in this run; use --set adaptation.objective=histories",
+        ),
+        (
             ("--adapt", "lora", "--nproc", "2", "--set", "parallel.zero=2"),
             "parallel.zero=2 changes nothing in this run",
         ),

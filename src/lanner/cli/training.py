@@ -316,6 +316,9 @@ def _check_used(config: "RunConfig", rank: int | None) -> None:
         unused = ("rank", "alpha", "target_modules") if adaptation.method == "full" else ()
         remedy = "use --adapt lora"
     _check_unchanged("adaptation", adaptation, defaults, unused, remedy)
+    by_companions = adaptation.objective == "companions"
+    other, name = ("histories", "batch_users") if by_companions else ("companions", "temperature")
+    _check_unchanged("adaptation", adaptation, defaults, (name,), f"use --set adaptation.objective={other}")
     if rank is not None and "rank" in unused:  # the option's value may be the default
         raise ConfigError(f"--rank {rank} changes nothing in this run; {remedy}, or leave it out")
     usual, degrees = type(parallel)(parallel.degrees), parallel.degrees
